@@ -1,0 +1,253 @@
+"""Documents: text and images in reading order, the shape in which everything enters.
+
+One document in JSON (contract of the project, the shape chat templates use):
+
+    {"id": "...", "source": "...", "content": [{"type": "text", "text": "..."},
+                                               {"type": "image", "path": "images/1.png"}]}
+
+or, for fine-tuning, turns of the same parts under "messages", each with a "role".
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import PIL.Image
+
+from calumma.errors import DocumentError, ImageError
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+MAX_PIXELS = 64_000_000
+"""Pictures with more pixels than this are refused unread: a small file can hold a huge one."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A run of text, kept to the letter."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture as the bytes of its file, read when first asked for.
+
+    Exactly one of `data` and `path` is set.
+    """
+
+    data: bytes | None = None
+    path: Path | None = None
+
+    def read_bytes(self) -> bytes:
+        """The bytes of the picture's file.
+
+        Raises:
+            ImageError: the file is not there or cannot be read.
+        """
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ImageError(
+                f"{self.path}: no picture can be read there ({error.strerror}); wanted an image "
+                "file beside the document. Mend the path, or leave the document out."
+            ) from error
+
+    def open(self) -> PIL.Image.Image:
+        """Decode the picture whole (first frame of an animation).
+
+        Raises:
+            ImageError: the bytes are no picture, are cut short, or hold too many pixels.
+        """
+        name = str(self.path) if self.path is not None else "an image in memory"
+        data = self.read_bytes()
+        try:
+            picture = PIL.Image.open(io.BytesIO(data))
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{name}: {picture.width} x {picture.height} pixels; wanted at most "
+                    f"{MAX_PIXELS:,} pixels. Make the picture smaller."
+                )
+            picture.load()
+        except ImageError:
+            raise
+        except PIL.UnidentifiedImageError as error:
+            raise ImageError(
+                f"{name}: holds no picture that can be read (its first bytes are {data[:8]!r}); "
+                "wanted PNG, JPEG, WebP or another format of Pillow. Replace the file, or leave "
+                "its document out."
+            ) from error
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            raise ImageError(
+                f"{name}: the picture is broken or cut short ({error}); wanted a whole file. "
+                "Fetch it again, or leave its document out."
+            ) from error
+        return picture
+
+
+Part = Text | Image
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side of a conversation says."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document: `content` for plain ones, `messages` for conversations, never both."""
+
+    id: str
+    source: str = ""
+    licence: str = ""
+    content: tuple[Part, ...] = ()
+    messages: tuple[Turn, ...] = ()
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """Known truths about the document, such as {"ground": "red"}; no room trains on them."""
+
+    def parts(self) -> Iterator[Part]:
+        """All parts in reading order, whoever says them."""
+        yield from self.content
+        for turn in self.messages:
+            yield from turn.parts
+
+    @property
+    def images(self) -> list[Image]:
+        """The pictures in reading order."""
+        return [part for part in self.parts() if isinstance(part, Image)]
+
+    @property
+    def text(self) -> str:
+        """The text parts, one a line."""
+        return "\n".join(part.text for part in self.parts() if isinstance(part, Text))
+
+
+def document_from_json(record: Any, folder: Path | None, where: str) -> Document:
+    """Read one record; `folder` is where its image paths start, `where` names it in errors.
+
+    Raises:
+        DocumentError: the record is not a document, or a path leaves `folder`.
+    """
+    if not isinstance(record, dict):
+        raise DocumentError(
+            f"{where}: found {type(record).__name__}; wanted an object with "
+            '"content" or "messages". See the document format in docs/documents.md.'
+        )
+    has_content, has_messages = "content" in record, "messages" in record
+    if has_content == has_messages:
+        found = "both" if has_content else "neither"
+        raise DocumentError(
+            f'{where}: found {found} of "content" and "messages"; wanted exactly one. '
+            "Keep the one that holds the parts."
+        )
+    attributes = record.get("attributes") or {}
+    return Document(
+        id=str(record.get("id") or where),
+        source=str(record.get("source") or ""),
+        licence=str(record.get("licence") or ""),
+        content=_parts(record["content"], folder, where) if has_content else (),
+        messages=_turns(record["messages"], folder, where) if has_messages else (),
+        attributes={str(k): str(v) for k, v in attributes.items()},
+    )
+
+
+def _turns(messages: Any, folder: Path | None, where: str) -> tuple[Turn, ...]:
+    if not isinstance(messages, list) or not messages:
+        raise DocumentError(f'{where}: "messages" is no list of turns; wanted at least one turn.')
+    turns = []
+    for number, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES:
+            raise DocumentError(
+                f"{where}: turn {number} has the role {role!r}; wanted one of {', '.join(ROLES)}."
+            )
+        turns.append(Turn(role, _parts(message.get("content"), folder, f"{where}, turn {number}")))
+    return tuple(turns)
+
+
+def _parts(content: Any, folder: Path | None, where: str) -> tuple[Part, ...]:
+    if isinstance(content, str):
+        return (Text(content),)
+    if not isinstance(content, list):
+        raise DocumentError(
+            f"{where}: content is {type(content).__name__}; wanted a list of parts, such as "
+            '[{"type": "text", "text": "..."}, {"type": "image", "path": "1.png"}].'
+        )
+    return tuple(part_from_json(part, folder, where) for part in content)
+
+
+def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
+    """Read one part of a document.
+
+    Raises:
+        DocumentError: it is neither text nor image, or its path leaves `folder`.
+    """
+    if isinstance(part, str):
+        return Text(part)
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind == "text" and isinstance(part.get("text"), str):
+        return Text(part["text"])
+    if kind != "image":
+        raise DocumentError(f"{where}: found a part of type {kind!r}; wanted text or image.")
+    if part.get("bytes") is not None:
+        return Image(data=bytes(part["bytes"]))
+    if part.get("base64") is not None:
+        try:
+            return Image(data=base64.b64decode(part["base64"], validate=True))
+        except (ValueError, TypeError) as error:
+            raise DocumentError(
+                f"{where}: an image's base64 cannot be decoded ({error}); wanted plain base64."
+            ) from error
+    if isinstance(part.get("path"), str):
+        return Image(path=_inside(folder, part["path"], where))
+    raise DocumentError(f"{where}: an image without path, bytes or base64; wanted one of them.")
+
+
+def _inside(folder: Path | None, path: str, where: str) -> Path:
+    if folder is None:
+        raise DocumentError(
+            f"{where}: image path {path!r} has no folder to start from; wanted bytes or base64."
+        )
+    target = (folder / path).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise DocumentError(
+            f"{where}: image path {path!r} leads out of {folder}; wanted a path inside the folder "
+            "of the document's file. Copy the picture there."
+        )
+    return target
+
+
+def document_to_json(document: Document) -> dict[str, Any]:
+    """The JSON record of a document; pictures become base64."""
+    record: dict[str, Any] = {"id": document.id, "source": document.source}
+    if document.licence:
+        record["licence"] = document.licence
+    if document.attributes:
+        record["attributes"] = dict(document.attributes)
+    if document.messages:
+        record["messages"] = [
+            {"role": turn.role, "content": [_part_to_json(part) for part in turn.parts]}
+            for turn in document.messages
+        ]
+    else:
+        record["content"] = [_part_to_json(part) for part in document.content]
+    return record
+
+
+def _part_to_json(part: Part) -> dict[str, str]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    return {"type": "image", "base64": base64.b64encode(part.read_bytes()).decode()}

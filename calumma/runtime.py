@@ -1,0 +1,85 @@
+"""Device, dtype, seeds, and the wish to stop: the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from calumma.errors import ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def cache_folder() -> str:
+    """Where fetched packages are kept: $CALUMMA_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("CALUMMA_CACHE") or os.path.join(home, "calumma")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes CUDA where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is not known; wanted auto, cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} is not there: this torch sees no GPU. Use --device cpu.")
+    return device
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """The torch dtype called `name`.
+
+    Raises:
+        ConfigError: it is none of float32, bfloat16, float16.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is not known; wanted one of {', '.join(DTYPES)}.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+class StopRequest:
+    """Remembers Ctrl-C and SIGTERM, so that work stops where it can be taken up again.
+
+    Long loops call `check` between two steps, after they have saved what is done.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def install(self) -> None:
+        """Listen to SIGINT and SIGTERM; a second signal ends the process at once."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            os._exit(3)
+        self.wanted = True
+
+    def check(self, saved: str) -> None:
+        """Raise `Interrupted`, naming what is saved, if a stop is wanted."""
+        if self.wanted:
+            raise Interrupted(f"stopped by a signal; {saved}. The same command goes on from there.")
+
+
+STOP = StopRequest()
+"""The process's one stop request; the command line installs it."""

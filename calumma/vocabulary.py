@@ -1,0 +1,217 @@
+"""The one table of ids that every room shares.
+
+    0    1    2    3    4 ...          |      |      |           |      |        |          size
+    bos  pad  eos  unk  image codes    eoi    boi    sentinels   eot    <image>  reserved   text
+                        IMGIMGAZ ...   <eoss> <racm3:break>      <reserved08706>
+
+The order is the Chameleon release's. At full size (8,192 codes, 512 sentinels, 7,672 reserved
+slots, 49,152 text ids) every id is the release's own; small vocabularies keep the order and have
+no unused slots. End-of-image stands before begin-of-image: that is the release, not a slip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from calumma.errors import VocabularyError
+
+BOS_NAME, PAD_NAME, EOS_NAME, UNK_NAME = "<s>", "<pad>", "</s>", "<unk>"
+END_IMAGE_NAME = "<eoss>"
+BEGIN_IMAGE_NAME = "<racm3:break>"
+END_TURN_NAME = "<reserved08706>"
+IMAGE_PLACEHOLDER_NAME = "<image>"
+PLACEHOLDER_NAMES = (IMAGE_PLACEHOLDER_NAME, "<reserved08707>")
+"""The placeholder as transformers renames it, and as the release wrote it."""
+
+_DIGITS = str.maketrans("0123456789", "ABCDEFGHIJ")
+_LETTERS = str.maketrans("ABCDEFGHIJ", "0123456789")
+_FIRST_CODE = 4
+
+
+def code_name(code: int) -> str:
+    """The token name of an image code: its decimal digits as letters, not padded.
+
+    >>> code_name(53), code_name(0)
+    ('IMGIMGFDZ', 'IMGIMGAZ')
+    """
+    return f"IMGIMG{str(code).translate(_DIGITS)}Z"
+
+
+def code_of_name(name: str) -> int | None:
+    """The image code a token name stands for, or None where it names something else.
+
+    >>> code_of_name("IMGIMGFDZ"), code_of_name("IMGIMGZ"), code_of_name("cat")
+    (53, None, None)
+    """
+    if not (name.startswith("IMGIMG") and name.endswith("Z")):
+        return None
+    digits = name[6:-1].translate(_LETTERS)
+    return int(digits) if digits.isdecimal() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Where each kind of id lives.
+
+    >>> v = Vocabulary(num_codes=8, num_text=300)
+    >>> v.begin_image, v.end_image, v.end_turn, v.text, v.size
+    (13, 12, 14, range(16, 316), 316)
+    >>> full = Vocabulary.release()
+    >>> full.begin_image, full.end_image, full.end_turn, full.placeholder, full.text.start, full.size
+    (8197, 8196, 8710, 8711, 16384, 65536)
+    """
+
+    num_codes: int
+    """Rows of the image codebook."""
+
+    num_text: int
+    """Text ids: the 256 bytes first, then the merges."""
+
+    num_sentinels: int = 0
+    """Unused slots between begin-of-image and end-of-turn (512 in the release)."""
+
+    num_reserved: int = 0
+    """Unused slots between the placeholder and the text (7,672 in the release)."""
+
+    def __post_init__(self) -> None:
+        if self.num_codes < 1 or self.num_text < 0:
+            raise VocabularyError(
+                f"num_codes={self.num_codes} and num_text={self.num_text} make no vocabulary; "
+                "wanted at least one code and no negative count."
+            )
+
+    @classmethod
+    def release(cls) -> Vocabulary:
+        """The vocabulary of the Chameleon release, 65,536 ids."""
+        return cls(num_codes=8192, num_text=49_152, num_sentinels=512, num_reserved=7672)
+
+    @classmethod
+    def from_names(cls, ids: Mapping[str, int]) -> Vocabulary:
+        """Read the layout off a tokenizer's table of names.
+
+        Raises:
+            VocabularyError: a control token is missing, or stands elsewhere than in the release.
+        """
+        codes = {code: id_ for name, id_ in ids.items() if (code := code_of_name(name)) is not None}
+        placeholder = next((ids[name] for name in PLACEHOLDER_NAMES if name in ids), None)
+        missing = [n for n in (END_IMAGE_NAME, BEGIN_IMAGE_NAME, END_TURN_NAME) if n not in ids]
+        if not codes or missing or placeholder is None:
+            lacking = missing or (["IMGIMGAZ"] if not codes else [IMAGE_PLACEHOLDER_NAME])
+            raise VocabularyError(
+                f"the tokenizer has no token {lacking[0]}; wanted the layout of the Chameleon "
+                "release. Train one with `calumma train-text-tokenizer`."
+            )
+        size = max(ids.values()) + 1
+        num_codes, end_turn = len(codes), ids[END_TURN_NAME]
+        text_start = ids["!"] if "!" in ids else placeholder + 1
+        vocabulary = cls(
+            num_codes=num_codes,
+            num_text=size - text_start,
+            num_sentinels=end_turn - ids[BEGIN_IMAGE_NAME] - 1,
+            num_reserved=text_start - placeholder - 1,
+        )
+        vocabulary._require_release_order(ids, codes, placeholder)
+        return vocabulary
+
+    def _require_release_order(
+        self, ids: Mapping[str, int], codes: Mapping[int, int], placeholder: int
+    ) -> None:
+        expected = {
+            BOS_NAME: self.bos,
+            EOS_NAME: self.eos,
+            PAD_NAME: self.pad,
+            END_IMAGE_NAME: self.end_image,
+            BEGIN_IMAGE_NAME: self.begin_image,
+        }
+        for name, id_ in expected.items():
+            if ids.get(name) != id_:
+                raise VocabularyError(
+                    f"token {name} has id {ids.get(name)}; wanted {id_}, as in the release's "
+                    "order (bos, pad, eos, unk, codes, end of image, begin of image)."
+                )
+        wrong = next((c for c, id_ in codes.items() if id_ != self.id_of_code(c)), None)
+        if wrong is not None or placeholder != self.placeholder:
+            what = IMAGE_PLACEHOLDER_NAME if wrong is None else code_name(wrong)
+            raise VocabularyError(
+                f"token {what} stands out of order; wanted code c at id c + {_FIRST_CODE} and the "
+                "placeholder right after end of turn."
+            )
+
+    bos = 0
+    pad = 1
+    eos = 2
+    unk = 3
+
+    @property
+    def codes(self) -> range:
+        """The ids of the image codes."""
+        return range(_FIRST_CODE, _FIRST_CODE + self.num_codes)
+
+    @property
+    def end_image(self) -> int:
+        """The id that closes an image."""
+        return self.codes.stop
+
+    @property
+    def begin_image(self) -> int:
+        """The id that opens an image."""
+        return self.codes.stop + 1
+
+    @property
+    def end_turn(self) -> int:
+        """The id between a prompt and its answer."""
+        return self.begin_image + 1 + self.num_sentinels
+
+    @property
+    def placeholder(self) -> int:
+        """The id that stands for a code not yet known; never sampled, never a target."""
+        return self.end_turn + 1
+
+    @property
+    def text(self) -> range:
+        """The ids of text."""
+        start = self.placeholder + 1 + self.num_reserved
+        return range(start, start + self.num_text)
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table."""
+        return self.text.stop
+
+    def id_of_code(self, code: int) -> int:
+        """The id of an image code in `[0, num_codes)`."""
+        return _FIRST_CODE + code
+
+    def code_of_id(self, id_: int) -> int:
+        """The image code of an id in `codes`."""
+        return id_ - _FIRST_CODE
+
+    def control_names(self) -> list[str]:
+        """The names of every id before the text, in the order of their ids."""
+        numbers = range(self.num_reserved)
+        first = self.placeholder + 1 - _FIRST_CODE
+        return [
+            *(BOS_NAME, PAD_NAME, EOS_NAME, UNK_NAME),
+            *(code_name(code) for code in range(self.num_codes)),
+            *(END_IMAGE_NAME, BEGIN_IMAGE_NAME),
+            *(f"<sentinel:{n}>" for n in range(self.num_sentinels)),
+            *(END_TURN_NAME, IMAGE_PLACEHOLDER_NAME),
+            *(f"<reserved{first + n:05d}>" for n in numbers),
+        ]
+
+    def to_json(self) -> dict[str, int]:
+        """The four counts that make this table."""
+        return {
+            "num_codes": self.num_codes,
+            "num_text": self.num_text,
+            "num_sentinels": self.num_sentinels,
+            "num_reserved": self.num_reserved,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that two tables share only when they are the same table."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
