@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -230,8 +230,11 @@ def _inside(folder: Path | None, path: str, where: str) -> Path:
     return target
 
 
-def document_to_json(document: Document) -> dict[str, Any]:
-    """The JSON record of a document; pictures become base64."""
+def document_to_json(
+    document: Document, image_to_json: Callable[[Image], dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """The JSON record of a document; pictures become base64, or what `image_to_json` says."""
+    image_to_json = image_to_json or _image_to_json
     record: dict[str, Any] = {"id": document.id, "source": document.source}
     if document.licence:
         record["licence"] = document.licence
@@ -239,15 +242,34 @@ def document_to_json(document: Document) -> dict[str, Any]:
         record["attributes"] = dict(document.attributes)
     if document.messages:
         record["messages"] = [
-            {"role": turn.role, "content": [_part_to_json(part) for part in turn.parts]}
+            {
+                "role": turn.role,
+                "content": [_part_to_json(part, image_to_json) for part in turn.parts],
+            }
             for turn in document.messages
         ]
     else:
-        record["content"] = [_part_to_json(part) for part in document.content]
+        record["content"] = [_part_to_json(part, image_to_json) for part in document.content]
     return record
 
 
-def _part_to_json(part: Part) -> dict[str, str]:
+def _part_to_json(part: Part, image_to_json: Callable[[Image], dict[str, str]]) -> dict[str, str]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    return {"type": "image", "base64": base64.b64encode(part.read_bytes()).decode()}
+    return image_to_json(part)
+
+
+def _image_to_json(image: Image) -> dict[str, str]:
+    return {"type": "image", "base64": base64.b64encode(image.read_bytes()).decode()}
+
+
+def image_suffix(data: bytes) -> str:
+    """The file suffix that fits the bytes of a picture, `.bin` for an unknown kind.
+
+    >>> image_suffix(b"\x89PNG\r\n\x1a\n"), image_suffix(b"hello")
+    ('.png', '.bin')
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    starts = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}
+    return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".bin")

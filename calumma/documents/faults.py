@@ -1,0 +1,37 @@
+"""What is done about a document that cannot be read: stop there, or note it and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from calumma.errors import CalummaError
+
+OnError = Callable[[CalummaError], None]
+"""Called with each fault; raises it to stop, or returns to go on with the next document."""
+
+
+def stop(error: CalummaError) -> None:
+    """Stop at the first document that cannot be read."""
+    raise error
+
+
+class Faults:
+    """Goes on, counts what was left out, and keeps the first few messages.
+
+    >>> from calumma.errors import DocumentError
+    >>> faults = Faults(keep=1)
+    >>> faults(DocumentError("a.jsonl:1: broken")); faults(DocumentError("a.jsonl:2: broken"))
+    >>> faults.count, faults.messages
+    (2, ['a.jsonl:1: broken'])
+    """
+
+    def __init__(self, keep: int = 10) -> None:
+        self.keep = keep
+        self.count = 0
+        self.messages: list[str] = []
+
+    def __call__(self, error: CalummaError) -> None:
+        """Take in one fault."""
+        self.count += 1
+        if len(self.messages) < self.keep:
+            self.messages.append(str(error))

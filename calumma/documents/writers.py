@@ -1,0 +1,163 @@
+"""Writing documents: one Parquet file, or one file of JSON lines, whole or not there at all.
+
+The Parquet schema has one column a field of `Document`:
+
+    id, source, licence    string
+    content                list<struct<type, text, bytes, path>>
+    messages               list<struct<role, content: the same list>>
+    attributes             map<string, string>
+
+A document has `content` or `messages`; the other column is null. The same documents and the same
+pyarrow give the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calumma.documents.document import (
+    Document,
+    Image,
+    Part,
+    Text,
+    document_to_json,
+    image_suffix,
+)
+from calumma.files import replacing
+
+ROWS_PER_GROUP = 256
+"""Documents in one row group: a reader holds this many in memory, pictures included."""
+
+_PART = pa.struct(
+    [("type", pa.string()), ("text", pa.string()), ("bytes", pa.binary()), ("path", pa.string())]
+)
+_PARTS = pa.list_(_PART)
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("content", _PARTS),
+        pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", _PARTS)]))),
+        pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
+    ]
+)
+"""The columns of a Parquet file of documents."""
+
+_STORAGE: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 9,
+    # A dictionary of pictures would be as long as the pictures; these columns do repeat.
+    "use_dictionary": [
+        "source",
+        "licence",
+        "content.list.element.type",
+        "attributes.key_value.key",
+    ],
+    # Least and greatest picture of a row group would stand in the footer.
+    "write_statistics": ["id", "source"],
+}
+
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+def write_parquet(path: Path, documents: Iterable[Document]) -> int:
+    """Write documents to one Parquet file, pictures inside as the bytes of their files.
+
+    Returns:
+        The number of documents written.
+
+    Raises:
+        OutputError: the file cannot be written.
+        ImageError: a picture's file cannot be read.
+    """
+    count = 0
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, **_STORAGE) as writer,
+    ):
+        for group in _groups(documents, ROWS_PER_GROUP):
+            rows = [_row(document) for document in group]
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            count += len(rows)
+    return count
+
+
+def _groups(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    iterator = iter(documents)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _row(document: Document) -> dict[str, Any]:
+    turns = [
+        {"role": turn.role, "content": [_part(part) for part in turn.parts]}
+        for turn in document.messages
+    ]
+    return {
+        "id": document.id,
+        "source": document.source,
+        "licence": document.licence,
+        "content": None if turns else [_part(part) for part in document.content],
+        "messages": turns or None,
+        "attributes": sorted(document.attributes.items()),
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text, "bytes": None, "path": None}
+    return {"type": "image", "text": None, "bytes": part.read_bytes(), "path": None}
+
+
+def write_jsonl(
+    path: Path, documents: Iterable[Document], *, images: Literal["base64", "files"] = "base64"
+) -> int:
+    """Write documents as JSON lines; a name that ends in .gz or .zst is compressed.
+
+    Args:
+        path: the file to write.
+        documents: what to write, one a line.
+        images: where pictures go: into the line, or beside the file into the folder that has the
+            file's name with `-images` for `.jsonl`.
+
+    Returns:
+        The number of documents written.
+
+    Raises:
+        OutputError: the file or the folder cannot be written.
+        ImageError: a picture's file cannot be read.
+    """
+    folder = path.with_name(path.name.split(".")[0] + "-images")
+    beside = _ImageFolder(folder) if images == "files" else None
+    codec = _CODECS.get(path.suffix)
+    count = 0
+    with replacing(path) as temporary, pa.output_stream(str(temporary), compression=codec) as out:
+        for document in documents:
+            record = document_to_json(document, beside.add if beside else None)
+            out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            count += 1
+    return count
+
+
+class _ImageFolder:
+    """Puts pictures into a folder under running numbers, and says how a part names them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def add(self, image: Image) -> dict[str, str]:
+        data = image.read_bytes()
+        name = f"{self.count:06d}{image_suffix(data)}"
+        with replacing(self.folder / name) as temporary:
+            temporary.write_bytes(data)
+        self.count += 1
+        return {"type": "image", "path": f"{self.folder.name}/{name}"}
