@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,12 @@ class Image:
     data: bytes | None = None
     path: Path | None = None
 
+    name: str = field(default="an image in memory", compare=False)
+    """What messages call a picture without a path: the file, line and part it came from."""
+
+    def __post_init__(self) -> None:
+        assert (self.data is None) != (self.path is None), "one of data and path, not both"
+
     def read_bytes(self) -> bytes:
         """The bytes of the picture's file.
 
@@ -68,30 +75,42 @@ class Image:
         Raises:
             ImageError: the bytes are no picture, are cut short, or hold too many pixels.
         """
-        name = str(self.path) if self.path is not None else "an image in memory"
+        name = str(self.path) if self.path is not None else self.name
         data = self.read_bytes()
         try:
-            picture = PIL.Image.open(io.BytesIO(data))
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{name}: {picture.width} x {picture.height} pixels; wanted at most "
-                    f"{MAX_PIXELS:,} pixels. Make the picture smaller."
-                )
-            picture.load()
-        except ImageError:
-            raise
+            with warnings.catch_warnings():
+                # Pillow warns above 89 million pixels; MAX_PIXELS refuses those below.
+                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+                picture = PIL.Image.open(io.BytesIO(data))
         except PIL.UnidentifiedImageError as error:
             raise ImageError(
                 f"{name}: holds no picture that can be read (its first bytes are {data[:8]!r}); "
                 "wanted PNG, JPEG, WebP or another format of Pillow. Replace the file, or leave "
                 "its document out."
             ) from error
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-            raise ImageError(
-                f"{name}: the picture is broken or cut short ({error}); wanted a whole file. "
-                "Fetch it again, or leave its document out."
-            ) from error
+        except PIL.Image.DecompressionBombError as error:
+            raise ImageError(_too_large(name, "far too many")) from error
+        except Exception as error:
+            raise ImageError(_broken(name, error)) from error
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ImageError(_too_large(name, f"{picture.width} x {picture.height}"))
+        try:
+            picture.load()
+        # A broken file can raise anything from within a decoder: SyntaxError, struct.error, ...
+        except Exception as error:
+            raise ImageError(_broken(name, error)) from error
         return picture
+
+
+def _too_large(name: str, pixels: str) -> str:
+    return f"{name}: {pixels} pixels; wanted at most {MAX_PIXELS:,}. Make the picture smaller."
+
+
+def _broken(name: str, error: Exception) -> str:
+    return (
+        f"{name}: the picture is broken or cut short ({error}); wanted a whole file. Fetch it "
+        "again, or leave its document out."
+    )
 
 
 Part = Text | Image
@@ -154,8 +173,13 @@ def document_from_json(record: Any, folder: Path | None, where: str) -> Document
             "Keep the one that holds the parts."
         )
     attributes = record.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise DocumentError(
+            f'{where}: "attributes" is {type(attributes).__name__}; wanted an object of names and '
+            "values. Mend it, or leave it out."
+        )
     return Document(
-        id=str(record.get("id") or where),
+        id=str(record.get("id") or where.rpartition("/")[2]),
         source=str(record.get("source") or ""),
         licence=str(record.get("licence") or ""),
         content=_parts(record["content"], folder, where) if has_content else (),
@@ -166,7 +190,10 @@ def document_from_json(record: Any, folder: Path | None, where: str) -> Document
 
 def _turns(messages: Any, folder: Path | None, where: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
-        raise DocumentError(f'{where}: "messages" is no list of turns; wanted at least one turn.')
+        raise DocumentError(
+            f'{where}: "messages" is no list of turns; wanted at least one turn, such as '
+            '{"role": "user", "content": [...]}.'
+        )
     turns = []
     for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
@@ -186,7 +213,10 @@ def _parts(content: Any, folder: Path | None, where: str) -> tuple[Part, ...]:
             f"{where}: content is {type(content).__name__}; wanted a list of parts, such as "
             '[{"type": "text", "text": "..."}, {"type": "image", "path": "1.png"}].'
         )
-    return tuple(part_from_json(part, folder, where) for part in content)
+    return tuple(
+        part_from_json(part, folder, f"{where}, part {number}")
+        for number, part in enumerate(content)
+    )
 
 
 def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
@@ -201,19 +231,25 @@ def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
     if kind == "text" and isinstance(part.get("text"), str):
         return Text(part["text"])
     if kind != "image":
-        raise DocumentError(f"{where}: found a part of type {kind!r}; wanted text or image.")
-    if part.get("bytes") is not None:
-        return Image(data=bytes(part["bytes"]))
+        raise DocumentError(
+            f"{where}: found a part of type {kind!r}; wanted text or image, such as "
+            '{"type": "text", "text": "..."}.'
+        )
+    if isinstance(part.get("bytes"), bytes):
+        return Image(data=part["bytes"], name=where)
     if part.get("base64") is not None:
         try:
-            return Image(data=base64.b64decode(part["base64"], validate=True))
+            return Image(data=base64.b64decode(part["base64"], validate=True), name=where)
         except (ValueError, TypeError) as error:
             raise DocumentError(
                 f"{where}: an image's base64 cannot be decoded ({error}); wanted plain base64."
             ) from error
     if isinstance(part.get("path"), str):
         return Image(path=_inside(folder, part["path"], where))
-    raise DocumentError(f"{where}: an image without path, bytes or base64; wanted one of them.")
+    raise DocumentError(
+        f"{where}: an image without path, bytes or base64; wanted one of them. Add it, or leave "
+        "the part out."
+    )
 
 
 def _inside(folder: Path | None, path: str, where: str) -> Path:
@@ -221,7 +257,7 @@ def _inside(folder: Path | None, path: str, where: str) -> Path:
         raise DocumentError(
             f"{where}: image path {path!r} has no folder to start from; wanted bytes or base64."
         )
-    target = (folder / path).resolve()
+    target = (folder / path.replace("\0", "")).resolve()
     if not target.is_relative_to(folder.resolve()):
         raise DocumentError(
             f"{where}: image path {path!r} leads out of {folder}; wanted a path inside the folder "

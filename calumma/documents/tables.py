@@ -2,12 +2,15 @@
 
 A row is a document in one of two shapes: the columns `content` or `messages` hold lists of parts
 (the schema of `writers`), or flat columns hold one part each: a struct of `bytes` and `path` is an
-image (the `Image` feature of Hugging Face datasets), a column of `TEXT_COLUMNS` is text, in the
-order in which the columns stand. Other columns that hold a plain value become attributes.
+image (the `Image` feature of Hugging Face datasets), a list of such structs several, a column of
+`TEXT_COLUMNS` is text, in the order in which the columns stand. Other columns that hold a plain
+value become attributes. Where lists of parts and image columns stand together, the images fill the
+parts `{"type": "image"}` that hold none, in order.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ ROWS_AT_ONCE = 64
 """Rows decoded together: enough to be quick, few enough that their pictures fit in memory."""
 
 _FIELDS = ("id", "source", "licence")
+_SHAPED = ("content", "messages")
 
 
 def read_parquet(path: Path, on_error: OnError = stop) -> Iterator[Document]:
@@ -35,10 +39,9 @@ def read_parquet(path: Path, on_error: OnError = stop) -> Iterator[Document]:
     Raises:
         DocumentError: the file is not whole, or a row is no document.
     """
-    where = f"{path}"
     try:
         with pq.ParquetFile(path) as file:
-            _require_columns(file.schema_arrow, where)
+            _require_columns(file.schema_arrow, path)
             number = 0
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from _documents(batch, path, number, on_error)
@@ -54,12 +57,22 @@ def read_saved_dataset(folder: Path, on_error: OnError = stop) -> Iterator[Docum
         DocumentError: a file of the folder is missing or not whole, or a row is no document.
     """
     splits = folder / "dataset_dict.json"
-    if splits.exists():
-        for split in read_json(splits)["splits"]:
-            yield from read_saved_dataset(folder / split, on_error)
+    try:
+        if splits.exists():
+            for split in map(str, read_json(splits)["splits"]):
+                for document in read_saved_dataset(folder / split, on_error):
+                    attributes = {"split": split, **document.attributes}
+                    yield dataclasses.replace(document, attributes=attributes)
+            return
+        files = [
+            folder / Path(f["filename"]).name
+            for f in read_json(folder / "state.json")["_data_files"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        on_error(_broken(folder, "folder of save_to_disk", error))
         return
-    for data_file in read_json(folder / "state.json")["_data_files"]:
-        yield from _read_arrow(folder / data_file["filename"], on_error)
+    for file in files:
+        yield from _read_arrow(file, on_error)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -72,7 +85,7 @@ def is_saved_dataset(folder: Path) -> bool:
 def _read_arrow(path: Path, on_error: OnError) -> Iterator[Document]:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
-            _require_columns(reader.schema, f"{path}")
+            _require_columns(reader.schema, path)
             number = 0
             for batch in reader:
                 for start in range(0, batch.num_rows, ROWS_AT_ONCE):
@@ -95,38 +108,41 @@ def _broken(path: Path, kind: str, error: Exception) -> DocumentError:
     )
 
 
-def _require_columns(schema: pa.Schema, where: str) -> None:
-    flat = [f.name for f in schema if _is_image(f.type) or f.name in TEXT_COLUMNS]
-    if not flat and not {"content", "messages"} & set(schema.names):
+def _require_columns(schema: pa.Schema, path: Path) -> None:
+    known = {*TEXT_COLUMNS, *_SHAPED}
+    if not any(_is_image(column.type) or column.name in known for column in schema):
         raise DocumentError(
-            f"{where}: the columns are {', '.join(schema.names)}; wanted content or messages, an "
+            f"{path}: the columns are {', '.join(schema.names)}; wanted content or messages, an "
             f"image column (struct of bytes and path), or one of {', '.join(TEXT_COLUMNS)}. "
             "Rename the column that holds the text."
         )
 
 
 def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
     return bool(pa.types.is_struct(kind)) and {f.name for f in kind} == {"bytes", "path"}
 
 
 def _documents(
     batch: pa.RecordBatch, path: Path, first: int, on_error: OnError
 ) -> Iterator[Document]:
-    images = {f.name for f in batch.schema if _is_image(f.type)}
+    image_columns = [f.name for f in batch.schema if _is_image(f.type)]
     for offset, row in enumerate(batch.to_pylist()):
         where = f"{path}, row {first + offset}"
         try:
-            yield document_from_json(_record(row, images), path.parent, where)
+            yield document_from_json(_record(row, image_columns), path.parent, where)
         except DocumentError as error:
             on_error(error)
 
 
-def _record(row: dict[str, Any], images: set[str]) -> dict[str, Any]:
+def _record(row: dict[str, Any], image_columns: list[str]) -> dict[str, Any]:
     """The JSON shape of a row."""
     record = {name: row[name] for name in _FIELDS if row.get(name) is not None}
-    shaped = [name for name in ("content", "messages") if row.get(name) is not None]
+    shaped = {name: row[name] for name in _SHAPED if row.get(name) is not None}
     if shaped:
-        record.update({name: row[name] for name in shaped})
+        images = iter([part for name in image_columns for part in _images(row[name])])
+        record.update({name: _filled(value, images) for name, value in shaped.items()})
         record["attributes"] = dict(row.get("attributes") or {})
         return record
     parts: list[dict[str, Any]] = []
@@ -134,8 +150,8 @@ def _record(row: dict[str, Any], images: set[str]) -> dict[str, Any]:
     for name, value in row.items():
         if value is None or name in _FIELDS:
             continue
-        if name in images:
-            parts.append({"type": "image", **value})
+        if name in image_columns:
+            parts.extend(_images(value))
         elif name in TEXT_COLUMNS:
             texts = [value] if isinstance(value, str) else value
             parts.extend({"type": "text", "text": text} for text in texts)
@@ -143,3 +159,20 @@ def _record(row: dict[str, Any], images: set[str]) -> dict[str, Any]:
             attributes[name] = str(value)
     record.update(content=parts, attributes=attributes)
     return record
+
+
+def _images(value: Any) -> list[dict[str, Any]]:
+    """The parts of an image column's value: one struct, a list of them, or null."""
+    structs = value if isinstance(value, list) else [value]
+    return [{"type": "image", **struct} for struct in structs if struct is not None]
+
+
+def _filled(value: Any, images: Iterator[dict[str, Any]]) -> Any:
+    """Lists of parts or turns, with images put into the image parts that hold none."""
+    if isinstance(value, list):
+        return [_filled(item, images) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "image" and value.get("bytes") is None and not value.get("path"):
+        return next(images, value)
+    return {key: _filled(item, images) for key, item in value.items()}

@@ -1,0 +1,72 @@
+"""Documents from JSON lines, plain or compressed with gzip or Zstandard."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from calumma.documents.document import Document, document_from_json
+from calumma.documents.faults import OnError, stop
+from calumma.errors import DocumentError
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+"""Codecs by the last suffix of a file's name."""
+
+
+def read_lines(path: Path, on_error: OnError = stop) -> Iterator[Document]:
+    """Read one document a line; empty lines are passed over, image paths start beside the file.
+
+    Raises:
+        DocumentError: the file cannot be read or is cut short, or a line is no document.
+    """
+    try:
+        with pa.input_stream(str(path), compression=CODECS.get(path.suffix)) as stream:
+            # NativeFile reads blocks but no lines; BufferedReader cuts them.
+            for number, line in enumerate(io.BufferedReader(stream, 1 << 20), start=1):
+                if line.strip():
+                    yield from _document(line, path, number, on_error)
+    except OSError as error:
+        on_error(_unreadable(path, error))
+
+
+def _document(line: bytes, path: Path, number: int, on_error: OnError) -> Iterator[Document]:
+    where = f"{path}:{number}"
+    try:
+        document = document_from_json(_parse(line, where), path.parent, where)
+    except DocumentError as error:
+        on_error(error)
+    else:
+        yield document
+
+
+def _parse(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{where}: byte {error.start} of the line is not UTF-8; wanted JSON in UTF-8. Save the "
+            "file as UTF-8, or drop the line."
+        ) from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise DocumentError(
+            f"{where}: no JSON ({what}{at}); wanted one document a line. Mend the line, or drop it."
+        ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DocumentError:
+    if path.suffix in CODECS and error.errno is None:
+        return DocumentError(
+            f"{path}: the {CODECS[path.suffix]} data is cut short or broken; wanted a whole file. "
+            "Copy or write the file again."
+        )
+    return DocumentError(
+        f"{path}: cannot be read ({error.strerror or error}); wanted a file of JSON lines. Mend "
+        "the path or its permissions."
+    )

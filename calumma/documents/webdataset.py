@@ -1,0 +1,169 @@
+"""Documents from tar files in WebDataset's manner: members that share a stem are one document.
+
+    0001.jpg  0001.txt            an image and its caption
+    0002.png  0002.json           an image, and a JSON object
+    0003.a.png 0003.b.png 0003.json   images that the JSON's parts name, as "a.png" or in full
+
+The stem is the member's name up to the first dot of its last part. Members of a document stand
+next to each other, as WebDataset wants it; the archive is read once, from front to back.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calumma.documents.document import Document, document_from_json
+from calumma.documents.faults import OnError, stop
+from calumma.errors import DocumentError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Members with these endings are images."""
+
+_TEXT_KEYS = ("text", "caption")
+
+
+@dataclass
+class _Group:
+    """What the archive holds under one stem."""
+
+    stem: str
+    images: dict[str, bytes] = field(default_factory=dict)
+    text: str | None = None
+    record: Any = None
+
+
+def read_tar(path: Path, on_error: OnError = stop) -> Iterator[Document]:
+    """Read the documents of one tar file: images first, in the order of the archive, then text.
+
+    Raises:
+        DocumentError: the archive cannot be read or is cut short, or a group is no document.
+    """
+    try:
+        with tarfile.open(path, "r|") as archive:
+            for group in _groups(archive, path, on_error):
+                try:
+                    yield _document(group, f"{path}, {group.stem}")
+                except DocumentError as error:
+                    on_error(error)
+    except (tarfile.TarError, EOFError) as error:
+        on_error(
+            DocumentError(
+                f"{path}: no whole tar archive ({error}); wanted a WebDataset .tar, not "
+                "compressed. Copy or write the file again."
+            )
+        )
+    except OSError as error:
+        on_error(
+            DocumentError(
+                f"{path}: cannot be read ({error.strerror or error}); wanted a WebDataset .tar. "
+                "Mend the path or its permissions."
+            )
+        )
+
+
+def _groups(archive: tarfile.TarFile, path: Path, on_error: OnError) -> Iterator[_Group]:
+    group: _Group | None = None
+    for member in archive:
+        file = archive.extractfile(member) if member.isfile() else None
+        if file is None:
+            continue
+        folder, _, name = member.name.rpartition("/")
+        stem, _, key = name.partition(".")
+        stem = f"{folder}/{stem}" if folder else stem
+        if group is not None and group.stem != stem:
+            yield group
+            group = None
+        group = group or _Group(stem)
+        try:
+            _add(group, key, file.read(), f"{path}, {member.name}")
+        except DocumentError as error:
+            on_error(error)
+    if group is not None:
+        yield group
+
+
+def _add(group: _Group, key: str, data: bytes, where: str) -> None:
+    suffix = "." + key.rpartition(".")[2].lower()
+    if suffix in IMAGE_SUFFIXES:
+        group.images[key] = data
+    elif suffix in (".txt", ".caption"):
+        group.text = _utf8(data, where)
+    elif suffix == ".json":
+        try:
+            group.record = json.loads(_utf8(data, where))
+        except json.JSONDecodeError as error:
+            raise DocumentError(
+                f"{where}: no JSON ({error.msg}, line {error.lineno}); wanted an object. Mend it, "
+                "or leave the document out."
+            ) from error
+
+
+def _utf8(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{where}: byte {error.start} is not UTF-8; wanted text in UTF-8. Save it as UTF-8, or "
+            "leave the document out."
+        ) from error
+
+
+def _document(group: _Group, where: str) -> Document:
+    record = group.record if isinstance(group.record, dict) else {}
+    if "content" in record or "messages" in record:
+        return document_from_json(_with_images(record, group), None, where)
+    parts: list[dict[str, Any]] = [
+        {"type": "image", "bytes": data} for data in group.images.values()
+    ]
+    text = group.text
+    if text is None:
+        text = next((record[key] for key in _TEXT_KEYS if isinstance(record.get(key), str)), None)
+    if text is not None:
+        parts.append({"type": "text", "text": text.strip()})
+    if not parts:
+        raise DocumentError(
+            f"{where}: neither image nor text; wanted a member that ends in .txt, .json or one of "
+            f"{' '.join(IMAGE_SUFFIXES)}. Rename the members, or leave the document out."
+        )
+    named = {key: record[key] for key in ("source", "licence") if key in record}
+    attributes = {
+        key: str(value)
+        for key, value in record.items()
+        if key not in (*named, *_TEXT_KEYS, "id") and isinstance(value, str | int | float)
+    }
+    id_ = str(record.get("id") or group.stem)
+    return document_from_json(
+        {"id": id_, **named, "content": parts, "attributes": attributes}, None, where
+    )
+
+
+def _with_images(record: dict[str, Any], group: _Group) -> dict[str, Any]:
+    """The record with the bytes of members in place of the paths that name them."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.get("type") == "image" and isinstance(value.get("path"), str):
+            data = _member(value["path"], group)
+            return value if data is None else {**value, "bytes": data}
+        return {key: filled(item) for key, item in value.items()}
+
+    return {
+        "id": group.stem,
+        **{k: filled(v) if k in ("content", "messages") else v for k, v in record.items()},
+    }
+
+
+def _member(path: str, group: _Group) -> bytes | None:
+    stem = group.stem.rpartition("/")[2]
+    for prefix in (f"{group.stem}.", f"{stem}.", ""):
+        if path.startswith(prefix) and path.removeprefix(prefix) in group.images:
+            return group.images[path.removeprefix(prefix)]
+    return None
