@@ -242,7 +242,8 @@ def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
             return Image(data=base64.b64decode(part["base64"], validate=True), name=where)
         except (ValueError, TypeError) as error:
             raise DocumentError(
-                f"{where}: an image's base64 cannot be decoded ({error}); wanted plain base64."
+                f"{where}: an image's base64 cannot be decoded ({error}); wanted plain base64. "
+                "Encode the picture again."
             ) from error
     if isinstance(part.get("path"), str):
         return Image(path=_inside(folder, part["path"], where))
@@ -255,7 +256,8 @@ def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
 def _inside(folder: Path | None, path: str, where: str) -> Path:
     if folder is None:
         raise DocumentError(
-            f"{where}: image path {path!r} has no folder to start from; wanted bytes or base64."
+            f"{where}: image path {path!r} has no folder to start from; wanted bytes or base64. "
+            "Put the picture itself into the part."
         )
     target = (folder / path.replace("\0", "")).resolve()
     if not target.is_relative_to(folder.resolve()):

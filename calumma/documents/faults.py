@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from calumma.errors import CalummaError
@@ -13,6 +14,11 @@ OnError = Callable[[CalummaError], None]
 def stop(error: CalummaError) -> None:
     """Stop at the first document that cannot be read."""
     raise error
+
+
+def reason(error: OSError) -> str:
+    """What the system says of a file, without the path that some libraries put around it."""
+    return os.strerror(error.errno) if error.errno is not None else str(error)
 
 
 class Faults:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, stop
+from calumma.documents.faults import OnError, reason, stop
 from calumma.errors import DocumentError
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -67,6 +67,6 @@ def _unreadable(path: Path, error: OSError) -> DocumentError:
             "Copy or write the file again."
         )
     return DocumentError(
-        f"{path}: cannot be read ({error.strerror or error}); wanted a file of JSON lines. Mend "
+        f"{path}: cannot be read ({reason(error)}); wanted a file of JSON lines. Mend "
         "the path or its permissions."
     )

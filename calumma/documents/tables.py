@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, stop
+from calumma.documents.faults import OnError, reason, stop
 from calumma.errors import DocumentError
 from calumma.files import read_json
 
@@ -47,7 +47,7 @@ def read_parquet(path: Path, on_error: OnError = stop) -> Iterator[Document]:
                 yield from _documents(batch, path, number, on_error)
                 number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        on_error(_broken(path, "Parquet file", error))
+        on_error(_broken(path, "a Parquet file", error))
 
 
 def read_saved_dataset(folder: Path, on_error: OnError = stop) -> Iterator[Document]:
@@ -69,7 +69,7 @@ def read_saved_dataset(folder: Path, on_error: OnError = stop) -> Iterator[Docum
             for f in read_json(folder / "state.json")["_data_files"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        on_error(_broken(folder, "folder of save_to_disk", error))
+        on_error(_broken(folder, "a folder of save_to_disk", error))
         return
     for file in files:
         yield from _read_arrow(file, on_error)
@@ -93,18 +93,17 @@ def _read_arrow(path: Path, on_error: OnError) -> Iterator[Document]:
                     yield from _documents(piece, path, number + start, on_error)
                 number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        on_error(_broken(path, "Arrow file", error))
+        on_error(_broken(path, "an Arrow file", error))
 
 
 def _broken(path: Path, kind: str, error: Exception) -> DocumentError:
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.errno is not None:
         return DocumentError(
-            f"{path}: cannot be read ({error.strerror}); wanted a {kind}. Mend the path or its "
+            f"{path}: cannot be read ({reason(error)}); wanted {kind}. Mend the path or its "
             "permissions."
         )
     return DocumentError(
-        f"{path}: no whole {kind}, its data is cut short or broken; wanted it as it was written. "
-        "Copy or write the file again."
+        f"{path}: cut short or broken; wanted {kind}, as it was written. Copy or write it again."
     )
 
 
@@ -128,10 +127,13 @@ def _documents(
     batch: pa.RecordBatch, path: Path, first: int, on_error: OnError
 ) -> Iterator[Document]:
     image_columns = [f.name for f in batch.schema if _is_image(f.type)]
+    # All saved datasets name their files alike, so there the folder is needed to tell rows apart.
+    label = f"{path.parent.name}/{path.name}" if path.suffix == ".arrow" else path.name
     for offset, row in enumerate(batch.to_pylist()):
         where = f"{path}, row {first + offset}"
         try:
-            yield document_from_json(_record(row, image_columns), path.parent, where)
+            record = {"id": f"{label}, row {first + offset}"} | _record(row, image_columns)
+            yield document_from_json(record, path.parent, where)
         except DocumentError as error:
             on_error(error)
 

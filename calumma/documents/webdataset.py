@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, stop
+from calumma.documents.faults import OnError, reason, stop
 from calumma.errors import DocumentError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -29,12 +29,14 @@ _TEXT_KEYS = ("text", "caption")
 
 @dataclass
 class _Group:
-    """What the archive holds under one stem."""
+    """What the archive holds under one stem: the members' bytes by what follows the stem."""
 
     stem: str
-    images: dict[str, bytes] = field(default_factory=dict)
-    text: str | None = None
-    record: Any = None
+    members: dict[str, bytes] = field(default_factory=dict)
+
+    def ending(self, *suffixes: str) -> dict[str, bytes]:
+        """The members whose names end so, in the order of the archive."""
+        return {k: v for k, v in self.members.items() if f".{k}".lower().endswith(suffixes)}
 
 
 def read_tar(path: Path, on_error: OnError = stop) -> Iterator[Document]:
@@ -45,9 +47,9 @@ def read_tar(path: Path, on_error: OnError = stop) -> Iterator[Document]:
     """
     try:
         with tarfile.open(path, "r|") as archive:
-            for group in _groups(archive, path, on_error):
+            for group in _groups(archive):
                 try:
-                    yield _document(group, f"{path}, {group.stem}")
+                    yield _document(group, path)
                 except DocumentError as error:
                     on_error(error)
     except (tarfile.TarError, EOFError) as error:
@@ -60,13 +62,13 @@ def read_tar(path: Path, on_error: OnError = stop) -> Iterator[Document]:
     except OSError as error:
         on_error(
             DocumentError(
-                f"{path}: cannot be read ({error.strerror or error}); wanted a WebDataset .tar. "
+                f"{path}: cannot be read ({reason(error)}); wanted a WebDataset .tar. "
                 "Mend the path or its permissions."
             )
         )
 
 
-def _groups(archive: tarfile.TarFile, path: Path, on_error: OnError) -> Iterator[_Group]:
+def _groups(archive: tarfile.TarFile) -> Iterator[_Group]:
     group: _Group | None = None
     for member in archive:
         file = archive.extractfile(member) if member.isfile() else None
@@ -79,28 +81,9 @@ def _groups(archive: tarfile.TarFile, path: Path, on_error: OnError) -> Iterator
             yield group
             group = None
         group = group or _Group(stem)
-        try:
-            _add(group, key, file.read(), f"{path}, {member.name}")
-        except DocumentError as error:
-            on_error(error)
+        group.members[key] = file.read()
     if group is not None:
         yield group
-
-
-def _add(group: _Group, key: str, data: bytes, where: str) -> None:
-    suffix = "." + key.rpartition(".")[2].lower()
-    if suffix in IMAGE_SUFFIXES:
-        group.images[key] = data
-    elif suffix in (".txt", ".caption"):
-        group.text = _utf8(data, where)
-    elif suffix == ".json":
-        try:
-            group.record = json.loads(_utf8(data, where))
-        except json.JSONDecodeError as error:
-            raise DocumentError(
-                f"{where}: no JSON ({error.msg}, line {error.lineno}); wanted an object. Mend it, "
-                "or leave the document out."
-            ) from error
 
 
 def _utf8(data: bytes, where: str) -> str:
@@ -113,33 +96,44 @@ def _utf8(data: bytes, where: str) -> str:
         ) from error
 
 
-def _document(group: _Group, where: str) -> Document:
-    record = group.record if isinstance(group.record, dict) else {}
+def _document(group: _Group, archive: Path) -> Document:
+    where = f"{archive}, {group.stem}"
+    record = _record(group, where)
     if "content" in record or "messages" in record:
         return document_from_json(_with_images(record, group), None, where)
-    parts: list[dict[str, Any]] = [
-        {"type": "image", "bytes": data} for data in group.images.values()
-    ]
-    text = group.text
-    if text is None:
-        text = next((record[key] for key in _TEXT_KEYS if isinstance(record.get(key), str)), None)
-    if text is not None:
+    images = group.ending(*IMAGE_SUFFIXES).values()
+    parts: list[dict[str, Any]] = [{"type": "image", "bytes": data} for data in images]
+    text = next((_utf8(v, f"{where}.{k}") for k, v in group.ending(".txt", ".caption").items()), "")
+    text = text or next((record[k] for k in _TEXT_KEYS if isinstance(record.get(k), str)), "")
+    if text.strip():
         parts.append({"type": "text", "text": text.strip()})
     if not parts:
         raise DocumentError(
             f"{where}: neither image nor text; wanted a member that ends in .txt, .json or one of "
             f"{' '.join(IMAGE_SUFFIXES)}. Rename the members, or leave the document out."
         )
-    named = {key: record[key] for key in ("source", "licence") if key in record}
+    known = {key: record[key] for key in ("id", "source", "licence") if key in record}
     attributes = {
         key: str(value)
         for key, value in record.items()
-        if key not in (*named, *_TEXT_KEYS, "id") and isinstance(value, str | int | float)
+        if key not in (*known, *_TEXT_KEYS) and isinstance(value, str | int | float)
     }
-    id_ = str(record.get("id") or group.stem)
-    return document_from_json(
-        {"id": id_, **named, "content": parts, "attributes": attributes}, None, where
-    )
+    shaped = {"content": parts, "attributes": attributes}
+    return document_from_json({"id": group.stem} | known | shaped, None, where)
+
+
+def _record(group: _Group, where: str) -> dict[str, Any]:
+    """The object of the group's .json member, empty where there is none."""
+    for key, data in group.ending(".json").items():
+        try:
+            record = json.loads(_utf8(data, f"{where}.{key}"))
+        except json.JSONDecodeError as error:
+            raise DocumentError(
+                f"{where}.{key}: no JSON ({error.msg}, line {error.lineno}); wanted an object. "
+                "Mend it, or leave the document out."
+            ) from error
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def _with_images(record: dict[str, Any], group: _Group) -> dict[str, Any]:
@@ -163,7 +157,8 @@ def _with_images(record: dict[str, Any], group: _Group) -> dict[str, Any]:
 
 def _member(path: str, group: _Group) -> bytes | None:
     stem = group.stem.rpartition("/")[2]
+    images = group.ending(*IMAGE_SUFFIXES)
     for prefix in (f"{group.stem}.", f"{stem}.", ""):
-        if path.startswith(prefix) and path.removeprefix(prefix) in group.images:
-            return group.images[path.removeprefix(prefix)]
+        if path.startswith(prefix) and path.removeprefix(prefix) in images:
+            return images[path.removeprefix(prefix)]
     return None

@@ -1,0 +1,266 @@
+"""One document: its JSON shape both ways, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calumma.documents.document import (
+    Document,
+    Image,
+    Text,
+    Turn,
+    document_from_json,
+    document_to_json,
+    image_suffix,
+    part_from_json,
+)
+from calumma.errors import DocumentError, ImageError
+from tests.documents.pictures import BLUE, RED, png
+
+FOLDER = Path("/data/web")
+
+
+def refusal(record: Any, folder: Path | None = FOLDER) -> str:
+    """What is said about a record at docs.jsonl:3."""
+    with pytest.raises(DocumentError) as caught:
+        document_from_json(record, folder, "docs.jsonl:3")
+    return str(caught.value)
+
+
+def test_parts_keep_their_order_and_their_text_to_the_letter() -> None:
+    record = {
+        "id": "a",
+        "source": "web",
+        "licence": "MIT",
+        "content": [
+            {"type": "text", "text": " one\n"},
+            {"type": "image", "path": "images/1.png"},
+            {"type": "text", "text": "two"},
+        ],
+        "attributes": {"ground": "red", "count": 3},
+    }
+    assert document_from_json(record, FOLDER, "x") == Document(
+        id="a",
+        source="web",
+        licence="MIT",
+        content=(Text(" one\n"), Image(path=FOLDER / "images/1.png"), Text("two")),
+        attributes={"ground": "red", "count": "3"},
+    )
+
+
+def test_turns_are_read_with_their_roles_and_a_plain_string_is_one_text() -> None:
+    record = {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": ["What is this?", {"type": "image", "bytes": RED}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Red."}]},
+        ]
+    }
+    document = document_from_json(record, None, "/data/docs.jsonl:3")
+    assert document.id == "docs.jsonl:3"
+    assert [turn.role for turn in document.messages] == ["system", "user", "assistant"]
+    assert document.text == "Be brief.\nWhat is this?\nRed."
+    assert document.images == [Image(data=RED)]
+
+
+def test_json_and_back_is_the_same_document() -> None:
+    plain = Document(id="a", source="s", licence="MIT", content=(Text("t"), Image(data=RED)))
+    talk = Document(
+        id="b",
+        messages=(Turn("user", (Text("q"), Image(data=BLUE))), Turn("assistant", (Text("a"),))),
+        attributes={"split": "train"},
+    )
+    for document in (plain, talk):
+        assert document_from_json(document_to_json(document), None, "x") == document
+
+
+def test_a_record_of_another_kind_is_refused() -> None:
+    assert refusal(["a"]) == (
+        'docs.jsonl:3: found list; wanted an object with "content" or "messages". '
+        "See the document format in docs/documents.md."
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "found"), [({}, "neither"), ({"content": [], "messages": []}, "both")]
+)
+def test_a_record_has_content_or_messages(record: dict[str, Any], found: str) -> None:
+    assert refusal(record) == (
+        f'docs.jsonl:3: found {found} of "content" and "messages"; wanted exactly one. '
+        "Keep the one that holds the parts."
+    )
+
+
+def test_attributes_are_names_and_values() -> None:
+    assert refusal({"content": [], "attributes": ["red"]}) == (
+        'docs.jsonl:3: "attributes" is list; wanted an object of names and values. '
+        "Mend it, or leave it out."
+    )
+
+
+def test_messages_hold_at_least_one_turn() -> None:
+    assert refusal({"messages": []}) == (
+        'docs.jsonl:3: "messages" is no list of turns; wanted at least one turn, such as '
+        '{"role": "user", "content": [...]}.'
+    )
+
+
+def test_an_unknown_role_is_refused() -> None:
+    assert refusal({"messages": [{"role": "bot", "content": "hi"}]}) == (
+        "docs.jsonl:3: turn 0 has the role 'bot'; wanted one of system, user, assistant."
+    )
+
+
+def test_content_is_a_list_of_parts() -> None:
+    assert refusal({"content": {"type": "text"}}) == (
+        "docs.jsonl:3: content is dict; wanted a list of parts, such as "
+        '[{"type": "text", "text": "..."}, {"type": "image", "path": "1.png"}].'
+    )
+
+
+def test_a_part_is_text_or_image_and_the_message_says_which_part() -> None:
+    turns = [{"role": "user", "content": ["a", {"type": "sound"}]}]
+    assert refusal({"messages": turns}) == (
+        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; wanted text or image, such as "
+        '{"type": "text", "text": "..."}.'
+    )
+
+
+def test_an_image_has_path_bytes_or_base64() -> None:
+    assert refusal({"content": [{"type": "image"}]}) == (
+        "docs.jsonl:3, part 0: an image without path, bytes or base64; wanted one of them. "
+        "Add it, or leave the part out."
+    )
+
+
+def test_base64_that_is_none_is_refused() -> None:
+    message = refusal({"content": [{"type": "image", "base64": "a!"}]})
+    assert re.fullmatch(
+        r"docs\.jsonl:3, part 0: an image's base64 cannot be decoded \(.+\); wanted plain base64\. "
+        r"Encode the picture again\.",
+        message,
+    )
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../b.png"])
+def test_an_image_path_never_leaves_the_folder_of_its_file(path: str) -> None:
+    assert refusal({"content": [{"type": "image", "path": path}]}) == (
+        f"docs.jsonl:3, part 0: image path {path!r} leads out of /data/web; wanted a path inside "
+        "the folder of the document's file. Copy the picture there."
+    )
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    inside = tmp_path / "docs"
+    inside.mkdir()
+    (tmp_path / "secret.png").write_bytes(RED)
+    (inside / "1.png").symlink_to(tmp_path / "secret.png")
+    message = refusal({"content": [{"type": "image", "path": "1.png"}]}, inside)
+    assert message == (
+        f"docs.jsonl:3, part 0: image path '1.png' leads out of {inside}; wanted a path inside the "
+        "folder of the document's file. Copy the picture there."
+    )
+
+
+def test_a_path_without_a_folder_is_refused() -> None:
+    assert refusal({"content": [{"type": "image", "path": "1.png"}]}, None) == (
+        "docs.jsonl:3, part 0: image path '1.png' has no folder to start from; wanted bytes or "
+        "base64. Put the picture itself into the part."
+    )
+
+
+def test_a_part_alone_can_be_read() -> None:
+    encoded = base64.b64encode(RED).decode()
+    assert part_from_json("hi", None, "x") == Text("hi")
+    assert part_from_json({"type": "image", "base64": encoded}, None, "x") == Image(data=RED)
+
+
+def test_a_picture_is_opened_whole() -> None:
+    picture = Image(data=RED).open()
+    assert picture.size == (4, 4)
+    assert picture.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "no.png"
+    with pytest.raises(ImageError) as caught:
+        Image(path=path).open()
+    assert str(caught.value) == (
+        f"{path}: no picture can be read there (No such file or directory); wanted an image file "
+        "beside the document. Mend the path, or leave the document out."
+    )
+
+
+def test_a_text_file_named_png_is_no_picture(tmp_path: Path) -> None:
+    path = tmp_path / "words.png"
+    path.write_text("These are words.")
+    with pytest.raises(ImageError) as caught:
+        Image(path=path).open()
+    assert str(caught.value) == (
+        f"{path}: holds no picture that can be read (its first bytes are b'These ar'); wanted PNG, "
+        "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out."
+    )
+
+
+def test_a_truncated_png_is_broken_and_its_document_is_named() -> None:
+    whole = png(size=(64, 64))
+    cut = Image(data=whole[: len(whole) // 2], name="docs.parquet, row 7, part 0")
+    with pytest.raises(ImageError) as caught:
+        cut.open()
+    assert re.fullmatch(
+        r"docs\.parquet, row 7, part 0: the picture is broken or cut short \(.+\); wanted a whole "
+        r"file\. Fetch it again, or leave its document out\.",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("keep", [20, 40, 60, 100])
+def test_a_png_cut_anywhere_is_refused_in_one_line(keep: int) -> None:
+    with pytest.raises(ImageError) as caught:
+        Image(data=png(size=(64, 64))[:keep]).open()
+    assert "\n" not in str(caught.value)
+
+
+def _claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its data does not have."""
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        RED[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + RED[33:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        ((8001, 8000), "8001 x 8000"),
+        ((10_000, 10_000), "10000 x 10000"),
+        ((60_000, 60_000), "far too many"),
+    ],
+)
+def test_a_picture_with_too_many_pixels_is_refused_unread(
+    size: tuple[int, int], found: str
+) -> None:
+    with pytest.raises(ImageError) as caught:
+        Image(data=_claiming(*size), name="big.png").open()
+    assert str(caught.value) == (
+        f"big.png: {found} pixels; wanted at most 64,000,000. Make the picture smaller."
+    )
+
+
+def test_the_suffix_of_a_picture_comes_from_its_bytes() -> None:
+    starts = {
+        b"\x89PNG\r\n\x1a\n": ".png",
+        b"\xff\xd8\xff\xe0": ".jpg",
+        b"GIF89a": ".gif",
+        b"RIFF\0\0\0\0WEBP": ".webp",
+        b"words": ".bin",
+    }
+    assert {data: image_suffix(data) for data in starts} == starts
