@@ -302,7 +302,7 @@ def _image_to_json(image: Image) -> dict[str, str]:
 
 
 def image_suffix(data: bytes) -> str:
-    """The file suffix that fits the bytes of a picture, `.bin` for an unknown kind.
+    r"""The file suffix that fits the bytes of a picture, `.bin` for an unknown kind.
 
     >>> image_suffix(b"\x89PNG\r\n\x1a\n"), image_suffix(b"hello")
     ('.png', '.bin')
