@@ -1,0 +1,218 @@
+"""The image tokenizer: pictures <-> codes.
+
+A folder of it holds `image_tokenizer.json` (the shape) and `image_tokenizer.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import PIL.Image
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from calumma.errors import ConfigError, ImageError, TokenizerError
+from calumma.files import make_folder, read_json, replacing, write_json
+from calumma.tokens.pixels import Fit, to_picture, to_pixels
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQNetwork
+
+CONFIG_FILE = "image_tokenizer.json"
+WEIGHTS_FILE = "image_tokenizer.safetensors"
+_BATCH = 32
+"""Images encoded at a time; more gain nothing on a CPU and cost memory."""
+
+
+class ImageTokenizer:
+    """A frozen VQ autoencoder in float32: in bfloat16 the nearest codes would be others.
+
+    Shapes: B images, H and W pixels, f pixels to a cell's side (`config.downsampling`).
+    """
+
+    def __init__(self, network: VQNetwork) -> None:
+        """Freeze `network`, which is not copied: it must not be trained on."""
+        self.network = network.eval().requires_grad_(False).to(torch.float32)
+
+    @property
+    def config(self) -> VQConfig:
+        """The network's shape."""
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return self.network.quantizer.codebook.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that two tokenizers share only when they give the same codes."""
+        digest = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Name each cell of an image by its nearest codebook row.
+
+        Args:
+            pixels: [B, 3, H, W] float32, RGB, from -1 (black) to 1 (white); H and W are multiples
+                of f.
+
+        Returns:
+            [B, H/f, W/f] int64 codes in [0, num_codes), *not* ids of the vocabulary.
+            Cells run left to right, then top to bottom. Ties go to the lower code.
+
+        Raises:
+            ImageError: the shape is another, or a pixel lies outside [-1, 1].
+
+        Source: VQGAN (arXiv:2012.09841), section 3.1.
+        """
+        self._require_pixels(pixels)
+        return self.network.encode(pixels.to(self.device, torch.float32))
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """[B, h, w] int64 codes -> [B, 3, h * f, w * f] float32 pixels, about [-1, 1].
+
+        Raises:
+            ImageError: a code lies outside [0, num_codes), or the shape is another.
+        """
+        if codes.ndim != 3 or codes.dtype != torch.int64:
+            raise ImageError(
+                f"codes of shape {list(codes.shape)}, {codes.dtype}; wanted [images, rows, "
+                "columns] of int64. For the list of one image call decode_image."
+            )
+        self._require_codes(codes)
+        return self.network.decode(codes.to(self.device))
+
+    def encode_image(self, picture: PIL.Image.Image, mode: Fit = "crop") -> list[int]:
+        """The codes of a picture of any mode and size, row by row.
+
+        Args:
+            picture: is turned upright, put on white, and resized.
+            mode: "crop" cuts a picture that is not square, "pad" gives it white borders.
+
+        Raises:
+            ImageError: the picture is a mere line, or `mode` is neither.
+        """
+        return self.encode_images([picture], mode)[0]
+
+    def encode_images(
+        self, pictures: Sequence[PIL.Image.Image], mode: Fit = "crop"
+    ) -> list[list[int]]:
+        """The codes of several pictures, as `encode_image` gives them, but quicker."""
+        rows: list[list[int]] = []
+        for start in range(0, len(pictures), _BATCH):
+            batch = pictures[start : start + _BATCH]
+            pixels = torch.stack([to_pixels(p, self.config.resolution, mode) for p in batch])
+            rows.extend(self.encode(pixels).flatten(1).tolist())
+        return rows
+
+    def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
+        """The picture of one image's codes.
+
+        An image that is still growing may be shown too: what is missing of `codes_per_image`
+        is filled with the first code, as in the release.
+
+        Raises:
+            ImageError: no code, too many, or one outside [0, num_codes).
+        """
+        wanted, side = self.config.codes_per_image, self.config.codes_per_side
+        if not 1 <= len(codes) <= wanted:
+            raise ImageError(
+                f"{len(codes)} codes; wanted {wanted}, or at least 1 of an image still growing. "
+                "Pass the codes of exactly one image."
+            )
+        whole = [*codes, *[codes[0]] * (wanted - len(codes))]
+        return to_picture(self.decode(torch.tensor(whole).view(1, side, side))[0])
+
+    def save(self, folder: Path) -> None:
+        """Write the two files into `folder`, which is made if need be.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        make_folder(folder)
+        tensors = {k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}
+        with replacing(folder / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary)
+        write_json(folder / CONFIG_FILE, self.config.to_json())
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> ImageTokenizer:
+        """Read what `save` wrote.
+
+        Raises:
+            TokenizerError: a file is missing or broken, or the two do not fit each other.
+        """
+        config = _read_config(folder / CONFIG_FILE)
+        path = folder / WEIGHTS_FILE
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise TokenizerError(
+                f"{path}: no weights can be read there ({error}); wanted the file beside "
+                f"{CONFIG_FILE}. Copy the folder again, or train with "
+                "`calumma train-image-tokenizer`."
+            ) from error
+        network = VQNetwork(config)
+        own = network.state_dict()
+        for name in sorted(own.keys() | tensors.keys()):
+            found = list(tensors[name].shape) if name in tensors else "nothing"
+            wanted = list(own[name].shape) if name in own else "nothing"
+            if found != wanted:
+                raise TokenizerError(
+                    f"{path}: tensor {name} is {found}, but {CONFIG_FILE} wants {wanted}; "
+                    "the two files are not of one tokenizer. Copy the folder again."
+                )
+        network.load_state_dict(tensors)
+        return cls(network.to(device))
+
+    def _require_pixels(self, pixels: Tensor) -> None:
+        f = self.config.downsampling
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ImageError(
+                f"pixels of shape {list(pixels.shape)}; wanted [images, 3, height, width]."
+            )
+        height, width = pixels.shape[2:]
+        if height % f or width % f or 0 in pixels.shape:
+            raise ImageError(
+                f"{len(pixels)} images of {height} x {width} pixels; wanted at least one, with "
+                f"sides that are multiples of {f}. Resize them, or call encode_image."
+            )
+        low, high = (float(end) for end in pixels.aminmax())
+        # A whisker more than 1 is what resizing in floating point leaves.
+        if not (low >= -1.001 and high <= 1.001):
+            raise ImageError(
+                f"pixels from {low:g} to {high:g}; wanted them from -1 (black) to 1 (white). "
+                "For 0 to 255, take x / 255 * 2 - 1."
+            )
+
+    def _require_codes(self, codes: Tensor) -> None:
+        if codes.numel() == 0:
+            raise ImageError(f"no codes: shape {list(codes.shape)}; wanted at least one image.")
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.config.num_codes:
+            wrong = low if low < 0 else high
+            raise ImageError(
+                f"code {wrong} is not in the codebook; wanted codes from 0 to "
+                f"{self.config.num_codes - 1}. Turn vocabulary ids into codes first."
+            )
+
+
+def _read_config(path: Path) -> VQConfig:
+    try:
+        return VQConfig(**read_json(path))
+    except (OSError, ValueError, TypeError, ConfigError) as error:
+        raise TokenizerError(
+            f"{path}: no image tokenizer's config can be read there ({error}); wanted the file "
+            "that `calumma train-image-tokenizer` writes. Name the folder that holds it."
+        ) from error

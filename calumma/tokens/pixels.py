@@ -1,0 +1,120 @@
+"""Pictures <-> pixels, exactly as the release prepares them.
+
+Shapes: R resolution, H and W pixels. "Pixels" are float32 tensors, RGB, from -1 (black) to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+
+from calumma.errors import ImageError
+
+Fit = Literal["crop", "pad"]
+"""How a picture that is not square becomes square: what sticks out is cut away, or white borders
+are added (for pictures in prompts)."""
+
+MAX_SIDES_RATIO = 100
+"""A picture longer than this many times its width (or wider) is refused: nothing of it is left."""
+
+_WHITE = (255, 255, 255)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture upright, in RGB, with white behind what is transparent.
+
+    The blend is cut, not rounded, to whole numbers: the release does so. It stands before any
+    resizing, so that no colour hidden under transparency bleeds into the edges.
+    """
+    picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode in _SIXTEEN_BIT:
+        # Pillow's own conversion clips at 255; the high byte is the picture.
+        deep = np.asarray(picture.convert("I"))
+        picture = PIL.Image.fromarray((deep.clip(0, 65_535) >> 8).astype(np.uint8))
+    wide = picture.convert("RGBA")
+    values = np.asarray(wide)
+    if values[:, :, 3].min() == 255:
+        return wide.convert("RGB")
+    alpha = values[:, :, 3:] / 255.0
+    blended = (1.0 - alpha) * 255.0 + alpha * values[:, :, :3]
+    return PIL.Image.fromarray(blended.astype(np.uint8))
+
+
+def to_square(picture: PIL.Image.Image, resolution: int, fit: Fit = "crop") -> PIL.Image.Image:
+    """An RGB picture as a square of `resolution` pixels to a side.
+
+    Raises:
+        ImageError: the picture is a mere line (see MAX_SIDES_RATIO).
+    """
+    width, height = picture.size
+    if max(width, height) > MAX_SIDES_RATIO * min(width, height):
+        raise ImageError(
+            f"a picture of {width} x {height} pixels; wanted sides that differ at most "
+            f"{MAX_SIDES_RATIO}-fold. Cut it, or leave its document out."
+        )
+    if fit == "pad":
+        return _padded(picture, resolution)
+    if fit != "crop":
+        raise ImageError(f'fit={fit!r} is not known; wanted "crop" or "pad".')
+    scale = resolution / min(width, height)
+    resized = _resized(picture, round(scale * width), round(scale * height))
+    left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
+    return resized.crop((left, top, left + resolution, top + resolution))
+
+
+def _padded(picture: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
+    scale = resolution / max(picture.size)
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    square = PIL.Image.new("RGB", (resolution, resolution), _WHITE)
+    place = ((resolution - width) // 2, (resolution - height) // 2)
+    square.paste(_resized(picture, width, height), place)
+    return square
+
+
+def _resized(picture: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+
+
+def to_pixels(picture: PIL.Image.Image, resolution: int, fit: Fit = "crop") -> Tensor:
+    """A picture of any mode and size -> [3, R, R] float32 in [-1, 1].
+
+    Raises:
+        ImageError: the picture is a mere line, or `fit` is neither "crop" nor "pad".
+    """
+    return scaled(torch.from_numpy(to_array(picture, resolution, fit)))
+
+
+def to_array(picture: PIL.Image.Image, resolution: int, fit: Fit = "crop") -> np.ndarray:
+    """A picture of any mode and size -> [3, R, R] uint8, a quarter the size of its pixels.
+
+    Raises:
+        ImageError: as `to_pixels`.
+    """
+    square = to_square(to_rgb(picture), resolution, fit)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def scaled(values: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], of any shape: x / 255 * 2 - 1.
+
+    >>> scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    return values.to(torch.float32) / 255.0 * 2.0 - 1.0
+
+
+def to_picture(pixels: Tensor) -> PIL.Image.Image:
+    """[3, H, W] -> a picture; what lies outside [-1, 1] is clamped, fractions are cut off."""
+    unit = (pixels.detach().to("cpu", torch.float32).clamp(-1.0, 1.0) + 1.0) / 2.0
+    values = (unit * 255.0).to(torch.uint8)
+    return PIL.Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())

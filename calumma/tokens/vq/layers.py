@@ -1,0 +1,164 @@
+"""The blocks that encoder and decoder share.
+
+Shapes: B images, C channels, H and W cells of the level. All tensors are float32 in the
+channels-last memory format, in which CPU convolutions need no reordering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from calumma.tokens.vq.config import NORM_GROUPS
+
+EPSILON = 1e-6
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalisation in 32 groups, scaled and shifted by channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(NORM_GROUPS, channels, eps=EPSILON)
+
+
+class NormSwish(GroupNorm):
+    """GroupNorm and then swish, x * sigmoid(x), as one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and bend: [B, C, H, W] -> [B, C, H, W]."""
+        if x.device.type == "cpu":
+            return _NormSwish.apply(x, self.weight, self.bias)
+        return F.silu(super().forward(x), inplace=True)
+
+
+class _NormSwish(torch.autograd.Function):
+    """GroupNorm with swish that keeps its input only.
+
+    PyTorch's own backward of a channels-last GroupNorm takes longer on a CPU than the forward
+    by a factor of fifteen, and keeps the normalised activations as well. Here the backward
+    makes them again, and takes half the time. (Two times faster end to end at 32 channels.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        y, mean, scale = torch.native_group_norm(x, weight, bias, b, c, h * w, NORM_GROUPS, EPSILON)
+        ctx.save_for_backward(x, weight, bias, mean, scale)
+        return F.silu(y, inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, bias, mean, scale = ctx.saved_tensors
+        b, c, h, w = x.shape
+        per_group = c // NORM_GROUPS
+        wide_mean = mean.repeat_interleave(per_group, 1)  # [B, C]
+        wide_scale = scale.repeat_interleave(per_group, 1)
+        slope = wide_scale * weight
+        y = torch.addcmul(_spread(bias - wide_mean * slope), x, _spread(slope))
+        inner = torch.ops.aten.silu_backward(gradient, y)
+
+        sums = inner.sum((2, 3))  # [B, C]
+        products = torch.mul(inner, x, out=y).sum((2, 3))
+        weight_gradient = ((products - sums * wide_mean) * wide_scale).sum(0)
+
+        # dx = slope * inner + along * x + shift: the last two undo what mean and scale absorb.
+        group_sums = (sums * weight).view(b, NORM_GROUPS, per_group).sum(2)
+        group_products = (products * weight).view(b, NORM_GROUPS, per_group).sum(2)
+        size = per_group * h * w
+        along = (group_sums * mean - group_products) * scale**3 / size
+        shift = -along * mean - group_sums * scale / size
+        x_gradient = inner.mul_(_spread(slope))
+        x_gradient.addcmul_(x, _spread(along.repeat_interleave(per_group, 1)))
+        x_gradient.add_(_spread(shift.repeat_interleave(per_group, 1)))
+        return x_gradient, weight_gradient, sums.sum(0)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """[B, C] -> [B, C, 1, 1]."""
+    return values[:, :, None, None]
+
+
+class ResBlock(nn.Module):
+    """Two normalised 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = NormSwish(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = NormSwish(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W] -> [B, out_channels, H, W]."""
+        bent = self.conv1(self.norm1(x))
+        bent = self.conv2(self.dropout(self.norm2(bent)))
+        return self.shortcut(x) + bent
+
+
+class Attention(nn.Module):
+    """One head of attention among all cells of a level, beside a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm(channels)
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.output = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]; every cell sees every cell."""
+        normed = self.norm(x)
+        q, k, v = (
+            projection(normed).flatten(2).transpose(1, 2)  # [B, H * W, C]
+            for projection in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return x + self.output(mixed.reshape(x.shape))
+
+
+class Middle(nn.Module):
+    """Block, attention, block at the lowest resolution."""
+
+    def __init__(self, channels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.block1 = ResBlock(channels, channels, dropout=dropout)
+        self.attention = Attention(channels)
+        self.block2 = ResBlock(channels, channels, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        return self.block2(self.attention(self.block1(x)))
+
+
+class Downsample(nn.Module):
+    """Halve both sides: zeros on the right and below only, then a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H / 2, W / 2]."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double both sides: each cell four times, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, 2 H, 2 W]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

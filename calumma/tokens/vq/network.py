@@ -1,0 +1,45 @@
+"""Encoder, codebook and decoder as one module.
+
+Shapes: B images, H and W pixels, f pixels to a cell's side, h = H / f, w = W / f, D code_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.decoder import Decoder
+from calumma.tokens.vq.encoder import Encoder
+from calumma.tokens.vq.quantizer import Quantizer
+
+
+class VQNetwork(nn.Module):
+    """The autoencoder behind the image tokenizer."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
+        self.quantizer = Quantizer(config.num_codes, config.code_dim)
+        self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
+        self.decoder = Decoder(config)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """What is quantised: [B, 3, H, W] in [-1, 1] -> [B, D, h, w]."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.quant_conv(self.encoder(pixels))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """What latents, quantised or not, look like: [B, D, h, w] -> [B, 3, H, W]."""
+        return self.decoder(self.post_quant_conv(latents))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, h, w] int64 codes."""
+        return self.quantizer.codes(self.latents(pixels))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """[B, h, w] int64 codes -> [B, 3, H, W], about [-1, 1]."""
+        return self.pixels(self.quantizer.vectors(codes))

@@ -1,0 +1,260 @@
+"""One step of the image tokenizer's training. Nothing here reads a file or a clock.
+
+Shapes: B images, H and W pixels, D code_dim, h and w cells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calumma.errors import CheckpointError
+from calumma.tokens.vq.codebook import CodebookKeeper
+from calumma.tokens.vq.discriminator import PatchDiscriminator
+from calumma.tokens.vq.losses import (
+    Distance,
+    adversarial_share,
+    discriminator_loss,
+    named_distance,
+    quantization_losses,
+)
+from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.quantizer import straight_through
+from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
+
+BETAS = (0.5, 0.9)
+"""Adam's, as VQGAN and its kin are trained."""
+
+
+class ImageTokenizerState:
+    """All that a run carries from step to step, and from a stop to its resumption."""
+
+    def __init__(
+        self, config: ImageTokenizerTrainConfig, *, perceptual: Distance | None = None
+    ) -> None:
+        """Start a run; `perceptual` takes the place of the distance that the config names."""
+        self.config = config
+        self.step = 0
+        # The weights are drawn from torch's own generator, so it is set and put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = VQNetwork(config.network)
+            self.discriminator = _discriminator(config)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.keeper = CodebookKeeper(config.codebook, self.network.quantizer)
+        self.perceptual = perceptual or named_distance(config.losses.perceptual)
+        learned = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(learned, betas=BETAS)
+        self.discriminator_optimizer: torch.optim.Optimizer | None = None
+        if self.discriminator is not None:
+            parameters = self.discriminator.parameters()
+            self.discriminator_optimizer = torch.optim.Adam(parameters, betas=BETAS)
+        self.average: dict[str, Tensor] | None = None
+        if config.averaging_decay:
+            self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and dicts of them: all that `torch.load(weights_only=True)` takes."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {
+            "step": self.step,
+            "generator": self.generator.get_state(),
+            "average": self.average,
+            "parts": parts,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave: the next step has the same bits.
+
+        Raises:
+            CheckpointError: it was saved by a run with or without a discriminator, unlike this.
+        """
+        parts = self._parts()
+        if set(parts) != set(saved["parts"]) or (self.average is None) != (
+            saved["average"] is None
+        ):
+            raise CheckpointError(
+                "the saved image tokenizer was trained with other losses or averaging than this "
+                "config's; wanted the same. Go on with the config beside it, or use a new --out."
+            )
+        for name, part in parts.items():
+            part.load_state_dict(saved["parts"][name])
+        self.step = saved["step"]
+        self.generator.set_state(saved["generator"])
+        if self.average is not None:
+            for name, tensor in self.average.items():
+                tensor.copy_(saved["average"][name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "network": self.network,
+            "keeper": self.keeper,
+            "optimizer": self.optimizer,
+        }
+        if self.discriminator is not None:
+            parts["discriminator"] = self.discriminator
+            parts["discriminator_optimizer"] = self.discriminator_optimizer
+        return parts
+
+    def finished_network(self) -> VQNetwork:
+        """A copy of the network as it is to be kept: averaged, if the config says so."""
+        network = VQNetwork(self.config.network)
+        network.load_state_dict(self.average or self.network.state_dict())
+        return network.eval().requires_grad_(False)
+
+
+def image_tokenizer_step(state: ImageTokenizerState, pixels: Tensor) -> dict[str, float]:
+    """Learn from one batch.
+
+    Args:
+        state: is changed: weights, optimizers, codebook, generator, and `step` by one.
+        pixels: [B, 3, H, W] float32 in [-1, 1].
+
+    Returns:
+        The losses, the share of codes used lately and the like, by name.
+    """
+    config = state.config
+    rate = config.rate(state.step)
+    _set_rate(state, rate)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+
+    made, latents, codes, losses = _reconstruct(state, pixels)
+    likeness = _likeness(state, made, pixels, losses)
+    total = likeness + losses.pop("quantization")
+    if _adversarial(state):
+        total = total + _adversarial_loss(state, made, likeness, losses)
+
+    state.optimizer.zero_grad()
+    total.backward()
+    gradient_norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.max_gradient_norm)
+    state.optimizer.step()
+    if _adversarial(state):
+        losses["loss_discriminator"] = _train_discriminator(state, pixels, made.detach())
+    report = {name: float(value.detach()) for name, value in losses.items()}
+
+    report["revived"] = float(_keep_codebook(state, latents, codes))
+    _average(state)
+    state.step += 1
+    return report | {
+        "loss": float(total.detach()),
+        "gradient_norm": float(gradient_norm),
+        "rate": rate,
+        "codes_used": state.keeper.used,
+        "perplexity": state.keeper.perplexity,
+    }
+
+
+def _discriminator(config: ImageTokenizerTrainConfig) -> PatchDiscriminator | None:
+    losses = config.losses
+    if losses.adversarial_weight == 0.0:
+        return None
+    return PatchDiscriminator(
+        channels=losses.discriminator_channels, num_layers=losses.discriminator_layers
+    )
+
+
+def _set_rate(state: ImageTokenizerState, rate: float) -> None:
+    for optimizer in (state.optimizer, state.discriminator_optimizer):
+        if optimizer is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+
+def _autocast(state: ImageTokenizerState) -> torch.autocast:
+    device = next(state.network.parameters()).device.type
+    wanted = state.config.precision == "bfloat16"
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
+
+
+def _reconstruct(
+    state: ImageTokenizerState, pixels: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
+    """Pixels there and back; no codes in the continuous steps."""
+    network = state.network.train()
+    with _autocast(state):
+        latents = network.latents(pixels).float()
+    if state.step < state.config.continuous_steps:
+        with _autocast(state):
+            made = network.pixels(latents).float()
+        return made, latents, None, {"quantization": latents.new_zeros(())}
+    if state.step == state.config.continuous_steps:
+        vectors = _vectors(latents)
+        state.keeper.initialise(network.quantizer, vectors, state.generator)
+    codes = network.quantizer.codes(latents.detach())
+    quantized = network.quantizer.vectors(codes)
+    commitment, codebook = quantization_losses(latents, quantized)
+    commitment_weight, codebook_weight = state.config.codebook.loss_weights
+    with _autocast(state):
+        made = network.pixels(straight_through(latents, quantized)).float()
+    losses = {
+        "quantization": commitment_weight * commitment + codebook_weight * codebook,
+        "loss_commitment": commitment,
+    }
+    return made, latents, codes, losses
+
+
+def _likeness(
+    state: ImageTokenizerState, made: Tensor, pixels: Tensor, losses: dict[str, Tensor]
+) -> Tensor:
+    """The losses that compare pixels; each is also noted in `losses`."""
+    config = state.config.losses
+    difference = made - pixels
+    losses["loss_l1"] = difference.abs().mean()
+    losses["loss_l2"] = difference.square().mean()
+    total = config.l1_weight * losses["loss_l1"] + config.l2_weight * losses["loss_l2"]
+    if state.perceptual is not None:
+        losses["loss_perceptual"] = state.perceptual(made, pixels)
+        total = total + config.perceptual_weight * losses["loss_perceptual"]
+    return total
+
+
+def _adversarial(state: ImageTokenizerState) -> bool:
+    started = state.step >= state.config.losses.adversarial_start_step
+    return state.discriminator is not None and started
+
+
+def _adversarial_loss(
+    state: ImageTokenizerState, made: Tensor, likeness: Tensor, losses: dict[str, Tensor]
+) -> Tensor:
+    assert state.discriminator is not None
+    # Its weights need no gradients here; its input does.
+    state.discriminator.requires_grad_(False)
+    adversarial = -state.discriminator(made).mean()
+    losses["loss_adversarial"] = adversarial
+    last_weight = state.network.decoder.conv_out.weight
+    share = adversarial_share(likeness, adversarial, last_weight)
+    return state.config.losses.adversarial_weight * share * adversarial
+
+
+def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, made: Tensor) -> Tensor:
+    assert state.discriminator is not None and state.discriminator_optimizer is not None
+    state.discriminator.requires_grad_(True)
+    loss = discriminator_loss(state.discriminator(pixels), state.discriminator(made))
+    state.discriminator_optimizer.zero_grad()
+    loss.backward()
+    state.discriminator_optimizer.step()
+    return loss
+
+
+def _keep_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | None) -> int:
+    if codes is None:
+        return 0
+    quantizer = state.network.quantizer
+    return state.keeper.update(quantizer, _vectors(latents), codes.flatten(), state.generator)
+
+
+def _vectors(latents: Tensor) -> Tensor:
+    """[B, D, h, w] -> [B * h * w, D], without gradient."""
+    return latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@torch.no_grad()
+def _average(state: ImageTokenizerState) -> None:
+    if state.average is None:
+        return
+    # Young runs forget faster, or the first weights would stay in the mean for long.
+    decay = min(state.config.averaging_decay, (1 + state.step) / (10 + state.step))
+    for name, tensor in state.network.state_dict().items():
+        state.average[name].lerp_(tensor, 1.0 - decay)
