@@ -6,6 +6,7 @@ channels-last memory format, in which CPU convolutions need no reordering.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +19,20 @@ from calumma.tokens.vq.config import NORM_GROUPS
 EPSILON = 1e-6
 
 
-class GroupNorm(nn.GroupNorm):
-    """Normalisation in 32 groups, scaled and shifted by channel."""
+@dataclass(frozen=True, kw_only=True)
+class BlockStyle:
+    """What all blocks of an encoder or of a decoder have in common."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(NORM_GROUPS, channels, eps=EPSILON)
+    dropout: float
+    smallest_group: int
+    """Channels that a norm's group has at least; from 32 times as many on there are 32 groups."""
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalisation in up to 32 groups, scaled and shifted by channel."""
+
+    def __init__(self, channels: int, style: BlockStyle) -> None:
+        super().__init__(min(NORM_GROUPS, channels // style.smallest_group), channels, eps=EPSILON)
 
 
 class NormSwish(GroupNorm):
@@ -31,7 +41,7 @@ class NormSwish(GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and bend: [B, C, H, W] -> [B, C, H, W]."""
         if x.device.type == "cpu":
-            return _NormSwish.apply(x, self.weight, self.bias)
+            return _NormSwish.apply(x, self.weight, self.bias, self.num_groups)
         return F.silu(super().forward(x), inplace=True)
 
 
@@ -44,18 +54,19 @@ class _NormSwish(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
         b, c, h, w = x.shape
-        y, mean, scale = torch.native_group_norm(x, weight, bias, b, c, h * w, NORM_GROUPS, EPSILON)
+        y, mean, scale = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, EPSILON)
         ctx.save_for_backward(x, weight, bias, mean, scale)
         return F.silu(y, inplace=True)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, bias, mean, scale = ctx.saved_tensors
         b, c, h, w = x.shape
-        per_group = c // NORM_GROUPS
+        groups = mean.shape[1]
+        per_group = c // groups
         wide_mean = mean.repeat_interleave(per_group, 1)  # [B, C]
         wide_scale = scale.repeat_interleave(per_group, 1)
         slope = wide_scale * weight
@@ -67,15 +78,15 @@ class _NormSwish(torch.autograd.Function):
         weight_gradient = ((products - sums * wide_mean) * wide_scale).sum(0)
 
         # dx = slope * inner + along * x + shift: the last two undo what mean and scale absorb.
-        group_sums = (sums * weight).view(b, NORM_GROUPS, per_group).sum(2)
-        group_products = (products * weight).view(b, NORM_GROUPS, per_group).sum(2)
+        group_sums = (sums * weight).view(b, groups, per_group).sum(2)
+        group_products = (products * weight).view(b, groups, per_group).sum(2)
         size = per_group * h * w
         along = (group_sums * mean - group_products) * scale**3 / size
         shift = -along * mean - group_sums * scale / size
         x_gradient = inner.mul_(_spread(slope))
         x_gradient.addcmul_(x, _spread(along.repeat_interleave(per_group, 1)))
         x_gradient.add_(_spread(shift.repeat_interleave(per_group, 1)))
-        return x_gradient, weight_gradient, sums.sum(0)
+        return x_gradient, weight_gradient, sums.sum(0), None
 
 
 def _spread(values: Tensor) -> Tensor:
@@ -86,12 +97,12 @@ def _spread(values: Tensor) -> Tensor:
 class ResBlock(nn.Module):
     """Two normalised 3 x 3 convolutions beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, style: BlockStyle) -> None:
         super().__init__()
-        self.norm1 = NormSwish(in_channels)
+        self.norm1 = NormSwish(in_channels, style)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = NormSwish(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.norm2 = NormSwish(out_channels, style)
+        self.dropout = nn.Dropout(style.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
@@ -107,9 +118,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """One head of attention among all cells of a level, beside a shortcut."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, style)
         self.query = nn.Conv2d(channels, channels, 1)
         self.key = nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
@@ -129,11 +140,11 @@ class Attention(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, *, dropout: float) -> None:
+    def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
-        self.block1 = ResBlock(channels, channels, dropout=dropout)
-        self.attention = Attention(channels)
-        self.block2 = ResBlock(channels, channels, dropout=dropout)
+        self.block1 = ResBlock(channels, channels, style)
+        self.attention = Attention(channels, style)
+        self.block2 = ResBlock(channels, channels, style)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""

@@ -1,0 +1,117 @@
+"""What keeps a codebook alive: means, revival, first values, statistics."""
+
+import pytest
+import torch
+
+from calumma.errors import ConfigError
+from calumma.tokens.vq.codebook import (
+    CodebookConfig,
+    CodebookKeeper,
+    far_vectors,
+    k_means,
+    perplexity,
+)
+from calumma.tokens.vq.quantizer import Quantizer, nearest
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def kept(values: list[float], **fields: object) -> tuple[Quantizer, CodebookKeeper]:
+    """A codebook of one column, and its keeper."""
+    quantizer = Quantizer(len(values), 1)
+    quantizer.codebook.data.copy_(torch.tensor(values)[:, None])
+    return quantizer, CodebookKeeper(CodebookConfig(**fields), quantizer)  # type: ignore[arg-type]
+
+
+def update(quantizer: Quantizer, keeper: CodebookKeeper, values: list[float]) -> int:
+    vectors = torch.tensor(values)[:, None]
+    return keeper.update(quantizer, vectors, nearest(vectors, quantizer.codebook), seeded())
+
+
+def test_a_running_mean_moves_by_its_share() -> None:
+    quantizer, keeper = kept([0.0, 10.0], update="ema", decay=0.5)
+    update(quantizer, keeper, [1.0, 3.0])
+    # code 0: size 0.5 * 1 + 0.5 * 2 = 1.5, sum 0.5 * 0 + 0.5 * 4 = 2; code 1 was not seen
+    assert quantizer.codebook[:, 0].tolist() == pytest.approx([2.0 / 1.5, 10.0])
+
+
+def test_a_codebook_of_means_is_not_the_optimizers() -> None:
+    quantizer, _ = kept([0.0], update="ema")
+    assert not quantizer.codebook.requires_grad
+    quantizer, _ = kept([0.0], update="gradient")
+    assert quantizer.codebook.requires_grad
+
+
+def test_a_code_unused_for_long_moves_to_where_it_is_missed() -> None:
+    quantizer, keeper = kept([0.0, 100.0], update="ema", decay=0.9, revive_after_steps=2)
+    assert update(quantizer, keeper, [0.0, 0.0, 7.0]) == 0
+    assert update(quantizer, keeper, [0.0, 0.0, 7.0]) == 1
+    assert quantizer.codebook[1].item() == 7.0
+    assert keeper.unused_steps.tolist() == [0, 0]
+
+
+def test_without_a_number_of_steps_no_code_is_moved() -> None:
+    quantizer, keeper = kept([0.0, 100.0])
+    assert sum(update(quantizer, keeper, [0.0]) for _ in range(5)) == 0
+    assert keeper.unused_steps.tolist() == [0, 5]
+
+
+def test_k_means_finds_clusters_that_lie_apart() -> None:
+    centres = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]])
+    noise = torch.randn(25, 4, 2, generator=seeded())
+    found = k_means((centres + noise).flatten(0, 1), 4, seeded())
+    gaps = torch.cdist(centres, found).amin(1)
+    assert gaps.max() < 1.0
+
+
+def test_k_means_of_few_vectors_still_gives_every_code_a_row() -> None:
+    found = k_means(torch.tensor([[1.0], [2.0]]), 5, seeded())
+    assert found.shape == (5, 1) and bool(found.isfinite().all())
+
+
+def test_vectors_are_drawn_from_afar() -> None:
+    vectors = torch.cat([torch.zeros(99, 1), torch.full((1, 1), 5.0)])
+    assert far_vectors(vectors, torch.zeros(1, 1), 1, seeded()).item() == 5.0
+
+
+def test_the_same_generator_gives_the_same_codebook() -> None:
+    vectors = torch.randn(64, 3, generator=seeded())
+    assert torch.equal(k_means(vectors, 8, seeded()), k_means(vectors, 8, seeded()))
+
+
+def test_statistics_see_which_codes_are_used() -> None:
+    quantizer, keeper = kept([0.0, 10.0, 20.0, 30.0])
+    assert keeper.used == 1.0 and keeper.perplexity == pytest.approx(4.0)
+    for _ in range(1000):
+        update(quantizer, keeper, [0.0, 10.0])
+    assert keeper.used == 0.5 and keeper.perplexity == pytest.approx(2.0, abs=0.01)
+
+
+def test_perplexity_counts_even_use() -> None:
+    assert perplexity(torch.tensor([3.0, 3.0, 3.0, 0.0])) == pytest.approx(3.0)
+
+
+def test_beta_weighs_the_codebooks_loss_in_the_release_and_the_encoders_elsewhere() -> None:
+    assert CodebookConfig(beta=0.25).loss_weights == (1.0, 0.25)
+    assert CodebookConfig(beta=0.25, legacy_beta=False).loss_weights == (0.25, 1.0)
+    assert CodebookConfig(beta=0.25, legacy_beta=False, update="ema").loss_weights == (0.25, 0.0)
+
+
+REFUSALS = {
+    "update": ({"update": "k"}, 'codebook.update=\'k\' is not known; wanted "gradient" or "ema".'),
+    "decay": ({"decay": 1.0}, "codebook.decay=1.0; wanted between 0 and 1, such as 0.99."),
+    "beta": ({"beta": -1.0}, "codebook.beta=-1.0; wanted 0 or more, such as 0.25."),
+    "revival": (
+        {"revive_after_steps": -1},
+        "codebook.revive_after_steps=-1; wanted a number of steps, or 0 for never.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_what_cannot_be_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CodebookConfig(**fields)  # type: ignore[arg-type]
+    assert str(caught.value) == message

@@ -1,0 +1,52 @@
+"""Losses worked out by hand."""
+
+import pytest
+import torch
+
+from calumma.tokens.vq.losses import (
+    adversarial_share,
+    discriminator_loss,
+    named_distance,
+    pyramid_distance,
+    quantization_losses,
+)
+
+
+def test_a_shift_of_all_pixels_is_seen_once_by_the_pyramid() -> None:
+    # all fine bands of a constant are 0; what is left is the coarse one
+    distance = pyramid_distance(torch.full((1, 3, 16, 16), 0.5), torch.zeros(1, 3, 16, 16))
+    assert distance.item() == pytest.approx(0.5)
+
+
+def test_a_checkerboard_is_seen_by_the_finest_band_only() -> None:
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1.0
+    board = board.expand(1, 3, 16, 16)
+    assert pyramid_distance(board, torch.zeros_like(board)).item() == pytest.approx(1.0)
+
+
+def test_the_distance_of_no_name_is_none() -> None:
+    assert named_distance("none") is None and named_distance("pyramid") is pyramid_distance
+
+
+def test_commitment_moves_the_encoder_and_the_other_the_codebook() -> None:
+    latents = torch.tensor([[[[1.0]]]], requires_grad=True)
+    quantized = torch.tensor([[[[3.0]]]], requires_grad=True)
+    commitment, codebook = quantization_losses(latents, quantized)
+    assert commitment.item() == codebook.item() == 4.0
+    commitment.backward()
+    assert latents.grad is not None and latents.grad.item() == -4.0
+    assert quantized.grad is None
+    codebook.backward()
+    assert quantized.grad is not None and quantized.grad.item() == 4.0
+
+
+def test_a_discriminator_that_is_sure_and_right_has_no_loss() -> None:
+    assert discriminator_loss(torch.tensor([1.5, 9.0]), torch.tensor([-1.0])).item() == 0.0
+    # (relu(1 - 0) + relu(1 + 0.5)) / 2
+    assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.5])).item() == 1.25
+
+
+def test_the_adversarial_share_evens_the_pull_at_the_last_weight() -> None:
+    weight = torch.tensor([3.0], requires_grad=True)
+    share = adversarial_share((weight * 4.0).sum(), (weight * 2.0).sum(), weight)
+    assert share.item() == pytest.approx(2.0, abs=1e-3) and not share.requires_grad
