@@ -1,0 +1,105 @@
+"""Importing is quick, needs no torch where it should not, and does nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.house.tree import ROOT, modules
+
+LIGHT = [
+    "calumma",
+    "calumma.errors",
+    "calumma.files",
+    "calumma.runtime",
+    "calumma.vocabulary",
+    "calumma.shards.format",
+    "calumma.shards.reader",
+    *(name for name in modules() if name.startswith("calumma.documents.")),
+]
+"""What can be imported on a machine without torch."""
+
+
+def run(code: str, *arguments: str, folder: Path, home: Path | None = None) -> str:
+    """What a fresh process prints, run in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home or folder)}
+    environment.pop("CALUMMA_CACHE", None)
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+FIRST_WITH_TORCH = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    if "torch" in sys.modules:
+        print(name)
+        break
+"""
+
+
+def test_what_is_light_imports_no_torch(tmp_path: Path) -> None:
+    assert run(FIRST_WITH_TORCH, *LIGHT, folder=tmp_path) == ""
+
+
+def test_importing_the_package_is_quick(tmp_path: Path) -> None:
+    # The bar is 0.2 s; ten times that here, for machines that are busy with something else.
+    code = "import time; t = time.perf_counter(); import calumma; print(time.perf_counter() - t)"
+    seconds = [float(run(code, folder=tmp_path)) for _ in range(3)]
+    assert statistics.median(seconds) < 2.0
+
+
+SIDE_EFFECTS = """
+import importlib, json, logging, os, random, signal, sys, threading, warnings
+before = {"environment": dict(os.environ), "threads": threading.active_count()}
+signals = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+state = random.getstate()
+imported = [importlib.import_module(name) for name in sys.argv[1:]]
+found = []
+if logging.getLogger().handlers:
+    found.append("logging is configured")
+if signals != [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]:
+    found.append("a signal handler is installed")
+if state != random.getstate():
+    found.append("random numbers were drawn")
+ours = {k: v for k, v in os.environ.items() if k not in before["environment"]}
+# torch and its kin set these for themselves.
+ours = {k for k in ours if not k.startswith(("TORCH", "KMP", "OMP", "MKL", "TOKENIZERS", "LC_"))}
+if ours:
+    found.append(f"the environment got {sorted(ours)}")
+torch = sys.modules.get("torch")
+if torch is not None and torch.cuda.is_initialized():
+    found.append("CUDA is initialised")
+if torch is not None and torch.get_default_dtype() is not torch.float32:
+    found.append("the default dtype is changed")
+print(json.dumps(found))
+"""
+
+
+def test_importing_any_module_leaves_no_trace(tmp_path: Path) -> None:
+    folder, home = tmp_path / "folder", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    found = run(SIDE_EFFECTS, *modules(), folder=folder, home=home)
+    assert json.loads(found) == []
+    assert [*folder.iterdir(), *home.iterdir()] == []
+
+
+def test_init_files_hold_nothing() -> None:
+    # A re-export in shards/__init__.py would pull torch into the reader by the back door.
+    inner = [
+        path for path in (ROOT / "calumma").rglob("__init__.py") if path.parent.name != "calumma"
+    ]
+    assert [str(path) for path in inner if path.read_text().strip()] == []

@@ -1,0 +1,144 @@
+"""What a newcomer sees first is true: the map, the versions, the examples, the scripts."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import calumma
+from tests.house.tree import PACKAGE, ROOT, TESTS, modules, sources, texts
+
+SCRIPTS = ["scripts/install", "scripts/check", "scripts/test", "scripts/demo", ".ci/run"]
+
+
+def test_the_map_in_the_readme_is_the_tree() -> None:
+    readme = (ROOT / "README.md").read_text()
+    on_the_map = re.findall(r"^\| `calumma/(\w+)` \|", readme, re.MULTILINE)
+    rooms = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
+    assert sorted(on_the_map) == sorted(rooms)
+    ground = re.search(r"Below them stand (.*),", readme)
+    assert ground is not None
+    files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py", "api.py"}
+    assert set(re.findall(r"`(\w+\.py)`", ground.group())) == files
+
+
+def test_the_map_stands_in_the_order_of_the_walls() -> None:
+    readme = (ROOT / "README.md").read_text()
+    on_the_map = re.findall(r"^\| `calumma/(\w+)` \|", readme, re.MULTILINE)
+    walls = (ROOT / ".importlinter").read_text().split("layers =\n")[1].split("\n\n")[0]
+    layers = [set(re.findall(r"\w+", line)) for line in reversed(walls.splitlines())]
+    places = [next(n for n, layer in enumerate(layers) if room in layer) for room in on_the_map]
+    assert places == sorted(places)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_files_that_pages_name_are_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"`((?:calumma|scripts|docs|tests|dev)/[\w./-]+)`", page.read_text())
+    }
+    assert sorted((page, name) for page, name in named if not (ROOT / name).exists()) == []
+
+
+def test_version_changelog_and_project_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert calumma.__version__ == newest.group(1)
+    assert project.get("version", calumma.__version__) == calumma.__version__
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_in_docstrings_run(name: str) -> None:
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/documents.md", "docs/vocabulary.md"])
+def test_examples_in_pages_run(page: str) -> None:
+    failed, _ = doctest.testfile(str(ROOT / page), module_relative=False)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_can_be_run_and_are_whole(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
+
+
+def test_exact_versions_fit_the_ranges() -> None:
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    needed = [need for needs in lists for need in needs]
+    names = {re.split(r"[\[<>=]", need)[0].replace("_", "-") for need in needed} - {"calumma"}
+    assert sorted(names - set(pinned)) == []
+
+
+def _paths_of_other_machines() -> re.Pattern[str]:
+    # Put together here, so that this file does not hold what it looks for.
+    folders = "|".join(["wo" + "rk", "ro" + "ot", "home", "opt", "Users"])
+    hosts = "|".join(["py" + "pi", "python" + "hosted", "npm" + r"js\.", "download.py" + "torch"])
+    return re.compile(rf"(?<![\w.}}>)~-])/(?:{folders})/|{hosts}", re.IGNORECASE)
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    forbidden = _paths_of_other_machines()
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in texts()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if forbidden.search(line)
+    ]
+    assert found == []
+
+
+def test_only_runtime_reads_the_environment() -> None:
+    reading = re.compile(r"\bos\.(environ|getenv|putenv)\b")
+    found = [p.relative_to(PACKAGE) for p in sources() if reading.search(p.read_text())]
+    assert found == [Path("runtime.py")]
+
+
+@pytest.mark.parametrize("room", ["model", "batches"])
+def test_model_and_batches_know_no_processes(room: str) -> None:
+    files = sources(PACKAGE / room)
+    assert [p.name for p in files if "torch.distributed" in p.read_text()] == []
+
+
+def test_only_the_command_prints() -> None:
+    printing = re.compile(r"^\s*print\(", re.MULTILINE)
+    found = [p.relative_to(PACKAGE) for p in sources() if printing.search(p.read_text())]
+    # corpora/build.py is a program of the repository: it makes what the package ships.
+    assert [str(p) for p in found if p.parts[0] != "cli" and p != Path("corpora/build.py")] == []
+
+
+def test_nothing_is_left_to_do() -> None:
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+    found = [p for p in [*sources(), *sources(TESTS)] if unfinished.search(p.read_text())]
+    assert [str(path) for path in found if path != Path(__file__)] == []
+
+
+def test_pickles_are_loaded_with_weights_only() -> None:
+    loading = re.compile(r"torch\.load\((?![^)]*weights_only=True)")
+    assert [str(p) for p in sources() if loading.search(p.read_text())] == []

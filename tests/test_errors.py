@@ -1,0 +1,11 @@
+"""Every mistake of a user is of one family."""
+
+from __future__ import annotations
+
+import calumma.errors
+
+
+def test_every_error_is_a_calumma_error() -> None:
+    classes = [value for value in vars(calumma.errors).values() if isinstance(value, type)]
+    assert len(classes) > 10
+    assert all(issubclass(value, calumma.errors.CalummaError) for value in classes)

@@ -1,0 +1,87 @@
+"""Files that are whole or not there, and disks that will not have them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from calumma.errors import OutputError
+from calumma.files import make_folder, read_json, replacing, sha256, write_json, write_text, writing
+
+
+def test_json_is_written_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"name": "Käfer", "counts": [1, 2]})
+    assert read_json(path) == {"name": "Käfer", "counts": [1, 2]}
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.tmp").mkdir()
+    (tmp_path / "a.txt.tmp" / "half").touch()
+    write_text(tmp_path / "a.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_can_be_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for name in ("one", "two"):
+        with replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [file.name for file in path.iterdir()] == ["two"]
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a" / "b")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError) as caught:
+        make_folder(tmp_path / "out")
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: cannot be written (File exists); wanted a folder that you may write "
+        "to. Choose another --out."
+    )
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, writing(tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system")
+    assert str(caught.value) == (
+        f"{tmp_path}: cannot be written (Read-only file system); wanted a folder that you may "
+        "write to. Choose another --out."
+    )
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, writing(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value) == (
+        f"{tmp_path}: no space left on the device; wanted room for this file. Free some space, or "
+        "give --out a folder on another disk; the same command then goes on from what is saved."
+    )
+
+
+def test_another_mistake_of_the_system_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"), writing(tmp_path):
+        raise OSError(errno.EIO, "Input/output error")

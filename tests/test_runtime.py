@@ -1,0 +1,74 @@
+"""Devices, dtypes, and the wish to stop."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from calumma.errors import ConfigError, Interrupted
+from calumma.runtime import StopRequest, cache_folder, choose_device, choose_dtype
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CALUMMA_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_folder() == str(Path("/cache/calumma"))
+    monkeypatch.setenv("CALUMMA_CACHE", "/mine")
+    assert cache_folder() == "/mine"
+
+
+def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError) as caught:
+        choose_device("cuda")
+    assert str(caught.value) == (
+        "device 'cuda' is not there: this torch sees no GPU. Use --device cpu."
+    )
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose_device("toaster")
+    assert str(caught.value) == "device 'toaster' is not known; wanted auto, cpu or cuda."
+
+
+def test_dtypes_go_by_their_names() -> None:
+    assert choose_dtype("bfloat16") is torch.bfloat16
+    with pytest.raises(ConfigError) as caught:
+        choose_dtype("float8")
+    assert str(caught.value) == (
+        "dtype 'float8' is not known; wanted one of float32, bfloat16, float16."
+    )
+
+
+def test_a_stop_that_is_wanted_says_what_is_saved() -> None:
+    stop = StopRequest()
+    stop.check("nothing yet")
+    stop.wanted = True
+    with pytest.raises(Interrupted) as caught:
+        stop.check("step 7 of 20 is saved")
+    assert str(caught.value) == (
+        "stopped by a signal; step 7 of 20 is saved. The same command goes on from there."
+    )
+
+
+def test_a_signal_is_remembered_and_nothing_else_happens() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    stop = StopRequest()
+    stop.install()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wanted
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
