@@ -60,8 +60,8 @@ class Vocabulary:
     >>> v.begin_image, v.end_image, v.end_turn, v.text, v.size
     (13, 12, 14, range(16, 316), 316)
     >>> full = Vocabulary.release()
-    >>> full.begin_image, full.end_image, full.end_turn, full.placeholder, full.text.start, full.size
-    (8197, 8196, 8710, 8711, 16384, 65536)
+    >>> full.begin_image, full.end_image, full.end_turn, full.placeholder, full.text, full.size
+    (8197, 8196, 8710, 8711, range(16384, 65536), 65536)
     """
 
     num_codes: int

@@ -98,7 +98,7 @@ def test_exact_versions_fit_the_ranges() -> None:
 
 def _paths_of_other_machines() -> re.Pattern[str]:
     # Put together here, so that this file does not hold what it looks for.
-    folders = "|".join(["wo" + "rk", "ro" + "ot", "home", "opt", "Users"])
+    folders = "work|root|home|opt|Users"
     hosts = "|".join(["py" + "pi", "python" + "hosted", "npm" + r"js\.", "download.py" + "torch"])
     return re.compile(rf"(?<![\w.}}>)~-])/(?:{folders})/|{hosts}", re.IGNORECASE)
 
