@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.decoder import Decoder
 from calumma.tokens.vq.encoder import Encoder
+from calumma.tokens.vq.layers import Attention, ResBlock
 from calumma.tokens.vq.quantizer import Quantizer
 
 
@@ -25,6 +26,7 @@ class VQNetwork(nn.Module):
         self.quantizer = Quantizer(config.num_codes, config.code_dim)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         self.decoder = Decoder(config)
+        self.apply(_start)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def latents(self, pixels: Tensor) -> Tensor:
@@ -43,3 +45,20 @@ class VQNetwork(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """[B, h, w] int64 codes -> [B, 3, H, W], about [-1, 1]."""
         return self.pixels(self.quantizer.vectors(codes))
+
+
+def _start(module: nn.Module) -> None:
+    """First weights with which a short run learns colours at once.
+
+    Every convolution keeps the variance of what it is given, and the branches beside shortcuts
+    begin at zero, so the network starts as a plain chain of convolutions. With PyTorch's own
+    first weights each of the chain's convolutions would leave a third of the variance.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, ResBlock):
+        nn.init.zeros_(module.conv2.weight)
+    elif isinstance(module, Attention):
+        nn.init.zeros_(module.output.weight)

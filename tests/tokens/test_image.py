@@ -1,0 +1,164 @@
+"""The image tokenizer on a tiny network with random weights: 16 px, four codes an image."""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from calumma.errors import ImageError, TokenizerError
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQNetwork
+
+CONFIG = VQConfig(
+    resolution=16,
+    base_channels=32,
+    channel_multipliers=(1, 1, 1, 1),
+    num_res_blocks=1,
+    latent_channels=8,
+    code_dim=4,
+    num_codes=32,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ImageTokenizer:
+    torch.manual_seed(0)
+    return ImageTokenizer(VQNetwork(CONFIG))
+
+
+def noise(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return PIL.Image.fromarray(values)
+
+
+def test_an_image_becomes_rows_of_codes(tokenizer: ImageTokenizer) -> None:
+    codes = tokenizer.encode(torch.zeros(2, 3, 16, 32))
+    assert codes.shape == (2, 2, 4) and codes.dtype == torch.int64
+    assert codes.min() >= 0 and codes.max() < 32
+
+
+def test_codes_run_left_to_right_and_then_down(tokenizer: ImageTokenizer) -> None:
+    codes = [3, 14, 15, 9]
+    made = np.asarray(tokenizer.decode_image(codes))
+    pixels = tokenizer.decode(torch.tensor([[[3, 14], [15, 9]]]))[0]
+    whole = ((pixels.clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    assert np.array_equal(made, whole) and made.shape == (16, 16, 3)
+
+
+def test_a_batch_of_pictures_gives_what_each_alone_gives(tokenizer: ImageTokenizer) -> None:
+    pictures = [noise(20, 30, seed) for seed in range(40)]
+    assert tokenizer.encode_images(pictures) == [tokenizer.encode_image(p) for p in pictures]
+    assert tokenizer.encode_images([]) == []
+
+
+def test_padding_shows_what_cropping_cuts(tokenizer: ImageTokenizer) -> None:
+    wide = noise(64, 16)
+    white_first = PIL.Image.new("RGB", (16, 16), "white")
+    white_first.paste(wide.resize((16, 4), PIL.Image.Resampling.LANCZOS), (0, 6))
+    assert tokenizer.encode_image(wide, mode="pad") == tokenizer.encode_image(white_first)
+    assert tokenizer.encode_image(wide) == tokenizer.encode_image(wide.crop((24, 0, 40, 16)))
+
+
+def test_a_growing_image_is_filled_with_its_first_code(tokenizer: ImageTokenizer) -> None:
+    partial = np.asarray(tokenizer.decode_image([7, 1]))
+    assert np.array_equal(partial, np.asarray(tokenizer.decode_image([7, 1, 7, 7])))
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = ImageTokenizer.load(tmp_path / "tokenizer")
+    assert loaded.config == CONFIG and loaded.fingerprint == tokenizer.fingerprint
+    picture = noise(16, 16)
+    assert loaded.encode_image(picture) == tokenizer.encode_image(picture)
+    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == [
+        "image_tokenizer.json",
+        "image_tokenizer.safetensors",
+    ]
+
+
+def test_a_fingerprint_is_of_the_weights() -> None:
+    torch.manual_seed(1)
+    network = VQNetwork(CONFIG)
+    before = ImageTokenizer(network).fingerprint
+    network.decoder.conv_out.bias.data[0] += 1e-6
+    after = ImageTokenizer(network).fingerprint
+    assert len(before) == 12 and before != after
+
+
+def test_it_is_frozen_and_in_float32() -> None:
+    tokenizer = ImageTokenizer(VQNetwork(CONFIG).to(torch.bfloat16))
+    parameters = list(tokenizer.network.parameters())
+    assert {p.dtype for p in parameters} == {torch.float32}
+    assert not any(p.requires_grad for p in parameters) and not tokenizer.network.training
+
+
+def refused(call: object) -> str:
+    with pytest.raises(ImageError) as caught:
+        call()  # type: ignore[operator]
+    return str(caught.value)
+
+
+def test_pixels_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
+    assert refused(lambda: tokenizer.encode(torch.zeros(3, 16, 16))) == (
+        "pixels of shape [3, 16, 16]; wanted [images, 3, height, width]."
+    )
+    assert refused(lambda: tokenizer.encode(torch.zeros(1, 3, 16, 20))) == (
+        "1 images of 16 x 20 pixels; wanted at least one, with sides that are multiples of 8. "
+        "Resize them, or call encode_image."
+    )
+    assert refused(lambda: tokenizer.encode(torch.full((1, 3, 16, 16), 255.0))) == (
+        "pixels from 255 to 255; wanted them from -1 (black) to 1 (white). "
+        "For 0 to 255, take x / 255 * 2 - 1."
+    )
+    assert refused(lambda: tokenizer.encode(torch.full((1, 3, 16, 16), torch.nan))).startswith(
+        "pixels from nan to nan;"
+    )
+
+
+def test_codes_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
+    assert refused(lambda: tokenizer.decode_image([1, 2, 3, 4, 5])) == (
+        "5 codes; wanted 4, or at least 1 of an image still growing. "
+        "Pass the codes of exactly one image."
+    )
+    assert refused(lambda: tokenizer.decode_image([])).startswith("0 codes; wanted 4,")
+    assert refused(lambda: tokenizer.decode_image([1, 2, 32, 0])) == (
+        "code 32 is not in the codebook; wanted codes from 0 to 31. "
+        "Turn vocabulary ids into codes first."
+    )
+    assert refused(lambda: tokenizer.decode_image([-1])).startswith("code -1 is not in")
+    assert refused(lambda: tokenizer.decode(torch.zeros(4, dtype=torch.int64))) == (
+        "codes of shape [4], torch.int64; wanted [images, rows, columns] of int64. "
+        "For the list of one image call decode_image."
+    )
+    assert refused(lambda: tokenizer.decode(torch.zeros(0, 2, 2, dtype=torch.int64))) == (
+        "no codes: shape [0, 2, 2]; wanted at least one image."
+    )
+
+
+def test_a_folder_that_holds_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError) as caught:
+        ImageTokenizer.load(tmp_path)
+    path = tmp_path / "image_tokenizer.json"
+    assert str(caught.value) == (
+        f"{path}: no image tokenizer's config can be read there ([Errno 2] No such file or "
+        f"directory: '{path}'); wanted the file that `calumma train-image-tokenizer` writes. "
+        "Name the folder that holds it."
+    )
+
+
+def test_broken_and_foreign_weights_are_refused(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    weights, config = tmp_path / "image_tokenizer.safetensors", tmp_path / "image_tokenizer.json"
+    config.write_text(config.read_text().replace('"num_codes": 32', '"num_codes": 33'))
+    with pytest.raises(TokenizerError) as caught:
+        ImageTokenizer.load(tmp_path)
+    assert str(caught.value) == (
+        f"{weights}: tensor quantizer.codebook is [32, 4], but image_tokenizer.json wants [33, 4]; "
+        "the two files are not of one tokenizer. Copy the folder again."
+    )
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(TokenizerError, match="no weights can be read there"):
+        ImageTokenizer.load(tmp_path)
