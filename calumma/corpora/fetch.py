@@ -1,0 +1,178 @@
+"""Fetch a corpus: packages to a folder of documents, with its attribution, and counted.
+
+    OUT/NAME/00000.parquet ...   documents, `DOCUMENTS_PER_FILE` in each
+    OUT/NAME/ATTRIBUTION.md      licence, packages and whose work it is
+    OUT/NAME/licences/           what the packages themselves say
+    OUT/NAME/corpus.json         what was fetched; written last, so a folder with it is whole
+
+What is done is not done again: packages stay in the cache, and files of documents that are whole
+are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calumma.corpora.attribution import write_attribution
+from calumma.corpora.clients import Say, package_folder
+from calumma.corpora.corpus import Corpus
+from calumma.corpora.pictures import shrunk
+from calumma.documents.document import Document, Image, Part, Turn
+from calumma.documents.writers import write_parquet
+from calumma.errors import CorpusError
+from calumma.files import make_folder, read_json, write_json
+from calumma.runtime import STOP
+
+DOCUMENTS_PER_FILE = 1000
+"""Documents in one Parquet file: what an interrupted fetch may have to do again."""
+
+_RECORD = "corpus.json"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What lies in the folder of a fetched corpus."""
+
+    folder: Path
+    documents: int
+    images: int
+    words: int
+
+    limited: bool
+    """Whether only a part was asked for, so that counts were not compared."""
+
+    fresh: bool
+    """Whether this call did any work."""
+
+
+@dataclass
+class Counts:
+    """What has been read so far."""
+
+    documents: int = 0
+    images: int = 0
+    words: int = 0
+
+    def add(self, document: Document) -> None:
+        """Count one document."""
+        self.documents += 1
+        self.images += len(document.images)
+        self.words += len(document.text.split())
+
+
+def fetch_corpus(
+    corpus: Corpus,
+    out: Path,
+    *,
+    limit: int | None = None,
+    say: Say = lambda line: None,
+    progress: Callable[[Counts], None] = lambda counts: None,
+) -> Fetched:
+    """Fetch one corpus into `out/NAME`.
+
+    Args:
+        corpus: which.
+        out: the folder that holds corpora.
+        limit: stop after so many documents; counts are then not compared.
+        say: told in a line what begins.
+        progress: told after each document what has been read.
+
+    Raises:
+        CorpusError: a package cannot be fetched, or the counts are not the catalog's.
+        OutputError: the folder cannot be written.
+        Interrupted: a signal asked to stop; the same call goes on from there.
+    """
+    folder = make_folder(out / corpus.name)
+    request = _request(corpus, limit)
+    if (done := _done(folder, request)) is not None:
+        return done
+    folders = {package.name: package_folder(package, say) for package in corpus.packages}
+    say(f"reading {corpus.name} into {folder}")
+    counts = Counts()
+    documents = itertools.islice(corpus.read(folders), limit)
+    _write_files(folder, request, _counted(documents, counts, progress))
+    if limit is None:
+        _require_counts(corpus, counts)
+    write_attribution(folder, [corpus.name])
+    write_json(folder / _RECORD, {**request, "counts": dataclasses.asdict(counts)})
+    return Fetched(folder, **dataclasses.asdict(counts), limited=limit is not None, fresh=True)
+
+
+def is_fetched(corpus: Corpus, out: Path) -> bool:
+    """Whether the whole corpus lies in `out/NAME`."""
+    return _done(out / corpus.name, _request(corpus, None)) is not None
+
+
+def _request(corpus: Corpus, limit: int | None) -> dict[str, Any]:
+    return {
+        "corpus": corpus.name,
+        "licence": corpus.licence,
+        "packages": [str(package) for package in corpus.packages],
+        "limit": limit,
+    }
+
+
+def _done(folder: Path, request: dict[str, Any]) -> Fetched | None:
+    path = folder / _RECORD
+    record = read_json(path) if path.exists() else {}
+    if {key: record.get(key) for key in request} != request:
+        return None
+    limited = request["limit"] is not None
+    return Fetched(folder, **record["counts"], limited=limited, fresh=False)
+
+
+def _counted(
+    documents: Iterator[Document], counts: Counts, progress: Callable[[Counts], None]
+) -> Iterator[Document]:
+    for document in documents:
+        counts.add(document)
+        progress(counts)
+        yield document
+
+
+def _write_files(folder: Path, request: dict[str, Any], documents: Iterator[Document]) -> None:
+    """Write the documents in files; those of an earlier, interrupted call for the same are kept."""
+    begun = folder / "begun.json"
+    if not begun.exists() or read_json(begun) != request:
+        for old in [*folder.glob("*.parquet"), folder / _RECORD]:
+            old.unlink(missing_ok=True)
+        write_json(begun, request)
+    for number in itertools.count():
+        chunk = list(itertools.islice(documents, DOCUMENTS_PER_FILE))
+        if not chunk:
+            break
+        path = folder / f"{number:05d}.parquet"
+        if not path.exists():
+            write_parquet(path, map(_in_memory, chunk))
+        STOP.check(f"{number + 1} files of documents are in {folder}")
+    begun.unlink()
+
+
+def _in_memory(document: Document) -> Document:
+    """The document with pictures of at most 512 pixels a side, as bytes."""
+    return dataclasses.replace(
+        document,
+        content=_shrunk(document.content),
+        messages=tuple(Turn(turn.role, _shrunk(turn.parts)) for turn in document.messages),
+    )
+
+
+def _shrunk(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    return tuple(shrunk(part) if isinstance(part, Image) else part for part in parts)
+
+
+def _require_counts(corpus: Corpus, counts: Counts) -> None:
+    found = (counts.documents, counts.images)
+    wanted = (corpus.documents, corpus.images)
+    if found != wanted:
+        raise CorpusError(
+            f"{corpus.name}: {found[0]:,} documents with {found[1]:,} images found in "
+            f"{', '.join(map(str, corpus.packages))}; wanted {wanted[0]:,} with {wanted[1]:,}. "
+            "A package has changed or is broken: remove it from the cache and fetch again, or "
+            "take what is there with --limit."
+        )
