@@ -179,13 +179,18 @@ def document_from_json(record: Any, folder: Path | None, where: str) -> Document
             "values. Mend it, or leave it out."
         )
     return Document(
-        id=str(record.get("id") or where.rpartition("/")[2]),
-        source=str(record.get("source") or ""),
-        licence=str(record.get("licence") or ""),
+        id=_label(record.get("id") or where.rpartition("/")[2]),
+        source=_label(record.get("source") or ""),
+        licence=_label(record.get("licence") or ""),
         content=_parts(record["content"], folder, where) if has_content else (),
         messages=_turns(record["messages"], folder, where) if has_messages else (),
-        attributes={str(k): str(v) for k, v in attributes.items()},
+        attributes={_label(key): _label(value) for key, value in attributes.items()},
     )
+
+
+def _label(value: Any) -> str:
+    """A value as a string that UTF-8 can hold; what it cannot hold becomes "?"."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _turns(messages: Any, folder: Path | None, where: str) -> tuple[Turn, ...]:
@@ -207,7 +212,7 @@ def _turns(messages: Any, folder: Path | None, where: str) -> tuple[Turn, ...]:
 
 def _parts(content: Any, folder: Path | None, where: str) -> tuple[Part, ...]:
     if isinstance(content, str):
-        return (Text(content),)
+        return (_text(content, where),)
     if not isinstance(content, list):
         raise DocumentError(
             f"{where}: content is {type(content).__name__}; wanted a list of parts, such as "
@@ -226,10 +231,10 @@ def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
         DocumentError: it is neither text nor image, or its path leaves `folder`.
     """
     if isinstance(part, str):
-        return Text(part)
+        return _text(part, where)
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
-        return Text(part["text"])
+        return _text(part["text"], where)
     if kind != "image":
         raise DocumentError(
             f"{where}: found a part of type {kind!r}; wanted text or image, such as "
@@ -251,6 +256,18 @@ def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
         f"{where}: an image without path, bytes or base64; wanted one of them. Add it, or leave "
         "the part out."
     )
+
+
+def _text(text: str, where: str) -> Text:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DocumentError(
+            f"{where}: the text has half a character at place {error.start} (a lone surrogate, "
+            f"{text[error.start]!a}); wanted text that UTF-8 can hold. Mend it, or leave the "
+            "document out."
+        ) from error
+    return Text(text)
 
 
 def _inside(folder: Path | None, path: str, where: str) -> Path:

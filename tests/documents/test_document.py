@@ -174,6 +174,20 @@ def test_a_path_without_a_folder_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("content", ["ab\ud83d", [{"type": "text", "text": "ab\ud83d"}]])
+def test_text_with_half_a_character_is_refused(content: Any) -> None:
+    place = ", part 0" if isinstance(content, list) else ""
+    assert refusal({"content": content}) == (
+        f"docs.jsonl:3{place}: the text has half a character at place 2 (a lone surrogate, "
+        "'\\ud83d'); wanted text that UTF-8 can hold. Mend it, or leave the document out."
+    )
+
+
+def test_names_that_utf_8_cannot_hold_are_kept_as_far_as_they_go() -> None:
+    document = document_from_json({"id": "a\udc80", "content": []}, None, "x")
+    assert document.id == "a?"
+
+
 def test_a_part_alone_can_be_read() -> None:
     encoded = base64.b64encode(RED).decode()
     assert part_from_json("hi", None, "x") == Text("hi")
