@@ -20,7 +20,9 @@ from calumma.corpora.attribution import write_attribution
 from calumma.corpora.captions import Split, split_of
 from calumma.corpora.catalog import find_corpus
 from calumma.corpora.clients import package_folder
+from calumma.corpora.corpus import Folders
 from calumma.corpora.selection import Thumbnails, illustrated, is_good_clip_art
+from calumma.corpora.sources.glosses import lemmas
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 
@@ -35,7 +37,6 @@ FIGURE_SIDE = 128
 FIGURE_QUALITY = 60
 FIGURE_WORDS = 600
 
-CLIP_ART_ONE_IN = 2
 GLOSSES_ONE_IN = 8
 
 HELD_OUT_SHARE = 0.05
@@ -69,8 +70,11 @@ def build(folder: Path) -> None:
 def _read(name: str) -> Iterator[Document]:
     corpus = find_corpus(name)
     assert corpus.redistributable, f"{name} may not be embedded"
-    folders = {package.name: package_folder(package) for package in corpus.packages}
-    return corpus.read(folders)
+    return corpus.read(_folders(name))
+
+
+def _folders(name: str) -> Folders:
+    return {package.name: package_folder(package) for package in find_corpus(name).packages}
 
 
 def _emoji(thumbnails: Thumbnails) -> Iterator[Document]:
@@ -79,9 +83,10 @@ def _emoji(thumbnails: Thumbnails) -> Iterator[Document]:
 
 
 def _clip_art(thumbnails: Thumbnails) -> Iterator[Document]:
-    drawings = (document for document in _read("openclipart") if is_good_clip_art(document))
-    thinned = (document for document in drawings if _sampled(document.id, CLIP_ART_ONE_IN))
-    yield from filter(None, map(thumbnails.small, thinned))
+    english = lemmas(_folders("wordnet"))
+    drawings = (drawing for drawing in _read("openclipart") if is_good_clip_art(drawing, english))
+    thumbnails.cropped = True
+    yield from filter(None, map(thumbnails.small, drawings))
     yield from filter(None, map(thumbnails.small, _read("iso-flags")))
 
 

@@ -77,7 +77,9 @@ def colour_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
     codes[reddish & (saturation < 0.6) & (value > 0.75)] = _CODE["pink"]
     codes[warm & (hue >= 15) & (saturation < 0.4) & (value >= 0.7)] = NO_WORD
 
-    pale = saturation < 0.15
+    # Steel and slate are bluish, and people call them grey; dark red-brown is called brown.
+    codes[(hue < 15) & (value < 0.5)] = _CODE["brown"]
+    pale = saturation < np.where((hue >= 180) & (hue < 250), 0.28, 0.15)
     codes[pale] = _CODE["grey"]
     codes[pale & (value > 0.88)] = _CODE["white"]
     codes[value < 0.22] = _CODE["black"]

@@ -8,12 +8,13 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 import PIL.Image
 
 from calumma.corpora.captions import TONES, group_of, split_of, without_tone
 from calumma.corpora.colours import main_colour
-from calumma.corpora.pictures import fitted, is_blank, size_of_file, webp
+from calumma.corpora.pictures import fitted, has_transparency, is_blank, size_of_file, webp
 from calumma.documents.document import Document, Image, Part, Text
 from calumma.errors import ImageError
 
@@ -23,9 +24,10 @@ TONED_BASES = 5
 MOST_PIXELS = 4_000_000
 """Clip art with more pixels is left out: it is detail that a thumbnail cannot show."""
 
-_THEMES = re.compile(
-    r"\b(theme|gnome|gold|lemon|blueberry|etiquette|aiga|unsorted|logos|flags|buttons)\b", re.I
-)
+_SKIPPED = {"computer", "logos", "unsorted", "buttons", "special"}
+"""Categories of desktop icons, brands and leftovers."""
+
+_THEMES = re.compile(r"\b(theme|gnome|gold|lemon|blueberry|etiquette|aiga|flags)\b", re.I)
 """Words of clip-art folders with desktop icons, brands, or what another source has better."""
 
 
@@ -41,6 +43,9 @@ class Thumbnails:
 
     quality: int
     """WebP quality, 0 to 100."""
+
+    cropped: bool = False
+    """Whether empty margins are cut off first; emoji keep theirs, which tell small from large."""
 
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     """How many documents each rule has dropped."""
@@ -65,7 +70,7 @@ class Thumbnails:
             if width * height > MOST_PIXELS:
                 return "too large", None
         try:
-            picture = fitted(image.open(), self.side)
+            picture = fitted(_cropped(image.open()) if self.cropped else image.open(), self.side)
         except ImageError:
             return "broken", None
         if is_blank(picture) or min(picture.size) < self.side // 4:
@@ -102,13 +107,37 @@ class Thumbnails:
         return self._chosen[key] == tone
 
 
-def is_good_clip_art(document: Document) -> bool:
-    """Whether a drawing has a caption in words and is no desktop icon, brand or flag."""
-    place = f"{document.id} {document.attributes.get('keywords', '')}"
-    words = re.sub(r"[\W_]+", " ", place)
-    caption = document.attributes["caption"]
-    letters = re.sub(r"[^a-zA-Z]", "", caption)
-    return len(letters) >= 4 and caption.isascii() and not _THEMES.search(words)
+def _cropped(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture without margins that cannot be seen."""
+    if not has_transparency(picture):
+        return picture
+    picture = picture.convert("RGBA")
+    visible = picture.getchannel("A").point(lambda alpha: 255 if alpha > 16 else 0)
+    return picture.crop(visible.getbbox()) if visible.getbbox() else picture
+
+
+def is_good_clip_art(document: Document, english: AbstractSet[str]) -> bool:
+    """Whether a drawing is a plain thing with a caption in English.
+
+    Left out are desktop icons, brands, flags, star polygons, and drawings with a photograph inside,
+    of which the file does not say whose it is.
+
+    Args:
+        document: a drawing of Open Clip Art.
+        english: words in lower case; half of the caption's must be among them.
+    """
+    attributes = document.attributes
+    place = re.sub(r"[\W_]+", " ", f"{document.id} {attributes.get('keywords', '')}")
+    if "holds-raster" in attributes or attributes["category"] in _SKIPPED or _THEMES.search(place):
+        return False
+    words = re.findall(r"[^\W\d_]{3,}", attributes["caption"].lower())
+    known = [word for word in words if _is_known(word, english)]
+    return bool(known) and 2 * len(known) >= len(words) and "star polygon" not in " ".join(words)
+
+
+def _is_known(word: str, english: AbstractSet[str]) -> bool:
+    endings = ("", "s", "es", "ed", "ing")
+    return any(word.removesuffix(e) in english for e in endings if word.endswith(e))
 
 
 def illustrated(document: Document, *, side: int, quality: int, most_words: int) -> Document | None:

@@ -51,6 +51,9 @@ class _Drawing:
     keywords: tuple[str, ...]
     description: str
 
+    holds_raster: bool
+    """Whether a raster picture is inside, as in drawings that are photographs in a frame."""
+
 
 def read(folders: Folders) -> Iterator[Document]:
     """Read the drawings whose own file says that they are in the public domain."""
@@ -81,6 +84,7 @@ def _document(drawing: _Drawing, place: Path, image: Image, caption: str) -> Doc
         "subgroup": "/".join(place.parts[1:-1]),
         "keywords": ", ".join(drawing.keywords),
         "description": drawing.description,
+        "holds-raster": "yes" if drawing.holds_raster else "",
     }
     return Document(
         id=str(place.with_suffix("")),
@@ -114,6 +118,7 @@ def _drawings(root: Path) -> Iterator[_Drawing]:
                 title=_first_text(by_tag.get("title", [])),
                 keywords=tuple(filter(None, (tidy(e.text or "") for e in by_tag.get("li", [])))),
                 description=_first_text(by_tag.get("description", [])),
+                holds_raster="image" in by_tag,
             )
 
 
