@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from tests.house.tree import PACKAGE, TESTS, parsed, sources
@@ -43,6 +44,26 @@ def test_no_function_is_over_60_lines() -> None:
         and (length := (node.end_lineno or 0) - node.lineno + 1) > MOST_FUNCTION_LINES
     }
     assert long == {}
+
+
+def _lines_of_code(path: Path) -> list[tuple[str, str]]:
+    """Place and text of the lines that do something: no imports, comments or parameters."""
+    passive = re.compile(r"import |from |#|@|self,|\*,|\w+: [^=]*(= [^=]*)?,$")
+    return [
+        (f"{path.relative_to(PACKAGE)}:{number}", line.strip())
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if len(line.strip()) > 3 and not passive.match(line.strip())
+    ]
+
+
+def test_no_six_lines_stand_in_two_places() -> None:
+    places: dict[tuple[str, ...], list[str]] = {}
+    for path in sources():
+        lines = _lines_of_code(path)
+        for start in range(len(lines) - 5):
+            window = tuple(line for _, line in lines[start : start + 6])
+            places.setdefault(window, []).append(lines[start][0])
+    assert [found for found in places.values() if len(found) > 1] == []
 
 
 def test_no_room_is_named_for_a_kind_of_code() -> None:
