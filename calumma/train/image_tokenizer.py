@@ -32,7 +32,11 @@ class ImageTokenizerState:
     """All that a run carries from step to step, and from a stop to its resumption."""
 
     def __init__(
-        self, config: ImageTokenizerTrainConfig, *, perceptual: Distance | None = None
+        self,
+        config: ImageTokenizerTrainConfig,
+        *,
+        perceptual: Distance | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         """Start a run; `perceptual` takes the place of the distance that the config names."""
         self.config = config
@@ -44,6 +48,9 @@ class ImageTokenizerState:
             self.discriminator = _discriminator(config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.keeper = CodebookKeeper(config.codebook, self.network.quantizer)
+        for part in (self.network, self.keeper, self.discriminator):
+            if part is not None:
+                part.to(device)
         self.perceptual = perceptual or named_distance(config.losses.perceptual)
         learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(learned, betas=BETAS)
@@ -100,7 +107,8 @@ class ImageTokenizerState:
 
     def finished_network(self) -> VQNetwork:
         """A copy of the network as it is to be kept: averaged, if the config says so."""
-        network = VQNetwork(self.config.network)
+        device = self.network.quantizer.codebook.device
+        network = VQNetwork(self.config.network).to(device)
         network.load_state_dict(self.average or self.network.state_dict())
         return network.eval().requires_grad_(False)
 
@@ -120,7 +128,12 @@ def image_tokenizer_step(state: ImageTokenizerState, pixels: Tensor) -> dict[str
     _set_rate(state, rate)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
-    made, latents, codes, losses = _reconstruct(state, pixels)
+    # What is dropped is drawn from torch's own generator: set by step, so a resumed run agrees.
+    drops = config.network.dropout > 0.0
+    with torch.random.fork_rng(enabled=drops):
+        if drops:
+            torch.manual_seed(config.seed + state.step)
+        made, latents, codes, losses = _reconstruct(state, pixels)
     likeness = _likeness(state, made, pixels, losses)
     total = likeness + losses.pop("quantization")
     if _adversarial(state):

@@ -1,0 +1,77 @@
+"""The shape of a decoder: everything that decides its parameter tensors, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from calumma.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A decoder of the Chameleon family.
+
+    >>> tiny = DecoderConfig(vocabulary_size=300, model_dim=64, num_layers=2, num_heads=4,
+    ...                      num_kv_heads=4, feed_forward_dim=128)
+    >>> tiny.head_dim
+    16
+    """
+
+    vocabulary_size: int
+    """Rows of the embedding table and of the output head (they are not tied)."""
+
+    model_dim: int
+    num_layers: int
+    num_heads: int
+
+    num_kv_heads: int
+    """Key/value heads; equal to `num_heads` unless queries share keys (GQA)."""
+
+    feed_forward_dim: int
+
+    max_tokens: int = 4096
+    """Longest row, text and image codes together."""
+
+    norm_order: Literal["pre", "reordered"] = "pre"
+    """Where a block's norms sit: before the branch (7B recipe), or on its output (34B recipe)."""
+
+    qk_norm_groups: int = 1
+    """Groups of heads that share one query norm and one key norm (1 in new models; N in
+    releases trained on N shards that never synchronised these norms)."""
+
+    dropout: float = 0.0
+    """Probability, on the outputs of attention and feed-forward (0.1 in the 7B recipe)."""
+
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.num_heads:
+            nearest = max(1, round(self.model_dim / self.num_heads)) * self.num_heads
+            raise ConfigError(
+                f"model_dim={self.model_dim} does not divide over num_heads={self.num_heads}; "
+                f"the nearest that does is model_dim={nearest}."
+            )
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"model_dim={self.model_dim} over num_heads={self.num_heads} makes heads of "
+                f"{self.head_dim}; rotary positions want an even width. Change num_heads."
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
+                f"{self.num_kv_heads}: the query heads cannot share keys evenly."
+            )
+        if self.num_heads % self.qk_norm_groups or self.num_kv_heads % self.qk_norm_groups:
+            raise ConfigError(
+                f"qk_norm_groups={self.qk_norm_groups} does not divide num_heads={self.num_heads} "
+                f"and num_kv_heads={self.num_kv_heads}; wanted a divisor of both."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout={self.dropout} is no probability; wanted 0 <= p < 1.")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.model_dim // self.num_heads

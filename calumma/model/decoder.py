@@ -1,0 +1,131 @@
+"""The decoder: one causal transformer over text ids and image ids alike.
+
+Shapes: B rows, T tokens, M model_dim, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from calumma.model.attention import Attention, Sight
+from calumma.model.cache import Cache
+from calumma.model.config import DecoderConfig
+from calumma.model.feed_forward import FeedForward
+from calumma.model.rope import rotary_angles
+
+INITIAL_STD = 0.02
+"""Standard deviation of fresh weights (the paper does not state its own)."""
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the residual stream.
+
+    "pre" normalises what enters a branch: x + f(norm(x)). "reordered" normalises what leaves it,
+    inside the residual: x + norm(f(x)); nothing then normalises the stream before a branch.
+    Source: Chameleon (arXiv:2405.09818), after Swin v2 (arXiv:2111.09883).
+    """
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.reordered = config.norm_order == "reordered"
+        self.attention = Attention(config, layer)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
+        self.feed_forward_norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None) -> Tensor:
+        """One layer: [B, T, M] to [B, T, M]."""
+        if self.reordered:
+            x = x + self.attention_norm(self.dropout(self.attention(x, sight, cache)))
+            return x + self.feed_forward_norm(self.dropout(self.feed_forward(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), sight, cache))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Decoder(nn.Module):
+    """Ids in, next-id logits out, over the whole vocabulary; no id is masked here."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.model_dim)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
+        self.head = nn.Linear(config.model_dim, config.vocabulary_size, bias=False)
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits of the next id at every place.
+
+        Args:
+            ids: [B, T] int64.
+            mask: [B, 1, T, T] bool, True where a token may look; None is plain causal.
+            positions: [B, T] int64 places in each row from 0; None counts from 0. Needed with
+                a cache.
+            cache: keys and values of earlier tokens; the new ones are written into it.
+
+        Returns:
+            [B, T, V] in the dtype of the weights.
+        """
+        return self.head(self.hidden(ids, mask=mask, positions=positions, cache=cache))
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """What the head reads: [B, T, M], after the last norm. Arguments as in `forward`."""
+        return self.norm(self.stream(ids, mask=mask, positions=positions, cache=cache))
+
+    def stream(
+        self,
+        ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The residual stream behind the last block, [B, T, M]; its norm foretells divergence."""
+        if cache is not None:
+            assert positions is not None, "a cache needs the positions of the new tokens"
+            mask = cache.mask(positions)
+        places = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
+        angles = rotary_angles(places, self.config.head_dim, self.config.rope_theta)
+        sight = Sight(angles, mask, positions)
+        x = self.embedding(ids)
+        for block in self.blocks:
+            x = block(x, sight, cache)
+        return x
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw fresh weights; each parameter from its own seed, so that order does not matter.
+
+        Weights are normal with `INITIAL_STD`, those that write to the residual stream divided by
+        the root of twice the number of layers; norms start as the identity.
+        """
+        residual_scale = (2 * self.config.num_layers) ** -0.5
+        for number, (name, parameter) in enumerate(self.named_parameters()):
+            if "norm" in name:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            writes = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            std = INITIAL_STD * (residual_scale if writes else 1.0)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the decoder has learnt."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,123 @@
+"""Text to ids and back: byte-level BPE whose vocabulary holds the image codes too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from calumma.errors import TokenizerError
+from calumma.files import write_text
+from calumma.vocabulary import UNK_NAME, Vocabulary
+
+NUM_BYTES = 256
+FILE_NAME = "tokenizer.json"
+
+
+class TextTokenizer:
+    """A byte-level BPE in the release's layout; every text can be encoded, none holds an image.
+
+    >>> tokenizer = TextTokenizer.train(["low lower lowest"] * 4, num_text=260, num_codes=4)
+    >>> tokenizer.decode(tokenizer.encode("lowest <s> IMGIMGAZ")) == "lowest <s> IMGIMGAZ"
+    True
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # A user may write "<eoss>": without this, text could open or close an image.
+        tokenizer.encode_special_tokens = True
+        self.tokenizer = tokenizer
+        self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(with_added_tokens=True))
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        num_text: int,
+        num_codes: int,
+        show_progress: bool = False,
+    ) -> TextTokenizer:
+        """Learn merges from texts.
+
+        Args:
+            texts: the training text, in pieces of any length.
+            num_text: text ids wanted, the 256 bytes included.
+            num_codes: image codes to hold inside the vocabulary.
+            show_progress: print the trainer's own bars.
+
+        Raises:
+            TokenizerError: fewer ids than bytes are wanted, or the texts do not hold enough
+                different pairs for the merges wanted.
+
+        Source: the release splits off white-space runs, single digits and every punctuation
+        mark before GPT-2's pattern.
+        """
+        if num_text < NUM_BYTES:
+            raise TokenizerError(
+                f"num_text={num_text} is fewer than the {NUM_BYTES} bytes that every text can be "
+                f"spelt with; wanted at least {NUM_BYTES}."
+            )
+        layout = Vocabulary(num_codes=num_codes, num_text=num_text)
+        tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(r"[\t\n]|    |  "), "isolated"),
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.Punctuation("isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=layout.size,
+            special_tokens=layout.control_names(),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=show_progress,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        trained = cls(tokenizer)
+        if trained.vocabulary.num_text != num_text:
+            raise TokenizerError(
+                f"the texts give {trained.vocabulary.num_text} text ids; wanted {num_text}. "
+                "Give more text, or ask for fewer ids."
+            )
+        return trained
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, control tokens never among them."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, on all cores."""
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of text ids; bytes that are no UTF-8 become the replacement character."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into a folder."""
+        write_text(folder / FILE_NAME, self.tokenizer.to_str(pretty=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> TextTokenizer:
+        """Read `tokenizer.json` from a folder.
+
+        Raises:
+            TokenizerError: it is not there or is no tokenizer.
+        """
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise TokenizerError(
+                f"{folder} holds no {FILE_NAME}; wanted a text tokenizer. Train one with "
+                "`calumma train-text-tokenizer DOCS --out DIR`."
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(
+                f"{path}: is no tokenizer ({error}); wanted the JSON of the tokenizers library."
+            ) from error
+        return cls(tokenizer)

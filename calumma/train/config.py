@@ -1,0 +1,122 @@
+"""What a training run may be told: the TOML file's fields, each with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from calumma.batches.stream import StreamConfig
+from calumma.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How weights follow gradients."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw is the paper's; muon steps matrices inside the blocks along orthogonalised momentum
+    and leaves the rest to AdamW: it learns faster in short runs."""
+
+    peak_rate: float = 1e-4
+    """Highest learning rate of AdamW."""
+
+    muon_rate: float = 0.02
+    """Highest learning rate of Muon's matrices."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-5
+    weight_decay: float = 0.1
+    max_gradient_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the rate runs over the steps: a linear warm-up, then a decay."""
+
+    warmup_steps: int = 4000
+    decay: Literal["exponential", "cosine"] = "exponential"
+
+    final_share: float = 0.01
+    """Share of the peak that is left at the last step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape:
+    """The shape of a new decoder; its vocabulary comes from the shards."""
+
+    model_dim: int = 192
+    num_layers: int = 6
+    num_heads: int = 6
+    num_kv_heads: int = 6
+    feed_forward_dim: int = 512
+    max_tokens: int = 4096
+    norm_order: Literal["pre", "reordered"] = "pre"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What one stage of pre-training draws from."""
+
+    weights: dict[str, float]
+    """Share of each source; they need not sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What pre-training and fine-tuning have in common."""
+
+    shards: Path
+    """Folder that `calumma build-shards` wrote."""
+
+    tokenizers: Path
+    """Folder with both tokenizers; they travel into the model folder."""
+
+    steps: int = 1000
+    seed: int = 0
+    device: str = "auto"
+    z_loss: float = 1e-5
+    accumulate: int = 1
+    """Batches added up for one step."""
+
+    save_every: int = 100
+    """Steps between two checkpoints; the last two are kept."""
+
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:
+            raise ConfigError(
+                f"steps={self.steps}, save_every={self.save_every} and accumulate="
+                f"{self.accumulate}; wanted at least 1 of each."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Pre-training from fresh weights, in two stages."""
+
+    stage_one: StageConfig
+    stage_two: StageConfig
+
+    stage_two_share: float = 0.2
+    """Share of the steps, at the end, that are stage two (the paper's fifth)."""
+
+    model: DecoderShape = field(default_factory=DecoderShape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """Supervised fine-tuning of a model folder on turns."""
+
+    model: Path
+    """Folder of the model to start from."""
+
+    weights: dict[str, float]
+    """Share of each source."""
+
+    dropout: float = 0.05
+    """The paper's; 0 for models with re-ordered norms."""

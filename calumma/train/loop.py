@@ -1,0 +1,99 @@
+"""The one loop: take up, step, log, save, stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
+from calumma.files import make_folder, writing
+from calumma.runtime import STOP
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Learner(Protocol):
+    """What the loop drives: a decoder on rows of ids, or an image tokenizer on pixels."""
+
+    def step(self, number: int) -> dict[str, float]:
+        """Do step `number` (from 0) and say what it saw; "num_tokens" gives the rate."""
+        ...
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """All that decides what comes after `step` steps, without the fingerprint."""
+        ...
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long, how often saved, and whose run it is."""
+
+    steps: int
+    save_every: int
+    fingerprint: str
+    """Of everything that decides the run's course; a checkpoint of another is refused."""
+
+
+Progress = Callable[[int, Mapping[str, float]], None]
+
+
+def run_loop(
+    learner: Learner,
+    run: Path,
+    config: LoopConfig,
+    progress: Progress = lambda step, metrics: None,
+) -> None:
+    """Train from the newest checkpoint, or from the start, to the last step.
+
+    Every step is one line of `metrics.jsonl`; lines of steps done again after a kill replace the
+    lost ones, so the file always tells of one undisturbed run.
+
+    Raises:
+        Interrupted: a signal asked to stop; the last step done is saved.
+    """
+    make_folder(run)
+    taken_up = newest_checkpoint(run, config.fingerprint)
+    first = 0
+    if taken_up is not None:
+        learner.restore(taken_up)
+        first = taken_up.step
+    _trim_metrics(run / METRICS_NAME, first)
+    progress(first, {})
+    with writing(run), (run / METRICS_NAME).open("a", encoding="utf-8") as log:
+        waited = time.perf_counter()
+        for number in range(first, config.steps):
+            started = time.perf_counter()
+            metrics = learner.step(number)
+            ended = time.perf_counter()
+            seen = {"step": number + 1, **metrics, "seconds": ended - started}
+            if "num_tokens" in metrics:
+                seen["tokens_per_second"] = metrics["num_tokens"] / (ended - waited)
+            log.write(json.dumps(seen) + "\n")
+            waited = ended
+            done = number + 1
+            if done % config.save_every == 0 or done == config.steps or STOP.wanted:
+                log.flush()
+                _save(learner, run, done, config.fingerprint)
+            progress(done, seen)
+            STOP.check(f"{run} holds step {done} of {config.steps}")
+
+
+def _save(learner: Learner, run: Path, step: int, fingerprint: str) -> None:
+    made = learner.checkpoint(step)
+    state = {**made.state, "fingerprint": fingerprint}
+    save_checkpoint(run, Checkpoint(step, made.tensors, state))
+
+
+def _trim_metrics(path: Path, steps: int) -> None:
+    """Keep the first `steps` lines; what a killed run wrote beyond its checkpoint goes."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:steps]), encoding="utf-8")

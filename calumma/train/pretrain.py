@@ -1,0 +1,69 @@
+"""Pre-training, start to end: shards in, a decoder out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from calumma.batches.stream import Stream
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.runtime import choose_device
+from calumma.shards.reader import ShardReader
+from calumma.train.config import PretrainConfig, TrainConfig
+from calumma.train.decoder import DecoderLearner
+from calumma.train.loop import LoopConfig, Progress, run_loop
+
+CONFIG_NAME = "config.json"
+_OF_THE_MACHINE = ("device", "save_every")
+"""Fields that, like all paths, may differ between two launches of one run."""
+
+
+def run_fingerprint(config: TrainConfig, reader: ShardReader, start: str = "") -> str:
+    """Twelve hex digits of all that decides what a run learns.
+
+    Args:
+        config: the run's config.
+        reader: its shards.
+        start: the fingerprint of the weights it starts from, where they are not fresh.
+    """
+    fields = {
+        name: value
+        for name, value in asdict(config).items()
+        if name not in _OF_THE_MACHINE and not isinstance(value, Path)
+    }
+    text = json.dumps([fields, reader.manifest.fingerprint, start], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def stage_two_begins(config: PretrainConfig) -> int:
+    """The first step, from 0, that draws from stage two's mixture."""
+    return round(config.steps * (1 - config.stage_two_share))
+
+
+def pretrain(
+    config: PretrainConfig, run: Path, progress: Progress = lambda step, metrics: None
+) -> Decoder:
+    """Train a fresh decoder through both stages; goes on from the newest checkpoint."""
+    reader = ShardReader(config.shards)
+    shape = asdict(config.model)
+    decoder = Decoder(DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **shape))
+    decoder.initialise(config.seed)
+    decoder.to(choose_device(config.device))
+
+    boundary = stage_two_begins(config)
+    learner = DecoderLearner(
+        decoder,
+        Stream(reader, config.stream),
+        config,
+        lambda step: (config.stage_one if step < boundary else config.stage_two).weights,
+    )
+    loop = LoopConfig(
+        steps=config.steps,
+        save_every=config.save_every,
+        fingerprint=run_fingerprint(config, reader),
+    )
+    run_loop(learner, run, loop, progress)
+    return decoder.eval()
