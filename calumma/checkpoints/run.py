@@ -1,7 +1,7 @@
 """Checkpoints of a run: what it takes to go on exactly where it stopped.
 
-    RUN/checkpoints/step-00000100/tensors.safetensors   weights, optimizer states, generators
-    RUN/checkpoints/step-00000100/state.json            step, data position, fingerprint
+    RUN/checkpoints/step-00000100/tensors.safetensors   every tensor of the state, numbered
+    RUN/checkpoints/step-00000100/state.json            the state, with a number for each tensor
 
 A checkpoint is written under another name and renamed; the newest whole one is taken up. Nothing
 in it is a pickle.
@@ -10,12 +10,10 @@ in it is a pickle.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,18 +29,20 @@ class Checkpoint:
     """One saved step."""
 
     step: int
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
+
+    state: Any
+    """Tensors, numbers, strings, None, and lists, tuples and dicts of them, nested at will."""
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(run: Path, checkpoint: Checkpoint, fingerprint: str) -> None:
     """Write a checkpoint, then drop all but the newest `KEPT`."""
-    folder = run / "checkpoints"
-    with replacing(folder / f"step-{checkpoint.step:08d}") as temporary:
+    with replacing(run / "checkpoints" / f"step-{checkpoint.step:08d}") as temporary:
         temporary.mkdir()
-        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+        tensors: dict[str, Tensor] = {}
+        state = _take_out(checkpoint.state, tensors)
         save_file(tensors, temporary / "tensors.safetensors")
-        write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.state})
+        record = {"step": checkpoint.step, "fingerprint": fingerprint, "state": state}
+        write_json(temporary / "state.json", record)
     for old in _saved(run)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -65,33 +65,36 @@ def newest_checkpoint(run: Path, fingerprint: str) -> Checkpoint | None:
     saved = _saved(run)
     if not saved:
         return None
-    state = read_json(saved[-1] / "state.json")
-    if state["fingerprint"] != fingerprint:
+    record = read_json(saved[-1] / "state.json")
+    if record["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"{saved[-1]} was written by a run of another config or other data "
-            f"({state['fingerprint']}, this run is {fingerprint}). Choose another --out, or "
+            f"({record['fingerprint']}, this run is {fingerprint}). Choose another --out, or "
             f"delete {run / 'checkpoints'} to begin anew."
         )
-    return Checkpoint(state["step"], load_file(saved[-1] / "tensors.safetensors"), state)
+    tensors = load_file(saved[-1] / "tensors.safetensors")
+    return Checkpoint(record["step"], _put_back(record["state"], tensors))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors."""
-    return {
-        f"{prefix}.{number}.{key}": value
-        for number, entries in optimizer.state_dict()["state"].items()
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
-    }
+def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value with a numbered mark for each tensor, which goes into `tensors`."""
+    if isinstance(value, Tensor):
+        number = f"{len(tensors):06d}"
+        tensors[number] = value.detach().cpu().contiguous()
+        return {"tensor": number}
+    if isinstance(value, dict):
+        # A list of pairs: JSON would turn the optimizer's whole-number keys into strings.
+        return {"dict": [[key, _take_out(entry, tensors)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_take_out(entry, tensors) for entry in value]
+    return value
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
-) -> None:
-    """Put back what `optimizer_tensors` took."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(prefix + "."):
-            number, key = name[len(prefix) + 1 :].split(".", 1)
-            state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_put_back(entry, tensors) for entry in value]
+    if isinstance(value, dict) and "tensor" in value:
+        return tensors[value["tensor"]]
+    if isinstance(value, dict):
+        return {key: _put_back(entry, tensors) for key, entry in value["dict"]}
+    return value

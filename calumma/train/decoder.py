@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from calumma.batches.stream import Stream, StreamState
-from calumma.checkpoints.run import Checkpoint, load_optimizer, optimizer_tensors
 from calumma.model.decoder import Decoder
 from calumma.train.config import TrainConfig
 from calumma.train.optimizer import make_optimizers, set_rates
@@ -53,21 +53,17 @@ class DecoderLearner:
         rate = self.config.optimizer.peak_rate * share
         return {**asdict(report), "rate": rate, "data_wait_share": waited / whole}
 
-    def checkpoint(self, step: int) -> Checkpoint:
+    def state(self) -> dict[str, Any]:
         """Weights, optimizer states, and the stream's place."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.decoder.state_dict().items()}
-        for number, optimizer in enumerate(self.optimizers):
-            tensors |= optimizer_tensors(optimizer, f"optimizer{number}")
-        return Checkpoint(step, tensors, {"stream": asdict(self.stream.state)})
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint of the same config."""
-        weights = {
-            name.removeprefix("model."): tensor
-            for name, tensor in checkpoint.tensors.items()
-            if name.startswith("model.")
+        return {
+            "model": self.decoder.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "stream": asdict(self.stream.state),
         }
-        self.decoder.load_state_dict(weights)
-        for number, optimizer in enumerate(self.optimizers):
-            load_optimizer(optimizer, checkpoint.tensors, f"optimizer{number}")
-        self.stream.restore(StreamState(**checkpoint.state["stream"]))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state of the same config."""
+        self.decoder.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.stream.restore(StreamState(**state["stream"]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
 from calumma.files import make_folder, writing
@@ -23,12 +23,12 @@ class Learner(Protocol):
         """Do step `number` (from 0) and say what it saw; "num_tokens" gives the rate."""
         ...
 
-    def checkpoint(self, step: int) -> Checkpoint:
-        """All that decides what comes after `step` steps, without the fingerprint."""
+    def state(self) -> dict[str, Any]:
+        """All that decides what comes next: tensors, numbers, and lists and dicts of them."""
         ...
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
         ...
 
 
@@ -63,7 +63,7 @@ def run_loop(
     taken_up = newest_checkpoint(run, config.fingerprint)
     first = 0
     if taken_up is not None:
-        learner.restore(taken_up)
+        learner.restore(taken_up.state)
         first = taken_up.step
     _trim_metrics(run / METRICS_NAME, first)
     progress(first, {})
@@ -81,15 +81,9 @@ def run_loop(
             done = number + 1
             if done % config.save_every == 0 or done == config.steps or STOP.wanted:
                 log.flush()
-                _save(learner, run, done, config.fingerprint)
+                save_checkpoint(run, Checkpoint(done, learner.state()), config.fingerprint)
             progress(done, seen)
             STOP.check(f"{run} holds step {done} of {config.steps}")
-
-
-def _save(learner: Learner, run: Path, step: int, fingerprint: str) -> None:
-    made = learner.checkpoint(step)
-    state = {**made.state, "fingerprint": fingerprint}
-    save_checkpoint(run, Checkpoint(step, made.tensors, state))
 
 
 def _trim_metrics(path: Path, steps: int) -> None:
