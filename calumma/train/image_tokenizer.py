@@ -128,11 +128,11 @@ def image_tokenizer_step(state: ImageTokenizerState, pixels: Tensor) -> dict[str
     _set_rate(state, rate)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
-    # What is dropped is drawn from torch's own generator: set by step, so a resumed run agrees.
+    # What is dropped is drawn from torch's own generator: set by ours, so a resumed run agrees.
     drops = config.network.dropout > 0.0
     with torch.random.fork_rng(enabled=drops):
         if drops:
-            torch.manual_seed(config.seed + state.step)
+            torch.manual_seed(int(torch.randint(1 << 31, (), generator=state.generator)))
         made, latents, codes, losses = _reconstruct(state, pixels)
     likeness = _likeness(state, made, pixels, losses)
     total = likeness + losses.pop("quantization")

@@ -27,6 +27,7 @@ PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, peak_
 CONFIGS = {
     "gradient": PLAIN,
     "means, late start": replace(PLAIN, codebook=EMA, continuous_steps=2, averaging_decay=0.9),
+    "dropout": replace(PLAIN, network=replace(NETWORK, dropout=0.1)),
     "discriminator": replace(
         PLAIN,
         codebook=EMA,
