@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def _remove(path: Path) -> None:

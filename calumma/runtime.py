@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def cache_folder() -> str:
     """Where fetched packages are kept: $CALUMMA_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.environ.get("CALUMMA_CACHE") or os.path.join(home, "calumma")
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return os.environ.get("CALUMMA_CACHE") or str(Path(home) / "calumma")
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,7 +38,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"device {name!r} is not known; wanted auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} is not there: this torch sees no GPU. Use --device cpu.")
+        raise ConfigError(
+            f"device {name!r} is not there: this torch sees no GPU. Use --device cpu."
+        )
     return device
 
 
