@@ -62,27 +62,28 @@ def test_importing_the_package_is_quick(tmp_path: Path) -> None:
 
 
 SIDE_EFFECTS = """
-import importlib, json, logging, os, signal, sys, threading, warnings
-before = {"environment": dict(os.environ), "threads": threading.active_count()}
+import importlib, json, logging, os, signal, sys, threading, torch
+before, num_threads = dict(os.environ), threading.active_count()
 signals = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+seed, numbers = torch.initial_seed(), torch.get_rng_state()
 imported = [importlib.import_module(name) for name in sys.argv[1:]]
 found = []
 if logging.getLogger().handlers:
     found.append("logging is configured")
 if signals != [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]:
     found.append("a signal handler is installed")
-ours = {k: v for k, v in os.environ.items() if k not in before["environment"]}
-# torch and its kin set these for themselves.
-ours = {k for k in ours if not k.startswith(("TORCH", "KMP", "OMP", "MKL", "TOKENIZERS", "LC_"))}
-if ours:
-    found.append(f"the environment got {sorted(ours)}")
-torch = sys.modules.get("torch")
-if torch is not None and torch.cuda.is_initialized():
+# torch and its kin set some of these for themselves.
+kin = ("TORCH", "KMP", "OMP", "MKL", "TOKENIZERS", "LC_")
+if added := sorted(k for k in os.environ if k not in before and not k.startswith(kin)):
+    found.append(f"the environment got {added}")
+if threading.active_count() != num_threads:
+    found.append("a thread is running")
+if torch.cuda.is_initialized():
     found.append("CUDA is initialised")
-if torch is not None and torch.get_default_dtype() is not torch.float32:
+if torch.get_default_dtype() is not torch.float32:
     found.append("the default dtype is changed")
-if torch is not None and torch.initial_seed() != 67280421310721:
-    found.append("torch is seeded")
+if torch.initial_seed() != seed or not torch.equal(torch.get_rng_state(), numbers):
+    found.append("torch is seeded, or its random numbers were drawn")
 print(json.dumps(found))
 """
 
