@@ -48,9 +48,9 @@ class NormSwish(GroupNorm):
 class _NormSwish(torch.autograd.Function):
     """GroupNorm with swish that keeps its input only.
 
-    PyTorch's own backward of a channels-last GroupNorm takes longer on a CPU than the forward
-    by a factor of fifteen, and keeps the normalised activations as well. Here the backward
-    makes them again, and takes half the time. (Two times faster end to end at 32 channels.)
+    PyTorch's own backward of a channels-last GroupNorm takes over ten times as long on a CPU as
+    the forward, and keeps the normalised activations as well. Here the backward makes them again
+    and still takes half the time (batch 32, 32 channels, 64 pixels: 11 ms there and back, not 18).
     """
 
     @staticmethod
