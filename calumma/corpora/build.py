@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from calumma.corpora.attribution import write_attribution
@@ -32,10 +33,10 @@ DOCUMENTATION = ("python-skimage-doc", "python-scipy-doc", "python-sklearn-doc")
 NOVELS = ("Pride and Prejudice", "Northanger Abbey")
 
 PICTURE_SIDE = 64
-PICTURE_QUALITY = 60
+PICTURE_QUALITY = 55
 FIGURE_SIDE = 128
-FIGURE_QUALITY = 60
-FIGURE_WORDS = 600
+FIGURE_QUALITY = 50
+FIGURE_WORDS = 400
 
 GLOSSES_ONE_IN = 8
 
@@ -105,13 +106,12 @@ def _documentation() -> Iterator[Document]:
 
 def _texts() -> Iterator[Document]:
     glosses = [d for d in _read("wordnet") if _sampled(d.id, GLOSSES_ONE_IN)]
-    yield from _last_held_out(glosses)
-    novels = list(_read("austen"))
-    for title in NOVELS:
-        yield from _last_held_out([d for d in novels if d.attributes["text"] == title])
+    novels = [d for d in _read("austen") if d.attributes["text"] in NOVELS]
+    for _, text in itertools.groupby([*glosses, *novels], key=lambda d: d.attributes["text"]):
+        yield from _last_held_out(list(text))
 
 
-def _last_held_out(documents: list[Document]) -> Iterable[Document]:
+def _last_held_out(documents: list[Document]) -> Iterator[Document]:
     first_held_out = len(documents) - max(1, round(len(documents) * HELD_OUT_SHARE))
     for number, document in enumerate(documents):
         split: Split = "train" if number < first_held_out else "held-out"

@@ -22,7 +22,7 @@ _BLOCKS = {
 }  # fmt: skip
 _FURNITURE = re.compile(
     r"navheader|navfooter|sidebar|related|footer|\btoc\b|breadcrumb|searchbox|headerlink|navbar"
-    r"|navrow|tocframe|sphx-glr-thumb|viewcode|prev-next|skip-link",
+    r"|navrow|tocframe|sphx-glr-(?:thumb|download|signature|footer)|viewcode|prev-next|skip-link",
     re.IGNORECASE,
 )
 """Classes and ids of what stands around a page's text."""

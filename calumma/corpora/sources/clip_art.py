@@ -142,7 +142,7 @@ def _card(place: Path) -> str | None:
 def _title(drawing: _Drawing, shared: Counter[str]) -> str:
     title = drawing.title
     if title and shared[title.lower()] <= TITLES_SHARED and not _EMPTY_TITLE.search(title):
-        return title
+        return title if " " in title else _words_of_name(title)
     return _words_of_name(drawing.path.stem)
 
 

@@ -1,0 +1,63 @@
+"""Dictionaries in the format of dictd: an index of headwords, and a text in which they lie."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import string
+from collections.abc import Iterator
+
+from calumma.corpora.corpus import Folders, Reader
+from calumma.documents.document import Document, Text
+
+ENTRIES_PER_DOCUMENT = 25
+"""Neighbouring entries that make one document."""
+
+_DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+
+
+def dictionary_reader(package: str, name: str) -> Reader:
+    """A reader of `NAME.index` and `NAME.dict.dz`, in the order in which the entries lie."""
+
+    def read(folders: Folders) -> Iterator[Document]:
+        folder = folders[package] / "usr/share/dictd"
+        with gzip.open(folder / f"{name}.dict.dz") as file:
+            text = file.read()
+        index = (folder / f"{name}.index").read_text("utf-8", errors="replace")
+        entries = iter(_entries(index, text))
+        for number in itertools.count():
+            page = list(itertools.islice(entries, ENTRIES_PER_DOCUMENT))
+            if not page:
+                break
+            yield Document(
+                id=f"{number:05d}",
+                content=(Text("\n\n".join(page)),),
+                attributes={"title": page[0].split("\n")[0][:80]},
+            )
+
+    return read
+
+
+def _entries(index: str, text: bytes) -> Iterator[str]:
+    """The entries, each once although several headwords may lead to it."""
+    places = set()
+    for line in index.splitlines():
+        word, start, length = line.split("\t")[:3]
+        if not word.startswith("00"):  # notes about the dictionary itself
+            places.add((_number(start), _number(length)))
+    for start, length in sorted(places):
+        entry = text[start : start + length].decode("utf-8", errors="replace").strip()
+        if entry:
+            yield entry
+
+
+def _number(digits: str) -> int:
+    """A number as dictd's indexes write it: base 64, the most significant digit first.
+
+    >>> _number("BA")
+    64
+    """
+    value = 0
+    for digit in digits:
+        value = value * 64 + _DIGITS.index(digit)
+    return value

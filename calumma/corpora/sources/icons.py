@@ -1,0 +1,104 @@
+"""Icon sets with tags: drawings of one or two colours, and OpenMoji's emoji."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from calumma.corpora.corpus import Folders, Reader
+from calumma.corpora.pictures import draw_svg, image_from_file
+from calumma.corpora.sources.emoji import icon_svg
+from calumma.documents.document import Document, Image, Text
+
+
+def iconify_reader(package: str, style: str) -> Reader:
+    """A reader of an `@iconify-json` package; `style` ends each caption, as in "apple icon"."""
+
+    def read(folders: Folders) -> Iterator[Document]:
+        folder = folders[package]
+        icons = json.loads((folder / "icons.json").read_text("utf-8"))
+        metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
+        categories = {
+            name: category
+            for category, names in metadata.get("categories", {}).items()
+            for name in names
+        }
+        for name, icon in icons["icons"].items():
+            if not icon.get("hidden"):
+                image = Image(data=draw_svg(icon_svg(icon, icons)))
+                yield _document(name, image, style, [categories.get(name, "")])
+
+    return read
+
+
+def read_tabler(folders: Folders) -> Iterator[Document]:
+    """Read Tabler's outline icons."""
+    folder = folders["@tabler/icons"]
+    for name, icon in json.loads((folder / "icons.json").read_text("utf-8")).items():
+        path = folder / "icons" / "outline" / f"{name}.svg"
+        if path.exists():
+            words = [icon.get("category", ""), *map(str, icon.get("tags", []))]
+            yield _document(name, _drawn(path), "line icon", words)
+
+
+def read_lucide(folders: Folders) -> Iterator[Document]:
+    """Read Lucide's icons."""
+    folder = folders["lucide-static"]
+    for name, tags in json.loads((folder / "tags.json").read_text("utf-8")).items():
+        path = folder / "icons" / f"{name}.svg"
+        if path.exists():
+            yield _document(name, _drawn(path), "line icon", ["", *tags])
+
+
+def read_phosphor(folders: Folders) -> Iterator[Document]:
+    """Read Phosphor's icons in two tones, with the tags that its JavaScript lists."""
+    folder = folders["@phosphor-icons/core"]
+    tags = phosphor_tags((folder / "dist" / "index.umd.js").read_text("utf-8"))
+    for path in sorted((folder / "assets" / "duotone").glob("*.svg")):
+        name = path.stem.removesuffix("-duotone")
+        words = [tag for tag in tags.get(name, []) if not tag.startswith("*")]
+        yield _document(name, _drawn(path), "duotone icon", ["", *words])
+
+
+def phosphor_tags(script: str) -> dict[str, list[str]]:
+    """The tags of each icon, found in the text of the package's script; it is not run."""
+    found = re.findall(r'name:\s*"([^"]+)".{0,600}?tags:\s*\[([^\]]*)\]', script, re.DOTALL)
+    return {name: re.findall(r'"([^"]+)"', tags) for name, tags in found}
+
+
+def read_openmoji(folders: Folders) -> Iterator[Document]:
+    """Read OpenMoji with its own names, tags and groups."""
+    folder = folders["openmoji"]
+    for emoji in json.loads((folder / "data" / "openmoji.json").read_text("utf-8")):
+        path = folder / "color" / "svg" / f"{emoji['hexcode']}.svg"
+        if not path.exists():
+            continue
+        tags = ", ".join(filter(None, (emoji["tags"], emoji["openmoji_tags"])))
+        yield Document(
+            id=emoji["hexcode"],
+            content=(image_from_file(path), Text(emoji["annotation"])),
+            attributes={
+                "caption": emoji["annotation"],
+                "category": emoji["group"],
+                "subgroup": emoji["subgroups"],
+                "keywords": tags,
+            },
+        )
+
+
+def _drawn(path: Path) -> Image:
+    svg = path.read_text("utf-8").replace("currentColor", "#000")
+    return Image(data=draw_svg(svg))
+
+
+def _document(name: str, image: Image, style: str, words: list[str]) -> Document:
+    """`words` are the category, which may be empty, and the tags."""
+    caption = f"{name.replace('-', ' ')} {style}"
+    attributes = {"caption": caption, "category": words[0], "keywords": ", ".join(words[1:])}
+    return Document(
+        id=name,
+        content=(image, Text(caption)),
+        attributes={key: value for key, value in attributes.items() if value},
+    )

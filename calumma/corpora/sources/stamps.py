@@ -1,0 +1,55 @@
+"""Pictures in folders with words beside them: Tux Paint's stamps, word lists for children."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from calumma.corpora.captions import tidy
+from calumma.corpora.corpus import Folders, Reader
+from calumma.corpora.pictures import image_from_file
+from calumma.documents.document import Document, Text
+from calumma.errors import ImageError
+
+_STAMPS = "usr/share/tuxpaint/stamps"
+
+
+def read_tuxpaint(folders: Folders) -> Iterator[Document]:
+    """Read the stamps; the first line of the text file beside a picture is English."""
+    root = folders["tuxpaint-stamps-default"] / _STAMPS
+    for words in sorted(root.rglob("*.txt")):
+        lines = words.read_text("utf-8", errors="replace").splitlines()
+        caption = tidy(lines[0]) if lines else ""
+        pictures = [p for p in (words.with_suffix(".png"), words.with_suffix(".svg")) if p.exists()]
+        place = words.relative_to(root)
+        if not caption or not pictures:
+            continue
+        try:
+            image = image_from_file(pictures[0])
+        except ImageError:
+            continue
+        yield Document(
+            id=str(place.with_suffix("")),
+            content=(image, Text(caption)),
+            attributes={
+                "caption": caption,
+                "category": place.parts[0],
+                "subgroup": "/".join(place.parts[1:-1]),
+            },
+        )
+
+
+def named_files_reader(package: str, folder: str, suffix: str) -> Reader:
+    """A reader of pictures whose file is named by what it shows, in folders named by category."""
+
+    def read(folders: Folders) -> Iterator[Document]:
+        root = folders[package] / folder
+        for path in sorted(root.rglob(f"*{suffix}")):
+            caption = tidy(path.stem.replace("_", " "))
+            category = path.parent.name.replace("_n_", " and ").replace("_", " ")
+            yield Document(
+                id=str(path.relative_to(root).with_suffix("")),
+                content=(image_from_file(path), Text(caption)),
+                attributes={"caption": caption, "category": category},
+            )
+
+    return read
