@@ -59,6 +59,17 @@ class Stream:
     """
 
     def __init__(self, reader: ShardReader, config: StreamConfig) -> None:
+        """Open a stream; `mix` comes before the first batch.
+
+        Raises:
+            ConfigError: a row is too short for one of the shards' images.
+        """
+        codes = reader.manifest.codes_per_image
+        if codes and config.row_length < codes + 2:
+            raise ConfigError(
+                f"row_length={config.row_length} holds none of the images in {reader.folder}, "
+                f"which take {codes + 2} ids each; wanted at least that. Raise stream.row_length."
+            )
         self.reader = reader
         self.config = config
         self.vocabulary = reader.manifest.vocabulary
@@ -79,6 +90,8 @@ class Stream:
                     f"the mixture names source {name!r}, but {self.reader.folder} holds "
                     f"{', '.join(self._numbers)}. Mend the name, or build shards that hold it."
                 )
+        # In the order of names: how a config spells its table must not decide how ties fall.
+        weights = dict(sorted(weights.items()))
         total = sum(weights.values())
         if total <= 0 or min(weights.values()) < 0:
             raise ConfigError(

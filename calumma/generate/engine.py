@@ -92,6 +92,12 @@ class Engine:
         for id_ in request.ids:
             grammar.read(id_)
         grammar.image_first = request.image_first and grammar.codes_owed is None
+        if grammar.codes_owed is not None and grammar.codes_owed < 0:
+            raise GenerationError(
+                f"the prompt's last image is open with {self.codes_per_image - grammar.codes_owed} "
+                f"codes; wanted at most {self.codes_per_image}, as this model draws them. Leave "
+                "codes out."
+            )
         if grammar.codes_owed is not None and grammar.room <= grammar.codes_owed:
             raise GenerationError(
                 f"an open image still needs {grammar.codes_owed + 1} ids, but max_new_tokens "
@@ -107,31 +113,30 @@ class Engine:
             made.branches = self._branches(made)
         return made
 
+    @torch.inference_mode()
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
         """Generate for all requests; yields (request number, new id) as ids are chosen.
 
         The finished works stand in `self.finished` when the iterator ends.
         """
-        with torch.inference_mode():
-            yield from self._run([self.work(request) for request in requests])
-
-    def _run(self, works: list[Work]) -> Iterator[tuple[int, int]]:
+        works = [self.work(request) for request in requests]
         self.finished = works
         started = time.perf_counter()
-        live = [work for work in works if work.grammar.room > 0]
+        live = [number for number, work in enumerate(works) if work.grammar.room > 0]
         cache = Cache(self.decoder.config, 0, SLOTS, self.decoder.embedding.weight)
         in_cache: list[Row] = []
         while live:
-            rows = [row for work in live for row in work.rows]
+            rows = [row for number in live for row in works[number].rows]
             self._fit(cache, in_cache, rows)
             in_cache = rows
             logits = self._read(rows, cache)
-            chosen, logprobs = self._choose(live, logits)
-            for work, id_, logprob in zip(live, chosen, logprobs, strict=True):
+            chosen, logprobs = self._choose([works[number] for number in live], logits)
+            for number, id_, logprob in zip(live, chosen, logprobs, strict=True):
+                work = works[number]
                 self._take(work, id_, logprob)
                 work.first_token = work.first_token or time.perf_counter() - started
-                yield works.index(work), id_
-            live = [work for work in live if not work.done]
+                yield number, id_
+            live = [number for number in live if not works[number].done]
 
     def _fit(self, cache: Cache, before: Sequence[Row], rows: Sequence[Row]) -> None:
         """Give every row its place in the cache, in order, with slots for what it will read."""
@@ -160,7 +165,8 @@ class Engine:
         for row in rows:
             row.length += len(row.pending)
             row.pending = []
-        return self.decoder.head(last).float()
+        # A decoder may have more rows than the vocabulary has ids: spare ones are never chosen.
+        return self.decoder.head(last)[:, : self.vocabulary.size].float()
 
     def _choose(self, live: Sequence[Work], logits: Tensor) -> tuple[list[int], list[float]]:
         """One id for each request, from the logits of all their rows."""
@@ -207,6 +213,8 @@ class Engine:
             row.pending.append(id_)
         if id_ == vocabulary.begin_image:
             work.branches = self._branches(work)
+        elif id_ == vocabulary.end_image:
+            work.branches = []
         elif work.grammar.expected is Next.END:
             work.grammar.advance(vocabulary.end_image)
             work.ids.append(vocabulary.end_image)

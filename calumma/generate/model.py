@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,16 @@ class Model:
         Raises:
             GenerationError: the model folder has no image decoder.
         """
+        self._require_decoder()
+        return self.image.decode_image(list(codes))
+
+    def _require_decoder(self) -> None:
         if not self.parts.draws:
             raise GenerationError(
                 "this model folder has no vq_decoder.safetensors, so codes cannot become "
                 "pictures; wanted the decoder of its image tokenizer. Put that file into the "
                 "folder, or ask for text only (max_images=0)."
             )
-        return self.image.decode_image(list(codes))
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:
@@ -136,8 +139,7 @@ class Model:
             GenerationError: a prompt does not fit, or pictures are wanted of a model without an
                 image decoder.
         """
-        if not self.parts.draws and options.get("max_images", 1):
-            self.decode_image([])
+        self._require_drawing(options)
         requests = [
             self._request(prompt, answer=answer, **(options | _seed(seeds, number)))
             for number, prompt in enumerate(prompts)
@@ -148,6 +150,10 @@ class Model:
             ended[number] = time.perf_counter()
         works = self.engine.finished
         return [self._sample(w, t - started) for w, t in zip(works, ended, strict=True)]
+
+    def _require_drawing(self, options: Mapping[str, Any]) -> None:
+        if options.get("max_images", 1):
+            self._require_decoder()
 
     def _request(self, prompt: Sequence[UserPart], *, answer: bool, **options: Any) -> Request:
         ids = self._prompt(prompt, fit="pad" if answer else "crop", answer=answer)
@@ -192,6 +198,7 @@ class Model:
             codes_between: codes from one partial picture to the next; a grid row by default.
             options: as in `generate_batch`.
         """
+        self._require_drawing(options)
         every = codes_between or self.image.config.codes_per_side
         request = self._request(parts, answer=answer, **options)
         started = time.perf_counter()

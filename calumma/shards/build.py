@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,13 @@ import PIL.Image
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
-from calumma.files import make_folder, read_json, write_json
+from calumma.files import make_folder, read_json, sha256, write_json
 from calumma.runtime import STOP
-from calumma.shards.format import VERSION, piece_name
+from calumma.shards.format import IDS, MANIFEST_NAME, VERSION, ids_dtype, piece_name, piece_sizes
 from calumma.shards.manifest import Manifest, Piece
 from calumma.shards.writer import PieceWriter
 from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.sequence import Sequence as TokenSequence
 from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
 
@@ -27,6 +29,10 @@ Picture = tuple[PIL.Image.Image, Fit]
 
 PIECE_DOCUMENTS = 512
 """Documents in a piece: the most work that a kill can lose."""
+
+BATCH_DOCUMENTS = 32
+"""Documents whose pictures are decoded and encoded together: photographs of 12 million pixels
+take 36 MB each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +86,19 @@ def build_shards(
     sources: list[str] = []
     pieces: list[Piece] = []
     digest = hashlib.sha256(tokenizers.fingerprint.encode())
-    for number, group in enumerate(_groups(documents)):
-        for document in group:
-            if document.source not in sources:
-                sources.append(document.source)
-        key = _key(group, tokenizers.fingerprint, skip_bad)
+    for number, group in enumerate(_cut(documents, PIECE_DOCUMENTS)):
+        sources += dict.fromkeys(d.source for d in group if d.source not in sources)
+        key = _key(group, tokenizers.fingerprint, sources, skip_bad)
         digest.update(key.encode())
-        piece = _known(folder, piece_name(number), key)
+        name = piece_name(number)
+        piece = _known(folder, name, key, ids_dtype(tokenizers.text.vocabulary.size))
         if piece is None:
             STOP.check(f"{folder} holds {len(pieces)} finished pieces")
-            piece = _write(group, tokenizers, folder, number, sources, skip_bad)
-            write_json(folder / f"{piece.name}.json", {"key": key, "piece": asdict(piece)})
+            # From here on the old contents are gone: nothing may still vouch for them.
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            (folder / f"{name}.json").unlink(missing_ok=True)
+            piece = _encode_group(group, tokenizers, sources, skip_bad).write(folder, name)
+            write_json(folder / f"{name}.json", {"key": key, "piece": asdict(piece)})
         pieces.append(piece)
         progress(len(group))
     manifest = Manifest(
@@ -103,23 +111,22 @@ def build_shards(
     return manifest
 
 
-def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    group: list[Document] = []
-    for document in documents:
-        group.append(document)
-        if len(group) == PIECE_DOCUMENTS:
-            yield group
-            group = []
-    if group:
+def _cut(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    waiting = iter(documents)
+    while group := list(islice(waiting, size)):
         yield group
 
 
-def _key(group: Sequence[Document], fingerprint: str, skip_bad: bool) -> str:
+def _key(
+    group: Sequence[Document], fingerprint: str, sources: Sequence[str], skip_bad: bool
+) -> str:
     """A hash of all that decides a piece's bytes."""
     digest = hashlib.sha256(f"{fingerprint} {skip_bad}".encode())
     for document in group:
-        roles = [turn.role for turn in document.messages]
-        digest.update(f"\0{document.id}\0{document.source}\0{roles}".encode())
+        turns = [(turn.role, len(turn.parts)) for turn in document.messages]
+        place = sources.index(document.source)
+        head = [document.id, place, turns, [type(part).__name__ for part in document.parts()]]
+        digest.update(f"\0{head!r}".encode())
         for part in document.parts():
             try:
                 content = part.read_bytes() if isinstance(part, Image) else part.text.encode()
@@ -131,44 +138,54 @@ def _key(group: Sequence[Document], fingerprint: str, skip_bad: bool) -> str:
     return digest.hexdigest()
 
 
-def _known(folder: Path, name: str, key: str) -> Piece | None:
+def _known(folder: Path, name: str, key: str, dtype: str) -> Piece | None:
+    """The piece that is there already, if it is made of the same and its files are whole."""
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
     record = read_json(path)
-    return Piece(**record["piece"]) if record["key"] == key else None
+    if record["key"] != key:
+        return None
+    piece = Piece(**record["piece"])
+    whole = all(
+        (folder / (name + suffix)).is_file()
+        and (folder / (name + suffix)).stat().st_size == num_bytes
+        for suffix, num_bytes in piece_sizes(piece.num_sequences, piece.num_ids, dtype).items()
+    )
+    return piece if whole and sha256(folder / (name + IDS)) == piece.sha256 else None
 
 
-def _write(
-    group: Sequence[Document],
-    tokenizers: Tokenizers,
-    folder: Path,
-    number: int,
-    sources: Sequence[str],
-    skip_bad: bool,
-) -> Piece:
+def _encode_group(
+    group: Sequence[Document], tokenizers: Tokenizers, sources: Sequence[str], skip_bad: bool
+) -> PieceWriter:
+    """One piece's sequences; only a batch of documents has its pictures in memory at a time."""
     writer = PieceWriter(tokenizers.text.vocabulary)
-    skipped: dict[str, str] = {}
-    opened: list[tuple[Document, list[Picture]]] = []
-    for document in group:
+    for batch in _cut(group, BATCH_DOCUMENTS):
         try:
-            opened.append((document, open_pictures(document)))
-        except ImageError as error:
+            encoded = _encode_documents(batch, tokenizers)
+        except (ImageError, DocumentError):
             if not skip_bad:
                 raise
-            skipped[document.id] = str(error)
-    codes = iter(_encode([picture for _, pictures in opened for picture in pictures], tokenizers))
-    for document, pictures in opened:
-        inside = [next(codes) for _ in pictures]
-        try:
-            sequence = encode_document(document, tokenizers.text, inside)
-        except DocumentError as error:
-            if not skip_bad:
-                raise
-            skipped[document.id] = str(error)
-            continue
-        writer.add(sequence.ids, sequence.counted, sources.index(document.source))
-    return writer.write(folder, piece_name(number), skipped)
+            encoded = []
+            for document in batch:
+                try:
+                    encoded += _encode_documents([document], tokenizers)
+                except (ImageError, DocumentError) as error:
+                    writer.skipped[document.id] = str(error)
+        for document, sequence in encoded:
+            writer.add(sequence.ids, sequence.counted, sources.index(document.source))
+    return writer
+
+
+def _encode_documents(
+    documents: Sequence[Document], tokenizers: Tokenizers
+) -> list[tuple[Document, TokenSequence]]:
+    pictures = [open_pictures(document) for document in documents]
+    codes = iter(_encode([picture for some in pictures for picture in some], tokenizers))
+    return [
+        (document, encode_document(document, tokenizers.text, list(islice(codes, len(some)))))
+        for document, some in zip(documents, pictures, strict=True)
+    ]
 
 
 def open_pictures(document: Document) -> list[Picture]:

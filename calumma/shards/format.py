@@ -35,6 +35,17 @@ def piece_name(number: int) -> str:
     return f"piece-{number:05d}"
 
 
+def piece_sizes(num_sequences: int, num_ids: int, dtype: str) -> dict[str, int]:
+    """How many bytes each file of a piece has, by suffix; `dtype` is that of the ids.
+
+    >>> piece_sizes(2, 10, "<u2")
+    {'.ids': 20, '.counted': 10, '.ends': 16, '.sources': 4}
+    """
+    lengths = {IDS: num_ids, COUNTED: num_ids, ENDS: num_sequences, SOURCES: num_sequences}
+    dtypes = {IDS: dtype, **DTYPES}
+    return {s: length * np.dtype(dtypes[s]).itemsize for s, length in lengths.items()}
+
+
 def map_array(path: Path, dtype: str) -> NDArray[np.generic]:
     """Memory-map a file of numbers; an empty file is an empty array."""
     if path.stat().st_size == 0:

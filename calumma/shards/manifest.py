@@ -43,6 +43,12 @@ class Manifest:
         return sum(piece.num_sequences for piece in self.pieces)
 
     @property
+    def codes_per_image(self) -> int:
+        """Codes of each image; 0 where there is none."""
+        images = sum(piece.num_images for piece in self.pieces)
+        return sum(piece.num_codes for piece in self.pieces) // max(1, images)
+
+    @property
     def num_ids(self) -> int:
         """Ids in all pieces."""
         return sum(piece.num_ids for piece in self.pieces)

@@ -40,11 +40,12 @@ class ShardReader:
 
     def _map(self, name: str, dtype: str, length: int) -> NDArray[np.generic]:
         path = self.folder / name
-        found = path.stat().st_size // np.dtype(dtype).itemsize if path.is_file() else -1
-        if found != length:
-            what = "is missing" if found < 0 else f"holds {found} numbers"
+        wanted = length * np.dtype(dtype).itemsize
+        found = path.stat().st_size if path.is_file() else -1
+        if found != wanted:
+            what = "is missing" if found < 0 else f"holds {found} bytes"
             raise ShardError(
-                f"{path} {what}; its manifest says {length}. Build the shards again: what is "
+                f"{path} {what}; its manifest says {wanted}. Build the shards again: what is "
                 "whole is kept."
             )
         return map_array(path, dtype)

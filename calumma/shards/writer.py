@@ -24,6 +24,9 @@ class PieceWriter:
     ends: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
 
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Documents left out, and why."""
+
     def add(self, ids: Sequence[int], counted: Sequence[bool], source: int) -> None:
         """Append a sequence of the source at this place in the manifest."""
         assert len(ids) == len(counted)
@@ -32,7 +35,7 @@ class PieceWriter:
         self.ends.append(len(self.ids))
         self.sources.append(source)
 
-    def write(self, folder: Path, name: str, skipped: dict[str, str]) -> Piece:
+    def write(self, folder: Path, name: str) -> Piece:
         """Write the files; each is whole or not there."""
         arrays = {
             IDS: np.asarray(self.ids, dtype=ids_dtype(self.vocabulary.size)),
@@ -52,5 +55,5 @@ class PieceWriter:
             num_codes=int(((ids >= codes.start) & (ids < codes.stop)).sum()),
             num_images=int((ids == self.vocabulary.begin_image).sum()),
             sha256=sha256(folder / (name + IDS)),
-            skipped=skipped,
+            skipped=self.skipped,
         )

@@ -131,5 +131,5 @@ def split_ids(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int
             runs[-1][1].append(id_)
             new_run = False
         else:
-            new_run = True
+            inside, new_run = None, True
     return runs

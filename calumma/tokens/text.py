@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from calumma.errors import TokenizerError
 from calumma.files import write_text
-from calumma.vocabulary import UNK_NAME, Vocabulary
+from calumma.vocabulary import BOS_NAME, UNK_NAME, Vocabulary
 
 NUM_BYTES = 256
 FILE_NAME = "tokenizer.json"
@@ -28,6 +37,13 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(with_added_tokens=True))
+        # Other software may have added control tokens as ordinary ones, which text can spell.
+        controls = [
+            AddedToken(token.content, special=True, normalized=False)
+            for id_, token in tokenizer.get_added_tokens_decoder().items()
+            if id_ not in self.vocabulary.text and not token.special
+        ]
+        tokenizer.add_special_tokens(controls)
 
     @classmethod
     def train(
@@ -76,6 +92,12 @@ class TextTokenizer:
             show_progress=show_progress,
         )
         tokenizer.train_from_iterator(texts, trainer)
+        # For others, such as transformers, who encode a whole prompt; `encode` leaves it out.
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{BOS_NAME} $A",
+            pair=f"{BOS_NAME} $A $B",
+            special_tokens=[(BOS_NAME, layout.bos)],
+        )
         trained = cls(tokenizer)
         if trained.vocabulary.num_text != num_text:
             raise TokenizerError(

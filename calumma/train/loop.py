@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
-from calumma.files import make_folder, writing
+from calumma.files import make_folder, write_text, writing
 from calumma.runtime import STOP
 
 METRICS_NAME = "metrics.jsonl"
@@ -90,4 +90,4 @@ def _trim_metrics(path: Path, steps: int) -> None:
     """Keep the first `steps` lines; what a killed run wrote beyond its checkpoint goes."""
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:steps]), encoding="utf-8")
+        write_text(path, "".join(lines[:steps]))

@@ -36,7 +36,8 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
 
 
 def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    matrices, vectors = [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for name, parameter in named:
         plain = parameter.ndim < 2 or "norm" in name
         (vectors if plain else matrices).append(parameter)

@@ -86,8 +86,8 @@ def _loss(model: Decoder, batch: Batch, rules: StepRules) -> tuple[LossSums, flo
         rules.vocabulary,
         z_loss=rules.z_loss,
     )
-    norm = stream.detach()[owners >= 0].norm(dim=-1).mean()
-    return sums, float(norm)
+    norms = stream.detach()[owners >= 0].norm(dim=-1)
+    return sums, float(norms.sum()) / max(1, len(norms))
 
 
 def _mean(sums: Sequence[LossSums], modalities: Sequence[str]) -> float:
