@@ -1,0 +1,149 @@
+"""What the model writes about pictures it has not seen, held against what is known of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calumma.documents.document import Document, Image, Text
+from calumma.errors import EvaluationError
+from calumma.evaluate.figure import Figure, bootstrap_interval
+from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen
+from calumma.generate.config import TextSampling
+from calumma.tokens.pixels import to_array
+
+GREEDY = TextSampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
+
+NEAREST_SIDE = 16
+"""Pictures are compared at this many pixels to a side."""
+
+_SPARE_IDS = 8
+"""Ids a written caption may have more than the longest true one."""
+
+
+def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
+    """The share of known words that stand in the captions the model writes, all and by kind.
+
+    Raises:
+        EvaluationError: no pair has attributes that its own caption names.
+    """
+    known = [pair for pair in held_out.pairs if known_words(pair)]
+    if not known:
+        raise EvaluationError(
+            f"captioning: found no attribute named in the texts of {len(held_out.pairs)} pairs; "
+            'wanted attributes such as "thing" or "ground" whose words stand in the caption. Give '
+            "such documents (--documents), or leave this task out."
+        )
+    pairs = chosen(known, options.max_prompts, options.seed)
+    written = write_captions(held_out, pairs, options)
+    nearest = nearest_captions(pairs, options.training) if options.training else None
+    return caption_figures([known_words(pair) for pair in pairs], written, nearest, options.seed)
+
+
+def known_words(pair: Pair) -> dict[str, str]:
+    """The attributes that the pair's own caption names, with their words."""
+    return {k: word for k, word in pair.document.attributes.items() if names(pair.text, word)}
+
+
+def names(text: str, word: str) -> bool:
+    """Whether a word, or words in a row, stand whole in a text; case does not count.
+
+    >>> names("A red cat", "cat"), names("A red catfish", "cat")
+    (True, False)
+    """
+    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.I) is not None
+
+
+def write_captions(held_out: HeldOut, pairs: Sequence[Pair], options: Options) -> list[str]:
+    """The text the model finds likeliest behind each picture, id by id."""
+    longest = max(len(pair.text_ids) for pair in pairs)
+    question = [options.question] if options.question else []
+    written = []
+    for start in range(0, len(pairs), PIECES):
+        piece = pairs[start : start + PIECES]
+        samples = held_out.model.generate_batch(
+            [[pair.picture, *question] for pair in piece],
+            answer=options.turns,
+            max_new_tokens=longest + _SPARE_IDS,
+            max_images=0,
+            text=GREEDY,
+        )
+        for sample in samples:
+            written.append("".join(part for part in sample.parts if isinstance(part, str)))
+        options.tick(start + len(piece), len(pairs))
+    return written
+
+
+def nearest_captions(pairs: Sequence[Pair], training: Sequence[Document]) -> list[str]:
+    """For each pair the caption of the training picture that is nearest pixel by pixel.
+
+    Raises:
+        EvaluationError: no training document has a text and a picture.
+    """
+    known = [document for document in training if document.text and document.images]
+    if not known:
+        raise EvaluationError(
+            f"captioning: found no text with a picture among {len(training)} training documents; "
+            "wanted at least one, for the baseline. Give others, or leave --train out."
+        )
+    theirs = np.stack([_small(document.images[0]) for document in known])
+    ours = np.stack([_small(pair.image) for pair in pairs])
+    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2; |a|^2 is the same for all that a is compared with.
+    far = np.square(theirs).sum(axis=1) - 2 * ours @ theirs.T
+    return [
+        next(part.text for part in known[place].parts() if isinstance(part, Text))
+        for place in far.argmin(axis=1)
+    ]
+
+
+def _small(image: Image) -> NDArray[np.float64]:
+    return to_array(image.open(), NEAREST_SIDE).astype(np.float64).ravel()
+
+
+def caption_figures(
+    known: Sequence[dict[str, str]],
+    written: Sequence[str],
+    nearest: Sequence[str] | None,
+    seed: int,
+) -> list[Figure]:
+    """The share of attribute words that are named, over all attributes and for each.
+
+    Args:
+        known: the attributes of each picture, with their words.
+        written: the caption the model wrote for each.
+        nearest: the caption of each one's nearest training picture; None for no baseline.
+        seed: of the interval.
+    """
+    kinds = sorted({kind for attributes in known for kind in attributes})
+    beside = "; the baseline is the caption of the nearest training picture"
+    figures = []
+    for kind in (None, *kinds):
+        part = [_words(attributes, kind) for attributes in known]
+        counts = np.array([len(words) for words in part])
+        hits = _hits(part, written)
+        base = None if nearest is None else float(_hits(part, nearest).sum() / counts.sum())
+        figures.append(
+            Figure(
+                name=f"caption_{kind or 'attributes'}_right",
+                value=float(hits.sum() / counts.sum()),
+                baseline=base,
+                n=int((counts > 0).sum()),
+                interval=bootstrap_interval(hits, counts, seed=seed),
+                unit="share",
+                note=f"{counts.sum()} known words, greedy captions{beside if nearest else ''}",
+            )
+        )
+    return figures
+
+
+def _words(attributes: dict[str, str], kind: str | None) -> list[str]:
+    return [word for name, word in attributes.items() if kind in (None, name)]
+
+
+def _hits(part: Sequence[Sequence[str]], captions: Sequence[str]) -> NDArray[np.int64]:
+    return np.array(
+        [sum(names(text, w) for w in words) for words, text in zip(part, captions, strict=True)]
+    )

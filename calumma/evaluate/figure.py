@@ -1,0 +1,124 @@
+"""A figure: one measured number beside its baseline, its sample size and its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Interval = tuple[float, float]
+
+CONFIDENCE = 0.95
+"""Share of repetitions in which an interval should hold the true value."""
+
+_RESAMPLES = 2000
+_Z = 1.959963984540054
+"""Two-sided quantile of the normal distribution at CONFIDENCE."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a report."""
+
+    name: str
+    value: float
+
+    baseline: float | None
+    """What doing nothing clever gives; None where there is no such thing."""
+
+    n: int
+    """How many documents, pictures or questions were measured (the note says which)."""
+
+    interval: Interval | None
+    """95 % interval of `value`; None where none is meant."""
+
+    unit: str
+    note: str = ""
+    """How it was measured, in one line."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The six fields that machines read."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "baseline": self.baseline,
+            "n": self.n,
+            "interval": None if self.interval is None else list(self.interval),
+            "unit": self.unit,
+        }
+
+
+def bootstrap_interval(sums: ArrayLike, weights: ArrayLike | None = None, *, seed: int) -> Interval:
+    """The 95 % interval of `sum(sums) / sum(weights)` over documents drawn again and again.
+
+    Args:
+        sums: [N] one number a document.
+        weights: [N] what each counts, such as its tokens; all ones by default.
+        seed: of the drawing; the same seed gives the same interval.
+    """
+    tops = np.asarray(sums, dtype=np.float64)
+    bottoms = np.ones_like(tops) if weights is None else np.asarray(weights, dtype=np.float64)
+    chance = np.random.default_rng(seed)
+    # How often each document is drawn: [resamples, N].
+    drawn = chance.multinomial(len(tops), np.full(len(tops), 1 / len(tops)), size=_RESAMPLES)
+    tail = (1 - CONFIDENCE) / 2
+    weight = drawn @ bottoms
+    known = weight > 0
+    low, high = np.quantile((drawn @ tops)[known] / weight[known], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def wilson_interval(hits: float, n: int) -> Interval:
+    """The 95 % interval of a share of `n` questions; `hits` may hold halves, for ties.
+
+    Source: Wilson (1927), the score interval; unlike the normal one it stays within 0 and 1.
+
+    >>> [round(end, 4) for end in wilson_interval(5, 10)]
+    [0.2366, 0.7634]
+    """
+    share, spread = hits / n, _Z * _Z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def number(value: float | None) -> str:
+    """A number for people: four digits that matter, "-" for none.
+
+    >>> number(3.14159), number(0.1), number(None), number(1234.5)
+    ('3.142', '0.1', '-', '1234')
+    """
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def span(interval: Interval | None) -> str:
+    """An interval for people."""
+    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+HEADINGS = ("figure", "value", "baseline", "95 % interval", "n", "unit")
+
+
+def cells(figure: Figure) -> tuple[str, ...]:
+    """A figure's row under `HEADINGS`."""
+    return (
+        figure.name, number(figure.value), number(figure.baseline), span(figure.interval),
+        str(figure.n), figure.unit,
+    )  # fmt: skip
+
+
+def render_table(figures: Sequence[Figure]) -> str:
+    """The figures as plain lines in columns, names to the left and numbers to the right."""
+    rows = [HEADINGS, *(cells(figure) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = []
+    for name, *middle, unit in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *numbers, unit]))
+    return "\n".join(lines)

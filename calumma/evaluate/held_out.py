@@ -1,0 +1,152 @@
+"""Held-out documents in the form that tasks measure: pictures encoded once, pairs picked out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from calumma.documents.document import Document, Image, Text
+from calumma.errors import EvaluationError
+from calumma.generate.config import ImageSampling
+from calumma.generate.model import Model
+from calumma.tokens.sequence import encode_codes, encode_document
+
+Item = TypeVar("Item")
+Tick = Callable[[int, int], None]
+"""Told how many pieces of a task are done, of how many."""
+
+PIECES = 32
+"""Pictures opened, prompts drawn or answered at a time."""
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a measurement may be told; everything has a default."""
+
+    seed: int = 0
+    """Decides what is drawn by chance: partners, candidates, pictures, resamples."""
+
+    training: Sequence[Document] = ()
+    """Training documents, for the baseline of the nearest picture."""
+
+    training_counts: NDArray[np.int64] | None = None
+    """How often each id occurs in training, by id, for the unigram baseline."""
+
+    turns: bool = False
+    """Whether prompts are asked as turns, as after fine-tuning, or just continued."""
+
+    phrase: Callable[[str], Sequence[str]] | None = None
+    """From a caption to the texts of the prompt that asks for its picture; by default the caption
+    itself, behind "draw " where `turns` holds."""
+
+    question: str = ""
+    """Text behind a picture in the prompt that asks for its caption."""
+
+    image: ImageSampling = field(default_factory=ImageSampling)
+    """How the drawn pictures' codes are chosen, guidance included."""
+
+    max_prompts: int = 200
+    """Pictures drawn, and captions written, at most; chosen by seed."""
+
+    tick: Tick = _silent
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A plain document of one text and one picture."""
+
+    document: Document
+    text: str
+    text_ids: tuple[int, ...]
+    codes: tuple[int, ...]
+    image: Image
+
+    @property
+    def picture(self) -> PIL.Image.Image:
+        """The picture itself."""
+        return self.image.open()
+
+
+@dataclass
+class HeldOut:
+    """Documents and a model; what tasks need of them is worked out once, when first asked for."""
+
+    model: Model
+    documents: Sequence[Document]
+    tick: Tick = field(default=_silent, repr=False)
+
+    @cached_property
+    def codes(self) -> list[list[list[int]]]:
+        """The codes of every picture of every document."""
+        owners = [(d, image) for d, doc in enumerate(self.documents) for image in doc.images]
+        codes: list[list[list[int]]] = [[] for _ in self.documents]
+        for start in range(0, len(owners), PIECES):
+            piece = owners[start : start + PIECES]
+            encoded = self.model.image.encode_images([image.open() for _, image in piece])
+            for (owner, _), row in zip(piece, encoded, strict=True):
+                codes[owner].append(row)
+            self.tick(start + len(piece), len(owners))
+        return codes
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The plain documents of one text and one picture, those the model can read whole."""
+        pairs = []
+        for document, codes in zip(self.documents, self.codes, strict=True):
+            kinds = sorted(type(part).__name__ for part in document.content)
+            if kinds != ["Image", "Text"]:
+                continue
+            text = next(part.text for part in document.content if isinstance(part, Text))
+            ids = self.model.text.encode(text)
+            fits = len(ids) + len(codes[0]) + 4 <= self.model.decoder.config.max_tokens
+            if ids and fits:
+                image = document.images[0]
+                pairs.append(Pair(document, text, tuple(ids), tuple(codes[0]), image))
+        return pairs
+
+    def require_pairs(self, task: str, num_texts: int) -> list[Pair]:
+        """The pairs, if they have at least so many different texts.
+
+        Raises:
+            EvaluationError: there are fewer.
+        """
+        found = len({pair.text for pair in self.pairs})
+        if found < num_texts:
+            raise EvaluationError(
+                f"{task}: found {found} different texts among {len(self.pairs)} documents of one "
+                f"text and one picture; wanted at least {num_texts}. Give more such documents "
+                "(--documents, --limit), or leave this task out."
+            )
+        return self.pairs
+
+    def counts(self) -> NDArray[np.int64]:
+        """How often each id stands in the documents' sequences, by id: [V] int64."""
+        ids = [
+            id_
+            for document, codes in zip(self.documents, self.codes, strict=True)
+            for id_ in encode_document(document, self.model.text, codes).ids
+        ]
+        return np.bincount(ids, minlength=self.model.vocabulary.size)
+
+
+def image_ids(model: Model, pair: Pair) -> list[int]:
+    """The ids of a pair's picture, begin and end of image included."""
+    return encode_codes(pair.codes, model.vocabulary)
+
+
+def chosen(items: Sequence[Item], at_most: int | None, seed: int) -> list[Item]:
+    """At most so many of the items, drawn by seed, in their own order."""
+    if at_most is None or len(items) <= at_most:
+        return list(items)
+    places = np.random.default_rng(seed).choice(len(items), size=at_most, replace=False)
+    return [items[place] for place in sorted(places.tolist())]

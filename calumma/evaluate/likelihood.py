@@ -1,0 +1,232 @@
+"""How well a model foretells held-out documents, and whether its pictures listen to the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calumma.errors import EvaluationError
+from calumma.evaluate.figure import Figure, bootstrap_interval
+from calumma.evaluate.held_out import HeldOut, Options, Pair, image_ids
+from calumma.evaluate.scoring import Scores, log_probabilities
+from calumma.tokens.sequence import encode_document
+from calumma.vocabulary import Vocabulary
+
+BITS = 1 / np.log(2)
+"""Bits in a nat."""
+
+CAPTION_FIRST, IMAGE_FIRST, AS_IT_STANDS = "caption first", "image first", "as it stands"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A sequence with the log-probabilities of its ids."""
+
+    owner: int
+    """The number of its document."""
+
+    order: str
+    ids: NDArray[np.int64]
+    scores: Scores
+
+    def bits(self, kind: range) -> tuple[float, int]:
+        """Bits that the ids of one kind cost, and how many there are."""
+        targets = (self.ids >= kind.start) & (self.ids < kind.stop)
+        targets[0] = False  # the first id is given
+        return float(-self.scores[targets].sum() * BITS), int(targets.sum())
+
+
+def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
+    """Bits per token of text and of codes, and what the right caption saves.
+
+    Pairs are read in both orders, other documents as they stand. The last figure is left out
+    where the documents hold no pairs.
+
+    Raises:
+        EvaluationError: the documents hold neither text nor pictures.
+    """
+    scored = score_documents(held_out, options)
+    vocabulary = held_out.model.vocabulary
+    figures = [
+        *bits_per_token("text", vocabulary.text, scored, IMAGE_FIRST, options),
+        *bits_per_token("code", vocabulary.codes, scored, CAPTION_FIRST, options),
+    ]
+    if not figures:
+        raise EvaluationError(
+            f"likelihood: found no token of text or image in {len(held_out.documents)} documents; "
+            "wanted at least one. Give documents with text or pictures (--documents)."
+        )
+    if len({pair.text for pair in held_out.pairs}) > 1:
+        figures.append(right_minus_shuffled(held_out, options))
+    return figures
+
+
+def caption_first(held_out: HeldOut, pair: Pair, text_ids: Sequence[int]) -> list[int]:
+    """The sequence of a caption (this pair's or another's) and this pair's picture."""
+    vocabulary = held_out.model.vocabulary
+    return [vocabulary.bos, *text_ids, *image_ids(held_out.model, pair), vocabulary.eos]
+
+
+def image_first(held_out: HeldOut, pair: Pair, text_ids: Sequence[int]) -> list[int]:
+    """The sequence of this pair's picture and a caption (this pair's or another's)."""
+    vocabulary = held_out.model.vocabulary
+    return [vocabulary.bos, *image_ids(held_out.model, pair), *text_ids, vocabulary.eos]
+
+
+def score_documents(held_out: HeldOut, options: Options) -> list[Scored]:
+    """Every document scored: pairs in both orders, others as they stand, cut to what fits."""
+    model = held_out.model
+    pairs = {id(pair.document): pair for pair in held_out.pairs}
+    kept: list[tuple[int, str, list[int]]] = []
+    for owner, (document, codes) in enumerate(zip(held_out.documents, held_out.codes, strict=True)):
+        if pair := pairs.get(id(document)):
+            kept.append((owner, CAPTION_FIRST, caption_first(held_out, pair, pair.text_ids)))
+            kept.append((owner, IMAGE_FIRST, image_first(held_out, pair, pair.text_ids)))
+        else:
+            ids = encode_document(document, model.text, codes).ids
+            kept.append((owner, AS_IT_STANDS, ids[: model.decoder.config.max_tokens]))
+    scores = log_probabilities(model.decoder, [ids for *_, ids in kept], tick=options.tick)
+    return [
+        Scored(owner, order, np.array(ids), row)
+        for (owner, order, ids), row in zip(kept, scores, strict=True)
+    ]
+
+
+def bits_per_token(
+    name: str, kind: range, scored: Sequence[Scored], given: str, options: Options
+) -> list[Figure]:
+    """Bits per token of one kind of id: over everything, and in the order where it comes last.
+
+    Returns:
+        No figure where there is no such id; one where no pair is read in the order `given`.
+    """
+    named = f"{name}_bits_per_token"
+    figures = []
+    for suffix, part in (
+        ("", scored),
+        ("_" + given.replace(" ", "_"), [each for each in scored if each.order == given]),
+    ):
+        targets = np.concatenate([each.ids[1:] for each in part]) if part else np.array([], int)
+        targets = targets[(targets >= kind.start) & (targets < kind.stop)]
+        if not len(targets):
+            continue
+        baseline, fitted = unigram_bits(targets, kind, options.training_counts)
+        bits, counts = _by_document(part, kind)
+        order = "pairs in both orders" if not suffix else given
+        figures.append(
+            Figure(
+                name=named + suffix,
+                value=float(bits.sum() / counts.sum()),
+                baseline=baseline,
+                n=int((counts > 0).sum()),
+                interval=bootstrap_interval(bits, counts, seed=options.seed),
+                unit="bits",
+                note=f"{len(targets):,} tokens, {order}; the baseline is a unigram {fitted}",
+            )
+        )
+    return figures
+
+
+def _by_document(
+    scored: Sequence[Scored], kind: range
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bits and tokens of each document: two [documents] arrays."""
+    sums = np.zeros((2, 1 + max(each.owner for each in scored)))
+    for each in scored:
+        sums[:, each.owner] += each.bits(kind)
+    return sums[0], sums[1]
+
+
+def unigram_bits(
+    targets: NDArray[np.int64], kind: range, training_counts: NDArray[np.int64] | None
+) -> tuple[float, str]:
+    """Bits per token of a model that knows only how often each id of its kind occurs.
+
+    It chooses among the ids of the kind alone, while the model also has to say that no other
+    kind comes: the baseline is favoured.
+
+    Args:
+        targets: the ids to foretell, all in `kind`.
+        kind: the ids it chooses from.
+        training_counts: [V] how often each id occurs in training, to which one is added; None
+            counts the targets themselves, which no model of its kind can beat.
+
+    Returns:
+        The bits, and what the model was fitted on, in words.
+    """
+    counts = np.bincount(targets - kind.start, minlength=len(kind)).astype(np.float64)
+    if training_counts is None:
+        fitted, known = "fitted on these documents themselves", counts
+    else:
+        fitted = "fitted on training counts, one added"
+        known = np.asarray(training_counts, dtype=np.float64)[kind.start : kind.stop] + 1
+    seen = counts > 0
+    logs = np.log2(known[seen] / known.sum())
+    return float(-(counts[seen] * logs).sum() / counts.sum()), fitted
+
+
+def right_minus_shuffled(held_out: HeldOut, options: Options) -> Figure:
+    """Bits per code behind a picture's own caption, minus those behind another's.
+
+    Below zero, the model's pictures listen to the words.
+
+    Raises:
+        EvaluationError: one text has more than half of the documents.
+    """
+    pairs = held_out.require_pairs("code_bits_right_minus_shuffled", 2)
+    partners = other_texts([pair.text for pair in pairs], options.seed)
+    sequences = [caption_first(held_out, pair, pair.text_ids) for pair in pairs]
+    sequences += [
+        caption_first(held_out, pair, pairs[partner].text_ids)
+        for pair, partner in zip(pairs, partners, strict=True)
+    ]
+    scores = log_probabilities(held_out.model.decoder, sequences, tick=options.tick)
+    bits = np.array(
+        [
+            code_log_probability(np.array(ids), row, held_out.model.vocabulary) * -BITS
+            for ids, row in zip(sequences, scores, strict=True)
+        ]
+    ).reshape(2, -1)
+    saved, counts = bits[0] - bits[1], np.array([len(pair.codes) for pair in pairs])
+    return Figure(
+        name="code_bits_right_minus_shuffled",
+        value=float(saved.sum() / counts.sum()),
+        baseline=0.0,
+        n=len(pairs),
+        interval=bootstrap_interval(saved, counts, seed=options.seed),
+        unit="bits per code",
+        note="paired by picture: behind its own caption, minus behind another document's",
+    )
+
+
+def code_log_probability(ids: NDArray[np.int64], scores: Scores, vocabulary: Vocabulary) -> float:
+    """Natural log of the probability of a sequence's image codes."""
+    inside = (ids >= vocabulary.codes.start) & (ids < vocabulary.codes.stop)
+    return float(scores[inside].sum())
+
+
+def other_texts(texts: Sequence[str], seed: int) -> list[int]:
+    """For each text the place of a partner with a different text; each place is used once.
+
+    Raises:
+        EvaluationError: one text has more than half of the places, so no such choice exists.
+    """
+    groups: dict[str, list[int]] = {}
+    for place in np.random.default_rng(seed).permutation(len(texts)).tolist():
+        groups.setdefault(texts[place], []).append(place)
+    # Laid group by group, a step as long as the longest group always leaves one's own group.
+    order = [place for group in groups.values() for place in group]
+    step = max(len(group) for group in groups.values())
+    if 2 * step > len(texts):
+        raise EvaluationError(
+            f"code_bits_right_minus_shuffled: {step} of {len(texts)} documents share one text; "
+            "wanted at most half, so that each can be given another's. Give more varied documents "
+            "(--documents), or leave likelihood out."
+        )
+    partners = [0] * len(texts)
+    for place, partner in zip(order, order[step:] + order[:step], strict=True):
+        partners[place] = partner
+    return partners

@@ -1,0 +1,116 @@
+"""Which of ten captions belongs to a picture, and which of ten pictures to a caption.
+
+All candidates are equally likely beforehand, so the right answer to "which text?" is the one under
+which the picture became likelier than it was without any text; with p(text, image) = p(text)
+p(image | text) that is the text whose log p(text | image) - log p(text) is largest. The plain
+log p(text | image) is measured beside it: it favours texts that are likely anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.held_out import HeldOut, Options, Pair
+from calumma.evaluate.likelihood import caption_first, image_first
+from calumma.evaluate.scoring import log_probabilities
+
+NUM_CANDIDATES = 10
+
+
+def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
+    """Four figures: both directions, each by gain in likelihood and by plain likelihood.
+
+    Raises:
+        EvaluationError: there are fewer than ten different texts among the pairs.
+    """
+    pairs = held_out.require_pairs("retrieval", NUM_CANDIDATES)
+    candidates = draw_candidates([pair.text for pair in pairs], options.seed)
+    rows = [(own, other) for own, row in enumerate(candidates) for other in row]
+    figures = []
+    for name, plain, alone in (
+        ("text_given_image", *_text_scores(held_out, pairs, rows, options)),
+        ("image_given_text", *_image_scores(held_out, pairs, rows, options)),
+    ):
+        gain = plain - alone[np.array(candidates)]
+        what = name.partition("_")[0]
+        notes = (
+            f"log p({name.replace('_given_', ' | ')}) - log p({what} alone)",
+            f"log p({name.replace('_given_', ' | ')}) alone, which favours candidates that "
+            "are likely anyway",
+        )
+        for suffix, scores, note in (("", gain, notes[0]), ("_plain", plain, notes[1])):
+            figures.append(_figure(f"retrieval_{name}{suffix}", scores, note))
+    return figures
+
+
+def _text_scores(
+    held_out: HeldOut, pairs: Sequence[Pair], rows: Sequence[tuple[int, int]], options: Options
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[N, 10] log p(candidate text | picture), and [N] log p(text) with no picture."""
+    texts = [pair.text_ids for pair in pairs]
+    alone = [[held_out.model.vocabulary.bos, *text] for text in texts]
+    behind = [image_first(held_out, pairs[own], texts[other])[:-1] for own, other in rows]
+    scores = log_probabilities(held_out.model.decoder, [*alone, *behind], tick=options.tick)
+    lengths = [len(text) for text in texts] + [len(texts[other]) for _, other in rows]
+    sums = np.array([row[-n:].sum() for row, n in zip(scores, lengths, strict=True)])
+    return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
+
+
+def _image_scores(
+    held_out: HeldOut, pairs: Sequence[Pair], rows: Sequence[tuple[int, int]], options: Options
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[N, 10] log p(candidate codes | caption), and [N] log p(codes) with no caption."""
+    alone = [caption_first(held_out, pair, ())[:-2] for pair in pairs]
+    behind = [
+        caption_first(held_out, pairs[other], pairs[own].text_ids)[:-2] for own, other in rows
+    ]
+    scores = log_probabilities(held_out.model.decoder, [*alone, *behind], tick=options.tick)
+    num_codes = held_out.model.image.config.codes_per_image
+    sums = np.array([row[-num_codes:].sum() for row in scores])
+    return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
+
+
+def _figure(name: str, scores: NDArray[np.float64], note: str) -> Figure:
+    hits = won(scores)
+    return Figure(
+        name=name,
+        value=float(hits.mean()),
+        baseline=1 / NUM_CANDIDATES,
+        n=len(hits),
+        interval=wilson_interval(float(hits.sum()), len(hits)),
+        unit="share",
+        note=f"among {NUM_CANDIDATES} with different texts, by {note}; a tie counts by halves",
+    )
+
+
+def won(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Whether the first of each row's candidates is best: 1, 0, or its part of a tie.
+
+    >>> won(np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]])).tolist()
+    [1.0, 0.0, 0.5]
+    """
+    best = scores == scores.max(axis=1, keepdims=True)
+    return np.where(best[:, 0], 1 / best.sum(axis=1), 0.0)
+
+
+def draw_candidates(texts: Sequence[str], seed: int) -> list[list[int]]:
+    """For each text its own place, then nine places whose texts differ from it and each other.
+
+    The texts must have at least ten different ones among them.
+    """
+    chance = np.random.default_rng(seed)
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(text, []).append(place)
+    names = list(places)
+    candidates = []
+    for place, text in enumerate(texts):
+        drawn = [names[i] for i in chance.choice(len(names), NUM_CANDIDATES, replace=False)]
+        others = [name for name in drawn if name != text][: NUM_CANDIDATES - 1]
+        picked = [places[name][chance.integers(len(places[name]))] for name in others]
+        candidates.append([place, *picked])
+    return candidates

@@ -1,0 +1,86 @@
+"""How likely a model finds sequences, many at a time.
+
+Shapes: B sequences, T ids, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from calumma.model.decoder import Decoder
+
+IDS_AT_ONCE = 4096
+LOGITS_AT_ONCE = 1 << 26
+"""Numbers the logits of one batch may hold: 256 MB in float32."""
+
+Scores = NDArray[np.float64]
+"""[T] natural logs of the probabilities of a sequence's ids, each given those before it."""
+
+
+@torch.inference_mode()
+def log_probabilities(
+    decoder: Decoder,
+    sequences: Sequence[Sequence[int]],
+    *,
+    tick: Callable[[int, int], None] | None = None,
+) -> list[Scores]:
+    """Natural log of the probability of every id, over the full vocabulary, nothing masked.
+
+    Sequences of like length share a batch and are padded on the right, where a causal model does
+    not look from the ids that count.
+
+    Args:
+        decoder: ids [B, T] int64 to logits [B, T, V].
+        sequences: the ids of each.
+        tick: told how many sequences are done, of how many.
+
+    Returns:
+        One array for each sequence, as long as it; the first id is given and has 0.
+    """
+    device = decoder.embedding.weight.device
+    ids_at_once = min(IDS_AT_ONCE, LOGITS_AT_ONCE // decoder.config.vocabulary_size)
+    scores: list[Scores] = [np.zeros(len(sequence)) for sequence in sequences]
+    num_done = 0
+    for places in batches([len(sequence) for sequence in sequences], ids_at_once):
+        ids = _padded([sequences[place] for place in places]).to(device)
+        logits = decoder(ids[:, :-1]).float()  # [B, T - 1, V]
+        found = -functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        ).view(len(places), -1)
+        for place, row in zip(places, found.double().cpu().numpy(), strict=True):
+            scores[place][1:] = row[: len(sequences[place]) - 1]
+        num_done += len(places)
+        if tick is not None:
+            tick(num_done, len(sequences))
+    return scores
+
+
+def batches(lengths: Sequence[int], ids_at_once: int) -> Iterator[list[int]]:
+    """Places of sequences in batches of like length; one longer than `ids_at_once` goes alone.
+
+    >>> list(batches([5, 2, 4, 2], ids_at_once=8))
+    [[1, 3], [2], [0]]
+    """
+    batch: list[int] = []
+    # Sorted by length and then by place: the same sequences make the same batches.
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        # The new one is the longest so far, and all are padded to it.
+        if batch and lengths[place] * (len(batch) + 1) > ids_at_once:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    ids = torch.zeros(len(sequences), max(2, *map(len, sequences)), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    return ids

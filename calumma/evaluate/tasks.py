@@ -1,0 +1,90 @@
+"""The tasks by name, and measuring several of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from calumma.documents.document import Document
+from calumma.errors import EvaluationError
+from calumma.evaluate.captioning import captioning
+from calumma.evaluate.drawing import drawing
+from calumma.evaluate.figure import Figure
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.likelihood import likelihood
+from calumma.evaluate.reconstruction import reconstruction
+from calumma.evaluate.report import Report
+from calumma.evaluate.retrieval import retrieval
+from calumma.generate.model import Model
+
+Progress = Callable[[str, int, int], None]
+"""Told the name of the task, how many of its pieces are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to measure."""
+
+    measure: Callable[[HeldOut, Options], list[Figure]]
+    summary: str
+
+
+TASKS: dict[str, Task] = {
+    "likelihood": Task(likelihood, "bits per token of text and codes, and what captions save"),
+    "retrieval": Task(retrieval, "the right one of ten captions, and of ten pictures"),
+    "reconstruction": Task(reconstruction, "pictures through codes and back; codebook use"),
+    "drawing": Task(drawing, "asked for a colour, whether the drawn picture has it"),
+    "captioning": Task(captioning, "what is known of a picture, in the caption written for it"),
+}
+
+ENCODING = "encoding"
+"""What progress calls the work that all tasks share."""
+
+
+def require_tasks(names: Sequence[str]) -> None:
+    """See that there are names, and that they are names of tasks.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    unknown = [name for name in names if name not in TASKS]
+    if unknown or not names:
+        found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
+        raise EvaluationError(f"{found}; wanted some of {', '.join(TASKS)}.")
+
+
+def evaluate(
+    model: Model,
+    documents: Sequence[Document],
+    tasks: Sequence[str],
+    options: Options | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure tasks on documents; the same seed gives the same figures.
+
+    Args:
+        model: what is measured.
+        documents: held-out documents.
+        tasks: names in TASKS, in the order of the figures wanted.
+        options: see `Options`.
+        progress: told about each piece of work that is done.
+
+    Returns:
+        The report, without the names of the model and the command: `dataclasses.replace` adds them.
+
+    Raises:
+        EvaluationError: a task is not known, or finds no documents that fit it.
+    """
+    require_tasks(tasks)
+    tell = progress or (lambda name, done, total: None)
+    options = options or Options()
+    held_out = HeldOut(model, documents, tick=partial(tell, ENCODING))
+    started = time.perf_counter()
+    figures: list[Figure] = []
+    for name in tasks:
+        heard = replace(options, tick=partial(tell, name))
+        figures += TASKS[name].measure(held_out, heard)
+    return Report(figures=figures, seconds=time.perf_counter() - started, seed=options.seed)
