@@ -1,0 +1,21 @@
+"""Pictures made of nothing but a number."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import PIL.Image
+
+
+def noise(seed: int, width: int = 16, height: int = 16) -> PIL.Image.Image:
+    """A picture of noise."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return PIL.Image.fromarray(values)
+
+
+def png(seed: int, width: int = 16, height: int = 16) -> bytes:
+    """The bytes of a file with that picture."""
+    file = io.BytesIO()
+    noise(seed, width, height).save(file, "PNG")
+    return file.getvalue()

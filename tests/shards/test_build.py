@@ -1,0 +1,273 @@
+"""Documents to shards: killed, changed, broken, and still the bytes of one undisturbed run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+import calumma.shards.build
+from calumma.documents.document import Document, Image, Text, Turn
+from calumma.errors import DocumentError, ImageError, Interrupted
+from calumma.runtime import STOP
+from calumma.shards.build import Tokenizers, build_shards, open_pictures
+from calumma.shards.manifest import Manifest
+from calumma.shards.reader import ShardReader
+from calumma.tokens.pixels import Fit
+from calumma.tokens.sequence import encode_document
+from calumma.tokens.text import TextTokenizer
+from tests.pictures import noise, png
+
+
+class FakeImageTokenizer:
+    """Names a picture by its first pixel, and counts the pictures it was asked for."""
+
+    class config:
+        num_codes = 16
+
+    def __init__(self, fingerprint: str = "fake") -> None:
+        self.fingerprint = fingerprint
+        self.asked = 0
+        self.largest = 0
+
+    def encode_images(
+        self, pictures: Sequence[PIL.Image.Image], mode: Fit = "crop"
+    ) -> list[list[int]]:
+        for picture in pictures:
+            if picture.width > 100 * picture.height:
+                raise ImageError("a mere line")
+        self.asked += len(pictures)
+        self.largest = max(self.largest, len(pictures))
+        pixels = [picture.getpixel((0, 0))[0] % 16 for picture in pictures]
+        return [[pixel, 0 if mode == "crop" else 1] for pixel in pixels]
+
+
+def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
+    return Tokenizers(text=text, image=FakeImageTokenizer(fingerprint))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calumma.shards.build, "PIECE_DOCUMENTS", 4)
+    monkeypatch.setattr(calumma.shards.build, "BATCH_DOCUMENTS", 3)
+
+
+def pair(number: int) -> Document:
+    parts = (Text(f"picture {number}"), Image(data=png(number)))
+    return Document(id=str(number), source=f"s{number % 2}", content=parts)
+
+
+PAIRS = [pair(number) for number in range(10)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_sequence_is_that_of_its_document(
+    tokenizers: Tokenizers, documents: list[Document], tmp_path: Path
+) -> None:
+    counts: list[int] = []
+    manifest = build_shards(documents, tokenizers, tmp_path, progress=counts.append)
+    reader = ShardReader(tmp_path)
+    assert reader.manifest == manifest
+    assert len(reader) == sum(counts) == len(documents)
+    assert manifest.sources == ["pairs", "text", "chat"]
+    assert manifest.codes_per_image == 4
+    for number, document in enumerate(documents):
+        fits = [(p, fit) for p, fit in open_pictures(document)]
+        codes = [tokenizers.image.encode_image(p, mode=fit) for p, fit in fits]
+        wanted = encode_document(document, tokenizers.text, codes)
+        ids, counted = reader.read(number)
+        assert (ids.tolist(), counted.tolist()) == (wanted.ids, wanted.counted)
+        assert manifest.sources[int(reader.source_of[number])] == document.source
+
+
+def test_pictures_of_prompts_are_padded_and_all_others_cropped() -> None:
+    picture = Image(data=png(0))
+    turns = (Turn("user", (picture,)), Turn("assistant", (picture,)), Turn("system", (picture,)))
+    fits = [fit for _, fit in open_pictures(Document(id="d", messages=turns))]
+    assert fits == ["pad", "crop", "pad"]
+    assert [fit for _, fit in open_pictures(Document(id="d", content=(picture,)))] == ["crop"]
+
+
+def killed_after(documents: list[Document], number: int) -> Iterator[Document]:
+    yield from documents[:number]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [0, 3, 5, 8, 10])
+def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
+    number: int, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path / "whole")
+    first, second = fake(text_tokenizer), fake(text_tokenizer)
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(killed_after(PAIRS, number), first, tmp_path / "killed")
+    build_shards(PAIRS, second, tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    finished = number // 4 * 4
+    assert (first.image.asked, second.image.asked) == (finished, 10 - finished)  # type: ignore[attr-defined]
+
+
+def test_a_kill_inside_a_piece_costs_that_piece_alone(
+    text_tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    whole = contents(tmp_path)
+    changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
+
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(calumma.shards.build, "write_json", killed)
+        build_shards(changed, fake(text_tokenizer), tmp_path)
+    # The files of the second piece are new, and nothing vouches for the old ones any more.
+    assert not (tmp_path / "manifest.json").exists()
+    assert not (tmp_path / "piece-00001.json").exists()
+    again = fake(text_tokenizer)
+    build_shards(PAIRS, again, tmp_path)
+    assert contents(tmp_path) == whole
+    assert again.image.asked == 4  # type: ignore[attr-defined]
+
+
+def asked_again(tokenizers: Tokenizers, documents: list[Document], folder: Path) -> int:
+    """How many pictures are encoded to bring the folder up to date; it must then be as fresh."""
+    build_shards(documents, tokenizers, folder)
+    fresh = folder / "fresh"
+    asked: int = tokenizers.image.asked  # type: ignore[attr-defined]
+    build_shards(documents, tokenizers, fresh)
+    names = [path.name for path in fresh.iterdir()]
+    assert {name: (folder / name).read_bytes() for name in names} == contents(fresh)
+    return asked
+
+
+def test_what_has_not_changed_is_kept(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 0
+
+
+def test_a_changed_document_invalidates_its_piece(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
+    assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
+
+
+def test_a_changed_tokenizer_invalidates_everything(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    assert asked_again(fake(text_tokenizer, "other"), PAIRS, tmp_path) == 10
+    longer = TextTokenizer.train(["picture picture"], num_text=258, num_codes=16)
+    assert asked_again(fake(longer, "other"), PAIRS, tmp_path) == 10
+
+
+def test_a_new_source_in_front_moves_the_places_of_those_behind(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    changed = [replace(PAIRS[0], source="new"), *PAIRS[1:]]
+    asked_again(fake(text_tokenizer), changed, tmp_path)
+    reader = ShardReader(tmp_path)
+    assert reader.of_source("new").tolist() == [0]
+    assert reader.of_source("s0").tolist() == [2, 4, 6, 8]
+
+
+def test_a_part_that_changes_hands_is_a_change(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    a, b, c = Text("a"), Text("b"), Text("c")
+    for asked, answered in [((a, b), (c,)), ((a,), (b, c))]:
+        turns = (Turn("user", asked), Turn("assistant", answered))
+        build_shards([Document(id="d", messages=turns)], fake(text_tokenizer), tmp_path)
+        _, counted = ShardReader(tmp_path).read(0)
+        assert counted.sum() == len(answered) + 1
+
+
+@pytest.mark.parametrize("suffix", ["ids", "ends", "sources", "counted"])
+def test_a_truncated_piece_is_made_again(
+    suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    path = tmp_path / f"piece-00001.{suffix}"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 4
+
+
+def test_few_pictures_are_in_memory_at_a_time(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    tokenizers = fake(text_tokenizer)
+    build_shards(PAIRS, tokenizers, tmp_path)
+    assert tokenizers.image.largest == 3  # type: ignore[attr-defined]
+
+
+BROKEN = Document(id="broken", source="s0", content=(Image(data=b"no picture", name="here"),))
+MISSING = Document(id="missing", source="s0", content=(Image(path=Path("nowhere/1.png")),))
+LINE = Document(id="line", source="s0", content=(Image(data=png(0, 300, 1)),))
+MONOLOGUE = Document(id="monologue", source="s0", messages=(Turn("assistant", (Text("a"),)),))
+BAD = [BROKEN, MISSING, LINE, MONOLOGUE]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[document.id for document in BAD])
+def test_a_bad_document_stops_the_build(
+    bad: Document, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises((ImageError, DocumentError)):
+        build_shards([*PAIRS, bad], fake(text_tokenizer), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_bad_documents_are_left_out_and_listed(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
+    manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, skip_bad=True)
+    assert [list(piece.skipped) for piece in manifest.pieces] == [
+        ["broken", "missing"],
+        ["line", "monologue"],
+    ]
+    assert manifest.pieces[1].skipped["line"] == "a mere line"
+    assert Manifest.load(tmp_path) == manifest
+    good = build_shards(PAIRS[:4], fake(text_tokenizer), tmp_path / "good")
+    assert manifest.num_ids == good.num_ids
+    with_bad, alone = ShardReader(tmp_path), ShardReader(tmp_path / "good")
+    for number in range(4):
+        assert with_bad.read(number)[0].tolist() == alone.read(number)[0].tolist()
+
+
+def test_tokenizers_of_different_codes_are_refused(text_tokenizer: TextTokenizer) -> None:
+    other = TextTokenizer.train([], num_text=256, num_codes=3)
+    with pytest.raises(DocumentError) as caught:
+        fake(other)
+    assert str(caught.value) == (
+        "the image tokenizer has 16 codes, the text tokenizer's vocabulary 3; wanted the same "
+        "number. Train the text tokenizer with --num-codes 16."
+    )
+
+
+def test_a_signal_stops_between_two_pieces(
+    text_tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_after_five() -> Iterator[Document]:
+        for number, document in enumerate(PAIRS):
+            if number == 5:
+                monkeypatch.setattr(STOP, "wanted", True)
+            yield document
+
+    with pytest.raises(Interrupted) as caught:
+        build_shards(stop_after_five(), fake(text_tokenizer), tmp_path)
+    assert str(caught.value) == (
+        f"stopped by a signal; {tmp_path} holds 1 finished pieces. The same command goes on from "
+        "there."
+    )
+
+
+def test_noise_has_many_first_pixels() -> None:
+    assert len({noise(number).getpixel((0, 0)) for number in range(10)}) == 10

@@ -1,0 +1,71 @@
+"""What a folder of shards says about itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calumma.errors import ShardError
+from calumma.shards.manifest import Manifest, Piece, require_vocabulary
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=3, num_text=256)
+
+
+def piece(name: str, images: int) -> Piece:
+    return Piece(
+        name=name, num_sequences=2, num_ids=9, num_codes=4 * images, num_images=images, sha256="ab"
+    )
+
+
+MANIFEST = Manifest(
+    vocabulary=V, fingerprint="f", sources=["a", "ä"], pieces=[piece("p", 0), piece("q", 3)]
+)
+
+
+def test_a_manifest_adds_up_its_pieces() -> None:
+    assert (MANIFEST.num_sequences, MANIFEST.num_ids, MANIFEST.codes_per_image) == (4, 18, 4)
+    none = Manifest(vocabulary=V, fingerprint="f", sources=[], pieces=[])
+    assert (none.num_sequences, none.num_ids, none.codes_per_image) == (0, 0, 0)
+
+
+def test_a_saved_manifest_is_read_back(tmp_path: Path) -> None:
+    MANIFEST.save(tmp_path)
+    assert Manifest.load(tmp_path) == MANIFEST
+    record = json.loads((tmp_path / "manifest.json").read_text())
+    assert record["format"] == "calumma shards"
+    assert record["vocabulary_fingerprint"] == V.fingerprint
+    assert (record["num_sequences"], record["num_ids"]) == (4, 18)
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError) as caught:
+        Manifest.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no manifest.json; wanted a folder of shards. Build it with "
+        "`calumma build-shards DOCS --tokenizers DIR --out DIR`."
+    )
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"version": 9}')
+    with pytest.raises(ShardError) as caught:
+        Manifest.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'manifest.json'} is of version 9; this calumma reads version 1. Build the "
+        "shards again."
+    )
+
+
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    other = Vocabulary(num_codes=4, num_text=256)
+    require_vocabulary(tmp_path, V, Vocabulary(num_codes=3, num_text=256))
+    with pytest.raises(ShardError) as caught:
+        require_vocabulary(tmp_path, V, other)
+    assert str(caught.value) == (
+        f"{tmp_path} holds ids of vocabulary {V.fingerprint} (267 ids), but this run uses "
+        f"vocabulary {other.fingerprint} (268 ids). Build the shards again with this run's "
+        "tokenizers."
+    )

@@ -1,0 +1,83 @@
+"""Reading shards: any sequence of any piece, and refusing what is not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calumma.errors import ShardError
+from calumma.shards.manifest import Manifest
+from calumma.shards.reader import ShardReader
+from calumma.shards.writer import PieceWriter
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=3, num_text=256)
+PIECES = [[([0, 20, 2], 0), ([0, 2], 1)], [], [([0, 30, 31, 2], 1)]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pieces, the middle one empty."""
+    pieces = []
+    for number, sequences in enumerate(PIECES):
+        writer = PieceWriter(V)
+        for ids, source in sequences:
+            writer.add(ids, [False] + [True] * (len(ids) - 1), source)
+        pieces.append(writer.write(tmp_path, f"piece-{number:05d}"))
+    Manifest(vocabulary=V, fingerprint="f", sources=["a", "b"], pieces=pieces).save(tmp_path)
+    return tmp_path
+
+
+def test_every_sequence_comes_back(folder: Path) -> None:
+    reader = ShardReader(folder)
+    assert len(reader) == 3
+    for number, (wanted, _) in enumerate(PIECES[0] + PIECES[2]):
+        ids, counted = reader.read(number)
+        assert (ids.dtype, counted.dtype) == (np.int64, np.bool_)
+        assert ids.tolist() == wanted
+        assert counted.tolist() == [False] + [True] * (len(wanted) - 1)
+        assert reader.length(number) == len(wanted)
+
+
+def test_sources_name_their_sequences(folder: Path) -> None:
+    reader = ShardReader(folder)
+    assert reader.of_source("a").tolist() == [0]
+    assert reader.of_source("b").tolist() == [1, 2]
+    assert reader.source_of.tolist() == [0, 1, 1]
+
+
+def test_shards_of_nothing_are_empty(tmp_path: Path) -> None:
+    Manifest(vocabulary=V, fingerprint="f", sources=[], pieces=[]).save(tmp_path)
+    assert len(ShardReader(tmp_path)) == 0
+
+
+def test_an_unknown_source_is_refused(folder: Path) -> None:
+    with pytest.raises(ShardError) as caught:
+        ShardReader(folder).of_source("c")
+    assert str(caught.value) == (
+        f"{folder} holds no source 'c'; it holds a, b. Mend the mixture's names."
+    )
+
+
+@pytest.mark.parametrize(("suffix", "wanted"), [("ids", 10), ("ends", 16), ("counted", 5)])
+def test_a_truncated_piece_is_refused(folder: Path, suffix: str, wanted: int) -> None:
+    path = folder / f"piece-00000.{suffix}"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError) as caught:
+        ShardReader(folder)
+    assert str(caught.value) == (
+        f"{path} holds {wanted - 1} bytes; its manifest says {wanted}. Build the shards again: "
+        "what is whole is kept."
+    )
+
+
+def test_a_missing_piece_is_refused(folder: Path) -> None:
+    path = folder / "piece-00002.sources"
+    path.unlink()
+    with pytest.raises(ShardError) as caught:
+        ShardReader(folder)
+    assert str(caught.value) == (
+        f"{path} is missing; its manifest says 2. Build the shards again: what is whole is kept."
+    )

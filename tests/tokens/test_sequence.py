@@ -1,0 +1,139 @@
+"""Documents as sequences of ids: both layouts by hand, what counts, and the way back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calumma.documents.document import Document, Image, Text, Turn
+from calumma.errors import DocumentError, TokenizerError
+from calumma.tokens.sequence import (
+    Sequence,
+    encode_codes,
+    encode_document,
+    encode_prompt,
+    split_ids,
+)
+from calumma.tokens.text import TextTokenizer
+from calumma.vocabulary import Vocabulary
+
+TOKENIZER = TextTokenizer.train([], num_text=256, num_codes=3)
+V = TOKENIZER.vocabulary
+A, B, C = (TOKENIZER.encode(letter)[0] for letter in "abc")
+PICTURE = Image(data=b"")
+BOS, EOS, TURN, BEGIN, END = 0, 2, 9, 8, 7
+
+
+def test_an_image_by_hand() -> None:
+    assert encode_codes([2, 0], V) == [BEGIN, 6, 4, END]
+
+
+def test_a_plain_document_by_hand() -> None:
+    document = Document(id="d", content=(Text("ab"), PICTURE, Text("c"), PICTURE))
+    made = encode_document(document, TOKENIZER, [[0, 1], [2, 2]])
+    assert made.ids == [BOS, A, B, BEGIN, 4, 5, END, C, BEGIN, 6, 6, END, EOS]
+    assert made.counted == [True] * 13
+
+
+def test_a_conversation_by_hand() -> None:
+    turns = (
+        Turn("system", (Text("a"),)),
+        Turn("user", (PICTURE,)),
+        Turn("assistant", (Text("b"), PICTURE)),
+        Turn("user", (Text("c"),)),
+        Turn("assistant", (Text("a"),)),
+    )
+    made = encode_document(Document(id="d", messages=turns), TOKENIZER, [[0], [1]])
+    first = [BOS, A, BEGIN, 4, END, TURN, B, BEGIN, 5, END, EOS]
+    assert made == Sequence(
+        [*first, C, TURN, A, EOS], [False] * 6 + [True] * 5 + [False] * 2 + [True] * 2
+    )
+
+
+def test_a_prompt_by_hand() -> None:
+    parts = [Text("a"), PICTURE]
+    assert encode_prompt(parts, TOKENIZER, [[1]], answer=False) == [BOS, A, BEGIN, 5, END]
+    assert encode_prompt(parts, TOKENIZER, [[1]], answer=True) == [BOS, A, BEGIN, 5, END, TURN]
+
+
+def test_an_answer_without_a_prompt_is_refused() -> None:
+    turn = Turn("assistant", (Text("a"),))
+    with pytest.raises(DocumentError) as caught:
+        encode_document(Document(id="chat/7", messages=(turn,)), TOKENIZER, [])
+    assert str(caught.value) == (
+        "chat/7: an answer stands without a prompt; wanted a user turn before every assistant "
+        "turn. Add the prompt, or join the two answers."
+    )
+
+
+def test_a_prompt_without_an_answer_is_refused() -> None:
+    turn = Turn("user", (Text("a"),))
+    with pytest.raises(DocumentError) as caught:
+        encode_document(Document(id="chat/7", messages=(turn,)), TOKENIZER, [])
+    assert str(caught.value) == (
+        "chat/7: the last prompt has no answer; wanted an assistant turn after every user turn. "
+        "Add the answer, or drop the turn."
+    )
+
+
+def test_ids_are_cut_into_runs() -> None:
+    ids = [BOS, A, B, BEGIN, 4, 5, END, C, EOS, A, TURN, B, BEGIN, 6]
+    assert split_ids(ids, V) == [
+        ("text", [A, B]),
+        ("image", [0, 1]),
+        ("text", [C]),
+        ("text", [A]),
+        ("text", [B]),
+        ("image", [2]),
+    ]
+
+
+def test_an_image_that_the_sequence_s_end_cuts_off_ends_there() -> None:
+    assert split_ids([BEGIN, 4, EOS, BOS, A], V) == [("image", [0]), ("text", [A])]
+
+
+def test_two_images_and_two_texts_stay_apart() -> None:
+    assert split_ids([BEGIN, 4, END, BEGIN, 4, END], V) == [("image", [0]), ("image", [0])]
+    assert split_ids([A, 1, B], V) == [("text", [A]), ("text", [B])]
+
+
+RUNS = st.lists(
+    st.one_of(
+        st.tuples(st.just("text"), st.text(alphabet="abc ", min_size=1)),
+        st.tuples(st.just("image"), st.lists(st.integers(0, 2), min_size=1, max_size=4)),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(RUNS)
+def test_a_document_is_read_off_its_ids(runs: list[tuple[str, str | list[int]]]) -> None:
+    # Two texts side by side become one run: nothing stands between parts.
+    parts = [
+        run
+        for place, run in enumerate(runs)
+        if place == 0 or [run[0], runs[place - 1][0]] != ["text"] * 2
+    ]
+    content = tuple(Text(value) if kind == "text" else PICTURE for kind, value in parts)
+    codes = [value for kind, value in parts if kind == "image"]
+    made = encode_document(Document(id="d", content=content), TOKENIZER, codes)
+    read = [(k, TOKENIZER.decode(v) if k == "text" else v) for k, v in split_ids(made.ids, V)]
+    assert read == parts
+
+
+def test_a_code_outside_an_image_is_refused() -> None:
+    with pytest.raises(TokenizerError) as caught:
+        split_ids([BOS, 4], Vocabulary(num_codes=3, num_text=256))
+    assert str(caught.value) == (
+        "id 4 at place 1 is an image code outside an image; wanted begin-of-image (8) before it."
+    )
+
+
+def test_text_inside_an_image_is_refused() -> None:
+    with pytest.raises(TokenizerError) as caught:
+        split_ids([BEGIN, 4, 11], V)
+    assert str(caught.value) == (
+        "id 11 at place 2 is text inside an image; wanted image codes up to end-of-image (7)."
+    )

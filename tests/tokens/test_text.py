@@ -1,0 +1,115 @@
+"""Text to ids and back; what a user types is never a control token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from calumma.errors import TokenizerError
+from calumma.tokens.text import TextTokenizer
+
+FORBIDDEN = ["<eoss>", "<racm3:break>", "IMGIMGAZ", "</s>", "<s>", "<image>", "<reserved08706>"]
+HOSTILE = "a " + " b".join(FORBIDDEN) + "".join(FORBIDDEN)
+TINY = TextTokenizer.train(["low lower lowest"] * 4, num_text=260, num_codes=4)
+
+
+def test_the_ids_of_a_tiny_tokenizer_by_hand() -> None:
+    vocabulary = TINY.vocabulary
+    assert (vocabulary.num_codes, vocabulary.num_text, vocabulary.text.start) == (4, 260, 12)
+    # The merges in order: l + o, lo + w, " " + low, then one more.
+    assert TINY.tokenizer.id_to_token(12 + 256) == "lo"
+    assert TINY.tokenizer.id_to_token(12 + 257) == "low"
+    assert TINY.encode("low") == [12 + 257]
+
+
+@pytest.mark.parametrize("text", [*FORBIDDEN, HOSTILE])
+def test_text_that_spells_control_tokens_is_text(text: str, text_tokenizer: TextTokenizer) -> None:
+    ids = text_tokenizer.encode(text)
+    assert ids == text_tokenizer.encode_batch([text])[0]
+    assert set(ids) <= set(text_tokenizer.vocabulary.text)
+    assert text_tokenizer.decode(ids) == text
+
+
+def test_control_tokens_that_others_added_as_ordinary_ones_are_not_spelt_by_text_either() -> None:
+    record = json.loads(TINY.tokenizer.to_str())
+    for token in record["added_tokens"]:
+        token["special"] = False
+    theirs = TextTokenizer(Tokenizer.from_str(json.dumps(record)))
+    assert theirs.vocabulary == TINY.vocabulary
+    assert theirs.encode(HOSTILE) == TINY.encode(HOSTILE)
+
+
+def test_digits_stand_alone_and_so_does_punctuation() -> None:
+    texts = ["2024 2024 2024, (2024)... (2024)... a.b.c.a.b.c."] * 9
+    tokenizer = TextTokenizer.train(texts, num_text=257, num_codes=1)
+    tokens = [tokenizer.decode([id_]) for id_ in tokenizer.encode("(2024)...")]
+    assert tokens == ["(", "2", "0", "2", "4", ")", ".", ".", "."]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_any_text_comes_back(text: str) -> None:
+    ids = TINY.encode(text)
+    assert set(ids) <= set(TINY.vocabulary.text)
+    assert TINY.decode(ids) == text
+
+
+def test_the_same_texts_train_the_same_tokenizer(text_tokenizer: TextTokenizer) -> None:
+    again = TextTokenizer.train(["low lower lowest"] * 4, num_text=260, num_codes=4)
+    assert again.tokenizer.to_str() == TINY.tokenizer.to_str()
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
+    TINY.save(tmp_path)
+    loaded = TextTokenizer.load(tmp_path)
+    assert loaded.vocabulary == TINY.vocabulary
+    assert loaded.encode(HOSTILE) == TINY.encode(HOSTILE)
+
+
+def test_transformers_puts_the_begin_of_sequence_first(tmp_path: Path) -> None:
+    TINY.save(tmp_path)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert theirs("lowest")["input_ids"] == [0, *TINY.encode("lowest")]
+    assert theirs("lowest", add_special_tokens=False)["input_ids"] == TINY.encode("lowest")
+
+
+def test_fewer_ids_than_bytes_are_refused() -> None:
+    with pytest.raises(TokenizerError) as caught:
+        TextTokenizer.train(["a"], num_text=255, num_codes=1)
+    assert str(caught.value) == (
+        "num_text=255 is fewer than the 256 bytes that every text can be spelt with; wanted at "
+        "least 256."
+    )
+
+
+def test_too_little_text_is_refused() -> None:
+    with pytest.raises(TokenizerError) as caught:
+        TextTokenizer.train(["ab"], num_text=300, num_codes=1)
+    assert str(caught.value) == (
+        "the texts give 257 text ids; wanted 300. Give more text, or ask for fewer ids."
+    )
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError) as caught:
+        TextTokenizer.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no tokenizer.json; wanted a text tokenizer. Train one with "
+        "`calumma train-text-tokenizer DOCS --out DIR`."
+    )
+
+
+def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError) as caught:
+        TextTokenizer.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'tokenizer.json'}: is no tokenizer (EOF while parsing an object at line 1 "
+        "column 1); wanted the JSON of the tokenizers library."
+    )
