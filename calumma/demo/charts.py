@@ -122,7 +122,8 @@ class _Plot:
 
     def line(self, points: Sequence[Point], style: str) -> str:
         path = "L".join(f"{self.x(step):g} {self.y(value):g}" for step, value in points)
-        return f'<path class="{style}" d="M{path}"/>'
+        dot = "h0" if len(points) == 1 else ""
+        return f'<path class="{style}" d="M{path}{dot}"/>'
 
     def inside(self, parts: Sequence[str]) -> str:
         """The parts, cut off at the edges of the plot."""

@@ -61,7 +61,7 @@ def number(value: float) -> str:
 def duration(seconds: float) -> str:
     """A time as people say it.
 
-    >>> duration(8.34), duration(75), duration(3700)
+    >>> duration(8.34), duration(75), duration(3725)
     ('8.3 s', '1 min 15 s', '1 h 2 min')
     """
     if seconds < 59.95:

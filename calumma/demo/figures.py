@@ -90,7 +90,7 @@ def table(figures: Sequence[FigureRow]) -> str:
     """One table row for each figure, in the order given."""
     return (
         '<table class="figures"><thead><tr><th>figure</th><th>value</th><th>baseline</th>'
-        "<th>documents</th><th></th><th>bar</th></tr></thead>"
+        "<th>sample</th><th></th><th>bar</th></tr></thead>"
         f"<tbody>{''.join(map(_row, figures))}</tbody></table>"
     )
 
@@ -104,7 +104,7 @@ def _row(row: FigureRow) -> str:
         f"<tr><th scope=row>{escaped(plain_name(row.name))}{notes}</th>"
         f'<td data-is="value"><b>{escaped(shown_value(row.value, row.unit))}</b>{spread}</td>'
         f'<td data-is="baseline">{escaped(shown_value(row.baseline, row.unit))}</td>'
-        f'<td data-is="documents">{row.n:,}</td><td class="marked">{interval_mark(row)}</td>'
+        f'<td data-is="sample">{row.n:,}</td><td class="marked">{interval_mark(row)}</td>'
         f'<td class="bar">{_verdict(row)}</td></tr>'
     )
 

@@ -62,7 +62,7 @@ def _sections(story: Story) -> list[tuple[str, str, str]]:
         ("interleaved", "Words and pictures in one", _interleaved(story.interleaved)),
         ("road", "The road", strip_of_pictures(story.strip) if story.strip else ""),
         ("curves", "How it learned", _curves(story.curves)),
-        ("rebuilt", "Pictures through the tokenizer", _pairs(story)),
+        ("rebuilt", "Through the tokenizer", _pairs(story)),
         ("figures", "How good it is", _figures(story)),
         ("time", "Where the time went", _time(story)),
         ("sizes", "How large it is", _sizes(story.sizes)),
@@ -92,8 +92,8 @@ def _drawings(drawings: Sequence[Drawing]) -> str:
         for drawing in drawings
     ]
     return _with_intro(
-        "The words were given; the pictures are the model&rsquo;s own, cell by cell, "
-        "none of them chosen or retouched.",
+        "The words were given; the pictures are the model&rsquo;s own, drawn cell by cell, each "
+        "cell guided towards the words.",
         "drawings",
         shown,
     )
@@ -102,8 +102,8 @@ def _drawings(drawings: Sequence[Drawing]) -> str:
 def _captions(captions: Sequence[Captioned]) -> str:
     shown = [_captioned(caption) for caption in captions]
     return _with_intro(
-        "Pictures it had never seen, and the captions it wrote for them. Words that the true "
-        "caption has too are underlined. <em>Nearest</em> is the baseline: the caption of the "
+        "Pictures it had never seen, and the captions it wrote for them; a dotted line marks words "
+        "that the true caption has not. <em>Nearest</em> is the baseline: the caption of the "
         "training picture with the nearest pixels.",
         "captions",
         shown,
@@ -111,10 +111,10 @@ def _captions(captions: Sequence[Captioned]) -> str:
 
 
 def _captioned(caption: Captioned) -> str:
-    lines = [("wrote", _agreeing(caption.written, caption.truth), "written")]
+    lines = [("wrote", _differing(caption.written, caption.truth), "written")]
     lines.append(("truth", escaped(caption.truth), "truth"))
     if caption.nearest:
-        lines.append(("nearest", _agreeing(caption.nearest, caption.truth), "nearest"))
+        lines.append(("nearest", _differing(caption.nearest, caption.truth), "nearest"))
     said = "".join(
         f'<div class="{style}"><dt>{name}</dt><dd>{text}</dd></div>' for name, text, style in lines
     )
@@ -122,13 +122,18 @@ def _captioned(caption: Captioned) -> str:
     return f"<article>{shown}<dl>{said}</dl></article>"
 
 
-def _agreeing(text: str, truth: str) -> str:
-    """The text, with every word that `truth` has too marked."""
+def _differing(text: str, truth: str) -> str:
+    """The text, with every word marked that `truth` has not; a tick behind the very truth."""
     known = {word.casefold() for word in re.findall(r"\w+", truth)}
-    return "".join(
-        f"<u>{escaped(piece)}</u>" if piece.casefold() in known else escaped(piece)
-        for piece in re.split(r"(\w+)", text)
+    pieces = re.split(r"(\w+)", text)
+    shown = "".join(
+        f"<u>{escaped(piece)}</u>"
+        if place % 2 and piece.casefold() not in known
+        else escaped(piece)
+        for place, piece in enumerate(pieces)
     )
+    same = " ".join(text.casefold().split()) == " ".join(truth.casefold().split())
+    return f'{shown} <b class="met">✓</b>' if same else shown
 
 
 def _interleaved(documents: Sequence[Interleaved]) -> str:
@@ -159,12 +164,10 @@ def _curves(curves: Sequence[Curve]) -> str:
         for curve in curves
         if (chart := line_chart(curve))
     ]
-    return _with_intro(
-        "Step by step: the running median is drawn strong, each step&rsquo;s own value faint "
-        "behind it. Lower is better.",
-        "curves",
-        shown,
-    )
+    intro = "Step by step: the running median strong, each step&rsquo;s own value faint behind it."
+    if any(curve.baseline for curve in curves):
+        intro += " A dashed line is what knowing the frequencies alone would give."
+    return _with_intro(intro, "curves", shown)
 
 
 def _pairs(story: Story) -> str:
@@ -185,8 +188,9 @@ def _figures(story: Story) -> str:
     if not story.figures:
         return ""
     return (
-        "<p>On held-out documents only. The dot is the value, the bar around it the 95 % "
-        "interval, the upright line the baseline.</p>" + table(story.figures)
+        "<p>On held-out documents only. Each line runs from zero: the dot on it is the value, the "
+        "band around the dot the 95 % interval, the upright stroke the baseline.</p>"
+        + table(story.figures)
     )
 
 

@@ -56,6 +56,7 @@ class Series:
     """One line of a chart."""
 
     name: str
+    """One of its own among the lines of the chart."""
 
     points: Sequence[tuple[int, float]]
     """Step and value, steps rising; values that are not finite are left out of the chart."""
@@ -176,7 +177,7 @@ def ways_on(folder: str, prompt: str) -> tuple[tuple[str, str], ...]:
     "calumma generate out/demo/model --prompt 'a red fox' --out out/demo/drawn"
     """
     model, drawn = shlex.quote(f"{folder}/model"), shlex.quote(f"{folder}/drawn")
-    load = f'import calumma; print(calumma.load("{folder}/model").vocabulary)'
+    load = f"import calumma; print(calumma.load({folder + '/model'!r}).vocabulary)"
     return (
         (
             f"calumma generate {model} --prompt {shlex.quote(prompt)} --out {drawn}",

@@ -1,0 +1,27 @@
+import shlex
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from calumma.demo.story import Story, ways_on
+
+
+def test_a_story_needs_four_strings_and_cannot_be_changed() -> None:
+    story = Story(title="t", lead="l", command="c", machine="m")
+    assert (story.drawings, story.strip, story.figures) == ((), None, ())
+    with pytest.raises(FrozenInstanceError):
+        story.title = "another"  # type: ignore[misc]
+
+
+def test_every_way_on_is_a_command_a_shell_reads_as_meant() -> None:
+    commands = [shlex.split(command) for command, _ in ways_on("my out", "it's; rm")]
+    assert commands[0] == (
+        ["calumma", "generate", "my out/model", "--prompt", "it's; rm", "--out", "my out/drawn"]
+    )
+    assert commands[1][:3] == ["calumma", "generate", "my out/model"]
+    assert commands[2][:2] == ["python", "-c"]
+
+
+def test_the_line_of_python_is_python() -> None:
+    code = shlex.split(ways_on('an "odd" folder', "p")[2][0])[2]
+    compile(code, "<way on>", "exec")
