@@ -54,7 +54,8 @@ class StreamState:
 class Stream:
     """Batches from a mixture of sources.
 
-    In every window the sources take turns so that each has its share to within one sequence;
+    In every window the sources take turns so that two have their shares to within one sequence,
+    and more of them to within one for each further source;
     inside a source every sequence comes once an epoch, in an order of the epoch's own.
     """
 
@@ -84,11 +85,12 @@ class Stream:
         Raises:
             ConfigError: a source is unknown or empty, or no weight is positive.
         """
+        filled = [name for name, numbers in self._numbers.items() if len(numbers)]
         for name in weights:
-            if name not in self._numbers or len(self._numbers[name]) == 0:
+            if name not in filled:
                 raise ConfigError(
                     f"the mixture names source {name!r}, but {self.reader.folder} holds "
-                    f"{', '.join(self._numbers)}. Mend the name, or build shards that hold it."
+                    f"{', '.join(filled)}. Mend the name, or build shards that hold it."
                 )
         # In the order of names: how a config spells its table must not decide how ties fall.
         weights = dict(sorted(weights.items()))

@@ -1,0 +1,28 @@
+"""Rows of fixed length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calumma.batches.batch import NOBODY, Batch
+
+BATCH = Batch(
+    ids=np.array([[0, 5, 1], [0, 6, 7]]),
+    targets=np.array([[5, 2, 1], [6, 7, 2]]),
+    counted=np.array([[False, True, False], [True, True, True]]),
+    owners=np.array([[0, 0, NOBODY], [0, 0, 0]]),
+    positions=np.array([[0, 1, 0], [0, 1, 2]]),
+)
+
+
+def test_counts_and_fill_by_hand() -> None:
+    assert BATCH.num_counted == 4
+    assert BATCH.fill == 5 / 6
+
+
+def test_some_of_the_rows() -> None:
+    turned = BATCH.rows(np.array([1, 0]))
+    assert turned.ids.tolist() == [[0, 6, 7], [0, 5, 1]]
+    last = BATCH.rows(slice(1, 2))
+    assert (last.targets.tolist(), last.owners.tolist()) == ([[6, 7, 2]], [[0, 0, 0]])
+    assert (last.counted.tolist(), last.positions.tolist()) == ([[True] * 3], [[0, 1, 2]])

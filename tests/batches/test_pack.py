@@ -1,0 +1,95 @@
+"""Packing: nothing lost, nothing doubled, no image cut."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calumma.batches.batch import NOBODY
+from calumma.batches.pack import Item, Packer, cut
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=3, num_text=256)
+BEGIN, END = V.begin_image, V.end_image
+IMAGE = [BEGIN, 4, 5, END]
+
+
+def item(ids: list[int], counted: list[bool] | None = None) -> Item:
+    flags = [True] * len(ids) if counted is None else counted
+    return np.array(ids, dtype=np.int64), np.array(flags, dtype=bool)
+
+
+def test_a_row_by_hand() -> None:
+    packer = Packer(num_rows=2, row_length=5)
+    assert packer.add([item([0, 20, 2], [False, False, True])])
+    assert packer.add([item([0, 21, 22, 2])])
+    assert packer.add([item([0, 23, 2])])
+    assert not packer.add([item([0, 24, 25, 26, 2])])
+    batch = packer.batch(pad=1)
+    assert batch.ids.tolist() == [[0, 20, 0, 21, 22], [0, 23, 1, 1, 1]]
+    assert batch.targets.tolist() == [[20, 2, 21, 22, 2], [23, 2, 1, 1, 1]]
+    assert batch.counted.tolist() == [[False, True, True, True, True], [True] * 2 + [False] * 3]
+    assert batch.owners.tolist() == [[0, 0, 1, 1, 1], [0, 0, NOBODY, NOBODY, NOBODY]]
+    assert batch.positions.tolist() == [[0, 1, 0, 1, 2], [0, 1, 0, 0, 0]]
+
+
+def test_what_does_not_fit_whole_is_not_taken_in_part() -> None:
+    packer = Packer(num_rows=1, row_length=5)
+    assert not packer.add([item([0, 20, 2]), item([0, 20, 21, 22, 2])])
+    assert packer.room == [5]
+    assert packer.add([item([0, 20, 21, 22, 23, 2])])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(2, 9), max_size=20), st.integers(1, 3))
+def test_all_that_was_taken_stands_in_some_row_once(lengths: list[int], num_rows: int) -> None:
+    packer = Packer(num_rows, row_length=8)
+    items = [item([20 + number] * length) for number, length in enumerate(lengths)]
+    taken = [number for number, one in enumerate(items) if packer.add([one])]
+    batch = packer.batch(pad=1)
+    found = sorted(batch.ids[batch.owners != NOBODY].tolist())
+    assert found == sorted(20 + n for n in taken for _ in range(lengths[n] - 1))
+    assert np.array_equal(batch.targets[batch.counted], batch.ids[batch.counted])
+    assert batch.num_counted == len(found)
+
+
+def test_a_long_text_is_cut_and_every_target_stands_once() -> None:
+    pieces = cut(item([0, 20, 21, 22, 23, 24, 2]), 3, V)
+    assert [ids.tolist() for ids, _ in pieces] == [[0, 20, 21, 22], [22, 23, 24, 2]]
+
+
+def test_the_cut_falls_before_an_image_that_does_not_fit() -> None:
+    pieces = cut(item([0, 20, 21, *IMAGE, 22, 2]), 5, V)
+    assert [ids.tolist() for ids, _ in pieces] == [[0, 20, 21], [21, *IMAGE, 22], [22, 2]]
+
+
+def test_an_image_longer_than_a_row_is_dropped() -> None:
+    pieces = cut(item([0, 20, BEGIN, 4, 5, 6, 4, END, 22, 2]), 4, V)
+    assert [ids.tolist() for ids, _ in pieces] == [[0, 20], [END, 22, 2]]
+
+
+def test_what_fits_is_not_cut() -> None:
+    whole = item([0, 20, 21, 2])
+    assert cut(whole, 3, V) == [whole]
+
+
+PARTS = st.lists(st.one_of(st.integers(1, 9), st.just("image")), min_size=1, max_size=9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PARTS, st.integers(5, 12))
+def test_cutting_loses_no_target_and_cuts_no_image(parts: list[int | str], row: int) -> None:
+    ids = [0]
+    for part in parts:
+        ids += IMAGE if isinstance(part, str) else range(20, 20 + part)
+    ids.append(2)
+    counted = [bool(place % 3) for place in range(len(ids))]
+    pieces = cut(item(ids, counted), row, V)
+    assert [id_ for piece, _ in pieces for id_ in piece[1:].tolist()] == ids[1:]
+    assert [flag for _, flags in pieces for flag in flags[1:].tolist()] == counted[1:]
+    for piece, _ in pieces:
+        assert 2 <= len(piece) <= row + 1
+        assert (piece == BEGIN).sum() * len(IMAGE) == ((piece >= 4) & (piece <= BEGIN)).sum() - int(
+            piece[0] == END
+        )

@@ -1,0 +1,263 @@
+"""The stream: epochs whole, mixtures kept, and any state taken up again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.stream import Stream, StreamConfig, StreamState
+from calumma.errors import ConfigError
+from calumma.shards.manifest import Manifest
+from calumma.shards.reader import ShardReader
+from calumma.shards.writer import PieceWriter
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=3, num_text=2000)
+SIZES = {"pairs": 40, "text": 30, "answers": 20}
+ALL = {"pairs": 1.0, "text": 1.0}
+SMALL = StreamConfig(row_length=16, num_rows=2, window=3)
+
+
+def sequence(source: str, number: int) -> tuple[list[int], list[bool]]:
+    """Text whose first id names the sequence, so that it is known again."""
+    name = V.text.start + {"pairs": 0, "text": 100, "answers": 200}[source] + number
+    image = [V.begin_image, 4, 5, V.end_image]
+    if source == "pairs":
+        ids = [V.bos, name, *image, V.eos]
+    elif source == "text":
+        ids = [V.bos, name, *([V.text.start + 999] * (number % 7)), V.eos]
+    else:
+        ids = [V.bos, name, V.end_turn, *image, V.eos]
+        return ids, [False] * 3 + [True] * 5
+    return ids, [True] * len(ids)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
+    folder = tmp_path_factory.mktemp("shards")
+    writer = PieceWriter(V)
+    for place, (source, size) in enumerate(SIZES.items()):
+        for number in range(size):
+            writer.add(*sequence(source, number), place)
+    pieces = [writer.write(folder, "piece-00000")]
+    sources = [*SIZES, "nothing"]
+    Manifest(vocabulary=V, fingerprint="f", sources=sources, pieces=pieces).save(folder)
+    return ShardReader(folder)
+
+
+def names(batch: Batch) -> list[int]:
+    """The names of the sequences in a batch, in no order."""
+    first = V.text.start
+    inside = batch.ids[(batch.owners != NOBODY) & (batch.ids >= first) & (batch.ids < first + 300)]
+    return (inside - first).tolist()
+
+
+def begun(reader: ShardReader, config: StreamConfig, weights: Mapping[str, float]) -> Stream:
+    stream = Stream(reader, config)
+    stream.mix(weights)
+    return stream
+
+
+def same(one: Batch, other: Batch) -> bool:
+    fields = ("ids", "targets", "counted", "owners", "positions")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in fields)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(8, 40), st.integers(1, 4), st.integers(1, 4))
+def test_nothing_is_lost_or_doubled_in_an_epoch(
+    reader: ShardReader, seed: int, row_length: int, num_rows: int, window: int
+) -> None:
+    config = StreamConfig(row_length=row_length, num_rows=num_rows, window=window, seed=seed)
+    stream = begun(reader, config, {"pairs": 1.0})
+    drawn: list[int] = []
+    while len(drawn) < 3 * SIZES["pairs"]:
+        for _ in range(window):
+            drawn += names(stream.next())
+    counts = Counter(drawn)
+    epochs, rest = divmod(len(drawn), SIZES["pairs"])
+    assert all(counts[n] in (epochs, epochs + 1) for n in range(SIZES["pairs"]))
+    assert sum(counts[n] == epochs + 1 for n in range(SIZES["pairs"])) == rest
+
+
+def test_no_image_is_cut(reader: ShardReader) -> None:
+    stream = begun(reader, SMALL, ALL)
+    for _ in range(12):
+        batch = stream.next()
+        opened = (batch.ids == V.begin_image).sum(axis=1)
+        assert ((batch.ids == 4).sum(axis=1) == opened).all()
+        assert ((batch.ids == 5).sum(axis=1) == opened).all()
+
+
+def test_positions_and_owners_tell_sequences_apart(reader: ShardReader) -> None:
+    batch = begun(reader, SMALL, ALL).next()
+    inside = batch.owners != NOBODY
+    assert ((batch.ids == V.bos) == (inside & (batch.positions == 0))).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 14), st.booleans())
+def test_any_state_goes_on_with_the_same_batches(
+    reader: ShardReader, step: int, fresh: bool
+) -> None:
+    config = StreamConfig(row_length=16, num_rows=2, window=3, drop_condition=0.3)
+    whole = begun(reader, config, ALL)
+    for _ in range(step):
+        whole.next()
+    state = StreamState(**json.loads(json.dumps(asdict(whole.state))))
+    resumed = Stream(reader, config) if fresh else whole
+    wanted = [whole.next() for _ in range(8)]
+    resumed.restore(state)
+    resumed.mix(ALL)
+    assert all(same(batch, resumed.next()) for batch in wanted)
+
+
+@pytest.mark.parametrize("boundary", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 6, 7, 9])
+def test_a_change_of_stage_is_the_same_for_a_resumed_run(
+    reader: ShardReader, boundary: int, step: int
+) -> None:
+    def weights(at: int) -> dict[str, float]:
+        return {"pairs": 3.0, "text": 1.0} if at < boundary else {"answers": 1.0, "text": 1.0}
+
+    whole = Stream(reader, SMALL)
+    batches, states = [], []
+    for at in range(14):
+        states.append(StreamState(**json.loads(json.dumps(asdict(whole.state)))))
+        whole.mix(weights(at))
+        batches.append(whole.next())
+    resumed = Stream(reader, SMALL)
+    resumed.restore(states[step])
+    for at in range(step, 14):
+        resumed.mix(weights(at))
+        assert same(resumed.next(), batches[at])
+
+
+def test_a_change_of_stage_forgets_nothing_that_stage_one_drew(reader: ShardReader) -> None:
+    stream = begun(reader, SMALL, {"pairs": 1.0})
+    first = [name for _ in range(3) for name in names(stream.next())]
+    stream.mix(ALL)
+    second = [name for _ in range(3) for name in names(stream.next()) if name < 100]
+    assert not set(first) & set(second)
+
+
+def test_the_order_in_which_a_config_names_its_sources_decides_nothing(
+    reader: ShardReader,
+) -> None:
+    one = begun(reader, SMALL, {"pairs": 0.1, "text": 0.3, "answers": 0.6})
+    other = begun(reader, SMALL, {"answers": 0.6, "text": 0.3, "pairs": 0.1})
+    assert all(same(one.next(), other.next()) for _ in range(7))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(0, 9)))
+def test_every_window_has_the_mixture_to_within_a_sequence_or_two(
+    reader: ShardReader, parts: tuple[int, int, int]
+) -> None:
+    weights = dict(zip(SIZES, map(float, parts), strict=True))
+    stream = begun(reader, SMALL, weights)
+    for _ in range(3):
+        before = dict(stream.state.drawn)
+        for _ in range(SMALL.window + 1):
+            stream.next()
+        drawn = {n: stream.state.drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
+        stream.restore(StreamState(stream.state.drawn, 0, stream.state.weights))
+        total = sum(drawn.values())
+        for name, weight in weights.items():
+            assert abs(drawn[name] - total * weight / sum(weights.values())) < 2
+
+
+def test_about_half_of_the_pairs_come_image_first(reader: ShardReader) -> None:
+    stream = begun(reader, SMALL, {"pairs": 1.0})
+    orders: list[bool] = []
+    while len(orders) < 400:
+        batch = stream.next()
+        orders += (batch.ids[batch.positions == 1] == V.begin_image).tolist()
+    assert 0.4 < np.mean(orders) < 0.6
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_image_first_is_obeyed(reader: ShardReader, share: float) -> None:
+    config = StreamConfig(row_length=16, num_rows=2, window=3, image_first=share)
+    batch = begun(reader, config, {"pairs": 1.0}).next()
+    assert (batch.ids[batch.positions == 1] == V.begin_image).mean() == share
+
+
+def test_number_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None:
+    def orders(weights: Mapping[str, float], rows: int) -> dict[int, list[bool]]:
+        stream = begun(reader, StreamConfig(row_length=6, num_rows=rows, window=2), weights)
+        seen: dict[int, list[bool]] = {}
+        while min([len(seen.get(n, [])) for n in range(SIZES["pairs"])]) < 4:
+            for row in stream.next().ids:
+                name = int(row.max()) - V.text.start
+                if 0 <= name < 100:
+                    seen.setdefault(name, []).append(int(row[1]) == V.begin_image)
+        return {name: values[:4] for name, values in seen.items()}
+
+    alone = orders({"pairs": 1.0}, 3)
+    assert len({tuple(values) for values in alone.values()}) > 8
+    first_epoch = {n: values[0] for n, values in alone.items()}
+    shares = {"pairs": 1.0, "text": 0.0}
+    assert {n: values[0] for n, values in orders(shares, 5).items()} == first_epoch
+
+
+def test_conditions_are_dropped_and_what_is_left_counts(reader: ShardReader) -> None:
+    config = StreamConfig(row_length=16, num_rows=4, window=3, image_first=0.0, drop_condition=1.0)
+    batch = begun(reader, config, {"pairs": 1.0, "answers": 1.0}).next()
+    assert names(batch) == []
+    assert (batch.ids[batch.positions == 1] == V.begin_image).all()
+    assert (batch.counted == (batch.owners != NOBODY)).all()
+
+
+def test_an_unknown_or_empty_source_is_refused(reader: ShardReader) -> None:
+    for name in ("pears", "nothing"):
+        with pytest.raises(ConfigError) as caught:
+            Stream(reader, SMALL).mix({"pairs": 1.0, name: 1.0})
+        assert str(caught.value) == (
+            f"the mixture names source {name!r}, but {reader.folder} holds pairs, text, answers. "
+            "Mend the name, or build shards that hold it."
+        )
+
+
+@pytest.mark.parametrize("weights", [{}, {"pairs": 0.0}, {"pairs": 2.0, "text": -1.0}])
+def test_weights_that_are_no_mixture_are_refused(
+    reader: ShardReader, weights: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, SMALL).mix(weights)
+    assert str(caught.value) == (
+        f"the mixture's weights are {weights}; wanted none negative and one positive."
+    )
+
+
+def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
+    writer = PieceWriter(V)
+    writer.add([V.bos, *([V.text.start] * 30), V.eos], [True] * 32, 0)
+    pieces = [writer.write(tmp_path, "piece-00000")]
+    Manifest(vocabulary=V, fingerprint="f", sources=["long"], pieces=pieces).save(tmp_path)
+    config = StreamConfig(row_length=8, num_rows=1, window=2)
+    stream = begun(ShardReader(tmp_path), config, {"long": 1.0})
+    with pytest.raises(ConfigError) as caught:
+        stream.next()
+    assert str(caught.value) == (
+        "a sequence of source 'long' is longer than 2 rows of 8 ids; wanted a larger row_length or "
+        "window."
+    )
+
+
+def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, StreamConfig(row_length=3))
+    assert str(caught.value) == (
+        f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; wanted "
+        "at least that. Raise stream.row_length."
+    )
