@@ -113,9 +113,10 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         )
     if "No module named pip" in said:
         raise CorpusError("pip is not installed; wanted it to fetch packages. Install pip.")
+    way_out = _WAYS_OUT[package.registry].replace("NAME", package.name)
     raise CorpusError(
         f"{client} could not fetch {package}: {_last_line(said)}; wanted exactly this version. "
-        + _WAYS_OUT[package.registry].replace("NAME", package.name)
+        f"{way_out}"
     )
 
 

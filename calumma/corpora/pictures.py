@@ -45,7 +45,11 @@ def draw_svg(svg: str, side: int = VECTOR_SIDE) -> bytes:
         ) from error
     try:
         # The width decides the scale; a tall vector comes out higher and is fitted afterwards.
-        drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side))
+        # Without the system's fonts a picture is the same on every machine. Sizes in points need
+        # a resolution: CSS's, of which resvg_py would take 0.
+        drawn = bytes(
+            resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96, skip_system_fonts=True)
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise ImageError(
             f"a vector picture cannot be drawn ({error}); wanted SVG. Leave it out."
