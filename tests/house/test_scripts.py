@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,45 @@ def test_a_python_without_venv_is_told_how_to_get_it(clone: Path, script: str) -
     assert not (clone / ".venv").exists()
 
 
-def test_what_is_installed_already_is_not_installed_again(clone: Path) -> None:
-    if not (ROOT / ".venv" / ".installed").exists():
-        pytest.skip("this environment was not made by scripts/install")
-    finished = subprocess.run(
-        [ROOT / "scripts" / "install"], cwd="/", capture_output=True, text=True, check=False
-    )
-    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+@pytest.fixture
+def installed(clone: Path) -> Path:
+    """A clone with an environment whose uv installs nothing, and notes what it was asked for."""
+    binaries = clone / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (binaries / "uv").write_text(f'#!/bin/sh\necho "$@" >> "{clone}/asked"\n')
+    for program in binaries.iterdir():
+        program.chmod(0o755)
+    return clone
+
+
+def install(clone: Path, *extras: str) -> list[str]:
+    """What uv was asked to install, call by call, when these extras were wanted."""
+    (clone / "asked").unlink(missing_ok=True)
+    command = ["bash", clone / "scripts" / "install", *extras]
+    finished = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    asked = (clone / "asked").read_text().splitlines() if (clone / "asked").exists() else []
+    assert (finished.stdout == "") == (asked == [])
+    return [call.split(" -e ")[1].split(" --")[0] for call in asked]
+
+
+def test_what_is_installed_already_is_not_installed_again(installed: Path) -> None:
+    assert install(installed) == [".[dev]"]
+    assert install(installed) == []
+    assert install(installed, "plain") == []
+    assert install(installed, "hf", "corpora") == []
+
+
+def test_extras_are_added_to_what_is_there(installed: Path) -> None:
+    assert install(installed, "plain") == ["."]
+    assert install(installed, "hf") == [".[hf]"]
+    assert install(installed, "corpora") == [".[corpora,hf]"]
+    assert install(installed, "hf", "plain") == []
+
+
+def test_a_change_of_versions_is_installed(installed: Path) -> None:
+    install(installed)
+    with (installed / "constraints.txt").open("a") as file:
+        file.write("another==1.0\n")
+    assert install(installed) == [".[dev]"]
