@@ -1,0 +1,87 @@
+"""A decoder whose knowledge is written down, and documents to ask it about.
+
+There are letters and pictures: the picture of the n-th letter has code n in all of its cells.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from calumma.documents.document import Document, Image, Text
+from calumma.evaluate.held_out import HeldOut
+from calumma.tokens.text import TextTokenizer
+
+LETTERS = "abcdefghij"
+CELLS = 4
+TOKENIZER = TextTokenizer.train([LETTERS], num_text=256, num_codes=16)
+VOCABULARY = TOKENIZER.vocabulary
+
+
+class Oracle:
+    """A decoder that gives a letter's codes, or a picture's letter, `logit` more than the rest."""
+
+    def __init__(self, logit: float) -> None:
+        self.logit = logit
+        self.config = SimpleNamespace(vocabulary_size=VOCABULARY.size, max_tokens=64)
+        self.embedding = SimpleNamespace(weight=torch.zeros(1))
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """[B, T] to [B, T, V]: zeros, and `logit` for what the ids so far make likely."""
+        logits = torch.zeros(*ids.shape, VOCABULARY.size)
+        for row, sequence in enumerate(ids.tolist()):
+            known = None
+            for place, id_ in enumerate(sequence):
+                letter = TOKENIZER.decode([id_]) if id_ in VOCABULARY.text else ""
+                if known is None and letter in LETTERS and letter:
+                    known = VOCABULARY.id_of_code(LETTERS.index(letter))
+                elif known is None and id_ in VOCABULARY.codes:
+                    known = TOKENIZER.encode(LETTERS[VOCABULARY.code_of_id(id_)])[0]
+                if known is not None:
+                    logits[row, place, known] = self.logit
+        return logits
+
+
+def picture(colour: tuple[int, int, int] = (255, 0, 0)) -> Image:
+    """A plain picture."""
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8), colour).save(file, "PNG")
+    return Image(data=file.getvalue())
+
+
+def letter_documents(letters: str) -> list[Document]:
+    """One pair for each letter."""
+    return [
+        Document(id=str(place), content=(Text(letter), picture()))
+        for place, letter in enumerate(letters)
+    ]
+
+
+def oracle_held_out(letters: str, logit: float, **parts: Any) -> HeldOut:
+    """The letters with their pictures, before an oracle."""
+    model = oracle_model(logit, **parts)
+    held_out = HeldOut(model, letter_documents(letters))
+    held_out.codes = [[[LETTERS.index(letter)] * CELLS] for letter in letters]
+    return held_out
+
+
+def oracle_model(logit: float, *, draws: bool = True) -> Any:
+    """What tasks ask of a model, around an oracle."""
+    config = SimpleNamespace(codes_per_image=CELLS, codes_per_side=2, num_codes=16, resolution=8)
+
+    def encode_images(pictures: Sequence[PIL.Image.Image]) -> list[list[int]]:
+        return [[0] * CELLS for _ in pictures]
+
+    return SimpleNamespace(
+        vocabulary=VOCABULARY,
+        text=TOKENIZER,
+        decoder=Oracle(logit),
+        image=SimpleNamespace(config=config, encode_images=encode_images),
+        parts=SimpleNamespace(draws=draws),
+    )
