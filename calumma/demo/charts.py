@@ -17,8 +17,8 @@ WIDTH, HEIGHT = 528, 272
 TOP, BOTTOM, LEFT = 22, 34, 44
 """Margins around the plot; the right one is as wide as the labels there."""
 
-NUM_COLOURS = 6
-"""Classes `series-0` to `series-5`; further lines take them up again."""
+NUM_COLOURS = 8
+"""Classes `series-0` to `series-7`; further lines take them up again."""
 
 MOST_POINTS = 240
 """Points drawn of a line: more would not be seen at this width."""

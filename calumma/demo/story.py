@@ -6,6 +6,7 @@ are RGB Pillow pictures of any size; long lists are fine, empty ones leave no tr
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ def ways_on(folder: str, prompt: str) -> tuple[tuple[str, str], ...]:
     "calumma generate out/demo/model --prompt 'a red fox' --out out/demo/drawn"
     """
     model, drawn = shlex.quote(f"{folder}/model"), shlex.quote(f"{folder}/drawn")
-    load = f"import calumma; print(calumma.load({folder + '/model'!r}).vocabulary)"
+    load = f"import calumma; print(calumma.load({json.dumps(folder + '/model')}).vocabulary)"
     return (
         (
             f"calumma generate {model} --prompt {shlex.quote(prompt)} --out {drawn}",
