@@ -1,0 +1,57 @@
+"""Shapes that make no decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from calumma.errors import ConfigError
+from calumma.model.config import DecoderConfig
+
+SHAPE: dict[str, Any] = {
+    "vocabulary_size": 300,
+    "model_dim": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "feed_forward_dim": 128,
+}
+
+REFUSALS = [
+    (
+        {"model_dim": 66},
+        "model_dim=66 does not divide over num_heads=4; the nearest that does is model_dim=64.",
+    ),
+    (
+        {"model_dim": 2, "num_heads": 4},
+        "model_dim=2 does not divide over num_heads=4; the nearest that does is model_dim=4.",
+    ),
+    (
+        {"model_dim": 12},
+        "model_dim=12 over num_heads=4 makes heads of 3; rotary positions want an even width. "
+        "Change num_heads.",
+    ),
+    (
+        {"num_kv_heads": 3},
+        "num_heads=4 is not a multiple of num_kv_heads=3: the query heads cannot share keys "
+        "evenly.",
+    ),
+    (
+        {"qk_norm_groups": 4},
+        "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; wanted a divisor of "
+        "both.",
+    ),
+    ({"dropout": 1.0}, "dropout=1.0 is no probability; wanted 0 <= p < 1."),
+]
+
+
+def test_heads_share_the_width() -> None:
+    assert DecoderConfig(**SHAPE).head_dim == 16
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSALS)
+def test_a_shape_that_makes_no_decoder_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DecoderConfig(**(SHAPE | change))
+    assert str(caught.value) == message

@@ -1,0 +1,156 @@
+"""The decoder: caches, packed rows, both norm orders, fresh weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from calumma.model.cache import Cache
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import INITIAL_STD, Decoder
+
+SMALL = DecoderConfig(
+    vocabulary_size=40,
+    model_dim=16,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    feed_forward_dim=24,
+)
+ORDERS = pytest.mark.parametrize("norm_order", ["pre", "reordered"])
+
+
+def decoder(**changes: object) -> Decoder:
+    """Weights so large that a mistake in one place shows."""
+    torch.manual_seed(0)
+    made = Decoder(replace(SMALL, **changes)).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) / 4)
+    return made
+
+
+@ORDERS
+@torch.no_grad()
+def test_a_cache_changes_nothing(norm_order: str) -> None:
+    model = decoder(norm_order=norm_order)
+    ids = torch.randint(40, (2, 12))
+    whole = model(ids)
+    cache = Cache(model.config, 2, 12, whole)
+    pieces = []
+    for start, stop in [(0, 5), (5, 6), (6, 7), (7, 12)]:
+        positions = torch.arange(start, stop).expand(2, -1)
+        pieces.append(model(ids[:, start:stop], positions=positions, cache=cache))
+    assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_of_a_cache_may_stand_at_different_places() -> None:
+    model = decoder()
+    ids = torch.randint(40, (2, 9))
+    whole = model(ids)
+    cache = Cache(model.config, 2, 16, whole)
+    model(ids[:, :4], positions=torch.arange(4).expand(2, -1), cache=cache)
+    # The second row goes back to its third id: what stood behind it is seen no more.
+    places = torch.tensor([[4], [2]])
+    step = model(ids.gather(1, places), positions=places, cache=cache)
+    assert torch.allclose(step[0, 0], whole[0, 4], atol=1e-5)
+    assert torch.allclose(step[1, 0], whole[1, 2], atol=1e-5)
+
+
+@ORDERS
+@torch.no_grad()
+def test_packed_sequences_do_not_see_each_other(norm_order: str) -> None:
+    model = decoder(norm_order=norm_order)
+    sequences = [torch.randint(40, (length,)) for length in (3, 5, 1, 4)]
+    owners = torch.cat([torch.full((len(s),), n) for n, s in enumerate(sequences)])[None]
+    positions = torch.cat([torch.arange(len(s)) for s in sequences])[None]
+    mask = (owners[:, :, None] == owners[:, None, :]) & torch.ones(13, 13).bool().tril()
+    packed = model(torch.cat(sequences)[None], mask=mask[:, None], positions=positions)
+    alone = torch.cat([model(s[None])[0] for s in sequences])
+    assert torch.allclose(packed[0], alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_future_is_not_seen() -> None:
+    model = decoder()
+    ids = torch.randint(40, (1, 8))
+    changed = ids.clone()
+    changed[0, 5:] = (changed[0, 5:] + 1) % 40
+    assert torch.equal(model(ids)[:, :5], model(changed)[:, :5])
+    assert not torch.equal(model(ids)[:, 5], model(changed)[:, 5])
+
+
+@torch.no_grad()
+def test_logits_are_the_head_on_the_normed_stream() -> None:
+    model = decoder()
+    ids = torch.randint(40, (2, 5))
+    stream = model.stream(ids)
+    assert torch.equal(model.hidden(ids), model.norm(stream))
+    assert torch.equal(model(ids), model.head(model.norm(stream)))
+
+
+@torch.no_grad()
+def test_the_norm_orders_differ() -> None:
+    ids = torch.randint(40, (2, 5))
+    assert not torch.allclose(decoder()(ids), decoder(norm_order="reordered")(ids), atol=1e-2)
+
+
+@ORDERS
+@torch.no_grad()
+def test_dropout_is_for_training_alone(norm_order: str) -> None:
+    model, plain = decoder(dropout=0.5, norm_order=norm_order), decoder(norm_order=norm_order)
+    ids = torch.randint(40, (1, 6))
+    assert torch.equal(model(ids), plain(ids))
+    model.train()
+    assert not torch.equal(model(ids), model(ids))
+
+
+def test_fresh_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    one, other, third = Decoder(SMALL), Decoder(SMALL), Decoder(SMALL)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    other.initialise(7)
+    one.initialise(6)
+    one.initialise(7)
+    third.initialise(8)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+    assert not torch.equal(one.head.weight, third.head.weight)
+
+
+def test_fresh_weights_have_the_spread_they_should() -> None:
+    model = Decoder(replace(SMALL, vocabulary_size=4000, num_layers=8, feed_forward_dim=400))
+    model.initialise(0)
+    down = torch.stack([block.feed_forward.down.weight for block in model.blocks])
+    assert model.head.weight.std().item() == pytest.approx(INITIAL_STD, rel=0.05)
+    assert model.embedding.weight.std().item() == pytest.approx(INITIAL_STD, rel=0.05)
+    assert down.std().item() == pytest.approx(INITIAL_STD / 4, rel=0.05)
+    block = model.blocks[0]
+    assert (block.attention_norm.weight == 1).all()
+    assert (block.attention.query_norm.weight == 1).all()
+    assert (block.attention.query_norm.bias == 0).all()
+
+
+def test_no_two_parameters_are_drawn_alike() -> None:
+    model = Decoder(SMALL)
+    model.initialise(0)
+    block = model.blocks[0]
+    assert not torch.equal(block.feed_forward.gate.weight, block.feed_forward.up.weight)
+    assert not torch.equal(block.attention.key.weight, block.attention.value.weight)
+
+
+def test_parameters_are_counted_by_hand() -> None:
+    attention = 16 * 16 * 2 + 16 * 8 * 2 + 4 * 4
+    block = attention + 3 * 16 * 24 + 2 * 16
+    assert Decoder(SMALL).num_parameters == 2 * 40 * 16 + 16 + 2 * block
+
+
+def test_a_cache_without_positions_is_our_mistake() -> None:
+    model = decoder()
+    with pytest.raises(AssertionError, match="a cache needs the positions"):
+        model(torch.zeros(1, 1).long(), cache=Cache(SMALL, 1, 4, model.head.weight))

@@ -1,0 +1,46 @@
+"""Rotary positions by hand, and what they keep."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from calumma.model.rope import rotary_angles, rotate
+
+
+def test_angles_by_hand() -> None:
+    angles = rotary_angles(torch.tensor([0, 1, 5]), head_dim=4, theta=100.0)
+    assert torch.allclose(angles, torch.tensor([[0.0, 0.0], [1.0, 0.1], [5.0, 0.5]]))
+
+
+def test_a_quarter_turn_by_hand() -> None:
+    x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
+    turned = rotate(x, torch.tensor([[math.pi / 2, 0.0]]))
+    # Channel 0 turns with channel 2, channel 1 with channel 3.
+    assert torch.allclose(turned, torch.tensor([[[[-3.0, 2.0, 1.0, 4.0]]]]), atol=1e-6)
+
+
+def test_lengths_are_kept() -> None:
+    x = torch.randn(2, 7, 3, 8)
+    turned = rotate(x, rotary_angles(torch.arange(7), 8, 10_000.0))
+    assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
+
+
+def test_only_distances_matter_to_products() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 8)
+
+    def product(q_place: int, k_place: int) -> float:
+        places = [rotary_angles(torch.tensor([place]), 8, 100.0) for place in (q_place, k_place)]
+        return float((rotate(q, places[0]) * rotate(k, places[1])).sum())
+
+    assert math.isclose(product(3, 1), product(40, 38), abs_tol=1e-4)
+
+
+def test_rows_may_have_positions_of_their_own() -> None:
+    x = torch.randn(2, 3, 1, 4)
+    positions = torch.tensor([[0, 1, 2], [5, 6, 9]])
+    turned = rotate(x, rotary_angles(positions, 4, 100.0))
+    for row in range(2):
+        alone = rotate(x[row : row + 1], rotary_angles(positions[row], 4, 100.0))
+        assert torch.equal(turned[row : row + 1], alone)
