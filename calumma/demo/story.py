@@ -171,13 +171,18 @@ class Story:
     """One source with its licence each."""
 
 
-def ways_on(folder: str, prompt: str) -> tuple[tuple[str, str], ...]:
+def ways_on(folder: str, prompt: str, question: str) -> tuple[tuple[str, str], ...]:
     """Commands to try on the model that the demo left in `folder`.
 
-    >>> ways_on("out/demo", "a red fox")[0][0]
-    "calumma generate out/demo/model --prompt 'a red fox' --out out/demo/drawn"
+    Args:
+        folder: where the demo wrote its model and page.
+        prompt: words to draw from, as fine-tuning put them.
+        question: words that fine-tuning put behind a picture to ask for its caption.
+
+    >>> ways_on("out/demo", "draw a red fox", "what is this?")[0][0]
+    "calumma generate out/demo/model --prompt 'draw a red fox' --out out/demo/drawn"
     """
-    model, drawn = shlex.quote(f"{folder}/model"), shlex.quote(f"{folder}/drawn")
+    model, drawn, read = (shlex.quote(f"{folder}/{name}") for name in ("model", "drawn", "read"))
     load = f"import calumma; print(calumma.load({json.dumps(folder + '/model')}).vocabulary)"
     return (
         (
@@ -185,7 +190,8 @@ def ways_on(folder: str, prompt: str) -> tuple[tuple[str, str], ...]:
             "draws a picture for words of your own, and leaves a page of it",
         ),
         (
-            f"calumma generate {model} --image picture.png --out {drawn}",
+            f"calumma generate {model} --image picture.png --prompt {shlex.quote(question)} "
+            f"--max-images 0 --out {read}",
             "writes a caption for a picture of your own",
         ),
         (f"python -c {shlex.quote(load)}", "has the model in Python, to do anything with it"),

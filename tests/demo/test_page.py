@@ -39,7 +39,7 @@ FULL = Story(
     reconstructions=[(RED, RED)],
     figures=[FigureRow("codebook_used", 0.9, None, 100, None, "share")],
     sizes=[("parameters", "3.1 M")],
-    ways_on=ways_on("out/demo", "a red fox"),
+    ways_on=ways_on("out/demo", "a red fox", "what is this?"),
     attribution=["Emoji, MIT"],
 )
 LISTS = {field.name for field in fields(Story)} - {"title", "lead", "command", "machine"}
