@@ -1,0 +1,92 @@
+"""The JSON files beside the weights, as transformers itself reads them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ChameleonConfig
+
+from calumma.checkpoints.hugging_face import (
+    model_config,
+    preprocessor_config,
+    processor_config,
+    read_decoder_config,
+    read_vq_config,
+    special_ids,
+    tokenizer_config,
+)
+from calumma.model.config import DecoderConfig
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"norm_order": "reordered"},
+        {"rope_theta": 500.0, "norm_epsilon": 1e-3, "max_tokens": 77},
+        {"num_kv_heads": 4, "dropout": 0.0},
+    ],
+)
+def test_transformers_reads_and_writes_our_shapes(
+    change: dict[str, object],
+    decoder_config: DecoderConfig,
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
+    tmp_path: Path,
+) -> None:
+    shape = replace(decoder_config, **change)  # type: ignore[arg-type]
+    written = model_config(shape, image_tokenizer.config, text_tokenizer, torch.float32)
+    assert read_decoder_config(written) == shape
+    assert read_vq_config(written["vq_config"]) == image_tokenizer.config
+    ChameleonConfig(**written).save_pretrained(tmp_path)
+    theirs = json.loads((tmp_path / "config.json").read_text())
+    assert read_decoder_config(theirs) == shape
+    assert read_vq_config(theirs["vq_config"]) == image_tokenizer.config
+    assert theirs["vocabulary_map"] == text_tokenizer.tokenizer.get_vocab(with_added_tokens=True)
+
+
+def test_what_a_config_leaves_out_is_transformers_default() -> None:
+    assert read_vq_config({}) == VQConfig()
+    theirs = ChameleonConfig()
+    shape = read_decoder_config(theirs.to_dict())
+    assert (shape.model_dim, shape.num_layers, shape.feed_forward_dim) == (4096, 32, 11008)
+    assert (shape.vocabulary_size, shape.num_kv_heads, shape.norm_order) == (65536, 32, "pre")
+    assert (shape.rope_theta, shape.norm_epsilon, shape.max_tokens) == (10_000.0, 1e-5, 4096)
+
+
+def test_the_old_place_of_the_wavelength_is_read() -> None:
+    config = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "rope_theta": 123.0,
+    }
+    assert read_decoder_config(config).rope_theta == 123.0
+    assert read_decoder_config(config).num_kv_heads == 2
+
+
+def test_pixels_run_from_minus_one_to_one() -> None:
+    record = preprocessor_config(VQConfig())
+    assert 255 * record["rescale_factor"] - record["image_mean"][0] == pytest.approx(1)
+    assert record["crop_size"] == {"height": 512, "width": 512}
+
+
+def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
+    assert special_ids(text_tokenizer.vocabulary) == {
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+    assert processor_config(VQConfig())["image_seq_length"] == 1024
+    tokens = tokenizer_config(77)
+    assert (tokens["boi_token"], tokens["eoi_token"]) == ("<racm3:break>", "<eoss>")
+    assert tokens["model_max_length"] == 77
