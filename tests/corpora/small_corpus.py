@@ -1,0 +1,46 @@
+"""A corpus whose package lies in the cache already."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from calumma.corpora.corpus import Corpus, Folders, Package
+from calumma.corpora.pictures import image_from_file
+from calumma.documents.document import Document, Text
+from tests.corpora.packages import picture, text
+
+PACKAGE = Package("npm", "small", "1.0")
+
+
+def _read(folders: Folders) -> Iterator[Document]:
+    for path in sorted(folders["small"].glob("*.png")):
+        yield Document(id=path.stem, content=(image_from_file(path), Text(f"picture {path.stem}")))
+
+
+SMALL = Corpus(
+    name="small",
+    kind="pairs",
+    packages=(PACKAGE,),
+    licence="MIT",
+    notice="Copyright (c) A. Painter.",
+    redistributable=True,
+    documents=3,
+    images=3,
+    reader=_read,
+)
+"""Three pictures, the last of which is too large."""
+
+
+def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    """Put the package into a cache of its own and the corpus into the catalog."""
+    monkeypatch.setenv("CALUMMA_CACHE", str(cache))
+    folder = cache / "packages/npm/small-1.0"
+    for name, size in (("a", 10), ("b", 20), ("c", 600)):
+        picture(folder / f"{name}.png", (size, size))
+    text(folder / "LICENSE", "Do as you like.")
+    monkeypatch.setattr("calumma.corpora.catalog.CORPORA", (SMALL,))
+    return dataclasses.replace(SMALL)

