@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from calumma.corpora.compose import scene_document, shape_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.held_out import HeldOut
 from calumma.tokens.text import TextTokenizer
@@ -85,3 +87,8 @@ def oracle_model(logit: float, *, draws: bool = True) -> Any:
         image=SimpleNamespace(config=config, encode_images=encode_images),
         parts=SimpleNamespace(draws=draws),
     )
+
+
+def scene_documents() -> list[Document]:
+    """Twelve composed shapes."""
+    return [scene_document(scene, "shapes", {}, 16) for scene in islice(shape_scenes(), 0, 600, 50)]

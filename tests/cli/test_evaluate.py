@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.cli import evaluate
+from calumma.documents.writers import write_parquet
+from calumma.errors import ConfigError, DocumentError, EvaluationError
+from tests.evaluate.oracle import scene_documents
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="calumma")
+    evaluate.add_parser(parser.add_subparsers())
+    return parser
+
+
+def _run(*words: str | Path) -> argparse.Namespace:
+    args = _parser().parse_args(["evaluate", *map(str, words)])
+    args.run(args)
+    return args
+
+
+@pytest.fixture(scope="module")
+def folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    save_model(folder / "model", model_parts)
+    scenes = scene_documents()
+    write_parquet(folder / "held.parquet", scenes)
+    write_parquet(folder / "train.parquet", scenes[:4])
+    return folder
+
+
+def test_a_report_is_written_and_its_command_makes_it_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(
+        folder / "model", "--tasks", "likelihood, reconstruction,drawing", "--documents",
+        folder / "held.parquet", "--train", folder / "train.parquet", "--out", tmp_path,
+        "--limit", "8", "--prompts", "3", "--guidance", "2", "--device", "cpu",
+    )  # fmt: skip
+    shown = capsys.readouterr()
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["model"] == str(folder / "model")
+    assert {figure["name"] for figure in written["figures"]} >= {
+        "text_bits_per_token", "reconstruction_psnr_db", "colour_asked_colour_drawn",
+    }  # fmt: skip
+    assert "fitted on training counts, one added" in written["notes"]["text_bits_per_token"]
+    assert shown.out.splitlines()[0].split() == [
+        "figure", "value", "baseline", "95", "%", "interval", "n", "unit",
+    ]  # fmt: skip
+    assert shown.out.splitlines()[-1] == (
+        f"report: {tmp_path / 'report.html'}  (for machines: {tmp_path / 'report.json'})"
+    )
+    assert "drawing: 3 of 3" in shown.err
+
+    command = shlex.split(written["command"])
+    assert command[:2] == ["calumma", "evaluate"]
+    _run(*command[2:])
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again | {"seconds": 0} == written | {"seconds": 0}
+
+
+def test_the_help_names_every_task_and_ends_in_examples(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from calumma.evaluate.tasks import TASKS
+
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    for name in TASKS:
+        assert f"  {name} " in text
+    assert "examples:\n  calumma evaluate out/demo/model" in text
+
+
+def test_counts_below_one_are_refused(tmp_path: Path) -> None:
+    given = ("model", "--tasks", "likelihood", "--documents", "x.parquet", "--out", tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        _run(*given, "--limit", "0")
+    assert str(caught.value) == "--limit 0; wanted at least 1. Leave it out for all."
+    with pytest.raises(ConfigError, match=r"^--prompts -1; wanted at least 1"):
+        _run(*given, "--prompts", "-1")
+
+
+def test_an_unknown_task_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"^task 'x' is not known"):
+        _run("nowhere", "--tasks", "x", "--documents", "x.parquet", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_documents_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="nothing is there"):
+        _run(
+            folder / "model", "--tasks", "likelihood", "--documents", tmp_path / "no.parquet",
+            "--out", tmp_path, "--device", "cpu",
+        )  # fmt: skip

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+
+from calumma.documents.document import Document, Text
+from calumma.errors import EvaluationError
+from calumma.evaluate.captioning import (
+    caption_figures,
+    captioning,
+    known_words,
+    names,
+    nearest_captions,
+    write_captions,
+)
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.generate.model import Model
+from tests.evaluate.oracle import oracle_held_out, picture
+
+
+def test_words_count_when_they_stand_whole() -> None:
+    assert names("An ice cream on a Red ground", "ice cream")
+    assert names("red.", "red")
+    assert not names("bored", "red")
+    assert not names("anything", "")
+
+
+def test_shares_are_of_all_words_and_of_each_kind() -> None:
+    known = [{"thing": "cat", "ground": "red"}, {"thing": "dog"}]
+    written = ["a cat on a blue ground", "a dog"]
+    nearest = ["a dog on a red ground", "a cat"]
+    every, ground, thing = caption_figures(known, written, nearest, seed=0)
+    assert (every.name, every.n) == ("caption_attributes_right", 2)
+    assert (every.value, every.baseline) == pytest.approx((2 / 3, 1 / 3))
+    assert (ground.name, ground.value, ground.baseline, ground.n) == (
+        "caption_ground_right", 0.0, 1.0, 1,
+    )  # fmt: skip
+    assert (thing.value, thing.baseline, thing.n) == (1.0, 0.0, 2)
+
+
+def test_without_training_documents_there_is_no_baseline() -> None:
+    figure = caption_figures([{"thing": "cat"}], ["a cat"], None, seed=0)[0]
+    assert figure.baseline is None
+    assert figure.note == "1 known words, greedy captions"
+
+
+def test_the_nearest_caption_is_that_of_the_nearest_picture() -> None:
+    held_out = oracle_held_out("ab", 0.0)  # both pictures are red
+    training = [
+        Document(id="1", content=(Text("blue one"), picture((0, 0, 255)))),
+        Document(id="2", content=(picture((250, 10, 0)), Text("red one"))),
+        Document(id="3", content=(Text("no picture"),)),
+    ]
+    assert nearest_captions(held_out.pairs, training) == ["red one", "red one"]
+
+
+def test_known_words_are_those_that_the_caption_names(model: Model) -> None:
+    document = Document(
+        id="1",
+        content=(Text("a red cat"), picture()),
+        attributes={"thing": "cat", "ground": "red", "licence": "mine"},
+    )
+    [pair] = HeldOut(model, [document]).pairs
+    assert known_words(pair) == {"thing": "cat", "ground": "red"}
+
+
+def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(
+    model: Model, scenes: list[Document]
+) -> None:
+    held_out = HeldOut(model, scenes[:4])
+    # The room for a caption follows from the longest one: that pair is asked alone.
+    longest = max(range(4), key=lambda place: len(held_out.pairs[place].text_ids))
+    together = write_captions(held_out, held_out.pairs, Options())
+    alone = write_captions(held_out, [held_out.pairs[longest]], Options(seed=9))
+    assert [together[longest]] == alone
+
+
+def test_documents_without_named_attributes_are_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        captioning(oracle_held_out("ab", 0.0), Options())
+    assert str(caught.value) == (
+        "captioning: found no attribute named in the texts of 2 pairs; wanted attributes such as "
+        '"thing" or "ground" whose words stand in the caption. Give such documents (--documents), '
+        "or leave this task out."
+    )
+
+
+def test_training_documents_without_pictures_are_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        nearest_captions(oracle_held_out("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
+    assert str(caught.value) == (
+        "captioning: found no text with a picture among 1 training documents; wanted at least one, "
+        "for the baseline. Give others, or leave --train out."
+    )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from calumma.documents.document import Document, Text
+from calumma.errors import EvaluationError
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.reconstruction import MOST_DB, codebook_figures, psnr_db, reconstruction
+from calumma.generate.model import Model
+from calumma.tokens.pixels import to_pixels
+from tests.evaluate.oracle import letter_documents, oracle_model
+
+
+def test_an_error_of_a_tenth_of_the_range_is_twenty_db() -> None:
+    pixels = torch.zeros(2, 3, 4, 4)
+    decoded = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 0.02)])
+    assert psnr_db(pixels, decoded) == pytest.approx([20.0, 40.0], abs=1e-5)
+
+
+def test_a_perfect_picture_has_the_most_db_and_overshoot_is_clamped() -> None:
+    white = torch.ones(1, 3, 2, 2)
+    assert psnr_db(white, white * 1.5) == pytest.approx([MOST_DB])
+
+
+def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
+    model: Model, scenes: list[Document]
+) -> None:
+    figure = reconstruction(HeldOut(model, scenes), Options())[0]
+    each, flat = [], []
+    for document in scenes:
+        pixels = to_pixels(document.images[0].open(), 16)
+        decoded = model.image.decode(model.image.encode(pixels[None]))
+        each.append(psnr_db(pixels[None], decoded)[0])
+        mean = pixels.mean(dim=(1, 2), keepdim=True).expand(3, 16, 16)
+        flat.append(psnr_db(pixels[None], mean[None])[0])
+    assert figure.name == "reconstruction_psnr_db"
+    assert figure.value == pytest.approx(np.mean(each), abs=1e-3)
+    assert figure.baseline == pytest.approx(np.mean(flat), abs=1e-3)
+    assert figure.n == len(scenes)
+
+
+def test_codebook_figures_by_hand() -> None:
+    used, perplexity = codebook_figures(np.array([[0, 0], [1, 1]]), num_codes=8)
+    assert (used.name, used.value, used.n) == ("codebook_used", 0.25, 2)
+    assert used.note == "2 of 8 codes occur in 4 cells"
+    assert (perplexity.name, perplexity.value) == ("codebook_perplexity", pytest.approx(2.0))
+
+
+def test_documents_without_pictures_are_refused() -> None:
+    held_out = HeldOut(oracle_model(0.0), [Document(id="1", content=(Text("a"),))])
+    with pytest.raises(EvaluationError) as caught:
+        reconstruction(held_out, Options())
+    assert str(caught.value) == (
+        "reconstruction: found no picture in 1 documents; wanted at least one. Give documents with "
+        "pictures (--documents), or leave this task out."
+    )
+
+
+def test_a_model_without_its_image_decoder_is_refused() -> None:
+    held_out = HeldOut(oracle_model(0.0, draws=False), letter_documents("a"))
+    with pytest.raises(EvaluationError) as caught:
+        reconstruction(held_out, Options())
+    assert str(caught.value) == (
+        "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot become "
+        "pictures; wanted the decoder of its image tokenizer. Put that file into the folder, or "
+        "leave this task out."
+    )

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calumma.evaluate.figure import Figure
+from calumma.evaluate.report import Report
+
+REPORT = Report(
+    figures=[
+        Figure("codebook_used", 0.5, None, 7, None, "share", "of <8> codes"),
+        Figure("text_bits_per_token", 2.0, 3.0, 9, (1.5, 2.5), "bits"),
+    ],
+    seconds=1.23456,
+    seed=4,
+    model="out/<model>",
+    command="calumma evaluate",
+)
+
+
+def test_the_json_is_the_contracts(tmp_path: Path) -> None:
+    REPORT.save(tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written == {
+        "figures": [
+            {"name": "codebook_used", "value": 0.5, "baseline": None, "n": 7, "interval": None,
+             "unit": "share"},
+            {"name": "text_bits_per_token", "value": 2.0, "baseline": 3.0, "n": 9,
+             "interval": [1.5, 2.5], "unit": "bits"},
+        ],
+        "model": "out/<model>", "command": "calumma evaluate", "seconds": 1.235, "seed": 4,
+        "notes": {"codebook_used": "of <8> codes"},
+    }  # fmt: skip
+
+
+def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -> None:
+    REPORT.save(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<th>text_bits_per_token</th><td>2</td><td>3</td><td>1.5 to 2.5</td><td>9</td>" in page
+    assert "of &lt;8&gt; codes" in page
+    assert "out/&lt;model&gt;" in page
+    assert "src=" not in page
+    assert "href=" not in page
+
+
+def test_figures_are_found_by_name() -> None:
+    assert REPORT.figure("text_bits_per_token").value == 2.0
+    with pytest.raises(KeyError):
+        REPORT.figure("codebook")

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from calumma.documents.document import Document
+from calumma.errors import EvaluationError
+from calumma.evaluate.held_out import Options
+from calumma.evaluate.tasks import TASKS, evaluate, require_tasks
+from calumma.generate.model import Model
+
+CONTRACT = {
+    "text_bits_per_token", "code_bits_per_token", "retrieval_text_given_image",
+    "retrieval_image_given_text", "code_bits_right_minus_shuffled", "colour_asked_colour_drawn",
+    "reconstruction_psnr_db", "codebook_used",
+}  # fmt: skip
+
+
+def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
+    model: Model, scenes: list[Document]
+) -> None:
+    told: dict[str, tuple[int, int]] = {}
+    options = Options(seed=3, max_prompts=4, training=scenes[:3])
+    report = evaluate(
+        model, scenes, list(TASKS), options, progress=lambda *what: told.update({what[0]: what[1:]})
+    )
+    assert {figure.name for figure in report.figures} >= CONTRACT
+    assert report.figure("code_bits_per_token").n == len(scenes)
+    assert report.figure("colour_asked_colour_drawn").n == 4
+    assert set(told) == {"encoding", *TASKS}
+    assert all(done == of for done, of in told.values())
+    assert evaluate(model, scenes, list(TASKS), options).figures == report.figures
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        require_tasks(["likelihood", "perplexity"])
+    assert str(caught.value) == (
+        "task 'perplexity' is not known; wanted some of likelihood, retrieval, reconstruction, "
+        "drawing, captioning."
+    )
+    with pytest.raises(EvaluationError, match=r"^no task is named; wanted some of likelihood, "):
+        require_tasks([])
