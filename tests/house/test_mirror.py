@@ -11,12 +11,21 @@ from tests.house.tree import PACKAGE, TESTS, parsed, sources
 WITHOUT_A_TEST_FILE = {"__main__.py"}
 """One line that calls the command line; the tests of `cli` run it."""
 
+TESTED_TOGETHER = {
+    f"tokens/vq/{part}.py": "tokens/test_vq_network.py"
+    for part in ("decoder", "encoder", "layers", "names")
+}
+"""Parts of one network, held against transformers' own as a whole."""
+
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 
 
 def _has_test(path: Path) -> bool:
     """`tokens/vq/encoder.py` is tested by `tests/tokens/test_vq_encoder.py`, or in `vq/` there."""
+    together = TESTED_TOGETHER.get(path.relative_to(PACKAGE).as_posix())
+    if together is not None:
+        return (TESTS / together).exists()
     room, *inner = path.relative_to(PACKAGE).with_suffix("").parts
     if not inner:
         return (TESTS / f"test_{room}.py").exists()
