@@ -90,9 +90,7 @@ def test_transformers_loads_our_folder(
 
 
 @pytest.fixture(scope="module")
-def theirs_folder(
-    model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def theirs_folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that transformers saved, its weights random but for the groups of its norms."""
     folder = tmp_path_factory.mktemp("theirs")
     theirs = make_theirs(model_parts, folder, swin_norm=False, kv_heads=2, groups=1)
@@ -190,7 +188,9 @@ def test_weights_of_several_files_are_one_model(theirs_folder: Path, tmp_path: P
     (tmp_path / "model.safetensors").unlink()
     names = sorted(tensors)
     for number, some in enumerate((names[::2], names[1::2]), start=1):
-        save_file({n: tensors[n] for n in some}, tmp_path / f"model-0000{number}-of-00002.safetensors")
+        save_file(
+            {n: tensors[n] for n in some}, tmp_path / f"model-0000{number}-of-00002.safetensors"
+        )
     whole, parted = load_model(theirs_folder), load_model(tmp_path)
     assert torch.equal(whole.decoder.head.weight, parted.decoder.head.weight)
 
