@@ -58,6 +58,13 @@ def choose_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def be_deterministic() -> None:
+    """Ask torch for the same bits every time, at some cost in speed on a GPU."""
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 class StopRequest:
     """Remembers Ctrl-C and SIGTERM, so that work stops where it can be taken up again.
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from calumma.cli.progress import CONSOLE, Bar
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.corpora.catalog import CORPORA, find_corpus
@@ -68,22 +65,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list(out: Path) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "kind", "documents", "licence", "packages", "here"):
-        table.add_column(column, justify="right" if column == "documents" else "left")
     embedded = embedded_sources()
+    print(f"{'name':<27}{'kind':<12}{'documents':>9}  licence")
     for corpus in CORPORA:
-        here = ["embedded in part"] if corpus.name in embedded else []
-        here += ["fetched"] if is_fetched(corpus, out) else []
-        table.add_row(
-            corpus.name,
-            corpus.kind,
-            f"{corpus.documents:,}",
-            corpus.licence,
-            ", ".join(f"{package.registry}:{package.name}" for package in corpus.packages),
-            ", ".join(here),
-        )
-    Console().print(table)
+        marks = ["embedded in part"] if corpus.name in embedded else []
+        marks += [f"fetched in {out / corpus.name}"] if is_fetched(corpus, out) else []
+        mark = f" ({', '.join(marks)})" if marks else ""
+        print(f"{corpus.name:<27}{corpus.kind:<12}{corpus.documents:>9,}  {corpus.licence}{mark}")
+        print("    from " + ", ".join(map(str, corpus.packages)))
 
 
 def _fetch(corpus: Corpus, out: Path, limit: int | None) -> Fetched:

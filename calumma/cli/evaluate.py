@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
     for name, value in (("limit", args.limit), ("prompts", args.prompts)):
         if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}; wanted at least 1. Leave it out for all.")
+            raise ConfigError(f"--{name} {value}; wanted at least 1. Give more, or leave it out.")
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
     require_tasks(tasks)
     make_folder(args.out)

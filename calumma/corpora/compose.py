@@ -55,13 +55,22 @@ class Scene:
     def caption(self) -> str:
         """What the picture shows, in words."""
         thing = f"{self.colour} {self.thing}" if self.colour else self.thing
-        return f"a {self.size} {thing} on a {self.ground} ground"
+        return f"a {self.size} {thing} on {article(self.ground)} {self.ground} ground"
 
     @property
     def attributes(self) -> dict[str, str]:
         """The truths a measurement can be held against."""
         known = {"thing": self.thing, "size": self.size, "ground": self.ground}
         return known | {"colour": self.colour} if self.colour else known
+
+
+def article(word: str) -> str:
+    """The indefinite article before a word.
+
+    >>> article("orange"), article("blue")
+    ('an', 'a')
+    """
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def shape_scenes() -> Iterator[Scene]:

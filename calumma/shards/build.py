@@ -7,25 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
-
-import PIL.Image
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
 from calumma.files import make_folder, read_json, sha256, write_json
 from calumma.runtime import STOP
+from calumma.shards.encode import DocumentEncoder
 from calumma.shards.format import IDS, MANIFEST_NAME, VERSION, ids_dtype, piece_name, piece_sizes
 from calumma.shards.manifest import Manifest, Piece
 from calumma.shards.writer import PieceWriter
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.sequence import Sequence as TokenSequence
-from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
-
-Fit = Literal["crop", "pad"]
-FITS: tuple[Fit, ...] = ("crop", "pad")
-Picture = tuple[PIL.Image.Image, Fit]
 
 PIECE_DOCUMENTS = 512
 """Documents in a piece: the most work that a kill can lose."""
@@ -83,6 +75,7 @@ def build_shards(
         DocumentError, ImageError: a document cannot be read and `skip_bad` is off.
     """
     make_folder(folder)
+    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
     sources: list[str] = []
     pieces: list[Piece] = []
     digest = hashlib.sha256(tokenizers.fingerprint.encode())
@@ -97,7 +90,7 @@ def build_shards(
             # From here on the old contents are gone: nothing may still vouch for them.
             (folder / MANIFEST_NAME).unlink(missing_ok=True)
             (folder / f"{name}.json").unlink(missing_ok=True)
-            piece = _encode_group(group, tokenizers, sources, skip_bad).write(folder, name)
+            piece = _encode_group(group, encoder, sources, skip_bad).write(folder, name)
             write_json(folder / f"{name}.json", {"key": key, "piece": asdict(piece)})
         pieces.append(piece)
         progress(len(group))
@@ -156,59 +149,22 @@ def _known(folder: Path, name: str, key: str, dtype: str) -> Piece | None:
 
 
 def _encode_group(
-    group: Sequence[Document], tokenizers: Tokenizers, sources: Sequence[str], skip_bad: bool
+    group: Sequence[Document], encoder: DocumentEncoder, sources: Sequence[str], skip_bad: bool
 ) -> PieceWriter:
     """One piece's sequences; only a batch of documents has its pictures in memory at a time."""
-    writer = PieceWriter(tokenizers.text.vocabulary)
+    writer = PieceWriter(encoder.text.vocabulary)
     for batch in _cut(group, BATCH_DOCUMENTS):
         try:
-            encoded = _encode_documents(batch, tokenizers)
+            encoded = list(zip(batch, encoder.encode(batch), strict=True))
         except (ImageError, DocumentError):
             if not skip_bad:
                 raise
             encoded = []
             for document in batch:
                 try:
-                    encoded += _encode_documents([document], tokenizers)
+                    encoded.append((document, encoder.encode([document])[0]))
                 except (ImageError, DocumentError) as error:
                     writer.skipped[document.id] = str(error)
         for document, sequence in encoded:
             writer.add(sequence.ids, sequence.counted, sources.index(document.source))
     return writer
-
-
-def _encode_documents(
-    documents: Sequence[Document], tokenizers: Tokenizers
-) -> list[tuple[Document, TokenSequence]]:
-    pictures = [open_pictures(document) for document in documents]
-    codes = iter(_encode([picture for some in pictures for picture in some], tokenizers))
-    return [
-        (document, encode_document(document, tokenizers.text, list(islice(codes, len(some)))))
-        for document, some in zip(documents, pictures, strict=True)
-    ]
-
-
-def open_pictures(document: Document) -> list[Picture]:
-    """A document's pictures, decoded, each with how it is fitted to a square.
-
-    The paper crops pictures, but pads those of prompts, so that nothing asked about is lost.
-    """
-    pictures: list[Picture] = []
-    for part in document.content:
-        if isinstance(part, Image):
-            pictures.append((part.open(), "crop"))
-    for turn in document.messages:
-        fit: Fit = "crop" if turn.role == "assistant" else "pad"
-        pictures += [(part.open(), fit) for part in turn.parts if isinstance(part, Image)]
-    return pictures
-
-
-def _encode(pictures: Sequence[Picture], tokenizers: Tokenizers) -> list[list[int]]:
-    """The codes of pictures in order, encoded in two batches, one a fit."""
-    codes: list[list[int]] = [[] for _ in pictures]
-    for fit in FITS:
-        places = [place for place, (_, wanted) in enumerate(pictures) if wanted == fit]
-        encoded = tokenizers.image.encode_images([pictures[p][0] for p in places], mode=fit)
-        for place, result in zip(places, encoded, strict=True):
-            codes[place] = result
-    return codes

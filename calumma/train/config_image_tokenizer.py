@@ -115,3 +115,16 @@ class ImageTokenizerTrainConfig:
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
         return self.peak_rate * (self.final_rate_share + (1.0 - self.final_rate_share) * fall)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokenizerRun:
+    """A run as its TOML file tells it."""
+
+    documents: list[str]
+    """Files, folders or globs of documents; their pictures are trained on."""
+
+    training: ImageTokenizerTrainConfig
+
+    save_every: int = 200
+    """Steps between two checkpoints; the last two are kept."""

@@ -1,0 +1,92 @@
+"""`calumma demo`: the whole road on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calumma.cli.verb import Subparsers, new_verb
+
+if TYPE_CHECKING:
+    from calumma.cli.progress import Bar
+    from calumma.train.loop import Progress
+
+_EXAMPLES = """\
+  calumma demo                       the road, in minutes; then look at out/demo/report.html
+  calumma demo                       again: goes on where it was stopped, or has nothing to do
+  calumma demo --out out/7 --seed 7  another road"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = new_verb(
+        subparsers,
+        "demo",
+        "Walk the whole road: tokenizers, shards, training, pictures, report.\n"
+        "Trains on the corpus inside the package and writes DIR/report.html and DIR/model.",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), metavar="DIR", help="(default: out/demo)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of everything (default: 0)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="instead of the shipped one")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Walk, or go on walking."""
+    from calumma.demo.config import load_demo_config
+    from calumma.demo.report import write_report
+    from calumma.demo.road import STEPS, Road
+    from calumma.runtime import be_deterministic
+
+    be_deterministic()
+    changes = {} if args.seed is None else {"seed": args.seed}
+    road = Road(args.out, load_demo_config(args.config, changes))
+    teller = _Terminal(len(STEPS))
+    try:
+        road.walk(teller, write_report)
+    finally:
+        teller.close()
+    print(f"{args.out}/report.html")
+
+
+class _Terminal:
+    """Tells a terminal, or a log, how far the road has come."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._bar: Bar | None = None
+
+    def begin(self, number: int, name: str) -> None:
+        self.close()
+        self._say(f"[{number}/{self.total}] {name}")
+
+    def skip(self, number: int, name: str) -> None:
+        self._say(f"[{number}/{self.total}] {name}: done before")
+
+    def _say(self, text: str) -> None:
+        from calumma.cli.progress import CONSOLE
+
+        CONSOLE.print(text, markup=False)
+
+    def training(self, name: str, steps: int) -> Progress:
+        return self._open(name, steps, "steps").step
+
+    def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
+        return self._open(name, total, unit).advance
+
+    def _open(self, name: str, total: int | None, unit: str) -> Bar:
+        from calumma.cli.progress import Bar
+
+        self.close()
+        self._bar = Bar(name, total, unit)
+        return self._bar.__enter__()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

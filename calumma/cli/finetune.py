@@ -1,0 +1,47 @@
+"""`calumma finetune`: supervised fine-tuning on turns."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from calumma.cli.verb import Subparsers, add_config_arguments, new_verb
+from calumma.settings import config_tree, load_config, show_config
+
+_EXAMPLES = """\
+  calumma finetune turns.toml --out out/tuned --dry-run
+  calumma finetune turns.toml --out out/tuned --steps 400 --dropout 0.05"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = new_verb(
+        subparsers,
+        "finetune",
+        "Fine-tune a model on turns; only answers count in the loss.\n"
+        "Goes on from the newest checkpoint in DIR; ends with a model folder, DIR/model.",
+        _EXAMPLES,
+    )
+    add_config_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or go on, and write the model folder."""
+    from calumma.checkpoints.model_folder import load_model, save_model
+    from calumma.cli.progress import Bar
+    from calumma.files import make_folder, write_json
+    from calumma.train.config import FinetuneConfig
+    from calumma.train.finetune import finetune
+
+    config = load_config(FinetuneConfig, args.config, args.changes)
+    if args.dry_run:
+        print(show_config(config))
+        return
+    make_folder(args.out)
+    write_json(args.out / "config.json", config_tree(config))
+    start = load_model(config.model)
+    with Bar("fine-tuning", config.steps, "steps") as bar:
+        decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, bar.step)
+    save_model(args.out / "model", replace(start, decoder=decoder))
+    print(f"{args.out}/model: fine-tuned from {config.model}")

@@ -1,0 +1,102 @@
+"""How far long work has come: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+CONSOLE = Console(stderr=True, highlight=False)
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Bar:
+    """One piece of long work.
+
+    On a terminal a bar with the rate and the time left; in a file or a pipe a line every ten
+    seconds, and one at the end.
+    """
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = self.first = 0
+        self.started = self.told = time.monotonic()
+        self._progress: Progress | None = None
+        if CONSOLE.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=CONSOLE,
+            )
+            self._task = self._progress.add_task(title, total=total, rate="", note="")
+
+    def __enter__(self) -> Bar:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+        elif kind is None:
+            self._line("")
+
+    def start_at(self, done: int) -> None:
+        """Say how much was done before."""
+        self.done = self.first = done
+        if self._progress:
+            self._progress.update(self._task, completed=done)
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        """Say that some more is done."""
+        self.done += by
+        if self._progress:
+            rate = f"{self._rate:.1f} {self.unit}/s"
+            self._progress.update(self._task, completed=self.done, rate=rate, note=note)
+        elif time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
+            self._line(note)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take a training loop's report of one step."""
+        if not metrics:
+            self.start_at(step)
+            return
+        parts = [f"{n.removeprefix('loss_')} {metrics[n]:.3f}" for n in _SHOWN if n in metrics]
+        self.advance(step - self.done, " ".join(parts))
+
+    @property
+    def _rate(self) -> float:
+        return (self.done - self.first) / max(1e-9, time.monotonic() - self.started)
+
+    def _line(self, note: str) -> None:
+        self.told = time.monotonic()
+        of = f" of {self.total}" if self.total else ""
+        left = ""
+        if self.total and self._rate > 0 and self.done < self.total:
+            left = f", {(self.total - self.done) / self._rate:.0f} s left"
+        rate = f"{self._rate:.1f} {self.unit}/s"
+        CONSOLE.print(f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip())
+
+
+_SHOWN = ("loss_text", "loss_image", "loss_l1", "codes_used")

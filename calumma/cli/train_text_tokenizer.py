@@ -1,0 +1,56 @@
+"""`calumma train-text-tokenizer`: BPE with the image codes inside the vocabulary."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from calumma.cli.verb import Subparsers, new_verb
+
+_EXAMPLES = """\
+  calumma train-text-tokenizer docs/*.parquet --out tokenizers --num-text 4096 --num-codes 1024
+  calumma train-text-tokenizer docs.jsonl --out tokenizers --num-text 512 --image-tokenizer vq"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = new_verb(
+        subparsers,
+        "train-text-tokenizer",
+        "Train a BPE with the image codes inside the vocabulary.\nWrites DIR/tokenizer.json.",
+        _EXAMPLES,
+    )
+    parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets tokenizer.json"
+    )
+    parser.add_argument(
+        "--num-text", type=int, default=4096, metavar="N", help="text ids, 256 bytes included"
+    )
+    codes = parser.add_mutually_exclusive_group(required=True)
+    codes.add_argument("--num-codes", type=int, metavar="N", help="image codes to hold")
+    codes.add_argument(
+        "--image-tokenizer", type=Path, metavar="DIR", help="hold as many codes as this one has"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and write."""
+    from calumma.documents.readers import read_documents
+    from calumma.files import make_folder
+    from calumma.tokens.image import ImageTokenizer
+    from calumma.tokens.text import TextTokenizer
+
+    make_folder(args.out)
+    num_codes = args.num_codes
+    if args.image_tokenizer is not None:
+        num_codes = ImageTokenizer.load(args.image_tokenizer).config.num_codes
+    texts = (document.text for document in read_documents(args.documents))
+    tokenizer = TextTokenizer.train(texts, num_text=args.num_text, num_codes=num_codes)
+    tokenizer.save(args.out)
+    vocabulary = tokenizer.vocabulary
+    print(
+        f"{args.out}/tokenizer.json: {vocabulary.size} ids, {vocabulary.num_text} of text and "
+        f"{vocabulary.num_codes} image codes; fingerprint {vocabulary.fingerprint}"
+    )

@@ -1,0 +1,76 @@
+"""What the demo may be told: one TOML file, `demo.toml` beside this one."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from calumma.generate.config import ImageSampling
+from calumma.settings import make_config
+from calumma.train.config import FinetuneConfig, PretrainConfig
+from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Every choice of the demo; the folders are the road's own."""
+
+    image_tokenizer: ImageTokenizerTrainConfig
+
+    num_text: int
+    """Text ids, the 256 bytes included."""
+
+    pretrain: dict[str, Any]
+    """Fields of `PretrainConfig` but for its folders and seed."""
+
+    finetune: dict[str, Any]
+    """Fields of `FinetuneConfig` but for its folders and seed."""
+
+    drawing: ImageSampling = field(default_factory=ImageSampling)
+    """How the pictures are drawn."""
+
+    max_scenes: int = 0
+    """Training and held-out scenes taken, for a quick run; 0 takes all."""
+
+    num_measured: int = 240
+    """Held-out documents that the figures are measured on, at most."""
+
+    save_every: int = 50
+    """Steps between two checkpoints: the most training that a kill can lose."""
+
+    seed: int = 0
+
+    def pretraining(self, out: Path) -> PretrainConfig:
+        """The config of pre-training in the demo's folder."""
+        return make_config(PretrainConfig, self._placed(self.pretrain, out), "demo")
+
+    def finetuning(self, out: Path) -> FinetuneConfig:
+        """The config of fine-tuning in the demo's folder."""
+        tree = self._placed(self.finetune, out)
+        tree["model"] = out / "runs" / "pretrain" / "model"
+        return make_config(FinetuneConfig, tree, "demo")
+
+    def _placed(self, tree: dict[str, Any], out: Path) -> dict[str, Any]:
+        stream = {"seed": self.seed, **tree.get("stream", {})}
+        folders = {"shards": out / "shards", "tokenizers": out / "tokenizers"}
+        return {
+            **tree,
+            **folders,
+            "stream": stream,
+            "seed": self.seed,
+            "save_every": self.save_every,
+        }
+
+
+def load_demo_config(path: Path | None = None, changes: dict[str, Any] | None = None) -> DemoConfig:
+    """The shipped config, or the one in a file, with changed fields."""
+    text = (
+        path.read_text(encoding="utf-8")
+        if path
+        else files("calumma.demo").joinpath("demo.toml").read_text(encoding="utf-8")
+    )
+    tree = tomllib.loads(text) | (changes or {})
+    return make_config(DemoConfig, tree, str(path or "demo.toml"))

@@ -1,0 +1,375 @@
+"""The last step of the road: the model is measured, and its page is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+
+import calumma
+from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.pack import Packer
+from calumma.demo.page import write_page
+from calumma.demo.road import Road
+from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE
+from calumma.demo.story import (
+    Captioned,
+    Curve,
+    Drawing,
+    FigureRow,
+    Interleaved,
+    RowCell,
+    Series,
+    Story,
+    Strip,
+    ways_on,
+)
+from calumma.documents.document import Document
+from calumma.documents.readers import read_documents
+from calumma.evaluate.captioning import GREEDY, nearest_captions
+from calumma.evaluate.figure import Figure
+from calumma.evaluate.held_out import HeldOut, Options, Pair
+from calumma.evaluate.report import JSON_NAME, Report
+from calumma.evaluate.tasks import evaluate
+from calumma.files import write_json
+from calumma.generate.model import Model, load
+from calumma.shards.encode import DocumentEncoder
+from calumma.shards.reader import ShardReader
+from calumma.train.loop import METRICS_NAME
+from calumma.train.pretrain import stage_two_begins
+from calumma.vocabulary import Vocabulary
+
+TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
+PICTURES_A_PROMPT = 4
+NUM_DRAWINGS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 2
+
+
+def write_report(road: Road) -> None:
+    """Measure the model on held-out documents; write `report.json` and `report.html`."""
+    model = load(road.model)
+    held_out = _take(road.held_out, road.config.num_measured)
+    options = _options(road)
+    report = evaluate(model, held_out, TASKS, options)
+    new = _new_object_figures(model, road, options)
+    report = replace(
+        report,
+        figures=[*report.figures, *new],
+        model=str(road.model),
+        command=f"calumma demo --out {road.out}",
+        seconds=sum(road.seconds().values()) + report.seconds,
+    )
+    write_json(road.out / JSON_NAME, report.to_json())
+    write_page(road.out / "report.html", _story(road, model, held_out, report))
+
+
+def _take(path: Path, most: int) -> list[Document]:
+    """At most so many documents, evenly taken."""
+    documents = list(read_documents([path]))
+    return documents[:: max(1, len(documents) // most)][:most]
+
+
+def _options(road: Road) -> Options:
+    return Options(
+        seed=road.config.seed,
+        training=list(read_documents([road.pairs])),
+        training_counts=_counts(ShardReader(road.out / "shards")),
+        turns=True,
+        question=DESCRIBE_PROMPT,
+        image=road.config.drawing,
+        max_prompts=road.config.num_measured,
+    )
+
+
+def _counts(reader: ShardReader) -> NDArray[np.int64]:
+    """How often each id stands in the training pairs."""
+    size = reader.manifest.vocabulary.size
+    counts = np.zeros(size, dtype=np.int64)
+    for source in ("objects", "shapes"):
+        for number in reader.of_source(source) if source in reader.manifest.sources else ():
+            counts += np.bincount(reader.read(int(number))[0], minlength=size)
+    return counts
+
+
+def _new_object_figures(model: Model, road: Road, options: Options) -> list[Figure]:
+    """The figures that can be had for objects never seen, named so."""
+    documents = _take(road.new_objects, road.config.num_measured)
+    if not documents:
+        return []
+    report = evaluate(model, documents, ("likelihood", "reconstruction", "drawing"), options)
+    wanted = ("code_bits_per_token", "reconstruction_psnr_db", "colour_asked_colour_drawn_ground")
+    note = "pictures of objects that occur in no training document"
+    return [
+        replace(figure, name=f"{figure.name}_new_objects", note=note)
+        for figure in report.figures
+        if figure.name in wanted
+    ]
+
+
+def _story(road: Road, model: Model, documents: Sequence[Document], report: Report) -> Story:
+    pairs = HeldOut(model, documents).pairs
+    shown = _spread(pairs, NUM_DRAWINGS)
+    prompt = f"draw {shown[0].text}" if shown else "draw"
+    return Story(
+        title="A model that reads and draws",
+        lead=_lead(road, model),
+        command=report.command,
+        machine=_machine(),
+        seconds=road.seconds() | {"report": report.seconds - sum(road.seconds().values())},
+        drawings=_drawings(road, model, shown),
+        captions=_captions(road, model, _spread(pairs, NUM_CAPTIONS, 1)),
+        interleaved=_interleaved(road, model, _spread(pairs, 2 * NUM_INTERLEAVED, 2)),
+        strip=_strip(road, model),
+        curves=_curves(road, model.vocabulary),
+        reconstructions=_reconstructions(model, _spread(pairs, NUM_RECONSTRUCTIONS, 3)),
+        figures=_rows(report),
+        sizes=_sizes(road, model),
+        ways_on=ways_on(str(road.out), prompt, DESCRIBE_PROMPT),
+        attribution=_attribution(),
+    )
+
+
+def _lead(road: Road, model: Model) -> str:
+    return (
+        f"This page was made on this machine: the image tokenizer, the text tokenizer and a "
+        f"decoder of {model.decoder.num_parameters / 1e6:.1f} million parameters were trained on "
+        f"{_num_documents(road):,} documents of the corpus inside the package, and then drew and "
+        "wrote what you see. No caption below occurs in any training document."
+    )
+
+
+def _num_documents(road: Road) -> int:
+    return len(ShardReader(road.out / "shards"))
+
+
+def _machine() -> str:
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
+
+
+def _spread(pairs: Sequence[Pair], count: int, offset: int = 0) -> list[Pair]:
+    """So many pairs, evenly spread, shapes and objects in turn; other offsets, other pairs."""
+    kinds = [[p for p in pairs if bool(p.document.attributes.get("colour")) is k] for k in (0, 1)]
+    picked: list[Pair] = []
+    for kind, share in zip(kinds, (count - count // 3, count // 3), strict=True):
+        step = max(1, len(kind) // max(1, share))
+        picked += kind[offset % step :: step][:share]
+    return picked
+
+
+def _drawings(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Drawing]:
+    prompts = [f"draw {pair.text}" for pair in pairs]
+    samples = model.generate_batch(
+        [[prompt] for prompt in prompts for _ in range(PICTURES_A_PROMPT)],
+        seeds=[road.config.seed * 1000 + n for n in range(PICTURES_A_PROMPT * len(prompts))],
+        max_new_tokens=model.image.config.codes_per_image + 2,
+        max_images=1,
+        image_first=True,
+        image=road.config.drawing,
+    )
+    pictures = [next(p for p in s.parts if not isinstance(p, str)) for s in samples]
+    return [
+        Drawing(
+            prompt=prompt,
+            images=pictures[n * PICTURES_A_PROMPT : (n + 1) * PICTURES_A_PROMPT],
+            note="training never showed this combination",
+        )
+        for n, prompt in enumerate(prompts)
+    ]
+
+
+def _captions(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Captioned]:
+    training = list(read_documents([road.pairs]))
+    samples = model.generate_batch(
+        [[pair.picture, DESCRIBE_PROMPT] for pair in pairs],
+        max_new_tokens=32,
+        max_images=0,
+        text=GREEDY,
+    )
+    written = ["".join(p for p in s.parts if isinstance(p, str)) for s in samples]
+    nearest = nearest_captions(pairs, training) if pairs else []
+    return [
+        Captioned(pair.picture.convert("RGB"), pair.text, text, near)
+        for pair, text, near in zip(pairs, written, nearest, strict=True)
+    ]
+
+
+def _interleaved(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Interleaved]:
+    prompts = [
+        f"show {first.text} and {second.text}"
+        for first, second in zip(pairs[::2], pairs[1::2], strict=False)
+    ]
+    samples = model.generate_batch(
+        [[prompt] for prompt in prompts],
+        seeds=[road.config.seed * 1000 + number for number in range(len(prompts))],
+        max_new_tokens=2 * model.image.config.codes_per_image + 64,
+        max_images=2,
+        text=GREEDY,
+        image=road.config.drawing,
+    )
+    return [Interleaved([prompt], s.parts) for prompt, s in zip(prompts, samples, strict=True)]
+
+
+def _reconstructions(
+    model: Model, pairs: Sequence[Pair]
+) -> list[tuple[PIL.Image.Image, PIL.Image.Image]]:
+    return [(pair.picture.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
+
+
+def _strip(road: Road, model: Model) -> Strip | None:
+    """A training pair on its way into a row."""
+    documents = list(read_documents([road.pairs]))
+    first = len(documents) // 3
+    row = [*documents[first : first + 1], *documents[:: max(1, len(documents) // 5)]]
+    encoder = DocumentEncoder(model.text, model.image)
+    config = road.config.pretraining(road.out).stream
+    packer = Packer(1, config.row_length)
+    sequences = encoder.encode(row)
+    for sequence in sequences:
+        packer.add([(np.array(sequence.ids), np.array(sequence.counted))])
+    vocabulary, chosen = model.vocabulary, row[0]
+    codes = [vocabulary.code_of_id(i) for i in sequences[0].ids if i in vocabulary.codes]
+    side = model.image.config.codes_per_side
+    return Strip(
+        text=chosen.text,
+        image=chosen.images[0].open().convert("RGB"),
+        codes=[codes[r * side : (r + 1) * side] for r in range(side)],
+        num_codes=vocabulary.num_codes,
+        reconstruction=model.decode_image(codes),
+        row=list(_cells(packer.batch(vocabulary.pad), model)),
+    )
+
+
+def _cells(batch: Batch, model: Model) -> Iterator[RowCell]:
+    vocabulary = model.vocabulary
+    names = vocabulary.control_names()
+    for id_, owner in zip(batch.ids[0].tolist(), batch.owners[0].tolist(), strict=True):
+        if owner == NOBODY:
+            yield RowCell(id_, "padding", "padding", owner)
+        elif id_ in vocabulary.codes:
+            yield RowCell(id_, "code", str(vocabulary.code_of_id(id_)), owner)
+        elif id_ in vocabulary.text:
+            yield RowCell(id_, "text", model.text.decode([id_]), owner)
+        else:
+            yield RowCell(id_, "control", names[id_], owner)
+
+
+def _curves(road: Road, vocabulary: Vocabulary) -> list[Curve]:
+    counts = _counts(ShardReader(road.out / "shards"))
+    unigram = {
+        "text": _entropy(counts, vocabulary.text),
+        "image": _entropy(counts, vocabulary.codes),
+    }
+    pretraining = road.config.pretraining(road.out)
+    tokenizer = _metrics(road.run("image-tokenizer"))
+    return [
+        Curve(
+            "Image tokenizer: how far a reconstruction is from its picture",
+            "mean difference of a pixel, from 0 to 2",
+            [Series("difference", [(int(m["step"]), m["loss_l1"]) for m in tokenizer])],
+        ),
+        Curve(
+            "Pre-training",
+            "bits a token",
+            _modalities(_metrics(road.run("pretrain"))),
+            boundary=stage_two_begins(pretraining),
+            baseline=unigram,
+        ),
+        Curve("Fine-tuning", "bits a token", _modalities(_metrics(road.run("finetune")))),
+    ]
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    lines = (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _modalities(metrics: Sequence[dict[str, float]]) -> list[Series]:
+    return [
+        Series(name, [(int(m["step"]), m[f"loss_{name}"] / math.log(2)) for m in metrics])
+        for name in ("text", "image")
+    ]
+
+
+def _entropy(counts: NDArray[np.int64], ids: range) -> float:
+    """Bits that an id of one kind costs a model that knows how frequent each is."""
+    some = counts[ids.start : ids.stop]
+    shares = some[some > 0] / max(1, some.sum())
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _rows(report: Report) -> list[FigureRow]:
+    rows = []
+    for figure in report.figures:
+        wanted, met = _bar(figure)
+        rows.append(
+            FigureRow(
+                figure.name,
+                figure.value,
+                figure.baseline,
+                figure.n,
+                figure.interval,
+                figure.unit,
+                figure.note,
+                wanted,
+                met,
+            )  # fmt: skip
+        )
+    return rows
+
+
+def _bar(figure: Figure) -> tuple[str, bool | None]:
+    """What a healthy demo reaches, and whether this one did."""
+    base = figure.baseline if figure.baseline is not None else math.nan
+    bars = {
+        "text_bits_per_token": ("30 % under the baseline", figure.value <= 0.7 * base),
+        "code_bits_per_token": ("30 % under the baseline", figure.value <= 0.7 * base),
+        "code_bits_right_minus_shuffled": (
+            "below 0, interval and all",
+            figure.interval is not None and figure.interval[1] < 0,
+        ),
+        "retrieval_text_given_image": ("2.5 times chance", figure.value >= 2.5 * base),
+        "retrieval_image_given_text": ("2.5 times chance", figure.value >= 2.5 * base),
+        "colour_asked_colour_drawn": ("5 in 10", figure.value >= 0.5),
+        "reconstruction_psnr_db": ("6 dB over the baseline", figure.value >= base + 6),
+        "codebook_used": ("60 %", figure.value > 0.6),
+    }
+    return bars.get(figure.name, ("", None))
+
+
+def _sizes(road: Road, model: Model) -> list[tuple[str, str]]:
+    manifest = ShardReader(road.out / "shards").manifest
+    config = road.config.pretraining(road.out)
+    seen = sum(int(m["num_tokens"]) for m in _metrics(road.run("pretrain")))
+    network = sum(p.numel() for p in model.image.network.parameters())
+    return [
+        ("parameters of the decoder", f"{model.decoder.num_parameters:,}"),
+        ("parameters of the image tokenizer", f"{network:,}"),
+        ("vocabulary", f"{model.vocabulary.num_text} text ids, {model.vocabulary.num_codes} codes"),
+        ("codes in a picture", str(model.image.config.codes_per_image)),
+        ("training documents", f"{manifest.num_sequences:,}"),
+        ("ids in them", f"{manifest.num_ids:,}"),
+        ("ids read in pre-training", f"{seen:,} in {config.steps} steps"),
+        ("calumma", calumma.__version__),
+    ]
+
+
+def _attribution() -> list[str]:
+    """The sources of the demo's documents, as the embedded corpus's attribution tells them."""
+    text = files("calumma.corpora").joinpath("embedded/ATTRIBUTION.md").read_text(encoding="utf-8")
+    lines = ["Shapes, grounds and captions are composed by calumma itself; templates, not people."]
+    for section in text.split("\n## ")[1:]:
+        name, _, body = section.partition("\n")
+        if name.strip() in (EMOJI_SOURCE, "wordnet"):
+            told = [line.removeprefix("- ") for line in body.splitlines() if line.startswith("- ")]
+            lines.append(f"{name.strip()}: {' '.join(line.split('](')[0] for line in told[:1])}")
+            lines += told[2:3]
+    return lines

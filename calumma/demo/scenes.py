@@ -1,0 +1,204 @@
+"""The demo's documents: a narrow, clean slice of the embedded corpus, composed on plain grounds.
+
+What is held out is decided by captions, not by pictures: a caption that is held out never occurs
+in training, in no document of any kind. Objects whose own caption group the embedded corpus
+holds out occur in none either; they make the hard set of things never seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+from calumma.corpora.compose import (
+    Scene,
+    draw_scene,
+    object_scenes,
+    picture_bytes,
+    shape_scenes,
+)
+from calumma.corpora.embedded import load_embedded
+from calumma.documents.document import Document, Image, Text, Turn
+
+SIDE = 64
+"""Pixels to a side of the demo's pictures."""
+
+EMOJI_SOURCE = "fluent-flat"
+SUBGROUPS = (
+    *("animal-", "food-fruit", "food-vegetable", "food-sweet", "food-prepared", "drink"),
+    *("plant-", "transport-ground", "transport-air", "transport-water"),
+)
+"""Subgroups of emoji whose single-word names a person would ask for."""
+
+HELD_OUT_SHARE = 12
+"""One caption in so many is held out."""
+
+NUM_PAGES = 1200
+NUM_GLOSSES = 600
+MIN_GLOSS, MAX_GLOSS = 20, 80
+"""Letters of the shortest and the longest gloss taken."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The demo's objects and scenes."""
+
+    objects: Mapping[str, PIL.Image.Image]
+    train: Sequence[Scene]
+    held_out: Sequence[Scene]
+    """Scenes whose caption never occurs in training; each of their words does."""
+
+    new_objects: Sequence[Scene]
+    """Scenes of objects that never occur in training."""
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether a scene's caption falls to the held-out side."""
+    digest = hashlib.sha256(scene.caption.encode()).digest()
+    return digest[0] % HELD_OUT_SHARE == 0
+
+
+def load_slice() -> Slice:
+    """Read the objects out of the embedded corpus and lay out all scenes."""
+    known = _objects("train")
+    new = {name: picture for name, picture in _objects("held-out").items() if name not in known}
+    scenes = [*shape_scenes(), *object_scenes(list(known))]
+    return Slice(
+        objects=known | new,
+        train=[scene for scene in scenes if not is_held_out(scene)],
+        held_out=[scene for scene in scenes if is_held_out(scene)],
+        new_objects=list(object_scenes(list(new))),
+    )
+
+
+def _objects(split: Literal["train", "held-out"]) -> dict[str, PIL.Image.Image]:
+    objects: dict[str, PIL.Image.Image] = {}
+    for document in load_embedded("emoji", split):
+        name = document.attributes.get("caption", "")
+        if (
+            document.source == EMOJI_SOURCE
+            and document.attributes.get("subgroup", "").startswith(SUBGROUPS)
+            and name.isalpha()
+        ):
+            objects[name.lower()] = document.images[0].open().convert("RGBA")
+    return dict(sorted(objects.items()))
+
+
+def limited(chosen: Slice, most: int) -> Slice:
+    """At most so many scenes of each kind, evenly taken; 0 takes all."""
+
+    def some(scenes: Sequence[Scene]) -> Sequence[Scene]:
+        return scenes[:: max(1, len(scenes) // most)][:most] if most else scenes
+
+    return Slice(
+        objects=chosen.objects,
+        train=some(chosen.train),
+        held_out=some(chosen.held_out),
+        new_objects=some(chosen.new_objects),
+    )
+
+
+class Painter:
+    """Draws scenes, each once."""
+
+    def __init__(self, objects: Mapping[str, PIL.Image.Image]) -> None:
+        self.objects = objects
+        self._drawn: dict[Scene, Image] = {}
+
+    def image(self, scene: Scene) -> Image:
+        """The picture of a scene as a part of a document."""
+        if scene not in self._drawn:
+            picture = draw_scene(scene, self.objects, SIDE)
+            self._drawn[scene] = Image(data=picture_bytes(picture))
+        return self._drawn[scene]
+
+    def pair(self, scene: Scene) -> Document:
+        """A scene as an image-text pair."""
+        source = "shapes" if scene.colour else "objects"
+        return Document(
+            id=f"{source}/{scene.caption}",
+            source=source,
+            content=(Text(scene.caption), self.image(scene)),
+            attributes=scene.attributes,
+        )
+
+
+def pretraining_documents(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
+    """Pages of two pictures, and plain text: what is learnt from beside the pairs."""
+    random = np.random.default_rng([seed, 1])
+    for number in range(NUM_PAGES):
+        first, second = (chosen.train[i] for i in random.integers(len(chosen.train), size=2))
+        yield Document(
+            id=f"pages/{number}",
+            source="pages",
+            content=(
+                Text(f"first, {first.caption}:"),
+                painter.image(first),
+                Text(f"then, {second.caption}:"),
+                painter.image(second),
+            ),
+        )
+    yield from _glosses()
+
+
+def _glosses() -> Iterator[Document]:
+    """Short lines of the dictionary, each a document."""
+    taken = 0
+    for document in load_embedded("text", "train"):
+        if document.source != "wordnet":
+            continue
+        for line in document.text.splitlines():
+            if MIN_GLOSS <= len(line) <= MAX_GLOSS and taken < NUM_GLOSSES:
+                yield Document(id=f"glosses/{taken}", source="glosses", content=(Text(line),))
+                taken += 1
+
+
+def turns(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
+    """Conversations for fine-tuning, from training scenes only, by templates.
+
+    Four kinds: draw a caption, describe a picture, show two things one after the other, and
+    answer in words.
+    """
+    random = np.random.default_rng([seed, 2])
+    scenes = chosen.train
+    for number, scene in enumerate(scenes):
+        caption, image = Text(scene.caption), painter.image(scene)
+        yield _turn("draw", number, (Text(draw_prompt(scene)),), (image,))
+        yield _turn("describe", number, (image, Text(DESCRIBE_PROMPT)), (caption,))
+        if number % 3 == 0:
+            other = scenes[int(random.integers(len(scenes)))]
+            asked = (Text(show_prompt(scene, other)),)
+            shown = (Text(f"{scene.caption}:"), image, Text(f"{other.caption}:"))
+            yield _turn("show", number, asked, (*shown, painter.image(other)))
+        if number % 6 == 0:
+            yield _turn("ask", number, (image, Text("what colour is the ground?")), (
+                Text(scene.ground),
+            ))  # fmt: skip
+
+
+DESCRIBE_PROMPT = "what is this?"
+
+
+def draw_prompt(scene: Scene) -> str:
+    """How the demo asks for a picture."""
+    return f"draw {scene.caption}"
+
+
+def show_prompt(first: Scene, second: Scene) -> str:
+    """How the demo asks for two pictures with their captions."""
+    return f"show {first.caption} and {second.caption}"
+
+
+def _turn(
+    kind: str, number: int, prompt: tuple[Text | Image, ...], answer: tuple[Text | Image, ...]
+) -> Document:
+    return Document(
+        id=f"{kind}/{number}",
+        source=kind,
+        messages=(Turn("user", prompt), Turn("assistant", answer)),
+    )
