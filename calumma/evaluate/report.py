@@ -87,6 +87,7 @@ table {{ border-collapse: collapse; width: 100% }}
 thead th {{ border-bottom: 2px solid #222 }}
 th, td {{ padding: .4rem .6rem; text-align: right; vertical-align: top;
   font-variant-numeric: tabular-nums }}
+td {{ white-space: nowrap }}
 tr th:first-child, td:last-child, th:last-child {{ text-align: left }}
 tbody tr {{ border-bottom: 1px solid #ddd }}
 small {{ display: block; font-weight: normal; color: #666 }}

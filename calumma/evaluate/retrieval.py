@@ -83,7 +83,7 @@ def _figure(name: str, scores: NDArray[np.float64], note: str) -> Figure:
         n=len(hits),
         interval=wilson_interval(float(hits.sum()), len(hits)),
         unit="share",
-        note=f"among {NUM_CANDIDATES} with different texts, by {note}; a tie counts by halves",
+        note=f"among {NUM_CANDIDATES} with different texts, by {note}; a tie is shared",
     )
 
 

@@ -83,7 +83,7 @@ def test_counts_below_one_are_refused(tmp_path: Path) -> None:
     given = ("model", "--tasks", "likelihood", "--documents", "x.parquet", "--out", tmp_path)
     with pytest.raises(ConfigError) as caught:
         _run(*given, "--limit", "0")
-    assert str(caught.value) == "--limit 0; wanted at least 1. Leave it out for all."
+    assert str(caught.value) == "--limit 0; wanted at least 1. Give more, or leave it out."
     with pytest.raises(ConfigError, match=r"^--prompts -1; wanted at least 1"):
         _run(*given, "--prompts", "-1")
 
