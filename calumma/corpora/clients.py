@@ -1,7 +1,8 @@
 """Fetching packages through their ordinary clients: pip, npm, apt. Nothing is installed.
 
 A package is downloaded and unpacked into the cache, under its registry, name and version; what lies
-there is whole and is not fetched again. No code of a package runs.
+there is whole and is not fetched again. No code of a package runs, but for a source archive's
+`setup.py`, which pip asks for its metadata in an environment of its own.
 """
 
 from __future__ import annotations
@@ -70,16 +71,16 @@ def package_folder(package: Package, say: Say = lambda line: None) -> Path:
 
 
 def _download(package: Package, folder: Path) -> None:
-    exact = f"{package.name}={package.version}"
     if package.registry == "apt":
-        _run(package, [_client("apt-get"), "download", exact], folder)
+        wanted = f"{package.name}={package.version}"
+        _run(package, [_client("apt-get"), "download", wanted], folder)
     elif package.registry == "npm":
         wanted = f"{package.name}@{package.version}"
         _run(package, [_client("npm"), "pack", "--ignore-scripts", wanted], folder)
     else:
-        # Without isolation a source archive is not built in an environment of its own.
-        options = ["--no-deps", "--no-build-isolation", "--dest", str(folder)]
-        _run(package, [*_pip(), "download", *options, exact.replace("=", "==")], folder)
+        wanted = f"{package.name}=={package.version}"
+        options = ["--no-deps", "--disable-pip-version-check", "--dest", str(folder)]
+        _run(package, [*_pip(), "download", *options, wanted], folder)
 
 
 def _client(name: str) -> str:
@@ -122,7 +123,7 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
 
 def _last_line(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(E:|ERROR|npm (ERR!|error))", line)]
+    errors = [line for line in lines if re.match(r"(E:|ERROR|error:|npm (ERR!|error))", line)]
     return (errors or lines or ["it said nothing"])[0].rstrip(".")
 
 

@@ -16,7 +16,6 @@ from tests.corpora.small_corpus import in_cache
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = in_cache(tmp_path / "cache", monkeypatch)
     monkeypatch.setattr("calumma.cli.corpus.CORPORA", (corpus,))
-    monkeypatch.setenv("COLUMNS", "200")
 
 
 def call(*arguments: str) -> None:
@@ -40,9 +39,10 @@ def test_the_list_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixt
     call("fetch", "small", "--out", str(tmp_path))
     capsys.readouterr()
     call("list", "--out", str(tmp_path))
-    head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["name", "kind", "documents", "licence", "packages", "here"]
-    assert row.split() == ["small", "pairs", "3", "MIT", "npm:small", "fetched"]
+    head, row, packages = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "kind", "documents", "licence"]
+    assert row.split(maxsplit=4) == ["small", "pairs", "3", "MIT", f"(fetched in {tmp_path}/small)"]
+    assert packages == "    from small 1.0 (npm)"
 
 
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Corpora of texts, and of texts with figures."""
+
+from __future__ import annotations
+
+from calumma.corpora.corpus import Corpus, Package, Reader
+from calumma.corpora.sources import dictionaries, glosses, novels, pages
+
+
+def _pages(
+    package: Package,
+    licence: str,
+    *,
+    documents: int,
+    images: int,
+    pattern: str = "**/*.html",
+) -> Corpus:
+    return Corpus(
+        name=package.name,
+        kind="interleaved",
+        packages=(package,),
+        licence=licence,
+        redistributable=True,
+        documents=documents,
+        images=images,
+        reader=pages.pages_reader(package.name, "usr/share/doc", pattern),
+    )
+
+
+def _manual(
+    package: Package, licence: str, reader: Reader, *, documents: int, images: int
+) -> Corpus:
+    return Corpus(
+        name=package.name,
+        kind="interleaved",
+        packages=(package,),
+        licence=licence,
+        redistributable=False,
+        documents=documents,
+        images=images,
+        reader=reader,
+    )
+
+
+def _dictionary(package: Package, licence: str, *, free: bool, documents: int) -> Corpus:
+    name = package.name.removeprefix("dict-")
+    return Corpus(
+        name=name,
+        kind="text",
+        packages=(package,),
+        licence=licence,
+        redistributable=free,
+        documents=documents,
+        reader=dictionaries.dictionary_reader(package.name, name),
+    )
+
+
+TEXTS: tuple[Corpus, ...] = (
+    _pages(
+        Package("apt", "python-skimage-doc", "0.19.3-8"), "BSD-3-Clause", documents=123, images=230
+    ),
+    _pages(
+        Package("apt", "python-sklearn-doc", "1.2.1+dfsg-1"),
+        "BSD-3-Clause",
+        documents=287,
+        images=719,
+    ),
+    _pages(
+        Package("apt", "python-scipy-doc", "1.10.1-2"), "BSD-3-Clause", documents=469, images=641
+    ),
+    _pages(
+        Package("apt", "python-astropy-doc", "5.2.1-2+deb12u1"),
+        "BSD-3-Clause",
+        documents=107,
+        images=248,
+    ),
+    Corpus(
+        name="wordnet",
+        kind="text",
+        packages=(Package("apt", "wordnet-base", "1:3.0-37"),),
+        licence="WordNet-3.0",
+        redistributable=True,
+        documents=2943,
+        reader=glosses.read,
+    ),
+    Corpus(
+        name="austen",
+        kind="text",
+        packages=(Package("apt", "r-cran-janeaustenr", "1.0.0-1"),),
+        licence="public domain",
+        notice="Novels of Jane Austen (1775-1817); the package around them is MIT-licensed.",
+        redistributable=True,
+        documents=269,
+        reader=novels.read,
+    ),
+    _pages(
+        Package("apt", "opencv-doc", "4.6.0+dfsg-12"),
+        "Apache-2.0 and BSD-3-Clause",
+        pattern="**/*tutorial*.html",
+        documents=202,
+        images=782,
+    ),
+    _pages(
+        Package("apt", "python-statsmodels-doc", "0.13.5+dfsg-7"),
+        "BSD-3-Clause",
+        documents=76,
+        images=291,
+    ),
+    Corpus(
+        name="gimp-help",
+        kind="interleaved",
+        packages=(Package("apt", "gimp-help-en", "2.10.34-2"),),
+        licence="GFDL-1.2-or-later",
+        redistributable=False,
+        documents=475,
+        images=1900,
+        reader=pages.pages_reader("gimp-help-en", "usr/share/gimp/2.0/help/en"),
+    ),
+    _manual(
+        Package("apt", "libgegl-doc", "1:0.4.42-2+deb12u2"),
+        "LGPL-3.0-or-later and GPL-3.0-or-later",
+        pages.pages_reader("libgegl-doc", "usr/share"),
+        documents=207,
+        images=207,
+    ),
+    _manual(
+        Package("apt", "grass-doc", "8.2.1-1"),
+        "GPL-2.0-or-later",
+        pages.pages_reader("grass-doc", "usr"),
+        documents=185,
+        images=950,
+    ),
+    _manual(
+        Package("apt", "freedombox-doc-en", "23.6.2+deb12u2"),
+        "CC-BY-SA-4.0 and AGPL-3.0-or-later",
+        pages.pages_reader("freedombox-doc-en", "usr/share"),
+        documents=70,
+        images=484,
+    ),
+    _manual(
+        Package("apt", "gnucash-docs", "4.13-1"),
+        "GFDL-1.1-or-later",
+        pages.pages_reader("gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"),
+        documents=43,
+        images=228,
+    ),
+    _manual(
+        Package("apt", "kicad-doc-en", "6.0.11+dfsg-1"),
+        "GPL-3.0-or-later or CC-BY-3.0",
+        pages.pages_reader("kicad-doc-en", "usr/share"),
+        documents=7,
+        images=270,
+    ),
+    _manual(
+        Package("apt", "povray-doc", "1:3.7.0.10-2"),
+        "AGPL-3.0-or-later and CC-BY-SA-3.0",
+        pages.pages_reader("povray-doc", "usr/share"),
+        documents=4,
+        images=298,
+    ),
+    _dictionary(
+        Package("apt", "dict-jargon", "4.4.7-3.1"), "public domain", free=True, documents=93
+    ),
+    _dictionary(Package("apt", "dict-devil", "1.0-13.1"), "public domain", free=True, documents=40),
+    _dictionary(
+        Package("apt", "dict-elements", "20001107-a-9.1"), "public domain", free=False, documents=6
+    ),
+    _dictionary(
+        Package("apt", "dict-foldoc", "20230119-1"), "GFDL-1.2-or-later", free=False, documents=481
+    ),
+    _dictionary(
+        Package("apt", "dict-gcide", "0.48.5+nmu2"), "GPL-3.0-or-later", free=False, documents=5050
+    ),
+)
+"""Documentation, novels and dictionaries, the freest first."""
