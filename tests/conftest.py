@@ -19,6 +19,9 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
 from tests.pictures import png
 
+# Tiny tensors: a second thread costs more than it gives.
+torch.set_num_threads(1)
+
 TEXTS = ["a large red circle on a blue ground", "the small green cross, 123 times! äöü 猫"]
 
 

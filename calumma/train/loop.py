@@ -79,11 +79,14 @@ def run_loop(
             log.write(json.dumps(seen) + "\n")
             waited = ended
             done = number + 1
-            if done % config.save_every == 0 or done == config.steps or STOP.wanted:
+            # Asked once: a signal that comes after this line waits for the next step's save.
+            stopping = STOP.wanted
+            if done % config.save_every == 0 or done == config.steps or stopping:
                 log.flush()
                 save_checkpoint(run, Checkpoint(done, learner.state()), config.fingerprint)
             progress(done, seen)
-            STOP.check(f"{run} holds step {done} of {config.steps}")
+            if stopping:
+                STOP.check(f"{run} holds step {done} of {config.steps}")
 
 
 def _trim_metrics(path: Path, steps: int) -> None:

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 import calumma.shards.build
+import calumma.shards.encode
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
@@ -56,6 +57,7 @@ def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.shards.build, "PIECE_DOCUMENTS", 4)
     monkeypatch.setattr(calumma.shards.build, "BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(calumma.shards.encode, "BATCH", 4)
 
 
 def pair(number: int) -> Document:

@@ -1,0 +1,40 @@
+"""Runs that are killed, and what is left of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calumma.model.decoder import Decoder
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL."""
+
+
+def dies_after(steps: int) -> Any:
+    """A progress that ends the run once this many steps are done."""
+
+    def progress(step: int, seen: Mapping[str, float]) -> None:
+        if step == steps and seen:
+            raise KilledError
+
+    return progress
+
+
+def assert_same_weights(one: Decoder, other: Decoder) -> None:
+    """Bit for bit."""
+    theirs = other.state_dict()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def told(run: Path) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl`, but for clocks."""
+    clocks = {"seconds", "tokens_per_second", "data_wait_share"}
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]

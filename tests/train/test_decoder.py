@@ -1,0 +1,53 @@
+"""The learner of ids: its state is all there is."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.shards.reader import ShardReader
+from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from calumma.train.decoder import DecoderLearner
+from tests.train.runs import assert_same_weights
+
+CONFIG = TrainConfig(
+    shards=Path("s"),
+    tokenizers=Path("t"),
+    steps=10,
+    stream=StreamConfig(row_length=32, num_rows=2, window=2),
+    optimizer=OptimizerConfig(kind="muon", peak_rate=1e-2),
+    schedule=ScheduleConfig(warmup_steps=2),
+)
+
+
+def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderLearner:
+    decoder = Decoder(shape)
+    decoder.initialise(seed)
+    return DecoderLearner(decoder, Stream(reader, CONFIG.stream), CONFIG, lambda step: {"pairs": 1})
+
+
+def test_a_state_put_into_another_learner_makes_it_the_same(
+    reader: ShardReader, decoder_config: DecoderConfig
+) -> None:
+    one, other = learner(reader, decoder_config, 0), learner(reader, decoder_config, 1)
+    for number in range(3):
+        one.step(number)
+    other.step(0)
+    other.restore(copy.deepcopy(one.state()))
+    for number in range(3, 6):
+        torch.manual_seed(number)
+        first = one.step(number)
+        second = other.step(number)
+        assert first["loss"] == second["loss"]
+    assert_same_weights(one.decoder, other.decoder)
+
+
+def test_the_rate_follows_the_schedule(reader: ShardReader, decoder_config: DecoderConfig) -> None:
+    one = learner(reader, decoder_config, 0)
+    assert [one.step(number)["rate"] for number in range(2)] == [5e-3, 1e-2]
+    assert 0 <= one.step(2)["data_wait_share"] <= 1

@@ -1,0 +1,75 @@
+"""Fine-tuning: only answers count, the start stays as it is, and killed runs end the same."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from calumma.batches.stream import StreamConfig
+from calumma.errors import CheckpointError, ShardError
+from calumma.model.decoder import Decoder
+from calumma.tokens.text import TextTokenizer
+from calumma.train.config import FinetuneConfig, OptimizerConfig, ScheduleConfig
+from calumma.train.finetune import finetune
+from calumma.vocabulary import Vocabulary
+from tests.train.runs import KilledError, assert_same_weights, dies_after, told
+
+
+def config(shards: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        shards=shards,
+        tokenizers=Path("not read"),
+        model=Path("not read"),
+        weights={"chat": 1.0},
+        steps=6,
+        save_every=2,
+        device="cpu",
+        dropout=0.2,
+        stream=StreamConfig(row_length=32, num_rows=2, window=2),
+        optimizer=OptimizerConfig(peak_rate=1e-2),
+        schedule=ScheduleConfig(warmup_steps=1),
+    )
+
+
+def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(
+    shards: Path, decoder: Decoder, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    before = copy.deepcopy(decoder.state_dict())
+    arguments = (config(shards), decoder, text_tokenizer.vocabulary)
+    wanted = finetune(*arguments, tmp_path / "whole")
+    for dead in (1, 3):
+        with pytest.raises(KilledError):
+            finetune(*arguments, tmp_path / f"{dead}", dies_after(dead))
+        assert_same_weights(finetune(*arguments, tmp_path / f"{dead}"), wanted)
+    assert wanted.config.dropout == 0.2
+    assert told(tmp_path / "whole")[-1]["loss"] < told(tmp_path / "whole")[0]["loss"]
+    assert all(torch.equal(before[n], t) for n, t in decoder.state_dict().items())
+
+
+def test_only_answers_count(
+    shards: Path, decoder: Decoder, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    finetune(config(shards), decoder, text_tokenizer.vocabulary, tmp_path)
+    # The pictures stand in the questions.
+    assert all(line["loss_image"] == 0 and line["loss_text"] > 0 for line in told(tmp_path))
+
+
+def test_another_start_is_another_run(
+    shards: Path, decoder: Decoder, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    finetune(config(shards), decoder, text_tokenizer.vocabulary, tmp_path)
+    other = Decoder(replace(decoder.config))
+    other.initialise(5)
+    with pytest.raises(CheckpointError, match="was written by a run of another config"):
+        finetune(config(shards), other, text_tokenizer.vocabulary, tmp_path)
+
+
+def test_shards_of_another_vocabulary_are_refused(
+    shards: Path, decoder: Decoder, tmp_path: Path
+) -> None:
+    with pytest.raises(ShardError, match="but this run uses vocabulary"):
+        finetune(config(shards), decoder, Vocabulary(num_codes=3, num_text=9), tmp_path)

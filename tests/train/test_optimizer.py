@@ -1,0 +1,67 @@
+"""Which optimizer steps which parameter, and with which decay and rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.train.config import OptimizerConfig
+from calumma.train.optimizer import make_optimizers, set_rates
+
+
+@pytest.fixture
+def model(decoder_config: DecoderConfig) -> Decoder:
+    return Decoder(decoder_config)
+
+
+def names(model: Decoder, group: dict[str, object]) -> set[str]:
+    inside = {id(parameter) for parameter in group["params"]}  # type: ignore[attr-defined]
+    return {name for name, parameter in model.named_parameters() if id(parameter) in inside}
+
+
+def test_adamw_takes_everything_and_vectors_do_not_decay(model: Decoder) -> None:
+    (adamw,) = make_optimizers(model, OptimizerConfig(peak_rate=3e-3))
+    matrices, vectors = adamw.param_groups
+    assert names(model, matrices) | names(model, vectors) == set(dict(model.named_parameters()))
+    assert not names(model, matrices) & names(model, vectors)
+    assert all("norm" in name for name in names(model, vectors))
+    assert not any("norm" in name for name in names(model, matrices))
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert (matrices["betas"], matrices["eps"], matrices["lr"]) == ((0.9, 0.95), 1e-5, 3e-3)
+
+
+def test_muon_takes_the_blocks_matrices_alone(model: Decoder) -> None:
+    adamw, muon = make_optimizers(model, OptimizerConfig(kind="muon", muon_rate=0.05))
+    assert isinstance(muon, torch.optim.Muon)
+    (group,) = muon.param_groups
+    wanted = {
+        f"blocks.{layer}.{name}.weight"
+        for layer in range(2)
+        for name in (
+            *(f"attention.{part}" for part in ("query", "key", "value", "output")),
+            *(f"feed_forward.{part}" for part in ("gate", "up", "down")),
+        )
+    }
+    assert names(model, group) == wanted
+    assert group["lr"] == 0.05
+    matrices, vectors = adamw.param_groups
+    assert names(model, matrices) == {"embedding.weight", "head.weight"}
+    assert names(model, vectors) == set(dict(model.named_parameters())) - wanted - names(
+        model, matrices
+    )
+
+
+def test_frozen_parameters_are_left_out(model: Decoder) -> None:
+    model.embedding.weight.requires_grad_(False)
+    (adamw,) = make_optimizers(model, OptimizerConfig())
+    assert "embedding.weight" not in names(model, adamw.param_groups[0])
+
+
+def test_every_group_has_its_share_of_its_own_peak(model: Decoder) -> None:
+    optimizers = make_optimizers(model, OptimizerConfig(kind="muon", peak_rate=1.0, muon_rate=8.0))
+    for share in (0.5, 0.25):
+        set_rates(optimizers, share)
+        rates = [group["lr"] for one in optimizers for group in one.param_groups]
+        assert rates == [share, share, 8 * share]

@@ -1,0 +1,102 @@
+"""One step: batches add up as if they were one."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.shards.reader import ShardReader
+from calumma.train.loss import owner_mask, summed_loss
+from calumma.train.step import StepReport, StepRules, optimizer_step
+
+
+@pytest.fixture
+def model(decoder_config: DecoderConfig) -> Decoder:
+    made = Decoder(decoder_config)
+    made.initialise(0)
+    return made
+
+
+@pytest.fixture
+def batch(reader: ShardReader) -> Batch:
+    """Four rows with very different numbers of counted targets."""
+    stream = Stream(reader, StreamConfig(row_length=32, num_rows=4, window=2))
+    stream.mix({"pairs": 1.0, "chat": 1.0, "text": 1.0})
+    made = stream.next()
+    counted = made.counted.copy()
+    counted[0, 3:] = False
+    return Batch(made.ids, made.targets, counted, made.owners, made.positions)
+
+
+def rules(reader: ShardReader, norm: float = 1.0) -> StepRules:
+    return StepRules(vocabulary=reader.manifest.vocabulary, z_loss=1e-2, max_gradient_norm=norm)
+
+
+def learn(model: Decoder, batches: list[Batch], rules: StepRules) -> StepReport:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    return optimizer_step(model, [optimizer], batches, rules)
+
+
+@pytest.mark.parametrize("norm", [1.0, 1e9])
+def test_one_batch_of_four_is_two_of_one_and_three(
+    model: Decoder, batch: Batch, reader: ShardReader, norm: float
+) -> None:
+    other = copy.deepcopy(model)
+    whole = learn(model, [batch], rules(reader, norm))
+    parts = [batch.rows(slice(0, 1)), batch.rows(slice(1, 4))]
+    parted = learn(other, parts, rules(reader, norm))
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+    for name in ("loss", "loss_text", "loss_image", "z", "gradient_norm"):
+        assert getattr(whole, name) == pytest.approx(getattr(parted, name), rel=1e-4)
+    assert whole.num_tokens == parted.num_tokens == (batch.owners != NOBODY).sum()
+
+
+def test_the_report_is_what_the_loss_says(
+    model: Decoder, batch: Batch, reader: ShardReader
+) -> None:
+    with torch.no_grad():
+        stream = model.stream(
+            torch.from_numpy(batch.ids),
+            mask=owner_mask(torch.from_numpy(batch.owners)),
+            positions=torch.from_numpy(batch.positions),
+        )
+        sums = summed_loss(
+            model.norm(stream),
+            model.head,
+            torch.from_numpy(batch.targets),
+            torch.from_numpy(batch.counted),
+            reader.manifest.vocabulary,
+            z_loss=0.0,
+        )
+    report = learn(model, [batch], rules(reader))
+    assert report.loss == pytest.approx(float(sums.total) / batch.num_counted, rel=1e-5)
+    assert report.loss_text == pytest.approx(float(sums.text / sums.num_text), rel=1e-5)
+    assert report.loss_image == pytest.approx(float(sums.image / sums.num_image), rel=1e-5)
+    inside = torch.from_numpy(batch.owners >= 0)
+    assert report.output_norm == pytest.approx(float(stream[inside].norm(dim=-1).mean()), rel=1e-5)
+
+
+def test_a_long_gradient_is_cut(model: Decoder, batch: Batch, reader: ShardReader) -> None:
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    learn(model, [batch], rules(reader, norm=1e-3))
+    moved = [
+        (p.detach() - b).square().sum() for p, b in zip(model.parameters(), before, strict=True)
+    ]
+    assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(0.5 * 1e-3, rel=1e-2)
+
+
+def test_a_batch_of_padding_alone_teaches_nothing(model: Decoder, reader: ShardReader) -> None:
+    before = copy.deepcopy(model.state_dict())
+    pad = np.full((2, 8), 1)
+    nothing = Batch(pad, pad, pad == 0, np.full((2, 8), NOBODY), pad * 0)
+    report = learn(model, [nothing], rules(reader))
+    assert (report.loss, report.output_norm, report.num_tokens) == (0.0, 0.0, 0)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
