@@ -1,0 +1,215 @@
+"""The engine against a reference that reads everything anew at each step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from calumma.errors import GenerationError
+from calumma.generate.config import ImageSampling, Request, TextSampling
+from calumma.generate.engine import Engine
+from calumma.generate.grammar import Grammar, Next
+from calumma.generate.sampling import draw, guided, masks, penalise
+from calumma.model.decoder import Decoder
+from calumma.tokens.sequence import encode_codes
+from calumma.tokens.text import TextTokenizer
+from calumma.vocabulary import Vocabulary
+
+CODES = 4
+
+
+@pytest.fixture
+def engine(decoder: Decoder, text_tokenizer: TextTokenizer) -> Engine:
+    return Engine(decoder, text_tokenizer.vocabulary, CODES)
+
+
+@pytest.fixture
+def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
+    """Text alone; text and an image; an image; and one that ends inside an image."""
+    v = text_tokenizer.vocabulary
+    words, image = text_tokenizer.encode("a red circle"), encode_codes([3, 1, 4, 15], v)
+    return [
+        [0, *words, v.end_turn],
+        [0, *words, *image, v.end_turn],
+        [0, *image],
+        [0, *words, *image[:3]],
+        [0, *words, *image[:5]],
+    ]
+
+
+@torch.no_grad()
+def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
+    """One request, slowly: no cache, no batch, the guidance's contexts filtered at each step."""
+    chance, allowed = np.random.default_rng(request.seed), masks(v, torch.device("cpu"))
+    ids = list(request.ids)
+    images = ids.count(v.begin_image) + request.max_images
+    grammar = Grammar(v, CODES, room=len(ids) + request.max_new_tokens, max_images=images)
+    for id_ in ids:
+        grammar.read(id_)
+    grammar.image_first = request.image_first and grammar.codes_owed is None
+
+    def last(context: list[int]) -> torch.Tensor:
+        return decoder(torch.tensor([context]))[0, -1].float()
+
+    while grammar.room > 0:
+        expected, rule = grammar.expected, request.text
+        if expected is Next.END:
+            ids.append(v.end_image)
+            grammar.advance(v.end_image)
+            if len(ids) > len(request.ids) + 1 or request.ids[-1] not in v.codes:
+                continue
+            chance.random()
+            continue
+        scores = last(ids)
+        if expected is Next.CODE:
+            rule = request.image  # type: ignore[assignment]
+            kept = [i for i in ids if i in v.codes or i in (v.bos, v.begin_image, v.end_image)]
+            begun = max(place for place, id_ in enumerate(ids) if id_ == v.begin_image)
+            none = last([v.bos, *ids[begun:]])
+            image = last(kept) if v.end_image in ids else none
+            scales = request.image.text_guidance, request.image.image_guidance
+            scores = guided(scores, image, none, scales)
+        scores = scores.masked_fill(~allowed[expected], -torch.inf)
+        if expected in (Next.TEXT, Next.TEXT_OR_IMAGE):
+            scores = penalise(
+                scores, torch.tensor(sorted(set(ids))), request.text.repetition_penalty
+            )
+        settings = [torch.tensor([x]) for x in (rule.temperature, rule.top_p, chance.random())]
+        ids.append(int(draw(scores[None], *settings)))
+        grammar.advance(ids[-1])
+        if ids[-1] == v.eos:
+            break
+    return ids[len(request.ids) :]
+
+
+def requests(prompts: list[list[int]]) -> list[Request]:
+    """All prompts, with rules that make text and images likely."""
+    return [
+        Request(
+            ids=tuple(ids),
+            max_new_tokens=14 + number,
+            seed=number,
+            text=TextSampling(temperature=1.0 + number / 4, top_p=0.95),
+            image=ImageSampling(temperature=1.0, text_guidance=1.0 + number, image_guidance=1.5),
+            image_first=number % 2 == 0,
+        )
+        for number, ids in enumerate(prompts)
+    ]
+
+
+def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
+    list(engine.run(wanted))
+    return [work.ids for work in engine.finished]
+
+
+def test_the_engine_is_the_slow_reference(
+    engine: Engine, decoder: Decoder, prompts: list[list[int]]
+) -> None:
+    wanted = requests(prompts)
+    assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
+
+
+def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -> None:
+    wanted = requests(prompts)
+    together = run(engine, [*wanted, *wanted[::-1]])
+    alone = [run(engine, [request])[0] for request in wanted]
+    assert together == [*alone, *alone[::-1]]
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0)])
+def test_every_pair_of_scales_is_the_reference(
+    scales: tuple[float, float], engine: Engine, decoder: Decoder, prompts: list[list[int]]
+) -> None:
+    image = ImageSampling(temperature=1.0, text_guidance=scales[0], image_guidance=scales[1])
+    wanted = [
+        Request(ids=tuple(ids), max_new_tokens=9, image=image, image_first=True) for ids in prompts
+    ]
+    assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
+
+
+def test_a_longer_run_grows_the_cache(
+    engine: Engine, decoder: Decoder, prompts: list[list[int]]
+) -> None:
+    text = TextSampling(temperature=5.0, top_p=1.0)
+    long = Request(ids=tuple(prompts[1]), max_new_tokens=90, seed=4, text=text, max_images=20)
+    assert run(engine, [long]) == [reference(decoder, engine.vocabulary, long)]
+    assert len(engine.finished[0].ids) > 64
+
+
+def test_limits_are_kept(engine: Engine, prompts: list[list[int]]) -> None:
+    v = engine.vocabulary
+    text = TextSampling(temperature=20.0, top_p=1.0)
+    for seed in range(6):
+        one = Request(ids=tuple(prompts[1]), max_new_tokens=30, seed=seed, text=text)
+        for images in (0, 1):
+            limited = replace(one, max_images=images, image_first=True)
+            (ids,) = run(engine, [limited])
+            assert ids.count(v.begin_image) == images
+            assert ids.count(v.begin_image) == ids.count(v.end_image)
+            assert len(ids) <= 30
+    (ids,) = run(engine, [Request(ids=(0,), max_new_tokens=5, image_first=True)])
+    assert v.begin_image not in ids
+    assert run(engine, [Request(ids=(0,), max_new_tokens=0)]) == [[]]
+
+
+def test_a_model_s_longest_row_is_not_passed(engine: Engine) -> None:
+    text = TextSampling(temperature=20.0, top_p=1.0)
+    (ids,) = run(engine, [Request(ids=(0,) * 120, max_new_tokens=100, text=text)])
+    assert 120 + len(ids) <= 128
+
+
+def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list[int]]) -> None:
+    wanted = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
+    run(engine, [wanted])
+    work = engine.finished[0]
+    assert len(work.logprobs) == len(work.ids)
+    assert all(logprob <= 0 for logprob in work.logprobs)
+    begun = work.ids.index(engine.vocabulary.begin_image)
+    assert (work.logprobs[begun], work.logprobs[begun + CODES + 1]) == (0.0, 0.0)
+
+
+def test_a_decoder_with_spare_rows_never_chooses_them(
+    decoder: Decoder, prompts: list[list[int]], text_tokenizer: TextTokenizer
+) -> None:
+    wider = Decoder(replace(decoder.config, vocabulary_size=decoder.config.vocabulary_size + 8))
+    wider.initialise(0)
+    v = text_tokenizer.vocabulary
+    found = run(Engine(wider.eval(), v, CODES), requests(prompts))
+    assert all(id_ < v.size for ids in found for id_ in ids)
+
+
+def test_the_caller_s_own_torch_is_left_alone(engine: Engine, prompts: list[list[int]]) -> None:
+    for _ in engine.run(requests(prompts)):
+        assert not torch.is_inference_mode_enabled()
+
+
+def refusal(engine: Engine, request: Request) -> str:
+    with pytest.raises(GenerationError) as caught:
+        engine.work(request)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 128])
+def test_a_prompt_that_does_not_fit_is_refused(engine: Engine, length: int) -> None:
+    assert refusal(engine, Request(ids=(0,) * length)) == (
+        f"the prompt has {length} ids; wanted between 1 and 127, the most this model reads. "
+        "Shorten it, or leave an image out."
+    )
+
+
+def test_an_open_image_without_room_is_refused(engine: Engine, prompts: list[list[int]]) -> None:
+    assert refusal(engine, Request(ids=tuple(prompts[3]), max_new_tokens=2)) == (
+        "an open image still needs 3 ids, but max_new_tokens leaves 2; wanted room for the whole "
+        "image. Raise max_new_tokens."
+    )
+
+
+def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
+    ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
+    assert refusal(engine, Request(ids=ids)) == (
+        "the prompt's last image is open with 5 codes; wanted at most 4, as this model draws them. "
+        "Leave codes out."
+    )

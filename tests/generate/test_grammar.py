@@ -1,0 +1,78 @@
+"""What may come next: over random choices, no malformed sequence is possible."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calumma.generate.grammar import Grammar, Next
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=4, num_text=5)
+BEGIN, END = V.begin_image, V.end_image
+
+
+def assert_well_formed(ids: list[int], codes: int) -> None:
+    """Text, whole images, and at most one end of sequence, at the end."""
+    place = 0
+    while place < len(ids):
+        if ids[place] == BEGIN:
+            assert all(id_ in V.codes for id_ in ids[place + 1 : place + 1 + codes])
+            assert ids[place + 1 + codes] == END
+            place += codes + 2
+        else:
+            assert ids[place] in V.text or (ids[place] == V.eos and place == len(ids) - 1)
+            place += 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 5),
+    st.integers(0, 30),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_no_choice_of_ids_is_malformed(
+    seed: int, codes: int, room: int, max_images: int, image_first: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    grammar = Grammar(V, codes, room=room, max_images=max_images, image_first=image_first)
+    ids: list[int] = []
+    while grammar.room > 0 and V.eos not in ids:
+        allowed = [id_ for id_ in range(V.size) if grammar.allows(id_)]
+        ids.append(int(random.choice(allowed)))
+        grammar.advance(ids[-1])
+    assert_well_formed(ids, codes)
+    assert len(ids) <= room
+    assert ids.count(BEGIN) <= max_images
+    if image_first and max_images and room >= codes + 2:
+        assert ids[0] == BEGIN
+
+
+def test_what_may_come_next_by_hand() -> None:
+    grammar = Grammar(V, codes_per_image=2, room=9, max_images=1, image_first=True)
+    expected = []
+    for id_ in (BEGIN, 4, 7, END, V.text.start, V.eos):
+        expected.append(grammar.expected)
+        grammar.advance(id_)
+    assert expected == [Next.BEGIN, Next.CODE, Next.CODE, Next.END, Next.TEXT, Next.TEXT]
+
+
+def test_an_image_begins_only_where_it_fits() -> None:
+    assert Grammar(V, 2, room=4).expected is Next.TEXT_OR_IMAGE
+    assert Grammar(V, 2, room=3).expected is Next.TEXT
+    assert Grammar(V, 2, room=3, image_first=True).expected is Next.TEXT
+    assert Grammar(V, 2, room=4, max_images=0, image_first=True).expected is Next.TEXT
+
+
+@pytest.mark.parametrize("id_", [V.bos, V.pad, V.unk, V.end_turn, V.placeholder, 4, END])
+def test_other_controls_are_never_chosen(id_: int) -> None:
+    assert not Grammar(V, 2, room=9).allows(id_)
+
+
+def test_a_choice_against_the_rules_is_our_mistake() -> None:
+    with pytest.raises(AssertionError, match="id 4 was not allowed here"):
+        Grammar(V, 2, room=9).advance(4)
