@@ -1,0 +1,192 @@
+"""A model as its users hold it: parts in, parts and events out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.errors import DocumentError, GenerationError
+from calumma.generate.config import TextSampling
+from calumma.generate.model import Model, load
+from calumma.generate.sample import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.tokens.sequence import encode_codes
+from tests.pictures import noise, png
+
+WILD = TextSampling(temperature=5.0, top_p=1.0)
+
+
+@pytest.fixture(scope="module")
+def model(model_parts: ModelParts) -> Model:
+    return Model(model_parts)
+
+
+def test_parts_become_ids_and_come_back(model: Model) -> None:
+    picture = noise(3)
+    codes = model.encode_image(picture)
+    text = model.text.encode
+    wanted = [0, *text("see "), *encode_codes(codes, model.vocabulary), *text("a <s>")]
+    assert model.encode(["see ", picture, {"type": "text", "text": "a <s>"}]) == wanted
+    first, drawn, last = model.decode(wanted)
+    assert (first, last) == ("see ", "a <s>")
+    assert isinstance(drawn, PIL.Image.Image)
+    assert drawn.tobytes() == model.decode_image(codes).tobytes()
+
+
+def test_pictures_come_as_documents_write_them_too(model: Model) -> None:
+    part = {"type": "image", "bytes": png(3)}
+    assert model.encode([part]) == model.encode([noise(3)])
+
+
+def test_a_path_in_a_prompt_is_refused(model: Model) -> None:
+    with pytest.raises(DocumentError, match="has no folder to start from"):
+        model.encode([{"type": "image", "path": "1.png"}])
+
+
+def test_logits_are_the_decoder_s_with_nothing_masked(model: Model) -> None:
+    ids = [0, 20, 30, 40]
+    logits = model.logits(ids)
+    assert logits.shape == (1, 4, model.vocabulary.size)
+    assert torch.equal(logits, model.decoder(torch.tensor([ids])))
+    assert torch.allclose(model.logits([ids, ids])[1], logits[0], atol=1e-5)
+    assert torch.equal(model.logits(torch.tensor([ids])), logits)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_saved_model_says_the_same(model: Model, model_parts: ModelParts, tmp_path: Path) -> None:
+    save_model(tmp_path, model_parts)
+    again = load(tmp_path)
+    options: dict[str, Any] = {"max_new_tokens": 20, "seed": 3, "text": WILD, "image_first": True}
+    one, other = (m.generate(["a red", noise(1)], **options) for m in (model, again))
+    assert one.ids == other.ids
+    assert one.prompt_ids == [
+        *model.encode(["a red", noise(1)], fit="pad"),
+        model.vocabulary.end_turn,
+    ]
+
+
+def test_a_batch_says_what_each_alone_would(model: Model) -> None:
+    prompts = [["a red"], ["see ", noise(1), "?"], [noise(2)]]
+    options: dict[str, Any] = {"max_new_tokens": 16, "text": WILD}
+    batch = model.generate_batch(prompts, seeds=[5, 6, 7], **options)
+    for prompt, seed, sample in zip(prompts, (5, 6, 7), batch, strict=True):
+        alone = model.generate(prompt, seed=seed, **options)
+        assert alone.ids == sample.ids
+        assert alone.logprobs == pytest.approx(sample.logprobs, abs=1e-4)
+        assert 0 < sample.timings["first_token"] <= sample.timings["total"]
+
+
+def test_an_answer_says_why_it_ended(model: Model) -> None:
+    for seed in range(20):
+        sample = model.generate(["a"], max_new_tokens=30, seed=seed, text=WILD, answer=False)
+        ended = sample.ids[-1] == model.vocabulary.eos
+        assert sample.finish_reason == ("stop" if ended else "length")
+        assert ended or len(sample.ids) == 30
+        assert sample.prompt_ids == model.encode(["a"])
+
+
+def pieces(events: list[Event]) -> Iterator[str | PIL.Image.Image]:
+    """The parts that events tell of."""
+    text = ""
+    for event in events:
+        if isinstance(event, TextPiece):
+            text += event.text
+        elif isinstance(event, ImageDone):
+            yield event.image
+        elif isinstance(event, ImageBegun) and text:
+            yield text
+            text = ""
+    if text:
+        yield text
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_events_tell_of_the_sample(model: Model, seed: int) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 40, "seed": seed, "text": WILD}
+    options["image_first"] = seed % 2 == 0
+    events = list(model.stream(["a red"], **options))
+    assert isinstance(events[-1], End)
+    sample = events[-1].sample
+    assert sample.ids == model.generate(["a red"], **options).ids
+    told = list(pieces(events))
+    assert [p if isinstance(p, str) else p.tobytes() for p in told] == [
+        p if isinstance(p, str) else p.tobytes() for p in sample.parts
+    ]
+    kinds = [type(event) for event in events if not isinstance(event, TextPiece)]
+    drawn = sample.ids.count(model.vocabulary.begin_image)
+    assert kinds == [ImageBegun, ImageProgress, ImageProgress, ImageDone] * drawn + [End]
+    counts = [event.num_codes for event in events if isinstance(event, ImageProgress)]
+    assert counts == [2, 4] * drawn
+
+
+def test_partial_pictures_come_as_often_as_asked(model: Model) -> None:
+    events = model.stream(["a"], max_new_tokens=6, image_first=True, codes_between=1)
+    counts = [event.num_codes for event in events if isinstance(event, ImageProgress)]
+    assert counts == [1, 2, 3, 4]
+
+
+def test_characters_of_several_bytes_come_whole(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Spelt byte by byte: 猫 is three ids and the emoji four; the last byte is half of one.
+    byte_ids = [model.text.tokenizer.token_to_id(name) for name in _byte_names("aä猫🦎b".encode())]
+    spelt = [*byte_ids, byte_ids[1]]
+    monkeypatch.setattr(model.engine, "run", lambda requests: _scripted(model, requests[0], spelt))
+    events = list(model.stream(["x"], answer=False))
+    texts = [event.text for event in events if isinstance(event, TextPiece)]
+    assert texts == ["a", "ä", "猫", "🦎", "b", "\N{REPLACEMENT CHARACTER}"]
+    assert isinstance(events[-1], End)
+    assert "".join(texts) == events[-1].sample.parts[0]
+
+
+def _scripted(model: Model, request: Any, ids: list[int]) -> Iterator[tuple[int, int]]:
+    work = model.engine.work(request)
+    work.ids, work.logprobs = ids, [0.0] * len(ids)
+    model.engine.finished = [work]
+    yield from ((0, id_) for id_ in ids)
+
+
+def _byte_names(data: bytes) -> list[str]:
+    """The names that byte-level BPE gives to bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    names = {b: chr(b) for b in plain} | {b: chr(256 + n) for n, b in enumerate(others)}
+    return [names[byte] for byte in data]
+
+
+def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = encode_codes([3, 1, 4, 15], model.vocabulary)
+    monkeypatch.setattr(model, "_prompt", lambda *parts, **options: [0, 30, *image[:3]])
+    sample = model.generate(["x"], max_new_tokens=3)
+    codes = [model.vocabulary.code_of_id(id_) for id_ in sample.ids[:2]]
+    assert sample.ids[2] == model.vocabulary.end_image
+    (drawn,) = sample.parts
+    assert isinstance(drawn, PIL.Image.Image)
+    assert drawn.tobytes() == model.decode_image([3, 1, *codes]).tobytes()
+
+
+def test_without_an_image_decoder_all_else_works(model_parts: ModelParts) -> None:
+    blind = Model(replace(model_parts, draws=False))
+    message = (
+        "this model folder has no vq_decoder.safetensors, so codes cannot become pictures; wanted "
+        "the decoder of its image tokenizer. Put that file into the folder, or ask for text only "
+        "(max_images=0)."
+    )
+    assert blind.generate(["a", noise(1)], max_images=0, max_new_tokens=4).ids
+    assert blind.encode([noise(1)])
+    for asked in (
+        lambda: blind.decode_image([1, 2, 3, 4]),
+        lambda: blind.generate(["a"]),
+        lambda: list(blind.stream(["a"])),
+    ):
+        with pytest.raises(GenerationError) as caught:
+            asked()
+        assert str(caught.value) == message
