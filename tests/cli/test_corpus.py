@@ -15,7 +15,7 @@ from tests.corpora.small_corpus import in_cache
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = in_cache(tmp_path / "cache", monkeypatch)
-    monkeypatch.setattr("calumma.cli.corpus.CORPORA", (corpus,))
+    monkeypatch.setattr("calumma.cli.corpus.CORPORA", (corpus,), raising=False)
 
 
 def call(*arguments: str) -> None:
