@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from calumma.errors import ConfigError
 
@@ -32,29 +30,81 @@ def load_config(kind: type[Config], path: Path, changes: Sequence[str]) -> Confi
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: no config can be read there ({error.strerror}); wanted a TOML file."
+            f"{path}: no config can be read there ({error.strerror}); wanted "
+            "a TOML file. Mend the name."
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{path}: is no TOML ({error}); mend that line.") from error
+        raise ConfigError(
+            f"{path}: is no TOML ({' '.join(str(error).split())}). Mend that line."
+        ) from error
     for name, value in _pairs(changes):
         _set(tree, name, value)
     return make_config(kind, tree, str(path))
 
 
 def make_config(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
-    """Check a tree of values against a dataclass; errors name the field and `where` it stands."""
+    """Check a tree of values against a dataclass.
+
+    Args:
+        kind: a dataclass, whose fields may be dataclasses.
+        tree: values by the fields' names.
+        where: the file that they stand in, for the errors.
+
+    Raises:
+        ConfigError: a field is unknown, missing or of the wrong type, or the class refuses it.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
     _require_known(kind, tree, where, ())
     try:
-        return TypeAdapter(_strict(kind)).validate_python(tree)
+        return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
-        raise ConfigError(f"{where}: {name}: {first['msg']}{found}.") from error
+        raise ConfigError(f"{where}: {_told(kind, error.errors()[0])}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def _strict(kind: type[Config]) -> type[Config]:
-    return with_config(ConfigDict(extra="forbid"))(kind)
+def _told(kind: Any, fault: Mapping[str, Any]) -> str:
+    """What pydantic found, in our words."""
+    path = [str(part) for part in fault["loc"]]
+    while len(path) > 1 and not _is_field(kind, path):
+        path.pop()  # pydantic goes on into tuples and members of unions
+    name = ".".join(path)
+    option = f"--{name.replace('_', '-')}"
+    if fault["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{name} is missing; wanted a value. Write it there or give {option} VALUE."
+    wanted = str(fault["msg"]).removeprefix("Input should be ").split(", unable")[0]
+    if fault["type"].startswith("dataclass"):
+        wanted = f"a table with fields such as {name}.{_first_field(kind, path)}"
+    return (
+        f"{name}: found {fault['input']!r}; wanted {wanted}. Mend it there or give {option} VALUE."
+    )
+
+
+def _is_field(kind: Any, path: Sequence[str]) -> bool:
+    """Whether the path names a field, or an entry of a field that is a table of free names."""
+    for part in path:
+        if isinstance(kind, type) and is_dataclass(kind):
+            hints = get_type_hints(kind)
+            if part not in hints:
+                return False
+            kind = hints[part]
+            kind = _dataclass_in(kind) or kind
+        else:
+            return get_origin(kind) is dict and part == path[-1]
+    return True
+
+
+def _first_field(kind: Any, path: Sequence[str]) -> str:
+    for part in path:
+        kind = _dataclass_in(get_type_hints(kind)[part])
+    return fields(kind)[0].name
+
+
+def _dataclass_in(kind: Any) -> Any:
+    """The dataclass that a field holds: its type, or a member of the union that it is."""
+    found = [k for k in (kind, *get_args(kind)) if isinstance(k, type) and is_dataclass(k)]
+    return found[0] if found else None
 
 
 def _pairs(changes: Sequence[str]) -> list[tuple[list[str], Any]]:
@@ -69,8 +119,8 @@ def _pairs(changes: Sequence[str]) -> list[tuple[list[str], Any]]:
                 f"{word!r} was not expected; wanted changes such as --optimizer.peak-rate 3e-4."
             )
         if not has_value:
-            if not rest:
-                raise ConfigError(f"{name} has no value; wanted one behind it.")
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{name} has no value; wanted one behind it, or {name}=VALUE.")
             value = rest.pop(0)
         pairs.append((name[2:].replace("-", "_").split("."), _value(value)))
     return pairs
@@ -88,7 +138,10 @@ def _set(tree: dict[str, Any], name: Sequence[str], value: Any) -> None:
     for part in name[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--{'.'.join(name)}: {part} holds a value, not fields of its own.")
+            raise ConfigError(
+                f"--{'.'.join(name)}: {part} holds a value; wanted a "
+                "table of fields. See --dry-run."
+            )
     tree[name[-1]] = value
 
 
@@ -100,10 +153,13 @@ def _require_known(kind: Any, tree: dict[str, Any], where: str, above: tuple[str
         dotted = ".".join([*above, name])
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"perhaps {'.'.join([*above, near[0]])}" if near else ", ".join(known)
+            hint = (
+                f"perhaps {'.'.join([*above, near[0]])}" if near else f"one of {', '.join(known)}"
+            )
             raise ConfigError(f"{where}: there is no field {dotted}; wanted {hint}.")
-        if is_dataclass(known[name]) and isinstance(value, dict):
-            _require_known(known[name], value, where, (*above, name))
+        inner = _dataclass_in(known[name])
+        if inner is not None and isinstance(value, dict):
+            _require_known(inner, value, where, (*above, name))
 
 
 def config_tree(config: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "build-shards",
+        "DOCS... --tokenizers DIR --out DIR [--skip-bad]",
         "Encode documents into shards of ids.\n"
         "Killed and started again, it keeps the pieces that are finished.",
         _EXAMPLES,

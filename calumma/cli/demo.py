@@ -24,6 +24,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "demo",
+        "[--out DIR] [--seed N] [--config FILE]",
         "Walk the whole road: tokenizers, shards, training, pictures, report.\n"
         "Trains on the corpus inside the package and writes DIR/report.html and DIR/model.",
         _EXAMPLES,

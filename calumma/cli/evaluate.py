@@ -4,55 +4,33 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
+from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
 from calumma.files import make_folder
 from calumma.runtime import STOP
 
 _DESCRIPTION = """\
-Measure a model on held-out documents, each figure beside a baseline, with its sample size.
-tasks:
-  likelihood      bits per token of text and of codes, and what captions save
-  retrieval       which of ten captions, and which of ten pictures, is the right one
-  reconstruction  pictures through codes and back; how much of the codebook is used
-  drawing         asked for a colour, whether the drawn picture has it
-  captioning      what is known of a picture, in the caption that is written for it"""
+Measure a model on held-out documents.
+Tasks: likelihood (bits per token), retrieval (the right one of ten), reconstruction (through
+codes and back), drawing (the colour asked for), captioning (what is known of a picture)."""
 
 _EXAMPLES = """\
-examples:
   calumma evaluate out/demo/model --tasks likelihood --documents held.parquet --out out/figures
-  calumma evaluate MODEL --tasks likelihood,retrieval,reconstruction,drawing,captioning \\
-      --documents held.parquet --train train.parquet --limit 200 --out out/figures
-
-exit status: 0 measured   2 a task finds no fitting documents   3 stopped"""
+  calumma evaluate MODEL --tasks retrieval,drawing --documents held.parquet --limit 200 --out out"""
 
 _COUNTED = 1000
 """Training documents counted for the unigram baseline, at most: their pictures are encoded."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `evaluate`."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure a model on held-out documents",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = "MODEL --tasks A,B --documents DOCS... --out DIR [options]"
+    parser = new_verb(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="a model folder")
@@ -97,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     documents = chosen(list(read_documents(args.documents)), args.limit, args.seed)
     training = list(read_documents(args.train)) if args.train else []
 
-    with _progress() as told:
+    with _Teller() as told:
         counts = None
         if training and "likelihood" in tasks:
             counted = chosen(training, _COUNTED, args.seed)
@@ -121,29 +99,28 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _Teller:
-    """Shows each task as one bar, or as one line when it is done."""
+    """Shows each task as a bar of its own."""
 
-    def __init__(self, bar: Progress, console: Console) -> None:
-        self.bar, self.console = bar, console
-        self.known: dict[str, TaskID] = {}
+    def __init__(self) -> None:
+        self._name = ""
+        self._bars = ExitStack()
+
+    def __enter__(self) -> _Teller:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bars.__exit__(*error)
 
     def __call__(self, name: str, done: int, total: int) -> None:
+        """Hear that `done` of `total` are measured for the task `name`."""
+        from calumma.cli.progress import Bar
+
         STOP.check("no report is written")
-        if name not in self.known:
-            self.known[name] = self.bar.add_task(name, total=total)
-        self.bar.update(self.known[name], completed=done, total=total)
-        if not self.console.is_terminal and done == total:
-            self.console.print(f"{name}: {done:,} of {total:,}")
-
-
-@contextmanager
-def _progress() -> Iterator[_Teller]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield _Teller(bar, console)
+        if name != self._name:
+            self._bars.close()
+            self._bar = self._bars.enter_context(Bar(name, total, "done"))
+            self._name = name
+        self._bar.advance(done - self._bar.done)
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from calumma.cli.verb import Subparsers, add_config_arguments, new_verb
-from calumma.settings import config_tree, load_config, show_config
+from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
 
 _EXAMPLES = """\
   calumma finetune turns.toml --out out/tuned --dry-run
@@ -18,6 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "finetune",
+        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
         "Fine-tune a model on turns; only answers count in the loss.\n"
         "Goes on from the newest checkpoint in DIR; ends with a model folder, DIR/model.",
         _EXAMPLES,
@@ -29,19 +29,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder."""
     from calumma.checkpoints.model_folder import load_model, save_model
-    from calumma.cli.progress import Bar
-    from calumma.files import make_folder, write_json
     from calumma.train.config import FinetuneConfig
     from calumma.train.finetune import finetune
 
-    config = load_config(FinetuneConfig, args.config, args.changes)
-    if args.dry_run:
-        print(show_config(config))
+    config = resolved(FinetuneConfig, args)
+    if config is None:
         return
-    make_folder(args.out)
-    write_json(args.out / "config.json", config_tree(config))
     start = load_model(config.model)
-    with Bar("fine-tuning", config.steps, "steps") as bar:
-        decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, bar.step)
+    with telling(args.out, config, "fine-tuning", config.steps) as progress:
+        decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, progress)
     save_model(args.out / "model", replace(start, decoder=decoder))
     print(f"{args.out}/model: fine-tuned from {config.model}")

@@ -9,8 +9,7 @@ from calumma.cli.verb import Subparsers, new_verb
 
 _EXAMPLES = """\
   calumma generate out/demo/model --prompt "draw a large red circle on a blue ground" --out out/1
-  calumma generate out/demo/model --image cat.png --prompt "what is this?" --out out/2
-  calumma generate out/demo/model --prompt "draw a small fox on a white ground" --seed 3 --out o"""
+  calumma generate out/demo/model --image cat.png --prompt "what is this?" --out out/2"""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -18,6 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "generate",
+        "MODEL --prompt TEXT [--image FILE ...] --out DIR [options]",
         "Generate an interleaved document from a prompt.\n"
         "Writes DIR/document.json, DIR/document.html and DIR/images/.",
         _EXAMPLES,
@@ -35,7 +35,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--temperature", type=float, metavar="X", help="of text and images")
     parser.add_argument("--guidance", type=float, metavar="X", help="of images, by the text")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stops_at_once=True)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,11 +18,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "inspect",
+        "PATH",
         "Say what a file or folder is, its counts, and whether it is whole.",
         _EXAMPLES,
     )
-    parser.add_argument("path", type=Path, metavar="PATH")
-    parser.set_defaults(run=run)
+    parser.add_argument("path", type=Path, metavar="PATH", help="any that calumma writes or reads")
+    parser.set_defaults(run=run, stops_at_once=True)
 
 
 def run(args: argparse.Namespace) -> None:

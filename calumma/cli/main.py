@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ from calumma.cli import (
     train_image_tokenizer,
     train_text_tokenizer,
 )
+from calumma.cli.verb import Parser, add_help, help_options
 from calumma.errors import CalummaError, ConfigError, Interrupted
 from calumma.runtime import STOP
 
@@ -39,48 +42,63 @@ VERBS = (
 EXIT_MISTAKE = 2
 EXIT_STOPPED = 3
 
-EPILOG = """\
-examples:
+_EXAMPLES = """\
   calumma demo                       the whole road on this machine, in minutes
   calumma inspect out/demo           what a file or folder is, and whether it is whole
-  calumma VERB --help                what a verb takes, with examples
-
-exit status: 0 finished   2 a mistake that can be mended   3 stopped by a signal, safe to go on"""
+  calumma demo --help                what a verb takes, with examples"""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="calumma",
-        description="One decoder over text and image codes: from raw documents to a model that "
-        "reads and draws.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    what = (
+        "One decoder over text and image codes: from raw documents to a model that reads and draws."
     )
-    parser.add_argument("--version", action="version", version=f"calumma {calumma.__version__}")
-    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    parser = Parser(prog="calumma", **help_options("VERB ...", what, _EXAMPLES))
+    add_help(parser)
+    subparsers = parser.add_subparsers(
+        prog="calumma", metavar="VERB", dest="verb", required=True, help="one of:"
+    )
     for verb in VERBS:
         verb.add_parser(subparsers)
+    version = f"calumma {calumma.__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    parser = make_parser()
-    args, rest = parser.parse_known_args(arguments)
-    STOP.install()
+    """Run the command; the exit status.
+
+    A mistake that the user can mend is one line on stderr; a mistake of ours keeps its traceback.
+    """
     try:
-        if getattr(args, "takes_changes", False):
-            args.changes = rest
-        elif rest:
-            raise ConfigError(
-                f"{' '.join(rest)} was not expected; `calumma {args.verb} --help` says what is."
-            )
-        args.run(args)
+        _call(arguments)
+        sys.stdout.flush()
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print("stopped by a signal; nothing is left half written.", file=sys.stderr)
         return EXIT_STOPPED
     except CalummaError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` has. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _call(arguments: Sequence[str] | None) -> None:
+    args, rest = make_parser().parse_known_args(arguments)
+    if getattr(args, "takes_changes", False):
+        args.changes = rest
+    elif rest:
+        raise ConfigError(
+            f"{' '.join(rest)} was not expected; `calumma {args.verb} --help` says what is."
+        )
+    if getattr(args, "stops_at_once", False):
+        # Nothing that could be taken up again: the first signal ends it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    else:
+        STOP.install()
+    args.run(args)

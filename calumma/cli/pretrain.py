@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from calumma.cli.verb import Subparsers, add_config_arguments, new_verb
-from calumma.settings import config_tree, load_config, show_config
+from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
 
 _EXAMPLES = """\
   calumma pretrain run.toml --out out/run --dry-run                 the resolved config
@@ -18,6 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "pretrain",
+        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
         "Pre-train a decoder on shards, stage one and then stage two.\n"
         "Goes on from the newest checkpoint in DIR; ends with a model folder, DIR/model.",
         _EXAMPLES,
@@ -27,23 +27,18 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or go on, and write the model folder."""
+    """Train, or go on, and write the model folder beside the run's checkpoints."""
     from calumma.checkpoints.model_folder import ModelParts, save_model
-    from calumma.cli.progress import Bar
-    from calumma.files import make_folder, write_json
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
     from calumma.train.config import PretrainConfig
     from calumma.train.pretrain import pretrain
 
-    config = load_config(PretrainConfig, args.config, args.changes)
-    if args.dry_run:
-        print(show_config(config))
+    config = resolved(PretrainConfig, args)
+    if config is None:
         return
-    make_folder(args.out)
-    write_json(args.out / "config.json", config_tree(config))
     text, image = TextTokenizer.load(config.tokenizers), ImageTokenizer.load(config.tokenizers)
-    with Bar("pre-training", config.steps, "steps") as bar:
-        decoder = pretrain(config, args.out, bar.step)
+    with telling(args.out, config, "pre-training", config.steps) as progress:
+        decoder = pretrain(config, args.out, progress)
     save_model(args.out / "model", ModelParts(decoder, text, image))
     print(f"{args.out}/model: a decoder of {decoder.num_parameters:,} parameters")

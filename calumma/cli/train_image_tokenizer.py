@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from calumma.cli.verb import Subparsers, add_config_arguments, new_verb
-from calumma.settings import config_tree, load_config, show_config
+from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
 
 _EXAMPLES = """\
   calumma train-image-tokenizer vq.toml --out out/vq --dry-run
@@ -18,6 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "train-image-tokenizer",
+        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
         "Train the image tokenizer (VQ-GAN) on the pictures of documents.\n"
         "CONFIG has `documents` and a [training] table; any field can be changed by its name.",
         _EXAMPLES,
@@ -28,24 +28,20 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, or go on."""
-    from calumma.cli.progress import Bar
     from calumma.documents.readers import read_documents
-    from calumma.files import make_folder, write_json
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
     from calumma.train.image_learner import train_image_tokenizer
 
-    config = load_config(ImageTokenizerRun, args.config, args.changes)
-    if args.dry_run:
-        print(show_config(config))
+    config = resolved(ImageTokenizerRun, args)
+    if config is None:
         return
-    make_folder(args.out)
-    write_json(args.out / "config.json", config_tree(config))
-    with Bar("image tokenizer", config.training.steps, "steps") as bar:
+    steps = config.training.steps
+    with telling(args.out, config, "image tokenizer", steps) as progress:
         tokenizer = train_image_tokenizer(
             config.training,
             read_documents(config.documents),
             args.out,
             save_every=config.save_every,
-            progress=bar.step,
+            progress=progress,
         )
     print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")

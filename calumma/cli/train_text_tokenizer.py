@@ -17,6 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "train-text-tokenizer",
+        "DOCS... --out DIR --num-codes N [--num-text N]",
         "Train a BPE with the image codes inside the vocabulary.\nWrites DIR/tokenizer.json.",
         _EXAMPLES,
     )
@@ -32,7 +33,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     codes.add_argument(
         "--image-tokenizer", type=Path, metavar="DIR", help="hold as many codes as this one has"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stops_at_once=True)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,34 +1,126 @@
-"""What the verbs' parsers share."""
+"""What the verbs share: how they are parsed, and how a run begins."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from calumma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calumma.train.loop import Progress
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+Config = TypeVar("Config")
 
 EXIT_STATUS = """\
 exit status: 0 finished   2 a mistake that can be mended   3 stopped by a signal, safe to go on"""
 
 
+class _Compact(argparse.RawDescriptionHelpFormatter):
+    """All arguments in one list without headings, so that a verb's help fits a screen."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+    def start_section(self, heading: str | None) -> None:
+        """Only indent."""
+        self._indent()
+
+    def end_section(self) -> None:
+        """Only end the indent."""
+        self._dedent()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are told like all others: in one line, with the way out."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `ConfigError`, where argparse would print the usage and leave."""
+        raise ConfigError(f"{message}; `{self.prog} --help` says what is wanted.")
+
+
+def help_options(usage: str, description: str, examples: str) -> dict[str, Any]:
+    """What argparse is told to make a help that fits a screen and ends in examples.
+
+    Args:
+        usage: what comes behind the command, in one line.
+        description: what it does.
+        examples: command lines; what stands behind two spaces explains them.
+    """
+    return {
+        "usage": f"%(prog)s {usage}",
+        "description": description,
+        "epilog": f"\nexamples:\n{examples}\n{EXIT_STATUS}",
+        "formatter_class": _Compact,
+        "add_help": False,
+        "allow_abbrev": False,
+    }
+
+
 def new_verb(
-    subparsers: Subparsers[argparse.ArgumentParser], name: str, description: str, examples: str
+    subparsers: Subparsers[argparse.ArgumentParser],
+    name: str,
+    usage: str,
+    description: str,
+    examples: str,
 ) -> argparse.ArgumentParser:
-    """A verb's parser: its one line in the list of verbs is the first line of `description`."""
-    return subparsers.add_parser(
-        name,
-        help=description.splitlines()[0].rstrip("."),
-        description=description,
-        epilog=f"examples:\n{examples}\n\n{EXIT_STATUS}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """A verb's parser; its line in the list of verbs is the first line of `description`."""
+    line = description.splitlines()[0].rstrip(".")
+    options = help_options(usage, description, examples)
+    parser = subparsers.add_parser(name, help=line, **options)
+    add_help(parser)
+    return parser
+
+
+def add_help(parser: argparse.ArgumentParser) -> None:
+    """Add --help, which need not be listed in the help itself."""
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every verb that takes a config."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file")
+    changed = "a TOML file; --a.b VALUE changes field b of its table [a]"
+    parser.add_argument("config", type=Path, metavar="CONFIG", help=changed)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved config and start nothing"
     )
     parser.set_defaults(takes_changes=True)
+
+
+def resolved(kind: type[Config], args: argparse.Namespace) -> Config | None:
+    """The config of a run, whose folder is made; or None after a dry run has shown it."""
+    from calumma.files import make_folder
+    from calumma.settings import load_config, show_config
+
+    config = load_config(kind, args.config, args.changes)
+    if args.dry_run:
+        print(show_config(config))
+        return None
+    make_folder(args.out)
+    return config
+
+
+@contextmanager
+def telling(out: Path, config: Any, title: str, steps: int) -> Iterator[Progress]:
+    """A bar for a training run, which keeps its config in its folder.
+
+    It is written when the loop begins: a run that is refused because the folder holds another
+    one's checkpoints leaves the other's config as it was.
+    """
+    from calumma.cli.progress import Bar
+    from calumma.files import write_json
+    from calumma.settings import config_tree
+
+    with Bar(title, steps, "steps") as bar:
+
+        def tell(step: int, metrics: Any) -> None:
+            if not metrics:
+                write_json(out / "config.json", config_tree(config))
+            bar.step(step, metrics)
+
+        yield tell
