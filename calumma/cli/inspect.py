@@ -33,13 +33,14 @@ def run(args: argparse.Namespace) -> None:
         CalummaError: the thing is broken, or nothing that calumma knows.
     """
     path: Path = args.path
-    if (path / "config.json").is_file() and (path / "tokenizer.json").is_file():
+    tokenizes = any((path / f"{n}.json").is_file() for n in ("tokenizer", "image_tokenizer"))
+    if (path / "checkpoints").is_dir():
+        lines = _run(path) + (_tokenizers(path)[1:] if tokenizes else [])
+    elif (path / "config.json").is_file() and tokenizes:
         lines = _model(path)
     elif (path / "manifest.json").is_file():
         lines = _shards(path)
-    elif (path / "checkpoints").is_dir():
-        lines = _run(path)
-    elif (path / "tokenizer.json").is_file() or (path / "image_tokenizer.json").is_file():
+    elif tokenizes:
         lines = _tokenizers(path)
     elif (path / "steps").is_dir() and (path / "runs").is_dir():
         lines = _demo(path)

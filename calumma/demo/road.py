@@ -17,7 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -191,7 +191,7 @@ class Road:
         tell(len(made))
 
     def _image_tokenizer(self, teller: Teller) -> None:
-        config = self.config.image_tokenizer
+        config = replace(self.config.image_tokenizer, seed=self.config.seed)
         tokenizer = train_image_tokenizer(
             config,
             read_documents([self.pairs]),

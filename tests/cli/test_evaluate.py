@@ -75,7 +75,7 @@ def test_the_help_names_every_task_and_ends_in_examples(
         _parser().parse_args(["evaluate", "--help"])
     text = capsys.readouterr().out
     for name in TASKS:
-        assert f"  {name} " in text
+        assert f"{name} (" in text
     assert "examples:\n  calumma evaluate out/demo/model" in text
 
 

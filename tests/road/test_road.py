@@ -1,0 +1,192 @@
+"""The whole road on a tiny model: what it leaves, and that nothing which kills it changes that."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+
+import calumma
+from calumma.cli.main import main
+from calumma.documents.readers import read_documents
+from calumma.files import sha256
+from tests.road.launch import Death, Ended, launch
+
+CONFIG = Path(__file__).with_name("tiny.toml")
+NAMES = (
+    *("text_bits_per_token", "code_bits_per_token"),
+    *("retrieval_text_given_image", "retrieval_image_given_text"),
+    *("code_bits_right_minus_shuffled", "colour_asked_colour_drawn"),
+    *("reconstruction_psnr_db", "codebook_used"),
+)
+"""The names that every demo's report has."""
+
+WEIGHTS = ("model.safetensors", "vq_decoder.safetensors")
+DEATHS = {
+    "in the image tokenizer, half-way through a checkpoint": Death(
+        "calumma.checkpoints.run", "write_json", 2
+    ),
+    "in the shards, behind a piece that nothing vouches for": Death(
+        "calumma.shards.build", "write_json", 2
+    ),
+    "in pre-training, some steps behind its checkpoint": Death(
+        "calumma.train.loop", "save_checkpoint", 3
+    ),
+}
+BEFORE_THE_REPORT = Death("calumma.demo.report", "load", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+def demo(out: Path, *more: str, death: Death | None = None) -> Ended:
+    """`calumma demo` on the tiny config."""
+    given = ("demo", "--config", CONFIG, "--out", out, *more)
+    return launch(*given, log=out.with_suffix(".log"), death=death)
+
+
+def weights(out: Path) -> list[str]:
+    return [sha256(out / "model" / name) for name in WEIGHTS]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo's folder, walked undisturbed."""
+    out = tmp_path_factory.mktemp("road") / "demo"
+    ended = demo(out)
+    assert ended.status == 0, ended.said
+    assert ended.said.splitlines()[-1] == f"{out}/report.html"
+    return out
+
+
+def test_the_report_has_every_figure_with_its_baseline_and_sample_size(road: Path) -> None:
+    report = json.loads((road / "report.json").read_text())
+    assert set(report) >= {"figures", "model", "command", "seconds"}
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    assert set(NAMES) <= set(figures)
+    for name in NAMES:
+        assert set(figures[name]) >= {"name", "value", "baseline", "n", "interval", "unit"}
+        assert figures[name]["n"] > 0
+    assert report["model"] == str(road / "model")
+    assert report["seconds"] > 0
+
+
+def test_the_page_needs_nothing_beside_itself(road: Path) -> None:
+    page = (road / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.count("data:image/") > 10
+    named = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'>\s]+)|url\(["']?([^)"']+)""", page)
+    inside = ("data:", "#", "http://www.w3.org/")
+    assert [name for pair in named for name in pair if name and not name.startswith(inside)] == []
+
+
+def test_every_run_keeps_a_line_for_every_step(road: Path) -> None:
+    for run, steps in (("image-tokenizer", 12), ("pretrain", 10), ("finetune", 4)):
+        lines = (road / "runs" / run / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
+    asked = {"loss", "loss_text", "loss_image", "z", "output_norm", "gradient_norm"}
+    asked |= {"tokens_per_second", "data_wait_share"}
+    last = (road / "runs/pretrain/metrics.jsonl").read_text().splitlines()[-1]
+    assert asked <= set(json.loads(last))
+
+
+def test_transformers_loads_the_model_and_gives_the_same_logits(road: Path) -> None:
+    from transformers import ChameleonForConditionalGeneration
+
+    theirs, told = ChameleonForConditionalGeneration.from_pretrained(
+        road / "model", output_loading_info=True
+    )
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    ours = calumma.load(road / "model", device="cpu")
+    vocabulary = ours.vocabulary
+    pair = next(iter(read_documents([road / "documents" / "held-out.parquet"])))
+    ids = torch.tensor([ours.encode(list(pair.content))])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids).logits
+    found = ours.logits(ids)
+    spoken = [i for i in range(vocabulary.size) if i not in vocabulary.codes]
+    torch.testing.assert_close(found[..., spoken], expected[..., spoken], rtol=0, atol=1e-4)
+
+
+def test_again_does_nothing(road: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in road.rglob("*")}
+    ended = demo(road)
+    assert ended.status == 0
+    assert ended.said.splitlines()[:-1] == [
+        f"[{number}/7] {name}: done before"
+        for number, name in enumerate(
+            ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training",
+             "fine-tuning", "report"), start=1,
+        )
+    ]  # fmt: skip
+    after = {path: path.stat().st_mtime_ns for path in road.rglob("*") if path != road}
+    assert after == {path: time for path, time in before.items() if path != road}
+
+
+def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
+    road: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "demo"
+    for death in DEATHS.values():
+        assert demo(out, death=death).status == -signal.SIGKILL
+    stopping = Death("calumma.train.loop", "save_checkpoint", 1, signal.SIGTERM)
+    stopped = demo(out, death=stopping)
+    assert stopped.status == 3
+    last = stopped.said.splitlines()[-1]
+    assert last.startswith(f"stopped by a signal; {out}/runs/")
+    assert last.endswith("The same command goes on from there.")
+    demo(out, death=BEFORE_THE_REPORT)
+    assert weights(out) == weights(road)
+    assert sha256(out / "shards/piece-00000.ids") == sha256(road / "shards/piece-00000.ids")
+
+
+def test_another_seed_ends_in_another_model(road: Path, tmp_path: Path) -> None:
+    demo(tmp_path / "demo", "--seed", "7", death=BEFORE_THE_REPORT)
+    here, there = weights(tmp_path / "demo"), weights(road)
+    assert [a != b for a, b in zip(here, there, strict=True)] == [True, True]
+
+
+def test_inspect_tells_of_the_demo_and_of_its_parts(
+    road: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for part in (".", "runs/pretrain", "tokenizers", "model", "documents"):
+        assert main(["inspect", str(road / part)]) == 0
+        told.append(capsys.readouterr().out.splitlines())
+    folder, run, tokenizers, model, documents = told
+    assert folder[:2] == [
+        f"{road}: a demo's folder",
+        "steps done: 1-documents, 2-image-tokenizer, 3-text-tokenizer, 4-shards, 5-pre-training, "
+        "6-fine-tuning, 7-report",
+    ]
+    assert run[1] == "checkpoints at steps 8, 10; metrics of 10 steps"
+    assert tokenizers[1] == model[2] == "vocabulary: 300 text ids, 16 image codes"
+    assert tokenizers[2].startswith("image tokenizer: 16 codes, 16 pixels to a side")
+    assert model[3].endswith("16 codes a picture, draws")
+    assert documents[0] == f"{road / 'documents'}: documents"
+
+
+def test_the_example_of_the_readme_runs(
+    road: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "demo").symlink_to(road)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    sample = names["sample"]
+    assert sample.parts
+    assert all(isinstance(part, str | PIL.Image.Image) for part in sample.parts)
