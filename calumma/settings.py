@@ -139,7 +139,7 @@ def _set(tree: dict[str, Any], name: Sequence[str], value: Any) -> None:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(
-                f"--{'.'.join(name)}: {part} holds a value; wanted a "
+                f"--{'.'.join(name).replace('_', '-')}: {part} holds a value; wanted a "
                 "table of fields. See --dry-run."
             )
     tree[name[-1]] = value

@@ -76,7 +76,7 @@ def _documents() -> list[Document]:
     made = []
     for number in range(12):
         picture = Image(data=png(number))
-        words = Text(f"picture {number} of a {NAMES[number]}, large and small, on blue ground")
+        words = Text(f"picture {number} of a {NAMES[number % 6]}, large and small, on blue ground")
         made.append(Document(id=f"pair-{number}", source="pairs", content=(words, picture)))
         turns = (Turn("user", (picture,)), Turn("assistant", (words,)))
         made.append(Document(id=f"chat-{number}", source="chat", messages=turns))

@@ -1,0 +1,190 @@
+"""Bad input and bad places: one line, exit status 2, the file's name and a remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calumma.cli.main import main
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.writers import write_jsonl, write_parquet
+from calumma.shards.build import Tokenizers
+from tests.pictures import png
+from tests.road.test_verbs import PRETRAIN, VQ
+
+TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with both tokenizers in it."""
+    tokenizers.text.save(tmp_path / "tok")
+    tokenizers.image.save(tmp_path / "tok")
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a refused command prints behind `error: `."""
+    capsys.readouterr()
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if not line.startswith(("shards:", "image t"))]
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith(".")
+    return lines[0].removeprefix("error: ")
+
+
+BUILD = ("build-shards", "docs", "--tokenizers", "tok", "--out", "shards")
+
+
+def _one_document(path: str) -> None:
+    Path("docs/a.jsonl").write_text(
+        '{"id": "a", "content": [{"type": "image", "path": "' + path + '"}]}\n'
+    )
+
+
+def test_an_empty_folder_of_documents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        BUILD,
+        ("train-text-tokenizer", "docs", "--out", "t", "--num-codes", "16"),
+        ("inspect", "docs"),
+    ):
+        told = mistake(capsys, *words)
+        assert told.startswith("docs: ")
+        assert ".jsonl" in told
+
+
+def test_a_picture_that_is_cut_off(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("docs/cut.png").write_bytes(png(1)[:-300])
+    _one_document("cut.png")
+    told = mistake(capsys, *BUILD)
+    assert "docs/cut.png" in told
+
+
+def test_a_text_that_is_called_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("docs/words.png").write_text("no picture at all")
+    _one_document("words.png")
+    told = mistake(capsys, *BUILD)
+    assert "docs/words.png" in told
+
+
+def test_a_path_that_climbs_out_of_its_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("secret.png").write_bytes(png(1))
+    _one_document("../secret.png")
+    told = mistake(capsys, *BUILD)
+    assert "docs/a.jsonl" in told
+    assert "../secret.png" in told
+
+
+def test_bad_documents_can_be_left_out_and_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("docs/cut.png").write_bytes(png(1)[:-300])
+    _one_document("cut.png")
+    write_jsonl(Path("docs/b.jsonl"), [Document(id="b", content=(Text("words"),))])
+    assert main([*BUILD, "--skip-bad"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("shards: 1 sequences, ")
+    assert told[1].startswith("left out a: ")
+
+
+def _commands(out: str) -> list[tuple[str, ...]]:
+    write_parquet(Path("docs/d.parquet"), [Document(id="d", content=(Image(data=png(1)),))])
+    Path("vq.toml").write_text(VQ.replace("docs.jsonl", "docs/d.parquet"))
+    Path("run.toml").write_text(PRETRAIN)
+    return [
+        ("demo", "--config", str(TINY), "--out", out),
+        (*BUILD[:-1], out),
+        ("train-text-tokenizer", "docs", "--out", out, "--num-codes=16", "--num-text=256"),
+        ("train-image-tokenizer", "vq.toml", "--out", out),
+        ("pretrain", "run.toml", "--out", out),
+        ("generate", "model", "--prompt", "x", "--out", out),
+        ("evaluate", "model", "--tasks", "likelihood", "--documents", "docs", "--out", out),
+    ]
+
+
+def test_a_folder_that_cannot_be_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("in the way")
+    for words in _commands("file/out"):
+        told = mistake(capsys, *words)
+        assert told == (
+            "file/out: cannot be written (Not a directory); wanted a folder that you may write "
+            "to. Choose another --out."
+        )
+
+
+def test_a_read_only_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The super-user may write anywhere, so the refusal is acted.
+    def refuse(path: Path, *rest: object, **more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    for words in _commands("out"):
+        told = mistake(capsys, *words)
+        assert told.startswith("out: cannot be written (Read-only file system); wanted a folder")
+
+
+def test_a_disk_that_is_full_when_a_file_is_put_in_its_place(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *rest: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    commands = _commands("out")[1:4]
+    monkeypatch.setattr(Path, "replace", full)
+    for words in commands:
+        told = mistake(capsys, *words)
+        assert re.match(r"out/[\w./-]+: no space left on the device; wanted room", told)
+        assert told.endswith("the same command then goes on from what is saved.")
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Path:
+    """A real disk of 64 KiB."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if not made or made.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    return disk
+
+
+def test_a_real_disk_that_is_full(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        for words, pages in zip(_commands("disk/out")[1:4], (14, 15, 10), strict=True):
+            # The image tokenizer has room to begin, and none for its first checkpoint.
+            shutil.rmtree("disk/out", ignore_errors=True)
+            (small_disk / "ballast").write_bytes(bytes(pages * 4096))
+            assert re.match(r"disk/out[\w./-]*: no space left", mistake(capsys, *words))
+    finally:
+        subprocess.run(["umount", str(small_disk)], check=True)
+
+
+def test_a_process_of_its_own_shows_one_line_and_no_traceback(folder: Path) -> None:
+    Path("docs/words.png").write_text("no picture at all")
+    _one_document("words.png")
+    command = [sys.executable, "-m", "calumma", *BUILD]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "docs/words.png" in line
