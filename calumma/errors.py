@@ -50,6 +50,10 @@ class EvaluationError(CalummaError):
     """A task that cannot be measured on these documents."""
 
 
+class FileError(CalummaError):
+    """A file of ours that is broken."""
+
+
 class OutputError(CalummaError):
     """A folder that cannot be written: full, read-only, or in the way."""
 

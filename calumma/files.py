@@ -7,12 +7,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from calumma.errors import OutputError
+from calumma.errors import FileError, OutputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -23,19 +24,31 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the operating system says about `path` into one line a user can act on."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except Exception as error:
+        number = _error_number(error)
+        if number in _FULL:
             raise OutputError(
                 f"{path}: no space left on the device; wanted room for this file. "
                 "Free some space, or give --out a folder on another disk; "
                 "the same command then goes on from what is saved."
             ) from error
-        if error.errno in _REFUSED:
+        if number in _REFUSED:
             raise OutputError(
-                f"{path}: cannot be written ({os.strerror(error.errno or 0)}); "
+                f"{path}: cannot be written ({os.strerror(number or 0)}); "
                 "wanted a folder that you may write to. Choose another --out."
             ) from error
         raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's number for an error.
+
+    Libraries written in Rust, such as safetensors, tell it at the end of their text only.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told.group(1)) if told else None
 
 
 def make_folder(path: Path) -> Path:
@@ -84,8 +97,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        FileError: it is cut short, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(
+            f"{path}: is no whole JSON ({error}); wanted the file as calumma or transformers "
+            "wrote it. Copy it again, or delete it and make it anew."
+        ) from error
 
 
 def sha256(path: Path) -> str:

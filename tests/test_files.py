@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.errors import OutputError
+from calumma.errors import FileError, OutputError
 from calumma.files import make_folder, read_json, replacing, sha256, write_json, write_text, writing
 
 
@@ -85,3 +85,14 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_another_mistake_of_the_system_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output error"), writing(tmp_path):
         raise OSError(errno.EIO, "Input/output error")
+
+
+def test_json_that_is_cut_short_names_the_file_and_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"a": 1', encoding="utf-8")
+    with pytest.raises(FileError) as caught:
+        read_json(path)
+    assert str(caught.value) == (
+        f"{path}: is no whole JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); wanted the "
+        "file as calumma or transformers wrote it. Copy it again, or delete it and make it anew."
+    )

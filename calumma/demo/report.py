@@ -157,7 +157,7 @@ def _machine() -> str:
 
 def _spread(pairs: Sequence[Pair], count: int, offset: int = 0) -> list[Pair]:
     """So many pairs, evenly spread, shapes and objects in turn; other offsets, other pairs."""
-    kinds = [[p for p in pairs if bool(p.document.attributes.get("colour")) is k] for k in (0, 1)]
+    kinds = [[p for p in pairs if bool(p.document.attributes.get("colour")) == k] for k in (0, 1)]
     picked: list[Pair] = []
     for kind, share in zip(kinds, (count - count // 3, count // 3), strict=True):
         step = max(1, len(kind) // max(1, share))

@@ -25,7 +25,7 @@ from calumma.corpora.compose import (
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Document, Image, Text, Turn
 
-SIDE = 64
+SIDE = 32
 """Pixels to a side of the demo's pictures."""
 
 EMOJI_SOURCE = "fluent-flat"

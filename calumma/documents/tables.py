@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, reason, stop
-from calumma.errors import DocumentError
+from calumma.errors import DocumentError, FileError
 from calumma.files import read_json
 
 TEXT_COLUMNS = ("text", "caption", "captions", "title", "description", "prompt", "alt")
@@ -68,7 +68,7 @@ def read_saved_dataset(folder: Path, on_error: OnError = stop) -> Iterator[Docum
             folder / Path(f["filename"]).name
             for f in read_json(folder / "state.json")["_data_files"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, FileError, KeyError, TypeError) as error:
         on_error(_broken(folder, "a folder of save_to_disk", error))
         return
     for file in files:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calumma.errors import ConfigError, ImageError, TokenizerError
+from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import make_folder, read_json, replacing, write_json
 from calumma.tokens.pixels import Fit, to_picture, to_pixels
 from calumma.tokens.vq.config import VQConfig
@@ -211,7 +211,7 @@ class ImageTokenizer:
 def _read_config(path: Path) -> VQConfig:
     try:
         return VQConfig(**read_json(path))
-    except (OSError, ValueError, TypeError, ConfigError) as error:
+    except (OSError, FileError, TypeError, ConfigError) as error:
         raise TokenizerError(
             f"{path}: no image tokenizer's config can be read there ({error}); wanted the file "
             "that `calumma train-image-tokenizer` writes. Name the folder that holds it."

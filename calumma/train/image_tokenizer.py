@@ -24,9 +24,6 @@ from calumma.tokens.vq.network import VQNetwork
 from calumma.tokens.vq.quantizer import straight_through
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 
-BETAS = (0.5, 0.9)
-"""Adam's, as VQGAN and its kin are trained."""
-
 
 class ImageTokenizerState:
     """All that a run carries from step to step, and from a stop to its resumption."""
@@ -53,11 +50,11 @@ class ImageTokenizerState:
                 part.to(device)
         self.perceptual = perceptual or named_distance(config.losses.perceptual)
         learned = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, betas=BETAS)
+        self.optimizer = torch.optim.Adam(learned, betas=config.betas)
         self.discriminator_optimizer: torch.optim.Optimizer | None = None
         if self.discriminator is not None:
             parameters = self.discriminator.parameters()
-            self.discriminator_optimizer = torch.optim.Adam(parameters, betas=BETAS)
+            self.discriminator_optimizer = torch.optim.Adam(parameters, betas=config.betas)
         self.average: dict[str, Tensor] | None = None
         if config.averaging_decay:
             self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
