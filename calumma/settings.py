@@ -26,8 +26,20 @@ def load_config(kind: type[Config], path: Path, changes: Sequence[str]) -> Confi
         ConfigError: the file is not there or no TOML; a field is unknown, missing or of the
             wrong type.
     """
+    tree = read_toml(path)
+    for name, value in _pairs(changes):
+        _set(tree, name, value)
+    return make_config(kind, tree, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables and values of a TOML file.
+
+    Raises:
+        ConfigError: the file is not there or no TOML.
+    """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"{path}: no config can be read there ({error.strerror}); wanted "
@@ -37,9 +49,6 @@ def load_config(kind: type[Config], path: Path, changes: Sequence[str]) -> Confi
         raise ConfigError(
             f"{path}: is no TOML ({' '.join(str(error).split())}). Mend that line."
         ) from error
-    for name, value in _pairs(changes):
-        _set(tree, name, value)
-    return make_config(kind, tree, str(path))
 
 
 def make_config(kind: type[Config], tree: dict[str, Any], where: str) -> Config:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from calumma.generate.config import ImageSampling
-from calumma.settings import make_config
+from calumma.settings import make_config, read_toml
 from calumma.train.config import FinetuneConfig, PretrainConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 
@@ -67,10 +66,6 @@ class DemoConfig:
 
 def load_demo_config(path: Path | None = None, changes: dict[str, Any] | None = None) -> DemoConfig:
     """The shipped config, or the one in a file, with changed fields."""
-    text = (
-        path.read_text(encoding="utf-8")
-        if path
-        else files("calumma.demo").joinpath("demo.toml").read_text(encoding="utf-8")
-    )
-    tree = tomllib.loads(text) | (changes or {})
+    with as_file(files("calumma.demo").joinpath("demo.toml")) as shipped:
+        tree = read_toml(path or shipped) | (changes or {})
     return make_config(DemoConfig, tree, str(path or "demo.toml"))

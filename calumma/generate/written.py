@@ -19,9 +19,12 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>calumma: a generated document</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
 :root {{ color-scheme: light dark }}
-body {{ font: 1.1rem/1.6 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
-section {{ border-left: .25rem solid #8888; padding-left: 1rem; margin: 1.5rem 0; white-space: pre-wrap }}
-img {{ display: block; min-width: 12rem; max-width: 100%; image-rendering: pixelated; margin: .5rem 0 }}
+body {{ font: 1.1rem/1.6 system-ui, sans-serif;
+  max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
+section {{ border-left: .25rem solid #8888; padding-left: 1rem; margin: 1.5rem 0;
+  white-space: pre-wrap }}
+img {{ display: block; min-width: 12rem; max-width: 100%; image-rendering: pixelated;
+  margin: .5rem 0 }}
 h2 {{ font-size: .9rem; font-weight: 600; opacity: .7 }}
 </style></head><body><h2>Prompt</h2><section>{prompt}</section>
 <h2>Answer</h2><section>{answer}</section></body></html>
@@ -29,8 +32,13 @@ h2 {{ font-size: .9rem; font-weight: 600; opacity: .7 }}
 
 
 def write_sample(folder: Path, prompt: Sequence[Part], sample: Sample) -> None:
-    """Write `document.json`, `document.html` and `images/` into a folder."""
+    """Write `document.json`, `document.html` and `images/` into a folder.
+
+    What an earlier sample left there is replaced.
+    """
     make_folder(folder / "images")
+    for old in (folder / "images").glob("[0-9]*.png"):
+        old.unlink()
     asked = [_picture_or_text(part) for part in prompt]
     content: list[dict[str, str]] = []
     for number, part in enumerate(sample.parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from calumma.documents.document import Image, Text, document_from_json
@@ -38,3 +39,11 @@ def test_the_page_shows_text_as_text_and_holds_its_pictures(tmp_path: Path) -> N
     assert "<b>a" not in page and "&lt;b&gt;a&lt;/b&gt; &amp; " in page
     assert "<script>" not in page
     assert page.count('src="data:image/png;base64,') == 1
+
+
+def test_another_sample_in_the_same_folder_replaces_the_first(tmp_path: Path) -> None:
+    write_sample(tmp_path, [Text("a")], SAMPLE)
+    write_sample(tmp_path, [Text("a")], replace(SAMPLE, parts=["only words"]))
+    record = json.loads((tmp_path / "document.json").read_text())
+    assert record["content"] == [{"type": "text", "text": "only words"}]
+    assert list((tmp_path / "images").iterdir()) == []

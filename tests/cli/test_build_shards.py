@@ -1,0 +1,53 @@
+"""`calumma build-shards`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calumma.cli.main import main
+from calumma.documents.document import Document
+from calumma.documents.writers import write_parquet
+from calumma.shards.build import Tokenizers
+from calumma.shards.reader import ShardReader
+
+
+@pytest.fixture
+def tok(tokenizers: Tokenizers, tmp_path: Path) -> Path:
+    tokenizers.text.save(tmp_path / "tok")
+    tokenizers.image.save(tmp_path / "tok")
+    return tmp_path / "tok"
+
+
+def test_documents_become_shards_and_their_fingerprint_is_told(
+    tok: Path, documents: list[Document], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "d.parquet", tmp_path / "shards"
+    write_parquet(path, documents)
+    words = ["build-shards", str(path), "--tokenizers", str(tok), "--out", str(out)]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    manifest = ShardReader(out).manifest
+    assert shown.out == (
+        f"{out}: 40 sequences, {manifest.num_ids} ids in 1 pieces; "
+        f"fingerprint {manifest.fingerprint}\n"
+    )
+    assert shown.err.startswith("shards: 40 (")
+    before = {file: file.stat().st_mtime_ns for file in out.glob("piece-*")}
+    assert main(words) == 0
+    assert {file: file.stat().st_mtime_ns for file in out.glob("piece-*")} == before
+
+
+def test_more_than_ten_bad_documents_are_counted(
+    tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        f'{{"id": "{n}", "content": [{{"type": "image", "base64": "bm8="}}]}}\n' for n in range(12)
+    ]
+    (tmp_path / "bad.jsonl").write_text("".join(lines) + '{"id": "good", "content": []}\n')
+    words = ["build-shards", str(tmp_path / "bad.jsonl"), "--tokenizers", str(tok)]
+    assert main([*words, "--out", str(tmp_path / "out"), "--skip-bad"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.startswith("left out ") for line in told] == [False, *[True] * 11]
+    assert told[-1] == f"left out 2 more, listed in {tmp_path / 'out'}/manifest.json"

@@ -1,0 +1,83 @@
+"""A bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from calumma.cli import progress
+from calumma.cli.progress import Bar
+
+
+def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
+    """Let bars write to a text of ours."""
+    told = io.StringIO()
+    made = Console(file=told, force_terminal=terminal, width=120, highlight=False)
+    monkeypatch.setattr(progress, "CONSOLE", made)
+    return told
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Let time stand at these seconds, one after the other, and then at the last."""
+    times = list(seconds)
+    monkeypatch.setattr(
+        progress.time, "monotonic", lambda: times.pop(0) if len(times) > 1 else times[0]
+    )
+
+
+def test_a_file_gets_a_line_with_rate_and_time_left_and_one_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = console(monkeypatch, terminal=False)
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Bar("shards", 100, "documents") as bar:
+        for second in (4.0, 11.0, 20.0):
+            now = second
+            bar.advance(20)
+        now = 30.0
+    assert told.getvalue().splitlines() == [
+        "shards: 40 of 100 (3.6 documents/s, 16 s left)",
+        "shards: 60 of 100 (2.0 documents/s, 20 s left)",
+    ]
+
+
+def test_work_without_a_known_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = console(monkeypatch, terminal=False)
+    clock(monkeypatch, 0.0, 2.0)
+    with Bar("reading", None, "documents") as bar:
+        bar.advance(7)
+    assert told.getvalue() == "reading: 7 (3.5 documents/s)\n"
+
+
+def test_what_was_done_before_does_not_count_in_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = console(monkeypatch, terminal=False)
+    clock(monkeypatch, 0.0, 2.0)
+    with Bar("pre-training", 100, "steps") as bar:
+        bar.step(90, {})
+        bar.step(94, {"loss_text": 1.5, "loss_image": 2.25, "rate": 1.0})
+    assert told.getvalue() == "pre-training: 94 of 100 (2.0 steps/s, 3 s left)\n"
+
+
+def test_a_failure_says_no_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = console(monkeypatch, terminal=False)
+    with pytest.raises(ZeroDivisionError), Bar("shards", 3, "documents"):
+        raise ZeroDivisionError
+    assert told.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_with_rate_note_and_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = console(monkeypatch, terminal=True)
+    with Bar("pre-training", 10, "steps") as bar:
+        bar.step(4, {})
+        bar.step(7, {"loss_text": 1.5, "loss_image": 2.25})
+    shown = told.getvalue()
+    assert "pre-training" in shown
+    assert "7/10" in shown
+    assert "steps/s" in shown
+    assert "left" in shown
+    assert "text 1.500 image 2.250" in shown

@@ -1,0 +1,41 @@
+"""The demo's config: the shipped one is whole, and the folders are the road's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calumma.demo.config import load_demo_config
+from calumma.errors import ConfigError
+
+TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
+
+
+def test_the_shipped_config_is_whole(tmp_path: Path) -> None:
+    config = load_demo_config()
+    pretraining, finetuning = config.pretraining(tmp_path), config.finetuning(tmp_path)
+    assert pretraining.shards == finetuning.shards == tmp_path / "shards"
+    assert finetuning.model == tmp_path / "runs" / "pretrain" / "model"
+    longest = pretraining.model.max_tokens
+    assert max(pretraining.stream.row_length, finetuning.stream.row_length) <= longest
+    assert config.image_tokenizer.network.codes_per_image < pretraining.stream.row_length
+
+
+def test_one_seed_is_the_seed_of_everything(tmp_path: Path) -> None:
+    config = load_demo_config(TINY, {"seed": 7})
+    for run in (config.pretraining(tmp_path), config.finetuning(tmp_path)):
+        assert (run.seed, run.stream.seed) == (7, 7)
+
+
+def test_checkpoints_are_as_often_as_the_demo_says(tmp_path: Path) -> None:
+    config = load_demo_config(TINY)
+    assert config.pretraining(tmp_path).save_every == config.save_every == 2
+
+
+def test_a_mistake_in_a_table_of_a_run_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(TINY.read_text().replace("[finetune]\n", "[finetune]\nstepps = 3\n"))
+    with pytest.raises(ConfigError) as caught:
+        load_demo_config(path).finetuning(tmp_path)
+    assert str(caught.value) == "demo: there is no field stepps; wanted perhaps steps."

@@ -1,0 +1,82 @@
+"""Which steps of the road are done again; tests/road walks it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calumma.demo.config import load_demo_config
+from calumma.demo.road import STEPS, Road
+from calumma.errors import Interrupted
+from calumma.runtime import STOP
+from calumma.train.loop import Progress
+
+TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
+WORK = ("_documents", "_image_tokenizer", "_text_tokenizer", "_shards", "_pretrain", "_finetune")
+
+
+class Listener:
+    """Remembers which steps were begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.skipped: list[str] = []
+
+    def begin(self, number: int, name: str) -> None:
+        assert STEPS[number - 1] == name
+        self.begun.append(name)
+
+    def skip(self, number: int, name: str) -> None:
+        self.skipped.append(name)
+
+    def training(self, name: str, steps: int) -> Progress:
+        return lambda step, metrics: None
+
+    def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
+        return lambda by: None
+
+
+@pytest.fixture
+def road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Road:
+    """A road whose steps do nothing."""
+    for name in WORK:
+        monkeypatch.setattr(Road, name, lambda self, teller: None)
+    return Road(tmp_path / "demo", load_demo_config(TINY))
+
+
+def walked(road: Road) -> Listener:
+    listener = Listener()
+    road.walk(listener, lambda road: None)
+    return listener
+
+
+def test_a_finished_road_is_skipped_whole(road: Road) -> None:
+    assert walked(road).begun == list(STEPS)
+    again = walked(road)
+    assert (again.begun, again.skipped) == ([], list(STEPS))
+    assert set(road.seconds()) == set(STEPS)
+
+
+def test_what_comes_after_a_lost_step_is_done_again(road: Road) -> None:
+    walked(road)
+    (road.out / "steps" / "4-shards.json").unlink()
+    assert walked(road).begun == ["shards", "pre-training", "fine-tuning", "report"]
+
+
+def test_another_config_is_another_road(road: Road) -> None:
+    walked(road)
+    other = Road(road.out, replace(road.config, seed=1))
+    assert not other.is_done("documents")
+    assert walked(other).begun == list(STEPS)
+
+
+def test_a_wish_to_stop_is_heard_between_steps(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STOP, "wanted", True)
+    with pytest.raises(Interrupted) as caught:
+        walked(road)
+    assert str(caught.value) == (
+        f"stopped by a signal; {road.out} holds 0 of 7 steps. The same command goes on from there."
+    )
