@@ -68,9 +68,11 @@ def make_config(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
     try:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_told(kind, error.errors()[0])}") from error
+        told = f"{where}: {_told(kind, error.errors()[0])}"
+        raise ConfigError(told) from error
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        told = f"{where}: {error}"
+        raise ConfigError(told) from error
 
 
 def _told(kind: Any, fault: Mapping[str, Any]) -> str:

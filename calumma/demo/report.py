@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -42,6 +42,7 @@ from calumma.evaluate.report import JSON_NAME, Report
 from calumma.evaluate.tasks import evaluate
 from calumma.files import write_json
 from calumma.generate.model import Model, load
+from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
 from calumma.train.loop import METRICS_NAME
@@ -58,7 +59,7 @@ def write_report(road: Road) -> None:
     model = load(road.model)
     held_out = _take(road.held_out, road.config.num_measured)
     options = _options(road)
-    report = evaluate(model, held_out, TASKS, options)
+    report = evaluate(model, held_out, TASKS, options, progress=_listening(road))
     new = _new_object_figures(model, road, options)
     report = replace(
         report,
@@ -69,6 +70,11 @@ def write_report(road: Road) -> None:
     )
     write_json(road.out / JSON_NAME, report.to_json())
     write_page(road.out / "report.html", _story(road, model, held_out, report))
+
+
+def _listening(road: Road) -> Callable[[str, int, int], None]:
+    """Hears of every thing measured, and whether a signal asks to stop."""
+    return lambda task, done, total: STOP.check(f"{road.model} is whole, its report not written")
 
 
 def _take(path: Path, most: int) -> list[Document]:
@@ -321,7 +327,7 @@ def _rows(report: Report) -> list[FigureRow]:
                 figure.note,
                 wanted,
                 met,
-            )  # fmt: skip
+            )
         )
     return rows
 
