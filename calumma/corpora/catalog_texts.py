@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from calumma.corpora.corpus import Corpus, Package, Reader
 from calumma.corpora.sources import dictionaries, glosses, novels, pages
 
@@ -14,16 +16,9 @@ def _pages(
     images: int,
     pattern: str = "**/*.html",
 ) -> Corpus:
-    return Corpus(
-        name=package.name,
-        kind="interleaved",
-        packages=(package,),
-        licence=licence,
-        redistributable=True,
-        documents=documents,
-        images=images,
-        reader=pages.pages_reader(package.name, "usr/share/doc", pattern),
-    )
+    reader = pages.pages_reader(package.name, "usr/share/doc", pattern)
+    manual = _manual(package, licence, reader, documents=documents, images=images)
+    return replace(manual, redistributable=True)
 
 
 def _manual(

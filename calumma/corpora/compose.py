@@ -32,8 +32,9 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 inside the borders of its word in `colours.py`."""
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "diamond")
-SIZES = {"large": 0.875, "small": 0.5}
-"""Side of the object's box as a share of the picture's; both keep its edges on whole cells."""
+SIZES = {"large": 0.875, "small": 0.625}
+"""Side of the object's box as a share of the picture's: told apart at a glance, and the small one
+still large enough to be recognised at 32 pixels."""
 
 _OVERSAMPLING = 4
 """Shapes are drawn this much larger and scaled down, for smooth edges."""
@@ -86,13 +87,19 @@ def object_scenes(names: Iterator[str] | list[str]) -> Iterator[Scene]:
         yield Scene(name, size, ground)
 
 
-def draw_scene(scene: Scene, objects: Mapping[str, PIL.Image.Image], side: int) -> PIL.Image.Image:
+def draw_scene(
+    scene: Scene,
+    objects: Mapping[str, PIL.Image.Image],
+    side: int,
+    shift: tuple[int, int] = (0, 0),
+) -> PIL.Image.Image:
     """Draw a scene.
 
     Args:
         scene: what to draw.
         objects: transparent square pictures by name; shapes need none.
         side: pixels to a side.
+        shift: pixels by which the thing stands right of the middle, and below it.
 
     Returns:
         An RGB picture.
@@ -104,7 +111,7 @@ def draw_scene(scene: Scene, objects: Mapping[str, PIL.Image.Image], side: int) 
     else:
         drawn = objects[scene.thing].resize((box, box), PIL.Image.Resampling.LANCZOS)
     start = (side - box) // 2
-    picture.paste(drawn, (start, start), drawn)
+    picture.paste(drawn, (start + shift[0], start + shift[1]), drawn)
     return picture
 
 

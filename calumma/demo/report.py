@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ import calumma
 from calumma.batches.batch import NOBODY, Batch
 from calumma.batches.pack import Packer
 from calumma.demo.page import write_page
-from calumma.demo.road import Road
+from calumma.demo.road import Road, Tell
 from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE
 from calumma.demo.story import (
     Captioned,
@@ -39,7 +39,7 @@ from calumma.evaluate.captioning import GREEDY, nearest_captions
 from calumma.evaluate.figure import Figure
 from calumma.evaluate.held_out import HeldOut, Options, Pair
 from calumma.evaluate.report import JSON_NAME, Report
-from calumma.evaluate.tasks import evaluate
+from calumma.evaluate.tasks import Progress, evaluate
 from calumma.files import write_json
 from calumma.generate.model import Model, load
 from calumma.runtime import STOP
@@ -54,13 +54,13 @@ PICTURES_A_PROMPT = 4
 NUM_DRAWINGS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 2
 
 
-def write_report(road: Road) -> None:
+def write_report(road: Road, tell: Tell) -> None:
     """Measure the model on held-out documents; write `report.json` and `report.html`."""
     model = load(road.model)
     held_out = _take(road.held_out, road.config.num_measured)
     options = _options(road)
-    report = evaluate(model, held_out, TASKS, options, progress=_listening(road))
-    new = _new_object_figures(model, road, options)
+    report = evaluate(model, held_out, TASKS, options, progress=_listening(road, tell))
+    new = _new_object_figures(model, road, options, _listening(road, tell))
     report = replace(
         report,
         figures=[*report.figures, *new],
@@ -72,9 +72,14 @@ def write_report(road: Road) -> None:
     write_page(road.out / "report.html", _story(road, model, held_out, report))
 
 
-def _listening(road: Road) -> Callable[[str, int, int], None]:
-    """Hears of every thing measured, and whether a signal asks to stop."""
-    return lambda task, done, total: STOP.check(f"{road.model} is whole, its report not written")
+def _listening(road: Road, tell: Tell) -> Progress:
+    """Hears of every piece measured, and whether a signal asks to stop."""
+
+    def hear(task: str, done: int, total: int) -> None:
+        STOP.check(f"{road.model} is whole, its report not written")
+        tell(1)
+
+    return hear
 
 
 def _take(path: Path, most: int) -> list[Document]:
@@ -105,12 +110,15 @@ def _counts(reader: ShardReader) -> NDArray[np.int64]:
     return counts
 
 
-def _new_object_figures(model: Model, road: Road, options: Options) -> list[Figure]:
+def _new_object_figures(
+    model: Model, road: Road, options: Options, progress: Progress
+) -> list[Figure]:
     """The figures that can be had for objects never seen, named so."""
     documents = _take(road.new_objects, road.config.num_measured)
     if not documents:
         return []
-    report = evaluate(model, documents, ("likelihood", "reconstruction", "drawing"), options)
+    tasks = ("likelihood", "reconstruction", "drawing")
+    report = evaluate(model, documents, tasks, options, progress=progress)
     wanted = ("code_bits_per_token", "reconstruction_psnr_db", "colour_asked_colour_drawn_ground")
     note = "pictures of objects that occur in no training document"
     return [

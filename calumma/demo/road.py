@@ -57,6 +57,10 @@ STEPS = (
 """The road, in order."""
 
 
+Tell = Callable[[int], None]
+"""Hears how many more things are done."""
+
+
 class Teller(Protocol):
     """Who hears how far the road has come."""
 
@@ -72,7 +76,7 @@ class Teller(Protocol):
         """A training of so many steps begins; what hears of each."""
         ...
 
-    def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
+    def counting(self, name: str, total: int | None, unit: str) -> Tell:
         """Work on so many things begins; what hears how many more are done."""
         ...
 
@@ -140,7 +144,7 @@ class Road:
         path = self._note(name)
         return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
 
-    def walk(self, teller: Teller, report: Callable[[Road], None]) -> None:
+    def walk(self, teller: Teller, report: Callable[[Road, Tell], None]) -> None:
         """Do every step that is not done.
 
         Args:
@@ -158,7 +162,7 @@ class Road:
             "shards": self._shards,
             "pre-training": self._pretrain,
             "fine-tuning": self._finetune,
-            "report": lambda teller: report(self),
+            "report": lambda teller: report(self, teller.counting("measured", None, "pieces")),
         }
         again = False
         for number, name in enumerate(STEPS, 1):
@@ -178,14 +182,12 @@ class Road:
         painter = Painter(chosen.objects)
         seed = self.config.seed
         tell = teller.counting("documents", None, "documents")
-        self._write(self.pairs, (painter.pair(scene) for scene in chosen.train), tell)
+        self._write(self.pairs, painter.pairs(chosen.train), tell)
         self._write(self.others, _others(chosen, painter, seed), tell)
         self._write(self.held_out, (painter.pair(scene) for scene in chosen.held_out), tell)
         self._write(self.new_objects, (painter.pair(s) for s in chosen.new_objects), tell)
 
-    def _write(
-        self, path: Path, documents: Iterable[Document], tell: Callable[[int], None]
-    ) -> None:
+    def _write(self, path: Path, documents: Iterable[Document], tell: Tell) -> None:
         made = list(documents)
         write_parquet(path, made)
         tell(len(made))

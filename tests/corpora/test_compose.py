@@ -55,9 +55,16 @@ def test_a_shape_stands_in_its_colour_on_its_ground(shape: str, size: str) -> No
 
 def test_the_box_of_a_square_by_hand() -> None:
     picture = draw_scene(Scene("square", "small", "black", "white"), {}, 32)
-    assert picture.crop((8, 8, 24, 24)).getcolors() == [(256, GROUNDS["white"])]
+    assert picture.crop((6, 6, 26, 26)).getcolors() == [(400, GROUNDS["white"])]
     counts = {colour: count for count, colour in picture.getcolors() or []}
-    assert counts == {GROUNDS["white"]: 256, GROUNDS["black"]: 768}
+    assert counts == {GROUNDS["white"]: 400, GROUNDS["black"]: 624}
+
+
+def test_a_shift_moves_the_thing_and_nothing_else() -> None:
+    picture = draw_scene(Scene("square", "small", "black", "white"), {}, 32, (2, -1))
+    assert picture.crop((8, 5, 28, 25)).getcolors() == [(400, GROUNDS["white"])]
+    counts = {colour: count for count, colour in picture.getcolors() or []}
+    assert counts == {GROUNDS["white"]: 400, GROUNDS["black"]: 624}
 
 
 def test_an_object_is_put_on_the_ground_through_its_own_transparency() -> None:

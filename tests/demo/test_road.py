@@ -49,7 +49,7 @@ def road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Road:
 
 def walked(road: Road) -> Listener:
     listener = Listener()
-    road.walk(listener, lambda road: None)
+    road.walk(listener, lambda road, tell: None)
     return listener
 
 
