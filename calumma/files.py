@@ -16,7 +16,10 @@ from typing import Any
 from calumma.errors import FileError, OutputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_REFUSED = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENODEV),
+}
 
 
 @contextlib.contextmanager
@@ -55,7 +58,11 @@ def make_folder(path: Path) -> Path:
     """Make a folder and its parents, and see that a file can be written in it."""
     probe = path / ".writable"
     with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            # What /proc and the like say where nothing can be made.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
         probe.touch()
         probe.unlink()
     return path

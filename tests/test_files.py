@@ -96,3 +96,12 @@ def test_json_that_is_cut_short_names_the_file_and_the_way_out(tmp_path: Path) -
         f"{path}: is no whole JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); wanted the "
         "file as calumma or transformers wrote it. Copy it again, or delete it and make it anew."
     )
+
+
+def test_a_place_where_nothing_can_be_made_is_refused() -> None:
+    with pytest.raises(OutputError) as caught:
+        make_folder(Path("/proc/calumma"))
+    assert str(caught.value) == (
+        "/proc/calumma: cannot be written (Permission denied); wanted a folder that you may write "
+        "to. Choose another --out."
+    )

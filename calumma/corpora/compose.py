@@ -147,14 +147,11 @@ def picture_bytes(picture: PIL.Image.Image) -> bytes:
     return file.getvalue()
 
 
-def scene_document(
-    scene: Scene, source: str, objects: Mapping[str, PIL.Image.Image], side: int
-) -> Document:
-    """A scene as a document: its caption, then its picture."""
-    picture = picture_bytes(draw_scene(scene, objects, side))
+def scene_document(scene: Scene, source: str, image: Image) -> Document:
+    """A scene as a document: its caption, then a picture of it."""
     return Document(
         id=f"{source}/{scene.caption}",
         source=source,
-        content=(Text(scene.caption), Image(data=picture)),
+        content=(Text(scene.caption), image),
         attributes=scene.attributes,
     )

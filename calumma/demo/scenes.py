@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from calumma.corpora.compose import (
     draw_scene,
     object_scenes,
     picture_bytes,
+    scene_document,
     shape_scenes,
 )
 from calumma.corpora.embedded import load_embedded
@@ -134,12 +135,8 @@ class Painter:
     def pair(self, scene: Scene, variant: int = 0) -> Document:
         """A scene as an image-text pair."""
         source = "shapes" if scene.colour else "objects"
-        return Document(
-            id=f"{source}/{scene.caption}/{variant}",
-            source=source,
-            content=(Text(scene.caption), self.image(scene, variant)),
-            attributes=scene.attributes,
-        )
+        document = scene_document(scene, source, self.image(scene, variant))
+        return replace(document, id=f"{document.id}/{variant}")
 
     def pairs(self, scenes: Sequence[Scene]) -> Iterator[Document]:
         """Every scene in every place."""

@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.corpora.compose import scene_document, shape_scenes
+from calumma.corpora.compose import draw_scene, picture_bytes, scene_document, shape_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.held_out import HeldOut
 from calumma.tokens.text import TextTokenizer
@@ -91,4 +91,7 @@ def oracle_model(logit: float, *, draws: bool = True) -> Any:
 
 def scene_documents() -> list[Document]:
     """Twelve composed shapes."""
-    return [scene_document(scene, "shapes", {}, 16) for scene in islice(shape_scenes(), 0, 600, 50)]
+    return [
+        scene_document(scene, "shapes", Image(data=picture_bytes(draw_scene(scene, {}, 16))))
+        for scene in islice(shape_scenes(), 0, 600, 50)
+    ]
