@@ -20,7 +20,7 @@ from calumma.batches.batch import NOBODY, Batch
 from calumma.batches.pack import Packer
 from calumma.demo.page import write_page
 from calumma.demo.road import Road, Tell
-from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE
+from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, page_opening
 from calumma.demo.story import (
     Captioned,
     Curve,
@@ -41,6 +41,7 @@ from calumma.evaluate.held_out import HeldOut, Options, Pair
 from calumma.evaluate.report import JSON_NAME, Report
 from calumma.evaluate.tasks import Progress, evaluate
 from calumma.files import write_json
+from calumma.generate.config import TextSampling
 from calumma.generate.model import Model, load
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
@@ -51,7 +52,7 @@ from calumma.vocabulary import Vocabulary
 
 TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
 PICTURES_A_PROMPT = 4
-NUM_DRAWINGS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 2
+NUM_DRAWINGS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 4
 
 
 def write_report(road: Road, tell: Tell) -> None:
@@ -140,7 +141,7 @@ def _story(road: Road, model: Model, documents: Sequence[Document], report: Repo
         seconds=road.seconds() | {"report": report.seconds - sum(road.seconds().values())},
         drawings=_drawings(road, model, shown),
         captions=_captions(road, model, _spread(pairs, NUM_CAPTIONS, 1)),
-        interleaved=_interleaved(road, model, _spread(pairs, 2 * NUM_INTERLEAVED, 2)),
+        interleaved=_interleaved(road, model, _spread(pairs, NUM_INTERLEAVED, 2)),
         strip=_strip(road, model),
         curves=_curves(road, model.vocabulary),
         reconstructions=_reconstructions(model, _spread(pairs, NUM_RECONSTRUCTIONS, 3)),
@@ -217,16 +218,15 @@ def _captions(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Captioned
 
 
 def _interleaved(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Interleaved]:
-    prompts = [
-        f"show {first.text} and {second.text}"
-        for first, second in zip(pairs[::2], pairs[1::2], strict=False)
-    ]
+    """Pages begun with a caption: the model draws it, and goes on in words and pictures."""
+    prompts = [page_opening(pair.text) for pair in pairs]
     samples = model.generate_batch(
         [[prompt] for prompt in prompts],
+        answer=False,
         seeds=[road.config.seed * 1000 + number for number in range(len(prompts))],
         max_new_tokens=2 * model.image.config.codes_per_image + 64,
         max_images=2,
-        text=GREEDY,
+        text=TextSampling(temperature=0.7, repetition_penalty=1.0),
         image=road.config.drawing,
     )
     return [Interleaved([prompt], s.parts) for prompt, s in zip(prompts, samples, strict=True)]

@@ -154,7 +154,7 @@ def pretraining_documents(chosen: Slice, painter: Painter, seed: int) -> Iterato
             id=f"pages/{number}",
             source="pages",
             content=(
-                Text(f"first, {first.caption}:"),
+                Text(page_opening(first.caption)),
                 painter.image(first, variant),
                 Text(f"then, {second.caption}:"),
                 painter.image(second, variant),
@@ -204,6 +204,11 @@ DESCRIBE_PROMPT = "what is this?"
 def draw_prompt(scene: Scene) -> str:
     """How the demo asks for a picture."""
     return f"draw {scene.caption}"
+
+
+def page_opening(caption: str) -> str:
+    """How a page of two pictures begins; the model can go on from it."""
+    return f"first, {caption}:"
 
 
 def show_prompt(first: Scene, second: Scene) -> str:
