@@ -197,7 +197,7 @@ def _figures(story: Story) -> str:
 def _time(story: Story) -> str:
     bar = shares_bar(story.seconds)
     whole = duration(sum(story.seconds.values()))
-    return f"<p>{whole} from the first file to this page.</p>{bar}" if bar else ""
+    return f"<p>{whole} of work from the first file to this page.</p>{bar}" if bar else ""
 
 
 def _sizes(sizes: Sequence[tuple[str, str]]) -> str:

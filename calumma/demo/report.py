@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Iterator, Sequence
@@ -46,7 +45,6 @@ from calumma.generate.model import Model, load
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
-from calumma.train.loop import METRICS_NAME
 from calumma.train.pretrain import stage_two_begins
 from calumma.vocabulary import Vocabulary
 
@@ -283,7 +281,7 @@ def _curves(road: Road, vocabulary: Vocabulary) -> list[Curve]:
         "image": _entropy(counts, vocabulary.codes),
     }
     pretraining = road.config.pretraining(road.out)
-    tokenizer = _metrics(road.run("image-tokenizer"))
+    tokenizer = road.metrics("image-tokenizer")
     return [
         Curve(
             "Image tokenizer: how far a reconstruction is from its picture",
@@ -293,17 +291,12 @@ def _curves(road: Road, vocabulary: Vocabulary) -> list[Curve]:
         Curve(
             "Pre-training",
             "bits a token",
-            _modalities(_metrics(road.run("pretrain"))),
+            _modalities(road.metrics("pretrain")),
             boundary=stage_two_begins(pretraining),
             baseline=unigram,
         ),
-        Curve("Fine-tuning", "bits a token", _modalities(_metrics(road.run("finetune")))),
+        Curve("Fine-tuning", "bits a token", _modalities(road.metrics("finetune"))),
     ]
-
-
-def _metrics(run: Path) -> list[dict[str, float]]:
-    lines = (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def _modalities(metrics: Sequence[dict[str, float]]) -> list[Series]:
@@ -362,7 +355,7 @@ def _bar(figure: Figure) -> tuple[str, bool | None]:
 def _sizes(road: Road, model: Model) -> list[tuple[str, str]]:
     manifest = ShardReader(road.out / "shards").manifest
     config = road.config.pretraining(road.out)
-    seen = sum(int(m["num_tokens"]) for m in _metrics(road.run("pretrain")))
+    seen = sum(int(m["num_tokens"]) for m in road.metrics("pretrain"))
     network = sum(p.numel() for p in model.image.network.parameters())
     return [
         ("parameters of the decoder", f"{model.decoder.num_parameters:,}"),

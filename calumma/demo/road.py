@@ -42,7 +42,7 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.train.finetune import finetune
 from calumma.train.image_learner import train_image_tokenizer
-from calumma.train.loop import Progress
+from calumma.train.loop import METRICS_NAME, Progress
 from calumma.train.pretrain import pretrain
 
 STEPS = (
@@ -56,6 +56,13 @@ STEPS = (
 )
 """The road, in order."""
 
+
+RUNS = {
+    "image tokenizer": "image-tokenizer",
+    "pre-training": "pretrain",
+    "fine-tuning": "finetune",
+}
+"""Steps that are training runs, with their folders."""
 
 Tell = Callable[[int], None]
 """Hears how many more things are done."""
@@ -128,13 +135,24 @@ class Road:
         text = json.dumps(config_tree(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def metrics(self, run: str) -> list[dict[str, float]]:
+        """What each step of a training run saw, in order; empty before the first."""
+        path = self.run(run) / METRICS_NAME
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
     def seconds(self) -> dict[str, float]:
-        """How long each finished step took, all its launches together."""
-        return {
-            name: read_json(self._note(name))["seconds"]
-            for name in STEPS
-            if self._note(name).is_file()
-        }
+        """How long each finished step took.
+
+        A training that was stopped and taken up again counts every step once, whichever launch
+        did it; of other steps the launch that finished them counts.
+        """
+        known = {}
+        for name in STEPS:
+            if self._note(name).is_file():
+                trained = sum(m["seconds"] for m in self.metrics(RUNS.get(name, name)))
+                known[name] = max(read_json(self._note(name))["seconds"], trained)
+        return known
 
     def _note(self, name: str) -> Path:
         return self.out / "steps" / f"{STEPS.index(name) + 1}-{name.replace(' ', '-')}.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,10 +61,9 @@ def test_ids_are_counted_in_the_pairs_alone(reader: ShardReader) -> None:
     assert report._counts(reader).sum() == 0
 
 
-def test_losses_become_bits(tmp_path: Path) -> None:
-    lines = [{"step": n, "loss_text": math.log(2), "loss_image": math.log(8)} for n in (1, 2)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    text, image = report._modalities(report._metrics(tmp_path))
+def test_losses_become_bits() -> None:
+    metrics = [{"step": n, "loss_text": math.log(2), "loss_image": math.log(8)} for n in (1, 2)]
+    text, image = report._modalities(metrics)
     assert (text.name, image.name) == ("text", "image")
     assert text.points == [(1, pytest.approx(1.0)), (2, pytest.approx(1.0))]
     assert image.points == [(1, pytest.approx(3.0)), (2, pytest.approx(3.0))]

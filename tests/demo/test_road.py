@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_a_finished_road_is_skipped_whole(road: Road) -> None:
     again = walked(road)
     assert (again.begun, again.skipped) == ([], list(STEPS))
     assert set(road.seconds()) == set(STEPS)
+
+
+def test_a_training_done_in_several_launches_counts_all_its_steps(road: Road) -> None:
+    walked(road)
+    run = road.run("pretrain")
+    run.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "seconds": 100.0}) + "\n" for step in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert road.seconds()["pre-training"] == 200.0
+    assert road.seconds()["fine-tuning"] < 100.0
+    assert [m["step"] for m in road.metrics("pretrain")] == [1, 2]
 
 
 def test_what_comes_after_a_lost_step_is_done_again(road: Road) -> None:
