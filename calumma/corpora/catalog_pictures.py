@@ -9,9 +9,12 @@ from calumma.corpora.sources import (
     flags,
     furniture,
     icons,
+    music,
     planets,
     questions,
     stamps,
+    units,
+    words,
 )
 
 _UNICODE = Package("apt", "unicode-data", "15.0.0-1")
@@ -206,6 +209,36 @@ PICTURES: tuple[Corpus, ...] = (
         planets.read,
         free=False,
         documents=321,
+    ),
+    Corpus(
+        name="lilypond",
+        kind="pairs",
+        packages=(
+            Package("apt", "lilypond-doc", "2.24.1-2"),
+            Package("apt", "lilypond-doc-html", "2.24.1-2"),
+        ),
+        licence="GFDL-1.3-or-later and GPL-3.0-or-later",
+        redistributable=False,
+        documents=5583,
+        images=5583,
+        reader=music.read,
+    ),
+    _pairs(
+        "wesnoth-units",
+        Package("apt", "wesnoth-1.16-data", "1:1.16.9-1"),
+        "GPL-2.0-or-later",
+        units.read,
+        free=False,
+        # 241 portraits and 243 sprites.
+        documents=484,
+    ),
+    _pairs(
+        "gcompris-words",
+        Package("apt", "gcompris-qt-data", "3.1-2"),
+        "CC-BY-SA-3.0",
+        words.read,
+        free=False,
+        documents=116,
     ),
 )
 """Pictures with captions, the freest first."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calumma.corpora.corpus import Corpus, Package, Reader
-from calumma.corpora.sources import dictionaries, glosses, novels, pages
+from calumma.corpora.sources import (
+    bible,
+    conversations,
+    dictionaries,
+    glosses,
+    novels,
+    pages,
+    plain,
+)
 
 
 def _pages(
@@ -32,6 +40,18 @@ def _manual(
         redistributable=False,
         documents=documents,
         images=images,
+        reader=reader,
+    )
+
+
+def _prose(name: str, package: Package, licence: str, reader: Reader, *, documents: int) -> Corpus:
+    return Corpus(
+        name=name,
+        kind="text",
+        packages=(package,),
+        licence=licence,
+        redistributable=False,
+        documents=documents,
         reader=reader,
     )
 
@@ -86,6 +106,17 @@ TEXTS: tuple[Corpus, ...] = (
         redistributable=True,
         documents=269,
         reader=novels.read,
+    ),
+    Corpus(
+        name="king-james-bible",
+        kind="text",
+        packages=(Package("apt", "bible-kjv-text", "4.38"),),
+        licence="public domain",
+        notice="The King James Version of 1611, from Chip Chapin's Bible Retrieval System, free "
+        "for unrestricted use. In the United Kingdom the Crown has a patent on printing it.",
+        redistributable=True,
+        documents=1189,
+        reader=bible.read,
     ),
     _pages(
         Package("apt", "opencv-doc", "4.6.0+dfsg-12"),
@@ -164,6 +195,61 @@ TEXTS: tuple[Corpus, ...] = (
     ),
     _dictionary(
         Package("apt", "dict-gcide", "0.48.5+nmu2"), "GPL-3.0-or-later", free=False, documents=5050
+    ),
+    _prose(
+        "libreoffice-help",
+        Package("apt", "libreoffice-help-en-us", "4:7.4.7-1+deb12u14"),
+        "MPL-2.0 and Apache-2.0",
+        pages.texts_reader("libreoffice-help-en-us", "usr/share/libreoffice/help/en-US/text"),
+        # Of 2,561 pages; without redirects, and lists of a few words.
+        documents=2480,
+    ),
+    _prose(
+        "manpages",
+        Package("apt", "manpages", "6.03-2"),
+        "GPL-2.0-or-later, BSD and verbatim licences by file",
+        plain.texts_reader("manpages", "usr/share/man", "man*/*.gz", plain.roff_words),
+        # Without the comments, and pages that only refer to another.
+        documents=207,
+    ),
+    _prose(
+        "debian-faq",
+        Package("apt", "debian-faq", "11.1"),
+        "verbatim copies; changed ones under the same notice",
+        pages.texts_reader("debian-faq", "usr/share/doc/debian/FAQ"),
+        documents=17,
+    ),
+    _prose(
+        "debian-reference",
+        Package("apt", "debian-reference-en", "2.100"),
+        "GPL-2.0-or-later",
+        pages.texts_reader("debian-reference-en", "usr/share/debian-reference"),
+        documents=15,
+    ),
+    _prose(
+        "linux-doc",
+        Package("apt", "linux-doc-6.1", "6.1.192-2"),
+        "GPL-2.0-only",
+        plain.texts_reader(
+            "linux-doc-6.1",
+            "usr/share/doc/linux-doc-6.1/Documentation",
+            "**/*.rst.gz",
+            plain.without_comments,
+            without="/translations/",
+        ),
+        # The package holds every page twice; those beside the HTML are not read.
+        documents=2675,
+    ),
+    replace(
+        _manual(
+            Package("apt", "endless-sky-data", "0.9.8-1.2"),
+            "GPL-3.0-or-later; photographs CC-BY-SA-4.0 and others by file",
+            conversations.read,
+            # A mission may hold several conversations; each is a document.
+            documents=20,
+            images=21,
+        ),
+        name="endless-sky-conversations",
     ),
 )
 """Documentation, novels and dictionaries, the freest first."""

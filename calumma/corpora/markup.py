@@ -32,7 +32,10 @@ _GENERATED = re.compile(
 )
 """Names of pictures that tools draw of code, and of logos."""
 
-_MAIN = './/*[@role="main"] | .//main | .//div[@class="body"] | .//div[@class="contents"]'
+_MAIN = (
+    './/*[@role="main"] | .//main | .//div[@class="body"] | .//div[@class="contents"]'
+    ' | .//div[@id="DisplayArea"]'
+)
 
 MAIN_SHARE = 0.3
 """A main part with less of the page's text than this is not the main part."""

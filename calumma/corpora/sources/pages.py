@@ -89,3 +89,15 @@ def _document(page: _Page) -> Document:
     return Document(
         id=page.name, content=tuple(parts), attributes={"title": first.split("\n")[0][:120]}
     )
+
+
+def texts_reader(package: str, folder: str, pattern: str = "**/*.html") -> Reader:
+    """A reader of the words of all pages under a folder of a package, pictures left out."""
+
+    def read(folders: Folders) -> Iterator[Document]:
+        root = folders[package]
+        for page in _pages(root, root / folder, pattern):
+            words = [piece for piece in page.pieces if isinstance(piece, str)]
+            yield _document(_Page(page.name, ["\n".join(words)]))
+
+    return read

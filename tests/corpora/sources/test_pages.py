@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.pages import pages_reader
+from calumma.corpora.sources.pages import pages_reader, texts_reader
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import picture, text
 
@@ -43,3 +43,13 @@ def test_a_picture_on_very_many_pages_is_furniture(tmp_path: Path) -> None:
         page(tmp_path, f"p{number}", f'{WORDS}<img src="logo-like.png">')
     page(tmp_path, "p9", f'{WORDS}<img src="own.png">')
     assert [d.id for d in pages_reader("p", "doc")({"p": tmp_path})] == ["p9"]
+
+
+def test_of_texts_pictures_are_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "doc/a.png")
+    page(tmp_path, "one", f'<h1>Title</h1><p>{WORDS}</p><img src="a.png"><p>after</p>')
+    page(tmp_path, "two", f'<div>Index</div><div id="DisplayArea">{WORDS}</div>')
+    one, two = texts_reader("p", "doc")({"p": tmp_path})
+    assert not one.images
+    assert one.text.startswith("Title\nword word") and one.text.endswith("word\nafter")
+    assert two.text == WORDS.strip()

@@ -1,0 +1,28 @@
+"""Qt resource files built for the tests of what reads them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+
+def qres(folder: str, files: dict[str, bytes], *, packed: bool = False) -> bytes:
+    """A resource file of version 1 with one folder."""
+    names, contents = b"", b""
+    nodes = [struct.pack(">IHII", 0, 2, 1, 1)]
+
+    def named(name: str) -> int:
+        nonlocal names
+        place = len(names)
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+        return place
+
+    nodes.append(struct.pack(">IHII", named(folder), 2, len(files), 2))
+    for name, content in files.items():
+        if packed:
+            content = struct.pack(">I", len(content)) + zlib.compress(content)
+        nodes.append(struct.pack(">IHHHI", named(name), int(packed), 0, 0, len(contents)))
+        contents += struct.pack(">I", len(content)) + content
+    tree = b"".join(nodes)
+    places = (20, 20 + len(tree), 20 + len(tree) + len(contents))
+    return b"qres" + struct.pack(">IIII", 1, *places) + tree + contents + names
