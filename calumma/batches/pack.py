@@ -19,7 +19,8 @@ class Packer:
     """Rows being filled: each item goes into the fullest row that still has room for it.
 
     >>> packer = Packer(num_rows=2, row_length=8)
-    >>> [packer.place([n]) for n in (5, 3, 2, 6, 4)]
+    >>> items = [(np.zeros(n + 1, np.int64), np.ones(n + 1, np.bool_)) for n in (5, 3, 2, 6, 4)]
+    >>> [packer.add([item]) for item in items]
     [True, True, True, True, False]
     >>> packer.room
     [0, 0]
@@ -38,10 +39,6 @@ class Packer:
         for row, item in zip(rows, items, strict=True):
             self.members[row].append(item)
         return True
-
-    def place(self, lengths: Sequence[int]) -> bool:
-        """Reserve room for lengths, all or none."""
-        return self._rows_for(lengths) is not None
 
     def _rows_for(self, lengths: Sequence[int]) -> list[int] | None:
         before = list(self.room)

@@ -19,7 +19,7 @@ from calumma.batches.batch import NOBODY, Batch
 from calumma.batches.pack import Packer
 from calumma.demo.page import write_page
 from calumma.demo.road import Road, Tell
-from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, page_opening
+from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, draw_prompt, page_opening
 from calumma.demo.story import (
     Captioned,
     Curve,
@@ -68,7 +68,7 @@ def write_report(road: Road, tell: Tell) -> None:
         seconds=sum(road.seconds().values()) + report.seconds,
     )
     write_json(road.out / JSON_NAME, report.to_json())
-    write_page(road.out / "report.html", _story(road, model, held_out, report))
+    write_page(road.out / "report.html", _story(road, HeldOut(model, held_out), options, report))
 
 
 def _listening(road: Road, tell: Tell) -> Progress:
@@ -127,10 +127,10 @@ def _new_object_figures(
     ]
 
 
-def _story(road: Road, model: Model, documents: Sequence[Document], report: Report) -> Story:
-    pairs = HeldOut(model, documents).pairs
+def _story(road: Road, held_out: HeldOut, options: Options, report: Report) -> Story:
+    model, pairs = held_out.model, held_out.pairs
     shown = _spread(pairs, NUM_DRAWINGS)
-    prompt = f"draw {shown[0].text}" if shown else "draw"
+    prompt = draw_prompt(shown[0].text) if shown else "draw"
     return Story(
         title="A model that reads and draws",
         lead=_lead(road, model),
@@ -138,10 +138,10 @@ def _story(road: Road, model: Model, documents: Sequence[Document], report: Repo
         machine=_machine(),
         seconds=road.seconds() | {"report": report.seconds - sum(road.seconds().values())},
         drawings=_drawings(road, model, shown),
-        captions=_captions(road, model, _spread(pairs, NUM_CAPTIONS, 1)),
+        captions=_captions(model, _spread(pairs, NUM_CAPTIONS, 1), options.training),
         interleaved=_interleaved(road, model, _spread(pairs, NUM_INTERLEAVED, 2)),
-        strip=_strip(road, model),
-        curves=_curves(road, model.vocabulary),
+        strip=_strip(road, model, options.training),
+        curves=_curves(road, model.vocabulary, options),
         reconstructions=_reconstructions(model, _spread(pairs, NUM_RECONSTRUCTIONS, 3)),
         figures=_rows(report),
         sizes=_sizes(road, model),
@@ -179,7 +179,7 @@ def _spread(pairs: Sequence[Pair], count: int, offset: int = 0) -> list[Pair]:
 
 
 def _drawings(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Drawing]:
-    prompts = [f"draw {pair.text}" for pair in pairs]
+    prompts = [draw_prompt(pair.text) for pair in pairs]
     samples = model.generate_batch(
         [[prompt] for prompt in prompts for _ in range(PICTURES_A_PROMPT)],
         seeds=[road.config.seed * 1000 + n for n in range(PICTURES_A_PROMPT * len(prompts))],
@@ -199,8 +199,7 @@ def _drawings(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Drawing]:
     ]
 
 
-def _captions(road: Road, model: Model, pairs: Sequence[Pair]) -> list[Captioned]:
-    training = list(read_documents([road.pairs]))
+def _captions(model: Model, pairs: Sequence[Pair], training: Sequence[Document]) -> list[Captioned]:
     samples = model.generate_batch(
         [[pair.picture, DESCRIBE_PROMPT] for pair in pairs],
         max_new_tokens=32,
@@ -236,9 +235,8 @@ def _reconstructions(
     return [(pair.picture.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
 
 
-def _strip(road: Road, model: Model) -> Strip | None:
+def _strip(road: Road, model: Model, documents: Sequence[Document]) -> Strip | None:
     """A training pair on its way into a row."""
-    documents = list(read_documents([road.pairs]))
     first = len(documents) // 3
     row = [*documents[first : first + 1], *documents[:: max(1, len(documents) // 5)]]
     encoder = DocumentEncoder(model.text, model.image)
@@ -274,8 +272,9 @@ def _cells(batch: Batch, model: Model) -> Iterator[RowCell]:
             yield RowCell(id_, "control", names[id_], owner)
 
 
-def _curves(road: Road, vocabulary: Vocabulary) -> list[Curve]:
-    counts = _counts(ShardReader(road.out / "shards"))
+def _curves(road: Road, vocabulary: Vocabulary, options: Options) -> list[Curve]:
+    counts = options.training_counts
+    assert counts is not None, "the road's options count the training ids"
     unigram = {
         "text": _entropy(counts, vocabulary.text),
         "image": _entropy(counts, vocabulary.codes),

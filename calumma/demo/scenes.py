@@ -185,7 +185,7 @@ def turns(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
     scenes = chosen.train
     for number, scene in enumerate(scenes):
         caption, image = Text(scene.caption), painter.image(scene, number % VARIANTS)
-        yield _turn("draw", number, (Text(draw_prompt(scene)),), (image,))
+        yield _turn("draw", number, (Text(draw_prompt(scene.caption)),), (image,))
         yield _turn("describe", number, (image, Text(DESCRIBE_PROMPT)), (caption,))
         if number % 3 == 0:
             other = scenes[int(random.integers(len(scenes)))]
@@ -201,9 +201,9 @@ def turns(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
 DESCRIBE_PROMPT = "what is this?"
 
 
-def draw_prompt(scene: Scene) -> str:
+def draw_prompt(caption: str) -> str:
     """How the demo asks for a picture."""
-    return f"draw {scene.caption}"
+    return f"draw {caption}"
 
 
 def page_opening(caption: str) -> str:
