@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import torch
 from safetensors import SafetensorError
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import make_folder, read_json, replacing, write_json
-from calumma.tokens.pixels import Fit, to_picture, to_pixels
+from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
+from calumma.tokens.pixels import Fit, scaled, to_array, to_picture
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
 
@@ -112,9 +115,57 @@ class ImageTokenizer:
         rows: list[list[int]] = []
         for start in range(0, len(pictures), _BATCH):
             batch = pictures[start : start + _BATCH]
-            pixels = torch.stack([to_pixels(p, self.config.resolution, mode) for p in batch])
-            rows.extend(self.encode(pixels).flatten(1).tolist())
+            arrays = [to_array(p, self.config.resolution, mode) for p in batch]
+            rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
         return rows
+
+    def encode_stream(
+        self, pictures: Iterable[Picture], *, workers: int | None = None, batch: int = _BATCH
+    ) -> Iterator[list[int] | ImageError]:
+        """The codes of each picture, or why it has none, in the order given.
+
+        Threads open and fit the next pictures while the network works on these; a picture that
+        cannot be read stops nothing. On a GPU one batch is encoded while the next is sent.
+
+        Args:
+            pictures: each with how it is fitted, "crop" or "pad"; taken as room is made.
+            workers: threads that open pictures (default: the processors, at most 16).
+            batch: pictures encoded at a time, always: the last batch is filled up with copies, so
+                that a picture's codes do not depend on how many came with it.
+        """
+        prepared = arrays_ahead(
+            pictures,
+            self.config.resolution,
+            workers=workers or default_workers(),
+            ahead=3 * batch,
+        )
+        waiting: list[np.ndarray | ImageError] = []
+        running: deque[tuple[list[np.ndarray | ImageError], Tensor]] = deque()
+        for one in prepared:
+            waiting.append(one)
+            if sum(not isinstance(item, ImageError) for item in waiting) == batch:
+                running.append((waiting, self._encode_full(waiting, batch)))
+                waiting = []
+            if len(running) > 1:
+                yield from _in_order(*running.popleft())
+        if waiting:
+            running.append((waiting, self._encode_full(waiting, batch)))
+        for items, codes in running:
+            yield from _in_order(items, codes)
+
+    def _encode_full(self, items: Sequence[np.ndarray | ImageError], batch: int) -> Tensor:
+        arrays = [item for item in items if not isinstance(item, ImageError)]
+        return self._encode_arrays(arrays + arrays[-1:] * (batch - len(arrays)))
+
+    @torch.inference_mode()
+    def _encode_arrays(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """[3, R, R] uint8 each -> [B, h, w] int64 codes; sent as bytes, a quarter of the way."""
+        if not arrays:
+            return torch.empty(0, 1, 1, dtype=torch.int64)
+        values = torch.from_numpy(np.stack(arrays))
+        if self.device.type == "cuda":
+            values = values.pin_memory().to(self.device, non_blocking=True)
+        return self.network.encode(scaled(values.to(self.device)))
 
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
         """The picture of one image's codes.
@@ -206,6 +257,14 @@ class ImageTokenizer:
                 f"code {wrong} is not in the codebook; wanted codes from 0 to "
                 f"{self.config.num_codes - 1}. Turn vocabulary ids into codes first."
             )
+
+
+def _in_order(
+    items: Sequence[np.ndarray | ImageError], codes: Tensor
+) -> Iterator[list[int] | ImageError]:
+    rows = iter(codes.flatten(1).tolist())
+    for item in items:
+        yield item if isinstance(item, ImageError) else next(rows)
 
 
 def _read_config(path: Path) -> VQConfig:

@@ -7,7 +7,9 @@ import PIL.Image
 import pytest
 import torch
 
+from calumma.documents.document import Image
 from calumma.errors import ImageError, TokenizerError
+from calumma.tokens.ahead import Picture
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
@@ -52,6 +54,26 @@ def test_a_batch_of_pictures_gives_what_each_alone_gives(tokenizer: ImageTokeniz
     pictures = [noise(20, 30, seed) for seed in range(40)]
     assert tokenizer.encode_images(pictures) == [tokenizer.encode_image(p) for p in pictures]
     assert tokenizer.encode_images([]) == []
+
+
+def test_a_stream_gives_the_codes_of_each_picture_and_the_errors_in_their_places(
+    tokenizer: ImageTokenizer,
+) -> None:
+    pictures: list[Picture] = [(noise(20, 30, seed), "crop") for seed in range(11)]
+    pictures[3] = (Image(data=b"no picture"), "crop")
+    pictures[7] = (noise(20, 30, 7), "pad")
+    found = list(tokenizer.encode_stream(pictures, workers=2, batch=4))
+    assert isinstance(found.pop(3), ImageError)
+    del pictures[3]
+    opened = [(p, fit) for p, fit in pictures if isinstance(p, PIL.Image.Image)]
+    assert found == [tokenizer.encode_image(picture, mode=fit) for picture, fit in opened]
+
+
+@pytest.mark.parametrize("number", [0, 4, 5])
+def test_a_stream_of_broken_pictures_is_all_errors(tokenizer: ImageTokenizer, number: int) -> None:
+    pictures: list[Picture] = [(Image(data=b"no picture"), "crop")] * number
+    found = list(tokenizer.encode_stream(pictures, workers=1, batch=4))
+    assert len(found) == number and all(isinstance(one, ImageError) for one in found)
 
 
 def test_padding_shows_what_cropping_cuts(tokenizer: ImageTokenizer) -> None:

@@ -1,0 +1,53 @@
+"""Threads that decode ahead: in order, bounded, and stopped by nothing."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from calumma.documents.document import Image
+from calumma.errors import ImageError
+from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
+from calumma.tokens.pixels import to_array
+from tests.pictures import noise, png
+
+
+def test_pictures_come_out_in_the_order_given_opened_or_not() -> None:
+    pictures: list[Picture] = [(Image(data=png(n, 20, 16)), "crop") for n in range(7)]
+    pictures += [(noise(n, 20, 16), "pad") for n in range(7)]
+    found = list(arrays_ahead(pictures, 8, workers=3, ahead=4))
+    wanted = [to_array(noise(n, 20, 16), 8, "crop") for n in range(7)]
+    wanted += [to_array(noise(n, 20, 16), 8, "pad") for n in range(7)]
+    assert len(found) == 14
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_a_broken_picture_is_an_error_in_its_place() -> None:
+    pictures: list[Picture] = [(Image(data=data), "crop") for data in (png(0), b"no", png(1))]
+    first, broken, last = arrays_ahead(pictures, 8, workers=2, ahead=2)
+    assert isinstance(broken, ImageError) and "holds no picture" in str(broken)
+    assert isinstance(first, np.ndarray) and isinstance(last, np.ndarray)
+
+
+def test_no_more_are_taken_than_there_is_room_for() -> None:
+    taken = []
+
+    def pictures() -> Iterator[Picture]:
+        for number in range(20):
+            taken.append(number)
+            yield noise(number), "crop"
+
+    arrays = arrays_ahead(pictures(), 8, workers=2, ahead=3)
+    next(arrays)
+    assert len(taken) == 4
+    arrays.close()  # type: ignore[attr-defined]
+    assert len(taken) == 4
+
+
+def test_any_other_mistake_is_not_hidden() -> None:
+    with pytest.raises(AttributeError):
+        list(arrays_ahead([("no picture", "crop")], 8, workers=1, ahead=1))  # type: ignore[list-item]
+
+
+def test_there_is_at_least_one_worker() -> None:
+    assert 1 <= default_workers() <= 16
