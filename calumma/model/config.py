@@ -36,6 +36,10 @@ class DecoderConfig:
     norm_order: Literal["pre", "reordered"] = "pre"
     """Where a block's norms sit: before the branch (7B recipe), or on its output (34B recipe)."""
 
+    qk_norm: Literal["layer", "rms"] = "layer"
+    """Kind of the query and key norms: the paper's LayerNorm with bias, or Qwen3's RMSNorm (with
+    pre-norm, the decoder is then a Qwen3, which other software serves)."""
+
     qk_norm_groups: int = 1
     """Groups of heads that share one query norm and one key norm (1 in new models; N in
     releases trained on N shards that never synchronised these norms)."""

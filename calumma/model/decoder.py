@@ -5,17 +5,34 @@ Shapes: B rows, T tokens, M model_dim, V vocabulary size.
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 
-from calumma.model.attention import Attention, Sight
+from calumma.model.attention import Attention
 from calumma.model.cache import Cache
 from calumma.model.config import DecoderConfig
 from calumma.model.feed_forward import FeedForward
-from calumma.model.rope import rotary_angles
+from calumma.model.sight import Sight, look
 
 INITIAL_STD = 0.02
 """Standard deviation of fresh weights (the paper does not state its own)."""
+
+
+class Where(TypedDict, total=False):
+    """Where the ids of a call stand; each may be left out."""
+
+    owners: Tensor | None
+    """[B, T] int64: which document of its row each id belongs to. An id sees those before it in
+    its own document; None: all before it in its row."""
+
+    positions: Tensor | None
+    """[B, T] int64 places from 0, in each document; None counts from 0 along the row. Needed with
+    a cache."""
+
+    cache: Cache | None
+    """Keys and values of earlier ids; the new ones are written into it."""
 
 
 class Block(nn.Module):
@@ -35,12 +52,12 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, sight: Sight, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
         """One layer: [B, T, M] to [B, T, M]."""
         if self.reordered:
-            x = x + self.attention_norm(self.dropout(self.attention(x, sight, cache)))
+            x = x + self.attention_norm(self.dropout(self.attention(x, sight)))
             return x + self.feed_forward_norm(self.dropout(self.feed_forward(x)))
-        x = x + self.dropout(self.attention(self.attention_norm(x), sight, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), sight))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -55,57 +72,28 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.head = nn.Linear(config.model_dim, config.vocabulary_size, bias=False)
 
-    def forward(
-        self,
-        ids: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
         """Logits of the next id at every place.
 
         Args:
             ids: [B, T] int64.
-            mask: [B, 1, T, T] bool, True where a token may look; None is plain causal.
-            positions: [B, T] int64 places in each row from 0; None counts from 0. Needed with
-                a cache.
-            cache: keys and values of earlier tokens; the new ones are written into it.
+            where: owners, positions, cache; see `Where`.
 
         Returns:
             [B, T, V] in the dtype of the weights.
         """
-        return self.head(self.hidden(ids, mask=mask, positions=positions, cache=cache))
+        return self.head(self.hidden(ids, **where))
 
-    def hidden(
-        self,
-        ids: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def hidden(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
         """What the head reads: [B, T, M], after the last norm. Arguments as in `forward`."""
-        return self.norm(self.stream(ids, mask=mask, positions=positions, cache=cache))
+        return self.norm(self.stream(ids, **where))
 
-    def stream(
-        self,
-        ids: Tensor,
-        *,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
+    def stream(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
         """The residual stream behind the last block, [B, T, M]; its norm foretells divergence."""
-        if cache is not None:
-            assert positions is not None, "a cache needs the positions of the new tokens"
-            mask = cache.mask(positions)
-        places = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
-        angles = rotary_angles(places, self.config.head_dim, self.config.rope_theta)
-        sight = Sight(angles, mask, positions)
+        sight = look(ids, self.config, **where)
         x = self.embedding(ids)
         for block in self.blocks:
-            x = block(x, sight, cache)
+            x = block(x, sight)
         return x
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""Query and key norms: a true LayerNorm with bias, per head, tied within a group of heads."""
+"""Query and key norms: per head, tied within a group of heads.
+
+Shapes: B rows, T tokens, H heads, D head_dim, G groups of heads.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calumma.model.config import DecoderConfig
+
+LAYER_EPSILON = 1e-5
+"""The release leaves torch's default here; the config's `norm_epsilon` is the RMSNorms'."""
+
 
 class HeadNorm(nn.Module):
-    """LayerNorm over head_dim; heads of one group share weight and bias.
+    """A norm over head_dim; heads of one group share its parameters.
 
-    Source: Chameleon (arXiv:2405.09818), the section on stability: the mean is removed and there
-    is a bias, so this is no RMSNorm. Statistics are per head; one group is the rule, and releases
-    trained on N unsynchronised shards need N.
+    "layer" is the paper's: a true LayerNorm, the mean removed, with weight and bias. "rms" is
+    Qwen3's RMSNorm. Statistics are per head; one group is the rule, and releases trained on N
+    unsynchronised shards need N. Source: Chameleon (arXiv:2405.09818), the section on stability.
     """
 
-    def __init__(self, head_dim: int, groups: int, epsilon: float = 1e-5) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(groups, head_dim))
-        self.bias = nn.Parameter(torch.zeros(groups, head_dim))
-        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(config.qk_norm_groups, config.head_dim))
+        self.bias: nn.Parameter | None = None
+        self.epsilon = config.norm_epsilon
+        if config.qk_norm == "layer":
+            self.bias = nn.Parameter(torch.zeros_like(self.weight))
+            self.epsilon = LAYER_EPSILON
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each head.
@@ -32,7 +43,18 @@ class HeadNorm(nn.Module):
         """
         groups, head_dim = self.weight.shape
         if groups == 1:
-            return F.layer_norm(x, (head_dim,), self.weight[0], self.bias[0], self.epsilon)
-        normed = F.layer_norm(x, (head_dim,), eps=self.epsilon)
-        grouped = normed.unflatten(2, (groups, -1))  # [B, T, G, H/G, D]
-        return (grouped * self.weight[:, None] + self.bias[:, None]).flatten(2, 3)
+            weight = self.weight[0]
+            bias = None if self.bias is None else self.bias[0]
+            return self._normed(x, head_dim, weight, bias)
+        normed = self._normed(x, head_dim, None, None)
+        grouped = normed.unflatten(2, (groups, -1)) * self.weight[:, None]  # [B, T, G, H/G, D]
+        if self.bias is not None:
+            grouped = grouped + self.bias[:, None]
+        return grouped.flatten(2, 3)
+
+    def _normed(
+        self, x: Tensor, head_dim: int, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        if self.bias is None:
+            return F.rms_norm(x, (head_dim,), weight, self.epsilon)
+        return F.layer_norm(x, (head_dim,), weight, bias, self.epsilon)

@@ -22,17 +22,17 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Tensor:
     return positions.float().unsqueeze(-1) * frequencies
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn the queries or keys of each position by its angles.
 
     Args:
         x: [B, T, H, D].
-        angles: [T, D/2] or [B, T, D/2] radians.
+        cosine: [T, 1, D/2] or [B, T, 1, D/2] of the angles.
+        sine: the same.
 
     Returns:
         [B, T, H, D], same dtype; lengths are kept.
     """
-    cosine = angles.cos().unsqueeze(-2).to(x.dtype)  # [..., T, 1, D/2]
-    sine = angles.sin().unsqueeze(-2).to(x.dtype)
+    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

@@ -1,19 +1,23 @@
 """What training minimises: next-id cross-entropy over the whole vocabulary, and z-loss.
 
-Shapes: B rows, T tokens, M model_dim, V vocabulary size, N counted targets.
+Shapes: B rows, T tokens, M model_dim, V vocabulary size, N counted targets, C targets of a chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from calumma.vocabulary import Vocabulary
 
-CHUNK = 2048
-"""Targets whose logits are held at once: 65,536 float32 logits each are 0.5 GB."""
+NUMBERS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
+"""Logits held at once, by kind of device. Of 65,536 ids that is 512 targets on a CPU, where fresh
+memory is dear, and 4,096 on a GPU, whose matrix products want long sides."""
 
 
 @dataclass(frozen=True)
@@ -59,41 +63,106 @@ def summed_loss(
         z_loss: weight of the z-loss.
     """
     inputs, wanted = hidden[counted], targets[counted]  # [N, M], [N]
-    totals, entropies, log_z = [], [], []
-    for start in range(0, max(1, len(wanted)), CHUNK):
-        logits = head(inputs[start : start + CHUNK]).float()
-        z = logits.logsumexp(dim=-1)
-        picked = logits.gather(1, wanted[start : start + CHUNK, None]).squeeze(1)
-        entropy = z - picked
-        totals.append(entropy.sum() + z_loss * z.square().sum())
-        entropies.append(entropy.detach())
-        log_z.append(z.detach().sum())
-    entropy = torch.cat(entropies)
+    total, entropy, log_z = _HeadLoss.apply(inputs, head.weight, wanted, z_loss)
     is_image = (wanted >= vocabulary.codes.start) & (wanted < vocabulary.codes.stop)
     is_text = wanted >= vocabulary.text.start
     is_control = ~(is_image | is_text)
     return LossSums(
-        total=torch.stack(totals).sum(),
+        total=total,
         text=entropy[is_text].sum(),
         image=entropy[is_image].sum(),
         control=entropy[is_control].sum(),
         num_text=is_text.sum(),
         num_image=is_image.sum(),
         num_control=is_control.sum(),
-        z=torch.stack(log_z).sum(),
+        z=log_z.sum(),
     )
 
 
-def owner_mask(owners: Tensor) -> Tensor:
-    """Causal attention inside each sequence of a packed row.
+class _HeadLoss(torch.autograd.Function):
+    """The head and the loss in one, chunk by chunk, with the gradients at once.
 
-    Args:
-        owners: [B, T] int64, equal where two places belong to one sequence.
-
-    Returns:
-        [B, 1, T, T] bool, True where a place may look. Padding sees padding, never a sequence.
+    A chunk's logits become its softmax and then its gradient in one buffer: no more than one
+    chunk is ever held, and no matrix product is done twice.
     """
-    same = owners[:, :, None] == owners[:, None, :]
-    length = owners.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=owners.device).tril()
-    return (same & causal)[:, None]
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor, z_loss: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, M], [V, M] and [N] to the total, and [N] entropies and log Z, all float32."""
+        kind = inputs.device.type
+        read, matrix = inputs, weight
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            read, matrix = inputs.to(dtype), weight.to(dtype)
+        entropy = read.new_empty(len(read), dtype=torch.float32)
+        log_z = torch.empty_like(entropy)
+        wants_inputs, wants_weight = ctx.needs_input_grad[:2]
+        to_inputs = torch.empty_like(read) if wants_inputs else None
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+
+        rows = max(1, NUMBERS_AT_ONCE.get(kind, NUMBERS_AT_ONCE["cpu"]) // len(matrix))
+        buffer = read.new_empty(min(rows, len(read)), len(matrix))
+        for start in range(0, len(read), rows):
+            part = slice(start, start + rows)
+            logits = torch.mm(read[part], matrix.T, out=buffer[: len(read[part])])
+            pull, entropy[part], log_z[part] = _terms(kind)(logits, wanted[part], z_loss)
+            if to_inputs is not None:
+                torch.mm(pull, matrix, out=to_inputs[part])
+            if to_weight is not None and pull.dtype == torch.float32:
+                to_weight.addmm_(pull.T, read[part])
+            elif to_weight is not None:
+                to_weight += pull.T @ read[part]
+        ctx.kept = (
+            None if to_inputs is None else to_inputs.to(inputs.dtype),
+            None if to_weight is None else to_weight.to(weight.dtype),
+        )
+        ctx.mark_non_differentiable(entropy, log_z)
+        return entropy.sum() + z_loss * log_z.square().sum(), entropy, log_z
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The kept gradients times that of the total; in place, so only once."""
+        to_inputs, to_weight = ctx.kept
+        del ctx.kept
+        for gradient in (to_inputs, to_weight):
+            if gradient is not None:
+                gradient.mul_(gradients[0])
+        return to_inputs, to_weight, None, None
+
+
+def _terms_eager(logits: Tensor, wanted: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """[C, V] logits to the loss's gradient by them, their entropies and log Z, both [C] float32.
+
+    The logits may be overwritten.
+    """
+    index = wanted[:, None]
+    picked = logits.gather(1, index).float()
+    top = logits.amax(dim=1, keepdim=True).float()
+    shares = logits.float()
+    torch.softmax(shares, dim=1, out=shares)
+    # The greatest share is exp(top) / Z: it never underflows, where others may.
+    log_z = top - shares.amax(dim=1, keepdim=True).log()
+    pull = shares.mul_(1 + 2 * z_loss * log_z)
+    pull.scatter_add_(1, index, torch.full_like(log_z, -1.0))
+    return pull.to(logits.dtype), (log_z - picked).squeeze(1), log_z.squeeze(1)
+
+
+def _terms_compiled(logits: Tensor, wanted: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_terms_eager`, without writing in place: a compiler makes one pass or two of it."""
+    scores = logits.float()
+    log_z = scores.logsumexp(dim=1, keepdim=True)
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    hit = columns == wanted[:, None]
+    pull = (scores - log_z).exp() * (1 + 2 * z_loss * log_z) - hit.float()
+    picked = scores.gather(1, wanted[:, None])
+    return pull.to(logits.dtype), (log_z - picked).squeeze(1), log_z.squeeze(1)
+
+
+@cache
+def _terms(kind: str) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]:
+    """The way that is quicker on a kind of device."""
+    if kind == "cuda":
+        return torch.compile(_terms_compiled, dynamic=True)
+    return _terms_eager

@@ -10,7 +10,7 @@ from torch import nn
 
 from calumma.batches.batch import Batch
 from calumma.model.decoder import Decoder
-from calumma.train.loss import LossSums, owner_mask, summed_loss
+from calumma.train.loss import LossSums, summed_loss
 from calumma.vocabulary import Vocabulary
 
 
@@ -75,7 +75,7 @@ def _loss(model: Decoder, batch: Batch, rules: StepRules) -> tuple[LossSums, flo
     owners = torch.from_numpy(batch.owners).to(device)
     stream = model.stream(
         torch.from_numpy(batch.ids).to(device),
-        mask=owner_mask(owners),
+        owners=owners,
         positions=torch.from_numpy(batch.positions).to(device),
     )
     sums = summed_loss(

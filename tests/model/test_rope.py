@@ -5,8 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
-from calumma.model.rope import rotary_angles, rotate
+from calumma.model import rope
+from calumma.model.rope import rotary_angles
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """By angles, [T, D/2] or [B, T, D/2]."""
+    return rope.rotate(x, angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2))
 
 
 def test_angles_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import calumma.train.loss
-from calumma.batches.batch import NOBODY
-from calumma.train.loss import LossSums, owner_mask, summed_loss
+from calumma.train.loss import LossSums, _terms_compiled, _terms_eager, summed_loss
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=5, num_text=20)
+Terms = Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, ...]]
 
 
 def inputs() -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor]:
@@ -63,12 +64,80 @@ def test_what_does_not_count_has_no_gradient() -> None:
     assert (hidden.grad[counted].abs().sum(dim=-1) > 0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_the_size_of_a_chunk_does_not_matter(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = sums()
-    monkeypatch.setattr(calumma.train.loss, "CHUNK", chunk)
-    for one, other in zip(vars(whole).values(), vars(sums()).values(), strict=True):
-        assert torch.allclose(one, other, rtol=1e-5)
+def directly(z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The formula as it is written down, and its gradients by hidden and head."""
+    hidden, head, targets, counted = inputs()
+    logits = head(hidden)[counted]
+    log_z = logits.logsumexp(dim=1)
+    entropy = log_z - logits.gather(1, targets[counted][:, None]).squeeze(1)
+    total = (entropy + z_loss * log_z.square()).sum()
+    total.backward()
+    assert hidden.grad is not None and head.weight.grad is not None
+    return total, hidden.grad, head.weight.grad
+
+
+@pytest.mark.parametrize("targets_at_once", [1, 3, 1000])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-5, 0.5])
+def test_chunked_and_direct_loss_have_the_same_value_and_gradients(
+    targets_at_once: int, z_loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(calumma.train.loss.NUMBERS_AT_ONCE, "cpu", targets_at_once * V.size)
+    hidden, head, targets, counted = inputs()
+    made = summed_loss(hidden, head, targets, counted, V, z_loss=z_loss)
+    made.total.backward()
+    for one, other in zip(
+        (made.total, hidden.grad, head.weight.grad), directly(z_loss), strict=True
+    ):
+        assert one is not None
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_follows_what_the_total_is_multiplied_with() -> None:
+    hidden, head, targets, counted = inputs()
+    made = summed_loss(hidden, head, targets, counted, V, z_loss=1e-2)
+    (made.total / 7).backward()
+    assert hidden.grad is not None
+    assert torch.allclose(7 * hidden.grad, directly(1e-2)[1], atol=1e-5)
+
+
+def test_a_frozen_head_gets_no_gradient_and_what_feeds_it_does() -> None:
+    hidden, head, targets, counted = inputs()
+    head.requires_grad_(False)
+    summed_loss(hidden, head, targets, counted, V, z_loss=1e-2).total.backward()
+    assert head.weight.grad is None and hidden.grad is not None
+    assert torch.allclose(hidden.grad, directly(1e-2)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("terms", [_terms_eager, _terms_compiled])
+def test_very_large_logits_do_no_harm(terms: Terms) -> None:
+    logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
+    pull, entropy, log_z = terms(logits.clone(), torch.tensor([1, 2]), 1e-5)
+    assert log_z.tolist() == pytest.approx([300.0, -1e4 + math.log(3)])
+    assert entropy.tolist() == pytest.approx([600.0, math.log(3)], rel=1e-3)
+    slopes = [1 + 2e-5 * 300, 1 - 2e-5 * 1e4]
+    assert pull[0].tolist() == pytest.approx([slopes[0], -1.0, 0.0])
+    assert pull[1].tolist() == pytest.approx([slopes[1] / 3] * 2 + [slopes[1] / 3 - 1], abs=1e-3)
+
+
+def test_the_way_of_a_gpu_gives_the_numbers_of_the_way_of_a_cpu() -> None:
+    torch.manual_seed(0)
+    logits, wanted = 5 * torch.randn(6, 50), torch.randint(50, (6,))
+    eager = _terms_eager(logits.clone(), wanted, 1e-2)
+    for one, other in zip(eager, _terms_compiled(logits, wanted, 1e-2), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
+    hidden, head, _, counted = inputs()
+    targets = torch.randint(V.codes.start, V.codes.stop, (3, 7))
+    exact = summed_loss(hidden, head, targets, counted, V, z_loss=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = summed_loss(hidden, head, targets, counted, V, z_loss=1e-5)
+    made.total.backward()
+    assert made.total.dtype == torch.float32
+    assert made.image.item() == pytest.approx(exact.image.item(), rel=1e-2)
+    assert hidden.grad is not None and hidden.grad.isfinite().all()
+    assert head.weight.grad is not None and head.weight.grad.dtype == torch.float32
 
 
 def test_where_nothing_counts_the_loss_is_nothing() -> None:
@@ -77,15 +146,3 @@ def test_where_nothing_counts_the_loss_is_nothing() -> None:
     made.total.backward()
     assert (made.total.item(), made.num_text.item()) == (0.0, 0)
     assert head.weight.grad is not None and not head.weight.grad.any()
-
-
-def test_the_mask_of_owners_by_hand() -> None:
-    mask = owner_mask(torch.tensor([[0, 0, 1, NOBODY, NOBODY]]))
-    assert mask.shape == (1, 1, 5, 5)
-    assert mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 0, 1, 0],
-        [0, 0, 0, 1, 1],
-    ]

@@ -13,7 +13,7 @@ from calumma.batches.stream import Stream, StreamConfig
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
-from calumma.train.loss import owner_mask, summed_loss
+from calumma.train.loss import summed_loss
 from calumma.train.step import StepReport, StepRules, optimizer_step
 
 
@@ -65,7 +65,7 @@ def test_the_report_is_what_the_loss_says(
     with torch.no_grad():
         stream = model.stream(
             torch.from_numpy(batch.ids),
-            mask=owner_mask(torch.from_numpy(batch.owners)),
+            owners=torch.from_numpy(batch.owners),
             positions=torch.from_numpy(batch.positions),
         )
         sums = summed_loss(

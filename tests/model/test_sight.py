@@ -1,0 +1,92 @@
+"""Who sees whom: every way of attending against a slow one, by hand and with gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from calumma.model.sight import Blocks, Masked, Spans, causal, look
+from tests.model.test_attention import CONFIG
+
+OWNERS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])
+
+
+def slow(q: Tensor, k: Tensor, v: Tensor, owners: Tensor) -> Tensor:
+    """Softmax over the places a place may see, one at a time."""
+    made = torch.zeros_like(q)
+    for row, place, head in torch.cartesian_prod(*(torch.arange(n) for n in q.shape[:3])).tolist():
+        seen = [o for o in range(place + 1) if owners[row, o] == owners[row, place]]
+        shared = head * k.shape[2] // q.shape[2]
+        scores = k[row, seen, shared] @ q[row, place, head] / q.shape[3] ** 0.5
+        made[row, place, head] = scores.softmax(0) @ v[row, seen, shared]
+    return made
+
+
+def values(heads: int, kv_heads: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    shapes = [(2, 9, count, 16) for count in (heads, kv_heads, kv_heads)]
+    return [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
+def test_packed_documents_are_attended_to_alone(heads: int, kv_heads: int) -> None:
+    qkv = values(heads, kv_heads)
+    wanted = slow(*qkv, OWNERS)
+    weights = torch.randn_like(wanted)
+    gradients = torch.autograd.grad((wanted * weights).sum(), qkv)
+    made = Spans.of(OWNERS)(*qkv)
+    assert torch.allclose(made, wanted, atol=1e-5)
+    for one, other in zip(torch.autograd.grad((made * weights).sum(), qkv), gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@torch.no_grad()
+def test_the_blocks_of_a_gpu_hide_the_same(heads: int, kv_heads: int) -> None:
+    qkv = [one.detach() for one in values(heads, kv_heads)]
+    assert torch.allclose(Blocks.of(OWNERS)(*qkv), slow(*qkv, OWNERS), atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_owners_all_before_is_seen() -> None:
+    qkv = values(2, 1)
+    assert torch.allclose(causal(*qkv), slow(*qkv, torch.zeros(2, 9)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_mask_hides_what_it_says() -> None:
+    qkv = values(2, 2)
+    mask = (OWNERS[:, :, None] == OWNERS[:, None, :]) & torch.ones(9, 9).bool().tril()
+    assert torch.allclose(Masked(mask[:, None])(*qkv), slow(*qkv, OWNERS), atol=1e-5)
+
+
+def test_spans_by_hand() -> None:
+    spans = Spans.of(OWNERS)
+    [stack] = spans.stacks
+    assert stack.shape == (6, 16)
+    assert stack[:, :5].tolist() == [
+        [0, 1, 1, 1, 1],
+        [2, 3, 4, 5, 5],
+        [6, 6, 6, 6, 6],
+        [7, 8, 8, 8, 8],
+        [9, 10, 11, 12, 13],
+        [17, 17, 17, 17, 17],
+    ]
+    assert stack.flatten()[spans.back].tolist() == list(range(18))
+
+
+def test_spans_of_unlike_lengths_make_several_stacks() -> None:
+    owners = torch.cat([torch.zeros(40), torch.ones(3), torch.full((85,), 2)])[None]
+    spans = Spans.of(owners)
+    assert [tuple(stack.shape) for stack in spans.stacks] == [(1, 16), (1, 40), (1, 96)]
+    flat = torch.cat([stack.flatten() for stack in spans.stacks])
+    assert flat[spans.back].tolist() == list(range(128))
+
+
+def test_the_way_of_attending_is_chosen_by_what_there_is() -> None:
+    ids = torch.zeros(2, 9, dtype=torch.int64)
+    assert look(ids, CONFIG).attend is causal
+    assert look(ids, CONFIG, owners=torch.zeros(2, 9)).attend is causal
+    assert isinstance(look(ids, CONFIG, owners=OWNERS).attend, Spans)
