@@ -75,7 +75,7 @@ class Stream:
         self.config = config
         self.vocabulary = reader.manifest.vocabulary
         self.state = StreamState()
-        self._numbers = {name: reader.of_source(name) for name in reader.manifest.sources}
+        self._numbers = {n: reader.of_source(n) for n in reader.manifest.sources}
         self._orders: dict[str, tuple[int, NDArray[np.int64]]] = {}
         self._window: tuple[Batch, dict[str, int]] | None = None
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from calumma.cli.progress import Bar
     from calumma.documents.readers import read_documents
     from calumma.shards.build import Tokenizers, build_shards
+    from calumma.shards.format import QUARANTINE_NAME
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
 
@@ -54,12 +55,9 @@ def run(args: argparse.Namespace) -> None:
             skip_bad=args.skip_bad,
             progress=bar.advance,
         )
-    skipped = {id_: why for piece in manifest.pieces for id_, why in piece.skipped.items()}
     print(
         f"{args.out}: {manifest.num_sequences} sequences, {manifest.num_ids} ids in "
         f"{len(manifest.pieces)} pieces; fingerprint {manifest.fingerprint}"
     )
-    for id_, why in list(skipped.items())[:10]:
-        print(f"left out {id_}: {why}")
-    if len(skipped) > 10:
-        print(f"left out {len(skipped) - 10} more, listed in {args.out}/manifest.json")
+    for reason, count in manifest.dropped.items():
+        print(f"left out {count} ({reason}), listed in {args.out / QUARANTINE_NAME}")

@@ -70,27 +70,15 @@ def _vocabulary(num_text: int, num_codes: int) -> str:
 
 
 def _shards(path: Path) -> list[str]:
-    from calumma.errors import ShardError
-    from calumma.files import sha256
-    from calumma.shards.format import IDS
+    from calumma.shards.account import shard_lines
     from calumma.shards.reader import ShardReader
 
     reader = ShardReader(path)
-    manifest = reader.manifest
-    for piece in manifest.pieces:
-        if sha256(path / (piece.name + IDS)) != piece.sha256:
-            raise ShardError(
-                f"{path / (piece.name + IDS)}: its bytes are not those that its manifest tells "
-                "of; wanted them unchanged. Delete the piece and build the shards again."
-            )
-    vocabulary = manifest.vocabulary
-    counts = ", ".join(f"{name} {len(reader.of_source(name))}" for name in manifest.sources)
+    reader.require_whole()
+    vocabulary = reader.manifest.vocabulary
     return [
         f"{path}: shards, whole",
-        f"{manifest.num_sequences} sequences, {manifest.num_ids} ids in "
-        f"{len(manifest.pieces)} pieces; {sum(p.num_images for p in manifest.pieces)} images, "
-        f"{sum(len(p.skipped) for p in manifest.pieces)} documents left out",
-        f"sources: {counts}",
+        *shard_lines(reader.manifest),
         _vocabulary(vocabulary.num_text, vocabulary.num_codes)
         + f", fingerprint {vocabulary.fingerprint}",
     ]

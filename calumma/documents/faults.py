@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from calumma.errors import CalummaError
 
 OnError = Callable[[CalummaError], None]
 """Called with each fault; raises it to stop, or returns to go on with the next document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """A document that was left out, and why: one line of a quarantine file."""
+
+    id: str
+    """Empty where the file was too broken to say."""
+
+    source: str
+
+    reason: str
+    """A few words that many drops share, such as "unreadable" or "image too small"."""
+
+    detail: str
+    """What was found in this document, and what was wanted."""
+
+
+UNREADABLE = "unreadable"
+"""The reason of every document that cannot be read or encoded."""
 
 
 def stop(error: CalummaError) -> None:

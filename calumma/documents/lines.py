@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +19,28 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 """Codecs by the last suffix of a file's name."""
 
 
-def read_lines(path: Path, on_error: OnError = stop) -> Iterator[Document]:
+def read_lines(
+    path: Path, on_error: OnError = stop, *, place: tuple[int, int, int | None] = (0, 0, None)
+) -> Iterator[Document]:
     """Read one document a line; empty lines are passed over, image paths start beside the file.
+
+    Args:
+        path: the file.
+        on_error: what is done about a line that is no document.
+        place: where to begin in a file that is not compressed, in bytes and in lines before that
+            place, and how many lines to read from there; None for all.
 
     Raises:
         DocumentError: the file cannot be read or is cut short, or a line is no document.
     """
+    offset, before, count = place
     try:
         with pa.input_stream(str(path), compression=CODECS.get(path.suffix)) as stream:
+            if offset:
+                stream.seek(offset)
             # NativeFile reads blocks but no lines; BufferedReader cuts them.
-            for number, line in enumerate(io.BufferedReader(stream, 1 << 20), start=1):
+            lines = itertools.islice(io.BufferedReader(stream, 1 << 20), count)
+            for number, line in enumerate(lines, start=before + 1):
                 if line.strip():
                     yield from _document(line, path, number, on_error)
     except OSError as error:

@@ -33,8 +33,16 @@ _FIELDS = ("id", "source", "licence")
 _SHAPED = ("content", "messages")
 
 
-def read_parquet(path: Path, on_error: OnError = stop) -> Iterator[Document]:
+def read_parquet(
+    path: Path, on_error: OnError = stop, *, first: int = 0, count: int | None = None
+) -> Iterator[Document]:
     """Read the documents of one Parquet file.
+
+    Args:
+        path: the file.
+        on_error: what is done about a row that is no document.
+        first: the row to begin with; row groups before it are not read.
+        count: how many rows; None for all that follow.
 
     Raises:
         DocumentError: the file is not whole, or a row is no document.
@@ -42,12 +50,25 @@ def read_parquet(path: Path, on_error: OnError = stop) -> Iterator[Document]:
     try:
         with pq.ParquetFile(path) as file:
             _require_columns(file.schema_arrow, path)
-            number = 0
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                yield from _documents(batch, path, number, on_error)
+            end = file.metadata.num_rows if count is None else first + count
+            groups, number = _row_groups(file.metadata, first, end)
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=groups):
+                wanted = range(max(first, number), min(end, number + batch.num_rows))
+                if len(wanted):
+                    part = batch.slice(wanted.start - number, len(wanted))
+                    yield from _documents(part, path, wanted.start, on_error)
                 number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         on_error(_broken(path, "a Parquet file", error))
+
+
+def _row_groups(metadata: pq.FileMetaData, first: int, end: int) -> tuple[list[int], int]:
+    """The row groups that hold rows from `first` to before `end`, and the number of their first."""
+    starts = [0]
+    for group in range(metadata.num_row_groups):
+        starts.append(starts[-1] + metadata.row_group(group).num_rows)
+    groups = [g for g in range(len(starts) - 1) if starts[g] < end and starts[g + 1] > first]
+    return groups, starts[groups[0]] if groups else 0
 
 
 def read_saved_dataset(folder: Path, on_error: OnError = stop) -> Iterator[Document]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
 import PIL.Image
 
 from calumma.documents.document import Document, Image
+from calumma.errors import DocumentError
+from calumma.shards.format import VERSION
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import Sequence as TokenSequence
 from calumma.tokens.sequence import encode_document
@@ -23,8 +27,44 @@ BATCH = 32
 """Pictures encoded at a time, always: the codes of a picture then do not depend on how many
 others happened to be encoded beside it, and a build that was killed ends in the same bytes."""
 
+PREPARATION = "content cropped, prompts padded; white ground; Lanczos; 32 pictures at a time; 1"
+"""How pictures and text are prepared; its number goes up when the ids of a document change."""
+
 REMEMBERED = 200_000
 """Pictures whose codes are remembered; a few hundred megabytes at full size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizers:
+    """Both tokenizers, which must agree on the number of codes."""
+
+    text: TextTokenizer
+    image: ImageTokenizer
+
+    def __post_init__(self) -> None:
+        wanted, found = self.text.vocabulary.num_codes, self.image.config.num_codes
+        if wanted != found:
+            raise DocumentError(
+                f"the image tokenizer has {found} codes, the text tokenizer's vocabulary "
+                f"{wanted}; wanted the same number. Train the text tokenizer with "
+                f"--num-codes {found}."
+            )
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Twelve hex digits of each thing that decides the ids of a document."""
+        text = hashlib.sha256(self.text.tokenizer.to_str(pretty=False).encode()).hexdigest()
+        return {
+            "text_tokenizer": text[:12],
+            "image_tokenizer": self.image.fingerprint,
+            "preparation": hashlib.sha256(PREPARATION.encode()).hexdigest()[:12],
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of all of them and of the shards' format."""
+        text = f"{VERSION} {sorted(self.fingerprints.items())}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class DocumentEncoder:

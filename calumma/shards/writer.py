@@ -2,58 +2,103 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from calumma.files import replacing, sha256
-from calumma.shards.format import COUNTED, DTYPES, ENDS, IDS, SOURCES, ids_dtype
-from calumma.shards.manifest import Piece
+from calumma.documents.faults import Drop
+from calumma.files import replacing
+from calumma.shards.format import (
+    CHECKS,
+    COUNTED,
+    DROPPED,
+    DTYPES,
+    ENDS,
+    IDS,
+    SOURCES,
+    checksum,
+    ids_dtype,
+)
+from calumma.shards.manifest import Piece, SourceCounts
 from calumma.vocabulary import Vocabulary
 
 
 @dataclass
 class PieceWriter:
-    """Gathers the sequences of one piece, then writes its four files."""
+    """Gathers the sequences of one piece, then writes its files."""
 
     vocabulary: Vocabulary
-    ids: list[int] = field(default_factory=list)
-    counted: list[bool] = field(default_factory=list)
+    ids: array[int] = field(default_factory=lambda: array("I"))
+    counted: bytearray = field(default_factory=bytearray)
     ends: list[int] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
+    of_source: list[int] = field(default_factory=list)
 
-    skipped: dict[str, str] = field(default_factory=dict)
-    """Documents left out, and why."""
+    sources: dict[str, SourceCounts] = field(default_factory=dict)
+    """What came of each source, in the order of their first sequences."""
 
-    def add(self, ids: Sequence[int], counted: Sequence[bool], source: int) -> None:
-        """Append a sequence of the source at this place in the manifest."""
+    dropped: list[Drop] = field(default_factory=list)
+    """Documents left out, each with its reason."""
+
+    def add(self, ids: Sequence[int], counted: Sequence[bool], source: str) -> None:
+        """Append a sequence of a source."""
         assert len(ids) == len(counted)
-        self.ids += ids
-        self.counted += counted
+        self.ids.extend(ids)
+        self.counted.extend(counted)
         self.ends.append(len(self.ids))
-        self.sources.append(source)
+        before = self.sources.get(source, SourceCounts())
+        self.sources[source] = before + self._counts(ids, counted)
+        self.of_source.append(list(self.sources).index(source))
+
+    def _counts(self, ids: Sequence[int], counted: Sequence[bool]) -> SourceCounts:
+        row = np.asarray(ids)
+        codes, text = self.vocabulary.codes, self.vocabulary.text
+        return SourceCounts(
+            num_sequences=1,
+            num_ids=len(row),
+            num_text=int(((row >= text.start) & (row < text.stop)).sum()),
+            num_codes=int(((row >= codes.start) & (row < codes.stop)).sum()),
+            num_images=int((row == self.vocabulary.begin_image).sum()),
+            num_counted=sum(counted),
+            longest=len(row),
+        )
 
     def write(self, folder: Path, name: str) -> Piece:
         """Write the files; each is whole or not there."""
-        arrays = {
-            IDS: np.asarray(self.ids, dtype=ids_dtype(self.vocabulary.size)),
-            COUNTED: np.asarray(self.counted, dtype=DTYPES[COUNTED]),
-            ENDS: np.asarray(self.ends, dtype=DTYPES[ENDS]),
-            SOURCES: np.asarray(self.sources, dtype=DTYPES[SOURCES]),
-        }
-        for suffix, array in arrays.items():
+        contents = self._contents()
+        if self.dropped:
+            lines = [json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped]
+            contents[DROPPED] = "".join(lines).encode()
+        else:
+            (folder / (name + DROPPED)).unlink(missing_ok=True)
+        for suffix, content in contents.items():
             with replacing(folder / (name + suffix)) as temporary:
-                temporary.write_bytes(array.tobytes())
-        ids = arrays[IDS]
-        codes = self.vocabulary.codes
+                temporary.write_bytes(content)
+        reasons = [drop.reason for drop in self.dropped]
         return Piece(
             name=name,
-            num_sequences=len(self.ends),
-            num_ids=len(ids),
-            num_codes=int(((ids >= codes.start) & (ids < codes.stop)).sum()),
-            num_images=int((ids == self.vocabulary.begin_image).sum()),
-            sha256=sha256(folder / (name + IDS)),
-            skipped=self.skipped,
+            sources=self.sources,
+            dropped={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            sha256={s: hashlib.sha256(content).hexdigest() for s, content in contents.items()},
         )
+
+    def _contents(self) -> dict[str, bytes]:
+        ids = np.asarray(self.ids, dtype=ids_dtype(self.vocabulary.size))
+        counted = np.asarray(self.counted, dtype=DTYPES[COUNTED])
+        starts = [0, *self.ends]
+        checks = [
+            checksum(ids[start:end], counted[start:end])
+            for start, end in zip(starts, self.ends, strict=False)
+        ]
+        arrays = {
+            IDS: ids,
+            COUNTED: counted,
+            ENDS: np.asarray(self.ends, dtype=DTYPES[ENDS]),
+            SOURCES: np.asarray(self.of_source, dtype=DTYPES[SOURCES]),
+            CHECKS: np.asarray(checks, dtype=DTYPES[CHECKS]),
+        }
+        return {suffix: numbers.tobytes() for suffix, numbers in arrays.items()}

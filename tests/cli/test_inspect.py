@@ -32,11 +32,17 @@ def test_documents(
 
 
 def test_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, counts, sources, vocabulary = told(shards, capsys)
+    first, counts, dropped, head, *sources, vocabulary = told(shards, capsys)
     assert first == f"{shards}: shards, whole"
     assert counts.startswith("40 sequences, ")
-    assert counts.endswith(" 24 images, 0 documents left out")
-    assert sources == "sources: pairs 16, text 16, chat 8"
+    assert counts.endswith(" 24 images of 4 codes")
+    assert dropped == "0 documents left out"
+    assert head.split()[:3] == ["source", "sequences", "ids"]
+    assert [line.split()[:2] for line in sources] == [
+        ["pairs", "16"],
+        ["text", "16"],
+        ["chat", "8"],
+    ]
     assert vocabulary.startswith("vocabulary: 300 text ids, 16 image codes, fingerprint ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import calumma.shards.build
 import calumma.shards.encode
+import calumma.shards.piece
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
@@ -56,7 +58,7 @@ def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.shards.build, "PIECE_DOCUMENTS", 4)
-    monkeypatch.setattr(calumma.shards.build, "BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(calumma.shards.piece, "BATCH_DOCUMENTS", 3)
     monkeypatch.setattr(calumma.shards.encode, "BATCH", 4)
 
 
@@ -88,7 +90,7 @@ def test_every_sequence_is_that_of_its_document(
         wanted = encode_document(document, tokenizers.text, codes)
         ids, counted = reader.read(number)
         assert (ids.tolist(), counted.tolist()) == (wanted.ids, wanted.counted)
-        assert manifest.sources[int(reader.source_of[number])] == document.source
+        assert reader.source(number) == document.source
 
 
 def killed_after(documents: list[Document], number: int) -> Iterator[Document]:
@@ -121,7 +123,7 @@ def test_a_kill_inside_a_piece_costs_that_piece_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(calumma.shards.build, "write_json", killed)
+        patch.setattr(calumma.shards.piece, "write_json", killed)
         build_shards(changed, fake(text_tokenizer), tmp_path)
     # The files of the second piece are new, and nothing vouches for the old ones any more.
     assert not (tmp_path / "manifest.json").exists()
@@ -165,15 +167,24 @@ def test_a_changed_tokenizer_invalidates_everything(
     assert asked_again(fake(longer, "other"), PAIRS, tmp_path) == 10
 
 
-def test_a_new_source_in_front_moves_the_places_of_those_behind(
+def test_a_new_source_in_front_leaves_the_pieces_behind_as_they_are(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     changed = [replace(PAIRS[0], source="new"), *PAIRS[1:]]
-    asked_again(fake(text_tokenizer), changed, tmp_path)
+    assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
     reader = ShardReader(tmp_path)
     assert reader.of_source("new").tolist() == [0]
     assert reader.of_source("s0").tolist() == [2, 4, 6, 8]
+
+
+def test_pieces_of_an_earlier_longer_build_go(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path / "a")
+    build_shards(PAIRS[:5], fake(text_tokenizer), tmp_path / "a")
+    build_shards(PAIRS[:5], fake(text_tokenizer), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_part_that_changes_hands_is_a_change(
@@ -187,7 +198,7 @@ def test_a_part_that_changes_hands_is_a_change(
         assert counted.sum() == len(answered) + 1
 
 
-@pytest.mark.parametrize("suffix", ["ids", "ends", "sources", "counted"])
+@pytest.mark.parametrize("suffix", ["ids", "ends", "sources", "counted", "checks"])
 def test_a_truncated_piece_is_made_again(
     suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
@@ -226,11 +237,12 @@ def test_bad_documents_are_left_out_and_listed(
 ) -> None:
     mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
     manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, skip_bad=True)
-    assert [list(piece.skipped) for piece in manifest.pieces] == [
-        ["broken", "missing"],
-        ["line", "monologue"],
-    ]
-    assert manifest.pieces[1].skipped["line"] == "a mere line"
+    assert [piece.dropped for piece in manifest.pieces] == [{"unreadable": 2}] * 2
+    assert manifest.num_sequences + sum(manifest.dropped.values()) == len(mixed)
+    lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
+    drops = [json.loads(line) for line in lines]
+    assert [drop["id"] for drop in drops] == ["broken", "missing", "line", "monologue"]
+    assert drops[2]["detail"] == "a mere line"
     assert Manifest.load(tmp_path) == manifest
     good = build_shards(PAIRS[:4], fake(text_tokenizer), tmp_path / "good")
     assert manifest.num_ids == good.num_ids

@@ -28,7 +28,8 @@ def test_pieces_sort_by_their_numbers() -> None:
 
 
 def test_the_sizes_of_a_piece_s_files() -> None:
-    assert piece_sizes(3, 7, "<u4") == {".ids": 28, ".counted": 7, ".ends": 24, ".sources": 6}
+    sizes = {".ids": 28, ".counted": 7, ".ends": 24, ".sources": 6, ".checks": 12}
+    assert piece_sizes(3, 7, "<u4") == sizes
 
 
 def test_a_file_is_mapped_and_an_empty_one_is_an_empty_array(tmp_path: Path) -> None:

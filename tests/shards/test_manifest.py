@@ -8,26 +8,32 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ShardError
-from calumma.shards.manifest import Manifest, Piece, require_vocabulary
+from calumma.shards.manifest import Manifest, Piece, SourceCounts, require_vocabulary
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
 
 
-def piece(name: str, images: int) -> Piece:
-    return Piece(
-        name=name, num_sequences=2, num_ids=9, num_codes=4 * images, num_images=images, sha256="ab"
+def piece(name: str, images: int, source: str) -> Piece:
+    counts = SourceCounts(
+        num_sequences=2, num_ids=9, num_codes=4 * images, num_images=images, longest=5 + images
     )
+    return Piece(name=name, sources={source: counts}, sha256={".ids": "ab"}, dropped={"why": 2})
 
 
-MANIFEST = Manifest(
-    vocabulary=V, fingerprint="f", sources=["a", "ä"], pieces=[piece("p", 0), piece("q", 3)]
-)
+PIECES = [piece("p", 0, "ä"), piece("q", 3, "a"), piece("r", 1, "ä")]
+MANIFEST = Manifest(vocabulary=V, fingerprint="f", made_with={"text": "t"}, pieces=PIECES)
 
 
 def test_a_manifest_adds_up_its_pieces() -> None:
-    assert (MANIFEST.num_sequences, MANIFEST.num_ids, MANIFEST.codes_per_image) == (4, 18, 4)
-    none = Manifest(vocabulary=V, fingerprint="f", sources=[], pieces=[])
+    assert (MANIFEST.num_sequences, MANIFEST.num_ids, MANIFEST.codes_per_image) == (6, 27, 4)
+    assert MANIFEST.sources == ["ä", "a"]
+    assert MANIFEST.counts("ä") == SourceCounts(
+        num_sequences=4, num_ids=18, num_codes=4, num_images=1, longest=6
+    )
+    assert (MANIFEST.total.num_images, MANIFEST.total.longest) == (4, 8)
+    assert MANIFEST.dropped == {"why": 6}
+    none = Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=[])
     assert (none.num_sequences, none.num_ids, none.codes_per_image) == (0, 0, 0)
 
 
@@ -37,7 +43,8 @@ def test_a_saved_manifest_is_read_back(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "manifest.json").read_text())
     assert record["format"] == "calumma shards"
     assert record["vocabulary_fingerprint"] == V.fingerprint
-    assert (record["num_sequences"], record["num_ids"]) == (4, 18)
+    assert (record["total"]["num_sequences"], record["total"]["num_ids"]) == (6, 27)
+    assert record["sources"]["a"]["num_images"] == 3
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
@@ -54,7 +61,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as caught:
         Manifest.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'} is of version 9; this calumma reads version 1. Build the "
+        f"{tmp_path / 'manifest.json'} is of version 9; this calumma reads version 2. Build the "
         "shards again."
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import calumma.shards.reader
 from calumma.errors import ShardError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
@@ -14,7 +15,7 @@ from calumma.shards.writer import PieceWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
-PIECES = [[([0, 20, 2], 0), ([0, 2], 1)], [], [([0, 30, 31, 2], 1)]]
+PIECES = [[([0, 20, 2], "a"), ([0, 2], "b")], [], [([0, 30, 31, 2], "b")]]
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
         for ids, source in sequences:
             writer.add(ids, [False] + [True] * (len(ids) - 1), source)
         pieces.append(writer.write(tmp_path, f"piece-{number:05d}"))
-    Manifest(vocabulary=V, fingerprint="f", sources=["a", "b"], pieces=pieces).save(tmp_path)
+    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
     return tmp_path
 
 
@@ -45,11 +46,13 @@ def test_sources_name_their_sequences(folder: Path) -> None:
     reader = ShardReader(folder)
     assert reader.of_source("a").tolist() == [0]
     assert reader.of_source("b").tolist() == [1, 2]
-    assert reader.source_of.tolist() == [0, 1, 1]
+    assert [reader.source(number) for number in range(3)] == ["a", "b", "b"]
+    assert [reader.number("b", place) for place in range(2)] == [1, 2]
+    assert [reader.num_of_source(name) for name in "ab"] == [1, 2]
 
 
 def test_shards_of_nothing_are_empty(tmp_path: Path) -> None:
-    Manifest(vocabulary=V, fingerprint="f", sources=[], pieces=[]).save(tmp_path)
+    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=[]).save(tmp_path)
     assert len(ShardReader(tmp_path)) == 0
 
 
@@ -81,3 +84,58 @@ def test_a_missing_piece_is_refused(folder: Path) -> None:
     assert str(caught.value) == (
         f"{path} is missing; its manifest says 2. Build the shards again: what is whole is kept."
     )
+
+
+@pytest.mark.parametrize("suffix", ["ids", "counted"])
+@pytest.mark.parametrize("place", [0, 3, 4])
+def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, place: int) -> None:
+    path = folder / f"piece-00000.{suffix}"
+    content = bytearray(path.read_bytes())
+    width = 2 if suffix == "ids" else 1
+    content[place * width] ^= 16
+    path.write_bytes(content)
+    reader = ShardReader(folder)
+    broken = 0 if place < 3 else 1
+    assert len(reader.read(1 - broken)[0]) == (3 if broken else 2)
+    with pytest.raises(ShardError) as caught:
+        reader.read(broken)
+    assert str(caught.value) == (
+        f"{folder / 'piece-00000.ids'}: sequence {broken} is not what was written; wanted its "
+        "bytes unchanged. Build the shards again: what is whole is kept."
+    )
+    with pytest.raises(ShardError, match="the file is not what was written"):
+        reader.require_whole()
+
+
+@pytest.mark.parametrize("suffix", ["ends", "sources", "checks"])
+def test_a_flipped_byte_of_the_index_is_seen_when_the_piece_is_opened(
+    folder: Path, suffix: str
+) -> None:
+    path = folder / f"piece-00002.{suffix}"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    reader = ShardReader(folder)
+    assert reader.read(0)[0].tolist() == [0, 20, 2]
+    with pytest.raises(ShardError) as caught:
+        reader.length(2)
+    assert str(caught.value) == (
+        f"{path}: the file is not what was written; wanted its bytes unchanged. Build the shards "
+        "again: what is whole is kept."
+    )
+
+
+def test_a_missing_piece_is_refused_at_once(folder: Path) -> None:
+    (folder / "piece-00002.counted").unlink()
+    with pytest.raises(ShardError) as caught:
+        ShardReader(folder)
+    assert str(caught.value) == (
+        f"{folder / 'piece-00002.counted'} is missing; its manifest says 4. Build the shards "
+        "again: what is whole is kept."
+    )
+
+
+def test_no_more_pieces_are_open_than_may_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calumma.shards.reader, "OPEN_PIECES", 1)
+    reader = ShardReader(folder)
+    for _ in range(2):
+        assert [reader.read(n)[0].tolist() for n in (0, 2)] == [[0, 20, 2], [0, 30, 31, 2]]
+    assert len(reader._open) == 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 
 import pytest
 
+from calumma.documents.faults import Drop
+from calumma.shards.manifest import SourceCounts
 from calumma.shards.writer import PieceWriter
 from calumma.vocabulary import Vocabulary
 
@@ -16,36 +19,65 @@ WIDE = Vocabulary(num_codes=3, num_text=70_000)
 
 def test_the_bytes_of_a_piece_by_hand(tmp_path: Path) -> None:
     writer = PieceWriter(SMALL)
-    writer.add([0, 8, 4, 6, 7, 258, 2], [False, True, True, True, True, True, True], 1)
-    writer.add([0, 2], [True, True], 0)
+    writer.add([0, 8, 4, 6, 7, 258, 2], [False, True, True, True, True, True, True], "b")
+    writer.add([0, 2], [True, True], "a")
     piece = writer.write(tmp_path, "piece-00000")
     ids = b"\x00\x00\x08\x00\x04\x00\x06\x00\x07\x00\x02\x01\x02\x00" + b"\x00\x00\x02\x00"
     assert (tmp_path / "piece-00000.ids").read_bytes() == ids
     ends = bytes([7]) + bytes(7) + bytes([9]) + bytes(7)
     assert (tmp_path / "piece-00000.ends").read_bytes() == ends
-    assert (tmp_path / "piece-00000.sources").read_bytes() == b"\x01\x00\x00\x00"
+    assert (tmp_path / "piece-00000.sources").read_bytes() == b"\x00\x00\x01\x00"
     assert (tmp_path / "piece-00000.counted").read_bytes() == b"\x00" + b"\x01" * 8
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        f"piece-00000{suffix}" for suffix in (".counted", ".ends", ".ids", ".sources")
+        f"piece-00000{suffix}" for suffix in (".checks", ".counted", ".ends", ".ids", ".sources")
     ]
-    assert (piece.num_sequences, piece.num_ids, piece.num_codes, piece.num_images) == (2, 9, 2, 1)
-    assert piece.sha256 == hashlib.sha256(ids).hexdigest()
+    flags = b"\x00" + b"\x01" * 8
+    checks = [zlib.crc32(ids[:14] + flags[:7]), zlib.crc32(ids[14:] + flags[7:])]
+    written = (tmp_path / "piece-00000.checks").read_bytes()
+    assert written == b"".join(check.to_bytes(4, "little") for check in checks)
+    assert piece.sources == {
+        "b": SourceCounts(
+            num_sequences=1,
+            num_ids=7,
+            num_text=1,
+            num_codes=2,
+            num_images=1,
+            num_counted=6,
+            longest=7,
+        ),
+        "a": SourceCounts(num_sequences=1, num_ids=2, num_counted=2, longest=2),
+    }
+    assert (piece.num_sequences, piece.num_ids, piece.dropped) == (2, 9, {})
+    assert piece.sha256[".ids"] == hashlib.sha256(ids).hexdigest()
+    assert piece.sha256.keys() == {".ids", ".counted", ".ends", ".sources", ".checks"}
 
 
 def test_a_wide_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
     writer = PieceWriter(WIDE)
-    writer.add([65_537], [True], 0)
+    writer.add([65_537], [True], "a")
     writer.write(tmp_path, "p")
     assert (tmp_path / "p.ids").read_bytes() == b"\x01\x00\x01\x00"
 
 
-def test_what_was_left_out_travels_with_the_piece(tmp_path: Path) -> None:
+def test_what_was_left_out_stands_beside_the_piece_with_its_reason(tmp_path: Path) -> None:
     writer = PieceWriter(SMALL)
-    writer.skipped["d"] = "why"
+    for id_, reason in [("d", "why"), ("ä", "other"), ("d", "why")]:
+        writer.dropped.append(Drop(id=id_, source="s", reason=reason, detail="7 px"))
     piece = writer.write(tmp_path, "p")
-    assert (piece.num_sequences, piece.num_ids, piece.skipped) == (0, 0, {"d": "why"})
+    assert (piece.num_sequences, piece.num_ids) == (0, 0)
+    assert piece.dropped == {"other": 1, "why": 2}
+    first, second, third = (tmp_path / "p.dropped").read_text(encoding="utf-8").splitlines()
+    assert first == third == '{"id": "d", "source": "s", "reason": "why", "detail": "7 px"}'
+    assert second == '{"id": "ä", "source": "s", "reason": "other", "detail": "7 px"}'
+
+
+def test_a_piece_that_is_made_again_without_drops_lists_none(tmp_path: Path) -> None:
+    writer = PieceWriter(SMALL, dropped=[Drop(id="d", source="s", reason="why", detail="")])
+    writer.write(tmp_path, "p")
+    assert PieceWriter(SMALL).write(tmp_path, "p").dropped == {}
+    assert not (tmp_path / "p.dropped").exists()
 
 
 def test_ids_and_flags_must_be_as_many() -> None:
     with pytest.raises(AssertionError):
-        PieceWriter(SMALL).add([0, 2], [True], 0)
+        PieceWriter(SMALL).add([0, 2], [True], "a")

@@ -1,0 +1,35 @@
+"""Counts of shards, told in lines."""
+
+from __future__ import annotations
+
+from calumma.shards.account import shard_lines, source_table
+from calumma.shards.manifest import Manifest, Piece, SourceCounts
+from calumma.vocabulary import Vocabulary
+
+PAIRS = SourceCounts(
+    num_sequences=2, num_ids=2000, num_text=40, num_codes=1900, num_images=19, longest=1200
+)
+PIECE = Piece(name="p", sources={"pairs": PAIRS, "": SourceCounts(num_ids=3)}, sha256={})
+
+
+def manifest(piece: Piece) -> Manifest:
+    vocabulary = Vocabulary(num_codes=3, num_text=256)
+    return Manifest(vocabulary=vocabulary, fingerprint="f", made_with={}, pieces=[piece])
+
+
+def test_the_counts_of_the_whole_stand_before_those_of_each_source() -> None:
+    assert shard_lines(manifest(PIECE)) == [
+        "2 sequences, 2,003 ids in 1 pieces; 19 images of 100 codes",
+        "0 documents left out",
+        "source       sequences        ids       text      codes    control     images    longest",
+        "pairs                2      2,000         40      1,900         60         19      1,200",
+        "(no source)          0          3          0          0          3          0          0",
+    ]
+
+
+def test_what_was_left_out_is_told_by_its_reasons() -> None:
+    piece = Piece(name="p", sources={}, sha256={}, dropped={"too small": 2, "unreadable": 1000})
+    assert shard_lines(manifest(piece))[1:] == [
+        "1,002 documents left out: too small 2, unreadable 1,000",
+        *source_table({}),
+    ]
