@@ -42,6 +42,22 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a step is computed: speed against memory, never what is learned but for rounding."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; weights, norms, loss and optimizer stay float32. "auto" is bfloat16 on a
+    GPU and float32 on a CPU."""
+
+    compile: Literal["auto", "none", "inductor", "aot_eager"] = "auto"
+    """Compiler of each block. "auto" is inductor on a GPU and none on a CPU."""
+
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing; all but the results
+    of matrix products and attention; or all of a block."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderShape:
     """The shape of a new decoder; its vocabulary comes from the shards."""
 
@@ -52,6 +68,7 @@ class DecoderShape:
     feed_forward_dim: int = 512
     max_tokens: int = 4096
     norm_order: Literal["pre", "reordered"] = "pre"
+    qk_norm: Literal["layer", "rms"] = "layer"
     dropout: float = 0.0
 
 
@@ -86,6 +103,7 @@ class TrainConfig:
     stream: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:

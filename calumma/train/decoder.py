@@ -11,6 +11,7 @@ import torch
 
 from calumma.batches.stream import Stream, StreamState
 from calumma.model.decoder import Decoder
+from calumma.train.compute import computed_in, prepare
 from calumma.train.config import TrainConfig
 from calumma.train.optimizer import make_optimizers, set_rates
 from calumma.train.schedule import rate_share
@@ -30,11 +31,13 @@ class DecoderLearner:
 
     def __post_init__(self) -> None:
         self.decoder.train()
+        prepare(self.decoder, self.config.compute)
         self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
         self.rules = StepRules(
             vocabulary=self.stream.vocabulary,
             z_loss=self.config.z_loss,
             max_gradient_norm=self.config.optimizer.max_gradient_norm,
+            computed_in=computed_in(self.config.compute, self.decoder.embedding.weight.device),
         )
 
     def step(self, number: int) -> dict[str, float]:

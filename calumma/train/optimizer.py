@@ -49,6 +49,7 @@ def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -
         lr=config.peak_rate,
         betas=config.betas,
         eps=config.epsilon,
+        fused=True,
     )
 
 

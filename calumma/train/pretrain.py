@@ -17,7 +17,7 @@ from calumma.train.decoder import DecoderLearner
 from calumma.train.loop import LoopConfig, Progress, run_loop
 
 CONFIG_NAME = "config.json"
-_OF_THE_MACHINE = ("device", "save_every")
+_OF_THE_MACHINE = ("device", "save_every", "compute")
 """Fields that, like all paths, may differ between two launches of one run."""
 
 

@@ -35,6 +35,9 @@ class StepRules:
     z_loss: float
     max_gradient_norm: float
 
+    computed_in: torch.dtype = torch.float32
+    """Of matrix products; below float32 they run under autocast, and weights stay as they are."""
+
 
 def optimizer_step(
     model: Decoder,
@@ -73,19 +76,21 @@ def optimizer_step(
 def _loss(model: Decoder, batch: Batch, rules: StepRules) -> tuple[LossSums, float]:
     device = model.embedding.weight.device
     owners = torch.from_numpy(batch.owners).to(device)
-    stream = model.stream(
-        torch.from_numpy(batch.ids).to(device),
-        owners=owners,
-        positions=torch.from_numpy(batch.positions).to(device),
-    )
-    sums = summed_loss(
-        model.norm(stream),
-        model.head,
-        torch.from_numpy(batch.targets).to(device),
-        torch.from_numpy(batch.counted).to(device),
-        rules.vocabulary,
-        z_loss=rules.z_loss,
-    )
+    lower = rules.computed_in != torch.float32
+    with torch.autocast(device.type, dtype=rules.computed_in, enabled=lower):
+        stream = model.stream(
+            torch.from_numpy(batch.ids).to(device),
+            owners=owners,
+            positions=torch.from_numpy(batch.positions).to(device),
+        )
+        sums = summed_loss(
+            model.norm(stream),
+            model.head,
+            torch.from_numpy(batch.targets).to(device),
+            torch.from_numpy(batch.counted).to(device),
+            rules.vocabulary,
+            z_loss=rules.z_loss,
+        )
     norms = stream.detach()[owners >= 0].norm(dim=-1)
     return sums, float(norms.sum()) / max(1, len(norms))
 

@@ -1,0 +1,64 @@
+"""How a decoder's step is computed on its device: precision, compiling, recomputing.
+
+The decoder knows nothing of it; its parameters and their names stay as they are.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
+
+from calumma.model.decoder import Decoder
+from calumma.train.config import ComputeConfig
+
+_aten = torch.ops.aten
+_DEAR = {
+    _aten.mm.default,
+    _aten.bmm.default,
+    _aten.addmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.higher_order.flex_attention,
+}
+"""What "selective" keeps: the rest of a block is cheap to compute again."""
+
+
+def computed_in(config: ComputeConfig, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products."""
+    if config.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+
+
+def prepare(decoder: Decoder, config: ComputeConfig) -> None:
+    """Make the blocks recompute and compile as the config says; to be called once."""
+    backend = config.compile
+    if backend == "auto":
+        backend = "inductor" if decoder.embedding.weight.is_cuda else "none"
+    for block in decoder.blocks:
+        if config.recompute != "none":
+            context = _selective if config.recompute == "selective" else noop_context_fn
+            kept = partial(checkpoint, block.forward, use_reentrant=False, context_fn=context)
+            # On the instance, not around it: a wrapping module would rename the parameters.
+            block.forward = kept
+        if backend != "none":
+            block.compile(backend=backend)
+
+
+def _selective() -> tuple[Any, Any]:
+    """What decides in the forward pass and in the recomputation."""
+
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        dear = operation in _DEAR
+        return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
