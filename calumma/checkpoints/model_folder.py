@@ -1,48 +1,55 @@
 """The model folder: what transformers loads as it stands, and what it has no place for.
 
 config.json               shape of the decoder and of the image tokenizer, table of names
-model.safetensors         decoder, image encoder and codebook, under transformers' names
+model*.safetensors        decoder, image encoder and codebook, under transformers' names
 vq_decoder.safetensors    the image tokenizer's decoder, which transformers lacks
 tokenizer.json            text tokenizer, with tokenizer_config.json
 preprocessor_config.json, processor_config.json, generation_config.json
+
+Decoders with qk_norm = "rms" have another kind of folder: see `qwen3_folder`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from calumma.checkpoints.chameleon_folder import (
+    VQ_DECODER_NAME,
+    chameleon_tensors,
+    open_chameleon,
+)
 from calumma.checkpoints.hugging_face import (
     model_config,
     preprocessor_config,
     processor_config,
-    read_decoder_config,
-    read_vq_config,
     special_ids,
+    text_model_tokenizer_config,
     tokenizer_config,
 )
-from calumma.checkpoints.names import VQ_PREFIX, decoder_names, heads_of_norm
-from calumma.errors import CheckpointError, VocabularyError
-from calumma.files import make_folder, read_json, replacing, write_json
-from calumma.model.config import DecoderConfig
+from calumma.checkpoints.qwen3_folder import (
+    IMAGE_FOLDER,
+    OWN,
+    QWEN3,
+    open_qwen3,
+    qwen3_config,
+    qwen3_tensors,
+)
+from calumma.checkpoints.stored import Stored, StoredModel
+from calumma.checkpoints.tensor_file import Tell, silent, write_tensors
+from calumma.checkpoints.weights import MOST_BYTES, write_weights
+from calumma.errors import CheckpointError
+from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.model.decoder import Decoder
-from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE, ImageTokenizer
+from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
-from calumma.tokens.vq.names import decoder_names as vq_decoder_names
-from calumma.tokens.vq.names import transformers_names
 from calumma.tokens.vq.network import VQNetwork
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-VQ_DECODER_NAME = "vq_decoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,82 +66,73 @@ class ModelParts:
 
 def save_model(folder: Path, parts: ModelParts) -> None:
     """Write a model folder; every file is whole or not there, and `config.json` comes last."""
+    image = _stored(parts.image.network)
+    if not parts.draws:
+        image = {name: t for name, t in image.items() if not name.startswith("decoder.")}
+    write_model(
+        folder,
+        StoredModel(
+            layout="in memory",
+            shape=parts.decoder.config,
+            decoder=_stored(parts.decoder),
+            image_shape=parts.image.config,
+            image=image,
+            text=parts.text,
+            text_file=parts.text.tokenizer.to_str(pretty=False),
+        ),
+    )
+
+
+def _stored(module: torch.nn.Module) -> dict[str, Stored]:
+    return {name: Stored.of(tensor) for name, tensor in module.state_dict().items()}
+
+
+def write_model(
+    folder: Path, model: StoredModel, *, most_bytes: int = MOST_BYTES, tell: Tell = silent
+) -> None:
+    """Write a model folder, holding one tensor at a time.
+
+    Args:
+        folder: may hold an older model, which is replaced.
+        model: what to write.
+        most_bytes: of one file of weights.
+        tell: is called with the bytes of each tensor written.
+    """
     make_folder(folder)
     # Without its config the folder is no model: a half-replaced one cannot be loaded as a whole.
     (folder / CONFIG_NAME).unlink(missing_ok=True)
     (folder / VQ_DECODER_NAME).unlink(missing_ok=True)
-    weights, vq_decoder = _tensors(parts)
-    with replacing(folder / WEIGHTS_NAME) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
-    if parts.draws:
-        with replacing(folder / VQ_DECODER_NAME) as temporary:
-            save_file(vq_decoder, temporary, metadata={"format": "pt"})
-    decoder, image = parts.decoder.config, parts.image.config
-    parts.text.save(folder)
-    write_json(folder / "tokenizer_config.json", tokenizer_config(decoder.max_tokens))
-    write_json(folder / "preprocessor_config.json", preprocessor_config(image))
-    write_json(folder / "processor_config.json", processor_config(image))
-    write_json(folder / "generation_config.json", special_ids(parts.text.vocabulary))
-    dtype = parts.decoder.embedding.weight.dtype
-    write_json(folder / CONFIG_NAME, model_config(decoder, image, parts.text, dtype))
+    if model.shape.qk_norm == "rms":
+        config = qwen3_config(model)
+        write_weights(folder, qwen3_tensors(model), most_bytes=most_bytes, tell=tell)
+        write_tensors(folder / IMAGE_FOLDER / WEIGHTS_FILE, model.image, tell)
+        write_json(folder / IMAGE_FOLDER / CONFIG_FILE, model.image_shape.to_json())
+        tokens = text_model_tokenizer_config(model.shape.max_tokens)
+    else:
+        image = model.image_shape
+        config = model_config(model.shape, image, model.text, model.dtype)
+        weights, vq_decoder = chameleon_tensors(model)
+        write_weights(folder, weights, most_bytes=most_bytes, tell=tell)
+        if vq_decoder:
+            write_tensors(folder / VQ_DECODER_NAME, vq_decoder, tell)
+        write_json(folder / "preprocessor_config.json", preprocessor_config(image))
+        write_json(folder / "processor_config.json", processor_config(image))
+        tokens = tokenizer_config(model.shape.max_tokens)
+    write_text(folder / TOKENIZER_NAME, model.text_file)
+    write_json(folder / "tokenizer_config.json", tokens)
+    write_json(folder / "generation_config.json", special_ids(model.text.vocabulary))
+    write_json(folder / CONFIG_NAME, config)
 
 
-def _tensors(parts: ModelParts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    config = parts.decoder.config
-    ours = parts.decoder.state_dict()
-    weights: dict[str, Tensor] = {}
-    for name, theirs in decoder_names(config).items():
-        tensor = ours[name].cpu()
-        heads = heads_of_norm(name, config)
-        if heads is not None:
-            tensor = tensor.repeat_interleave(heads // config.qk_norm_groups, dim=0)
-        weights[theirs] = tensor.contiguous()
-    vq = parts.image.network.state_dict()
-    for name, theirs in transformers_names(parts.image.config).items():
-        weights[VQ_PREFIX + theirs] = vq[name].cpu().contiguous()
-    vq_decoder = {
-        theirs: vq[name].cpu().contiguous()
-        for name, theirs in vq_decoder_names(parts.image.config).items()
-    }
-    return weights, vq_decoder
+def open_model_folder(folder: Path) -> StoredModel:
+    """Look at a model folder that calumma, transformers or a fine-tune in its layout wrote.
 
-
-class _Weights:
-    """The tensors of a folder's safetensors files, read one by one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        files = sorted(folder.glob("model*.safetensors"))
-        if not files:
-            raise CheckpointError(
-                f"{folder} holds no model*.safetensors; wanted the weights of a Chameleon-family "
-                "model. Pickled weights (.bin, .pth) are not read: save them as safetensors."
-            )
-        self.files: dict[str, Any] = {}
-        for path in files:
-            try:
-                handle = safe_open(path, framework="pt")
-            except Exception as error:  # the library raises its own SafetensorError
-                raise CheckpointError(
-                    f"{path}: is no whole safetensors file ({error}). Copy or download it again."
-                ) from error
-            self.files |= dict.fromkeys(handle.keys(), handle)
-
-    def read(self, name: str) -> Tensor:
-        if name not in self.files:
-            raise CheckpointError(
-                f"{self.folder} lacks the tensor {name}; wanted every tensor of a Chameleon-family "
-                "model. Copy or download the missing shard."
-            )
-        tensor: Tensor = self.files[name].get_tensor(name)
-        return tensor
-
-
-def load_model(folder: Path) -> ModelParts:
-    """Read a model folder that calumma, transformers or a fine-tune in its layout wrote.
+    Headers are read, and no tensors but head norms; yet every tensor is known to be there in its
+    shape, and every file to be as long as it should.
 
     Raises:
         CheckpointError: a file or a tensor is missing, or the folder holds another kind of model.
+        VocabularyError: the tokenizers are not those of the decoder.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -143,65 +141,39 @@ def load_model(folder: Path) -> ModelParts:
             "`calumma pretrain` writes, or one of the Chameleon family in Hugging Face's layout."
         )
     config = read_json(path)
-    if config.get("model_type") != "chameleon":
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind == "chameleon":
+        model = open_chameleon(folder, config)
+    elif kind in (QWEN3, OWN):
+        model = open_qwen3(folder, config)
+    else:
         raise CheckpointError(
-            f"{path} describes a model of type {config.get('model_type')!r}; wanted 'chameleon'."
+            f"{path} describes a model of type {kind!r}; wanted 'chameleon', or 'qwen3' with an "
+            "image tokenizer beside it. Other models are not read."
         )
-    weights = _Weights(folder)
-    text = TextTokenizer.load(folder)
-    decoder = _load_decoder(config, weights)
-    if text.vocabulary.size > decoder.config.vocabulary_size:
-        raise VocabularyError(
-            f"{folder}: the tokenizer has {text.vocabulary.size} ids, the decoder rows for "
-            f"{decoder.config.vocabulary_size}; wanted at least as many rows as ids."
-        )
-    image, draws = _load_image_tokenizer(folder, config["vq_config"], weights)
-    return ModelParts(decoder, text, image, draws)
+    model.require_one_vocabulary(folder)
+    return model
 
 
-def _load_decoder(config: Mapping[str, Any], weights: _Weights) -> Decoder:
-    shape = read_decoder_config(config)
-    names = decoder_names(shape)
-    tensors = {name: weights.read(theirs) for name, theirs in names.items()}
-    norms = {name: t for name, t in tensors.items() if heads_of_norm(name, shape)}
-    groups = _norm_groups(norms, shape)
-    for name, tensor in norms.items():
-        tensors[name] = tensor.reshape(groups, -1, shape.head_dim)[:, 0].clone()
+def load_model(folder: Path) -> ModelParts:
+    """Read a model folder that calumma, transformers or a fine-tune in its layout wrote.
 
+    Raises:
+        CheckpointError: a file or a tensor is missing, or the folder holds another kind of model.
+        VocabularyError: the tokenizers are not those of the decoder.
+    """
+    model = open_model_folder(folder)
     with torch.device("meta"):
-        decoder = Decoder(replace(shape, qk_norm_groups=groups))
+        decoder = Decoder(model.shape)
+    tensors = {name: stored.read() for name, stored in model.decoder.items()}
     decoder.load_state_dict(tensors, assign=True)
-    return decoder.eval()
+    return ModelParts(decoder.eval(), model.text, _image_tokenizer(model), model.draws)
 
 
-def _norm_groups(norms: Mapping[str, Tensor], shape: DecoderConfig) -> int:
-    """The fewest groups of heads such that the heads of each group share every norm."""
-    most = math.gcd(shape.num_heads, shape.num_kv_heads)
-    for groups in (g for g in range(1, most + 1) if most % g == 0):
-        grouped = [t.reshape(groups, -1, shape.head_dim) for t in norms.values()]
-        if all(torch.equal(t, t[:, :1].expand_as(t)) for t in grouped):
-            return groups
-    raise CheckpointError(
-        f"the query norms differ between heads that share a key head ({shape.num_heads} query, "
-        f"{shape.num_kv_heads} key heads); wanted norms tied within groups of heads. A fine-tune "
-        "that untied them cannot be loaded."
-    )
-
-
-def _load_image_tokenizer(
-    folder: Path, vq: Mapping[str, Any], weights: _Weights
-) -> tuple[ImageTokenizer, bool]:
-    config = read_vq_config(vq)
-    tensors = {
-        name: weights.read(VQ_PREFIX + theirs).float()
-        for name, theirs in transformers_names(config).items()
-        if not name.startswith("post_quant_conv")
-    }
-    draws = (folder / VQ_DECODER_NAME).is_file()
-    if draws:
-        with safe_open(folder / VQ_DECODER_NAME, framework="pt") as file:
-            for name, theirs in vq_decoder_names(config).items():
-                tensors[name] = file.get_tensor(theirs).float()
-    network = VQNetwork(config)
-    network.load_state_dict(tensors, strict=draws)
-    return ImageTokenizer(network.eval()), draws
+@torch.no_grad()
+def _image_tokenizer(model: StoredModel) -> ImageTokenizer:
+    network = VQNetwork(model.image_shape)
+    own: Mapping[str, torch.Tensor] = network.state_dict()
+    for name, stored in model.image.items():
+        own[name].copy_(stored.read())
+    return ImageTokenizer(network.eval())

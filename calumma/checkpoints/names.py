@@ -1,4 +1,4 @@
-"""The names of a decoder's tensors in a Hugging Face folder of the Chameleon family."""
+"""The names of a decoder's tensors in a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def decoder_names(config: DecoderConfig) -> dict[str, str]:
         f"blocks.{layer}.{ours}": f"model.layers.{layer}.{theirs}"
         for layer in range(config.num_layers)
         for ours, theirs in _IN_BLOCK.items()
+        if config.qk_norm == "layer" or not ours.endswith("_norm.bias")
     }
     return _OUTSIDE | inside
 
 
 def heads_of_norm(name: str, config: DecoderConfig) -> int | None:
-    """How many heads transformers spells a norm out for; None where `name` is no head norm."""
+    """How many heads a head norm is spelt out for; None where `name` is no head norm."""
     if ".query_norm." in name:
         return config.num_heads
     if ".key_norm." in name:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import calumma
 from calumma.cli import (
     build_shards,
+    convert,
     corpus,
     demo,
     evaluate,
@@ -36,6 +37,7 @@ VERBS = (
     finetune,
     generate,
     evaluate,
+    convert,
 )
 """In the order of the road."""
 
@@ -43,9 +45,8 @@ EXIT_MISTAKE = 2
 EXIT_STOPPED = 3
 
 _EXAMPLES = """\
-  calumma demo                       the whole road on this machine, in minutes
-  calumma inspect out/demo           what a file or folder is, and whether it is whole
-  calumma demo --help                what a verb takes, with examples"""
+  calumma demo             the whole road on this machine, in minutes
+  calumma demo --help      what a verb takes, with examples"""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -208,10 +208,10 @@ def test_a_killed_save_leaves_no_model_that_is_half_another(
 ) -> None:
     save_model(tmp_path, model_parts)
 
-    def full(folder: Path) -> None:
+    def full(path: Path, text: str) -> None:
         raise OutputError("no space left")
 
-    monkeypatch.setattr(model_parts.text, "save", full)
+    monkeypatch.setattr("calumma.checkpoints.model_folder.write_text", full)
     with pytest.raises(OutputError):
         save_model(tmp_path, model_parts)
     with pytest.raises(CheckpointError) as caught:
@@ -244,7 +244,8 @@ def refusal(folder: Path) -> str:
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     assert refusal(folder) == (
-        f"{folder / 'config.json'} describes a model of type 'llama'; wanted 'chameleon'."
+        f"{folder / 'config.json'} describes a model of type 'llama'; wanted 'chameleon', or "
+        "'qwen3' with an image tokenizer beside it. Other models are not read."
     )
 
 
@@ -252,7 +253,7 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert refusal(folder) == (
         f"{folder} holds no model*.safetensors; wanted the weights of a Chameleon-family model. "
-        "Pickled weights (.bin, .pth) are not read: save them as safetensors."
+        "Pickled weights (.bin) are not read here: save them as safetensors."
     )
 
 
@@ -268,7 +269,7 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
     change_tensors(folder, {"model.norm.weight": None})
     assert refusal(folder) == (
         f"{folder} lacks the tensor model.norm.weight; wanted every tensor of a Chameleon-family "
-        "model. Copy or download the missing shard."
+        "model. Copy or download what is missing."
     )
 
 
@@ -278,8 +279,9 @@ def test_norms_that_no_groups_share_are_refused(folder: Path) -> None:
     untied[1] += 1
     change_tensors(folder, {name: untied})
     assert refusal(folder) == (
-        "the query norms differ between heads that share a key head (4 query, 2 key heads); wanted "
-        "norms tied within groups of heads. A fine-tune that untied them cannot be loaded."
+        f"{folder}: the query norms differ between heads that share a key head (4 query, 2 key "
+        "heads); wanted norms tied within groups of heads. A fine-tune that untied them cannot be "
+        "loaded."
     )
 
 
@@ -290,7 +292,7 @@ def test_a_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     assert refusal(folder) == (
         f"{folder}: the tokenizer has 324 ids, the decoder rows for 300; wanted at least as many "
-        "rows as ids."
+        "rows as ids. Take the tokenizer that the decoder was trained with."
     )
 
 

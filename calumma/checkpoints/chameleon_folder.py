@@ -1,0 +1,147 @@
+"""Folders of Chameleon's own kind: what is where in them, by our names.
+
+transformers spells a head norm out for every head, where ours has one row for all heads of a
+group; and it has no place for the image tokenizer's decoder, which stands in a file of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from calumma.checkpoints.hugging_face import read_decoder_config, read_vq_config
+from calumma.checkpoints.names import VQ_PREFIX, decoder_names, heads_of_norm
+from calumma.checkpoints.stored import (
+    Stored,
+    StoredModel,
+    decoder_shapes,
+    image_shapes,
+    require_tensors,
+)
+from calumma.checkpoints.tensor_file import read_tensors
+from calumma.checkpoints.weights import read_weights
+from calumma.errors import CheckpointError
+from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.names import decoder_names as vq_decoder_names
+from calumma.tokens.vq.names import transformers_names
+
+VQ_DECODER_NAME = "vq_decoder.safetensors"
+FAMILY = "a Chameleon-family model"
+
+_REMADE = ".rotary_emb.inv_freq"
+"""Old releases of transformers saved the wavelengths, which follow from the config."""
+
+
+def open_chameleon(folder: Path, config: Mapping[str, Any]) -> StoredModel:
+    """Look at a folder; of its tensors only the head norms are read, which tell the groups.
+
+    Raises:
+        CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
+    """
+    where = folder / "config.json"
+    shape = read_decoder_config(config, where)
+    image_shape = read_vq_config(config.get("vq_config") or {}, where)
+    weights = {n: t for n, t in read_weights(folder).items() if not n.endswith(_REMADE)}
+    names, image_names = decoder_names(shape), _image_names(image_shape, weights)
+    shapes, vq_shapes = decoder_shapes(shape), image_shapes(image_shape)
+    wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
+    for ours, theirs in names.items():
+        heads = heads_of_norm(ours, shape)
+        if heads is not None:
+            wanted[theirs] = (heads, shape.head_dim)
+    wanted |= {theirs: vq_shapes[ours] for ours, theirs in image_names.items()}
+    require_tensors(folder, weights, wanted, FAMILY)
+
+    image = {ours: weights[theirs] for ours, theirs in image_names.items()}
+    decoder = {ours: weights[theirs] for ours, theirs in names.items()}
+    norms = {ours: t.read() for ours, t in decoder.items() if heads_of_norm(ours, shape)}
+    groups = norm_groups(norms.values(), math.gcd(shape.num_heads, shape.num_kv_heads))
+    if groups is None:
+        raise CheckpointError(
+            f"{folder}: the query norms differ between heads that share a key head "
+            f"({shape.num_heads} query, {shape.num_kv_heads} key heads); wanted norms tied within "
+            "groups of heads. A fine-tune that untied them cannot be loaded."
+        )
+    for name, tensor in norms.items():
+        decoder[name] = Stored.of(tensor.reshape(groups, -1, shape.head_dim)[:, 0].clone())
+    return StoredModel(
+        layout="a model folder",
+        shape=replace(shape, qk_norm_groups=groups),
+        decoder=decoder,
+        image_shape=image_shape,
+        image=image | _vq_decoder(folder, image_shape),
+        text=TextTokenizer.load(folder),
+        text_file=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
+    )
+
+
+def _image_names(config: VQConfig, weights: Mapping[str, Stored]) -> dict[str, str]:
+    """Our name -> the name among the weights, for the image tokenizer's tensors there."""
+    names = transformers_names(config)
+    # Some fine-tunes keep the image tokenizer's decoder beside its encoder.
+    if any(name.startswith(f"{VQ_PREFIX}decoder.") for name in weights):
+        names |= vq_decoder_names(config)
+    prefixed = {ours: VQ_PREFIX + theirs for ours, theirs in names.items()}
+    # Reading pictures does not need it, so some leave it out with the decoder.
+    return {
+        ours: theirs
+        for ours, theirs in prefixed.items()
+        if theirs in weights or not ours.startswith("post_quant_conv")
+    }
+
+
+def _vq_decoder(folder: Path, config: VQConfig) -> dict[str, Stored]:
+    path = folder / VQ_DECODER_NAME
+    if not path.is_file():
+        return {}
+    found, shapes = read_tensors(path), image_shapes(config)
+    names = vq_decoder_names(config)
+    wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
+    require_tensors(path, found, wanted, "the decoder of an image tokenizer")
+    return {ours: found[theirs] for ours, theirs in names.items()}
+
+
+def norm_groups(norms: Iterable[Tensor], most: int) -> int | None:
+    """The fewest groups of heads such that the heads of each group share every norm, or None.
+
+    Args:
+        norms: each [heads, head_dim].
+        most: divides the heads of all; so do the groups.
+    """
+    for groups in (g for g in range(1, most + 1) if most % g == 0):
+        grouped = (norm.reshape(groups, -1, norm.shape[-1]) for norm in norms)
+        if all(bool((norm == norm[:, :1]).all()) for norm in grouped):
+            return groups
+    return None
+
+
+def chameleon_tensors(model: StoredModel) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    """What goes into the folder's weights, and into the file of the image tokenizer's decoder."""
+    config, weights = model.shape, {}
+    for name, theirs in decoder_names(config).items():
+        tensor, heads = model.decoder[name], heads_of_norm(name, config)
+        if heads is not None:
+            spell_out = partial(_spell_out, heads=heads)
+            tensor = tensor.then((heads, config.head_dim), spell_out)
+        weights[theirs] = tensor
+    for name, theirs in transformers_names(model.image_shape).items():
+        if name in model.image:
+            weights[VQ_PREFIX + theirs] = model.image[name]
+    vq_decoder = {}
+    if model.draws:
+        names = vq_decoder_names(model.image_shape)
+        vq_decoder = {theirs: model.image[name] for name, theirs in names.items()}
+    return weights, vq_decoder
+
+
+def _spell_out(norm: Tensor, *, heads: int) -> Tensor:
+    """[groups, D] -> [heads, D]."""
+    return norm.repeat_interleave(heads // len(norm), dim=0)

@@ -1,0 +1,303 @@
+"""Folders in the layout of Meta's releases.
+
+models/7b/consolidated.pth           all of the decoder, or
+models/30b/consolidated.00.pth ...   its share in each shard of model parallelism
+models/*/params.json                 the decoder's shape
+models/*/consolidate_params.json     how many shards
+models/*/calumma.json                what the two above have no place for (ours; may be lacking)
+tokenizer/text_tokenizer.json        the text tokenizer; its placeholder is <reserved08707>
+tokenizer/vqgan.yaml, vqgan.ckpt     the image tokenizer, named as in taming-transformers
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from calumma.checkpoints.hugging_face import whole_number
+from calumma.checkpoints.meta_tensors import (
+    fuse,
+    require_shards,
+    shard_shapes,
+    shard_tensors,
+    unfused,
+    united,
+)
+from calumma.checkpoints.pickle_file import read_pickled, write_pickled
+from calumma.checkpoints.qwen3_folder import open_image_tokenizer
+from calumma.checkpoints.stored import Stored, StoredModel, require_tensors
+from calumma.checkpoints.tensor_file import Tell, silent
+from calumma.checkpoints.vqgan_files import open_vqgan, write_vqgan
+from calumma.errors import CheckpointError, ConfigError, TokenizerError
+from calumma.files import read_json, write_json, write_text
+from calumma.model.config import DecoderConfig
+from calumma.tokens.image import CONFIG_FILE
+from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+from calumma.vocabulary import PLACEHOLDER_NAMES
+
+PARAMS_NAME = "params.json"
+SHARDS_NAME = "consolidate_params.json"
+OWN_NAME = "calumma.json"
+TEXT_NAME = "text_tokenizer.json"
+FAMILY = "a Chameleon release's shard"
+
+_SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+_MULTIPLE = 256
+_RELEASED = {7: "7b", 34: "30b"}
+"""Billions of parameters -> what the release calls the model."""
+
+
+def find_meta(path: Path) -> Path | None:
+    """The folder of `params.json` that a path names: itself, or the only one in its `models`.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    if (path / PARAMS_NAME).is_file():
+        return path
+    found = sorted(path.glob(f"models/*/{PARAMS_NAME}"))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path} holds {len(found)} models ({', '.join(p.parent.name for p in found)}); wanted "
+            f"one. Name it: {found[0].parent}."
+        )
+    return found[0].parent if found else None
+
+
+def open_meta(folder: Path, tokenizers: Path | None = None) -> StoredModel:
+    """Look at a release, reading headers and head norms.
+
+    Args:
+        folder: the one with `params.json`.
+        tokenizers: the folder of the tokenizers, where it is not the release's own.
+
+    Raises:
+        CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
+        VocabularyError: the tokenizers are not those of the decoder.
+    """
+    tokenizers = tokenizers or folder.parents[1] / "tokenizer"
+    shards = [read_pickled(path) for path in shard_files(folder)]
+    config = _read_params(folder, shards)
+    require_shards(config, len(shards), folder)
+    parted = []
+    for path, tensors in zip(shard_files(folder), shards, strict=True):
+        tensors = {n: t for n, t in tensors.items() if n != "rope.freqs"}
+        shapes = shard_shapes(config, len(shards))
+        wanted = dict(shapes)
+        fuse(wanted, config, tensors)
+        require_tensors(path, tensors, wanted, FAMILY)
+        parted.append(unfused(tensors, shapes, config))
+    _require_one_dtype(parted, folder)
+    decoder, groups = united(parted, config, folder)
+    image_shape, image = _open_image_tokenizer(tokenizers)
+    text_path = _text_file(tokenizers)
+    text_file = renamed(text_path.read_text(encoding="utf-8"), to_release=False)
+    number = f"{len(shards)} shards" if len(shards) > 1 else "one shard"
+    model = StoredModel(
+        layout=f"a release in Meta's layout ({number})",
+        shape=replace(config, qk_norm_groups=groups),
+        decoder=decoder,
+        image_shape=image_shape,
+        image=image,
+        text=_text_tokenizer(text_file, text_path),
+        text_file=text_file,
+    )
+    model.require_one_vocabulary(folder)
+    return model
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The files of a release's decoder: `consolidated.pth`, or 00 and those that follow it.
+
+    Raises:
+        CheckpointError: there are none, or one of the row is missing.
+    """
+    if (folder / "consolidated.pth").is_file():
+        files = [folder / "consolidated.pth"]
+    else:
+        files = sorted(p for p in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(p.name))
+    number = len(files)
+    if (folder / SHARDS_NAME).is_file():
+        number = int(read_json(folder / SHARDS_NAME).get("model_parallel_size") or number)
+    names = {path.name for path in files}
+    wanted = [f"consolidated.{shard:02d}.pth" for shard in range(max(1, number))]
+    if names != set(wanted) and not (number == 1 and names == {"consolidated.pth"}):
+        lacking = next((name for name in wanted if name not in names), sorted(names)[-1])
+        raise CheckpointError(
+            f"{folder} holds {len(files)} of {len(wanted)} shards, and {lacking} is "
+            f"{'not among them' if lacking not in names else 'one too many'}; wanted "
+            "consolidated.pth, or consolidated.00.pth and its followers. Copy or download it again."
+        )
+    return files
+
+
+def _require_one_dtype(shards: list[dict[str, Stored]], folder: Path) -> None:
+    for name, tensor in shards[0].items():
+        dtypes = {str(shard[name].dtype).removeprefix("torch.") for shard in shards}
+        if len(dtypes) > 1 or not tensor.dtype.is_floating_point:
+            raise CheckpointError(
+                f"{folder}: tensor {name} is of type {' and '.join(sorted(dtypes))}; wanted one "
+                "floating-point type in all shards. Take shards that were saved together."
+            )
+
+
+def _read_params(folder: Path, shards: list[dict[str, Stored]]) -> DecoderConfig:
+    where = folder / PARAMS_NAME
+    record = read_json(where)
+    params: dict[str, Any] = record.get("model", record)
+    own = read_json(folder / OWN_NAME) if (folder / OWN_NAME).is_file() else {}
+    heads, dim = whole_number(params, "n_heads", where), whole_number(params, "dim", where)
+    embedding = shards[0].get("tok_embeddings.weight")
+    try:
+        return DecoderConfig(
+            vocabulary_size=embedding.shape[0] if embedding else 1,
+            model_dim=dim,
+            num_layers=whole_number(params, "n_layers", where),
+            num_heads=heads,
+            num_kv_heads=params.get("n_kv_heads") or heads,
+            feed_forward_dim=_feed_forward_dim(params, dim),
+            max_tokens=own.get("max_tokens", 4096),
+            norm_order="reordered" if params.get("swin_norm") else "pre",
+            rope_theta=params.get("rope_theta") or 10_000.0,
+            norm_epsilon=params.get("norm_eps") or 1e-5,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _feed_forward_dim(params: Mapping[str, Any], dim: int) -> int:
+    """Two thirds of four widths, scaled, and rounded up to a multiple, as in Llama."""
+    multiple = params.get("multiple_of") or _MULTIPLE
+    scaled = int((params.get("ffn_dim_multiplier") or 1) * int(8 * dim / 3))
+    return int(multiple * -(-scaled // multiple))
+
+
+def _open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, Stored]]:
+    ours = (folder / CONFIG_FILE).is_file()
+    return open_image_tokenizer(folder) if ours else open_vqgan(folder)
+
+
+def _text_file(folder: Path) -> Path:
+    for name in (TEXT_NAME, TOKENIZER_NAME):
+        if (folder / name).is_file():
+            return folder / name
+    raise TokenizerError(
+        f"{folder} holds no {TEXT_NAME}; wanted the release's text tokenizer. Give --tokenizers "
+        "DIR if it lies elsewhere."
+    )
+
+
+def _text_tokenizer(text: str, path: Path) -> TextTokenizer:
+    try:
+        return TextTokenizer(Tokenizer.from_str(text))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(
+            f"{path}: is no tokenizer ({error}); wanted the JSON of the tokenizers library."
+        ) from error
+
+
+def renamed(text: str, *, to_release: bool) -> str:
+    """A tokenizer's JSON with its placeholder named as transformers or as the release has it.
+
+    Nothing else changes, to the letter, so that the way there and back ends where it began.
+    """
+    new, old = (f'"{name}"' for name in PLACEHOLDER_NAMES)
+    if to_release:
+        new, old = old, new
+    return text if new in text else text.replace(old, new)
+
+
+def write_meta(
+    folder: Path, model: StoredModel, num_shards: int | None = None, tell: Tell = silent
+) -> None:
+    """Write a release, holding one shard at a time.
+
+    Args:
+        folder: gets `models/NAME` and `tokenizer`.
+        model: what to write; its head norms are the paper's LayerNorms.
+        num_shards: None is one for each group of head norms.
+        tell: is called with the bytes of each file written.
+
+    Raises:
+        CheckpointError: the model cannot be parted so, or Meta's layout has no place for it.
+    """
+    config = model.shape
+    number = num_shards or config.qk_norm_groups
+    require_meta(model, number, folder)
+    inside = folder / "models" / model_name(model)
+    for shard in range(number):
+        name = f"consolidated.{shard:02d}.pth" if number > 1 else "consolidated.pth"
+        tensors = dict(shard_tensors(model.decoder, config, shard, number))
+        write_pickled(inside / name, tensors)
+        tell(sum(tensor.nbytes for tensor in tensors.values()))
+        del tensors
+    write_json(inside / SHARDS_NAME, {"model_parallel_size": number})
+    write_json(inside / OWN_NAME, {"max_tokens": config.max_tokens})
+    write_vqgan(folder / "tokenizer", model, tell)
+    text_file = renamed(model.text_file, to_release=True)
+    write_text(folder / "tokenizer" / TEXT_NAME, text_file)
+    write_json(inside / PARAMS_NAME, params(config, number))
+
+
+def require_meta(model: StoredModel, num_shards: int, where: object) -> None:
+    """See that a model can be written in so many shards without becoming another one.
+
+    Raises:
+        CheckpointError: it cannot, and why.
+    """
+    config = model.shape
+    if config.qk_norm != "layer":
+        raise CheckpointError(
+            f"{where}: queries and keys have an RMSNorm, Meta's layout has the paper's LayerNorm "
+            "with bias there, and no weights make one of the other. Use --to calumma or --to qwen3."
+        )
+    if num_shards % config.qk_norm_groups:
+        raise CheckpointError(
+            f"{where}: {config.qk_norm_groups} groups of heads have norms of their own, which "
+            f"{num_shards} shards cannot hold, one norm each; wanted a multiple of the groups. Use "
+            f"--shards {config.qk_norm_groups}."
+        )
+    require_shards(config, num_shards, where)
+
+
+def model_name(model: StoredModel) -> str:
+    """What the release would call a model of that size: 7b, 30b, else its parameters.
+
+    A model of the paper's 34 billion parameters is called 30b there.
+    """
+    count = model.num_parameters
+    billions = round(count / 1e9)
+    if billions:
+        return _RELEASED.get(billions, f"{billions}b")
+    return f"{max(1, round(count / 1e6))}m"
+
+
+def params(config: DecoderConfig, num_shards: int) -> dict[str, Any]:
+    """`params.json`."""
+    usual: dict[str, Any] = {"ffn_dim_multiplier": None, "multiple_of": _MULTIPLE}
+    if _feed_forward_dim(usual, config.model_dim) != config.feed_forward_dim:
+        scale = min(1.0, config.feed_forward_dim / int(8 * config.model_dim / 3))
+        usual |= {
+            "ffn_dim_multiplier": scale,
+            "multiple_of": config.feed_forward_dim,
+        }
+    return {
+        "dim": config.model_dim,
+        "n_layers": config.num_layers,
+        "n_heads": config.num_heads,
+        "n_kv_heads": config.num_kv_heads,
+        "vocab_size": config.vocabulary_size,
+        **usual,
+        "norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "qk_normalization": True,
+        "swin_norm": config.norm_order == "reordered",
+        "model_parallel_size": num_shards,
+    }

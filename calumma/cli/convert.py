@@ -1,0 +1,94 @@
+"""`calumma convert`: a model from one layout of files to another."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from calumma.cli.verb import Subparsers, new_verb
+from calumma.errors import ConfigError
+
+_DESCRIPTION = """\
+Convert a model to and from other projects' layouts.
+
+SRC is a folder of Hugging Face's kind (config.json) or a release in Meta's layout (params.json).
+Nothing is rounded, and only a tensor at a time is held, in Meta's layout a shard."""
+
+_EXAMPLES = """\
+  calumma convert chameleon-release out/model --to calumma    from Meta's layout
+  calumma convert out/model out/release --to meta --shards 4
+  calumma convert out/model out/qwen3 --to qwen3              for engines that know Qwen3"""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    usage = "SRC DST --to calumma|meta|qwen3"
+    parser = new_verb(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("source", type=Path, metavar="SRC", help="the model's folder")
+    parser.add_argument("out", type=Path, metavar="DST", help="a folder that is not there yet")
+    parser.add_argument(
+        "--to", choices=("calumma", "meta", "qwen3"), required=True,
+        help="calumma: as transformers loads it; qwen3: needs qk_norm = \"rms\"",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shards", type=int, metavar="N",
+        help="of Meta's layout (default: one a group of head norms)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="of a safetensors file (default: 5GB)",
+    )
+    parser.add_argument(
+        "--tokenizers", type=Path, metavar="DIR",
+        help="where a release's tokenizers lie (default: beside its models)",
+    )  # fmt: skip
+    parser.set_defaults(run=run, stops_at_once=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and tell what became of it.
+
+    Raises:
+        CalummaError: SRC is not whole, DST is in the way, or the layout cannot hold the model.
+    """
+    from calumma.checkpoints.convert import Target, convert, open_model
+    from calumma.cli.progress import Bar
+
+    if args.shards is not None and args.shards < 1:
+        raise ConfigError(f"--shards {args.shards}; wanted at least 1.")
+    most_bytes = size_in_bytes(args.max_shard_size)
+    target = Target(layout=args.to, num_shards=args.shards, most_bytes=most_bytes)
+    model = open_model(args.source, args.tokenizers)
+    with Bar(f"convert {args.source}", model.num_bytes // 10**6, "MB") as bar:
+        written = 0
+
+        def tell(num_bytes: int) -> None:
+            nonlocal written
+            written += num_bytes
+            bar.advance(written // 10**6 - bar.done)
+
+        convert(model, args.source, args.out, target, tell)
+    draws = "" if model.draws else "; the image tokenizer has no decoder: it cannot draw"
+    print(
+        f"{args.out}: {model.num_parameters:,} parameters, from {model.layout} to {args.to}{draws}"
+    )
+
+
+def size_in_bytes(text: str) -> int:
+    """What a size such as 5GB or 800MB stands for.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    found = re.fullmatch(r"(\d+)\s*([KMG]?B|)", text.strip(), re.IGNORECASE)
+    size = int(found[1]) * _UNITS[found[2].upper()] if found else 0
+    if size < 1:
+        raise ConfigError(
+            f"--max-shard-size {text}; wanted a number with a unit, such as 5GB or 800MB."
+        )
+    return size
