@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from calumma.documents.document import MAX_PIXELS, Image
+from calumma.documents.document import Image
+from calumma.documents.opening import MAX_PIXELS
 from calumma.errors import CorpusError, ImageError
 
 VECTOR_SIDE = 256

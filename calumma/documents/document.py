@@ -11,8 +11,6 @@ or, for fine-tuning, turns of the same parts under "messages", each with a "role
 from __future__ import annotations
 
 import base64
-import io
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +18,11 @@ from typing import Any, Literal
 
 import PIL.Image
 
+from calumma.documents.opening import open_picture
 from calumma.errors import DocumentError, ImageError
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
-
-MAX_PIXELS = 64_000_000
-"""Pictures with more pixels than this are refused unread: a small file can hold a huge one."""
 
 
 @dataclass(frozen=True)
@@ -76,41 +72,7 @@ class Image:
             ImageError: the bytes are no picture, are cut short, or hold too many pixels.
         """
         name = str(self.path) if self.path is not None else self.name
-        data = self.read_bytes()
-        try:
-            with warnings.catch_warnings():
-                # Pillow warns above 89 million pixels; MAX_PIXELS refuses those below.
-                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-                picture = PIL.Image.open(io.BytesIO(data))
-        except PIL.UnidentifiedImageError as error:
-            raise ImageError(
-                f"{name}: holds no picture that can be read (its first bytes are {data[:8]!r}); "
-                "wanted PNG, JPEG, WebP or another format of Pillow. Replace the file, or leave "
-                "its document out."
-            ) from error
-        except PIL.Image.DecompressionBombError as error:
-            raise ImageError(_too_large(name, "far too many")) from error
-        except Exception as error:
-            raise ImageError(_broken(name, error)) from error
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ImageError(_too_large(name, f"{picture.width} x {picture.height}"))
-        try:
-            picture.load()
-        # A broken file can raise anything from within a decoder: SyntaxError, struct.error, ...
-        except Exception as error:
-            raise ImageError(_broken(name, error)) from error
-        return picture
-
-
-def _too_large(name: str, pixels: str) -> str:
-    return f"{name}: {pixels} pixels; wanted at most {MAX_PIXELS:,}. Make the picture smaller."
-
-
-def _broken(name: str, error: Exception) -> str:
-    return (
-        f"{name}: the picture is broken or cut short ({error}); wanted a whole file. Fetch it "
-        "again, or leave its document out."
-    )
+        return open_picture(self.read_bytes(), name)
 
 
 Part = Text | Image

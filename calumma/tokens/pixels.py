@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
+import PIL.ImageCms
 import torch
 from torch import Tensor
 
+from calumma.documents.opening import broken
 from calumma.errors import ImageError
 
 Fit = Literal["crop", "pad"]
@@ -23,7 +24,18 @@ MAX_SIDES_RATIO = 100
 """A picture longer than this many times its width (or wider) is refused: nothing of it is left."""
 
 _WHITE = (255, 255, 255)
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright, by the orientation in its EXIF; any other is upright."""
 
 
 def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -31,21 +43,73 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
 
     The blend is cut, not rounded, to whole numbers: the release does so. It stands before any
     resizing, so that no colour hidden under transparency bleeds into the edges.
+
+    Raises:
+        ImageError: the picture cannot be decoded, or its numbers are no brightness.
     """
-    picture = PIL.ImageOps.exif_transpose(picture)
+    try:
+        picture.load()
+    except Exception as error:
+        raise ImageError(broken("a picture", error)) from error
+    picture = _upright(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
-    if picture.mode in _SIXTEEN_BIT:
-        # Pillow's own conversion clips at 255; the high byte is the picture.
-        deep = np.asarray(picture.convert("I"))
-        picture = PIL.Image.fromarray((deep.clip(0, 65_535) >> 8).astype(np.uint8))
-    wide = picture.convert("RGBA")
+    wide = _eight_bit(picture).convert("RGBA")
     values = np.asarray(wide)
     if values[:, :, 3].min() == 255:
         return wide.convert("RGB")
     alpha = values[:, :, 3:] / 255.0
     blended = (1.0 - alpha) * 255.0 + alpha * values[:, :, :3]
     return PIL.Image.fromarray(blended.astype(np.uint8))
+
+
+def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    # Broken EXIF says nothing of how the camera was held, and is no reason to refuse the picture.
+    except Exception:
+        return picture
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    turned.info = {name: value for name, value in picture.info.items() if name == "transparency"}
+    return turned
+
+
+def _eight_bit(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in a mode that Pillow itself can turn into RGBA without losing light."""
+    if picture.mode in _SIXTEEN_BIT:
+        # Pillow's own conversion clips at 255; the high byte is the picture.
+        return PIL.Image.fromarray((np.asarray(picture.convert("I")) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        return _from_numbers(np.asarray(picture), sixteen_bit=picture.format == "PPM")
+    if picture.mode == "LAB":
+        return _from_lab(picture)
+    return picture.convert("LA") if picture.mode == "La" else picture
+
+
+def _from_numbers(values: np.ndarray, *, sixteen_bit: bool) -> PIL.Image.Image:
+    """Grey from 32-bit numbers, whose range says what white is: 1 (if they are fractions), 255
+    or 65,535.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 65_535):
+        raise ImageError(
+            f"a picture of numbers from {low:g} to {high:g}; wanted 0 to 1, 0 to 255 or 0 to "
+            "65,535. Scale them, or leave its document out."
+        )
+    if high <= 1 and values.dtype.kind == "f":
+        values = values * 255.0
+    elif high > 255 or sixteen_bit:
+        values = values / 256.0
+    return PIL.Image.fromarray(values.astype(np.uint8))
+
+
+def _from_lab(picture: PIL.Image.Image) -> PIL.Image.Image:
+    lab, srgb = PIL.ImageCms.createProfile("LAB"), PIL.ImageCms.createProfile("sRGB")
+    converted = PIL.ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+    assert converted is not None, "only in-place conversions give None"
+    return converted
 
 
 def to_square(picture: PIL.Image.Image, resolution: int, fit: Fit = "crop") -> PIL.Image.Image:

@@ -4,11 +4,16 @@ import io
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 
+from calumma.checkpoints.hugging_face import preprocessor_config
 from calumma.errors import ImageError
 from calumma.tokens.pixels import scaled, to_array, to_picture, to_pixels, to_rgb, to_square
+from calumma.tokens.vq.config import VQConfig
+from tests.documents.hostile import lab_tiff, saved, scene
+from tests.tokens import slow_pixels
 
 
 def halves(width: int, height: int, *, across: bool) -> PIL.Image.Image:
@@ -111,6 +116,108 @@ def test_there_and_back_changes_a_value_by_one_at_most() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
     back = torch.from_numpy(np.asarray(to_picture(scaled(values))).copy()).permute(2, 0, 1)
     assert (back.int() - values.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(31, 19), (16, 16), (17, 40), (5, 7), (100, 33), (20, 16)]
+)
+def test_pixels_equal_the_slow_reference(width: int, height: int) -> None:
+    values = np.random.default_rng(width).integers(0, 256, (height, width, 4), np.uint8)
+    values[height // 2 :, :, 3] = 255
+    picture, rgb = PIL.Image.fromarray(values), slow_pixels.on_white(values)
+    for fit, slow in (("crop", slow_pixels.cropped), ("pad", slow_pixels.padded)):
+        found = to_pixels(picture, 16, fit).numpy()  # type: ignore[arg-type]
+        orders = [slow(rgb, 16, down_first=down_first) for down_first in (False, True)]
+        assert any(np.allclose(found, wanted, rtol=0, atol=1e-6) for wanted in orders)
+        assert all(np.abs(found - wanted).max() < 0.3 for wanted in orders)
+
+
+# Of other sizes than these it rounds the longer side down, and of other modes it shows what
+# transparency hides.
+@pytest.mark.parametrize("size", [(30, 47), (64, 64), (200, 90), (33, 33), (16, 20)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "CMYK"])
+def test_transformers_agrees_with_our_file_for_its_processor(
+    size: tuple[int, int], mode: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    chance = np.random.default_rng(size[0])
+    picture = PIL.Image.fromarray(chance.integers(0, 256, (size[1], size[0], 4), np.uint8))
+    picture = picture.convert(mode)
+    name = "ChameleonImageProcessorPil"
+    processor = getattr(transformers, name)(**preprocessor_config(VQConfig(resolution=32)))
+    theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(to_pixels(picture, 32), theirs, rtol=0, atol=1e-6)
+
+
+def test_floats_are_fractions_or_bytes_or_sixteen_bits_by_their_range() -> None:
+    def grey(values: list[float]) -> list[int]:
+        picture = PIL.Image.fromarray(np.array([values], np.float32))
+        return np.asarray(to_rgb(picture))[0, :, 0].tolist()
+
+    assert grey([0.0, 0.5, 1.0]) == [0, 127, 255]
+    assert grey([0.0, 99.9, 255.0]) == [0, 99, 255]
+    assert grey([0.0, 0x80FF, 0xFFFF]) == [0, 128, 255]
+
+
+def test_whole_numbers_of_32_bits_may_hold_8() -> None:
+    eight = PIL.Image.fromarray(np.array([[0, 7, 200]], np.int32))
+    assert np.asarray(to_rgb(eight))[0, :, 0].tolist() == [0, 7, 200]
+    deep = PIL.Image.open(io.BytesIO(b"P5 2 1 65535\n\0\xc8\x80\0"))
+    assert np.asarray(to_rgb(deep))[0, :, 0].tolist() == [0, 128]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [([0.0, float("nan")], "nan to nan"), ([-1.0, 1.0], "-1 to 1"), ([0, 1e9], "0 to 1e+09")],
+)
+def test_numbers_that_are_no_brightness_are_refused(values: list[float], found: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        to_rgb(PIL.Image.fromarray(np.array([values], np.float32)))
+    assert str(caught.value) == (
+        f"a picture of numbers from {found}; wanted 0 to 1, 0 to 255 or 0 to 65,535. Scale them, "
+        "or leave its document out."
+    )
+
+
+def test_ink_that_a_jpeg_stores_inverted_is_light_again() -> None:
+    adobe = saved(scene("CMYK"), "JPEG", quality=95)
+    upright = to_array(PIL.Image.open(io.BytesIO(adobe)), 32)
+    assert np.abs(upright.astype(int) - to_array(scene(), 32)).mean() < 4
+
+
+def test_lab_becomes_the_colour_that_it_names() -> None:
+    # L 78 %, a 20, b 9 is a pale pink: sRGB 232, 178, 177 by the formulas of CIELAB.
+    colour = np.array(to_rgb(PIL.Image.open(io.BytesIO(lab_tiff()))).getpixel((3, 3)))
+    assert np.abs(colour - [232, 178, 177]).max() <= 4
+
+
+def test_premultiplied_grey_is_put_on_white() -> None:
+    picture = PIL.Image.new("LA", (1, 1), (100, 100)).convert("La")
+    assert to_rgb(picture).getpixel((0, 0)) == (193, 193, 193)
+
+
+def test_broken_exif_turns_nothing() -> None:
+    data = saved(scene(), "PNG", exif=b"Exif\0\0words")
+    assert np.array_equal(np.asarray(to_rgb(PIL.Image.open(io.BytesIO(data)))), np.asarray(scene()))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_turns_it_and_only_once(orientation: int) -> None:
+    file = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    scene().crop((0, 0, 40, 20)).save(file, "PNG", exif=exif)
+    picture = PIL.Image.open(file)
+    wanted = np.asarray(PIL.ImageOps.exif_transpose(picture))
+    once = to_rgb(picture)
+    assert np.array_equal(np.asarray(once), wanted)
+    assert np.array_equal(np.asarray(to_rgb(once)), wanted)
+
+
+def test_a_picture_that_breaks_while_it_is_decoded_is_refused() -> None:
+    whole = saved(scene(), "PNG")
+    with pytest.raises(ImageError, match="a picture: the picture is broken or cut short"):
+        to_pixels(PIL.Image.open(io.BytesIO(whole[: len(whole) // 2])), 8)
 
 
 def test_a_mere_line_is_refused() -> None:
