@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from calumma.shards.manifest import Manifest, SourceCounts
 
-
 NAMELESS = "(no source)"
 
 

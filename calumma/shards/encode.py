@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Literal
 
-import PIL.Image
-
 from calumma.documents.document import Document, Image
-from calumma.errors import DocumentError
+from calumma.errors import DocumentError, ImageError
 from calumma.shards.format import VERSION
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import Sequence as TokenSequence
@@ -20,8 +17,8 @@ from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
 
 Fit = Literal["crop", "pad"]
-FITS: tuple[Fit, ...] = ("crop", "pad")
-Picture = tuple[PIL.Image.Image, Fit]
+Codes = list[int] | ImageError
+"""The codes of a picture, or why it has none."""
 
 BATCH = 32
 """Pictures encoded at a time, always: the codes of a picture then do not depend on how many
@@ -70,61 +67,90 @@ class Tokenizers:
 class DocumentEncoder:
     """Encodes documents with both tokenizers."""
 
-    def __init__(self, text: TextTokenizer, image: ImageTokenizer) -> None:
+    def __init__(
+        self, text: TextTokenizer, image: ImageTokenizer, *, decoders: int | None = None
+    ) -> None:
+        """Encode with these.
+
+        Args:
+            text: for the text.
+            image: for the pictures.
+            decoders: threads that open pictures (default: one a processor, at most 16).
+        """
         self.text = text
         self.image = image
-        self._known: dict[tuple[bytes, Fit], list[int]] = {}
+        self.decoders = decoders
+        self._known: dict[tuple[bytes, Fit], Codes] = {}
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:
         """The sequences of documents, their pictures encoded together.
 
         Raises:
-            DocumentError, ImageError: one of them cannot be read.
+            DocumentError, ImageError: one of them cannot be read; the first is told.
         """
-        pictures = [open_pictures(document) for document in documents]
-        codes = iter(self._codes([picture for some in pictures for picture in some]))
-        return [
-            encode_document(document, self.text, list(islice(codes, len(some))))
-            for document, some in zip(documents, pictures, strict=True)
-        ]
+        made = []
+        for sequence in self.encode_each(documents):
+            if isinstance(sequence, Exception):
+                raise sequence
+            made.append(sequence)
+        return made
 
-    def _codes(self, pictures: Sequence[Picture]) -> list[list[int]]:
-        keys = [(_digest(picture), fit) for picture, fit in pictures]
+    def encode_each(
+        self, documents: Sequence[Document]
+    ) -> Iterator[TokenSequence | DocumentError | ImageError]:
+        """The sequence of each document, or why it has none, in the order given.
+
+        Pictures are opened ahead of the network by a few threads, and only a few are in memory.
+        """
+        keys = [[_key(image, fit) for image, fit in pictures_of(d)] for d in documents]
+        self._learn(documents, keys)
+        for document, wanted in zip(documents, keys, strict=True):
+            found = [key if isinstance(key, ImageError) else self._known[key] for key in wanted]
+            bad = next((codes for codes in found if isinstance(codes, ImageError)), None)
+            if bad is not None:
+                yield bad
+                continue
+            try:
+                codes = [one for one in found if not isinstance(one, ImageError)]
+                yield encode_document(document, self.text, codes)
+            except DocumentError as error:
+                yield error
+
+    def _learn(
+        self, documents: Sequence[Document], keys: Sequence[Sequence[_Key | ImageError]]
+    ) -> None:
+        """Encode the pictures that are not known yet, each once."""
         if len(self._known) > REMEMBERED:
             self._known.clear()
-        new: dict[tuple[bytes, Fit], PIL.Image.Image] = {
-            key: picture
-            for key, (picture, _) in zip(keys, pictures, strict=True)
-            if key not in self._known
-        }
-        for fit in FITS:
-            wanted = {key: picture for key, picture in new.items() if key[1] == fit}
-            filled = list(wanted.values())
-            filled += filled[-1:] * (-len(filled) % BATCH)
-            for start in range(0, len(filled), BATCH):
-                encoded = self.image.encode_images(filled[start : start + BATCH], mode=fit)
-                known = list(wanted)[start : start + BATCH]
-                self._known.update(zip(known, encoded, strict=False))
-        return [self._known[key] for key in keys]
+        new: dict[_Key, tuple[Image, Fit]] = {}
+        for document, wanted in zip(documents, keys, strict=True):
+            for picture, key in zip(pictures_of(document), wanted, strict=True):
+                if not isinstance(key, ImageError) and key not in self._known:
+                    new.setdefault(key, picture)
+        stream = self.image.encode_stream(new.values(), workers=self.decoders, batch=BATCH)
+        self._known.update(zip(new, stream, strict=True))
 
 
-def _digest(picture: PIL.Image.Image) -> bytes:
-    head = f"{picture.mode} {picture.size} {picture.info.get('transparency')!r}".encode()
-    palette = bytes(picture.getpalette() or ()) if picture.mode == "P" else b""
-    exif = picture.getexif().tobytes() if picture.getexif() else b""
-    return hashlib.sha256(head + palette + exif + picture.tobytes()).digest()
+_Key = tuple[bytes, Fit]
 
 
-def open_pictures(document: Document) -> list[Picture]:
-    """A document's pictures, decoded, each with how it is fitted to a square.
+def _key(image: Image, fit: Fit) -> _Key | ImageError:
+    try:
+        return hashlib.sha256(image.read_bytes()).digest(), fit
+    except ImageError as error:
+        return error
+
+
+def pictures_of(document: Document) -> list[tuple[Image, Fit]]:
+    """A document's pictures, each with how it is fitted to a square.
 
     The paper crops pictures, but pads those of prompts, so that nothing asked about is lost.
     """
-    pictures: list[Picture] = []
+    pictures: list[tuple[Image, Fit]] = []
     for part in document.content:
         if isinstance(part, Image):
-            pictures.append((part.open(), "crop"))
+            pictures.append((part, "crop"))
     for turn in document.messages:
         fit: Fit = "crop" if turn.role == "assistant" else "pad"
-        pictures += [(part.open(), fit) for part in turn.parts if isinstance(part, Image)]
+        pictures += [(part, fit) for part in turn.parts if isinstance(part, Image)]
     return pictures

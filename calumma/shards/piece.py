@@ -10,16 +10,12 @@ from pathlib import Path
 
 from calumma.documents.document import Document, Image
 from calumma.documents.faults import UNREADABLE, Drop
-from calumma.errors import DocumentError, ImageError
+from calumma.errors import ImageError
 from calumma.files import read_json, sha256, write_json
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.format import MANIFEST_NAME, NOTE, ids_dtype, piece_sizes
 from calumma.shards.manifest import Piece
 from calumma.shards.writer import PieceWriter
-
-BATCH_DOCUMENTS = 32
-"""Documents whose pictures are decoded and encoded together: photographs of 12 million pixels
-take 36 MB each."""
 
 
 @dataclass
@@ -95,25 +91,16 @@ class PieceMaker:
         return digest.hexdigest()
 
     def _encode(self, group: Sequence[Document], writer: PieceWriter) -> None:
-        """One piece's sequences; only a batch of documents has its pictures in memory at a time."""
-        for batch in groups_of(group, BATCH_DOCUMENTS):
-            try:
-                encoded = list(zip(batch, self.encoder.encode(batch), strict=True))
-            except (ImageError, DocumentError):
-                if not self.skip_bad:
-                    raise
-                encoded = []
-                for document in batch:
-                    try:
-                        encoded.append((document, self.encoder.encode([document])[0]))
-                    except (ImageError, DocumentError) as error:
-                        writer.dropped.append(_unreadable(document, error))
-            for document, sequence in encoded:
-                writer.add(sequence.ids, sequence.counted, document.source)
-
-
-def _unreadable(document: Document, error: Exception) -> Drop:
-    return Drop(id=document.id, source=document.source, reason=UNREADABLE, detail=str(error))
+        for document, made in zip(group, self.encoder.encode_each(group), strict=True):
+            if not isinstance(made, Exception):
+                writer.add(made.ids, made.counted, document.source)
+            elif self.skip_bad:
+                drop = Drop(
+                    id=document.id, source=document.source, reason=UNREADABLE, detail=str(made)
+                )
+                writer.dropped.append(drop)
+            else:
+                raise made
 
 
 def groups_of(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:

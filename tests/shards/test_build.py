@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import PIL.Image
 import pytest
 
 import calumma.shards.build
-import calumma.shards.encode
 import calumma.shards.piece
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
 from calumma.shards.build import Tokenizers, build_shards
-from calumma.shards.encode import open_pictures
+from calumma.shards.encode import Codes, pictures_of
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.tokens.pixels import Fit
@@ -35,20 +33,21 @@ class FakeImageTokenizer:
     def __init__(self, fingerprint: str = "fake") -> None:
         self.fingerprint = fingerprint
         self.asked = 0
-        self.largest = 0
 
-    def encode_images(
-        self, pictures: Sequence[PIL.Image.Image], mode: Fit = "crop"
-    ) -> list[list[int]]:
-        for picture in pictures:
+    def encode_stream(
+        self, pictures: Iterable[tuple[Image, Fit]], **options: object
+    ) -> Iterator[Codes]:
+        for image, fit in pictures:
+            self.asked += 1
+            try:
+                picture = image.open()
+            except ImageError as error:
+                yield error
+                continue
             if picture.width > 100 * picture.height:
-                raise ImageError("a mere line")
-        # The encoder fills its batches up with the last picture again.
-        different = len({id(picture) for picture in pictures})
-        self.asked += different
-        self.largest = max(self.largest, different)
-        pixels = [picture.getpixel((0, 0))[0] % 16 for picture in pictures]
-        return [[pixel, 0 if mode == "crop" else 1] for pixel in pixels]
+                yield ImageError("a mere line")
+                continue
+            yield [picture.getpixel((0, 0))[0] % 16, 0 if fit == "crop" else 1]
 
 
 def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
@@ -58,8 +57,6 @@ def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.shards.build, "PIECE_DOCUMENTS", 4)
-    monkeypatch.setattr(calumma.shards.piece, "BATCH_DOCUMENTS", 3)
-    monkeypatch.setattr(calumma.shards.encode, "BATCH", 4)
 
 
 def pair(number: int) -> Document:
@@ -85,8 +82,8 @@ def test_every_sequence_is_that_of_its_document(
     assert manifest.sources == ["pairs", "text", "chat"]
     assert manifest.codes_per_image == 4
     for number, document in enumerate(documents):
-        fits = [(p, fit) for p, fit in open_pictures(document)]
-        codes = [tokenizers.image.encode_image(p, mode=fit) for p, fit in fits]
+        pictures = pictures_of(document)
+        codes = [tokenizers.image.encode_image(p.open(), mode=fit) for p, fit in pictures]
         wanted = encode_document(document, tokenizers.text, codes)
         ids, counted = reader.read(number)
         assert (ids.tolist(), counted.tolist()) == (wanted.ids, wanted.counted)
@@ -206,14 +203,6 @@ def test_a_truncated_piece_is_made_again(
     path = tmp_path / f"piece-00001.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
     assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 4
-
-
-def test_few_pictures_are_in_memory_at_a_time(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
-    tokenizers = fake(text_tokenizer)
-    build_shards(PAIRS, tokenizers, tmp_path)
-    assert tokenizers.image.largest == 3  # type: ignore[attr-defined]
 
 
 BROKEN = Document(id="broken", source="s0", content=(Image(data=b"no picture", name="here"),))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
-import PIL.Image
 import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
+from calumma.errors import DocumentError, ImageError
 from calumma.shards.build import Tokenizers
-from calumma.shards.encode import DocumentEncoder, open_pictures
+from calumma.shards.encode import Codes, DocumentEncoder, pictures_of
 from calumma.tokens.pixels import Fit
+from calumma.tokens.sequence import Sequence as TokenSequence
 from calumma.tokens.sequence import encode_document
 from tests.pictures import png
 
@@ -18,9 +21,9 @@ from tests.pictures import png
 def test_pictures_of_prompts_are_padded_and_all_others_cropped() -> None:
     picture = Image(data=png(0))
     turns = (Turn("user", (picture,)), Turn("assistant", (picture,)), Turn("system", (picture,)))
-    fits = [fit for _, fit in open_pictures(Document(id="d", messages=turns))]
+    fits = [fit for _, fit in pictures_of(Document(id="d", messages=turns))]
     assert fits == ["pad", "crop", "pad"]
-    assert [fit for _, fit in open_pictures(Document(id="d", content=(picture,)))] == ["crop"]
+    assert [fit for _, fit in pictures_of(Document(id="d", content=(picture,)))] == ["crop"]
 
 
 def test_each_document_is_encoded_as_if_it_were_alone(
@@ -28,22 +31,23 @@ def test_each_document_is_encoded_as_if_it_were_alone(
 ) -> None:
     made = DocumentEncoder(tokenizers.text, tokenizers.image).encode(documents)
     for document, sequence in zip(documents, made, strict=True):
-        pictures = open_pictures(document)
-        codes = [tokenizers.image.encode_image(p, mode=fit) for p, fit in pictures]
+        pictures = pictures_of(document)
+        codes = [tokenizers.image.encode_image(p.open(), mode=fit) for p, fit in pictures]
         assert sequence == encode_document(document, tokenizers.text, codes)
 
 
 def test_a_picture_is_encoded_once_for_each_fit(
     tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, Fit]] = []
-    encode = tokenizers.image.encode_images
+    asked: list[Fit] = []
+    encode = tokenizers.image.encode_stream
 
-    def counting(pictures: Sequence[PIL.Image.Image], mode: Fit = "crop") -> list[list[int]]:
-        asked.append((len({id(picture) for picture in pictures}), mode))
-        return encode(pictures, mode)
+    def counting(pictures: Iterable[tuple[Image, Fit]], **options: Any) -> Iterator[Codes]:
+        given = list(pictures)
+        asked.extend(fit for _, fit in given)
+        return encode(given, **options)
 
-    monkeypatch.setattr(tokenizers.image, "encode_images", counting)
+    monkeypatch.setattr(tokenizers.image, "encode_stream", counting)
     wide, square = Image(data=png(0, 32, 16)), Image(data=png(1))
     plain = Document(id="p", content=(wide, square, wide))
     turns = (Turn("user", (wide,)), Turn("assistant", (Text("a"), wide)))
@@ -51,4 +55,21 @@ def test_a_picture_is_encoded_once_for_each_fit(
     first = encoder.encode([plain])[0]
     encoder.encode([Document(id="c", messages=turns)])
     assert encoder.encode([plain])[0] == first
-    assert asked == [(2, "crop"), (1, "pad")]
+    assert asked == ["crop", "crop", "pad"]
+
+
+def test_a_document_that_cannot_be_encoded_leaves_its_neighbours_alone(
+    tokenizers: Tokenizers,
+) -> None:
+    good = Document(id="good", content=(Text("a"), Image(data=png(0))))
+    broken = Document(id="broken", content=(Image(data=b"no picture", name="here"),))
+    missing = Document(id="missing", content=(Image(path=Path("nowhere/1.png")),))
+    monologue = Document(id="monologue", messages=(Turn("assistant", (Text("a"),)),))
+    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    made = list(encoder.encode_each([broken, good, missing, monologue, good]))
+    assert [type(one) for one in made] == [
+        *(ImageError, TokenSequence, ImageError, DocumentError, TokenSequence)
+    ]
+    assert made[1] == made[4] == encoder.encode([good])[0]
+    with pytest.raises(ImageError, match="holds no picture that can be read"):
+        encoder.encode([good, broken, missing])
