@@ -17,8 +17,10 @@ from calumma.checkpoints.hugging_face import (
     read_decoder_config,
     read_vq_config,
     special_ids,
+    text_model_tokenizer_config,
     tokenizer_config,
 )
+from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
@@ -90,3 +92,82 @@ def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
     tokens = tokenizer_config(77)
     assert (tokens["boi_token"], tokens["eoi_token"]) == ("<racm3:break>", "<eoss>")
     assert tokens["model_max_length"] == 77
+    assert tokens["processor_class"] == "ChameleonProcessor"
+    assert "processor_class" not in text_model_tokenizer_config(77)
+
+
+ANOTHER_FUNCTION = [
+    ("hidden_act", "gelu", '"gelu"; wanted "silu"'),
+    ("attention_bias", True, "true; wanted false"),
+    ("mlp_bias", True, "true; wanted false"),
+    ("tie_word_embeddings", True, "true; wanted false"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), ANOTHER_FUNCTION)
+def test_a_config_of_another_function_is_refused(name: str, value: object, told: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_decoder_config({name: value}, "X/config.json")
+    assert str(caught.value) == (
+        f"X/config.json: {name} is {told}, the only value that calumma's decoder knows. Loaded all "
+        "the same, the model would be another one."
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "yarn"}, "rope_theta": 10_000.0},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0}},
+    ],
+)
+def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_decoder_config(change, "X/config.json")
+    assert str(caught.value) == (
+        "X/config.json: rotary positions of type 'yarn'; wanted 'default', since scaled ones are "
+        "not implemented. Take the model from before its context was stretched."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"num_attention_heads": 48},
+            "model_dim=4096 does not divide over num_heads=48; the nearest that does is "
+            "model_dim=4080.",
+        ),
+        (
+            {"num_key_value_heads": 5},
+            "num_heads=32 is not a multiple of num_kv_heads=5: the query heads cannot share keys "
+            "evenly.",
+        ),
+        (
+            {"hidden_size": 0},
+            "hidden_size is 0; wanted a whole number of at least 1. Copy the file again from where "
+            "the weights come.",
+        ),
+        (
+            {"num_hidden_layers": "32"},
+            'num_hidden_layers is "32"; wanted a whole number of at least 1. Copy the file again '
+            "from where the weights come.",
+        ),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_decoder_config(change, "X/config.json")
+    assert str(caught.value) == f"X/config.json: {message}"
+
+
+def test_another_image_network_is_refused() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_vq_config({"double_latent": True}, "X/config.json")
+    assert str(caught.value) == (
+        "X/config.json: double_latent of the image tokenizer is true; wanted false, the only value "
+        "that calumma's network knows."
+    )
+    with pytest.raises(CheckpointError, match="X/config.json: resolution=30 cannot be halved"):
+        read_vq_config({"resolution": 30}, "X/config.json")
