@@ -1,0 +1,113 @@
+"""The head and the loss: ours, in chunks, beside the formula as it is written down.
+
+    python -m benches.loss            4,096 targets of 65,536 ids, width 256, on a CPU
+    python -m benches.loss --quick    seconds, to see that it runs
+
+The direct way holds all logits: their cross-entropy by torch, and a z-loss by `logsumexp`. Memory
+is the process's peak above that of one that only makes the inputs and the head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
+from calumma.train.loss import summed_loss
+from calumma.vocabulary import Vocabulary
+
+Z_LOSS = 1e-5
+VOCABULARY = Vocabulary.release()
+
+
+def make_inputs(targets: int, width: int) -> tuple[Tensor, nn.Linear, Tensor]:
+    """What the head reads, the head, and what it should say."""
+    torch.manual_seed(0)
+    hidden = torch.randn(1, targets, width, requires_grad=True)
+    head = nn.Linear(width, VOCABULARY.size, bias=False)
+    return hidden, head, torch.randint(4, VOCABULARY.size, (1, targets))
+
+
+def ours(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """The loss that training uses."""
+    counted = torch.ones_like(targets, dtype=torch.bool)
+    return summed_loss(hidden, head, targets, counted, VOCABULARY, z_loss=Z_LOSS).total
+
+
+def direct(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """All logits at once."""
+    logits = head(hidden).float().flatten(0, 1)
+    entropy = nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+    return entropy + Z_LOSS * logits.logsumexp(dim=1).square().sum()
+
+
+SIDES = {"ours": ours, "direct": direct}
+
+
+def once(side: str, targets: int, width: int) -> list[Tensor]:
+    """Loss and gradients of one side; nothing but the inputs where there is no such side."""
+    hidden, head, wanted = make_inputs(targets, width)
+    if side not in SIDES:
+        return []
+    total = SIDES[side](hidden, head, wanted)
+    total.backward()
+    assert hidden.grad is not None and head.weight.grad is not None
+    return [total.detach(), hidden.grad, head.weight.grad]
+
+
+def memory(side: str, arguments: argparse.Namespace) -> int:
+    """Peak bytes of a process that does one side once."""
+    size = ["--targets", str(arguments.targets), "--width", str(arguments.width)]
+    return peak_memory_bytes([sys.executable, "-m", "benches.loss", "--side", side, *size])
+
+
+def step(side: str, inputs: tuple[Tensor, nn.Linear, Tensor]) -> Callable[[], None]:
+    """One side's loss and gradients, again and again."""
+
+    def run() -> None:
+        SIDES[side](*inputs).backward()
+        inputs[0].grad = inputs[1].weight.grad = None
+
+    return run
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="256 targets, two rounds")
+    parser.add_argument("--targets", type=int, default=4096)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.targets, arguments.rounds = 256, 2
+    if arguments.side:
+        once(arguments.side, arguments.targets, arguments.width)
+        return
+    idle = memory("neither", arguments)
+    peaks = {side: memory(side, arguments) - idle for side in SIDES}
+    inputs = make_inputs(arguments.targets, arguments.width)
+    turns = {side: step(side, inputs) for side in SIDES}
+    sides: dict[str, dict[str, float | None]] = {
+        side: {
+            "tokens_per_second": round(arguments.targets / middle, 1),
+            "peak_memory_bytes": peaks[side],
+        }
+        for side, middle in medians(interleaved(turns, rounds=arguments.rounds)).items()
+    }
+    found = [once(side, arguments.targets, arguments.width) for side in SIDES]
+    apart = [
+        float((one - other).abs().max() / other.abs().max())
+        for one, other in zip(*found, strict=True)
+    ]
+    difference = dict(zip(("loss", "hidden_gradient", "head_gradient"), apart, strict=True))
+    print(result_line("loss", sides, machine(), relative_difference=difference))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""One training step: ours beside transformers' port of Chameleon, same weights, same batch.
+
+    python -m benches.train_step                           on a CPU: 6 layers of width 256
+    python -m benches.train_step --device cuda --size 1.5B --rows 4 --length 4096
+    python -m benches.train_step --quick                   seconds, to see that it runs
+
+Both sides learn with cross-entropy over the whole vocabulary, gradients clipped to length 1, and
+torch's fused AdamW; ours has its z-loss besides. The port's forward sets the logits of image codes
+to the least number there is, so that a batch with pictures has no finite loss: here its own hidden
+states go to its own head and to torch's cross-entropy instead.
+
+Operations a token are counted as 6 for each weight but the embedding's, and 12 for each layer,
+channel and token of context; their share of the device's peak is the MFU. The peak of a CPU is
+measured in the same run, as the best of several products of large matrices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
+from calumma.batches.batch import Batch
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.model.sizes import SIZES
+from calumma.train.compute import computed_in, prepare
+from calumma.train.config import ComputeConfig, OptimizerConfig
+from calumma.train.optimizer import make_optimizers
+from calumma.train.step import StepRules, optimizer_step
+from calumma.vocabulary import Vocabulary
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
+"""Dense bfloat16 operations a second of GPUs, from their makers' data sheets."""
+
+BENCH_SHAPE = replace(SIZES["37M"], num_layers=6, dropout=0.0)
+QUICK_SHAPE = replace(SIZES["tiny"], vocabulary_size=16_384, dropout=0.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both sides are given."""
+
+    shape: DecoderConfig
+    rows: int
+    length: int
+    documents: int
+    """Documents that each row is packed of; the port cannot keep them apart."""
+
+    device: torch.device
+    compute: ComputeConfig
+
+    @property
+    def tokens(self) -> int:
+        """Targets of one step."""
+        return self.rows * self.length
+
+
+def flops_a_token(shape: DecoderConfig, length: int) -> float:
+    """Operations for one token of a step, forward and backward."""
+    with torch.device("meta"):
+        num_weights = Decoder(shape).num_parameters - shape.vocabulary_size * shape.model_dim
+    return 6.0 * num_weights + 12.0 * shape.num_layers * shape.model_dim * length
+
+
+def random_batch(setting: Setting) -> Batch:
+    """Rows of text ids and image codes, drawn alike."""
+    chance = np.random.default_rng(0)
+    ids = chance.integers(4, setting.shape.vocabulary_size, (setting.rows, setting.length + 1))
+    places = np.arange(setting.length)
+    each = -(-setting.length // setting.documents)
+    return Batch(
+        ids=ids[:, :-1].copy(),
+        targets=ids[:, 1:].copy(),
+        counted=np.ones((setting.rows, setting.length), dtype=np.bool_),
+        owners=np.tile(places // each, (setting.rows, 1)),
+        positions=np.tile(places % each, (setting.rows, 1)),
+    )
+
+
+def fresh_decoder(setting: Setting) -> Decoder:
+    """The weights that both sides start from."""
+    decoder = Decoder(setting.shape)
+    decoder.initialise(0)
+    return decoder.to(setting.device)
+
+
+def our_side(setting: Setting, batch: Batch) -> Callable[[], None]:
+    """A step as `calumma pretrain` does it."""
+    decoder = fresh_decoder(setting).train()
+    prepare(decoder, setting.compute)
+    optimizers = make_optimizers(decoder, OptimizerConfig())
+    rules = StepRules(
+        vocabulary=vocabulary_of(setting.shape),
+        z_loss=1e-5,
+        max_gradient_norm=1.0,
+        computed_in=computed_in(setting.compute, setting.device),
+    )
+    return lambda: print_loss("ours", optimizer_step(decoder, optimizers, [batch], rules).loss)
+
+
+def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
+    """The same step with transformers' model, as one would write it around that."""
+    port = make_port(setting).to(setting.device).train()
+    named = [one for one in port.named_parameters() if "vqmodel" not in one[0]]
+    parameters = [p for _, p in named]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for name, p in named if "norm" not in name]},
+            {"params": [p for name, p in named if "norm" in name], "weight_decay": 0.0},
+        ],
+        lr=1e-4,
+        betas=(0.9, 0.95),
+        eps=1e-5,
+        weight_decay=0.1,
+        fused=True,
+    )
+    dtype = computed_in(setting.compute, setting.device)
+    kind = setting.device.type
+    ids, targets = (torch.from_numpy(one).to(setting.device) for one in (batch.ids, batch.targets))
+    read: Any = port.model
+    if setting.compute.compile == "inductor":
+        read = torch.compile(read)
+
+    def step() -> None:
+        with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+            logits = port.lm_head(read(input_ids=ids, use_cache=False).last_hidden_state)
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        print_loss("transformers", float(loss.detach()))
+
+    return step
+
+
+def make_port(setting: Setting) -> Any:
+    """transformers' model with our fresh weights, and the least image tokenizer it can have."""
+    from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+
+    from calumma.checkpoints.names import decoder_names, heads_of_norm
+
+    shape = setting.shape
+    vq = {"base_channels": 32, "channel_multiplier": [1], "num_embeddings": 2, "embed_dim": 2}
+    config = ChameleonConfig(
+        vocab_size=shape.vocabulary_size,
+        hidden_size=shape.model_dim,
+        intermediate_size=shape.feed_forward_dim,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=shape.max_tokens,
+        swin_norm=shape.norm_order == "reordered",
+        rms_norm_eps=shape.norm_epsilon,
+        vocabulary_map={"<image>": 3, "IMGIMGAZ": 4, "IMGIMGBZ": 5},
+        vq_config=vq | {"latent_channels": 32, "resolution": 16},
+    )
+    port = ChameleonForConditionalGeneration(config)
+    weights: dict[str, Tensor] = {}
+    ours = fresh_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
+    for name, theirs in decoder_names(shape).items():
+        heads = heads_of_norm(name, shape)
+        weights[theirs] = ours[name].repeat_interleave(heads, dim=0) if heads else ours[name]
+    missing, unexpected = port.load_state_dict(weights, strict=False)
+    assert not unexpected and all("vqmodel" in name for name in missing)
+    return port
+
+
+def vocabulary_of(shape: DecoderConfig) -> Vocabulary:
+    """The release's vocabulary, or a smaller one with as many ids."""
+    whole = Vocabulary.release()
+    if shape.vocabulary_size == whole.size:
+        return whole
+    empty = Vocabulary(num_codes=64, num_text=1)
+    return Vocabulary(num_codes=64, num_text=shape.vocabulary_size - empty.size + 1)
+
+
+def print_loss(side: str, loss: float) -> None:
+    """One line on stderr: both sides must tell the same course."""
+    print(f"{side:>14} loss {loss:.4f}", file=sys.stderr)
+
+
+SIDES: dict[str, Callable[[Setting, Batch], Callable[[], None]]] = {
+    "ours": our_side,
+    "transformers": port_side,
+}
+
+
+def measured_peak(device: torch.device) -> float:
+    """Operations a second at best: a GPU's data sheet, or what a CPU's float32 products reach."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((peak for known, peak in PEAK_FLOPS.items() if known in name), float("nan"))
+    one, other, out = (torch.rand(2048, 2048) for _ in range(3))
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        torch.mm(one, other, out=out)
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds)
+
+
+def memory(side: str, arguments: argparse.Namespace, setting: Setting) -> int:
+    """Most bytes that two steps of one side hold: on a GPU as torch counts, else of a process."""
+    if setting.device.type == "cpu":
+        words = [sys.executable, "-m", "benches.train_step", "--side", side]
+        for name in ("size", "rows", "length", "documents", "precision", "compile", "recompute"):
+            words += [f"--{name}", str(getattr(arguments, name))]
+        return peak_memory_bytes(words + ["--quick"] * arguments.quick)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    run_alone(side, setting)
+    return torch.cuda.max_memory_allocated()
+
+
+def run_alone(side: str, setting: Setting) -> None:
+    """Two steps: the first makes the optimizer's state, the second holds it beside all else."""
+    step = SIDES[side](setting, random_batch(setting))
+    step()
+    step()
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny shape and few rounds")
+    parser.add_argument("--size", default="bench", help="bench, or a name of model/sizes.py")
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--documents", type=int, default=1, help="that each row is packed of")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--compile", default="none", choices=["none", "inductor"])
+    parser.add_argument("--recompute", default="none", choices=["none", "selective", "full"])
+    parser.add_argument("--only-ours", action="store_true", help="where the port does not fit")
+    parser.add_argument("--side", choices=[*SIDES], help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_setting(arguments: argparse.Namespace) -> Setting:
+    """What the command line asks for."""
+    shape = QUICK_SHAPE if arguments.quick else SIZES.get(arguments.size, BENCH_SHAPE)
+    return Setting(
+        shape=replace(shape, dropout=0.0),
+        rows=arguments.rows,
+        length=min(arguments.length, 128) if arguments.quick else arguments.length,
+        documents=arguments.documents,
+        device=torch.device(arguments.device),
+        compute=ComputeConfig(
+            precision=arguments.precision,
+            compile=arguments.compile,
+            recompute=arguments.recompute,
+        ),
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    setting = make_setting(arguments)
+    if arguments.side:
+        run_alone(arguments.side, setting)
+        return
+    names = ["ours"] if arguments.only_ours else [*SIDES]
+    peaks = {name: memory(name, arguments, setting) for name in names}
+    batch = random_batch(setting)
+    settle = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
+    seconds = interleaved(
+        {name: SIDES[name](setting, batch) for name in names},
+        rounds=2 if arguments.quick else arguments.rounds,
+        warmups=1 if arguments.compile == "none" else 3,
+        settle=settle,
+    )
+    work = flops_a_token(setting.shape, setting.length)
+    peak = measured_peak(setting.device)
+    sides: dict[str, dict[str, float | None]] = {}
+    for name, middle in medians(seconds).items():
+        speed = setting.tokens / middle
+        sides[name] = {
+            "tokens_per_second": round(speed, 1),
+            "peak_memory_bytes": peaks[name],
+            "mfu": round(speed * work / peak, 4),
+        }
+    config = {name: value for name, value in vars(arguments).items() if name != "side"}
+    print(result_line("train_step", sides, machine(device=arguments.device), setting=config))
+
+
+if __name__ == "__main__":
+    main()

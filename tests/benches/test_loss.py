@@ -1,0 +1,15 @@
+"""The bench of the loss runs, and both ways give the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+
+def test_both_ways_run_and_agree() -> None:
+    command = [sys.executable, "-m", "benches.loss", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["ratio"]["direct"]["peak_memory_bytes"] < 1
+    assert max(told["relative_difference"].values()) < 1e-5

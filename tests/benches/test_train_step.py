@@ -1,0 +1,35 @@
+"""The bench of a training step runs, and its sides learn the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benches.train_step import flops_a_token
+from calumma.model.sizes import SIZES
+
+
+def test_both_sides_run_and_tell_the_same_losses() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benches.train_step", "--quick"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["bench"] == "train_step"
+    assert set(told["ratio"]["transformers"]) == {"tokens_per_second", "peak_memory_bytes", "mfu"}
+    losses: dict[str, list[float]] = {"ours": [], "transformers": []}
+    for side, loss in re.findall(r"(\w+) loss ([\d.]+)", done.stderr):
+        losses[side].append(float(loss))
+    assert losses["ours"] == pytest.approx(losses["transformers"], abs=2e-4)
+    assert losses["ours"][-1] < losses["ours"][0]
+
+
+def test_operations_a_token_of_the_seven_billion() -> None:
+    # 6 x (7.013 - 0.268) billion weights, and 12 x 32 layers x 4,096 channels x 4,096 ids.
+    assert flops_a_token(SIZES["7B"], 4096) == pytest.approx(46.9e9, rel=1e-3)
