@@ -64,7 +64,7 @@ def make_folder(path: Path) -> Path:
             # What /proc and the like say where nothing can be made.
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another rank may have been quicker
     return path
 
 

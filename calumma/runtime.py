@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,6 +22,24 @@ def cache_folder() -> str:
     """Where fetched packages are kept: $CALUMMA_CACHE, else the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return os.environ.get("CALUMMA_CACHE") or str(Path(home) / "calumma")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun tells a process about itself."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+
+def launched() -> Launch | None:
+    """The place that torchrun gave this process, or None where it was started alone."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    rank = int(os.environ["RANK"])
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    return Launch(rank, int(os.environ["WORLD_SIZE"]), local_rank)
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from contextlib import nullcontext
 
 from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
 
@@ -19,7 +21,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "train-image-tokenizer",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
         "Train the image tokenizer (VQ-GAN) on the pictures of documents.\n"
-        "CONFIG has `documents` and a [training] table; any field can be changed by its name.",
+        "CONFIG has `documents` and a [training] table; any field can be changed by its name.\n"
+        "On several GPUs: torchrun --nproc-per-node 8 -m calumma train-image-tokenizer ...",
         _EXAMPLES,
     )
     add_config_arguments(parser)
@@ -27,21 +30,31 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or go on."""
+    """Train, or go on; under torchrun the first rank alone tells of it."""
     from calumma.documents.readers import read_documents
+    from calumma.runtime import choose_device, launched
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
     from calumma.train.image_learner import train_image_tokenizer
 
     config = resolved(ImageTokenizerRun, args)
     if config is None:
         return
+    launch = launched()
+    first = launch is None or launch.rank == 0
     steps = config.training.steps
-    with telling(args.out, config, "image tokenizer", steps) as progress:
+    bar = telling(args.out, config, "image tokenizer", steps) if first else nullcontext(_silent)
+    with bar as progress:
         tokenizer = train_image_tokenizer(
             config.training,
             read_documents(config.documents),
             args.out,
             save_every=config.save_every,
             progress=progress,
+            device=choose_device(config.device),
         )
-    print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")
+    if first:
+        print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")
+
+
+def _silent(step: int, metrics: Mapping[str, float]) -> None:
+    """A bar for the ranks that tell nothing."""

@@ -21,8 +21,9 @@ class LossConfig:
     l2_weight: float = 0.0
     """Weight of the mean squared difference."""
 
-    perceptual: Literal["none", "pyramid"] = "none"
-    """The perceptual distance; "pyramid" (Laplacian) needs no weights."""
+    perceptual: str = "none"
+    """The perceptual distance: "none"; "pyramid" (Laplacian), which needs no weights;
+    "efficientnet-lite0" (from the extra `perceptual`); or the path of a TorchScript file."""
 
     perceptual_weight: float = 1.0
 
@@ -36,9 +37,11 @@ class LossConfig:
     discriminator_layers: int = 3
 
     def __post_init__(self) -> None:
-        if self.perceptual not in ("none", "pyramid"):
+        known = ("none", "pyramid", "efficientnet-lite0")
+        if self.perceptual not in known and not self.perceptual.endswith((".pt", ".pth", ".ts")):
             raise ConfigError(
-                f'losses.perceptual={self.perceptual!r} is not known; wanted "none" or "pyramid".'
+                f"losses.perceptual={self.perceptual!r} is not known; wanted "
+                f"{', '.join(known)}, or the path of a TorchScript file (.pt)."
             )
         weights = (self.l1_weight, self.l2_weight, self.perceptual_weight, self.adversarial_weight)
         if min(weights) < 0.0 or self.l1_weight + self.l2_weight == 0.0:
@@ -54,6 +57,78 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionConfig:
+    """The two losses of Make-A-Scene, which the paper's tokenizer is based on; both off at first.
+
+    Boxes are looked for once, before the first step.
+    """
+
+    faces: Literal["none", "haar", "given"] = "none"
+    """Where faces are found: by OpenCV's cascade (extra `faces`), or in the attribute `faces` of
+    the documents, such as "0.1 0.2 0.5 0.6"."""
+
+    face_weight: float = 0.1
+    face_network: str = "efficientnet-lite0"
+    """Whose features faces are to keep: the packaged backbone, or the path of a TorchScript file
+    with a network taught on faces, which keeps likenesses better."""
+
+    face_repeats: int = 2
+    """How often an epoch a picture with a face comes; the paper's is 2."""
+
+    objects: Literal["none", "saliency", "given"] = "none"
+    """Where salient objects are found: by their spectrum, without weights, or in the attribute
+    `objects` of the documents."""
+
+    object_weight: float = 0.1
+    object_network: str = "efficientnet-lite0"
+    """Whose features objects are to keep; as `face_network`."""
+
+    side: int = 64
+    """Pixels of the square to which a region is stretched; a multiple of 32."""
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("faces", ("none", "haar", "given")),
+            ("objects", ("none", "saliency", "given")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"regions.{name}={getattr(self, name)!r} is not known; wanted one of "
+                    f"{', '.join(known)}."
+                )
+        if self.side < 1 or self.side % 32 or self.face_repeats < 1:
+            raise ConfigError(
+                f"regions.side={self.side} and regions.face_repeats={self.face_repeats}; wanted a "
+                "multiple of 32, and at least 1."
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each kind that is looked for."""
+        asked = {"faces": self.face_weight, "objects": self.object_weight}
+        return {kind: weight for kind, weight in asked.items() if getattr(self, kind) != "none"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How a picture is changed each time it comes."""
+
+    smallest_crop: float = 1.0
+    """Squares are cut out anywhere, their sides from this share of the picture's shorter side up
+    to all of it; 1 takes the middle, as the finished tokenizer does."""
+
+    mirror: bool = False
+    """Whether half of the pictures are mirrored left to right; text then is, too."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.smallest_crop <= 1.0:
+            raise ConfigError(
+                f"augment.smallest_crop={self.smallest_crop}; wanted a share above 0 and at most "
+                "1 (off), such as 0.5."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageTokenizerTrainConfig:
     """Everything that decides a run of the image tokenizer's training, except the documents."""
 
@@ -64,6 +139,8 @@ class ImageTokenizerTrainConfig:
     network: VQConfig
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
 
     continuous_steps: int = 0
     """First steps without quantisation, after which the codebook starts as the k-means centres
@@ -129,6 +206,9 @@ class ImageTokenizerRun:
     """Files, folders or globs of documents; their pictures are trained on."""
 
     training: ImageTokenizerTrainConfig
+
+    device: str = "auto"
+    """Where it is trained: "auto" (a GPU where there is one), "cpu" or "cuda"."""
 
     save_every: int = 200
     """Steps between two checkpoints; the last two are kept."""

@@ -10,85 +10,46 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from calumma.documents.document import Document, Image
-from calumma.errors import DocumentError
+from calumma.documents.document import Document
+from calumma.errors import ConfigError
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import to_pixels
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_step
 from calumma.train.loop import LoopConfig, Progress, run_loop
-
-KEPT_BYTES = 2 << 30
-"""Decoded pictures are kept up to this much memory; beyond it they are decoded each time."""
-
-
-class Pictures:
-    """The pictures of documents, as pixels when asked for."""
-
-    def __init__(self, documents: Iterable[Document], resolution: int) -> None:
-        """Gather the pictures, undecoded.
-
-        Raises:
-            DocumentError: the documents hold none.
-        """
-        self.images: list[Image] = [image for d in documents for image in d.images]
-        if not self.images:
-            raise DocumentError(
-                "the documents hold no picture; wanted at least one to train an image tokenizer "
-                "on. Name files whose documents have image parts."
-            )
-        self.resolution = resolution
-        self._room = KEPT_BYTES // (3 * resolution * resolution)
-        self._kept: dict[int, Tensor] = {}
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits of all pictures' bytes."""
-        digest = hashlib.sha256()
-        for image in self.images:
-            digest.update(hashlib.sha256(image.read_bytes()).digest())
-        return digest.hexdigest()[:12]
-
-    def batch(self, step: int, size: int, seed: int) -> Tensor:
-        """The pixels of step `step`, [size, 3, R, R] float32 in [-1, 1].
-
-        Every picture comes once an epoch, in an order that the seed and the epoch decide.
-        """
-        drawn = range(step * size, (step + 1) * size)
-        return torch.stack([self._pixels(self._number(draw, seed)) for draw in drawn])
-
-    def _number(self, draw: int, seed: int) -> int:
-        epoch, place = divmod(draw, len(self.images))
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.images))
-        return int(order[place])
-
-    def _pixels(self, number: int) -> Tensor:
-        if number in self._kept:
-            return self._kept[number]
-        pixels = to_pixels(self.images[number].open(), self.resolution, "crop")
-        if len(self._kept) < self._room // 4:  # four bytes a number
-            self._kept[number] = pixels
-        return pixels
+from calumma.train.pictures import Pictures
+from calumma.train.regions import Regions, look_for_regions
+from calumma.train.world import ALONE, World, joined
 
 
 class ImageLearner:
     """A `Learner` of pixels."""
 
-    def __init__(self, config: ImageTokenizerTrainConfig, pictures: Pictures) -> None:
+    def __init__(
+        self,
+        config: ImageTokenizerTrainConfig,
+        pictures: Pictures,
+        device: torch.device,
+        world: World = ALONE,
+        regions: Regions | None = None,
+    ) -> None:
         self.config = config
+        self.regions = regions
         self.pictures = pictures
-        self.learned = ImageTokenizerState(config)
+        self.device = device
+        self.world = world
+        self.learned = ImageTokenizerState(config, device=device, world=world)
 
     def step(self, number: int) -> dict[str, float]:
         """Learn from the step's pictures."""
         started = time.perf_counter()
-        pixels = self.pictures.batch(number, self.config.batch_size, self.config.seed)
+        batch = self.pictures.batch(number, self.config.batch_size, self.config.seed, self.world)
+        pixels = batch.pixels.to(self.device, non_blocking=True)
         waited = time.perf_counter() - started
-        report = image_tokenizer_step(self.learned, pixels)
+        found = self.regions.of(batch) if self.regions else {}
+        regions = {kind: rows.to(self.device) for kind, rows in found.items()}
+        report = image_tokenizer_step(self.learned, pixels, regions)
         return {**report, "data_wait_share": waited / (time.perf_counter() - started)}
 
     def state(self) -> dict[str, Any]:
@@ -107,14 +68,37 @@ def train_image_tokenizer(
     *,
     save_every: int = 100,
     progress: Progress = lambda step, metrics: None,
+    device: str | torch.device = "cpu",
 ) -> ImageTokenizer:
-    """Train from the newest checkpoint, or from the start; the result stands in `run` too."""
-    pictures = Pictures(documents, config.network.resolution)
+    """Train from the newest checkpoint, or from the start; the result stands in `run` too.
+
+    Under torchrun the ranks share each batch; the result is the same, but for rounding, and may
+    be gone on with by any number of ranks.
+
+    Raises:
+        ConfigError: the batch cannot be shared evenly by the ranks.
+    """
+    device = torch.device(device)
+    pictures = Pictures(documents, config.network.resolution, config.augment)
     text = json.dumps([asdict(config), pictures.fingerprint], sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
-    learner = ImageLearner(config, pictures)
     loop = LoopConfig(steps=config.steps, save_every=save_every, fingerprint=fingerprint)
-    run_loop(learner, run, loop, progress)
-    tokenizer = ImageTokenizer(learner.learned.finished_network())
-    tokenizer.save(run)
+    with joined(device) as world:
+        _require_even_shares(config.batch_size, world.size)
+        regions = look_for_regions(config.regions, pictures, run, world)
+        learner = ImageLearner(config, pictures, device, world, regions)
+        run_loop(learner, run, loop, progress, world)
+        tokenizer = ImageTokenizer(learner.learned.finished_network())
+        if world.first:
+            tokenizer.save(run)
+        world.wait()
     return tokenizer
+
+
+def _require_even_shares(batch_size: int, ranks: int) -> None:
+    if batch_size % ranks:
+        nearest = max(1, round(batch_size / ranks)) * ranks
+        raise ConfigError(
+            f"batch_size={batch_size} cannot be shared evenly by {ranks} ranks; the nearest that "
+            f"can is batch_size={nearest}."
+        )

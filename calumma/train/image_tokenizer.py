@@ -5,6 +5,7 @@ Shapes: B images, H and W pixels, D code_dim, h and w cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,16 +14,13 @@ from torch import Tensor, nn
 from calumma.errors import CheckpointError
 from calumma.tokens.vq.codebook import CodebookKeeper
 from calumma.tokens.vq.discriminator import PatchDiscriminator
-from calumma.tokens.vq.losses import (
-    Distance,
-    adversarial_share,
-    discriminator_loss,
-    named_distance,
-    quantization_losses,
-)
+from calumma.tokens.vq.features import named_distance
+from calumma.tokens.vq.losses import Distance, adversarial_share, discriminator_loss
+from calumma.tokens.vq.matching import match, plain_network, spread
 from calumma.tokens.vq.network import VQNetwork
-from calumma.tokens.vq.quantizer import straight_through
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
+from calumma.train.regions import region_losses
+from calumma.train.world import ALONE, World
 
 
 class ImageTokenizerState:
@@ -34,9 +32,11 @@ class ImageTokenizerState:
         *,
         perceptual: Distance | None = None,
         device: str | torch.device = "cpu",
+        world: World = ALONE,
     ) -> None:
         """Start a run; `perceptual` takes the place of the distance that the config names."""
         self.config = config
+        self.world = world
         self.step = 0
         # The weights are drawn from torch's own generator, so it is set and put back.
         with torch.random.fork_rng(devices=[]):
@@ -44,11 +44,13 @@ class ImageTokenizerState:
             self.network = VQNetwork(config.network)
             self.discriminator = _discriminator(config)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.keeper = CodebookKeeper(config.codebook, self.network.quantizer)
-        for part in (self.network, self.keeper, self.discriminator):
-            if part is not None:
-                part.to(device)
+        self.keeper = CodebookKeeper(config.codebook, self.network.quantizer, world)
         self.perceptual = perceptual or named_distance(config.losses.perceptual)
+        self.region_losses = region_losses(config.regions)
+        parts = (self.network, self.keeper, self.discriminator, self.perceptual)
+        for part in (*parts, *self.region_losses.values()):
+            if isinstance(part, nn.Module):
+                part.to(device)
         learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(learned, betas=config.betas)
         self.discriminator_optimizer: torch.optim.Optimizer | None = None
@@ -103,19 +105,24 @@ class ImageTokenizerState:
         return parts
 
     def finished_network(self) -> VQNetwork:
-        """A copy of the network as it is to be kept: averaged, if the config says so."""
-        device = self.network.quantizer.codebook.device
-        network = VQNetwork(self.config.network).to(device)
+        """A copy of the network as it is to be kept: averaged, if the config says so, and plain."""
+        network = VQNetwork(self.config.network).to(self.network.quantizer.codebook.device)
         network.load_state_dict(self.average or self.network.state_dict())
-        return network.eval().requires_grad_(False)
+        return plain_network(network, self.config.codebook).eval().requires_grad_(False)
 
 
-def image_tokenizer_step(state: ImageTokenizerState, pixels: Tensor) -> dict[str, float]:
+NO_REGIONS: Mapping[str, Tensor] = {}
+
+
+def image_tokenizer_step(
+    state: ImageTokenizerState, pixels: Tensor, regions: Mapping[str, Tensor] = NO_REGIONS
+) -> dict[str, float]:
     """Learn from one batch.
 
     Args:
         state: is changed: weights, optimizers, codebook, generator, and `step` by one.
-        pixels: [B, 3, H, W] float32 in [-1, 1].
+        pixels: [B, 3, H, W] float32 in [-1, 1]; under several ranks, this rank's share.
+        regions: of each kind that the config gives a loss, [M, 5]; see `RegionLoss`.
 
     Returns:
         The losses, the share of codes used lately and the like, by name.
@@ -129,31 +136,43 @@ def image_tokenizer_step(state: ImageTokenizerState, pixels: Tensor) -> dict[str
     drops = config.network.dropout > 0.0
     with torch.random.fork_rng(enabled=drops):
         if drops:
-            torch.manual_seed(int(torch.randint(1 << 31, (), generator=state.generator)))
+            drawn = int(torch.randint(1 << 31, (), generator=state.generator))
+            torch.manual_seed(drawn + state.world.rank)
         made, latents, codes, losses = _reconstruct(state, pixels)
     likeness = _likeness(state, made, pixels, losses)
+    for kind, loss in state.region_losses.items():
+        losses[f"loss_{kind}"] = loss(made, pixels, regions[kind])
+        likeness = likeness + config.regions.weights[kind] * losses[f"loss_{kind}"]
     total = likeness + losses.pop("quantization")
     if _adversarial(state):
         total = total + _adversarial_loss(state, made, likeness, losses)
 
     state.optimizer.zero_grad()
     total.backward()
+    state.world.average_gradients(state.network.parameters())
     gradient_norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.max_gradient_norm)
     state.optimizer.step()
     if _adversarial(state):
         losses["loss_discriminator"] = _train_discriminator(state, pixels, made.detach())
-    report = {name: float(value.detach()) for name, value in losses.items()}
-
+    losses["loss"] = total
+    report = _told(losses, state.world)
     report["revived"] = float(_keep_codebook(state, latents, codes))
     _average(state)
     state.step += 1
     return report | {
-        "loss": float(total.detach()),
         "gradient_norm": float(gradient_norm),
         "rate": rate,
         "codes_used": state.keeper.used,
         "perplexity": state.keeper.perplexity,
     }
+
+
+def _told(losses: dict[str, Tensor], world: World) -> dict[str, float]:
+    """The losses as numbers, over all ranks."""
+    if world.size == 1:
+        return {name: float(value.detach()) for name, value in losses.items()}
+    values = torch.stack([value.detach().double() for value in losses.values()])
+    return dict(zip(losses, (world.sum(values) / world.size).tolist(), strict=True))
 
 
 def _discriminator(config: ImageTokenizerTrainConfig) -> PatchDiscriminator | None:
@@ -183,8 +202,10 @@ def _reconstruct(
 ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
     """Pixels there and back; no codes in the continuous steps."""
     network = state.network.train()
+    codebook = state.config.codebook
     with _autocast(state):
         latents = network.latents(pixels).float()
+    latents = spread(latents, codebook)
     if state.step < state.config.continuous_steps:
         with _autocast(state):
             made = network.pixels(latents).float()
@@ -192,17 +213,13 @@ def _reconstruct(
     if state.step == state.config.continuous_steps:
         vectors = _vectors(latents)
         state.keeper.initialise(network.quantizer, vectors, state.generator)
-    codes = network.quantizer.codes(latents.detach())
-    quantized = network.quantizer.vectors(codes)
-    commitment, codebook = quantization_losses(latents, quantized)
-    commitment_weight, codebook_weight = state.config.codebook.loss_weights
+    found = match(network.quantizer, latents, codebook, state.world.mean)
     with _autocast(state):
-        made = network.pixels(straight_through(latents, quantized)).float()
-    losses = {
-        "quantization": commitment_weight * commitment + codebook_weight * codebook,
-        "loss_commitment": commitment,
-    }
-    return made, latents, codes, losses
+        made = network.pixels(found.quantized).float()
+    return made, latents, found.codes, {
+        "quantization": found.loss,
+        "loss_commitment": found.commitment,
+    }  # fmt: skip
 
 
 def _likeness(
@@ -234,7 +251,7 @@ def _adversarial_loss(
     adversarial = -state.discriminator(made).mean()
     losses["loss_adversarial"] = adversarial
     last_weight = state.network.decoder.conv_out.weight
-    share = adversarial_share(likeness, adversarial, last_weight)
+    share = adversarial_share(likeness, adversarial, last_weight, state.world.mean)
     return state.config.losses.adversarial_weight * share * adversarial
 
 
@@ -244,6 +261,7 @@ def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, made: Tenso
     loss = discriminator_loss(state.discriminator(pixels), state.discriminator(made))
     state.discriminator_optimizer.zero_grad()
     loss.backward()
+    state.world.average_gradients(state.discriminator.parameters())
     state.discriminator_optimizer.step()
     return loss
 

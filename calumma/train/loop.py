@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
 from calumma.files import make_folder, write_text, writing
 from calumma.runtime import STOP
+from calumma.train.world import ALONE, World
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -50,11 +53,13 @@ def run_loop(
     run: Path,
     config: LoopConfig,
     progress: Progress = lambda step, metrics: None,
+    world: World = ALONE,
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
 
     Every step is one line of `metrics.jsonl`; lines of steps done again after a kill replace the
-    lost ones, so the file always tells of one undisturbed run.
+    lost ones, so the file always tells of one undisturbed run. All ranks take the same steps and
+    stop at the same one; the first alone writes.
 
     Raises:
         Interrupted: a signal asked to stop; the last step done is saved.
@@ -65,9 +70,8 @@ def run_loop(
     if taken_up is not None:
         learner.restore(taken_up.state)
         first = taken_up.step
-    _trim_metrics(run / METRICS_NAME, first)
     progress(first, {})
-    with writing(run), (run / METRICS_NAME).open("a", encoding="utf-8") as log:
+    with writing(run), _metrics_log(run / METRICS_NAME, first, world) as log:
         waited = time.perf_counter()
         for number in range(first, config.steps):
             started = time.perf_counter()
@@ -80,13 +84,26 @@ def run_loop(
             waited = ended
             done = number + 1
             # Asked once: a signal that comes after this line waits for the next step's save.
-            stopping = STOP.wanted
+            stopping = world.any(STOP.wanted)
             if done % config.save_every == 0 or done == config.steps or stopping:
                 log.flush()
-                save_checkpoint(run, Checkpoint(done, learner.state()), config.fingerprint)
+                checkpoint = Checkpoint(done, learner.state())
+                if world.first:
+                    save_checkpoint(run, checkpoint, config.fingerprint)
+                world.wait()
             progress(done, seen)
             if stopping:
+                STOP.wanted = True
                 STOP.check(f"{run} holds step {done} of {config.steps}")
+
+
+def _metrics_log(path: Path, steps: int, world: World) -> contextlib.AbstractContextManager[TextIO]:
+    """The file of metrics with its first `steps` lines, to write on; nowhere but in the first."""
+    world.wait()  # until all have read the checkpoint that the first may drop
+    if not world.first:
+        return io.StringIO()
+    _trim_metrics(path, steps)
+    return path.open("a", encoding="utf-8")
 
 
 def _trim_metrics(path: Path, steps: int) -> None:

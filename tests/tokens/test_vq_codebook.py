@@ -12,6 +12,7 @@ from calumma.tokens.vq.codebook import (
     perplexity,
 )
 from calumma.tokens.vq.quantizer import Quantizer, nearest
+from calumma.train.world import ALONE
 
 
 def seeded() -> torch.Generator:
@@ -22,7 +23,7 @@ def kept(values: list[float], **fields: object) -> tuple[Quantizer, CodebookKeep
     """A codebook of one column, and its keeper."""
     quantizer = Quantizer(len(values), 1)
     quantizer.codebook.data.copy_(torch.tensor(values)[:, None])
-    return quantizer, CodebookKeeper(CodebookConfig(**fields), quantizer)  # type: ignore[arg-type]
+    return quantizer, CodebookKeeper(CodebookConfig(**fields), quantizer, ALONE)  # type: ignore[arg-type]
 
 
 def update(quantizer: Quantizer, keeper: CodebookKeeper, values: list[float]) -> int:

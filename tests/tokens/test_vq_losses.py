@@ -6,7 +6,6 @@ import torch
 from calumma.tokens.vq.losses import (
     adversarial_share,
     discriminator_loss,
-    named_distance,
     pyramid_distance,
     quantization_losses,
 )
@@ -22,10 +21,6 @@ def test_a_checkerboard_is_seen_by_the_finest_band_only() -> None:
     board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1.0
     board = board.expand(1, 3, 16, 16)
     assert pyramid_distance(board, torch.zeros_like(board)).item() == pytest.approx(1.0)
-
-
-def test_the_distance_of_no_name_is_none() -> None:
-    assert named_distance("none") is None and named_distance("pyramid") is pyramid_distance
 
 
 def test_commitment_moves_the_encoder_and_the_other_the_codebook() -> None:

@@ -47,7 +47,8 @@ def test_runs_that_cannot_be_are_refused(fields: dict[str, object], message: str
 LOSS_REFUSALS = {
     "perceptual": (
         {"perceptual": "vgg"},
-        'losses.perceptual=\'vgg\' is not known; wanted "none" or "pyramid".',
+        "losses.perceptual='vgg' is not known; wanted none, pyramid, efficientnet-lite0, or the "
+        "path of a TorchScript file (.pt).",
     ),
     "weights": (
         {"l1_weight": 0.0},

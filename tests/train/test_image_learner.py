@@ -6,16 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from calumma.documents.document import Document, Image, Text
-from calumma.errors import CheckpointError, DocumentError
+from calumma.documents.document import Document, Image
+from calumma.errors import CheckpointError
 from calumma.files import sha256
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.train import loop
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
-from calumma.train.image_learner import Pictures, train_image_tokenizer
+from calumma.train.image_learner import train_image_tokenizer
 from tests.pictures import png
 
 CONFIG = ImageTokenizerTrainConfig(
@@ -36,45 +35,6 @@ CONFIG = ImageTokenizerTrainConfig(
 
 def pictures(number: int = 5) -> list[Document]:
     return [Document(id=str(n), content=(Image(data=png(n)),)) for n in range(number)]
-
-
-def test_every_picture_comes_once_an_epoch_in_an_order_of_its_own() -> None:
-    source = Pictures(pictures(6), 16)
-    alone = torch.stack([source._pixels(number) for number in range(6)])
-
-    def epoch(number: int, seed: int = 0) -> list[int]:
-        drawn = torch.cat([source.batch(3 * number + step, 2, seed) for step in range(3)])
-        return [int((alone == row).flatten(1).all(1).nonzero()[0, 0]) for row in drawn]
-
-    assert sorted(epoch(0)) == sorted(epoch(1)) == list(range(6))
-    assert epoch(0) != epoch(1)
-    assert epoch(0) == epoch(0)
-    assert epoch(0) != epoch(0, seed=1)
-
-
-def test_pixels_that_are_kept_are_those_that_are_read() -> None:
-    source = Pictures(pictures(), 16)
-    first = source.batch(0, 5, 0)
-    assert len(source._kept) == 5
-    assert torch.equal(source.batch(0, 5, 0), first)
-    source._room = 0
-    source._kept.clear()
-    assert torch.equal(source.batch(0, 5, 0), first)
-    assert source._kept == {}
-
-
-def test_other_pictures_have_another_fingerprint() -> None:
-    assert Pictures(pictures(2), 16).fingerprint == Pictures(pictures(2), 32).fingerprint
-    assert Pictures(pictures(2), 16).fingerprint != Pictures(pictures(3), 16).fingerprint
-
-
-def test_documents_without_pictures_are_refused() -> None:
-    with pytest.raises(DocumentError) as caught:
-        Pictures([Document(id="a", content=(Text("words"),))], 16)
-    assert str(caught.value) == (
-        "the documents hold no picture; wanted at least one to train an image tokenizer on. "
-        "Name files whose documents have image parts."
-    )
 
 
 def test_a_run_that_broke_off_ends_in_the_same_weights(

@@ -6,13 +6,13 @@ Shapes: N vectors of one batch, K codes, D code_dim.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from calumma.errors import ConfigError
-from calumma.tokens.vq.quantizer import Quantizer, nearest, squared_distances
+from calumma.tokens.vq.quantizer import Quantizer, nearest, on_sphere, squared_distances
 
 _SEED_ROUNDS = 16
 _LLOYD_ROUNDS = 10
@@ -23,6 +23,12 @@ _SHARE_DECAY = 0.99
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
     """How the codebook learns."""
+
+    lookup: Literal["nearest", "normalised", "ibq"] = "nearest"
+    """Which row a latent is given: the nearest, as the release does; the nearest in direction,
+    all rows being of one length (arXiv:2110.04627); or the one of the largest inner product, with
+    a gradient for every row (index backpropagation, arXiv:2412.02692). What is kept after
+    training is always a codebook whose nearest rows are the codes; see `plain_network`."""
 
     update: Literal["gradient", "ema"] = "gradient"
     """By the optimizer, as the release does, or as running means of the vectors of each code."""
@@ -40,6 +46,12 @@ class CodebookConfig:
     revive_after_steps: int = 0
     """A code unused for so many steps is moved onto a vector of the batch; 0 never moves one."""
 
+    entropy_weight: float = 0.0
+    """Weight of the penalty on unsure choices and uneven use of codes; "ibq" only."""
+
+    entropy_temperature: float = 1.0
+    """Inner products are divided by it in that penalty; smaller ones see surer choices."""
+
     def __post_init__(self) -> None:
         if self.update not in ("gradient", "ema"):
             raise ConfigError(
@@ -49,10 +61,35 @@ class CodebookConfig:
             raise ConfigError(f"codebook.decay={self.decay}; wanted between 0 and 1, such as 0.99.")
         if self.beta < 0.0:
             raise ConfigError(f"codebook.beta={self.beta}; wanted 0 or more, such as 0.25.")
+        self._require_lookup()
         if self.revive_after_steps < 0:
             raise ConfigError(
                 f"codebook.revive_after_steps={self.revive_after_steps}; "
                 "wanted a number of steps, or 0 for never."
+            )
+
+    def _require_lookup(self) -> None:
+        if self.lookup not in ("nearest", "normalised", "ibq"):
+            raise ConfigError(
+                f'codebook.lookup={self.lookup!r} is not known; wanted "nearest", "normalised" '
+                'or "ibq".'
+            )
+        if self.lookup == "ibq" and self.update != "gradient":
+            raise ConfigError(
+                f'codebook.update={self.update!r} with codebook.lookup="ibq", which is a way of '
+                'gradients; wanted codebook.update="gradient".'
+            )
+        if self.entropy_weight < 0.0 or self.entropy_temperature <= 0.0:
+            raise ConfigError(
+                f"codebook.entropy_weight={self.entropy_weight} and codebook.entropy_temperature="
+                f"{self.entropy_temperature}; wanted a weight of 0 or more, and a temperature "
+                "above 0."
+            )
+        if self.entropy_weight and self.lookup != "ibq":
+            raise ConfigError(
+                f"codebook.entropy_weight={self.entropy_weight} with codebook.lookup="
+                f'{self.lookup!r}, which has no such penalty; wanted lookup="ibq", or a weight '
+                "of 0."
             )
 
     @property
@@ -60,6 +97,18 @@ class CodebookConfig:
         """Weights of the encoder's (commitment) and of the codebook's loss."""
         commitment, codebook = (1.0, self.beta) if self.legacy_beta else (self.beta, 1.0)
         return commitment, codebook if self.update == "gradient" else 0.0
+
+
+class Ranks(Protocol):
+    """The processes that train one codebook together; see `calumma.train.world`."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks."""
+        ...
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """[n, ...] of each rank -> [n * ranks, ...]."""
+        ...
 
 
 class CodebookKeeper(nn.Module):
@@ -70,9 +119,10 @@ class CodebookKeeper(nn.Module):
     sizes: Tensor
     sums: Tensor
 
-    def __init__(self, config: CodebookConfig, quantizer: Quantizer) -> None:
+    def __init__(self, config: CodebookConfig, quantizer: Quantizer, ranks: Ranks) -> None:
         super().__init__()
         self.config = config
+        self.ranks = ranks
         num_codes, code_dim = quantizer.codebook.shape
         quantizer.codebook.requires_grad_(config.update == "gradient")
         self.register_buffer("unused_steps", torch.zeros(num_codes, dtype=torch.int64))
@@ -85,7 +135,8 @@ class CodebookKeeper(nn.Module):
     def initialise(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator) -> None:
         """Set the codebook to the centres of k-means over `vectors` [N, D]."""
         codebook = quantizer.codebook
-        codebook.copy_(k_means(vectors, codebook.shape[0], generator))
+        codebook.copy_(k_means(self.ranks.gather(vectors), codebook.shape[0], generator))
+        self._even_lengths(quantizer)
         self.unused_steps.zero_()
         self._restart_means(codebook, torch.ones_like(self.sizes, dtype=torch.bool))
 
@@ -98,22 +149,30 @@ class CodebookKeeper(nn.Module):
         Returns:
             How many codes were revived.
         """
-        counts = torch.bincount(codes, minlength=self.sizes.numel())
-        self.shares.lerp_(counts / codes.numel(), 1.0 - _SHARE_DECAY)
+        counts = self.ranks.sum(torch.bincount(codes, minlength=self.sizes.numel()))
+        self.shares.lerp_(counts / int(counts.sum()), 1.0 - _SHARE_DECAY)
         if self.config.update == "ema":
             self._update_means(quantizer, vectors, codes, counts)
         self.unused_steps += 1
         self.unused_steps[counts > 0] = 0
-        if not self.config.revive_after_steps:
-            return 0
-        return self._revive(quantizer, vectors, generator)
+        revived = 0
+        if self.config.revive_after_steps:
+            revived = self._revive(quantizer, vectors, generator)
+        self._even_lengths(quantizer)
+        return revived
+
+    def _even_lengths(self, quantizer: Quantizer) -> None:
+        """Put rows that are compared by direction back on their sphere."""
+        if self.config.lookup == "normalised":
+            quantizer.codebook.copy_(on_sphere(quantizer.codebook, 1))
 
     def _update_means(
         self, quantizer: Quantizer, vectors: Tensor, codes: Tensor, counts: Tensor
     ) -> None:
         fresh = 1.0 - self.config.decay
         self.sizes.lerp_(counts.to(self.sizes.dtype), fresh)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, vectors), fresh)
+        sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
+        self.sums.lerp_(self.ranks.sum(sums), fresh)
         # A code that has not been seen for long keeps its place: both shrink by the same factor.
         seen = self.sizes > 1e-5
         quantizer.codebook[seen] = self.sums[seen] / self.sizes[seen, None]
@@ -124,6 +183,7 @@ class CodebookKeeper(nn.Module):
         if num_dead == 0:
             return 0
         codebook = quantizer.codebook
+        vectors = self.ranks.gather(vectors)
         codebook[dead] = far_vectors(vectors, codebook[~dead], num_dead, generator)
         self.unused_steps[dead] = 0
         self._restart_means(codebook, dead)

@@ -6,7 +6,6 @@ Shapes: B images, H and W pixels, D code_dim, h and w cells.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +34,6 @@ def pyramid_distance(pixels: Tensor, wanted: Tensor) -> Tensor:
     return total + difference.abs().mean()
 
 
-def named_distance(name: Literal["none", "pyramid"]) -> Distance | None:
-    """The distance that a config asks for by name."""
-    return pyramid_distance if name == "pyramid" else None
-
-
 def quantization_losses(latents: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:
     """The two pulls between latents and their codes, both [B, D, h, w].
 
@@ -59,12 +53,19 @@ def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean())
 
 
-def adversarial_share(likeness: Tensor, adversarial: Tensor, last_weight: Tensor) -> Tensor:
+def adversarial_share(
+    likeness: Tensor,
+    adversarial: Tensor,
+    last_weight: Tensor,
+    mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Tensor:
     """The factor that makes both losses pull equally at the decoder's last weights.
+
+    `mean` is over ranks: all of them pull as one.
 
     Source: VQGAN (arXiv:2012.09841), equation 7.
     """
     (wanted,) = torch.autograd.grad(likeness, last_weight, retain_graph=True)
     (found,) = torch.autograd.grad(adversarial, last_weight, retain_graph=True)
-    share = wanted.norm() / (found.norm() + 1e-4)
+    share = mean(wanted).norm() / (mean(found).norm() + 1e-4)
     return share.clamp(max=MAX_ADVERSARIAL_SHARE).detach()

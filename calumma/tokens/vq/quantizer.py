@@ -26,6 +26,15 @@ def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
     return latents + (quantized - latents).detach()
 
 
+def on_sphere(vectors: Tensor, dim: int) -> Tensor:
+    """Vectors along `dim` at the length at which their coordinates have a mean square of 1.
+
+    >>> on_sphere(torch.tensor([[3.0, 4.0]]), 1).square().sum().item()
+    2.0
+    """
+    return F.normalize(vectors, dim=dim) * vectors.shape[dim] ** 0.5
+
+
 class Quantizer(nn.Module):
     """The codebook, and how to look things up in it.
 

@@ -1,0 +1,111 @@
+"""The ranks of one run: who we are, and what all of us say together.
+
+A rank is one process of those that torchrun starts; without torchrun there is one, `ALONE`. Where
+several compute with one seed and the same sums, they stay equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from calumma.runtime import Launch, launched
+
+_PATIENCE = timedelta(minutes=30)
+"""So long a rank waits for the others, who may still be decoding pictures or looking for faces."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The place of this process among all; every method is to be called by all ranks alike."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """The number of this process on its machine, and of its GPU."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks; alone, the tensor itself. No gradient."""
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over ranks; its gradient flows into our own part as if it were the whole.
+
+        With gradients that are averaged over ranks afterwards, that is the gradient of one rank
+        that held all.
+        """
+        if self.size == 1:
+            return tensor
+        return tensor + (self.sum(tensor) / self.size - tensor).detach()
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """[n, ...] of each rank -> [n * size, ...], in the order of the ranks."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, tensor.detach().contiguous())
+        return torch.cat(parts)
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Put the mean over ranks in the place of each gradient, in one message."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.size
+        start = 0
+        for gradient in gradients:
+            end = start + gradient.numel()
+            gradient.copy_(flat[start:end].view_as(gradient))
+            start = end
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self._device())) > 0)
+
+    def wait(self) -> None:
+        """Return when all ranks are here."""
+        self.any(False)
+
+    def _device(self) -> str:
+        return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+
+
+ALONE = World()
+"""One process without others."""
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The world that torchrun started us in, for the length of the block; else `ALONE`.
+
+    Ranks speak through NCCL on GPUs and through Gloo elsewhere.
+    """
+    launch: Launch | None = launched()
+    if launch is None or launch.size == 1:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(launch.local_rank)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield World(launch.rank, launch.size, launch.local_rank)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,114 @@
+"""The study's pictures, 64 px: photographs and drawings, training apart from held out.
+
+    calumma corpus fetch endless-sky-planets fluent-3d openclipart tuxpaint --out corpora
+    python studies/image_tokenizer/pictures.py --corpora corpora --out out/pictures
+
+Writes OUT/train.parquet, OUT/held_out.parquet and OUT/counts.json. Photographs become tiles; of
+the drawings, nearly blank ones and most skin tones are left out, and the same picture never
+stands on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from calumma.documents.document import Document, Image
+from calumma.documents.readers import read_documents
+from calumma.documents.writers import write_parquet
+from calumma.files import write_json
+from calumma.tokens.pixels import to_array, to_rgb
+
+SIDE = 64
+TILE = 112
+"""Pixels of a photograph that become one tile: enough for a texture, few enough for a thing."""
+
+MOST = {"openclipart": 3500}
+"""No more than so many of a corpus, or line drawings would outweigh the photographs."""
+
+HELD_OUT_IN = 12
+"""One picture in so many is held out; all tiles of a photograph go together."""
+
+BLANK_SPREAD = 12.0
+"""A drawing whose values, 0 to 255, spread less than this has next to nothing on it."""
+
+CORPORA = ("endless-sky-planets", "fluent-3d", "openclipart", "tuxpaint")
+
+
+def tiles(picture: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
+    """Squares of a photograph: the two halves, and small squares beside each other."""
+    picture = to_rgb(picture)
+    width, height = picture.size
+    side = min(width, height)
+    yield picture.crop((0, 0, side, side))
+    yield picture.crop((width - side, 0, width, side))
+    for top in range(0, height - TILE + 1, TILE):
+        for left in range(0, width - TILE + 1, TILE):
+            yield picture.crop((left, top, left + TILE, top + TILE))
+
+
+def small(picture: PIL.Image.Image) -> tuple[bytes, float]:
+    """A picture as a PNG of SIDE pixels, and how much its values spread."""
+    values = to_array(picture, SIDE, "pad").transpose(1, 2, 0)
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG")
+    return file.getvalue(), float(values.std())
+
+
+def pictures(corpora: Path) -> Iterator[tuple[str, Document]]:
+    """Each picture with the name by which it is held out or not."""
+    seen: set[str] = set()
+    for corpus in CORPORA:
+        taken = 0
+        for document in read_documents([corpora / corpus]):
+            if "skin tone" in document.text or taken >= MOST.get(corpus, 10_000):
+                continue
+            (image,) = document.images
+            name = hashlib.sha256(image.read_bytes()).hexdigest()
+            if name in seen:
+                continue
+            seen.add(name)
+            opened = image.open()
+            photograph = corpus == "endless-sky-planets"
+            for number, piece in enumerate(tiles(opened) if photograph else [opened]):
+                data, spread = small(piece)
+                if spread >= BLANK_SPREAD:
+                    taken += 1
+                    yield (
+                        name,
+                        Document(
+                            id=f"{document.id}/{number}",
+                            source=corpus,
+                            licence=document.licence,
+                            content=(Image(data=data),),
+                            attributes={"photograph": document.attributes.get("photograph", "")},
+                        ),
+                    )
+
+
+def main() -> None:
+    """Write the two files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    sides: dict[str, list[Document]] = {"train": [], "held_out": []}
+    for name, document in pictures(args.corpora):
+        held_out = int(name[:8], 16) % HELD_OUT_IN == 0
+        sides["held_out" if held_out else "train"].append(document)
+    counts = {side: Counter(d.source for d in found) for side, found in sides.items()}
+    for side, found in sides.items():
+        write_parquet(args.out / f"{side}.parquet", found)
+    write_json(args.out / "counts.json", counts)
+    print(counts)
+
+
+if __name__ == "__main__":
+    main()
