@@ -1,0 +1,59 @@
+"""Image targets teach our decoder, and give transformers' port of Chameleon an infinite loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benches.train_step import QUICK_SHAPE, Setting, fresh_decoder, make_port, vocabulary_of
+from calumma.train.config import ComputeConfig
+from calumma.train.loss import LossSums, summed_loss
+
+# The port's image codes are the ids 4 and 5; see `make_port`.
+SETTING = Setting(
+    shape=replace(QUICK_SHAPE, vocabulary_size=200),
+    rows=1,
+    length=6,
+    documents=1,
+    device=torch.device("cpu"),
+    compute=ComputeConfig(),
+)
+IDS = torch.tensor([[0, 150, 4, 5, 5, 4, 151]])
+
+
+def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
+    decoder = fresh_decoder(SETTING)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        sums = summed_loss(
+            decoder.hidden(IDS[:, :-1]),
+            decoder.head,
+            IDS[:, 1:],
+            torch.ones(1, 6, dtype=torch.bool),
+            vocabulary_of(SETTING.shape),
+            z_loss=0.0,
+        )
+    sums.total.backward()
+    return sums, [p.grad for p in decoder.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
+    dtype: torch.dtype,
+) -> None:
+    sums, gradients = our_loss(dtype)
+    port = make_port(SETTING).to(dtype)
+    with torch.no_grad():
+        theirs = port(input_ids=IDS, labels=IDS).loss
+        logits = port.lm_head(port.model(input_ids=IDS[:, :-1]).last_hidden_state)
+    unmasked = F.cross_entropy(logits.float()[0], IDS[0, 1:], reduction="sum")
+    assert theirs == torch.inf
+    assert sums.total.item() == pytest.approx(
+        unmasked.item(), rel=2e-2 if dtype != torch.float32 else 1e-5
+    )
+    assert sums.num_image == 4
+    assert len(gradients) == len(list(fresh_decoder(SETTING).parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
