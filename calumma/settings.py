@@ -64,8 +64,9 @@ def make_config(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    _require_known(kind, tree, where, ())
     try:
+        tree = _filled(kind, tree)
+        _require_known(kind, tree, ())
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         told = f"{where}: {_told(kind, error.errors()[0])}"
@@ -73,6 +74,22 @@ def make_config(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
     except ConfigError as error:
         told = f"{where}: {error}"
         raise ConfigError(told) from error
+
+
+def _filled(kind: Any, tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with each table's `size` replaced by the fields that its class has under that name.
+
+    A class offers sizes with a static method `size(name)`; what the table says itself holds.
+    """
+    hints = get_type_hints(kind)
+    filled = {}
+    for name, value in tree.items():
+        inner = _dataclass_in(hints.get(name))
+        filled[name] = _filled(inner, value) if inner and isinstance(value, dict) else value
+    if "size" in filled and hasattr(kind, "size"):
+        named: dict[str, Any] = kind.size(filled.pop("size"))
+        return named | filled
+    return filled
 
 
 def _told(kind: Any, fault: Mapping[str, Any]) -> str:
@@ -156,7 +173,7 @@ def _set(tree: dict[str, Any], name: Sequence[str], value: Any) -> None:
     tree[name[-1]] = value
 
 
-def _require_known(kind: Any, tree: dict[str, Any], where: str, above: tuple[str, ...]) -> None:
+def _require_known(kind: Any, tree: dict[str, Any], above: tuple[str, ...]) -> None:
     """Refuse unknown fields, naming the nearest known one."""
     hints = get_type_hints(kind)
     known = {field.name: hints[field.name] for field in fields(kind)}
@@ -167,10 +184,10 @@ def _require_known(kind: Any, tree: dict[str, Any], where: str, above: tuple[str
             hint = (
                 f"perhaps {'.'.join([*above, near[0]])}" if near else f"one of {', '.join(known)}"
             )
-            raise ConfigError(f"{where}: there is no field {dotted}; wanted {hint}.")
+            raise ConfigError(f"there is no field {dotted}; wanted {hint}.")
         inner = _dataclass_in(known[name])
         if inner is not None and isinstance(value, dict):
-            _require_known(inner, value, where, (*above, name))
+            _require_known(inner, value, (*above, name))
 
 
 def config_tree(config: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from calumma.batches.stream import StreamConfig
 from calumma.errors import ConfigError
+from calumma.model.sizes import decoder_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,10 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape:
-    """The shape of a new decoder; its vocabulary comes from the shards."""
+    """The shape of a new decoder; its vocabulary comes from the shards.
+
+    `size = "94M"` in the table takes a shape of model/sizes.py for the fields that are left out.
+    """
 
     model_dim: int = 192
     num_layers: int = 6
@@ -70,6 +74,12 @@ class DecoderShape:
     norm_order: Literal["pre", "reordered"] = "pre"
     qk_norm: Literal["layer", "rms"] = "layer"
     dropout: float = 0.0
+
+    @staticmethod
+    def size(name: str) -> dict[str, Any]:
+        """The fields of a named size; raises `ConfigError` for an unknown one."""
+        shape = decoder_size(name)
+        return {field.name: getattr(shape, field.name) for field in fields(DecoderShape)}
 
 
 @dataclass(frozen=True, kw_only=True)

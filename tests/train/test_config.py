@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ConfigError
+from calumma.settings import make_config
 from calumma.train.config import OptimizerConfig, PretrainConfig, StageConfig, TrainConfig
 
 
@@ -32,3 +33,28 @@ def test_the_defaults_are_the_paper_s() -> None:
     optimizer = OptimizerConfig()
     assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.95), 0.1)
     assert (optimizer.peak_rate, optimizer.max_gradient_norm) == (1e-4, 1.0)
+
+
+STAGES = {"stage_one": {"weights": {"a": 1.0}}, "stage_two": {"weights": {"a": 1.0}}}
+TREE = {"shards": "s", "tokenizers": "t", **STAGES}
+
+
+def test_a_named_size_stands_for_the_fields_that_are_left_out() -> None:
+    model = {"size": "34B", "max_tokens": 2048}
+    shape = make_config(PretrainConfig, TREE | {"model": model}, "run.toml").model
+    assert (shape.model_dim, shape.num_kv_heads, shape.norm_order) == (8192, 8, "reordered")
+    assert shape.max_tokens == 2048
+
+
+def test_an_unknown_size_is_refused_with_the_file_s_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(PretrainConfig, TREE | {"model": {"size": "8B"}}, "run.toml")
+    assert str(caught.value) == (
+        "run.toml: size '8B' is not known; wanted one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
+    )
+
+
+def test_a_size_is_no_field_where_none_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(PretrainConfig, TREE | {"optimizer": {"size": "7B"}}, "run.toml")
+    assert str(caught.value).startswith("run.toml: there is no field optimizer.size; wanted one of")
