@@ -1,0 +1,90 @@
+"""Train image tokenizers as one rank of several; see test_world.py.
+
+    python tests/train/ranks.py FOLDER PORT...    with RANK and WORLD_SIZE set
+
+Each run of `RUNS` is trained in FOLDER/NAME-SIZE, and each rank writes down what it ended with.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from calumma.documents.document import Document, Image
+from calumma.tokens.vq.codebook import CodebookConfig
+from calumma.tokens.vq.config import VQConfig
+from calumma.train.config_image_tokenizer import (
+    AugmentConfig,
+    ImageTokenizerTrainConfig,
+    LossConfig,
+    RegionConfig,
+)
+from calumma.train.image_learner import train_image_tokenizer
+from tests.pictures import png
+
+_BASE = ImageTokenizerTrainConfig(
+    steps=4,
+    batch_size=8,
+    peak_rate=1e-3,
+    network=VQConfig(
+        resolution=16,
+        base_channels=64,
+        channel_multipliers=(1, 1),
+        num_res_blocks=1,
+        latent_channels=8,
+        code_dim=4,
+        num_codes=16,
+    ),
+    augment=AugmentConfig(smallest_crop=0.5, mirror=True),
+)
+RUNS = {
+    "means": replace(
+        _BASE,
+        continuous_steps=2,
+        averaging_decay=0.9,
+        codebook=CodebookConfig(
+            update="ema", decay=0.9, legacy_beta=False, revive_after_steps=1
+        ),
+        losses=LossConfig(
+            perceptual="pyramid",
+            adversarial_weight=0.5,
+            adversarial_start_step=1,
+            discriminator_channels=32,
+            discriminator_layers=1,
+        ),
+        regions=RegionConfig(faces="given", side=32),
+    ),
+    "ibq": replace(_BASE, codebook=CodebookConfig(lookup="ibq", entropy_weight=0.1)),
+}
+
+
+def documents() -> list[Document]:
+    """Twelve pictures, every third of them with a face."""
+    return [
+        Document(
+            id=str(number),
+            content=(Image(data=png(number, 24)),),
+            attributes={} if number % 3 else {"faces": "0.2 0.1 0.9 0.8"},
+        )
+        for number in range(12)
+    ]
+
+
+def main() -> None:
+    """Train all runs, each through a port of its own."""
+    torch.set_num_threads(1)
+    folder, ports = Path(sys.argv[1]), sys.argv[2:]
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    for (name, config), port in zip(RUNS.items(), ports, strict=True):
+        os.environ["MASTER_PORT"] = port
+        run = folder / f"{name}-{size}"
+        made = train_image_tokenizer(config, documents(), run, save_every=2)
+        (folder / f"{name}-{size}-rank-{rank}").write_text(made.fingerprint)
+
+
+if __name__ == "__main__":
+    main()
