@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calumma.cli.verb import Subparsers, new_verb
 
+if TYPE_CHECKING:
+    from calumma.shards.manifest import Manifest
+    from calumma.shards.tasks import BuildJob
+
+EXECUTORS = ("local", "slurm", "ray")
+
 _EXAMPLES = """\
   calumma build-shards docs/*.parquet --tokenizers tokenizers --out shards
-  calumma build-shards web.jsonl.zst --tokenizers tokenizers --out shards --skip-bad"""
+  calumma build-shards web.jsonl --tokenizers tokenizers --out shards --skip-bad --workers 8
+  calumma build-shards web --tokenizers tok --out shards --executor slurm --slurm slurm.toml"""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -17,9 +26,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "build-shards",
-        "DOCS... --tokenizers DIR --out DIR [--skip-bad]",
+        "DOCS... --tokenizers DIR --out DIR [--skip-bad] [--workers N] [--executor WHO]",
         "Encode documents into shards of ids.\n"
-        "Killed and started again, it keeps the pieces that are finished.",
+        "Killed and started again, with more or fewer workers, it ends in the same bytes.",
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
@@ -30,34 +39,104 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave unreadable documents out and list them in the manifest",
+        help="leave unreadable documents out and list them in quarantine.jsonl",
     )
+    parser.add_argument(
+        "--piece",
+        type=int,
+        default=512,
+        metavar="N",
+        help="documents in a piece: the most that a kill can lose (512)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="tasks done at a time (one a processor; one where a GPU encodes)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        metavar="WHO",
+        help="local, slurm or ray: who does the tasks (local)",
+    )
+    parser.add_argument(
+        "--slurm", type=Path, metavar="FILE", help="TOML: partition, time, cpus, gpus, memory_gb"
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or auto (cpu)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Build, or go on building."""
-    from calumma.cli.progress import Bar
-    from calumma.documents.readers import read_documents
-    from calumma.shards.build import Tokenizers, build_shards
-    from calumma.shards.format import QUARANTINE_NAME
-    from calumma.tokens.image import ImageTokenizer
-    from calumma.tokens.text import TextTokenizer
+    from calumma.errors import ConfigError
+    from calumma.runtime import choose_device
+    from calumma.shards.tasks import BuildJob
 
-    tokenizers = Tokenizers(
-        text=TextTokenizer.load(args.tokenizers), image=ImageTokenizer.load(args.tokenizers)
-    )
-    with Bar("shards", None, "documents") as bar:
-        manifest = build_shards(
-            read_documents(args.documents),
-            tokenizers,
-            args.out,
-            skip_bad=args.skip_bad,
-            progress=bar.advance,
+    if args.piece < 1 or (args.workers is not None and args.workers < 1):
+        raise ConfigError(
+            f"--piece {args.piece} --workers {args.workers}; wanted at least 1 of each. Leave them "
+            "out for what is usual."
         )
+    local = args.executor == "local"
+    device = str(choose_device(args.device)) if local else args.device
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers = args.workers or (processors if device == "cpu" else 1)
+    job = BuildJob(
+        out=args.out if local else args.out.resolve(),
+        tokenizers=args.tokenizers if local else args.tokenizers.resolve(),
+        piece_documents=args.piece,
+        skip_bad=args.skip_bad,
+        device=device,
+        decoders=max(1, processors // workers) if local else 1,
+    )
+    _require_tokenizers(args.tokenizers)
+    if args.executor == "slurm":
+        _submit(args, job, args.workers or -1)
+        return
+    _tell(job, _built(args, job, workers))
+
+
+def _require_tokenizers(folder: Path) -> None:
+    """Tell of broken tokenizers at once, before any worker begins."""
+    from calumma.shards.tasks import load_tokenizers
+
+    load_tokenizers(folder, "cpu")
+
+
+def _built(args: argparse.Namespace, job: BuildJob, workers: int) -> Manifest:
+    from calumma.cli.progress import Bar
+    from calumma.shards.executors import build_local, build_on_ray
+
+    if args.executor == "ray":
+        gpus = 0 if job.device == "cpu" else 1
+        return build_on_ray(job, args.documents, workers, gpus=gpus)
+    with Bar("shards", None, "documents") as bar:
+        return build_local(job, args.documents, workers, bar.advance)
+
+
+def _submit(args: argparse.Namespace, job: BuildJob, workers: int) -> None:
+    from calumma.errors import ConfigError
+    from calumma.settings import load_config
+    from calumma.shards.executors import SlurmConfig, submit_to_slurm
+
+    if args.slurm is None:
+        raise ConfigError(
+            "--executor slurm without --slurm FILE; wanted a TOML file that names at least the "
+            'partition. Write one line into it: partition = "NAME".'
+        )
+    config = load_config(SlurmConfig, args.slurm, [])
+    tasks, last = submit_to_slurm(job, args.documents, workers, config)
+    print(f"job {tasks} builds the pieces; job {last} then writes {job.out / 'manifest.json'}")
+
+
+def _tell(job: BuildJob, manifest: Manifest) -> None:
+    from calumma.shards.format import QUARANTINE_NAME
+
     print(
-        f"{args.out}: {manifest.num_sequences} sequences, {manifest.num_ids} ids in "
+        f"{job.out}: {manifest.num_sequences} sequences, {manifest.num_ids} ids in "
         f"{len(manifest.pieces)} pieces; fingerprint {manifest.fingerprint}"
     )
     for reason, count in manifest.dropped.items():
-        print(f"left out {count} ({reason}), listed in {args.out / QUARANTINE_NAME}")
+        print(f"left out {count} ({reason}), listed in {job.out / QUARANTINE_NAME}")

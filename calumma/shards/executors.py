@@ -1,0 +1,330 @@
+"""Who does the tasks of a build: this machine, a Slurm cluster, or Ray.
+
+The pipeline is datatrove's, and so are its executors. What is changed here is what a build needs
+more: no log and no marker beside the tasks' own notes, workers that end with the process that
+started them, and a mistake of the user's told in one line, whoever met it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.utils.stats import PipelineStats
+from loguru import logger
+
+import calumma.errors
+from calumma.errors import CalummaError, ConfigError, ShardError
+from calumma.files import read_json, write_json
+from calumma.runtime import STOP
+from calumma.shards.locks import building, working
+from calumma.shards.manifest import Manifest
+from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish, plan
+
+Progress = Callable[[int], None]
+Paths = Sequence[Path | str]
+
+_IN_FLIGHT = 2
+"""Tasks handed out ahead for each worker; all of a large build's at once would fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """What Slurm is told of each job."""
+
+    partition: str
+    time: str = "24:00:00"
+    """Most time of a job, as sbatch takes it."""
+
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: int = 4
+    """Memory a processor."""
+
+    tasks_per_job: int = 1
+    """Tasks that a job does one after the other, on tokenizers loaded once."""
+
+    setup: str = ""
+    """A line of shell before each job, such as `source /shared/venv/bin/activate`."""
+
+
+class _Local(LocalPipelineExecutor):
+    """One process, or a pool of them that ends when this one does.
+
+    datatrove's own pool starts a manager process that outlives a killed build, and waits for ever
+    for a worker that was killed; hence this one.
+    """
+
+    def __init__(self, job: BuildJob, tasks: int, workers: int, progress: Progress) -> None:
+        super().__init__([BuildTask(job)], tasks=tasks, workers=workers, logging_dir=str(job.work))
+        self.job = job
+        self.progress = progress
+
+    def run(self) -> None:
+        """Do all tasks, in order as far as they are handed out."""
+        if self.workers > 1:
+            self._share_out()
+            return
+        for rank in range(self.tasks):
+            self.progress(BuildTask(self.job)(None, rank, self.tasks))
+
+    def _share_out(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([BuildTask.__module__])
+        ends, alive = context.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(
+            self.workers, context, initializer=_become_worker, initargs=(self.job, ends)
+        )
+        try:
+            self._collect(pool)
+        except BrokenProcessPool as error:
+            raise ShardError(
+                f"{self.job.out}: a worker of this build was killed, perhaps for want of memory; "
+                "wanted it to end by itself. Start the same command again with fewer --workers: "
+                "what is finished is kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+            alive.close()
+
+    def _collect(self, pool: ProcessPoolExecutor) -> None:
+        running: set[Future[int]] = set()
+        for rank in range(self.tasks):
+            if len(running) == _IN_FLIGHT * self.workers:
+                running = self._take(running)
+            running.add(pool.submit(BuildTask(self.job), None, rank, self.tasks))
+        while running:
+            running = self._take(running)
+
+    def _take(self, running: set[Future[int]]) -> set[Future[int]]:
+        """Wait for one, and tell of those that are done."""
+        done, rest = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            try:
+                self.progress(future.result())
+            except CalummaError:
+                (self.job.work / "stop").touch()
+                raise
+        return rest
+
+
+def _become_worker(job: BuildJob, ends: Connection) -> None:
+    """Leave Ctrl-C to the process that started this one, and end when that one ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    working(job.work)
+
+    def watch() -> None:
+        try:
+            ends.recv()  # nothing is ever sent
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process soon after the one that forked it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Ray(RayPipelineExecutor):
+    """datatrove's, but a mistake is written down, since Ray would only print it."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        _end_with_parent()
+        [task] = self.pipeline
+        try:
+            task(None, rank, self.world_size)
+        except CalummaError as error:
+            (task.job.work / "stop").touch()
+            write_json(_told(task.job), {"kind": type(error).__name__, "message": str(error)})
+        with self.logging_dir.open(f"stats/{rank:05d}.json", "w") as file:
+            PipelineStats().save_to_disk(file)
+        return PipelineStats()
+
+
+def _told(job: BuildJob) -> Any:
+    return job.work / "error.json"
+
+
+class _Slurm(SlurmPipelineExecutor):
+    """datatrove's, without its logs and its sum of statistics."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        self.pipeline[0](None, rank, self.world_size)
+        return PipelineStats()
+
+    def launch_merge_stats(self) -> None:
+        """Nothing is to be merged."""
+
+
+def build_local(
+    job: BuildJob,
+    paths: Paths,
+    workers: int,
+    progress: Progress = lambda documents: None,
+) -> Manifest:
+    """Do all tasks on this machine.
+
+    Args:
+        job: what is built.
+        paths: files, folders and globs of documents.
+        workers: processes; 1 stands for this one.
+        progress: called with the number of documents of each task that is done.
+
+    Raises:
+        CalummaError: a document cannot be read, the disk is full, another build is at work.
+        Interrupted: a signal asked to stop.
+    """
+    logger.disable("datatrove")
+    with building(job.work):
+        tasks = plan(job, paths)
+        with _passing_on_a_stop(job):
+            _Local(job, tasks, min(workers, max(1, tasks)), progress).run()
+        STOP.check(f"{job.out} holds the pieces that are finished")
+        return finish(job)
+
+
+def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) -> Manifest:
+    """Do all tasks on the Ray cluster that RAY_ADDRESS names, or on one begun here.
+
+    Args:
+        job: what is built; its folders are the same on all machines.
+        paths: files, folders and globs of documents, the same on all machines.
+        workers: tasks done at a time.
+        gpus: of each task.
+
+    Raises:
+        ConfigError: ray is not installed.
+        CalummaError, Interrupted: as `build_local`.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "--executor ray, and ray is not installed; wanted it. Install it: pip install "
+            "'calumma[ray]', or take --executor local."
+        ) from error
+    logger.disable("datatrove")
+    tasks = plan(job, paths)
+    _told(job).unlink(missing_ok=True)
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        with _passing_on_a_stop(job):
+            _Ray(
+                [BuildTask(job)],
+                tasks=tasks,
+                workers=workers,
+                mem_per_cpu_gb=1,
+                gpus_per_task=gpus,
+                logging_dir=str(job.work / "ray"),
+            ).run()
+    finally:
+        if begun:
+            ray.shutdown()
+    STOP.check(f"{job.out} holds the pieces that are finished")
+    if _told(job).is_file():
+        told = read_json(_told(job))
+        raise getattr(calumma.errors, told["kind"])(told["message"])
+    return finish(job)
+
+
+def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConfig) -> list[str]:
+    """Hand all tasks to Slurm, and behind them one that binds the pieces together.
+
+    Args:
+        job: what is built; its folders are the same on all machines.
+        paths: files, folders and globs of documents, the same on all machines.
+        workers: jobs at a time.
+        config: what Slurm is told of each.
+
+    Returns:
+        The numbers of the jobs: that of the tasks, and that of the last.
+
+    Raises:
+        ConfigError: there is no Slurm here, or it takes no such job.
+    """
+    if shutil.which("sbatch") is None:
+        raise ConfigError(
+            "--executor slurm, and there is no sbatch on this machine; wanted one that belongs to "
+            "a Slurm cluster. Log in there, or take --executor local."
+        )
+    logger.disable("datatrove")
+    tasks = plan(job, paths)
+    rules = {
+        "time": config.time,
+        "partition": config.partition,
+        "cpus_per_task": config.cpus,
+        "mem_per_cpu_gb": config.memory_gb,
+        "env_command": config.setup,
+        "qos": "",
+    }
+    pieces = _Slurm(
+        [BuildTask(job)],
+        tasks=tasks,
+        workers=workers,
+        gpus_per_task=config.gpus,
+        tasks_per_job=config.tasks_per_job,
+        job_name="calumma-shards",
+        logging_dir=str(job.work / "slurm"),
+        **rules,
+    )
+    last = _Slurm(
+        [FinishTask(job)],
+        tasks=1,
+        depends=pieces,
+        job_name="calumma-manifest",
+        logging_dir=str(job.work / "slurm-manifest"),
+        **rules,
+    )
+    try:
+        last.run()
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(
+            f"sbatch ended with {error.returncode}; wanted it to take the job. What it says "
+            "stands above: mend the file given as --slurm."
+        ) from error
+    return [str(pieces.job_id), str(last.job_id)]
+
+
+@contextmanager
+def _passing_on_a_stop(job: BuildJob) -> Iterator[None]:
+    """Tell other processes, by a file, that a signal asked this one to stop."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            if STOP.wanted:
+                (job.work / "stop").touch()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,257 @@
+"""Building shards as numbered tasks, which any number of workers may share out.
+
+A task is a span of a file of documents; spans are numbered by the files alone. Each task makes its
+own pieces, so the shards come out the same whoever makes which task, and however often one is
+begun. Beside the shards, `.build/` holds what only the building needs:
+
+    .build/plan.json      the spans
+    .build/tasks/00000    what came of a task: its pieces, and what its file looked like then
+    .build/stop           there while a build is stopping
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calumma.documents.document import Document, Image
+from calumma.documents.faults import UNREADABLE, Drop, OnError, stop
+from calumma.documents.spans import Span, cut_spans, read_span, require_documents
+from calumma.errors import CalummaError, ShardError
+from calumma.files import make_folder, read_json, write_json
+from calumma.runtime import STOP
+from calumma.shards.build import PIECE_DOCUMENTS, write_manifest
+from calumma.shards.encode import DocumentEncoder, Tokenizers
+from calumma.shards.format import NOTE, piece_name
+from calumma.shards.manifest import Manifest, Piece
+from calumma.shards.piece import PieceMaker, groups_of
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+
+WORK = ".build"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildJob:
+    """All that a task must know, in plain values: it travels to other processes and machines."""
+
+    out: Path
+    """The folder of the shards."""
+
+    tokenizers: Path
+    """The folder of both tokenizers."""
+
+    piece_documents: int = PIECE_DOCUMENTS
+    """Documents in a piece: the most work that a kill can lose."""
+
+    skip_bad: bool = False
+    """Whether documents that cannot be read are left out and listed, instead of an error."""
+
+    device: str = "cpu"
+    """Where pictures are encoded."""
+
+    decoders: int = 1
+    """Threads of a worker that open pictures."""
+
+    @property
+    def work(self) -> Path:
+        """The folder of what only the building needs."""
+        return self.out / WORK
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked this build to stop."""
+        return STOP.wanted or (self.work / "stop").exists()
+
+    def note(self, number: int) -> Path:
+        """Where it is written what came of a task."""
+        return self.work / "tasks" / f"{number:05d}.json"
+
+
+def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
+    """Cut the files into tasks and write them down.
+
+    Returns:
+        The number of tasks.
+
+    Raises:
+        DocumentError: a path holds no files of documents.
+        OutputError: the folder cannot be written.
+    """
+    make_folder(job.work / "tasks")
+    (job.work / "stop").unlink(missing_ok=True)
+    spans = cut_spans(paths, job.piece_documents)
+    write_json(
+        job.work / "plan.json",
+        {
+            "documents": [str(path) for path in paths],
+            "spans": [[str(s.path.resolve()), s.first, s.count, s.offset] for s in spans],
+        },
+    )
+    return len(spans)
+
+
+@lru_cache(maxsize=4)
+def _spans(path: Path, written: int) -> list[Span]:
+    return [
+        Span(path=Path(path), first=first, count=number, offset=offset)
+        for path, first, number, offset in read_json(path)["spans"]
+    ]
+
+
+def _load_spans(job: BuildJob) -> list[Span]:
+    path = job.work / "plan.json"
+    return _spans(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def load_tokenizers(folder: Path, device: str) -> Tokenizers:
+    """Both tokenizers of a folder; a second call in the same process loads nothing.
+
+    Raises:
+        TokenizerError: one is missing or broken.
+        DocumentError: they do not fit each other.
+    """
+    return Tokenizers(
+        text=TextTokenizer.load(folder), image=ImageTokenizer.load(folder, device=device)
+    )
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: Path, device: str, decoders: int) -> DocumentEncoder:
+    both = load_tokenizers(folder, device)
+    return DocumentEncoder(both.text, both.image, decoders=decoders)
+
+
+@dataclass
+class BuildTask:
+    """What a worker does for each task; the one step of the pipeline."""
+
+    job: BuildJob
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> int:
+        """Make or keep the pieces of task `rank`.
+
+        Returns:
+            How many documents it read, those left out included; 0 where the build is stopping.
+
+        Raises:
+            CalummaError: a document cannot be read and is not to be skipped, or the disk is full.
+        """
+        job = self.job
+        if job.stopping:
+            return 0
+        span = _load_spans(job)[rank]
+        tokenizers = load_tokenizers(job.tokenizers, job.device)
+        encoder = _encoder(job.tokenizers, job.device, job.decoders)
+        maker = PieceMaker(encoder, job.out, tokenizers.fingerprint, job.skip_bad)
+        made_of = self._made_of(span, tokenizers.fingerprint)
+        if (known := self._kept(rank, made_of, maker)) is not None:
+            return known
+        # On a CPU one thread computes, here and in every worker: how many share the work would
+        # otherwise decide in which order floating-point numbers are added up.
+        with _one_thread():
+            return self._make(rank, span, made_of, maker)
+
+    def _made_of(self, span: Span, fingerprint: str) -> list[Any]:
+        state = span.path.stat()
+        seen = [state.st_size, state.st_mtime_ns] if span.path.is_file() else []
+        settings = [self.job.piece_documents, self.job.skip_bad]
+        return [str(span.path), span.first, span.count, *seen, fingerprint, *settings]
+
+    def _kept(self, rank: int, made_of: list[Any], maker: PieceMaker) -> int | None:
+        """The documents of a task that is done already, its file unchanged and its pieces whole."""
+        path = self.job.note(rank)
+        note = read_json(path) if path.is_file() else {}
+        if note.get("made_of") != made_of or not note["closed"]:
+            return None
+        for name, key in note["pieces"]:
+            known = maker.known(name)
+            if known is None or known[0] != key:
+                return None
+        return int(note["documents"])
+
+    def _make(self, rank: int, span: Span, made_of: list[Any], maker: PieceMaker) -> int:
+        job = self.job
+        job.note(rank).unlink(missing_ok=True)
+        pieces, documents, closed = [], 0, span.path.is_file()
+        for part, (group, dropped) in enumerate(self._groups(span)):
+            if job.stopping:
+                return 0
+            name = piece_name(rank, part)
+            maker.make(name, group, dropped)
+            pieces.append([name, read_json(job.out / (name + NOTE))["key"]])
+            documents += len(group) + len(dropped)
+            closed = closed and not any(_points_outside(document) for document in group)
+        note = {"made_of": made_of, "closed": closed, "documents": documents, "pieces": pieces}
+        write_json(job.note(rank), note)
+        return documents
+
+    def _groups(self, span: Span) -> Iterator[tuple[list[Document], list[Drop]]]:
+        """The documents of each piece, with what was left out on the way to them."""
+        faults: list[Drop] = []
+
+        def note(error: CalummaError) -> None:
+            faults.append(Drop(id="", source="", reason=UNREADABLE, detail=str(error)))
+
+        on_error: OnError = note if self.job.skip_bad else stop
+        for group in groups_of(read_span(span, on_error), self.job.piece_documents):
+            yield group, list(faults)
+            faults.clear()
+        if faults:
+            yield [], faults
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _points_outside(document: Document) -> bool:
+    """Whether a picture is a file of its own, which may change when the document's does not."""
+    return any(isinstance(p, Image) and p.path is not None for p in document.parts())
+
+
+def finish(job: BuildJob) -> Manifest:
+    """Bind the pieces of all tasks together, when every one is done.
+
+    Raises:
+        ShardError: a task is not done.
+        DocumentError: not one document was found.
+    """
+    record = read_json(job.work / "plan.json")
+    pieces: list[Piece] = []
+    for number in range(len(record["spans"])):
+        note = job.note(number)
+        if not note.is_file():
+            raise ShardError(
+                f"{job.out}: task {number} of {len(record['spans'])} is not done; wanted all of "
+                "them. Start the same command again: what is finished is kept."
+            )
+        for name, _ in read_json(note)["pieces"]:
+            pieces.append(Piece.from_json(read_json(job.out / (name + NOTE))["piece"]))
+    found = sum(piece.num_sequences + sum(piece.dropped.values()) for piece in pieces)
+    require_documents(record["documents"], found)
+    return write_manifest(job.out, load_tokenizers(job.tokenizers, job.device), pieces)
+
+
+@dataclass
+class FinishTask:
+    """`finish` as the one task of a job that waits for all others."""
+
+    job: BuildJob
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        """Bind the pieces together."""
+        finish(self.job)

@@ -1,0 +1,199 @@
+"""Kill a build of shards five times, and see whether anybody could tell.
+
+    python studies/data/kill.py --corpora corpora --out out/kill [--quick] [--ray]
+
+`corpora` holds what `calumma corpus fetch` wrote; `studies/data/README.md` names the corpora. The
+build is run once undisturbed, and once killed with SIGKILL at five random moments, each time begun
+again with another number of workers. Then every byte of both is compared, every picture and text
+is looked for in the rows of a stream, and documents are counted. One JSON object is the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.readers import read_documents
+from calumma.documents.writers import write_parquet
+from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import WORK
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQNetwork
+
+PAIRS = ("noto", "fluent-flat", "fluent-3d", "openmoji", "openclipart", "twemoji")
+PAGES = (
+    *("gimp-help", "python-scipy-doc", "python-sklearn-doc", "python-skimage-doc"),
+    "libgegl-doc",
+)
+TEXTS = ("austen",)
+WORKERS = (2, 1, 3, 4, 2, 3)
+"""Processes of each begin."""
+
+NUM_BROKEN = 7
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="one small corpus of each kind")
+    parser.add_argument("--ray", action="store_true", help="build once more on a local Ray")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    names = [*PAIRS[:1], *PAGES[-1:]] if args.quick else [*PAIRS, *PAGES, *TEXTS]
+    paths = [args.corpora / name for name in names]
+    args.out.mkdir(parents=True, exist_ok=True)
+    tokenizers = make_tokenizers(args.out / "tokenizers", paths)
+    broken = make_broken(args.out / "broken.parquet")
+    command = [
+        *(sys.executable, "-m", "calumma", "build-shards", *map(str, paths), str(broken)),
+        *("--tokenizers", str(tokenizers), "--skip-bad"),
+    ]
+    seen = study(command, args.out, random.Random(args.seed), with_ray=args.ray)
+    rows = sum(pq.ParquetFile(f).metadata.num_rows for p in paths for f in p.glob("*.parquet"))
+    print(json.dumps({"corpora": names, "documents_in": rows + NUM_BROKEN, **seen}))
+
+
+def make_tokenizers(folder: Path, paths: list[Path]) -> Path:
+    """A small text tokenizer, and an image tokenizer with random weights: only bytes matter."""
+    torch.manual_seed(0)
+    config = VQConfig(
+        resolution=32,
+        base_channels=32,
+        channel_multipliers=(1, 1, 2),
+        num_res_blocks=1,
+        latent_channels=16,
+        code_dim=8,
+        num_codes=512,
+    )
+    texts = (document.text for path in paths for document in read_documents([path]))
+    TextTokenizer.train(texts, num_text=4096, num_codes=512).save(folder)
+    ImageTokenizer(VQNetwork(config)).save(folder)
+    return folder
+
+
+def make_broken(path: Path) -> Path:
+    """Documents that no build can encode."""
+    parts = (Text("a picture that is none"), Image(data=b"no picture"))
+    write_parquet(path, [Document(id=str(n), source="b", content=parts) for n in range(NUM_BROKEN)])
+    return path
+
+
+def study(
+    command: list[str], out: Path, chance: random.Random, *, with_ray: bool
+) -> dict[str, Any]:
+    """Build undisturbed, build and kill, and compare."""
+    whole, killed = out / "whole", out / "killed"
+    for folder in (whole, killed, out / "ray"):
+        shutil.rmtree(folder, ignore_errors=True)
+    seconds = build(command, whole, "--workers", "2")
+    tasks = num_done(whole)
+    kills = []
+    for number, workers in enumerate(WORKERS[:5]):
+        # Anywhere in the next sixth of the tasks, and anywhere in the second after that.
+        wanted = chance.randint(number * tasks // 6, (number + 1) * tasks // 6)
+        kills.append(kill_when(command, killed, workers, wanted, chance.random()))
+        say(f"killed {kills[-1]}")
+    build(command, killed, "--workers", str(WORKERS[5]))
+    manifest = ShardReader(whole).manifest
+    seen: dict[str, Any] = {
+        "kills": kills,
+        "seconds_undisturbed": round(seconds, 1),
+        "differing_files": differing(whole, killed),
+        "files": len(contents(whole)),
+        "sequences": manifest.num_sequences,
+        "left_out": manifest.dropped,
+        "ids": manifest.num_ids,
+        "images": manifest.total.num_images,
+    }
+    if with_ray:
+        seen["seconds_ray"] = round(build(command, out / "ray", "--executor", "ray"), 1)
+        seen["differing_files_ray"] = differing(whole, out / "ray")
+    return seen
+
+
+def build(command: list[str], out: Path, *more: str) -> float:
+    """Run a build to its end; seconds."""
+    started = time.monotonic()
+    subprocess.run([*command, "--out", str(out), *more], check=True)
+    return time.monotonic() - started
+
+
+def num_done(out: Path) -> int:
+    """Tasks that are finished."""
+    return len(list((out / WORK / "tasks").glob("*.json")))
+
+
+def kill_when(
+    command: list[str], out: Path, workers: int, tasks: int, seconds: float
+) -> dict[str, Any]:
+    """Kill a build so long after so many tasks are done, and see that its workers end too."""
+    process = subprocess.Popen(
+        [*command, "--out", str(out), "--workers", str(workers)],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    while num_done(out) < tasks and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    assert process.poll() is None, "the build was done before it was killed"
+    os.kill(process.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    process.wait()
+    while (left := in_session(process.pid)) and time.monotonic() < killed + 30:
+        time.sleep(0.05)
+    return {
+        "workers": workers,
+        "tasks_done": num_done(out),
+        "workers_gone_after_seconds": round(time.monotonic() - killed, 2),
+        "orphans": len(left),
+    }
+
+
+def in_session(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The shards' files, without what only the building needed."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != WORK}
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """The names of files that are not the same in both folders."""
+    ours, theirs = contents(one), contents(other)
+    return sorted(n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n))
+
+
+def say(line: str) -> None:
+    """Tell how far the study is."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
