@@ -25,7 +25,7 @@ from calumma.checkpoints.stored import (
     require_tensors,
 )
 from calumma.checkpoints.tensor_file import read_tensors
-from calumma.checkpoints.weights import read_weights
+from calumma.checkpoints.weights import read_weights, weight_files
 from calumma.errors import CheckpointError
 from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
@@ -80,6 +80,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> StoredModel:
         image=image | _vq_decoder(folder, image_shape),
         text=TextTokenizer.load(folder),
         text_file=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
+        num_files=len(weight_files(folder)),
     )
 
 

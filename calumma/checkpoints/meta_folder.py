@@ -108,6 +108,7 @@ def open_meta(folder: Path, tokenizers: Path | None = None) -> StoredModel:
         image=image,
         text=_text_tokenizer(text_file, text_path),
         text_file=text_file,
+        num_files=len(shards),
     )
     model.require_one_vocabulary(folder)
     return model
@@ -125,14 +126,15 @@ def shard_files(folder: Path) -> list[Path]:
         files = sorted(p for p in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(p.name))
     number = len(files)
     if (folder / SHARDS_NAME).is_file():
-        number = int(read_json(folder / SHARDS_NAME).get("model_parallel_size") or number)
+        told = {"model_parallel_size": number or 1} | read_json(folder / SHARDS_NAME)
+        number = whole_number(told, "model_parallel_size", folder / SHARDS_NAME)
     names = {path.name for path in files}
     wanted = [f"consolidated.{shard:02d}.pth" for shard in range(max(1, number))]
     if names != set(wanted) and not (number == 1 and names == {"consolidated.pth"}):
-        lacking = next((name for name in wanted if name not in names), sorted(names)[-1])
+        lacking = next((name for name in wanted if name not in names), None)
+        state = f"{lacking} is not among them" if lacking else f"{max(names)} is one too many"
         raise CheckpointError(
-            f"{folder} holds {len(files)} of {len(wanted)} shards, and {lacking} is "
-            f"{'not among them' if lacking not in names else 'one too many'}; wanted "
+            f"{folder} holds {len(files)} of {len(wanted)} shards, and {state}; wanted "
             "consolidated.pth, or consolidated.00.pth and its followers. Copy or download it again."
         )
     return files
@@ -161,7 +163,9 @@ def _read_params(folder: Path, shards: list[dict[str, Stored]]) -> DecoderConfig
             model_dim=dim,
             num_layers=whole_number(params, "n_layers", where),
             num_heads=heads,
-            num_kv_heads=params.get("n_kv_heads") or heads,
+            num_kv_heads=whole_number(
+                params if params.get("n_kv_heads") else {"n_kv_heads": heads}, "n_kv_heads", where
+            ),
             feed_forward_dim=_feed_forward_dim(params, dim),
             max_tokens=own.get("max_tokens", 4096),
             norm_order="reordered" if params.get("swin_norm") else "pre",

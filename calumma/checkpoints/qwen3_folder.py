@@ -28,7 +28,7 @@ from calumma.checkpoints.stored import (
     require_tensors,
 )
 from calumma.checkpoints.tensor_file import read_tensors
-from calumma.checkpoints.weights import read_weights
+from calumma.checkpoints.weights import read_weights, weight_files
 from calumma.errors import CheckpointError, ConfigError
 from calumma.files import read_json
 from calumma.model.config import DecoderConfig
@@ -166,6 +166,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> StoredModel:
         image=image,
         text=TextTokenizer.load(folder),
         text_file=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
+        num_files=len(weight_files(folder)),
     )
 
 

@@ -73,6 +73,9 @@ class StoredModel:
 
     text: TextTokenizer
 
+    num_files: int = 0
+    """That hold the decoder's weights."""
+
     @cached_property
     def draws(self) -> bool:
         """Whether the image tokenizer's decoder is there."""

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     tokenizes = any((path / f"{n}.json").is_file() for n in ("tokenizer", "image_tokenizer"))
     if (path / "checkpoints").is_dir():
         lines = _run(path) + (_tokenizers(path)[1:] if tokenizes else [])
-    elif (path / "config.json").is_file() and tokenizes:
+    elif ((path / "config.json").is_file() and tokenizes) or _is_release(path):
         lines = _model(path)
     elif (path / "manifest.json").is_file():
         lines = _shards(path)
@@ -49,19 +49,28 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def _model(path: Path) -> list[str]:
-    from calumma.checkpoints.model_folder import load_model
+def _is_release(path: Path) -> bool:
+    return (path / "params.json").is_file() or any(path.glob("models/*/params.json"))
 
-    parts = load_model(path)
-    shape, image = parts.decoder.config, parts.image.config
+
+def _model(path: Path) -> list[str]:
+    from calumma.checkpoints.convert import open_model
+
+    # Headers alone are read; they tell whether every file and tensor is there, and how large.
+    model = open_model(path)
+    shape, image = model.shape, model.image_shape
+    norms = "" if shape.qk_norm == "layer" else " and rms"
+    dtype = str(model.dtype).removeprefix("torch.")
     return [
-        f"{path}: a model folder, whole",
-        f"decoder: {parts.decoder.num_parameters:,} parameters, {shape.num_layers} layers of "
-        f"{shape.model_dim}, {shape.num_heads} heads, norms {shape.norm_order}, "
+        f"{path}: {model.layout}, whole",
+        f"decoder: {model.num_parameters:,} parameters, {shape.num_layers} layers of "
+        f"{shape.model_dim}, {shape.num_heads} heads, norms {shape.norm_order}{norms}, "
         f"rows of at most {shape.max_tokens} ids",
-        _vocabulary(parts.text.vocabulary.num_text, parts.text.vocabulary.num_codes),
+        _vocabulary(model.text.vocabulary.num_text, model.text.vocabulary.num_codes),
         f"image tokenizer: {image.resolution} pixels to a side, {image.codes_per_image} codes a "
-        f"picture, {'draws' if parts.draws else 'no decoder: codes cannot become pictures'}",
+        f"picture, {'draws' if model.draws else 'no decoder: codes cannot become pictures'}",
+        f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder's in {model.num_files} "
+        f"file{'s' if model.num_files > 1 else ''}",
     ]
 
 

@@ -51,7 +51,10 @@ def _attention(part: dict[str, Tensor], params: dict[str, Any], shards: int, x: 
         for rows in part["attention.wqkv.weight"].split(widths)
     )
     norms = [
-        (part[f"attention.{name}_normalization.weight"], part[f"attention.{name}_normalization.bias"])
+        (
+            part[f"attention.{name}_normalization.weight"],
+            part[f"attention.{name}_normalization.bias"],
+        )
         for name in ("q", "k")
     ]
     q, k = (

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from calumma.checkpoints.model_folder import ModelParts
 from calumma.checkpoints.stored import (
     Shape,
     Stored,
@@ -16,7 +17,6 @@ from calumma.checkpoints.stored import (
     image_shapes,
     require_tensors,
 )
-from calumma.checkpoints.model_folder import ModelParts
 from calumma.errors import CheckpointError, VocabularyError
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from calumma.checkpoints import tensor_file
+from calumma.checkpoints.convert import Target, convert, open_model
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.shards.build import Tokenizers
+from tests.checkpoints.drawn import save_drawn
 
 
 def told(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -54,6 +57,54 @@ def test_a_model(
     assert lines[0] == f"{tmp_path / 'model'}: a model folder, whole"
     assert "2 layers of 32, 4 heads, norms pre, rows of at most 128 ids" in lines[1]
     assert lines[3] == ("image tokenizer: 16 pixels to a side, 4 codes a picture, draws")
+
+
+def test_a_model_in_any_layout_is_looked_at_by_its_headers(
+    model_parts: ModelParts,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, release, rms = tmp_path / "own", tmp_path / "release", tmp_path / "rms"
+    save_drawn(own, model_parts)
+    model = open_model(own)
+    convert(model, own, release, Target(layout="meta", num_shards=4))
+    convert(model, own, tmp_path / "sharded", Target(layout="calumma", most_bytes=100_000))
+    save_drawn(rms, model_parts, qk_norm="rms")
+    read: list[int] = []
+
+    def noted(room: memoryview, *rest: object) -> None:
+        read.append(len(room))
+        fill(room, *rest)  # type: ignore[arg-type]
+
+    fill = tensor_file._fill
+    monkeypatch.setattr(tensor_file, "_fill", noted)
+    first, shape, _, image, weights = told(tmp_path / "sharded", capsys)
+    assert first == f"{tmp_path / 'sharded'}: a model folder, whole"
+    assert shape.startswith("decoder: 84,864 parameters, 2 layers of 64, 8 heads, norms pre, rows")
+    assert image.endswith("codes a picture, draws")
+    assert weights.endswith(" bytes, the decoder's in 12 files")
+    assert told(release, capsys) == [
+        f"{release}: a release in Meta's layout (4 shards), whole",
+        *(shape, told(own, capsys)[2], image),
+        weights.replace("in 12 files", "in 4 files"),
+    ]
+    first, shape, *_ = told(rms, capsys)
+    assert first == f"{rms}: a Qwen3 folder, whole"
+    assert "norms pre and rms" in shape
+    # Head norms of eight heads by eight channels, in float32.
+    assert max(read) <= 8 * 8 * 4
+
+
+def test_a_model_that_is_not_whole(
+    model_parts: ModelParts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path, model_parts)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert main(["inspect", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: is no whole safetensors file (it has ")
 
 
 def test_a_folder_of_one_tokenizer(

@@ -1,0 +1,39 @@
+"""A conversion that is killed: there is no folder, and the next one is whole."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelParts
+from tests.checkpoints.drawn import bytes_of, save_drawn
+from tests.road.launch import Death, launch
+
+KILLED = Death("calumma.checkpoints.weights", "write_tensors", 2)
+STOPPED = Death("calumma.checkpoints.meta_folder", "write_pickled", 2, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("more", "death", "status"),
+    [
+        (("--to", "calumma", "--max-shard-size", "100kB"), KILLED, -signal.SIGKILL),
+        (("--to", "meta", "--shards", "4"), STOPPED, 3),
+    ],
+)
+def test_a_conversion_that_ends_half_way_leaves_no_folder(
+    more: tuple[str, ...], death: Death, status: int, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    own, out, log = tmp_path / "own", tmp_path / "out", tmp_path / "log"
+    save_drawn(own, model_parts)
+    ended = launch("convert", own, out, *more, log=log, death=death)
+    assert ended.status == status, ended.said
+    assert not out.exists()
+    if status == 3:
+        assert ended.said.endswith("stopped by a signal; nothing is left half written.\n")
+        assert {path.name for path in tmp_path.iterdir()} == {"own", "log"}
+    assert launch("convert", own, out, *more, log=log).status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "out", "log"}
+    assert launch("convert", out, tmp_path / "back", "--to", "calumma", log=log).status == 0
+    assert bytes_of(tmp_path / "back") == bytes_of(own)
