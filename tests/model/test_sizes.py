@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -18,6 +20,17 @@ def test_parameters_are_as_many_as_the_name_tells(name: str, millions: float) ->
     with torch.device("meta"):
         decoder = Decoder(SIZES[name])
     assert decoder.num_parameters / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_the_table_of_the_docs_says_the_same() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "decoder.md").read_text(encoding="utf-8")
+    for name, shape in SIZES.items():
+        with torch.device("meta"):
+            count = Decoder(shape).num_parameters
+        heads = f"{shape.num_heads} ({shape.num_kv_heads})"
+        cells = [f"{shape.model_dim:,}", f"{shape.num_layers}", heads]
+        row = [name, *cells, f"{shape.feed_forward_dim:,}", f"{count:,}"]
+        assert f"| {' | '.join(row)} |" in page
 
 
 def test_the_recipes_of_the_paper() -> None:
