@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from calumma.cli.main import main
-from calumma.documents.document import Document, Text
+from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_jsonl
+from calumma.files import sha256
+from tests.pictures import png
+from tests.road.launch import Death, launch
 from tests.road.test_verbs import VQ
 
 
@@ -35,3 +39,34 @@ def test_a_config_that_its_class_refuses_names_the_file(
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'vq.toml'}: steps=0 and batch_size=2; wanted at least 1 of each.\n"
     )
+
+
+VARIANTS = {
+    "means": ["--training.codebook.update", "ema", "--training.codebook.revive-after-steps", "1",
+              "--training.averaging-decay", "0.9", "--training.augment.smallest-crop", "0.5"],
+    "normalised": ["--training.codebook.lookup", "normalised"],
+    "ibq": ["--training.codebook.lookup", "ibq", "--training.codebook.entropy-weight", "0.1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_killed_in_a_step_and_while_saving_it_ends_in_the_same_weights(
+    tmp_path: Path, changes: list[str]
+) -> None:
+    config, log = tmp_path / "vq.toml", tmp_path / "log"
+    documents = tmp_path / "docs.jsonl"
+    write_jsonl(documents, [Document(id=str(n), content=(Image(data=png(n)),)) for n in range(5)])
+    config.write_text(VQ.replace("docs.jsonl", str(documents)))
+    words = ["train-image-tokenizer", config, *changes, "--training.steps", "7", "--out"]
+    assert launch(*words, tmp_path / "whole", log=log).status == 0
+
+    run = tmp_path / "killed"
+    in_a_step = Death("calumma.train.image_learner", "image_tokenizer_step", 4)
+    while_saving = Death("calumma.checkpoints.run", "write_json", 2)
+    for death in (in_a_step, while_saving):
+        assert launch(*words, run, log=log, death=death).status == -signal.SIGKILL
+        assert not (run / "image_tokenizer.safetensors").exists()
+    assert launch(*words, run, log=log).status == 0
+    for name in ("image_tokenizer.safetensors", "image_tokenizer.json"):
+        assert sha256(run / name) == sha256(tmp_path / "whole" / name)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 7

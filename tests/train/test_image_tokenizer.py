@@ -10,7 +10,11 @@ from torch import Tensor
 from calumma.errors import CheckpointError
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
-from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig, LossConfig
+from calumma.train.config_image_tokenizer import (
+    ImageTokenizerTrainConfig,
+    LossConfig,
+    RegionConfig,
+)
 from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_step
 
 NETWORK = VQConfig(
@@ -27,6 +31,16 @@ PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, peak_
 CONFIGS = {
     "gradient": PLAIN,
     "means, late start": replace(PLAIN, codebook=EMA, continuous_steps=2, averaging_decay=0.9),
+    "normalised": replace(
+        PLAIN,
+        codebook=CodebookConfig(lookup="normalised", revive_after_steps=3),
+        continuous_steps=2,
+    ),
+    "normalised means": replace(PLAIN, codebook=replace(EMA, lookup="normalised")),
+    "ibq": replace(PLAIN, codebook=CodebookConfig(lookup="ibq", entropy_weight=0.05)),
+    "features": replace(
+        PLAIN, losses=LossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)
+    ),
     "dropout": replace(PLAIN, network=replace(NETWORK, dropout=0.1)),
     "discriminator": replace(
         PLAIN,
@@ -125,6 +139,27 @@ def test_a_perceptual_distance_of_ones_own_is_asked() -> None:
 def test_bfloat16_learns_too() -> None:
     reports = run(ImageTokenizerState(replace(PLAIN, precision="bfloat16")), range(2))
     assert all(report["loss"] == report["loss"] for report in reports)
+
+
+def test_the_kept_network_of_every_variant_reads_and_draws_as_in_training() -> None:
+    for name in ("gradient", "normalised", "ibq"):
+        state = ImageTokenizerState(CONFIGS[name])
+        run(state, range(4))
+        kept = state.finished_network()
+        with torch.no_grad():
+            made = kept.decode(kept.encode(batch(9)))
+        assert made.shape == (8, 3, 16, 16) and bool(made.isfinite().all())
+        assert kept.config.code_dim == (9 if name == "ibq" else 8)
+
+
+def test_regions_count_in_the_loss() -> None:
+    config = replace(PLAIN, regions=RegionConfig(objects="given", side=32, object_weight=0.5))
+    whole = torch.tensor([[float(n), 0.0, 0.0, 1.0, 1.0] for n in range(8)])
+    with_regions, without = ImageTokenizerState(config), ImageTokenizerState(config)
+    seen = image_tokenizer_step(with_regions, batch(), {"objects": whole})
+    unseen = image_tokenizer_step(without, batch(), {"objects": whole[:0]})
+    assert unseen["loss_objects"] == 0.0 < seen["loss_objects"]
+    assert seen["loss"] == pytest.approx(unseen["loss"] + 0.5 * seen["loss_objects"])
 
 
 def test_the_kept_network_is_frozen_and_a_copy() -> None:
