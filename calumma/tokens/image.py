@@ -25,6 +25,7 @@ from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
 from calumma.tokens.pixels import Fit, scaled, to_array, to_picture
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.trunk import Precision, Trunk
 
 CONFIG_FILE = "image_tokenizer.json"
 WEIGHTS_FILE = "image_tokenizer.safetensors"
@@ -33,14 +34,24 @@ _BATCH = 32
 
 
 class ImageTokenizer:
-    """A frozen VQ autoencoder in float32: in bfloat16 the nearest codes would be others.
+    """A frozen VQ autoencoder; the search for the nearest codes is in float32 always.
 
     Shapes: B images, H and W pixels, f pixels to a cell's side (`config.downsampling`).
     """
 
-    def __init__(self, network: VQNetwork) -> None:
-        """Freeze `network`, which is not copied: it must not be trained on."""
+    def __init__(
+        self, network: VQNetwork, *, precision: Precision = "float32", compiled: bool = False
+    ) -> None:
+        """Freeze `network`, which is not copied: it must not be trained on.
+
+        Args:
+            network: encoder, codebook and decoder.
+            precision: of the encoder; see `Trunk`.
+            compiled: compile the encoder, which takes a minute and pays on a GPU.
+        """
         self.network = network.eval().requires_grad_(False).to(torch.float32)
+        self.precision = precision
+        self._trunk = Trunk(self.network, precision, compiled=compiled)
 
     @property
     def config(self) -> VQConfig:
@@ -59,6 +70,8 @@ class ImageTokenizer:
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        if self.precision != "float32":
+            digest.update(self.precision.encode())
         return digest.hexdigest()[:12]
 
     @torch.inference_mode()
@@ -79,7 +92,7 @@ class ImageTokenizer:
         Source: VQGAN (arXiv:2012.09841), section 3.1.
         """
         self._require_pixels(pixels)
-        return self.network.encode(pixels.to(self.device, torch.float32))
+        return self._trunk.codes(pixels.to(self.device, torch.float32))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -165,7 +178,7 @@ class ImageTokenizer:
         values = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
             values = values.pin_memory().to(self.device, non_blocking=True)
-        return self.network.encode(scaled(values.to(self.device)))
+        return self._trunk.codes(scaled(values.to(self.device)))
 
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
         """The picture of one image's codes.
@@ -198,8 +211,15 @@ class ImageTokenizer:
         write_json(folder / CONFIG_FILE, self.config.to_json())
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "cpu") -> ImageTokenizer:
-        """Read what `save` wrote.
+    def load(
+        cls,
+        folder: Path,
+        device: str | torch.device = "cpu",
+        *,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> ImageTokenizer:
+        """Read what `save` wrote; the rest is as when one is made.
 
         Raises:
             TokenizerError: a file is missing or broken, or the two do not fit each other.
@@ -225,7 +245,7 @@ class ImageTokenizer:
                     "the two files are not of one tokenizer. Copy the folder again."
                 )
         network.load_state_dict(tensors)
-        return cls(network.to(device))
+        return cls(network.to(device), precision=precision, compiled=compiled)
 
     def _require_pixels(self, pixels: Tensor) -> None:
         f = self.config.downsampling

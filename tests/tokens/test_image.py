@@ -110,6 +110,14 @@ def test_a_fingerprint_is_of_the_weights() -> None:
     assert len(before) == 12 and before != after
 
 
+def test_a_fingerprint_tells_the_precision() -> None:
+    torch.manual_seed(0)
+    network = VQNetwork(CONFIG)
+    exact, rough = ImageTokenizer(network), ImageTokenizer(network, precision="bfloat16")
+    assert exact.fingerprint != rough.fingerprint
+    assert len(rough.encode_image(noise(16, 16))) == 4
+
+
 def test_it_is_frozen_and_in_float32() -> None:
     tokenizer = ImageTokenizer(VQNetwork(CONFIG).to(torch.bfloat16))
     parameters = list(tokenizer.network.parameters())

@@ -1,0 +1,77 @@
+"""The quick encoder against the plain one, and against transformers'."""
+
+import pytest
+import torch
+from torch import nn
+
+from calumma.tokens.vq import quick_encoder
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.names import transformers_names
+from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.quick_encoder import QuickEncoder
+from tests.tokens.test_vq_network import transformers_network
+
+CONFIG = VQConfig(
+    resolution=128,
+    base_channels=32,
+    channel_multipliers=(1, 2, 2),
+    num_res_blocks=2,
+    latent_channels=16,
+    code_dim=8,
+    num_codes=64,
+    attention_resolutions=(32,),
+)
+
+
+def random_network(config: VQConfig = CONFIG) -> VQNetwork:
+    torch.manual_seed(0)
+    network = VQNetwork(config)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("strip", [1, 1 << 13, 1 << 30], ids=["two rows", "some", "all"])
+@pytest.mark.parametrize("size", [(128, 128), (144, 176)])
+def test_latents_are_those_of_the_plain_encoder(
+    strip: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick_encoder, "_STRIP", strip)
+    network = random_network()
+    pixels = torch.rand(2, 3, *size) * 2 - 1
+    with torch.inference_mode():
+        wanted = network.encoder(pixels)
+    found = QuickEncoder(network.encoder)(pixels)
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+
+
+def test_transformers_gives_the_same_codes_in_every_cell() -> None:
+    theirs, ours = transformers_network(CONFIG), VQNetwork(CONFIG).eval()
+    names, tensors = transformers_names(CONFIG), theirs.state_dict()
+    ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
+    pixels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        wanted = theirs.encode(pixels).image_tokens
+        latents = ours.quant_conv(QuickEncoder(ours.encoder)(pixels))
+        found = ours.quantizer.codes(latents)
+    assert torch.equal(found.flatten(), wanted) and found.unique().numel() > 8
+
+
+def test_it_is_for_large_pictures_of_whole_quads_in_float32_on_a_cpu() -> None:
+    encoder = random_network().encoder
+
+    def fits(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
+        return QuickEncoder.fits(encoder, torch.empty(*shape, dtype=dtype, device=device))
+
+    assert fits(1, 3, 128, 160)
+    assert not fits(1, 3, 96, 96) and not fits(1, 3, 128, 136)
+    assert not fits(1, 3, 128, 128, dtype=torch.bfloat16)
+    assert not fits(1, 3, 128, 128, device="meta")
+
+
+def test_its_codes_do_not_depend_on_the_pictures_beside() -> None:
+    encoder = QuickEncoder(random_network().encoder)
+    pixels = torch.rand(3, 3, 128, 128) * 2 - 1
+    together = encoder(pixels)
+    assert all(torch.equal(encoder(pixels[n : n + 1])[0], together[n]) for n in range(3))
