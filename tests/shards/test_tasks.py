@@ -1,0 +1,184 @@
+"""Tasks: each makes its own pieces, whoever does it and however often it is begun."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+import calumma.shards.tasks
+from calumma.documents.document import Document
+from calumma.documents.readers import read_documents
+from calumma.documents.writers import write_jsonl, write_parquet
+from calumma.errors import DocumentError, ImageError, ShardError
+from calumma.runtime import STOP
+from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import WORK, BuildJob, BuildTask, FinishTask, finish, plan
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Tokenizers in `tok`, and documents in files that can be cut and in one that cannot."""
+    folder = tmp_path_factory.mktemp("tasks")
+    tokenizers.text.save(folder / "tok")
+    tokenizers.image.save(folder / "tok")
+    write_parquet(folder / "docs" / "a.parquet", documents[:17])
+    write_jsonl(folder / "docs" / "b.jsonl", documents[17:29])
+    write_jsonl(folder / "docs" / "c.jsonl.gz", documents[29:])
+    return folder
+
+
+def job(folder: Path, out: Path) -> BuildJob:
+    return BuildJob(out=out, tokenizers=folder / "tok", piece_documents=5)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != WORK}
+
+
+def build(job: BuildJob, documents: Path, order: list[int] | None = None) -> list[int]:
+    """Do the tasks in some order; how many documents each read."""
+    tasks = plan(job, [documents])
+    read = [BuildTask(job)(None, rank, tasks) for rank in order or range(tasks)]
+    finish(job)
+    return read
+
+
+def test_tasks_done_in_any_order_give_the_sequences_of_one_build(
+    folder: Path, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    build(job(folder, tmp_path / "a"), folder / "docs")
+    read = build(job(folder, tmp_path / "b"), folder / "docs", [7, 2, 0, 5, 6, 1, 4, 3])
+    assert read == [11, 5, 5, 5, 2, 5, 5, 2]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert "piece-00007-002.ids" in contents(tmp_path / "a")
+    build_shards(read_documents([folder / "docs"]), tokenizers, tmp_path / "c")
+    ours, one = ShardReader(tmp_path / "a"), ShardReader(tmp_path / "c")
+    assert len(ours) == len(one) == 40
+    for number in range(40):
+        assert ours.read(number)[0].tolist() == one.read(number)[0].tolist()
+        assert ours.source(number) == one.source(number)
+
+
+def test_a_task_that_is_done_is_not_even_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = job(folder, tmp_path)
+    build(mine, folder / "docs")
+    whole = contents(tmp_path)
+    monkeypatch.setattr(calumma.shards.tasks, "read_span", None)
+    assert sum(build(mine, folder / "docs")) == 40
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("suffix", [".ids", ".json", ".checks"])
+def test_a_task_whose_piece_is_broken_or_gone_is_done_again(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    mine = job(folder, tmp_path)
+    build(mine, folder / "docs")
+    whole = contents(tmp_path)
+    if suffix == ".json":
+        (tmp_path / "piece-00007-001.json").unlink()
+    else:
+        (tmp_path / f"piece-00007-001{suffix}").write_bytes(b"broken")
+    build(mine, folder / "docs")
+    assert contents(tmp_path) == whole
+
+
+def test_a_file_that_has_changed_is_read_again(
+    folder: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    mine = job(folder, tmp_path / "out")
+    write_parquet(tmp_path / "docs.parquet", documents[:9])
+    build(mine, tmp_path / "docs.parquet")
+    write_parquet(tmp_path / "docs.parquet", documents[10:19])
+    build(mine, tmp_path / "docs.parquet")
+    build(job(folder, tmp_path / "fresh"), tmp_path / "docs.parquet")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_a_picture_beside_its_file_may_change_while_the_file_does_not(
+    folder: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    path = tmp_path / "docs" / "a.jsonl"
+    write_jsonl(path, [documents[0]], images="files")
+    mine = job(folder, tmp_path / "out")
+    build(mine, path)
+    before = contents(tmp_path / "out")
+    picture = tmp_path / "docs" / "a-images" / "000000.png"
+    picture.write_bytes(documents[2].images[0].read_bytes())
+    build(mine, path)
+    assert contents(tmp_path / "out") != before
+
+
+def test_another_size_of_pieces_leaves_none_of_the_old_ones(folder: Path, tmp_path: Path) -> None:
+    build(job(folder, tmp_path / "a"), folder / "docs")
+    larger = dataclasses.replace(job(folder, tmp_path / "a"), piece_documents=9)
+    build(larger, folder / "docs")
+    build(dataclasses.replace(larger, out=tmp_path / "b"), folder / "docs")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_lines_that_are_no_documents_are_counted_with_the_pieces(
+    folder: Path, tmp_path: Path
+) -> None:
+    lines = [f'{{"id": "{n}", "content": "a"}}' for n in range(12)]
+    for number in (4, 5, 11):
+        lines[number] = "{broken"
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DocumentError, match=r"a.jsonl:5: no JSON"):
+        build(job(folder, tmp_path / "out"), tmp_path / "a.jsonl")
+    skipping = dataclasses.replace(job(folder, tmp_path / "out"), skip_bad=True)
+    assert sum(build(skipping, tmp_path / "a.jsonl")) == 12
+    manifest = ShardReader(tmp_path / "out").manifest
+    assert (manifest.num_sequences, manifest.dropped) == (9, {"unreadable": 3})
+    quarantine = (tmp_path / "out" / "quarantine.jsonl").read_text()
+    assert [f"a.jsonl:{n}: " in quarantine for n in (5, 6, 12)] == [True] * 3
+
+
+def test_a_bad_picture_leaves_no_note_that_its_task_is_done(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
+    mine = job(folder, tmp_path / "out")
+    with pytest.raises(ImageError, match="holds no picture"):
+        build(mine, tmp_path / "a.jsonl")
+    with pytest.raises(ShardError) as caught:
+        finish(mine)
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: task 0 of 1 is not done; wanted all of them. Start the same command "
+        "again: what is finished is kept."
+    )
+
+
+def test_a_build_that_is_stopping_begins_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = job(folder, tmp_path)
+    tasks = plan(mine, [folder / "docs"])
+    (mine.work / "stop").touch()
+    assert BuildTask(mine)(None, 0, tasks) == 0
+    plan(mine, [folder / "docs"])
+    assert BuildTask(mine)(None, 0, tasks) == 5
+    monkeypatch.setattr(STOP, "wanted", True)
+    assert BuildTask(mine)(None, 1, tasks) == 0
+
+
+def test_files_without_documents_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n\n")
+    with pytest.raises(DocumentError, match="read to the end, and no document was in it"):
+        build(job(folder, tmp_path / "out"), tmp_path / "a.jsonl")
+
+
+def test_the_last_job_of_a_cluster_binds_the_pieces(folder: Path, tmp_path: Path) -> None:
+    mine = job(folder, tmp_path)
+    tasks = plan(mine, [folder / "docs"])
+    for rank in range(tasks):
+        BuildTask(mine)(None, rank, tasks)
+    os.utime(mine.work / "plan.json")
+    FinishTask(mine)(None, 0, 1)
+    assert len(ShardReader(tmp_path)) == 40
