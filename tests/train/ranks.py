@@ -46,9 +46,7 @@ RUNS = {
         _BASE,
         continuous_steps=2,
         averaging_decay=0.9,
-        codebook=CodebookConfig(
-            update="ema", decay=0.9, legacy_beta=False, revive_after_steps=1
-        ),
+        codebook=CodebookConfig(update="ema", decay=0.9, legacy_beta=False, revive_after_steps=1),
         losses=LossConfig(
             perceptual="pyramid",
             adversarial_weight=0.5,
