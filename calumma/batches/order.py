@@ -29,6 +29,11 @@ def pair_parts(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
     return (before if len(before) else after), ids[begin:end]
 
 
+def is_pair(ids: Ids, vocabulary: Vocabulary) -> bool:
+    """Whether a sequence is an image-text pair."""
+    return pair_parts(ids, vocabulary) is not None
+
+
 def turn_round(ids: Ids, vocabulary: Vocabulary, *, image_first: bool) -> Ids:
     """A pair in the order asked for; anything else as it is."""
     parts = pair_parts(ids, vocabulary)

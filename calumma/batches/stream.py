@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
-from calumma.batches.order import drop_condition, turn_round
-from calumma.batches.pack import Item, Packer, cut
+from calumma.batches.drawing import Draw, Drawer
+from calumma.batches.pack import Rooms, lay_out
 from calumma.errors import ConfigError
 from calumma.shards.reader import ShardReader
 
@@ -23,10 +23,17 @@ class StreamConfig:
     """Ids in a row."""
 
     num_rows: int = 16
-    """Rows in a batch."""
+    """Rows in a batch, those of all ranks together."""
 
     window: int = 8
     """Batches that are packed together: a larger window fills rows better."""
+
+    patience: int = 16
+    """Sequences of a window that may find no room and be put off to the next one, before the
+    window counts as full: the more, the fuller its rows."""
+
+    share_of: Literal["sequences", "ids"] = "sequences"
+    """What a mixture's weights are shares of."""
 
     image_first: float = 0.5
     """Probability that an image-text pair comes image first (the paper's half)."""
@@ -39,16 +46,36 @@ class StreamConfig:
 
 @dataclass
 class StreamState:
-    """How far a stream has come; plain numbers, saved with every checkpoint."""
+    """How far a stream has come; plain numbers, saved with every checkpoint.
+
+    It is the same on every rank, and holds for any number of ranks and workers.
+    """
 
     drawn: dict[str, int] = field(default_factory=dict)
-    """Sequences of each source that stood in rows of the windows used up."""
+    """Sequences of each source that were drawn for the windows used up."""
 
     rows_used: int = 0
-    """Rows taken from the window that begins there."""
+    """Rows taken, by all ranks together, from the window that begins there."""
 
     weights: dict[str, float] = field(default_factory=dict)
     """Share of each source in that window; they sum to 1."""
+
+    put_off: list[list[int]] = field(default_factory=list)
+    """Drawn sequences that found no room yet, as [number, epoch]; the window begins with them."""
+
+    amounts: dict[str, int] = field(default_factory=dict)
+    """Ids of each source under these weights, where weights are shares of ids."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that were packed together."""
+
+    rows: list[list[tuple[Draw, int]]]
+    """In each row the draws, with which of its items a draw has there."""
+
+    end: StreamState
+    """Where the next window begins."""
 
 
 class Stream:
@@ -59,11 +86,20 @@ class Stream:
     inside a source every sequence comes once an epoch, in an order of the epoch's own.
     """
 
-    def __init__(self, reader: ShardReader, config: StreamConfig) -> None:
+    def __init__(
+        self, reader: ShardReader, config: StreamConfig, *, rank: int = 0, size: int = 1
+    ) -> None:
         """Open a stream; `mix` comes before the first batch.
 
+        Args:
+            reader: the shards.
+            config: how sequences become batches.
+            rank: which rows of every batch are ours: `rank`, `rank + size`, ...
+            size: how many share the rows.
+
         Raises:
-            ConfigError: a row is too short for one of the shards' images.
+            ConfigError: a row is too short for one of the shards' images, or there are fewer rows
+                than ranks.
         """
         codes = reader.manifest.codes_per_image
         if codes and config.row_length < codes + 2:
@@ -71,13 +107,24 @@ class Stream:
                 f"row_length={config.row_length} holds none of the images in {reader.folder}, "
                 f"which take {codes + 2} ids each; wanted at least that. Raise stream.row_length."
             )
+        if config.num_rows < size:
+            raise ConfigError(
+                f"num_rows={config.num_rows} for {size} ranks; wanted at least one row for each. "
+                "Raise stream.num_rows."
+            )
         self.reader = reader
         self.config = config
+        self.rank, self.size = rank, size
         self.vocabulary = reader.manifest.vocabulary
         self.state = StreamState()
-        self._numbers = {n: reader.of_source(n) for n in reader.manifest.sources}
-        self._orders: dict[str, tuple[int, NDArray[np.int64]]] = {}
-        self._window: tuple[Batch, dict[str, int]] | None = None
+        self._drawer = Drawer(
+            reader,
+            row_length=config.row_length,
+            image_first=config.image_first,
+            drop=config.drop_condition,
+            seed=config.seed,
+        )
+        self._window: Window | None = None
 
     def mix(self, weights: Mapping[str, float]) -> None:
         """Draw by these weights; where they differ from before, a new window begins.
@@ -85,7 +132,7 @@ class Stream:
         Raises:
             ConfigError: a source is unknown or empty, or no weight is positive.
         """
-        filled = [name for name, numbers in self._numbers.items() if len(numbers)]
+        filled = self.reader.manifest.sources
         for name in weights:
             if name not in filled:
                 raise ConfigError(
@@ -101,72 +148,121 @@ class Stream:
             )
         wanted = {name: weight / total for name, weight in weights.items() if weight > 0}
         if wanted != self.state.weights:
-            drawn = self._rows()[1] if self.state.rows_used else self.state.drawn
-            self.restore(StreamState(drawn, 0, wanted))
+            begin = self._packed().end if self.state.rows_used else self.state
+            self.restore(StreamState(begin.drawn, 0, wanted, begin.put_off))
+
+    @property
+    def rows_in_window(self) -> int:
+        """Rows that are packed together."""
+        return self.config.num_rows * self.config.window
 
     def next(self) -> Batch:
-        """The next batch."""
-        size = self.config.num_rows
-        if self.state.rows_used == size * self.config.window:
-            self.restore(StreamState(self._rows()[1], 0, self.state.weights))
-        rows, _ = self._rows()
+        """Our rows of the next batch."""
+        if self.state.rows_used == self.rows_in_window:
+            self.restore(self._packed().end)
+        batch = self.batch()
+        self.state.rows_used += self.config.num_rows
+        return batch
+
+    def batch(self) -> Batch:
+        """Our rows of the batch that the state stands before."""
         start = self.state.rows_used
-        self.state.rows_used += size
-        return rows.rows(slice(start, start + size))
+        ours = range(start + self.rank, start + self.config.num_rows, self.size)
+        rows = [self._packed().rows[row] for row in ours]
+        items = [[self._drawer.items(draw)[which] for draw, which in row] for row in rows]
+        return lay_out(items, self.config.row_length, self.vocabulary.pad)
 
     def restore(self, state: StreamState) -> None:
         """Go on from a saved state."""
-        self.state = StreamState(dict(state.drawn), state.rows_used, dict(state.weights))
-        self._window = None
+        begins = (state.drawn, state.weights, state.put_off, state.amounts)
+        known = (self.state.drawn, self.state.weights, self.state.put_off, self.state.amounts)
+        if begins != known:
+            self._window = None
+        self.state = copied(state)
 
-    def _rows(self) -> tuple[Batch, dict[str, int]]:
-        """The window's rows, and what will have been drawn when they are used up."""
+    def _packed(self) -> Window:
+        """The window that the state stands in."""
         if self._window is None:
-            self._window = self._fill(self.state.drawn, self.state.weights)
+            self._window = self._pack(copied(self.state))
         return self._window
 
-    def _fill(
-        self, drawn: Mapping[str, int], weights: Mapping[str, float]
-    ) -> tuple[Batch, dict[str, int]]:
-        """Draw until a sequence finds no room; that one opens the next window."""
-        assert weights, "mix() comes before next()"
-        packer = Packer(self.config.window * self.config.num_rows, self.config.row_length)
-        counts = dict.fromkeys(weights, 0) | dict(drawn)
-        begun = dict(counts)
+    def _pack(self, at: StreamState) -> Window:
+        """Draw until the rows are full; what found no room opens the next window."""
+        assert at.weights, "mix() comes before next()"
+        num_rows = self.rows_in_window
+        rooms = Rooms(num_rows, self.config.row_length)
+        rows: list[list[tuple[Draw, int]]] = [[] for _ in range(num_rows)]
+        waiting: list[Draw] = []
+        for draw in (Draw(*pair) for pair in at.put_off):
+            if not self._place(draw, self._drawer.lengths(draw), rooms, rows):
+                waiting.append(draw)
+        turns = _Turns(at, self.config.share_of)
         while True:
-            name = min(weights, key=lambda n: (counts[n] - begun[n] + 1) / weights[n])
-            if not packer.add(self._sequence(name, counts[name])):
-                break
-            counts[name] += 1
-        if counts == begun:
-            raise ConfigError(
-                f"a sequence of source {name!r} is longer than {len(packer.room)} rows of "
-                f"{self.config.row_length} ids; wanted a larger row_length or window."
-            )
+            name = turns.name()
+            draw = self._drawer.draw(name, turns.drawn[name])
+            lengths = self._drawer.lengths(draw)
+            if not self._place(draw, lengths, rooms, rows):
+                self._require_room(draw, rows)
+                if len(waiting) >= self.config.patience:
+                    break
+                waiting.append(draw)
+            turns.take(name, sum(lengths))
         # Early rows fill first and best; shuffled, all batches of a window look alike.
-        seed = [self.config.seed, sum(begun.values())]
-        order = np.random.default_rng(seed).permutation(len(packer.room))
-        return packer.batch(self.vocabulary.pad).rows(order), counts
+        order = np.random.default_rng([self.config.seed, turns.begun]).permutation(num_rows)
+        end = StreamState(turns.drawn, 0, at.weights, [list(d) for d in waiting], turns.amounts)
+        return Window([rows[row] for row in order], end)
 
-    def _sequence(self, source: str, draw: int) -> list[Item]:
-        """The `draw`-th sequence of a source, turned and cut as its number and epoch decide."""
-        numbers = self._numbers[source]
-        epoch, place = divmod(draw, len(numbers))
-        number = int(numbers[self._order(source, epoch)[place]])
-        ids, counted = self.reader.read(number)
-        random = np.random.default_rng([self.config.seed, number, epoch])
-        image_first = bool(random.random() < self.config.image_first)
-        dropped = bool(random.random() < self.config.drop_condition)
-        turned = turn_round(ids, self.vocabulary, image_first=image_first)
-        if dropped:
-            bare = drop_condition(turned, counted, self.vocabulary)
-            if bare is not None:
-                return [(bare, np.ones(len(bare), dtype=np.bool_))]
-        return cut((turned, counted), self.config.row_length, self.vocabulary)
+    def _place(
+        self,
+        draw: Draw,
+        lengths: list[int],
+        rooms: Rooms,
+        rows: list[list[tuple[Draw, int]]],
+    ) -> bool:
+        """Put all items of a draw into rows, or none."""
+        found = rooms.place(lengths)
+        for which, row in enumerate(found or ()):
+            rows[row].append((draw, which))
+        return found is not None
 
-    def _order(self, source: str, epoch: int) -> NDArray[np.int64]:
-        if source not in self._orders or self._orders[source][0] != epoch:
-            seed = [self.config.seed, self.reader.manifest.sources.index(source), epoch]
-            order = np.random.default_rng(seed).permutation(len(self._numbers[source]))
-            self._orders[source] = (epoch, order)
-        return self._orders[source][1]
+    def _require_room(self, draw: Draw, rows: list[list[tuple[Draw, int]]]) -> None:
+        """Refuse a sequence that found no room even in empty rows."""
+        if not any(rows):
+            raise ConfigError(
+                f"a sequence of source {self.reader.source(draw.number)!r} is longer than "
+                f"{len(rows)} rows of {self.config.row_length} ids; wanted a larger row_length or "
+                "window."
+            )
+
+
+def copied(state: StreamState) -> StreamState:
+    """A state that does not change with this one."""
+    return StreamState(
+        dict(state.drawn),
+        state.rows_used,
+        dict(state.weights),
+        [list(pair) for pair in state.put_off],
+        dict(state.amounts),
+    )
+
+
+class _Turns:
+    """Whose turn it is."""
+
+    def __init__(self, at: StreamState, share_of: Literal["sequences", "ids"]) -> None:
+        self.weights = at.weights
+        self.drawn = dict.fromkeys(at.weights, 0) | at.drawn
+        self.begun = sum(at.drawn.values())
+        self.by_ids = share_of == "ids"
+        self.amounts = dict.fromkeys(at.weights, 0) | at.amounts if self.by_ids else {}
+        self._count = self.amounts if self.by_ids else dict.fromkeys(at.weights, 0)
+
+    def name(self) -> str:
+        """The source that is furthest behind its share."""
+        ahead = 0 if self.by_ids else 1
+        return min(self.weights, key=lambda n: (self._count[n] + ahead) / self.weights[n])
+
+    def take(self, name: str, num_ids: int) -> None:
+        """A sequence of so many ids was drawn."""
+        self.drawn[name] += 1
+        self._count[name] += num_ids if self.by_ids else 1
