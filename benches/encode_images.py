@@ -1,0 +1,184 @@
+"""Pictures to codes: our tokenizer beside transformers' `ChameleonVQVAE`, JPEG files and all.
+
+    python -m benches.encode_images                    # the release's network at 512 pixels
+    python -m benches.encode_images --threads 2 --images 8
+    python -m benches.encode_images --device cuda --images 512 --batch 32 --compiled
+    python -m benches.encode_images --quick            # a small network, seconds
+
+Both have the same random weights. Each side opens the same files, prepares them and encodes them:
+ours as a stream, with threads that open pictures ahead; theirs one by one, and in batches, with
+its own processor and our file for it. Before that, both encode the same pixels, and the share of
+cells with equal codes is told. The device's limit is a matrix product in float32 (in bfloat16
+where that is the trunk's precision), timed between the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benches.measure import OURS, interleaved, machine, medians, result_line
+from calumma.checkpoints.hugging_face import preprocessor_config
+from calumma.documents.document import Image
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.pixels import to_pixels
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.names import transformers_names
+from calumma.tokens.vq.network import VQNetwork
+
+LIMIT = "matmul"
+ONE_BY_ONE, BATCHED = "transformers", "transformers-batched"
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    config = small_config() if args.quick else VQConfig(resolution=args.resolution)
+    theirs, network = networks(config, args.device)
+    ours = ImageTokenizer(network, precision=args.precision, compiled=args.compiled)
+    files = [jpeg(seed, config.resolution) for seed in range(args.images)]
+    equal = equal_codes(ours, theirs, files[: min(4, len(files))])
+    process = processor(config)
+
+    def encode_ours() -> None:
+        pictures = ((Image(data=file), "crop") for file in files)
+        for codes in ours.encode_stream(pictures, workers=args.workers, batch=args.batch):
+            assert isinstance(codes, list)
+
+    def encode_theirs(batch: int) -> Callable[[], None]:
+        def work() -> None:
+            for start in range(0, len(files), batch):
+                opened = [PIL.Image.open(io.BytesIO(f)) for f in files[start : start + batch]]
+                pixels = process(opened, return_tensors="pt")["pixel_values"].to(args.device)
+                with torch.inference_mode():
+                    theirs.encode(pixels).image_tokens.tolist()
+
+        return work
+
+    product, product_flop = matmul(args.device, args.precision, 512 if args.quick else 4096)
+    sides: dict[str, Callable[[], Any]] = {
+        OURS: encode_ours,
+        ONE_BY_ONE: encode_theirs(1),
+        BATCHED: encode_theirs(args.batch),
+        LIMIT: product,
+    }
+    cuda = args.device.startswith("cuda")
+    settle = torch.cuda.synchronize if cuda else lambda: None
+    seconds = medians(interleaved(sides, rounds=args.rounds, settle=settle))
+    limit = product_flop / seconds.pop(LIMIT)
+    flop = flop_per_image(config)
+    measures = {name: figures(len(files) / s, flop, limit) for name, s in seconds.items()}
+    for name, found in measures.items():
+        print(f"{name:22} {found['images_per_second']:8.3f} images/s, "
+              f"{found['share_of_limit']:.0%} of the limit")  # fmt: skip
+    print(f"equal codes: {equal:.4%} of cells; {flop / 1e9:.0f} GFLOP an image, of a plain count")
+    line = machine(args.threads, args.device)
+    more = {"codes_equal": equal, "gflop_per_image": flop / 1e9, "limit_gflops": limit / 1e9}
+    settings = {k: v for k, v in vars(args).items() if v is not None}
+    print(result_line("encode_images", measures, line, **more, settings=settings))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small network, a few pictures")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, help="threads that open pictures")
+    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--compiled", action="store_true")
+    return parser.parse_args()
+
+
+def small_config() -> VQConfig:
+    return VQConfig(resolution=128, base_channels=32, channel_multipliers=(1, 1, 2), num_codes=512,
+                    num_res_blocks=1, latent_channels=32, code_dim=32)  # fmt: skip
+
+
+def networks(config: VQConfig, device: str) -> tuple[Any, VQNetwork]:
+    """Theirs with random weights, and ours with the same."""
+    from transformers import ChameleonVQVAEConfig
+    from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
+
+    torch.manual_seed(0)
+    theirs = ChameleonVQVAE(
+        ChameleonVQVAEConfig(
+            resolution=config.resolution,
+            base_channels=config.base_channels,
+            channel_multiplier=list(config.channel_multipliers),
+            num_res_blocks=config.num_res_blocks,
+            latent_channels=config.latent_channels,
+            embed_dim=config.code_dim,
+            num_embeddings=config.num_codes,
+        )
+    )
+    ours = VQNetwork(config)
+    names, tensors = transformers_names(config), theirs.state_dict()
+    ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
+    return theirs.eval().to(device), ours.to(device)
+
+
+def processor(config: VQConfig) -> Any:
+    """Theirs, told to prepare pictures as we do; it falls back on Pillow without torchvision."""
+    import transformers
+
+    kind = getattr(transformers, "ChameleonImageProcessorPil", None)
+    return (kind or transformers.ChameleonImageProcessor)(**preprocessor_config(config))
+
+
+def jpeg(seed: int, resolution: int) -> bytes:
+    """A file as cameras make them: soft shapes, some grain, 4:3, a fifth larger than needed."""
+    chance = np.random.default_rng(seed)
+    soft = PIL.Image.fromarray(chance.integers(0, 256, (12, 16, 3), np.uint8))
+    soft = soft.resize((resolution * 8 // 5, resolution * 6 // 5), PIL.Image.Resampling.BICUBIC)
+    grain = np.asarray(soft) + chance.normal(0, 6, np.asarray(soft).shape)
+    file = io.BytesIO()
+    PIL.Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
+    """The share of cells to which both give the same code, for the same pixels."""
+    side = ours.config.resolution
+    pixels = torch.stack([to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files])
+    pixels = pixels.to(ours.device)
+    with torch.inference_mode():
+        wanted: Tensor = theirs.encode(pixels).image_tokens
+    return float((ours.encode(pixels).flatten() == wanted).float().mean())
+
+
+def flop_per_image(config: VQConfig) -> int:
+    """What a plain encoder and the distances to all codes take, a product and a sum each one."""
+    with torch.device("meta"):
+        network = VQNetwork(config)
+        pixels = torch.empty(1, 3, config.resolution, config.resolution)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network.encode(pixels)
+    return counter.get_total_flops()
+
+
+def matmul(device: str, precision: str, side: int) -> tuple[Callable[[], Any], int]:
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in "ab")
+    return lambda: a @ b, 2 * side**3
+
+
+def figures(images_per_second: float, flop: int, limit: float) -> dict[str, float | None]:
+    return {
+        "images_per_second": images_per_second,
+        "share_of_limit": images_per_second * flop / limit,
+    }
+
+
+if __name__ == "__main__":
+    main()
