@@ -23,12 +23,13 @@ from calumma.checkpoints.hugging_face import whole_number
 from calumma.checkpoints.meta_tensors import (
     fuse,
     require_shards,
+    shard_kinds,
     shard_shapes,
-    shard_tensors,
+    shares,
     unfused,
     united,
 )
-from calumma.checkpoints.pickle_file import read_pickled, write_pickled
+from calumma.checkpoints.pickle_file import read_pickled, writing_pickles
 from calumma.checkpoints.qwen3_folder import open_image_tokenizer
 from calumma.checkpoints.stored import Stored, StoredModel, require_tensors
 from calumma.checkpoints.tensor_file import Tell, silent
@@ -221,13 +222,13 @@ def renamed(text: str, *, to_release: bool) -> str:
 def write_meta(
     folder: Path, model: StoredModel, num_shards: int | None = None, tell: Tell = silent
 ) -> None:
-    """Write a release, holding one shard at a time.
+    """Write a release, all shards side by side, holding a tensor at a time.
 
     Args:
         folder: gets `models/NAME` and `tokenizer`.
         model: what to write; its head norms are the paper's LayerNorms.
         num_shards: None is one for each group of head norms.
-        tell: is called with the bytes of each file written.
+        tell: is called with the bytes of each tensor written.
 
     Raises:
         CheckpointError: the model cannot be parted so, or Meta's layout has no place for it.
@@ -236,12 +237,14 @@ def write_meta(
     number = num_shards or config.qk_norm_groups
     require_meta(model, number, folder)
     inside = folder / "models" / model_name(model)
-    for shard in range(number):
-        name = f"consolidated.{shard:02d}.pth" if number > 1 else "consolidated.pth"
-        tensors = dict(shard_tensors(model.decoder, config, shard, number))
-        write_pickled(inside / name, tensors)
-        tell(sum(tensor.nbytes for tensor in tensors.values()))
-        del tensors
+    names = [f"consolidated.{shard:02d}.pth" for shard in range(number)]
+    paths = [inside / name for name in (names if number > 1 else ["consolidated.pth"])]
+    kinds = shard_kinds(model.decoder, config, number)
+    with writing_pickles(dict.fromkeys(paths, kinds)) as writers:
+        for name, parts in shares(model.decoder, config, number):
+            for writer, part in zip(writers, parts, strict=True):
+                writer.write(name, part)
+                tell(part.nbytes)
     write_json(inside / SHARDS_NAME, {"model_parallel_size": number})
     write_json(inside / OWN_NAME, {"max_tokens": config.max_tokens})
     write_vqgan(folder / "tokenizer", model, tell)

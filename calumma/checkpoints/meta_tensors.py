@@ -204,30 +204,51 @@ def _same(parts: list[Stored], what: str) -> Stored:
     return Stored(parts[0].shape, parts[0].dtype, read)
 
 
-def shard_tensors(
-    decoder: Mapping[str, Stored], config: DecoderConfig, shard: int, num_shards: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything that one shard holds, projections fused.
-
-    The counts must divide; `require_shards` sees to that.
-    """
-    parts: dict[str, Tensor] = {}
-    within = {part: fused for fused, names in fused_names(config).items() for part in names}
+def shard_kinds(
+    decoder: Mapping[str, Stored], config: DecoderConfig, num_shards: int
+) -> dict[str, tuple[Shape, torch.dtype]]:
+    """Shape and dtype of every tensor of a shard, by Meta's names, projections fused."""
+    shapes = shard_shapes(config, num_shards)
+    dtypes = {theirs: decoder[ours].dtype for ours, (theirs, _) in meta_names(config).items()}
     members = fused_names(config)
+    fuse(shapes, config, members)
+    return {
+        name: (shape, dtypes[members[name][0] if name in members else name])
+        for name, shape in shapes.items()
+    }
+
+
+def shares(
+    decoder: Mapping[str, Stored], config: DecoderConfig, num_shards: int
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """Every tensor of a release, projections fused: its name, and each shard's share of it.
+
+    Every tensor of the decoder is read once. The counts must divide; `require_shards` sees to it.
+    """
+    members = fused_names(config)
+    within = {part: fused for fused, parts in members.items() for part in parts}
+    waiting: dict[str, list[Tensor]] = {}
     for ours, (theirs, share) in meta_names(config).items():
-        tensor = decoder[ours].read()
-        if ours.endswith(_ROTATED):
-            tensor = to_pairs(tensor, config.head_dim)
-        elif share == "own":
-            group = shard * config.qk_norm_groups // num_shards
-            tensor = to_pairs(tensor[group], config.head_dim)
-        if share in ("rows", "columns"):
-            tensor = tensor.chunk(num_shards, 0 if share == "rows" else 1)[shard]
+        parts = _parts(ours, decoder[ours].read(), config, (share, num_shards))
         fused = within.get(theirs)
         if fused is None:
-            # A clone has a storage of its own; torch.save writes the storage behind a view.
-            yield theirs, tensor.clone(memory_format=torch.contiguous_format)
+            yield theirs, parts
             continue
-        parts[theirs] = tensor.clone(memory_format=torch.contiguous_format)
-        if all(name in parts for name in members[fused]):
-            yield fused, torch.cat([parts.pop(name) for name in members[fused]])
+        waiting[theirs] = parts
+        if all(part in waiting for part in members[fused]):
+            together = [waiting.pop(part) for part in members[fused]]
+            yield fused, [torch.cat(rows) for rows in zip(*together, strict=True)]
+
+
+def _parts(
+    ours: str, tensor: Tensor, config: DecoderConfig, parting: tuple[Share, int]
+) -> list[Tensor]:
+    share, number = parting
+    if ours.endswith(_ROTATED):
+        tensor = to_pairs(tensor, config.head_dim)
+    if share == "own":
+        groups = [to_pairs(group, config.head_dim) for group in tensor]
+        return [groups[shard * len(groups) // number] for shard in range(number)]
+    if share == "whole":
+        return [tensor] * number
+    return list(tensor.chunk(number, 0 if share == "rows" else 1))

@@ -84,15 +84,12 @@ def _read_vqgan_yaml(path: Path) -> VQConfig:
 
 
 def write_vqgan(folder: Path, model: StoredModel, tell: Tell) -> None:
-    """Write both files, the checkpoint as one piece (275 MB at full size)."""
+    """Write both files, holding one tensor at a time."""
     names = transformers_names(model.image_shape)
     if model.draws:
         names |= decoder_names(model.image_shape)
-    tensors = {
-        theirs: model.image[ours].read() for ours, theirs in names.items() if ours in model.image
-    }
-    write_pickled(folder / VQGAN_NAME, {"state_dict": tensors})
-    tell(sum(tensor.nbytes for tensor in tensors.values()))
+    tensors = {theirs: model.image[ours] for ours, theirs in names.items() if ours in model.image}
+    write_pickled(folder / VQGAN_NAME, tensors, "state_dict", tell)
     write_text(folder / YAML_NAME, write_yaml(vqgan_yaml(model.image_shape)))
 
 

@@ -13,7 +13,7 @@ _DESCRIPTION = """\
 Convert a model to and from other projects' layouts.
 
 SRC is a folder of Hugging Face's kind (config.json) or a release in Meta's layout (params.json).
-Nothing is rounded, and only a tensor at a time is held, in Meta's layout a shard."""
+Nothing is rounded, and no more than a tensor or two at a time is held in memory."""
 
 _EXAMPLES = """\
   calumma convert chameleon-release out/model --to calumma    from Meta's layout

@@ -13,8 +13,9 @@ from calumma.checkpoints.meta_tensors import (
     fused_names,
     meta_names,
     require_shards,
+    shard_kinds,
     shard_shapes,
-    shard_tensors,
+    shares,
     to_halves,
     to_pairs,
     unfused,
@@ -34,7 +35,8 @@ def drawn(model_parts: ModelParts) -> Decoder:
 
 def shards_of(drawn: Decoder, number: int) -> list[dict[str, torch.Tensor]]:
     stored = {name: Stored.of(tensor) for name, tensor in drawn.state_dict().items()}
-    return [dict(shard_tensors(stored, drawn.config, n, number)) for n in range(number)]
+    parted = list(shares(stored, drawn.config, number))
+    return [{name: parts[n].clone() for name, parts in parted} for n in range(number)]
 
 
 def stored(shard: dict[str, torch.Tensor]) -> dict[str, Stored]:
@@ -68,10 +70,10 @@ def test_a_shard_holds_its_share_by_hand(drawn: Decoder) -> None:
     assert torch.equal(theirs, bias[[0, 4, 1, 5, 2, 6, 3, 7]])
 
 
-def test_tensors_own_their_storage(drawn: Decoder) -> None:
-    """torch.save writes the whole storage behind a view."""
-    for tensor in shards_of(drawn, 4)[1].values():
-        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+def test_shapes_and_dtypes_are_known_beforehand(drawn: Decoder) -> None:
+    stored = {name: Stored.of(tensor) for name, tensor in drawn.bfloat16().state_dict().items()}
+    kinds = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(drawn, 4)[1].items()}
+    assert shard_kinds(stored, drawn.config, 4) == kinds
 
 
 @pytest.mark.parametrize("number", [2, 4])

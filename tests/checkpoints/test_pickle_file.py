@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from calumma.checkpoints.pickle_file import SMALL_BYTES, read_pickled, write_pickled
+from calumma.checkpoints.pickle_file import (
+    SMALL_BYTES,
+    read_pickled,
+    write_pickled,
+    writing_pickles,
+)
+from calumma.checkpoints.stored import Stored
 from calumma.errors import CheckpointError
 
 LARGE = torch.arange(SMALL_BYTES, dtype=torch.float32)
@@ -30,15 +37,54 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
+TENSORS = {
+    "large": LARGE,
+    "small": torch.ones(3, dtype=torch.bfloat16),
+    "columns": torch.randn(5, 4, dtype=torch.float64).T,
+    "half": torch.randn(2, 3, 1, 1).half(),
+    "one": torch.tensor(3.0),
+    "none": torch.zeros(0, 2),
+}
+STORED = {name: Stored.of(tensor) for name, tensor in TENSORS.items()}
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.pth"
-    write_pickled(path, {"large": LARGE, "small": torch.ones(3, dtype=torch.bfloat16)})
+    path, told = tmp_path / "a.pth", []
+    write_pickled(path, STORED, tell=told.append)
     read = read_pickled(path)
-    assert (read["large"].shape, read["small"].dtype) == ((SMALL_BYTES,), torch.bfloat16)
-    assert torch.equal(read["large"].read(), LARGE)
-    assert read["small"].read().tolist() == [1, 1, 1]
+    assert {n: (t.shape, t.dtype) for n, t in read.items()} == {
+        n: (tuple(t.shape), t.dtype) for n, t in TENSORS.items()
+    }
+    assert all(torch.equal(read[name].read(), tensor) for name, tensor in TENSORS.items())
+    assert sum(told) == sum(tensor.nbytes for tensor in TENSORS.values())
     read["small"].read().zero_()
     assert read["small"].read().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_torch_reads_what_we_write(mmap: bool, weights_only: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write_pickled(path, STORED, "state_dict")
+    read = torch.load(path, mmap=mmap, weights_only=weights_only)["state_dict"]
+    assert list(read) == list(TENSORS)
+    assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())
+    assert all(read[name].dtype == tensor.dtype for name, tensor in TENSORS.items())
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+
+
+def test_files_side_by_side_are_all_whole_or_none(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.pth", tmp_path / "b.pth"]
+    kinds = {path: {"x": ((2,), torch.float32)} for path in paths}
+    with writing_pickles(kinds) as (first, second):
+        second.write("x", torch.ones(2))
+        first.write("x", torch.zeros(2))
+    assert [read_pickled(path)["x"].read().tolist() for path in paths] == [[0, 0], [1, 1]]
+    with pytest.raises(KeyboardInterrupt), writing_pickles(kinds) as (first, _):
+        first.write("x", torch.ones(2))
+        raise KeyboardInterrupt
+    assert read_pickled(paths[0])["x"].read().tolist() == [0, 0]
 
 
 def test_tensors_may_stand_one_name_further_in(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.checkpoints.drawn import bytes_of, save_drawn
 from tests.road.launch import Death, launch
 
 KILLED = Death("calumma.checkpoints.weights", "write_tensors", 2)
-STOPPED = Death("calumma.checkpoints.meta_folder", "write_pickled", 2, signal.SIGTERM)
+STOPPED = Death("calumma.checkpoints.vqgan_files", "write_pickled", 1, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""Memory and time of conversions between layouts, beside the largest file they read or write.
+
+    python -m benches.convert            a random model of 1.1 GB in files of 250 MB
+    python -m benches.convert --quick    a small one, to see that it runs
+
+Every conversion is a process of its own: `calumma convert`, and for comparison a program that loads
+all tensors, as scripts for the purpose do ("direct"). Told is the most memory that the process
+held, above that of a conversion of nearly nothing: interpreter and libraries are not counted.
+Pages of mapped files are counted, being part of what the system reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benches.measure import OURS, machine, peak_memory_bytes, result_line
+from calumma.checkpoints.model_folder import write_model
+from calumma.checkpoints.stored import Shape, Stored, StoredModel, decoder_shapes, image_shapes
+from calumma.model.config import DecoderConfig
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+
+DIRECT = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+source, out = Path(sys.argv[1]), Path(sys.argv[2])
+tensors = {}
+for path in sorted(source.glob("model*.safetensors")):
+    tensors |= load_file(path)
+for number, path in enumerate(sorted(source.glob("models/*/consolidated*.pth"))):
+    shard = torch.load(path, weights_only=True)
+    tensors |= {f"{number}.{name}": tensor for name, tensor in shard.items()}
+out.mkdir()
+if sys.argv[3] == "meta":
+    torch.save(tensors, out / "consolidated.pth")
+else:
+    save_file(tensors, out / "model.safetensors")
+"""
+"""The least that a program does which holds a model whole: read all, change nothing, write all."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One conversion: from a folder made before to a new one."""
+
+    name: str
+    source: str
+    options: Sequence[str]
+
+
+ROUTES = (
+    Route("folder_to_folder", "folder", ("--to", "calumma", "--max-shard-size", "{size}")),
+    Route("folder_to_one_file", "folder", ("--to", "calumma")),
+    Route("folder_to_meta_4", "folder", ("--to", "meta", "--shards", "4")),
+    Route(
+        "meta_4_to_folder", "folder_to_meta_4", ("--to", "calumma", "--max-shard-size", "{size}")
+    ),
+)
+
+
+def write_random(folder: Path, config: DecoderConfig, most_bytes: int) -> None:
+    """Write a model folder of drawn weights in bfloat16, a tensor at a time."""
+    text = TextTokenizer.train(["a red circle on a blue ground"] * 4, num_text=260, num_codes=16)
+    image = VQConfig(
+        resolution=16, base_channels=32, channel_multipliers=(1, 1), num_codes=16, code_dim=4
+    )
+    model = StoredModel(
+        layout="drawn",
+        shape=config,
+        decoder={name: _drawn(shape) for name, shape in decoder_shapes(config).items()},
+        image_shape=image,
+        image={name: _drawn(shape) for name, shape in image_shapes(image).items()},
+        text_file=text.tokenizer.to_str(),
+        text=text,
+    )
+    write_model(folder, model, most_bytes=most_bytes)
+
+
+def _drawn(shape: Shape) -> Stored:
+    return Stored(shape, torch.bfloat16, partial(_draw, shape))
+
+
+def _draw(shape: Shape) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16).normal_()
+
+
+def sized(quick: bool) -> tuple[DecoderConfig, int]:
+    """The decoder to convert, and how large its files are."""
+    width = 128 if quick else 2048
+    config = DecoderConfig(
+        vocabulary_size=width * 16,
+        model_dim=width,
+        num_layers=8,
+        num_heads=16,
+        num_kv_heads=8,
+        feed_forward_dim=width * 11 // 4,
+        max_tokens=4096,
+        qk_norm_groups=4,
+    )
+    return config, 1_000_000 if quick else 250_000_000
+
+
+def largest_file(*folders: Path) -> int:
+    """Bytes of the largest file of weights."""
+    kinds = ("*.safetensors", "*.pth")
+    files = (path for folder in folders for kind in kinds for path in folder.rglob(kind))
+    return max(path.stat().st_size for path in files)
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All conversions; the measures of both sides and the sizes."""
+    config, size = sized(quick)
+    ours: dict[str, float] = {}
+    direct: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        write_random(root / "folder", config, size)
+        write_random(root / "tiny", sized(quick=True)[0], size)
+        tiny = Route("tiny_out", "tiny", ("--to", "calumma"))
+        starts = [0, 0] if quick else [peak_memory_bytes(c) for c in _commands(tiny, root, size)]
+        for route in ROUTES[: 1 if quick else None]:
+            converting, loading = _commands(route, root, size)
+            source, out = root / route.source, root / route.name
+            begun = time.perf_counter()
+            peak = peak_memory_bytes(converting) - starts[0]
+            ours[f"{route.name}_seconds"] = round(time.perf_counter() - begun, 1)
+            ours[f"{route.name}_peak_memory_bytes"] = peak
+            ours[f"{route.name}_peak_over_largest_file"] = peak / largest_file(source, out)
+            if not quick:
+                peak = peak_memory_bytes(loading) - starts[1]
+                direct[f"{route.name}_peak_memory_bytes"] = peak
+    whole = sum(torch.Size(shape).numel() for shape in decoder_shapes(config).values()) * 2
+    return {"ours": ours, "direct": direct, "model_bytes": whole, "file_bytes": size}
+
+
+def _commands(route: Route, root: Path, size: int) -> tuple[list[str], list[str]]:
+    """How our side and the other one do it."""
+    source, out = str(root / route.source), str(root / route.name)
+    options = [option.format(size=size) for option in route.options]
+    ours = [sys.executable, "-m", "calumma", "convert", source, out, *options]
+    return ours, [sys.executable, "-c", DIRECT, source, f"{out}_direct", options[1]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Memory of conversions between layouts.")
+    parser.add_argument("--quick", action="store_true", help="a small model")
+    found = measure(parser.parse_args().quick)
+    for name, value in found["ours"].items():
+        print(f"{name:<44}{value:>16,.2f}")
+    sides = {OURS: found["ours"]} | ({"direct": found["direct"]} if found["direct"] else {})
+    sizes = {"model_bytes": found["model_bytes"], "file_bytes": found["file_bytes"]}
+    print(result_line("convert", sides, machine(), **sizes))
+
+
+if __name__ == "__main__":
+    main()
