@@ -12,7 +12,7 @@ from typing import Any
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
 from calumma.files import make_folder
-from calumma.runtime import STOP
+from calumma.runtime import STOP, choose_device
 
 _DESCRIPTION = """\
 Measure a model on held-out documents.
@@ -22,6 +22,8 @@ codes and back), drawing (the colour asked for), captioning (what is known of a 
 _EXAMPLES = """\
   calumma evaluate out/demo/model --tasks likelihood --documents held.parquet --out out/figures
   calumma evaluate MODEL --tasks retrieval,drawing --documents held.parquet --limit 200 --out out"""
+
+_FEATURES_HELP = "likeness by efficientnet-lite0, a TorchScript FILE or none"
 
 _COUNTED = 1000
 """Training documents counted for the unigram baseline, at most: their pictures are encoded."""
@@ -33,7 +35,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="a model folder")
+    add("model", type=Path, metavar="MODEL", help="a model folder, or an image tokenizer's")
     add("--tasks", required=True, metavar="A,B", help="names of tasks, with commas between")
     add("--documents", nargs="+", required=True, metavar="DOCS", help="held-out documents")
     add("--train", nargs="+", default=[], metavar="DOCS", help="training documents, for baselines")
@@ -44,6 +46,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--turns", action="store_true", help="ask in turns, as of a fine-tuned model")
     add("--question", default="", metavar="TEXT", help="text behind a picture to be captioned")
     add("--guidance", type=float, metavar="G", help="text guidance of drawings (default: 3)")
+    add("--features", default="auto", metavar="NAME", help=_FEATURES_HELP)
     add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
 
 
@@ -61,9 +64,10 @@ def run(args: argparse.Namespace) -> None:
     from calumma.documents.readers import read_documents
     from calumma.evaluate.figure import render_table
     from calumma.evaluate.held_out import HeldOut, Options, chosen
-    from calumma.evaluate.tasks import evaluate, require_tasks
+    from calumma.evaluate.tasks import evaluate, evaluate_tokenizer, require_tasks
     from calumma.generate.config import ImageSampling
     from calumma.generate.model import load
+    from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
 
     for name, value in (("limit", args.limit), ("prompts", args.prompts)):
         if value is not None and value < 1:
@@ -71,13 +75,16 @@ def run(args: argparse.Namespace) -> None:
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
     require_tasks(tasks)
     make_folder(args.out)
-    model = load(args.model, device=args.device)
+    tokenizer = None
+    if (args.model / CONFIG_FILE).is_file():
+        tokenizer = ImageTokenizer.load(args.model, device=choose_device(args.device))
+    model = None if tokenizer else load(args.model, device=args.device)
     documents = chosen(list(read_documents(args.documents)), args.limit, args.seed)
     training = list(read_documents(args.train)) if args.train else []
 
     with _Teller() as told:
         counts = None
-        if training and "likelihood" in tasks:
+        if model and training and "likelihood" in tasks:
             counted = chosen(training, _COUNTED, args.seed)
             counts = HeldOut(model, counted, tick=lambda n, of: told("counting", n, of)).counts()
         options = Options(
@@ -90,12 +97,34 @@ def run(args: argparse.Namespace) -> None:
             if args.guidance is None
             else ImageSampling(text_guidance=args.guidance),
             max_prompts=args.prompts,
+            health=True,
+            features=_features(args.features),
         )
-        report = evaluate(model, documents, tasks, options, progress=told)
+        if tokenizer:
+            report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
+        else:
+            assert model is not None
+            report = evaluate(model, documents, tasks, options, progress=told)
     report = replace(report, model=str(args.model), command=_command(args))
     report.save(args.out)
     print(render_table(report.figures))
+    for line in report.skipped:
+        print(f"not measured: {line}")
     print(f"\nreport: {args.out / 'report.html'}  (for machines: {args.out / 'report.json'})")
+
+
+def _features(name: str) -> str:
+    """The network that `--features` names; by default the one that is installed, if it is."""
+    from calumma.tokens.vq.backbone import weights_file
+    from calumma.tokens.vq.features import LITE0
+
+    if name != "auto":
+        return "" if name == "none" else name
+    try:
+        weights_file()
+    except ConfigError:
+        return ""
+    return LITE0
 
 
 class _Teller:
@@ -132,4 +161,5 @@ def _command(args: argparse.Namespace) -> str:
     words += ["--prompts", str(args.prompts), *(["--turns"] if args.turns else [])]
     words += ["--question", args.question] if args.question else []
     words += [] if args.guidance is None else ["--guidance", str(args.guidance)]
+    words += [] if args.features == "auto" else ["--features", args.features]
     return shlex.join([*words, "--device", args.device])

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
+from calumma.evaluate.sheet import Sheet
 from calumma.generate.config import ImageSampling
 from calumma.generate.model import Model
+from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_codes, encode_document
 
 Item = TypeVar("Item")
@@ -55,6 +57,13 @@ class Options:
     image: ImageSampling = field(default_factory=ImageSampling)
     """How the drawn pictures' codes are chosen, guidance included."""
 
+    health: bool = False
+    """Whether reconstruction also tells of likeness beyond its noise, and shows sheets."""
+
+    features: str = ""
+    """The network whose features tell likeness: "efficientnet-lite0", the path of a TorchScript
+    file, or nothing."""
+
     max_prompts: int = 200
     """Pictures drawn, and captions written, at most; chosen by seed."""
 
@@ -85,17 +94,20 @@ class HeldOut:
     documents: Sequence[Document]
     tick: Tick = field(default=_silent, repr=False)
 
+    sheets: list[Sheet] = field(default_factory=list)
+    """What tasks have to show beside their figures."""
+
+    skipped: list[str] = field(default_factory=list)
+    """What tasks could not measure, and why, a line each."""
+
     @cached_property
     def codes(self) -> list[list[list[int]]]:
         """The codes of every picture of every document."""
         owners = [(d, image) for d, doc in enumerate(self.documents) for image in doc.images]
         codes: list[list[list[int]]] = [[] for _ in self.documents]
-        for start in range(0, len(owners), PIECES):
-            piece = owners[start : start + PIECES]
-            encoded = self.model.image.encode_images([image.open() for _, image in piece])
-            for (owner, _), row in zip(piece, encoded, strict=True):
-                codes[owner].append(row)
-            self.tick(start + len(piece), len(owners))
+        rows = encoded(self.model.image, [image for _, image in owners], self.tick)
+        for (owner, _), row in zip(owners, rows, strict=True):
+            codes[owner].append(row)
         return codes
 
     @cached_property
@@ -137,6 +149,22 @@ class HeldOut:
             for id_ in encode_document(document, self.model.text, codes).ids
         ]
         return np.bincount(ids, minlength=self.model.vocabulary.size)
+
+
+def encoded(
+    tokenizer: ImageTokenizer, images: Sequence[Image], tick: Tick = _silent
+) -> list[list[int]]:
+    """The codes of pictures.
+
+    Raises:
+        ImageError: one of them cannot be read.
+    """
+    codes: list[list[int]] = []
+    for start in range(0, len(images), PIECES):
+        piece = images[start : start + PIECES]
+        codes += tokenizer.encode_images([image.open() for image in piece])
+        tick(len(codes), len(images))
+    return codes
 
 
 def image_ids(model: Model, pair: Pair) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,41 +12,51 @@ from torch import Tensor
 from calumma.documents.document import Image
 from calumma.errors import EvaluationError
 from calumma.evaluate.figure import Figure, bootstrap_interval
-from calumma.evaluate.held_out import PIECES, HeldOut, Options
-from calumma.tokens.pixels import to_pixels
-
-MOST_DB = 60.0
-"""A picture that comes back this well counts as this: rounding to 8 bits alone gives 59 dB."""
+from calumma.evaluate.health import Health
+from calumma.evaluate.held_out import PIECES, HeldOut, Options, encoded
+from calumma.evaluate.likeness import psnr_db
+from calumma.evaluate.sheet import Sheet
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.pixels import scaled, to_array
 
 
 def reconstruction(held_out: HeldOut, options: Options) -> list[Figure]:
     """The peak signal-to-noise ratio of pictures that went through codes, and codebook use.
 
+    Where `options.health` holds, likeness in other ways too, and sheets.
+
     Raises:
         EvaluationError: there are no pictures, or the model cannot decode codes.
+        ConfigError: `options.features` names no network.
     """
     images = [image for document in held_out.documents for image in document.images]
     require_pictures("reconstruction", held_out, len(images))
     codes = [row for rows in held_out.codes for row in rows]
-    ours, flat = np.zeros(len(images)), np.zeros(len(images))
-    for start in range(0, len(images), PIECES):
-        piece = slice(start, start + PIECES)
-        pixels = _pixels(held_out, images[piece])
-        side = held_out.model.image.config.codes_per_side
-        decoded = held_out.model.image.decode(torch.tensor(codes[piece]).view(-1, side, side))
-        ours[piece] = psnr_db(pixels, decoded.cpu())
-        flat[piece] = psnr_db(pixels, pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels))
-        options.tick(min(start + PIECES, len(images)), len(images))
-    psnr = Figure(
-        name="reconstruction_psnr_db",
-        value=float(ours.mean()),
-        baseline=float(flat.mean()),
-        n=len(images),
-        interval=bootstrap_interval(ours, seed=options.seed),
-        unit="dB",
-        note="mean over pictures; the baseline is each picture's mean colour",
-    )
-    return [psnr, *codebook_figures(np.array(codes), held_out.model.image.config.num_codes)]
+    measured = Reconstruction(held_out.model.image, options)
+    figures = measured.figures(images, codes)
+    held_out.sheets += measured.sheets
+    held_out.skipped += measured.skipped
+    return figures
+
+
+def reconstruct(
+    tokenizer: ImageTokenizer, images: Sequence[Image], options: Options
+) -> tuple[list[Figure], list[Sheet], list[str]]:
+    """The same of an image tokenizer alone: figures, sheets, and what was skipped.
+
+    Raises:
+        EvaluationError: there are no pictures.
+        ConfigError: `options.features` names no network.
+        ImageError: a picture cannot be read.
+    """
+    if not images:
+        raise EvaluationError(
+            "reconstruction: found no picture in the documents; wanted at least one. Give "
+            "documents with pictures (--documents)."
+        )
+    measured = Reconstruction(tokenizer, options)
+    figures = measured.figures(images, encoded(tokenizer, images))
+    return figures, measured.sheets, measured.skipped
 
 
 def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
@@ -66,24 +78,68 @@ def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
         )
 
 
-def _pixels(held_out: HeldOut, images: list[Image]) -> Tensor:
-    resolution = held_out.model.image.config.resolution
-    return torch.stack([to_pixels(image.open(), resolution) for image in images])
+class Reconstruction:
+    """One measurement of an image tokenizer."""
+
+    def __init__(self, tokenizer: ImageTokenizer, options: Options) -> None:
+        self.tokenizer = tokenizer
+        self.options = options
+        self.sheets: list[Sheet] = []
+        self.skipped: list[str] = []
+
+    def figures(self, images: Sequence[Image], codes: Sequence[Sequence[int]]) -> list[Figure]:
+        """Decode everything once, and tell of it; pictures and their codes, in the same order."""
+        health = Health(self.options) if self.options.health else None
+        ours, flat = np.zeros(len(images)), np.zeros(len(images))
+        for start in range(0, len(images), PIECES):
+            piece = slice(start, start + PIECES)
+            values = self._values(images[piece])
+            decoded = self._decoded(codes[piece])
+            pixels = scaled(values)
+            mean = mean_colours(pixels)
+            ours[piece], flat[piece] = psnr_db(pixels, decoded), psnr_db(pixels, mean)
+            if health:
+                health.add(values, pixels, decoded)
+            self.options.tick(min(start + PIECES, len(images)), len(images))
+        psnr = Figure(
+            name="reconstruction_psnr_db",
+            value=float(ours.mean()),
+            baseline=float(flat.mean()),
+            n=len(images),
+            interval=bootstrap_interval(ours, seed=self.options.seed),
+            unit="dB",
+            note="mean over pictures; the baseline is each picture's mean colour",
+        )
+        figures = [psnr, *codebook_figures(np.array(codes), self.tokenizer.config.num_codes)]
+        if health:
+            figures += health.figures(ours, flat)
+            self.skipped += health.skipped
+            self.sheets += health.sheets(
+                ours, lambda places: self._pairs([images[n] for n in places],
+                                                 [codes[n] for n in places])
+            )  # fmt: skip
+        return figures
+
+    def _pairs(
+        self, images: Sequence[Image], codes: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Originals and what their codes look like, [B, 3, R, R] in [-1, 1] each."""
+        return scaled(self._values(images)), self._decoded(codes)
+
+    def _values(self, images: Sequence[Image]) -> Tensor:
+        """[B, 3, R, R] uint8."""
+        side = self.tokenizer.config.resolution
+        return torch.from_numpy(np.stack([to_array(image.open(), side) for image in images]))
+
+    def _decoded(self, codes: Sequence[Sequence[int]]) -> Tensor:
+        """[B, 3, R, R] in [-1, 1], about."""
+        side = self.tokenizer.config.codes_per_side
+        return self.tokenizer.decode(torch.tensor(codes).view(-1, side, side)).cpu()
 
 
-def psnr_db(pixels: Tensor, decoded: Tensor) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each picture, at most MOST_DB.
-
-    Args:
-        pixels: [B, 3, H, W] from -1 to 1.
-        decoded: the same; what lies outside is clamped.
-
-    Returns:
-        [B] in dB, for pixels from 0 to 1.
-    """
-    errors = (pixels - decoded.clamp(-1, 1)).double() / 2
-    squared = errors.square().mean(dim=(1, 2, 3)).numpy()
-    return -10 * np.log10(np.maximum(squared, 10 ** (-MOST_DB / 10)))
+def mean_colours(pixels: Tensor) -> Tensor:
+    """Each picture as nothing but its mean colour: [B, 3, H, W]."""
+    return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
 
 
 def codebook_figures(codes: NDArray[np.int64], num_codes: int) -> list[Figure]:

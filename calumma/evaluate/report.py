@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.evaluate.figure import HEADINGS, Figure, cells
+from calumma.evaluate.sheet import Sheet
 from calumma.files import make_folder, write_json, write_text
 
 JSON_NAME = "report.json"
@@ -29,12 +30,21 @@ class Report:
     command: str = ""
     """The command line that makes this report again."""
 
+    sheets: Sequence[Sheet] = ()
+    """Pictures that the page shows; machines get none."""
+
+    skipped: Sequence[str] = ()
+    """What was not measured, and why, a line each."""
+
     def figure(self, name: str) -> Figure:
         """The figure of that name; a KeyError if there is none."""
         return {figure.name: figure for figure in self.figures}[name]
 
     def to_json(self) -> dict[str, Any]:
-        """The report for machines; notes stand beside the figures, under their names."""
+        """The report for machines; notes stand beside the figures, under their names.
+
+        What was skipped is told only where there is something.
+        """
         return {
             "figures": [figure.to_json() for figure in self.figures],
             "model": self.model,
@@ -42,6 +52,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "seed": self.seed,
             "notes": {figure.name: figure.note for figure in self.figures if figure.note},
+            **({"skipped": list(self.skipped)} if self.skipped else {}),
         }
 
     def save(self, folder: Path) -> None:
@@ -65,6 +76,8 @@ class Report:
             seed=self.seed,
             heads=heads,
             rows=rows,
+            skipped="".join(f"<p>Not measured: {html.escape(line)}</p>" for line in self.skipped),
+            sheets="\n".join(sheet.to_html() for sheet in self.sheets),
         )
 
 
@@ -91,6 +104,7 @@ td {{ white-space: nowrap }}
 tr th:first-child, td:last-child, th:last-child {{ text-align: left }}
 tbody tr {{ border-bottom: 1px solid #ddd }}
 small {{ display: block; font-weight: normal; color: #666 }}
+img {{ max-width: 100% }}
 code {{ background: #f3f3f3; padding: .1rem .3rem }}
 @media (prefers-color-scheme: dark) {{
   body {{ color: #ddd; background: #181818 }} thead th {{ border-color: #ddd }}
@@ -105,5 +119,7 @@ code {{ background: #f3f3f3; padding: .1rem .3rem }}
 {rows}
 </tbody>
 </table>
+{skipped}
+{sheets}
 </html>
 """

@@ -14,10 +14,11 @@ from calumma.evaluate.drawing import drawing
 from calumma.evaluate.figure import Figure
 from calumma.evaluate.held_out import HeldOut, Options
 from calumma.evaluate.likelihood import likelihood
-from calumma.evaluate.reconstruction import reconstruction
+from calumma.evaluate.reconstruction import reconstruct, reconstruction
 from calumma.evaluate.report import Report
 from calumma.evaluate.retrieval import retrieval
 from calumma.generate.model import Model
+from calumma.tokens.image import ImageTokenizer
 
 Progress = Callable[[str, int, int], None]
 """Told the name of the task, how many of its pieces are done, and of how many."""
@@ -31,10 +32,12 @@ class Task:
     summary: str
 
 
+RECONSTRUCTION = "reconstruction"
+
 TASKS: dict[str, Task] = {
     "likelihood": Task(likelihood, "bits per token of text and codes, and what captions save"),
     "retrieval": Task(retrieval, "the right one of ten captions, and of ten pictures"),
-    "reconstruction": Task(reconstruction, "pictures through codes and back; codebook use"),
+    RECONSTRUCTION: Task(reconstruction, "pictures through codes and back; codebook use"),
     "drawing": Task(drawing, "asked for a colour, whether the drawn picture has it"),
     "captioning": Task(captioning, "what is known of a picture, in the caption written for it"),
 }
@@ -87,4 +90,42 @@ def evaluate(
     for name in tasks:
         heard = replace(options, tick=partial(tell, name))
         figures += TASKS[name].measure(held_out, heard)
-    return Report(figures=figures, seconds=time.perf_counter() - started, seed=options.seed)
+    return Report(
+        figures=figures,
+        seconds=time.perf_counter() - started,
+        seed=options.seed,
+        sheets=held_out.sheets,
+        skipped=held_out.skipped,
+    )
+
+
+def evaluate_tokenizer(
+    tokenizer: ImageTokenizer,
+    documents: Sequence[Document],
+    tasks: Sequence[str],
+    options: Options | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure an image tokenizer alone, of which `reconstruction` is the only task.
+
+    Raises:
+        EvaluationError: another task is named, or there are no pictures.
+    """
+    require_tasks(tasks)
+    others = [name for name in tasks if name != RECONSTRUCTION]
+    if others:
+        raise EvaluationError(
+            f"task {others[0]!r} wants a model, but this is an image tokenizer alone; wanted "
+            f"{RECONSTRUCTION}. Name a model folder, or that task."
+        )
+    options = options or Options()
+    if progress:
+        options = replace(options, tick=partial(progress, RECONSTRUCTION))
+    started = time.perf_counter()
+    images = [image for document in documents for image in document.images]
+    figures, sheets, skipped = reconstruct(tokenizer, images, options)
+    seconds = time.perf_counter() - started
+    return Report(
+        figures=figures, seconds=seconds, seed=options.seed, sheets=sheets, skipped=skipped
+    )

@@ -6,7 +6,7 @@ by a method that needs no weights, and both may be given with the documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +14,17 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from calumma.errors import ConfigError, DocumentError
+from calumma.errors import DocumentError
 from calumma.files import read_json, write_json
+from calumma.tokens.faces import Finder
 from calumma.tokens.pixels import to_rgb
 from calumma.train.pictures import Box, Pictures
 
-Finder = Callable[[PIL.Image.Image], list[Box]]
-
-MOST_BOXES = 4
-"""More faces than this in a picture are too small to matter; the largest are kept."""
-
-_LOOKED_AT = 512
-"""Pixels of the longer side at which faces are looked for."""
-
-_SMALLEST_FACE = 24
 _SALIENCY_SIDE = 64
 _SALIENT = 3.0
 """So many times the mean a place's saliency must be."""
 
 _SAVED_EVERY = 500
-
-
-def cascade_faces() -> Finder:
-    """Faces by the frontal-face cascade of OpenCV (Viola and Jones, 2001).
-
-    Raises:
-        ConfigError: OpenCV is not installed, or is one without cascades.
-    """
-    try:
-        import cv2
-        from cv2.data import haarcascades
-
-        name = str(Path(haarcascades) / "haarcascade_frontalface_default.xml")
-        cascade = cv2.CascadeClassifier(name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed. '
-            "`pip install 'calumma[faces]'` brings it."
-        ) from error
-
-    def find(picture: PIL.Image.Image) -> list[Box]:
-        grey = picture.convert("L")
-        grey.thumbnail((_LOOKED_AT, _LOOKED_AT))
-        least = (_SMALLEST_FACE, _SMALLEST_FACE)
-        found = cascade.detectMultiScale(np.asarray(grey), minNeighbors=5, minSize=least)
-        largest = sorted(found, key=lambda box: -int(box[2]))[:MOST_BOXES]
-        width, height = grey.size
-        return [
-            (float(x / width), float(y / height), float((x + w) / width), float((y + h) / height))
-            for x, y, w, h in largest
-        ]
-
-    return find
 
 
 def salient_object(picture: PIL.Image.Image) -> list[Box]:

@@ -100,3 +100,25 @@ def test_documents_that_are_not_there_are_refused(folder: Path, tmp_path: Path) 
             folder / "model", "--tasks", "likelihood", "--documents", tmp_path / "no.parquet",
             "--out", tmp_path, "--device", "cpu",
         )  # fmt: skip
+
+
+def test_an_image_tokenizer_alone_is_measured_too(
+    folder: Path, model_parts: ModelParts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_parts.image.save(tmp_path / "tokenizer")
+    words = ["--documents", folder / "held.parquet", "--out", tmp_path / "out", "--limit", "6"]
+    _run(tmp_path / "tokenizer", "--tasks", "reconstruction", *words, "--features", "none")
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {figure["name"] for figure in written["figures"]} >= {
+        "reconstruction_psnr_db", "codebook_used",
+    }  # fmt: skip
+    assert written["skipped"] and "--features none" in written["command"]
+    assert "not measured: perceptual distance" in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Reconstructions</h2>" in page and "data:image/png;base64," in page
+    with pytest.raises(EvaluationError) as caught:
+        _run(tmp_path / "tokenizer", "--tasks", "likelihood", *words)
+    assert str(caught.value) == (
+        "task 'likelihood' wants a model, but this is an image tokenizer alone; wanted "
+        "reconstruction. Name a model folder, or that task."
+    )

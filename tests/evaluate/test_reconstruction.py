@@ -2,26 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.held_out import HeldOut, Options
-from calumma.evaluate.reconstruction import MOST_DB, codebook_figures, psnr_db, reconstruction
+from calumma.evaluate.likeness import psnr_db
+from calumma.evaluate.reconstruction import codebook_figures, reconstruct, reconstruction
 from calumma.generate.model import Model
 from calumma.tokens.pixels import to_pixels
 from tests.evaluate.oracle import letter_documents, oracle_model
-
-
-def test_an_error_of_a_tenth_of_the_range_is_twenty_db() -> None:
-    pixels = torch.zeros(2, 3, 4, 4)
-    decoded = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 0.02)])
-    assert psnr_db(pixels, decoded) == pytest.approx([20.0, 40.0], abs=1e-5)
-
-
-def test_a_perfect_picture_has_the_most_db_and_overshoot_is_clamped() -> None:
-    white = torch.ones(1, 3, 2, 2)
-    assert psnr_db(white, white * 1.5) == pytest.approx([MOST_DB])
 
 
 def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
@@ -66,4 +55,20 @@ def test_a_model_without_its_image_decoder_is_refused() -> None:
         "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot become "
         "pictures; wanted the decoder of its image tokenizer. Put that file into the folder, or "
         "leave this task out."
+    )
+
+
+def test_a_tokenizer_alone_gives_the_same_figures(model: Model, scenes: list[Document]) -> None:
+    images = [image for document in scenes for image in document.images]
+    figures, sheets, skipped = reconstruct(model.image, images, Options())
+    assert figures == reconstruction(HeldOut(model, scenes), Options())
+    assert sheets == [] and skipped == []
+
+
+def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        reconstruct(model.image, [], Options())
+    assert str(caught.value) == (
+        "reconstruction: found no picture in the documents; wanted at least one. Give documents "
+        "with pictures (--documents)."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +10,11 @@ import PIL.ImageDraw
 import pytest
 
 from calumma.documents.document import Document, Image
-from calumma.errors import ConfigError, DocumentError
+from calumma.errors import DocumentError
 from calumma.train import boxes
-from calumma.train.boxes import cascade_faces, find_boxes, given_boxes, salient_object
+from calumma.train.boxes import find_boxes, given_boxes, salient_object
 from calumma.train.pictures import Box, Pictures
-from tests.pictures import noise, png
-
-
-def drawn_face(left: int) -> PIL.Image.Image:
-    """An egg with brows, eyes, a nose and a mouth, 200 pixels high, on a picture of 480 x 320."""
-    picture = PIL.Image.new("L", (480, 320), 120)
-    draw = PIL.ImageDraw.Draw(picture)
-    draw.ellipse((left, 50, left + 160, 260), fill=200)
-    for eye in (left + 32, left + 96):
-        draw.rectangle((eye, 112, eye + 34, 120), fill=90)
-        draw.ellipse((eye, 124, eye + 34, 144), fill=60)
-    draw.rectangle((left + 72, 130, left + 88, 180), fill=215)
-    draw.ellipse((left + 66, 176, left + 94, 190), fill=130)
-    draw.rectangle((left + 50, 208, left + 110, 220), fill=80)
-    return picture
-
-
-def test_the_cascade_finds_a_drawn_face_where_it_is_and_none_in_noise() -> None:
-    find = cascade_faces()
-    found = find(drawn_face(100).convert("RGB"))
-    assert len(found) == 1
-    left, top, right, bottom = found[0]
-    assert left < 180 / 480 < right and top < 155 / 320 < bottom
-    assert right - left < 0.6
-    assert find(noise(0, 128, 128)) == []
-
-
-def test_without_opencv_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError) as caught:
-        cascade_faces()
-    assert str(caught.value) == (
-        'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed. '
-        "`pip install 'calumma[faces]'` brings it."
-    )
+from tests.pictures import png
 
 
 def test_what_stands_out_is_boxed() -> None:
