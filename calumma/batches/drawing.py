@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calumma.batches.order import drop_condition, is_pair, turn_round
+from calumma.batches.order import drop_condition, pair_parts, turn_round
 from calumma.batches.pack import Item, cut
 from calumma.shards.reader import ShardReader
 
@@ -76,16 +76,15 @@ class Drawer:
     def items(self, draw: Draw) -> list[Item]:
         """The sequence turned round, without its condition, or cut, as its number decides."""
         ids, counted = self.reader.read(draw.number)
-        turned = ids
-        dropped = False
-        if self.drop or is_pair(ids, self.vocabulary):
+        parts = pair_parts(ids, self.vocabulary)
+        if self.drop or parts is not None:
             image_first, dropped = self._chances(draw)
-            turned = turn_round(ids, self.vocabulary, image_first=image_first)
-        if dropped:
-            bare = drop_condition(turned, counted, self.vocabulary)
+            if parts is not None:
+                ids = turn_round(ids, parts, image_first=image_first)
+            bare = drop_condition(ids, counted, self.vocabulary) if dropped else None
             if bare is not None:
                 return [(bare, np.ones(len(bare), dtype=np.bool_))]
-        return cut((turned, counted), self.row_length, self.vocabulary)
+        return cut((ids, counted), self.row_length, self.vocabulary)
 
     def _chances(self, draw: Draw) -> tuple[bool, bool]:
         """Whether the image comes first, and whether the condition is dropped."""

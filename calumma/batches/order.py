@@ -29,16 +29,8 @@ def pair_parts(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
     return (before if len(before) else after), ids[begin:end]
 
 
-def is_pair(ids: Ids, vocabulary: Vocabulary) -> bool:
-    """Whether a sequence is an image-text pair."""
-    return pair_parts(ids, vocabulary) is not None
-
-
-def turn_round(ids: Ids, vocabulary: Vocabulary, *, image_first: bool) -> Ids:
-    """A pair in the order asked for; anything else as it is."""
-    parts = pair_parts(ids, vocabulary)
-    if parts is None:
-        return ids
+def turn_round(ids: Ids, parts: tuple[Ids, Ids], *, image_first: bool) -> Ids:
+    """A pair, whose parts these are, in the order asked for."""
     text, image = parts
     inside = (image, text) if image_first else (text, image)
     return np.concatenate([ids[:1], *inside, ids[-1:]])

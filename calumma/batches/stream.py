@@ -172,6 +172,10 @@ class Stream:
         items = [[self._drawer.items(draw)[which] for draw, which in row] for row in rows]
         return lay_out(items, self.config.row_length, self.vocabulary.pad)
 
+    def end(self) -> StreamState:
+        """Where the window after the one that the state stands in begins."""
+        return copied(self._packed().end)
+
     def restore(self, state: StreamState) -> None:
         """Go on from a saved state."""
         begins = (state.drawn, state.weights, state.put_off, state.amounts)

@@ -7,19 +7,16 @@ started them, and a mistake of the user's told in one line, whoever met it.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,7 @@ from calumma.runtime import STOP
 from calumma.shards.locks import building, working
 from calumma.shards.manifest import Manifest
 from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish, plan
+from calumma.shards.workers import Workers
 
 Progress = Callable[[int], None]
 Paths = Sequence[Path | str]
@@ -83,14 +81,10 @@ class _Local(LocalPipelineExecutor):
             self.progress(BuildTask(self.job)(None, rank, self.tasks))
 
     def _share_out(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([BuildTask.__module__])
-        ends, alive = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(
-            self.workers, context, initializer=_become_worker, initargs=(self.job, ends)
-        )
+        work = self.job.work
+        workers = Workers(self.workers, working, [work], preload=[BuildTask.__module__])
         try:
-            self._collect(pool)
+            self._collect(workers)
         except BrokenProcessPool as error:
             raise ShardError(
                 f"{self.job.out}: a worker of this build was killed, perhaps for want of memory; "
@@ -98,15 +92,14 @@ class _Local(LocalPipelineExecutor):
                 "what is finished is kept."
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
-            alive.close()
+            workers.close()
 
-    def _collect(self, pool: ProcessPoolExecutor) -> None:
+    def _collect(self, workers: Workers) -> None:
         running: set[Future[int]] = set()
         for rank in range(self.tasks):
             if len(running) == _IN_FLIGHT * self.workers:
                 running = self._take(running)
-            running.add(pool.submit(BuildTask(self.job), None, rank, self.tasks))
+            running.add(workers.submit(BuildTask(self.job), None, rank, self.tasks))
         while running:
             running = self._take(running)
 
@@ -120,20 +113,6 @@ class _Local(LocalPipelineExecutor):
                 (self.job.work / "stop").touch()
                 raise
         return rest
-
-
-def _become_worker(job: BuildJob, ends: Connection) -> None:
-    """Leave Ctrl-C to the process that started this one, and end when that one ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    working(job.work)
-
-    def watch() -> None:
-        try:
-            ends.recv()  # nothing is ever sent
-        except (EOFError, OSError):
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -67,4 +67,5 @@ def map_array(path: Path, dtype: str) -> NDArray[np.generic]:
     """Memory-map a file of numbers; an empty file is an empty array."""
     if path.stat().st_size == 0:
         return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+    # A plain view: slices of a memmap are memmaps again, and each costs more than it reads.
+    return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)

@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_is_told_and_the_next_build_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(ShardError) as caught:
-        patch.setattr(calumma.shards.executors, "_become_worker", _die)
+        patch.setattr(calumma.shards.executors, "working", _die)
         build_local(job(folder, tmp_path), [folder / "docs"], 2)
     assert str(caught.value) == (
         f"{tmp_path}: a worker of this build was killed, perhaps for want of memory; wanted it to "

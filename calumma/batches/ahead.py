@@ -1,0 +1,137 @@
+"""A stream whose batches are made by other processes, ahead of the one that trains."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from calumma.batches.batch import Batch
+from calumma.batches.stream import Stream, StreamConfig, StreamState, copied
+from calumma.errors import ShardError
+from calumma.shards.reader import ShardReader
+from calumma.shards.workers import Workers
+
+AHEAD = 2
+"""Batches that are being made for each worker, beside the one that is asked for."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    batch: Batch
+    end: StreamState
+    """Where the window after the batch's own begins."""
+
+
+class AheadStream(Stream):
+    """As `Stream`, batch for batch and state for state, whatever the number of workers.
+
+    A worker plans the window that its batch stands in and reads its rows; nothing is decided by
+    who does it. On a change of the mixture, what was made ahead is made anew.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        config: StreamConfig,
+        *,
+        rank: int = 0,
+        size: int = 1,
+        workers: int = 1,
+    ) -> None:
+        """Open a stream and start its workers; `close` ends them.
+
+        Args:
+            reader: the shards; each worker opens them for itself.
+            config: how sequences become batches.
+            rank: which rows of every batch are ours.
+            size: how many share the rows.
+            workers: processes; with 0 batches are made here, when they are asked for.
+
+        Raises:
+            ConfigError: as `Stream`.
+        """
+        super().__init__(reader, config, rank=rank, size=size)
+        self.workers = workers
+        self._coming: deque[Future[_Made]] = deque()
+        self._next_asked = StreamState()
+        self._end: StreamState | None = None
+        """Where the window after that of the last batch begins."""
+
+        self._pool: Workers | None = None
+        if workers:
+            begin = (reader.folder, config, rank, size)
+            self._pool = Workers(workers, _open, begin, preload=[__name__])
+
+    def restore(self, state: StreamState) -> None:
+        """Go on from a saved state; what was made ahead is thrown away."""
+        super().restore(state)
+        for future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        self._next_asked = copied(state)
+        self._end = None
+
+    def next(self) -> Batch:
+        """Our rows of the next batch.
+
+        Raises:
+            ShardError: the shards' bytes are not what was written, or a worker was killed.
+        """
+        if self._pool is None:
+            return super().next()
+        self._ask()
+        try:
+            made = self._coming.popleft().result()
+        except BrokenProcessPool as error:
+            raise ShardError(
+                f"{self.reader.folder}: a process that reads batches was killed, perhaps for want "
+                "of memory; wanted it to live. Start again with fewer loader workers."
+            ) from error
+        if self.state.rows_used == self.rows_in_window:
+            self.state = copied(self._end or self.end())
+        self._end = made.end
+        self.state.rows_used += self.config.num_rows
+        self._window = None
+        self._ask()
+        return made.batch
+
+    def _ask(self) -> None:
+        """Have batches made, as far ahead as is known where they stand."""
+        assert self._pool is not None
+        while len(self._coming) <= AHEAD * self.workers:
+            if self._next_asked.rows_used == self.rows_in_window:
+                end = self._end_of_window_asked()
+                if end is None:
+                    return
+                self._next_asked = copied(end)
+            self._coming.append(self._pool.submit(_make, copied(self._next_asked)))
+            self._next_asked.rows_used += self.config.num_rows
+
+    def _end_of_window_asked(self) -> StreamState | None:
+        """Where the next window begins; None where it is better to wait than to plan it here."""
+        if not self._coming:
+            return self._end or self.end()
+        last = self._coming[-1]
+        return last.result().end if last.done() or len(self._coming) == 1 else None
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+_STREAMS: list[Stream] = []
+"""The stream of a worker process."""
+
+
+def _open(folder: Path, config: StreamConfig, rank: int, size: int) -> None:
+    _STREAMS.append(Stream(ShardReader(folder), config, rank=rank, size=size))
+
+
+def _make(state: StreamState) -> _Made:
+    [stream] = _STREAMS
+    stream.restore(state)
+    return _Made(stream.batch(), stream.end())
