@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from calumma.errors import ConfigError, Interrupted
-from calumma.runtime import StopRequest, cache_folder, choose_device, choose_dtype
+from calumma.runtime import (
+    Launch,
+    StopRequest,
+    cache_folder,
+    choose_device,
+    choose_dtype,
+    launched,
+)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +25,14 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert cache_folder() == str(Path("/cache/calumma"))
     monkeypatch.setenv("CALUMMA_CACHE", "/mine")
     assert cache_folder() == "/mine"
+
+
+def test_torchrun_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert launched() is None
+    for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert launched() == Launch(rank=9, size=16, local_rank=1)
 
 
 def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,17 @@ def test_the_same_generator_gives_the_same_codebook() -> None:
     assert torch.equal(k_means(vectors, 8, seeded()), k_means(vectors, 8, seeded()))
 
 
+def test_normalised_rows_stay_on_their_sphere() -> None:
+    quantizer = Quantizer(2, 2)
+    quantizer.codebook.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    config = CodebookConfig(lookup="normalised", update="ema", decay=0.5)
+    keeper = CodebookKeeper(config, quantizer, ALONE)
+    keeper.update(quantizer, torch.tensor([[2.0, 0.0]]), torch.tensor([1]), seeded())
+    # the second: sums (1, 0.5), put back to a length of sqrt(2)
+    assert quantizer.codebook.square().sum(1).tolist() == pytest.approx([2.0, 2.0])
+    assert (quantizer.codebook[1, 0] / quantizer.codebook[1, 1]).item() == pytest.approx(2.0)
+
+
 def test_statistics_see_which_codes_are_used() -> None:
     quantizer, keeper = kept([0.0, 10.0, 20.0, 30.0])
     assert keeper.used == 1.0 and keeper.perplexity == pytest.approx(4.0)
@@ -104,6 +115,25 @@ REFUSALS = {
     "update": ({"update": "k"}, 'codebook.update=\'k\' is not known; wanted "gradient" or "ema".'),
     "decay": ({"decay": 1.0}, "codebook.decay=1.0; wanted between 0 and 1, such as 0.99."),
     "beta": ({"beta": -1.0}, "codebook.beta=-1.0; wanted 0 or more, such as 0.25."),
+    "lookup": (
+        {"lookup": "fsq"},
+        'codebook.lookup=\'fsq\' is not known; wanted "nearest", "normalised" or "ibq".',
+    ),
+    "means of ibq": (
+        {"lookup": "ibq", "update": "ema"},
+        "codebook.update='ema' with codebook.lookup=\"ibq\", which is a way of gradients; wanted "
+        'codebook.update="gradient".',
+    ),
+    "temperature": (
+        {"lookup": "ibq", "entropy_temperature": 0.0},
+        "codebook.entropy_weight=0.0 and codebook.entropy_temperature=0.0; wanted a weight of 0 "
+        "or more, and a temperature above 0.",
+    ),
+    "entropy": (
+        {"entropy_weight": 0.1},
+        "codebook.entropy_weight=0.1 with codebook.lookup='nearest', which has no such penalty; "
+        'wanted lookup="ibq", or a weight of 0.',
+    ),
     "revival": (
         {"revive_after_steps": -1},
         "codebook.revive_after_steps=-1; wanted a number of steps, or 0 for never.",

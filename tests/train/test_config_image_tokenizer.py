@@ -1,12 +1,22 @@
 """The config of the image tokenizer's training: its rate, and what it refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from calumma.errors import ConfigError
+from calumma.settings import load_config
 from calumma.tokens.vq.config import VQConfig
-from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig, LossConfig
+from calumma.train.config_image_tokenizer import (
+    AugmentConfig,
+    ImageTokenizerRun,
+    ImageTokenizerTrainConfig,
+    LossConfig,
+    RegionConfig,
+)
+
+ROOT = Path(__file__).parents[2]
 
 PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=VQConfig(), peak_rate=2e-3)
 
@@ -67,3 +77,62 @@ def test_losses_that_cannot_be_are_refused(fields: dict[str, object], message: s
     with pytest.raises(ConfigError) as caught:
         LossConfig(**fields)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+OTHER_REFUSALS = {
+    "crops": (
+        AugmentConfig,
+        {"smallest_crop": 0.0},
+        "augment.smallest_crop=0.0; wanted a share above 0 and at most 1 (off), such as 0.5.",
+    ),
+    "faces": (
+        RegionConfig,
+        {"faces": "mtcnn"},
+        "regions.faces='mtcnn' is not known; wanted one of none, haar, given.",
+    ),
+    "objects": (
+        RegionConfig,
+        {"objects": "all"},
+        "regions.objects='all' is not known; wanted one of none, saliency, given.",
+    ),
+    "side": (
+        RegionConfig,
+        {"side": 50},
+        "regions.side=50 and regions.face_repeats=2; wanted a multiple of 32, and at least 1.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "fields", "message"), OTHER_REFUSALS.values(), ids=OTHER_REFUSALS)
+def test_augmentations_and_regions_that_cannot_be_are_refused(
+    kind: type, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        kind(**fields)
+    assert str(caught.value) == message
+
+
+SHIPPED = {  # resolution, codes an image, number of codes
+    "runs/image-tokenizer-512.toml": (512, 1024, 8192),
+    "runs/image-tokenizer-256.toml": (256, 256, 8192),
+    "runs/image-tokenizer-64.toml": (64, 256, 1024),
+    "studies/image_tokenizer/base.toml": (64, 256, 512),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_is_understood(name: str) -> None:
+    config = load_config(ImageTokenizerRun, ROOT / name, []).training
+    network = config.network
+    assert (network.resolution, network.codes_per_image, network.num_codes) == SHIPPED[name]
+    assert config.continuous_steps < config.losses.adversarial_start_step < config.steps
+
+
+def test_the_full_size_config_is_the_releases_network() -> None:
+    config = load_config(ImageTokenizerRun, ROOT / "runs/image-tokenizer-512.toml", [])
+    assert config.training.network == VQConfig()
+
+
+def test_all_shipped_configs_are_tested() -> None:
+    found = {f"runs/{path.name}" for path in (ROOT / "runs").glob("image-tokenizer*.toml")}
+    assert found == {name for name in SHIPPED if name.startswith("runs/")}
