@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
     documents = chosen(list(read_documents(args.documents)), args.limit, args.seed)
     training = list(read_documents(args.train)) if args.train else []
 
+    guidance = {} if args.guidance is None else {"text_guidance": args.guidance}
     with _Teller() as told:
         counts = None
         if model and training and "likelihood" in tasks:
@@ -93,9 +94,7 @@ def run(args: argparse.Namespace) -> None:
             training_counts=counts,
             turns=args.turns,
             question=args.question,
-            image=ImageSampling()
-            if args.guidance is None
-            else ImageSampling(text_guidance=args.guidance),
+            image=ImageSampling(**guidance),
             max_prompts=args.prompts,
             health=True,
             features=_features(args.features),

@@ -47,8 +47,9 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     Raises:
         ImageError: the picture cannot be decoded, or its numbers are no brightness.
     """
+    decode = picture.load
     try:
-        picture.load()
+        decode()
     except Exception as error:
         raise ImageError(broken("a picture", error)) from error
     picture = _upright(picture)
