@@ -7,8 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calumma.vocabulary import Vocabulary
+
 NOBODY = -1
 """The owner of padding."""
+
+NOTHING, TEXT, IMAGE, CONTROL = range(4)
+"""What a target is: none, an id of text, a code, or a control id."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,13 @@ class Batch:
     def num_counted(self) -> int:
         """Targets that count."""
         return int(self.counted.sum())
+
+    def modalities(self, vocabulary: Vocabulary) -> NDArray[np.int8]:
+        """[B, T] what each target is: `TEXT`, `IMAGE`, `CONTROL`, or `NOTHING` behind padding."""
+        kinds = np.full(vocabulary.size, CONTROL, dtype=np.int8)
+        kinds[vocabulary.text.start : vocabulary.text.stop] = TEXT
+        kinds[vocabulary.codes.start : vocabulary.codes.stop] = IMAGE
+        return np.where(self.owners == NOBODY, np.int8(NOTHING), kinds[self.targets])
 
     @property
     def fill(self) -> float:

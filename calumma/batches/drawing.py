@@ -5,6 +5,7 @@ Every choice is a function of the seed, the sequence's number and the epoch, not
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from calumma.batches.order import drop_condition, pair_parts, turn_round
 from calumma.batches.pack import Item, cut
 from calumma.shards.reader import ShardReader
+
+CUT_REMEMBERED = 64
 
 
 class Draw(NamedTuple):
@@ -53,6 +56,8 @@ class Drawer:
         self.drop = drop
         self.seed = seed
         self._orders: dict[str, tuple[int, NDArray[np.int64]]] = {}
+        self._cut: OrderedDict[Draw, list[Item]] = OrderedDict()
+        """Long sequences that were cut lately: each row that holds a piece asks for all."""
 
     def draw(self, source: str, count: int) -> Draw:
         """What comes after `count` other draws from a source; each sequence once an epoch."""
@@ -75,6 +80,16 @@ class Drawer:
 
     def items(self, draw: Draw) -> list[Item]:
         """The sequence turned round, without its condition, or cut, as its number decides."""
+        if draw in self._cut:
+            return self._cut[draw]
+        made = self._items(draw)
+        if len(made) > 1:
+            self._cut[draw] = made
+            if len(self._cut) > CUT_REMEMBERED:
+                self._cut.popitem(last=False)
+        return made
+
+    def _items(self, draw: Draw) -> list[Item]:
         ids, counted = self.reader.read(draw.number)
         parts = pair_parts(ids, self.vocabulary)
         if self.drop or parts is not None:

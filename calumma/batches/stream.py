@@ -158,19 +158,26 @@ class Stream:
 
     def next(self) -> Batch:
         """Our rows of the next batch."""
-        if self.state.rows_used == self.rows_in_window:
-            self.restore(self._packed().end)
         batch = self.batch()
         self.state.rows_used += self.config.num_rows
         return batch
 
     def batch(self) -> Batch:
-        """Our rows of the batch that the state stands before."""
+        """Our rows of the batch that `next` gives."""
+        items = [[self._drawer.items(draw)[which] for draw, which in row] for row in self.planned()]
+        return lay_out(items, self.config.row_length, self.vocabulary.pad)
+
+    def planned(self) -> list[list[tuple[Draw, int]]]:
+        """What stands in our rows of the batch that `next` gives.
+
+        Returns:
+            For each row its owners in order: a draw, and which of the draw's items it is, from 0.
+        """
+        if self.state.rows_used == self.rows_in_window:
+            self.restore(self._packed().end)
         start = self.state.rows_used
         ours = range(start + self.rank, start + self.config.num_rows, self.size)
-        rows = [self._packed().rows[row] for row in ours]
-        items = [[self._drawer.items(draw)[which] for draw, which in row] for row in rows]
-        return lay_out(items, self.config.row_length, self.vocabulary.pad)
+        return [self._packed().rows[row] for row in ours]
 
     def end(self) -> StreamState:
         """Where the window after the one that the state stands in begins."""

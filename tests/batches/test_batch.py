@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.batch import CONTROL, IMAGE, NOBODY, NOTHING, TEXT, Batch
+from calumma.vocabulary import Vocabulary
 
 BATCH = Batch(
     ids=np.array([[0, 5, 1], [0, 6, 7]]),
@@ -26,3 +27,14 @@ def test_some_of_the_rows() -> None:
     last = BATCH.rows(slice(1, 2))
     assert (last.targets.tolist(), last.owners.tolist()) == ([[6, 7, 2]], [[0, 0, 0]])
     assert (last.counted.tolist(), last.positions.tolist()) == ([[True] * 3], [[0, 1, 2]])
+
+
+def test_what_each_target_is() -> None:
+    vocabulary = Vocabulary(num_codes=3, num_text=256)
+    text = vocabulary.text.start
+    targets = np.array([[text, vocabulary.begin_image, 4, 6, vocabulary.end_image, 2, 1]])
+    owners = np.array([[0, 0, 0, 0, 0, 0, NOBODY]])
+    nothing = np.zeros_like(targets)
+    batch = Batch(nothing, targets, nothing.astype(bool), owners, nothing)
+    kinds = [TEXT, CONTROL, IMAGE, IMAGE, CONTROL, CONTROL, NOTHING]
+    assert batch.modalities(vocabulary).tolist() == [kinds]

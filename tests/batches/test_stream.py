@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,45 +20,15 @@ from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.shards.writer import PieceWriter
-from calumma.vocabulary import Vocabulary
+from tests.batches.shards_of_three import SIZES, V, names, written
 
-V = Vocabulary(num_codes=3, num_text=2000)
-SIZES = {"pairs": 40, "text": 30, "answers": 20}
 ALL = {"pairs": 1.0, "text": 1.0}
-SMALL = StreamConfig(row_length=16, num_rows=2, window=3)
-
-
-def sequence(source: str, number: int) -> tuple[list[int], list[bool]]:
-    """Text whose first id names the sequence, so that it is known again."""
-    name = V.text.start + {"pairs": 0, "text": 100, "answers": 200}[source] + number
-    image = [V.begin_image, 4, 5, V.end_image]
-    if source == "pairs":
-        ids = [V.bos, name, *image, V.eos]
-    elif source == "text":
-        ids = [V.bos, name, *([V.text.start + 999] * (number % 7)), V.eos]
-    else:
-        ids = [V.bos, name, V.end_turn, *image, V.eos]
-        return ids, [False] * 3 + [True] * 5
-    return ids, [True] * len(ids)
+SMALL = StreamConfig(row_length=16, num_rows=2, window=3, patience=0)
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
-    folder = tmp_path_factory.mktemp("shards")
-    writer = PieceWriter(V)
-    for source, size in SIZES.items():
-        for number in range(size):
-            writer.add(*sequence(source, number), source)
-    pieces = [writer.write(folder, "piece-00000")]
-    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(folder)
-    return ShardReader(folder)
-
-
-def names(batch: Batch) -> list[int]:
-    """The names of the sequences in a batch, in no order."""
-    first = V.text.start
-    inside = batch.ids[(batch.owners != NOBODY) & (batch.ids >= first) & (batch.ids < first + 300)]
-    return (inside - first).tolist()
+    return written(tmp_path_factory.mktemp("shards"))
 
 
 def begun(reader: ShardReader, config: StreamConfig, weights: Mapping[str, float]) -> Stream:
@@ -76,7 +47,9 @@ def same(one: Batch, other: Batch) -> bool:
 def test_nothing_is_lost_or_doubled_in_an_epoch(
     reader: ShardReader, seed: int, row_length: int, num_rows: int, window: int
 ) -> None:
-    config = StreamConfig(row_length=row_length, num_rows=num_rows, window=window, seed=seed)
+    config = StreamConfig(
+        row_length=row_length, num_rows=num_rows, window=window, patience=0, seed=seed
+    )
     stream = begun(reader, config, {"pairs": 1.0})
     drawn: list[int] = []
     while len(drawn) < 3 * SIZES["pairs"]:
@@ -258,4 +231,119 @@ def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     assert str(caught.value) == (
         f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; wanted "
         "at least that. Raise stream.row_length."
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 8), st.sampled_from(["sequences", "ids"]))
+def test_what_is_put_off_is_neither_lost_nor_doubled(
+    reader: ShardReader, seed: int, patience: int, share_of: Any
+) -> None:
+    config = StreamConfig(
+        row_length=9, num_rows=3, window=2, patience=patience, share_of=share_of, seed=seed
+    )
+    stream = begun(reader, config, ALL)
+    seen: Counter[int] = Counter()
+    for _ in range(60):
+        seen.update(names(stream.next()))
+    end = stream.end()
+    for name, first in (("pairs", 0), ("text", 100)):
+        epochs = end.drawn[name] // SIZES[name]
+        waiting = [n for n, _ in end.put_off if (n >= SIZES["pairs"]) == (name == "text")]
+        counts = [seen[first + n] for n in range(SIZES[name])]
+        assert sum(counts) == end.drawn[name] - len(waiting)
+        assert all(epochs - len(waiting) <= count <= epochs + 1 for count in counts)
+    assert len(end.put_off) <= patience
+
+
+def test_patience_fills_rows(reader: ShardReader) -> None:
+    fills = []
+    for patience in (0, 8):
+        config = StreamConfig(row_length=30, num_rows=4, window=4, patience=patience)
+        stream = begun(reader, config, ALL)
+        fills.append(np.mean([stream.next().fill for _ in range(40)]))
+    assert fills[1] > 0.98 > fills[0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_any_number_of_ranks_reads_the_same_rows_between_them(
+    reader: ShardReader, size: int
+) -> None:
+    config = StreamConfig(row_length=16, num_rows=5, window=3, drop_condition=0.2)
+    whole = begun(reader, config, ALL)
+    ranks = [Stream(reader, config, rank=rank, size=size) for rank in range(size)]
+    for step in range(8):
+        weights = ALL if step < 5 else {"answers": 2.0, "text": 1.0}
+        whole.mix(weights)
+        batch = whole.next()
+        for rank, stream in enumerate(ranks):
+            stream.mix(weights)
+            assert same(stream.next(), batch.rows(slice(rank, None, size)))
+            assert stream.state == whole.state
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 12),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.integers(0, 3),
+    st.sampled_from(["sequences", "ids"]),
+)
+def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks(
+    reader: ShardReader, step: int, sizes: tuple[int, int], patience: int, share_of: Any
+) -> None:
+    config = StreamConfig(
+        row_length=12, num_rows=4, window=2, patience=patience, share_of=share_of, seed=step
+    )
+    before, after = sizes
+    stopped = [Stream(reader, config, rank=rank, size=before) for rank in range(before)]
+    for stream in stopped:
+        stream.mix(ALL)
+        for _ in range(step):
+            stream.next()
+    whole = begun(reader, config, ALL)
+    for _ in range(step):
+        whole.next()
+    saved = StreamState(**json.loads(json.dumps(asdict(stopped[-1].state))))
+    resumed = [Stream(reader, config, rank=rank, size=after) for rank in range(after)]
+    for stream in resumed:
+        stream.restore(saved)
+        stream.mix(ALL)
+    for _ in range(6):
+        batch = whole.next()
+        for rank, stream in enumerate(resumed):
+            assert same(stream.next(), batch.rows(slice(rank, None, after)))
+
+
+def test_the_state_is_a_few_hundred_bytes(reader: ShardReader) -> None:
+    stream = begun(reader, StreamConfig(row_length=9, num_rows=4, window=4), ALL)
+    for _ in range(50):
+        stream.next()
+    assert len(json.dumps(asdict(stream.state))) < 400
+
+
+def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
+    writer = PieceWriter(V)
+    for source, length in (("long", 90), ("short", 7)):
+        for number in range(50):
+            ids = [V.bos, *([V.text.start + (source == "long")] * (length + number % 5)), V.eos]
+            writer.add(ids, [True] * len(ids), source)
+    pieces = [writer.write(tmp_path, "piece-00000")]
+    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
+    config = StreamConfig(row_length=128, num_rows=16, share_of="ids")
+    stream = begun(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})
+    counts = np.zeros(2)
+    for _ in range(2000 // 16):
+        ids = stream.next().ids
+        counts += [(ids == V.text.start + 1).sum(), (ids == V.text.start).sum()]
+    # Each sequence has one more id, its <s>, that names no source: 1 in 94 and 1 in 10.
+    shares = counts * [94 / 93, 10 / 9]
+    assert abs(shares[0] / shares.sum() - 0.3) < 0.01
+
+
+def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, SMALL, rank=0, size=3)
+    assert str(caught.value) == (
+        "num_rows=2 for 3 ranks; wanted at least one row for each. Raise stream.num_rows."
     )

@@ -1,0 +1,40 @@
+"""Weights of the stages: what each source's share is, and how close the rows came to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from calumma.errors import ConfigError
+
+
+def second_stage(
+    first: Mapping[str, float], added: Mapping[str, float], *, kept: float = 0.5
+) -> dict[str, float]:
+    """Stage two's weights: stage one's times `kept`, and the rest given to named sources.
+
+    Args:
+        first: stage one's weights; they need not sum to 1.
+        added: the sources that the rest is shared out to, by weight; they may be in `first` too.
+        kept: share of stage two that is stage one's mixture (the paper's half).
+
+    Returns:
+        Weights that sum to 1.
+
+    Raises:
+        ConfigError: weights are negative or sum to nothing, or `kept` is no share.
+
+    >>> second_stage({"web": 3.0, "pairs": 1.0}, {"best": 1.0, "pairs": 1.0})
+    {'web': 0.375, 'pairs': 0.375, 'best': 0.25}
+    """
+    if not 0.0 <= kept <= 1.0:
+        raise ConfigError(f"kept={kept} of stage one; wanted a share from 0 to 1.")
+    weights: dict[str, float] = {}
+    for part, share in ((first, kept), (added, 1.0 - kept)):
+        total = sum(part.values())
+        if total <= 0 or min(part.values()) < 0:
+            raise ConfigError(
+                f"a stage's weights are {dict(part)}; wanted none negative and one positive."
+            )
+        for name, weight in part.items():
+            weights[name] = weights.get(name, 0.0) + share * weight / total
+    return weights

@@ -1,0 +1,195 @@
+"""Whether rows are full, mixed and turned as asked, hold whole images, and give documents back.
+
+    python studies/data/rows.py --shards out/kill/whole --tokenizers out/kill/tokenizers DOCS...
+
+DOCS are the files that the shards were built of, in the same order. One JSON object is the last
+line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calumma.batches.drawing import Draw
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.readers import read_documents
+from calumma.errors import ImageError
+from calumma.shards.reader import ShardReader
+from calumma.tokens.sequence import split_ids
+from calumma.tokens.text import TextTokenizer
+from calumma.vocabulary import Vocabulary
+
+BATCHES, ROWS = 125, 16
+"""2,000 rows."""
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--tokenizers", type=Path, required=True)
+    parser.add_argument("--row-length", type=int, default=4096)
+    parser.add_argument("documents", nargs="+")
+    args = parser.parse_args()
+    reader, length = ShardReader(args.shards), args.row_length
+    print(
+        json.dumps(
+            {
+                "fill": {by: fill(reader, length, by) for by in ("sequences", "ids")},
+                "worst_share_error": {
+                    by: share_error(reader, length, by) for by in ("sequences", "ids")
+                },
+                "image_first": {asked: image_first(reader, length, asked) for asked in (0.5, 0.3)},
+                **given_back(reader, length, args.tokenizers, args.documents),
+            }
+        )
+    )
+
+
+def stream_of(reader: ShardReader, weights: dict[str, float], **settings: Any) -> Stream:
+    """A stream with these weights."""
+    stream = Stream(reader, StreamConfig(num_rows=ROWS, **settings))
+    stream.mix(weights)
+    return stream
+
+
+def owned(stream: Stream) -> Iterator[tuple[Draw, int, list[int]]]:
+    """Every owner of the next batch: its draw, which item of it, and its ids."""
+    planned = stream.planned()
+    batch = stream.next()
+    for row, owners in enumerate(planned):
+        for owner, (draw, which) in enumerate(owners):
+            places = np.flatnonzero(batch.owners[row] == owner)
+            ids = [*batch.ids[row][places].tolist(), int(batch.targets[row][places[-1]])]
+            yield draw, which, ids
+
+
+def fill(reader: ShardReader, row_length: int, share_of: str) -> float:
+    """Share of 2,000 rows, all sources weighing the same, that is no padding."""
+    even = dict.fromkeys(reader.manifest.sources, 1.0)
+    stream = stream_of(reader, even, row_length=row_length, share_of=share_of)
+    return round(float(np.mean([stream.next().fill for _ in range(BATCHES)])), 4)
+
+
+def share_error(reader: ShardReader, row_length: int, share_of: str) -> float:
+    """The largest distance of a source's share in 2,000 rows from its weight."""
+    weights = {name: float(n) for n, name in enumerate(reader.manifest.sources, start=1)}
+    stream = stream_of(reader, weights, row_length=row_length, share_of=share_of)
+    amounts: Counter[str] = Counter()
+    for _ in range(BATCHES):
+        for draw, which, ids in owned(stream):
+            amount = len(ids) - 1 if share_of == "ids" else int(which == 0)
+            amounts[reader.source(draw.number)] += amount
+    total, weight = sum(amounts.values()), sum(weights.values())
+    return round(max(abs(amounts[n] / total - w / weight) for n, w in weights.items()), 5)
+
+
+def image_first(reader: ShardReader, row_length: int, asked: float) -> float:
+    """The share of pairs that come image first."""
+    counts = {name: reader.manifest.counts(name) for name in reader.manifest.sources}
+    pairs = {name: 1.0 for name, c in counts.items() if c.num_images == c.num_sequences}
+    stream = stream_of(reader, pairs, row_length=row_length, image_first=asked)
+    begin = stream.vocabulary.begin_image
+    found = [ids[1] == begin for _ in range(20) for _, _, ids in owned(stream)]
+    return round(float(np.mean(found)), 4)
+
+
+def given_back(
+    reader: ShardReader, row_length: int, tokenizers: Path, paths: Sequence[str]
+) -> dict[str, int]:
+    """Every document of an epoch's rows, put together again and held against its file."""
+    text = TextTokenizer.load(tokenizers)
+    vocabulary, codes = reader.manifest.vocabulary, reader.manifest.codes_per_image
+    pieces: dict[int, dict[int, list[int]]] = {}
+    broken = 0
+    for source in reader.manifest.sources:
+        for draw, which, ids in epoch_of(reader, source, row_length):
+            pieces.setdefault(draw.number, {})[which] = ids
+            broken += not holds_whole_images(np.array(ids), vocabulary, codes)
+    same = read = 0
+    for document in read_documents(paths):
+        if not can_be_read(document):
+            continue
+        parts = [pieces[read][which] for which in sorted(pieces[read])]
+        ids = parts[0] + [id_ for part in parts[1:] for id_ in part[1:]]
+        wanted, found = told(document, codes), told_by(ids, text, vocabulary)
+        same += found in (wanted, wanted[::-1] if len(wanted) == 2 else wanted)
+        read += 1
+    return {
+        "documents_read": read,
+        "documents_given_back": same,
+        "sequences": len(pieces),
+        "owners_with_part_of_an_image": broken,
+    }
+
+
+def epoch_of(
+    reader: ShardReader, source: str, row_length: int
+) -> Iterator[tuple[Draw, int, list[int]]]:
+    """Every owner of a source's first epoch."""
+    stream = stream_of(reader, {source: 1.0}, row_length=row_length)
+    missing = {reader.number(source, place) for place in range(reader.num_of_source(source))}
+    while missing:
+        for draw, which, ids in owned(stream):
+            if draw.epoch == 0:
+                missing.discard(draw.number)
+                yield draw, which, ids
+    # The last sequence seen may have other pieces in later rows of its window.
+    for _ in range(stream.config.window):
+        yield from (owner for owner in owned(stream) if owner[0].epoch == 0)
+
+
+def holds_whole_images(ids: np.ndarray, vocabulary: Vocabulary, codes: int) -> bool:
+    """Whether every image among these ids has its begin, all its codes, and its end."""
+    inside = (ids >= vocabulary.codes.start) & (ids < vocabulary.codes.stop)
+    starts = np.flatnonzero(ids == vocabulary.begin_image)
+    ends = np.flatnonzero(ids == vocabulary.end_image)
+    return (
+        len(starts) == len(ends)
+        and bool((ends - starts == codes + 1).all())
+        and bool(inside.sum() == codes * len(starts))
+        and all(inside[start + 1 : start + codes + 1].all() for start in starts)
+    )
+
+
+def can_be_read(document: Document) -> bool:
+    """Whether all pictures of a document can be opened."""
+    try:
+        for image in document.images:
+            image.open()
+    except ImageError:
+        return False
+    return True
+
+
+def told(document: Document, codes: int) -> list[str | int]:
+    """A document as its rows can tell it: runs of text, and the number of codes of each image."""
+    runs: list[str | int] = []
+    for part in document.content:
+        if isinstance(part, Image):
+            runs.append(codes)
+        elif isinstance(part, Text) and runs and isinstance(runs[-1], str):
+            runs[-1] += part.text
+        elif isinstance(part, Text) and part.text:
+            runs.append(part.text)
+    return runs
+
+
+def told_by(ids: Sequence[int], text: TextTokenizer, vocabulary: Vocabulary) -> list[str | int]:
+    """The same, from ids."""
+    return [
+        len(run) if kind == "image" else text.decode(run)
+        for kind, run in split_ids(ids, vocabulary)
+    ]
+
+
+if __name__ == "__main__":
+    main()

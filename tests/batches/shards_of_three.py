@@ -1,0 +1,46 @@
+"""Shards of three sources, whose sequences are known again by their first id of text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calumma.batches.batch import NOBODY, Batch
+from calumma.shards.manifest import Manifest
+from calumma.shards.reader import ShardReader
+from calumma.shards.writer import PieceWriter
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=3, num_text=2000)
+SIZES = {"pairs": 40, "text": 30, "answers": 20}
+
+
+def sequence(source: str, number: int) -> tuple[list[int], list[bool]]:
+    """Text whose first id names the sequence."""
+    name = V.text.start + {"pairs": 0, "text": 100, "answers": 200}[source] + number
+    image = [V.begin_image, 4, 5, V.end_image]
+    if source == "pairs":
+        ids = [V.bos, name, *image, V.eos]
+    elif source == "text":
+        ids = [V.bos, name, *([V.text.start + 999] * (number % 7)), V.eos]
+    else:
+        ids = [V.bos, name, V.end_turn, *image, V.eos]
+        return ids, [False] * 3 + [True] * 5
+    return ids, [True] * len(ids)
+
+
+def written(folder: Path, sizes: dict[str, int] = SIZES) -> ShardReader:
+    """The shards, opened."""
+    writer = PieceWriter(V)
+    for source, size in sizes.items():
+        for number in range(size):
+            writer.add(*sequence(source, number), source)
+    pieces = [writer.write(folder, "piece-00000")]
+    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(folder)
+    return ShardReader(folder)
+
+
+def names(batch: Batch) -> list[int]:
+    """The names of the sequences in a batch, in no order."""
+    first = V.text.start
+    inside = batch.ids[(batch.owners != NOBODY) & (batch.ids >= first) & (batch.ids < first + 300)]
+    return (inside - first).tolist()

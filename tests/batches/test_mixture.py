@@ -1,0 +1,35 @@
+"""Stage two's weights: half of stage one's, the rest for the better sources."""
+
+from __future__ import annotations
+
+import pytest
+
+from calumma.batches.mixture import second_stage
+from calumma.errors import ConfigError
+
+
+def test_stage_one_is_halved_and_the_rest_is_shared_out() -> None:
+    weights = second_stage({"web": 6.0, "code": 2.0}, {"best": 3.0, "turns": 1.0})
+    assert weights == {"web": 0.375, "code": 0.125, "best": 0.375, "turns": 0.125}
+
+
+def test_a_source_of_both_stages_gets_both_shares() -> None:
+    assert second_stage({"a": 1.0}, {"a": 1.0, "b": 1.0}, kept=0.8) == pytest.approx(
+        {"a": 0.9, "b": 0.1}
+    )
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": 2.0, "b": -1.0}])
+def test_weights_that_are_none_are_refused(weights: dict[str, float]) -> None:
+    for first, added in (({"a": 1.0}, weights), (weights, {"a": 1.0})):
+        with pytest.raises(ConfigError) as caught:
+            second_stage(first, added)
+        assert str(caught.value) == (
+            f"a stage's weights are {weights}; wanted none negative and one positive."
+        )
+
+
+def test_a_share_beyond_the_whole_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        second_stage({"a": 1.0}, {"b": 1.0}, kept=1.5)
+    assert str(caught.value) == "kept=1.5 of stage one; wanted a share from 0 to 1."
