@@ -1,6 +1,7 @@
 """Memory and time of conversions between layouts, beside the largest file they read or write.
 
     python -m benches.convert            a random model of 1.1 GB in files of 250 MB
+    python -m benches.convert --wide     one layer of the 34B, 3.5 GB: tensors as large as its
     python -m benches.convert --quick    a small one, to see that it runs
 
 Every conversion is a process of its own: `calumma convert`, and for comparison a program that loads
@@ -95,20 +96,24 @@ def _draw(shape: Shape) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).normal_()
 
 
-def sized(quick: bool) -> tuple[DecoderConfig, int]:
+def sized(size: str) -> tuple[DecoderConfig, int]:
     """The decoder to convert, and how large its files are."""
-    width = 128 if quick else 2048
+    width, layers, most_bytes = {
+        "quick": (128, 8, 1_000_000),
+        "usual": (2048, 8, 250_000_000),
+        "wide": (8192, 1, 5_000_000_000),
+    }[size]
     config = DecoderConfig(
-        vocabulary_size=width * 16,
+        vocabulary_size=65_536 if size == "wide" else width * 16,
         model_dim=width,
-        num_layers=8,
-        num_heads=16,
+        num_layers=layers,
+        num_heads=64 if size == "wide" else 16,
         num_kv_heads=8,
-        feed_forward_dim=width * 11 // 4,
+        feed_forward_dim=22_016 if size == "wide" else width * 11 // 4,
         max_tokens=4096,
         qk_norm_groups=4,
     )
-    return config, 1_000_000 if quick else 250_000_000
+    return config, most_bytes
 
 
 def largest_file(*folders: Path) -> int:
@@ -118,15 +123,16 @@ def largest_file(*folders: Path) -> int:
     return max(path.stat().st_size for path in files)
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(kind: str) -> dict[str, Any]:
     """All conversions; the measures of both sides and the sizes."""
-    config, size = sized(quick)
+    config, size = sized(kind)
+    quick = kind == "quick"
     ours: dict[str, float] = {}
     direct: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         write_random(root / "folder", config, size)
-        write_random(root / "tiny", sized(quick=True)[0], size)
+        write_random(root / "tiny", sized("quick")[0], size)
         tiny = Route("tiny_out", "tiny", ("--to", "calumma"))
         starts = [0, 0] if quick else [peak_memory_bytes(c) for c in _commands(tiny, root, size)]
         for route in ROUTES[: 1 if quick else None]:
@@ -155,13 +161,15 @@ def _commands(route: Route, root: Path, size: int) -> tuple[list[str], list[str]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Memory of conversions between layouts.")
-    parser.add_argument("--quick", action="store_true", help="a small model")
-    found = measure(parser.parse_args().quick)
+    sizes = parser.add_mutually_exclusive_group()
+    for name in ("quick", "wide"):
+        sizes.add_argument(f"--{name}", action="store_const", const=name, dest="size")
+    found = measure(parser.parse_args().size or "usual")
     for name, value in found["ours"].items():
         print(f"{name:<44}{value:>16,.2f}")
     sides = {OURS: found["ours"]} | ({"direct": found["direct"]} if found["direct"] else {})
-    sizes = {"model_bytes": found["model_bytes"], "file_bytes": found["file_bytes"]}
-    print(result_line("convert", sides, machine(), **sizes))
+    known = {"model_bytes": found["model_bytes"], "file_bytes": found["file_bytes"]}
+    print(result_line("convert", sides, machine(), **known))
 
 
 if __name__ == "__main__":

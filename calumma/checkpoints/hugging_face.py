@@ -218,7 +218,7 @@ def decoder_config(config: Mapping[str, Any], where: object, *, swin_norm: bool)
             norm_epsilon=numbers["rms_norm_eps"],
         )
     except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
 
 
 def whole_number(config: Mapping[str, Any], name: str, where: object) -> int:
@@ -262,4 +262,4 @@ def read_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQCo
             dropout=vq.get("dropout", 0.0),
         )
     except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error

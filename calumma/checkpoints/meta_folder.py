@@ -174,7 +174,7 @@ def _read_params(folder: Path, shards: list[dict[str, Stored]]) -> DecoderConfig
             norm_epsilon=params.get("norm_eps") or 1e-5,
         )
     except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
 
 
 def _feed_forward_dim(params: Mapping[str, Any], dim: int) -> int:

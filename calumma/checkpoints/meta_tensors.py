@@ -188,7 +188,14 @@ def united(
 
 
 def _joined(parts: list[Stored], shape: Shape, dim: int) -> Stored:
-    return Stored(shape, parts[0].dtype, lambda: torch.cat([part.read() for part in parts], dim))
+    def read() -> Tensor:
+        whole = torch.empty(shape, dtype=parts[0].dtype)
+        # One part after the other: never all of them beside the whole.
+        for room, part in zip(whole.chunk(len(parts), dim), parts, strict=True):
+            room.copy_(part.read())
+        return whole
+
+    return Stored(shape, parts[0].dtype, read)
 
 
 def _same(parts: list[Stored], what: str) -> Stored:

@@ -132,7 +132,7 @@ def read_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig
     try:
         return replace(shape, qk_norm="rms", qk_norm_groups=groups)
     except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
 
 
 def open_qwen3(folder: Path, config: Mapping[str, Any]) -> StoredModel:

@@ -136,13 +136,13 @@ def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
     [
         (
             {"num_attention_heads": 48},
-            "model_dim=4096 does not divide over num_heads=48; the nearest that does is "
-            "model_dim=4080.",
+            "its numbers do not fit. model_dim=4096 does not divide over num_heads=48; the nearest "
+            "that does is model_dim=4080.",
         ),
         (
             {"num_key_value_heads": 5},
-            "num_heads=32 is not a multiple of num_kv_heads=5: the query heads cannot share keys "
-            "evenly.",
+            "its numbers do not fit. num_heads=32 is not a multiple of num_kv_heads=5: the query "
+            "heads cannot share keys evenly.",
         ),
         (
             {"hidden_size": 0},

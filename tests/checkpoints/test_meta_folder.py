@@ -225,7 +225,7 @@ def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change_params", "told"),
     [
-        ({"n_heads": 7}, "model_dim=64 does not divide over num_heads=7; the nearest"),
+        ({"n_heads": 7}, "its numbers do not fit. model_dim=64 does not divide"),
         ({"dim": None}, "dim is null; wanted a whole number of at least 1."),
     ],
 )

@@ -148,8 +148,8 @@ def test_an_image_tokenizer_that_is_none_is_refused(folder: Path) -> None:
         ),
         (
             {"qk_norm_groups": 3},
-            "qk_norm_groups=3 does not divide num_heads=8 and num_kv_heads=4; wanted a divisor of "
-            "both.",
+            "its numbers do not fit. qk_norm_groups=3 does not divide num_heads=8 and "
+            "num_kv_heads=4; wanted a divisor of both.",
         ),
         (
             {"use_sliding_window": True},
