@@ -119,7 +119,8 @@ class EfficientNetLite0(nn.Module):
         Raises:
             ConfigError: the package is not installed.
         """
-        return cls(torch.load(weights_file(), map_location="cpu", weights_only=True), num_stages)
+        path = weights_file()
+        return cls(torch.load(path, map_location="cpu", weights_only=True), num_stages)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """[B, 3, H, W] in [-1, 1] -> for each stage [B, C, h, w].
