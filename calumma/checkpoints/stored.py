@@ -22,6 +22,9 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
 
 Shape = tuple[int, ...]
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""What weights are kept in."""
+
 NAMED = 3
 """Names that a message lists before it only counts."""
 
@@ -164,6 +167,11 @@ def require_tensors(
             raise CheckpointError(
                 f"{where}: tensor {name} is {list(found[name].shape)}, but its config wants "
                 f"{list(shape)}. Copy both again from where they were written together."
+            )
+        if found[name].dtype not in FLOATS:
+            raise CheckpointError(
+                f"{where}: tensor {name} is of type {found[name].dtype}; wanted a plain "
+                "floating-point type, such as bfloat16. Quantised weights are not read."
             )
 
 

@@ -31,7 +31,7 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-"""What weights are kept in."""
+"""The types of `FLOATS`, by their names in the header."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LENGTH_BYTES = 8

@@ -217,8 +217,8 @@ def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
         folder / "consolidated.02.pth", lambda tensors: tensors.update({name: tensors[name].half()})
     )
     assert refusal(release) == (
-        f"{folder}: tensor {name} is of type float16 and float32; wanted one floating-point type "
-        "in all shards. Take shards that were saved together."
+        f"{folder}: tensor {name} is of type float16 and float32; wanted one type in all "
+        "shards. Take shards that were saved together."
     )
 
 

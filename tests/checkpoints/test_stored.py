@@ -79,6 +79,16 @@ def test_other_tensors_than_wanted_are_refused(
     assert str(caught.value) == message
 
 
+def test_quantised_tensors_are_refused() -> None:
+    codes = {"a": Stored.of(torch.zeros(2, dtype=torch.int8))}
+    with pytest.raises(CheckpointError) as caught:
+        require_tensors("X", codes, {"a": (2,)}, "a toy")
+    assert str(caught.value) == (
+        "X: tensor a is of type torch.int8; wanted a plain floating-point type, such as bfloat16. "
+        "Quantised weights are not read."
+    )
+
+
 def test_the_tensors_wanted_are_taken() -> None:
     require_tensors("X", stored(**WANTED), WANTED, "a toy")
 
