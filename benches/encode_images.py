@@ -8,8 +8,8 @@
 Both have the same random weights. Each side opens the same files, prepares them and encodes them:
 ours as a stream, with threads that open pictures ahead; theirs one by one, and in batches, with
 its own processor and our file for it. Before that, both encode the same pixels, and the share of
-cells with equal codes is told. The device's limit is a matrix product in float32 (in bfloat16
-where that is the trunk's precision), timed between the rounds.
+cells with equal codes is told. The device's limit is a matrix product in float32 (in 16 bits
+where the trunk works in them), timed between the rounds.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--precision", default="float32", choices=["float32", "float16", "bfloat16"]
+    )
     parser.add_argument("--compiled", action="store_true")
     return parser.parse_args()
 

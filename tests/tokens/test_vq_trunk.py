@@ -5,7 +5,7 @@ import torch
 
 from calumma.errors import ConfigError
 from calumma.tokens.vq import trunk as trunk_module
-from calumma.tokens.vq.trunk import Trunk
+from calumma.tokens.vq.trunk import Precision, Trunk
 from tests.tokens.test_vq_quick_encoder import random_network
 
 
@@ -28,12 +28,15 @@ def test_codes_do_not_depend_on_how_many_distances_are_known_at_a_time(
     assert torch.equal(trunk.codes(pixels), wanted)
 
 
-def test_in_bfloat16_most_codes_are_the_same_and_the_network_stays_as_it_is() -> None:
+@pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.9), ("float16", 0.99)])
+def test_in_16_bits_most_codes_are_the_same_and_the_network_stays_as_it_is(
+    precision: Precision, share: float
+) -> None:
     network = random_network()
     pixels = torch.rand(4, 3, 64, 64) * 2 - 1
     exact = Trunk(network, "float32", compiled=False).codes(pixels)
-    found = Trunk(network, "bfloat16", compiled=False).codes(pixels)
-    assert (found == exact).float().mean() > 0.9
+    found = Trunk(network, precision, compiled=False).codes(pixels)
+    assert (found == exact).float().mean() > share
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
@@ -41,5 +44,5 @@ def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         Trunk(random_network(), "float8", compiled=False)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        'precision=\'float8\' is not known; wanted "float32" or "bfloat16".'
+        "precision='float8' is not known; wanted one of float32, float16, bfloat16."
     )
