@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
 
 Fit = Literal["crop", "pad"]
-Codes = list[int] | ImageError
+Codes = Sequence[int] | ImageError
 """The codes of a picture, or why it has none."""
 
 BATCH = 32
@@ -27,8 +28,8 @@ others happened to be encoded beside it, and a build that was killed ends in the
 PREPARATION = "content cropped, prompts padded; white ground; Lanczos; 32 pictures at a time; 1"
 """How pictures and text are prepared; its number goes up when the ids of a document change."""
 
-REMEMBERED = 200_000
-"""Pictures whose codes are remembered; a few hundred megabytes at full size."""
+REMEMBERED = 8_000_000
+"""Codes of pictures that are remembered, of 4 bytes each, before all are forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class DocumentEncoder:
         self, documents: Sequence[Document], keys: Sequence[Sequence[_Key | ImageError]]
     ) -> None:
         """Encode the pictures that are not known yet, each once."""
-        if len(self._known) > REMEMBERED:
+        if len(self._known) * self.image.config.codes_per_image > REMEMBERED:
             self._known.clear()
         new: dict[_Key, tuple[Image, Fit]] = {}
         for document, wanted in zip(documents, keys, strict=True):
@@ -128,7 +129,8 @@ class DocumentEncoder:
                 if not isinstance(key, ImageError) and key not in self._known:
                     new.setdefault(key, picture)
         stream = self.image.encode_stream(new.values(), workers=self.decoders, batch=BATCH)
-        self._known.update(zip(new, stream, strict=True))
+        for key, codes in zip(new, stream, strict=True):
+            self._known[key] = codes if isinstance(codes, ImageError) else array("i", codes)
 
 
 _Key = tuple[bytes, Fit]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from calumma.batches.drawing import Draw
+from calumma.batches.order import pair_parts
 from calumma.batches.stream import Stream, StreamConfig
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
@@ -94,12 +95,12 @@ def share_error(reader: ShardReader, row_length: int, share_of: str) -> float:
 
 def image_first(reader: ShardReader, row_length: int, asked: float) -> float:
     """The share of pairs that come image first."""
-    counts = {name: reader.manifest.counts(name) for name in reader.manifest.sources}
-    pairs = {name: 1.0 for name, c in counts.items() if c.num_images == c.num_sequences}
-    stream = stream_of(reader, pairs, row_length=row_length, image_first=asked)
-    begin = stream.vocabulary.begin_image
-    found = [ids[1] == begin for _ in range(20) for _, _, ids in owned(stream)]
-    return round(float(np.mean(found)), 4)
+    even = dict.fromkeys(reader.manifest.sources, 1.0)
+    stream = stream_of(reader, even, row_length=row_length, image_first=asked)
+    owners = [np.array(ids) for _ in range(40) for _, _, ids in owned(stream)]
+    whole = [ids for ids in owners if ids[-1] == stream.vocabulary.eos]
+    pairs = [ids for ids in whole if pair_parts(ids, stream.vocabulary) is not None]
+    return round(float(np.mean([ids[1] == stream.vocabulary.begin_image for ids in pairs])), 4)
 
 
 def given_back(

@@ -53,3 +53,51 @@ def test_bad_documents_are_left_out_counted_and_listed(
     assert told[1:] == [f"left out 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl"]
     listed = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in listed] == [str(n) for n in range(12)]
+
+
+def test_workers_and_pieces_are_at_least_one(
+    tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
+    assert main([*words, "--workers", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --piece 512 --workers 0; wanted at least 1 of each. Leave them out for what is "
+        "usual.\n"
+    )
+
+
+def test_slurm_needs_to_be_told_its_partition(
+    tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
+    assert main([*words, "--executor", "slurm"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --executor slurm without --slurm FILE; wanted a TOML file that names at least the "
+        'partition. Write one line into it: partition = "NAME".\n'
+    )
+
+
+def test_jobs_of_slurm_are_told(
+    tok: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import calumma.shards.executors
+    from calumma.shards.executors import SlurmConfig
+
+    asked: list[object] = []
+
+    def submit(job: object, paths: list[str], workers: int, config: SlurmConfig) -> list[str]:
+        asked.extend([paths, workers, config])
+        return ["41", "42"]
+
+    monkeypatch.setattr(calumma.shards.executors, "submit_to_slurm", submit)
+    (tmp_path / "slurm.toml").write_text('partition = "short"\ngpus = 1\n')
+    words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
+    words += ["--executor", "slurm", "--slurm", str(tmp_path / "slurm.toml"), "--device", "cuda"]
+    assert main(words) == 0
+    assert asked == [["docs"], -1, SlurmConfig(partition="short", gpus=1)]
+    assert capsys.readouterr().out == (
+        f"job 41 builds the pieces; job 42 then writes {tmp_path / 'out' / 'manifest.json'}\n"
+    )

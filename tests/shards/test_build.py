@@ -29,6 +29,7 @@ class FakeImageTokenizer:
 
     class config:
         num_codes = 16
+        codes_per_image = 2
 
     def __init__(self, fingerprint: str = "fake") -> None:
         self.fingerprint = fingerprint

@@ -1,0 +1,273 @@
+"""From documents to batches: tokens a second, the encoder kept busy, hashes, memory.
+
+    python -m benches.data             # minutes
+    python -m benches.data --quick     # small, seconds
+
+`loader`: rows of 4,096 ids out of shards of captioned pictures (1,026 ids) and texts of all
+lengths, in this process and with two workers; beside them grain's random access to rows cut
+beforehand, where grain is installed. `encode`: a build of shards beside the same network on pixels that are
+ready. `write`: the share of a build that is spent on writing and hashing. `memory`: the peak of a
+build, and what a reader of its shards holds, over a corpus and over one many times as large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from benches.measure import OURS, interleaved, machine, medians, peak_memory_bytes, result_line
+from calumma.batches.ahead import AheadStream
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.writers import write_parquet
+from calumma.shards.build import write_manifest
+from calumma.shards.encode import DocumentEncoder, Tokenizers
+from calumma.shards.manifest import Manifest
+from calumma.shards.piece import PieceMaker
+from calumma.shards.reader import ShardReader
+from calumma.shards.writer import PieceWriter
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.pixels import to_pixels
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQNetwork
+from calumma.vocabulary import Vocabulary
+
+ROW_LENGTH, NUM_ROWS = 4096, 16
+WORDS = ("the", "red", "green", "blue", "small", "large", "circle", "bird", "boat", "under")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loaders = loader(folder, 400 if args.quick else 6000, args.rounds)
+        ours: dict[str, float] = loaders.pop(OURS)
+        ours |= encode(folder, 32 if args.quick else 256, 64 if args.quick else 256)
+        small, times = (40, 5) if args.quick else (500, 100)
+        ours |= memory(folder, small, times)
+    print(result_line("data", {OURS: ours, **loaders}, machine(threads=1), quick=args.quick))
+
+
+def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Tokens a second of rows of 4,096."""
+    reader = synthetic_shards(folder / "loader", sequences)
+    config = StreamConfig(row_length=ROW_LENGTH, num_rows=NUM_ROWS)
+    plain, ahead = Stream(reader, config), AheadStream(reader, config, workers=2)
+    works: dict[str, Callable[[], None]] = {}
+    for name, stream in (("here", plain), ("workers", ahead)):
+        stream.mix(dict.fromkeys(reader.manifest.sources, 1.0))
+        stream.next()
+        works[name] = drawing(stream)
+    if (peer := grain_rows(reader)) is not None:
+        works["grain"] = peer
+    seconds = medians(interleaved(works, rounds=rounds))
+    ahead.close()
+    tokens = BATCHES * NUM_ROWS * ROW_LENGTH
+    rates = {name: tokens / value for name, value in seconds.items()}
+    sides = {
+        OURS: {
+            "tokens_per_second": rates["here"],
+            "tokens_per_second_two_workers": rates["workers"],
+            "fill": float(np.mean([plain.next().fill for _ in range(8)])),
+        }
+    }
+    if "grain" in rates:
+        sides["grain"] = {"tokens_per_second": rates["grain"]}
+    return sides
+
+
+BATCHES = 16
+
+
+def drawing(stream: Stream) -> Callable[[], None]:
+    """Take a window's batches and another's."""
+
+    def work() -> None:
+        for _ in range(BATCHES):
+            stream.next()
+
+    return work
+
+
+def grain_rows(reader: ShardReader) -> Callable[[], None] | None:
+    """grain's shuffled random access to rows of one length, cut out of the ids end to end."""
+    try:
+        import grain
+    except ImportError:
+        return None
+    ids = np.concatenate([reader.read(number)[0] for number in range(len(reader))])
+    rows = len(ids) // (ROW_LENGTH + 1)
+
+    def row(number: int) -> dict[str, np.ndarray]:
+        cut = ids[number * (ROW_LENGTH + 1) : (number + 1) * (ROW_LENGTH + 1)]
+        owners = np.cumsum(cut[:-1] == 0)
+        return {
+            "ids": cut[:-1],
+            "targets": cut[1:],
+            "counted": np.ones(ROW_LENGTH, dtype=bool),
+            "owners": owners,
+            "positions": np.arange(ROW_LENGTH),
+        }
+
+    data = grain.MapDataset.range(rows).shuffle(seed=0).repeat().map(row).batch(NUM_ROWS)
+    place = iter(range(1 << 40))
+
+    def work() -> None:
+        for _ in range(BATCHES):
+            data[next(place)]
+
+    return work
+
+
+def synthetic_shards(folder: Path, sequences: int) -> ShardReader:
+    """Captioned pictures of 1,024 codes, and texts of 30 to 6,000 ids."""
+    vocabulary = Vocabulary.release()
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    writer, pieces = PieceWriter(vocabulary), []
+    for number in range(sequences):
+        many = int(random.lognormal(6, 1)) + 30 if number % 2 else int(random.integers(5, 60))
+        text = random.integers(vocabulary.text.start, vocabulary.text.stop, min(many, 6000))
+        ids = [vocabulary.bos, *text.tolist()]
+        if number % 2 == 0:
+            codes = random.integers(4, 8196, 1024).tolist()
+            ids += [vocabulary.begin_image, *codes, vocabulary.end_image]
+        ids.append(vocabulary.eos)
+        writer.add(ids, [True] * len(ids), ("pairs", "text")[number % 2])
+        if len(writer.ends) == 500 or number == sequences - 1:
+            pieces.append(writer.write(folder, f"piece-{len(pieces):05d}"))
+            writer = PieceWriter(vocabulary)
+    Manifest(vocabulary=vocabulary, fingerprint="synthetic", made_with={}, pieces=pieces).save(
+        folder
+    )
+    return ShardReader(folder)
+
+
+def tokenizers(resolution: int) -> Tokenizers:
+    """A text tokenizer, and the release's image network at a small width, weights random."""
+    torch.manual_seed(0)
+    quarter = VQConfig(
+        resolution=resolution,
+        base_channels=32,
+        channel_multipliers=(1, 1, 2, 2),
+        num_res_blocks=1,
+        latent_channels=16,
+        code_dim=8,
+        num_codes=256,
+    )
+    text = TextTokenizer.train([" ".join(WORDS)] * 20, num_text=300, num_codes=256)
+    return Tokenizers(text=text, image=ImageTokenizer(VQNetwork(quarter)))
+
+
+def pair(number: int, side: int) -> Document:
+    """A caption and a JPEG of soft noise."""
+    random = np.random.default_rng(number)
+    small = PIL.Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+    file = io.BytesIO()
+    small.resize((side * 3 // 2, side)).save(file, "JPEG", quality=90)
+    words = random.choice(WORDS, 20)
+    parts = (Text(f"{number} {' '.join(words)}"), Image(data=file.getvalue()))
+    return Document(id=str(number), source="pairs", content=parts)
+
+
+def encode(folder: Path, count: int, resolution: int) -> dict[str, float]:
+    """A build's images a second beside the bare network's, and the share of its other work."""
+    both = tokenizers(resolution)
+    documents = [pair(number, resolution) for number in range(count)]
+    pixels = torch.stack([to_pixels(d.images[0].open(), resolution) for d in documents])
+
+    def bare() -> None:
+        for start in range(0, count, 32):
+            both.image.encode(pixels[start : start + 32])
+
+    def build() -> None:
+        encoder = DocumentEncoder(both.text, both.image, decoders=1)
+        out = Path(tempfile.mkdtemp(dir=folder))
+        maker = PieceMaker(encoder, out, both.fingerprint)
+        write_manifest(out, both, [maker.make("piece-00000", documents)])
+
+    seconds = interleaved({"bare": bare, "build": build}, rounds=3, warmups=1)
+    middle = medians(seconds)
+    return {
+        "images_per_second": count / middle["build"],
+        "share_of_bare_encoder": middle["bare"] / middle["build"],
+        "share_writing_and_hashing": writing_seconds(folder, both, documents) / middle["build"],
+    }
+
+
+def writing_seconds(folder: Path, both: Tokenizers, documents: list[Document]) -> float:
+    """What a build of documents that are encoded already takes: to hash, write and look again."""
+    out = Path(tempfile.mkdtemp(dir=folder))
+    encoder = DocumentEncoder(both.text, both.image, decoders=1)
+    made = encoder.encode(documents)
+    encoder.encode_each = lambda group: iter(made)  # type: ignore[method-assign,assignment]
+    maker = PieceMaker(encoder, out, both.fingerprint)
+    started = time.perf_counter()
+    write_manifest(out, both, [maker.make("piece-00000", documents)])
+    return time.perf_counter() - started
+
+
+def memory(folder: Path, small: int, times: int) -> dict[str, float]:
+    """Peaks over a corpus and one many times as large, and how much the second is above."""
+    found: dict[str, float] = {}
+    both = tokenizers(16)
+    both.text.save(folder / "tok")
+    both.image.save(folder / "tok")
+    for name, count in (("small", small), ("large", small * times)):
+        docs, out = folder / f"{name}.parquet", folder / name
+        write_parquet(docs, (text_document(number) for number in range(count)))
+        command = [sys.executable, "-m", "calumma", "build-shards", str(docs), "--out", str(out)]
+        command += ["--tokenizers", str(folder / "tok"), "--workers", "1", "--piece", "32"]
+        found[f"build_peak_bytes_{name}"] = float(peak_memory_bytes(command))
+        done = subprocess.run(
+            [sys.executable, "-c", _READ, str(out)], check=True, capture_output=True, text=True
+        )
+        found[f"loader_bytes_{name}"] = float(json.loads(done.stdout))
+    for what in ("build_peak_bytes", "loader_bytes"):
+        found[f"{what}_large_to_small"] = found[f"{what}_large"] / found[f"{what}_small"]
+    return {**found, "large_to_small_documents": float(times)}
+
+
+_READ = """
+import sys
+from pathlib import Path
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.shards.reader import ShardReader
+reader = ShardReader(Path(sys.argv[1]))
+stream = Stream(reader, StreamConfig(row_length=1024, num_rows=8))
+stream.mix(dict.fromkeys(reader.manifest.sources, 1.0))
+while stream.state.drawn.get("text", 0) < len(reader):
+    stream.next()
+# Pages of mapped files count to a process until the system wants them back; these are its own.
+[line] = [l for l in open("/proc/self/status") if l.startswith("RssAnon")]
+print(int(line.split()[1]) * 1024)
+"""
+
+
+def text_document(number: int) -> Document:
+    """Some 300 words, and with one in fifty a small picture."""
+    words = np.random.default_rng(number).choice(WORDS, 300)
+    text = Text(f"{number} {' '.join(words)}")
+    parts: tuple[Any, ...] = (text, *pair(number, 16).images) if number % 50 == 0 else (text,)
+    return Document(id=str(number), source="text", content=parts)
+
+
+if __name__ == "__main__":
+    main()
