@@ -7,12 +7,16 @@ import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
 from calumma.files import make_folder
 from calumma.runtime import STOP, choose_device
+
+if TYPE_CHECKING:
+    from calumma.evaluate.sheet import Sheet
+    from calumma.tokens.image import ImageTokenizer
 
 _DESCRIPTION = """\
 Measure a model on held-out documents.
@@ -69,9 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from calumma.generate.model import load
     from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
 
-    for name, value in (("limit", args.limit), ("prompts", args.prompts)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}; wanted at least 1. Give more, or leave it out.")
+    _require_counts(args)
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
     require_tasks(tasks)
     make_folder(args.out)
@@ -104,12 +106,27 @@ def run(args: argparse.Namespace) -> None:
         else:
             assert model is not None
             report = evaluate(model, documents, tasks, options, progress=told)
-    report = replace(report, model=str(args.model), command=_command(args))
+    sheets = [*report.sheets, *_history(args.model, tokenizer)]
+    report = replace(report, model=str(args.model), command=_command(args), sheets=sheets)
     report.save(args.out)
     print(render_table(report.figures))
     for line in report.skipped:
         print(f"not measured: {line}")
     print(f"\nreport: {args.out / 'report.html'}  (for machines: {args.out / 'report.json'})")
+
+
+def _require_counts(args: argparse.Namespace) -> None:
+    for name, value in (("limit", args.limit), ("prompts", args.prompts)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}; wanted at least 1. Give more, or leave it out.")
+
+
+def _history(folder: Path, tokenizer: ImageTokenizer | None) -> list[Sheet]:
+    """What the run that made an image tokenizer tells of its codebook, if it lies there."""
+    from calumma.evaluate.history import codebook_history
+
+    sheet = codebook_history(folder, tokenizer.config.num_codes) if tokenizer else None
+    return [sheet] if sheet else []
 
 
 def _features(name: str) -> str:
