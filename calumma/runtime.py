@@ -42,6 +42,12 @@ def launched() -> Launch | None:
     return Launch(rank, int(os.environ["WORLD_SIZE"]), local_rank)
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the one of its run that tells and writes."""
+    launch = launched()
+    return launch is None or launch.rank == 0
+
+
 def choose_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes CUDA where there is one.
 

@@ -38,5 +38,7 @@ def run(args: argparse.Namespace) -> None:
     start = load_model(config.model)
     with telling(args.out, config, "fine-tuning", config.steps) as progress:
         decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, progress)
+    if decoder is None:
+        return  # a rank of several, but not the first
     save_model(args.out / "model", replace(start, decoder=decoder))
     print(f"{args.out}/model: fine-tuned from {config.model}")

@@ -40,5 +40,7 @@ def run(args: argparse.Namespace) -> None:
     text, image = TextTokenizer.load(config.tokenizers), ImageTokenizer.load(config.tokenizers)
     with telling(args.out, config, "pre-training", config.steps) as progress:
         decoder = pretrain(config, args.out, progress)
+    if decoder is None:
+        return  # a rank of several, but not the first
     save_model(args.out / "model", ModelParts(decoder, text, image))
     print(f"{args.out}/model: a decoder of {decoder.num_parameters:,} parameters")

@@ -110,12 +110,16 @@ def telling(out: Path, config: Any, title: str, steps: int) -> Iterator[Progress
     """A bar for a training run, which keeps its config in its folder.
 
     It is written when the loop begins: a run that is refused because the folder holds another
-    one's checkpoints leaves the other's config as it was.
+    one's checkpoints leaves the other's config as it was. Of several ranks the first alone tells.
     """
     from calumma.cli.progress import Bar
     from calumma.files import write_json
+    from calumma.runtime import is_first_rank
     from calumma.settings import config_tree
 
+    if not is_first_rank():
+        yield lambda step, metrics: None
+        return
     with Bar(title, steps, "steps") as bar:
 
         def tell(step: int, metrics: Any) -> None:

@@ -245,6 +245,7 @@ class Road:
         config = self.config.pretraining(self.out)
         run = self.run("pretrain")
         decoder = pretrain(config, run, teller.training("pre-training", config.steps))
+        assert decoder is not None, "the demo is one process"
         save_model(run / "model", ModelParts(decoder, *self._tokenizers()))
 
     def _finetune(self, teller: Teller) -> None:
@@ -257,6 +258,7 @@ class Road:
             self.run("finetune"),
             teller.training("fine-tuning", config.steps),
         )
+        assert decoder is not None, "the demo is one process"
         save_model(self.model, ModelParts(decoder, start.text, start.image))
 
 

@@ -5,7 +5,8 @@ Shapes: B rows, T tokens, M model_dim, V vocabulary size.
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Iterator
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,22 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+class Head(nn.Linear):
+    """The output layer, without bias."""
+
+    def forward(
+        self, hidden: Tensor, instead: Callable[[Tensor, Tensor], Any] | None = None
+    ) -> Any:
+        """[..., M] to [..., V] logits; or what `instead` makes of input and weight.
+
+        A loss that never holds all logits works on the weight: it has to come through here, so
+        that whoever keeps the weight in shards can bring them together.
+        """
+        if instead is None:
+            return super().forward(hidden)
+        return instead(hidden, self.weight)
+
+
 class Decoder(nn.Module):
     """Ids in, next-id logits out, over the whole vocabulary; no id is masked here."""
 
@@ -70,19 +87,24 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary_size, config.model_dim)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
-        self.head = nn.Linear(config.model_dim, config.vocabulary_size, bias=False)
+        self.head = Head(config.model_dim, config.vocabulary_size, bias=False)
 
-    def forward(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
+    def forward(
+        self, ids: Tensor, read: Callable[[Tensor], Any] | None = None, **where: Unpack[Where]
+    ) -> Any:
         """Logits of the next id at every place.
 
         Args:
             ids: [B, T] int64.
+            read: is given the stream behind the last block, [B, T, M], in the place of last norm
+                and head; what it returns is returned.
             where: owners, positions, cache; see `Where`.
 
         Returns:
-            [B, T, V] in the dtype of the weights.
+            [B, T, V] in the dtype of the weights, or what `read` returned.
         """
-        return self.head(self.hidden(ids, **where))
+        stream = self.stream(ids, **where)
+        return self.head(self.norm(stream)) if read is None else read(stream)
 
     def hidden(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
         """What the head reads: [B, T, M], after the last norm. Arguments as in `forward`."""
@@ -98,20 +120,28 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Draw fresh weights; each parameter from its own seed, so that order does not matter.
+        """Put `fresh_weights` into the parameters."""
+        parameters = dict(self.named_parameters())
+        for name, weights in self.fresh_weights(seed):
+            parameters[name].copy_(weights)
 
-        Weights are normal with `INITIAL_STD`, those that write to the residual stream divided by
-        the root of twice the number of layers; norms start as the identity.
+    def fresh_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Fresh weights of every parameter, one after another, float32 on the CPU.
+
+        Each is drawn from its own seed: neither order nor the number of machines matters. Weights
+        are normal with `INITIAL_STD`, those that write to the residual stream divided by the root
+        of twice the number of layers; norms start as the identity.
         """
         residual_scale = (2 * self.config.num_layers) ** -0.5
         for number, (name, parameter) in enumerate(self.named_parameters()):
+            weights = torch.empty(parameter.shape)
             if "norm" in name:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                yield name, weights.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
             writes = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             std = INITIAL_STD * (residual_scale if writes else 1.0)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+            yield name, weights.normal_(0.0, std, generator=generator)
 
     @property
     def num_parameters(self) -> int:

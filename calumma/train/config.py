@@ -59,6 +59,18 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the ranks of torchrun share one decoder; what is left of them shards weights and rows."""
+
+    replicas: int = 1
+    """Groups of ranks that hold the whole decoder each, in shards (HSDP): gradients alone travel
+    between them."""
+
+    tensor: int = 1
+    """Ranks that share each matrix product of a block, and the places of its rows between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderShape:
     """The shape of a new decoder; its vocabulary comes from the shards.
 
@@ -108,12 +120,19 @@ class TrainConfig:
     """Batches added up for one step."""
 
     save_every: int = 100
-    """Steps between two checkpoints; the last two are kept."""
+    """Steps between two checkpoints."""
+
+    keep_last: int = 2
+    """Newest checkpoints that stay."""
+
+    keep_every: int = 0
+    """Checkpoints of steps that this divides stay for good; 0 keeps none so."""
 
     stream: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:

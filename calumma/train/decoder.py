@@ -5,17 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from calumma.batches.stream import Stream, StreamState
+from calumma.checkpoints.run import Keep, Saved
+from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.runtime import choose_device
+from calumma.shards.reader import ShardReader
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import TrainConfig
-from calumma.train.optimizer import make_optimizers, set_rates
+from calumma.train.loop import LoopConfig, Progress, run_loop
+from calumma.train.optimizer import (
+    make_optimizers,
+    optimizer_state,
+    restore_optimizers,
+    set_rates,
+)
+from calumma.train.parallel import Place, Ranks, Weights, gathered, placed
 from calumma.train.schedule import rate_share
-from calumma.train.step import StepRules, optimizer_step
+from calumma.train.step import ALL, StepRules, optimizer_step
+from calumma.train.world import joined
 
 
 @dataclass
@@ -28,6 +42,8 @@ class DecoderLearner:
 
     weights_at: Callable[[int], Mapping[str, float]]
     """Share of each source at a step: how the stages differ."""
+
+    place: Place = ALL
 
     def __post_init__(self) -> None:
         self.decoder.train()
@@ -42,31 +58,82 @@ class DecoderLearner:
 
     def step(self, number: int) -> dict[str, float]:
         """Draw the step's batches and learn from them."""
-        # Dropout draws from torch's global generator: seeded by the step, a resumed run
-        # draws what an undisturbed one would have drawn.
-        torch.manual_seed(self.config.seed * 1_000_003 + number)
+        # Dropout draws from torch's global generator: seeded by the step, a resumed run draws
+        # what an undisturbed one would have drawn. No two ranks drop alike.
+        rank = self.place.world.rank
+        torch.manual_seed(self.config.seed * 1_000_003 + number + rank * 1_000_000_007)
         started = time.perf_counter()
         self.stream.mix(self.weights_at(number))
         batches = [self.stream.next() for _ in range(self.config.accumulate)]
         waited = time.perf_counter() - started
         share = rate_share(number, self.config.steps, self.config.schedule)
         set_rates(self.optimizers, share)
-        report = optimizer_step(self.decoder, self.optimizers, batches, self.rules)
+        report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
         whole = time.perf_counter() - started
         rate = self.config.optimizer.peak_rate * share
         return {**asdict(report), "rate": rate, "data_wait_share": waited / whole}
 
     def state(self) -> dict[str, Any]:
-        """Weights, optimizer states, and the stream's place."""
+        """Weights, what the optimizers remember of each, and the stream's place."""
         return {
             "model": self.decoder.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": optimizer_state(self.decoder, self.optimizers),
             "stream": asdict(self.stream.state),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state of the same config."""
-        self.decoder.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.stream.restore(StreamState(**state["stream"]))
+    def restore(self, saved: Saved) -> None:
+        """Go back to a state of the same config, whatever ranks saved it."""
+        parameters = dict(self.decoder.named_parameters())
+        remembered = {
+            name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
+            for name, entries in saved.form()["optimizer"].items()
+        }
+        state = {"model": self.decoder.state_dict(), "optimizer": remembered}
+        saved.fill(state | {"stream": saved.form()["stream"]})
+        restore_optimizers(self.decoder, self.optimizers, remembered)
+        self.stream.restore(StreamState(**saved.form()["stream"]))
+
+
+def _room(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Memory for what is remembered of a parameter: cut as it is, or a single number."""
+    if tensor.shape == parameter.shape:
+        return torch.zeros_like(parameter, dtype=tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a run learns from."""
+
+    config: TrainConfig
+    reader: ShardReader
+    weights_at: Callable[[int], Mapping[str, float]]
+
+    fingerprint: str
+    """Of all that decides the run's course."""
+
+
+def learn(
+    shape: DecoderConfig,
+    weights: Callable[[Decoder], Weights],
+    lesson: Lesson,
+    run: Path,
+    progress: Progress,
+) -> Decoder | None:
+    """Train a decoder to the end of a run; the whole of it on the first rank, else None."""
+    config = lesson.config
+    device = choose_device(config.device)
+    with joined(device) as world:
+        ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
+        decoder, place = placed(shape, weights, ranks)
+        stream = Stream(lesson.reader, config.stream, rank=place.row_group, size=place.row_groups)
+        learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
+        loop = LoopConfig(
+            steps=config.steps,
+            save_every=config.save_every,
+            fingerprint=lesson.fingerprint,
+            keep=Keep(config.keep_last, config.keep_every),
+        )
+        run_loop(learner, run, loop, progress, world)
+        whole = gathered(decoder, place)
+    return whole.eval() if whole is not None else None

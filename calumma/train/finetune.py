@@ -8,14 +8,12 @@ from pathlib import Path
 
 import torch
 
-from calumma.batches.stream import Stream
 from calumma.model.decoder import Decoder
-from calumma.runtime import choose_device
 from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
 from calumma.train.config import FinetuneConfig
-from calumma.train.decoder import DecoderLearner
-from calumma.train.loop import LoopConfig, Progress, run_loop
+from calumma.train.decoder import Lesson, learn
+from calumma.train.loop import Progress
 from calumma.train.pretrain import run_fingerprint
 from calumma.vocabulary import Vocabulary
 
@@ -26,27 +24,25 @@ def finetune(
     vocabulary: Vocabulary,
     run: Path,
     progress: Progress = lambda step, metrics: None,
-) -> Decoder:
-    """Go on from `start` on the turns in the shards.
+) -> Decoder | None:
+    """Go on from `start` on the turns in the shards; under torchrun the ranks share it.
+
+    Returns:
+        The whole decoder, on the first rank; None on the others.
 
     Raises:
         ShardError: the shards were made with another vocabulary than the model's.
     """
     reader = ShardReader(config.shards)
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
-    decoder = Decoder(replace(start.config, dropout=config.dropout))
-    decoder.load_state_dict(start.state_dict())
-    decoder.to(choose_device(config.device))
-
-    stream = Stream(reader, config.stream)
-    learner = DecoderLearner(decoder, stream, config, lambda step: config.weights)
-    loop = LoopConfig(
-        steps=config.steps,
-        save_every=config.save_every,
-        fingerprint=run_fingerprint(config, reader, _fingerprint(start)),
+    shape = replace(start.config, dropout=config.dropout)
+    lesson = Lesson(
+        config,
+        reader,
+        lambda step: config.weights,
+        run_fingerprint(config, reader, _fingerprint(start)),
     )
-    run_loop(learner, run, loop, progress)
-    return decoder.eval()
+    return learn(shape, lambda decoder: start.state_dict().items(), lesson, run, progress)
 
 
 def _fingerprint(decoder: Decoder) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from calumma.checkpoints.run import Saved
 from calumma.documents.document import Document
 from calumma.errors import ConfigError
 from calumma.tokens.image import ImageTokenizer
@@ -56,9 +57,9 @@ class ImageLearner:
         """Networks, optimizers, codebook and generator."""
         return self.learned.state_dict()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, saved: Saved) -> None:
         """Go back to a state."""
-        self.learned.load_state_dict(state)
+        self.learned.load_state_dict(saved.whole())
 
 
 def train_image_tokenizer(

@@ -7,11 +7,17 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
+from calumma.checkpoints.run import (
+    Checkpoint,
+    Keep,
+    Saved,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from calumma.files import make_folder, write_text, writing
 from calumma.runtime import STOP
 from calumma.train.world import ALONE, World
@@ -30,7 +36,7 @@ class Learner(Protocol):
         """All that decides what comes next: tensors, numbers, and lists and dicts of them."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, saved: Saved) -> None:
         """Go back to a state."""
         ...
 
@@ -43,6 +49,8 @@ class LoopConfig:
     save_every: int
     fingerprint: str
     """Of everything that decides the run's course; a checkpoint of another is refused."""
+
+    keep: Keep = field(default_factory=Keep)
 
 
 Progress = Callable[[int, Mapping[str, float]], None]
@@ -68,7 +76,7 @@ def run_loop(
     taken_up = newest_checkpoint(run, config.fingerprint)
     first = 0
     if taken_up is not None:
-        learner.restore(taken_up.state)
+        learner.restore(taken_up)
         first = taken_up.step
     progress(first, {})
     with writing(run), _metrics_log(run / METRICS_NAME, first, world) as log:
@@ -88,9 +96,7 @@ def run_loop(
             if done % config.save_every == 0 or done == config.steps or stopping:
                 log.flush()
                 checkpoint = Checkpoint(done, learner.state())
-                if world.first:
-                    save_checkpoint(run, checkpoint, config.fingerprint)
-                world.wait()
+                save_checkpoint(run, checkpoint, config.fingerprint, config.keep)
             progress(done, seen)
             if stopping:
                 STOP.wanted = True

@@ -6,13 +6,13 @@ Shapes: B rows, T tokens, M model_dim, V vocabulary size, N counted targets, C t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from calumma.model.decoder import Head
 from calumma.vocabulary import Vocabulary
 
 NUMBERS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
@@ -20,8 +20,7 @@ NUMBERS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
 memory is dear, and 4,096 on a GPU, whose matrix products want long sides."""
 
 
-@dataclass(frozen=True)
-class LossSums:
+class LossSums(NamedTuple):
     """Sums over counted targets, nothing averaged, so that batches can be added."""
 
     total: Tensor
@@ -42,7 +41,7 @@ class LossSums:
 
 def summed_loss(
     hidden: Tensor,
-    head: nn.Linear,
+    head: Head,
     targets: Tensor,
     counted: Tensor,
     vocabulary: Vocabulary,
@@ -63,7 +62,9 @@ def summed_loss(
         z_loss: weight of the z-loss.
     """
     inputs, wanted = hidden[counted], targets[counted]  # [N, M], [N]
-    total, entropy, log_z = _HeadLoss.apply(inputs, head.weight, wanted, z_loss)
+    total, entropy, log_z = head(
+        inputs, lambda x, weight: _HeadLoss.apply(x, weight, wanted, z_loss)
+    )
     is_image = (wanted >= vocabulary.codes.start) & (wanted < vocabulary.codes.stop)
     is_text = wanted >= vocabulary.text.start
     is_control = ~(is_image | is_text)

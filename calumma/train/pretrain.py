@@ -7,17 +7,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from calumma.batches.stream import Stream
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.runtime import choose_device
 from calumma.shards.reader import ShardReader
 from calumma.train.config import PretrainConfig, TrainConfig
-from calumma.train.decoder import DecoderLearner
-from calumma.train.loop import LoopConfig, Progress, run_loop
+from calumma.train.decoder import Lesson, learn
+from calumma.train.loop import Progress
 
 CONFIG_NAME = "config.json"
-_OF_THE_MACHINE = ("device", "save_every", "compute")
+_OF_THE_MACHINE = ("device", "save_every", "keep_last", "keep_every", "compute", "parallel")
 """Fields that, like all paths, may differ between two launches of one run."""
 
 
@@ -45,25 +43,21 @@ def stage_two_begins(config: PretrainConfig) -> int:
 
 def pretrain(
     config: PretrainConfig, run: Path, progress: Progress = lambda step, metrics: None
-) -> Decoder:
-    """Train a fresh decoder through both stages; goes on from the newest checkpoint."""
-    reader = ShardReader(config.shards)
-    shape = asdict(config.model)
-    decoder = Decoder(DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **shape))
-    decoder.initialise(config.seed)
-    decoder.to(choose_device(config.device))
+) -> Decoder | None:
+    """Train a fresh decoder through both stages; goes on from the newest checkpoint.
 
+    Under torchrun the ranks share it.
+
+    Returns:
+        The whole decoder, on the first rank; None on the others.
+    """
+    reader = ShardReader(config.shards)
+    shape = DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model))
     boundary = stage_two_begins(config)
-    learner = DecoderLearner(
-        decoder,
-        Stream(reader, config.stream),
+    lesson = Lesson(
         config,
+        reader,
         lambda step: (config.stage_one if step < boundary else config.stage_two).weights,
+        run_fingerprint(config, reader),
     )
-    loop = LoopConfig(
-        steps=config.steps,
-        save_every=config.save_every,
-        fingerprint=run_fingerprint(config, reader),
-    )
-    run_loop(learner, run, loop, progress)
-    return decoder.eval()
+    return learn(shape, lambda decoder: decoder.fresh_weights(config.seed), lesson, run, progress)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from calumma.batches.batch import Batch
 from calumma.model.decoder import Decoder
-from calumma.train.loss import LossSums, summed_loss
+from calumma.train.loss import summed_loss
+from calumma.train.parallel import Place, clip_gradients
 from calumma.vocabulary import Vocabulary
+
+ALL = Place()
+"""One process that works on whole batches."""
 
 
 @dataclass(frozen=True)
@@ -44,58 +49,91 @@ def optimizer_step(
     optimizers: Sequence[torch.optim.Optimizer],
     batches: Sequence[Batch],
     rules: StepRules,
+    place: Place = ALL,
 ) -> StepReport:
-    """Learn from `batches` as if they were one batch.
+    """Learn from `batches` as if they were one batch on one machine.
 
-    The loss is divided by the counted targets of all batches. Dividing batch by batch would
-    weigh a token more where its batch has few counted targets (padding, prompts).
+    The loss is divided by the counted targets of all batches on all ranks. Dividing batch by
+    batch would weigh a token more where its batch has few counted targets (padding, prompts).
     """
-    num_counted = max(1, sum(batch.num_counted for batch in batches))
-    sums: list[LossSums] = []
-    norms: list[float] = []
-    for batch in batches:
-        one, norm = _loss(model, batch, rules)
-        (one.total / num_counted).backward()
-        sums.append(one)
-        norms.append(norm)
-    gradient_norm = nn.utils.clip_grad_norm_(model.parameters(), rules.max_gradient_norm)
+    device = model.embedding.weight.device
+    micros = [_to(batch, device) for batch in batches]
+    counted = torch.stack([place.of_places(micro.counted).sum() for micro in micros]).sum()
+    num_counted = place.world.sum(counted).clamp(min=1)
+    seen = torch.zeros(len(_Seen._fields), dtype=torch.float64, device=device)
+    for micro in micros:
+        total, told = _loss(model, micro, rules, place)
+        (total / num_counted).backward()
+        seen += torch.stack([value.double() for value in told])
+    gradient_norm = clip_gradients(model.parameters(), rules.max_gradient_norm)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return StepReport(
-        loss=_mean(sums, ("text", "image", "control")),
-        loss_text=_mean(sums, ("text",)),
-        loss_image=_mean(sums, ("image",)),
-        z=float(sum(one.z for one in sums)) / num_counted,
-        output_norm=sum(norms) / len(norms),
-        gradient_norm=float(gradient_norm),
-        num_tokens=sum(int((batch.owners >= 0).sum()) for batch in batches),
-    )
+    return _report(_Seen(*place.world.sum(seen).tolist()), float(gradient_norm))
 
 
-def _loss(model: Decoder, batch: Batch, rules: StepRules) -> tuple[LossSums, float]:
-    device = model.embedding.weight.device
-    owners = torch.from_numpy(batch.owners).to(device)
-    lower = rules.computed_in != torch.float32
-    with torch.autocast(device.type, dtype=rules.computed_in, enabled=lower):
-        stream = model.stream(
-            torch.from_numpy(batch.ids).to(device),
-            owners=owners,
-            positions=torch.from_numpy(batch.positions).to(device),
-        )
+class _Micro(NamedTuple):
+    """The tensors of one batch, each [B, T]."""
+
+    ids: Tensor
+    targets: Tensor
+    counted: Tensor
+    owners: Tensor
+    positions: Tensor
+
+
+def _to(batch: Batch, device: torch.device) -> _Micro:
+    arrays = (batch.ids, batch.targets, batch.counted, batch.owners, batch.positions)
+    return _Micro(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+class _Seen(NamedTuple):
+    """Sums over the places of a step."""
+
+    text: Any
+    image: Any
+    control: Any
+    num_text: Any
+    num_image: Any
+    num_control: Any
+    z: Any
+    norms: Any
+    num_tokens: Any
+
+
+def _loss(
+    model: Decoder, micro: _Micro, rules: StepRules, place: Place
+) -> tuple[Tensor, Sequence[Tensor]]:
+    def read(stream: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         sums = summed_loss(
             model.norm(stream),
             model.head,
-            torch.from_numpy(batch.targets).to(device),
-            torch.from_numpy(batch.counted).to(device),
+            place.of_places(micro.targets),
+            place.of_places(micro.counted),
             rules.vocabulary,
             z_loss=rules.z_loss,
         )
-    norms = stream.detach()[owners >= 0].norm(dim=-1)
-    return sums, float(norms.sum()) / max(1, len(norms))
+        inside = place.of_places(micro.owners) >= 0
+        norms = stream.detach()[inside].norm(dim=-1)
+        return sums.total, (*sums[1:], norms.sum(), inside.sum())
+
+    # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
+    lower = rules.computed_in != torch.float32 and place.world.size == 1
+    with torch.autocast(micro.ids.device.type, dtype=rules.computed_in, enabled=lower):
+        told: tuple[Tensor, Sequence[Tensor]] = model(
+            micro.ids, read, owners=micro.owners, positions=micro.positions
+        )
+        return told
 
 
-def _mean(sums: Sequence[LossSums], modalities: Sequence[str]) -> float:
-    total = sum(float(getattr(one, name)) for one in sums for name in modalities)
-    count = sum(int(getattr(one, f"num_{name}")) for one in sums for name in modalities)
-    return total / count if count else 0.0
+def _report(seen: _Seen, gradient_norm: float) -> StepReport:
+    counted = seen.num_text + seen.num_image + seen.num_control
+    return StepReport(
+        loss=(seen.text + seen.image + seen.control) / max(1, counted),
+        loss_text=seen.text / max(1, seen.num_text),
+        loss_image=seen.image / max(1, seen.num_image),
+        z=seen.z / max(1, counted),
+        output_norm=seen.norms / max(1, seen.num_tokens),
+        gradient_norm=gradient_norm,
+        num_tokens=int(seen.num_tokens),
+    )

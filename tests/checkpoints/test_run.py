@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from torch import nn
 
 from calumma.checkpoints.run import (
     Checkpoint,
+    Keep,
     newest_checkpoint,
     save_checkpoint,
 )
 from calumma.errors import CheckpointError
+
+Harm = Callable[[Path], None]
 
 
 def save(run: Path, step: int, fingerprint: str = "f") -> None:
@@ -26,10 +30,58 @@ def test_the_newest_is_taken_up_and_two_are_kept(tmp_path: Path) -> None:
         save(tmp_path, step)
     taken = newest_checkpoint(tmp_path, "f")
     assert taken is not None and taken.step == 100
-    assert torch.equal(taken.state["a"], torch.full((3, 2), 100.0))
-    assert taken.state["seen"] == [1, 2]
+    assert torch.equal(taken.whole()["a"], torch.full((3, 2), 100.0))
+    assert taken.whole()["seen"] == [1, 2]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000010", "step-00000100"]
+
+
+def test_those_of_every_so_many_steps_stay_for_good(tmp_path: Path) -> None:
+    for step in range(1, 9):
+        state = {"a": torch.zeros(1)}
+        save_checkpoint(tmp_path, Checkpoint(step, state), "f", Keep(last=1, every=3))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000003", "step-00000006", "step-00000008"]
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", [Path.unlink, cut_short])
+def test_a_damaged_one_is_passed_over(name: str, harm: Harm, tmp_path: Path) -> None:
+    for step in (3, 4):
+        save(tmp_path, step)
+    harm(tmp_path / "checkpoints" / "step-00000004" / name)
+    taken = newest_checkpoint(tmp_path, "f")
+    assert taken is not None and taken.step == 3
+    assert torch.equal(taken.whole()["a"], torch.full((3, 2), 3.0))
+
+
+def test_where_all_are_damaged_the_run_is_refused(tmp_path: Path) -> None:
+    for step in (3, 4):
+        save(tmp_path, step)
+        (tmp_path / "checkpoints" / f"step-0000000{step}" / "state.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        newest_checkpoint(tmp_path, "f")
+    assert str(caught.value) == (
+        f"{tmp_path / 'checkpoints'}: files of step-00000003, step-00000004 are missing or cut "
+        "short; wanted one whole checkpoint. Copy it again, or delete the folder to begin anew."
+    )
+
+
+def test_a_state_is_read_into_tensors_of_its_form(tmp_path: Path) -> None:
+    state = {"a": [torch.arange(6.0).view(2, 3), {"b": torch.tensor(7)}], "n": 3}
+    save_checkpoint(tmp_path, Checkpoint(1, state), "f")
+    taken = newest_checkpoint(tmp_path, "f")
+    assert taken is not None
+    form = taken.form()
+    matrix, number = form["a"][0], form["a"][1]["b"]
+    assert (matrix.device.type, matrix.shape, number.dtype) == ("meta", (2, 3), torch.int64)
+    into = {"a": [torch.zeros(2, 3), {"b": torch.tensor(0)}], "n": 3}
+    taken.fill(into)
+    assert torch.equal(into["a"][0], state["a"][0]) and into["a"][1]["b"] == 7
 
 
 def test_a_run_that_has_not_begun_has_none(tmp_path: Path) -> None:
@@ -81,8 +133,8 @@ def test_an_optimizer_goes_on_as_if_nothing_had_been(kind: str, tmp_path: Path) 
     resumed, fresh = made()
     taken = newest_checkpoint(tmp_path, "f")
     assert taken is not None
-    resumed.load_state_dict(taken.state["model"])
-    fresh.load_state_dict(taken.state["optimizer"])
+    resumed.load_state_dict(taken.whole()["model"])
+    fresh.load_state_dict(taken.whole()["optimizer"])
     learn(resumed, fresh, range(3, 6))
     assert torch.equal(whole.weight, resumed.weight)
 
@@ -98,7 +150,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Checkpoint(1, state), "f")
     taken = newest_checkpoint(tmp_path, "f")
     assert taken is not None
-    back = taken.state
+    back = taken.whole()
     assert back["numbers"] == {0: 1.5, 7: True, "x": None}
     assert [type(key) for key in back["numbers"]] == [int, int, str]
     assert torch.equal(back["tensors"][0], torch.arange(3))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
 
 from calumma.batches.stream import Stream, StreamConfig
+from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
@@ -32,13 +32,16 @@ def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderLear
 
 
 def test_a_state_put_into_another_learner_makes_it_the_same(
-    reader: ShardReader, decoder_config: DecoderConfig
+    reader: ShardReader, decoder_config: DecoderConfig, tmp_path: Path
 ) -> None:
     one, other = learner(reader, decoder_config, 0), learner(reader, decoder_config, 1)
     for number in range(3):
         one.step(number)
     other.step(0)
-    other.restore(copy.deepcopy(one.state()))
+    save_checkpoint(tmp_path, Checkpoint(3, one.state()), "f")
+    saved = newest_checkpoint(tmp_path, "f")
+    assert saved is not None
+    other.restore(saved)
     for number in range(3, 6):
         torch.manual_seed(number)
         first = one.step(number)

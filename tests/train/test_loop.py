@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from calumma.checkpoints.run import Saved
 from calumma.errors import CheckpointError, Interrupted
 from calumma.runtime import STOP
 from calumma.train.loop import LoopConfig, run_loop
@@ -31,8 +32,8 @@ class Counting:
     def state(self) -> dict[str, Any]:
         return {"sum": self.sum}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.sum = state["sum"]
+    def restore(self, saved: Saved) -> None:
+        self.sum = saved.whole()["sum"]
 
 
 CONFIG = LoopConfig(steps=10, save_every=3, fingerprint="f")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import calumma.train.loss
+from calumma.model.decoder import Head
 from calumma.train.loss import LossSums, _terms_compiled, _terms_eager, summed_loss
 from calumma.vocabulary import Vocabulary
 
@@ -18,10 +19,10 @@ V = Vocabulary(num_codes=5, num_text=20)
 Terms = Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, ...]]
 
 
-def inputs() -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor]:
+def inputs() -> tuple[torch.Tensor, Head, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     hidden = torch.randn(3, 7, 8, requires_grad=True)
-    head = nn.Linear(8, V.size, bias=False)
+    head = Head(8, V.size, bias=False)
     return hidden, head, torch.randint(V.size, (3, 7)), torch.rand(3, 7) < 0.6
 
 
@@ -37,7 +38,7 @@ def test_the_loss_is_torch_s_cross_entropy_over_what_counts() -> None:
 
 
 def test_the_z_loss_by_hand() -> None:
-    head = nn.Linear(1, V.size, bias=False)
+    head = Head(1, V.size, bias=False)
     nn.init.zeros_(head.weight)
     targets, counted = torch.tensor([[13, 4, 0]]), torch.tensor([[True, True, False]])
     made = summed_loss(torch.ones(1, 3, 1), head, targets, counted, V, z_loss=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import OptimizerConfig
@@ -65,3 +66,15 @@ def test_every_group_has_its_share_of_its_own_peak(model: Decoder) -> None:
         set_rates(optimizers, share)
         rates = [group["lr"] for one in optimizers for group in one.param_groups]
         assert rates == [share, share, 8 * share]
+
+
+def test_muon_is_refused_where_ranks_share_matrices(
+    model: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calumma.train.optimizer.mesh_of", lambda tensor: "a mesh")
+    with pytest.raises(ConfigError) as caught:
+        make_optimizers(model, OptimizerConfig(kind="muon"))
+    assert str(caught.value) == (
+        "optimizer.kind='muon' wants whole matrices, and the ranks hold parts of them; wanted one "
+        "process. Use adamw, or start without torchrun."
+    )

@@ -1,0 +1,239 @@
+"""One decoder on many ranks, around a model that does not know.
+
+The ranks stand in a block of replicas x shards x tensor. A block's matrices are cut over the tensor
+ranks by DTensor, and what is left of each over the shards by FSDP2; between the matrix products,
+the tensor ranks share the places of a row (sequence parallel). Embedding and head are cut over
+shards and tensor ranks alike, and each rank looks up and judges its own places: so the loss needs
+no word between ranks but its sums, and no rank holds more of the logits than alone.
+
+Gradients are summed, never averaged: the step divides once by all counted targets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from calumma.errors import ConfigError
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.train.config import ParallelConfig
+from calumma.train.world import ALONE, World
+
+Weights = Iterable[tuple[str, Tensor]]
+"""Names and whole tensors, one after another."""
+
+# A norm over two sides of the mesh takes two sums; torch says so to every user, who cannot mend it.
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of a batch a rank works on."""
+
+    world: World = ALONE
+
+    row_group: int = 0
+    """Which of the equal groups of a batch's rows."""
+
+    row_groups: int = 1
+
+    part: int = 0
+    """Which of the equal parts of each row's places, behind the embedding."""
+
+    parts: int = 1
+
+    def of_places(self, values: Tensor) -> Tensor:
+        """[B, T, ...] to the rank's [B, T / parts, ...]."""
+        return values.chunk(self.parts, dim=1)[self.part]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """All ranks, what each computes on, and how they share a decoder."""
+
+    world: World
+    device: torch.device
+    parallel: ParallelConfig
+
+    computed_in: torch.dtype
+    """Of gathered weights and of products; gradients are summed in float32."""
+
+
+def placed(
+    shape: DecoderConfig, weights: Callable[[Decoder], Weights], ranks: Ranks
+) -> tuple[Decoder, Place]:
+    """A decoder cut over the ranks, none of which ever holds more than one tensor of it whole.
+
+    Args:
+        shape: of the decoder.
+        weights: gives names and whole tensors, on every rank the same ones.
+        ranks: who shares it; alone, it is whole.
+
+    Raises:
+        ConfigError: the ranks, heads or groups of norms do not divide.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+    place = _spread(decoder, ranks)
+    decoder.to_empty(device=ranks.device)
+    _fill(decoder, weights(decoder))
+    return decoder, place
+
+
+def _spread(decoder: Decoder, ranks: Ranks) -> Place:
+    """Cut a decoder over the ranks; its parameters keep their names and global shapes."""
+    config, world = ranks.parallel, ranks.world
+    _require_fitting(decoder.config, config, world)
+    if world.size == 1:
+        return Place()
+    shards = world.size // (config.replicas * config.tensor)
+    kind = ranks.device.type
+    shape = (config.replicas, shards, config.tensor)
+    mesh = init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard", "tensor"))
+    # The same ranks in the same order, with shards and tensor ranks as one side.
+    flat_shape = (config.replicas, shards * config.tensor)
+    flat = init_device_mesh(kind, flat_shape, mesh_dim_names=("replica", "shard"))
+    tensor_rank = mesh.get_local_rank("tensor")
+    place = Place(
+        world=world,
+        row_group=mesh.get_local_rank("replica") * shards + mesh.get_local_rank("shard"),
+        row_groups=config.replicas * shards,
+        part=tensor_rank,
+        parts=config.tensor,
+    )
+    policy = MixedPrecisionPolicy(param_dtype=ranks.computed_in, reduce_dtype=torch.float32)
+    sides = ("replica", "shard") if config.replicas > 1 else ("shard",)
+    for block in decoder.blocks:
+        if config.tensor > 1:
+            parallelize_module(block, mesh["tensor"], _block_plan())
+        fully_shard(block, mesh=mesh[sides], mp_policy=policy)
+    if config.tensor > 1:
+        # A copy: FSDP2 warns of a view, which a change in place would cut from its hooks.
+        decoder.embedding.register_forward_hook(
+            lambda module, ids, looked_up: place.of_places(looked_up).clone()
+        )
+    outside: list[nn.Module] = [decoder.embedding, decoder.norm, decoder.head, decoder]
+    for module in outside:
+        fully_shard(module, mesh=flat[sides], mp_policy=policy)
+    for inner in decoder.modules():
+        if isinstance(inner, FSDPModule):
+            inner.set_gradient_divide_factor(1.0)
+            # Gloo cannot scale while it sums, so nothing else may be asked of it.
+            inner.set_force_sum_reduction_for_comms(True)
+    return place
+
+
+def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: World) -> None:
+    if world.size % (config.replicas * config.tensor):
+        raise ConfigError(
+            f"{world.size} ranks are no multiple of parallel.replicas={config.replicas} times "
+            f"parallel.tensor={config.tensor}; wanted one. Start another number, or change them."
+        )
+    if shape.num_kv_heads % config.tensor or shape.feed_forward_dim % config.tensor:
+        raise ConfigError(
+            f"parallel.tensor={config.tensor} does not divide {shape.num_kv_heads} key heads and "
+            f"a feed-forward of {shape.feed_forward_dim}; wanted a divisor of both."
+        )
+    if config.tensor > 1 and shape.qk_norm_groups > 1:
+        raise ConfigError(
+            f"parallel.tensor={config.tensor} cuts the heads, but their norms stand in "
+            f"{shape.qk_norm_groups} groups; wanted one. Use parallel.tensor=1, which shards all."
+        )
+
+
+def _block_plan() -> dict[str, Any]:
+    """How the tensor ranks share a block; activations between them are cut along the row."""
+    gathered = PrepareModuleInput(
+        input_layouts=(Shard(1), None), desired_input_layouts=(Replicate(), None)
+    )
+    gathered_alone = PrepareModuleInput(
+        input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
+    )
+    return {
+        "attention_norm": SequenceParallel(use_local_output=True),
+        "feed_forward_norm": SequenceParallel(use_local_output=True),
+        "attention": gathered,
+        "attention.query": ColwiseParallel(),
+        "attention.key": ColwiseParallel(),
+        "attention.value": ColwiseParallel(),
+        "attention.query_norm": SequenceParallel(sequence_dim=2, use_local_output=True),
+        "attention.key_norm": SequenceParallel(sequence_dim=2, use_local_output=True),
+        "attention.output": RowwiseParallel(output_layouts=Shard(1)),
+        "feed_forward": gathered_alone,
+        "feed_forward.gate": ColwiseParallel(),
+        "feed_forward.up": ColwiseParallel(),
+        "feed_forward.down": RowwiseParallel(output_layouts=Shard(1)),
+    }
+
+
+@torch.no_grad()
+def _fill(decoder: Decoder, weights: Weights) -> None:
+    """Put whole weights into parameters that may be cut."""
+    parameters = dict(decoder.named_parameters())
+    for name, whole in weights:
+        parameter = parameters[name]
+        if isinstance(parameter, DTensor):
+            mesh, placements = parameter.device_mesh, parameter.placements
+            whole = whole.to(parameter.device)
+            cut = distribute_tensor(whole, mesh, placements, src_data_rank=None)
+            parameter.copy_(cut)
+        else:
+            parameter.copy_(whole)
+
+
+def mesh_of(tensor: Tensor) -> DeviceMesh | None:
+    """The mesh a tensor is cut over, or None where it is whole."""
+    return tensor.device_mesh if isinstance(tensor, DTensor) else None
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], longest: float) -> Tensor:
+    """Cut the gradients of all ranks to a common length; what it was before, a scalar."""
+    by_mesh: dict[DeviceMesh | None, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_mesh.setdefault(mesh_of(parameter), []).append(parameter)
+    lengths = []
+    for group in by_mesh.values():
+        length = nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
+        lengths.append(length.full_tensor() if isinstance(length, DTensor) else length)
+    total = lengths[0] if len(lengths) == 1 else torch.stack(lengths).norm()
+    for group in by_mesh.values():
+        nn.utils.clip_grads_with_norm_(group, longest, total)
+    return total
+
+
+def gathered(decoder: Decoder, place: Place) -> Decoder | None:
+    """The whole decoder in the memory of the first rank's machine, and None on the others.
+
+    One tensor after another: no GPU ever holds more than one of them whole. Alone, it is the
+    decoder itself.
+    """
+    if place.world.size == 1:
+        return decoder
+    whole: dict[str, Tensor] = {}
+    for name, tensor in decoder.state_dict().items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if place.world.first:
+            whole[name] = full.cpu()
+    if not place.world.first:
+        return None
+    with torch.device("meta"):
+        made = Decoder(decoder.config)
+    made.load_state_dict(whole, assign=True)
+    return made

@@ -1,0 +1,128 @@
+"""Train decoders as one rank of several; see test_parallel.py.
+
+    python -m tests.train.decoder_ranks FOLDER TASKS    with RANK, WORLD_SIZE and the like set
+
+TASKS is JSON: {"steps": {...}} learns from made-up batches with a `ParallelConfig`'s fields, and
+{"pretrain": [RUN, SHARDS, {...}]} takes up a run, or begins one and dies after its third step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.stream import StreamConfig
+from calumma.model.sizes import decoder_size
+from calumma.train.config import (
+    DecoderShape,
+    OptimizerConfig,
+    ParallelConfig,
+    PretrainConfig,
+    ScheduleConfig,
+    StageConfig,
+)
+from calumma.train.optimizer import make_optimizers
+from calumma.train.parallel import Ranks, gathered, placed
+from calumma.train.pretrain import pretrain
+from calumma.train.step import StepRules, optimizer_step
+from calumma.train.world import World, joined
+from calumma.vocabulary import Vocabulary
+from tests.train.runs import KilledError, dies_after
+
+VOCABULARY = Vocabulary(num_codes=16, num_text=60)
+SHAPE = decoder_size(
+    "tiny",
+    vocabulary_size=VOCABULARY.size,
+    model_dim=32,
+    num_kv_heads=2,
+    feed_forward_dim=48,
+    dropout=0.0,
+)
+SHAPES = {"pre": SHAPE, "reordered": replace(SHAPE, norm_order="reordered")}
+STEPS = 20
+
+
+def batch(number: int) -> Batch:
+    """Four rows of 24 ids; in the last one almost nothing counts."""
+    chance = np.random.default_rng(number)
+    ids = chance.integers(4, VOCABULARY.size, (4, 25))
+    owners = np.sort(chance.integers(0, 3, (4, 24)), axis=1)
+    owners[3, 20:] = NOBODY
+    counted = chance.random((4, 24)) < np.array([[1.0], [0.5], [0.2], [0.05]])
+    positions = np.tile(np.arange(24), (4, 1))
+    return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), counted, owners, positions)
+
+
+def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> None:
+    """Twenty steps of two batches each; the first rank writes losses and whole weights."""
+    ranks = Ranks(world, torch.device("cpu"), parallel, torch.float32)
+    decoder, place = placed(SHAPES[name], lambda made: made.fresh_weights(0), ranks)
+    optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=1e-3))
+    rules = StepRules(vocabulary=VOCABULARY, z_loss=1e-2, max_gradient_norm=1.0)
+    told = []
+    for number in range(STEPS):
+        batches = [batch(2 * number), batch(2 * number + 1)]
+        rows = [b.rows(slice(place.row_group, None, place.row_groups)) for b in batches]
+        report = optimizer_step(decoder, optimizers, rows, rules, place)
+        told.append([report.loss, report.z, report.output_norm, report.gradient_norm])
+    whole = gathered(decoder, place)
+    if whole is not None:
+        torch.save(whole.state_dict(), folder / f"{name}.pt")
+        (folder / f"{name}.json").write_text(json.dumps(told))
+
+
+def run_config(shards: Path, parallel: dict[str, int]) -> PretrainConfig:
+    """Six steps on real rows, in two stages, a checkpoint after each."""
+    return PretrainConfig(
+        shards=shards,
+        tokenizers=shards,
+        steps=6,
+        save_every=1,
+        accumulate=2,
+        device="cpu",
+        stream=StreamConfig(row_length=32, num_rows=4, window=2),
+        optimizer=OptimizerConfig(peak_rate=1e-3),
+        schedule=ScheduleConfig(warmup_steps=2),
+        parallel=ParallelConfig(**parallel),
+        stage_one=StageConfig(weights={"pairs": 1.0, "text": 1.0}),
+        stage_two=StageConfig(weights={"pairs": 1.0, "chat": 1.0}),
+        stage_two_share=0.5,
+        model=DecoderShape(
+            model_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=48
+        ),
+    )
+
+
+def take_up(run: Path, shards: Path, parallel: dict[str, int]) -> None:
+    """Pre-train to the end; a run that begins here dies after its third step."""
+    progress = dies_after(0 if run.exists() else 3)
+    with contextlib.suppress(KilledError):
+        decoder = pretrain(run_config(shards, parallel), run, progress)
+        if decoder is not None:
+            torch.save(decoder.state_dict(), run / "weights.pt")
+
+
+def main() -> None:
+    """What the arguments ask for."""
+    torch.set_num_threads(1)
+    folder, tasks = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if "steps" in tasks:
+        with joined(torch.device("cpu")) as world:
+            for name in SHAPES:
+                train(name, ParallelConfig(**tasks["steps"]), world, folder)
+    if "pretrain" in tasks:
+        run, shards, parallel = tasks["pretrain"]
+        os.environ["MASTER_PORT"] = tasks["port"]
+        take_up(Path(run), Path(shards), parallel)
+
+
+if __name__ == "__main__":
+    main()

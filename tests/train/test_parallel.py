@@ -1,0 +1,134 @@
+"""Ranks learn what one process learns, however they share it, and go on with each other's work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from calumma.errors import ConfigError
+from calumma.model.sizes import decoder_size
+from calumma.train.config import ParallelConfig
+from calumma.train.parallel import Ranks, placed
+from calumma.train.pretrain import pretrain
+from calumma.train.world import ALONE, World
+from tests.train import decoder_ranks
+from tests.train.runs import told
+from tests.train.test_world import ROOT, free_ports
+
+CPU = torch.device("cpu")
+
+
+def with_ranks(size: int, folder: Path, tasks: dict[str, Any]) -> None:
+    """Start so many ranks and wait for them."""
+    folder.mkdir(exist_ok=True)
+    ports = free_ports(2)
+    words = [sys.executable, "-m", "tests.train.decoder_ranks", str(folder)]
+    words.append(json.dumps(tasks | {"port": ports[1]}))
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0]}
+    started = [
+        subprocess.Popen(
+            words,
+            env={**os.environ, **place, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    for process in started:
+        _, faults = process.communicate(timeout=240)
+        assert process.returncode == 0, faults
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """What one process learns, and what ranks learn: two by two, and two.
+
+    The four also begin a run and die after its third step; one, two and three go on with it.
+    """
+    made = tmp_path_factory.mktemp("ranks")
+    (made / "one").mkdir()
+    for name in decoder_ranks.SHAPES:
+        decoder_ranks.train(name, ParallelConfig(), ALONE, made / "one")
+    begun = [str(made / "begun"), str(shards), {"tensor": 2}]
+    with_ranks(4, made / "both", {"steps": {"tensor": 2}, "pretrain": begun})
+    for size in (1, 2, 3):
+        shutil.copytree(made / "begun", made / f"run-{size}")
+    decoder_ranks.take_up(made / "run-1", shards, {})
+    run = [str(made / "run-2"), str(shards), {}]
+    with_ranks(2, made / "sharded", {"steps": {}, "pretrain": run})
+    with_ranks(3, made / "three", {"pretrain": [str(made / "run-3"), str(shards), {}]})
+    return made
+
+
+@pytest.mark.parametrize("name", decoder_ranks.SHAPES)
+@pytest.mark.parametrize("ranks", ["sharded", "both"])
+def test_ranks_learn_what_one_process_learns(folder: Path, ranks: str, name: str) -> None:
+    one, many = (json.loads((folder / f / f"{name}.json").read_text()) for f in ("one", ranks))
+    assert len(one) == decoder_ranks.STEPS
+    for alone, shared in zip(one, many, strict=True):
+        assert shared == pytest.approx(alone, abs=1e-5)
+    weights, cut = (torch.load(folder / f / f"{name}.pt") for f in ("one", ranks))
+    assert weights.keys() == cut.keys()
+    for key, tensor in weights.items():
+        assert torch.allclose(tensor, cut[key], atol=1e-5), key
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """The run as one process does it."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    decoder = pretrain(decoder_ranks.run_config(shards, {}), run)
+    assert decoder is not None
+    torch.save(decoder.state_dict(), run / "weights.pt")
+    return run
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_run_of_four_ranks_goes_on_with_another_number(
+    folder: Path, undisturbed: Path, size: int
+) -> None:
+    assert len(told(folder / "begun")) == 3
+    run = folder / f"run-{size}"
+    for ours, wanted in zip(told(run), told(undisturbed), strict=True):
+        assert ours == pytest.approx(wanted, abs=1e-5)
+    weights, wanted = (torch.load(r / "weights.pt") for r in (run, undisturbed))
+    for key, tensor in wanted.items():
+        assert torch.allclose(tensor, weights[key], atol=1e-5), key
+
+
+def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
+    ranks = Ranks(World(0, size), CPU, parallel, torch.float32)
+    with pytest.raises(ConfigError) as caught:
+        placed(replace(decoder_size("tiny"), **shape), lambda made: [], ranks)
+    return str(caught.value)
+
+
+def test_ranks_that_do_not_divide_are_refused() -> None:
+    assert refusal(ParallelConfig(replicas=2, tensor=2), 6) == (
+        "6 ranks are no multiple of parallel.replicas=2 times parallel.tensor=2; wanted one. "
+        "Start another number, or change them."
+    )
+
+
+def test_heads_that_cannot_be_shared_are_refused() -> None:
+    assert refusal(ParallelConfig(tensor=8), 8) == (
+        "parallel.tensor=8 does not divide 4 key heads and a feed-forward of 256; wanted a "
+        "divisor of both."
+    )
+
+
+def test_norms_in_groups_are_not_cut() -> None:
+    assert refusal(ParallelConfig(tensor=2), 2, qk_norm_groups=2) == (
+        "parallel.tensor=2 cuts the heads, but their norms stand in 2 groups; wanted one. Use "
+        "parallel.tensor=1, which shards all."
+    )
