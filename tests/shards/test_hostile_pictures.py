@@ -1,0 +1,40 @@
+"""Over a hundred hostile image files on the way from a file of documents to shards."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from calumma.documents.readers import read_documents
+from calumma.shards.build import Tokenizers, build_shards
+from tests.documents.hostile import hostile_files
+
+HOSTILE = hostile_files()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_each_has_codes_or_is_in_the_quarantine_with_its_reason(
+    tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    lines = [
+        json.dumps({
+            "id": name,
+            "content": [
+                {"type": "text", "text": "a"},
+                {"type": "image", "base64": base64.b64encode(data).decode()},
+            ],
+        })
+        for name, (data, _) in HOSTILE.items()
+    ]  # fmt: skip
+    (tmp_path / "documents.jsonl").write_text("\n".join(lines) + "\n")
+    documents = read_documents([str(tmp_path / "documents.jsonl")])
+    manifest = build_shards(documents, tokenizers, tmp_path / "shards", skip_bad=True)
+    quarantine = (tmp_path / "shards" / "quarantine.jsonl").read_text().splitlines()
+    refused = {drop["id"]: drop for drop in map(json.loads, quarantine)}
+    assert manifest.num_sequences + len(refused) == len(HOSTILE) >= 100
+    for name, (_, fate) in HOSTILE.items():
+        assert fate == "either" or (name in refused) == (fate == "refused"), name
+    assert all(drop["detail"] and "\n" not in drop["detail"] for drop in refused.values())
