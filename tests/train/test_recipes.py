@@ -1,0 +1,56 @@
+"""The configs in `runs/`: each is read, and says what the paper says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calumma.model.sizes import SIZES
+from calumma.settings import load_config
+from calumma.train.config import PretrainConfig
+
+RUNS = Path(__file__).parents[2] / "runs"
+BATCHES = {
+    "37M": 1.57e6,
+    "94M": 1.05e6,
+    "443M": 1.57e6,
+    "1.5B": 2.10e6,
+    "7B": 2**23,
+    "34B": 3 * 2**22,
+}
+STEPS = {"37M": 160e3, "94M": 160e3, "443M": 160e3, "1.5B": 120e3, "7B": 1.097e6, "34B": 731e3}
+
+
+def recipe(size: str) -> PretrainConfig:
+    return load_config(PretrainConfig, RUNS / f"decoder-{size}.toml", [])
+
+
+def test_every_size_has_a_recipe() -> None:
+    names = {path.stem.removeprefix("decoder-") for path in RUNS.glob("decoder-*.toml")}
+    assert names == set(SIZES) - {"tiny"}
+
+
+@pytest.mark.parametrize("size", BATCHES)
+def test_batches_and_steps_are_the_paper_s(size: str) -> None:
+    config = recipe(size)
+    ids = config.stream.num_rows * config.stream.row_length * config.accumulate
+    assert ids == pytest.approx(BATCHES[size], rel=5e-3)
+    assert config.steps == STEPS[size]
+    assert config.model.model_dim == SIZES[size].model_dim
+    assert (config.schedule.warmup_steps, config.schedule.decay) == (4000, "exponential")
+    assert (config.optimizer.betas, config.optimizer.epsilon) == ((0.9, 0.95), 1e-5)
+    assert (config.z_loss, config.stage_two_share) == (1e-5, 0.2)
+
+
+def test_dropout_and_reordered_norms_are_never_together() -> None:
+    assert (recipe("7B").model.norm_order, recipe("7B").model.dropout) == ("pre", 0.1)
+    assert (recipe("34B").model.norm_order, recipe("34B").model.dropout) == ("reordered", 0.0)
+    assert recipe("7B").optimizer.peak_rate == recipe("34B").optimizer.peak_rate == 1e-4
+
+
+def test_stage_two_halves_the_weights_of_stage_one() -> None:
+    config = recipe("7B")
+    for name, weight in config.stage_one.weights.items():
+        assert config.stage_two.weights[name] == pytest.approx(weight / 2)
+    assert sum(config.stage_two.weights.values()) == pytest.approx(1.0)
