@@ -169,5 +169,6 @@ def test_another_image_network_is_refused() -> None:
         "X/config.json: double_latent of the image tokenizer is true; wanted false, the only value "
         "that calumma's network knows."
     )
-    with pytest.raises(CheckpointError, match="resolution=30 cannot be halved"):
+    told = r"X/config\.json: its numbers do not fit\. resolution=30 cannot be halved"
+    with pytest.raises(CheckpointError, match=told):
         read_vq_config({"resolution": 30}, "X/config.json")
