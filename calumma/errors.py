@@ -42,6 +42,10 @@ class CheckpointError(CalummaError):
     """A run or model folder that cannot be loaded."""
 
 
+class TrainingError(CalummaError):
+    """A run whose numbers have left the range that can be learned from."""
+
+
 class GenerationError(CalummaError):
     """A prompt or sampling request that cannot be answered."""
 

@@ -119,6 +119,9 @@ class TrainConfig:
     accumulate: int = 1
     """Batches added up for one step."""
 
+    most_skipped: int = 10
+    """Steps in a row without a finite gradient that are borne, each skipped; then the run stops."""
+
     save_every: int = 100
     """Steps between two checkpoints."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calumma.batches.stream import Stream, StreamState
 from calumma.checkpoints.run import Keep, Saved
+from calumma.errors import TrainingError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.runtime import choose_device
@@ -28,7 +29,7 @@ from calumma.train.optimizer import (
 )
 from calumma.train.parallel import Place, Ranks, Weights, gathered, placed
 from calumma.train.schedule import rate_share
-from calumma.train.step import ALL, StepRules, optimizer_step
+from calumma.train.step import ALL, StepReport, StepRules, optimizer_step
 from calumma.train.world import joined
 
 
@@ -46,6 +47,7 @@ class DecoderLearner:
     place: Place = ALL
 
     def __post_init__(self) -> None:
+        self.skipped: list[int] = []
         self.decoder.train()
         prepare(self.decoder, self.config.compute)
         self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
@@ -69,9 +71,21 @@ class DecoderLearner:
         share = rate_share(number, self.config.steps, self.config.schedule)
         set_rates(self.optimizers, share)
         report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
+        self._watch(number, report)
         whole = time.perf_counter() - started
         rate = self.config.optimizer.peak_rate * share
         return {**asdict(report), "rate": rate, "data_wait_share": waited / whole}
+
+    def _watch(self, number: int, report: StepReport) -> None:
+        """Bear a few steps in a row without a finite gradient, and no more."""
+        self.skipped = [*self.skipped, number + 1] if report.skipped else []
+        if len(self.skipped) > self.config.most_skipped:
+            raise TrainingError(
+                f"steps {self.skipped[0]} to {self.skipped[-1]} gave no finite gradient and were "
+                f"skipped; wanted at most {self.config.most_skipped} in a row. Begin anew with a "
+                "lower --optimizer.peak-rate, or raise --most-skipped and go on from the newest "
+                "checkpoint."
+            )
 
     def state(self) -> dict[str, Any]:
         """Weights, what the optimizers remember of each, and the stream's place."""

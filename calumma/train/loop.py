@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ def run_loop(
             seen = {"step": number + 1, **metrics, "seconds": ended - started}
             if "num_tokens" in metrics:
                 seen["tokens_per_second"] = metrics["num_tokens"] / (ended - waited)
-            log.write(json.dumps(seen) + "\n")
+            log.write(_line(seen))
             waited = ended
             done = number + 1
             # Asked once: a signal that comes after this line waits for the next step's save.
@@ -110,6 +111,12 @@ def _metrics_log(path: Path, steps: int, world: World) -> contextlib.AbstractCon
         return io.StringIO()
     _trim_metrics(path, steps)
     return path.open("a", encoding="utf-8")
+
+
+def _line(seen: Mapping[str, float]) -> str:
+    """One line of metrics; JSON has no word for what is not finite but null."""
+    told = {name: value if math.isfinite(value) else None for name, value in seen.items()}
+    return json.dumps(told) + "\n"
 
 
 def _trim_metrics(path: Path, steps: int) -> None:

@@ -15,7 +15,15 @@ from calumma.train.decoder import Lesson, learn
 from calumma.train.loop import Progress
 
 CONFIG_NAME = "config.json"
-_OF_THE_MACHINE = ("device", "save_every", "keep_last", "keep_every", "compute", "parallel")
+_FREE = (
+    "device",
+    "save_every",
+    "keep_last",
+    "keep_every",
+    "most_skipped",
+    "compute",
+    "parallel",
+)
 """Fields that, like all paths, may differ between two launches of one run."""
 
 
@@ -30,7 +38,7 @@ def run_fingerprint(config: TrainConfig, reader: ShardReader, start: str = "") -
     fields = {
         name: value
         for name, value in asdict(config).items()
-        if name not in _OF_THE_MACHINE and not isinstance(value, Path)
+        if name not in _FREE and not isinstance(value, Path)
     }
     text = json.dumps([fields, reader.manifest.fingerprint, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

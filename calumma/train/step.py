@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,6 +32,9 @@ class StepReport:
     gradient_norm: float
     num_tokens: int
 
+    skipped: int
+    """1 where the gradient was not finite and nothing was learned, else 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepRules:
@@ -55,6 +59,7 @@ def optimizer_step(
 
     The loss is divided by the counted targets of all batches on all ranks. Dividing batch by
     batch would weigh a token more where its batch has few counted targets (padding, prompts).
+    A gradient that is not finite is thrown away: one such step would spoil every weight.
     """
     device = model.embedding.weight.device
     micros = [_to(batch, device) for batch in batches]
@@ -65,11 +70,12 @@ def optimizer_step(
         total, told = _loss(model, micro, rules, place)
         (total / num_counted).backward()
         seen += torch.stack([value.double() for value in told])
-    gradient_norm = clip_gradients(model.parameters(), rules.max_gradient_norm)
+    gradient_norm = float(clip_gradients(model.parameters(), rules.max_gradient_norm))
     for optimizer in optimizers:
-        optimizer.step()
+        if math.isfinite(gradient_norm):
+            optimizer.step()
         optimizer.zero_grad()
-    return _report(_Seen(*place.world.sum(seen).tolist()), float(gradient_norm))
+    return _report(_Seen(*place.world.sum(seen).tolist()), gradient_norm)
 
 
 class _Micro(NamedTuple):
@@ -136,4 +142,5 @@ def _report(seen: _Seen, gradient_norm: float) -> StepReport:
         output_norm=seen.norms / max(1, seen.num_tokens),
         gradient_norm=gradient_norm,
         num_tokens=int(seen.num_tokens),
+        skipped=int(not math.isfinite(gradient_norm)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,12 @@ def test_a_signal_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     second = Counting()
     run_loop(second, tmp_path, CONFIG)
     assert second.steps == [4, 5, 6, 7, 8, 9]
+
+
+def test_what_is_not_finite_is_null_in_the_metrics(tmp_path: Path) -> None:
+    class Lost(Counting):
+        def step(self, number: int) -> dict[str, float]:
+            return {"loss": math.nan, "num_tokens": 10.0}
+
+    run_loop(Lost(), tmp_path, CONFIG)
+    assert [line["loss"] for line in metrics(tmp_path)] == [None] * 10
