@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "build-shards",
-        "DOCS... --tokenizers DIR --out DIR [--skip-bad] [--workers N] [--executor WHO]",
+        "DOCS... --tokenizers DIR --out DIR [--skip-bad] [--clean FILE] [--workers N]",
         "Encode documents into shards of ids.\n"
         "Killed and started again, with more or fewer workers, it ends in the same bytes.",
         _EXAMPLES,
@@ -64,14 +64,19 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--slurm", type=Path, metavar="FILE", help="TOML: partition, time, cpus, gpus, memory_gb"
     )
+    parser.add_argument(
+        "--clean", type=Path, metavar="FILE", help="TOML: which documents are left out, and why"
+    )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or auto (cpu)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Build, or go on building."""
+    from calumma.documents.clean import CleanConfig, find_scorer
     from calumma.errors import ConfigError
     from calumma.runtime import choose_device
+    from calumma.settings import load_config
     from calumma.shards.tasks import BuildJob
 
     if args.piece < 1 or (args.workers is not None and args.workers < 1):
@@ -90,7 +95,10 @@ def run(args: argparse.Namespace) -> None:
         skip_bad=args.skip_bad,
         device=device,
         decoders=max(1, processors // workers) if local else 1,
+        cleaning=load_config(CleanConfig, args.clean, []) if args.clean else CleanConfig(),
     )
+    for rule in job.cleaning.scores:
+        find_scorer(rule)
     _require_tokenizers(args.tokenizers)
     if args.executor == "slurm":
         _submit(args, job, args.workers or -1)
@@ -127,8 +135,8 @@ def _submit(args: argparse.Namespace, job: BuildJob, workers: int) -> None:
             'partition. Write one line into it: partition = "NAME".'
         )
     config = load_config(SlurmConfig, args.slurm, [])
-    tasks, last = submit_to_slurm(job, args.documents, workers, config)
-    print(f"job {tasks} builds the pieces; job {last} then writes {job.out / 'manifest.json'}")
+    *before, last = submit_to_slurm(job, args.documents, workers, config)
+    print(f"jobs {', '.join(before)}; then job {last} writes {job.out / 'manifest.json'}")
 
 
 def _tell(job: BuildJob, manifest: Manifest) -> None:

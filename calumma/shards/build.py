@@ -53,8 +53,17 @@ def build_shards(
     return write_manifest(folder, tokenizers, pieces)
 
 
-def write_manifest(folder: Path, tokenizers: Tokenizers, pieces: Sequence[Piece]) -> Manifest:
-    """Bind finished pieces together: the quarantine, the manifest, and no piece beside them."""
+def write_manifest(
+    folder: Path, tokenizers: Tokenizers, pieces: Sequence[Piece], *, cleaning: str = ""
+) -> Manifest:
+    """Bind finished pieces together: the quarantine, the manifest, and no piece beside them.
+
+    Args:
+        folder: of the shards.
+        tokenizers: that the pieces were made with.
+        pieces: all of them, in order.
+        cleaning: the fingerprint of the rules by which documents were left out.
+    """
     names = {piece.name for piece in pieces}
     for path in folder.glob("piece-*"):
         if path.stem not in names:
@@ -69,7 +78,7 @@ def write_manifest(folder: Path, tokenizers: Tokenizers, pieces: Sequence[Piece]
     manifest = Manifest(
         vocabulary=tokenizers.text.vocabulary,
         fingerprint=digest.hexdigest()[:12],
-        made_with=tokenizers.fingerprints,
+        made_with={**tokenizers.fingerprints, **({"cleaning": cleaning} if cleaning else {})},
         pieces=list(pieces),
     )
     manifest.save(folder)

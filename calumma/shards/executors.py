@@ -30,11 +30,12 @@ from calumma.files import read_json, write_json
 from calumma.runtime import STOP
 from calumma.shards.locks import building, working
 from calumma.shards.manifest import Manifest
-from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish, plan
+from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish, plan, steps
 from calumma.shards.workers import Workers
 
 Progress = Callable[[int], None]
 Paths = Sequence[Path | str]
+Task = Callable[[Any, int, int], Any]
 
 _IN_FLIGHT = 2
 """Tasks handed out ahead for each worker; all of a large build's at once would fill the memory."""
@@ -67,10 +68,11 @@ class _Local(LocalPipelineExecutor):
     for a worker that was killed; hence this one.
     """
 
-    def __init__(self, job: BuildJob, tasks: int, workers: int, progress: Progress) -> None:
-        super().__init__([BuildTask(job)], tasks=tasks, workers=workers, logging_dir=str(job.work))
+    def __init__(self, job: BuildJob, task: Task, tasks: int, workers: int) -> None:
+        super().__init__([task], tasks=tasks, workers=workers, logging_dir=str(job.work))
         self.job = job
-        self.progress = progress
+        self.task = task
+        self.progress: Progress = lambda documents: None
 
     def run(self) -> None:
         """Do all tasks, in order as far as they are handed out."""
@@ -78,7 +80,7 @@ class _Local(LocalPipelineExecutor):
             self._share_out()
             return
         for rank in range(self.tasks):
-            self.progress(BuildTask(self.job)(None, rank, self.tasks))
+            self.progress(self.task(None, rank, self.tasks))
 
     def _share_out(self) -> None:
         work = self.job.work
@@ -99,7 +101,7 @@ class _Local(LocalPipelineExecutor):
         for rank in range(self.tasks):
             if len(running) == _IN_FLIGHT * self.workers:
                 running = self._take(running)
-            running.add(workers.submit(BuildTask(self.job), None, rank, self.tasks))
+            running.add(workers.submit(self.task, None, rank, self.tasks))
         while running:
             running = self._take(running)
 
@@ -179,9 +181,12 @@ def build_local(
     logger.disable("datatrove")
     with building(job.work):
         tasks = plan(job, paths)
-        with _passing_on_a_stop(job):
-            _Local(job, tasks, min(workers, max(1, tasks)), progress).run()
-        STOP.check(f"{job.out} holds the pieces that are finished")
+        for task, count in steps(job, tasks):
+            executor = _Local(job, task, count, min(workers, max(1, count)))
+            executor.progress = progress
+            with _passing_on_a_stop(job):
+                executor.run()
+            STOP.check(f"{job.out} holds the pieces that are finished")
         return finish(job)
 
 
@@ -212,22 +217,23 @@ def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) ->
     if begun:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        with _passing_on_a_stop(job):
-            _Ray(
-                [BuildTask(job)],
-                tasks=tasks,
-                workers=workers,
-                mem_per_cpu_gb=1,
-                gpus_per_task=gpus,
-                logging_dir=str(job.work / "ray"),
-            ).run()
+        for task, count in steps(job, tasks):
+            with _passing_on_a_stop(job):
+                _Ray(
+                    [task],
+                    tasks=count,
+                    workers=workers,
+                    mem_per_cpu_gb=1,
+                    gpus_per_task=gpus if isinstance(task, BuildTask) else 0,
+                    logging_dir=str(job.work / "ray"),
+                ).run()
+            STOP.check(f"{job.out} holds the pieces that are finished")
+            if _told(job).is_file():
+                told = read_json(_told(job))
+                raise getattr(calumma.errors, told["kind"])(told["message"])
     finally:
         if begun:
             ray.shutdown()
-    STOP.check(f"{job.out} holds the pieces that are finished")
-    if _told(job).is_file():
-        told = read_json(_told(job))
-        raise getattr(calumma.errors, told["kind"])(told["message"])
     return finish(job)
 
 
@@ -241,7 +247,7 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
         config: what Slurm is told of each.
 
     Returns:
-        The numbers of the jobs: that of the tasks, and that of the last.
+        The numbers of the jobs, in the order in which they are done.
 
     Raises:
         ConfigError: there is no Slurm here, or it takes no such job.
@@ -261,32 +267,30 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
         "env_command": config.setup,
         "qos": "",
     }
-    pieces = _Slurm(
-        [BuildTask(job)],
-        tasks=tasks,
-        workers=workers,
-        gpus_per_task=config.gpus,
-        tasks_per_job=config.tasks_per_job,
-        job_name="calumma-shards",
-        logging_dir=str(job.work / "slurm"),
-        **rules,
-    )
-    last = _Slurm(
-        [FinishTask(job)],
-        tasks=1,
-        depends=pieces,
-        job_name="calumma-manifest",
-        logging_dir=str(job.work / "slurm-manifest"),
-        **rules,
-    )
+    executors: list[_Slurm] = []
+    for task, count in [*steps(job, tasks), (FinishTask(job), 1)]:
+        name = type(task).__name__
+        executors.append(
+            _Slurm(
+                [task],
+                tasks=count,
+                workers=workers,
+                depends=executors[-1] if executors else None,
+                gpus_per_task=config.gpus if isinstance(task, BuildTask) else 0,
+                tasks_per_job=config.tasks_per_job,
+                job_name=f"calumma-{name}",
+                logging_dir=str(job.work / "slurm" / name),
+                **rules,
+            )
+        )
     try:
-        last.run()
+        executors[-1].run()
     except subprocess.CalledProcessError as error:
         raise ConfigError(
             f"sbatch ended with {error.returncode}; wanted it to take the job. What it says "
             "stands above: mend the file given as --slurm."
         ) from error
-    return [str(pieces.job_id), str(last.job_id)]
+    return [str(executor.job_id) for executor in executors]
 
 
 @contextmanager

@@ -11,22 +11,29 @@ begun. Beside the shards, `.build/` holds what only the building needs:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from calumma.documents.clean import CleanConfig
 from calumma.documents.document import Document, Image
 from calumma.documents.faults import UNREADABLE, Drop, OnError, stop
 from calumma.documents.spans import Span, cut_spans, read_span, require_documents
 from calumma.errors import CalummaError, ShardError
-from calumma.files import make_folder, read_json, write_json
+from calumma.files import make_folder, read_json, sha256, write_json
 from calumma.runtime import STOP
 from calumma.shards.build import PIECE_DOCUMENTS, write_manifest
+from calumma.shards.duplicates import (
+    duplicate_file,
+    find_duplicates,
+    signature_file,
+    signatures,
+)
 from calumma.shards.encode import DocumentEncoder, Tokenizers
 from calumma.shards.format import NOTE, piece_name
 from calumma.shards.manifest import Manifest, Piece
@@ -58,6 +65,9 @@ class BuildJob:
 
     decoders: int = 1
     """Threads of a worker that open pictures."""
+
+    cleaning: CleanConfig = field(default_factory=CleanConfig)
+    """Which documents are left out."""
 
     @property
     def work(self) -> Path:
@@ -151,19 +161,13 @@ class BuildTask:
         tokenizers = load_tokenizers(job.tokenizers, job.device)
         encoder = _encoder(job.tokenizers, job.device, job.decoders)
         maker = PieceMaker(encoder, job.out, tokenizers.fingerprint, job.skip_bad)
-        made_of = self._made_of(span, tokenizers.fingerprint)
+        made_of = _made_of(job, rank, span, tokenizers.fingerprint)
         if (known := self._kept(rank, made_of, maker)) is not None:
             return known
         # On a CPU one thread computes, here and in every worker: how many share the work would
         # otherwise decide in which order floating-point numbers are added up.
         with _one_thread():
             return self._make(rank, span, made_of, maker)
-
-    def _made_of(self, span: Span, fingerprint: str) -> list[Any]:
-        state = span.path.stat()
-        seen = [state.st_size, state.st_mtime_ns] if span.path.is_file() else []
-        settings = [self.job.piece_documents, self.job.skip_bad]
-        return [str(span.path), span.first, span.count, *seen, fingerprint, *settings]
 
     def _kept(self, rank: int, made_of: list[Any], maker: PieceMaker) -> int | None:
         """The documents of a task that is done already, its file unchanged and its pieces whole."""
@@ -181,7 +185,7 @@ class BuildTask:
         job = self.job
         job.note(rank).unlink(missing_ok=True)
         pieces, documents, closed = [], 0, span.path.is_file()
-        for part, (group, dropped) in enumerate(self._groups(span)):
+        for part, (group, dropped) in enumerate(self._groups(rank, span)):
             if job.stopping:
                 return 0
             name = piece_name(rank, part)
@@ -193,17 +197,28 @@ class BuildTask:
         write_json(job.note(rank), note)
         return documents
 
-    def _groups(self, span: Span) -> Iterator[tuple[list[Document], list[Drop]]]:
+    def _groups(self, rank: int, span: Span) -> Iterator[tuple[list[Document], list[Drop]]]:
         """The documents of each piece, with what was left out on the way to them."""
+        job = self.job
         faults: list[Drop] = []
 
         def note(error: CalummaError) -> None:
             faults.append(Drop(id="", source="", reason=UNREADABLE, detail=str(error)))
 
-        on_error: OnError = note if self.job.skip_bad else stop
-        for group in groups_of(read_span(span, on_error), self.job.piece_documents):
-            yield group, list(faults)
+        on_error: OnError = note if job.skip_bad else stop
+        duplicates = _duplicates(job, rank)
+        first = 0
+        for group in groups_of(read_span(span, on_error), job.piece_documents):
+            kept, dropped = [], list(faults)
             faults.clear()
+            for place, document in enumerate(group, start=first):
+                drop = duplicates(place, document) or job.cleaning.judge(document)
+                if drop is None or (drop.reason == UNREADABLE and not job.skip_bad):
+                    kept.append(document)  # the encoder tells what is wrong with it
+                else:
+                    dropped.append(drop)
+            first += len(group)
+            yield kept, dropped
         if faults:
             yield [], faults
 
@@ -221,6 +236,74 @@ def _one_thread() -> Iterator[None]:
 def _points_outside(document: Document) -> bool:
     """Whether a picture is a file of its own, which may change when the document's does not."""
     return any(isinstance(p, Image) and p.path is not None for p in document.parts())
+
+
+def _made_of(job: BuildJob, rank: int, span: Span, fingerprint: str) -> list[Any]:
+    """What decides a task's work, pictures in files of their own aside."""
+    state = span.path.stat()
+    seen = [state.st_size, state.st_mtime_ns] if span.path.is_file() else []
+    rules = [job.piece_documents, job.skip_bad, job.cleaning.fingerprint]
+    if job.cleaning.finds_duplicates:
+        path = duplicate_file(job.work, rank)
+        rules.append(sha256(path) if path.is_file() else "")
+    return [str(span.path), span.first, span.count, *seen, fingerprint, *rules]
+
+
+def _duplicates(job: BuildJob, rank: int) -> Callable[[int, Document], Drop | None]:
+    """What says of a document of a task, by its place, whether it is an earlier one again."""
+    if not job.cleaning.finds_duplicates:
+        return lambda place, document: None
+    known = read_json(duplicate_file(job.work, rank))
+
+    def judge(place: int, document: Document) -> Drop | None:
+        if str(place) not in known:
+            return None
+        reason, task, earlier = known[str(place)]
+        detail = f"of document {earlier} of task {task}, both from 0"
+        return Drop(id=document.id, source=document.source, reason=reason, detail=detail)
+
+    return judge
+
+
+@dataclass
+class SignatureTask:
+    """The step before the first, where duplicates are looked for."""
+
+    job: BuildJob
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> int:
+        """Write down the signatures of task `rank`; 0, as no document is done by that."""
+        job = self.job
+        span = _load_spans(job)[rank]
+        made_of = _made_of(replace(job, cleaning=CleanConfig()), rank, span, "")
+        made_of.append(job.cleaning.fingerprint)
+        path = signature_file(job.work, rank)
+        if job.stopping or (path.is_file() and read_json(path)["made_of"] == made_of):
+            return 0
+        documents = read_span(span, (lambda error: None) if job.skip_bad else stop)
+        write_json(path, {"made_of": made_of, **signatures(documents, job.cleaning)})
+        return 0
+
+
+@dataclass
+class CompareTask:
+    """The one task between signatures and pieces."""
+
+    job: BuildJob
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> int:
+        """Write down which documents are left out as duplicates; 0, as none is done by that."""
+        if not self.job.stopping:
+            find_duplicates(self.job.work, len(_load_spans(self.job)))
+        return 0
+
+
+def steps(job: BuildJob, tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
+    """What is done one after the other, each with the number of its tasks."""
+    first: list[tuple[Callable[[Any, int, int], Any], int]] = []
+    if job.cleaning.finds_duplicates:
+        first = [(SignatureTask(job), tasks), (CompareTask(job), 1)]
+    return [*first, (BuildTask(job), tasks)]
 
 
 def finish(job: BuildJob) -> Manifest:
@@ -243,7 +326,8 @@ def finish(job: BuildJob) -> Manifest:
             pieces.append(Piece.from_json(read_json(job.out / (name + NOTE))["piece"]))
     found = sum(piece.num_sequences + sum(piece.dropped.values()) for piece in pieces)
     require_documents(record["documents"], found)
-    return write_manifest(job.out, load_tokenizers(job.tokenizers, job.device), pieces)
+    tokenizers = load_tokenizers(job.tokenizers, job.device)
+    return write_manifest(job.out, tokenizers, pieces, cleaning=job.cleaning.fingerprint)
 
 
 @dataclass

@@ -99,5 +99,5 @@ def test_jobs_of_slurm_are_told(
     assert main(words) == 0
     assert asked == [["docs"], -1, SlurmConfig(partition="short", gpus=1)]
     assert capsys.readouterr().out == (
-        f"job 41 builds the pieces; job 42 then writes {tmp_path / 'out' / 'manifest.json'}\n"
+        f"jobs 41; then job 42 writes {tmp_path / 'out' / 'manifest.json'}\n"
     )

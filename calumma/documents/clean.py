@@ -1,0 +1,240 @@
+"""Filters with an account: why a document is left out, as a pure function of the document.
+
+Every rule is off until it is asked for. What only shows beside other documents, duplicates, is told
+apart by signatures: two documents with the same signature are the same to that rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.faults import UNREADABLE, Drop
+from calumma.documents.language import COMMON, language_of
+from calumma.errors import ConfigError, ImageError
+
+Scorer = Callable[[PIL.Image.Image], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRule:
+    """A number that a package gives a picture, such as how unsafe or how fine it is."""
+
+    name: str
+    """What the account calls it."""
+
+    call: str
+    """A function from a picture to a number, as `package.module:function`."""
+
+    least: float = float("-inf")
+    most: float = float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """Which documents are left out; a rule that is not named leaves out none."""
+
+    smallest_side: int = 0
+    """Pixels of a picture's shorter side, at least."""
+
+    longest_ratio: float = float("inf")
+    """Longer side by shorter side of a picture, at most."""
+
+    least_contrast: float = 0.0
+    """Standard deviation of a picture's grey values (0 to 255), at least; near-blank is under 4."""
+
+    fewest_letters: int = 0
+    """Letters of text, at least."""
+
+    most_letters: int = 1 << 62
+    """Letters of text, at most."""
+
+    most_repetition: float = 1.0
+    """Share of a text's runs of five words that occurred in it before, at most."""
+
+    languages: tuple[str, ...] = ()
+    """Languages that are kept (en, de, fr, es, it, pt, nl); a text too short to tell is kept."""
+
+    order: Literal["any", "text-first", "image-first"] = "any"
+    """Which part a document with both begins with."""
+
+    licences: tuple[str, ...] = ()
+    """Licences that are kept, to the letter."""
+
+    exact_duplicates: bool = False
+    """Whether a document is left out that has the text and the picture files of an earlier one."""
+
+    near_duplicates: bool = False
+    """Whether a document is left out whose pictures look like those of an earlier one: the same
+    64-bit difference hash of each."""
+
+    scores: tuple[ScoreRule, ...] = ()
+    """Rules of other packages' making."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.languages} - {*COMMON, "other"})
+        if unknown:
+            raise ConfigError(
+                f"languages names {unknown[0]!r}, which is not told apart; wanted some of "
+                f"{', '.join(COMMON)}, other. Leave it out."
+            )
+
+    @property
+    def finds_duplicates(self) -> bool:
+        """Whether documents have to be compared with each other."""
+        return self.exact_duplicates or self.near_duplicates
+
+    @property
+    def looks_at_pictures(self) -> bool:
+        """Whether a rule needs pictures to be opened, which costs as much as all the others."""
+        limits = (self.smallest_side, self.least_contrast, self.longest_ratio < float("inf"))
+        return any(limits) or bool(self.scores)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of all rules."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+    def judge(self, document: Document) -> Drop | None:
+        """Why this document is left out, or None where it is kept."""
+        for reason, detail in self._faults(document):
+            return Drop(id=document.id, source=document.source, reason=reason, detail=detail)
+        return None
+
+    def _faults(self, document: Document) -> Iterator[tuple[str, str]]:
+        """Each rule that the document breaks, cheap ones first."""
+        yield from self._of_licence(document)
+        yield from self._of_order(document)
+        yield from self._of_text(document)
+        if not self.looks_at_pictures:
+            return
+        for number, image in enumerate(document.images):
+            try:
+                picture = image.open()
+            except ImageError as error:
+                yield UNREADABLE, str(error)
+                return
+            for reason, detail in self._of_picture(picture):
+                yield reason, f"image {number}: {detail}"
+
+    def _of_licence(self, document: Document) -> Iterator[tuple[str, str]]:
+        if self.licences and document.licence not in self.licences:
+            yield "licence", f"{document.licence or 'none'}; wanted {', '.join(self.licences)}"
+
+    def _of_order(self, document: Document) -> Iterator[tuple[str, str]]:
+        kinds = [type(part) for part in document.parts()]
+        if self.order == "any" or not {Text, Image} <= set(kinds):
+            return
+        found = "text-first" if kinds[0] is Text else "image-first"
+        if found != self.order:
+            yield "order", f"{found}; wanted {self.order}"
+
+    def _of_text(self, document: Document) -> Iterator[tuple[str, str]]:
+        text = document.text
+        if len(text) < self.fewest_letters:
+            yield "text too short", f"{len(text)} letters; wanted at least {self.fewest_letters}"
+        if len(text) > self.most_letters:
+            yield "text too long", f"{len(text)} letters; wanted at most {self.most_letters}"
+        if self.languages and (found := language_of(text)) not in ("", *self.languages):
+            yield "language", f"{found}; wanted {', '.join(self.languages)}"
+        if self.most_repetition < 1.0 and (share := repetition(text)) > self.most_repetition:
+            yield "repetition", f"{share:.2f} of it; wanted at most {self.most_repetition:g}"
+
+    def _of_picture(self, picture: PIL.Image.Image) -> Iterator[tuple[str, str]]:
+        width, height = picture.size
+        size, shorter, longer = f"{width} x {height} pixels", min(width, height), max(width, height)
+        if shorter < self.smallest_side:
+            yield "image too small", f"{size}; wanted a side of at least {self.smallest_side}"
+        if longer > self.longest_ratio * shorter:
+            yield "aspect ratio", f"{size}; wanted sides at most {self.longest_ratio:g} to 1"
+        if self.least_contrast:
+            contrast = float(np.asarray(grey(picture), dtype=np.float64).std())
+            if contrast < self.least_contrast:
+                yield "near-blank", f"contrast {contrast:.2f}; wanted {self.least_contrast:g}"
+        for rule in self.scores:
+            score = find_scorer(rule)(picture)
+            if not rule.least <= score <= rule.most:
+                wanted = f"{rule.least:g} to {rule.most:g}"
+                yield rule.name, f"{score:.4g}; wanted {wanted}"
+
+
+@lru_cache
+def find_scorer(rule: ScoreRule) -> Scorer:
+    """The function that a rule names.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    module, _, name = rule.call.partition(":")
+    try:
+        found: Scorer = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"the score {rule.name!r} is given by {rule.call!r}, which cannot be imported "
+            f"({error}); wanted package.module:function. Install the package, or mend the name."
+        ) from error
+    return found
+
+
+def grey(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Its grey values, with white behind what is transparent."""
+    if picture.mode in ("RGBA", "LA", "PA", "P") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        ground.alpha_composite(picture)
+        picture = ground
+    return picture.convert("L")
+
+
+def repetition(text: str) -> float:
+    """The share of a text's runs of five words that occurred in it before.
+
+    >>> repetition("one two three four five"), repetition("a b c d e " * 3)
+    (0.0, 0.5454545454545454)
+    """
+    words = text.split()
+    runs = [tuple(words[start : start + 5]) for start in range(len(words) - 4)]
+    return 1.0 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def exact_signature(document: Document) -> int:
+    """64 bits of the document's text and picture files.
+
+    Raises:
+        ImageError: a picture's file is not there.
+    """
+    digest = hashlib.sha256()
+    for part in document.parts():
+        data = part.text.encode() if isinstance(part, Text) else part.read_bytes()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def near_signature(document: Document) -> int | None:
+    """64 bits of what the document's pictures look like; None where there is none.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    if not document.images:
+        return None
+    hashes = b"".join(difference_hash(image.open()) for image in document.images)
+    return int.from_bytes(hashlib.sha256(hashes).digest()[:8], "little")
+
+
+def difference_hash(picture: PIL.Image.Image) -> bytes:
+    """8 bytes: whether each of 8 x 8 places is darker than the one to its right.
+
+    Source: the "dHash" of N. Krawetz, "Kind of Like That" (2013).
+    """
+    small = grey(picture).resize((9, 8), PIL.Image.Resampling.BOX)
+    values = np.asarray(small, dtype=np.int16)
+    return np.packbits(values[:, :-1] < values[:, 1:]).tobytes()

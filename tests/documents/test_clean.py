@@ -1,0 +1,211 @@
+"""Filters: each leaves out what it says, with its reason, and nothing else."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.documents.clean import (
+    CleanConfig,
+    ScoreRule,
+    difference_hash,
+    exact_signature,
+    near_signature,
+    repetition,
+)
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.faults import Drop
+from calumma.errors import ConfigError
+from calumma.settings import load_config
+from tests.pictures import noise, png
+
+
+def file_of(picture: PIL.Image.Image, kind: str = "PNG") -> Image:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return Image(data=file.getvalue())
+
+
+WIDE, SMALL = file_of(noise(0, 90, 30)), file_of(noise(1, 12, 40))
+BLANK = file_of(PIL.Image.new("RGB", (40, 40), (200, 201, 202)))
+GLASS = file_of(PIL.Image.new("RGBA", (40, 40), (0, 0, 0, 0)))
+BROKEN = Image(data=b"no picture", name="here")
+PARTS = (Text("a red bird on a boat"), file_of(noise(2, 40, 40)))
+GOOD = Document(id="d", source="s", licence="MIT", content=PARTS)
+
+
+def with_picture(image: Image) -> Document:
+    return replace(GOOD, content=(PARTS[0], image))
+
+
+def with_text(text: str) -> Document:
+    return replace(GOOD, content=(Text(text), PARTS[1]))
+
+
+FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
+    (
+        {"smallest_side": 30},
+        with_picture(SMALL),
+        "image too small",
+        "image 0: 12 x 40 pixels; wanted a side of at least 30",
+    ),
+    (
+        {"longest_ratio": 2.5},
+        with_picture(WIDE),
+        "aspect ratio",
+        "image 0: 90 x 30 pixels; wanted sides at most 2.5 to 1",
+    ),
+    (
+        {"least_contrast": 4.0},
+        with_picture(BLANK),
+        "near-blank",
+        "image 0: contrast 0.00; wanted 4",
+    ),
+    (
+        {"least_contrast": 4.0},
+        with_picture(GLASS),
+        "near-blank",
+        "image 0: contrast 0.00; wanted 4",
+    ),
+    (
+        {"smallest_side": 1},
+        with_picture(BROKEN),
+        "unreadable",
+        "here: holds no picture that can be read (its first bytes are b'no pictu'); wanted PNG, "
+        "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out.",
+    ),
+    (
+        {"fewest_letters": 10},
+        with_text("a bird"),
+        "text too short",
+        "6 letters; wanted at least 10",
+    ),
+    (
+        {"most_letters": 30},
+        with_text("bird " * 9),
+        "text too long",
+        "45 letters; wanted at most 30",
+    ),
+    (
+        {"languages": ("en",)},
+        with_text("der die das und ist nicht ein eine zu den von mit sich auf " * 2),
+        "language",
+        "de; wanted en",
+    ),
+    (
+        {"most_repetition": 0.3},
+        with_text("one two three four five six " * 9),
+        "repetition",
+        "0.88 of it; wanted at most 0.3",
+    ),
+    (
+        {"order": "image-first"},
+        GOOD,
+        "order",
+        "text-first; wanted image-first",
+    ),
+    ({"licences": ("CC0-1.0", "ISC")}, GOOD, "licence", "MIT; wanted CC0-1.0, ISC"),
+    (
+        {"scores": (ScoreRule(name="unsafe", call="tests.documents.test_clean:score", most=0.4),)},
+        GOOD,
+        "unsafe",
+        "image 0: 0.5; wanted -inf to 0.4",
+    ),
+]
+
+
+def score(picture: PIL.Image.Image) -> float:
+    """What some package says of every picture."""
+    return 0.5
+
+
+@pytest.mark.parametrize(("rule", "document", "reason", "detail"), FAULTS)
+def test_a_rule_leaves_out_what_it_says(
+    rule: dict[str, Any], document: Document, reason: str, detail: str
+) -> None:
+    drop = CleanConfig(**rule).judge(document)
+    assert drop == Drop(id="d", source="s", reason=reason, detail=detail)
+    assert CleanConfig().judge(document) is None
+
+
+def test_a_good_document_passes_all_rules() -> None:
+    rules = [rule for rule, document, _, _ in FAULTS if document is not GOOD]
+    everything = {name: value for rule in rules for name, value in rule.items()}
+    assert CleanConfig(**everything, licences=("MIT",), order="text-first").judge(GOOD) is None
+
+
+def test_text_alone_has_no_order() -> None:
+    only = replace(GOOD, content=PARTS[:1])
+    assert CleanConfig(order="image-first").judge(only) is None
+
+
+def test_repetition_by_hand() -> None:
+    assert repetition("") == repetition("too short") == 0.0
+    assert repetition("a b c d e f a b c d e") == 1 - 6 / 7
+
+
+def test_exact_signatures_tell_one_letter_and_one_byte() -> None:
+    same = replace(GOOD, id="other", source="elsewhere")
+    assert exact_signature(same) == exact_signature(GOOD)
+    assert exact_signature(with_text("a red bird on a boat.")) != exact_signature(GOOD)
+    assert exact_signature(with_picture(WIDE)) != exact_signature(GOOD)
+
+
+def test_near_signatures_see_what_a_picture_looks_like() -> None:
+    steps = np.tile(np.arange(9, dtype=np.uint8) * 28, (8, 1))
+    cells = PIL.Image.fromarray(np.random.default_rng(0).permuted(steps, axis=1))
+    picture = cells.resize((180, 160), PIL.Image.Resampling.NEAREST)
+    signature = near_signature(with_picture(file_of(picture)))
+    assert near_signature(with_picture(file_of(picture.resize((90, 80), PIL.Image.Resampling.BOX)))) == signature
+    assert near_signature(with_picture(file_of(picture, "WEBP"))) == signature
+    assert near_signature(with_picture(file_of(noise(6)))) != signature
+    assert near_signature(replace(GOOD, content=PARTS[:1])) is None
+
+
+def test_a_difference_hash_by_hand() -> None:
+    rising = PIL.Image.fromarray(np.tile(np.arange(9, dtype=np.uint8) * 20, (8, 1)))
+    assert difference_hash(rising) == b"\xff" * 8
+    assert difference_hash(rising.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)) == bytes(8)
+
+
+def test_rules_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "clean.toml").write_text(
+        'smallest_side = 32\nlanguages = ["en"]\nnear_duplicates = true\n'
+        '[[scores]]\nname = "fine"\ncall = "a.b:c"\nleast = 0.2\n'
+    )
+    config = load_config(CleanConfig, tmp_path / "clean.toml", [])
+    fine = ScoreRule(name="fine", call="a.b:c", least=0.2)
+    assert config == CleanConfig(
+        smallest_side=32, languages=("en",), near_duplicates=True, scores=(fine,)
+    )
+    assert config.finds_duplicates and config.looks_at_pictures
+    assert config.fingerprint != CleanConfig().fingerprint
+
+
+def test_a_scorer_that_is_not_there_is_named() -> None:
+    config = CleanConfig(scores=(ScoreRule(name="fine", call="nowhere:score"),))
+    with pytest.raises(ConfigError) as caught:
+        config.judge(GOOD)
+    assert str(caught.value) == (
+        "the score 'fine' is given by 'nowhere:score', which cannot be imported (No module named "
+        "'nowhere'); wanted package.module:function. Install the package, or mend the name."
+    )
+
+
+def test_a_language_that_is_not_known_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        CleanConfig(languages=("en", "xx"))
+    assert str(caught.value) == (
+        "languages names 'xx', which is not told apart; wanted some of en, de, fr, es, it, pt, nl, "
+        "other. Leave it out."
+    )
+
+
+def test_the_pictures_of_the_tests_differ() -> None:
+    assert len({png(number) for number in range(10)}) == 10
