@@ -1,7 +1,7 @@
 """The head and the loss: ours, in chunks, beside the formula as it is written down.
 
-    python -m benches.loss            4,096 targets of 65,536 ids, width 256, on a CPU
-    python -m benches.loss --quick    seconds, to see that it runs
+    python benches/loss.py            4,096 targets of 65,536 ids, width 256, on a CPU
+    python benches/loss.py --quick    two rounds
 
 The direct way holds all logits: their cross-entropy by torch, and a z-loss by `logsumexp`. Memory
 is the process's peak above that of one that only makes the inputs and the head.
@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
 from calumma.model.decoder import Head
@@ -63,7 +66,7 @@ def once(side: str, targets: int, width: int) -> list[Tensor]:
 def memory(side: str, arguments: argparse.Namespace) -> int:
     """Peak bytes of a process that does one side once."""
     size = ["--targets", str(arguments.targets), "--width", str(arguments.width)]
-    return peak_memory_bytes([sys.executable, "-m", "benches.loss", "--side", side, *size])
+    return peak_memory_bytes([sys.executable, __file__, "--side", side, *size])
 
 
 def step(side: str, inputs: tuple[Tensor, Head, Tensor]) -> Callable[[], None]:
@@ -79,14 +82,14 @@ def step(side: str, inputs: tuple[Tensor, Head, Tensor]) -> Callable[[], None]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="256 targets, two rounds")
+    parser.add_argument("--quick", action="store_true", help="two rounds")
     parser.add_argument("--targets", type=int, default=4096)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.targets, arguments.rounds = 256, 2
+        arguments.rounds = 2
     if arguments.side:
         once(arguments.side, arguments.targets, arguments.width)
         return

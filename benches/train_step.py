@@ -1,8 +1,8 @@
 """One training step: ours beside transformers' port of Chameleon, same weights, same batch.
 
-    python -m benches.train_step                           on a CPU: 6 layers of width 256
-    python -m benches.train_step --device cuda --size 1.5B --rows 4 --length 4096
-    python -m benches.train_step --quick                   seconds, to see that it runs
+    python benches/train_step.py                 on a CPU: 6 layers of width 256, 65,536 ids
+    python benches/train_step.py --device cuda --size 1.5B --rows 4 --length 4096
+    python benches/train_step.py --quick         fewer rounds; --size tiny for seconds
 
 Both sides learn with cross-entropy over the whole vocabulary, gradients clipped to length 1, and
 torch's fused AdamW; ours has its z-loss besides. The port's forward sets the logits of image codes
@@ -21,11 +21,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
 from calumma.batches.batch import Batch
@@ -42,7 +45,7 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bfloat16 operations a second of GPUs, from their makers' data sheets."""
 
 BENCH_SHAPE = replace(SIZES["37M"], num_layers=6, dropout=0.0)
-QUICK_SHAPE = replace(SIZES["tiny"], vocabulary_size=16_384, dropout=0.0)
+SHAPES = SIZES | {"bench": BENCH_SHAPE, "tiny": replace(SIZES["tiny"], vocabulary_size=16_384)}
 
 
 @dataclass(frozen=True)
@@ -212,10 +215,10 @@ def measured_peak(device: torch.device) -> float:
 def memory(side: str, arguments: argparse.Namespace, setting: Setting) -> int:
     """Most bytes that two steps of one side hold: on a GPU as torch counts, else of a process."""
     if setting.device.type == "cpu":
-        words = [sys.executable, "-m", "benches.train_step", "--side", side]
+        words = [sys.executable, __file__, "--side", side]
         for name in ("size", "rows", "length", "documents", "precision", "compile", "recompute"):
             words += [f"--{name}", str(getattr(arguments, name))]
-        return peak_memory_bytes(words + ["--quick"] * arguments.quick)
+        return peak_memory_bytes(words)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     run_alone(side, setting)
@@ -232,8 +235,8 @@ def run_alone(side: str, setting: Setting) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny shape and few rounds")
-    parser.add_argument("--size", default="bench", help="bench, or a name of model/sizes.py")
+    parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument("--size", default="bench", choices=SHAPES)
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--documents", type=int, default=1, help="that each row is packed of")
@@ -249,11 +252,10 @@ def parse() -> argparse.Namespace:
 
 def make_setting(arguments: argparse.Namespace) -> Setting:
     """What the command line asks for."""
-    shape = QUICK_SHAPE if arguments.quick else SIZES.get(arguments.size, BENCH_SHAPE)
     return Setting(
-        shape=replace(shape, dropout=0.0),
+        shape=replace(SHAPES[arguments.size], dropout=0.0),
         rows=arguments.rows,
-        length=min(arguments.length, 128) if arguments.quick else arguments.length,
+        length=arguments.length,
         documents=arguments.documents,
         device=torch.device(arguments.device),
         compute=ComputeConfig(
@@ -277,7 +279,7 @@ def main() -> None:
     settle = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
     seconds = interleaved(
         {name: SIDES[name](setting, batch) for name in names},
-        rounds=2 if arguments.quick else arguments.rounds,
+        rounds=3 if arguments.quick else arguments.rounds,
         warmups=1 if arguments.compile == "none" else 3,
         settle=settle,
     )

@@ -121,8 +121,6 @@ class Spans:
             stacks.append(places)
         return cls(tuple(stacks), back)
 
-    # The stacks have other shapes in every batch: compiled, they would be so each time.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's, which has no types
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `Sight.attend`."""
         flat = [x.flatten(0, 1) for x in (q, k, v)]  # [B * T, heads, D]

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import (
 )
 
 from calumma.model.decoder import Decoder
+from calumma.model.sight import Spans
 from calumma.train.config import ComputeConfig
 
 _aten = torch.ops.aten
@@ -52,6 +53,10 @@ def prepare(decoder: Decoder, config: ComputeConfig) -> None:
             block.forward = kept
         if backend != "none":
             block.compile(backend=backend)
+    if backend != "none" and not hasattr(Spans.__call__, "_torchdynamo_disable"):
+        # Stacks have other shapes in every batch: compiled, they would be so each time. Said here
+        # and not there, because the compiler takes seconds to import.
+        Spans.__call__ = torch.compiler.disable(Spans.__call__)  # type: ignore[method-assign]
 
 
 def _selective() -> tuple[Any, Any]:

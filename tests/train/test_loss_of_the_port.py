@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benches.train_step import QUICK_SHAPE, Setting, fresh_decoder, make_port, vocabulary_of
+from benches.train_step import SHAPES, Setting, fresh_decoder, make_port, vocabulary_of
 from calumma.train.config import ComputeConfig
 from calumma.train.loss import LossSums, summed_loss
 
 # The port's image codes are the ids 4 and 5; see `make_port`.
 SETTING = Setting(
-    shape=replace(QUICK_SHAPE, vocabulary_size=200),
+    shape=replace(SHAPES["tiny"], vocabulary_size=200, dropout=0.0),
     rows=1,
     length=6,
     documents=1,
