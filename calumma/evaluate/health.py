@@ -21,6 +21,7 @@ from calumma.evaluate.kinds import holds_text
 from calumma.evaluate.likeness import feature_distances, ssim
 from calumma.evaluate.sheet import Pair, Sheet, make_sheet, pairs_shown
 from calumma.tokens.faces import Box, Finder, cascade_faces
+from calumma.tokens.pixels import to_rgb, to_square
 from calumma.tokens.vq.features import feature_distance
 
 Decode = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
@@ -30,6 +31,10 @@ _SMALLEST = 32
 """Pixels to a side below which a picture has no room for a window of SSIM's or for features."""
 
 _SMALLEST_FACE = 12
+
+_LOOKED_AT = 256
+"""Pixels to a side at which text and faces are looked for, if the tokenizer's are fewer and the
+picture has them: what cannot come back may be in the picture all the same."""
 
 
 class Health:
@@ -62,8 +67,8 @@ class Health:
             self.skipped.append("faces: no OpenCV; `pip install 'calumma[faces]'` brings it.")
             return None
 
-    def add(self, values: Tensor, pixels: Tensor, decoded: Tensor) -> None:
-        """Measure a piece: originals as [B, 3, R, R] uint8 and as pixels, and reconstructions."""
+    def add(self, pictures: Sequence[PIL.Image.Image], pixels: Tensor, decoded: Tensor) -> None:
+        """Measure a piece: originals as they are and as [B, 3, R, R], and reconstructions."""
         flat = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
         if pixels.shape[-1] >= _SMALLEST:
             self._keep("ssim", ssim(pixels, decoded), ssim(pixels, flat))
@@ -71,10 +76,13 @@ class Health:
                 distances = (feature_distances(self._distance, pixels, p) for p in (decoded, flat))
                 self._keep("perceptual", *distances)
                 self._keep("features", self._features(pixels), self._features(decoded))
-        for rows in values.permute(0, 2, 3, 1).numpy():
-            self._texts.append(holds_text(rows))
-            found = self._find_faces(PIL.Image.fromarray(rows)) if self._find_faces else []
-            self._faces.append([box for box in found if _pixels_of(box, len(rows)) is not None])
+        side = pixels.shape[-1]
+        for picture in pictures:
+            # Blown up, strokes lose their edges: a small picture is looked at as it is.
+            square = to_square(to_rgb(picture), max(side, min(_LOOKED_AT, *picture.size)))
+            self._texts.append(holds_text(np.asarray(square)))
+            found = self._find_faces(square) if self._find_faces else []
+            self._faces.append([box for box in found if _pixels_of(box, side) is not None])
 
     def _keep(self, name: str, ours: NDArray[np.float64], other: NDArray[np.float64]) -> None:
         self._scores.setdefault(name, []).append(ours)

@@ -11,19 +11,22 @@ _CELL = 16
 _STEP = 70
 """A change of brightness between neighbours, of 255, that counts as the edge of a stroke."""
 
-_EDGES = 4
-"""Edges of each kind, into the dark and out of it, that a square of text has at least."""
+_STROKES = 2
+"""Strokes, dark on light or light on dark, that a row of a square of text crosses at least."""
 
-_TEXT_SHARE = 0.08
+_ROWS = 4
+"""Rows of a square that do so at least."""
+
+_TEXT_SHARE = 0.04
 """Share of its squares that a picture of much text has at least."""
 
 
 def holds_text(pixels: NDArray[np.uint8]) -> bool:
     """Whether a picture seems to hold much text; a guess, and a plain one.
 
-    Strokes of letters leave their ground and come back to it within a few pixels, so a square of
-    16 pixels with text in it has as sharp steps into the dark as out of it, and several of each.
-    Edges of things have steps of one kind. Hatching and fences are taken for text as well.
+    Strokes of letters leave their ground and come back to it within a few pixels, and stand close:
+    several rows of a square of 16 pixels cross two or more of them, with sharp steps into the dark
+    and out of it. Edges of things have steps of one kind. Hatching is taken for text as well.
 
     Args:
         pixels: [H, W, 3].
@@ -34,6 +37,7 @@ def holds_text(pixels: NDArray[np.uint8]) -> bool:
         return False
     step = np.diff(grey, axis=1, append=grey[:, -1:])[:height, :width]
     squares = step.reshape(height // _CELL, _CELL, width // _CELL, _CELL)
-    falls, rises = ((squares * sign > _STEP).sum(axis=(1, 3)) for sign in (-1, 1))
-    written = (falls >= _EDGES) & (rises >= _EDGES)
+    falls, rises = ((squares * sign > _STEP).sum(axis=3) for sign in (-1, 1))
+    crossed = (falls >= _STROKES) & (rises >= _STROKES)
+    written = crossed.sum(axis=1) >= _ROWS
     return bool(written.mean() >= _TEXT_SHARE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +18,7 @@ from calumma.evaluate.held_out import PIECES, HeldOut, Options, encoded
 from calumma.evaluate.likeness import psnr_db
 from calumma.evaluate.sheet import Sheet
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import scaled, to_array
+from calumma.tokens.pixels import to_pixels
 
 
 def reconstruction(held_out: HeldOut, options: Options) -> list[Figure]:
@@ -93,13 +94,12 @@ class Reconstruction:
         ours, flat = np.zeros(len(images)), np.zeros(len(images))
         for start in range(0, len(images), PIECES):
             piece = slice(start, start + PIECES)
-            values = self._values(images[piece])
-            decoded = self._decoded(codes[piece])
-            pixels = scaled(values)
+            pictures = [image.open() for image in images[piece]]
+            pixels, decoded = self._pixels(pictures), self._decoded(codes[piece])
             mean = mean_colours(pixels)
             ours[piece], flat[piece] = psnr_db(pixels, decoded), psnr_db(pixels, mean)
             if health:
-                health.add(values, pixels, decoded)
+                health.add(pictures, pixels, decoded)
             self.options.tick(min(start + PIECES, len(images)), len(images))
         psnr = Figure(
             name="reconstruction_psnr_db",
@@ -124,12 +124,12 @@ class Reconstruction:
         self, images: Sequence[Image], codes: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
         """Originals and what their codes look like, [B, 3, R, R] in [-1, 1] each."""
-        return scaled(self._values(images)), self._decoded(codes)
+        return self._pixels([image.open() for image in images]), self._decoded(codes)
 
-    def _values(self, images: Sequence[Image]) -> Tensor:
-        """[B, 3, R, R] uint8."""
+    def _pixels(self, pictures: Sequence[PIL.Image.Image]) -> Tensor:
+        """[B, 3, R, R] in [-1, 1]."""
         side = self.tokenizer.config.resolution
-        return torch.from_numpy(np.stack([to_array(image.open(), side) for image in images]))
+        return torch.stack([to_pixels(picture, side) for picture in pictures])
 
     def _decoded(self, codes: Sequence[Sequence[int]]) -> Tensor:
         """[B, 3, R, R] in [-1, 1], about."""
