@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.interleaved import IMAGES, TEXTS, is_interleaved, parts_of
 from calumma.errors import DocumentError
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -50,7 +51,11 @@ def read_lines(
 def _document(line: bytes, path: Path, number: int, on_error: OnError) -> Iterator[Document]:
     where = f"{path}:{number}"
     try:
-        document = document_from_json(_parse(line, where), path.parent, where)
+        record = _parse(line, where)
+        if is_interleaved(record):
+            parts = parts_of(record.pop(TEXTS), record.pop(IMAGES), where)
+            record = {**record, "content": parts}
+        document = document_from_json(record, path.parent, where)
     except DocumentError as error:
         on_error(error)
     else:

@@ -5,7 +5,8 @@ A row is a document in one of two shapes: the columns `content` or `messages` ho
 image (the `Image` feature of Hugging Face datasets), a list of such structs several, a column of
 `TEXT_COLUMNS` is text, in the order in which the columns stand. Other columns that hold a plain
 value become attributes. Where lists of parts and image columns stand together, the images fill the
-parts `{"type": "image"}` that hold none, in order.
+parts `{"type": "image"}` that hold none, in order. Lists `texts` and `images` side by side are a
+page; see `interleaved`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.interleaved import IMAGES, TEXTS, is_interleaved, parts_of
 from calumma.errors import DocumentError, FileError
 from calumma.files import read_json
 
@@ -130,6 +132,8 @@ def _broken(path: Path, kind: str, error: Exception) -> DocumentError:
 
 def _require_columns(schema: pa.Schema, path: Path) -> None:
     known = {*TEXT_COLUMNS, *_SHAPED}
+    if {TEXTS, IMAGES} <= set(schema.names):
+        return
     if not any(_is_image(column.type) or column.name in known for column in schema):
         raise DocumentError(
             f"{path}: the columns are {', '.join(schema.names)}; wanted content or messages, an "
@@ -153,7 +157,12 @@ def _documents(
     for offset, row in enumerate(batch.to_pylist()):
         where = f"{path}, row {first + offset}"
         try:
-            record = {"id": f"{label}, row {first + offset}"} | _record(row, image_columns)
+            if is_interleaved(row):
+                parts = parts_of(row.pop(TEXTS), row.pop(IMAGES), where)
+                made = {**_record(row, []), "content": parts}
+            else:
+                made = _record(row, image_columns)
+            record = {"id": f"{label}, row {first + offset}"} | made
             yield document_from_json(record, path.parent, where)
         except DocumentError as error:
             on_error(error)
