@@ -148,7 +148,7 @@ class Health:
 
     def _psnr_of(self, name: str, psnr: NDArray[np.float64], flat: NDArray[np.float64]) -> Figure:
         notes = {
-            "text": "pictures that seem to hold much text, by their strokes",
+            "text": "pictures with many fine strokes, as writing has; a guess that takes hatching for it",
             "faces": "pictures with faces, by OpenCV's cascade",
         }
         return Figure(
@@ -169,7 +169,7 @@ class Health:
         written = np.flatnonzero(self._texts)
         if len(written):
             places = written[pairs_shown(psnr[written], self.options.seed)].tolist()
-            sheets.append(make_sheet("Pictures with text", note, _pairs(*decode(places))))
+            sheets.append(make_sheet("Fine strokes, as of text", note, _pairs(*decode(places))))
         with_faces = np.flatnonzero(list(map(bool, self._faces)))
         if len(with_faces):
             places = with_faces[pairs_shown(psnr[with_faces], self.options.seed)].tolist()

@@ -74,7 +74,7 @@ def test_text_is_told_apart_and_shown_on_a_sheet_of_its_own() -> None:
     assert named["reconstruction_psnr_db_text"].value == pytest.approx(20, abs=0.3)
     assert 0.5 < named["reconstruction_ssim"].value < 1
     assert named["reconstruction_ssim"].baseline < named["reconstruction_ssim"].value
-    assert [sheet.title for sheet in sheets] == ["Reconstructions", "Pictures with text"]
+    assert [sheet.title for sheet in sheets] == ["Reconstructions", "Fine strokes, as of text"]
     assert any(line.startswith("perceptual distance and FD: no network's") for line in skipped)
 
 
