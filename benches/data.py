@@ -172,7 +172,7 @@ def tokenizers(resolution: int) -> Tokenizers:
         code_dim=8,
         num_codes=256,
     )
-    text = TextTokenizer.train([" ".join(WORDS)] * 20, num_text=300, num_codes=256)
+    text = TextTokenizer.train([" ".join(WORDS)] * 20, num_text=270, num_codes=256)
     return Tokenizers(text=text, image=ImageTokenizer(VQNetwork(quarter)))
 
 

@@ -10,6 +10,7 @@ from calumma.cli.verb import Subparsers, new_verb
 _EXAMPLES = """\
   calumma inspect docs.parquet        documents: how many, of which sources
   calumma inspect out/demo/shards     shards: sequences, ids, sources, whether all is there
+  calumma inspect run.toml --page rows.html   a config's mixture, and 20 of its rows decoded
   calumma inspect out/demo/model      a model: its shape and its vocabulary"""
 
 
@@ -18,11 +19,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "inspect",
-        "PATH",
+        "PATH [--page FILE]",
         "Say what a file or folder is, its counts, and whether it is whole.",
         _EXAMPLES,
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="any that calumma writes or reads")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="of a config: 20 rows of its mixture, as HTML"
+    )
     parser.set_defaults(run=run, stops_at_once=True)
 
 
@@ -33,6 +37,11 @@ def run(args: argparse.Namespace) -> None:
         CalummaError: the thing is broken, or nothing that calumma knows.
     """
     path: Path = args.path
+    if path.suffix == ".toml":
+        from calumma.cli.mixture import mixture_lines
+
+        print("\n".join(mixture_lines(path, args.page)))
+        return
     tokenizes = any((path / f"{n}.json").is_file() for n in ("tokenizer", "image_tokenizer"))
     if (path / "checkpoints").is_dir():
         lines = _run(path) + (_tokenizers(path)[1:] if tokenizes else [])

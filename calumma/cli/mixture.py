@@ -1,0 +1,51 @@
+"""What a config's mixture comes to, for `calumma inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from calumma.batches.stream import Stream
+from calumma.batches.survey import survey, survey_lines
+from calumma.cli.rows_page import rows_page
+from calumma.files import write_text
+from calumma.settings import make_config, read_toml
+from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import load_tokenizers
+from calumma.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+
+SURVEYED, SHOWN = 256, 20
+"""Rows of each stage that are counted, and rows of the last stage that a page shows."""
+
+
+def mixture_lines(path: Path, page: Path | None) -> list[str]:
+    """Count over rows of each stage of a training config, and draw some of them.
+
+    Args:
+        path: the TOML file of `calumma pretrain` or `calumma finetune`.
+        page: an HTML file to write, or None.
+
+    Raises:
+        CalummaError: the config, its shards or its tokenizers cannot be read.
+    """
+    config, stages = _stages(path)
+    lines = [f"{path}: a config of {' and '.join(stages)} on {config.shards}"]
+    stream = Stream(ShardReader(config.shards), config.stream)
+    for name, weights in stages.items():
+        stream.mix(weights)
+        lines += [f"{name}:", *survey_lines(survey(stream, SURVEYED))]
+    if page is not None:
+        both = load_tokenizers(config.tokenizers, "cpu")
+        write_text(page, rows_page(stream, both, SHOWN, f"{path.name}: rows of {name}"))
+        lines.append(f"{SHOWN} rows of {name} are drawn in {page}")
+    return lines
+
+
+def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:
+    tree = read_toml(path)
+    if "weights" in tree:
+        tuning = make_config(FinetuneConfig, tree, str(path))
+        return tuning, {"fine-tuning": tuning.weights}
+    config = make_config(PretrainConfig, tree, str(path))
+    one, two = config.stage_one.weights, config.stage_two.weights
+    return config, {"stage one": one, "stage two": two}

@@ -1,0 +1,52 @@
+"""What a config's mixture comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calumma.cli.mixture import mixture_lines
+from calumma.shards.build import Tokenizers
+
+PRETRAIN = """
+shards = "{shards}"
+tokenizers = "{tok}"
+[stream]
+row_length = 64
+[stage_one.weights]
+pairs = 1.0
+text = 3.0
+[stage_two.weights]
+pairs = 1.0
+"""
+FINETUNE = """
+shards = "{shards}"
+tokenizers = "{tok}"
+model = "model"
+[stream]
+row_length = 64
+[weights]
+chat = 1.0
+"""
+
+
+def test_each_stage_of_a_config_is_surveyed_and_rows_are_drawn(
+    shards: Path, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    tokenizers.text.save(tmp_path / "tok")
+    tokenizers.image.save(tmp_path / "tok")
+    path, page = tmp_path / "run.toml", tmp_path / "rows.html"
+    path.write_text(PRETRAIN.format(shards=shards, tok=tmp_path / "tok"))
+    lines = mixture_lines(path, page)
+    assert lines[0] == f"{path}: a config of stage one and stage two on {shards}"
+    assert [line for line in lines if line.startswith("stage")] == ["stage one:", "stage two:"]
+    assert lines[2].startswith("256 rows of 64: ")
+    assert [line.split()[0] for line in lines[3:6]] == ["source", "pairs", "text"]
+    assert lines[-1] == f"20 rows of stage two are drawn in {page}"
+    assert page.read_text(encoding="utf-8").count("<section>") == 20
+
+
+def test_a_config_of_fine_tuning_has_one_stage(shards: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tune.toml"
+    path.write_text(FINETUNE.format(shards=shards, tok=tmp_path / "tok"))
+    first, stage, *_ = mixture_lines(path, None)
+    assert (first, stage) == (f"{path}: a config of fine-tuning on {shards}", "fine-tuning:")
