@@ -23,7 +23,7 @@ from calumma.tokens.vq.encoder import Encoder, EncoderLevel
 from calumma.tokens.vq.layers import Downsample, GroupNorm, ResBlock
 
 _STRIP = 1 << 18
-"""Numbers of a strip, about: a megabyte of float32. With four times as many, what is worked on
+"""Numbers of a strip for each thread, about: a megabyte of float32. With four times as many, what is worked on
 leaves a core's cache, and all takes a sixth longer (dev/log.md, 2026-11-22)."""
 
 _POINTS = torch.tensor(
@@ -73,7 +73,7 @@ class _Plane:
 def _strips(values: Tensor) -> Iterator[slice]:
     """The rows of each strip of [H, W, C]."""
     height = len(values)
-    rows = max(2, _STRIP // values[0].numel())
+    rows = max(2, _STRIP * torch.get_num_threads() // values[0].numel())
     return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
 
 
