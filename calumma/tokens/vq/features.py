@@ -49,7 +49,7 @@ class FeatureDistance(nn.Module):
 
 
 def _apart(found: Tensor, aim: Tensor) -> Tensor:
-    """Squared distance of the directions of features, [B, C, h, w], meaned over cells."""
+    """Squared distance of the directions of features, [B, C, h, w], averaged over cells."""
     return (F.normalize(found, dim=1) - F.normalize(aim, dim=1)).square().sum(1).mean()
 
 
