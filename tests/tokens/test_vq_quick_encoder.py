@@ -75,3 +75,17 @@ def test_its_codes_do_not_depend_on_the_pictures_beside() -> None:
     pixels = torch.rand(3, 3, 128, 128) * 2 - 1
     together = encoder(pixels)
     assert all(torch.equal(encoder(pixels[n : n + 1])[0], together[n]) for n in range(3))
+
+
+def test_pictures_that_threads_share_out_have_the_latents_they_have_alone() -> None:
+    quick = QuickEncoder(random_network().encoder)
+    pixels = torch.rand(3, 3, 128, 128) * 2 - 1
+    alone = torch.cat([quick(picture) for picture in pixels.split(1)])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = quick(pixels)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4 * float(alone.std()))

@@ -14,6 +14,8 @@ as well it would save more and lose more of float32's digits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,8 @@ from calumma.tokens.vq.encoder import Encoder, EncoderLevel
 from calumma.tokens.vq.layers import Downsample, GroupNorm, ResBlock
 
 _STRIP = 1 << 18
-"""Numbers of a strip for each thread, about: a megabyte of float32. With four times as many, what is worked on
-leaves a core's cache, and all takes a sixth longer (dev/log.md, 2026-11-22)."""
+"""Numbers of a strip for each thread, about: a megabyte of float32. With four times as many, what
+is worked on leaves a core's cache, and all takes a sixth longer (dev/log.md, 2026-11-22)."""
 
 _POINTS = torch.tensor(
     [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
@@ -179,11 +181,24 @@ class QuickEncoder:
         whole = all(side >= 128 and side % (4 << halvings) == 0 for side in sides)
         return whole and pixels.device.type == "cpu" and pixels.dtype == torch.float32
 
-    @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, latent_channels, H / f, W / f], one after the other."""
-        return torch.cat([self._encode(pixels[n : n + 1]) for n in range(len(pixels))])
+        """[B, 3, H, W] in [-1, 1] -> [B, latent_channels, H / f, W / f].
 
+        As many pictures at a time as there are threads, one for each: threads that share a strip
+        would wait for one another at each of its many small operations.
+        """
+        pictures = pixels.split(1)
+        threads = torch.get_num_threads()
+        if min(threads, len(pictures)) == 1:
+            return torch.cat([self._encode(picture) for picture in pictures])
+        alone = partial(torch.set_num_threads, 1)
+        try:
+            with ThreadPoolExecutor(min(threads, len(pictures)), initializer=alone) as pool:
+                return torch.cat(list(pool.map(self._encode, pictures)))
+        finally:
+            torch.set_num_threads(threads)  # part of what a thread sets is the whole process's
+
+    @torch.inference_mode()
     def _encode(self, pixels: Tensor) -> Tensor:
         """[1, 3, H, W] -> [1, latent_channels, H / f, W / f]."""
         plane = _Plane.of(self._encoder.conv_in(pixels))
