@@ -1,8 +1,8 @@
 """Memory and time of conversions between layouts, beside the largest file they read or write.
 
-    python -m benches.convert            a random model of 1.1 GB in files of 250 MB
-    python -m benches.convert --wide     one layer of the 34B, 3.5 GB: tensors as large as its
-    python -m benches.convert --quick    a small one, to see that it runs
+    python benches/convert.py            a random model of 1.1 GB in files of 250 MB
+    python benches/convert.py --wide     one layer of the 34B, 3.5 GB: tensors as large as its
+    python benches/convert.py --quick    a small one, to see that it runs
 
 Every conversion is a process of its own: `calumma convert`, and for comparison a program that loads
 all tensors, as scripts for the purpose do ("direct"). Told is the most memory that the process
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, machine, peak_memory_bytes, result_line
 from calumma.checkpoints.model_folder import write_model

@@ -1,9 +1,9 @@
 """Pictures to codes: our tokenizer beside transformers' `ChameleonVQVAE`, JPEG files and all.
 
-    python -m benches.encode_images                    # the release's network at 512 pixels
-    python -m benches.encode_images --threads 2 --images 8
-    python -m benches.encode_images --device cuda --images 512 --batch 32 --compiled
-    python -m benches.encode_images --quick            # a small network, seconds
+    python benches/encode_images.py                    # the release's network at 512 pixels
+    python benches/encode_images.py --threads 2 --images 8
+    python benches/encode_images.py --device cuda --images 512 --batch 32 --compiled
+    python benches/encode_images.py --quick            # a small network, seconds
 
 Both have the same random weights. Each side opens the same files, prepares them and encodes them:
 ours as a stream, with threads that open pictures ahead; theirs one by one, and in batches, with
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, interleaved, machine, medians, result_line
 from calumma.checkpoints.hugging_face import preprocessor_config
