@@ -143,6 +143,11 @@ class TrainConfig:
                 f"steps={self.steps}, save_every={self.save_every} and accumulate="
                 f"{self.accumulate}; wanted at least 1 of each."
             )
+        if self.stream.row_length % self.parallel.tensor:
+            raise ConfigError(
+                f"stream.row_length={self.stream.row_length} does not divide over "
+                f"parallel.tensor={self.parallel.tensor} ranks; wanted a multiple."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

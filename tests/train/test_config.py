@@ -8,7 +8,13 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.settings import make_config
-from calumma.train.config import OptimizerConfig, PretrainConfig, StageConfig, TrainConfig
+from calumma.train.config import (
+    OptimizerConfig,
+    ParallelConfig,
+    PretrainConfig,
+    StageConfig,
+    TrainConfig,
+)
 
 
 @pytest.mark.parametrize("name", ["steps", "save_every", "accumulate"])
@@ -19,6 +25,14 @@ def test_counts_below_one_are_refused(name: str) -> None:
     assert str(caught.value) == (
         f"steps={counts['steps']}, save_every={counts['save_every']} and "
         f"accumulate={counts['accumulate']}; wanted at least 1 of each."
+    )
+
+
+def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor=3))
+    assert str(caught.value) == (
+        "stream.row_length=256 does not divide over parallel.tensor=3 ranks; wanted a multiple."
     )
 
 
