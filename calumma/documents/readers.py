@@ -12,6 +12,7 @@ from pathlib import Path
 
 from calumma.documents.document import Document
 from calumma.documents.faults import Faults, OnError, stop
+from calumma.documents.html import read_html
 from calumma.documents.lines import read_lines
 from calumma.documents.tables import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.webdataset import read_tar
@@ -25,6 +26,7 @@ READERS: dict[str, Reader] = {
     ".jsonl.zst": read_lines,
     ".parquet": read_parquet,
     ".tar": read_tar,
+    ".html": read_html,
 }
 """Who reads a file, by the end of its name."""
 

@@ -13,17 +13,7 @@ import numpy as np
 
 from calumma.documents.faults import Drop
 from calumma.files import replacing
-from calumma.shards.format import (
-    CHECKS,
-    COUNTED,
-    DROPPED,
-    DTYPES,
-    ENDS,
-    IDS,
-    SOURCES,
-    checksum,
-    ids_dtype,
-)
+from calumma.shards import format as layout
 from calumma.shards.manifest import Piece, SourceCounts
 from calumma.vocabulary import Vocabulary
 
@@ -72,9 +62,9 @@ class PieceWriter:
         contents = self._contents()
         if self.dropped:
             lines = [json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped]
-            contents[DROPPED] = "".join(lines).encode()
+            contents[layout.DROPPED] = "".join(lines).encode()
         else:
-            (folder / (name + DROPPED)).unlink(missing_ok=True)
+            (folder / (name + layout.DROPPED)).unlink(missing_ok=True)
         for suffix, content in contents.items():
             with replacing(folder / (name + suffix)) as temporary:
                 temporary.write_bytes(content)
@@ -87,18 +77,18 @@ class PieceWriter:
         )
 
     def _contents(self) -> dict[str, bytes]:
-        ids = np.asarray(self.ids, dtype=ids_dtype(self.vocabulary.size))
-        counted = np.asarray(self.counted, dtype=DTYPES[COUNTED])
+        ids = np.asarray(self.ids, dtype=layout.ids_dtype(self.vocabulary.size))
+        counted = np.asarray(self.counted, dtype=layout.DTYPES[layout.COUNTED])
         starts = [0, *self.ends]
         checks = [
-            checksum(ids[start:end], counted[start:end])
+            layout.checksum(ids[start:end], counted[start:end])
             for start, end in zip(starts, self.ends, strict=False)
         ]
         arrays = {
-            IDS: ids,
-            COUNTED: counted,
-            ENDS: np.asarray(self.ends, dtype=DTYPES[ENDS]),
-            SOURCES: np.asarray(self.of_source, dtype=DTYPES[SOURCES]),
-            CHECKS: np.asarray(checks, dtype=DTYPES[CHECKS]),
+            layout.IDS: ids,
+            layout.COUNTED: counted,
+            layout.ENDS: np.asarray(self.ends, dtype=layout.DTYPES[layout.ENDS]),
+            layout.SOURCES: np.asarray(self.of_source, dtype=layout.DTYPES[layout.SOURCES]),
+            layout.CHECKS: np.asarray(checks, dtype=layout.DTYPES[layout.CHECKS]),
         }
         return {suffix: numbers.tobytes() for suffix, numbers in arrays.items()}

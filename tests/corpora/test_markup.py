@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calumma.corpora.markup import Figure, read_page, tidied
+from calumma.corpora.markup import Figure, read_page
+from calumma.documents.html import tidied
 from calumma.errors import CorpusError
 from tests.corpora.packages import picture, text
 

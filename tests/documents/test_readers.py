@@ -18,7 +18,7 @@ from tests.documents.pictures import RED
 from tests.documents.test_tables import pairs, save
 from tests.documents.test_webdataset import tar
 
-WANTED = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar or a folder written by save_to_disk"
+WANTED = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar, .html or a folder written by save_to_disk"
 
 
 def document(name: str) -> Document:
