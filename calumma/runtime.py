@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,17 @@ def choose_device(name: str) -> torch.device:
             f"device {name!r} is not there: this torch sees no GPU. Use --device cpu."
         )
     return device
+
+
+def most_memory(device: torch.device) -> int:
+    """The most bytes this process has held so far: on a GPU as torch counts, else in all."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in kilobytes, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def choose_dtype(name: str) -> torch.dtype:

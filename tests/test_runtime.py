@@ -16,6 +16,7 @@ from calumma.runtime import (
     choose_device,
     choose_dtype,
     launched,
+    most_memory,
 )
 
 
@@ -87,3 +88,7 @@ def test_a_signal_is_remembered_and_nothing_else_happens() -> None:
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
+
+
+def test_memory_is_told_in_bytes() -> None:
+    assert 10**7 < most_memory(torch.device("cpu")) < 10**12

@@ -16,7 +16,7 @@ from calumma.checkpoints.run import Keep, Saved
 from calumma.errors import TrainingError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.runtime import choose_device
+from calumma.runtime import choose_device, most_memory
 from calumma.shards.reader import ShardReader
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import TrainConfig
@@ -73,8 +73,17 @@ class DecoderLearner:
         report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
         self._watch(number, report)
         whole = time.perf_counter() - started
-        rate = self.config.optimizer.peak_rate * share
-        return {**asdict(report), "rate": rate, "data_wait_share": waited / whole}
+        told = asdict(report)
+        parts = told.pop("gradient_norms").items()
+        return (
+            told
+            | {f"gradient_norm_{part}": norm for part, norm in parts}
+            | {
+                "rate": self.config.optimizer.peak_rate * share,
+                "data_wait_share": waited / whole,
+                "memory_bytes": most_memory(self.decoder.embedding.weight.device),
+            }
+        )
 
     def _watch(self, number: int, report: StepReport) -> None:
         """Bear a few steps in a row without a finite gradient, and no more."""

@@ -38,6 +38,9 @@ class LossSums(NamedTuple):
     z: Tensor
     """Scalar: the sum of log Z over counted targets."""
 
+    largest_logit: Tensor
+    """Scalar: the greatest logit of any id at any counted target; 0 where none counts."""
+
 
 def summed_loss(
     hidden: Tensor,
@@ -62,7 +65,7 @@ def summed_loss(
         z_loss: weight of the z-loss.
     """
     inputs, wanted = hidden[counted], targets[counted]  # [N, M], [N]
-    total, entropy, log_z = head(
+    total, entropy, log_z, top = head(
         inputs, lambda x, weight: _HeadLoss.apply(x, weight, wanted, z_loss)
     )
     is_image = (wanted >= vocabulary.codes.start) & (wanted < vocabulary.codes.stop)
@@ -77,6 +80,7 @@ def summed_loss(
         num_image=is_image.sum(),
         num_control=is_control.sum(),
         z=log_z.sum(),
+        largest_logit=top.amax() if len(top) else total.new_zeros(()),
     )
 
 
@@ -90,15 +94,15 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor, z_loss: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, M], [V, M] and [N] to the total, and [N] entropies and log Z, all float32."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[N, M], [V, M], [N] to the total; [N] entropies, log Z, greatest logits; all float32."""
         kind = inputs.device.type
         read, matrix = inputs, weight
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             read, matrix = inputs.to(dtype), weight.to(dtype)
         entropy = read.new_empty(len(read), dtype=torch.float32)
-        log_z = torch.empty_like(entropy)
+        log_z, top = torch.empty_like(entropy), torch.empty_like(entropy)
         wants_inputs, wants_weight = ctx.needs_input_grad[:2]
         to_inputs = torch.empty_like(read) if wants_inputs else None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
@@ -108,7 +112,7 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(read), rows):
             part = slice(start, start + rows)
             logits = torch.mm(read[part], matrix.T, out=buffer[: len(read[part])])
-            pull, entropy[part], log_z[part] = _terms(kind)(logits, wanted[part], z_loss)
+            pull, entropy[part], log_z[part], top[part] = _terms(kind)(logits, wanted[part], z_loss)
             if to_inputs is not None:
                 torch.mm(pull, matrix, out=to_inputs[part])
             if to_weight is not None and pull.dtype == torch.float32:
@@ -119,8 +123,8 @@ class _HeadLoss(torch.autograd.Function):
             None if to_inputs is None else to_inputs.to(inputs.dtype),
             None if to_weight is None else to_weight.to(weight.dtype),
         )
-        ctx.mark_non_differentiable(entropy, log_z)
-        return entropy.sum() + z_loss * log_z.square().sum(), entropy, log_z
+        ctx.mark_non_differentiable(entropy, log_z, top)
+        return entropy.sum() + z_loss * log_z.square().sum(), entropy, log_z, top
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -133,11 +137,12 @@ class _HeadLoss(torch.autograd.Function):
         return to_inputs, to_weight, None, None
 
 
-def _terms_eager(logits: Tensor, wanted: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
-    """[C, V] logits to the loss's gradient by them, their entropies and log Z, both [C] float32.
+Terms = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The loss's gradient by [C, V] logits; entropies, log Z and greatest logits, [C] float32."""
 
-    The logits may be overwritten.
-    """
+
+def _terms_eager(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
+    """The terms of a chunk, whose logits may be overwritten."""
     index = wanted[:, None]
     picked = logits.gather(1, index).float()
     top = logits.amax(dim=1, keepdim=True).float()
@@ -147,22 +152,23 @@ def _terms_eager(logits: Tensor, wanted: Tensor, z_loss: float) -> tuple[Tensor,
     log_z = top - shares.amax(dim=1, keepdim=True).log()
     pull = shares.mul_(1 + 2 * z_loss * log_z)
     pull.scatter_add_(1, index, torch.full_like(log_z, -1.0))
-    return pull.to(logits.dtype), (log_z - picked).squeeze(1), log_z.squeeze(1)
+    entropy = log_z - picked
+    return pull.to(logits.dtype), entropy.squeeze(1), log_z.squeeze(1), top.squeeze(1)
 
 
-def _terms_compiled(logits: Tensor, wanted: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+def _terms_compiled(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
     """As `_terms_eager`, without writing in place: a compiler makes one pass or two of it."""
     scores = logits.float()
     log_z = scores.logsumexp(dim=1, keepdim=True)
     columns = torch.arange(logits.shape[1], device=logits.device)
     hit = columns == wanted[:, None]
     pull = (scores - log_z).exp() * (1 + 2 * z_loss * log_z) - hit.float()
-    picked = scores.gather(1, wanted[:, None])
-    return pull.to(logits.dtype), (log_z - picked).squeeze(1), log_z.squeeze(1)
+    entropy = log_z - scores.gather(1, wanted[:, None])
+    return pull.to(logits.dtype), entropy.squeeze(1), log_z.squeeze(1), scores.amax(dim=1)
 
 
 @cache
-def _terms(kind: str) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]:
+def _terms(kind: str) -> Callable[[Tensor, Tensor, float], Terms]:
     """The way that is quicker on a kind of device."""
     if kind == "cuda":
         return torch.compile(_terms_compiled, dynamic=True)

@@ -202,20 +202,35 @@ def mesh_of(tensor: Tensor) -> DeviceMesh | None:
     return tensor.device_mesh if isinstance(tensor, DTensor) else None
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], longest: float) -> Tensor:
-    """Cut the gradients of all ranks to a common length; what it was before, a scalar."""
-    by_mesh: dict[DeviceMesh | None, list[nn.Parameter]] = {}
-    for parameter in parameters:
+def clip_gradients(
+    named: Iterable[tuple[str, nn.Parameter]], longest: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cut the gradients of all ranks to a common length.
+
+    Returns:
+        What it was before, and that of each part of the decoder; scalars.
+    """
+    groups: dict[tuple[str, DeviceMesh | None], list[nn.Parameter]] = {}
+    for name, parameter in named:
         if parameter.grad is not None:
-            by_mesh.setdefault(mesh_of(parameter), []).append(parameter)
-    lengths = []
-    for group in by_mesh.values():
+            groups.setdefault((_part(name), mesh_of(parameter)), []).append(parameter)
+    lengths: dict[str, list[Tensor]] = {}
+    for (part, _), group in groups.items():
         length = nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
-        lengths.append(length.full_tensor() if isinstance(length, DTensor) else length)
-    total = lengths[0] if len(lengths) == 1 else torch.stack(lengths).norm()
-    for group in by_mesh.values():
+        whole = length.full_tensor() if isinstance(length, DTensor) else length
+        lengths.setdefault(part, []).append(whole)
+    parts = {part: torch.stack(several).norm() for part, several in lengths.items()}
+    total = torch.stack(list(parts.values())).norm()
+    for group in groups.values():
         nn.utils.clip_grads_with_norm_(group, longest, total)
-    return total
+    return total, parts
+
+
+def _part(name: str) -> str:
+    """The part of a decoder that a parameter belongs to: what its gradients have in common."""
+    if "norm" in name:
+        return "norms"
+    return name.split(".")[2 if name.startswith("blocks.") else 0]
 
 
 def gathered(decoder: Decoder, place: Place) -> Decoder | None:

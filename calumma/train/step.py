@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calumma.batches.batch import Batch
 from calumma.model.decoder import Decoder
-from calumma.train.loss import summed_loss
+from calumma.train.loss import LossSums, summed_loss
 from calumma.train.parallel import Place, clip_gradients
 from calumma.vocabulary import Vocabulary
 
@@ -28,8 +28,13 @@ class StepReport:
     loss_text: float
     loss_image: float
     z: float
+    largest_logit: float
     output_norm: float
     gradient_norm: float
+
+    gradient_norms: dict[str, float]
+    """Of each part: embedding, attention, feed_forward, norms, head."""
+
     num_tokens: int
 
     skipped: int
@@ -66,16 +71,20 @@ def optimizer_step(
     counted = torch.stack([place.of_places(micro.counted).sum() for micro in micros]).sum()
     num_counted = place.world.sum(counted).clamp(min=1)
     seen = torch.zeros(len(_Seen._fields), dtype=torch.float64, device=device)
+    largest = []
     for micro in micros:
-        total, told = _loss(model, micro, rules, place)
-        (total / num_counted).backward()
+        sums, told = _loss(model, micro, rules, place)
+        (sums.total / num_counted).backward()
         seen += torch.stack([value.double() for value in told])
-    gradient_norm = float(clip_gradients(model.parameters(), rules.max_gradient_norm))
+        largest.append(sums.largest_logit)
+    norm, parts = clip_gradients(model.named_parameters(), rules.max_gradient_norm)
     for optimizer in optimizers:
-        if math.isfinite(gradient_norm):
+        if norm.isfinite():
             optimizer.step()
         optimizer.zero_grad()
-    return _report(_Seen(*place.world.sum(seen).tolist()), gradient_norm)
+    largest_logit = float(place.world.most(torch.stack(largest).amax()))
+    gradients = {"whole": float(norm)} | {part: float(one) for part, one in parts.items()}
+    return _report(_Seen(*place.world.sum(seen).tolist()), largest_logit, gradients)
 
 
 class _Micro(NamedTuple):
@@ -109,8 +118,8 @@ class _Seen(NamedTuple):
 
 def _loss(
     model: Decoder, micro: _Micro, rules: StepRules, place: Place
-) -> tuple[Tensor, Sequence[Tensor]]:
-    def read(stream: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+) -> tuple[LossSums, Sequence[Tensor]]:
+    def read(stream: Tensor) -> tuple[LossSums, Sequence[Tensor]]:
         sums = summed_loss(
             model.norm(stream),
             model.head,
@@ -121,18 +130,20 @@ def _loss(
         )
         inside = place.of_places(micro.owners) >= 0
         norms = stream.detach()[inside].norm(dim=-1)
-        return sums.total, (*sums[1:], norms.sum(), inside.sum())
+        return sums, (*sums[1:8], norms.sum(), inside.sum())
 
     # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
     lower = rules.computed_in != torch.float32 and place.world.size == 1
     with torch.autocast(micro.ids.device.type, dtype=rules.computed_in, enabled=lower):
-        told: tuple[Tensor, Sequence[Tensor]] = model(
+        told: tuple[LossSums, Sequence[Tensor]] = model(
             micro.ids, read, owners=micro.owners, positions=micro.positions
         )
         return told
 
 
-def _report(seen: _Seen, gradient_norm: float) -> StepReport:
+def _report(seen: _Seen, largest_logit: float, gradients: dict[str, float]) -> StepReport:
+    """What the sums tell."""
+    whole = gradients.pop("whole")
     counted = seen.num_text + seen.num_image + seen.num_control
     return StepReport(
         loss=(seen.text + seen.image + seen.control) / max(1, counted),
@@ -140,7 +151,9 @@ def _report(seen: _Seen, gradient_norm: float) -> StepReport:
         loss_image=seen.image / max(1, seen.num_image),
         z=seen.z / max(1, counted),
         output_norm=seen.norms / max(1, seen.num_tokens),
-        gradient_norm=gradient_norm,
+        largest_logit=largest_logit,
+        gradient_norm=whole,
+        gradient_norms=gradients,
         num_tokens=int(seen.num_tokens),
-        skipped=int(not math.isfinite(gradient_norm)),
+        skipped=int(not math.isfinite(whole)),
     )

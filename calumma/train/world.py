@@ -43,6 +43,14 @@ class World:
         torch.distributed.all_reduce(total)
         return total
 
+    def most(self, tensor: Tensor) -> Tensor:
+        """The greatest over ranks, number for number; alone, the tensor itself. No gradient."""
+        if self.size == 1:
+            return tensor
+        greatest = tensor.detach().clone()
+        torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
+        return greatest
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks; its gradient flows into our own part as if it were the whole.
 

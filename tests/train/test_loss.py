@@ -57,6 +57,11 @@ def test_the_modalities_sum_to_the_whole() -> None:
     assert made.num_text + made.num_image + made.num_control == counted.sum()
 
 
+def test_the_largest_logit_is_of_targets_that_count() -> None:
+    hidden, head, _, counted = inputs()
+    assert sums().largest_logit.item() == pytest.approx(head(hidden[counted]).max().item())
+
+
 def test_what_does_not_count_has_no_gradient() -> None:
     hidden, head, targets, counted = inputs()
     summed_loss(hidden, head, targets, counted, V, z_loss=1e-2).total.backward()
@@ -112,7 +117,8 @@ def test_a_frozen_head_gets_no_gradient_and_what_feeds_it_does() -> None:
 @pytest.mark.parametrize("terms", [_terms_eager, _terms_compiled])
 def test_very_large_logits_do_no_harm(terms: Terms) -> None:
     logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
-    pull, entropy, log_z = terms(logits.clone(), torch.tensor([1, 2]), 1e-5)
+    pull, entropy, log_z, top = terms(logits.clone(), torch.tensor([1, 2]), 1e-5)
+    assert top.tolist() == [300.0, -1e4]
     assert log_z.tolist() == pytest.approx([300.0, -1e4 + math.log(3)])
     assert entropy.tolist() == pytest.approx([600.0, math.log(3)], rel=1e-3)
     slopes = [1 + 2e-5 * 300, 1 - 2e-5 * 1e4]

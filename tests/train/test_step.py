@@ -100,3 +100,11 @@ def test_a_batch_of_padding_alone_teaches_nothing(model: Decoder, reader: ShardR
     report = learn(model, [nothing], rules(reader))
     assert (report.loss, report.output_norm, report.num_tokens) == (0.0, 0.0, 0)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_each_part_s_gradient_is_told(model: Decoder, batch: Batch, reader: ShardReader) -> None:
+    report = learn(model, [batch], rules(reader))
+    parts = report.gradient_norms
+    assert set(parts) == {"embedding", "attention", "feed_forward", "norms", "head"}
+    assert sum(norm**2 for norm in parts.values()) ** 0.5 == pytest.approx(report.gradient_norm)
+    assert report.largest_logit > 0
