@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
+
+from calumma.cli.main import main
 from calumma.cli.mixture import mixture_lines
 from calumma.shards.build import Tokenizers
 
@@ -50,3 +54,32 @@ def test_a_config_of_fine_tuning_has_one_stage(shards: Path, tmp_path: Path) -> 
     path.write_text(FINETUNE.format(shards=shards, tok=tmp_path / "tok"))
     first, stage, *_ = mixture_lines(path, None)
     assert (first, stage) == (f"{path}: a config of fine-tuning on {shards}", "fine-tuning:")
+
+
+@pytest.mark.parametrize("fault", ["flipped", "missing"])
+def test_nothing_is_trained_on_shards_that_are_not_what_was_written(
+    fault: str,
+    shards: Path,
+    tokenizers: Tokenizers,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizers.text.save(tmp_path / "tok")
+    tokenizers.image.save(tmp_path / "tok")
+    broken = tmp_path / "shards"
+    shutil.copytree(shards, broken)
+    ids = broken / "piece-00000.ids"
+    if fault == "flipped":
+        content = bytearray(ids.read_bytes())
+        content[len(content) // 2] ^= 1
+        ids.write_bytes(content)
+    else:
+        ids.unlink()
+    path = tmp_path / "run.toml"
+    path.write_text("steps = 4\n" + PRETRAIN.format(shards=broken, tok=tmp_path / "tok"))
+    assert main(["pretrain", str(path), "--out", str(tmp_path / "run")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith(f"error: {ids}")
+    assert line.endswith("Build the shards again: what is whole is kept.")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert not metrics.is_file() or metrics.read_text() == ""
