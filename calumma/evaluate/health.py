@@ -148,7 +148,7 @@ class Health:
 
     def _psnr_of(self, name: str, psnr: NDArray[np.float64], flat: NDArray[np.float64]) -> Figure:
         notes = {
-            "text": "pictures with many fine strokes, as writing has; a guess: hatching has them too",
+            "text": "pictures with many fine strokes, as writing has; a guess: hatching passes",
             "faces": "pictures with faces, by OpenCV's cascade",
         }
         return Figure(
