@@ -31,6 +31,9 @@ from calumma.tokens.vq.features import FeatureDistance, feature_distance
 MEASURED = 512
 """Held-out pictures, evenly spaced over all of them."""
 
+PER_ROW = 9
+"""Pictures beside each other on the sheet."""
+
 _BATCH = 32
 _PHOTOGRAPHS = "endless-sky-planets"
 
@@ -64,7 +67,7 @@ def _mean(distance: FeatureDistance, made: Tensor, pixels: Tensor) -> float:
 
 
 def sheet(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> None:
-    """Held-out originals above their reconstructions, three double rows of twelve.
+    """Held-out originals above their reconstructions, three double rows.
 
     Only pictures in the public domain or under the MIT licence: the sheet may be passed on.
     """
@@ -72,12 +75,12 @@ def sheet(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> No
     chosen: list[Document] = []
     for source in ("endless-sky-planets", "fluent-3d", "openclipart"):
         found = [d for d in shown if d.source == source]
-        chosen += found[:: max(1, len(found) // 12)][:12]
+        chosen += found[:: max(1, len(found) // PER_ROW)][:PER_ROW]
     side, gap = 64, 4
-    canvas = PIL.Image.new("RGB", (12 * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white")
+    canvas = PIL.Image.new("RGB", (PER_ROW * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white")
     for number, document in enumerate(chosen):
-        left = gap + number % 12 * (side + gap)
-        top = gap + number // 12 * (2 * side + 3 * gap)
+        left = gap + number % PER_ROW * (side + gap)
+        top = gap + number // PER_ROW * (2 * side + 3 * gap)
         picture = document.images[0].open()
         canvas.paste(picture, (left, top))
         made = tokenizer.decode(tokenizer.encode(to_pixels(picture, 64)[None]))[0]
