@@ -1,7 +1,8 @@
 """Reading documents one at a time, whatever holds them: the one door into the road.
 
 A path is a file, a folder, or a glob. A folder and a glob stand for all files of documents in
-them, in the order of their names, so the same paths give the same documents in the same order.
+them, in the order of their names, so the same paths give the same documents in the same order. A
+folder that holds pictures and no documents stands for its pictures.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from calumma.documents.document import Document
 from calumma.documents.faults import Faults, OnError, stop
 from calumma.documents.html import read_html
 from calumma.documents.lines import read_lines
+from calumma.documents.picture_folder import picture_files, read_pictures
 from calumma.documents.tables import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.webdataset import read_tar
 from calumma.errors import CalummaError, DocumentError
@@ -72,6 +74,8 @@ def find_sources(path: Path | str) -> list[tuple[Path, Reader]]:
     given = Path(path)
     if given.is_dir():
         sources = list(_in_folder(given))
+        if not sources and picture_files(given):
+            return [(given, read_pictures)]
         if not sources:
             raise DocumentError(
                 f"{given}: no documents in this folder; wanted {_WANTED}. Name the folder that "
