@@ -5,9 +5,10 @@
 
 `loader`: rows of 4,096 ids out of shards of captioned pictures (1,026 ids) and texts of all
 lengths, in this process and with two workers; beside them grain's random access to rows cut
-beforehand, where grain is installed. `encode`: a build of shards beside the same network on pixels that are
-ready. `write`: the share of a build that is spent on writing and hashing. `memory`: the peak of a
-build, and what a reader of its shards holds, over a corpus and over one many times as large.
+beforehand, where grain is installed. `encode`: a build of shards beside the same network on pixels
+that are ready. `write`: the share of a build that is spent on writing and hashing. `memory`: the
+peak of a build, and what a reader of its shards holds, over a corpus and over one many times as
+large.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ def memory(folder: Path, small: int, times: int) -> dict[str, float]:
         docs, out = folder / f"{name}.parquet", folder / name
         write_parquet(docs, (text_document(number) for number in range(count)))
         command = [sys.executable, "-m", "calumma", "build-shards", str(docs), "--out", str(out)]
-        command += ["--tokenizers", str(folder / "tok"), "--workers", "1", "--piece", "32"]
+        command += ["--tokenizers", str(folder / "tok"), "--workers", "1", "--piece", "128"]
         found[f"build_peak_bytes_{name}"] = float(peak_memory_bytes(command))
         done = subprocess.run(
             [sys.executable, "-c", _READ, str(out)], check=True, capture_output=True, text=True

@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "build-shards",
-        "DOCS... --tokenizers DIR --out DIR [--skip-bad] [--clean FILE] [--workers N]",
+        "DOCS... --tokenizers DIR --out DIR [--skip-bad] [--clean FILE]",
         "Encode documents into shards of ids.\n"
         "Killed and started again, with more or fewer workers, it ends in the same bytes.",
         _EXAMPLES,

@@ -26,7 +26,7 @@ from loguru import logger
 
 import calumma.errors
 from calumma.errors import CalummaError, ConfigError, ShardError
-from calumma.files import read_json, write_json
+from calumma.files import make_folder, read_json, write_json
 from calumma.runtime import STOP
 from calumma.shards.locks import building, working
 from calumma.shards.manifest import Manifest
@@ -179,6 +179,7 @@ def build_local(
         Interrupted: a signal asked to stop.
     """
     logger.disable("datatrove")
+    make_folder(job.out)
     with building(job.work):
         tasks = plan(job, paths)
         for task, count in steps(job, tasks):

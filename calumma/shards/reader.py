@@ -37,12 +37,14 @@ _INDEX = (ENDS, SOURCES, CHECKS)
 class _OpenPiece:
     ids: NDArray[np.generic]
     counted: NDArray[np.generic]
-    ends: list[int]
-    """Where each sequence begins and the one before it ends; one more than there are sequences."""
-
-    checks: list[int]
-    of_source: list[NDArray[np.int64]]
+    ends: NDArray[np.generic]
+    checks: NDArray[np.generic]
+    of_source: list[NDArray[np.int32] | range]
     """For each source of the piece, its sequences by their places in the piece."""
+
+    def span(self, within: int) -> tuple[int, int]:
+        """Where a sequence begins and ends."""
+        return int(self.ends[within - 1]) if within else 0, int(self.ends[within])
 
 
 class ShardReader:
@@ -98,7 +100,8 @@ class ShardReader:
             ShardError: the piece's index is not what was written.
         """
         piece, within = self._place(number)
-        return piece.ends[within + 1] - piece.ends[within]
+        start, end = piece.span(within)
+        return end - start
 
     def read(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The ids of a sequence, and which of them count, both [T].
@@ -107,7 +110,7 @@ class ShardReader:
             ShardError: the sequence's bytes are not those that were written.
         """
         piece, within = self._place(number)
-        start, end = piece.ends[within], piece.ends[within + 1]
+        start, end = piece.span(within)
         ids, counted = piece.ids[start:end], piece.counted[start:end]
         if checksum(ids, counted) != piece.checks[within]:
             name = self._pieces[bisect_right(self._firsts, number) - 1].name
@@ -197,9 +200,13 @@ class ShardReader:
         return _OpenPiece(
             ids=maps[IDS],
             counted=maps[COUNTED],
-            ends=[0, *maps[ENDS].tolist()],
-            checks=maps[CHECKS].tolist(),
-            of_source=[
-                np.flatnonzero(maps[SOURCES] == place) for place in range(len(piece.sources))
-            ],
+            ends=maps[ENDS],
+            checks=maps[CHECKS],
+            of_source=_by_source(maps[SOURCES], len(piece.sources)),
         )
+
+
+def _by_source(places: NDArray[np.generic], num_sources: int) -> list[NDArray[np.int32] | range]:
+    if num_sources == 1:
+        return [range(len(places))]
+    return [np.flatnonzero(places == place).astype(np.int32) for place in range(num_sources)]

@@ -94,6 +94,7 @@ def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
         DocumentError: a path holds no files of documents.
         OutputError: the folder cannot be written.
     """
+    make_folder(job.out)
     make_folder(job.work / "tasks")
     (job.work / "stop").unlink(missing_ok=True)
     spans = cut_spans(paths, job.piece_documents)

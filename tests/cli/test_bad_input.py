@@ -97,7 +97,7 @@ def test_bad_documents_can_be_left_out_and_are_named(
     assert main([*BUILD, "--skip-bad"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("shards: 1 sequences, ")
-    assert told[1].startswith("left out a: ")
+    assert told[1] == "left out 1 (unreadable), listed in shards/quarantine.jsonl"
 
 
 def _commands(out: str) -> list[tuple[str, ...]]:

@@ -34,7 +34,7 @@ DEATHS = {
         "calumma.checkpoints.run", "write_json", 2
     ),
     "in the shards, behind a piece that nothing vouches for": Death(
-        "calumma.shards.build", "write_json", 2
+        "calumma.shards.piece", "write_json", 2
     ),
     "in pre-training, some steps behind its checkpoint": Death(
         "calumma.train.loop", "save_checkpoint", 3

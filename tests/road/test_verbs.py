@@ -192,11 +192,11 @@ def test_inspect_sees_tokenizers_in_a_run_folder(capsys: pytest.CaptureFixture[s
 
 def test_inspect_finds_a_broken_shard(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shutil.copytree("shards", tmp_path / "shards")
-    ids = tmp_path / "shards" / "piece-00000.ids"
+    ids = tmp_path / "shards" / "piece-00000-000.ids"
     whole = ids.read_bytes()
     ids.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert main(["inspect", str(tmp_path / "shards")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {ids}: its bytes are not those that its manifest tells of; wanted them "
-        "unchanged. Delete the piece and build the shards again.\n"
+        f"error: {ids}: the file is not what was written; wanted its bytes unchanged. Build the "
+        "shards again: what is whole is kept.\n"
     )
