@@ -235,7 +235,7 @@ def memory(folder: Path, small: int, times: int) -> dict[str, float]:
         docs, out = folder / f"{name}.parquet", folder / name
         write_parquet(docs, (text_document(number) for number in range(count)))
         command = [sys.executable, "-m", "calumma", "build-shards", str(docs), "--out", str(out)]
-        command += ["--tokenizers", str(folder / "tok"), "--workers", "1", "--piece", "128"]
+        command += ["--tokenizers", str(folder / "tok"), "--workers", "1"]
         found[f"build_peak_bytes_{name}"] = float(peak_memory_bytes(command))
         done = subprocess.run(
             [sys.executable, "-c", _READ, str(out)], check=True, capture_output=True, text=True
