@@ -38,6 +38,7 @@ from calumma.model.sizes import SIZES
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import ComputeConfig, OptimizerConfig
 from calumma.train.optimizer import make_optimizers
+from calumma.train.plan_speed import flops_a_token
 from calumma.train.step import StepRules, optimizer_step
 from calumma.vocabulary import Vocabulary
 
@@ -65,13 +66,6 @@ class Setting:
     def tokens(self) -> int:
         """Targets of one step."""
         return self.rows * self.length
-
-
-def flops_a_token(shape: DecoderConfig, length: int) -> float:
-    """Operations for one token of a step, forward and backward."""
-    with torch.device("meta"):
-        num_weights = Decoder(shape).num_parameters - shape.vocabulary_size * shape.model_dim
-    return 6.0 * num_weights + 12.0 * shape.num_layers * shape.model_dim * length
 
 
 def random_batch(setting: Setting) -> Batch:

@@ -90,14 +90,18 @@ def placed(
     """
     with torch.device("meta"):
         decoder = Decoder(shape)
-    place = _spread(decoder, ranks)
+    place = spread(decoder, ranks)
     decoder.to_empty(device=ranks.device)
     _fill(decoder, weights(decoder))
     return decoder, place
 
 
-def _spread(decoder: Decoder, ranks: Ranks) -> Place:
-    """Cut a decoder over the ranks; its parameters keep their names and global shapes."""
+def spread(decoder: Decoder, ranks: Ranks) -> Place:
+    """Cut a decoder over the ranks; its parameters keep their names and global shapes.
+
+    Raises:
+        ConfigError: the ranks, heads or groups of norms do not divide.
+    """
     config, world = ranks.parallel, ranks.world
     _require_fitting(decoder.config, config, world)
     if world.size == 1:

@@ -1,0 +1,168 @@
+"""`calumma plan`: what a run needs and costs, before it is started."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calumma.cli.verb import Subparsers, new_verb
+
+if TYPE_CHECKING:
+    from calumma.train.plan import Plan
+
+_EXAMPLES = """\
+  calumma plan run.toml --gpus 1 --gpu h100-80gb
+  calumma plan run.toml --gpus 2 --gpu a100-80gb --compute.recompute full --mfu 0.35
+  calumma plan run.toml --gpus 2 --gpu h200-141gb --price 2.50 --json    for machines"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = new_verb(
+        subparsers,
+        "plan",
+        "CONFIG --gpus N --gpu KIND [--mfu X] [--price X] [--json] [--a.b VALUE ...]",
+        "Work out the memory, days and cost of a run, without the GPUs.\n"
+        "CONFIG is one of `calumma pretrain`; its shards need not be there.",
+        _EXAMPLES,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file of the run")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="how many GPUs")
+    parser.add_argument("--gpu", required=True, metavar="KIND", help="which, such as a100-80gb")
+    parser.add_argument(
+        "--mfu", type=float, metavar="X", help="share of the peak reached (default: by recompute)"
+    )
+    parser.add_argument("--price", type=float, metavar="X", help="US dollars for a GPU's hour")
+    parser.add_argument(
+        "--vocabulary", type=int, metavar="N", help="ids (default: the shards', or 65,536)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run, takes_changes=True, stops_at_once=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Work it out and print it.
+
+    Raises:
+        ConfigError: the run fits no GPU of the kind, or its parts do not divide.
+    """
+    import json
+
+    from calumma.settings import load_config
+    from calumma.train.config import PretrainConfig
+    from calumma.train.gpus import gpu_kind
+    from calumma.train.plan import Question, make_plan, vocabulary_size_of
+
+    config = load_config(PretrainConfig, args.config, args.changes)
+    gpu = gpu_kind(args.gpu)
+    if args.price is not None:
+        gpu = replace(gpu, price=args.price)
+    question = Question(
+        config=config,
+        gpu=gpu,
+        num_gpus=args.gpus,
+        vocabulary_size=args.vocabulary or vocabulary_size_of(config),
+        mfu=args.mfu,
+    )
+    plan = make_plan(question)
+    plan.require_fitting()
+    print(json.dumps(plan_tree(plan)) if args.json else "\n".join(plan_lines(plan)))
+
+
+def plan_tree(plan: Plan) -> dict[str, Any]:
+    """A plan for machines; bytes are one GPU's."""
+    from dataclasses import asdict
+
+    from calumma.train.plan import CONTEXT_BYTES, FRAGMENTED
+
+    layout = asdict(plan.layout)
+    return {
+        "num_parameters": plan.num_parameters,
+        "layout": layout | {"num_gpus": plan.layout.num_gpus, "rows": plan.rows},
+        "memory": asdict(plan.memory)
+        | {
+            "total": plan.memory.total,
+            "context": CONTEXT_BYTES,
+            "fragmented_share": FRAGMENTED,
+            "needed": plan.needed_bytes,
+        },
+        "speed": asdict(plan.speed),
+    }
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """A plan for people: a table."""
+    blocks = [_run_rows(plan), _memory_rows(plan), _time_rows(plan)]
+    wide = max(len(name) for rows in blocks for name, _, _ in rows)
+    high = max(len(value) for rows in blocks for _, value, _ in rows)
+    lines = []
+    for rows in blocks:
+        lines += [f"{name:<{wide}}  {value:>{high}}  {note}".rstrip() for name, value, note in rows]
+        lines.append("")
+    return lines[:-1]
+
+
+def _run_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    layout, config = plan.layout, plan.question.config
+    ways = f"{layout.shards} shards x {layout.tensor} tensor x {layout.replicas} replicas"
+    load = f"{config.accumulate} x {plan.rows} x {config.stream.row_length:,}"
+    return [
+        ("parameters", f"{plan.num_parameters:,}", ""),
+        ("GPUs", f"{layout.num_gpus:,}", f"{layout.gpu.name}: {ways}"),
+        (
+            "ids a step",
+            f"{plan.speed.tokens_a_step:,}",
+            f"the busiest GPU: {load} (batches x rows x ids)",
+        ),
+        ("steps", f"{config.steps:,}", f"{plan.speed.tokens / 1e9:,.1f} billion ids"),
+    ]
+
+
+def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    from calumma.train.gpus import GIB
+    from calumma.train.plan import CONTEXT_BYTES, FRAGMENTED
+
+    memory, compute = plan.memory, plan.question.config.compute
+    told = [
+        ("weights", memory.weights, "float32, its part of them"),
+        (
+            "gradients",
+            memory.gradients,
+            "float32, its part" if memory.gradients else "none at that moment",
+        ),
+        ("optimizer", memory.optimizer, "AdamW's two means"),
+        ("gathered", memory.gathered, "weights in use, gradients on their way"),
+        ("activations", memory.activations, f"recompute = {compute.recompute}"),
+        ("loss", memory.loss, "a chunk of logits, the head's gradient"),
+        ("allowances", plan.needed_bytes - memory.total, ""),
+        ("a GPU needs", plan.needed_bytes, f"at its fullest, {memory.moment}"),
+    ]
+    rows = [(name, f"{size / GIB:.2f} GiB", note) for name, size, note in told]
+    allowed = f"{CONTEXT_BYTES / GIB:g} GiB of driver and buffers, {FRAGMENTED:.0%} between tensors"
+    rows[-2] = (*rows[-2][:2], allowed)
+    return [*rows, ("and has", f"{plan.layout.gpu.memory_gib:.2f} GiB", "")]
+
+
+def _time_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    speed, gpu = plan.speed, plan.layout.gpu
+    waits = ": MORE than it computes, so it waits" if speed.waits_for_weights else ", meanwhile"
+    assumed = "given" if plan.question.mfu else "assumed"
+    return [
+        (
+            "computing",
+            f"{speed.computing_seconds:.2f} s",
+            f"a step, at {speed.mfu:.0%} MFU ({assumed})",
+        ),
+        ("sending", f"{speed.sent.weights:.2f} s", f"weights and gradients{waits}"),
+        ("waiting", f"{speed.sent.places:.2f} s", "between tensor ranks"),
+        (
+            "ids a second",
+            f"{speed.tokens_a_second:,.0f}",
+            f"{speed.tokens_a_second_and_gpu:,.0f} a GPU",
+        ),
+        ("days", f"{speed.days:,.1f}", f"{speed.gpu_hours:,.0f} GPU hours"),
+        ("energy", f"{speed.kwh:,.0f} kWh", f"of the GPUs alone, at {gpu.watts:g} W"),
+        ("cost", f"${speed.dollars:,.0f}", f"at ${gpu.price:.2f} a GPU and hour"),
+    ]

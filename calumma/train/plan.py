@@ -1,0 +1,193 @@
+"""A pre-training run before it is started: whether it fits, how long it takes, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from typing import Any
+
+from calumma.errors import ConfigError
+from calumma.model.config import DecoderConfig
+from calumma.model.sizes import RELEASE_VOCABULARY
+from calumma.shards.manifest import Manifest
+from calumma.train.config import ParallelConfig, PretrainConfig
+from calumma.train.gpus import GIB, Gpu
+from calumma.train.plan_memory import Load, Memory, fullest
+from calumma.train.plan_speed import ASSUMED_MFU, Layout, Speed, course
+from calumma.train.plan_trace import held_by_a_rank
+
+CONTEXT_BYTES = GIB * 3 // 2
+"""Allowance for the driver, its kernels and the buffers of communication."""
+
+FRAGMENTED = 0.05
+"""Allowance for memory between tensors, as a share of theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is to be planned."""
+
+    config: PretrainConfig
+    gpu: Gpu
+    num_gpus: int
+
+    vocabulary_size: int = RELEASE_VOCABULARY
+
+    mfu: float | None = None
+    """Share of the GPU's peak that is reached; None: as assumed for the way of recomputing."""
+
+    def __post_init__(self) -> None:
+        if self.num_gpus < 1:
+            raise ConfigError(f"--gpus {self.num_gpus}; wanted at least 1.")
+        if self.mfu is not None and not 0 < self.mfu <= 1:
+            raise ConfigError(f"--mfu {self.mfu}; wanted a share above 0 and at most 1.")
+
+    @property
+    def shape(self) -> DecoderConfig:
+        """Of the decoder."""
+        return DecoderConfig(vocabulary_size=self.vocabulary_size, **asdict(self.config.model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run that was thought through; all bytes are one GPU's."""
+
+    question: Question
+    num_parameters: int
+    layout: Layout
+    rows: int
+    """Rows of a batch that the busiest rank works on."""
+
+    memory: Memory
+    speed: Speed
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of the fullest moment, with all allowances."""
+        return round(self.memory.total * (1 + FRAGMENTED)) + CONTEXT_BYTES
+
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU of the kind holds it."""
+        return self.needed_bytes <= self.layout.gpu.memory_gib * GIB
+
+    def require_fitting(self) -> None:
+        """Refuse a run that no GPU of the kind can hold.
+
+        Raises:
+            ConfigError: it says what is needed, what there is, and the nearest run that fits.
+        """
+        if self.fits:
+            return
+        gpu = self.layout.gpu
+        raise ConfigError(
+            f"a GPU needs {self.needed_bytes / GIB:.1f} GiB {self.memory.moment}, and "
+            f"{gpu.name} has {gpu.memory_gib}; wanted a run that fits. {_way_out(self.question)}"
+        )
+
+
+def vocabulary_size_of(config: PretrainConfig) -> int:
+    """Ids of the shards' vocabulary where the shards are there, else of the release's.
+
+    Raises:
+        ShardError: the shards are broken.
+    """
+    if (config.shards / "manifest.json").is_file():
+        return Manifest.load(config.shards).vocabulary.size
+    return RELEASE_VOCABULARY
+
+
+def make_plan(question: Question) -> Plan:
+    """Think a run through; whether it fits is in the plan.
+
+    Raises:
+        ConfigError: the GPUs, heads, groups of norms or rows do not divide.
+    """
+    config, shape = question.config, question.shape
+    held = held_by_a_rank(shape, config.parallel, question.num_gpus)
+    layout = _layout(question)
+    groups = layout.shards * layout.replicas
+    rows = config.stream.num_rows
+    if rows < groups:
+        raise ConfigError(
+            f"stream.num_rows={rows} leaves some of {groups} groups of GPUs without a row; wanted "
+            "one for each. Raise stream.num_rows, take fewer GPUs, or raise parallel.tensor."
+        )
+    load = Load(
+        shape=shape,
+        rows=ceil(rows / groups),
+        length=config.stream.row_length,
+        recompute=config.compute.recompute,
+        number_bytes=4 if config.compute.precision == "float32" else 2,
+        tensor=layout.tensor,
+        alone=question.num_gpus == 1,
+        accumulate=config.accumulate,
+    )
+    mfu = question.mfu or ASSUMED_MFU[config.compute.recompute]
+    whole = held.own if load.alone else held_by_a_rank(shape, ParallelConfig(), 1).own
+    return Plan(
+        question=question,
+        num_parameters=whole,
+        layout=layout,
+        rows=load.rows,
+        memory=fullest(load, held),
+        speed=course(load, held, layout, steps=config.steps, rows=rows, mfu=mfu),
+    )
+
+
+def _layout(question: Question) -> Layout:
+    parallel = question.config.parallel
+    return Layout(
+        gpu=question.gpu,
+        shards=question.num_gpus // (parallel.replicas * parallel.tensor),
+        tensor=parallel.tensor,
+        replicas=parallel.replicas,
+    )
+
+
+def _way_out(question: Question) -> str:
+    """The nearest run that fits, in words."""
+    for words, other in _others(question):
+        try:
+            plan = make_plan(other)
+        except ConfigError:
+            continue  # heads or rows that do not divide: no way out
+        if plan.fits:
+            return f"The nearest that does: {words} ({plan.needed_bytes / GIB:.1f} GiB)."
+    return "Nothing near it does: take a GPU with more memory, or a smaller decoder."
+
+
+def _others(question: Question) -> Iterator[tuple[str, Question]]:
+    """Runs that need less, the nearest first: same rows a step, then the same rows on more GPUs."""
+    config, parallel = question.config, question.config.parallel
+    recompute: dict[str, dict[str, Any]] = {}
+    if config.compute.recompute == "none":
+        recompute["--compute.recompute selective"] = {"recompute": "selective"}
+    if config.compute.recompute != "full":
+        recompute["--compute.recompute full"] = {"recompute": "full"}
+    for words, change in recompute.items():
+        yield words, _changed(question, compute=replace(config.compute, **change))
+    if config.stream.num_rows % 2 == 0:
+        stream = replace(config.stream, num_rows=config.stream.num_rows // 2)
+        twice = config.accumulate * 2
+        words = f"--stream.num-rows {stream.num_rows} --accumulate {twice}"
+        yield words, _changed(question, stream=stream, accumulate=twice)
+    if parallel.replicas > 1:
+        whole = replace(parallel, replicas=1)
+        yield "--parallel.replicas 1", _changed(question, parallel=whole)
+    full = replace(config.compute, recompute="full")
+    for tensor in (2, 4, 8):
+        if tensor > parallel.tensor:
+            spread = ParallelConfig(tensor=tensor)
+            words = f"--compute.recompute full --parallel.tensor {tensor} --parallel.replicas 1"
+            yield words, _changed(question, parallel=spread, compute=full)
+    for times in (2, 4, 8):
+        more = _changed(question, parallel=replace(parallel, replicas=1), compute=full)
+        words = f"--gpus {question.num_gpus * times} --compute.recompute full"
+        words += " --parallel.replicas 1" if parallel.replicas > 1 else ""
+        yield words, replace(more, num_gpus=question.num_gpus * times)
+
+
+def _changed(question: Question, **changes: Any) -> Question:
+    return replace(question, config=replace(question.config, **changes))

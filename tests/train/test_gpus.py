@@ -1,0 +1,26 @@
+"""Kinds of GPUs: a table without holes."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import pytest
+
+from calumma.errors import ConfigError
+from calumma.train.gpus import GPUS, gpu_kind
+
+
+def test_every_figure_is_positive_and_the_driver_shows_less_than_the_name_says() -> None:
+    for name, gpu in GPUS.items():
+        assert all(figure > 0 for figure in astuple(gpu)[1:])
+        gigabytes = float(name.partition("-")[2].removesuffix("gb"))
+        assert gpu.memory_gib * 1.024**3 < 1.1 * gigabytes
+
+
+def test_an_unknown_kind_is_told_which_there_are() -> None:
+    with pytest.raises(ConfigError) as caught:
+        gpu_kind("a100")
+    assert str(caught.value) == (
+        "GPU 'a100' is not known; wanted one of "
+        "a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200-180gb."
+    )
