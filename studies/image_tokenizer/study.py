@@ -33,9 +33,7 @@ VARIANTS: dict[str, list[str]] = {
         "--training.codebook.lookup", "ibq", "--training.codebook.update", "gradient",
         "--training.codebook.entropy-weight", "0.05",
     ],
-    "pyramid in its place": [
-        "--training.losses.perceptual", "pyramid", "--training.losses.perceptual-weight", "1.0",
-    ],
+    "short warm-up": ["--training.warmup-steps", "20"],
 }  # fmt: skip
 """What each variant changes of base.toml, whose codes are running means (EMA) with revival."""
 
