@@ -59,11 +59,12 @@ def run(args: argparse.Namespace) -> None:
     gpu = gpu_kind(args.gpu)
     if args.price is not None:
         gpu = replace(gpu, price=args.price)
+    num_ids = vocabulary_size_of(config) if args.vocabulary is None else args.vocabulary
     question = Question(
         config=config,
         gpu=gpu,
         num_gpus=args.gpus,
-        vocabulary_size=args.vocabulary or vocabulary_size_of(config),
+        vocabulary_size=num_ids,
         mfu=args.mfu,
     )
     plan = make_plan(question)
@@ -157,6 +158,7 @@ def _time_rows(plan: Plan) -> list[tuple[str, str, str]]:
         ),
         ("sending", f"{speed.sent.weights:.2f} s", f"weights and gradients{waits}"),
         ("waiting", f"{speed.sent.places:.2f} s", "between tensor ranks"),
+        ("updating", f"{speed.updating_seconds:.2f} s", "AdamW, by the memory's bandwidth"),
         (
             "ids a second",
             f"{speed.tokens_a_second:,.0f}",

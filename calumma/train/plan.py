@@ -42,6 +42,10 @@ class Question:
             raise ConfigError(f"--gpus {self.num_gpus}; wanted at least 1.")
         if self.mfu is not None and not 0 < self.mfu <= 1:
             raise ConfigError(f"--mfu {self.mfu}; wanted a share above 0 and at most 1.")
+        if self.vocabulary_size < 1:
+            raise ConfigError(f"--vocabulary {self.vocabulary_size}; wanted at least 1 id.")
+        if not self.gpu.price >= 0:
+            raise ConfigError(f"--price {self.gpu.price}; wanted dollars, 0 or more.")
 
     @property
     def shape(self) -> DecoderConfig:

@@ -18,6 +18,10 @@ ASSUMED_MFU = {"none": 0.40, "selective": 0.40, "full": 0.30}
 """Share of a GPU's peak that goes into operations that count, by recompute: assumed, not measured.
 Whole blocks computed again make four passes of three, and those do not count."""
 
+UPDATED_BYTES = 28
+"""Of a number, in an optimizer step: weight, gradient and two means are read, and all but the
+gradient written."""
+
 
 def flops_a_token(shape: DecoderConfig, length: int) -> float:
     """Operations for one token of a step, forward and backward, nothing done twice.
@@ -67,6 +71,10 @@ class Speed:
     tokens: int
     computing_seconds: float
     sent: Sent
+
+    updating_seconds: float
+    """For the optimizer's step, which the memory's bandwidth decides."""
+
     step_seconds: float
     tokens_a_second: float
     tokens_a_second_and_gpu: float
@@ -99,7 +107,8 @@ def course(load: Load, held: Held, layout: Layout, *, steps: int, rows: int, mfu
     busiest = load.accumulate * load.places / load.tensor
     computing = busiest * work / (layout.gpu.flops * mfu)
     sent = _sent(load, held, layout)
-    step = max(computing, sent.weights) + sent.places
+    updating = held.own * UPDATED_BYTES / layout.gpu.memory_bandwidth
+    step = max(computing, sent.weights) + sent.places + updating
     tokens = load.accumulate * rows * load.length
     hours = steps * step / 3600
     gpu_hours = hours * layout.num_gpus
@@ -110,6 +119,7 @@ def course(load: Load, held: Held, layout: Layout, *, steps: int, rows: int, mfu
         tokens=tokens * steps,
         computing_seconds=computing,
         sent=sent,
+        updating_seconds=updating,
         step_seconds=step,
         tokens_a_second=tokens / step,
         tokens_a_second_and_gpu=tokens / step / layout.num_gpus,

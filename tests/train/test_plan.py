@@ -86,5 +86,12 @@ def test_no_gpus_and_no_share_are_refused() -> None:
         replace(question(), mfu=40)
 
 
+def test_no_ids_and_less_than_nothing_to_pay_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--vocabulary -5; wanted at least 1 id\.$"):
+        replace(question(), vocabulary_size=-5)
+    with pytest.raises(ConfigError, match=r"^--price -1\.0; wanted dollars, 0 or more\.$"):
+        question(price=-1.0)
+
+
 def test_without_shards_the_vocabulary_is_the_release_s() -> None:
     assert vocabulary_size_of(question().config) == 65_536

@@ -13,8 +13,18 @@ from calumma.train.plan_speed import ASSUMED_MFU, Layout, course, flops_a_token
 
 SHAPE = decoder_size("tiny", vocabulary_size=1000)
 GPU = replace(
-    GPUS["a100-80gb"], flops=1e9, link=1e6, network=1e5, watts=500, price=2.0, in_machine=4
+    GPUS["a100-80gb"],
+    flops=1e9,
+    memory_bandwidth=1e8,
+    link=1e6,
+    network=1e5,
+    watts=500,
+    price=2.0,
+    in_machine=4,
 )
+UPDATING = 0.28
+"""Seconds for a million numbers, 28 bytes each."""
+
 HELD = Held(own=1_000_000, block=1_000_000, table=1_000_000)
 
 
@@ -34,7 +44,8 @@ def test_operations_of_a_token_by_hand() -> None:
 
 def test_the_course_of_one_gpu_by_hand() -> None:
     told = course(load(alone=True), HELD, layout(1), steps=3600, rows=2, mfu=0.5)
-    seconds = 200 * flops_a_token(SHAPE, 100) / 0.5e9
+    seconds = 200 * flops_a_token(SHAPE, 100) / 0.5e9 + UPDATING
+    assert told.updating_seconds == pytest.approx(UPDATING)
     assert told.step_seconds == pytest.approx(seconds)
     assert told.tokens_a_second == pytest.approx(200 / seconds)
     assert told.gpu_hours == pytest.approx(seconds)
@@ -48,7 +59,7 @@ def test_weights_are_gathered_twice_and_gradients_summed_in_float32() -> None:
     # Two blocks and two tables of a million, 2 + 2 + 4 bytes of each, three quarters from others.
     assert told.sent.weights == pytest.approx(4e6 * 8 * 0.75 / 1e6)
     assert told.waits_for_weights
-    assert told.step_seconds == told.sent.weights
+    assert told.step_seconds == pytest.approx(told.sent.weights + UPDATING)
 
 
 def test_across_machines_the_ring_has_all_their_cards() -> None:
