@@ -47,5 +47,5 @@ def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:
         tuning = make_config(FinetuneConfig, tree, str(path))
         return tuning, {"fine-tuning": tuning.weights}
     config = make_config(PretrainConfig, tree, str(path))
-    one, two = config.stage_one.weights, config.stage_two.weights
+    one, two = config.stage_one.weights, config.stage_two_weights
     return config, {"stage one": one, "stage two": two}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from calumma.batches.mixture import second_stage
 from calumma.batches.stream import StreamConfig
 from calumma.errors import ConfigError
 from calumma.model.sizes import decoder_size
@@ -96,10 +97,24 @@ class DecoderShape:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What one stage of pre-training draws from."""
+    """What stage one of pre-training draws from."""
 
     weights: dict[str, float]
     """Share of each source; they need not sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTwoConfig:
+    """What stage two draws from: weights of its own, or stage one's and more."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    """Share of each source; where there are none, stage one's are kept in part."""
+
+    kept: float = 0.5
+    """Share of stage two that is stage one's mixture (the paper's half)."""
+
+    added: dict[str, float] = field(default_factory=dict)
+    """How the rest is shared out: better sources, and instructions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +170,27 @@ class PretrainConfig(TrainConfig):
     """Pre-training from fresh weights, in two stages."""
 
     stage_one: StageConfig
-    stage_two: StageConfig
+    stage_two: StageTwoConfig
 
     stage_two_share: float = 0.2
     """Share of the steps, at the end, that are stage two (the paper's fifth)."""
 
     model: DecoderShape = field(default_factory=DecoderShape)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.stage_two.weights) == bool(self.stage_two.added):
+            raise ConfigError(
+                f"stage two has weights {self.stage_two.weights} of its own and adds "
+                f"{self.stage_two.added} to stage one's; wanted one of the two: "
+                "[stage_two.weights], or [stage_two.added]."
+            )
+
+    @property
+    def stage_two_weights(self) -> dict[str, float]:
+        """Share of each source in stage two."""
+        two = self.stage_two
+        return two.weights or second_stage(self.stage_one.weights, two.added, kept=two.kept)
 
 
 @dataclass(frozen=True, kw_only=True)

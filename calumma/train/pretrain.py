@@ -61,11 +61,11 @@ def pretrain(
     """
     reader = ShardReader(config.shards)
     shape = DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model))
-    boundary = stage_two_begins(config)
+    boundary, second = stage_two_begins(config), config.stage_two_weights
     lesson = Lesson(
         config,
         reader,
-        lambda step: (config.stage_one if step < boundary else config.stage_two).weights,
+        lambda step: config.stage_one.weights if step < boundary else second,
         run_fingerprint(config, reader),
     )
     return learn(shape, lambda decoder: decoder.fresh_weights(config.seed), lesson, run, progress)

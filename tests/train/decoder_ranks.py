@@ -28,6 +28,7 @@ from calumma.train.config import (
     PretrainConfig,
     ScheduleConfig,
     StageConfig,
+    StageTwoConfig,
 )
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, gathered, placed
@@ -93,7 +94,7 @@ def run_config(shards: Path, parallel: dict[str, int]) -> PretrainConfig:
         schedule=ScheduleConfig(warmup_steps=2),
         parallel=ParallelConfig(**parallel),
         stage_one=StageConfig(weights={"pairs": 1.0, "text": 1.0}),
-        stage_two=StageConfig(weights={"pairs": 1.0, "chat": 1.0}),
+        stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
         stage_two_share=0.5,
         model=DecoderShape(
             model_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=48

@@ -13,6 +13,7 @@ from calumma.train.config import (
     ParallelConfig,
     PretrainConfig,
     StageConfig,
+    StageTwoConfig,
     TrainConfig,
 )
 
@@ -37,12 +38,15 @@ def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
 
 
 def test_the_defaults_are_the_paper_s() -> None:
-    stage = StageConfig(weights={"a": 1.0})
     config = PretrainConfig(
-        shards=Path("s"), tokenizers=Path("t"), stage_one=stage, stage_two=stage
+        shards=Path("s"),
+        tokenizers=Path("t"),
+        stage_one=StageConfig(weights={"a": 1.0}),
+        stage_two=StageTwoConfig(added={"b": 1.0}),
     )
     assert config.z_loss == 1e-5
     assert config.stage_two_share == 0.2
+    assert config.stage_two_weights == {"a": 0.5, "b": 0.5}
     assert config.schedule.warmup_steps == 4000
     optimizer = OptimizerConfig()
     assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.95), 0.1)
@@ -72,3 +76,14 @@ def test_a_size_is_no_field_where_none_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config(PretrainConfig, TREE | {"optimizer": {"size": "7B"}}, "run.toml")
     assert str(caught.value).startswith("run.toml: there is no field optimizer.size; wanted one of")
+
+
+@pytest.mark.parametrize("two", [{}, {"weights": {"a": 1.0}, "added": {"b": 2.0}}])
+def test_stage_two_is_told_in_one_way(two: dict[str, dict[str, float]]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(PretrainConfig, TREE | {"stage_two": two}, "run.toml")
+    assert str(caught.value) == (
+        f"run.toml: stage two has weights {two.get('weights', {})} of its own and adds "
+        f"{two.get('added', {})} to stage one's; wanted one of the two: [stage_two.weights], or "
+        "[stage_two.added]."
+    )

@@ -17,6 +17,7 @@ from calumma.train.config import (
     PretrainConfig,
     ScheduleConfig,
     StageConfig,
+    StageTwoConfig,
 )
 from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_begins
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
@@ -35,7 +36,7 @@ def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any
         device="cpu",
         accumulate=2,
         stage_one=StageConfig(weights={"pairs": 2.0, "text": 1.0}),
-        stage_two=StageConfig(weights={"pairs": 1.0, "chat": 1.0}),
+        stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
         stage_two_share=0.5,
         model=SHAPE,
         stream=StreamConfig(row_length=32, num_rows=2, window=3, drop_condition=0.2),

@@ -52,5 +52,5 @@ def test_dropout_and_reordered_norms_are_never_together() -> None:
 def test_stage_two_halves_the_weights_of_stage_one() -> None:
     config = recipe("7B")
     for name, weight in config.stage_one.weights.items():
-        assert config.stage_two.weights[name] == pytest.approx(weight / 2)
-    assert sum(config.stage_two.weights.values()) == pytest.approx(1.0)
+        assert config.stage_two_weights[name] == pytest.approx(weight / 2)
+    assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)
