@@ -112,13 +112,15 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(read), rows):
             part = slice(start, start + rows)
             logits = torch.mm(read[part], matrix.T, out=buffer[: len(read[part])])
-            pull, entropy[part], log_z[part], top[part] = _terms(kind)(logits, wanted[part], z_loss)
+            pull, slope, *told = _terms(kind)(logits, wanted[part], z_loss)
+            entropy[part], log_z[part], top[part] = told
             if to_inputs is not None:
                 torch.mm(pull, matrix, out=to_inputs[part])
+                to_inputs[part] *= slope
             if to_weight is not None and pull.dtype == torch.float32:
-                to_weight.addmm_(pull.T, read[part])
+                to_weight.addmm_(pull.T, read[part] * slope)
             elif to_weight is not None:
-                to_weight += pull.T @ read[part]
+                to_weight += pull.T @ (read[part] * slope)
         ctx.kept = (
             None if to_inputs is None else to_inputs.to(inputs.dtype),
             None if to_weight is None else to_weight.to(weight.dtype),
@@ -137,23 +139,34 @@ class _HeadLoss(torch.autograd.Function):
         return to_inputs, to_weight, None, None
 
 
-Terms = tuple[Tensor, Tensor, Tensor, Tensor]
-"""The loss's gradient by [C, V] logits; entropies, log Z and greatest logits, [C] float32."""
+Terms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The loss's gradient by [C, V] logits in two factors, [C, V] and [C, 1], of which the second is
+multiplied in where there is less to multiply; entropies, log Z, greatest logits, [C] float32."""
+
+_TINY = 1e-30
+"""Shares below it may have lost digits: float32 is denormal from 1e-38 on."""
 
 
 def _terms_eager(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
-    """The terms of a chunk, whose logits may be overwritten."""
+    """The terms of a chunk, whose logits may be overwritten, in as few passes as there can be."""
     index = wanted[:, None]
-    picked = logits.gather(1, index).float()
-    top = logits.amax(dim=1, keepdim=True).float()
+    picked, top = logits.gather(1, index).float(), logits.amax(dim=1, keepdim=True).float()
     shares = logits.float()
     torch.softmax(shares, dim=1, out=shares)
-    # The greatest share is exp(top) / Z: it never underflows, where others may.
-    log_z = top - shares.amax(dim=1, keepdim=True).log()
-    pull = shares.mul_(1 + 2 * z_loss * log_z)
-    pull.scatter_add_(1, index, torch.full_like(log_z, -1.0))
+    share = shares.gather(1, index)
+    log_z = picked - share.log()
+    if bool((share < _TINY).any()):
+        # The greatest share is exp(top) / Z and never underflows, where others may.
+        log_z = torch.where(share < _TINY, top - shares.amax(dim=1, keepdim=True).log(), log_z)
+    slope = 1 + 2 * z_loss * log_z
+    # In 16 bits a slope so close to 1 would be 1; below a half, weights are far above the paper's.
+    if logits.dtype != torch.float32 or bool((slope < 0.5).any()):
+        shares.mul_(slope)
+        slope = torch.ones_like(slope)
+    shares.scatter_add_(1, index, -1 / slope)
     entropy = log_z - picked
-    return pull.to(logits.dtype), entropy.squeeze(1), log_z.squeeze(1), top.squeeze(1)
+    pull = shares.to(logits.dtype)
+    return pull, slope.to(pull.dtype), entropy.squeeze(1), log_z.squeeze(1), top.squeeze(1)
 
 
 def _terms_compiled(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
@@ -162,9 +175,10 @@ def _terms_compiled(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
     log_z = scores.logsumexp(dim=1, keepdim=True)
     columns = torch.arange(logits.shape[1], device=logits.device)
     hit = columns == wanted[:, None]
-    pull = (scores - log_z).exp() * (1 + 2 * z_loss * log_z) - hit.float()
+    pull = ((scores - log_z).exp() * (1 + 2 * z_loss * log_z) - hit.float()).to(logits.dtype)
     entropy = log_z - scores.gather(1, wanted[:, None])
-    return pull.to(logits.dtype), entropy.squeeze(1), log_z.squeeze(1), scores.amax(dim=1)
+    slope = pull.new_ones(len(pull), 1)
+    return pull, slope, entropy.squeeze(1), log_z.squeeze(1), scores.amax(dim=1)
 
 
 @cache

@@ -117,7 +117,8 @@ def test_a_frozen_head_gets_no_gradient_and_what_feeds_it_does() -> None:
 @pytest.mark.parametrize("terms", [_terms_eager, _terms_compiled])
 def test_very_large_logits_do_no_harm(terms: Terms) -> None:
     logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
-    pull, entropy, log_z, top = terms(logits.clone(), torch.tensor([1, 2]), 1e-5)
+    pull, slope, entropy, log_z, top = terms(logits.clone(), torch.tensor([1, 2]), 1e-5)
+    pull = pull * slope
     assert top.tolist() == [300.0, -1e4]
     assert log_z.tolist() == pytest.approx([300.0, -1e4 + math.log(3)])
     assert entropy.tolist() == pytest.approx([600.0, math.log(3)], rel=1e-3)
@@ -129,9 +130,21 @@ def test_very_large_logits_do_no_harm(terms: Terms) -> None:
 def test_the_way_of_a_gpu_gives_the_numbers_of_the_way_of_a_cpu() -> None:
     torch.manual_seed(0)
     logits, wanted = 5 * torch.randn(6, 50), torch.randint(50, (6,))
-    eager = _terms_eager(logits.clone(), wanted, 1e-2)
-    for one, other in zip(eager, _terms_compiled(logits, wanted, 1e-2), strict=True):
+    eager, compiled = (
+        _terms_eager(logits.clone(), wanted, 1e-2),
+        _terms_compiled(logits, wanted, 1e-2),
+    )
+    assert torch.allclose(eager[0] * eager[1], compiled[0] * compiled[1], atol=1e-5)
+    for one, other in zip(eager[2:], compiled[2:], strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_in_16_bits_the_z_loss_still_pulls() -> None:
+    logits = torch.zeros(1, 8, dtype=torch.bfloat16)
+    pull, slope, *_ = _terms_eager(logits, torch.tensor([0]), 1e-3)
+    # log Z is log 8, so the slope is 1.00416, which bfloat16 would round to 1.
+    assert (pull * slope)[0, 1].item() == pytest.approx((1 + 2e-3 * math.log(8)) / 8, rel=3e-3)
+    assert slope.item() == 1.0
 
 
 def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
