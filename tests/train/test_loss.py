@@ -141,9 +141,9 @@ def test_the_way_of_a_gpu_gives_the_numbers_of_the_way_of_a_cpu() -> None:
 
 def test_in_16_bits_the_z_loss_still_pulls() -> None:
     logits = torch.zeros(1, 8, dtype=torch.bfloat16)
-    pull, slope, *_ = _terms_eager(logits, torch.tensor([0]), 1e-3)
-    # log Z is log 8, so the slope is 1.00416, which bfloat16 would round to 1.
-    assert (pull * slope)[0, 1].item() == pytest.approx((1 + 2e-3 * math.log(8)) / 8, rel=3e-3)
+    pull, slope, *_ = _terms_eager(logits, torch.tensor([0]), 1e-2)
+    # log Z is log 8, so a share of 1/8 pulls 1.0416 times as much.
+    assert pull[0, 1].item() == pytest.approx((1 + 2e-2 * math.log(8)) / 8, rel=5e-3)
     assert slope.item() == 1.0
 
 
