@@ -113,7 +113,9 @@ def joined(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(launch.local_rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    world = World(launch.rank, launch.size, launch.local_rank)
     try:
-        yield World(launch.rank, launch.size, launch.local_rank)
+        yield world
+        world.wait()  # none leaves while another still speaks: its threads would be cut off
     finally:
         torch.distributed.destroy_process_group()
