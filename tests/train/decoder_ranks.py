@@ -126,6 +126,9 @@ def main() -> None:
         run, shards, parallel = tasks["pretrain"]
         os.environ["MASTER_PORT"] = tasks["port"]
         take_up(Path(run), Path(shards), parallel)
+    # Gloo's threads of the first world may still be ending, and abort an interpreter that closes.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
