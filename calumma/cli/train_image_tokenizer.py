@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from contextlib import nullcontext
 
 from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
 
@@ -32,18 +30,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on; under torchrun the first rank alone tells of it."""
     from calumma.documents.readers import read_documents
-    from calumma.runtime import choose_device, launched
+    from calumma.runtime import choose_device, is_first_rank
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
     from calumma.train.image_learner import train_image_tokenizer
 
     config = resolved(ImageTokenizerRun, args)
     if config is None:
         return
-    launch = launched()
-    first = launch is None or launch.rank == 0
-    steps = config.training.steps
-    bar = telling(args.out, config, "image tokenizer", steps) if first else nullcontext(_silent)
-    with bar as progress:
+    with telling(args.out, config, "image tokenizer", config.training.steps) as progress:
         tokenizer = train_image_tokenizer(
             config.training,
             read_documents(config.documents),
@@ -52,9 +46,5 @@ def run(args: argparse.Namespace) -> None:
             progress=progress,
             device=choose_device(config.device),
         )
-    if first:
+    if is_first_rank():
         print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")
-
-
-def _silent(step: int, metrics: Mapping[str, float]) -> None:
-    """A bar for the ranks that tell nothing."""

@@ -106,15 +106,15 @@ class DecoderLearner:
 
     def restore(self, saved: Saved) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
+        form = saved.form()
         parameters = dict(self.decoder.named_parameters())
         remembered = {
             name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
-            for name, entries in saved.form()["optimizer"].items()
+            for name, entries in form["optimizer"].items()
         }
-        state = {"model": self.decoder.state_dict(), "optimizer": remembered}
-        saved.fill(state | {"stream": saved.form()["stream"]})
+        saved.fill(form | {"model": self.decoder.state_dict(), "optimizer": remembered})
         restore_optimizers(self.decoder, self.optimizers, remembered)
-        self.stream.restore(StreamState(**saved.form()["stream"]))
+        self.stream.restore(StreamState(**form["stream"]))
 
 
 def _room(tensor: Tensor, parameter: Tensor) -> Tensor:

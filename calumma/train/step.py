@@ -78,13 +78,14 @@ def optimizer_step(
         seen += torch.stack([value.double() for value in told])
         largest.append(sums.largest_logit)
     norm, parts = clip_gradients(model.named_parameters(), rules.max_gradient_norm)
+    gradient_norm = float(norm)
     for optimizer in optimizers:
-        if norm.isfinite():
+        if math.isfinite(gradient_norm):
             optimizer.step()
         optimizer.zero_grad()
     largest_logit = float(place.world.most(torch.stack(largest).amax()))
-    gradients = {"whole": float(norm)} | {part: float(one) for part, one in parts.items()}
-    return _report(_Seen(*place.world.sum(seen).tolist()), largest_logit, gradients)
+    norms = {part: float(one) for part, one in parts.items()}
+    return _report(_Seen(*place.world.sum(seen).tolist()), largest_logit, gradient_norm, norms)
 
 
 class _Micro(NamedTuple):
@@ -141,9 +142,10 @@ def _loss(
         return told
 
 
-def _report(seen: _Seen, largest_logit: float, gradients: dict[str, float]) -> StepReport:
+def _report(
+    seen: _Seen, largest_logit: float, gradient_norm: float, gradient_norms: dict[str, float]
+) -> StepReport:
     """What the sums tell."""
-    whole = gradients.pop("whole")
     counted = seen.num_text + seen.num_image + seen.num_control
     return StepReport(
         loss=(seen.text + seen.image + seen.control) / max(1, counted),
@@ -152,8 +154,8 @@ def _report(seen: _Seen, largest_logit: float, gradients: dict[str, float]) -> S
         z=seen.z / max(1, counted),
         output_norm=seen.norms / max(1, seen.num_tokens),
         largest_logit=largest_logit,
-        gradient_norm=whole,
-        gradient_norms=gradients,
+        gradient_norm=gradient_norm,
+        gradient_norms=gradient_norms,
         num_tokens=int(seen.num_tokens),
-        skipped=int(not math.isfinite(whole)),
+        skipped=int(not math.isfinite(gradient_norm)),
     )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from calumma.train.pretrain import pretrain
 from calumma.train.world import ALONE, World
 from tests.train import decoder_ranks
 from tests.train.runs import told
-from tests.train.test_world import ROOT, free_ports
+from tests.train.test_world import free_ports, start_ranks
 
 CPU = torch.device("cpu")
 
@@ -30,23 +27,9 @@ CPU = torch.device("cpu")
 def with_ranks(size: int, folder: Path, tasks: dict[str, Any]) -> None:
     """Start so many ranks and wait for them."""
     folder.mkdir(exist_ok=True)
-    ports = free_ports(2)
-    words = [sys.executable, "-m", "tests.train.decoder_ranks", str(folder)]
-    words.append(json.dumps(tasks | {"port": ports[1]}))
-    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0]}
-    started = [
-        subprocess.Popen(
-            words,
-            env={**os.environ, **place, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    for process in started:
-        _, faults = process.communicate(timeout=240)
-        assert process.returncode == 0, faults
+    first, second = free_ports(2)
+    told = json.dumps(tasks | {"port": second})
+    start_ranks(size, "tests.train.decoder_ranks", str(folder), told, port=first)
 
 
 @pytest.fixture(scope="module")

@@ -33,19 +33,27 @@ def free_ports(number: int) -> list[str]:
     return ports
 
 
-def train_with_two_ranks(folder: Path) -> None:
-    ports = free_ports(len(ranks.RUNS))
-    started = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        environment = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "tests.train.ranks", str(folder), *ports]
-        started.append(
-            subprocess.Popen(words, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def start_ranks(size: int, module: str, *words: str, port: str = "") -> None:
+    """Run a module of the tests as so many ranks, to the end of all."""
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            env={**os.environ, **place, "MASTER_PORT": port, "RANK": str(rank)}
+            | {"LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        for rank in range(size)
+    ]
     for process in started:
-        _, told = process.communicate(timeout=120)
+        _, told = process.communicate(timeout=240)
         assert process.returncode == 0, told
+
+
+def train_with_two_ranks(folder: Path) -> None:
+    start_ranks(2, "tests.train.ranks", str(folder), *free_ports(len(ranks.RUNS)))
 
 
 @pytest.fixture(scope="module")

