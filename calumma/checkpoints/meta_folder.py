@@ -260,6 +260,11 @@ def require_meta(model: StoredModel, num_shards: int, where: object) -> None:
         CheckpointError: it cannot, and why.
     """
     config = model.shape
+    if config.qk_norm == "none":
+        raise CheckpointError(
+            f"{where}: queries and keys have no norm, Meta's layout has the paper's LayerNorm "
+            "there, and no weights undo it. Use --to calumma."
+        )
     if config.qk_norm != "layer":
         raise CheckpointError(
             f"{where}: queries and keys have an RMSNorm, Meta's layout has the paper's LayerNorm "

@@ -6,7 +6,7 @@ vq_decoder.safetensors    the image tokenizer's decoder, which transformers lack
 tokenizer.json            text tokenizer, with tokenizer_config.json
 preprocessor_config.json, processor_config.json, generation_config.json
 
-Decoders with qk_norm = "rms" have another kind of folder: see `qwen3_folder`.
+Decoders with qk_norm = "rms" or "none" have another kind of folder: see `qwen3_folder`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def write_model(
     # Without its config the folder is no model: a half-replaced one cannot be loaded as a whole.
     (folder / CONFIG_NAME).unlink(missing_ok=True)
     (folder / VQ_DECODER_NAME).unlink(missing_ok=True)
-    if model.shape.qk_norm == "rms":
+    if model.shape.qk_norm != "layer":
         config = qwen3_config(model)
         write_weights(folder, qwen3_tensors(model), most_bytes=most_bytes, tell=tell)
         write_tensors(folder / IMAGE_FOLDER / WEIGHTS_FILE, model.image, tell)

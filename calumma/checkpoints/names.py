@@ -35,9 +35,16 @@ def decoder_names(config: DecoderConfig) -> dict[str, str]:
         f"blocks.{layer}.{ours}": f"model.layers.{layer}.{theirs}"
         for layer in range(config.num_layers)
         for ours, theirs in _IN_BLOCK.items()
-        if config.qk_norm == "layer" or not ours.endswith("_norm.bias")
+        if not _lacking(ours, config)
     }
     return _OUTSIDE | inside
+
+
+def _lacking(name: str, config: DecoderConfig) -> bool:
+    """Whether it belongs to a head norm of another kind than this decoder's."""
+    if config.qk_norm == "layer" or heads_of_norm(name, config) is None:
+        return False
+    return config.qk_norm == "none" or name.endswith(".bias")
 
 
 def heads_of_norm(name: str, config: DecoderConfig) -> int | None:

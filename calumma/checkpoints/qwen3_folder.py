@@ -1,4 +1,4 @@
-"""Folders of decoders with an RMSNorm on queries and keys: Qwen3's, or our own kind.
+"""Folders of decoders without the paper's norm of queries and keys: Qwen3's, or our own kind.
 
     config.json, model*.safetensors      the decoder, as `Qwen3ForCausalLM` names it
     tokenizer.json and its config        the text tokenizer
@@ -6,9 +6,10 @@
                                          writes it; in a folder of its own, because engines take
                                          every safetensors file beside the config for weights
 
-With pre-norm and one norm for all heads the decoder *is* Qwen3's, so its folder says so. Any other
-such decoder is no function that other software has: its config is of type `calumma`, which
-transformers refuses to load, rather than one it would load as another model.
+With an RMSNorm there, pre-norm and one norm for all heads the decoder *is* Qwen3's, so its folder
+says so. Any other (with re-ordered norms, or no norm of queries and keys) is no function that other
+software has: its config is of type `calumma`, which transformers refuses to load, rather than one
+it would load as another model.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ def require_qwen3(model: StoredModel, where: object) -> None:
         CheckpointError: it cannot, and why.
     """
     shape = model.shape
+    if shape.qk_norm == "none":
+        raise CheckpointError(
+            f"{where}: queries and keys have no norm, Qwen3 has an RMSNorm there, and no weights "
+            'undo it. Use --to calumma, or train with qk_norm = "rms".'
+        )
     if shape.qk_norm != "rms":
         raise CheckpointError(
             f"{where}: queries and keys have the paper's LayerNorm with bias, Qwen3 has an RMSNorm "
@@ -117,10 +123,15 @@ def read_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig
     """
     require_same_function(config, where)
     order, groups = config.get("norm_order", "pre"), config.get("qk_norm_groups", 1)
+    kind = config.get("qk_norm", "rms")
     if order not in ("pre", "reordered") or not isinstance(groups, int) or groups < 1:
         raise CheckpointError(
             f"{where}: norm_order is {order!r} and qk_norm_groups {groups!r}; wanted 'pre' or "
             "'reordered', and a whole number of groups. Copy the file again."
+        )
+    if kind not in ("rms", "none"):
+        raise CheckpointError(
+            f"{where}: qk_norm is {kind!r}; wanted 'rms' or 'none'. Copy the file again."
         )
     numbers = {"rms_norm_eps": 1e-6, **config}
     shape = decoder_config(numbers, where, swin_norm=order == "reordered")
@@ -130,7 +141,7 @@ def read_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig
             f"num_attention_heads, {shape.head_dim}, since calumma's heads share the model's width."
         )
     try:
-        return replace(shape, qk_norm="rms", qk_norm_groups=groups)
+        return replace(shape, qk_norm=kind, qk_norm_groups=groups)
     except ConfigError as error:
         raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
 

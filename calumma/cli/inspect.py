@@ -68,7 +68,7 @@ def _model(path: Path) -> list[str]:
     # Headers alone are read; they tell whether every file and tensor is there, and how large.
     model = open_model(path)
     shape, image = model.shape, model.image_shape
-    norms = "" if shape.qk_norm == "layer" else " and rms"
+    norms = {"layer": "", "rms": " and rms", "none": " alone"}[shape.qk_norm]
     dtype = str(model.dtype).removeprefix("torch.")
     return [
         f"{path}: {model.layout}, whole",

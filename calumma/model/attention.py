@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from calumma.model.config import DecoderConfig
-from calumma.model.norm import HeadNorm
+from calumma.model.norm import head_norm
 from calumma.model.rope import rotate
 from calumma.model.sight import Sight
 
@@ -32,8 +32,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.model_dim, kv_dim, bias=False)
         self.value = nn.Linear(config.model_dim, kv_dim, bias=False)
         self.output = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        self.query_norm = HeadNorm(config)
-        self.key_norm = HeadNorm(config)
+        self.query_norm = head_norm(config)
+        self.key_norm = head_norm(config)
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         """Mix each token with the tokens it may see.

@@ -36,9 +36,10 @@ class DecoderConfig:
     norm_order: Literal["pre", "reordered"] = "pre"
     """Where a block's norms sit: before the branch (7B recipe), or on its output (34B recipe)."""
 
-    qk_norm: Literal["layer", "rms"] = "layer"
+    qk_norm: Literal["layer", "rms", "none"] = "layer"
     """Kind of the query and key norms: the paper's LayerNorm with bias, or Qwen3's RMSNorm (with
-    pre-norm, the decoder is then a Qwen3, which other software serves)."""
+    pre-norm, the decoder is then a Qwen3, which other software serves). "none" is there to study
+    what they are for: without them a long mixed-modal run diverges."""
 
     qk_norm_groups: int = 1
     """Groups of heads that share one query norm and one key norm (1 in new models; N in

@@ -15,6 +15,11 @@ LAYER_EPSILON = 1e-5
 """The release leaves torch's default here; the config's `norm_epsilon` is the RMSNorms'."""
 
 
+def head_norm(config: DecoderConfig) -> nn.Module:
+    """What queries, or keys, pass before they are rotated: [B, T, H, D] to the same."""
+    return nn.Identity() if config.qk_norm == "none" else HeadNorm(config)
+
+
 class HeadNorm(nn.Module):
     """A norm over head_dim; heads of one group share its parameters.
 

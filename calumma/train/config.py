@@ -85,7 +85,7 @@ class DecoderShape:
     feed_forward_dim: int = 512
     max_tokens: int = 4096
     norm_order: Literal["pre", "reordered"] = "pre"
-    qk_norm: Literal["layer", "rms"] = "layer"
+    qk_norm: Literal["layer", "rms", "none"] = "layer"
     dropout: float = 0.0
 
     @staticmethod
@@ -191,17 +191,3 @@ class PretrainConfig(TrainConfig):
         """Share of each source in stage two."""
         two = self.stage_two
         return two.weights or second_stage(self.stage_one.weights, two.added, kept=two.kept)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainConfig):
-    """Supervised fine-tuning of a model folder on turns."""
-
-    model: Path
-    """Folder of the model to start from."""
-
-    weights: dict[str, float]
-    """Share of each source."""
-
-    dropout: float = 0.05
-    """The paper's; 0 for models with re-ordered norms."""

@@ -127,6 +127,8 @@ def _kept_all(load: Load) -> float:
     # its silu, up, and the product of both.
     cut = 3 * shape.model_dim + 3 * keys + 4 * shape.feed_forward_dim
     heads = 3 * shape.num_heads + 2 * shape.num_kv_heads  # statistics of norms, of softmax
+    if shape.qk_norm == "none":
+        cut, heads = cut - shape.model_dim - keys, shape.num_heads
     angles = 2 * shape.head_dim * each if each < FLOAT else 0
     casts = 5 if load.alone and load.kind == "cpu" and each < FLOAT else 2
     inputs = casts * shape.model_dim * each  # of q, k, v and of gate, up

@@ -295,4 +295,10 @@ def test_what_the_layout_cannot_hold_is_refused(
         "LayerNorm with bias there, and no weights make one of the other. Use --to calumma or --to "
         "qwen3."
     )
+    with pytest.raises(CheckpointError) as caught:
+        write_meta(tmp_path / "out", replace(model, shape=replace(model.shape, qk_norm="none")))
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: queries and keys have no norm, Meta's layout has the paper's "
+        "LayerNorm there, and no weights undo it. Use --to calumma."
+    )
     assert list(tmp_path.iterdir()) == []

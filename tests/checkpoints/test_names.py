@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
 from calumma.checkpoints.names import decoder_names, heads_of_norm
+from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 
 
-def test_every_tensor_has_one_name(decoder: Decoder) -> None:
-    names = decoder_names(decoder.config)
-    assert set(names) == set(decoder.state_dict())
+@pytest.mark.parametrize("qk_norm", ["layer", "rms", "none"])
+def test_every_tensor_has_one_name(decoder_config: DecoderConfig, qk_norm: Any) -> None:
+    config = replace(decoder_config, qk_norm=qk_norm)
+    names = decoder_names(config)
+    assert set(names) == set(Decoder(config).state_dict())
     assert len(set(names.values())) == len(names)
 
 

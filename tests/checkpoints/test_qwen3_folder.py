@@ -1,4 +1,4 @@
-"""Folders of decoders with qk_norm = "rms"."""
+"""Folders of decoders with qk_norm = "rms" or "none"."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "re-ordered": {"norm_order": "reordered"},
     "groups": {"qk_norm_groups": 4},
     "both": {"norm_order": "reordered", "qk_norm_groups": 2},
+    "no norm": {"qk_norm": "none"},
 }
 
 
@@ -47,7 +48,7 @@ def change_config(folder: Path, **change: Any) -> Path:
 def test_a_folder_is_loaded_as_it_was_saved(
     change: dict[str, Any], draws: bool, model_parts: ModelParts, tmp_path: Path
 ) -> None:
-    saved = save_drawn(tmp_path, model_parts, draws=draws, qk_norm="rms", **change)
+    saved = save_drawn(tmp_path, model_parts, draws=draws, **{"qk_norm": "rms", **change})
     loaded = load_model(tmp_path)
     assert (loaded.decoder.config, loaded.draws) == (saved.config, draws)
     for name, tensor in saved.state_dict().items():
@@ -72,7 +73,7 @@ def test_no_weights_lie_beside_the_config_but_the_decoder_s(folder: Path) -> Non
 def test_what_no_other_software_has_claims_to_be_nothing_else(
     change: dict[str, Any], model_parts: ModelParts, tmp_path: Path
 ) -> None:
-    save_drawn(tmp_path, model_parts, qk_norm="rms", **change)
+    save_drawn(tmp_path, model_parts, **{"qk_norm": "rms", **change})
     with pytest.raises(ValueError, match="`calumma`"):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
 
@@ -82,6 +83,11 @@ REFUSED = {
         {},
         "queries and keys have the paper's LayerNorm with bias, Qwen3 has an RMSNorm there, and no "
         'weights make one of the other. Use --to calumma, or train with qk_norm = "rms".',
+    ),
+    "no norm": (
+        {"qk_norm": "none"},
+        "queries and keys have no norm, Qwen3 has an RMSNorm there, and no weights undo it. Use "
+        '--to calumma, or train with qk_norm = "rms".',
     ),
     "re-ordered": (
         {"qk_norm": "rms", "norm_order": "reordered"},
@@ -151,6 +157,7 @@ def test_an_image_tokenizer_that_is_none_is_refused(folder: Path) -> None:
             "its numbers do not fit. qk_norm_groups=3 does not divide num_heads=8 and "
             "num_kv_heads=4; wanted a divisor of both.",
         ),
+        ({"qk_norm": "layer"}, "qk_norm is 'layer'; wanted 'rms' or 'none'. Copy the file again."),
         (
             {"use_sliding_window": True},
             "use_sliding_window is true; wanted false, the only value that calumma's decoder "

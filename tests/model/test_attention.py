@@ -50,7 +50,7 @@ def by_definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     return layer.output(mixed.flatten(1))
 
 
-@pytest.mark.parametrize("qk_norm", ["layer", "rms"])
+@pytest.mark.parametrize("qk_norm", ["layer", "rms", "none"])
 @pytest.mark.parametrize(("kv_heads", "groups"), [(4, 1), (4, 2), (2, 1), (2, 2), (1, 1)])
 @torch.no_grad()
 def test_attention_is_its_definition(kv_heads: int, groups: int, qk_norm: str) -> None:

@@ -27,7 +27,7 @@ ROWS, LENGTH = 2, 192
 WAYS = ("none", "selective", "full")
 
 
-def shape_of(order: str, dropout: float = 0.0) -> DecoderConfig:
+def shape_of(order: str, dropout: float = 0.0, qk_norm: str = "layer") -> DecoderConfig:
     return decoder_size(
         "tiny",
         vocabulary_size=VOCABULARY.size,
@@ -35,6 +35,7 @@ def shape_of(order: str, dropout: float = 0.0) -> DecoderConfig:
         feed_forward_dim=192,
         norm_order=order,
         dropout=dropout,
+        qk_norm=qk_norm,
     )
 
 
@@ -84,9 +85,12 @@ def measured(shape: DecoderConfig, way: str, dtype: torch.dtype, tensor: int, ra
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("order", "dropout"), [("pre", 0.1), ("reordered", 0.0)])
-def test_what_blocks_keep_is_as_planned(order: str, dropout: float, way: str) -> None:
-    shape = shape_of(order, dropout)
+@pytest.mark.parametrize(
+    ("order", "dropout", "qk_norm"),
+    [("pre", 0.1, "layer"), ("reordered", 0.0, "layer"), ("pre", 0.1, "none")],
+)
+def test_what_blocks_keep_is_as_planned(order: str, dropout: float, qk_norm: str, way: str) -> None:
+    shape = shape_of(order, dropout, qk_norm)
     decoder = Decoder(shape)
     decoder.initialise(0)
     decoder.train()
@@ -112,8 +116,9 @@ def test_the_fullest_moment_is_as_planned(way: str, tensor: int, ranks: int) -> 
     assert planned == pytest.approx(measured(shape, way, dtype, tensor, ranks), rel=0.1)
 
 
-def test_the_fullest_moment_of_reordered_norms_is_as_planned() -> None:
-    shape, dtype = shape_of("reordered"), torch.bfloat16
+@pytest.mark.parametrize("qk_norm", ["layer", "none"])
+def test_the_fullest_moment_of_reordered_norms_is_as_planned(qk_norm: str) -> None:
+    shape, dtype = shape_of("reordered", qk_norm=qk_norm), torch.bfloat16
     held = held_by_a_rank(shape, ParallelConfig(tensor=2), 8)
     planned = fullest(load_of(shape, "selective", dtype, 2, 8), held).total
     assert planned == pytest.approx(measured(shape, "selective", dtype, 2, 8), rel=0.1)
