@@ -21,7 +21,7 @@ from calumma.evaluate.kinds import holds_text
 from calumma.evaluate.likeness import feature_distances, ssim
 from calumma.evaluate.sheet import Pair, Sheet, make_sheet, pairs_shown
 from calumma.tokens.faces import Box, Finder, cascade_faces
-from calumma.tokens.pixels import to_rgb, to_square
+from calumma.tokens.squares import to_rgb, to_square
 from calumma.tokens.vq.features import feature_distance
 
 Decode = Callable[[Sequence[int]], tuple[Tensor, Tensor]]

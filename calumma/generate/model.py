@@ -26,7 +26,7 @@ from calumma.generate.sample import (
     TextPiece,
 )
 from calumma.runtime import choose_device, choose_dtype
-from calumma.tokens.pixels import Fit
+from calumma.tokens.squares import Fit
 from calumma.tokens.sequence import encode_prompt, split_ids
 from calumma.vocabulary import Vocabulary
 

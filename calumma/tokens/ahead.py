@@ -15,7 +15,8 @@ import PIL.Image
 
 from calumma.documents.document import Image
 from calumma.errors import ImageError
-from calumma.tokens.pixels import Fit, to_array
+from calumma.tokens.pixels import to_array
+from calumma.tokens.squares import Fit
 
 Picture = tuple[Image | PIL.Image.Image, Fit]
 """A picture, opened or still to be opened, and how it becomes square."""

@@ -22,7 +22,8 @@ from torch import Tensor
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import make_folder, read_json, replacing, write_json
 from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
-from calumma.tokens.pixels import Fit, scaled, to_array, to_picture
+from calumma.tokens.pixels import scaled, to_array, to_picture
+from calumma.tokens.squares import Fit
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
 from calumma.tokens.vq.trunk import Precision, Trunk

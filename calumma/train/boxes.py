@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calumma.errors import DocumentError
 from calumma.files import read_json, write_json
 from calumma.tokens.faces import Finder
-from calumma.tokens.pixels import to_rgb
+from calumma.tokens.squares import to_rgb
 from calumma.train.pictures import Box, Pictures
 
 _SALIENCY_SIDE = 64

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
-from calumma.tokens.pixels import scaled, to_rgb, to_square
+from calumma.tokens.pixels import scaled
+from calumma.tokens.squares import to_rgb, to_square
 from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.world import ALONE, World
 

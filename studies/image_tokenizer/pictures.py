@@ -24,7 +24,8 @@ from calumma.documents.document import Document, Image
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import write_json
-from calumma.tokens.pixels import to_array, to_rgb
+from calumma.tokens.pixels import to_array
+from calumma.tokens.squares import to_rgb
 
 SIDE = 64
 TILE = 112
