@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
+from calumma.cli.verb import (
+    Subparsers,
+    add_config_arguments,
+    new_verb,
+    resolved,
+    tell_warning,
+    telling,
+)
 
 _EXAMPLES = """\
   calumma finetune turns.toml --out out/tuned --dry-run
@@ -29,13 +36,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder."""
     from calumma.checkpoints.model_folder import load_model, save_model
-    from calumma.train.config import FinetuneConfig
-    from calumma.train.finetune import finetune
+    from calumma.train.config_finetune import FinetuneConfig
+    from calumma.train.finetune import balance, finetune
 
     config = resolved(FinetuneConfig, args)
     if config is None:
         return
     start = load_model(config.model)
+    tell_warning(balance(config).warning)
     with telling(args.out, config, "fine-tuning", config.steps) as progress:
         decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, progress)
     if decoder is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from calumma.batches.pairings import balance_lines
 from calumma.batches.stream import Stream
 from calumma.batches.survey import survey, survey_lines
 from calumma.cli.rows_page import rows_page
@@ -12,7 +13,9 @@ from calumma.files import write_text
 from calumma.settings import make_config, read_toml
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import load_tokenizers
-from calumma.train.config import FinetuneConfig, PretrainConfig, TrainConfig
+from calumma.train.config import PretrainConfig, TrainConfig
+from calumma.train.config_finetune import FinetuneConfig
+from calumma.train.finetune import balance, mixture
 
 SURVEYED, SHOWN = 256, 20
 """Rows of each stage that are counted, and rows of the last stage that a page shows."""
@@ -34,6 +37,8 @@ def mixture_lines(path: Path, page: Path | None) -> list[str]:
     for name, weights in stages.items():
         stream.mix(weights)
         lines += [f"{name}:", *survey_lines(survey(stream, SURVEYED))]
+    if isinstance(config, FinetuneConfig):
+        lines += balance_lines(balance(config))
     if page is not None:
         both = load_tokenizers(config.tokenizers, "cpu")
         write_text(page, rows_page(stream, both, SHOWN, f"{path.name}: rows of {name}"))
@@ -43,9 +48,9 @@ def mixture_lines(path: Path, page: Path | None) -> list[str]:
 
 def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:
     tree = read_toml(path)
-    if "weights" in tree:
+    if "stage_one" not in tree:
         tuning = make_config(FinetuneConfig, tree, str(path))
-        return tuning, {"fine-tuning": tuning.weights}
+        return tuning, {"fine-tuning": mixture(tuning, ShardReader(tuning.shards))}
     config = make_config(PretrainConfig, tree, str(path))
     one, two = config.stage_one.weights, config.stage_two_weights
     return config, {"stage one": one, "stage two": two}

@@ -105,6 +105,15 @@ def resolved(kind: type[Config], args: argparse.Namespace) -> Config | None:
     return config
 
 
+def tell_warning(warning: str | None) -> None:
+    """Say what may be wrong with a run, in a line, on the first rank; None says nothing."""
+    from calumma.cli.progress import CONSOLE
+    from calumma.runtime import is_first_rank
+
+    if warning is not None and is_first_rank():
+        CONSOLE.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
 @contextmanager
 def telling(out: Path, config: Any, title: str, steps: int) -> Iterator[Progress]:
     """A bar for a training run, which keeps its config in its folder.

@@ -9,7 +9,8 @@ from typing import Any
 
 from calumma.generate.config import ImageSampling
 from calumma.settings import make_config, read_toml
-from calumma.train.config import FinetuneConfig, PretrainConfig
+from calumma.train.config import PretrainConfig
+from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ from calumma.train.optimizer import (
     restore_optimizers,
     set_rates,
 )
-from calumma.train.parallel import Place, Ranks, Weights, gathered, placed
+from calumma.train.parallel import (
+    Change,
+    Place,
+    Ranks,
+    Weights,
+    gathered,
+    placed,
+    unchanged,
+)
 from calumma.train.schedule import rate_share
 from calumma.train.step import ALL, StepReport, StepRules, optimizer_step
 from calumma.train.world import joined
@@ -98,23 +106,37 @@ class DecoderLearner:
 
     def state(self) -> dict[str, Any]:
         """Weights, what the optimizers remember of each, and the stream's place."""
-        return {
-            "model": self.decoder.state_dict(),
-            "optimizer": optimizer_state(self.decoder, self.optimizers),
-            "stream": asdict(self.stream.state),
-        }
+        stream = {"stream": asdict(self.stream.state)}
+        return decoder_state(self.decoder, self.optimizers) | stream
 
     def restore(self, saved: Saved) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
-        form = saved.form()
-        parameters = dict(self.decoder.named_parameters())
-        remembered = {
-            name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
-            for name, entries in form["optimizer"].items()
-        }
-        saved.fill(form | {"model": self.decoder.state_dict(), "optimizer": remembered})
-        restore_optimizers(self.decoder, self.optimizers, remembered)
+        form = restore_decoder(saved, self.decoder, self.optimizers)
         self.stream.restore(StreamState(**form["stream"]))
+
+
+def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The weights that learn, and what the optimizers remember of each."""
+    return {"model": _learning(decoder), "optimizer": optimizer_state(decoder, optimizers)}
+
+
+def restore_decoder(
+    saved: Saved, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]
+) -> Any:
+    """Put back what `decoder_state` told; gives the state's form, for what else is in it."""
+    form = saved.form()
+    parameters = dict(decoder.named_parameters())
+    remembered = {
+        name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
+        for name, entries in form["optimizer"].items()
+    }
+    saved.fill(form | {"model": _learning(decoder), "optimizer": remembered})
+    restore_optimizers(decoder, optimizers, remembered)
+    return form
+
+
+def _learning(decoder: Decoder) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
 
 
 def _room(tensor: Tensor, parameter: Tensor) -> Tensor:
@@ -135,6 +157,9 @@ class Lesson:
     fingerprint: str
     """Of all that decides the run's course."""
 
+    change: Change = unchanged
+    """What is done to the decoder before it is cut over ranks and gets its weights."""
+
 
 def learn(
     shape: DecoderConfig,
@@ -148,7 +173,7 @@ def learn(
     device = choose_device(config.device)
     with joined(device) as world:
         ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
-        decoder, place = placed(shape, weights, ranks)
+        decoder, place = placed(shape, weights, ranks, lesson.change)
         stream = Stream(lesson.reader, config.stream, rank=place.row_group, size=place.row_groups)
         learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
         loop = LoopConfig(
@@ -158,5 +183,5 @@ def learn(
             keep=Keep(config.keep_last, config.keep_every),
         )
         run_loop(learner, run, loop, progress, world)
-        whole = gathered(decoder, place)
+        whole = gathered(decoder, place, lesson.change)
     return whole.eval() if whole is not None else None

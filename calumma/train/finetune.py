@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
 
+from calumma.batches.pairings import Balance, balance_of, with_equal_pairings
+from calumma.files import write_json
 from calumma.model.decoder import Decoder
+from calumma.runtime import is_first_rank
 from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
-from calumma.train.config import FinetuneConfig
+from calumma.train.adapters import adapt, fresh_additions, merged, require_shardable, save_adapter
+from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder import Lesson, learn
 from calumma.train.loop import Progress
 from calumma.train.pretrain import run_fingerprint
 from calumma.vocabulary import Vocabulary
+
+BALANCE_NAME = "balance.json"
 
 
 def finetune(
@@ -27,25 +36,68 @@ def finetune(
 ) -> Decoder | None:
     """Go on from `start` on the turns in the shards; under torchrun the ranks share it.
 
+    The run's folder gets `balance.json`, what the mixture comes to, and, where not all weights
+    learn, `adapter.safetensors` with those that did.
+
     Returns:
         The whole decoder, on the first rank; None on the others.
 
     Raises:
-        ShardError: the shards were made with another vocabulary than the model's.
+        ShardError: the shards were made with another vocabulary than the model's, or lack a source.
     """
     reader = ShardReader(config.shards)
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
-    shape = replace(start.config, dropout=config.dropout)
+    require_shardable(config.adapt, config.parallel.tensor)
+    weights = mixture(config, reader)
+    record = balance_of(weights, reader).to_json()
+
+    def told(step: int, metrics: Mapping[str, float]) -> None:
+        if not metrics and is_first_rank():
+            write_json(run / BALANCE_NAME, record)
+        progress(step, metrics)
+
+    change = partial(adapt, config=config.adapt, vocabulary=vocabulary)
     lesson = Lesson(
         config,
         reader,
-        lambda step: config.weights,
-        run_fingerprint(config, reader, _fingerprint(start)),
+        lambda step: weights,
+        run_fingerprint(config, reader, weights_fingerprint(start)),
+        change,
     )
-    return learn(shape, lambda decoder: start.state_dict().items(), lesson, run, progress)
+    decoder = learn(
+        replace(start.config, dropout=config.dropout),
+        lambda made: chain(start.state_dict().items(), fresh_additions(made, start, config.seed)),
+        lesson,
+        run,
+        told,
+    )
+    if decoder is None or config.adapt.is_whole:
+        return decoder
+    save_adapter(run, decoder, config.adapt)
+    return merged(decoder).eval()
 
 
-def _fingerprint(decoder: Decoder) -> str:
+def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:
+    """The share of each source, once the config's `balance` is done.
+
+    Raises:
+        ShardError: the shards lack a source.
+    """
+    told = config.source_weights
+    return with_equal_pairings(told, reader) if config.balance == "pairings" else told
+
+
+def balance(config: FinetuneConfig) -> Balance:
+    """What a config's mixture comes to in its shards.
+
+    Raises:
+        ShardError: the shards cannot be read, or lack a source.
+    """
+    reader = ShardReader(config.shards)
+    return balance_of(mixture(config, reader), reader)
+
+
+def weights_fingerprint(decoder: Decoder) -> str:
     """Twelve hex digits of a decoder's weights."""
     digest = hashlib.sha256()
     for tensor in decoder.state_dict().values():

@@ -38,6 +38,14 @@ from calumma.train.world import ALONE, World
 Weights = Iterable[tuple[str, Tensor]]
 """Names and whole tensors, one after another."""
 
+Change = Callable[[Decoder], None]
+"""Gives a fresh decoder further parameters, or freezes some."""
+
+
+def unchanged(decoder: Decoder) -> None:
+    """Leave a decoder as it is."""
+
+
 # A norm over two sides of the mesh takes two sums; torch says so to every user, who cannot mend it.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
@@ -76,7 +84,10 @@ class Ranks:
 
 
 def placed(
-    shape: DecoderConfig, weights: Callable[[Decoder], Weights], ranks: Ranks
+    shape: DecoderConfig,
+    weights: Callable[[Decoder], Weights],
+    ranks: Ranks,
+    change: Change = unchanged,
 ) -> tuple[Decoder, Place]:
     """A decoder cut over the ranks, none of which ever holds more than one tensor of it whole.
 
@@ -84,12 +95,14 @@ def placed(
         shape: of the decoder.
         weights: gives names and whole tensors, on every rank the same ones.
         ranks: who shares it; alone, it is whole.
+        change: is done to it first.
 
     Raises:
         ConfigError: the ranks, heads or groups of norms do not divide.
     """
     with torch.device("meta"):
         decoder = Decoder(shape)
+        change(decoder)
     place = spread(decoder, ranks)
     decoder.to_empty(device=ranks.device)
     _fill(decoder, weights(decoder))
@@ -237,8 +250,10 @@ def _part(name: str) -> str:
     return name.split(".")[2 if name.startswith("blocks.") else 0]
 
 
-def gathered(decoder: Decoder, place: Place) -> Decoder | None:
+def gathered(decoder: Decoder, place: Place, change: Change = unchanged) -> Decoder | None:
     """The whole decoder in the memory of the first rank's machine, and None on the others.
+
+    `change` is what was done to it before it was cut.
 
     One tensor after another: no GPU ever holds more than one of them whole. Alone, it is the
     decoder itself.
@@ -254,5 +269,6 @@ def gathered(decoder: Decoder, place: Place) -> Decoder | None:
         return None
     with torch.device("meta"):
         made = Decoder(decoder.config)
+        change(made)
     made.load_state_dict(whole, assign=True)
     return made

@@ -13,7 +13,8 @@ from calumma.batches.stream import StreamConfig
 from calumma.errors import CheckpointError, ShardError
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
-from calumma.train.config import FinetuneConfig, OptimizerConfig, ScheduleConfig
+from calumma.train.config import OptimizerConfig, ScheduleConfig
+from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 from calumma.vocabulary import Vocabulary
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told

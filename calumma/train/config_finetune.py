@@ -1,0 +1,146 @@
+"""What fine-tuning may be told; the defaults are the paper's (arXiv:2405.09818, alignment).
+
+The batch of 128 rows of 4,096 ids is told by a run's own [stream]: `runs/finetune-7B.toml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from calumma.errors import ConfigError
+from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+
+CATEGORIES = (
+    "text",
+    "code",
+    "visual_chat",
+    "image_generation",
+    "interleaved_generation",
+    "safety",
+)
+"""The paper's six kinds of fine-tuning data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptimizerConfig(OptimizerConfig):
+    """As for pre-training, but for the rate."""
+
+    peak_rate: float = 1e-5
+    """Highest learning rate of AdamW (the paper's)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneScheduleConfig(ScheduleConfig):
+    """As for pre-training, but for a cosine and a warm-up that fits short runs."""
+
+    warmup_steps: int = 100
+    """The paper does not state its own."""
+
+    decay: Literal["exponential", "cosine"] = "cosine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """Which weights learn; the model that comes out is a whole one in any case."""
+
+    matrices: Literal["all", "lora", "none"] = "all"
+    """Of the blocks: all of them (and the norms), a low-rank addition to each matrix
+    (LoRA, arXiv:2106.09685), or none."""
+
+    rank: int = 16
+    """Of LoRA's additions."""
+
+    alpha: float = 32.0
+    """LoRA's additions are multiplied by alpha / rank."""
+
+    tables: Literal["all", "head", "none"] = "all"
+    """Of the two tables that have a row for each id: embedding and head, the head alone, or
+    neither."""
+
+    rows: Literal["all", "image"] = "all"
+    """Of the tables that learn: every row, or only those of image codes and of begin and end of
+    an image. With matrices "none" and tables "head" this is how Anole (arXiv:2407.06135) made a
+    model draw again."""
+
+    def __post_init__(self) -> None:
+        if self.matrices == "none" and self.tables == "none":
+            raise ConfigError(
+                "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; wanted one "
+                "of them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'."
+            )
+        if self.rank < 1:
+            raise ConfigError(f"adapt.rank={self.rank}; wanted at least 1. Raise adapt.rank.")
+        if self.matrices == "all" and (self.tables != "all" or self.rows != "all"):
+            raise ConfigError(
+                f"adapt.tables={self.tables!r} and adapt.rows={self.rows!r} with all matrices; "
+                "wanted matrices that stay. Set adapt.matrices='lora' or 'none'."
+            )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every weight learns, as in the paper."""
+        return self.matrices == "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """Supervised fine-tuning of a model folder on turns."""
+
+    model: Path
+    """Folder of the model to start from."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    """Share of each source; or, instead, `categories`."""
+
+    categories: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Sources of each of the six categories, with their shares inside it."""
+
+    category_shares: dict[str, float] = field(default_factory=dict)
+    """Share of each category; those that are left out have 1."""
+
+    balance: Literal["told", "pairings"] = "told"
+    """Whether the shares are as told, or changed so that every modality pairing (text to image,
+    image to text, ...) has as many sequences as every other."""
+
+    dropout: float = 0.05
+    """The paper's; 0 for models with re-ordered norms."""
+
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    optimizer: FinetuneOptimizerConfig = field(default_factory=FinetuneOptimizerConfig)
+    schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.weights) == bool(self.categories):
+            raise ConfigError(
+                f"weights {self.weights} and categories {self.categories}; wanted one of the two: "
+                "[weights], or a table for each category, such as [categories.text]."
+            )
+        told = {*self.categories, *self.category_shares}
+        unknown = sorted(told - (set(self.categories) & set(CATEGORIES)))
+        if unknown:
+            raise ConfigError(
+                f"category {unknown[0]!r} is none of {', '.join(CATEGORIES)}, or has a share and "
+                "no sources; wanted one of them with its sources. Mend the name."
+            )
+        empty = [name for name, inside in self.categories.items() if not sum(inside.values()) > 0]
+        if empty:
+            raise ConfigError(
+                f"category {empty[0]!r} has no source with a positive share; wanted one. Add it, "
+                "or leave the category out."
+            )
+
+    @property
+    def source_weights(self) -> Mapping[str, float]:
+        """Share of each source, before `balance`; they need not sum to 1."""
+        if self.weights:
+            return self.weights
+        shares: dict[str, float] = {}
+        for category, inside in self.categories.items():
+            whole = self.category_shares.get(category, 1.0) / sum(inside.values())
+            for source, weight in inside.items():
+                shares[source] = shares.get(source, 0.0) + whole * weight
+        return shares
