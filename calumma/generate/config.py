@@ -1,27 +1,57 @@
-"""How ids are chosen: one config a modality, with the release's defaults."""
+"""What may be asked of the engine: rules of sampling, one request, and what the engine may hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from calumma.errors import GenerationError
 
+Modality = Literal["any", "text", "image"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class TextSampling:
-    """Choosing text. Source: the defaults of the Chameleon release."""
+class Sampling:
+    """What choosing text and choosing image codes have in common.
+
+    The rules work one after another: temperature, top-k, min-p, top-p; each sees only the ids
+    that those before it have left.
+    """
 
     temperature: float = 0.7
     """Logits are divided by it; 0 takes the likeliest id."""
 
+    top_k: int = 0
+    """As many of the likeliest ids are drawn from; 0 is all of them."""
+
+    min_p: float = 0.0
+    """Ids with less than this share of the likeliest id's probability are left out."""
+
     top_p: float = 0.9
     """The smallest set of ids with at least this probability is drawn from."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise GenerationError(
+                f"temperature={self.temperature} and top_p={self.top_p}; wanted a temperature of "
+                "at least 0 and a top_p above 0 and at most 1."
+            )
+        if self.top_k < 0 or not 0 <= self.min_p <= 1:
+            raise GenerationError(
+                f"top_k={self.top_k} and min_p={self.min_p}; wanted a top_k of at least 0 (0 is no "
+                "limit) and a min_p from 0 to 1."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSampling(Sampling):
+    """Choosing text. Source: the defaults of the Chameleon release."""
 
     repetition_penalty: float = 1.2
     """Positive logits of ids seen before are divided by it, negative ones multiplied."""
 
     def __post_init__(self) -> None:
-        _require_distribution(self.temperature, self.top_p)
+        super().__post_init__()
         if self.repetition_penalty <= 0:
             raise GenerationError(
                 f"repetition_penalty={self.repetition_penalty}; wanted above 0 (1 is none)."
@@ -29,11 +59,8 @@ class TextSampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSampling:
+class ImageSampling(Sampling):
     """Choosing image codes. Source: the defaults of the Chameleon release."""
-
-    temperature: float = 0.7
-    top_p: float = 0.9
 
     text_guidance: float = 3.0
     """How far to go from what the images alone suggest to what all of the prompt does; 1 is
@@ -41,17 +68,6 @@ class ImageSampling:
 
     image_guidance: float = 1.2
     """How far to go from no prompt at all to what the prompt's images suggest."""
-
-    def __post_init__(self) -> None:
-        _require_distribution(self.temperature, self.top_p)
-
-
-def _require_distribution(temperature: float, top_p: float) -> None:
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise GenerationError(
-            f"temperature={temperature} and top_p={top_p}; wanted a temperature of at least 0 and "
-            "a top_p above 0 and at most 1."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +80,68 @@ class Request:
     text: TextSampling = TextSampling()
     image: ImageSampling = ImageSampling()
 
+    modality: Modality = "any"
+    """What the answer may hold: both, text alone, or images alone (an image, then another or the
+    end)."""
+
     max_images: int = 8
     """Images that may be begun; 0 is text only."""
 
     image_first: bool = False
     """Whether the answer must begin with an image."""
+
+    def __post_init__(self) -> None:
+        if self.modality not in ("any", "text", "image"):
+            raise GenerationError(
+                f"modality={self.modality!r} is not known; wanted any, text or image."
+            )
+        if self.modality == "image" and self.max_images < 1:
+            raise GenerationError(
+                f"modality='image' with max_images={self.max_images} leaves nothing to make; "
+                "wanted at least one image."
+            )
+        if self.max_new_tokens < 0 or self.max_images < 0:
+            raise GenerationError(
+                f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; wanted "
+                "at least 0 of both."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much an engine holds and reads at a time."""
+
+    slots: int = 16_384
+    """Ids whose keys and values the cache holds, over all rows. A request waits until the most it
+    can ever need, guidance included, is free."""
+
+    rows: int = 64
+    """Contexts that are read side by side; a guided image counts up to three."""
+
+    chunk: int = 512
+    """Ids of prompts that are read in one step: a long prompt takes several, between which the
+    other requests go on."""
+
+    def __post_init__(self) -> None:
+        if min(self.slots, self.rows, self.chunk) < 1:
+            raise GenerationError(
+                f"slots={self.slots}, rows={self.rows} and chunk={self.chunk} make no budget; "
+                "wanted at least 1 of each."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What an engine has to do and what of its budget is taken."""
+
+    running: int
+    """Requests that hold rows."""
+
+    waiting: int
+    """Requests that wait for room."""
+
+    rows: int
+    """Rows taken, the guidance of images to come included."""
+
+    slots_used: int
+    slots: int

@@ -7,18 +7,17 @@ in once when the image begins, fed the same codes, and dropped when it ends.
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from calumma.errors import GenerationError
-from calumma.generate.config import Request
-from calumma.generate.grammar import Grammar, Next
-from calumma.generate.sampling import draw, guided, masks, penalise
+from calumma.generate.config import Budget, Load, Request
+from calumma.generate.grammar import Next
+from calumma.generate.sampling import chances, draw, guided, masks, penalise
+from calumma.generate.work import Row, Work, work_of
 from calumma.model.cache import Cache
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
@@ -27,116 +26,157 @@ SLOTS = 64
 """The cache grows by this many slots at a time."""
 
 
-@dataclass
-class Row:
-    """One row of the cache: a context that is read as it grows."""
-
-    length: int
-    """Ids in the cache."""
-
-    pending: list[int]
-    """Ids not yet in the cache."""
-
-
-@dataclass
-class Work:
-    """One request on its way."""
-
-    request: Request
-    grammar: Grammar
-    chance: np.random.Generator
-    full: Row
-    branches: list[Row] = field(default_factory=list)
-    """Guidance rows of the open image: its images alone (where there are any), and nothing."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    first_token: float = 0.0
-    done: bool = False
-
-    @property
-    def rows(self) -> list[Row]:
-        """All rows of the request, the whole context first."""
-        return [self.full, *self.branches]
-
-
 class Engine:
-    """Runs requests to their ends."""
+    """Runs requests to their ends, first come, first served. One thread may use it at a time."""
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, codes_per_image: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        codes_per_image: int,
+        *,
+        budget: Budget = Budget(),  # noqa: B008  (frozen)
+    ) -> None:
         self.decoder = decoder
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
+        self.budget = budget
         self.device = decoder.embedding.weight.device
         self.masks = masks(vocabulary, self.device)
+        self._waiting: deque[Work] = deque()
+        self._running: list[Work] = []
+        self._cache = Cache(decoder.config, 0, SLOTS, decoder.embedding.weight)
+        self._in_cache: list[Row] = []
 
-    def work(self, request: Request) -> Work:
-        """Take in a request.
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and not self._running
+
+    @property
+    def load(self) -> Load:
+        """What there is to do, and what of the budget is taken."""
+        return Load(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            rows=sum(self._rows(work) for work in self._running),
+            slots_used=sum(self._slots(work) for work in self._running),
+            slots=self.budget.slots,
+        )
+
+    def submit(self, request: Request) -> Work:
+        """Take in a request; it waits its turn.
 
         Raises:
-            GenerationError: the prompt is empty, too long, or its last image is broken.
+            GenerationError: the prompt is empty, too long, or its last image is broken; or the
+                request would not fit into the whole budget.
         """
+        work = self.prepare(request)
+        self.enqueue(work)
+        return work
+
+    def prepare(self, request: Request) -> Work:
+        """Check a request without taking it in; any thread may. Raises as `submit` does."""
         longest = self.decoder.config.max_tokens
-        if not request.ids or len(request.ids) >= longest:
+        work = work_of(request, self.vocabulary, self.codes_per_image, longest)
+        slots, rows = self._slots(work), self._rows(work)
+        if slots > self.budget.slots or rows > self.budget.rows:
             raise GenerationError(
-                f"the prompt has {len(request.ids)} ids; wanted between 1 and {longest - 1}, the "
-                "most this model reads. Shorten it, or leave an image out."
+                f"the request may need {slots} slots in {rows} rows of the cache; wanted at most "
+                f"{self.budget.slots} in {self.budget.rows}. Shorten it, ask for fewer new tokens "
+                "or less guidance, or give the engine a larger budget."
             )
-        room = min(request.max_new_tokens, longest - len(request.ids))
-        grammar = Grammar(
-            self.vocabulary,
-            self.codes_per_image,
-            room=room + len(request.ids),
-            max_images=request.max_images + request.ids.count(self.vocabulary.begin_image),
-        )
-        for id_ in request.ids:
-            grammar.read(id_)
-        grammar.image_first = request.image_first and grammar.codes_owed is None
-        if grammar.codes_owed is not None and grammar.codes_owed < 0:
-            raise GenerationError(
-                f"the prompt's last image is open with {self.codes_per_image - grammar.codes_owed} "
-                f"codes; wanted at most {self.codes_per_image}, as this model draws them. Leave "
-                "codes out."
-            )
-        if grammar.codes_owed is not None and grammar.room <= grammar.codes_owed:
-            raise GenerationError(
-                f"an open image still needs {grammar.codes_owed + 1} ids, but max_new_tokens "
-                f"leaves {grammar.room}; wanted room for the whole image. Raise max_new_tokens."
-            )
-        made = Work(
-            request=request,
-            grammar=grammar,
-            chance=np.random.default_rng(request.seed),
-            full=Row(0, list(request.ids)),
-        )
-        if grammar.codes_owed is not None:
-            made.branches = self._branches(made)
-        return made
+        return work
+
+    def enqueue(self, work: Work) -> None:
+        """Take in what `prepare` made."""
+        if not work.done:
+            self._waiting.append(work)
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Work]:
+        """Take in all requests, or none where one of them raises."""
+        works = [self.prepare(request) for request in requests]
+        for work in works:
+            self.enqueue(work)
+        return works
+
+    def _slots(self, work: Work) -> int:
+        return self._rows(work) * (len(work.request.ids) + work.request.max_new_tokens)
+
+    def _rows(self, work: Work) -> int:
+        return 3
+
+    def cancel(self, work: Work) -> None:
+        """Stop a request between two steps; what it held is free at once."""
+        if work.done:
+            return
+        work.end(cancelled=True)
+        if work in self._waiting:
+            self._waiting.remove(work)
+        else:
+            self._running.remove(work)
 
     @torch.inference_mode()
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
-        """Generate for all requests; yields (request number, new id) as ids are chosen.
+    def step(self) -> list[tuple[Work, int]]:
+        """One step of everything that runs.
 
-        The finished works stand in `self.finished` when the iterator ends.
+        Returns:
+            The ids that were chosen, with whose they are, in order; none when idle, or while
+            prompts are read.
         """
-        works = [self.work(request) for request in requests]
-        self.finished = works
-        started = time.perf_counter()
-        live = [number for number, work in enumerate(works) if work.grammar.room > 0]
-        cache = Cache(self.decoder.config, 0, SLOTS, self.decoder.embedding.weight)
-        in_cache: list[Row] = []
-        while live:
-            rows = [row for number in live for row in works[number].rows]
-            self._fit(cache, in_cache, rows)
-            in_cache = rows
-            logits = self._read(rows, cache)
-            chosen, logprobs = self._choose([works[number] for number in live], logits)
-            for number, id_, logprob in zip(live, chosen, logprobs, strict=True):
-                work = works[number]
-                self._take(work, id_, logprob)
-                work.first_token = work.first_token or time.perf_counter() - started
-                yield number, id_
-            live = [number for number in live if not works[number].done]
+        chosen: list[tuple[Work, int]] = []
+        while self._waiting and self._fits(self._waiting[0]):
+            work = self._waiting.popleft()
+            self._running.append(work)
+            self._force(work, chosen)
+        if not self._running:
+            return chosen
+        rows = [row for work in self._running for row in work.rows]
+        self._fit(self._cache, self._in_cache, rows)
+        self._in_cache = rows
+        logits = self._read(rows, self._cache)
+        ids, logprobs = self._choose(self._running, logits)
+        for work, id_, logprob in zip(self._running, ids, logprobs, strict=True):
+            work.take(id_, logprob)
+            chosen.append((work, id_))
+            self._force(work, chosen)
+        self._running = [work for work in self._running if not work.done]
+        return chosen
+
+    def _fits(self, work: Work) -> bool:
+        load = self.load
+        return (
+            load.slots_used + self._slots(work) <= self.budget.slots
+            and load.rows + self._rows(work) <= self.budget.rows
+        )
+
+    def _force(self, work: Work, chosen: list[tuple[Work, int]]) -> None:
+        while not work.done and (id_ := work.grammar.forced) is not None:
+            work.take(id_, 0.0)
+            chosen.append((work, id_))
+
+    def follow(self, works: Sequence[Work]) -> Iterator[tuple[Work, int]]:
+        """Step until these requests are done; yields their new ids as they are chosen.
+
+        Whoever stops listening cancels those that are not done.
+        """
+        told = dict.fromkeys(works, 0)
+        try:
+            while not all(work.done for work in works):
+                self.step()
+                for work in works:
+                    new = work.ids[told[work] :]
+                    told[work] += len(new)
+                    yield from ((work, id_) for id_ in new)
+        finally:
+            for work in works:
+                self.cancel(work)
+
+    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
+        """Generate for all requests; yields (request number, new id) as ids are chosen."""
+        works = self.submit_all(requests)
+        numbers = {work: number for number, work in enumerate(works)}
+        return ((numbers[work], id_) for work, id_ in self.follow(works))
 
     def _fit(self, cache: Cache, before: Sequence[Row], rows: Sequence[Row]) -> None:
         """Give every row its place in the cache, in order, with slots for what it will read."""
@@ -184,7 +224,10 @@ class Engine:
             scores,
             torch.tensor([rule.temperature for rule in rules], device=self.device),
             torch.tensor([rule.top_p for rule in rules], device=self.device),
-            torch.tensor([work.chance.random() for work in live], device=self.device),
+            chances(
+                torch.tensor([work.request.seed for work in live], device=self.device),
+                torch.tensor([len(work.ids) for work in live], device=self.device),
+            ),
         )
         logprobs = scores.log_softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
         return ids.tolist(), logprobs.tolist()
@@ -198,42 +241,7 @@ class Engine:
             rule = work.request.image
             scores = guided(scores, image, none, (rule.text_guidance, rule.image_guidance))
         scores = scores.masked_fill(~self.masks[expected], -torch.inf)
-        if expected in (Next.TEXT, Next.TEXT_OR_IMAGE):
+        if expected is not Next.CODE:
             seen = torch.tensor([*work.request.ids, *work.ids], device=self.device).unique()
             scores = penalise(scores, seen, work.request.text.repetition_penalty)
         return scores
-
-    def _take(self, work: Work, id_: int, logprob: float) -> None:
-        """Take in the chosen id; begin or end guidance; close a full image without the model."""
-        vocabulary = self.vocabulary
-        work.grammar.advance(id_)
-        work.ids.append(id_)
-        work.logprobs.append(logprob)
-        for row in work.rows:
-            row.pending.append(id_)
-        if id_ == vocabulary.begin_image:
-            work.branches = self._branches(work)
-        elif id_ == vocabulary.end_image:
-            work.branches = []
-        elif work.grammar.expected is Next.END:
-            work.grammar.advance(vocabulary.end_image)
-            work.ids.append(vocabulary.end_image)
-            work.logprobs.append(0.0)
-            work.full.pending.append(vocabulary.end_image)
-            work.branches = []
-        work.done = id_ == vocabulary.eos or work.grammar.room <= 0
-
-    def _branches(self, work: Work) -> list[Row]:
-        """The guidance rows of the image that has just begun."""
-        rule = work.request.image
-        if rule.text_guidance == 1.0 and rule.image_guidance == 1.0:
-            return []
-        vocabulary = self.vocabulary
-        context = [*work.request.ids, *work.ids]
-        kept = {vocabulary.bos, vocabulary.begin_image, vocabulary.end_image}
-        images = [id_ for id_ in context if id_ in kept or id_ in vocabulary.codes]
-        begun = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
-        none = [vocabulary.bos, *images[begun:]]
-        if vocabulary.end_image not in images:
-            return [Row(0, none)]
-        return [Row(0, images), Row(0, none)]

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 
 from calumma.vocabulary import Vocabulary
 
 
-class Next(Enum):
+class Next(IntEnum):
     """The kinds of id that may come next."""
 
-    TEXT = "text"
+    TEXT = 0
     """A text id or end of sequence."""
 
-    TEXT_OR_IMAGE = "text or image"
+    TEXT_OR_IMAGE = 1
     """The same, or begin-of-image."""
 
-    BEGIN = "begin"
-    """Begin-of-image, and nothing else."""
+    IMAGE_OR_STOP = 2
+    """Begin-of-image or end of sequence."""
 
-    CODE = "code"
+    CODE = 3
     """An image code."""
 
-    END = "end"
+    BEGIN = 4
+    """Begin-of-image, and nothing else."""
+
+    END = 5
     """End-of-image, and nothing else."""
+
+    STOP = 6
+    """End of sequence, and nothing else."""
 
 
 @dataclass
@@ -36,12 +42,12 @@ class Grammar:
     the image cannot be decoded.
 
     >>> grammar = Grammar(Vocabulary(num_codes=4, num_text=256), codes_per_image=1, room=4)
-    >>> grammar.expected
-    <Next.TEXT_OR_IMAGE: 'text or image'>
-    >>> grammar.advance(grammar.vocabulary.begin_image); grammar.expected
-    <Next.CODE: 'code'>
-    >>> grammar.advance(4); grammar.expected
-    <Next.END: 'end'>
+    >>> grammar.expected.name
+    'TEXT_OR_IMAGE'
+    >>> grammar.advance(grammar.vocabulary.begin_image); grammar.expected.name
+    'CODE'
+    >>> grammar.advance(4); grammar.expected.name, grammar.forced
+    ('END', 8)
     """
 
     vocabulary: Vocabulary
@@ -53,6 +59,9 @@ class Grammar:
     max_images: int = 1_000_000
     image_first: bool = False
 
+    images_only: bool = False
+    """Whether no text may stand between and after the images."""
+
     codes_owed: int | None = None
     """Codes the open image still needs; None while no image is open."""
 
@@ -61,26 +70,37 @@ class Grammar:
         """The kind of id that comes next."""
         if self.codes_owed is not None:
             return Next.CODE if self.codes_owed else Next.END
-        if self.image_first and self._image_fits:
+        fits = self.max_images > 0 and self.room >= self.codes_per_image + 2
+        if self.images_only and not fits:
+            return Next.STOP
+        if self.image_first and fits:
             return Next.BEGIN
-        return Next.TEXT_OR_IMAGE if self._image_fits else Next.TEXT
+        if self.images_only:
+            return Next.IMAGE_OR_STOP
+        return Next.TEXT_OR_IMAGE if fits else Next.TEXT
 
     @property
-    def _image_fits(self) -> bool:
-        return self.max_images > 0 and self.room >= self.codes_per_image + 2
+    def forced(self) -> int | None:
+        """The one id that may come next, where there is only one: it needs no model."""
+        only = {
+            Next.BEGIN: self.vocabulary.begin_image,
+            Next.END: self.vocabulary.end_image,
+            Next.STOP: self.vocabulary.eos,
+        }
+        return only.get(self.expected)
 
     def allows(self, id_: int) -> bool:
         """Whether this id may come next."""
         vocabulary, expected = self.vocabulary, self.expected
         if expected is Next.CODE:
             return id_ in vocabulary.codes
-        if expected is Next.END:
-            return id_ == vocabulary.end_image
-        if expected is Next.BEGIN:
-            return id_ == vocabulary.begin_image
+        if self.forced is not None:
+            return id_ == self.forced
         if id_ == vocabulary.begin_image:
-            return expected is Next.TEXT_OR_IMAGE
-        return id_ == vocabulary.eos or id_ in vocabulary.text
+            return expected is not Next.TEXT
+        return id_ == vocabulary.eos or (
+            id_ in vocabulary.text and expected is not Next.IMAGE_OR_STOP
+        )
 
     def advance(self, id_: int) -> None:
         """Take in the id that was chosen."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,14 @@ from torch import Tensor
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.documents.document import Image, Part, Text, part_from_json
 from calumma.errors import GenerationError
-from calumma.generate.config import Request
-from calumma.generate.engine import Engine, Work
-from calumma.generate.sample import (
-    End,
-    Event,
-    ImageBegun,
-    ImageDone,
-    ImageProgress,
-    Sample,
-    TextPiece,
-)
+from calumma.generate.config import Budget, Request
+from calumma.generate.engine import Engine
+from calumma.generate.sample import End, Event, Sample, Usage
+from calumma.generate.telling import Teller
+from calumma.generate.work import Work
 from calumma.runtime import choose_device, choose_dtype
-from calumma.tokens.squares import Fit
 from calumma.tokens.sequence import encode_prompt, split_ids
+from calumma.tokens.squares import Fit
 from calumma.vocabulary import Vocabulary
 
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
@@ -45,8 +38,12 @@ class Model:
         self.image = parts.image
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(choose_device(device))
+        self.engine = self.new_engine(Budget())
+
+    def new_engine(self, budget: Budget) -> Engine:
+        """Another engine on the same weights, with a cache of its own."""
         codes = self.image.config.codes_per_image
-        self.engine = Engine(self.decoder, self.vocabulary, codes)
+        return Engine(self.decoder, self.vocabulary, codes, budget=budget)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -77,14 +74,22 @@ class Model:
         codes = self.image.encode_images(pictures, mode=fit)
         return encode_prompt(known, self.text, codes, answer=answer)
 
-    def decode(self, ids: Sequence[int]) -> list[str | PIL.Image.Image]:
-        """The texts and pictures that ids stand for, in reading order."""
+    def decode(
+        self, ids: Sequence[int], *, pictures: Sequence[PIL.Image.Image] = ()
+    ) -> list[str | PIL.Image.Image]:
+        """The texts and pictures that ids stand for, in reading order.
+
+        Args:
+            ids: text, images, and controls, which are left out.
+            pictures: of the first images, where they are made already.
+        """
+        made = iter(pictures)
         parts: list[str | PIL.Image.Image] = []
         for kind, run in split_ids(ids, self.vocabulary):
             if kind == "text":
                 parts.append(self.text.decode(run))
             elif run:
-                parts.append(self.decode_image(run))
+                parts.append(next(made, None) or self.decode_image(run))
         return parts
 
     def encode_image(self, image: PIL.Image.Image, *, fit: Fit = "crop") -> list[int]:
@@ -132,55 +137,22 @@ class Model:
             prompts: parts of each prompt.
             answer: ask for an answer (end of turn behind the prompt); False continues it.
             seeds: one a prompt; without them all have the seed of `options`.
-            options: fields of `Request` for all: max_new_tokens, seed, text, image, max_images,
-                image_first.
+            options: fields of `Request` for all: max_new_tokens, seed, text, image, modality,
+                max_images, image_first.
 
         Raises:
             GenerationError: a prompt does not fit, or pictures are wanted of a model without an
                 image decoder.
         """
-        self._require_drawing(options)
-        requests = [
-            self._request(prompt, answer=answer, **(options | _seed(seeds, number)))
-            for number, prompt in enumerate(prompts)
-        ]
-        started = time.perf_counter()
-        ended = [started] * len(requests)
-        for number, _ in self.engine.run(requests):
-            ended[number] = time.perf_counter()
-        works = self.engine.finished
-        return [self._sample(w, t - started) for w, t in zip(works, ended, strict=True)]
-
-    def _require_drawing(self, options: Mapping[str, Any]) -> None:
-        if options.get("max_images", 1):
-            self._require_decoder()
-
-    def _request(self, prompt: Sequence[UserPart], *, answer: bool, **options: Any) -> Request:
-        ids = self._prompt(prompt, fit="pad" if answer else "crop", answer=answer)
-        return Request(ids=tuple(ids), **options)
-
-    def _sample(self, work: Work, seconds: float) -> Sample:
-        ended = bool(work.ids) and work.ids[-1] == self.vocabulary.eos
-        # A prompt may end inside an image: its codes belong to the picture that is finished here.
-        context = list(work.request.ids)
-        opened = self._open_image(context)
-        return Sample(
-            parts=self.decode([*context[opened:], *work.ids]),
-            prompt_ids=context,
-            ids=work.ids,
-            logprobs=work.logprobs,
-            finish_reason="stop" if ended else "length",
-            timings={"first_token": work.first_token, "total": seconds},
+        works = self.engine.submit_all(
+            [
+                self.request(prompt, answer=answer, **(options | _seed(seeds, number)))
+                for number, prompt in enumerate(prompts)
+            ]
         )
-
-    def _open_image(self, ids: Sequence[int]) -> int:
-        """Where the image that `ids` leave open begins; their length if none is open."""
-        for place in range(len(ids) - 1, -1, -1):
-            if ids[place] == self.vocabulary.end_image:
-                break
-            if ids[place] == self.vocabulary.begin_image:
-                return place
-        return len(ids)
+        for _ in self.engine.follow(works):
+            pass
+        return [self.sample_of(work) for work in works]
 
     def stream(
         self,
@@ -198,61 +170,74 @@ class Model:
             codes_between: codes from one partial picture to the next; a grid row by default.
             options: as in `generate_batch`.
         """
-        self._require_drawing(options)
-        every = codes_between or self.image.config.codes_per_side
-        request = self._request(parts, answer=answer, **options)
-        started = time.perf_counter()
-        teller = _Teller(self.decode_image, self.text.decode, self.vocabulary, every)
-        for _, id_ in self.engine.run([request]):
+        request = self.request(parts, answer=answer, **options)
+        teller = self.teller(request, codes_between)
+        work = self.engine.submit(request)
+        for _, id_ in self.engine.follow([work]):
             yield from teller.hear(id_)
-            if len(teller.codes) == self.image.config.codes_per_image:
-                yield from teller.close()
         yield from teller.flush()
-        yield End(self._sample(self.engine.finished[0], time.perf_counter() - started))
+        yield End(self.sample_of(work, teller.pictures))
 
+    def request(self, parts: Sequence[UserPart], *, answer: bool = True, **options: Any) -> Request:
+        """The request that a prompt is; arguments and errors as in `generate_batch`."""
+        if options.get("max_images", 1) and options.get("modality") != "text":
+            self._require_decoder()
+        ids = self._prompt(parts, fit="pad" if answer else "crop", answer=answer)
+        return Request(ids=tuple(ids), **options)
 
-class _Teller:
-    """Turns ids into events."""
-
-    def __init__(
-        self,
-        draw: Callable[[Sequence[int]], PIL.Image.Image],
-        read: Callable[[Sequence[int]], str],
-        vocabulary: Vocabulary,
-        every: int,
-    ) -> None:
-        self.draw, self.read, self.vocabulary, self.every = draw, read, vocabulary, every
-        self.codes: list[int] = []
-        self.text_ids: list[int] = []
-        self.told = 0
-
-    def hear(self, id_: int) -> Iterator[Event]:
+    def teller(self, request: Request, codes_between: int | None = None) -> Teller:
+        """What turns the new ids of a request into events."""
         vocabulary = self.vocabulary
-        if id_ == vocabulary.begin_image:
-            yield from self.flush()
-            self.codes = []
-            yield ImageBegun()
-        elif id_ in vocabulary.codes:
-            self.codes.append(vocabulary.code_of_id(id_))
-            if len(self.codes) % self.every == 0:
-                yield ImageProgress(self.draw(self.codes), len(self.codes))
-        elif id_ in vocabulary.text:
-            self.text_ids.append(id_)
-            text = self.read(self.text_ids)
-            # A character may be spelt by several ids: told when its last byte is there.
-            if not text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) > self.told:
-                yield TextPiece(text[self.told :])
-                self.told = len(text)
+        opened = request.ids[self._open_image(request.ids) :]
+        return Teller(
+            vocabulary,
+            bytes_of=self.text.bytes_of,
+            draw=self.decode_image,
+            codes_between=codes_between or self.image.config.codes_per_side,
+            codes=[vocabulary.code_of_id(id_) for id_ in opened[1:]],
+        )
 
-    def close(self) -> Iterator[Event]:
-        yield ImageDone(self.draw(self.codes))
-        self.codes = []
+    def sample_of(self, work: Work, pictures: Sequence[PIL.Image.Image] = ()) -> Sample:
+        """What a work has come to.
 
-    def flush(self) -> Iterator[Event]:
-        text = self.read(self.text_ids)
-        if len(text) > self.told:
-            yield TextPiece(text[self.told :])
-        self.text_ids, self.told = [], 0
+        Args:
+            work: one that is done.
+            pictures: its first finished images, where they are made already.
+        """
+        # A prompt may end inside an image: its codes belong to the picture that is finished here.
+        prompt = list(work.request.ids)
+        opened = prompt[self._open_image(prompt) :]
+        return Sample(
+            parts=self.decode([*opened, *work.ids], pictures=pictures),
+            prompt_ids=prompt,
+            ids=work.ids,
+            logprobs=work.logprobs,
+            finish_reason=work.finish_reason,
+            usage=self._usage(prompt, work.ids),
+            timings={"first_token": work.first_token, "total": work.total},
+        )
+
+    def _usage(self, prompt: Sequence[int], new: Sequence[int]) -> Usage:
+        vocabulary = self.vocabulary
+        frame = (vocabulary.begin_image, vocabulary.end_image)
+        of_prompt, of_new = (
+            sum(id_ in vocabulary.codes or id_ in frame for id_ in ids) for ids in (prompt, new)
+        )
+        return Usage(
+            prompt_text=len(prompt) - of_prompt,
+            prompt_image=of_prompt,
+            new_text=len(new) - of_new,
+            new_image=of_new,
+        )
+
+    def _open_image(self, ids: Sequence[int]) -> int:
+        """Where the image that `ids` leave open begins; their length if none is open."""
+        for place in range(len(ids) - 1, -1, -1):
+            if ids[place] == self.vocabulary.end_image:
+                break
+            if ids[place] == self.vocabulary.begin_image:
+                return place
+        return len(ids)
 
 
 def _part(part: str | dict[str, Any]) -> Part:

@@ -7,7 +7,17 @@ from typing import Literal
 
 import PIL.Image
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How many ids of which kind were read and made; an image's frame counts as image."""
+
+    prompt_text: int = 0
+    prompt_image: int = 0
+    new_text: int = 0
+    new_image: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +34,13 @@ class Sample:
     before temperature and top-p; 0 for forced ids."""
 
     finish_reason: FinishReason
-    """stop: the model ended the answer; length: it ran out of room."""
+    """stop: the model ended the answer; length: it ran out of room; cancelled: it was told to
+    end."""
+
+    usage: Usage = Usage()
 
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds: "first_token" and "total"."""
+    """Seconds since the request was handed in: "first_token" and "total"."""
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,43 @@ def masks(vocabulary: Vocabulary, device: torch.device) -> dict[Next, Tensor]:
     made = {kind: torch.zeros(vocabulary.size, dtype=torch.bool, device=device) for kind in Next}
     for kind in (Next.TEXT, Next.TEXT_OR_IMAGE):
         made[kind][vocabulary.text.start : vocabulary.text.stop] = True
+    for kind in (Next.TEXT, Next.TEXT_OR_IMAGE, Next.IMAGE_OR_STOP, Next.STOP):
         made[kind][vocabulary.eos] = True
-    made[Next.TEXT_OR_IMAGE][vocabulary.begin_image] = True
-    made[Next.BEGIN][vocabulary.begin_image] = True
+    for kind in (Next.TEXT_OR_IMAGE, Next.IMAGE_OR_STOP, Next.BEGIN):
+        made[kind][vocabulary.begin_image] = True
     made[Next.CODE][vocabulary.codes.start : vocabulary.codes.stop] = True
     made[Next.END][vocabulary.end_image] = True
     return made
+
+
+def chances(seeds: Tensor, places: Tensor) -> Tensor:
+    """The chance of each draw: a function of the request's seed and the new id's place alone.
+
+    So an id does not depend on which other requests run, in which order, or on how often its own
+    had to wait. The generator is SplitMix64 (Steele, Lea and Flood, 2014), jumped to a place.
+
+    Args:
+        seeds: [R] int64.
+        places: [R] int64, how many new ids stand before.
+
+    Returns:
+        [R] float32, uniform in [0, 1).
+    """
+    mixed = _mix(_mix(seeds) + places)
+    return _shift(mixed, 40).float() * 2.0**-24
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's step and finish; int64 wraps around as the unsigned numbers would."""
+    x = x - 0x61C8864680B583EB
+    x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """To the right, zeros coming in from the left."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

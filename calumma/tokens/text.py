@@ -24,6 +24,17 @@ NUM_BYTES = 256
 FILE_NAME = "tokenizer.json"
 
 
+def _letters() -> dict[str, int]:
+    """The letter that byte-level BPE writes for each byte: itself where it can be printed."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(NUM_BYTES) if byte not in printed]
+    shifted = {chr(NUM_BYTES + number): byte for number, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printed} | shifted
+
+
+_BYTE_OF = _letters()
+
+
 class TextTokenizer:
     """A byte-level BPE in the release's layout; every text can be encoded, none holds an image.
 
@@ -118,6 +129,11 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of text ids; bytes that are no UTF-8 become the replacement character."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def bytes_of(self, id_: int) -> bytes:
+        """The bytes that a text id stands for: one to many, and not always whole characters."""
+        name: str = self.tokenizer.id_to_token(id_)  # type: ignore[assignment]
+        return bytes(map(_BYTE_OF.__getitem__, name))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from calumma.errors import GenerationError
 from calumma.generate.config import ImageSampling, Request, TextSampling
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Grammar, Next
-from calumma.generate.sampling import draw, guided, masks, penalise
+from calumma.generate.sampling import chances, draw, guided, masks, penalise
 from calumma.model.decoder import Decoder
 from calumma.tokens.sequence import encode_codes
 from calumma.tokens.text import TextTokenizer
@@ -43,28 +42,26 @@ def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
 @torch.no_grad()
 def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     """One request, slowly: no cache, no batch, the guidance's contexts filtered at each step."""
-    chance, allowed = np.random.default_rng(request.seed), masks(v, torch.device("cpu"))
-    ids = list(request.ids)
+    ids, asked, allowed = list(request.ids), len(request.ids), masks(v, torch.device("cpu"))
     images = ids.count(v.begin_image) + request.max_images
-    grammar = Grammar(v, CODES, room=len(ids) + request.max_new_tokens, max_images=images)
+    grammar = Grammar(v, CODES, room=asked + request.max_new_tokens, max_images=images)
     for id_ in ids:
         grammar.read(id_)
-    grammar.image_first = request.image_first and grammar.codes_owed is None
+    grammar.images_only = request.modality == "image"
+    grammar.image_first = grammar.codes_owed is None and (
+        request.image_first or grammar.images_only
+    )
 
     def last(context: list[int]) -> torch.Tensor:
-        return decoder(torch.tensor([context]))[0, -1].float()
+        return decoder(torch.tensor([context]))[0, -1, : v.size].float()
 
-    while grammar.room > 0:
-        expected, rule = grammar.expected, request.text
-        if expected is Next.END:
-            ids.append(v.end_image)
-            grammar.advance(v.end_image)
-            if len(ids) > len(request.ids) + 1 or request.ids[-1] not in v.codes:
-                continue
-            chance.random()
+    while grammar.room > 0 and v.eos not in ids[asked:]:
+        if grammar.forced is not None:
+            ids.append(grammar.forced)
+            grammar.advance(ids[-1])
             continue
-        scores = last(ids)
-        if expected is Next.CODE:
+        scores, rule = last(ids), request.text
+        if grammar.expected is Next.CODE:
             rule = request.image  # type: ignore[assignment]
             kept = [i for i in ids if i in v.codes or i in (v.bos, v.begin_image, v.end_image)]
             begun = max(place for place, id_ in enumerate(ids) if id_ == v.begin_image)
@@ -72,17 +69,16 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
             image = last(kept) if v.end_image in ids else none
             scales = request.image.text_guidance, request.image.image_guidance
             scores = guided(scores, image, none, scales)
-        scores = scores.masked_fill(~allowed[expected], -torch.inf)
-        if expected in (Next.TEXT, Next.TEXT_OR_IMAGE):
+        scores = scores.masked_fill(~allowed[grammar.expected], -torch.inf)
+        if grammar.expected is not Next.CODE:
             scores = penalise(
                 scores, torch.tensor(sorted(set(ids))), request.text.repetition_penalty
             )
-        settings = [torch.tensor([x]) for x in (rule.temperature, rule.top_p, chance.random())]
-        ids.append(int(draw(scores[None], *settings)))
+        chance = chances(torch.tensor([request.seed]), torch.tensor([len(ids) - asked]))
+        settings = [torch.tensor([x]) for x in (rule.temperature, rule.top_p)]
+        ids.append(int(draw(scores[None], *settings, chance)))
         grammar.advance(ids[-1])
-        if ids[-1] == v.eos:
-            break
-    return ids[len(request.ids) :]
+    return ids[asked:]
 
 
 def requests(prompts: list[list[int]]) -> list[Request]:
@@ -101,8 +97,9 @@ def requests(prompts: list[list[int]]) -> list[Request]:
 
 
 def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
-    list(engine.run(wanted))
-    return [work.ids for work in engine.finished]
+    works = engine.submit_all(wanted)
+    list(engine.follow(works))
+    return [work.ids for work in works]
 
 
 def test_the_engine_is_the_slow_reference(
@@ -135,8 +132,9 @@ def test_a_longer_run_grows_the_cache(
 ) -> None:
     text = TextSampling(temperature=5.0, top_p=1.0)
     long = Request(ids=tuple(prompts[1]), max_new_tokens=90, seed=4, text=text, max_images=20)
-    assert run(engine, [long]) == [reference(decoder, engine.vocabulary, long)]
-    assert len(engine.finished[0].ids) > 64
+    (ids,) = run(engine, [long])
+    assert ids == reference(decoder, engine.vocabulary, long)
+    assert len(ids) > 64
 
 
 def test_limits_are_kept(engine: Engine, prompts: list[list[int]]) -> None:
@@ -163,8 +161,8 @@ def test_a_model_s_longest_row_is_not_passed(engine: Engine) -> None:
 
 def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list[int]]) -> None:
     wanted = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
-    run(engine, [wanted])
-    work = engine.finished[0]
+    work = engine.submit(wanted)
+    list(engine.follow([work]))
     assert len(work.logprobs) == len(work.ids)
     assert all(logprob <= 0 for logprob in work.logprobs)
     begun = work.ids.index(engine.vocabulary.begin_image)
@@ -188,7 +186,7 @@ def test_the_caller_s_own_torch_is_left_alone(engine: Engine, prompts: list[list
 
 def refusal(engine: Engine, request: Request) -> str:
     with pytest.raises(GenerationError) as caught:
-        engine.work(request)
+        engine.submit(request)
     return str(caught.value)
 
 

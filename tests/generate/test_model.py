@@ -131,35 +131,6 @@ def test_partial_pictures_come_as_often_as_asked(model: Model) -> None:
     assert counts == [1, 2, 3, 4]
 
 
-def test_characters_of_several_bytes_come_whole(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Spelt byte by byte: 猫 is three ids and the emoji four; the last byte is half of one.
-    byte_ids = [model.text.tokenizer.token_to_id(name) for name in _byte_names("aä猫🦎b".encode())]
-    spelt = [*byte_ids, byte_ids[1]]
-    monkeypatch.setattr(model.engine, "run", lambda requests: _scripted(model, requests[0], spelt))
-    events = list(model.stream(["x"], answer=False))
-    texts = [event.text for event in events if isinstance(event, TextPiece)]
-    assert texts == ["a", "ä", "猫", "🦎", "b", "\N{REPLACEMENT CHARACTER}"]
-    assert isinstance(events[-1], End)
-    assert "".join(texts) == events[-1].sample.parts[0]
-
-
-def _scripted(model: Model, request: Any, ids: list[int]) -> Iterator[tuple[int, int]]:
-    work = model.engine.work(request)
-    work.ids, work.logprobs = ids, [0.0] * len(ids)
-    model.engine.finished = [work]
-    yield from ((0, id_) for id_ in ids)
-
-
-def _byte_names(data: bytes) -> list[str]:
-    """The names that byte-level BPE gives to bytes."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    names = {b: chr(b) for b in plain} | {b: chr(256 + n) for n, b in enumerate(others)}
-    return [names[byte] for byte in data]
-
-
 def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

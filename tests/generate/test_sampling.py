@@ -80,6 +80,8 @@ def test_masks_allow_what_the_grammar_allows() -> None:
         Next.TEXT: Grammar(V, 2, room=1),
         Next.TEXT_OR_IMAGE: Grammar(V, 2, room=9),
         Next.BEGIN: Grammar(V, 2, room=9, image_first=True),
+        Next.IMAGE_OR_STOP: Grammar(V, 2, room=9, images_only=True),
+        Next.STOP: Grammar(V, 2, room=9, max_images=0, images_only=True),
         Next.CODE: Grammar(V, 2, room=9, codes_owed=1),
         Next.END: Grammar(V, 2, room=9, codes_owed=0),
     }

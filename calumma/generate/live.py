@@ -1,0 +1,198 @@
+"""An engine that never stops: one thread drives it; any thread may ask and listen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from calumma.errors import GenerationError
+from calumma.generate.config import Budget, Load
+from calumma.generate.model import Model, UserPart
+from calumma.generate.sample import End, Event, Sample
+from calumma.generate.telling import Teller
+from calumma.generate.work import Work
+
+
+class Answer:
+    """What one request gives, as it comes."""
+
+    def __init__(self, model: Model, work: Work, teller: Teller, cancel: Callable[[], None]):
+        """`Live.ask` makes these.
+
+        Args:
+            model: makes the sample.
+            work: the request.
+            teller: makes the events, in the thread that listens.
+            cancel: asks the engine's thread to stop.
+        """
+        self._model, self._work, self._teller, self._cancel = model, work, teller, cancel
+        self._news: SimpleQueue[int | None] = SimpleQueue()
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._sample: Sample | None = None
+        self._making = threading.Lock()
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events, each once; waits for the next. Pictures are made in this thread.
+
+        Raises:
+            BaseException: what stopped the engine.
+        """
+        while (id_ := self._news.get()) is not None:
+            yield from self._teller.hear(id_)
+        self._news.put(None)  # whoever listens again hears the end alone
+        if self._error is None:
+            yield from self._teller.flush()
+        yield End(self.sample())
+
+    def sample(self) -> Sample:
+        """The whole answer; waits for its end.
+
+        Raises:
+            BaseException: what stopped the engine.
+        """
+        self._over.wait()
+        if self._error is not None:
+            raise self._error
+        with self._making:
+            if self._sample is None:
+                self._sample = self._model.sample_of(self._work, self._teller.pictures)
+        return self._sample
+
+    def cancel(self) -> None:
+        """Stop here; events and sample then end with what there is. Any thread may."""
+        self._cancel()
+
+    def hear(self, id_: int) -> None:
+        """The engine's thread tells of a new id."""
+        self._news.put(id_)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The engine's thread tells that nothing more will come."""
+        self._error = error
+        self._over.set()
+        self._news.put(None)
+
+
+class Live:
+    """One thread drives an engine of its own; any thread may ask and listen."""
+
+    def __init__(self, model: Model, budget: Budget | None = None) -> None:
+        """Start the thread.
+
+        Args:
+            model: whose decoder and tokenizers are used.
+            budget: what the engine may hold; the default one where None.
+        """
+        self._model = model
+        self._engine = model.new_engine(budget or Budget())
+        self._load = self._engine.load
+        self._wake = threading.Condition(threading.RLock())
+        self._orders: list[Callable[[], None]] = []
+        self._open = True
+        self._error: BaseException | None = None
+        self._answers: dict[Work, Answer] = {}
+        self._thread = threading.Thread(target=self._drive, name="calumma-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> Load:
+        """What the engine had to do after its latest step."""
+        return self._load
+
+    def ask(
+        self,
+        parts: Sequence[UserPart],
+        *,
+        answer: bool = True,
+        codes_between: int | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Hand in a request; the prompt's pictures are encoded in this thread.
+
+        Args:
+            parts: the prompt.
+            answer: ask for an answer (end of turn behind the prompt); False continues it.
+            codes_between: codes from one partial picture to the next; a grid row by default.
+            options: fields of `Request`: max_new_tokens, seed, text, image, modality, max_images,
+                image_first.
+
+        Raises:
+            GenerationError: the request cannot be answered, or this is closed.
+            BaseException: what stopped the engine.
+        """
+        request = self._model.request(parts, answer=answer, **options)
+        work = self._engine.prepare(request)
+        teller = self._model.teller(request, codes_between)
+        stop = partial(self._engine.cancel, work)
+        made = Answer(self._model, work, teller, lambda: self._order(stop))
+        with self._wake:
+            if not self._open:
+                raise self._error or GenerationError(
+                    "the engine is closed and takes no more requests; wanted an open one. Start "
+                    "it again."
+                )
+            self._order(lambda: self._begin(work, made))
+        return made
+
+    def close(self, *, finish: bool = True) -> None:
+        """Take no more requests, end the thread and wait for it.
+
+        Args:
+            finish: answer what was asked before; False cancels it.
+        """
+        with self._wake:
+            self._open = False
+            self._wake.notify()
+        if not finish:
+            self._order(self._cancel_all)
+        self._thread.join()
+
+    def _order(self, order: Callable[[], None]) -> None:
+        """Have the engine's thread do something between two steps."""
+        with self._wake:
+            self._orders.append(order)
+            self._wake.notify()
+
+    def _begin(self, work: Work, answer: Answer) -> None:
+        self._answers[work] = answer
+        self._engine.enqueue(work)
+
+    def _cancel_all(self) -> None:
+        for work in self._answers:
+            self._engine.cancel(work)
+
+    def _drive(self) -> None:
+        try:
+            while self._obey():
+                for work, id_ in self._engine.step():
+                    self._answers[work].hear(id_)
+                for work in [work for work in self._answers if work.done]:
+                    self._answers.pop(work).end()
+                self._load = self._engine.load
+        except BaseException as error:
+            self._fail(error)
+
+    def _obey(self) -> bool:
+        """Do what was ordered, waiting where there is nothing else to do; whether to go on."""
+        with self._wake:
+            while self._open and not self._orders and not self._answers:
+                self._wake.wait()
+            orders, self._orders = self._orders, []
+            going = self._open
+        for order in orders:
+            order()
+        return bool(self._answers) or going
+
+    def _fail(self, error: BaseException) -> None:
+        with self._wake:
+            self._open, self._error = False, error
+            orders, self._orders = self._orders, []
+        for order in orders:
+            order()
+        for answer in self._answers.values():
+            answer.end(error)
+        self._answers = {}

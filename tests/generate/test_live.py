@@ -1,0 +1,123 @@
+"""One thread that answers many."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.errors import GenerationError
+from calumma.generate.config import Budget, TextSampling
+from calumma.generate.live import Live
+from calumma.generate.model import Model
+from calumma.generate.sample import End, ImageDone, TextPiece
+
+WILD = TextSampling(temperature=5.0, top_p=1.0)
+OPTIONS: dict[str, Any] = {"max_new_tokens": 30, "text": WILD}
+
+
+@pytest.fixture(scope="module")
+def model(model_parts: ModelParts) -> Model:
+    return Model(model_parts)
+
+
+@pytest.fixture
+def live(model: Model) -> Iterator[Live]:
+    made = Live(model)
+    yield made
+    made.close(finish=False)
+
+
+def test_an_answer_is_what_the_model_generates(model: Model, live: Live) -> None:
+    answers = [live.ask(["a red"], seed=seed, **OPTIONS) for seed in range(6)]
+    for seed, answer in enumerate(answers):
+        alone = model.generate(["a red"], seed=seed, **OPTIONS)
+        events = list(answer)
+        assert isinstance(events[-1], End)
+        assert events[-1].sample is answer.sample()
+        assert answer.sample().ids == alone.ids
+        assert answer.sample().finish_reason == alone.finish_reason
+        told = "".join(event.text for event in events if isinstance(event, TextPiece))
+        assert told == "".join(part for part in alone.parts if isinstance(part, str))
+        drawn = [event.image for event in events if isinstance(event, ImageDone)]
+        assert all(one in answer.sample().parts for one in drawn)
+
+
+def test_threads_ask_and_listen_side_by_side(model: Model, live: Live) -> None:
+    found: dict[int, list[int]] = {}
+
+    def ask(seed: int) -> None:
+        found[seed] = live.ask(["a red"], seed=seed, **OPTIONS).sample().ids
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {s: model.generate(["a red"], seed=s, **OPTIONS).ids for s in range(8)}
+    assert live.load.slots == Budget().slots
+
+
+def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: Live) -> None:
+    whole = model.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0).ids
+    answer = live.ask(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
+    events = iter(answer)
+    next(events)
+    answer.cancel()
+    *_, last = events
+    assert isinstance(last, End)
+    sample = last.sample
+    assert sample.ids == whole[: len(sample.ids)]
+    assert sample.finish_reason == ("cancelled" if len(sample.ids) < len(whole) else "length")
+
+
+def test_closing_finishes_what_runs(model: Model) -> None:
+    live = Live(model)
+    answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(3)]
+    live.close()
+    assert [a.sample().ids for a in answers] == [
+        model.generate(["a"], seed=seed, **OPTIONS).ids for seed in range(3)
+    ]
+    assert (live.load.running, live.load.waiting, live.load.slots_used) == (0, 0, 0)
+    with pytest.raises(GenerationError) as caught:
+        live.ask(["a"])
+    assert str(caught.value) == (
+        "the engine is closed and takes no more requests; wanted an open one. Start it again."
+    )
+
+
+def test_closing_at_once_cancels(model: Model) -> None:
+    live = Live(model)
+    answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(20)]
+    live.close(finish=False)
+    assert "cancelled" in {answer.sample().finish_reason for answer in answers}
+
+
+def test_a_request_that_does_not_fit_is_refused_where_it_is_asked(model: Model) -> None:
+    live = Live(model, Budget(slots=20))
+    with pytest.raises(GenerationError, match="of the cache; wanted at most 20 in 64"):
+        live.ask(["a"], max_new_tokens=100)
+    live.close()
+
+
+def test_an_error_in_the_engine_reaches_all_who_ask(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(model)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of the decoder")
+
+    monkeypatch.setattr(model.decoder, "hidden", broken)
+    answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(2)]
+    for answer in answers:
+        with pytest.raises(ZeroDivisionError, match="of the decoder"):
+            list(answer)
+        with pytest.raises(ZeroDivisionError, match="of the decoder"):
+            answer.sample()
+    with pytest.raises(ZeroDivisionError, match="of the decoder"):
+        live.ask(["a"])
+    live.close()
