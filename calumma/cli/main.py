@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import calumma
 from calumma.cli import (
     build_shards,
+    compare,
     convert,
     corpus,
     demo,
@@ -39,6 +40,7 @@ VERBS = (
     finetune,
     generate,
     evaluate,
+    compare,
     convert,
 )
 """In the order of the road."""

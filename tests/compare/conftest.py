@@ -1,0 +1,55 @@
+"""A small study: three prompts, two systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.compare.store import Judgement
+from calumma.compare.study import Study, new_study, open_study
+from calumma.documents.document import Document, Image, Text
+from calumma.generate.model import Model
+from tests.pictures import png
+
+
+def prompt(id: str, category: str, *, picture: bool = False) -> Document:
+    parts = (Image(data=png(1), name=id), Text(f"about {id}")) if picture else (Text(f"tell {id}"),)
+    return Document(id=id, content=parts, attributes={"category": category})
+
+
+def answer(id: str, told: str) -> Document:
+    return Document(id=id, content=(Text(told), Image(data=png(2), name=told)))
+
+
+PROMPTS = {
+    "p1": prompt("p1", "Advice"),
+    "p2": prompt("p2", "Story", picture=True),
+    "p3": prompt("p3", "Story"),
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """On disk, opened again."""
+    made = Study(folder=tmp_path / "study", systems=("ours", "other"), seed=3, prompts=PROMPTS)
+    answers = {name: [answer(id, f"{name} on {id}") for id in PROMPTS] for name in made.systems}
+    new_study(made, answers)
+    return open_study(made.folder)
+
+
+def preferences(study: Study, votes: dict[str, list[str]]) -> list[Judgement]:
+    """Votes on pairs, by prompt."""
+    items = {item.prompt: item for item in study.items() if item.kind == "pairwise"}
+    return [
+        Judgement(items[prompt].key, f"annotator {number}", {"preference": vote}, seconds=number)
+        for prompt, told in votes.items()
+        for number, vote in enumerate(told, start=1)
+    ]
+
+
+@pytest.fixture(scope="session")
+def model(model_parts: ModelParts) -> Model:
+    """The tiny model."""
+    return Model(model_parts)

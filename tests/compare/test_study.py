@@ -1,0 +1,76 @@
+"""A study's folder, its items, and what cannot be one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calumma.compare.study import Study, new_study, open_study, read_answers, require_kinds
+from calumma.documents.document import Text
+from calumma.errors import DocumentError, EvaluationError
+from tests.compare.conftest import PROMPTS, answer
+
+
+def test_a_study_comes_back_as_it_was_made(study: Study) -> None:
+    assert (study.systems, study.kinds) == (("ours", "other"), ("absolute", "pairwise"))
+    assert [prompt.text for prompt in study.prompts.values()] == ["tell p1", "about p2", "tell p3"]
+    told = study.answers["other"]["p2"]
+    assert told.content[0] == Text("other on p2")
+    assert told.images[0].open().size == (16, 16)
+    assert list(read_answers(study.folder, "ours", study.prompts)) == ["p1", "p2", "p3"]
+
+
+def test_every_answer_is_judged_alone_and_every_pair_once(study: Study) -> None:
+    items = list(study.items())
+    assert [item.systems for item in items if item.kind == "absolute"] == [
+        *(("ours",), ("other",)) * 3
+    ]
+    assert [item.prompt for item in items if item.kind == "pairwise"] == ["p1", "p2", "p3"]
+    assert len({item.key for item in items}) == len(items)
+
+
+def test_pairs_are_with_the_first_system_or_all(study: Study) -> None:
+    three = replace(study, systems=("a", "b", "c"), kinds=("pairwise",))
+    pairs = {item.systems for item in three.items()}
+    assert pairs == {("a", "b"), ("a", "c")}
+    assert {item.systems for item in replace(three, all_pairs=True).items()} == {*pairs, ("b", "c")}
+
+
+def test_what_cannot_be_a_study_is_refused(study: Study, tmp_path: Path) -> None:
+    alone = Study(folder=tmp_path / "alone", systems=("ours",), prompts=PROMPTS)
+    with pytest.raises(EvaluationError) as caught:
+        new_study(alone, {})
+    assert str(caught.value) == (
+        "one system, ours, and pairs to be judged; wanted two or more. Name another with --system, "
+        "or ask --kinds absolute."
+    )
+    with pytest.raises(EvaluationError) as caught:
+        new_study(study, {})
+    assert str(caught.value) == (
+        f"{study.folder} holds a study; wanted an empty folder, so that its judgements stay true. "
+        "Choose another folder, or go on with this one: `calumma compare serve`."
+    )
+    lacking = replace(alone, systems=("ours", "other"))
+    with pytest.raises(DocumentError) as told:
+        new_study(lacking, {"ours": [answer("p1", "x")], "other": []})
+    assert str(told.value) == (
+        "ours has no answer to the prompt 'p2' (1 answers in all); wanted one document a prompt, "
+        "with the prompt's id. Add it, or leave the prompt out."
+    )
+    with pytest.raises(EvaluationError) as caught:
+        open_study(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no study.json; wanted the folder of a study. Make one with "
+        "`calumma compare new`."
+    )
+
+
+def test_kinds_are_known(tmp_path: Path) -> None:
+    assert require_kinds(["safety", "pairwise"]) == ("safety", "pairwise")
+    with pytest.raises(EvaluationError) as caught:
+        require_kinds(["beauty"])
+    assert str(caught.value) == (
+        "--kinds beauty; wanted some of absolute, pairwise, safety, with commas between."
+    )
