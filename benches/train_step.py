@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
+from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -106,7 +107,8 @@ def our_side(setting: Setting, batch: Batch) -> Callable[[], None]:
 
 def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
     """The same step with transformers' model, as one would write it around that."""
-    port = make_port(setting).to(setting.device).train()
+    ours = fresh_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
+    port = trained_port(setting.shape, ours).to(setting.device).train()
     named = [one for one in port.named_parameters() if "vqmodel" not in one[0]]
     parameters = [p for _, p in named]
     optimizer = torch.optim.AdamW(
@@ -138,38 +140,6 @@ def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
         print_loss("transformers", float(loss.detach()))
 
     return step
-
-
-def make_port(setting: Setting) -> Any:
-    """transformers' model with our fresh weights, and the least image tokenizer it can have."""
-    from transformers import ChameleonConfig, ChameleonForConditionalGeneration
-
-    from calumma.checkpoints.names import decoder_names, heads_of_norm
-
-    shape = setting.shape
-    vq = {"base_channels": 32, "channel_multiplier": [1], "num_embeddings": 2, "embed_dim": 2}
-    config = ChameleonConfig(
-        vocab_size=shape.vocabulary_size,
-        hidden_size=shape.model_dim,
-        intermediate_size=shape.feed_forward_dim,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        max_position_embeddings=shape.max_tokens,
-        swin_norm=shape.norm_order == "reordered",
-        rms_norm_eps=shape.norm_epsilon,
-        vocabulary_map={"<image>": 3, "IMGIMGAZ": 4, "IMGIMGBZ": 5},
-        vq_config=vq | {"latent_channels": 32, "resolution": 16},
-    )
-    port = ChameleonForConditionalGeneration(config)
-    weights: dict[str, Tensor] = {}
-    ours = fresh_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
-    for name, theirs in decoder_names(shape).items():
-        heads = heads_of_norm(name, shape)
-        weights[theirs] = ours[name].repeat_interleave(heads, dim=0) if heads else ours[name]
-    missing, unexpected = port.load_state_dict(weights, strict=False)
-    assert not unexpected and all("vqmodel" in name for name in missing)
-    return port
 
 
 def vocabulary_of(shape: DecoderConfig) -> Vocabulary:

@@ -1,0 +1,76 @@
+"""transformers' port of Chameleon, as a peer: our weights under its names, nothing held back.
+
+Its image tokenizer is the least that its config allows, for no bench shows it pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calumma.checkpoints.names import decoder_names, heads_of_norm
+from calumma.model.config import DecoderConfig
+
+
+def port_config(shape: DecoderConfig) -> Any:
+    """The config that transformers reads for a decoder of this shape."""
+    from transformers import ChameleonConfig
+
+    vq = {"base_channels": 32, "channel_multiplier": [1], "num_embeddings": 2, "embed_dim": 2}
+    return ChameleonConfig(
+        vocab_size=shape.vocabulary_size,
+        hidden_size=shape.model_dim,
+        intermediate_size=shape.feed_forward_dim,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=shape.max_tokens,
+        swin_norm=shape.norm_order == "reordered",
+        rms_norm_eps=shape.norm_epsilon,
+        vocabulary_map={"<image>": 3, "IMGIMGAZ": 4, "IMGIMGBZ": 5},
+        vq_config=vq | {"latent_channels": 32, "resolution": 16},
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+    )
+
+
+def port_weights(shape: DecoderConfig, ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A decoder's tensors under transformers' names; all but the head norms' are shared."""
+    weights: dict[str, Tensor] = {}
+    for name, theirs in decoder_names(shape).items():
+        heads = heads_of_norm(name, shape)
+        weights[theirs] = ours[name].repeat_interleave(heads, dim=0) if heads else ours[name]
+    return weights
+
+
+def trained_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
+    """The port with copies of our weights, float32 on the CPU, to be trained."""
+    from transformers import ChameleonForConditionalGeneration
+
+    port = ChameleonForConditionalGeneration(port_config(shape))
+    missing, unexpected = port.load_state_dict(port_weights(shape, ours), strict=False)
+    assert not unexpected and all("vqmodel" in name for name in missing)
+    return port
+
+
+def drawing_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
+    """The port around our own tensors, not copied, free to choose image codes.
+
+    Its forward sets the logits of image codes to the least number there is; a table without image
+    codes undoes that, as its users do.
+    """
+    from transformers import ChameleonForConditionalGeneration
+
+    config = port_config(shape)
+    with torch.device("meta"):
+        port = ChameleonForConditionalGeneration(config)
+    port.load_state_dict(port_weights(shape, ours), strict=False, assign=True)
+    # What is no weight has to be made anew on the real device.
+    rotary: Any = port.model.rotary_emb
+    port.model.rotary_emb = type(rotary)(config).to(ours["embedding.weight"].device)
+    port.model.vqmodel = None
+    port.model.vocabulary_mapping.vocab_map = {"<image>": 3}
+    return port.eval()
