@@ -9,9 +9,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from calumma.errors import FileError, OutputError
 
@@ -116,6 +117,45 @@ def read_json(path: Path) -> Any:
             f"{path}: is no whole JSON ({error}); wanted the file as calumma or transformers "
             "wrote it. Copy it again, or delete it and make it anew."
         ) from error
+
+
+class JsonLines(Sequence[Any]):
+    """The values of a file of JSON lines: 8 bytes of memory each, read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Find where each line stands; the file must not change from then on."""
+        self.path = path
+        self._ends = array("q", [0])
+        with path.open("rb") as file:
+            for line in file:
+                self._ends.append(self._ends[-1] + len(line))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[number] for number in range(len(self))[place]]
+        number = range(len(self))[place]
+        with self.path.open("rb") as file:
+            file.seek(self._ends[number])
+            return json.loads(file.read(self._ends[number + 1] - self._ends[number]))
+
+    def __iter__(self) -> Iterator[Any]:
+        with self.path.open("rb") as file:
+            yield from map(json.loads, file)
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> JsonLines:
+    """Write values, one a line and none kept in memory, so that the file is whole or not there."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for value in values:
+            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+    return JsonLines(path)
 
 
 def sha256(path: Path) -> str:

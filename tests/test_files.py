@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import FileError, OutputError
-from calumma.files import make_folder, read_json, replacing, sha256, write_json, write_text, writing
+from calumma.files import (
+    JsonLines,
+    make_folder,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+    write_json_lines,
+    write_text,
+    writing,
+)
 
 
 def test_json_is_written_and_read_again(tmp_path: Path) -> None:
@@ -17,6 +27,14 @@ def test_json_is_written_and_read_again(tmp_path: Path) -> None:
     write_json(path, {"name": "Käfer", "counts": [1, 2]})
     assert read_json(path) == {"name": "Käfer", "counts": [1, 2]}
     assert path.read_bytes().endswith(b"\n")
+
+
+def test_lines_of_json_are_read_one_at_a_time(tmp_path: Path) -> None:
+    values = [{"a": "Käfer"}, [1, 2], "x"]
+    for lines in (write_json_lines(tmp_path / "a", iter(values)), JsonLines(tmp_path / "a")):
+        assert (len(lines), list(lines), lines[0:2], lines[-1]) == (3, values, values[:2], "x")
+    with pytest.raises(IndexError):
+        JsonLines(tmp_path / "a")[3]
 
 
 def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

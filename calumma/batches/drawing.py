@@ -9,10 +9,10 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calumma.batches.order import drop_condition, pair_parts, turn_round
 from calumma.batches.pack import Item, cut
+from calumma.batches.shuffle import Shuffle
 from calumma.shards.reader import ShardReader
 
 CUT_REMEMBERED = 64
@@ -55,20 +55,20 @@ class Drawer:
         self.image_first = image_first
         self.drop = drop
         self.seed = seed
-        self._orders: dict[str, tuple[int, NDArray[np.int64]]] = {}
+        self._orders: dict[str, tuple[int, Shuffle]] = {}
         self._cut: OrderedDict[Draw, list[Item]] = OrderedDict()
         """Long sequences that were cut lately: each row that holds a piece asks for all."""
 
     def draw(self, source: str, count: int) -> Draw:
         """What comes after `count` other draws from a source; each sequence once an epoch."""
         epoch, place = divmod(count, self.reader.num_of_source(source))
-        return Draw(self.reader.number(source, int(self._order(source, epoch)[place])), epoch)
+        return Draw(self.reader.number(source, self._order(source, epoch)[place]), epoch)
 
-    def _order(self, source: str, epoch: int) -> NDArray[np.int64]:
+    def _order(self, source: str, epoch: int) -> Shuffle:
         if source not in self._orders or self._orders[source][0] != epoch:
             seed = [self.seed, self.reader.manifest.sources.index(source), epoch]
             size = self.reader.num_of_source(source)
-            self._orders[source] = (epoch, np.random.default_rng(seed).permutation(size))
+            self._orders[source] = (epoch, Shuffle(size, seed))
         return self._orders[source][1]
 
     def lengths(self, draw: Draw) -> list[int]:

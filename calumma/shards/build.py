@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from calumma.documents.document import Document
@@ -12,7 +12,7 @@ from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.encode import Tokenizers as Tokenizers
 from calumma.shards.format import DROPPED, QUARANTINE_NAME, piece_name
-from calumma.shards.manifest import Manifest, Piece
+from calumma.shards.manifest import Manifest, Piece, write_pieces
 from calumma.shards.piece import PieceMaker, groups_of
 
 PIECE_DOCUMENTS = 512
@@ -54,32 +54,38 @@ def build_shards(
 
 
 def write_manifest(
-    folder: Path, tokenizers: Tokenizers, pieces: Sequence[Piece], *, cleaning: str = ""
+    folder: Path, tokenizers: Tokenizers, pieces: Iterable[Piece], *, cleaning: str = ""
 ) -> Manifest:
     """Bind finished pieces together: the quarantine, the manifest, and no piece beside them.
 
     Args:
         folder: of the shards.
         tokenizers: that the pieces were made with.
-        pieces: all of them, in order.
+        pieces: all of them, in order; gone through once, and not kept in memory.
         cleaning: the fingerprint of the rules by which documents were left out.
     """
-    names = {piece.name for piece in pieces}
+    names: set[str] = set()
+    digest = hashlib.sha256(tokenizers.fingerprint.encode())
+
+    with replacing(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
+
+        def bound() -> Iterator[Piece]:
+            for piece in pieces:
+                names.add(piece.name)
+                digest.update(repr(sorted(piece.sha256.items())).encode())
+                if piece.dropped:
+                    file.write((folder / (piece.name + DROPPED)).read_bytes())
+                yield piece
+
+        listed = write_pieces(folder, bound())
     for path in folder.glob("piece-*"):
         if path.stem not in names:
             path.unlink()
-    digest = hashlib.sha256(tokenizers.fingerprint.encode())
-    for piece in pieces:
-        digest.update(repr(sorted(piece.sha256.items())).encode())
-    with replacing(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
-        for piece in pieces:
-            if piece.dropped:
-                file.write((folder / (piece.name + DROPPED)).read_bytes())
     manifest = Manifest(
         vocabulary=tokenizers.text.vocabulary,
         fingerprint=digest.hexdigest()[:12],
         made_with={**tokenizers.fingerprints, **({"cleaning": cleaning} if cleaning else {})},
-        pieces=list(pieces),
+        pieces=listed,
     )
     manifest.save(folder)
     return manifest

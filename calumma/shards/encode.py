@@ -28,8 +28,12 @@ others happened to be encoded beside it, and a build that was killed ends in the
 PREPARATION = "content cropped, prompts padded; white ground; Lanczos; 32 pictures at a time; 1"
 """How pictures and text are prepared; its number goes up when the ids of a document change."""
 
-REMEMBERED = 8_000_000
-"""Codes of pictures that are remembered, of 4 bytes each, before all are forgotten."""
+REMEMBERED = 16 << 20
+"""Bytes of pictures' codes that are remembered before all are forgotten: some 7,000 pictures of
+1,024 codes, and no more of small ones than fit."""
+
+_BYTES_BESIDE = 350
+"""What a picture takes beside its codes: its hash, a list's head, a place in a dictionary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,8 @@ class DocumentEncoder:
         self, documents: Sequence[Document], keys: Sequence[Sequence[_Key | ImageError]]
     ) -> None:
         """Encode the pictures that are not known yet, each once."""
-        if len(self._known) * self.image.config.codes_per_image > REMEMBERED:
+        bytes_each = _BYTES_BESIDE + 4 * self.image.config.codes_per_image
+        if len(self._known) * bytes_each > REMEMBERED:
             self._known.clear()
         new: dict[_Key, tuple[Image, Fit]] = {}
         for document, wanted in zip(documents, keys, strict=True):

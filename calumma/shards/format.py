@@ -1,6 +1,7 @@
 """The bytes of a shard folder.
 
     manifest.json         what the folder says about itself (manifest.py)
+    pieces.jsonl          the pieces in order, one a line: counts, and the hash of every file
     quarantine.jsonl      the documents left out, one a line, each with its reason
     piece-00000.ids       ids of all sequences end to end, little-endian uint16, or uint32 where
                           the vocabulary has more than 65,536 ids
@@ -12,19 +13,21 @@
     piece-00000.json      what the piece was made of, and its counts
 
 A piece is written under another name and renamed, so that a reader sees it whole or not at all.
-Everything can be memory-mapped, and nothing here needs torch.
+All numbers can be memory-mapped, and nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import zlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2
+Buffer = bytes | NDArray[np.generic]
+
+VERSION = 3
 MANIFEST_NAME = "manifest.json"
+PIECES_NAME = "pieces.jsonl"
 QUARANTINE_NAME = "quarantine.jsonl"
 
 IDS, ENDS, SOURCES, COUNTED, CHECKS = ".ids", ".ends", ".sources", ".counted", ".checks"
@@ -58,14 +61,6 @@ def piece_sizes(num_sequences: int, num_ids: int, dtype: str) -> dict[str, int]:
     return {s: length * np.dtype(dtypes[s]).itemsize for s, length in lengths.items()}
 
 
-def checksum(ids: NDArray[np.generic], counted: NDArray[np.generic]) -> int:
+def checksum(ids: Buffer, counted: Buffer) -> int:
     """CRC-32 of a sequence as it stands in its files: any three flipped bits are seen."""
-    return zlib.crc32(counted.tobytes(), zlib.crc32(ids.tobytes()))
-
-
-def map_array(path: Path, dtype: str) -> NDArray[np.generic]:
-    """Memory-map a file of numbers; an empty file is an empty array."""
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype=dtype)
-    # A plain view: slices of a memmap are memmaps again, and each costs more than it reads.
-    return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
+    return zlib.crc32(counted, zlib.crc32(ids))

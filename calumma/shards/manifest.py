@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from calumma.errors import ShardError
-from calumma.files import read_json, write_json
-from calumma.shards.format import MANIFEST_NAME, VERSION
+from calumma.files import JsonLines, read_json, sha256, write_json, write_json_lines
+from calumma.shards.format import MANIFEST_NAME, PIECES_NAME, VERSION
 from calumma.vocabulary import Vocabulary
 
 
@@ -69,6 +71,39 @@ class Piece:
         return cls(**record | {"sources": sources})
 
 
+class PieceList(Sequence[Piece]):
+    """The pieces of `pieces.jsonl`, which stay on disk until asked for."""
+
+    def __init__(self, lines: JsonLines) -> None:
+        self.lines = lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, place: int) -> Piece: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Piece]: ...
+    def __getitem__(self, place: int | slice) -> Piece | list[Piece]:
+        if isinstance(place, slice):
+            return list(map(Piece.from_json, self.lines[place]))
+        return Piece.from_json(self.lines[place])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash(self.lines.path)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return map(Piece.from_json, self.lines)
+
+
+def write_pieces(folder: Path, pieces: Iterable[Piece]) -> PieceList:
+    """Write a folder's list of pieces, going through them once."""
+    return PieceList(write_json_lines(folder / PIECES_NAME, map(asdict, pieces)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The table of contents of a shard folder."""
@@ -80,33 +115,43 @@ class Manifest:
     made_with: dict[str, str]
     """Fingerprints of the text tokenizer, the image tokenizer and the pre-processing."""
 
-    pieces: list[Piece]
+    pieces: Sequence[Piece]
+    """All of them, in order; those of a manifest that was loaded stay on disk until asked for."""
+
+    @cached_property
+    def _summed(self) -> tuple[dict[str, SourceCounts], dict[str, int]]:
+        """The counts of each source, and of each reason for leaving documents out."""
+        sources: dict[str, SourceCounts] = {}
+        dropped: Counter[str] = Counter()
+        for piece in self.pieces:
+            for name, counts in piece.sources.items():
+                sources[name] = sources.get(name, SourceCounts()) + counts
+            dropped.update(piece.dropped)
+        return sources, dict(sorted(dropped.items()))
 
     @cached_property
     def sources(self) -> list[str]:
         """The names of all sources, in the order of their first sequences."""
-        return list(dict.fromkeys(name for piece in self.pieces for name in piece.sources))
+        return list(self._summed[0])
 
     def counts(self, source: str) -> SourceCounts:
         """What the sequences of one source hold."""
-        of_pieces = [piece.sources[source] for piece in self.pieces if source in piece.sources]
-        return sum(of_pieces, start=SourceCounts())
+        return self._summed[0][source]
 
     @cached_property
     def total(self) -> SourceCounts:
         """What all sequences hold."""
-        return sum((piece.total for piece in self.pieces), start=SourceCounts())
+        return sum(self._summed[0].values(), start=SourceCounts())
 
     @property
     def dropped(self) -> dict[str, int]:
         """Documents left out, by reason."""
-        reasons = sorted({reason for piece in self.pieces for reason in piece.dropped})
-        return {r: sum(piece.dropped.get(r, 0) for piece in self.pieces) for r in reasons}
+        return self._summed[1]
 
     @property
     def num_sequences(self) -> int:
         """Sequences in all pieces."""
-        return sum(piece.num_sequences for piece in self.pieces)
+        return self.total.num_sequences
 
     @property
     def codes_per_image(self) -> int:
@@ -116,10 +161,13 @@ class Manifest:
     @property
     def num_ids(self) -> int:
         """Ids in all pieces."""
-        return sum(piece.num_ids for piece in self.pieces)
+        return self.total.num_ids
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json`."""
+        """Write `pieces.jsonl`, and then `manifest.json`."""
+        path = folder / PIECES_NAME
+        if not (isinstance(self.pieces, PieceList) and self.pieces.lines.path == path):
+            write_pieces(folder, self.pieces)
         write_json(
             folder / MANIFEST_NAME,
             {
@@ -132,7 +180,7 @@ class Manifest:
                 "total": asdict(self.total),
                 "sources": {name: asdict(self.counts(name)) for name in self.sources},
                 "dropped": self.dropped,
-                "pieces": [asdict(piece) for piece in self.pieces],
+                "pieces": {"count": len(self.pieces), "sha256": sha256(path)},
             },
         )
 
@@ -141,7 +189,8 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ShardError: there is none, or it is of another version.
+            ShardError: there is none, it is of another version, or its list of pieces is not the
+                one that was written.
         """
         path = folder / MANIFEST_NAME
         if not path.is_file():
@@ -155,11 +204,18 @@ class Manifest:
                 f"{path} is of version {record.get('version')}; this calumma reads version "
                 f"{VERSION}. Build the shards again."
             )
+        pieces = folder / PIECES_NAME
+        if not pieces.is_file() or sha256(pieces) != record["pieces"]["sha256"]:
+            what = "is not what was written" if pieces.is_file() else "is missing"
+            raise ShardError(
+                f"{pieces} {what}; wanted the list of {record['pieces']['count']} pieces. Build "
+                "the shards again: what is whole is kept."
+            )
         return cls(
             vocabulary=Vocabulary(**record["vocabulary"]),
             fingerprint=record["fingerprint"],
             made_with=record["made_with"],
-            pieces=[Piece.from_json(piece) for piece in record["pieces"]],
+            pieces=PieceList(JsonLines(pieces)),
         )
 
 

@@ -1,11 +1,11 @@
-"""Reading shards: any sequence by its number, straight from the disk's pages, never a wrong one."""
+"""Reading shards: any sequence by its number, straight from the disk, never a wrong one."""
 
 from __future__ import annotations
 
+import os
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +22,85 @@ from calumma.shards.format import (
     SOURCES,
     checksum,
     ids_dtype,
-    map_array,
     piece_sizes,
 )
 from calumma.shards.manifest import Manifest, Piece
 
-OPEN_PIECES = 4096
-"""Pieces mapped at a time: four maps each, and Linux allows a process 65,530."""
-
 _INDEX = (ENDS, SOURCES, CHECKS)
+_FILES = (IDS, COUNTED, *_INDEX)
+
+MOST_OPEN = 256
+"""Pieces open at a time, at most; to open one again takes some 50 us."""
+
+LISTS = 16
+"""Lists of the sequences of one source in one piece that are kept."""
 
 
-@dataclass(frozen=True)
+def _most_open() -> int:
+    """Pieces open at a time: at most half of the files that this process may have open."""
+    try:
+        import resource
+    except ImportError:
+        return 32
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    unlimited = limit == resource.RLIM_INFINITY
+    return MOST_OPEN if unlimited else max(1, min(MOST_OPEN, limit // (2 * len(_FILES))))
+
+
 class _OpenPiece:
-    ids: NDArray[np.generic]
-    counted: NDArray[np.generic]
-    ends: NDArray[np.generic]
-    checks: NDArray[np.generic]
-    of_source: list[NDArray[np.int32] | range]
-    """For each source of the piece, its sequences by their places in the piece."""
+    """The open files of a piece, which are read by place: nothing of them stays in memory."""
+
+    def __init__(self, folder: Path, piece: Piece, dtype: str) -> None:
+        self.name = piece.name
+        self.num_sequences = piece.num_sequences
+        self.sources = list(piece.sources)
+        self._dtype = np.dtype(dtype)
+        self._files: dict[str, int] = {}
+        for suffix in _FILES:
+            path = folder / (piece.name + suffix)
+            try:
+                self._files[suffix] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise ShardError(
+                    f"{path} cannot be opened any more ({error.strerror}); wanted the shards to "
+                    "stay as they are while they are read. Start again when they are whole."
+                ) from error
+
+    def __del__(self) -> None:
+        # Here, so that a thread that still reads has the files open.
+        for file in self._files.values():
+            os.close(file)
 
     def span(self, within: int) -> tuple[int, int]:
         """Where a sequence begins and ends."""
-        return int(self.ends[within - 1]) if within else 0, int(self.ends[within])
+        first = max(0, within - 1)
+        ends = os.pread(self._files[ENDS], 8 * (within + 1 - first), 8 * first)
+        start, end = ends[:-8], ends[-8:]
+        return int.from_bytes(start, "little"), int.from_bytes(end, "little")
+
+    def ids(self, start: int, end: int) -> bytes:
+        """The ids of a span, as they stand in the file."""
+        width = self._dtype.itemsize
+        return os.pread(self._files[IDS], (end - start) * width, start * width)
+
+    def counted(self, start: int, end: int) -> bytes:
+        """Which ids of a span count, as it stands in the file."""
+        return os.pread(self._files[COUNTED], end - start, start)
+
+    def check(self, within: int) -> int:
+        """The checksum of a sequence."""
+        return int.from_bytes(os.pread(self._files[CHECKS], 4, 4 * within), "little")
+
+    def source(self, within: int) -> str:
+        """The name of a sequence's source."""
+        place = os.pread(self._files[SOURCES], 2, 2 * within)
+        return self.sources[int.from_bytes(place, "little")]
+
+    def members(self, source: str) -> NDArray[np.int64]:
+        """The places in the piece of a source's sequences."""
+        places = os.pread(self._files[SOURCES], 2 * self.num_sequences, 0)
+        of_source = np.frombuffer(places, DTYPES[SOURCES])
+        return np.flatnonzero(of_source == self.sources.index(source))
 
 
 class ShardReader:
@@ -65,18 +121,20 @@ class ShardReader:
         self.manifest = Manifest.load(folder)
         self._pieces = self.manifest.pieces
         self._dtype = ids_dtype(self.manifest.vocabulary.size)
+        # All that grows with the number of pieces: 8 bytes for each, 8 for each of its sources
+        # and one that tells whether its index was compared with its hash.
+        self._firsts = array("q", [0])
+        self._of_source = {name: array("q", [0]) for name in self.manifest.sources}
         for piece in self._pieces:
             self._require_sizes(piece)
-        self._firsts = [0, *accumulate(piece.num_sequences for piece in self._pieces)]
+            self._firsts.append(self._firsts[-1] + piece.num_sequences)
+            for name, firsts in self._of_source.items():
+                found = piece.sources[name].num_sequences if name in piece.sources else 0
+                firsts.append(firsts[-1] + found)
+        self._sound = bytearray(len(self._pieces))
         self._open: OrderedDict[int, _OpenPiece] = OrderedDict()
-        self._of_source: dict[str, list[int]] = {
-            name: [0, *accumulate(self._count(piece, name) for piece in self._pieces)]
-            for name in self.manifest.sources
-        }
-
-    @staticmethod
-    def _count(piece: Piece, source: str) -> int:
-        return piece.sources[source].num_sequences if source in piece.sources else 0
+        self._most_open = _most_open()
+        self._members: OrderedDict[tuple[int, str], NDArray[np.int64]] = OrderedDict()
 
     def _require_sizes(self, piece: Piece) -> None:
         sizes = piece_sizes(piece.num_sequences, piece.num_ids, self._dtype)
@@ -111,11 +169,13 @@ class ShardReader:
         """
         piece, within = self._place(number)
         start, end = piece.span(within)
-        ids, counted = piece.ids[start:end], piece.counted[start:end]
-        if checksum(ids, counted) != piece.checks[within]:
-            name = self._pieces[bisect_right(self._firsts, number) - 1].name
-            raise self._changed(self.folder / (name + IDS), f"sequence {within}")
-        return ids.astype(np.int64), counted.astype(np.bool_)
+        ids, counted = piece.ids(start, end), piece.counted(start, end)
+        if checksum(ids, counted) != piece.check(within):
+            raise self._changed(self.folder / (piece.name + IDS), f"sequence {within}")
+        return (
+            np.frombuffer(ids, self._dtype).astype(np.int64),
+            np.frombuffer(counted, DTYPES[COUNTED]).astype(np.bool_),
+        )
 
     def require_whole(self) -> None:
         """Compare every byte of every piece with its hash.
@@ -140,10 +200,18 @@ class ShardReader:
         """The number of a source's sequence, the source's own being counted from 0."""
         firsts = self._of_source[source]
         which = bisect_right(firsts, place) - 1
-        inside = list(self._pieces[which].sources).index(source)
-        return self._firsts[which] + int(
-            self._opened(which).of_source[inside][place - firsts[which]]
-        )
+        within, first = place - firsts[which], self._firsts[which]
+        if firsts[which + 1] - firsts[which] == self._firsts[which + 1] - first:
+            return first + within
+        return first + int(self._members_of(which, source)[within])
+
+    def _members_of(self, which: int, source: str) -> NDArray[np.int64]:
+        key = which, source
+        if key not in self._members:
+            self._members[key] = self._opened(which).members(source)
+            if len(self._members) > LISTS:
+                self._members.popitem(last=False)
+        return self._members[key]
 
     def num_of_source(self, source: str) -> int:
         """How many sequences a source has.
@@ -169,11 +237,8 @@ class ShardReader:
 
     def source(self, number: int) -> str:
         """The name of a sequence's source."""
-        which = bisect_right(self._firsts, number) - 1
         piece, within = self._place(number)
-        places = enumerate(piece.of_source)
-        inside = next(place for place, members in places if within in members)
-        return list(self._pieces[which].sources)[inside]
+        return piece.source(within)
 
     def _place(self, number: int) -> tuple[_OpenPiece, int]:
         which = bisect_right(self._firsts, number) - 1
@@ -183,30 +248,17 @@ class ShardReader:
         if which in self._open:
             self._open.move_to_end(which)
             return self._open[which]
-        if len(self._open) == OPEN_PIECES:
+        piece = self._pieces[which]
+        if not self._sound[which]:
+            self._require_index(piece)
+            self._sound[which] = True
+        if len(self._open) >= self._most_open:
             self._open.popitem(last=False)
-        self._open[which] = self._map(self._pieces[which])
+        self._open[which] = _OpenPiece(self.folder, piece, self._dtype)
         return self._open[which]
 
-    def _map(self, piece: Piece) -> _OpenPiece:
+    def _require_index(self, piece: Piece) -> None:
         for suffix in _INDEX:
             path = self.folder / (piece.name + suffix)
             if sha256(path) != piece.sha256[suffix]:
                 raise self._changed(path, "the file")
-        maps = {
-            suffix: map_array(self.folder / (piece.name + suffix), dtype)
-            for suffix, dtype in {**DTYPES, IDS: self._dtype}.items()
-        }
-        return _OpenPiece(
-            ids=maps[IDS],
-            counted=maps[COUNTED],
-            ends=maps[ENDS],
-            checks=maps[CHECKS],
-            of_source=_by_source(maps[SOURCES], len(piece.sources)),
-        )
-
-
-def _by_source(places: NDArray[np.generic], num_sources: int) -> list[NDArray[np.int32] | range]:
-    if num_sources == 1:
-        return [range(len(places))]
-    return [np.flatnonzero(places == place).astype(np.int32) for place in range(num_sources)]

@@ -4,14 +4,15 @@ A task is a span of a file of documents; spans are numbered by the files alone. 
 own pieces, so the shards come out the same whoever makes which task, and however often one is
 begun. Beside the shards, `.build/` holds what only the building needs:
 
-    .build/plan.json      the spans
+    .build/plan.json      the paths given, and the number of tasks
+    .build/plan.jsonl     the span of each task, one a line
     .build/tasks/00000    what came of a task: its pieces, and what its file looked like then
     .build/stop           there while a build is stopping
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -25,7 +26,14 @@ from calumma.documents.document import Document, Image
 from calumma.documents.faults import UNREADABLE, Drop, OnError, stop
 from calumma.documents.spans import Span, cut_spans, read_span, require_documents
 from calumma.errors import CalummaError, ShardError
-from calumma.files import make_folder, read_json, sha256, write_json
+from calumma.files import (
+    JsonLines,
+    make_folder,
+    read_json,
+    sha256,
+    write_json,
+    write_json_lines,
+)
 from calumma.runtime import STOP
 from calumma.shards.build import PIECE_DOCUMENTS, write_manifest
 from calumma.shards.duplicates import (
@@ -97,28 +105,26 @@ def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
     make_folder(job.out)
     make_folder(job.work / "tasks")
     (job.work / "stop").unlink(missing_ok=True)
-    spans = cut_spans(paths, job.piece_documents)
-    write_json(
-        job.work / "plan.json",
-        {
-            "documents": [str(path) for path in paths],
-            "spans": [[str(s.path.resolve()), s.first, s.count, s.offset] for s in spans],
-        },
+    spans = (
+        [str(span.path.resolve()), span.first, span.count, span.offset]
+        for span in cut_spans(paths, job.piece_documents)
     )
-    return len(spans)
+    tasks = len(write_json_lines(job.work / "plan.jsonl", spans))
+    documents = [str(path) for path in paths]
+    write_json(job.work / "plan.json", {"documents": documents, "tasks": tasks})
+    return tasks
 
 
-@lru_cache(maxsize=4)
-def _spans(path: Path, written: int) -> list[Span]:
-    return [
-        Span(path=Path(path), first=first, count=number, offset=offset)
-        for path, first, number, offset in read_json(path)["spans"]
-    ]
+@lru_cache(maxsize=1)
+def _lines(path: Path, written: int) -> JsonLines:
+    return JsonLines(path)
 
 
-def _load_spans(job: BuildJob) -> list[Span]:
-    path = job.work / "plan.json"
-    return _spans(path, path.stat().st_mtime_ns)
+def _span(job: BuildJob, number: int) -> Span:
+    """What a task reads; the plan stays on disk, where each worker looks up its own line."""
+    path = job.work / "plan.jsonl"
+    name, first, count, offset = _lines(path, path.stat().st_mtime_ns)[number]
+    return Span(path=Path(name), first=first, count=count, offset=offset)
 
 
 @lru_cache(maxsize=1)
@@ -158,7 +164,7 @@ class BuildTask:
         job = self.job
         if job.stopping:
             return 0
-        span = _load_spans(job)[rank]
+        span = _span(job, rank)
         tokenizers = load_tokenizers(job.tokenizers, job.device)
         encoder = _encoder(job.tokenizers, job.device, job.decoders)
         maker = PieceMaker(encoder, job.out, tokenizers.fingerprint, job.skip_bad)
@@ -275,7 +281,7 @@ class SignatureTask:
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
         """Write down the signatures of task `rank`; 0, as no document is done by that."""
         job = self.job
-        span = _load_spans(job)[rank]
+        span = _span(job, rank)
         made_of = _made_of(replace(job, cleaning=CleanConfig()), rank, span, "")
         made_of.append(job.cleaning.fingerprint)
         path = signature_file(job.work, rank)
@@ -295,7 +301,7 @@ class CompareTask:
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
         """Write down which documents are left out as duplicates; 0, as none is done by that."""
         if not self.job.stopping:
-            find_duplicates(self.job.work, len(_load_spans(self.job)))
+            find_duplicates(self.job.work, _plan(self.job)["tasks"])
         return 0
 
 
@@ -314,21 +320,32 @@ def finish(job: BuildJob) -> Manifest:
         ShardError: a task is not done.
         DocumentError: not one document was found.
     """
-    record = read_json(job.work / "plan.json")
-    pieces: list[Piece] = []
-    for number in range(len(record["spans"])):
-        note = job.note(number)
+    record = _plan(job)
+    notes = [job.note(number) for number in range(record["tasks"])]
+    found = 0
+    for number, note in enumerate(notes):
         if not note.is_file():
             raise ShardError(
-                f"{job.out}: task {number} of {len(record['spans'])} is not done; wanted all of "
-                "them. Start the same command again: what is finished is kept."
+                f"{job.out}: task {number} of {len(notes)} is not done; wanted all of them. Start "
+                "the same command again: what is finished is kept."
             )
-        for name, _ in read_json(note)["pieces"]:
-            pieces.append(Piece.from_json(read_json(job.out / (name + NOTE))["piece"]))
-    found = sum(piece.num_sequences + sum(piece.dropped.values()) for piece in pieces)
+        found += read_json(note)["documents"]
     require_documents(record["documents"], found)
     tokenizers = load_tokenizers(job.tokenizers, job.device)
-    return write_manifest(job.out, tokenizers, pieces, cleaning=job.cleaning.fingerprint)
+    return write_manifest(
+        job.out, tokenizers, _pieces(job, notes), cleaning=job.cleaning.fingerprint
+    )
+
+
+def _plan(job: BuildJob) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(job.work / "plan.json")
+    return record
+
+
+def _pieces(job: BuildJob, notes: Iterable[Path]) -> Iterator[Piece]:
+    for note in notes:
+        for name, _ in read_json(note)["pieces"]:
+            yield Piece.from_json(read_json(job.out / (name + NOTE))["piece"])
 
 
 @dataclass

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calumma.shards.format import ids_dtype, map_array, piece_name, piece_sizes
+from calumma.shards.format import DTYPES, checksum, ids_dtype, piece_name, piece_sizes
+from calumma.shards.writer import PieceWriter
+from calumma.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -32,8 +34,19 @@ def test_the_sizes_of_a_piece_s_files() -> None:
     assert piece_sizes(3, 7, "<u4") == sizes
 
 
-def test_a_file_is_mapped_and_an_empty_one_is_an_empty_array(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"\x01\x02\x03\x00")
-    (tmp_path / "b").write_bytes(b"")
-    assert map_array(tmp_path / "a", "<u2").tolist() == [0x0201, 3]
-    assert map_array(tmp_path / "b", "<u2").tolist() == []
+def test_numbers_stand_so_that_they_can_be_mapped(tmp_path: Path) -> None:
+    writer = PieceWriter(Vocabulary(num_codes=3, num_text=256))
+    for ids in ([0, 20, 2], [0, 2]):
+        writer.add(ids, [True] * len(ids), "a")
+    writer.write(tmp_path, "p")
+    found = {s: np.memmap(tmp_path / f"p{s}", d, mode="r").tolist() for s, d in DTYPES.items()}
+    ids = [np.array([0, 20, 2], "<u2"), np.array([0, 2], "<u2")]
+    checks = [checksum(row, np.ones(len(row), "|u1")) for row in ids]
+    assert np.memmap(tmp_path / "p.ids", "<u2", mode="r").tolist() == [0, 20, 2, 0, 2]
+    assert found == {
+        ".ends": [3, 5],
+        ".sources": [0, 0],
+        ".counted": [1] * 5,
+        ".checks": checks,
+    }
+    assert checks[1] == checksum(ids[1].tobytes(), bytes([1, 1]))

@@ -39,7 +39,13 @@ def test_a_manifest_adds_up_its_pieces() -> None:
 
 def test_a_saved_manifest_is_read_back(tmp_path: Path) -> None:
     MANIFEST.save(tmp_path)
-    assert Manifest.load(tmp_path) == MANIFEST
+    loaded = Manifest.load(tmp_path)
+    assert list(loaded.pieces) == PIECES == loaded.pieces[:]
+    assert (len(loaded.pieces), loaded.pieces[-1]) == (3, PIECES[2])
+    assert (loaded.vocabulary, loaded.fingerprint, loaded.made_with) == (V, "f", {"text": "t"})
+    assert (loaded.total, loaded.sources) == (MANIFEST.total, MANIFEST.sources)
+    loaded.save(tmp_path)
+    assert list(Manifest.load(tmp_path).pieces) == PIECES
     record = json.loads((tmp_path / "manifest.json").read_text())
     assert record["format"] == "calumma shards"
     assert record["vocabulary_fingerprint"] == V.fingerprint
@@ -56,12 +62,27 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_another_list_of_pieces_is_refused(tmp_path: Path) -> None:
+    MANIFEST.save(tmp_path)
+    path = tmp_path / "pieces.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"9", b"8", 1))
+    with pytest.raises(ShardError) as caught:
+        Manifest.load(tmp_path)
+    assert str(caught.value) == (
+        f"{path} is not what was written; wanted the list of 3 pieces. Build the shards again: "
+        "what is whole is kept."
+    )
+    path.unlink()
+    with pytest.raises(ShardError, match=r"pieces\.jsonl is missing; wanted the list of 3 pieces"):
+        Manifest.load(tmp_path)
+
+
 def test_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"version": 9}')
     with pytest.raises(ShardError) as caught:
         Manifest.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'} is of version 9; this calumma reads version 2. Build the "
+        f"{tmp_path / 'manifest.json'} is of version 9; this calumma reads version 3. Build the "
         "shards again."
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +135,55 @@ def test_a_missing_piece_is_refused_at_once(folder: Path) -> None:
     )
 
 
-def test_no_more_pieces_are_open_than_may_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calumma.shards.reader, "OPEN_PIECES", 1)
+@pytest.mark.parametrize("limit", [24, 10])
+def test_with_few_files_allowed_pieces_are_closed_and_opened_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
     reader = ShardReader(folder)
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc").is_dir() else 0
     for _ in range(2):
         assert [reader.read(n)[0].tolist() for n in (0, 2)] == [[0, 20, 2], [0, 30, 31, 2]]
-    assert len(reader._open) == 1
+    assert len(reader._open) == max(1, limit // 10)
+    del reader
+    if before:
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_piece_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> None:
+    reader = ShardReader(folder)
+    (folder / "piece-00002.ids").unlink()
+    with pytest.raises(ShardError) as caught:
+        reader.length(2)
+    assert str(caught.value) == (
+        f"{folder / 'piece-00002.ids'} cannot be opened any more (No such file or directory); "
+        "wanted the shards to stay as they are while they are read. Start again when they are "
+        "whole."
+    )
+
+
+def test_memory_hardly_grows_with_the_number_of_pieces(tmp_path: Path) -> None:
+    """Python's own memory over 20 and over 2,000 pieces of two sources, all of it read."""
+
+    def held(count: int) -> int:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        pieces = []
+        for number in range(count):
+            writer = PieceWriter(V)
+            writer.add([0, 20, 2], [True] * 3, "a")
+            writer.add([0, 2], [True] * 2, "b")
+            pieces.append(writer.write(folder, f"piece-{number:05d}"))
+        Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(folder)
+        del pieces
+        tracemalloc.start()
+        reader = ShardReader(folder)
+        for place in range(reader.num_of_source("b")):
+            assert len(reader.read(reader.number("b", place))[0]) == 2
+        found = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return found
+
+    grown = held(2000) - held(20)
+    # The pieces that are open, and 33 bytes for each of the others.
+    assert grown < 2048 * calumma.shards.reader.MOST_OPEN + 50 * 2000
