@@ -37,28 +37,29 @@ _HEADER_LOCK = threading.Lock()
 """Filters of warnings belong to the whole process: one thread at a time may change them."""
 
 
-def open_picture(data: bytes, name: str) -> PIL.Image.Image:
+def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
     """Decode a picture whole: the first frame of an animation, the first page of several.
 
     Args:
         data: an image file.
         name: what messages call it.
+        max_pixels: what it may hold.
 
     Raises:
         ImageError: the bytes are no picture, are cut short, or hold too many pixels.
     """
-    picture = _open_header(data, name)
-    _require_few_pixels(picture, name)
+    picture = _open_header(data, name, max_pixels)
+    _require_few_pixels(picture, name, max_pixels)
     try:
         picture.load()
         missing = _missing(data, picture)
     except PIL.Image.DecompressionBombError as error:
-        raise ImageError(_too_large(name, "far too many")) from error
+        raise ImageError(_too_large(name, "far too many", max_pixels)) from error
     # A broken file can raise anything from within a decoder: SyntaxError, struct.error, ...
     except Exception as error:
         raise ImageError(broken(name, error)) from error
     # An icon's size is known for certain once its picture has been read.
-    _require_few_pixels(picture, name)
+    _require_few_pixels(picture, name, max_pixels)
     if missing:
         raise ImageError(broken(name, missing))
     return picture
@@ -73,7 +74,7 @@ def broken(name: str, error: object) -> str:
     )
 
 
-def _open_header(data: bytes, name: str) -> PIL.Image.Image:
+def _open_header(data: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
     try:
         with _HEADER_LOCK, warnings.catch_warnings():
             # Pillow warns above 89 million pixels; MAX_PIXELS refuses those below.
@@ -86,7 +87,7 @@ def _open_header(data: bytes, name: str) -> PIL.Image.Image:
             "its document out."
         ) from error
     except PIL.Image.DecompressionBombError as error:
-        raise ImageError(_too_large(name, "far too many")) from error
+        raise ImageError(_too_large(name, "far too many", max_pixels)) from error
     except Exception as error:
         raise ImageError(broken(name, error)) from error
 
@@ -98,13 +99,13 @@ def _formats_here() -> tuple[str, ...]:
     return tuple(kind for kind in FORMATS if kind in PIL.Image.OPEN)
 
 
-def _require_few_pixels(picture: PIL.Image.Image, name: str) -> None:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ImageError(_too_large(name, f"{picture.width} x {picture.height}"))
+def _require_few_pixels(picture: PIL.Image.Image, name: str, most: int) -> None:
+    if picture.width * picture.height > most:
+        raise ImageError(_too_large(name, f"{picture.width} x {picture.height}", most))
 
 
-def _too_large(name: str, pixels: str) -> str:
-    return f"{name}: {pixels} pixels; wanted at most {MAX_PIXELS:,}. Make the picture smaller."
+def _too_large(name: str, pixels: str, most: int) -> str:
+    return f"{name}: {pixels} pixels; wanted at most {most:,}. Make the picture smaller."
 
 
 def _missing(data: bytes, picture: PIL.Image.Image) -> str:

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from calumma.errors import GenerationError
-from calumma.generate.config import Budget, Load
+from calumma.generate.config import Budget, Load, Request
 from calumma.generate.model import Model, UserPart
 from calumma.generate.sample import End, Event, Sample
 from calumma.generate.telling import Teller
@@ -34,6 +34,8 @@ class Answer:
         self._error: BaseException | None = None
         self._sample: Sample | None = None
         self._making = threading.Lock()
+        self.ids: list[int] = []
+        """The new ids that the events so far were made of."""
 
     def __iter__(self) -> Iterator[Event]:
         """The events, each once; waits for the next. Pictures are made in this thread.
@@ -42,6 +44,7 @@ class Answer:
             BaseException: what stopped the engine.
         """
         while (id_ := self._news.get()) is not None:
+            self.ids.append(id_)
             yield from self._teller.hear(id_)
         self._news.put(None)  # whoever listens again hears the end alone
         if self._error is None:
@@ -124,7 +127,10 @@ class Live:
             GenerationError: the request cannot be answered, or this is closed.
             BaseException: what stopped the engine.
         """
-        request = self._model.request(parts, answer=answer, **options)
+        return self.take(self._model.request(parts, answer=answer, **options), codes_between)
+
+    def take(self, request: Request, codes_between: int | None = None) -> Answer:
+        """Hand in a request whose prompt is ids already; otherwise as `ask`."""
         work = self._engine.prepare(request)
         teller = self._model.teller(request, codes_between)
         stop = partial(self._engine.cancel, work)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from calumma.documents.document import Document, Part, Text
+from calumma.documents.document import Document, Part, Text, Turn
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -94,6 +94,31 @@ def encode_prompt(
     vocabulary = tokenizer.vocabulary
     ids = [vocabulary.bos, *_encode_parts(parts, tokenizer, iter(codes))]
     return [*ids, vocabulary.end_turn] if answer else ids
+
+
+def encode_turns(turns: Seq[Turn], tokenizer: TextTokenizer, codes: Seq[Seq[int]]) -> list[int]:
+    """The ids behind which a conversation goes on, laid out as in a document of turns.
+
+    Behind a user's turn the answer begins; an assistant's turn that comes last is gone on with.
+
+    Raises:
+        DocumentError: an answer stands without a prompt.
+    """
+    vocabulary, pictures = tokenizer.vocabulary, iter(codes)
+    ids, before = [vocabulary.bos], ""
+    for turn in turns:
+        if turn.role == "assistant":
+            if before in ("", "assistant"):
+                raise DocumentError(
+                    "an answer stands without a prompt; wanted a user turn before every assistant "
+                    "turn. Add the prompt, or join the two answers."
+                )
+            ids.append(vocabulary.end_turn)
+        elif before == "assistant":
+            ids.append(vocabulary.eos)
+        ids += _encode_parts(turn.parts, tokenizer, pictures)
+        before = turn.role
+    return ids if before == "assistant" else [*ids, vocabulary.end_turn]
 
 
 def split_ids(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:

@@ -74,6 +74,17 @@ def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: Live) ->
     assert sample.finish_reason == ("cancelled" if len(sample.ids) < len(whole) else "length")
 
 
+def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
+    model: Model, live: Live
+) -> None:
+    request = model.request(["a red"], seed=3, **OPTIONS)
+    answer = live.take(request)
+    known = [len(answer.ids) for _ in answer]
+    assert answer.ids == answer.sample().ids == model.generate(["a red"], seed=3, **OPTIONS).ids
+    assert known == sorted(known)
+    assert known[0] > 0
+
+
 def test_closing_finishes_what_runs(model: Model) -> None:
     live = Live(model)
     answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(3)]

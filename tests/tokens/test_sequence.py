@@ -13,6 +13,7 @@ from calumma.tokens.sequence import (
     encode_codes,
     encode_document,
     encode_prompt,
+    encode_turns,
     split_ids,
 )
 from calumma.tokens.text import TextTokenizer
@@ -55,6 +56,31 @@ def test_a_prompt_by_hand() -> None:
     parts = [Text("a"), PICTURE]
     assert encode_prompt(parts, TOKENIZER, [[1]], answer=False) == [BOS, A, BEGIN, 5, END]
     assert encode_prompt(parts, TOKENIZER, [[1]], answer=True) == [BOS, A, BEGIN, 5, END, TURN]
+
+
+def test_what_a_conversation_goes_on_from_is_the_document_up_to_there() -> None:
+    turns = (
+        Turn("system", (Text("a"),)),
+        Turn("user", (PICTURE,)),
+        Turn("assistant", (Text("b"), PICTURE)),
+        Turn("user", (Text("c"),)),
+        Turn("assistant", (Text("a"),)),
+    )
+    whole = encode_document(Document(id="d", messages=turns), TOKENIZER, [[0], [1]]).ids
+    assert encode_turns(turns[:4], TOKENIZER, [[0], [1]]) == whole[:-2]
+    assert encode_turns(turns, TOKENIZER, [[0], [1]]) == whole[:-1]
+    assert encode_turns(turns[:2], TOKENIZER, [[0]]) == [BOS, A, BEGIN, 4, END, TURN]
+
+
+@pytest.mark.parametrize("roles", ["a", "uaa"])
+def test_a_conversation_with_an_answer_to_nothing_is_refused(roles: str) -> None:
+    turns = [Turn("user" if role == "u" else "assistant", (Text("a"),)) for role in roles]
+    with pytest.raises(DocumentError) as caught:
+        encode_turns(turns, TOKENIZER, [])
+    assert str(caught.value) == (
+        "an answer stands without a prompt; wanted a user turn before every assistant turn. Add "
+        "the prompt, or join the two answers."
+    )
 
 
 def test_an_answer_without_a_prompt_is_refused() -> None:
