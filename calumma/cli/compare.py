@@ -212,7 +212,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from calumma.compare.report import figures, seconds_an_item, tables
+    from calumma.compare.report import figures, seconds_an_item, tables, write_judgements
     from calumma.compare.store import Store
     from calumma.compare.study import open_study
     from calumma.evaluate.figure import render_table
@@ -238,6 +238,7 @@ def _report(args: argparse.Namespace) -> None:
     )
     report.save(args.folder)
     write_json(args.folder / "tables.json", counted)
+    write_judgements(args.folder / "judgements.csv", study, told)
     print(render_table(report.figures))
     for line in report.skipped:
         print(f"not counted: {line}")

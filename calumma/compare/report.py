@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from calumma.compare.store import Judgement
 from calumma.compare.study import Item, Study
 from calumma.documents.document import Document
 from calumma.evaluate.figure import Figure, bootstrap_interval, wilson_interval
+from calumma.files import replacing
 
 _POINTS = {"first": 1.0, SAME: 0.5, "second": 0.0}
 
@@ -166,6 +169,25 @@ def _agreement(study: Study, told: Verdicts) -> Iterator[Figure]:
 
 def _in_group(name: str, group: str) -> str:
     return name if group == "all" else f"{name}/{group}"
+
+
+def write_judgements(path: Path, study: Study, judgements: Sequence[Judgement]) -> None:
+    """Write every answer of every annotator as one line of CSV.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    items = {item.key: item for item in study.items()}
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ("kind", "prompt", "systems", "annotator", "question", "answer", "swapped", "seconds")
+        )
+        for told in judgements:
+            item = items[told.item]
+            about = (item.kind, item.prompt, " against ".join(item.systems), told.annotator)
+            for question, answer in told.answers.items():
+                writer.writerow((*about, question, answer, int(told.swapped), told.seconds))
 
 
 def seconds_an_item(judgements: Sequence[Judgement]) -> float:

@@ -64,6 +64,9 @@ def test_a_study_is_made_judged_and_reported(
     assert (study / "report.html").read_text().startswith("<!doctype html>")
     tables = json.loads((study / "tables.json").read_text())
     assert tables["preference[a+ against b]"]["counts"]["Advice"] == {"first": 2}
+    header, line, *_ = (study / "judgements.csv").read_text().splitlines()
+    assert header == "kind,prompt,systems,annotator,question,answer,swapped,seconds"
+    assert line.endswith(",preference,first,0,0.0")
     pairs = tmp_path / "pairs.jsonl"
     assert main(["compare", "pairs", str(study), "--out", str(pairs)]) == 0
     assert [json.loads(line)["chosen"] for line in pairs.read_text().splitlines()] == [
