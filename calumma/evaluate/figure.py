@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,19 @@ class Figure:
     note: str = ""
     """How it was measured, in one line."""
 
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """Where several things are not clever: each by its name; `baseline` is the best of them."""
+
+    task: str = ""
+    """The task that measured it."""
+
+    def beside(self, baselines: Mapping[str, float], *, note: str = "") -> Figure:
+        """The same figure beside several baselines, of which the largest is the best."""
+        best = max(baselines.values(), default=None)
+        return replace(self, baseline=best, baselines=dict(baselines), note=note or self.note)
+
     def to_json(self) -> dict[str, Any]:
-        """The six fields that machines read."""
+        """The six fields that machines read; baselines by name and the task where known."""
         return {
             "name": self.name,
             "value": self.value,
@@ -49,6 +60,8 @@ class Figure:
             "n": self.n,
             "interval": None if self.interval is None else list(self.interval),
             "unit": self.unit,
+            **({"baselines": dict(self.baselines)} if self.baselines else {}),
+            **({"task": self.task} if self.task else {}),
         }
 
 
@@ -100,6 +113,15 @@ def number(value: float | None) -> str:
 def span(interval: Interval | None) -> str:
     """An interval for people."""
     return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def named(baselines: Mapping[str, float]) -> str:
+    """Baselines for people.
+
+    >>> named({"chance": 0.1, "nearest": 0.25})
+    'chance 0.1, nearest 0.25'
+    """
+    return ", ".join(f"{name} {number(value)}" for name, value in baselines.items())
 
 
 HEADINGS = ("figure", "value", "baseline", "95 % interval", "n", "unit")

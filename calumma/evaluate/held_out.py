@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.sheet import Sheet
+from calumma.evaluate.shown import Shown
 from calumma.generate.config import ImageSampling
 from calumma.generate.model import Model
 from calumma.tokens.image import ImageTokenizer
@@ -67,7 +69,33 @@ class Options:
     max_prompts: int = 200
     """Pictures drawn, and captions written, at most; chosen by seed."""
 
+    data: Path | None = None
+    """The folder of benchmarks' own files, a folder for each."""
+
+    limit: int | None = None
+    """Questions of a benchmark, at most; chosen by seed."""
+
+    votes: int = 1
+    """Answers drawn for a majority vote; 1 is none."""
+
+    show: int = 0
+    """Questions of each task that are kept to be shown."""
+
     tick: Tick = _silent
+
+    def data_folder(self, task: str) -> Path:
+        """Where a benchmark's files lie.
+
+        Raises:
+            EvaluationError: no folder is given, or it has none of that name.
+        """
+        if self.data is None or not (self.data / task).is_dir():
+            found = "no folder of benchmarks is given" if self.data is None else "it is not there"
+            raise EvaluationError(
+                f"{task}: {found}; wanted its files in a folder {task!r} of --data DIR. "
+                "`calumma evaluate --list` names them."
+            )
+        return self.data / task
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,9 @@ class HeldOut:
 
     skipped: list[str] = field(default_factory=list)
     """What tasks could not measure, and why, a line each."""
+
+    shown: list[Shown] = field(default_factory=list)
+    """Questions and answers, to the letter."""
 
     @cached_property
     def codes(self) -> list[list[list[int]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from calumma.evaluate.figure import HEADINGS, Figure, cells
 from calumma.evaluate.sheet import Sheet
+from calumma.evaluate.shown import Shown, shown_json
 from calumma.files import make_folder, write_json, write_text
 
 JSON_NAME = "report.json"
@@ -35,6 +36,9 @@ class Report:
 
     skipped: Sequence[str] = ()
     """What was not measured, and why, a line each."""
+
+    shown: Sequence[Shown] = ()
+    """Questions and answers, to the letter."""
 
     def figure(self, name: str) -> Figure:
         """The figure of that name; a KeyError if there is none."""
@@ -63,7 +67,10 @@ class Report:
         """
         make_folder(folder)
         write_text(folder / HTML_NAME, self.to_html())
-        write_json(folder / JSON_NAME, self.to_json())
+        tree = self.to_json()
+        if self.shown:
+            tree["shown"] = shown_json(self.shown, folder)
+        write_json(folder / JSON_NAME, tree)
 
     def to_html(self) -> str:
         """The report for people: one page that loads nothing."""

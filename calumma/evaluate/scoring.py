@@ -6,6 +6,7 @@ Shapes: B sequences, T ids, V vocabulary size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,17 @@ Scores = NDArray[np.float64]
 """[T] natural logs of the probabilities of a sequence's ids, each given those before it."""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Foretold:
+    """What a model says of one sequence of T ids."""
+
+    scores: Scores
+    """[T]; the first id is given and has 0."""
+
+    likeliest: NDArray[np.bool_]
+    """[T] whether no other id was likelier; the first id is given and counts as such."""
+
+
 def log_probabilities(
     decoder: Decoder,
     sequences: Sequence[Sequence[int]],
@@ -32,33 +43,54 @@ def log_probabilities(
 ) -> list[Scores]:
     """Natural log of the probability of every id, over the full vocabulary, nothing masked.
 
+    Arguments as in `foretell`.
+
+    Returns:
+        One array for each sequence, as long as it; the first id is given and has 0.
+    """
+    return [each.scores for each in foretell(decoder, sequences, tick=tick)]
+
+
+@torch.inference_mode()
+def foretell(
+    decoder: Decoder,
+    sequences: Sequence[Sequence[int]],
+    *,
+    excluded: range = range(0),
+    tick: Callable[[int, int], None] | None = None,
+) -> list[Foretold]:
+    """How likely every id is, and whether it is the likeliest.
+
     Sequences of like length share a batch and are padded on the right, where a causal model does
     not look from the ids that count.
 
     Args:
         decoder: ids [B, T] int64 to logits [B, T, V].
         sequences: the ids of each.
+        excluded: ids that cannot come, such as image codes in a task of text alone: their
+            probability goes to the others.
         tick: told how many sequences are done, of how many.
-
-    Returns:
-        One array for each sequence, as long as it; the first id is given and has 0.
     """
     device = decoder.embedding.weight.device
     ids_at_once = min(IDS_AT_ONCE, LOGITS_AT_ONCE // decoder.config.vocabulary_size)
-    scores: list[Scores] = [np.zeros(len(sequence)) for sequence in sequences]
-    num_done = 0
+    told: dict[int, Foretold] = {}
     for places in batches([len(sequence) for sequence in sequences], ids_at_once):
         ids = _padded([sequences[place] for place in places]).to(device)
         logits = decoder(ids[:, :-1]).float()  # [B, T - 1, V]
+        logits[..., excluded.start : excluded.stop] = torch.finfo(torch.float32).min
         found = -functional.cross_entropy(
             logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
         ).view(len(places), -1)
-        for place, row in zip(places, found.double().cpu().numpy(), strict=True):
-            scores[place][1:] = row[: len(sequences[place]) - 1]
-        num_done += len(places)
+        best = logits.argmax(-1) == ids[:, 1:]
+        rows = zip(places, found.double().cpu().numpy(), best.cpu().numpy(), strict=True)
+        for place, row, hits in rows:
+            length = len(sequences[place])
+            told[place] = Foretold(
+                np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length]
+            )
         if tick is not None:
-            tick(num_done, len(sequences))
-    return scores
+            tick(len(told), len(sequences))
+    return [told[place] for place in range(len(sequences))]
 
 
 def batches(lengths: Sequence[int], ids_at_once: int) -> Iterator[list[int]]:

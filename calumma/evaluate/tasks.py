@@ -9,6 +9,7 @@ from functools import partial
 
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
+from calumma.evaluate.benchmarks import BENCHMARKS
 from calumma.evaluate.captioning import captioning
 from calumma.evaluate.drawing import drawing
 from calumma.evaluate.figure import Figure
@@ -17,6 +18,7 @@ from calumma.evaluate.likelihood import likelihood
 from calumma.evaluate.reconstruction import reconstruct, reconstruction
 from calumma.evaluate.report import Report
 from calumma.evaluate.retrieval import retrieval
+from calumma.evaluate.text_tasks import text_benchmark
 from calumma.generate.model import Model
 from calumma.tokens.image import ImageTokenizer
 
@@ -31,6 +33,9 @@ class Task:
     measure: Callable[[HeldOut, Options], list[Figure]]
     summary: str
 
+    files: str = ""
+    """The benchmark's own files that are asked for (`--data`); empty where documents are."""
+
 
 RECONSTRUCTION = "reconstruction"
 
@@ -40,7 +45,12 @@ TASKS: dict[str, Task] = {
     RECONSTRUCTION: Task(reconstruction, "pictures through codes and back; codebook use"),
     "drawing": Task(drawing, "asked for a colour, whether the drawn picture has it"),
     "captioning": Task(captioning, "what is known of a picture, in the caption written for it"),
+    **{
+        name: Task(partial(text_benchmark, name), each.summary, each.files)
+        for name, each in BENCHMARKS.items()
+    },
 }
+"""By the names that `--tasks` takes."""
 
 ENCODING = "encoding"
 """What progress calls the work that all tasks share."""
@@ -55,7 +65,9 @@ def require_tasks(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
-        raise EvaluationError(f"{found}; wanted some of {', '.join(TASKS)}.")
+        raise EvaluationError(
+            f"{found}; wanted names of tasks. `calumma evaluate --list` tells them."
+        )
 
 
 def evaluate(
@@ -89,14 +101,26 @@ def evaluate(
     figures: list[Figure] = []
     for name in tasks:
         heard = replace(options, tick=partial(tell, name))
-        figures += TASKS[name].measure(held_out, heard)
+        figures += [replace(figure, task=name) for figure in TASKS[name].measure(held_out, heard)]
     return Report(
         figures=figures,
         seconds=time.perf_counter() - started,
         seed=options.seed,
         sheets=held_out.sheets,
         skipped=held_out.skipped,
+        shown=held_out.shown,
     )
+
+
+def list_tasks() -> str:
+    """What there is to measure, and the files that benchmarks are asked from, for people."""
+    lines = ["Asked of held-out documents (--documents):"]
+    lines += [f"  {name:<16}{task.summary}" for name, task in TASKS.items() if not task.files]
+    lines += ["", "Asked from benchmarks' own files (--data DIR, a folder for each in it):"]
+    for name, task in TASKS.items():
+        if task.files:
+            lines += [f"  {name:<16}{task.summary}", f"  {'':<16}DIR/{name}/: {task.files}"]
+    return "\n".join(lines)
 
 
 def evaluate_tokenizer(

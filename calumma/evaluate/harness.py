@@ -1,0 +1,172 @@
+"""A model as lm-evaluation-harness asks for one, so that its text tasks measure ours.
+
+What is told is what the harness' own class for transformers tells of the same folder: text is
+encoded behind begin-of-sequence, image codes cannot come, and what is too long loses its head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from calumma.evaluate.held_out import PIECES
+from calumma.evaluate.scoring import Foretold, foretell
+from calumma.generate.config import Request, TextSampling
+from calumma.generate.model import Model
+
+Ids = list[int]
+
+NEW_TOKENS = 256
+"""Ids written where a task names no number: the harness' own default."""
+
+
+class Instance(Protocol):
+    """One question of the harness."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What is asked: texts, and how to write."""
+
+
+class HarnessModel:
+    """What the harness calls a language model: three things that it may be asked.
+
+    It is no subclass of the harness' `LM`, so that this module can be imported without the
+    harness; `registered` tells the harness that it is one.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self, model: Model, *, seed: int = 0, tick: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: what is asked.
+            seed: of the answers that are drawn by chance; the n-th question has seed + n.
+            tick: told how many questions are answered, of how many.
+        """
+        self.model = model
+        self.seed = seed
+        self.tick = tick or (lambda done, total: None)
+        self.device = model.decoder.embedding.weight.device
+        self.longest = model.decoder.config.max_tokens
+
+    def encode(self, text: str) -> Ids:
+        """The ids of a text behind begin-of-sequence."""
+        return [self.model.vocabulary.bos, *self.model.text.encode(text)]
+
+    def encode_pair(self, context: str, continuation: str) -> tuple[Ids, Ids]:
+        """The ids of a text, and those that its continuation adds.
+
+        Spaces at the end of the context belong to the continuation, whose first word they begin;
+        both are encoded as one text.
+        """
+        kept = context.rstrip()
+        if not context:
+            return self.encode(""), self.model.text.encode(continuation)
+        before = self.encode(kept)
+        return before, self.encode(context + continuation)[len(before) :]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """For each (context, continuation): the natural log of its probability, and whether every
+        id of the continuation is the likeliest.
+        """
+        pairs = [self.encode_pair(*request.args[:2]) for request in requests]
+        told = self._foretold([before + after for before, after in pairs])
+        return [_of_last(each, len(after)) for each, (_, after) in zip(told, pairs, strict=True)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        """For each (text,): the natural log of its probability, in windows as long as a row.
+
+        As in the harness, the begin-of-sequence that its ids start with is itself foretold from
+        one before it; every id is foretold once.
+        """
+        windows: list[tuple[int, Ids, int]] = []
+        for number, request in enumerate(requests):
+            ids = self.encode(request.args[0])
+            windows += [(number, *window) for window in self._windows(ids)]
+        sums = [0.0] * len(requests)
+        told = self._foretold([ids for _, ids, _ in windows])
+        for (number, _, count), each in zip(windows, told, strict=True):
+            sums[number] += _of_last(each, count)[0]
+        return sums
+
+    def _windows(self, ids: Ids) -> list[tuple[Ids, int]]:
+        """Ids to read, and how many of the last are foretold: at most a row's, at most once."""
+        whole = [self.model.vocabulary.bos, *ids]
+        first = min(self.longest, len(ids))
+        made = [(whole[: first + 1], first)]
+        for start in range(first, len(ids), self.longest):
+            count = min(self.longest, len(ids) - start)
+            made.append((ids[max(0, start + count - self.longest - 1) : start + count], count))
+        return made
+
+    def _foretold(self, sequences: Sequence[Ids]) -> list[Foretold]:
+        # The last id is never read, so one more than a row fits.
+        cut = [ids[-(self.longest + 1) :] for ids in sequences]
+        codes = self.model.vocabulary.codes
+        return foretell(self.model.decoder, cut, excluded=codes, tick=self.tick)
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """For each (context, options): what the model writes, up to the first stop text.
+
+        Options are `until`, `max_gen_toks`, `do_sample`, `temperature` and `top_p`; without
+        `do_sample` the likeliest id is taken each time.
+        """
+        answers: list[str] = []
+        for start in range(0, len(requests), PIECES):
+            piece = requests[start : start + PIECES]
+            asked = [self._request(each, start + n) for n, each in enumerate(piece)]
+            written: list[Ids] = [[] for _ in piece]
+            for number, id_ in self.model.engine.run(asked):
+                written[number].append(id_)
+            for request, ids in zip(piece, written, strict=True):
+                text = self.model.text.decode([i for i in ids if i in self.model.vocabulary.text])
+                answers.append(_until(text, request.args[1].get("until") or ()))
+            self.tick(len(answers), len(requests))
+        return answers
+
+    def _request(self, request: Instance, number: int) -> Request:
+        context, options = request.args[:2]
+        room = min(int(options.get("max_gen_toks", NEW_TOKENS)), self.longest // 2)
+        drawn = bool(options.get("do_sample", False))
+        sampling = TextSampling(
+            temperature=float(options.get("temperature", 1.0)) if drawn else 0.0,
+            top_p=float(options.get("top_p", 1.0)),
+            repetition_penalty=1.0,
+        )
+        return Request(
+            ids=tuple(self.encode(context)[-(self.longest - room) :]),
+            max_new_tokens=room,
+            seed=self.seed + number,
+            text=sampling,
+            max_images=0,
+        )
+
+
+def registered(model: HarnessModel) -> HarnessModel:
+    """The model, which the harness then takes for one of its own."""
+    from lm_eval.api.model import LM
+
+    LM.register(HarnessModel)
+    return model
+
+
+def _of_last(foretold: Foretold, count: int) -> tuple[float, bool]:
+    if not count:
+        return 0.0, True
+    return float(foretold.scores[-count:].sum()), bool(foretold.likeliest[-count:].all())
+
+
+def _until(text: str, stops: str | Sequence[str]) -> str:
+    """A text up to the first of some stops.
+
+    >>> _until("12. Q: more", ["Q:", ". "])
+    '12'
+    """
+    for stop in [stops] if isinstance(stops, str) else stops:
+        text = text.partition(stop)[0] if stop else text
+    return text

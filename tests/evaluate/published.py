@@ -1,0 +1,55 @@
+"""Tiny benchmarks under the names and in the formats of the published ones; questions are ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def lines(path: Path, rows: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+
+
+def write_benchmarks(folder: Path) -> Path:
+    """Two or three questions of each."""
+    for split, count in (("valid", 3), ("train", 2)):
+        rows = [
+            {"goal": f"open box {n}", "sol1": "use a key", "sol2": "use a cloud"}
+            for n in range(count)
+        ]
+        lines(folder / f"piqa/{split}.jsonl", rows)
+        lines(folder / f"piqa/{split}-labels.lst", ["0", "1", "0"][:count])
+    question = {"context": "Ann ran.", "question": "Why?", "answerA": "fun", "answerB": "rain"}
+    lines(folder / "siqa/dev.jsonl", [{**question, "answerC": "a dog"}] * 2)
+    lines(folder / "siqa/dev-labels.lst", ["1", "3"])
+    scene = {"ind": 1, "activity_label": "Running", "ctx_a": "A dog runs.", "ctx_b": "it"}
+    endings = ["stops [title] now.", "flies.", "reads.", "sings."]
+    lines(folder / "hellaswag/hellaswag_val.jsonl", [{**scene, "endings": endings, "label": 0}] * 2)
+    pronoun = {"qID": "1", "sentence": "The cup beat the jug as _ was red.", "option1": "the cup"}
+    lines(folder / "winogrande/dev.jsonl", [
+        {**pronoun, "option2": "the jug", "answer": answer} for answer in "12"
+    ])  # fmt: skip
+    named = {"A": "ice", "B": "sun", "C": "tea"}
+    choices = [{"text": text, "label": letter} for letter, text in named.items()]
+    science = {"id": "q", "question": {"stem": "What is hot?", "choices": choices}}
+    for name in ("Easy", "Challenge"):
+        rows = [{**science, "answerKey": key} for key in "BA"]
+        lines(folder / f"arc_{name.lower()}/ARC-{name}-Test.jsonl", rows)
+    lines(folder / "openbookqa/test.jsonl", [{**science, "answerKey": "B"}] * 2)
+    passage = {"question": "is tea hot", "title": "Tea", "passage": "Tea is hot."}
+    lines(folder / "boolq/dev.jsonl", [{**passage, "answer": answer} for answer in (True, False)])
+    for split, count in (("test", 2), ("dev", 5)):
+        rows = ['"What, is it?",ice,sun,tea,"a, b",B'] * count
+        lines(folder / f"mmlu/{split}/anatomy_{split}.csv", rows)
+        lines(folder / f"mmlu/{split}/astronomy_{split}.csv", rows[:5])
+    sums = [{"question": f"{n} and 1?", "answer": f"add\n#### {n + 1}"} for n in range(9)]
+    lines(folder / "gsm8k/test.jsonl", sums[:2])
+    lines(folder / "gsm8k/train.jsonl", sums)
+    problem = {"problem": "$1+1$?", "level": "Level 1", "type": "Algebra"}
+    lines(folder / "math/test/algebra/1.json", [{**problem, "solution": "It is $\\boxed{2}$."}])
+    rows = [{"input": "hot?", "target_scores": {"ice": 0, "sun": 1}}] * 2
+    lines(folder / "bigbench/heat/task.json", [{"name": "heat", "examples": rows}])
+    return folder

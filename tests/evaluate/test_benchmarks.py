@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.held_out import Options
+from calumma.evaluate.text_tasks import questions_of
+from tests.evaluate.published import write_benchmarks
+
+PAPER = {
+    "piqa", "siqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa", "boolq",
+    "mmlu", "gsm8k", "math",
+}  # fmt: skip
+
+
+def test_the_papers_text_benchmarks_are_there_with_its_shots() -> None:
+    assert set(BENCHMARKS) >= PAPER
+    shots = {name: each.shots for name, each in BENCHMARKS.items() if each.shots}
+    assert shots == {"mmlu": 5, "gsm8k": 8, "math": 4}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_is_read_from_its_published_files(name: str, tmp_path: Path) -> None:
+    asked, examples = questions_of(name, Options(data=write_benchmarks(tmp_path)))
+    assert asked
+    wanted = BENCHMARKS[name].shots > 0 and BENCHMARKS[name].train is not None
+    assert bool(examples) == wanted
+
+
+def test_a_benchmark_names_the_files_it_reads() -> None:
+    assert BENCHMARKS["piqa"].files == "valid.jsonl, valid-labels.lst"
+    assert BENCHMARKS["gsm8k"].files == "test.jsonl, train.jsonl"
+    assert BENCHMARKS["math"].files == "test/*/*.json"

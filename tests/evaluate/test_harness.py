@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.harness import HarnessModel, registered
+from calumma.evaluate.held_out import Options
+from calumma.evaluate.text_tasks import questions_of, run_harness
+from calumma.generate.model import Model
+from tests.evaluate.published import write_benchmarks
+
+lm_eval = pytest.importorskip("lm_eval")
+transformers = pytest.importorskip("transformers")
+
+CHOICES = ("piqa", "hellaswag", "winogrande", "mmlu", "bigbench")
+
+
+def _asked(*arguments: Any) -> Any:
+    return SimpleNamespace(args=arguments)
+
+
+@pytest.fixture(scope="module")
+def theirs(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The harness' own class for transformers, around the folder that we write."""
+    folder = tmp_path_factory.mktemp("harness") / "model"
+    save_model(folder, model_parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lm_eval.models.huggingface import HFLM
+
+        loaded = transformers.ChameleonForConditionalGeneration.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        return HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmarks(tmp_path_factory.mktemp("published"))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_harness_gives_for_our_class_what_it_gives_for_its_own(
+    name: str, model: Model, theirs: Any, published: Path
+) -> None:
+    benchmark = BENCHMARKS[name]
+    asked, examples = questions_of(name, Options(data=published))
+    ours = run_harness(HarnessModel(model), benchmark, asked, examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = run_harness(theirs, benchmark, asked, examples)
+    assert len(ours) == len(own) == len(asked)
+    for one, other in zip(ours, own, strict=True):
+        assert one["arguments"] == other["arguments"]
+        for (score, greedy), (their_score, their_greedy) in zip(
+            one["filtered_resps"], other["filtered_resps"], strict=True
+        ):
+            assert score == pytest.approx(their_score, abs=1e-4)
+            assert greedy == their_greedy
+        assert one["acc"] == other["acc"]
+
+
+def test_what_is_written_is_what_transformers_writes(
+    model: Model, theirs: Any, published: Path
+) -> None:
+    benchmark = BENCHMARKS["gsm8k"]
+    asked, examples = questions_of("gsm8k", Options(data=published))
+    short = replace(benchmark, changes={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}})
+    ours = run_harness(HarnessModel(model), short, asked, examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = run_harness(theirs, short, asked, examples)
+    for one, other in zip(ours, own, strict=True):
+        assert one["arguments"] == other["arguments"]
+        assert one["resps"] == other["resps"]
+
+
+def test_a_long_text_is_scored_in_windows_as_the_harness_does(model: Model, theirs: Any) -> None:
+    # The tiny model reads 128 ids; a row, a row and a bit, and two rows and a bit.
+    for text in ("a red circle", "a red circle on blue " * 9, "words and more words " * 30, ""):
+        [ours] = HarnessModel(model).loglikelihood_rolling([_asked(text)])
+        [own] = theirs.loglikelihood_rolling([_asked(text)], disable_tqdm=True)
+        assert ours == pytest.approx(own, abs=1e-3, rel=1e-5)
+
+
+def test_a_pair_is_encoded_as_one_text_and_an_empty_context_is_begin_of_sequence(
+    model: Model,
+) -> None:
+    asked = HarnessModel(model)
+    bos = model.vocabulary.bos
+    before, after = asked.encode_pair("a red ", "circle")
+    assert before == [bos, *model.text.encode("a red")]
+    assert before + after == [bos, *model.text.encode("a red circle")]
+    assert asked.encode_pair("", "circle") == ([bos], model.text.encode("circle"))
+
+
+def test_image_codes_cannot_come_in_a_task_of_text(model: Model) -> None:
+    [(score, greedy)] = HarnessModel(model).loglikelihood([_asked("a red", " circle")])
+    ids = [model.vocabulary.bos, *model.text.encode("a red circle")]
+    count = len(ids) - 1 - len(model.text.encode("a red"))
+    logits = model.logits(ids)[0].clone()
+    logits[:, model.vocabulary.codes.start : model.vocabulary.codes.stop] = -torch.inf
+    logs = logits.log_softmax(-1)
+    places = range(len(ids) - 1 - count, len(ids) - 1)
+    assert score == pytest.approx(sum(float(logs[n, ids[n + 1]]) for n in places), abs=1e-4)
+    assert greedy == all(int(logs[n].argmax()) == ids[n + 1] for n in places)
+
+
+def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_question(
+    model: Model,
+) -> None:
+    told: list[tuple[int, int]] = []
+    asked = HarnessModel(model, seed=4, tick=lambda *what: told.append(what))
+    drawn = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12}
+    first, second = asked.generate_until([_asked("a red", drawn)] * 2)
+    assert first != second
+    assert asked.generate_until([_asked("a red", drawn)])[0] == first
+    stop = first[4:6]
+    [cut] = asked.generate_until([_asked("a red", {**drawn, "until": [stop]})])
+    assert cut == first[: first.index(stop)]
+    assert told[0] == (2, 2)
+
+
+def test_the_harness_takes_it_for_one_of_its_models(model: Model) -> None:
+    from lm_eval.api.model import LM
+
+    assert isinstance(registered(HarnessModel(model)), LM)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calumma.errors import ConfigError, EvaluationError
+from calumma.evaluate import text_tasks
+from calumma.evaluate.figure import wilson_interval
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.text_tasks import final_answer, text_benchmark, winner
+from calumma.generate.model import Model
+from tests.evaluate.published import lines, write_benchmarks
+
+pytest.importorskip("lm_eval")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmarks(tmp_path_factory.mktemp("published"))
+
+
+def _measured(
+    name: str, model: Model, published: Path, **options: Any
+) -> tuple[dict[str, Any], HeldOut]:
+    held_out = HeldOut(model, [])
+    figures = text_benchmark(name, held_out, Options(data=published, **options))
+    return {figure.name: figure for figure in figures}, held_out
+
+
+def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
+    model: Model, published: Path
+) -> None:
+    # "use a key" has words that training knows, "use a cloud" does not: right 2 times of 3.
+    counts = np.zeros(model.vocabulary.size, dtype=np.int64)
+    counts[model.text.encode(" key")] = 10_000
+    figures, held_out = _measured("piqa", model, published, training_counts=counts, show=2)
+    assert set(figures) == {"piqa_acc", "piqa_acc_norm"}
+    figure = figures["piqa_acc"]
+    assert figure.n == 3
+    assert figure.interval == pytest.approx(wilson_interval(figure.value * 3, 3))
+    assert figure.baselines["chance"] == 0.5
+    assert figure.baselines["commonest place"] == pytest.approx(2 / 3)
+    assert figure.baselines["unigram"] == pytest.approx(2 / 3)
+    assert figure.baseline == pytest.approx(2 / 3)
+    first, second = held_out.shown
+    assert first.prompt == ["Question: open box 0\nAnswer:"]
+    assert [str(line).split("  ")[-1] for line in first.answer] == [
+        "' use a key'\n", "' use a cloud'\n",
+    ]  # fmt: skip
+    assert (first.wanted, second.wanted) == ([" use a key"], [" use a cloud"])
+
+
+def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
+    model: Model, published: Path
+) -> None:
+    figures, held_out = _measured("mmlu", model, published, show=9)
+    assert figures["mmlu_acc"].n == 4
+    prompts = [shown.prompt[0] for shown in held_out.shown]
+    assert [prompt.count("Answer: B") for prompt in prompts if isinstance(prompt, str)] == [5] * 4
+    assert "about anatomy" in str(prompts[0]) and "about astronomy" in str(prompts[3])
+
+
+def test_where_contexts_differ_they_are_the_candidates(model: Model, published: Path) -> None:
+    _, held_out = _measured("winogrande", model, published, show=1)
+    [shown] = held_out.shown
+    assert shown.wanted == ["The cup beat the jug as the cup"]
+    assert "the jug'" in str(shown.answer[1])
+
+
+def test_mathematics_is_right_when_the_answer_is_and_votes_are_counted(
+    model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(self: Any, requests: Any) -> list[str]:
+        if not requests[0].args[1].get("do_sample"):
+            return ["so #### 9"] * len(requests)
+        return ["#### 1", "#### 3", "#### 1"] * (len(requests) // 3)
+
+    monkeypatch.setattr(text_tasks.HarnessModel, "generate_until", written)
+    figures, _ = _measured("gsm8k", model, published, votes=3)
+    assert figures["gsm8k_exact_match"].value == 0.0
+    # The questions' answers are 1 and 2.
+    assert (figures["gsm8k_maj3"].value, figures["gsm8k_maj3"].n) == (0.5, 2)
+    assert figures["gsm8k_maj3"].baselines == {"one answer": pytest.approx(2 / 6)}
+
+
+def test_competition_mathematics_is_scored_by_the_harness_own_rules(
+    model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "Final Answer: The final answer is $2$. I hope it is correct."
+
+    def written(self: Any, requests: Any) -> list[str]:
+        return [said] * len(requests)
+
+    monkeypatch.setattr(text_tasks.HarnessModel, "generate_until", written)
+    figures, _ = _measured("math", model, published, votes=2)
+    assert {name: figure.value for name, figure in figures.items()} == {
+        "math_exact_match": 1.0, "math_math_verify": 1.0, "math_maj2": 1.0,
+    }  # fmt: skip
+
+
+def test_the_commonest_final_answer_wins_and_none_has_no_vote() -> None:
+    pattern = r"#### (\-?[0-9\.\,]+)"
+    assert final_answer("#### 1,000.", pattern) == "1000"
+    assert winner(["?", "#### 2", "?", "x #### 2", "#### 7"], pattern) == "#### 2"
+    assert winner(["?", "!"], pattern) == "?"
+
+
+def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        text_benchmark("piqa", HeldOut(model, []), Options())
+    assert str(caught.value) == (
+        "piqa: no folder of benchmarks is given; wanted its files in a folder 'piqa' of --data "
+        "DIR. `calumma evaluate --list` names them."
+    )
+    with pytest.raises(EvaluationError, match=r"^piqa: it is not there; wanted its files"):
+        text_benchmark("piqa", HeldOut(model, []), Options(data=published / "mmlu"))
+
+
+def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
+    for split in ("test", "dev"):
+        lines(tmp_path / f"mmlu/{split}/cooking_{split}.csv", ["Tea?,a,b,c,d,B"] * 5)
+    with pytest.raises(EvaluationError) as caught:
+        text_benchmark("mmlu", HeldOut(model, []), Options(data=tmp_path))
+    assert str(caught.value) == (
+        "the harness has no task 'mmlu_cooking'; wanted a benchmark's own subjects as names of "
+        "files. Leave the others out of the folder."
+    )
+
+
+def test_without_the_harness_the_way_to_it_is_told(
+    model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ConfigError) as caught:
+        text_benchmark("piqa", HeldOut(model, []), Options(data=published))
+    assert str(caught.value) == (
+        "lm-evaluation-harness is not installed; wanted it for this benchmark. `pip install "
+        "'calumma[evaluate]'` brings it."
+    )
