@@ -162,6 +162,16 @@ class Stream:
         self.state.rows_used += self.config.num_rows
         return batch
 
+    def skip(self, batches: int) -> None:
+        """Pass over so many batches, without reading them."""
+        state = copied(self.state)
+        for _ in range(batches):
+            if state.rows_used == self.rows_in_window:
+                state = copied(self._packed().end)
+                self.restore(state)
+            state.rows_used += self.config.num_rows
+        self.restore(state)
+
     def batch(self) -> Batch:
         """Our rows of the batch that `next` gives."""
         items = [[self._drawer.items(draw)[which] for draw, which in row] for row in self.planned()]

@@ -133,18 +133,31 @@ def _dropped(run: Path, keep: Keep) -> list[Path]:
     return [path for path in old if not keep.every or int(path.name[5:]) % keep.every]
 
 
-def newest_checkpoint(run: Path, fingerprint: str) -> Saved | None:
+def saved_steps(run: Path) -> list[int]:
+    """The steps of a run's whole checkpoints, in order."""
+    return [int(path.name[5:]) for path in _saved(run) if _whole_record(path) is not None]
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Delete the checkpoints of later steps than this: the run goes back to it."""
+    for path in _saved(run):
+        if int(path.name[5:]) > step:
+            shutil.rmtree(path)
+
+
+def newest_checkpoint(run: Path, fingerprint: str, latest: int | None = None) -> Saved | None:
     """The newest whole checkpoint of a run, or None where it has none.
 
     Args:
         run: the run's folder.
         fingerprint: of everything that decides the run's course, as the run saved it.
+        latest: the latest step that is asked for; None takes any.
 
     Raises:
         CheckpointError: it was written by a run of another config or other data, or all that
             there are are damaged.
     """
-    folders = _saved(run)
+    folders = [path for path in _saved(run) if latest is None or int(path.name[5:]) <= latest]
     for folder in reversed(folders):
         record = _whole_record(folder)
         if record is None:

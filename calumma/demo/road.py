@@ -42,7 +42,8 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.train.finetune import finetune
 from calumma.train.image_learner import train_image_tokenizer
-from calumma.train.loop import METRICS_NAME, Progress
+from calumma.train.journal import METRICS_NAME
+from calumma.train.loop import Progress
 from calumma.train.pretrain import pretrain
 
 STEPS = (

@@ -10,6 +10,7 @@ from calumma.batches.mixture import second_stage
 from calumma.batches.stream import StreamConfig
 from calumma.errors import ConfigError
 from calumma.model.sizes import decoder_size
+from calumma.train.watch import WatchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,26 @@ class ParallelConfig:
 
     tensor: int = 1
     """Ranks that share each matrix product of a block, and the places of its rows between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EyesConfig:
+    """What is looked at now and then: attention's logits by layer, and how far weights move."""
+
+    every: int = 20
+    """Steps between two looks; 0 never looks."""
+
+    places: int = 256
+    """Of a row that are read once more, to see the logits of all layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Who makes batches; the same ones whoever does."""
+
+    workers: int | Literal["auto"] = "auto"
+    """Processes that make them ahead. "auto" is 2 on a GPU and 0 on a CPU, where the step is slow
+    and needs the cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +155,6 @@ class TrainConfig:
     accumulate: int = 1
     """Batches added up for one step."""
 
-    most_skipped: int = 10
-    """Steps in a row without a finite gradient that are borne, each skipped; then the run stops."""
-
     save_every: int = 100
     """Steps between two checkpoints."""
 
@@ -151,6 +169,9 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    eyes: EyesConfig = field(default_factory=EyesConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calumma.batches.ahead import AheadStream
+from calumma.batches.batch import Batch
 from calumma.batches.stream import Stream, StreamState
 from calumma.checkpoints.run import Keep, Saved
-from calumma.errors import TrainingError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.runtime import choose_device, most_memory
 from calumma.shards.reader import ShardReader
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import TrainConfig
-from calumma.train.loop import LoopConfig, Progress, run_loop
+from calumma.train.eyes import Look, look
+from calumma.train.gpus import gpu_called
+from calumma.train.loop import Course, LoopConfig, Progress, run_loop
 from calumma.train.optimizer import (
     make_optimizers,
     optimizer_state,
@@ -36,8 +40,9 @@ from calumma.train.parallel import (
     placed,
     unchanged,
 )
+from calumma.train.plan_speed import flops_a_token
 from calumma.train.schedule import rate_share
-from calumma.train.step import ALL, StepReport, StepRules, optimizer_step
+from calumma.train.step import ALL, StepRules, optimizer_step, to_device
 from calumma.train.world import joined
 
 
@@ -53,9 +58,11 @@ class DecoderLearner:
     """Share of each source at a step: how the stages differ."""
 
     place: Place = ALL
+    course: Course = field(default_factory=Course)
 
     def __post_init__(self) -> None:
-        self.skipped: list[int] = []
+        device = self.decoder.embedding.weight.device
+        self.peak_seconds = _peak_seconds_a_token(self.decoder, self.config, device, self.place)
         self.decoder.train()
         prepare(self.decoder, self.config.compute)
         self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
@@ -76,43 +83,60 @@ class DecoderLearner:
         self.stream.mix(self.weights_at(number))
         batches = [self.stream.next() for _ in range(self.config.accumulate)]
         waited = time.perf_counter() - started
-        share = rate_share(number, self.config.steps, self.config.schedule)
+        share = rate_share(number, self.config.steps, self.config.schedule) * self.course.rate_share
         set_rates(self.optimizers, share)
+        seen = self._look(number, batches[0])
         report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
-        self._watch(number, report)
-        whole = time.perf_counter() - started
+        self.course = replace(self.course, drawn=self.course.drawn + 1)
         told = asdict(report)
         parts = told.pop("gradient_norms").items()
-        return (
-            told
-            | {f"gradient_norm_{part}": norm for part, norm in parts}
-            | {
-                "rate": self.config.optimizer.peak_rate * share,
-                "data_wait_share": waited / whole,
-                "memory_bytes": most_memory(self.decoder.embedding.weight.device),
-            }
-        )
+        told |= {f"gradient_norm_{part}": norm for part, norm in parts}
+        told |= seen.told() if seen is not None else {}
+        if self.peak_seconds is not None:
+            told["peak_seconds"] = self.peak_seconds * report.num_tokens
+        whole = time.perf_counter() - started
+        return told | {
+            "stage": 1 if self.weights_at(number) == self.weights_at(0) else 2,
+            "rate": self.config.optimizer.peak_rate * share,
+            "data_wait_share": waited / whole,
+            "memory_bytes": most_memory(self.decoder.embedding.weight.device),
+        }
 
-    def _watch(self, number: int, report: StepReport) -> None:
-        """Bear a few steps in a row without a finite gradient, and no more."""
-        self.skipped = [*self.skipped, number + 1] if report.skipped else []
-        if len(self.skipped) > self.config.most_skipped:
-            raise TrainingError(
-                f"steps {self.skipped[0]} to {self.skipped[-1]} gave no finite gradient and were "
-                f"skipped; wanted at most {self.config.most_skipped} in a row. Begin anew with a "
-                "lower --optimizer.peak-rate, or raise --most-skipped and go on from the newest "
-                "checkpoint."
-            )
+    def _look(self, number: int, batch: Batch) -> Look | None:
+        """What is looked at now and then."""
+        eyes = self.config.eyes
+        if not eyes.every or number % eyes.every:
+            return None
+        micro = to_device(batch, self.decoder.embedding.weight.device)
+        return look(self.decoder, micro, eyes, self.rules, self.place)
+
+    def turn(self, number: int, course: Course) -> None:
+        """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
+        self.stream.mix(self.weights_at(number))
+        self.stream.skip((course.drawn - self.course.drawn) * self.config.accumulate)
+        self.course = course
 
     def state(self) -> dict[str, Any]:
         """Weights, what the optimizers remember of each, and the stream's place."""
-        stream = {"stream": asdict(self.stream.state)}
-        return decoder_state(self.decoder, self.optimizers) | stream
+        rest = {"stream": asdict(self.stream.state), "course": asdict(self.course)}
+        return decoder_state(self.decoder, self.optimizers) | rest
 
     def restore(self, saved: Saved) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
         form = restore_decoder(saved, self.decoder, self.optimizers)
         self.stream.restore(StreamState(**form["stream"]))
+        self.course = Course(**form["course"])
+
+
+def _peak_seconds_a_token(
+    decoder: Decoder, config: TrainConfig, device: torch.device, place: Place
+) -> float | None:
+    """Seconds for a token's operations at the peak of all GPUs; None where it is not known."""
+    gpu = gpu_called(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if gpu is None:
+        return None
+    work = flops_a_token(decoder.config, config.stream.row_length)
+    return work / (gpu.flops * place.world.size)
 
 
 def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -174,14 +198,39 @@ def learn(
     with joined(device) as world:
         ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
         decoder, place = placed(shape, weights, ranks, lesson.change)
-        stream = Stream(lesson.reader, config.stream, rank=place.row_group, size=place.row_groups)
-        learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
+        stream = AheadStream(
+            lesson.reader,
+            config.stream,
+            rank=place.row_group,
+            size=place.row_groups,
+            workers=_workers(config, device),
+        )
         loop = LoopConfig(
             steps=config.steps,
             save_every=config.save_every,
             fingerprint=lesson.fingerprint,
             keep=Keep(config.keep_last, config.keep_every),
+            watch=config.watch,
+            limits=_limits(config, shape),
         )
-        run_loop(learner, run, loop, progress, world)
+        with contextlib.closing(stream):
+            learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
+            run_loop(learner, run, loop, progress, world)
         whole = gathered(decoder, place, lesson.change)
     return whole.eval() if whole is not None else None
+
+
+def _workers(config: TrainConfig, device: torch.device) -> int:
+    if config.loader.workers == "auto":
+        return 2 if device.type == "cuda" else 0
+    return config.loader.workers
+
+
+def _limits(config: TrainConfig, shape: DecoderConfig) -> dict[str, float]:
+    """The safe ranges of what the watch looks at."""
+    watch = config.watch
+    return {
+        "output_norm": watch.most_output * shape.model_dim**0.5,
+        "z": watch.most_z,
+        "attention_max": watch.most_attention,
+    }

@@ -108,3 +108,23 @@ def gpu_kind(name: str) -> Gpu:
     if name not in GPUS:
         raise ConfigError(f"GPU {name!r} is not known; wanted one of {', '.join(GPUS)}.")
     return GPUS[name]
+
+
+_SLOWER = {"h100": ("pcie", "nvl")}
+"""Cards of a family that compute less than the others."""
+
+
+def gpu_called(device: str) -> Gpu | None:
+    """The kind whose peak a GPU has, by the name its driver gives it; None where it is not known.
+
+    Of a family, such as A100s with 40 and 80 GB, it may be another size with the same peak.
+
+    >>> gpu_called("NVIDIA H100 80GB HBM3").name, gpu_called("NVIDIA H100 PCIe")
+    ('h100-80gb', None)
+    """
+    name = device.lower()
+    for gpu in _KINDS:
+        family = gpu.name.split("-")[0]
+        if family in name and not any(word in name for word in _SLOWER.get(family, ())):
+            return gpu
+    return None

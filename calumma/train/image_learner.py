@@ -18,7 +18,7 @@ from calumma.errors import ConfigError
 from calumma.tokens.image import ImageTokenizer
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_step
-from calumma.train.loop import LoopConfig, Progress, run_loop
+from calumma.train.loop import Course, LoopConfig, Progress, run_loop
 from calumma.train.pictures import Pictures
 from calumma.train.regions import Regions, look_for_regions
 from calumma.train.world import ALONE, World, joined
@@ -41,25 +41,42 @@ class ImageLearner:
         self.device = device
         self.world = world
         self.learned = ImageTokenizerState(config, device=device, world=world)
+        self.course = Course()
 
     def step(self, number: int) -> dict[str, float]:
         """Learn from the step's pictures."""
         started = time.perf_counter()
-        batch = self.pictures.batch(number, self.config.batch_size, self.config.seed, self.world)
+        drawn = self.course.drawn
+        batch = self.pictures.batch(drawn, self.config.batch_size, self.config.seed, self.world)
         pixels = batch.pixels.to(self.device, non_blocking=True)
         waited = time.perf_counter() - started
         found = self.regions.of(batch) if self.regions else {}
         regions = {kind: rows.to(self.device) for kind, rows in found.items()}
-        report = image_tokenizer_step(self.learned, pixels, regions)
-        return {**report, "data_wait_share": waited / (time.perf_counter() - started)}
+        share = self.course.rate_share
+        report = image_tokenizer_step(self.learned, pixels, regions, rate_share=share)
+        self.course = Course(drawn + 1, share)
+        waited /= time.perf_counter() - started
+        return {**report, "stage": self._stage(number), "data_wait_share": waited}
+
+    def _stage(self, number: int) -> int:
+        """Each of what changes the loss on the way is a stage: codes, and the discriminator."""
+        losses = self.config.losses
+        judged = losses.adversarial_weight > 0 and number >= losses.adversarial_start_step
+        return 1 + (number >= self.config.continuous_steps) + judged
+
+    def turn(self, number: int, course: Course) -> None:
+        """Before a step: which pictures come, and at which share of the rate."""
+        self.course = course
 
     def state(self) -> dict[str, Any]:
-        """Networks, optimizers, codebook and generator."""
-        return self.learned.state_dict()
+        """Networks, optimizers, codebook and generator, and which pictures come."""
+        return {**self.learned.state_dict(), "course": asdict(self.course)}
 
     def restore(self, saved: Saved) -> None:
         """Go back to a state."""
-        self.learned.load_state_dict(saved.whole())
+        state = saved.whole()
+        self.learned.load_state_dict(state)
+        self.course = Course(**state["course"])
 
 
 def train_image_tokenizer(

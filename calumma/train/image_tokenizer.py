@@ -5,6 +5,7 @@ Shapes: B images, H and W pixels, D code_dim, h and w cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,20 +116,26 @@ NO_REGIONS: Mapping[str, Tensor] = {}
 
 
 def image_tokenizer_step(
-    state: ImageTokenizerState, pixels: Tensor, regions: Mapping[str, Tensor] = NO_REGIONS
+    state: ImageTokenizerState,
+    pixels: Tensor,
+    regions: Mapping[str, Tensor] = NO_REGIONS,
+    *,
+    rate_share: float = 1.0,
 ) -> dict[str, float]:
-    """Learn from one batch.
+    """Learn from one batch; nothing, where its gradient is not finite.
 
     Args:
         state: is changed: weights, optimizers, codebook, generator, and `step` by one.
         pixels: [B, 3, H, W] float32 in [-1, 1]; under several ranks, this rank's share.
         regions: of each kind that the config gives a loss, [M, 5]; see `RegionLoss`.
+        rate_share: what the schedule's rate is multiplied by.
 
     Returns:
-        The losses, the share of codes used lately and the like, by name.
+        The losses, the share of codes used lately and the like, by name; "skipped" is 1 where
+        nothing was learned.
     """
     config = state.config
-    rate = config.rate(state.step)
+    rate = config.rate(state.step) * rate_share
     _set_rate(state, rate)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
@@ -150,17 +157,23 @@ def image_tokenizer_step(
     state.optimizer.zero_grad()
     total.backward()
     state.world.average_gradients(state.network.parameters())
-    gradient_norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.max_gradient_norm)
-    state.optimizer.step()
-    if _adversarial(state):
+    gradient_norm = float(
+        nn.utils.clip_grad_norm_(state.network.parameters(), config.max_gradient_norm)
+    )
+    learns = math.isfinite(gradient_norm)
+    if learns:
+        state.optimizer.step()
+    if learns and _adversarial(state):
         losses["loss_discriminator"] = _train_discriminator(state, pixels, made.detach())
     losses["loss"] = total
     report = _told(losses, state.world)
-    report["revived"] = float(_keep_codebook(state, latents, codes))
-    _average(state)
+    report["revived"] = float(_keep_codebook(state, latents, codes if learns else None))
+    if learns:
+        _average(state)
     state.step += 1
     return report | {
-        "gradient_norm": float(gradient_norm),
+        "skipped": float(not learns),
+        "gradient_norm": gradient_norm,
         "rate": rate,
         "codes_used": state.keeper.used,
         "perplexity": state.keeper.perplexity,

@@ -1,36 +1,61 @@
-"""The one loop: take up, step, log, save, stop."""
+"""The one loop: take up, step, watch, write down, save, stop."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from calumma.checkpoints.run import (
     Checkpoint,
     Keep,
     Saved,
+    drop_after,
     newest_checkpoint,
     save_checkpoint,
+    saved_steps,
 )
-from calumma.files import make_folder, write_text, writing
+from calumma.errors import TrainingError
+from calumma.files import make_folder, writing
 from calumma.runtime import STOP
+from calumma.train.journal import Event, Journal
+from calumma.train.watch import (
+    Limits,
+    WatchConfig,
+    Way,
+    findings,
+    growth,
+    kept_steps,
+    way_on,
+)
 from calumma.train.world import ALONE, World
 
-METRICS_NAME = "metrics.jsonl"
+
+@dataclass(frozen=True)
+class Course:
+    """Where a run stands apart from its step, since it may have gone back; saved with it."""
+
+    drawn: int = 0
+    """Steps whose batches were drawn, those that were passed over among them."""
+
+    rate_share: float = 1.0
+    """What the schedule's rate is multiplied by."""
 
 
 class Learner(Protocol):
     """What the loop drives: a decoder on rows of ids, or an image tokenizer on pixels."""
 
+    course: Course
+
     def step(self, number: int) -> dict[str, float]:
-        """Do step `number` (from 0) and say what it saw; "num_tokens" gives the rate."""
+        """Do step `number` (from 0) and say what it saw; "num_tokens" gives the rate, and
+        "peak_seconds", which the step's operations take at the peak, the share of it (MFU)."""
+        ...
+
+    def turn(self, number: int, course: Course) -> None:
+        """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -44,7 +69,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how often saved, and whose run it is."""
+    """How long, how often saved, how watched, and whose run it is."""
 
     steps: int
     save_every: int
@@ -52,9 +77,14 @@ class LoopConfig:
     """Of everything that decides the run's course; a checkpoint of another is refused."""
 
     keep: Keep = field(default_factory=Keep)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+
+    limits: Limits = field(default_factory=dict)
+    """Safe ranges of what the learner tells."""
 
 
-Progress = Callable[[int, Mapping[str, float]], None]
+Progress = Callable[[int, Mapping[str, Any]], None]
+"""Is told the step and what it saw; "events" holds lines about what was out of the ordinary."""
 
 
 def run_loop(
@@ -66,61 +96,139 @@ def run_loop(
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
 
-    Every step is one line of `metrics.jsonl`; lines of steps done again after a kill replace the
-    lost ones, so the file always tells of one undisturbed run. All ranks take the same steps and
-    stop at the same one; the first alone writes.
+    Every step is one line of `metrics.jsonl`; lines of steps done again after a kill or a roll-back
+    replace the lost ones, so the file always tells of one undisturbed run. All ranks take the same
+    steps and stop at the same one; the first alone writes and watches.
 
     Raises:
         Interrupted: a signal asked to stop; the last step done is saved.
+        TrainingError: the run is in trouble, and going back does not help or is not allowed.
     """
     make_folder(run)
-    taken_up = newest_checkpoint(run, config.fingerprint)
-    first = 0
-    if taken_up is not None:
-        learner.restore(taken_up)
-        first = taken_up.step
-    progress(first, {})
-    with writing(run), _metrics_log(run / METRICS_NAME, first, world) as log:
-        waited = time.perf_counter()
-        for number in range(first, config.steps):
-            started = time.perf_counter()
-            metrics = learner.step(number)
-            ended = time.perf_counter()
-            seen = {"step": number + 1, **metrics, "seconds": ended - started}
-            if "num_tokens" in metrics:
-                seen["tokens_per_second"] = metrics["num_tokens"] / (ended - waited)
-            log.write(_line(seen))
-            waited = ended
-            done = number + 1
-            # Asked once: a signal that comes after this line waits for the next step's save.
-            stopping = world.any(STOP.wanted)
-            if done % config.save_every == 0 or done == config.steps or stopping:
-                log.flush()
-                checkpoint = Checkpoint(done, learner.state())
-                save_checkpoint(run, checkpoint, config.fingerprint, config.keep)
+    journal = Journal(run, writes=world.first, kept=kept_steps(config.watch))
+    loop = _Loop(learner, config, journal, world)
+    step = loop.take_up()
+    progress(step, {})
+    with writing(run):
+        try:
+            while step < config.steps:
+                step = loop.step(step, progress)
+        finally:
+            journal.close()
+
+
+@dataclass
+class _Loop:
+    learner: Learner
+    config: LoopConfig
+    journal: Journal
+    world: World
+    waited: float = 0.0
+    """When the last step was over."""
+
+    def take_up(self, newest: int | None = None) -> int:
+        """Go on from the newest checkpoint, or the newest up to a step; gives the steps done."""
+        run = self.journal.run
+        taken_up = newest_checkpoint(run, self.config.fingerprint, newest)
+        done = 0
+        if taken_up is not None:
+            self.learner.restore(taken_up)
+            done = taken_up.step
+        self.world.wait()  # until all have read the checkpoint that the first may drop
+        self.journal.cut(done)
+        self.world.wait()
+        self.journal.read(done)
+        self.waited = time.perf_counter()
+        return done
+
+    def step(self, number: int, progress: Progress) -> int:
+        """Do one step; gives the steps done, fewer than before where the run went back."""
+        turn = self.journal.turn_at(number, self.learner.course.drawn)
+        if turn is not None:
+            self.learner.turn(number, Course(turn.drawn or 0, turn.rate_share or 1.0))
+        seen: dict[str, Any] = self._learned(number)
+        done = number + 1
+        way = self._watched(done)
+        # Asked once: a signal that comes after this line waits for the next step's save. Of what
+        # the ranks would do, the first one's way counts.
+        ours = [float(way.ends), way.back.to + 1.0 if way.back else 0.0]
+        stopping, ends, back_to = self.world.add(
+            [float(STOP.wanted), *(ours if self.world.first else [0.0, 0.0])]
+        )
+        seen["events"] = self._noted(done, way)
+        if ends:
+            raise TrainingError(f"{self.journal.run}: {way.text}")
+        if back_to:
             progress(done, seen)
-            if stopping:
-                STOP.wanted = True
-                STOP.check(f"{run} holds step {done} of {config.steps}")
+            return self.take_up(int(back_to) - 1)
+        if done % self.config.save_every == 0 or done == self.config.steps or stopping:
+            checkpoint = Checkpoint(done, self.learner.state())
+            config = self.config
+            save_checkpoint(self.journal.run, checkpoint, config.fingerprint, config.keep)
+        progress(done, seen)
+        if stopping:
+            STOP.wanted = True
+            STOP.check(f"{self.journal.run} holds step {done} of {self.config.steps}")
+        return done
 
+    def _learned(self, number: int) -> dict[str, float]:
+        """Do one step and write down what it told."""
+        started = time.perf_counter()
+        metrics = self.learner.step(number)
+        ended = time.perf_counter()
+        seen = {"step": number + 1, **metrics, "seconds": ended - started}
+        if "num_tokens" in metrics:
+            seen["tokens_per_second"] = metrics["num_tokens"] / (ended - self.waited)
+        if "peak_seconds" in metrics:
+            seen["mfu"] = seen.pop("peak_seconds") / (ended - self.waited)
+        self.waited = ended
+        grows = growth([*self.journal.history, seen], "output_norm", self.config.watch.window)
+        if grows is not None:
+            seen["output_norm_growth"] = grows.rate
+        self.journal.tell(seen)
+        return seen
 
-def _metrics_log(path: Path, steps: int, world: World) -> contextlib.AbstractContextManager[TextIO]:
-    """The file of metrics with its first `steps` lines, to write on; nowhere but in the first."""
-    world.wait()  # until all have read the checkpoint that the first may drop
-    if not world.first:
-        return io.StringIO()
-    _trim_metrics(path, steps)
-    return path.open("a", encoding="utf-8")
+    def _watched(self, done: int) -> Way:
+        """What the newest step shows, and the way on from there."""
+        watch, journal = self.config.watch, self.journal
+        found = findings(journal.history, watch, self.config.limits)
+        if not any(one.is_trouble for one in found):
+            return Way(found)
+        return way_on(found, saved_steps(journal.run), journal.roll_backs, watch)
 
+    def _noted(self, done: int, way: Way) -> list[str]:
+        """Write down what is out of the ordinary, and not for the first time; gives lines."""
+        if not self.world.first:
+            return []
+        journal, lines = self.journal, []
+        for one in way.found:
+            event = Event(one.kind, done, one.text, since=one.since, metric=one.metric)
+            if way.back or one.kind == "skipped" or not self._told_lately(event):
+                journal.note(event)
+                lines.append(f"step {done}: {one.text}")
+        if way.back is not None:
+            drop_after(journal.run, way.back.to)
+            text = f"back to step {way.back.to}, past the batches of {done - way.back.to} steps"
+            if way.back.rate_share != 1.0:
+                text += f", from now on with {way.back.rate_share:g} of the rate"
+            journal.note(
+                Event(
+                    "roll_back",
+                    done,
+                    text,
+                    to=way.back.to,
+                    drawn=self.learner.course.drawn,
+                    rate_share=way.back.rate_share,
+                )
+            )
+            lines.append(f"step {done}: {text}")
+        return lines
 
-def _line(seen: Mapping[str, float]) -> str:
-    """One line of metrics; JSON has no word for what is not finite but null."""
-    told = {name: value if math.isfinite(value) else None for name, value in seen.items()}
-    return json.dumps(told) + "\n"
-
-
-def _trim_metrics(path: Path, steps: int) -> None:
-    """Keep the first `steps` lines; what a killed run wrote beyond its checkpoint goes."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(lines[:steps]))
+    def _told_lately(self, event: Event) -> bool:
+        """Whether the same was told within the window of the watch."""
+        earliest = event.step - self.config.watch.window
+        return any(
+            (one.event, one.metric) == (event.event, event.metric)
+            and earliest < one.step <= event.step
+            for one in self.journal.events
+        )

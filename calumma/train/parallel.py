@@ -230,7 +230,7 @@ def clip_gradients(
     groups: dict[tuple[str, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.grad is not None:
-            groups.setdefault((_part(name), mesh_of(parameter)), []).append(parameter)
+            groups.setdefault((part_of(name), mesh_of(parameter)), []).append(parameter)
     lengths: dict[str, list[Tensor]] = {}
     for (part, _), group in groups.items():
         length = nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
@@ -243,7 +243,7 @@ def clip_gradients(
     return total, parts
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
     """The part of a decoder that a parameter belongs to: what its gradients have in common."""
     if "norm" in name:
         return "norms"

@@ -20,9 +20,11 @@ _FREE = (
     "save_every",
     "keep_last",
     "keep_every",
-    "most_skipped",
     "compute",
     "parallel",
+    "loader",
+    "eyes",
+    "watch",
 )
 """Fields that, like all paths, may differ between two launches of one run."""
 

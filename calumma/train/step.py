@@ -67,7 +67,7 @@ def optimizer_step(
     A gradient that is not finite is thrown away: one such step would spoil every weight.
     """
     device = model.embedding.weight.device
-    micros = [_to(batch, device) for batch in batches]
+    micros = [to_device(batch, device) for batch in batches]
     counted = torch.stack([place.of_places(micro.counted).sum() for micro in micros]).sum()
     num_counted = place.world.sum(counted).clamp(min=1)
     seen = torch.zeros(len(_Seen._fields), dtype=torch.float64, device=device)
@@ -78,17 +78,20 @@ def optimizer_step(
         seen += torch.stack([value.double() for value in told])
         largest.append(sums.largest_logit)
     norm, parts = clip_gradients(model.named_parameters(), rules.max_gradient_norm)
-    gradient_norm = float(norm)
+    largest_logit = place.world.most(torch.stack(largest).amax())
+    # All that is told comes from the device at once: it waits for us no more than this.
+    lone = torch.stack([norm, largest_logit, *parts.values()]).double()
+    told = torch.cat([lone, place.world.sum(seen)]).tolist()
+    gradient_norm, largest_told, *rest = told
     for optimizer in optimizers:
         if math.isfinite(gradient_norm):
             optimizer.step()
         optimizer.zero_grad()
-    largest_logit = float(place.world.most(torch.stack(largest).amax()))
-    norms = {part: float(one) for part, one in parts.items()}
-    return _report(_Seen(*place.world.sum(seen).tolist()), largest_logit, gradient_norm, norms)
+    norms = dict(zip(parts, rest, strict=False))
+    return _report(_Seen(*rest[len(parts) :]), largest_told, gradient_norm, norms)
 
 
-class _Micro(NamedTuple):
+class Micro(NamedTuple):
     """The tensors of one batch, each [B, T]."""
 
     ids: Tensor
@@ -98,9 +101,10 @@ class _Micro(NamedTuple):
     positions: Tensor
 
 
-def _to(batch: Batch, device: torch.device) -> _Micro:
+def to_device(batch: Batch, device: torch.device) -> Micro:
+    """A batch where it is computed on."""
     arrays = (batch.ids, batch.targets, batch.counted, batch.owners, batch.positions)
-    return _Micro(*(torch.from_numpy(array).to(device) for array in arrays))
+    return Micro(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 class _Seen(NamedTuple):
@@ -118,7 +122,7 @@ class _Seen(NamedTuple):
 
 
 def _loss(
-    model: Decoder, micro: _Micro, rules: StepRules, place: Place
+    model: Decoder, micro: Micro, rules: StepRules, place: Place
 ) -> tuple[LossSums, Sequence[Tensor]]:
     def read(stream: Tensor) -> tuple[LossSums, Sequence[Tensor]]:
         sums = summed_loss(
@@ -133,13 +137,18 @@ def _loss(
         norms = stream.detach()[inside].norm(dim=-1)
         return sums, (*sums[1:8], norms.sum(), inside.sum())
 
-    # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
-    lower = rules.computed_in != torch.float32 and place.world.size == 1
-    with torch.autocast(micro.ids.device.type, dtype=rules.computed_in, enabled=lower):
+    with lower_precision(rules, micro.ids.device, place):
         told: tuple[LossSums, Sequence[Tensor]] = model(
             micro.ids, read, owners=micro.owners, positions=micro.positions
         )
         return told
+
+
+def lower_precision(rules: StepRules, device: torch.device, place: Place) -> torch.autocast:
+    """What a forward pass runs under."""
+    # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
+    lower = rules.computed_in != torch.float32 and place.world.size == 1
+    return torch.autocast(device.type, dtype=rules.computed_in, enabled=lower)
 
 
 def _report(

@@ -7,7 +7,7 @@ several compute with one seed and the same sums, they stay equal to the last bit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -81,11 +81,18 @@ class World:
             gradient.copy_(flat[start:end].view_as(gradient))
             start = end
 
+    def add(self, numbers: Sequence[float]) -> list[float]:
+        """The sums of plain numbers over ranks, in one message."""
+        if self.size == 1:
+            return list(numbers)
+        added: list[float] = self.sum(
+            torch.tensor(numbers, dtype=torch.float64, device=self._device())
+        ).tolist()
+        return added
+
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
-        if self.size == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self._device())) > 0)
+        return self.add([float(flag)])[0] > 0
 
     def wait(self) -> None:
         """Return when all ranks are here."""

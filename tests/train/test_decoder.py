@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from calumma.batches.stream import Stream, StreamConfig
 from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
-from calumma.errors import TrainingError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
@@ -74,20 +71,3 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(
     assert all(torch.equal(before[n], t) for n, t in one.decoder.state_dict().items())
     assert one.step(2)["skipped"] == 0
     assert not torch.equal(before["head.weight"], one.decoder.head.weight)
-
-
-def test_too_many_such_steps_in_a_row_end_the_run(
-    reader: ShardReader, decoder_config: DecoderConfig
-) -> None:
-    one = learner(reader, decoder_config, 0)
-    one.config = replace(CONFIG, most_skipped=2)
-    one.decoder.norm.register_forward_hook(lambda module, x, made: made * torch.nan)
-    one.step(4)
-    one.step(5)
-    with pytest.raises(TrainingError) as caught:
-        one.step(6)
-    assert str(caught.value) == (
-        "steps 5 to 7 gave no finite gradient and were skipped; wanted at most 2 in a row. "
-        "Begin anew with a lower --optimizer.peak-rate, or raise --most-skipped and go on from the "
-        "newest checkpoint."
-    )

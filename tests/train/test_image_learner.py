@@ -12,9 +12,9 @@ from calumma.errors import CheckpointError
 from calumma.files import sha256
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.train import loop
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.journal import METRICS_NAME
 from tests.pictures import png
 
 CONFIG = ImageTokenizerTrainConfig(
@@ -57,7 +57,7 @@ def test_a_run_that_broke_off_ends_in_the_same_weights(
     names = sorted(path.name for path in whole.glob("*.safetensors"))
     assert names
     assert [sha256(whole / name) for name in names] == [sha256(broken / name) for name in names]
-    assert len((broken / loop.METRICS_NAME).read_text().splitlines()) == 4
+    assert len((broken / METRICS_NAME).read_text().splitlines()) == 4
 
 
 def test_the_result_stands_in_the_run_and_codes_what_the_returned_one_codes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 from calumma.checkpoints.run import Saved
 from calumma.errors import CheckpointError, Interrupted
 from calumma.runtime import STOP
-from calumma.train.loop import LoopConfig, run_loop
+from calumma.train.loop import Course, LoopConfig, run_loop
 
 
 class Counting:
     """Its state is a sum over the steps; it dies where it is told to."""
 
     def __init__(self, dies_at: int | None = None) -> None:
+        self.course = Course()
         self.sum = 0
         self.steps: list[int] = []
         self.dies_at = dies_at
@@ -30,11 +32,15 @@ class Counting:
         self.sum = self.sum * 3 + number
         return {"loss": float(self.sum), "num_tokens": 10.0}
 
+    def turn(self, number: int, course: Course) -> None:
+        self.course = course
+
     def state(self) -> dict[str, Any]:
-        return {"sum": self.sum}
+        return {"sum": self.sum, "course": asdict(self.course)}
 
     def restore(self, saved: Saved) -> None:
-        self.sum = saved.whole()["sum"]
+        state = saved.whole()
+        self.sum, self.course = state["sum"], Course(**state["course"])
 
 
 CONFIG = LoopConfig(steps=10, save_every=3, fingerprint="f")

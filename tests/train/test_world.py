@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
-from calumma.train import loop
 from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.journal import METRICS_NAME
 from calumma.train.world import ALONE, World
 from tests.train import ranks
 
@@ -79,7 +79,7 @@ def require_equal_weights(run: Path, wanted: Path) -> None:
 
 
 def losses(run: Path) -> list[float]:
-    lines = (run / loop.METRICS_NAME).read_text().splitlines()
+    lines = (run / METRICS_NAME).read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 
 
