@@ -26,10 +26,19 @@ def load_config(kind: type[Config], path: Path, changes: Sequence[str]) -> Confi
         ConfigError: the file is not there or no TOML; a field is unknown, missing or of the
             wrong type.
     """
-    tree = read_toml(path)
+    return changed_config(kind, read_toml(path), changes, str(path))
+
+
+def changed_config(
+    kind: type[Config], tree: dict[str, Any], changes: Sequence[str], where: str
+) -> Config:
+    """A config of a tree of values and of what the command line changes in it.
+
+    Arguments and errors are those of `make_config` and `load_config`.
+    """
     for name, value in _pairs(changes):
         _set(tree, name, value)
-    return make_config(kind, tree, str(path))
+    return make_config(kind, tree, where)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

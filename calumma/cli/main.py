@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _call(arguments: Sequence[str] | None) -> None:
     args, rest = make_parser().parse_known_args(arguments)
-    if getattr(args, "takes_changes", False):
+    if getattr(args, "takes_changes", False) or getattr(args, "takes_rules", False):
         args.changes = rest
     elif rest:
         raise ConfigError(

@@ -71,6 +71,14 @@ class ImageSampling(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How both kinds of id are chosen."""
+
+    text: TextSampling = TextSampling()
+    image: ImageSampling = ImageSampling()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt in ids, and how to go on from it."""
 

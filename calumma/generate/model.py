@@ -138,7 +138,8 @@ class Model:
             answer: ask for an answer (end of turn behind the prompt); False continues it.
             seeds: one a prompt; without them all have the seed of `options`.
             options: fields of `Request` for all: max_new_tokens, seed, text, image, modality,
-                max_images, image_first.
+                max_images, image_first; and `keep_codes`: the prompt's last part is a picture of
+                which the first so many codes are kept, and the model goes on from there.
 
         Raises:
             GenerationError: a prompt does not fit, or pictures are wanted of a model without an
@@ -178,12 +179,33 @@ class Model:
         yield from teller.flush()
         yield End(self.sample_of(work, teller.pictures))
 
-    def request(self, parts: Sequence[UserPart], *, answer: bool = True, **options: Any) -> Request:
+    def request(
+        self,
+        parts: Sequence[UserPart],
+        *,
+        answer: bool = True,
+        keep_codes: int | None = None,
+        **options: Any,
+    ) -> Request:
         """The request that a prompt is; arguments and errors as in `generate_batch`."""
         if options.get("max_images", 1) and options.get("modality") != "text":
             self._require_decoder()
+        answer = answer and keep_codes is None
         ids = self._prompt(parts, fit="pad" if answer else "crop", answer=answer)
+        if keep_codes is not None:
+            ids = self._opened(ids, keep_codes)
         return Request(ids=tuple(ids), **options)
+
+    def _opened(self, ids: list[int], keep_codes: int) -> list[int]:
+        """The prompt with its last image left open behind so many codes."""
+        codes = self.image.config.codes_per_image
+        if ids[-1] != self.vocabulary.end_image or not 0 <= keep_codes <= codes:
+            ends = "a picture" if ids[-1] == self.vocabulary.end_image else "text"
+            raise GenerationError(
+                f"keep_codes={keep_codes} of a prompt that ends in {ends}; wanted a picture at "
+                f"the end, and from 0 to {codes} of its codes."
+            )
+        return ids[: len(ids) - 1 - codes + keep_codes]
 
     def teller(self, request: Request, codes_between: int | None = None) -> Teller:
         """What turns the new ids of a request into events."""

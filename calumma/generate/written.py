@@ -1,45 +1,100 @@
-"""A sample on disk: the document, its pictures, and a page of it."""
+"""Samples on disk: documents, their pictures, and one page to look at."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
-from calumma.documents.document import Image, Part, Text
+from calumma.documents.document import Part, Text
 from calumma.files import make_folder, replacing, write_json, write_text
 from calumma.generate.sample import Sample
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>calumma: a generated document</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-:root {{ color-scheme: light dark }}
-body {{ font: 1.1rem/1.6 system-ui, sans-serif;
-  max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
-section {{ border-left: .25rem solid #8888; padding-left: 1rem; margin: 1.5rem 0;
-  white-space: pre-wrap }}
-img {{ display: block; min-width: 12rem; max-width: 100%; image-rendering: pixelated;
-  margin: .5rem 0 }}
-h2 {{ font-size: .9rem; font-weight: 600; opacity: .7 }}
-</style></head><body><h2>Prompt</h2><section>{prompt}</section>
-<h2>Answer</h2><section>{answer}</section></body></html>
+_STYLE = """
+:root { color-scheme: light dark; --ink: light-dark(#1c2321, #e6ebe8);
+  --quiet: light-dark(#5d6b66, #93a39d); --paper: light-dark(#f4f6f3, #141a18);
+  --card: light-dark(#fff, #1d2522); --line: light-dark(#dde3df, #2e3935);
+  --mark: light-dark(#2f8f6b, #59c79d) }
+* { box-sizing: border-box }
+body { font: 1.05rem/1.65 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 46rem; margin: 0 auto; padding: 2.5rem 1rem 4rem }
+h1 { font-size: 1rem; font-weight: 600; color: var(--quiet); margin: 0 0 1.5rem }
+h1 b { color: var(--mark) }
+article { background: var(--card); border: 1px solid var(--line); border-radius: .9rem;
+  padding: 1.1rem 1.4rem; margin: 0 0 1.2rem }
+article.prompt { border-left: .3rem solid var(--mark) }
+h2 { font-size: .8rem; font-weight: 600; color: var(--quiet); margin: 0 0 .6rem;
+  letter-spacing: .03em }
+p { margin: .5rem 0; white-space: pre-wrap; overflow-wrap: anywhere }
+figure { display: inline-block; margin: .5rem .8rem .5rem 0; vertical-align: top }
+img { display: block; max-width: 100%; height: auto; border-radius: .5rem;
+  image-rendering: pixelated }
+figcaption, footer { font-size: .82rem; color: var(--quiet); font-variant-numeric: tabular-nums }
+footer { border-top: 1px solid var(--line); margin-top: .9rem; padding-top: .6rem }
+footer span { white-space: nowrap; margin-right: 1.1em }
+.many { max-width: 76rem } .many article.prompt { max-width: 46rem }
+.many main { display: grid; gap: 0 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)) }
+.none { color: var(--quiet); font-style: italic }
 """
 
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
+<body class="{number}"><h1><b>calumma</b> {title}</h1>
+<article class="prompt"><h2>Prompt</h2>{prompt}</article>
+<main>{answers}</main>
+</body></html>
+"""
 
-def write_sample(folder: Path, prompt: Sequence[Part], sample: Sample) -> None:
-    """Write `document.json`, `document.html` and `images/` into a folder.
+SHOWN_SIDE = 320
+"""Pixels of the screen that a small picture is enlarged to, in whole multiples."""
 
-    What an earlier sample left there is replaced.
+_ENDED = {
+    "stop": "ended by itself",
+    "length": "ended for want of room",
+    "cancelled": "cancelled",
+}
+
+
+def write_samples(
+    folder: Path,
+    prompt: Sequence[Part],
+    samples: Sequence[Sample],
+    requests: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write `document.json` and `images/` of each sample, and `document.html` of all.
+
+    One sample stands in the folder itself; of several, the first in its folder `1`, and so on.
+    What earlier samples left there is replaced.
+
+    Args:
+        folder: is made where it is not.
+        prompt: what was asked, in reading order.
+        samples: the answers to it.
+        requests: how each was asked for, "seed" among it; goes into its `document.json`.
     """
+    asked = [part.text if isinstance(part, Text) else part.open() for part in prompt]
+    for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):
+        own = folder if len(samples) == 1 else folder / str(number)
+        _write_document(own, asked, sample, request)
+    write_text(folder / "document.html", _page(asked, samples, requests))
+
+
+def _write_document(
+    folder: Path,
+    asked: Sequence[str | PIL.Image.Image],
+    sample: Sample,
+    request: Mapping[str, Any],
+) -> None:
     make_folder(folder / "images")
     for old in (folder / "images").glob("[0-9]*.png"):
         old.unlink()
-    asked = [_picture_or_text(part) for part in prompt]
     content: list[dict[str, str]] = []
     for number, part in enumerate(sample.parts):
         if isinstance(part, str):
@@ -54,29 +109,65 @@ def write_sample(folder: Path, prompt: Sequence[Part], sample: Sample) -> None:
         "source": "calumma generate",
         "content": content,
         "prompt": [part if isinstance(part, str) else "[picture]" for part in asked],
+        "request": dict(request),
         "finish_reason": sample.finish_reason,
         "num_tokens": len(sample.ids),
         "timings": sample.timings,
     }
     write_json(folder / "document.json", record)
-    page = _PAGE.format(prompt=_body(asked), answer=_body(sample.parts))
-    write_text(folder / "document.html", page)
 
 
-def _picture_or_text(part: Part) -> str | PIL.Image.Image:
-    return part.text if isinstance(part, Text) else _opened(part)
+def _page(
+    asked: Sequence[str | PIL.Image.Image],
+    samples: Sequence[Sample],
+    requests: Sequence[Mapping[str, Any]],
+) -> str:
+    answers = []
+    for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):
+        name = "Answer" if len(samples) == 1 else f"Answer {number} of {len(samples)}"
+        body = _body(sample.parts) or '<p class="none">nothing</p>'
+        facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in _facts(sample, request))
+        answers.append(f"<article><h2>{name}</h2>{body}<footer>{facts}</footer></article>")
+    return _PAGE.format(
+        title="generated document" if len(samples) == 1 else f"{len(samples)} generated documents",
+        number="one" if len(samples) == 1 else "many",
+        style=_STYLE,
+        prompt=_body(asked),
+        answers="\n".join(answers),
+    )
 
 
-def _opened(image: Image) -> PIL.Image.Image:
-    return image.open().convert("RGB")
+def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
+    """What is worth knowing of an answer beside the answer."""
+    usage = sample.usage
+    kinds = [(usage.new_text, "of text"), (usage.new_image, "of images")]
+    told = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+    yield f"{len(sample.ids):,} new ids" + (f" ({told})" if told else "")
+    total = sample.timings.get("total")
+    if total:
+        yield f"{total:.2f} s, {len(sample.ids) / total:,.0f} ids a second"
+        yield f"first after {sample.timings['first_token']:.2f} s"
+    if sample.logprobs:
+        yield f"{-sum(sample.logprobs) / len(sample.logprobs):.2f} nats an id"
+    yield _ENDED[sample.finish_reason]
+    told = (("seed", "seed {}"), ("keep_codes", "goes on behind {} codes of the picture"))
+    yield from (form.format(request[name]) for name, form in told if name in request)
 
 
 def _body(parts: Sequence[str | PIL.Image.Image]) -> str:
-    return "".join(html.escape(p) if isinstance(p, str) else _inline(p) for p in parts)
+    shown = [_figure(p) if not isinstance(p, str) else f"<p>{html.escape(p)}</p>" for p in parts]
+    return "".join(one for one in shown if one != "<p></p>")
 
 
-def _inline(picture: PIL.Image.Image) -> str:
+def _figure(picture: PIL.Image.Image) -> str:
+    """A picture inside the page; a small one is enlarged by a whole number, its pixels square."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.convert("RGB").save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="a picture" src="data:image/png;base64,{data}">'
+    scale = max(1, SHOWN_SIDE // max(picture.size))
+    size = f'width="{picture.width * scale}" height="{picture.height * scale}"'
+    enlarged = f", shown {scale} times as large" if scale > 1 else ""
+    return (
+        f'<figure><img alt="a picture" {size} src="data:image/png;base64,{data}">'
+        f"<figcaption>{picture.width} × {picture.height} pixels{enlarged}</figcaption></figure>"
+    )

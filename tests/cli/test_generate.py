@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import PIL.Image
 import pytest
 
+import calumma
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.cli.main import main
+from tests.pictures import noise
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +22,13 @@ def model(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> 
     return str(folder)
 
 
-def made(out: Path, *words: str) -> dict[str, object]:
+Written = dict[str, Any]
+
+
+def made(out: Path, *words: str) -> Written:
     given = ["generate", *words, "--out", str(out), "--device", "cpu", "--max-new-tokens", "20"]
     assert main(given) == 0
-    written: dict[str, object] = json.loads((out / "document.json").read_text())
+    written: Written = json.loads((out / "document.json").read_text())
     return written
 
 
@@ -39,8 +46,100 @@ def test_the_same_seed_makes_the_same_document_and_another_another(
 
 def test_no_images_are_drawn_where_none_are_wanted(model: str, tmp_path: Path) -> None:
     written = made(tmp_path, model, "--prompt", "a", "--max-images", "0", "--continue")
-    assert {part["type"] for part in written["content"]} <= {"text"}  # type: ignore[attr-defined]
+    assert {part["type"] for part in written["content"]} <= {"text"}
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_pieces_of_the_prompt_keep_their_order(model: str, tmp_path: Path) -> None:
+    noise(3).save(tmp_path / "in.png")
+    picture = ("--image", str(tmp_path / "in.png"))
+    written = made(tmp_path / "o", model, "--prompt", "a", *picture, "--prompt", "b", *picture)
+    assert written["prompt"] == ["a", "[picture]", "b", "[picture]"]
+
+
+def test_several_samples_count_their_seeds_up(model: str, tmp_path: Path) -> None:
+    words = ["generate", model, "--prompt", "a", "--samples", "2", "--seed", "5"]
+    assert main([*words, "--max-new-tokens", "9", "--out", str(tmp_path)]) == 0
+    both = [json.loads((tmp_path / n / "document.json").read_text()) for n in ("1", "2")]
+    alone = made_with_seed(model, tmp_path / "alone", 6)
+    assert [one["request"]["seed"] for one in both] == [5, 6]
+    assert both[0]["content"] != both[1]["content"] == alone["content"]
+
+
+def made_with_seed(model: str, out: Path, seed: int) -> Written:
+    words = ["generate", model, "--prompt", "a", "--seed", str(seed), "--max-new-tokens", "9"]
+    assert main([*words, "--out", str(out)]) == 0
+    written: Written = json.loads((out / "document.json").read_text())
+    return written
+
+
+def test_a_picture_is_finished_behind_the_codes_that_are_kept(model: str, tmp_path: Path) -> None:
+    noise(3).save(tmp_path / "in.png")
+    words = ("--image", str(tmp_path / "in.png"), "--keep-codes", "3", "--max-images", "0")
+    written = made(tmp_path / "o", model, *words)
+    assert written["content"][0]["type"] == "image"
+    assert written["request"]["keep_codes"] == 3
+    kept, drawn = (calumma.load(model).encode_image(picture) for picture in pictures(tmp_path))
+    assert len(kept) == len(drawn) == 4
+
+
+def pictures(folder: Path) -> list[PIL.Image.Image]:
+    return [PIL.Image.open(folder / name) for name in ("in.png", "o/images/0.png")]
+
+
+def test_an_answer_of_images_alone_has_room_for_them(model: str, tmp_path: Path) -> None:
+    words = ["generate", model, "--prompt", "a", "--modality", "image", "--max-images", "2"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    written: Written = json.loads((tmp_path / "document.json").read_text())
+    assert {part["type"] for part in written["content"]} == {"image"}
+    assert written["request"]["max_new_tokens"] == 2 * (4 + 2)
+    assert main([*words[:3], "a", "--modality", "image-first", "--out", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "document.json").read_text())
+    assert written["content"][0]["type"] == "image"
+
+
+def test_any_rule_of_sampling_is_set_by_its_name(model: str, tmp_path: Path) -> None:
+    words = ("--temperature", "0.5", "--guidance", "2", "--text.top-k", "7", "--image.min-p=0.1")
+    asked = made(tmp_path, model, "--prompt", "a", *words, "--image.temperature", "1")["request"]
+    assert (asked["text"]["temperature"], asked["text"]["top_k"]) == (0.5, 7)
+    assert asked["image"]["temperature"] == 1.0
+    assert (asked["image"]["text_guidance"], asked["image"]["min_p"]) == (2.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no --prompt and no --image; wanted at least one of them."),
+        (("--prompt", "a", "--samples", "0"), "--samples 0; wanted at least 1."),
+        (
+            ("--prompt", "a", "--modality", "sound"),
+            "--modality sound is not known; wanted one of any, text, image, image-first.",
+        ),
+        (
+            ("--prompt", "a", "--text.topp", "1"),
+            "the command line: there is no field text.topp; wanted perhaps text.top_p.",
+        ),
+        (
+            ("--prompt", "a", "--image.top-p", "2"),
+            "temperature=0.7 and top_p=2.0; wanted a temperature of at least 0 and a top_p above "
+            "0 and at most 1.",
+        ),
+        (
+            ("--prompt", "a", "--keep-codes", "2"),
+            "keep_codes=2 of a prompt that ends in text; wanted a picture at the end, and from 0 "
+            "to 4 of its codes.",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    assert main(["generate", model, *words, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_a_folder_without_a_model_is_refused(
