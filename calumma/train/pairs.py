@@ -1,0 +1,126 @@
+"""Pairs of answers as ids, and the rows that a step of preference tuning reads.
+
+Shapes: P pairs, S = 2 P sequences (a chosen, its rejected, the next chosen, ...), B rows, T ids of
+a row, N counted places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calumma.batches.batch import Batch
+from calumma.batches.pack import Item, lay_out
+from calumma.documents.preferences import Preference
+from calumma.errors import ConfigError
+from calumma.shards.encode import DocumentEncoder
+from calumma.tokens.sequence import Sequence as TokenSequence
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of a run, in memory."""
+
+    items: Sequence[tuple[Item, Item]]
+    """Ids, and which of them are the answer's, of chosen and rejected."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of all ids."""
+        digest = hashlib.sha256()
+        for pair in self.items:
+            for ids, counted in pair:
+                digest.update(ids.tobytes() + counted.tobytes())
+        return digest.hexdigest()[:12]
+
+    def of_step(self, step: int, count: int, seed: int) -> list[int]:
+        """The numbers of a step's pairs: each comes once an epoch, in an order of the epoch's own.
+
+        Args:
+            step: from 0.
+            count: pairs of a step.
+            seed: of the order.
+        """
+        numbers: list[int] = []
+        for place in range(step * count, (step + 1) * count):
+            epoch, within = divmod(place, len(self.items))
+            order = np.random.default_rng([seed, epoch]).permutation(len(self.items))
+            numbers.append(int(order[within]))
+        return numbers
+
+
+def encoded_pairs(
+    preferences: Iterable[Preference], encoder: DocumentEncoder, row_length: int
+) -> Pairs:
+    """Preferences as ids: pictures of prompts padded, those of answers cropped.
+
+    Raises:
+        ConfigError: there are none, or an answer with its prompt is longer than a row.
+        ImageError: a picture cannot be read.
+    """
+    items: list[tuple[Item, Item]] = []
+    for preference in preferences:
+        chosen, rejected = encoder.encode(preference.conversations)
+        longest = max(len(chosen.ids), len(rejected.ids)) - 1
+        if longest > row_length:
+            raise ConfigError(
+                f"pair {preference.id!r} takes {longest} ids with its prompt; wanted at most "
+                f"row_length={row_length}. Raise --row-length, or drop the pair."
+            )
+        items.append((_item(chosen), _item(rejected)))
+    if not items:
+        raise ConfigError(
+            "the files of preference.pairs hold no pair; wanted at least one. Collect some with "
+            "`calumma compare`, or write them as docs/finetuning.md says."
+        )
+    return Pairs(items)
+
+
+def _item(sequence: TokenSequence) -> Item:
+    return np.array(sequence.ids, dtype=np.int64), np.array(sequence.counted, dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs, laid out in as few rows as they need."""
+
+    batch: Batch
+
+    owners: NDArray[np.int64]
+    """[N] the sequence, from 0 to S - 1, of each counted target, row by row."""
+
+    num_sequences: int
+
+
+def paired_batch(pairs: Sequence[tuple[Item, Item]], row_length: int, pad: int) -> PairBatch:
+    """Lay out pairs; the rows are as long as the fullest of them.
+
+    Args:
+        pairs: chosen and rejected of each.
+        row_length: most ids in a row.
+        pad: the id of padding.
+    """
+    sequences = [item for pair in pairs for item in pair]
+    lengths = [len(ids) - 1 for ids, _ in sequences]
+    rows: list[list[int]] = []
+    used: list[int] = []
+    for number in sorted(range(len(sequences)), key=lambda n: -lengths[n]):
+        fits = [row for row, total in enumerate(used) if total + lengths[number] <= row_length]
+        if not fits:
+            rows.append([])
+            used.append(0)
+            fits = [len(rows) - 1]
+        row = max(fits, key=lambda r: used[r])
+        rows[row].append(number)
+        used[row] += lengths[number]
+    batch = lay_out([[sequences[n] for n in row] for row in rows], max(used), pad)
+    # [B, most of a row] the sequence of each owner.
+    table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, members in enumerate(rows):
+        table[row, : len(members)] = members
+    where, owner = np.nonzero(batch.counted)[0], batch.owners[batch.counted]
+    return PairBatch(batch, table[where, owner], len(sequences))

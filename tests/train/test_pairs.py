@@ -1,0 +1,86 @@
+"""Pairs as ids and as rows, on ids small enough to write out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calumma.documents.document import Image, Text
+from calumma.documents.preferences import Preference
+from calumma.errors import ConfigError
+from calumma.shards.build import Tokenizers
+from calumma.shards.encode import DocumentEncoder
+from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
+from tests.pictures import png
+
+
+def item(*ids: int, answer: int) -> tuple[np.ndarray, np.ndarray]:
+    """A sequence whose ids from `answer` on are the answer's."""
+    return np.array(ids), np.arange(len(ids)) >= answer
+
+
+PAIR = (item(0, 20, 21, 22, 2, answer=3), item(0, 20, 21, 2, answer=3))
+OTHER = (item(0, 25, 2, answer=2), item(0, 25, 26, 2, answer=2))
+
+
+def test_a_row_holds_as_many_answers_as_fit_and_each_knows_its_sequence() -> None:
+    laid = paired_batch([PAIR, OTHER], 6, pad=1)
+    # Places: 4, 3, 2, 3; the fullest row that fits takes each.
+    assert laid.batch.ids.tolist() == [[0, 20, 21, 22, 0, 25], [0, 20, 21, 0, 25, 26]]
+    assert laid.batch.targets[laid.batch.counted].tolist() == [22, 2, 2, 2, 26, 2]
+    assert laid.owners.tolist() == [0, 0, 2, 1, 3, 3]
+    assert laid.num_sequences == 4
+
+
+def test_every_pair_comes_once_an_epoch() -> None:
+    pairs = Pairs([PAIR] * 5)
+    drawn = [number for step in range(5) for number in pairs.of_step(step, 2, seed=3)]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5))
+    assert drawn[:5] != drawn[5:]
+    assert pairs.of_step(4, 2, seed=3) == drawn[8:]
+
+
+def test_other_ids_are_another_set_of_pairs() -> None:
+    assert Pairs([PAIR]).fingerprint != Pairs([OTHER]).fingerprint
+    assert Pairs([PAIR]).fingerprint == Pairs([PAIR]).fingerprint
+
+
+def preference(answer: str) -> Preference:
+    return Preference(
+        id="one",
+        prompt=(Image(data=png(1)), Text("what is it?")),
+        chosen=(Text("a circle"), Image(data=png(2))),
+        rejected=(Text(answer),),
+    )
+
+
+def test_answers_may_hold_pictures_and_end_with_the_end(tokenizers: Tokenizers) -> None:
+    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    vocabulary = tokenizers.text.vocabulary
+    ((chosen, rejected),) = encoded_pairs([preference("no")], encoder, 64).items
+    for ids, counted in (chosen, rejected):
+        assert ids[0] == vocabulary.bos and ids[-1] == vocabulary.eos
+        assert list(ids[~counted]) == list(chosen[0][~chosen[1]])
+    assert vocabulary.begin_image in chosen[0][chosen[1]]
+    assert vocabulary.begin_image not in rejected[0][rejected[1]]
+
+
+def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
+    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    with pytest.raises(ConfigError) as caught:
+        encoded_pairs([preference("no")], encoder, 8)
+    longest = int(str(caught.value).split(" takes ")[1].split()[0])
+    assert str(caught.value) == (
+        f"pair 'one' takes {longest} ids with its prompt; wanted at most row_length=8. Raise "
+        "--row-length, or drop the pair."
+    )
+    assert longest > 8
+
+
+def test_no_pairs_at_all_are_refused(tokenizers: Tokenizers) -> None:
+    with pytest.raises(ConfigError) as caught:
+        encoded_pairs([], DocumentEncoder(tokenizers.text, tokenizers.image), 8)
+    assert str(caught.value) == (
+        "the files of preference.pairs hold no pair; wanted at least one. Collect some with "
+        "`calumma compare`, or write them as docs/finetuning.md says."
+    )
