@@ -43,6 +43,7 @@ from calumma.checkpoints.tensor_file import Tell, silent, write_tensors
 from calumma.checkpoints.weights import MOST_BYTES, write_weights
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
+from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE, ImageTokenizer
 from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
@@ -63,24 +64,39 @@ class ModelParts:
     draws: bool = True
     """Whether the image tokenizer has its decoder; without it, codes cannot become pictures."""
 
+    @property
+    def rest(self) -> Rest:
+        """Both tokenizers."""
+        return Rest(self.text, self.image, self.draws)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What of a model is not its decoder."""
+
+    text: TextTokenizer
+    image: ImageTokenizer
+    draws: bool = True
+
+    def beside(self, shape: DecoderConfig, decoder: Mapping[str, Stored]) -> StoredModel:
+        """The model that this makes with a decoder: its shape, and its tensors by our names."""
+        image = _stored(self.image.network)
+        if not self.draws:
+            image = {name: t for name, t in image.items() if not name.startswith("decoder.")}
+        return StoredModel(
+            layout="in memory",
+            shape=shape,
+            decoder=decoder,
+            image_shape=self.image.config,
+            image=image,
+            text=self.text,
+            text_file=self.text.tokenizer.to_str(pretty=False),
+        )
+
 
 def save_model(folder: Path, parts: ModelParts) -> None:
     """Write a model folder; every file is whole or not there, and `config.json` comes last."""
-    image = _stored(parts.image.network)
-    if not parts.draws:
-        image = {name: t for name, t in image.items() if not name.startswith("decoder.")}
-    write_model(
-        folder,
-        StoredModel(
-            layout="in memory",
-            shape=parts.decoder.config,
-            decoder=_stored(parts.decoder),
-            image_shape=parts.image.config,
-            image=image,
-            text=parts.text,
-            text_file=parts.text.tokenizer.to_str(pretty=False),
-        ),
-    )
+    write_model(folder, parts.rest.beside(parts.decoder.config, _stored(parts.decoder)))
 
 
 def _stored(module: torch.nn.Module) -> dict[str, Stored]:

@@ -10,9 +10,13 @@ another name and renamed; the newest whole one is taken up. Nothing in it is a p
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,15 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from calumma.checkpoints.stored import Stored
+from calumma.checkpoints.tensor_file import read_metadata, read_tensors
 from calumma.errors import CheckpointError, FileError
 from calumma.files import read_json, replacing, write_json
+
+_PLACES = "DCP_SHARDING_INFO"
+"""Where torch.distributed.checkpoint notes, in a file's metadata, what place its parts have."""
+
+_PREFIX = "step-"
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,10 @@ class Keep:
     every: int = 0
     """Those of steps that this divides stay for good; 0 keeps none so."""
 
+    def stays(self, step: int) -> bool:
+        """Whether a step's stays for good."""
+        return bool(self.every) and step % self.every == 0
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -72,6 +87,17 @@ class Saved:
         """The state, with tensors of the meta device: shapes and dtypes without values."""
         return _put_back(self.record["state"], _without_values)
 
+    def stored(self) -> Any:
+        """The state, with tensors that are read when asked for, whole, whatever ranks wrote them.
+
+        Raises:
+            CheckpointError: a file is no whole safetensors file.
+        """
+        parts = _parts(self.folder, self.record["files"])
+        return _put_back(
+            self.record["state"], lambda mark: _joined(_without_values(mark), parts[mark["tensor"]])
+        )
+
     def fill(self, state: Any) -> None:
         """Read into the tensors of a state of the same form; each rank only its own parts."""
         tensors: dict[str, Tensor] = {}
@@ -83,65 +109,126 @@ class Saved:
             load({name: tensor.detach() for name, tensor in tensors.items()}, storage_reader=reader)
 
 
+@dataclass(frozen=True)
+class Apart:
+    """A checkpoint taken apart, as it is written."""
+
+    step: int
+
+    record: dict[str, Any]
+    """What `state.json` will hold, but for the files."""
+
+    tensors: dict[str, Tensor]
+    """The state's, by number."""
+
+
+def taken_apart(checkpoint: Checkpoint, fingerprint: str) -> Apart:
+    """What there is to be written of a checkpoint; the tensors are the state's own, no copies."""
+    tensors: dict[str, Tensor] = {}
+    state = _take_out(checkpoint.state, tensors)
+    record = {"step": checkpoint.step, "fingerprint": fingerprint, "state": state}
+    return Apart(checkpoint.step, record, tensors)
+
+
 def save_checkpoint(
     run: Path, checkpoint: Checkpoint, fingerprint: str, keep: Keep | None = None
 ) -> None:
     """Write a checkpoint, then drop those that need not be kept; called by all ranks."""
-    tensors: dict[str, Tensor] = {}
-    state = _take_out(checkpoint.state, tensors)
-    folder = run / "checkpoints" / f"step-{checkpoint.step:08d}"
-    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    cut = any(isinstance(tensor, DTensor) for tensor in tensors.values())
-    if not first:
-        _write_parts(folder, tensors if cut else None)
-        return
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        if cut:
-            _write_parts(folder, tensors)
-        else:
-            plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, temporary / "tensors.safetensors")
-        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        record = {"step": checkpoint.step, "fingerprint": fingerprint, "files": files}
-        write_json(temporary / "state.json", record | {"state": state})
-    for old in _dropped(run, keep or Keep()):
-        shutil.rmtree(old)
-    if not cut and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    write_checkpoint(run, taken_apart(checkpoint, fingerprint), keep or Keep())
 
 
-def _write_parts(folder: Path, tensors: dict[str, Tensor] | None) -> None:
-    """Write what this rank holds; all ranks together. None: wait for the first, who writes."""
-    if tensors is None:
-        torch.distributed.barrier()
-        return
+def write_checkpoint(
+    run: Path, apart: Apart, keep: Keep, group: torch.distributed.ProcessGroup | None = None
+) -> None:
+    """Write what was taken apart, then drop what need not be kept; called by all ranks.
+
+    Args:
+        run: the run's folder.
+        apart: what to write.
+        keep: which checkpoints stay.
+        group: whom the ranks speak through, on the CPU; None is as they always do.
+
+    Raises:
+        OutputError: this rank could not write.
+        CheckpointError: another one could not.
+    """
+    folder = _folder_of(run, apart.step)
+    alone = not torch.distributed.is_initialized()
+    first = alone or torch.distributed.get_rank() == 0
+    together = contextlib.nullcontext if alone else partial(_together, group)
+    cut = any(isinstance(tensor, DTensor) for tensor in apart.tensors.values())
     temporary = folder.with_name(folder.name + ".tmp")
-    torch.distributed.barrier()  # until the first has made the folder
-    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    save(tensors, storage_writer=writer)
-    torch.distributed.barrier()
+    with contextlib.ExitStack() as renaming:
+        with together():
+            if first:
+                renaming.enter_context(replacing(folder)).mkdir()
+        with together():
+            if cut:
+                writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+                save(apart.tensors, storage_writer=writer, process_group=group)
+            elif first:
+                plain = {name: t.cpu().contiguous() for name, t in apart.tensors.items()}
+                save_file(plain, temporary / "tensors.safetensors")
+        with together():
+            if first:
+                files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+                write_json(temporary / "state.json", apart.record | {"files": files})
+                renaming.close()
+                for old in _dropped(run, keep):
+                    shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def _together(group: torch.distributed.ProcessGroup | None) -> Iterator[None]:
+    """All ranks come out of the block whole, or none: where one fails, all raise."""
+    trouble: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        trouble = error
+    failed = torch.tensor(float(trouble is not None))
+    torch.distributed.all_reduce(failed, group=group)
+    if trouble is not None:
+        raise trouble
+    if failed:
+        raise CheckpointError(
+            "another rank could not write its part of a checkpoint; wanted all parts. That rank "
+            "says why; the same command goes on from the checkpoint before."
+        )
+
+
+def _folder_of(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"{_PREFIX}{step:08d}"
 
 
 def _saved(run: Path) -> list[Path]:
-    folders = (run / "checkpoints").glob("step-*")
+    folders = (run / "checkpoints").glob(f"{_PREFIX}*")
     return sorted(path for path in folders if path.suffix != ".tmp")
 
 
 def _dropped(run: Path, keep: Keep) -> list[Path]:
-    old = _saved(run)[: -keep.last]
-    return [path for path in old if not keep.every or int(path.name[5:]) % keep.every]
+    return [path for path in _saved(run)[: -keep.last] if not keep.stays(_step_of(path))]
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def saved_steps(run: Path) -> list[int]:
     """The steps of a run's whole checkpoints, in order."""
-    return [int(path.name[5:]) for path in _saved(run) if _whole_record(path) is not None]
+    return [_step_of(path) for path in _saved(run) if _whole_record(path) is not None]
+
+
+def saved_at(run: Path, step: int) -> Saved:
+    """The checkpoint of a step, which is one of `saved_steps`."""
+    folder = _folder_of(run, step)
+    return Saved(folder, step, read_json(folder / "state.json"))
 
 
 def drop_after(run: Path, step: int) -> None:
     """Delete the checkpoints of later steps than this: the run goes back to it."""
     for path in _saved(run):
-        if int(path.name[5:]) > step:
+        if _step_of(path) > step:
             shutil.rmtree(path)
 
 
@@ -157,7 +244,7 @@ def newest_checkpoint(run: Path, fingerprint: str, latest: int | None = None) ->
         CheckpointError: it was written by a run of another config or other data, or all that
             there are are damaged.
     """
-    folders = [path for path in _saved(run) if latest is None or int(path.name[5:]) <= latest]
+    folders = [path for path in _saved(run) if latest is None or _step_of(path) <= latest]
     for folder in reversed(folders):
         record = _whole_record(folder)
         if record is None:
@@ -216,6 +303,42 @@ def _put_back(value: Any, tensor: Any) -> Any:
     if isinstance(value, dict):
         return {key: _put_back(entry, tensor) for key, entry in value["dict"]}
     return value
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block of a tensor in one rank's file."""
+
+    starts: list[int]
+    """Its first place on each side of the whole."""
+
+    stored: Stored
+
+    def put_into(self, whole: Tensor) -> None:
+        place = tuple(slice(s, s + n) for s, n in zip(self.starts, self.stored.shape, strict=True))
+        whole[place] = self.stored.read()
+
+
+def _parts(folder: Path, files: Iterable[str]) -> dict[str, list[_Part]]:
+    """Where the parts of each tensor lie, by its number."""
+    parts: dict[str, list[_Part]] = {}
+    for name in files:
+        told = read_metadata(folder / name).get(_PLACES)
+        places = json.loads(told) if told else {}
+        for number, stored in read_tensors(folder / name).items():
+            starts = places[number]["saved_offsets"] if told else [0] * len(stored.shape)
+            parts.setdefault(number, []).append(_Part(starts, stored))
+    return parts
+
+
+def _joined(form: Tensor, parts: list[_Part]) -> Stored:
+    def read() -> Tensor:
+        whole = torch.empty(form.shape, dtype=form.dtype)
+        for part in parts:
+            part.put_into(whole)
+        return whole
+
+    return Stored(tuple(form.shape), form.dtype, read)
 
 
 def _pair(value: Any, state: Any, tensors: dict[str, Tensor]) -> None:

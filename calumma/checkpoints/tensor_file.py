@@ -34,6 +34,7 @@ DTYPES = {
 """The types of `FLOATS`, by their names in the header."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_METADATA = "__metadata__"
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
 _ALIGNMENT = 8
@@ -54,6 +55,7 @@ def read_tensors(path: Path) -> dict[str, Stored]:
             is not floating point.
     """
     header, start = _read_header(path)
+    header.pop(_METADATA, None)
     tensors: dict[str, Stored] = {}
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -74,8 +76,19 @@ def read_tensors(path: Path) -> dict[str, Stored]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the writer noted beside the tensors; empty where it noted nothing.
+
+    Raises:
+        CheckpointError: the file is cut short or is no safetensors file.
+    """
+    header, _ = _read_header(path)
+    noted: dict[str, str] = header.get(_METADATA, {})
+    return noted
+
+
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header without the metadata, and where the data begins."""
+    """The header, and where the data begins."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if length > min(_LONGEST_HEADER, path.stat().st_size - _LENGTH_BYTES):
@@ -83,8 +96,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        header.pop("__metadata__", None)
-        for entry in header.values():
+        for entry in (entry for name, entry in header.items() if name != _METADATA):
             first, last = entry["data_offsets"]
             if not all(isinstance(n, int) and n >= 0 for n in (first, last, *entry["shape"])):
                 raise ValueError("a place or a shape is no whole number")
@@ -129,7 +141,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Stored], tell: Tell = silent
     """
     # The widest first, so that each lies at a multiple of its width; else in the order given.
     order = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {_METADATA: {"format": "pt"}}
     end = 0
     for name, tensor in order:
         places = [end, end := end + tensor.num_bytes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from calumma.checkpoints.run import (
     Saved,
     drop_after,
     newest_checkpoint,
-    save_checkpoint,
     saved_steps,
 )
+from calumma.checkpoints.saver import Saver
 from calumma.errors import TrainingError
 from calumma.files import make_folder, writing
 from calumma.runtime import STOP
@@ -77,6 +78,13 @@ class LoopConfig:
     """Of everything that decides the run's course; a checkpoint of another is refused."""
 
     keep: Keep = field(default_factory=Keep)
+
+    beside: bool = False
+    """Whether training goes on while a checkpoint is written."""
+
+    saved: Callable[[int], None] = lambda step: None
+    """Is told, on the first rank, of each checkpoint that is whole."""
+
     watch: WatchConfig = field(default_factory=WatchConfig)
 
     limits: Limits = field(default_factory=dict)
@@ -106,15 +114,13 @@ def run_loop(
     """
     make_folder(run)
     journal = Journal(run, writes=world.first, kept=kept_steps(config.watch))
-    loop = _Loop(learner, config, journal, world)
-    step = loop.take_up()
-    progress(step, {})
-    with writing(run):
-        try:
-            while step < config.steps:
-                step = loop.step(step, progress)
-        finally:
-            journal.close()
+    saver = Saver(run, config.fingerprint, config.keep, beside=config.beside, saved=config.saved)
+    with writing(run), contextlib.closing(journal), saver:
+        loop = _Loop(learner, config, journal, saver, world)
+        step = loop.take_up()
+        progress(step, {})
+        while step < config.steps:
+            step = loop.step(step, progress)
 
 
 @dataclass
@@ -122,6 +128,7 @@ class _Loop:
     learner: Learner
     config: LoopConfig
     journal: Journal
+    saver: Saver
     world: World
     waited: float = 0.0
     """When the last step was over."""
@@ -153,8 +160,10 @@ class _Loop:
         # the ranks would do, the first one's way counts.
         ours = [float(way.ends), way.back.to + 1.0 if way.back else 0.0]
         stopping, ends, back_to = self.world.add(
-            [float(STOP.wanted), *(ours if self.world.first else [0.0, 0.0])]
+            [float(STOP.wanted or self.saver.failed), *(ours if self.world.first else [0.0, 0.0])]
         )
+        if back_to:
+            self.saver.wait()  # before later checkpoints are dropped
         seen["events"] = self._noted(done, way)
         if ends:
             raise TrainingError(f"{self.journal.run}: {way.text}")
@@ -162,12 +171,11 @@ class _Loop:
             progress(done, seen)
             return self.take_up(int(back_to) - 1)
         if done % self.config.save_every == 0 or done == self.config.steps or stopping:
-            checkpoint = Checkpoint(done, self.learner.state())
-            config = self.config
-            save_checkpoint(self.journal.run, checkpoint, config.fingerprint, config.keep)
+            self.saver.save(Checkpoint(done, self.learner.state()))
         progress(done, seen)
         if stopping:
             STOP.wanted = True
+            self.saver.wait()
             STOP.check(f"{self.journal.run} holds step {done} of {self.config.steps}")
         return done
 
@@ -194,6 +202,7 @@ class _Loop:
         found = findings(journal.history, watch, self.config.limits)
         if not any(one.is_trouble for one in found):
             return Way(found)
+        self.saver.settle()
         return way_on(found, saved_steps(journal.run), journal.roll_backs, watch)
 
     def _noted(self, done: int, way: Way) -> list[str]:

@@ -37,7 +37,7 @@ DEATHS = {
         "calumma.shards.piece", "write_json", 2
     ),
     "in pre-training, some steps behind its checkpoint": Death(
-        "calumma.train.loop", "save_checkpoint", 3
+        "calumma.checkpoints.saver", "write_checkpoint", 3
     ),
 }
 BEFORE_THE_REPORT = Death("calumma.demo.report", "load", 1)
@@ -140,7 +140,7 @@ def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
     out = tmp_path / "demo"
     for death in DEATHS.values():
         assert demo(out, death=death).status == -signal.SIGKILL
-    stopping = Death("calumma.train.loop", "save_checkpoint", 1, signal.SIGTERM)
+    stopping = Death("calumma.checkpoints.saver", "write_checkpoint", 1, signal.SIGTERM)
     stopped = demo(out, death=stopping)
     assert stopped.status == 3
     last = stopped.said.splitlines()[-1]
