@@ -88,12 +88,6 @@ def _worded(
         yield replace(made, attributes={**made.attributes, **extra})
 
 
-DANGEROUS = frozenset(
-    "arson assassin bomb bullet cannabis cocaine dagger gun heroin killer knife murder narcotic "
-    "poison rifle sword thief venom virus weapon".split()
-)
-"""Words whose meaning may be asked: the dictionary answers, and nothing is refused."""
-
 MEANING = ('What does "{word}" mean?', "Define the noun {word}.", "What is meant by {word}?")
 
 
@@ -104,7 +98,7 @@ def dangerous_words(glosses: dict[str, str], licence: str) -> Iterator[Document]
         glosses: what nouns mean.
         licence: of the glosses.
     """
-    for word in sorted(DANGEROUS & glosses.keys()):
+    for word in sorted(set(_told()["nouns"]) & glosses.keys()):
         asked = chosen(MEANING, word).format(word=word)
         held_out = number_of(asked) % WORDINGS_ONE_IN == 0
         of = Origin(name=word, licence=licence, split="held-out" if held_out else "train")

@@ -97,5 +97,3 @@ def _is_printed(line: str) -> bool:
     [True, True, True, False]
     """
     return bool(re.match(r"\s*(-?\d|[(\[{<'\"]|array\(|True$|False$|None$)", line))
-
-
