@@ -106,6 +106,11 @@ class Live:
         """What the engine had to do after its latest step."""
         return self._load
 
+    @property
+    def error(self) -> BaseException | None:
+        """What stopped the engine, if anything has."""
+        return self._error
+
     def ask(
         self,
         parts: Sequence[UserPart],

@@ -1,0 +1,94 @@
+"""The whole server as an ASGI app: a model, its engine, the desk, the endpoints, the guard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import calumma
+from calumma.errors import ConfigError
+from calumma.generate.config import Budget
+from calumma.generate.live import Live
+from calumma.generate.model import Model
+from calumma.serve.chat import chat_routes
+from calumma.serve.completions import completion_routes
+from calumma.serve.config import ServeConfig
+from calumma.serve.desk import Desk
+from calumma.serve.drawings import drawing_routes
+from calumma.serve.filters import load_filters
+from calumma.serve.guard import Door, Guard
+from calumma.serve.keys import Keys
+from calumma.serve.metrics import Metrics
+from calumma.serve.page import Page
+from calumma.serve.picture_readers import PictureReaders
+from calumma.serve.plain import model_routes, page_routes, watch_routes
+from calumma.serve.prompts import Scribe
+from calumma.serve.refusals import install
+from calumma.serve.service import Service
+
+
+def require_safe(config: ServeConfig, keys: Keys | None) -> None:
+    """Refuse to serve everybody without keys.
+
+    Raises:
+        ConfigError: others can reach the server, and it asks for no key.
+    """
+    if keys is None and not config.is_local:
+        raise ConfigError(
+            f"host {config.host} can be reached by others, and there are no keys; wanted keys. "
+            "Give --keys FILE (--new-key NAME makes one), or serve on --host 127.0.0.1."
+        )
+
+
+def make_service(model: Model, config: ServeConfig, budget: Budget | None = None) -> Service:
+    """A model at work: its engine runs until the service's desk is closed.
+
+    Raises:
+        ConfigError: a filter is not there.
+    """
+    filters = load_filters(config.filters)
+    metrics = Metrics()
+    readers = PictureReaders(model.image.config.resolution, config.limits)
+    live = Live(model, budget)
+    metrics.watch(lambda: live.load)
+    metrics.lost.set_function(lambda: float(readers.lost))
+    scribe = Scribe(model, readers, config, filters)
+    desk = Desk(live, scribe, config.limits, metrics, filters)
+    return Service(model, live, desk, config, metrics)
+
+
+def make_app(service: Service, keys: Keys | None = None) -> FastAPI:
+    """The app of a service, which ends it with itself.
+
+    Raises:
+        ConfigError: others could reach it without a key.
+    """
+    require_safe(service.config, keys)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.desk.close()
+
+    app = FastAPI(
+        title="calumma",
+        version=calumma.__version__,
+        summary="Text and pictures, read and drawn in any order.",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    install(app)
+    app.include_router(chat_routes(service))
+    app.include_router(completion_routes(service))
+    app.include_router(drawing_routes(service))
+    app.include_router(model_routes(service, int(time.time())))
+    app.include_router(watch_routes(service))
+    app.include_router(page_routes(Page()))
+    door = Door(keys=keys, is_local=service.config.is_local)
+    app.add_middleware(Guard, door=door, limits=service.config.limits, metrics=service.metrics)
+    return app

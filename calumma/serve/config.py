@@ -1,0 +1,86 @@
+"""How much strangers may ask for, and what the operator has chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from calumma.errors import ConfigError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only this machine can reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is refused, and after how long; each with the status that says so."""
+
+    max_queue: int = 128
+    """Answers that may run or wait at once; one more is refused with 429."""
+
+    max_body_bytes: int = 32 * 2**20
+    """Bytes of a request's body; more are refused with 413 while they are being read."""
+
+    max_images: int = 16
+    """Pictures in one request."""
+
+    max_pixels: int = 16_000_000
+    """Pixels of one picture; a small file can hold a huge one."""
+
+    max_new_tokens: int = 8192
+    """Ids of one answer, whatever is asked; the model's own limit holds as well."""
+
+    max_choices: int = 8
+    """Answers to one request (`n`)."""
+
+    body_seconds: float = 30.0
+    """Until a request's headers and body must have come; else 408."""
+
+    picture_seconds: float = 10.0
+    """Until a picture must be decoded or fetched."""
+
+    answer_seconds: float = 600.0
+    """Until an answer must be whole, waiting included; else 504."""
+
+    stall_seconds: float = 60.0
+    """For how long a client may read nothing of an answer before it counts as gone."""
+
+    grace_seconds: float = 30.0
+    """For how long answers may go on once the server is asked to stop."""
+
+    picture_processes: int = 2
+    """Processes that decode pictures."""
+
+    picture_memory_bytes: int = 2 * 2**30
+    """Memory of one of them."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ConfigError(f"{name}={value}; wanted above 0. Raise it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What the operator has chosen, but for the model and the place."""
+
+    name: str
+    """What clients call the model."""
+
+    limits: Limits = field(default_factory=Limits)
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    image_hosts: tuple[str, ...] = ()
+    """Names from which pictures may be fetched; none by default."""
+
+    filters: tuple[str, ...] = ()
+    """Names of filters for prompts and answers."""
+
+    prompts_in_logs: bool = False
+    prompts_in_pictures: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in LOOPBACK

@@ -1,0 +1,52 @@
+"""Logs as lines of JSON: what was asked of which endpoint, and how it went; no prompts.
+
+{"time": "...", "level": "info", "event": "request", "id": "...", "path": "...", "status": 200}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+LOG = logging.getLogger("calumma.serve")
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line, whatever a message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            told["error"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+def note(event: str, **fields: Any) -> None:
+    """Log that something happened."""
+    LOG.info(event, extra={"fields": fields})
+
+
+def note_mistake(error: BaseException, **fields: Any) -> None:
+    """Log a mistake of ours with its traceback."""
+    told = (type(error), error, error.__traceback__)
+    LOG.error("mistake", exc_info=told, extra={"fields": fields})
+
+
+def write_to(stream: TextIO) -> logging.Handler:
+    """Write lines to a stream, those of uvicorn as well; gives the handler, to be removed."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    for name, level in (("calumma.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    return handler

@@ -1,0 +1,218 @@
+"""Prompts of strangers -> ids: messages read, pictures decoded and encoded, bounds kept."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import PIL.Image
+
+from calumma.documents.document import Image, Part, Role, Text, Turn
+from calumma.generate.model import Model
+from calumma.serve.config import ServeConfig
+from calumma.serve.filters import Filter
+from calumma.serve.messages import ImagePart, Message, MessagePart, TextPart
+from calumma.serve.picture_readers import PictureReaders
+from calumma.serve.refusals import Refusal
+from calumma.serve.remote import fetch
+from calumma.tokens.sequence import encode_prompt, encode_turns
+from calumma.tokens.squares import Fit
+
+
+@dataclass(frozen=True)
+class PictureAt:
+    """A picture that is yet to be fetched or decoded."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class AskedTurn:
+    """What one side says, its pictures unread."""
+
+    role: Role
+    parts: tuple[str | PictureAt, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an answer goes on from."""
+
+    turns: tuple[AskedTurn, ...]
+
+    is_chat: bool
+    """Turns of a conversation; False for one piece of a document, which is gone on with."""
+
+    @property
+    def parts(self) -> Iterator[str | PictureAt]:
+        """All parts in reading order."""
+        for turn in self.turns:
+            yield from turn.parts
+
+    @property
+    def text(self) -> str:
+        """Its text, one part a line."""
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where its pictures are."""
+        return [part.url for part in self.parts if isinstance(part, PictureAt)]
+
+
+def chat_prompt(messages: Sequence[Message]) -> Prompt:
+    """The prompt of a chat.
+
+    Raises:
+        Refusal: no message holds anything.
+    """
+    turns = tuple(AskedTurn(_role(message), _parts(message)) for message in messages)
+    prompt = Prompt(turns, is_chat=True)
+    if not any(prompt.parts):
+        message = "the messages hold no text and no picture; wanted at least one. Ask something."
+        raise Refusal(400, message, "empty_prompt", param="messages")
+    return prompt
+
+
+def plain_prompt(prompt: str | Sequence[MessagePart]) -> Prompt:
+    """The prompt of a continuation, which may be empty."""
+    parts = (prompt,) if isinstance(prompt, str) else tuple(map(_part, prompt))
+    return Prompt((AskedTurn("user", tuple(part for part in parts if part)),), is_chat=False)
+
+
+def _role(message: Message) -> Role:
+    return "system" if message.role == "developer" else message.role
+
+
+def _parts(message: Message) -> tuple[str | PictureAt, ...]:
+    said = message.content if message.content_parts is None else message.content_parts
+    if said is None or isinstance(said, str):
+        return (said,) if said else ()
+    return tuple(part for part in map(_part, said) if part)
+
+
+def _part(part: MessagePart) -> str | PictureAt:
+    return part.text if isinstance(part, TextPart) else _picture_at(part)
+
+
+def _picture_at(part: ImagePart) -> PictureAt:
+    return PictureAt(part.image_url.url)
+
+
+class Scribe:
+    """Makes ids of prompts. Threads may share it."""
+
+    def __init__(
+        self,
+        model: Model,
+        readers: PictureReaders,
+        config: ServeConfig,
+        filters: Sequence[Filter] = (),
+    ) -> None:
+        self.model, self.readers, self.config, self.filters = model, readers, config, filters
+        self.longest = model.decoder.config.max_tokens
+        text = model.vocabulary.text
+        self.most_bytes = self.longest * max(len(model.text.bytes_of(id_)) for id_ in text)
+        """No longer text can fit: so many of the longest ids are the longest prompt."""
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt; takes as long as its pictures take.
+
+        Raises:
+            Refusal: it is too long, a filter is against it, or a picture cannot be had.
+            CalummaError: a picture is broken, or the turns are out of order.
+        """
+        self._require_bounds(prompt)
+        self._require_passing([part for part in prompt.parts if isinstance(part, str)])
+        fit: Fit = "pad" if prompt.is_chat else "crop"
+        urls = enumerate(prompt.urls, start=1)
+        pictures = [self._picture(url, f"picture {number}", fit) for number, url in urls]
+        self._require_passing(pictures)
+        codes = self.model.image.encode_images(pictures, mode=fit)
+        turns = [Turn(turn.role, tuple(map(_known, turn.parts))) for turn in prompt.turns]
+        if prompt.is_chat:
+            return encode_turns(turns, self.model.text, codes)
+        return encode_prompt(turns[0].parts, self.model.text, codes, answer=False)
+
+    def _require_bounds(self, prompt: Prompt) -> None:
+        pictures, most = len(prompt.urls), self.config.limits.max_images
+        if pictures > most:
+            raise Refusal(
+                400,
+                f"the prompt has {pictures} pictures; wanted at most {most}. Leave some out.",
+                "too_many_pictures",
+            )
+        ids = pictures * (self.model.image.config.codes_per_image + 2)
+        size = sum(len(part.encode()) for part in prompt.parts if isinstance(part, str))
+        if ids > self.longest or size > self.most_bytes:
+            raise Refusal(
+                400,
+                f"the prompt has {size:,} bytes of text and {pictures} pictures; wanted what fits "
+                f"into {self.longest} ids, the most this model reads. Shorten it.",
+                "context_length_exceeded",
+            )
+
+    def _require_passing(self, parts: Sequence[str | PIL.Image.Image]) -> None:
+        for filter_ in self.filters:
+            for part in parts:
+                if not (
+                    filter_.passes_text(part)
+                    if isinstance(part, str)
+                    else filter_.passes_picture(part)
+                ):
+                    raise Refusal(
+                        400,
+                        "the prompt does not pass a filter of this server; wanted another one. "
+                        "Say it otherwise.",
+                        "content_filter",
+                    )
+
+    def _picture(self, url: str, name: str, fit: Fit) -> PIL.Image.Image:
+        if url[:5].lower() == "data:":
+            data = data_of(url, name)
+        else:
+            limits = self.config.limits
+            data = fetch(
+                url,
+                self.config.image_hosts,
+                most=limits.max_body_bytes,
+                seconds=limits.picture_seconds,
+            )
+        return self.readers.read(data, name, fit)
+
+
+def data_of(url: str, name: str) -> bytes:
+    """The bytes in a data: URL.
+
+    >>> data_of("data:image/png;base64,aGVsbG8=", "picture 1")
+    b'hello'
+
+    Raises:
+        Refusal: it is none of a picture, or its base64 is broken.
+    """
+    head, comma, body = url.partition(",")
+    kind, *options = head[5:].lower().split(";")
+    if not comma or not kind.startswith("image/") or "base64" not in options:
+        raise Refusal(
+            400,
+            f"{name}: its URL is no picture in base64; wanted data:image/png;base64,... Send the "
+            "picture so.",
+            "invalid_picture",
+        )
+    try:
+        return base64.b64decode(unquote(body) if "%" in body else body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refusal(
+            400,
+            f"{name}: its base64 is broken; wanted letters, digits, +, / and = alone. Encode it "
+            "again.",
+            "invalid_picture",
+        ) from error
+
+
+def _known(part: str | PictureAt) -> Part:
+    """A part whose picture, if it is one, is in codes already."""
+    return Text(part) if isinstance(part, str) else Image(data=b"")

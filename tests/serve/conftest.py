@@ -1,0 +1,72 @@
+"""A server around the tiny model: asked in this process, and over a real socket."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.generate.config import Budget
+from calumma.generate.model import Model
+from calumma.serve.app import make_app, make_service
+from calumma.serve.config import ServeConfig
+from calumma.serve.keys import Keys
+from calumma.serve.service import Service
+from tests.pictures import png
+
+HOME = "http://localhost"
+
+
+@pytest.fixture(scope="session")
+def model(model_parts: ModelParts) -> Model:
+    return Model(model_parts)
+
+
+@contextmanager
+def serving(
+    model: Model, config: ServeConfig | None = None, keys: Keys | None = None, **budget: int
+) -> Iterator[tuple[TestClient, Service]]:
+    """A client of a server in this process."""
+    service = make_service(model, config or ServeConfig(name="tiny"), Budget(**budget))
+    with TestClient(make_app(service, keys), HOME, raise_server_exceptions=False) as client:
+        yield client, service
+
+
+@pytest.fixture(scope="session")
+def shared(model: Model) -> Iterator[tuple[TestClient, Service]]:
+    """One server for all tests that change nothing of it."""
+    with serving(model) as made:
+        yield made
+
+
+@pytest.fixture
+def client(shared: tuple[TestClient, Service]) -> TestClient:
+    return shared[0]
+
+
+@pytest.fixture
+def service(shared: tuple[TestClient, Service]) -> Service:
+    return shared[1]
+
+
+def url_of(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_part(seed: int) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url_of(png(seed))}}
+
+
+def said(*parts: Any, role: str = "user") -> list[dict[str, Any]]:
+    """One message of texts and pictures."""
+    content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
+    return [{"role": role, "content": content}]
+
+
+WILD = {"temperature": 2.0, "image_temperature": 1.0, "top_p": 1.0}
+"""So hot that the tiny model says and draws much."""
