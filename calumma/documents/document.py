@@ -13,12 +13,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import PIL.Image
 
+from calumma.documents.faults import reason
 from calumma.documents.opening import open_picture
+from calumma.documents.places import Place, inside
 from calumma.errors import DocumentError, ImageError
 
 Role = Literal["system", "user", "assistant"]
@@ -40,7 +41,7 @@ class Image:
     """
 
     data: bytes | None = None
-    path: Path | None = None
+    path: Place | None = None
 
     name: str = field(default="an image in memory", compare=False)
     """What messages call a picture without a path: the file, line and part it came from."""
@@ -61,7 +62,7 @@ class Image:
             return self.path.read_bytes()
         except OSError as error:
             raise ImageError(
-                f"{self.path}: no picture can be read there ({error.strerror}); wanted an image "
+                f"{self.path}: no picture can be read there ({reason(error)}); wanted an image "
                 "file beside the document. Mend the path, or leave the document out."
             ) from error
 
@@ -116,7 +117,7 @@ class Document:
         return "\n".join(part.text for part in self.parts() if isinstance(part, Text))
 
 
-def document_from_json(record: Any, folder: Path | None, where: str) -> Document:
+def document_from_json(record: Any, folder: Place | None, where: str) -> Document:
     """Read one record; `folder` is where its image paths start, `where` names it in errors.
 
     Raises:
@@ -155,7 +156,7 @@ def _label(value: Any) -> str:
     return str(value).encode(errors="replace").decode()
 
 
-def _turns(messages: Any, folder: Path | None, where: str) -> tuple[Turn, ...]:
+def _turns(messages: Any, folder: Place | None, where: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
         raise DocumentError(
             f'{where}: "messages" is no list of turns; wanted at least one turn, such as '
@@ -172,7 +173,7 @@ def _turns(messages: Any, folder: Path | None, where: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _parts(content: Any, folder: Path | None, where: str) -> tuple[Part, ...]:
+def _parts(content: Any, folder: Place | None, where: str) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (_text(content, where),)
     if not isinstance(content, list):
@@ -186,7 +187,7 @@ def _parts(content: Any, folder: Path | None, where: str) -> tuple[Part, ...]:
     )
 
 
-def part_from_json(part: Any, folder: Path | None, where: str) -> Part:
+def part_from_json(part: Any, folder: Place | None, where: str) -> Part:
     """Read one part of a document.
 
     Raises:
@@ -232,14 +233,14 @@ def _text(text: str, where: str) -> Text:
     return Text(text)
 
 
-def _inside(folder: Path | None, path: str, where: str) -> Path:
+def _inside(folder: Place | None, path: str, where: str) -> Place:
     if folder is None:
         raise DocumentError(
             f"{where}: image path {path!r} has no folder to start from; wanted bytes or base64. "
             "Put the picture itself into the part."
         )
-    target = (folder / path.replace("\0", "")).resolve()
-    if not target.is_relative_to(folder.resolve()):
+    target = inside(folder, path)
+    if target is None:
         raise DocumentError(
             f"{where}: image path {path!r} leads out of {folder}; wanted a path inside the folder "
             "of the document's file. Copy the picture there."

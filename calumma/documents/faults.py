@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from calumma.documents.places import UnreachableError
 from calumma.errors import CalummaError
 
 OnError = Callable[[CalummaError], None]
@@ -39,6 +40,8 @@ def stop(error: CalummaError) -> None:
 
 def reason(error: OSError) -> str:
     """What the system says of a file, without the path that some libraries put around it."""
+    if isinstance(error, UnreachableError):
+        return str(error.strerror)
     return os.strerror(error.errno) if error.errno is not None else str(error)
 
 

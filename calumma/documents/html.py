@@ -18,7 +18,8 @@ import PIL.Image
 
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.faults import OnError, reason, stop
-from calumma.errors import DocumentError
+from calumma.documents.places import Place, Url, inside
+from calumma.errors import DocumentError, ImageError
 
 SMALLEST_SIDE = 48
 """Pictures with a side under this are icons of the page, not of its subject."""
@@ -47,7 +48,7 @@ MAIN_SHARE = 0.3
 Figure = TypeVar("Figure")
 
 
-def read_html(path: Path, on_error: OnError = stop) -> Iterator[Document]:
+def read_html(path: Place, on_error: OnError = stop) -> Iterator[Document]:
     """Read one page, a document with the page's title among its attributes.
 
     Pictures are files beside the page, or below its folder, or stand in the page itself (data:
@@ -56,7 +57,7 @@ def read_html(path: Path, on_error: OnError = stop) -> Iterator[Document]:
     Raises:
         DocumentError: the file cannot be read, it holds no text, or lxml is not installed.
     """
-    root = path.parent.resolve()
+    root = path.parent if isinstance(path, Url) else path.parent.resolve()
     try:
         data = path.read_bytes()
         pieces = page_pieces(data, lambda element: _picture(element, root, f"{path}, a picture"))
@@ -133,14 +134,14 @@ def _pieces(element: Any, figure: Callable[[Any], Figure | None]) -> Iterator[st
     yield between
 
 
-def _picture(element: Any, root: Path, name: str) -> Image | None:
+def _picture(element: Any, root: Place, name: str) -> Image | None:
     source = element.get("src") or element.get("data") or ""
     image = _inside_page(source, name) if source.startswith("data:") else _beside(source, root)
     try:
         if image is not None:
-            with PIL.Image.open(image.path or io.BytesIO(image.data or b"")) as picture:
+            with PIL.Image.open(io.BytesIO(image.read_bytes())) as picture:
                 return image if min(picture.size) >= SMALLEST_SIDE else None
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+    except (ImageError, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         return None
     return None
 
@@ -155,21 +156,29 @@ def _inside_page(source: str, name: str) -> Image | None:
         return None
 
 
-def _beside(source: str, root: Path) -> Image | None:
+def _beside(source: str, root: Place) -> Image | None:
+    if isinstance(root, Url):
+        relative = _relative(source)
+        there = inside(root, relative) if relative else None
+        return Image(path=there) if there is not None else None
     path = local_path(source, root)
     return Image(path=path) if path is not None and path.is_relative_to(root) else None
 
 
 def local_path(source: str, folder: Path) -> Path | None:
     """The file that an address on a page means, or None where it means none of this machine's."""
+    relative = _relative(source)
+    path = (folder / relative).resolve() if relative else None
+    return path if path is not None and path.is_file() else None
+
+
+def _relative(source: str) -> str:
+    """The path of an address that names no scheme and no host; else empty."""
     try:
         address = urlsplit(source)
     except ValueError:
-        return None
-    if address.scheme or address.netloc or not address.path:
-        return None
-    path = (folder / unquote(address.path)).resolve()
-    return path if path.is_file() else None
+        return ""
+    return "" if address.scheme or address.netloc else unquote(address.path)
 
 
 def _merged(pieces: Iterator[str | Figure]) -> list[str | Figure]:

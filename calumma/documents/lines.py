@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow as pa
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, reason, stop
 from calumma.documents.interleaved import IMAGES, TEXTS, is_interleaved, parts_of
+from calumma.documents.places import Place, arrow_file
 from calumma.errors import DocumentError
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -21,7 +21,7 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
 def read_lines(
-    path: Path, on_error: OnError = stop, *, place: tuple[int, int, int | None] = (0, 0, None)
+    path: Place, on_error: OnError = stop, *, place: tuple[int, int, int | None] = (0, 0, None)
 ) -> Iterator[Document]:
     """Read one document a line; empty lines are passed over, image paths start beside the file.
 
@@ -36,7 +36,10 @@ def read_lines(
     """
     offset, before, count = place
     try:
-        with pa.input_stream(str(path), compression=CODECS.get(path.suffix)) as stream:
+        with (
+            arrow_file(path) as file,
+            pa.input_stream(file, compression=CODECS.get(path.suffix)) as stream,
+        ):
             if offset:
                 stream.seek(offset)
             # NativeFile reads blocks but no lines; BufferedReader cuts them.
@@ -48,7 +51,7 @@ def read_lines(
         on_error(_unreadable(path, error))
 
 
-def _document(line: bytes, path: Path, number: int, on_error: OnError) -> Iterator[Document]:
+def _document(line: bytes, path: Place, number: int, on_error: OnError) -> Iterator[Document]:
     where = f"{path}:{number}"
     try:
         record = _parse(line, where)
@@ -78,7 +81,7 @@ def _parse(line: bytes, where: str) -> Any:
         ) from error
 
 
-def _unreadable(path: Path, error: OSError) -> DocumentError:
+def _unreadable(path: Place, error: OSError) -> DocumentError:
     if path.suffix in CODECS and error.errno is None:
         return DocumentError(
             f"{path}: the {CODECS[path.suffix]} data is cut short or broken; wanted a whole file. "

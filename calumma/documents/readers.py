@@ -1,8 +1,9 @@
 """Reading documents one at a time, whatever holds them: the one door into the road.
 
-A path is a file, a folder, or a glob. A folder and a glob stand for all files of documents in
-them, in the order of their names, so the same paths give the same documents in the same order. A
-folder that holds pictures and no documents stands for its pictures.
+A path is a file, a folder, or a glob, of this machine or as an address that fsspec opens. A folder
+and a glob stand for all files of documents in them, in the order of their names, so the same paths
+give the same documents in the same order. A folder that holds pictures and no documents stands for
+its pictures.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calumma.documents.document import Document
-from calumma.documents.faults import Faults, OnError, stop
+from calumma.documents.faults import Faults, OnError, reason, stop
 from calumma.documents.html import read_html
 from calumma.documents.lines import read_lines
 from calumma.documents.picture_folder import picture_files, read_pictures
+from calumma.documents.places import Place, Url, entries, place_of
 from calumma.documents.tables import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.webdataset import read_tar
 from calumma.errors import CalummaError, DocumentError
 
-Reader = Callable[[Path, OnError], Iterator[Document]]
+Reader = Callable[[Place, OnError], Iterator[Document]]
 
 READERS: dict[str, Reader] = {
     ".jsonl": read_lines,
@@ -65,64 +67,85 @@ def read_documents(paths: Sequence[Path | str], on_error: OnError = stop) -> Ite
             )
 
 
-def find_sources(path: Path | str) -> list[tuple[Path, Reader]]:
+def find_sources(path: Path | str | Url) -> list[tuple[Place, Reader]]:
     """The files and saved datasets that a path stands for, each with its reader, in order.
 
     Raises:
         DocumentError: there is nothing, or nothing that a reader is known for.
     """
-    given = Path(path)
-    if given.is_dir():
-        sources = list(_in_folder(given))
-        if not sources and picture_files(given):
-            return [(given, read_pictures)]
-        if not sources:
-            raise DocumentError(
-                f"{given}: no documents in this folder; wanted {_WANTED}. Name the folder that "
-                "holds the documents."
-            )
-        return sources
-    if given.exists():
-        reader = _reader(given)
-        if reader is None:
-            raise DocumentError(
-                f"{given}: not known what a file with this ending holds; wanted {_WANTED}. Convert "
-                "or rename the file."
-            )
-        return [(given, reader)]
-    return _in_glob(str(path))
+    given = place_of(path)
+    reader = _reader(given)
+    try:
+        if isinstance(given, Url) and ("*" in str(given) or "[" in str(given)):
+            return _known(str(given), given.matches())
+        # The files of web servers may be taken for folders as well: their names come first.
+        if isinstance(given, Url) and reader is not None:
+            return [(given, reader)]
+        if given.is_dir():
+            return _of_folder(given)
+        if given.exists():
+            return [(given, _wanted(given, reader))]
+    except OSError as error:
+        raise DocumentError(
+            f"{path}: cannot be looked into ({reason(error)}); wanted files of documents. Mend the "
+            "path, or your right to read it."
+        ) from error
+    matches: list[Place] = []
+    if isinstance(given, Path) and glob.has_magic(str(path)):
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- takes absolute ones
+        matches = [Path(match) for match in sorted(found)]
+    return _known(str(path), matches)
 
 
-def _reader(path: Path) -> Reader | None:
+def _wanted(path: Place, reader: Reader | None) -> Reader:
+    if reader is None:
+        raise DocumentError(
+            f"{path}: not known what a file with this ending holds; wanted {_WANTED}. Convert "
+            "or rename the file."
+        )
+    return reader
+
+
+def _reader(path: Place) -> Reader | None:
     return next((read for suffix, read in READERS.items() if path.name.endswith(suffix)), None)
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[Path, Reader]]:
-    if is_saved_dataset(folder):
+def _of_folder(folder: Place) -> list[tuple[Place, Reader]]:
+    sources = list(_in_folder(folder))
+    if not sources and any(picture_files(folder)):
+        return [(folder, read_pictures)]
+    if not sources:
+        raise DocumentError(
+            f"{folder}: no documents in this folder; wanted {_WANTED}. Name the folder that "
+            "holds the documents."
+        )
+    return sources
+
+
+def _in_folder(folder: Place) -> Iterator[tuple[Place, Reader]]:
+    found = entries(folder)
+    if is_saved_dataset({path.name for path, _ in found}):
         yield folder, read_saved_dataset
         return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
+    for path, is_folder in found:
+        if is_folder:
             yield from _in_folder(path)
         elif reader := _reader(path):
             yield path, reader
 
 
-def _in_glob(pattern: str) -> list[tuple[Path, Reader]]:
-    matches = []
-    if glob.has_magic(pattern):
-        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 -- takes absolute ones
-    sources = [
-        source
-        for match in map(Path, matches)
-        for source in (_in_folder(match) if match.is_dir() else [(match, _reader(match))])
-    ]
-    known = [(path, reader) for path, reader in sources if reader is not None]
+def _known(pattern: str, matches: Sequence[Place]) -> list[tuple[Place, Reader]]:
+    """The files of documents among what a glob matched."""
+    known: dict[Place, Reader] = {}
+    for match in matches:
+        reader = _reader(match)
+        if isinstance(match, Path) and match.is_dir():
+            known.update(_in_folder(match))
+        elif reader is not None:
+            known[match] = reader
     if not known:
         found = f"{len(matches)} matches, none with documents" if matches else "nothing is there"
         raise DocumentError(
             f"{pattern}: {found}; wanted {_WANTED}. Mend the path, and put a glob in quotes."
         )
-    return list(dict.fromkeys(known))
+    return list(known.items())

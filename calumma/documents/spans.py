@@ -1,14 +1,18 @@
 """Files of documents cut into numbered spans, each of which can be read without those before it.
 
 The numbers depend on the files and on the size alone, so work that is shared out by spans comes
-out the same however many do it. Parquet files and plain JSON lines are cut anywhere; what can only
-be read from its start (compressed lines, tar, saved datasets) is one span a file.
+out the same however many do it. Parquet files are cut anywhere, here or at an address; of this
+machine's files, plain JSON lines at any line, tar files between documents, saved datasets at any
+row. What can only be read from its start (compressed lines), and what would have to be fetched
+twice (other files at an address), is one span a file.
 """
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +21,16 @@ import pyarrow.parquet as pq
 from calumma.documents.document import Document
 from calumma.documents.faults import OnError, stop
 from calumma.documents.lines import read_lines
+from calumma.documents.places import Place, arrow_file
 from calumma.documents.readers import find_sources
-from calumma.documents.tables import read_parquet
+from calumma.documents.tables import (
+    arrow_files,
+    num_arrow_rows,
+    read_arrow,
+    read_parquet,
+    read_saved_dataset,
+)
+from calumma.documents.webdataset import read_tar, tar_offsets
 from calumma.errors import DocumentError
 
 
@@ -26,48 +38,79 @@ from calumma.errors import DocumentError
 class Span:
     """Some of the documents of one file."""
 
-    path: Path
+    path: Place
 
     first: int = 0
-    """The first row, or the lines before the first, from 0."""
+    """The first row or document, or the lines before the first, from 0."""
 
     count: int | None = None
-    """Rows or lines; None for all to the end of the file."""
+    """Rows, documents or lines; None for all to the end of the file."""
 
     offset: int = 0
-    """Bytes before the first line."""
+    """Bytes before the first line, or before the first document of a tar file."""
+
+    split: str = ""
+    """Of a file of a saved dataset: the name of its split."""
 
 
-def cut_spans(paths: Sequence[Path | str], size: int) -> list[Span]:
+def cut_spans(paths: Sequence[Path | str], size: int) -> Iterator[Span]:
     """The spans of files, folders and globs, in the order in which `read_documents` reads them.
 
     Args:
         paths: as `read_documents` takes them.
-        size: most rows or lines in a span of a file that can be cut.
+        size: most rows, documents or lines in a span of a file that can be cut.
 
     Raises:
         DocumentError: a path holds no files of documents.
     """
-    spans: list[Span] = []
     for path in paths:
-        for source, _ in find_sources(path):
-            spans += _of_file(source, size)
-    return spans
+        for source, reader in find_sources(path):
+            if reader is read_saved_dataset:
+                yield from _of_dataset(source, size)
+            else:
+                yield from _of_file(source, size)
 
 
-def _of_file(path: Path, size: int) -> list[Span]:
+def _of_dataset(folder: Place, size: int) -> Iterator[Span]:
+    broken: list[Exception] = []
+    for path, split in arrow_files(folder, broken.append):
+        rows = None
+        if isinstance(path, Path):
+            with suppress(pa.ArrowException, OSError):
+                rows = num_arrow_rows(path)
+        for span in _of_rows(path, rows, size):
+            yield replace(span, split=split)
+    if broken:
+        yield Span(path=folder)
+
+
+def _of_rows(path: Place, rows: int | None, size: int) -> list[Span]:
+    if rows is None:
+        return [Span(path=path)]
+    return [Span(path=path, first=n, count=min(size, rows - n)) for n in range(0, rows, size)]
+
+
+def _of_file(path: Place, size: int) -> Iterator[Span]:
     try:
         if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
+            with arrow_file(path) as opened, pq.ParquetFile(opened) as file:
                 rows = file.metadata.num_rows
-            firsts = range(0, rows, size)
-            return [Span(path=path, first=n, count=min(size, rows - n)) for n in firsts]
-        if path.suffix == ".jsonl":
-            return list(_of_lines(path, size))
-    except (pa.ArrowException, OSError):
+            yield from _of_rows(path, rows, size)
+            return
+        if isinstance(path, Path) and path.suffix == ".tar":
+            offsets = tar_offsets(path)
+            for first in range(0, len(offsets), size):
+                count = min(size, len(offsets) - first)
+                yield Span(path=path, first=first, count=count, offset=offsets[first])
+            if offsets:
+                return
+        if isinstance(path, Path) and path.suffix == ".jsonl":
+            yield from _of_lines(path, size)
+            return
+    except (pa.ArrowException, tarfile.TarError, OSError):
         # Whoever reads the span tells what is wrong with the file.
         pass
-    return [Span(path=path)]
+    yield Span(path=path)
 
 
 def _of_lines(path: Path, size: int) -> Iterator[Span]:
@@ -88,14 +131,18 @@ def read_span(span: Span, on_error: OnError = stop) -> Iterator[Document]:
     Raises:
         DocumentError: a document cannot be read, and `on_error` does not return.
     """
-    if span.count is not None and span.path.suffix == ".parquet":
-        yield from read_parquet(span.path, on_error, first=span.first, count=span.count)
-    elif span.count is not None:
-        place = (span.offset, span.first, span.count)
-        yield from read_lines(span.path, on_error, place=place)
+    path, first, count = span.path, span.first, span.count
+    if path.suffix == ".arrow":
+        yield from read_arrow(path, on_error, first=first, count=count, split=span.split)
+    elif count is not None and path.suffix == ".parquet":
+        yield from read_parquet(path, on_error, first=first, count=count)
+    elif count is not None and path.suffix == ".tar":
+        yield from read_tar(path, on_error, offset=span.offset, count=count)
+    elif count is not None:
+        yield from read_lines(path, on_error, place=(span.offset, first, count))
     else:
-        for path, reader in find_sources(span.path):
-            yield from reader(path, on_error)
+        for source, reader in find_sources(path):
+            yield from reader(source, on_error)
 
 
 def require_documents(paths: Sequence[Path | str], num_found: int) -> None:

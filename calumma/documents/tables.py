@@ -12,7 +12,8 @@ page; see `interleaved`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import pyarrow.parquet as pq
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, reason, stop
 from calumma.documents.interleaved import IMAGES, TEXTS, is_interleaved, parts_of
-from calumma.errors import DocumentError, FileError
-from calumma.files import read_json
+from calumma.documents.places import Place, arrow_file, entries
+from calumma.errors import DocumentError
 
 TEXT_COLUMNS = ("text", "caption", "captions", "title", "description", "prompt", "alt")
 """Names of flat columns that are text of the document; others are attributes."""
@@ -36,7 +37,7 @@ _SHAPED = ("content", "messages")
 
 
 def read_parquet(
-    path: Path, on_error: OnError = stop, *, first: int = 0, count: int | None = None
+    path: Place, on_error: OnError = stop, *, first: int = 0, count: int | None = None
 ) -> Iterator[Document]:
     """Read the documents of one Parquet file.
 
@@ -50,7 +51,7 @@ def read_parquet(
         DocumentError: the file is not whole, or a row is no document.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with arrow_file(path) as opened, pq.ParquetFile(opened) as file:
             _require_columns(file.schema_arrow, path)
             end = file.metadata.num_rows if count is None else first + count
             groups, number = _row_groups(file.metadata, first, end)
@@ -73,53 +74,101 @@ def _row_groups(metadata: pq.FileMetaData, first: int, end: int) -> tuple[list[i
     return groups, starts[groups[0]] if groups else 0
 
 
-def read_saved_dataset(folder: Path, on_error: OnError = stop) -> Iterator[Document]:
+def read_saved_dataset(folder: Place, on_error: OnError = stop) -> Iterator[Document]:
     """Read a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
 
     Raises:
         DocumentError: a file of the folder is missing or not whole, or a row is no document.
     """
-    splits = folder / "dataset_dict.json"
+    for file, split in arrow_files(folder, on_error):
+        yield from read_arrow(file, on_error, split=split)
+
+
+def arrow_files(folder: Place, on_error: OnError = stop) -> list[tuple[Place, str]]:
+    """The Arrow files of a saved dataset in order, each with the name of its split, "" if none.
+
+    Raises:
+        DocumentError: the folder's own files cannot be read.
+    """
     try:
-        if splits.exists():
-            for split in map(str, read_json(splits)["splits"]):
-                for document in read_saved_dataset(folder / split, on_error):
-                    attributes = {"split": split, **document.attributes}
-                    yield dataclasses.replace(document, attributes=attributes)
-            return
-        files = [
-            folder / Path(f["filename"]).name
-            for f in read_json(folder / "state.json")["_data_files"]
+        if "dataset_dict.json" in {found.name for found, _ in entries(folder)}:
+            splits = list(map(str, _json(folder / "dataset_dict.json")["splits"]))
+        else:
+            splits = [""]
+        return [
+            (inside / file["filename"].rpartition("/")[2], split)
+            for split in splits
+            for inside in [folder / split if split else folder]
+            for file in _json(inside / "state.json")["_data_files"]
         ]
-    except (OSError, FileError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         on_error(_broken(folder, "a folder of save_to_disk", error))
-        return
-    for file in files:
-        yield from _read_arrow(file, on_error)
+        return []
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether the folder is one that `save_to_disk` wrote."""
-    return (folder / "dataset_dict.json").exists() or (
-        (folder / "state.json").exists() and (folder / "dataset_info.json").exists()
-    )
+def _json(path: Place) -> Any:
+    return json.loads(path.read_bytes())
 
 
-def _read_arrow(path: Path, on_error: OnError) -> Iterator[Document]:
+def is_saved_dataset(names: Collection[str]) -> bool:
+    """Whether a folder that holds these names is one that `save_to_disk` wrote."""
+    return "dataset_dict.json" in names or {"state.json", "dataset_info.json"} <= set(names)
+
+
+def read_arrow(
+    path: Place,
+    on_error: OnError = stop,
+    *,
+    first: int = 0,
+    count: int | None = None,
+    split: str = "",
+) -> Iterator[Document]:
+    """Read the documents of one Arrow file of a saved dataset.
+
+    Args:
+        path: the file.
+        on_error: what is done about a row that is no document.
+        first: the row to begin with; of a file of this machine, rows before it are not read.
+        count: how many rows; None for all that follow.
+        split: becomes an attribute, unless it is empty.
+
+    Raises:
+        DocumentError: the file is not whole, or a row is no document.
+    """
     try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        with arrow_file(path, mapped=True) as file, pa.ipc.open_stream(file) as reader:
             _require_columns(reader.schema, path)
-            number = 0
+            number, end = 0, None if count is None else first + count
             for batch in reader:
-                for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                    piece = batch.slice(start, ROWS_AT_ONCE)
-                    yield from _documents(piece, path, number + start, on_error)
+                last = number + batch.num_rows if end is None else min(end, number + batch.num_rows)
+                for start in range(max(first, number), last, ROWS_AT_ONCE):
+                    piece = batch.slice(start - number, min(ROWS_AT_ONCE, last - start))
+                    for document in _documents(piece, path, start, on_error):
+                        yield _of_split(document, split)
                 number += batch.num_rows
+                if end is not None and number >= end:
+                    return
     except (pa.ArrowException, OSError) as error:
         on_error(_broken(path, "an Arrow file", error))
 
 
-def _broken(path: Path, kind: str, error: Exception) -> DocumentError:
+def _of_split(document: Document, split: str) -> Document:
+    if not split:
+        return document
+    return dataclasses.replace(document, attributes={"split": split, **document.attributes})
+
+
+def num_arrow_rows(path: Path) -> int:
+    """How many rows an Arrow file of this machine has; no column is read.
+
+    Raises:
+        pa.ArrowException, OSError: it is not whole.
+    """
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        return sum(batch.num_rows for batch in reader)
+
+
+def _broken(path: Place, kind: str, error: Exception) -> DocumentError:
     if isinstance(error, OSError) and error.errno is not None:
         return DocumentError(
             f"{path}: cannot be read ({reason(error)}); wanted {kind}. Mend the path or its "
@@ -130,7 +179,7 @@ def _broken(path: Path, kind: str, error: Exception) -> DocumentError:
     )
 
 
-def _require_columns(schema: pa.Schema, path: Path) -> None:
+def _require_columns(schema: pa.Schema, path: Place) -> None:
     known = {*TEXT_COLUMNS, *_SHAPED}
     if {TEXTS, IMAGES} <= set(schema.names):
         return
@@ -149,7 +198,7 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _documents(
-    batch: pa.RecordBatch, path: Path, first: int, on_error: OnError
+    batch: pa.RecordBatch, path: Place, first: int, on_error: OnError
 ) -> Iterator[Document]:
     image_columns = [f.name for f in batch.schema if _is_image(f.type)]
     # All saved datasets name their files alike, so there the folder is needed to tell rows apart.

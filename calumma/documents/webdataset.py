@@ -10,6 +10,7 @@ next to each other, as WebDataset wants it; the archive is read once, from front
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.places import Place
 from calumma.errors import DocumentError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -39,19 +41,30 @@ class _Group:
         return {k: v for k, v in self.members.items() if f".{k}".lower().endswith(suffixes)}
 
 
-def read_tar(path: Path, on_error: OnError = stop) -> Iterator[Document]:
+def read_tar(
+    path: Place, on_error: OnError = stop, *, offset: int = 0, count: int | None = None
+) -> Iterator[Document]:
     """Read the documents of one tar file: images first, in the order of the archive, then text.
+
+    Args:
+        path: the file.
+        on_error: what is done about members that are no document.
+        offset: where to begin, in bytes: one of the places that `tar_offsets` tells.
+        count: how many documents; None for all that follow.
 
     Raises:
         DocumentError: the archive cannot be read or is cut short, or a group is no document.
     """
     try:
-        with tarfile.open(path, "r|") as archive:
-            for group in _groups(archive):
-                try:
-                    yield _document(group, path)
-                except DocumentError as error:
-                    on_error(error)
+        with path.open("rb") as file:
+            if offset:
+                file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r|") as archive:
+                for group in itertools.islice(_groups(archive), count):
+                    try:
+                        yield _document(group, path)
+                    except DocumentError as error:
+                        on_error(error)
     except (tarfile.TarError, EOFError) as error:
         on_error(
             DocumentError(
@@ -68,15 +81,48 @@ def read_tar(path: Path, on_error: OnError = stop) -> Iterator[Document]:
         )
 
 
+def tar_offsets(path: Path) -> list[int]:
+    """Where each document of a tar file of this machine begins, in bytes.
+
+    The headers alone are read. Empty where one holds for all members that stand after it.
+
+    Raises:
+        tarfile.TarError, OSError: the archive is not whole.
+    """
+    offsets: list[int] = []
+    last = ""
+    with tarfile.open(path, "r:") as archive:
+        for member in _members(archive):
+            if archive.pax_headers:
+                return []
+            if member.isfile():
+                stem, _ = _stem_and_key(member.name)
+                if stem != last or not offsets:
+                    offsets.append(member.offset)
+                last = stem
+    return offsets
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members in order; the archive itself would remember them all."""
+    for member in archive:
+        yield member
+        archive.members = []  # type: ignore[attr-defined]  # left out of the types, not of Python
+
+
+def _stem_and_key(name: str) -> tuple[str, str]:
+    folder, _, last = name.rpartition("/")
+    stem, _, key = last.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), key
+
+
 def _groups(archive: tarfile.TarFile) -> Iterator[_Group]:
     group: _Group | None = None
-    for member in archive:
+    for member in _members(archive):
         file = archive.extractfile(member) if member.isfile() else None
         if file is None:
             continue
-        folder, _, name = member.name.rpartition("/")
-        stem, _, key = name.partition(".")
-        stem = f"{folder}/{stem}" if folder else stem
+        stem, key = _stem_and_key(member.name)
         if group is not None and group.stem != stem:
             yield group
             group = None
@@ -96,7 +142,7 @@ def _utf8(data: bytes, where: str) -> str:
         ) from error
 
 
-def _document(group: _Group, archive: Path) -> Document:
+def _document(group: _Group, archive: Place) -> Document:
     where = f"{archive}, {group.stem}"
     record = _record(group, where)
     if "content" in record or "messages" in record:

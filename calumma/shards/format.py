@@ -21,9 +21,6 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
-
-Buffer = bytes | NDArray[np.generic]
 
 VERSION = 3
 MANIFEST_NAME = "manifest.json"
@@ -61,6 +58,6 @@ def piece_sizes(num_sequences: int, num_ids: int, dtype: str) -> dict[str, int]:
     return {s: length * np.dtype(dtypes[s]).itemsize for s, length in lengths.items()}
 
 
-def checksum(ids: Buffer, counted: Buffer) -> int:
+def checksum(ids: bytes, counted: bytes) -> int:
     """CRC-32 of a sequence as it stands in its files: any three flipped bits are seen."""
     return zlib.crc32(counted, zlib.crc32(ids))

@@ -24,6 +24,7 @@ import torch
 from calumma.documents.clean import CleanConfig
 from calumma.documents.document import Document, Image
 from calumma.documents.faults import UNREADABLE, Drop, OnError, stop
+from calumma.documents.places import place_name, place_of, state_of
 from calumma.documents.spans import Span, cut_spans, read_span, require_documents
 from calumma.errors import CalummaError, ShardError
 from calumma.files import (
@@ -106,7 +107,7 @@ def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
     make_folder(job.work / "tasks")
     (job.work / "stop").unlink(missing_ok=True)
     spans = (
-        [str(span.path.resolve()), span.first, span.count, span.offset]
+        [place_name(span.path), span.first, span.count, span.offset, span.split]
         for span in cut_spans(paths, job.piece_documents)
     )
     tasks = len(write_json_lines(job.work / "plan.jsonl", spans))
@@ -123,8 +124,8 @@ def _lines(path: Path, written: int) -> JsonLines:
 def _span(job: BuildJob, number: int) -> Span:
     """What a task reads; the plan stays on disk, where each worker looks up its own line."""
     path = job.work / "plan.jsonl"
-    name, first, count, offset = _lines(path, path.stat().st_mtime_ns)[number]
-    return Span(path=Path(name), first=first, count=count, offset=offset)
+    name, first, count, offset, split = _lines(path, path.stat().st_mtime_ns)[number]
+    return Span(path=place_of(name), first=first, count=count, offset=offset, split=split)
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +192,7 @@ class BuildTask:
     def _make(self, rank: int, span: Span, made_of: list[Any], maker: PieceMaker) -> int:
         job = self.job
         job.note(rank).unlink(missing_ok=True)
-        pieces, documents, closed = [], 0, span.path.is_file()
+        pieces, documents, closed = [], 0, bool(_state(span))
         for part, (group, dropped) in enumerate(self._groups(rank, span)):
             if job.stopping:
                 return 0
@@ -247,13 +248,20 @@ def _points_outside(document: Document) -> bool:
 
 def _made_of(job: BuildJob, rank: int, span: Span, fingerprint: str) -> list[Any]:
     """What decides a task's work, pictures in files of their own aside."""
-    state = span.path.stat()
-    seen = [state.st_size, state.st_mtime_ns] if span.path.is_file() else []
     rules = [job.piece_documents, job.skip_bad, job.cleaning.fingerprint]
     if job.cleaning.finds_duplicates:
         path = duplicate_file(job.work, rank)
         rules.append(sha256(path) if path.is_file() else "")
-    return [str(span.path), span.first, span.count, *seen, fingerprint, *rules]
+    where = [str(span.path), span.first, span.count, span.offset, span.split]
+    return [*where, *_state(span), fingerprint, *rules]
+
+
+def _state(span: Span) -> list[Any]:
+    """What changes with a span's file; empty where it does not tell, so that it is read again."""
+    try:
+        return state_of(span.path)
+    except OSError:
+        return []  # whoever reads it tells
 
 
 def _duplicates(job: BuildJob, rank: int) -> Callable[[int, Document], Drop | None]:

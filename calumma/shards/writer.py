@@ -81,7 +81,7 @@ class PieceWriter:
         counted = np.asarray(self.counted, dtype=layout.DTYPES[layout.COUNTED])
         starts = [0, *self.ends]
         checks = [
-            layout.checksum(ids[start:end], counted[start:end])
+            layout.checksum(ids[start:end].tobytes(), counted[start:end].tobytes())
             for start, end in zip(starts, self.ends, strict=False)
         ]
         arrays = {

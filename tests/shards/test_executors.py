@@ -20,6 +20,7 @@ from calumma.shards.build import Tokenizers
 from calumma.shards.executors import SlurmConfig, build_local, build_on_ray, submit_to_slurm
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import WORK, BuildJob
+from tests.documents.web import served
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,18 @@ def test_two_processes_build_what_one_builds(folder: Path, tmp_path: Path) -> No
     build_local(job(folder, tmp_path), [folder / "docs"], 2, counts.append)
     assert contents(tmp_path) == contents(folder / "whole")
     assert sum(counts) == 40
+
+
+def test_documents_of_a_web_server_are_built_by_any_number(folder: Path, tmp_path: Path) -> None:
+    with served(folder / "docs") as address:
+        for workers in (1, 2):
+            counts: list[int] = []
+            build_local(job(folder, tmp_path / str(workers)), [address], workers, counts.append)
+            assert sum(counts) == 40
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    web, whole = ShardReader(tmp_path / "1"), ShardReader(folder / "whole")
+    assert web.manifest.total == whole.manifest.total
+    assert all(web.read(n)[0].tolist() == whole.read(n)[0].tolist() for n in range(len(whole)))
 
 
 def test_what_one_process_finds_wrong_is_told_as_it_found_it(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 import calumma.shards.tasks
@@ -41,7 +42,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if path.name != WORK}
 
 
-def build(job: BuildJob, documents: Path, order: list[int] | None = None) -> list[int]:
+def build(job: BuildJob, documents: Path | str, order: list[int] | None = None) -> list[int]:
     """Do the tasks in some order; how many documents each read."""
     tasks = plan(job, [documents])
     read = [BuildTask(job)(None, rank, tasks) for rank in order or range(tasks)]
@@ -114,6 +115,24 @@ def test_a_picture_beside_its_file_may_change_while_the_file_does_not(
     picture = tmp_path / "docs" / "a-images" / "000000.png"
     picture.write_bytes(documents[2].images[0].read_bytes())
     build(mine, path)
+    assert contents(tmp_path / "out") != before
+
+
+def test_a_file_at_an_address_is_read_again_only_when_it_has_changed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/tasks/a.jsonl", b'{"content": "one"}')
+    mine = job(folder, tmp_path / "out")
+    paths = "memory://tasks/a.jsonl"
+    build(mine, paths)
+    before = contents(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(calumma.shards.tasks, "read_span", None)
+        build(mine, paths)
+    assert contents(tmp_path / "out") == before
+    memory.pipe("/tasks/a.jsonl", b'{"content": "two"}')
+    build(mine, paths)
     assert contents(tmp_path / "out") != before
 
 

@@ -1,0 +1,313 @@
+"""Where documents lie: a path of this machine, or an address that fsspec opens.
+
+`s3://bucket/docs`, `hf://datasets/name`, `https://host/a.parquet`, `memory://a.jsonl` and chains
+such as `zip://a.jsonl::https://host/a.zip` are addresses; `file://` is a path like any other. An
+address has the methods of a path that readers use, so whoever reads need not ask which it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import fsspec
+import pyarrow as pa
+
+from calumma.errors import DocumentError
+
+_LOCAL = ("file://", "local://")
+_MARKS = (
+    "ETag", "etag", "e_tag", "mtime", "LastModified", "last_modified", "Last-Modified", "created",
+    "generation", "md5", "md5Hash", "Content-MD5", "Digest", "CRC", "blob_id", "version_id",
+)  # fmt: skip
+"""What file systems call that which changes with a file's contents."""
+
+
+class UnreachableError(OSError):
+    """What a file system on the network says, where the operating system has no number for it."""
+
+
+@dataclass(frozen=True)
+class Url:
+    """A file or folder of another file system."""
+
+    address: str
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def _head(self) -> str:
+        """The part of a chain that has a path: `zip://a` in `filecache::zip://a::s3://b`."""
+        links = self.address.split("::")
+        return next((link for link in links if "://" in link), links[0])
+
+    @property
+    def _path(self) -> str:
+        scheme, _, path = self._head.partition("://")
+        return urlsplit(self._head).path if scheme in ("http", "https") else path
+
+    def _at(self, head: str) -> Url:
+        return Url(self.address.replace(self._head, head, 1))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self._path.rstrip("/"))
+
+    @property
+    def suffix(self) -> str:
+        """What the name ends in, from its last dot."""
+        return posixpath.splitext(self.name)[1]
+
+    @property
+    def parent(self) -> Url:
+        """The folder that it stands in."""
+        scheme, _, path = self._head.partition("://")
+        if scheme in ("http", "https"):
+            path = path.partition("?")[0].partition("#")[0]
+        return self._at(f"{scheme}://{posixpath.dirname(path.rstrip('/'))}")
+
+    def __truediv__(self, name: str) -> Url:
+        scheme, _, path = self._head.partition("://")
+        if scheme in ("http", "https"):
+            name = quote(name)
+        return self._at(f"{scheme}://{path.rstrip('/')}/{name}")
+
+    def exists(self) -> bool:
+        """Whether something is there."""
+        system, path = _system(self.address)
+        with _told():
+            return bool(system.exists(path))
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder that can be listed."""
+        system, path = _system(self.address)
+        with _told():
+            return bool(system.isdir(path))
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        system, path = _system(self.address)
+        with _told():
+            return bool(system.isfile(path))
+
+    def entries(self) -> list[tuple[Url, bool]]:
+        """What the folder holds, by name, each with whether it is a folder again."""
+        system, path = _system(self.address)
+        with _told():
+            found = system.ls(path, detail=True)
+        here = [
+            one for one in found if posixpath.dirname(one["name"].rstrip("/")) == path.rstrip("/")
+        ]
+        made = [
+            (self._at(system.unstrip_protocol(one["name"])), one["type"] == "directory")
+            for one in here
+        ]
+        return sorted(((one, folder) for one, folder in made if one.name), key=lambda m: m[0].name)
+
+    def matches(self) -> list[Url]:
+        """The files whose address this one, as a glob, stands for."""
+        system, path = _system(self.address)
+        with _told():
+            found = sorted(system.glob(path))
+        return [self._at(system.unstrip_protocol(one)) for one in found]
+
+    def open(self, mode: str = "rb") -> io.RawIOBase:
+        """The file, to be read from any place of it if its file system can do that.
+
+        Raises:
+            OSError: it cannot be opened.
+            DocumentError: the file system is unknown or its package is not installed.
+        """
+        assert mode == "rb"
+        system, path = _system(self.address)
+        with _told():
+            return _Told(system.open(path, "rb"), system)
+
+    def read_bytes(self) -> bytes:
+        """All of the file.
+
+        Raises:
+            OSError, DocumentError: as `open`.
+        """
+        system, path = _system(self.address)
+        with _told():
+            data: bytes = system.cat_file(path)
+            return data
+
+    def state(self) -> list[str]:
+        """What changes with the file: size, hash, time; empty where only the size is known."""
+        system, path = _system(self.address)
+        with _told():
+            known = system.info(path)
+        marks = [f"{name}={known[name]}" for name in _MARKS if known.get(name)]
+        return [f"size={known.get('size')}", *marks] if marks else []
+
+
+Place = Path | Url
+
+
+def place_of(name: Path | str | Url) -> Place:
+    """A path or an address, as a user names it.
+
+    >>> place_of("a/b.jsonl"), place_of("file:///a/b.jsonl")
+    (PosixPath('a/b.jsonl'), PosixPath('/a/b.jsonl'))
+    >>> place_of("s3://bucket/a.tar")
+    Url(address='s3://bucket/a.tar')
+    """
+    if isinstance(name, Path | Url):
+        return name
+    for scheme in _LOCAL:
+        if name.startswith(scheme) and "::" not in name:
+            return Path(name.removeprefix(scheme))
+    return Url(name) if "://" in name else Path(name)
+
+
+def place_name(where: Place) -> str:
+    """A name that means the same in any process and working folder."""
+    return str(where) if isinstance(where, Url) else str(where.resolve())
+
+
+def entries(folder: Place) -> list[tuple[Place, bool]]:
+    """What a folder holds, by name, each with whether it is a folder again; hidden things are not.
+
+    Raises:
+        OSError, DocumentError: it cannot be listed.
+    """
+    if isinstance(folder, Url):
+        found: list[tuple[Place, bool]] = [*folder.entries()]
+    else:
+        found = [(path, path.is_dir()) for path in sorted(folder.iterdir())]
+    return [(one, is_folder) for one, is_folder in found if not one.name.startswith(".")]
+
+
+def inside(folder: Place, path: str) -> Place | None:
+    """What a relative path means in a folder, or None where it leads out of it."""
+    if isinstance(folder, Path):
+        target = (folder / path.replace("\0", "")).resolve()
+        return target if target.is_relative_to(folder.resolve()) else None
+    plain = posixpath.normpath(path.replace("\\", "/"))
+    if plain.startswith(("/", "../")) or plain in ("..", "."):
+        return None
+    if "::" in path or "://" in path or "\0" in path:
+        return None
+    return folder / plain
+
+
+def state_of(where: Place) -> list[Any]:
+    """What changes with a file; empty for a folder, and for a file that does not tell.
+
+    Raises:
+        OSError, DocumentError: it cannot be looked at.
+    """
+    if isinstance(where, Url):
+        return where.state()
+    found = where.stat()
+    return [found.st_size, found.st_mtime_ns] if where.is_file() else []
+
+
+@contextmanager
+def arrow_file(where: Place, *, mapped: bool = False) -> Iterator[pa.NativeFile]:
+    """A file as pyarrow reads it, memory-mapped if that is asked for and it is of this machine.
+
+    Raises:
+        OSError, DocumentError: it cannot be opened.
+    """
+    if isinstance(where, Url):
+        with where.open() as file, pa.PythonFile(file, mode="r") as native:
+            yield native
+        return
+    with pa.memory_map(str(where)) if mapped else pa.OSFile(str(where)) as native:
+        yield native
+
+
+def _system(address: str) -> tuple[Any, str]:
+    """The file system of an address, and what it calls the address.
+
+    Raises:
+        DocumentError: it is unknown, or a package that it takes is not installed.
+    """
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise DocumentError(
+            f"{address}: a package that opens it is not installed ({_line(error)}); wanted it. "
+            "Install it, or copy the files here."
+        ) from error
+    except ValueError as error:
+        raise DocumentError(
+            f"{address}: not known what opens it ({_line(error)}); wanted an address that fsspec "
+            "opens, such as s3://, gs://, hf:// or https://. Mend it, or copy the files here."
+        ) from error
+    except Exception as error:
+        raise _as_os_error(error) from error
+    return system, path
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn whatever a file system raises into an OSError that says why in one line."""
+    try:
+        yield
+    except DocumentError:
+        raise
+    except Exception as error:
+        raise _as_os_error(error) from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return error
+    cause = error.__cause__
+    if isinstance(cause, Exception) and type(cause).__module__ != "builtins":
+        error = cause  # a server that does not answer is "not found" to some file systems
+    for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
+        if isinstance(error, kind):
+            return kind(number, os.strerror(number))
+    return UnreachableError(errno.EIO, f"{type(error).__name__}: {_line(error)}")
+
+
+class _Told(io.RawIOBase):
+    """A file of fsspec whose faults are OSErrors."""
+
+    def __init__(self, file: Any, system: Any) -> None:
+        self._file = file
+        self._system = system  # one that nobody holds may close what its files read from
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def readinto(self, buffer: Any) -> int:
+        with _told():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with _told():
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        with _told():
+            return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
