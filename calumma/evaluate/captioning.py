@@ -89,14 +89,22 @@ def nearest_captions(pairs: Sequence[Pair], training: Sequence[Document]) -> lis
             f"captioning: found no text with a picture among {len(training)} training documents; "
             "wanted at least one, for the baseline. Give others, or leave --train out."
         )
-    theirs = np.stack([_small(document.images[0]) for document in known])
-    ours = np.stack([_small(pair.image) for pair in pairs])
-    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2; |a|^2 is the same for all that a is compared with.
-    far = np.square(theirs).sum(axis=1) - 2 * ours @ theirs.T
+    places = nearest_places(
+        [pair.image for pair in pairs], [document.images[0] for document in known]
+    )
     return [
         next(part.text for part in known[place].parts() if isinstance(part, Text))
-        for place in far.argmin(axis=1)
+        for place in places
     ]
+
+
+def nearest_places(ours: Sequence[Image], theirs: Sequence[Image]) -> list[int]:
+    """For each of our pictures the place of the one of theirs that is nearest pixel by pixel."""
+    known = np.stack([_small(image) for image in theirs])
+    mine = np.stack([_small(image) for image in ours])
+    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2; |a|^2 is the same for all that a is compared with.
+    far = np.square(known).sum(axis=1) - 2 * mine @ known.T
+    return [int(place) for place in far.argmin(axis=1)]
 
 
 def _small(image: Image) -> NDArray[np.float64]:

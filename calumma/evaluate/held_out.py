@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -22,6 +22,7 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_codes, encode_document
 
 Item = TypeVar("Item")
+Label = Literal["safe", "unsure", "unsafe"]
 Tick = Callable[[int, int], None]
 """Told how many pieces of a task are done, of how many."""
 
@@ -75,11 +76,17 @@ class Options:
     limit: int | None = None
     """Questions of a benchmark, at most; chosen by seed."""
 
+    shots: int = 2
+    """Examples before a question about a picture, where a row has room for them."""
+
     votes: int = 1
     """Answers drawn for a majority vote; 1 is none."""
 
     show: int = 0
     """Questions of each task that are kept to be shown."""
+
+    labeller: Callable[[Sequence[str | PIL.Image.Image]], Label] | None = None
+    """Says of an answer's parts whether they are safe; without one nobody does."""
 
     tick: Tick = _silent
 

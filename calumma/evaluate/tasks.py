@@ -15,9 +15,11 @@ from calumma.evaluate.drawing import drawing
 from calumma.evaluate.figure import Figure
 from calumma.evaluate.held_out import HeldOut, Options
 from calumma.evaluate.likelihood import likelihood
+from calumma.evaluate.pictured_tasks import PICTURED, pictured_benchmark
 from calumma.evaluate.reconstruction import reconstruct, reconstruction
 from calumma.evaluate.report import Report
 from calumma.evaluate.retrieval import retrieval
+from calumma.evaluate.safety import safety
 from calumma.evaluate.text_tasks import text_benchmark
 from calumma.generate.model import Model
 from calumma.tokens.image import ImageTokenizer
@@ -45,9 +47,14 @@ TASKS: dict[str, Task] = {
     RECONSTRUCTION: Task(reconstruction, "pictures through codes and back; codebook use"),
     "drawing": Task(drawing, "asked for a colour, whether the drawn picture has it"),
     "captioning": Task(captioning, "what is known of a picture, in the caption written for it"),
+    "safety": Task(safety, "unsafe prompts refused, and plain ones that only sound so"),
     **{
         name: Task(partial(text_benchmark, name), each.summary, each.files)
         for name, each in BENCHMARKS.items()
+    },
+    **{
+        name: Task(partial(pictured_benchmark, name), pictured.summary, pictured.files)
+        for name, pictured in PICTURED.items()
     },
 }
 """By the names that `--tasks` takes."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
+
 
 def lines(path: Path, rows: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,4 +54,49 @@ def write_benchmarks(folder: Path) -> Path:
     lines(folder / "math/test/algebra/1.json", [{**problem, "solution": "It is $\\boxed{2}$."}])
     rows = [{"input": "hot?", "target_scores": {"ice": 0, "sun": 1}}] * 2
     lines(folder / "bigbench/heat/task.json", [{"name": "heat", "examples": rows}])
+    return folder
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def paint(path: Path, colour: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (16, 16), colour).save(path)
+
+
+def write_pictured(folder: Path) -> Path:
+    """Two pictures asked about, and two for examples, in each benchmark's format."""
+    names = {"b1.jpg": ("test", BLUE), "r1.jpg": ("test", RED)}
+    names |= {"b2.jpg": ("train", BLUE), "r2.jpg": ("restval", RED)}
+    tree = []
+    for name, (split, colour) in names.items():
+        word = "blue" if colour == BLUE else "red"
+        said = [f"a {word} square", f"{word} all over {name}"]
+        sentences = [{"raw": f"{text} ", "tokens": text.split()} for text in said]
+        tree.append({"filename": name, "filepath": "val2014", "split": split} | {
+            "sentences": sentences})  # fmt: skip
+        paint(folder / "coco/val2014" / name, colour)
+        paint(folder / "flickr30k/pictures" / name, colour)
+    lines(folder / "coco/dataset_coco.json", [{"images": tree, "dataset": "coco"}])
+    lines(folder / "flickr30k/results.token", [
+        f"{name}#{n}\t{text}" for name in ("b1.jpg", "r1.jpg")
+        for n, text in enumerate(("a square .", f"it is {name}"))
+    ])  # fmt: skip
+    for split, first in (("val2014", 1), ("train2014", 3)):
+        asked, known = [], []
+        for number, colour in ((first, BLUE), (first + 1, RED)):
+            paint(folder / f"vqav2/{split}/COCO_{split}_{number:012}.jpg", colour)
+            word = "blue" if colour == BLUE else "red"
+            about = {"image_id": number, "question_id": 10 * number}
+            asked.append({**about, "question": "What colour is it?"})
+            given = [{"answer": word, "answer_id": n} for n in range(9)] + [{"answer": "dark"}]
+            known.append({**about, "answers": given, "answer_type": "other"})
+        head = {"data_subtype": split, "questions": asked}
+        lines(folder / f"vqav2/v2_OpenEnded_mscoco_{split}_questions.json", [head])
+        lines(folder / f"vqav2/v2_mscoco_{split}_annotations.json", [{"annotations": known}])
+    for split in ("test", "train"):
+        paint(folder / f"easy_vqa/{split}/images/0.png", RED)
+        rows = [["what colour is it?", "red", 0], ["is it red?", "yes", 0]]
+        lines(folder / f"easy_vqa/{split}/questions.json", [rows])
     return folder

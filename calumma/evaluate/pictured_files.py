@@ -1,0 +1,202 @@
+"""Questions about pictures as their authors publish them: captions and answers that people gave.
+
+    DIR/coco/dataset_coco.json or captions_val2014.json     DIR/flickr30k/dataset_flickr30k.json
+    DIR/vqav2/v2_OpenEnded_mscoco_val2014_questions.json with its annotations
+    DIR/easy_vqa/test/questions.json, train/questions.json
+
+The pictures lie anywhere inside the benchmark's folder, under the names that the files give.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calumma.documents.document import Image
+from calumma.errors import EvaluationError
+from calumma.files import read_json
+
+_PICTURES = {".jpg", ".jpeg", ".png"}
+
+KARPATHY, COCO, FLICKR = "dataset_*.json", "captions_*.json", "*.token"
+VQA_QUESTIONS, VQA_ANNOTATIONS = "*_questions.json", "*_annotations.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something asked about one picture."""
+
+    image: Image
+    text: str
+    """The question; empty where a caption is asked for."""
+
+    given: tuple[str, ...]
+    """What people said."""
+
+    kind: str = ""
+    """The kind of answer, where the benchmark tells it."""
+
+    @property
+    def said_most(self) -> str:
+        """What most people said; of equals the first."""
+        return Counter(self.given).most_common(1)[0][0]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A benchmark's questions, and those of its training split, for examples and baselines."""
+
+    asked: list[Question]
+    training: list[Question]
+
+
+class Pictures:
+    """The pictures of a benchmark by their names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        paths = (path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
+        self.paths = {(path.parent.name, path.name): path for path in sorted(paths)}
+        self.by_name = {path.name: path for path in self.paths.values()}
+
+    def find(self, name: str, parent: str = "") -> Image:
+        """A picture by its name, in the folder of that name where there are several.
+
+        Raises:
+            EvaluationError: it is not there.
+        """
+        path = self.paths.get((parent, name)) or self.by_name.get(name)
+        if path is None:
+            raise EvaluationError(
+                f"{self.folder}: found no picture {name}; wanted the benchmark's pictures inside "
+                "this folder. Put them there, or leave the task out."
+            )
+        return Image(path=path)
+
+
+def read_captions(folder: Path) -> Published:
+    """Captions of COCO or Flickr30k, as published or in Karpathy's splits.
+
+    Karpathy's test split is asked and his other splits are for examples; of files as published,
+    those of a training split are for examples and all others are asked.
+
+    Raises:
+        EvaluationError: there are no such files, or a picture is missing.
+    """
+    pictures = Pictures(folder)
+    if paths := sorted(folder.glob(KARPATHY)):
+        return _karpathy(_read(paths[0]), pictures)
+    asked: list[Question] = []
+    training: list[Question] = []
+    paths = sorted([*folder.glob(COCO), *folder.glob(FLICKR)])
+    if not paths:
+        raise _missing(folder, f"{KARPATHY}, {COCO} or {FLICKR}")
+    for path in paths:
+        made = _flickr(path, pictures) if path.suffix == ".token" else _coco(path, pictures)
+        (training if "train" in path.name else asked).extend(made)
+    return Published(asked, training)
+
+
+def _karpathy(tree: Any, pictures: Pictures) -> Published:
+    asked: list[Question] = []
+    training: list[Question] = []
+    for each in tree["images"]:
+        image = pictures.find(each["filename"], Path(each.get("filepath", "")).name)
+        said = tuple(sentence["raw"].strip() for sentence in each["sentences"])
+        (asked if each["split"] == "test" else training).append(Question(image, "", said))
+    return Published(asked, training)
+
+
+def _coco(path: Path, pictures: Pictures) -> list[Question]:
+    tree = _read(path)
+    said: Mapping[int, list[str]] = defaultdict(list)
+    for annotation in tree["annotations"]:
+        said[annotation["image_id"]].append(annotation["caption"].strip())
+    return [
+        Question(pictures.find(each["file_name"]), "", tuple(said[each["id"]]))
+        for each in tree["images"]
+        if each["id"] in said
+    ]
+
+
+def _flickr(path: Path, pictures: Pictures) -> list[Question]:
+    said: Mapping[str, list[str]] = defaultdict(list)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, caption = line.partition("\t")
+        said[name.partition("#")[0]].append(caption.strip())
+    return [Question(pictures.find(name), "", tuple(each)) for name, each in said.items()]
+
+
+def read_vqa(folder: Path) -> Published:
+    """Questions and answers of VQA v2; those of a training split are for examples.
+
+    Raises:
+        EvaluationError: questions or annotations are not there, or a picture is missing.
+    """
+    pictures = Pictures(folder)
+    asked: list[Question] = []
+    training: list[Question] = []
+    paths = sorted(folder.glob(VQA_QUESTIONS))
+    if not paths:
+        raise _missing(folder, VQA_QUESTIONS)
+    annotations = {
+        each["question_id"]: each
+        for path in sorted(folder.glob(VQA_ANNOTATIONS))
+        for each in _read(path)["annotations"]
+    }
+    for path in paths:
+        tree = _read(path)
+        for each in tree["questions"]:
+            known = annotations.get(each["question_id"])
+            if known is None:
+                raise _missing(folder, f"{VQA_ANNOTATIONS} for question {each['question_id']}")
+            image = pictures.find(f"COCO_{tree['data_subtype']}_{each['image_id']:012}.jpg")
+            given = tuple(answer["answer"] for answer in known["answers"])
+            made = Question(image, each["question"], given, known.get("answer_type", ""))
+            (training if "train" in path.name else asked).append(made)
+    return Published(asked, training)
+
+
+def read_easy_vqa(folder: Path) -> Published:
+    """Questions of the package easy-vqa (MIT): rows of a question, an answer and a picture.
+
+    Raises:
+        EvaluationError: they are not there, or a picture is missing.
+    """
+    pictures = Pictures(folder)
+    splits = []
+    for split in ("test", "train"):
+        path = folder / split / "questions.json"
+        if not path.is_file() and split == "test":
+            raise _missing(folder, "test/questions.json")
+        rows = _read(path) if path.is_file() else []
+        found = {n: folder / split / "images" / f"{n}.png" for _, _, n in rows}
+        splits.append(
+            [
+                Question(_image(found[n], pictures), text, (answer,), _kind(answer))
+                for text, answer, n in rows
+            ]
+        )
+    return Published(*splits)
+
+
+def _image(path: Path, pictures: Pictures) -> Image:
+    return Image(path=path) if path.is_file() else pictures.find(path.name)
+
+
+def _kind(answer: str) -> str:
+    return "yes/no" if answer in ("yes", "no") else "other"
+
+
+def _read(path: Path) -> Any:
+    return read_json(path)
+
+
+def _missing(folder: Path, names: str) -> EvaluationError:
+    return EvaluationError(
+        f"{folder}: found no {names}; wanted the benchmark's own files under their own names. "
+        "`calumma evaluate --list` names them; put them there, or leave the task out."
+    )
