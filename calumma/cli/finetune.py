@@ -1,9 +1,11 @@
-"""`calumma finetune`: supervised fine-tuning on turns."""
+"""`calumma finetune`: supervised fine-tuning on turns, or preference tuning on pairs of answers."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calumma.cli.verb import (
     Subparsers,
@@ -14,9 +16,14 @@ from calumma.cli.verb import (
     telling,
 )
 
+if TYPE_CHECKING:
+    from calumma.checkpoints.model_folder import ModelParts
+    from calumma.model.decoder import Decoder
+
 _EXAMPLES = """\
   calumma finetune turns.toml --out out/tuned --dry-run
-  calumma finetune turns.toml --out out/tuned --steps 400 --dropout 0.05"""
+  calumma finetune turns.toml --out out/tuned --steps 400 --dropout 0.05
+  calumma finetune turns.toml --out out/tuned --adapt.matrices lora --adapt.tables none"""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -26,6 +33,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "finetune",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
         "Fine-tune a model on turns; only answers count in the loss.\n"
+        "A CONFIG with a [preference] table learns from pairs of answers instead (DPO).\n"
         "Goes on from the newest checkpoint in DIR; ends with a model folder, DIR/model.",
         _EXAMPLES,
     )
@@ -35,7 +43,17 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder."""
-    from calumma.checkpoints.model_folder import load_model, save_model
+    from calumma.settings import read_toml
+
+    told = "preference" in read_toml(args.config)
+    if told or any(change.startswith("--preference.") for change in args.changes):
+        _prefer(args)
+    else:
+        _finetune(args)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from calumma.checkpoints.model_folder import load_model
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.finetune import balance, finetune
 
@@ -46,7 +64,27 @@ def run(args: argparse.Namespace) -> None:
     tell_warning(balance(config).warning)
     with telling(args.out, config, "fine-tuning", config.steps) as progress:
         decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, progress)
-    if decoder is None:
-        return  # a rank of several, but not the first
-    save_model(args.out / "model", replace(start, decoder=decoder))
-    print(f"{args.out}/model: fine-tuned from {config.model}")
+    _keep(args.out, start, decoder, f"fine-tuned from {config.model}")
+
+
+def _prefer(args: argparse.Namespace) -> None:
+    from calumma.checkpoints.model_folder import load_model
+    from calumma.train.config_preference import PreferenceConfig
+    from calumma.train.preference import prefer
+
+    config = resolved(PreferenceConfig, args)
+    if config is None:
+        return
+    start = load_model(config.model)
+    with telling(args.out, config, "preference tuning", config.steps) as progress:
+        decoder = prefer(config, start, args.out, progress)
+    _keep(args.out, start, decoder, f"prefers as its pairs do, tuned from {config.model}")
+
+
+def _keep(out: Path, start: ModelParts, decoder: Decoder | None, said: str) -> None:
+    """Write the model folder, on the rank that has the decoder."""
+    from calumma.checkpoints.model_folder import save_model
+
+    if decoder is not None:
+        save_model(out / "model", replace(start, decoder=decoder))
+        print(f"{out}/model: {said}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -37,12 +38,18 @@ def run_fingerprint(config: TrainConfig, reader: ShardReader, start: str = "") -
         reader: its shards.
         start: the fingerprint of the weights it starts from, where they are not fresh.
     """
+    return course_fingerprint(config, reader.manifest.fingerprint, start)
+
+
+def course_fingerprint(config: Any, *others: str) -> str:
+    """Twelve hex digits of what a config says of a run's course, and of other fingerprints."""
     fields = {
         name: value
         for name, value in asdict(config).items()
         if name not in _FREE and not isinstance(value, Path)
     }
-    text = json.dumps([fields, reader.manifest.fingerprint, start], sort_keys=True)
+    # Paths deeper down, such as those of preference tuning's pairs, count by what is in them.
+    text = json.dumps([fields, *others], sort_keys=True, default=lambda path: "")
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ from typing import cast
 
 from calumma.corpora.captions import Split, group_of, normalised, split_of
 from calumma.corpora.instructions.turns import Origin, chosen, instruction
-from calumma.documents.document import Document
+from calumma.documents.document import Document, Part
 
 WHAT = ("What is this?", "What does the picture show?", "Describe the picture.")
 COLOUR = ("Which colour is most of it?", "What is its main colour?")
@@ -56,7 +56,7 @@ def telling(document: Document, glosses: Mapping[str, str]) -> Document | None:
     if gloss is None:
         return None
     asked = chosen(TELL, of.name).format(caption=caption)
-    told = [f"{caption}: {gloss}", document.images[0]]
+    told: list[Part | str] = [f"{caption}: {gloss}", document.images[0]]
     return instruction("interleaved_generation", "tell", [asked], told, of)
 
 
@@ -72,7 +72,7 @@ def showing(documents: Iterable[Document]) -> Iterator[Document]:
         names = {"first": caption_of(first), "second": caption_of(document)}
         licence = " and ".join(sorted({first.licence, document.licence} - {""}))
         both = Origin(name=f"{first.id}+{document.id}", licence=licence, split=of.split)
-        shown = [
+        shown: list[Part | str] = [
             f"{names['first']}:", first.images[0], f"{names['second']}:", document.images[0]
         ]  # fmt: skip
         asked = chosen(SHOW, both.name).format(**names)

@@ -1,0 +1,263 @@
+"""Preference tuning (DPO) on mixed-modal answers, with the model that the run starts from as
+reference.
+
+Source: Direct Preference Optimization (arXiv:2305.18290), equation 7. Text ids and image codes
+count alike: an answer's log-probability is the sum over all its ids, end of sequence among them.
+Shapes: P pairs, S = 2 P sequences (chosen, rejected, chosen, ...), N counted places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from calumma.batches.pack import Item
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.run import Keep, Saved, newest_checkpoint
+from calumma.documents.preferences import read_preferences
+from calumma.errors import ConfigError
+from calumma.files import read_json, write_json
+from calumma.model.decoder import Decoder
+from calumma.runtime import choose_device, most_memory
+from calumma.shards.encode import DocumentEncoder
+from calumma.train.adapters import adapt, fresh_additions, merged, save_adapter
+from calumma.train.compute import computed_in, prepare
+from calumma.train.config_preference import PairsConfig, PreferenceConfig
+from calumma.train.decoder import decoder_state, restore_decoder
+from calumma.train.finetune import weights_fingerprint
+from calumma.train.logprobs import logprobs
+from calumma.train.loop import Course, LoopConfig, Progress, run_loop
+from calumma.train.optimizer import make_optimizers, set_rates
+from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
+from calumma.train.parallel import Place, Ranks, clip_gradients, gathered, placed
+from calumma.train.pretrain import course_fingerprint
+from calumma.train.schedule import rate_share
+from calumma.train.step import ALL, to_device
+from calumma.train.world import joined
+
+REFERENCE_NAME = "reference.json"
+
+
+class PairLoss(NamedTuple):
+    """What some pairs came to; all [P]."""
+
+    loss: Tensor
+    """In nats, with a gradient to the answers' log-probabilities."""
+
+    margin: Tensor
+    """By how much the chosen answer's reward is above the rejected one's; no gradient."""
+
+
+def pair_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: PairsConfig) -> PairLoss:
+    """The loss of pairs.
+
+    Args:
+        told: [S] the answers' log-probabilities by the model that learns.
+        reference: [S] those by the reference.
+        lengths: [S] ids of each answer.
+        config: beta, doubt, and the weight of the chosen answers themselves.
+    """
+    chosen, rejected = (told - reference).view(-1, 2).unbind(1)
+    margin = config.beta * (chosen - rejected)
+    loss = -(1 - config.doubt) * F.logsigmoid(margin) - config.doubt * F.logsigmoid(-margin)
+    own = -(told / lengths.clamp(min=1)).view(-1, 2)[:, 0]
+    return PairLoss(loss + config.answer_weight * own, margin.detach())
+
+
+@dataclass
+class PreferenceLearner:
+    """A `Learner` of pairs."""
+
+    decoder: Decoder
+    pairs: Pairs
+    config: PreferenceConfig
+    pad: int
+    place: Place = ALL
+
+    def __post_init__(self) -> None:
+        self.course = Course()
+        self.device = self.decoder.embedding.weight.device
+        self.dtype = computed_in(self.config.compute, self.device)
+        prepare(self.decoder, self.config.compute)
+        self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
+        self.reference = torch.zeros(len(self.pairs.items), 2)
+        """[P, 2] log-probabilities of chosen and rejected answers by the reference."""
+
+    def answers(self, pairs: Sequence[tuple[Item, Item]]) -> tuple[Tensor, Tensor, int]:
+        """The log-probabilities of some pairs' answers, [S]; how many ids each has, [S]; and how
+        many ids were read."""
+        laid = paired_batch(pairs, self.config.row_length, self.pad)
+        micro = to_device(laid.batch, self.device)
+        owners = torch.from_numpy(laid.owners).to(self.device)
+
+        def read(stream: Tensor) -> Tensor:
+            hidden = self.decoder.norm(stream)[micro.counted]
+            return logprobs(hidden, self.decoder.head, micro.targets[micro.counted])
+
+        # Sharded, weights are gathered in the lower precision, and autocast has nothing to do.
+        lower = self.dtype != torch.float32 and self.place.world.size == 1
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
+            each = self.decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
+        zeros = each.new_zeros(laid.num_sequences)
+        lengths = zeros.index_add(0, owners, torch.ones_like(each))
+        num_ids = int((laid.batch.owners >= 0).sum())
+        return zeros.index_add(0, owners, each), lengths.detach(), num_ids
+
+    @torch.no_grad()
+    def judged(self) -> Tensor:
+        """[P, 2] the answers' log-probabilities by the decoder as it is, on all ranks together."""
+        self.decoder.eval()
+        told = torch.zeros_like(self.reference, device=self.device)
+        size, count = self.place.world.size, self.config.pairs_at_once
+        # All ranks go through the decoder equally often: the last ones may judge pairs again.
+        whole = -(-len(told) // (size * count)) * size * count
+        for start in range(self.place.world.rank * count, whole, size * count):
+            numbers = [n % len(told) for n in range(start, start + count)]
+            sums, _, _ = self.answers([self.pairs.items[n] for n in numbers])
+            if start < len(told):
+                kept = len(numbers[: len(told) - start])
+                told[start : start + kept] = sums.view(-1, 2)[:kept]
+        return self.place.world.sum(told).cpu()
+
+    def step(self, number: int) -> dict[str, float]:
+        """Learn from the step's pairs."""
+        config, world = self.config, self.place.world
+        torch.manual_seed(config.seed * 1_000_003 + number + world.rank * 1_000_000_007)
+        self.decoder.train()
+        share = rate_share(number, config.steps, config.schedule) * self.course.rate_share
+        set_rates(self.optimizers, share)
+        numbers = self.pairs.of_step(self.course.drawn, config.pairs_per_step, config.seed)
+        ours = numbers[world.rank :: world.size]
+        seen = torch.zeros(6, dtype=torch.float64, device=self.device)
+        for start in range(0, len(ours), config.pairs_at_once):
+            seen += self._learn(ours[start : start + config.pairs_at_once])
+        most = config.optimizer.max_gradient_norm
+        norm = float(clip_gradients(self.decoder.named_parameters(), most)[0])
+        for optimizer in self.optimizers:
+            if math.isfinite(norm):
+                optimizer.step()
+            optimizer.zero_grad()
+        self.course = replace(self.course, drawn=self.course.drawn + 1)
+        loss, right, margin, chosen, rejected, num_ids = world.sum(seen).tolist()
+        return {
+            "loss": loss,
+            "preferred": right,
+            "margin": margin,
+            "chosen": chosen,
+            "rejected": rejected,
+            "gradient_norm": norm,
+            "num_tokens": num_ids,
+            "skipped": float(not math.isfinite(norm)),
+            "rate": config.optimizer.peak_rate * share,
+            "memory_bytes": most_memory(self.device),
+        }
+
+    def _learn(self, numbers: Sequence[int]) -> Tensor:
+        """Add the gradients of some pairs; gives what is told of them, [6]."""
+        told, lengths, num_ids = self.answers([self.pairs.items[n] for n in numbers])
+        reference = self.reference[numbers].view(-1).to(self.device)
+        found = pair_loss(told, reference, lengths, self.config.preference)
+        count = self.config.pairs_per_step
+        (found.loss.sum() / count).backward()
+        gains = (told.detach() - reference).view(-1, 2).mean(0) * len(numbers) / count
+        right = (found.margin > 0).double() + (found.margin == 0).double() / 2
+        sums = [found.loss.detach().sum() / count, right.sum() / count, found.margin.sum() / count]
+        return torch.stack([*sums, *gains, torch.tensor(num_ids).to(told)]).double()
+
+    def turn(self, number: int, course: Course) -> None:
+        """Before step `number`: pass over pairs until `course.drawn`, and take its rate."""
+        self.course = course
+
+    def state(self) -> dict[str, Any]:
+        """Weights, what the optimizers remember of each, and how far the pairs are used."""
+        return decoder_state(self.decoder, self.optimizers) | {"course": asdict(self.course)}
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a state of the same config, whatever ranks saved it."""
+        self.course = Course(**restore_decoder(saved, self.decoder, self.optimizers)["course"])
+
+
+def prefer(
+    config: PreferenceConfig,
+    start: ModelParts,
+    run: Path,
+    progress: Progress = lambda step, metrics: None,
+) -> Decoder | None:
+    """Make the chosen answers likelier and the rejected ones less; under torchrun ranks share it.
+
+    The reference's log-probabilities are computed once and kept in the run's `reference.json`.
+
+    Returns:
+        The whole decoder, on the first rank; None on the others.
+
+    Raises:
+        ConfigError: there are no pairs, one is longer than a row, or ranks cannot share a step's.
+        DocumentError: a line is no pair.
+    """
+    found = (pair for path in config.preference.pairs for pair in read_preferences(path))
+    encoder = DocumentEncoder(start.text, start.image)
+    pairs = encoded_pairs(found, encoder, config.row_length)
+    vocabulary = start.text.vocabulary
+    change = partial(adapt, config=config.adapt, vocabulary=vocabulary)
+    fingerprint = course_fingerprint(config, pairs.fingerprint, weights_fingerprint(start.decoder))
+    device = choose_device(config.device)
+    with joined(device) as world:
+        _require_equal_parts(config.pairs_per_step, world.size)
+        ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
+        decoder, place = placed(
+            replace(start.decoder.config, dropout=config.dropout),
+            lambda made: chain(
+                start.decoder.state_dict().items(),
+                fresh_additions(made, start.decoder, config.seed),
+            ),
+            ranks,
+            change,
+        )
+        learner = PreferenceLearner(decoder, pairs, config, vocabulary.pad, place)
+        learner.reference = _reference(learner, run, fingerprint)
+        loop = LoopConfig(
+            steps=config.steps,
+            save_every=config.save_every,
+            fingerprint=fingerprint,
+            keep=Keep(config.keep_last, config.keep_every),
+            watch=config.watch,
+        )
+        run_loop(learner, run, loop, progress, world)
+        whole = gathered(decoder, place, change)
+    if whole is None:
+        return None
+    if not config.adapt.is_whole:
+        save_adapter(run, whole, config.adapt)
+    return merged(whole).eval()
+
+
+def _require_equal_parts(pairs_per_step: int, ranks: int) -> None:
+    if pairs_per_step % ranks:
+        raise ConfigError(
+            f"pairs_per_step={pairs_per_step} does not divide over {ranks} ranks; wanted a "
+            "multiple. Change --pairs-per-step, or start another number of ranks."
+        )
+
+
+def _reference(learner: PreferenceLearner, run: Path, fingerprint: str) -> Tensor:
+    """[P, 2] what the run keeps, or, where it keeps nothing yet, what the decoder says now."""
+    path, world = run / REFERENCE_NAME, learner.place.world
+    newest_checkpoint(run, fingerprint)  # a folder of another run is refused, and left as it is
+    kept = read_json(path) if path.is_file() else {}
+    # All ranks look before the first one writes.
+    world.wait()
+    if kept.get("fingerprint") == fingerprint:
+        return torch.tensor(kept["logprobs"])
+    told = learner.judged()
+    if world.first:
+        write_json(path, {"fingerprint": fingerprint, "logprobs": told.tolist()})
+    return told
