@@ -1,0 +1,88 @@
+"""Guesses by hand, and the fixed point on a table small enough to count all of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from calumma.generate.jacobi import Guesses
+
+
+def test_a_place_is_guessed_to_be_as_the_one_above_it() -> None:
+    guesses = Guesses(window=5, codes_per_side=3)
+    assert guesses.ahead([4, 5, 6, 7], owed=5) == [5, 6, 7, 5]
+    assert Guesses(window=2, codes_per_side=3).ahead([4, 5, 6, 7], owed=5) == [5, 6]
+    assert Guesses(window=9, codes_per_side=3).ahead([8], owed=8) == [8, 8, 8, 8, 8, 8, 8]
+
+
+def test_nothing_is_guessed_before_the_first_code_or_behind_the_last() -> None:
+    assert Guesses(window=3, codes_per_side=2).ahead([], owed=4) == []
+    assert Guesses(window=3, codes_per_side=2).ahead([4, 5, 6], owed=1) == []
+    assert Guesses(window=0, codes_per_side=2).ahead([4], owed=3) == []
+
+
+def test_guesses_stand_up_to_the_first_that_is_drawn_otherwise() -> None:
+    guesses = Guesses(window=3, codes_per_side=2)
+    guesses.ahead([4, 5], owed=9)
+    assert guesses.ids == [4, 5, 4]
+    # Behind the newest code 4 is drawn, as guessed; behind it 7, where 5 was guessed.
+    assert guesses.settle([4, 7, 8, 9]) == 2
+    assert guesses.ids == [8, 9]
+    assert guesses.ahead([4, 5, 4, 7], owed=7) == [8, 9, 8]
+    assert guesses.settle([8, 9, 8, 6]) == 4
+    assert guesses.ids == []
+
+
+def test_draws_must_be_one_more_than_guesses() -> None:
+    with pytest.raises(AssertionError, match="2 draws for 0 guesses"):
+        Guesses(window=3, codes_per_side=2).settle([4, 4])
+
+
+LENGTH, CODES = 4, 3
+
+
+def conditional(before: tuple[int, ...]) -> np.ndarray:
+    """The distribution of the next code; uneven, and different behind every beginning."""
+    raw = np.random.default_rng([7, *before]).random(CODES) ** 3 + 0.02
+    return raw / raw.sum()
+
+
+def drawn(before: tuple[int, ...], chance: float) -> int:
+    return int(np.searchsorted(conditional(before).cumsum(), chance, side="right"))
+
+
+def picture(chances: np.ndarray, window: int) -> tuple[tuple[int, ...], int]:
+    """A picture and the steps it took."""
+    guesses, codes, steps = Guesses(window, codes_per_side=2), (), 0
+    while len(codes) < LENGTH:
+        ahead = guesses.ahead(codes, LENGTH - len(codes))
+        line = [drawn((*codes, *ahead[:n]), chances[len(codes) + n]) for n in range(len(ahead) + 1)]
+        codes = (*codes, *line[: guesses.settle(line)])
+        steps += 1
+    return codes, steps
+
+
+@pytest.mark.parametrize("window", [1, 2, 8])
+def test_all_pictures_come_as_often_as_their_probabilities_say(window: int) -> None:
+    chance = np.random.default_rng(0)
+    number = 4000
+    chances = chance.random((number, LENGTH))
+    made = [picture(row, window) for row in chances]
+    found = Counter(codes for codes, _ in made)
+    expected = {
+        codes: number * np.prod([conditional(codes[:n])[codes[n]] for n in range(LENGTH)])
+        for codes in product(range(CODES), repeat=LENGTH)
+    }
+    # Chi-square over the 81 pictures, the rarest taken together; its mean is the number of cells
+    # less one, and four standard deviations more is once in thousands of seeds.
+    common = [codes for codes, count in expected.items() if count >= 5]
+    cells = [(found[codes], expected[codes]) for codes in common]
+    cells.append((number - sum(f for f, _ in cells), number - sum(e for _, e in cells)))
+    square = sum((f - e) ** 2 / e for f, e in cells)
+    assert square < len(cells) - 1 + 4 * (2 * (len(cells) - 1)) ** 0.5
+    # And more than that: each is the picture that one code a step gives, in fewer steps.
+    assert [codes for codes, _ in made] == [picture(row, 0)[0] for row in chances]
+    assert sum(steps for _, steps in made) < 0.9 * LENGTH * number
