@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from calumma.evaluate.held_out import PIECES
 from calumma.evaluate.scoring import Foretold, foretell
 from calumma.generate.config import Request, TextSampling
 from calumma.generate.model import Model
+from calumma.generate.work import Work
 
 Ids = list[int]
+
+_LOOK_BACK = 64
+"""Ids in which a stop text is looked for as they come; it ends with the newest."""
 
 NEW_TOKENS = 256
 """Ids written where a task names no number: the harness' own default."""
@@ -116,18 +119,24 @@ class HarnessModel:
         Options are `until`, `max_gen_toks`, `do_sample`, `temperature` and `top_p`; without
         `do_sample` the likeliest id is taken each time.
         """
-        answers: list[str] = []
-        for start in range(0, len(requests), PIECES):
-            piece = requests[start : start + PIECES]
-            asked = [self._request(each, start + n) for n, each in enumerate(piece)]
-            written: list[Ids] = [[] for _ in piece]
-            for number, id_ in self.model.engine.run(asked):
-                written[number].append(id_)
-            for request, ids in zip(piece, written, strict=True):
-                text = self.model.text.decode([i for i in ids if i in self.model.vocabulary.text])
-                answers.append(_until(text, request.args[1].get("until") or ()))
-            self.tick(len(answers), len(requests))
-        return answers
+        engine = self.model.engine
+        asked = [self._request(each, number) for number, each in enumerate(requests)]
+        works = engine.submit_all(asked)
+        stops = {work: _stops(each.args[1]) for work, each in zip(works, requests, strict=True)}
+        finished: set[Work] = set()
+        for work, _ in engine.follow(works):
+            if stops[work] and _until(self._text(work.ids[-_LOOK_BACK:]), stops[work]) is not None:
+                engine.cancel(work)
+            if work.done and work not in finished:
+                finished.add(work)
+                self.tick(len(finished), len(works))
+        answers = [self._text(work.ids) for work in works]
+        cut = (_until(text, stops[work]) for text, work in zip(answers, works, strict=True))
+        return [text if short is None else short for text, short in zip(answers, cut, strict=True)]
+
+    def _text(self, ids: Ids) -> str:
+        kept = [id_ for id_ in ids if id_ in self.model.vocabulary.text]
+        return self.model.text.decode(kept)
 
     def _request(self, request: Instance, number: int) -> Request:
         context, options = request.args[:2]
@@ -161,12 +170,16 @@ def _of_last(foretold: Foretold, count: int) -> tuple[float, bool]:
     return float(foretold.scores[-count:].sum()), bool(foretold.likeliest[-count:].all())
 
 
-def _until(text: str, stops: str | Sequence[str]) -> str:
-    """A text up to the first of some stops.
+def _stops(options: dict[str, Any]) -> list[str]:
+    stops = options.get("until") or []
+    return [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
 
-    >>> _until("12. Q: more", ["Q:", ". "])
-    '12'
+
+def _until(text: str, stops: Sequence[str]) -> str | None:
+    """A text up to the first of some stops; None where it holds none.
+
+    >>> _until("12. Q: more", ["Q:", ". "]), _until("12", ["Q:"])
+    ('12', None)
     """
-    for stop in [stops] if isinstance(stops, str) else stops:
-        text = text.partition(stop)[0] if stop else text
-    return text
+    found = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(found)] if found else None
