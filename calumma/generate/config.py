@@ -108,6 +108,10 @@ class Request:
                 f"modality='image' with max_images={self.max_images} leaves nothing to make; "
                 "wanted at least one image."
             )
+        if not -(2**63) <= self.seed < 2**63:
+            raise GenerationError(
+                f"seed={self.seed} is too long a number; wanted one of 64 bits, its sign included."
+            )
         if self.max_new_tokens < 0 or self.max_images < 0:
             raise GenerationError(
                 f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; wanted "

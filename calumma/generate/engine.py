@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from calumma.errors import GenerationError
+from calumma.generate.choosing import Chooser
 from calumma.generate.config import Budget, Load, Request
-from calumma.generate.grammar import Next
-from calumma.generate.sampling import chances, draw, guided, masks, penalise
-from calumma.generate.work import Row, Work, work_of
-from calumma.model.cache import Cache
+from calumma.generate.reading import Plan, Reader, plan_step
+from calumma.generate.slots import Slots
+from calumma.generate.work import Work, work_of
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
-
-SLOTS = 64
-"""The cache grows by this many slots at a time."""
 
 
 class Engine:
@@ -37,16 +34,16 @@ class Engine:
         *,
         budget: Budget = Budget(),  # noqa: B008  (frozen)
     ) -> None:
-        self.decoder = decoder
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
         self.budget = budget
-        self.device = decoder.embedding.weight.device
-        self.masks = masks(vocabulary, self.device)
+        self.reader = Reader(decoder, budget.slots)
+        self.chooser = Chooser(decoder, vocabulary, budget.rows)
+        self._max_tokens = decoder.config.max_tokens
+        self._slots = Slots(budget.slots)
+        self._seats = list(range(budget.rows))
         self._waiting: deque[Work] = deque()
         self._running: list[Work] = []
-        self._cache = Cache(decoder.config, 0, SLOTS, decoder.embedding.weight)
-        self._in_cache: list[Row] = []
 
     @property
     def idle(self) -> bool:
@@ -59,8 +56,8 @@ class Engine:
         return Load(
             running=len(self._running),
             waiting=len(self._waiting),
-            rows=sum(self._rows(work) for work in self._running),
-            slots_used=sum(self._slots(work) for work in self._running),
+            rows=sum(work.extent.rows for work in self._running),
+            slots_used=self._slots.used,
             slots=self.budget.slots,
         )
 
@@ -77,9 +74,8 @@ class Engine:
 
     def prepare(self, request: Request) -> Work:
         """Check a request without taking it in; any thread may. Raises as `submit` does."""
-        longest = self.decoder.config.max_tokens
-        work = work_of(request, self.vocabulary, self.codes_per_image, longest)
-        slots, rows = self._slots(work), self._rows(work)
+        work = work_of(request, self.vocabulary, self.codes_per_image, self._max_tokens)
+        slots, rows = work.extent.slots, work.extent.rows
         if slots > self.budget.slots or rows > self.budget.rows:
             raise GenerationError(
                 f"the request may need {slots} slots in {rows} rows of the cache; wanted at most "
@@ -100,12 +96,6 @@ class Engine:
             self.enqueue(work)
         return works
 
-    def _slots(self, work: Work) -> int:
-        return self._rows(work) * (len(work.request.ids) + work.request.max_new_tokens)
-
-    def _rows(self, work: Work) -> int:
-        return 3
-
     def cancel(self, work: Work) -> None:
         """Stop a request between two steps; what it held is free at once."""
         if work.done:
@@ -114,7 +104,7 @@ class Engine:
         if work in self._waiting:
             self._waiting.remove(work)
         else:
-            self._running.remove(work)
+            self._leave(work)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Work, int]]:
@@ -125,35 +115,46 @@ class Engine:
             prompts are read.
         """
         chosen: list[tuple[Work, int]] = []
-        while self._waiting and self._fits(self._waiting[0]):
-            work = self._waiting.popleft()
-            self._running.append(work)
-            self._force(work, chosen)
-        if not self._running:
+        self._admit(chosen)
+        plan, ready = plan_step(self._running, self.reader, self.budget.chunk)
+        if not plan:
             return chosen
-        rows = [row for work in self._running for row in work.rows]
-        self._fit(self._cache, self._in_cache, rows)
-        self._in_cache = rows
-        logits = self._read(rows, self._cache)
-        ids, logprobs = self._choose(self._running, logits)
-        for work, id_, logprob in zip(self._running, ids, logprobs, strict=True):
+        hidden = self.reader.read(plan)
+        places = dict(zip((row for row, _ in plan), _ends(plan), strict=True))
+        for work, id_, logprob in self.chooser.choose(ready, hidden, places):
             work.take(id_, logprob)
             chosen.append((work, id_))
             self._force(work, chosen)
-        self._running = [work for work in self._running if not work.done]
+            if work.done:
+                self._leave(work)
         return chosen
 
-    def _fits(self, work: Work) -> bool:
-        load = self.load
-        return (
-            load.slots_used + self._slots(work) <= self.budget.slots
-            and load.rows + self._rows(work) <= self.budget.rows
-        )
+    def _admit(self, chosen: list[tuple[Work, int]]) -> None:
+        """Give room to those who wait, in their order, as long as the first one fits."""
+        while self._waiting:
+            work = self._waiting[0]
+            rows = sum(one.extent.rows for one in self._running) + work.extent.rows
+            first = self._slots.take(work.extent.slots) if rows <= self.budget.rows else None
+            if first is None:
+                return
+            self._running.append(self._waiting.popleft())
+            work.place(first, self._seats.pop())
+            self.chooser.seat(work)
+            self._force(work, chosen)
+            if work.done:
+                self._leave(work)
 
     def _force(self, work: Work, chosen: list[tuple[Work, int]]) -> None:
+        """Add what the grammar leaves no choice of: it needs no model."""
         while not work.done and (id_ := work.grammar.forced) is not None:
             work.take(id_, 0.0)
+            self.chooser.note(work, [id_])
             chosen.append((work, id_))
+
+    def _leave(self, work: Work) -> None:
+        self._running.remove(work)
+        self._slots.give(work.full.first, work.extent.slots)
+        self._seats.append(work.seat)
 
     def follow(self, works: Sequence[Work]) -> Iterator[tuple[Work, int]]:
         """Step until these requests are done; yields their new ids as they are chosen.
@@ -178,70 +179,7 @@ class Engine:
         numbers = {work: number for number, work in enumerate(works)}
         return ((numbers[work], id_) for work, id_ in self.follow(works))
 
-    def _fit(self, cache: Cache, before: Sequence[Row], rows: Sequence[Row]) -> None:
-        """Give every row its place in the cache, in order, with slots for what it will read."""
-        places = {id(row): place for place, row in enumerate(before)}
-        wanted = [places.get(id(row), -1) for row in rows]
-        if wanted != list(range(len(before))):
-            cache.arrange(torch.tensor(wanted, device=self.device))
-        # Short rows are padded to the longest: their padding needs slots too, of its own.
-        slots = max(row.length for row in rows) + max(len(row.pending) for row in rows)
-        cache.grow(-(-slots // SLOTS) * SLOTS)
 
-    def _read(self, rows: Sequence[Row], cache: Cache) -> Tensor:
-        """Read every row's pending ids; [R, V] float32 logits behind the last of each."""
-        longest = max(len(row.pending) for row in rows)
-        ids = torch.full((len(rows), longest), self.vocabulary.pad)
-        for place, row in enumerate(rows):
-            ids[place, : len(row.pending)] = torch.tensor(row.pending)
-        lengths = torch.tensor([row.length for row in rows])
-        counts = torch.tensor([len(row.pending) for row in rows])
-        # Padding behind a short row goes to the slots after it, which its next ids overwrite.
-        positions = lengths[:, None] + torch.arange(longest)
-        hidden = self.decoder.hidden(
-            ids.to(self.device), positions=positions.to(self.device), cache=cache
-        )
-        last = hidden[torch.arange(len(rows)), (counts - 1).to(hidden.device)]
-        for row in rows:
-            row.length += len(row.pending)
-            row.pending = []
-        # A decoder may have more rows than the vocabulary has ids: spare ones are never chosen.
-        return self.decoder.head(last)[:, : self.vocabulary.size].float()
-
-    def _choose(self, live: Sequence[Work], logits: Tensor) -> tuple[list[int], list[float]]:
-        """One id for each request, from the logits of all their rows."""
-        combined, place = [], 0
-        for work in live:
-            own = logits[place : place + len(work.rows)]
-            place += len(work.rows)
-            combined.append(self._combine(work, own))
-        scores = torch.stack(combined)  # [R, V]
-        rules = [
-            work.request.image if work.grammar.expected is Next.CODE else work.request.text
-            for work in live
-        ]
-        ids = draw(
-            scores,
-            torch.tensor([rule.temperature for rule in rules], device=self.device),
-            torch.tensor([rule.top_p for rule in rules], device=self.device),
-            chances(
-                torch.tensor([work.request.seed for work in live], device=self.device),
-                torch.tensor([len(work.ids) for work in live], device=self.device),
-            ),
-        )
-        logprobs = scores.log_softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
-        return ids.tolist(), logprobs.tolist()
-
-    def _combine(self, work: Work, logits: Tensor) -> Tensor:
-        """The masked scores of one request, [V], from those of its rows, [1 to 3, V]."""
-        expected = work.grammar.expected
-        scores = logits[0]
-        if work.branches:
-            image, none = logits[1], logits[-1]
-            rule = work.request.image
-            scores = guided(scores, image, none, (rule.text_guidance, rule.image_guidance))
-        scores = scores.masked_fill(~self.masks[expected], -torch.inf)
-        if expected is not Next.CODE:
-            seen = torch.tensor([*work.request.ids, *work.ids], device=self.device).unique()
-            scores = penalise(scores, seen, work.request.text.repetition_penalty)
-        return scores
+def _ends(plan: Plan) -> Iterator[int]:
+    """Where each row's last id stands among all that are read."""
+    return (stop - 1 for stop in accumulate(count for _, count in plan))

@@ -9,7 +9,7 @@ from calumma.vocabulary import Vocabulary
 
 
 class Next(IntEnum):
-    """The kinds of id that may come next."""
+    """The kinds of id that may come next; those from BEGIN on leave no choice."""
 
     TEXT = 0
     """A text id or end of sequence."""
@@ -31,6 +31,26 @@ class Next(IntEnum):
 
     STOP = 6
     """End of sequence, and nothing else."""
+
+
+def ids_of(kind: Next, vocabulary: Vocabulary) -> tuple[range, ...]:
+    """The ids that each kind allows.
+
+    Controls besides these, such as end-of-turn or the placeholder, are never chosen.
+    """
+    eos, begin, end = (
+        range(id_, id_ + 1)
+        for id_ in (vocabulary.eos, vocabulary.begin_image, vocabulary.end_image)
+    )
+    return {
+        Next.TEXT: (eos, vocabulary.text),
+        Next.TEXT_OR_IMAGE: (eos, begin, vocabulary.text),
+        Next.IMAGE_OR_STOP: (eos, begin),
+        Next.CODE: (vocabulary.codes,),
+        Next.BEGIN: (begin,),
+        Next.END: (end,),
+        Next.STOP: (eos,),
+    }[kind]
 
 
 @dataclass
@@ -82,25 +102,15 @@ class Grammar:
     @property
     def forced(self) -> int | None:
         """The one id that may come next, where there is only one: it needs no model."""
-        only = {
-            Next.BEGIN: self.vocabulary.begin_image,
-            Next.END: self.vocabulary.end_image,
-            Next.STOP: self.vocabulary.eos,
-        }
-        return only.get(self.expected)
+        expected = self.expected
+        if expected < Next.BEGIN:
+            return None
+        ((only,),) = ids_of(expected, self.vocabulary)
+        return only
 
     def allows(self, id_: int) -> bool:
         """Whether this id may come next."""
-        vocabulary, expected = self.vocabulary, self.expected
-        if expected is Next.CODE:
-            return id_ in vocabulary.codes
-        if self.forced is not None:
-            return id_ == self.forced
-        if id_ == vocabulary.begin_image:
-            return expected is not Next.TEXT
-        return id_ == vocabulary.eos or (
-            id_ in vocabulary.text and expected is not Next.IMAGE_OR_STOP
-        )
+        return any(id_ in ids for ids in ids_of(self.expected, self.vocabulary))
 
     def advance(self, id_: int) -> None:
         """Take in the id that was chosen."""

@@ -116,7 +116,9 @@ class Model:
     @torch.inference_mode()
     def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:
         """Next-id scores at every place, nothing masked: [B, T] int64 -> [B, T, V] float32."""
-        tensor = torch.as_tensor(ids, dtype=torch.int64, device=self.engine.device)
+        tensor = torch.as_tensor(
+            ids, dtype=torch.int64, device=self.decoder.embedding.weight.device
+        )
         return self.decoder(tensor.unsqueeze(0) if tensor.ndim == 1 else tensor).float()
 
     def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:

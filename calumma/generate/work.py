@@ -14,13 +14,45 @@ from calumma.vocabulary import Vocabulary
 
 @dataclass(eq=False)
 class Row:
-    """A context that is read as it grows: ids in the cache, and ids still to be read."""
+    """A context that is read as it grows."""
 
-    pending: list[int]
-    """Ids not yet in the cache."""
+    ids: list[int]
+    """All of it, read and unread."""
 
     length: int = 0
-    """Ids in the cache."""
+    """Ids that are in the cache."""
+
+    first: int = -1
+    """Its first slot there; -1 before it has any."""
+
+    @property
+    def pending(self) -> int:
+        """Ids that are still to be read."""
+        return len(self.ids) - self.length
+
+    def truncate(self, length: int) -> None:
+        """Forget the ids behind the first `length`, read or not."""
+        del self.ids[length:]
+        self.length = min(self.length, length)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The most slots that each row of a request can come to need; 0 where it has no such row."""
+
+    full: int
+    images: int
+    none: int
+
+    @property
+    def slots(self) -> int:
+        """Of all rows."""
+        return self.full + self.images + self.none
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return 1 + bool(self.images) + bool(self.none)
 
 
 @dataclass(eq=False)
@@ -33,8 +65,20 @@ class Work:
     full: Row
     """The whole context."""
 
-    branches: list[Row] = field(default_factory=list)
-    """Guidance rows of the open image: its images alone (where there are any), and nothing."""
+    extent: Extent
+
+    images: Row | None = None
+    """While an image is drawn: the images of the context alone, for guidance. None where the
+    scales ask for no such row, or there are no images before."""
+
+    none: Row | None = None
+    """While an image is drawn: the open image alone, for guidance, where the scales ask for it."""
+
+    _several: bool = False
+    """Whether the context has an image before the open one."""
+
+    seat: int = -1
+    """Its place in the tables that the device keeps of running requests."""
 
     ids: list[int] = field(default_factory=list)
     """The new ids."""
@@ -55,7 +99,7 @@ class Work:
     @property
     def rows(self) -> list[Row]:
         """All rows of the request, the whole context first."""
-        return [self.full, *self.branches]
+        return [row for row in (self.full, self.images, self.none) if row is not None]
 
     def take(self, id_: int, logprob: float) -> None:
         """Take in an id that was chosen, and end where nothing may follow."""
@@ -66,17 +110,51 @@ class Work:
         self.logprobs.append(logprob)
         vocabulary = self.grammar.vocabulary
         if id_ == vocabulary.end_image:
-            self.branches = []
+            self.images = self.none = None
         for row in self.rows:
-            row.pending.append(id_)
+            row.ids.append(id_)
         if id_ == vocabulary.begin_image:
-            self.branches = self.guidance()
+            self.open_image()
         if id_ == vocabulary.eos or self.grammar.room <= 0:
             self.end()
 
+    def place(self, first: int, seat: int) -> None:
+        """Give it its slots, from `first` on, and its seat."""
+        self.full.first, self.seat = first, seat
+        self._place_guidance()
+
+    def open_image(self) -> None:
+        """Begin the guidance rows of the image that is open at the end of the context."""
+        vocabulary, rule = self.grammar.vocabulary, self.request.image
+        images = [id_ for id_ in self.full.ids if id_ == vocabulary.bos or _drawn(id_, vocabulary)]
+        begun = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
+        self._several = several = vocabulary.end_image in images
+        if several and rule.text_guidance != rule.image_guidance:
+            self.images = Row(images)
+        if (rule.image_guidance if several else rule.text_guidance) != 1.0:
+            self.none = Row([vocabulary.bos, *images[begun:]])
+        self._place_guidance()
+
+    def _place_guidance(self) -> None:
+        if self.images is not None:
+            self.images.first = self.full.first + self.extent.full
+        if self.none is not None:
+            self.none.first = self.full.first + self.extent.full + self.extent.images
+
+    @property
+    def guides(self) -> tuple[Row, Row, Row]:
+        """The rows whose logits guidance mixes: full, images, none.
+
+        Where one has no weight of its own, another stands for it: without images before, the
+        images' row is that of nothing; and what the scales cancel may be any.
+        """
+        none = self.none or self.images or self.full
+        return self.full, self.images or (self.full if self._several else none), none
+
     def end(self, *, cancelled: bool = False) -> None:
         """Nothing more will come."""
-        self.done, self.cancelled, self.branches = True, cancelled, []
+        self.done, self.cancelled = True, cancelled
+        self.images = self.none = None
         self.total = time.perf_counter() - self.submitted
 
     @property
@@ -85,22 +163,12 @@ class Work:
         if self.cancelled:
             return "cancelled"
         stopped = bool(self.ids) and self.ids[-1] == self.grammar.vocabulary.eos
-        return "stop" if stopped else "length"
+        sated = self.grammar.images_only and not self.grammar.max_images
+        return "stop" if stopped or sated else "length"
 
-    def guidance(self) -> list[Row]:
-        """The guidance rows of the image that is open, unread."""
-        rule = self.request.image
-        if rule.text_guidance == 1.0 and rule.image_guidance == 1.0:
-            return []
-        vocabulary = self.grammar.vocabulary
-        context = [*self.request.ids, *self.ids]
-        kept = {vocabulary.bos, vocabulary.begin_image, vocabulary.end_image}
-        images = [id_ for id_ in context if id_ in kept or id_ in vocabulary.codes]
-        begun = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
-        none = [vocabulary.bos, *images[begun:]]
-        if vocabulary.end_image not in images:
-            return [Row(none)]
-        return [Row(images), Row(none)]
+
+def _drawn(id_: int, vocabulary: Vocabulary) -> bool:
+    return id_ in vocabulary.codes or id_ in (vocabulary.begin_image, vocabulary.end_image)
 
 
 def work_of(request: Request, vocabulary: Vocabulary, codes_per_image: int, longest: int) -> Work:
@@ -133,13 +201,31 @@ def work_of(request: Request, vocabulary: Vocabulary, codes_per_image: int, long
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
     _require_whole_image(grammar)
-    work = Work(request=request, grammar=grammar, full=Row(list(request.ids)))
+    full = Row(list(request.ids))
+    work = Work(request=request, grammar=grammar, full=full, extent=_extent(request, grammar))
     if grammar.codes_owed is not None:
         grammar.image_first = False
-        work.branches = work.guidance()
+        work.open_image()
     if grammar.room <= 0:
         work.end()
     return work
+
+
+def _extent(request: Request, grammar: Grammar) -> Extent:
+    """The most that a request can come to need, when its prompt has been read."""
+    whole = grammar.codes_per_image + 2
+    opened = grammar.codes_owed is not None
+    to_come = max(0, min(grammar.max_images, grammar.room // whole)) + opened
+    vocabulary, rule = grammar.vocabulary, request.image
+    several = vocabulary.end_image in request.ids or to_come > 1
+    scales = rule.text_guidance, rule.image_guidance
+    images = none = 0
+    if to_come and several and scales[0] != scales[1]:
+        of_prompt = sum(_drawn(id_, vocabulary) for id_ in request.ids)
+        images = 1 + of_prompt + to_come * whole
+    if to_come and scales != (1.0, 1.0):
+        none = whole
+    return Extent(full=len(request.ids) + max(0, grammar.room), images=images, none=none)
 
 
 def _require_whole_image(grammar: Grammar) -> None:

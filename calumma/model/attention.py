@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
         Args:
             x: [B, T, M].
-            sight: positions, mask and cache, shared by all layers.
+            sight: angles, what is seen, and cache; shared by all layers.
 
         Returns:
             [B, T, M], to be added to the residual stream.
@@ -54,8 +54,6 @@ class Attention(nn.Module):
         k = rotate(self.key_norm(k), sight.cosine, sight.sine).to(v.dtype)
 
         if sight.cache is not None:
-            assert sight.positions is not None
-            sight.cache.write(self.layer, k.transpose(1, 2), v.transpose(1, 2), sight.positions)
-            k = sight.cache.keys[self.layer].transpose(1, 2)  # [B, S, K, D]
-            v = sight.cache.values[self.layer].transpose(1, 2)
+            assert sight.slots is not None
+            k, v = sight.cache.write(self.layer, k[0], v[0], sight.slots)
         return self.output(sight.attend(q, k, v).flatten(2))

@@ -1,67 +1,91 @@
-"""Keys and values of the tokens already read, so that each is computed once."""
+"""Keys and values of the tokens already read, so that each is computed once.
+
+Shapes: N new tokens, S slots, K key/value heads, D head_dim.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from calumma.model.config import DecoderConfig
+from calumma.model.rope import rotary_angles
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some new tokens of one row, whose slots lie side by side."""
+
+    first: int
+    """The slot of the row's first token."""
+
+    length: int
+    """Tokens of the row that are in the cache before."""
+
+    count: int
+    """New tokens; they go to the slots behind."""
+
+    @property
+    def end(self) -> int:
+        """Tokens of the row that are in the cache after."""
+        return self.length + self.count
 
 
 class Cache:
-    """One slot a position, for every layer and row.
+    """One slot a token, for every layer. Who has which slots is its owner's business."""
 
-    Shapes: B rows, T new tokens, S slots, K key/value heads, D head_dim.
-    """
+    def __init__(self, config: DecoderConfig, num_slots: int, like: Tensor) -> None:
+        """Make room for `num_slots` tokens in the dtype and device of `like`.
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        num_rows: int,
-        num_slots: int,
-        like: Tensor,
-    ) -> None:
-        """Make room for `num_rows` x `num_slots` tokens in the dtype and device of `like`."""
-        shape = (config.num_layers, num_rows, config.num_kv_heads, num_slots, config.head_dim)
+        Memory that is never written to is, on a CPU, never taken from the machine.
+        """
+        shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
-        self.num_slots = num_slots
+        places = torch.arange(config.max_tokens, device=like.device)
+        angles = rotary_angles(places, config.head_dim, config.rope_theta)
+        self.cosine, self.sine = angles.cos(), angles.sin()
+        """[max_tokens, D/2] float32, of every position's rotary angles."""
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        """Put new keys and values, both [B, K, T, D], at `positions`, [B, T] int64."""
-        index = positions[:, None, :, None].expand_as(keys)
-        self.keys[layer].scatter_(2, index, keys)
-        self.values[layer].scatter_(2, index, values)
+    @property
+    def num_slots(self) -> int:
+        """How many tokens it holds."""
+        return self.keys.shape[2]
 
-    def mask(self, positions: Tensor) -> Tensor:
-        """Which slots each new token may see: its own and those before it.
-
-        Args:
-            positions: [B, T] int64.
+    def write(
+        self, layer: int, keys: Tensor, values: Tensor, slots: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put new keys and values, both [N, K, D], into their slots, [N] int64.
 
         Returns:
-            [B, 1, T, S] bool. Slots behind a row's last token hold stale values, never seen.
+            All keys and values of the layer, [K, S, D].
         """
-        slots = torch.arange(self.num_slots, device=positions.device)
-        return slots <= positions[:, None, :, None]
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        all_keys.index_copy_(1, slots, keys.transpose(0, 1))
+        all_values.index_copy_(1, slots, values.transpose(0, 1))
+        return all_keys, all_values
 
-    def arrange(self, rows: Tensor) -> None:
-        """Put rows in a new order: [R] int64 numbers of old rows, or -1 for a fresh, empty one."""
-        fresh = rows < 0
-        picked = rows.clamp(min=0)
-        empty = self.keys.shape[1] == 0
-        shape = (*self.keys.shape[:1], len(rows), *self.keys.shape[2:])
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_zeros(shape) if empty else old.index_select(1, picked)
-            new[:, fresh] = 0
-            setattr(self, name, new)
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give a row what another has read already: `count` slots from `source` to `target`."""
+        for tensor in (self.keys, self.values):
+            tensor[:, :, target : target + count] = tensor[:, :, source : source + count]
 
-    def grow(self, num_slots: int) -> None:
-        """Make room for more tokens; what is there stays."""
-        if num_slots <= self.num_slots:
-            return
-        added = num_slots - self.num_slots
-        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, added))
-        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, added))
-        self.num_slots = num_slots
+
+def places(pieces: Sequence[Piece], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the new tokens of some rows stand, row after row.
+
+    Returns:
+        Their positions, from 0 in each row, and their slots; both [N] int64.
+
+    >>> places([Piece(10, 2, 1), Piece(20, 0, 2)], torch.device("cpu"))
+    (tensor([2, 0, 1]), tensor([12, 20, 21]))
+    """
+    positions = [place for piece in pieces for place in range(piece.length, piece.end)]
+    slots = [piece.first + n for piece in pieces for n in range(piece.length, piece.end)]
+    both = torch.tensor([positions, slots])
+    if device.type == "cuda":
+        both = both.pin_memory().to(device, non_blocking=True)
+    return both[0], both[1]

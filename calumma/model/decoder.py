@@ -5,14 +5,14 @@ Shapes: B rows, T tokens, M model_dim, V vocabulary size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from calumma.model.attention import Attention
-from calumma.model.cache import Cache
+from calumma.model.cache import Cache, Piece
 from calumma.model.config import DecoderConfig
 from calumma.model.feed_forward import FeedForward
 from calumma.model.sight import Sight, look
@@ -29,11 +29,14 @@ class Where(TypedDict, total=False):
     its own document; None: all before it in its row."""
 
     positions: Tensor | None
-    """[B, T] int64 places from 0, in each document; None counts from 0 along the row. Needed with
-    a cache."""
+    """[B, T] int64 places from 0, in each document; None counts from 0 along the row."""
 
     cache: Cache | None
-    """Keys and values of earlier ids; the new ones are written into it."""
+    """Keys and values of earlier ids; the new ones are written into it. The ids of all rows then
+    stand one after another, B = 1, and neither owners nor positions are given."""
+
+    pieces: Sequence[Piece]
+    """With a cache: how many ids belong to which row, in order."""
 
 
 class Block(nn.Module):
@@ -98,7 +101,7 @@ class Decoder(nn.Module):
             ids: [B, T] int64.
             read: is given the stream behind the last block, [B, T, M], in the place of last norm
                 and head; what it returns is returned.
-            where: owners, positions, cache; see `Where`.
+            where: owners and positions, or cache and pieces; see `Where`.
 
         Returns:
             [B, T, V] in the dtype of the weights, or what `read` returned.

@@ -6,7 +6,7 @@ Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.model.cache import Cache
+from calumma.model.cache import Cache, Piece, places
 from calumma.model.config import DecoderConfig
 from calumma.model.rope import rotary_angles
 
@@ -29,11 +29,12 @@ class Sight:
     """[T, 1, D/2] or [B, T, 1, D/2] float32, of the rotary angles."""
 
     attend: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Mixes values: [B, T, H, D] queries, [B, S, K, D] keys and values to [B, T, H, D]."""
+    """Mixes values: [B, T, H, D] queries, [B, S, K, D] keys and values to [B, T, H, D]. With a
+    cache B is 1, and keys and values are all of the layer's, [K, S, D]."""
 
     cache: Cache | None = None
-    positions: Tensor | None = None
-    """[B, T] int64, the cache slots of the new tokens; None where no cache is used."""
+    slots: Tensor | None = None
+    """[T] int64, the cache slots of the new tokens; None where no cache is used."""
 
 
 def look(
@@ -43,44 +44,89 @@ def look(
     owners: Tensor | None = None,
     positions: Tensor | None = None,
     cache: Cache | None = None,
+    pieces: Sequence[Piece] = (),
 ) -> Sight:
     """The sight of a call; the arguments are those of `Decoder.forward`."""
-    places = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
-    angles = rotary_angles(places, config.head_dim, config.rope_theta).unsqueeze(-2)
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor] = causal
     if cache is not None:
-        assert positions is not None, "a cache needs the positions of the new tokens"
-        attend = Masked(cache.mask(positions))
-    elif owners is not None and owners.is_cuda:
+        where, slots = places(pieces, ids.device)
+        assert ids.shape == (1, len(slots)), (
+            f"{ids.numel()} ids, but the pieces of their rows have {len(slots)}"
+        )
+        cosine, sine = cache.cosine[where].unsqueeze(-2), cache.sine[where].unsqueeze(-2)
+        return Sight(cosine, sine, Rows.of(pieces, ids.device), cache, slots)
+    where = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
+    angles = rotary_angles(where, config.head_dim, config.rope_theta).unsqueeze(-2)
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] = causal
+    if owners is not None and owners.is_cuda:
         attend = Blocks.of(owners)
     elif owners is not None and bool((owners != owners[:, :1]).any()):
         attend = Spans.of(owners)
-    return Sight(angles.cos(), angles.sin(), attend, cache, positions)
+    return Sight(angles.cos(), angles.sin(), attend)
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Each token sees itself and all before it, or what a [B, 1, T, S] bool mask lets it."""
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each token sees itself and all before it."""
     mixed = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None,
+        is_causal=True,
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return mixed.transpose(1, 2)
 
 
 @dataclass(frozen=True)
-class Masked:
-    """Each token sees what a mask lets it."""
+class Rows:
+    """Rows of a cache, each attended to alone over its own slots: nothing is copied or padded.
 
-    mask: Tensor
-    """[B, 1, T, S] bool, True where a token may look."""
+    A call of its own for each row costs a CPU less than gathering rows into one call, from about
+    50 tokens a row (dev/log.md has the measurement).
+    """
+
+    pieces: Sequence[Piece]
+
+    masks: Sequence[Tensor | None]
+    """For each piece [count, end] bool, True where a new token may look; None where nothing is
+    hidden, or where the row begins, which is plain causal attention."""
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], device: torch.device) -> Rows:
+        """The sight of the new tokens of some rows."""
+        masks = [
+            torch.ones(piece.count, piece.end, dtype=torch.bool, device=device).tril(piece.length)
+            if piece.length and piece.count > 1
+            else None
+            for piece in pieces
+        ]
+        return cls(pieces, masks)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `Sight.attend`."""
-        return causal(q, k, v, self.mask)
+        mixed, start = [], 0
+        for piece, mask in zip(self.pieces, self.masks, strict=True):
+            asked = q[:, start : start + piece.count]
+            slots = slice(piece.first, piece.first + piece.end)
+            if piece.length:
+                mixed.append(_over(asked[0], k[:, slots], v[:, slots], mask))
+            else:
+                seen = (x[:, slots].transpose(0, 1).unsqueeze(0) for x in (k, v))
+                mixed.append(causal(asked, *seen)[0])
+            start += piece.count
+        return torch.cat(mixed).unsqueeze(0)
+
+
+def _over(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """[T, H, D] queries over [K, S, D] keys and values, to [T, H, D]."""
+    # Queries that share keys stand as so many queries of one head: no key is repeated.
+    group = q.shape[1] // k.shape[0]
+    asked = q.unflatten(1, (-1, group)).permute(1, 2, 0, 3).flatten(1, 2)  # [K, G * T, D]
+    if mask is not None and group > 1:
+        mask = mask.repeat(group, 1)
+    mixed = F.scaled_dot_product_attention(
+        asked.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=mask
+    )
+    return mixed[0].unflatten(1, (group, -1)).permute(2, 0, 1, 3).flatten(1, 2)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from calumma.errors import GenerationError
-from calumma.generate.config import ImageSampling, Request, TextSampling
+from calumma.generate.config import ImageSampling, Request, Sampling, TextSampling
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Grammar, Next
-from calumma.generate.sampling import chances, draw, guided, masks, penalise
+from calumma.generate.sampling import chances
 from calumma.model.decoder import Decoder
 from calumma.tokens.sequence import encode_codes
 from calumma.tokens.text import TextTokenizer
@@ -42,8 +42,8 @@ def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
 @torch.no_grad()
 def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     """One request, slowly: no cache, no batch, the guidance's contexts filtered at each step."""
-    ids, asked, allowed = list(request.ids), len(request.ids), masks(v, torch.device("cpu"))
-    images = ids.count(v.begin_image) + request.max_images
+    ids, asked = list(request.ids), len(request.ids)
+    images = ids.count(v.begin_image) + (request.modality != "text") * request.max_images
     grammar = Grammar(v, CODES, room=asked + request.max_new_tokens, max_images=images)
     for id_ in ids:
         grammar.read(id_)
@@ -67,18 +67,37 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
             begun = max(place for place, id_ in enumerate(ids) if id_ == v.begin_image)
             none = last([v.bos, *ids[begun:]])
             image = last(kept) if v.end_image in ids else none
-            scales = request.image.text_guidance, request.image.image_guidance
-            scores = guided(scores, image, none, scales)
-        scores = scores.masked_fill(~allowed[grammar.expected], -torch.inf)
-        if grammar.expected is not Next.CODE:
-            scores = penalise(
-                scores, torch.tensor(sorted(set(ids))), request.text.repetition_penalty
-            )
-        chance = chances(torch.tensor([request.seed]), torch.tensor([len(ids) - asked]))
-        settings = [torch.tensor([x]) for x in (rule.temperature, rule.top_p)]
-        ids.append(int(draw(scores[None], *settings, chance)))
+            text_scale, image_scale = request.image.text_guidance, request.image.image_guidance
+            scores = none + image_scale * (image - none) + text_scale * (scores - image)
+        else:
+            by = request.text.repetition_penalty
+            for id_ in set(ids):
+                scores[id_] = scores[id_] / by if scores[id_] > 0 else scores[id_] * by
+        allowed = torch.tensor([grammar.allows(id_) for id_ in range(v.size)])
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        chance = chances(torch.tensor([request.seed]), torch.tensor([len(ids) - asked])).item()
+        ids.append(slow_draw(scores, rule, chance))
         grammar.advance(ids[-1])
     return ids[asked:]
+
+
+def slow_draw(scores: torch.Tensor, rule: Sampling, chance: float) -> int:
+    """Id by id, in Python's numbers."""
+    if rule.temperature == 0:
+        return int(scores.argmax())
+    shares = (scores / rule.temperature).double().softmax(0)
+    order = shares.sort(descending=True, stable=True).indices.tolist()
+    kept = [id_ for id_ in order if shares[id_] > 0][: rule.top_k or None]
+    kept = [id_ for id_ in kept if shares[id_] >= rule.min_p * shares[kept[0]]]
+    mass, nucleus = sum(shares[kept]), []
+    while kept and sum(shares[nucleus]) < rule.top_p * mass:
+        nucleus.append(kept.pop(0))
+    line = 0.0
+    for id_ in sorted(nucleus):
+        line += float(shares[id_])
+        if line > chance * float(sum(shares[nucleus])):
+            return id_
+    return max(nucleus)
 
 
 def requests(prompts: list[list[int]]) -> list[Request]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calumma.model.cache import Cache
+from calumma.model.cache import Cache, Piece
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import INITIAL_STD, Decoder
 
@@ -38,12 +38,13 @@ def test_a_cache_changes_nothing(norm_order: str) -> None:
     model = decoder(norm_order=norm_order)
     ids = torch.randint(40, (2, 12))
     whole = model(ids)
-    cache = Cache(model.config, 2, 12, whole)
-    pieces = []
+    cache = Cache(model.config, 24, whole)
+    read = []
     for start, stop in [(0, 5), (5, 6), (6, 7), (7, 12)]:
-        positions = torch.arange(start, stop).expand(2, -1)
-        pieces.append(model(ids[:, start:stop], positions=positions, cache=cache))
-    assert torch.allclose(torch.cat(pieces, dim=1), whole, atol=1e-5)
+        pieces = [Piece(first, start, stop - start) for first in (0, 12)]
+        flat = ids[:, start:stop].reshape(1, -1)
+        read.append(model(flat, cache=cache, pieces=pieces).view(2, stop - start, -1))
+    assert torch.allclose(torch.cat(read, dim=1), whole, atol=1e-5)
 
 
 @torch.no_grad()
@@ -51,13 +52,13 @@ def test_rows_of_a_cache_may_stand_at_different_places() -> None:
     model = decoder()
     ids = torch.randint(40, (2, 9))
     whole = model(ids)
-    cache = Cache(model.config, 2, 16, whole)
-    model(ids[:, :4], positions=torch.arange(4).expand(2, -1), cache=cache)
+    cache = Cache(model.config, 32, whole)
+    model(ids[:, :4].reshape(1, -1), cache=cache, pieces=[Piece(20, 0, 4), Piece(3, 0, 4)])
     # The second row goes back to its third id: what stood behind it is seen no more.
-    places = torch.tensor([[4], [2]])
-    step = model(ids.gather(1, places), positions=places, cache=cache)
-    assert torch.allclose(step[0, 0], whole[0, 4], atol=1e-5)
-    assert torch.allclose(step[1, 0], whole[1, 2], atol=1e-5)
+    step = torch.cat([ids[0, 4:7], ids[1, 2:3]])[None]
+    made = model(step, cache=cache, pieces=[Piece(20, 4, 3), Piece(3, 2, 1)])
+    assert torch.allclose(made[0, :3], whole[0, 4:7], atol=1e-5)
+    assert torch.allclose(made[0, 3], whole[1, 2], atol=1e-5)
 
 
 @ORDERS
@@ -149,7 +150,11 @@ def test_parameters_are_counted_by_hand() -> None:
     assert Decoder(SMALL).num_parameters == 2 * 40 * 16 + 16 + 2 * block
 
 
-def test_a_cache_without_positions_is_our_mistake() -> None:
+def test_ids_without_their_rows_are_our_mistake() -> None:
     model = decoder()
-    with pytest.raises(AssertionError, match="a cache needs the positions"):
-        model(torch.zeros(1, 1).long(), cache=Cache(SMALL, 1, 4, model.head.weight))
+    with pytest.raises(AssertionError, match="1 ids, but the pieces of their rows have 2"):
+        model(
+            torch.zeros(1, 1).long(),
+            cache=Cache(SMALL, 4, model.head.weight),
+            pieces=[Piece(0, 0, 2)],
+        )

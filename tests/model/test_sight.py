@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from calumma.model.sight import Blocks, Masked, Spans, causal, look
+from calumma.model.cache import Piece
+from calumma.model.sight import Blocks, Rows, Spans, causal, look
 from tests.model.test_attention import CONFIG
 
 OWNERS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])
@@ -55,11 +56,26 @@ def test_without_owners_all_before_is_seen() -> None:
     assert torch.allclose(causal(*qkv), slow(*qkv, torch.zeros(2, 9)), atol=1e-5)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
 @torch.no_grad()
-def test_a_mask_hides_what_it_says() -> None:
-    qkv = values(2, 2)
-    mask = (OWNERS[:, :, None] == OWNERS[:, None, :]) & torch.ones(9, 9).bool().tril()
-    assert torch.allclose(Masked(mask[:, None])(*qkv), slow(*qkv, OWNERS), atol=1e-5)
+def test_rows_of_a_cache_see_their_own_slots(heads: int, kv_heads: int) -> None:
+    q, k, v = values(heads, kv_heads)
+    wanted = slow(q, k, v, torch.zeros(2, 9))
+    # The first row lies behind the second; between them are slots of nobody.
+    slots = torch.full((2, kv_heads, 30, 16), torch.nan)
+    for row, first in ((0, 15), (1, 2)):
+        slots[0, :, first : first + 9], slots[1, :, first : first + 9] = (
+            x[row].transpose(0, 1) for x in (k, v)
+        )
+    for pieces in (
+        [Piece(15, 0, 9), Piece(2, 0, 9)],
+        [Piece(15, 4, 5), Piece(2, 8, 1)],
+        [Piece(15, 0, 1), Piece(2, 5, 2)],
+    ):
+        asked = [q[row, piece.length : piece.end] for row, piece in enumerate(pieces)]
+        right = [wanted[row, piece.length : piece.end] for row, piece in enumerate(pieces)]
+        made = Rows.of(pieces, torch.device("cpu"))(torch.cat(asked)[None], *slots)
+        assert torch.allclose(made[0], torch.cat(right), atol=1e-5)
 
 
 def test_spans_by_hand() -> None:

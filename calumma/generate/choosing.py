@@ -1,0 +1,110 @@
+"""Chooses the next id of many requests at once, from what their rows have read.
+
+Those that want text and those that want codes are two groups: each costs its own columns of the
+head, a few operations over all its rows, and no loop over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from calumma.generate.columns import Columns
+from calumma.generate.grammar import Next
+from calumma.generate.sampling import Limits, chances, draw, guided, penalised
+from calumma.generate.work import Row, Work
+from calumma.model.decoder import Decoder
+from calumma.vocabulary import Vocabulary
+
+Places = Mapping[Row, int]
+"""Where what a row has read last stands in [N, M]."""
+
+Choice = tuple[Work, int, float]
+"""A work, its new id, and the natural logarithm of that id's probability."""
+
+
+class Chooser:
+    """Knows of every running request, by its seat, which text it has seen."""
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, seats: int) -> None:
+        self.columns = Columns(decoder, vocabulary)
+        self.device = decoder.embedding.weight.device
+        self._first_code = vocabulary.codes.start
+        # One column more than there are, for ids that are no text.
+        shape = seats, len(self.columns.ids) + 1
+        self._seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
+
+    def seat(self, work: Work) -> None:
+        """Take in a request that has got a seat."""
+        self._seen[work.seat] = False
+        self.note(work, work.full.ids)
+
+    def note(self, work: Work, ids: Sequence[int]) -> None:
+        """Take in ids that a request has without having chosen them here."""
+        columns = self.columns.column[torch.tensor(ids, device=self.device)]
+        self._seen[work.seat, columns] = True
+
+    def choose(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
+        """One id for each work.
+
+        Args:
+            works: those whose rows are read to their ends.
+            hidden: [N, M], what the head reads.
+            places: where each row's last stands in it.
+        """
+        drawing = [work for work in works if work.grammar.expected is Next.CODE]
+        writing = [work for work in works if work.grammar.expected is not Next.CODE]
+        made: list[Choice] = []
+        if drawing:
+            made += self._codes(drawing, hidden, places)
+        if writing:
+            made += self._texts(writing, hidden, places)
+        return made
+
+    def _codes(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
+        rows = list(dict.fromkeys(row for work in works for row in work.guides))
+        logits = self.columns.of_codes(hidden[self._tensor([places[row] for row in rows])])
+        own = {row: number for number, row in enumerate(rows)}
+        scores = logits
+        if len(rows) > len(works):
+            guides = self._tensor([[own[row] for row in work.guides] for work in works])
+            rules = [work.request.image for work in works]
+            scales = [(rule.text_guidance, rule.image_guidance) for rule in rules]
+            full, images, none = (logits[place] for place in guides.unbind(1))
+            scores = guided(full, images, none, torch.tensor(scales).to(self.device))
+        limits = Limits.of([work.request.image for work in works], self.device)
+        columns = draw(scores, limits, self._chances(works))
+        return _told(works, columns + self._first_code, _logprobs(scores, columns))
+
+    def _texts(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
+        scores = self.columns.of_text(hidden[self._tensor([places[w.full] for w in works])])
+        kinds = self._tensor([work.grammar.expected for work in works])
+        scores = scores.masked_fill(self.columns.forbidden[kinds], -torch.inf)
+        seats = self._tensor([work.seat for work in works])
+        penalties = [work.request.text.repetition_penalty for work in works]
+        if any(penalty != 1 for penalty in penalties):
+            seen = self._seen[seats, :-1]
+            scores = penalised(scores, seen, torch.tensor(penalties).to(self.device))
+        limits = Limits.of([work.request.text for work in works], self.device)
+        columns = draw(scores, limits, self._chances(works))
+        self._seen[seats, columns] = True
+        return _told(works, self.columns.ids[columns], _logprobs(scores, columns))
+
+    def _chances(self, works: Sequence[Work]) -> Tensor:
+        seeds = self._tensor([work.request.seed for work in works])
+        return chances(seeds, self._tensor([len(work.ids) for work in works]))
+
+    def _tensor(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(numbers, device=self.device)
+
+
+def _logprobs(scores: Tensor, columns: Tensor) -> Tensor:
+    """[R] natural logarithms of the probability of each row's column."""
+    chosen = scores.gather(1, columns.unsqueeze(-1)).squeeze(-1)
+    return chosen - scores.logsumexp(dim=-1)
+
+
+def _told(works: Sequence[Work], ids: Tensor, logprobs: Tensor) -> list[Choice]:
+    return list(zip(works, ids.tolist(), logprobs.tolist(), strict=True))

@@ -1,0 +1,103 @@
+"""Reads the new ids of many rows in one call of the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calumma.generate.work import Row, Work
+from calumma.model.cache import Cache, Piece
+from calumma.model.decoder import Decoder
+
+DECODING = 8
+"""A request with at most so many unread ids in each row is decoding, not reading its prompt."""
+
+SHARED = 16
+"""From so many equal ids on, a row takes over what another one has read."""
+
+Plan = list[tuple[Row, int]]
+"""Rows, and how many of its unread ids each reads."""
+
+
+class Reader:
+    """A decoder and its cache. Rows may stand at any place, and read any number of ids."""
+
+    def __init__(self, decoder: Decoder, num_slots: int) -> None:
+        self.decoder = decoder
+        self.device = decoder.embedding.weight.device
+        self.cache = Cache(decoder.config, num_slots, decoder.embedding.weight)
+
+    def read(self, plan: Plan) -> Tensor:
+        """Read some of each row's unread ids; [N, M], what the head reads behind every one."""
+        pieces = [Piece(row.first, row.length, count) for row, count in plan]
+        new = [id_ for row, count in plan for id_ in row.ids[row.length : row.length + count]]
+        ids = torch.tensor([new])
+        if self.device.type == "cuda":
+            ids = ids.pin_memory().to(self.device, non_blocking=True)
+        hidden = self.decoder.hidden(ids, cache=self.cache, pieces=pieces)
+        for row, count in plan:
+            row.length += count
+        return hidden[0]
+
+    def begin(self, row: Row, earlier: Sequence[Row]) -> bool:
+        """Give an unread row what it has in common with an earlier one; whether it may read.
+
+        It may not while the earlier row is still reading what both begin with: soon it can have it.
+        """
+        common, source = max(
+            ((_common(row.ids, other.ids), other) for other in earlier),
+            key=lambda found: found[0],
+            default=(0, row),
+        )
+        # The last id is read by itself: what stands behind it is wanted.
+        common = min(common, len(row.ids) - 1)
+        if common < SHARED:
+            return True
+        if source.length < common:
+            return False
+        self.cache.copy(source.first, row.first, common)
+        row.length = common
+        return True
+
+
+def plan_step(works: Sequence[Work], reader: Reader, chunk: int) -> tuple[Plan, list[Work]]:
+    """What to read in a step: all that is decoding, and of prompts so many ids, in their order.
+
+    A request chooses when all its rows are read to their ends; until then each keeps one id
+    unread, so that all of them end in the same step.
+
+    Returns:
+        The plan, and the works that can choose behind it.
+    """
+    plan: Plan = []
+    ready: list[Work] = []
+    earlier: list[Row] = []
+    for work in works:
+        free = []
+        for row in work.rows:
+            if row.length or reader.begin(row, earlier):
+                free.append(row)
+            earlier.append(row)
+        decoding = all(row.pending <= DECODING for row in free)
+        unread = 0 if decoding else sum(row.pending for row in free)
+        if len(free) == len(work.rows) and unread <= chunk:
+            plan += [(row, row.pending) for row in free]
+            ready.append(work)
+            chunk -= unread
+            continue
+        for row in free:
+            count = min(row.pending - 1, chunk)
+            if count:
+                plan.append((row, count))
+            chunk -= count
+    return plan, ready
+
+
+def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many ids two sequences begin with in common."""
+    for number, (one, other) in enumerate(zip(ids, others, strict=False)):
+        if one != other:
+            return number
+    return min(len(ids), len(others))
