@@ -132,6 +132,12 @@ class FinetuneConfig(TrainConfig):
                 f"category {empty[0]!r} has no source with a positive share; wanted one. Add it, "
                 "or leave the category out."
             )
+        shares = self.source_weights
+        if min(shares.values()) < 0 or not sum(shares.values()) > 0:
+            raise ConfigError(
+                f"the sources' shares are {dict(shares)}; wanted none negative and one positive. "
+                "Mend them."
+            )
 
     @property
     def source_weights(self) -> Mapping[str, float]:

@@ -1,0 +1,112 @@
+"""What fine-tuning may be told, and what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calumma.errors import ConfigError
+from calumma.settings import load_config, make_config
+from calumma.train.config_finetune import CATEGORIES, AdaptConfig, FinetuneConfig
+
+TREE = {"shards": "s", "tokenizers": "t", "model": "m"}
+RUNS = Path(__file__).parents[2] / "runs"
+
+
+def config(**changes: Any) -> FinetuneConfig:
+    return make_config(FinetuneConfig, TREE | changes, "turns.toml")
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(**changes)
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_paper_s() -> None:
+    # A table that says something else of the optimizer does not bring pre-training's rate back.
+    made = config(weights={"a": 1.0}, optimizer={"epsilon": 1e-8}, schedule={"warmup_steps": 3})
+    assert (made.optimizer.peak_rate, made.optimizer.weight_decay) == (1e-5, 0.1)
+    assert (made.schedule.decay, made.dropout, made.z_loss) == ("cosine", 0.05, 1e-5)
+    assert made.adapt.is_whole
+
+
+def test_the_recipe_in_runs_has_the_paper_s_batch() -> None:
+    made = load_config(FinetuneConfig, RUNS / "finetune-7B.toml", [])
+    assert made.stream.num_rows * made.accumulate == 128
+    assert made.stream.row_length == 4096
+    assert set(made.categories) == set(CATEGORIES)
+    assert (made.optimizer.peak_rate, made.dropout) == (1e-5, 0.05)
+
+
+def test_categories_share_equally_unless_told_otherwise() -> None:
+    made = config(categories={"text": {"a": 3.0, "b": 1.0}, "safety": {"c": 5.0}})
+    assert made.source_weights == {"a": 0.75, "b": 0.25, "c": 1.0}
+    told = config(
+        categories={"text": {"a": 1.0}, "safety": {"a": 1.0, "c": 1.0}},
+        category_shares={"text": 4.0},
+    )
+    assert told.source_weights == {"a": 4.5, "c": 0.5}
+
+
+def test_weights_and_categories_exclude_each_other() -> None:
+    assert refusal() == (
+        "turns.toml: weights {} and categories {}; wanted one of the two: [weights], or a table "
+        "for each category, such as [categories.text]."
+    )
+    assert "wanted one of the two" in refusal(weights={"a": 1.0}, categories={"text": {"a": 1.0}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"categories": {"speech": {"a": 1.0}}},
+     {"categories": {"text": {"a": 1.0}}, "category_shares": {"speech": 1.0}}],
+)  # fmt: skip
+def test_a_category_that_is_unknown_or_has_no_sources_is_refused(changes: dict[str, Any]) -> None:
+    assert refusal(**changes) == (
+        f"turns.toml: category 'speech' is none of {', '.join(CATEGORIES)}, or has a share and no "
+        "sources; wanted one of them with its sources. Mend the name."
+    )
+
+
+def test_a_category_without_positive_shares_is_refused() -> None:
+    assert refusal(categories={"text": {"a": 0.0}}) == (
+        "turns.toml: category 'text' has no source with a positive share; wanted one. Add it, or "
+        "leave the category out."
+    )
+
+
+def test_weights_out_of_range_are_refused() -> None:
+    assert refusal(weights={"a": 1.0, "b": -1.0}) == (
+        "turns.toml: the sources' shares are {'a': 1.0, 'b': -1.0}; wanted none negative and one "
+        "positive. Mend them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"matrices": "none", "tables": "none"},
+            "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; wanted one of "
+            "them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'.",
+        ),
+        (
+            {"matrices": "lora", "rank": 0},
+            "adapt.rank=0; wanted at least 1. Raise adapt.rank.",
+        ),
+        (
+            {"rows": "image"},
+            "adapt.tables='all' and adapt.rows='image' with all matrices; wanted matrices that "
+            "stay. Set adapt.matrices='lora' or 'none'.",
+        ),
+    ],
+)
+def test_adaptations_that_contradict_themselves_are_refused(
+    fields: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        AdaptConfig(**fields)
+    assert str(caught.value) == told

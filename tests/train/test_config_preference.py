@@ -1,0 +1,60 @@
+"""What preference tuning may be told, and what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calumma.errors import ConfigError
+from calumma.settings import make_config
+from calumma.train.config import ParallelConfig
+from calumma.train.config_preference import PairsConfig, PreferenceConfig
+
+
+def test_a_table_is_read_and_the_rest_has_defaults() -> None:
+    tree = {"model": "m", "preference": {"pairs": ["a.jsonl", "b.jsonl"]}}
+    config = make_config(PreferenceConfig, tree, "dpo.toml")
+    assert config.preference.pairs == (Path("a.jsonl"), Path("b.jsonl"))
+    assert (config.preference.beta, config.optimizer.peak_rate) == (0.1, 1e-6)
+    assert config.schedule.decay == "cosine"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pairs": ()}, {"beta": 0.0}, {"doubt": 0.5}, {"answer_weight": -1.0}]
+)
+def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"pairs": (Path("a"),), "beta": 0.1, "doubt": 0.0}
+    fields |= {"answer_weight": 0.0} | changes
+    with pytest.raises(ConfigError) as caught:
+        PairsConfig(**fields)
+    assert str(caught.value) == (
+        f"preference.pairs={[str(path) for path in fields['pairs']]}, beta={fields['beta']}, "
+        f"doubt={fields['doubt']}, answer_weight={fields['answer_weight']}; wanted a file, a beta "
+        "above 0, a doubt below 0.5, and no negative weight."
+    )
+
+
+@pytest.mark.parametrize("name", ["steps", "save_every", "pairs_per_step", "pairs_at_once"])
+def test_counts_below_one_are_refused(name: str) -> None:
+    counts = {"steps": 200, "save_every": 50, "pairs_per_step": 32, "pairs_at_once": 4} | {name: 0}
+    with pytest.raises(ConfigError) as caught:
+        PreferenceConfig(model=Path("m"), preference=PairsConfig(pairs=(Path("a"),)), **{name: 0})
+    told = [f"{key}={value}" for key, value in counts.items()]
+    assert str(caught.value) == (
+        f"{told[0]}, {told[1]}, {told[2]} and {told[3]}; wanted at least 1 of each."
+    )
+
+
+def test_tensor_ranks_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PreferenceConfig(
+            model=Path("m"),
+            preference=PairsConfig(pairs=(Path("a"),)),
+            parallel=ParallelConfig(tensor=2),
+        )
+    assert str(caught.value) == (
+        "parallel.tensor=2: preference tuning judges whole answers, which tensor ranks cut; "
+        "wanted 1. FSDP2 over all ranks is there without it."
+    )

@@ -1,0 +1,195 @@
+"""DPO: the loss by hand and by the formula, the reference once, killed runs that end the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.documents.document import Image, Text
+from calumma.documents.preferences import Preference, write_preferences
+from calumma.errors import CheckpointError, ConfigError
+from calumma.model.decoder import Decoder
+from calumma.shards.encode import DocumentEncoder
+from calumma.train import preference
+from calumma.train.config_finetune import AdaptConfig, FinetuneScheduleConfig
+from calumma.train.config_preference import (
+    PairsConfig,
+    PreferenceConfig,
+    PreferenceOptimizerConfig,
+)
+from calumma.train.pairs import encoded_pairs
+from calumma.train.preference import PreferenceLearner, pair_loss, prefer
+from tests.pictures import png
+from tests.train.runs import KilledError, assert_same_weights, dies_after, told
+
+PAIRS = [
+    Preference(
+        id=str(number),
+        prompt=(Text(f"draw a circle {number}"),),
+        chosen=(Text("here:"), Image(data=png(number))),
+        rejected=(Text("no" * (number + 1)),),
+    )
+    for number in range(4)
+]
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    write_preferences(path, PAIRS)
+    return path
+
+
+def config(pairs: Path, **changes: object) -> PreferenceConfig:
+    made = PreferenceConfig(
+        model=Path("not read"),
+        preference=PairsConfig(pairs=(pairs,), beta=0.2),
+        steps=6,
+        save_every=2,
+        device="cpu",
+        pairs_per_step=2,
+        row_length=64,
+        dropout=0.2,
+        optimizer=PreferenceOptimizerConfig(peak_rate=1e-3),
+        schedule=FinetuneScheduleConfig(warmup_steps=1),
+    )
+    return replace(made, **changes)
+
+
+def test_the_loss_of_a_pair_by_hand() -> None:
+    # Gains of 2 and -1 nats over the reference, beta 0.5: a margin of 1.5.
+    found = pair_loss(
+        torch.tensor([-3.0, -6.0]),
+        torch.tensor([-5.0, -5.0]),
+        torch.tensor([2.0, 3.0]),
+        PairsConfig(pairs=(Path("p"),), beta=0.5),
+    )
+    assert found.margin.tolist() == [1.5]
+    assert float(found.loss) == pytest.approx(math.log(1 + math.exp(-1.5)))
+
+
+def test_doubt_and_the_answer_s_own_loss_add_up_by_hand() -> None:
+    rules = PairsConfig(pairs=(Path("p"),), beta=0.5, doubt=0.25, answer_weight=2.0)
+    told_, reference = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -5.0])
+    found = pair_loss(told_, reference, torch.tensor([2.0, 3.0]), rules)
+    right, wrong = math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(1.5))
+    assert float(found.loss) == pytest.approx(0.75 * right + 0.25 * wrong + 2.0 * 1.5)
+
+
+def test_gradients_are_those_of_the_formula_on_whole_logits(
+    model_parts: ModelParts, decoder: Decoder, pairs_file: Path
+) -> None:
+    encoder = DocumentEncoder(model_parts.text, model_parts.image)
+    pairs = encoded_pairs(PAIRS[:2], encoder, 64)
+    rules = config(pairs_file, pairs_per_step=2, pairs_at_once=1, dropout=0.0)
+    ours, direct = (_copy(decoder) for _ in range(2))
+    learner = PreferenceLearner(ours, pairs, rules, pad=1)
+    learner.reference = torch.tensor([[-20.0, -9.0], [-25.0, -8.0]])
+    ours.eval()
+    for number in range(2):
+        learner._learn([number])
+
+    losses = []
+    for items, (chosen, rejected) in zip(pairs.items, learner.reference.tolist(), strict=True):
+        sums = [_answer(direct, *item) for item in items]
+        margin = 0.2 * ((sums[0] - chosen) - (sums[1] - rejected))
+        losses.append(-torch.log(torch.sigmoid(margin)))
+    (sum(losses) / 2).backward()
+    wanted = dict(direct.named_parameters())
+    for name, parameter in ours.named_parameters():
+        assert torch.allclose(parameter.grad, wanted[name].grad, atol=1e-5), name
+
+
+def _copy(decoder: Decoder) -> Decoder:
+    made = Decoder(replace(decoder.config, dropout=0.0))
+    made.load_state_dict(decoder.state_dict())
+    return made
+
+
+def _answer(decoder: Decoder, ids: object, counted: object) -> torch.Tensor:
+    """The log-probability of an answer by its definition, one sequence alone."""
+    whole, is_answer = torch.as_tensor(ids), torch.as_tensor(counted)
+    scores = decoder(whole[None, :-1])[0].log_softmax(dim=-1)
+    each = scores.gather(1, whole[1:, None]).squeeze(1)
+    return each[is_answer[1:]].sum()
+
+
+def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
+    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+) -> None:
+    before = {n: t.clone() for n, t in model_parts.decoder.state_dict().items()}
+    made = prefer(config(pairs_file, dropout=0.0), model_parts, tmp_path / "run")
+    first, *_, last = told(tmp_path / "run")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert abs(first["margin"]) < 1e-4 and last["margin"] > 0.1
+    assert last["loss"] < first["loss"] and last["preferred"] == 1.0
+    assert made is not None and not made.training
+    for name, tensor in model_parts.decoder.state_dict().items():
+        assert torch.equal(before[name], tensor), name
+
+
+def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one_and_judges_once(
+    model_parts: ModelParts, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = config(pairs_file)
+    wanted = prefer(rules, model_parts, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        prefer(rules, model_parts, tmp_path / "killed", dies_after(3))
+    monkeypatch.setattr(preference.PreferenceLearner, "judged", None)
+    assert_same_weights(prefer(rules, model_parts, tmp_path / "killed"), wanted)
+    assert told(tmp_path / "killed") == told(tmp_path / "whole")
+
+
+def test_what_goes_through_the_decoder_together_changes_nothing(
+    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+) -> None:
+    one, four = (
+        prefer(
+            config(pairs_file, pairs_at_once=count, steps=2, pairs_per_step=4, dropout=0.0),
+            model_parts,
+            tmp_path / f"{count}",
+        )
+        for count in (1, 4)
+    )
+    for name, tensor in one.state_dict().items():
+        assert torch.allclose(tensor, four.state_dict()[name], atol=1e-5), name
+
+
+def test_additions_alone_learn_and_come_out_merged(
+    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+) -> None:
+    rules = config(pairs_file, adapt=AdaptConfig(matrices="lora", rank=2, tables="none"))
+    made = prefer(rules, model_parts, tmp_path / "run")
+    start = model_parts.decoder.state_dict()
+    assert made.state_dict().keys() == start.keys()
+    assert torch.equal(made.embedding.weight, start["embedding.weight"])
+    changed = "blocks.0.attention.query.weight"
+    assert not torch.equal(made.state_dict()[changed], start[changed])
+    assert (tmp_path / "run" / "adapter.safetensors").is_file()
+
+
+def test_other_pairs_are_another_run_whose_reference_stays(
+    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+) -> None:
+    prefer(config(pairs_file, steps=2), model_parts, tmp_path / "run")
+    kept = (tmp_path / "run" / "reference.json").read_text()
+    assert len(json.loads(kept)["logprobs"]) == len(PAIRS)
+    write_preferences(pairs_file, PAIRS[:2])
+    with pytest.raises(CheckpointError, match="was written by a run of another config"):
+        prefer(config(pairs_file, steps=2), model_parts, tmp_path / "run")
+    assert (tmp_path / "run" / "reference.json").read_text() == kept
+
+
+def test_pairs_that_ranks_cannot_share_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        preference._require_equal_parts(6, 4)
+    assert str(caught.value) == (
+        "pairs_per_step=6 does not divide over 4 ranks; wanted a multiple. Change "
+        "--pairs-per-step, or start another number of ranks."
+    )
