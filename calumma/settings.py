@@ -214,14 +214,15 @@ def _plain(value: Any) -> Any:
 
 def show_config(config: Any) -> str:
     """The resolved config, a dotted line a field."""
-    return "\n".join(_lines(config_tree(config), ()))
+    return "\n".join(lines_of(config_tree(config)))
 
 
-def _lines(tree: dict[str, Any], above: tuple[str, ...]) -> list[str]:
+def lines_of(tree: dict[str, Any], above: tuple[str, ...] = ()) -> list[str]:
+    """A tree of values as dotted lines."""
     lines = []
     for name, value in tree.items():
         if isinstance(value, dict) and value:
-            lines += _lines(value, (*above, name))
+            lines += lines_of(value, (*above, name))
         else:
             lines.append(f"{'.'.join([*above, name])} = {value}")
     return lines

@@ -11,6 +11,7 @@ from calumma.batches.stream import StreamConfig
 from calumma.errors import ConfigError
 from calumma.model.sizes import decoder_size
 from calumma.train.watch import WatchConfig
+from calumma.train.writers import LogConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,12 @@ class TrainConfig:
     """Newest checkpoints that stay."""
 
     keep_every: int = 0
-    """Checkpoints of steps that this divides stay for good; 0 keeps none so."""
+    """Checkpoints of steps that this divides stay for good, each with its model folder in
+    RUN/models; 0 keeps none so."""
+
+    save_async: bool | Literal["auto"] = "auto"
+    """Whether training goes on while a checkpoint is written, from a copy in the machine's memory.
+    "auto" does so for a GPU; a CPU has neither cores nor memory to spare."""
 
     stream: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -172,6 +178,7 @@ class TrainConfig:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     eyes: EyesConfig = field(default_factory=EyesConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:

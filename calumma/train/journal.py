@@ -4,11 +4,12 @@
     RUN/events.jsonl    a line for whatever was out of the ordinary: see `Event`
 
 Both tell of one undisturbed run: lines of steps that are done again replace the lost ones. Only the
-first of several ranks writes; all read.
+first of several ranks writes and looks back; all read the events.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -92,22 +93,18 @@ class Journal:
         self.close()
         if not self.writes:
             return
-        metrics = self.run / METRICS_NAME
-        if metrics.is_file():
-            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(metrics, "".join(lines[:steps]))
+        _keep_lines(self.run / METRICS_NAME, steps)
         events = _whole_events(self.run / EVENTS_NAME)
         last = max((i for i, one in enumerate(events) if one.roll_back), default=-1)
         kept = [one for i, one in enumerate(events) if i <= last or one.step <= steps]
         if events or (self.run / EVENTS_NAME).is_file():
             write_text(self.run / EVENTS_NAME, "".join(_event_line(one) for one in kept))
 
-    def read(self, steps: int) -> None:
-        """Take up what is written of the first `steps` steps."""
+    def read(self) -> None:
+        """Take up what is written; the one that writes opens the files to go on."""
         self.events = _whole_events(self.run / EVENTS_NAME)
-        self.history = [told for told in read_metrics(self.run) if told["step"] <= steps]  # type: ignore[operator]
-        self.history = self.history[-self.kept :]
         if self.writes:
+            self.history = _last_metrics(self.run / METRICS_NAME, self.kept)
             names = (METRICS_NAME, EVENTS_NAME)
             # A line at a time: whoever looks at the file sees whole ones.
             first, second = ((self.run / n).open("a", 1, encoding="utf-8") for n in names)
@@ -155,6 +152,32 @@ def read_metrics(run: Path) -> Iterator[Told]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def _keep_lines(path: Path, many: int) -> None:
+    """Cut a file behind its first `many` whole lines."""
+    if not path.is_file():
+        return
+    end = 0
+    with path.open("rb") as file:
+        for line in itertools.islice(file, many):
+            end += len(line) if line.endswith(b"\n") else 0
+    os.truncate(path, end)
+
+
+_LONGEST_LINE = 1 << 13
+"""Bytes that a line of metrics has at most, on the average of many."""
+
+
+def _last_metrics(path: Path, many: int) -> list[Told]:
+    """What the last `many` steps told, without reading a long file whole."""
+    if not path.is_file():
+        return []
+    start = max(0, path.stat().st_size - many * _LONGEST_LINE)
+    with path.open("rb") as file:
+        file.seek(start)
+        lines = file.read().splitlines()
+    return [json.loads(line) for line in lines[1 if start else 0 :]][-many:]
 
 
 def _whole_events(path: Path) -> list[Event]:

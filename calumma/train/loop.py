@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,8 @@ from calumma.checkpoints.saver import Saver
 from calumma.errors import TrainingError
 from calumma.files import make_folder, writing
 from calumma.runtime import STOP
-from calumma.train.journal import Event, Journal
+from calumma.train.journal import Event, Journal, Told
+from calumma.train.page import RunPage
 from calumma.train.watch import (
     Limits,
     WatchConfig,
@@ -32,6 +33,7 @@ from calumma.train.watch import (
     way_on,
 )
 from calumma.train.world import ALONE, World
+from calumma.train.writers import LogConfig, Writer, open_writers
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,10 @@ class LoopConfig:
     limits: Limits = field(default_factory=dict)
     """Safe ranges of what the learner tells."""
 
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+_ELSEWHERE = "the first rank stopped the run, and its message says why."
 
 Progress = Callable[[int, Mapping[str, Any]], None]
 """Is told the step and what it saw; "events" holds lines about what was out of the ordinary."""
@@ -119,8 +125,9 @@ def run_loop(
         loop = _Loop(learner, config, journal, saver, world)
         step = loop.take_up()
         progress(step, {})
-        while step < config.steps:
-            step = loop.step(step, progress)
+        with loop.telling(step):
+            while step < config.steps:
+                step = loop.step(step, progress)
 
 
 @dataclass
@@ -133,6 +140,25 @@ class _Loop:
     waited: float = 0.0
     """When the last step was over."""
 
+    def __post_init__(self) -> None:
+        seconds = self.config.log.report_seconds if self.world.first else 0.0
+        self.page = RunPage(self.journal, self.config.steps, seconds)
+        self.writers: list[Writer] = []
+
+    @contextlib.contextmanager
+    def telling(self, done: int) -> Iterator[None]:
+        """Have other programs told of each step, and the page of how it ended."""
+        how = "stopped"
+        if self.world.first:
+            self.writers = open_writers(self.config.log, self.journal.run, done)
+        try:
+            yield
+            how = "finished"
+        finally:
+            self.page.write(how)
+            for writer in self.writers:
+                writer.close()
+
     def take_up(self, newest: int | None = None) -> int:
         """Go on from the newest checkpoint, or the newest up to a step; gives the steps done."""
         run = self.journal.run
@@ -144,7 +170,8 @@ class _Loop:
         self.world.wait()  # until all have read the checkpoint that the first may drop
         self.journal.cut(done)
         self.world.wait()
-        self.journal.read(done)
+        self.journal.read()
+        self.page.take_up(done)
         self.waited = time.perf_counter()
         return done
 
@@ -153,8 +180,10 @@ class _Loop:
         turn = self.journal.turn_at(number, self.learner.course.drawn)
         if turn is not None:
             self.learner.turn(number, Course(turn.drawn or 0, turn.rate_share or 1.0))
-        seen: dict[str, Any] = self._learned(number)
+        seen, told = self._learned(number)
         done = number + 1
+        for writer in self.writers:
+            writer.add(done, told)
         way = self._watched(done)
         # Asked once: a signal that comes after this line waits for the next step's save. Of what
         # the ranks would do, the first one's way counts.
@@ -166,21 +195,22 @@ class _Loop:
             self.saver.wait()  # before later checkpoints are dropped
         seen["events"] = self._noted(done, way)
         if ends:
-            raise TrainingError(f"{self.journal.run}: {way.text}")
+            raise TrainingError(f"{self.journal.run}: {way.text or _ELSEWHERE}")
         if back_to:
             progress(done, seen)
             return self.take_up(int(back_to) - 1)
         if done % self.config.save_every == 0 or done == self.config.steps or stopping:
             self.saver.save(Checkpoint(done, self.learner.state()))
         progress(done, seen)
+        self.page.keep_current()
         if stopping:
             STOP.wanted = True
             self.saver.wait()
             STOP.check(f"{self.journal.run} holds step {done} of {self.config.steps}")
         return done
 
-    def _learned(self, number: int) -> dict[str, float]:
-        """Do one step and write down what it told."""
+    def _learned(self, number: int) -> tuple[dict[str, Any], Told]:
+        """Do one step and write down what it told; gives it, and as it is written."""
         started = time.perf_counter()
         metrics = self.learner.step(number)
         ended = time.perf_counter()
@@ -193,12 +223,15 @@ class _Loop:
         grows = growth([*self.journal.history, seen], "output_norm", self.config.watch.window)
         if grows is not None:
             seen["output_norm_growth"] = grows.rate
-        self.journal.tell(seen)
-        return seen
+        told = self.journal.tell(seen)
+        self.page.add(told)
+        return seen, told
 
     def _watched(self, done: int) -> Way:
         """What the newest step shows, and the way on from there."""
         watch, journal = self.config.watch, self.journal
+        if not self.world.first:
+            return Way()
         found = findings(journal.history, watch, self.config.limits)
         if not any(one.is_trouble for one in found):
             return Way(found)

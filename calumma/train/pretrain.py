@@ -13,6 +13,7 @@ from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.decoder import Lesson, learn
+from calumma.train.exports import Exports
 from calumma.train.loop import Progress
 
 CONFIG_NAME = "config.json"
@@ -21,11 +22,13 @@ _FREE = (
     "save_every",
     "keep_last",
     "keep_every",
+    "save_async",
     "compute",
     "parallel",
     "loader",
     "eyes",
     "watch",
+    "log",
 )
 """Fields that, like all paths, may differ between two launches of one run."""
 
@@ -59,14 +62,24 @@ def stage_two_begins(config: PretrainConfig) -> int:
 
 
 def pretrain(
-    config: PretrainConfig, run: Path, progress: Progress = lambda step, metrics: None
+    config: PretrainConfig,
+    run: Path,
+    progress: Progress = lambda step, metrics: None,
+    exports: Exports | None = None,
 ) -> Decoder | None:
     """Train a fresh decoder through both stages; goes on from the newest checkpoint.
 
     Under torchrun the ranks share it.
 
+    Args:
+        config: the run's.
+        run: its folder.
+        progress: is told of each step.
+        exports: what model folders hold beside the decoder. With it the run ends in `RUN/model`,
+            made of its last checkpoint, and no process ever holds the decoder whole.
+
     Returns:
-        The whole decoder, on the first rank; None on the others.
+        The whole decoder, on the first rank; None on the others, and where there are exports.
     """
     reader = ShardReader(config.shards)
     shape = DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model))
@@ -76,5 +89,7 @@ def pretrain(
         reader,
         lambda step: config.stage_one.weights if step < boundary else second,
         run_fingerprint(config, reader),
+        exports=exports,
+        gathers=exports is None,
     )
     return learn(shape, lambda decoder: decoder.fresh_weights(config.seed), lesson, run, progress)

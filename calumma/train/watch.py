@@ -240,13 +240,21 @@ def _fitted(points: Sequence[tuple[int, float]]) -> Growth:
     return Growth(rate, error, math.exp(min(700.0, mean + rate * (points[-1][0] - middle))))
 
 
+_NEAR = 0.25
+"""Share of the safe range below which growth is that of a beginning, and nothing to warn of."""
+
+_CLEAR = 4.0
+"""So many standard errors above 0, a rate is no chance."""
+
+
 def _warning(seen: Sequence[Told], name: str, config: WatchConfig, limit: float) -> Finding | None:
     """Growth that is steady, not that of a beginning that slows down, and will leave the range."""
-    whole = growth(seen, name, config.window)
-    late = growth(seen, name, max(LEAST_POINTS, config.window // 2))
-    if whole is None or late is None or len(seen) < config.window:
+    seen = seen[-config.window :]
+    whole = growth(seen, name, len(seen))
+    late = growth(seen, name, len(seen) // 2)
+    if whole is None or late is None or late.level < _NEAR * limit:
         return None
-    steady = whole.rate > 4 * whole.error and late.rate > 4 * late.error
+    steady = whole.rate > _CLEAR * whole.error and late.rate > _CLEAR * late.error
     left = late.steps_to(limit)
     if not steady or late.rate < whole.rate / 2 or left > config.warn_steps:
         return None
