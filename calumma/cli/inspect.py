@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calumma.cli.verb import Subparsers, new_verb
+from calumma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calumma.documents.places import Url
 
 _EXAMPLES = """\
-  calumma inspect docs.parquet        documents: how many, of which sources
+  calumma inspect docs.parquet --page docs.html   documents: how many, of which sources; 20 drawn
   calumma inspect out/demo/shards     shards: sequences, ids, sources, whether all is there
+  calumma inspect shards --page rows.html --tokenizers tokenizers   20 rows of them decoded
   calumma inspect run.toml --page rows.html   a config's mixture, and 20 of its rows decoded
   calumma inspect out/demo/model      a model: its shape and its vocabulary"""
 
@@ -19,13 +25,21 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "inspect",
-        "PATH [--page FILE]",
+        "PATH [--page FILE [--tokenizers DIR]]",
         "Say what a file or folder is, its counts, and whether it is whole.",
         _EXAMPLES,
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="any that calumma writes or reads")
     parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="of a config: 20 rows of its mixture, as HTML"
+        "path", metavar="PATH", help="any that calumma writes or reads; of documents an address too"
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="20 documents, or rows of shards or of a config's mixture, as HTML",
+    )
+    parser.add_argument(
+        "--tokenizers", type=Path, metavar="DIR", help="what shards were made with, for --page"
     )
     parser.set_defaults(run=run, stops_at_once=True)
 
@@ -36,26 +50,43 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         CalummaError: the thing is broken, or nothing that calumma knows.
     """
-    path: Path = args.path
+    from calumma.documents.places import Url, place_of
+
+    path = place_of(args.path)
+    if isinstance(path, Url):
+        print("\n".join(_documents(path, args.page)))
+        return
     if path.suffix == ".toml":
         from calumma.cli.mixture import mixture_lines
 
         print("\n".join(mixture_lines(path, args.page)))
         return
+    if (path / "manifest.json").is_file():
+        lines = _shards(path, args.page, args.tokenizers)
+    elif known := _without_page(path):
+        lines = known
+        if args.page is not None:
+            raise ConfigError(
+                f"--page {args.page}, and {path} holds no documents; wanted documents, shards or "
+                "a config of training. Leave --page out."
+            )
+    else:
+        lines = _documents(path, args.page)
+    print("\n".join(lines))
+
+
+def _without_page(path: Path) -> list[str]:
+    """What is told of a folder of which no page is drawn; nothing where it is none."""
     tokenizes = any((path / f"{n}.json").is_file() for n in ("tokenizer", "image_tokenizer"))
     if (path / "checkpoints").is_dir():
-        lines = _run(path) + (_tokenizers(path)[1:] if tokenizes else [])
-    elif ((path / "config.json").is_file() and tokenizes) or _is_release(path):
-        lines = _model(path)
-    elif (path / "manifest.json").is_file():
-        lines = _shards(path)
-    elif tokenizes:
-        lines = _tokenizers(path)
-    elif (path / "steps").is_dir() and (path / "runs").is_dir():
-        lines = _demo(path)
-    else:
-        lines = _documents(path)
-    print("\n".join(lines))
+        return _run(path) + (_tokenizers(path)[1:] if tokenizes else [])
+    if ((path / "config.json").is_file() and tokenizes) or _is_release(path):
+        return _model(path)
+    if tokenizes:
+        return _tokenizers(path)
+    if (path / "steps").is_dir() and (path / "runs").is_dir():
+        return _demo(path)
+    return []
 
 
 def _is_release(path: Path) -> bool:
@@ -87,18 +118,29 @@ def _vocabulary(num_text: int, num_codes: int) -> str:
     return f"vocabulary: {num_text} text ids, {num_codes} image codes"
 
 
-def _shards(path: Path) -> list[str]:
+def _shards(path: Path, page: Path | None, tokenizers: Path | None) -> list[str]:
     from calumma.shards.account import shard_lines
     from calumma.shards.reader import ShardReader
 
+    if page is not None and tokenizers is None:
+        raise ConfigError(
+            f"--page {page} of the shards {path} without --tokenizers; wanted the folder of those "
+            "that they were made with, to decode them. Name it."
+        )
     reader = ShardReader(path)
     reader.require_whole()
     vocabulary = reader.manifest.vocabulary
+    drawn = []
+    if page is not None and tokenizers is not None:
+        from calumma.cli.mixture import shard_page
+
+        drawn = [shard_page(reader, tokenizers, page)]
     return [
         f"{path}: shards, whole",
         *shard_lines(reader.manifest),
         _vocabulary(vocabulary.num_text, vocabulary.num_codes)
         + f", fingerprint {vocabulary.fingerprint}",
+        *drawn,
     ]
 
 
@@ -142,21 +184,15 @@ def _demo(path: Path) -> list[str]:
     ]
 
 
-def _documents(path: Path) -> list[str]:
-    from collections import Counter
-
+def _documents(path: Path | Url, page: Path | None) -> list[str]:
+    from calumma.cli.documents_page import Survey, documents_page
     from calumma.documents.readers import read_documents
+    from calumma.files import write_text
 
-    sources: Counter[str] = Counter()
-    images = letters = conversations = 0
-    for document in read_documents([path]):
-        sources[document.source or "(no source)"] += 1
-        images += len(document.images)
-        letters += len(document.text)
-        conversations += bool(document.messages)
-    return [
-        f"{path}: documents",
-        f"{sources.total()} documents ({conversations} conversations), {images} images, "
-        f"{letters} letters of text",
-        f"sources: {', '.join(f'{name} {count}' for name, count in sources.most_common(12))}",
-    ]
+    found = Survey()
+    found.take(read_documents([path]))
+    lines = [f"{path}: documents", *found.lines()]
+    if page is not None:
+        write_text(page, documents_page(found, f"{path}: documents"))
+        lines.append(f"{len(found.drawn)} documents are drawn in {page}")
+    return lines

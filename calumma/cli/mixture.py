@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from calumma.batches.pairings import balance_lines
-from calumma.batches.stream import Stream
+from calumma.batches.stream import Stream, StreamConfig
 from calumma.batches.survey import survey, survey_lines
 from calumma.cli.rows_page import rows_page
 from calumma.files import write_text
 from calumma.settings import make_config, read_toml
+from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import load_tokenizers
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import balance, mixture
+
+ROW_LENGTH = 1024
+"""Of a page of shards, unless an image is longer."""
 
 SURVEYED, SHOWN = 256, 20
 """Rows of each stage that are counted, and rows of the last stage that a page shows."""
@@ -44,6 +48,30 @@ def mixture_lines(path: Path, page: Path | None) -> list[str]:
         write_text(page, rows_page(stream, both, SHOWN, f"{path.name}: rows of {name}"))
         lines.append(f"{SHOWN} rows of {name} are drawn in {page}")
     return lines
+
+
+def shard_page(reader: ShardReader, tokenizers: Path, page: Path) -> str:
+    """Draw rows of all that shards hold, each sequence as likely as any other.
+
+    Args:
+        reader: the shards.
+        tokenizers: the folder of those that they were made with.
+        page: an HTML file to write.
+
+    Returns:
+        A line that says what was drawn.
+
+    Raises:
+        CalummaError: the tokenizers cannot be read, or are others.
+    """
+    both = load_tokenizers(tokenizers, "cpu")
+    require_vocabulary(reader.folder, reader.manifest.vocabulary, both.text.vocabulary)
+    length = max(ROW_LENGTH, reader.manifest.codes_per_image + 2)
+    stream = Stream(reader, StreamConfig(row_length=length, num_rows=SHOWN, window=1))
+    sources = reader.manifest.sources
+    stream.mix({name: float(reader.num_of_source(name)) for name in sources})
+    write_text(page, rows_page(stream, both, SHOWN, f"{reader.folder}: rows"))
+    return f"{SHOWN} rows of {length} ids are drawn in {page}"
 
 
 def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:

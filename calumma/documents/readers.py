@@ -37,7 +37,7 @@ READERS: dict[str, Reader] = {
 _WANTED = f"{', '.join(READERS)} or a folder written by save_to_disk"
 
 
-def read_documents(paths: Sequence[Path | str], on_error: OnError = stop) -> Iterator[Document]:
+def read_documents(paths: Sequence[Place | str], on_error: OnError = stop) -> Iterator[Document]:
     """Read every document of files, folders and globs, in order, one in memory at a time.
 
     Args:
@@ -67,7 +67,7 @@ def read_documents(paths: Sequence[Path | str], on_error: OnError = stop) -> Ite
             )
 
 
-def find_sources(path: Path | str | Url) -> list[tuple[Place, Reader]]:
+def find_sources(path: Place | str) -> list[tuple[Place, Reader]]:
     """The files and saved datasets that a path stands for, each with its reader, in order.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from calumma.checkpoints import tensor_file
@@ -47,6 +48,42 @@ def test_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["chat", "8"],
     ]
     assert vocabulary.startswith("vocabulary: 300 text ids, 16 image codes, fingerprint ")
+
+
+def test_a_page_of_documents_at_an_address(
+    documents: list[Document], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parquet(tmp_path / "d.parquet", documents)
+    fsspec.filesystem("memory").put(str(tmp_path / "d.parquet"), "/inspect/d.parquet")
+    page = tmp_path / "page.html"
+    assert main(["inspect", "memory://inspect", "--page", str(page)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("40 documents (8 conversations), 24 images, ")
+    assert lines[3] == f"20 documents are drawn in {page}"
+    assert page.read_text().count("<section>") == 20
+
+
+def test_a_page_of_shards(
+    shards: Path, tokenizers: Tokenizers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizers.text.save(tmp_path)
+    tokenizers.image.save(tmp_path)
+    page = tmp_path / "page.html"
+    command = ["inspect", str(shards), "--page", str(page)]
+    assert main([*command, "--tokenizers", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(f"20 rows of 1024 ids are drawn in {page}\n")
+    assert page.read_text().count("<section>") == 20
+    assert "data:image/png;base64," in page.read_text()
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"error: --page {page} of the shards {shards} without --tokenizers; wanted the folder of "
+        "those that they were made with, to decode them. Name it.\n"
+    )
+    assert main(["inspect", str(tmp_path), "--page", str(page)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --page {page}, and {tmp_path} holds no documents; wanted documents, shards or a "
+        "config of training. Leave --page out.\n"
+    )
 
 
 def test_a_model(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from calumma.cli.main import main
@@ -71,7 +72,8 @@ def test_nothing_is_trained_on_shards_that_are_not_what_was_written(
     ids = broken / "piece-00000.ids"
     if fault == "flipped":
         content = bytearray(ids.read_bytes())
-        content[len(content) // 2] ^= 1
+        for end in np.fromfile(broken / "piece-00000.ends", "<i8").tolist():
+            content[2 * end - 4] ^= 1  # of every sequence, so that the first row has one
         ids.write_bytes(content)
     else:
         ids.unlink()
