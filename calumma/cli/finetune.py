@@ -63,7 +63,8 @@ def _finetune(args: argparse.Namespace) -> None:
     start = load_model(config.model)
     tell_warning(balance(config).warning)
     with telling(args.out, config, "fine-tuning", config.steps) as progress:
-        decoder = finetune(config, start.decoder, start.text.vocabulary, args.out, progress)
+        vocabulary, rest = start.text.vocabulary, start.rest
+        decoder = finetune(config, start.decoder, vocabulary, args.out, progress, rest=rest)
     _keep(args.out, start, decoder, f"fine-tuned from {config.model}")
 
 

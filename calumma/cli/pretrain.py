@@ -28,10 +28,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder beside the run's checkpoints."""
-    from calumma.checkpoints.model_folder import ModelParts, save_model
+    from calumma.checkpoints.model_folder import Rest, open_model_folder
+    from calumma.runtime import is_first_rank
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
     from calumma.train.config import PretrainConfig
+    from calumma.train.exports import Exports
     from calumma.train.pretrain import pretrain
 
     config = resolved(PretrainConfig, args)
@@ -39,8 +41,7 @@ def run(args: argparse.Namespace) -> None:
         return
     text, image = TextTokenizer.load(config.tokenizers), ImageTokenizer.load(config.tokenizers)
     with telling(args.out, config, "pre-training", config.steps) as progress:
-        decoder = pretrain(config, args.out, progress)
-    if decoder is None:
-        return  # a rank of several, but not the first
-    save_model(args.out / "model", ModelParts(decoder, text, image))
-    print(f"{args.out}/model: a decoder of {decoder.num_parameters:,} parameters")
+        pretrain(config, args.out, progress, Exports(rest=Rest(text, image)))
+    if is_first_rank():
+        made = open_model_folder(args.out / "model")
+        print(f"{args.out}/model: a decoder of {made.num_parameters:,} parameters")

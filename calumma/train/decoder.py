@@ -22,6 +22,7 @@ from calumma.runtime import choose_device, most_memory
 from calumma.shards.reader import ShardReader
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import TrainConfig
+from calumma.train.exports import Exporter, Exports
 from calumma.train.eyes import Look, look
 from calumma.train.gpus import gpu_called
 from calumma.train.loop import Course, LoopConfig, Progress, run_loop
@@ -184,6 +185,13 @@ class Lesson:
     change: Change = unchanged
     """What is done to the decoder before it is cut over ranks and gets its weights."""
 
+    exports: Exports | None = None
+    """What the model folders of kept checkpoints hold beside the decoder; None writes none."""
+
+    gathers: bool = True
+    """Whether the first rank ends with the whole decoder, or with the model folder of the last
+    checkpoint."""
+
 
 def learn(
     shape: DecoderConfig,
@@ -205,19 +213,49 @@ def learn(
             size=place.row_groups,
             workers=_workers(config, device),
         )
+        keep = Keep(config.keep_last, config.keep_every)
+        exporter = None
+        if lesson.exports is not None and world.first:
+            exporter = Exporter(run=run, shape=shape, keep=keep, exports=lesson.exports)
         loop = LoopConfig(
             steps=config.steps,
             save_every=config.save_every,
             fingerprint=lesson.fingerprint,
-            keep=Keep(config.keep_last, config.keep_every),
+            keep=keep,
+            beside=_beside(config, device),
+            saved=exporter or _nobody,
             watch=config.watch,
             limits=_limits(config, shape),
+            log=config.log,
         )
         with contextlib.closing(stream):
             learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
-            run_loop(learner, run, loop, progress, world)
+            run_loop(learner, run, loop, _catching_up(exporter, progress), world)
+        if not lesson.gathers:
+            if exporter is not None:
+                exporter.last()
+            return None
         whole = gathered(decoder, place, lesson.change)
     return whole.eval() if whole is not None else None
+
+
+def _catching_up(exporter: Exporter | None, progress: Progress) -> Progress:
+    """What first writes, once the run has been found to be its own, the folders it still owes."""
+
+    def told(step: int, metrics: Mapping[str, Any]) -> None:
+        if not metrics and exporter is not None:
+            exporter.catch_up()
+        progress(step, metrics)
+
+    return told
+
+
+def _nobody(step: int) -> None:
+    """Hears of a saved step, and does nothing."""
+
+
+def _beside(config: TrainConfig, device: torch.device) -> bool:
+    return device.type == "cuda" if config.save_async == "auto" else config.save_async
 
 
 def _workers(config: TrainConfig, device: torch.device) -> int:

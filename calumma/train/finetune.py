@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from calumma.batches.pairings import Balance, balance_of, with_equal_pairings
+from calumma.checkpoints.model_folder import Rest
+from calumma.checkpoints.stored import Stored
 from calumma.files import write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import is_first_rank
@@ -20,7 +22,9 @@ from calumma.shards.reader import ShardReader
 from calumma.train.adapters import adapt, fresh_additions, merged, require_shardable, save_adapter
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder import Lesson, learn
+from calumma.train.exports import Exports, Tensors, as_they_are
 from calumma.train.loop import Progress
+from calumma.train.parallel import Change
 from calumma.train.pretrain import run_fingerprint
 from calumma.vocabulary import Vocabulary
 
@@ -33,11 +37,14 @@ def finetune(
     vocabulary: Vocabulary,
     run: Path,
     progress: Progress = lambda step, metrics: None,
+    *,
+    rest: Rest | None = None,
 ) -> Decoder | None:
     """Go on from `start` on the turns in the shards; under torchrun the ranks share it.
 
     The run's folder gets `balance.json`, what the mixture comes to, and, where not all weights
-    learn, `adapter.safetensors` with those that did.
+    learn, `adapter.safetensors` with those that did. With `rest`, what a model folder holds beside
+    the decoder, each checkpoint that is kept for good becomes one, too.
 
     Returns:
         The whole decoder, on the first rank; None on the others.
@@ -57,15 +64,20 @@ def finetune(
         progress(step, metrics)
 
     change = partial(adapt, config=config.adapt, vocabulary=vocabulary)
+    shape = replace(start.config, dropout=config.dropout)
+    merge = as_they_are
+    if not config.adapt.is_whole:
+        merge = partial(_merged, start=start, change=change)
     lesson = Lesson(
         config,
         reader,
         lambda step: weights,
         run_fingerprint(config, reader, weights_fingerprint(start)),
         change,
+        Exports(rest=rest, merge=merge) if rest is not None else None,
     )
     decoder = learn(
-        replace(start.config, dropout=config.dropout),
+        shape,
         lambda made: chain(start.state_dict().items(), fresh_additions(made, start, config.seed)),
         lesson,
         run,
@@ -75,6 +87,16 @@ def finetune(
         return decoder
     save_adapter(run, decoder, config.adapt)
     return merged(decoder).eval()
+
+
+def _merged(tensors: Tensors, *, start: Decoder, change: Change) -> Tensors:
+    """The tensors of a plain decoder: what learned, and what stayed; it is held whole."""
+    with torch.device("meta"):
+        decoder = Decoder(start.config)
+        change(decoder)
+    learned = {name: tensor.read() for name, tensor in tensors.items()}
+    decoder.load_state_dict({**start.state_dict(), **learned}, assign=True)
+    return {name: Stored.of(tensor) for name, tensor in merged(decoder).state_dict().items()}
 
 
 def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:

@@ -86,6 +86,7 @@ def run_config(shards: Path, parallel: dict[str, int]) -> PretrainConfig:
         tokenizers=shards,
         steps=6,
         save_every=1,
+        save_async=True,
         accumulate=2,
         device="cpu",
         stream=StreamConfig(row_length=32, num_rows=4, window=2),

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.run import Keep
 from calumma.errors import ConfigError
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
 from calumma.model.sizes import decoder_size
 from calumma.train.config import ParallelConfig
+from calumma.train.exports import Exporter, Exports
 from calumma.train.parallel import Ranks, placed
 from calumma.train.pretrain import pretrain
 from calumma.train.world import ALONE, World
+from tests.checkpoints.drawn import bytes_of
 from tests.train import decoder_ranks
 from tests.train.runs import told
 from tests.train.test_world import free_ports, start_ranks
@@ -87,6 +93,22 @@ def test_a_run_of_four_ranks_goes_on_with_another_number(
     weights, wanted = (torch.load(r / "weights.pt") for r in (run, undisturbed))
     for key, tensor in wanted.items():
         assert torch.allclose(tensor, weights[key], atol=1e-5), key
+
+
+def test_a_model_folder_of_what_ranks_saved_is_what_one_process_saves(
+    folder: Path, shards: Path, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    """A tensor at a time, out of the ranks' files."""
+    run = folder / "run-2"
+    size = model_parts.text.vocabulary.size
+    model = decoder_ranks.run_config(shards, {}).model
+    shape = DecoderConfig(vocabulary_size=size, **asdict(model))
+    exports = Exports(rest=model_parts.rest)
+    made = Exporter(run=run, shape=shape, keep=Keep(), exports=exports).last()
+    decoder = Decoder(shape)
+    decoder.load_state_dict(torch.load(run / "weights.pt"))
+    save_model(tmp_path, replace(model_parts, decoder=decoder))
+    assert bytes_of(made) == bytes_of(tmp_path)
 
 
 def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
