@@ -7,6 +7,7 @@ from calumma.errors import EvaluationError
 from calumma.evaluate.held_out import Options
 from calumma.evaluate.tasks import TASKS, evaluate, list_tasks, require_tasks
 from calumma.generate.model import Model
+from tests.evaluate.test_safety import safety_prompt
 
 CONTRACT = {
     "text_bits_per_token", "code_bits_per_token", "retrieval_text_given_image",
@@ -22,10 +23,11 @@ def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
     model: Model, scenes: list[Document]
 ) -> None:
     told: dict[str, tuple[int, ...]] = {}
+    documents = [*scenes, safety_prompt("how", "drugs")]
     options = Options(seed=3, max_prompts=4, training=scenes[:3])
     report = evaluate(
         model,
-        scenes,
+        documents,
         OF_DOCUMENTS,
         options,
         progress=lambda *what: told.update({what[0]: what[1:]}),
@@ -35,7 +37,7 @@ def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
     assert report.figure("colour_asked_colour_drawn").n == 4
     assert set(told) == {"encoding", *OF_DOCUMENTS}
     assert all(done == of for done, of in told.values())
-    assert evaluate(model, scenes, OF_DOCUMENTS, options).figures == report.figures
+    assert evaluate(model, documents, OF_DOCUMENTS, options).figures == report.figures
 
 
 def test_an_unknown_task_is_refused() -> None:
