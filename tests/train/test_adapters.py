@@ -1,0 +1,160 @@
+"""Fine-tuning that changes few weights: what stays, what learns, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from calumma.errors import ConfigError
+from calumma.model.decoder import Decoder
+from calumma.tokens.text import TextTokenizer
+from calumma.train.adapters import (
+    FILE_NAME,
+    adapt,
+    fresh_additions,
+    image_rows,
+    merged,
+    require_shardable,
+    save_adapter,
+)
+from calumma.train.config_finetune import AdaptConfig, FinetuneConfig
+from calumma.train.finetune import finetune
+from calumma.train.loss import summed_loss
+from calumma.vocabulary import Vocabulary
+from tests.train.runs import KilledError, assert_same_weights, dies_after
+from tests.train.test_finetune import config
+
+LORA = AdaptConfig(matrices="lora", rank=2, alpha=4.0, tables="none")
+BOTH = AdaptConfig(matrices="lora", rank=2, rows="image")
+ANOLE = AdaptConfig(matrices="none", tables="head", rows="image")
+TABLES = AdaptConfig(matrices="none", tables="all")
+
+
+def adapted(start: Decoder, rules: AdaptConfig, vocabulary: Vocabulary) -> Decoder:
+    """A copy of a decoder with additions that have their first values."""
+    made = Decoder(start.config)
+    adapt(made, rules, vocabulary)
+    whole = dict(start.state_dict()) | dict(fresh_additions(made, start, seed=0))
+    made.load_state_dict(whole)
+    return made
+
+
+@pytest.fixture
+def vocabulary(text_tokenizer: TextTokenizer) -> Vocabulary:
+    return text_tokenizer.vocabulary
+
+
+IDS = torch.tensor([[0, 4, 5, 40, 41, 20, 21]])
+
+
+@pytest.mark.parametrize("rules", [LORA, BOTH, ANOLE, TABLES])
+def test_additions_change_nothing_at_first_and_merging_never_does(
+    rules: AdaptConfig, decoder: Decoder, vocabulary: Vocabulary
+) -> None:
+    made = adapted(decoder, rules, vocabulary)
+    assert torch.allclose(made(IDS), decoder(IDS), atol=1e-6)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) / 8)
+    whole = merged(made)
+    assert whole.state_dict().keys() == decoder.state_dict().keys()
+    assert not torch.allclose(made(IDS), decoder(IDS), atol=1e-3)
+    assert torch.allclose(whole(IDS), made(IDS), atol=1e-5)
+
+
+def learning(made: Decoder) -> set[str]:
+    return {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+
+
+def test_what_learns_is_what_was_told(decoder: Decoder, vocabulary: Vocabulary) -> None:
+    assert learning(adapted(decoder, ANOLE, vocabulary)) == {"head.rows"}
+    assert learning(adapted(decoder, TABLES, vocabulary)) == {"embedding.weight", "head.weight"}
+    lora = learning(adapted(decoder, LORA, vocabulary))
+    assert len(lora) == 2 * 7 * decoder.config.num_layers
+    assert all(name.endswith((".down", ".up")) for name in lora)
+    both = learning(adapted(decoder, BOTH, vocabulary))
+    assert both - lora == {"embedding.rows", "head.rows"}
+    whole = Decoder(decoder.config)
+    adapt(whole, AdaptConfig(), vocabulary)
+    assert learning(whole) == {name for name, _ in whole.named_parameters()}
+
+
+def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary) -> None:
+    rows = image_rows(vocabulary)
+    assert set(rows) == {*vocabulary.codes, vocabulary.end_image, vocabulary.begin_image}
+
+
+def test_rows_get_the_gradient_that_the_whole_table_would(
+    decoder: Decoder, vocabulary: Vocabulary
+) -> None:
+    whole = Decoder(decoder.config)
+    whole.load_state_dict(decoder.state_dict())
+    made = adapted(decoder, replace(ANOLE, tables="all"), vocabulary)
+    for one in (whole, made):
+        hidden = one.hidden(IDS[:, :-1])
+        counted = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
+        sums = summed_loss(hidden, one.head, IDS[:, 1:], counted, vocabulary, z_loss=1e-2)
+        sums.total.backward()
+    rows = image_rows(vocabulary)
+    part = slice(rows.start, rows.stop)
+    assert torch.allclose(made.head.rows.grad, whole.head.weight.grad[part], atol=1e-6)
+    assert torch.allclose(made.embedding.rows.grad, whole.embedding.weight.grad[part], atol=1e-6)
+    assert made.head.weight.grad is None and made.embedding.weight.grad is None
+
+
+def tuned(shards: Path, rules: AdaptConfig, draws: bool = False) -> FinetuneConfig:
+    made = replace(config(shards), adapt=rules)
+    return replace(made, weights={"pairs": 1.0}) if draws else made
+
+
+def test_a_killed_run_of_additions_ends_in_the_bits_of_an_undisturbed_one(
+    shards: Path, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    arguments = (tuned(shards, BOTH), decoder, vocabulary)
+    wanted = finetune(*arguments, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        finetune(*arguments, tmp_path / "killed", dies_after(3))
+    assert_same_weights(finetune(*arguments, tmp_path / "killed"), wanted)
+
+
+def test_image_rows_alone_change_and_are_kept_alone_too(
+    shards: Path, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    made = finetune(tuned(shards, ANOLE, draws=True), decoder, vocabulary, tmp_path)
+    assert made is not None
+    rows = image_rows(vocabulary)
+    for name, tensor in decoder.state_dict().items():
+        same = made.state_dict()[name] == tensor
+        if name == "head.weight":
+            assert not same[rows.start : rows.stop].all(dim=1).any()
+            same[rows.start : rows.stop] = True
+        assert same.all(), name
+    with safe_open(tmp_path / FILE_NAME, "pt") as kept:
+        assert list(kept.keys()) == ["head.rows"]
+        learned = kept.get_tensor("head.rows")
+    assert torch.equal(learned, made.head.weight[rows.start : rows.stop])
+
+
+def test_the_file_of_additions_says_how_they_are_scaled(
+    decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    save_adapter(tmp_path, adapted(decoder, LORA, vocabulary), LORA)
+    with safe_open(tmp_path / FILE_NAME, "pt") as kept:
+        assert kept.metadata() == {"format": "pt", "rank": "2", "alpha": "4.0"}
+        assert kept.get_tensor("blocks.0.attention.query.down").shape == (2, 32)
+
+
+def test_tensor_ranks_cannot_share_additions() -> None:
+    require_shardable(AdaptConfig(), tensor=2)
+    require_shardable(LORA, tensor=1)
+    with pytest.raises(ConfigError) as caught:
+        require_shardable(LORA, tensor=2)
+    assert str(caught.value) == (
+        "parallel.tensor=2 cuts matrices that adapt.matrices='lora' adds to; wanted whole ones. "
+        "Set parallel.tensor=1 (FSDP2 shards them all the same)."
+    )
