@@ -1,0 +1,45 @@
+"""Two ranks that shard a decoder tune it as one process does: additions alone, and preferences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.documents.preferences import write_preferences
+from tests.train import tuning_ranks
+from tests.train.runs import told
+from tests.train.test_preference import PAIRS
+from tests.train.test_world import free_ports, start_ranks
+
+
+@pytest.fixture(scope="module")
+def folder(model_parts: ModelParts, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process and two ranks learned of the same model."""
+    made = tmp_path_factory.mktemp("tuning")
+    save_model(made / "model", model_parts)
+    write_preferences(made / "pairs.jsonl", PAIRS)
+    tuning_ranks.tune(made, shards, 1)
+    tuning_ranks.choose(made, 1)
+    first, second = free_ports(2)
+    start_ranks(2, "tests.train.tuning_ranks", str(made), str(shards), str(second), port=first)
+    return made
+
+
+@pytest.mark.parametrize("name", ["tuned", "preferred"])
+def test_two_ranks_learn_what_one_process_learns(folder: Path, name: str) -> None:
+    lines = [told(folder / size / name) for size in ("1", "2")]
+    for alone, shared in zip(*lines, strict=True):
+        for key in ("loss", "gradient_norm"):
+            assert shared[key] == pytest.approx(alone[key], abs=1e-4), key
+    one, two = (torch.load(folder / size / f"{name}.pt", weights_only=True) for size in "12")
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        assert torch.allclose(tensor, two[key], atol=1e-4), key
+
+
+def test_additions_of_ranks_are_kept_alone_too(folder: Path) -> None:
+    sizes = [(folder / n / "tuned" / "adapter.safetensors").stat().st_size for n in "12"]
+    assert sizes[0] == sizes[1]
