@@ -26,6 +26,11 @@ def cache_folder() -> str:
     return os.environ.get("CALUMMA_CACHE") or str(Path(home) / "calumma")
 
 
+def keys_in_environment() -> str:
+    """The keys of a server's clients in $CALUMMA_KEYS, as lines of a file of keys; or nothing."""
+    return os.environ.get("CALUMMA_KEYS", "")
+
+
 @dataclass(frozen=True)
 class Launch:
     """What torchrun tells a process about itself."""

@@ -21,6 +21,7 @@ from calumma.cli import (
     inspect,
     plan,
     pretrain,
+    serve,
     train_image_tokenizer,
     train_text_tokenizer,
 )
@@ -39,6 +40,7 @@ VERBS = (
     pretrain,
     finetune,
     generate,
+    serve,
     evaluate,
     compare,
     convert,

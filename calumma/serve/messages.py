@@ -170,13 +170,14 @@ class ImageRequest(Sampling):
 
 
 class TokensRequest(Body):
-    """The body of /v1/tokens: a chat, or a prompt to be gone on from."""
+    """The body of /v1/tokens: a chat, a prompt to be gone on from, or ids that a stream told."""
 
     messages: list[Message] | None = Field(None, min_length=1, max_length=1024)
     prompt: Words | list[MessagePart] | None = None
+    ids: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(None, max_length=2**16)
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> TokensRequest:
-        if (self.messages is None) == (self.prompt is None):
-            raise ValueError("wanted exactly one of messages and prompt")
+    def _one_of_them(self) -> TokensRequest:
+        if [self.messages, self.prompt, self.ids].count(None) != 2:
+            raise ValueError("wanted exactly one of messages, prompt and ids")
         return self

@@ -40,14 +40,14 @@ def model_routes(service: Service, created: int) -> APIRouter:
 
     @router.post("/v1/tokens", responses=REFUSED)
     async def tokens(body: TokensRequest, request: Request) -> Tokens:
-        """The ids that a prompt becomes."""
-        talk = service.desk.admit(1)
-        visit_of(request).closers.append(talk.close)
-        if body.messages is not None:
-            prompt = chat_prompt(body.messages)
+        """The ids that a prompt becomes, and what each id is."""
+        if body.ids is not None:
+            ids = service.require_ids(body.ids)
         else:
-            prompt = plain_prompt(body.prompt or "")
-        ids = await talk.read(prompt)
+            talk = service.desk.admit(1)
+            visit_of(request).closers.append(talk.close)
+            chat = body.messages
+            ids = await talk.read(chat_prompt(chat) if chat else plain_prompt(body.prompt or ""))
         return Tokens(
             tokens=[_token(service, id_) for id_ in ids],
             num_tokens=service.counts(ids),

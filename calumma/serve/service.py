@@ -96,6 +96,19 @@ class Service:
                 param="model",
             )
 
+    def require_ids(self, ids: list[int]) -> list[int]:
+        """See that ids are the model's.
+
+        Raises:
+            Refusal: one is not.
+        """
+        size = self.model.vocabulary.size
+        for id_ in ids:
+            if id_ >= size:
+                message = f"the id {id_} is none of this model's; wanted 0 to {size - 1}."
+                raise Refusal(400, message, "invalid_ids", "ids")
+        return ids
+
     def require_choices(self, count: int) -> None:
         """Refuse a request for too many answers."""
         most = min(self.config.limits.max_choices, self.config.limits.max_queue)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +13,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.checkpoints.model_folder import ModelParts
-from calumma.generate.config import Budget
+from calumma.generate.config import Budget, ImageSampling, TextSampling
 from calumma.generate.model import Model
 from calumma.serve.app import make_app, make_service
 from calumma.serve.config import ServeConfig
 from calumma.serve.keys import Keys
+from calumma.serve.server import Server, bind
 from calumma.serve.service import Service
-from tests.pictures import png
+from tests.pictures import noise, png
 
 HOME = "http://localhost"
 
@@ -35,6 +38,33 @@ def serving(
     service = make_service(model, config or ServeConfig(name="tiny"), Budget(**budget))
     with TestClient(make_app(service, keys), HOME, raise_server_exceptions=False) as client:
         yield client, service
+
+
+@contextmanager
+def listening(
+    model: Model, config: ServeConfig | None = None, keys: Keys | None = None, **budget: int
+) -> Iterator[tuple[str, Service, Server]]:
+    """A server on a socket of this machine: its address, its inside, and its switch."""
+    service = make_service(model, config or ServeConfig(name="tiny"), Budget(**budget))
+    with bind("127.0.0.1", 0) as place:
+        server = Server(make_app(service, keys), service.desk)
+        thread = threading.Thread(target=server.run, args=([place],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{place.getsockname()[1]}", service, server
+        finally:
+            server.stop()
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def heard(model: Model) -> Iterator[tuple[str, Service]]:
+    """One server on a socket for all tests that change nothing of it."""
+    with listening(model) as (url, service, _):
+        yield url, service
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +96,24 @@ def said(*parts: Any, role: str = "user") -> list[dict[str, Any]]:
     """One message of texts and pictures."""
     content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
     return [{"role": role, "content": content}]
+
+
+ALONE: dict[str, Any] = {
+    "text": TextSampling(temperature=2.0, top_p=1.0),
+    "image": ImageSampling(temperature=1.0, top_p=1.0),
+    "max_new_tokens": 30,
+}
+"""The rules of WILD, asked of the model itself."""
+
+
+@pytest.fixture(scope="session")
+def drawing_seed(model: Model) -> int:
+    """A seed with which the answer to "a red " and picture 1 holds both text and a picture."""
+    for seed in range(200):
+        usage = model.generate(["a red ", noise(1)], seed=seed, **ALONE).usage
+        if usage.new_image and usage.new_text > 1:
+            return seed
+    raise AssertionError("the tiny model draws nothing")
 
 
 WILD = {"temperature": 2.0, "image_temperature": 1.0, "top_p": 1.0}

@@ -1,0 +1,153 @@
+"""`calumma serve`: OpenAI's API and a web page around a model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calumma.cli.verb import Subparsers, new_verb
+
+if TYPE_CHECKING:
+    from calumma.serve.config import Limits, ServeConfig
+    from calumma.serve.keys import Keys
+
+_DESCRIPTION = """\
+Serve a model: OpenAI's API, and a web page to read, draw and look.
+Beyond this machine (--host) it asks for keys. docs/serving.md has the API and all limits."""
+
+_EXAMPLES = """\
+  calumma serve out/demo/model                          then open http://127.0.0.1:8000
+  calumma serve --new-key anna --keys keys.txt          make a key, and print it once
+  calumma serve MODEL --host 0.0.0.0 --keys keys.txt --limit max_pixels=4000000"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = new_verb(subparsers, "serve", "MODEL [options]", _DESCRIPTION, _EXAMPLES)
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder")
+    add("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1)")
+    add("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one (8000)")
+    add("--name", metavar="NAME", help="what clients call the model (its folder's name)")
+    add("--keys", type=Path, metavar="FILE", help="keys of clients (default: $CALUMMA_KEYS)")
+    add("--new-key", metavar="NAME", help="add a key for NAME to --keys FILE, print it and leave")
+    add("--max-queue", type=int, metavar="N", help="answers that may run or wait at once (128)")
+    add("--limit", action="append", default=[], metavar="NAME=N", help="another limit")
+    add("--allow-host", action="append", default=[], metavar="HOST", help="pictures from there")
+    add("--filter", action="append", default=[], metavar="NAME", help="profanity or nudity")
+    add("--log-prompts", action="store_true", help="write prompts into the log")
+    add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve until a signal comes, or make a key.
+
+    Raises:
+        Interrupted: a signal came; all that was under way is answered or handed back.
+    """
+    from calumma.serve.keys import new_key
+
+    if args.new_key is not None:
+        if args.keys is None:
+            raise _mistake("--new-key needs --keys FILE, where its hash is kept")
+        print(new_key(args.new_key, args.keys))
+        return
+    if args.model is None:
+        raise _mistake("no MODEL; wanted a model folder")
+    _require_packages()
+    _serve(args)
+
+
+def _mistake(found: str) -> Exception:
+    from calumma.errors import ConfigError
+
+    return ConfigError(f"{found}; `calumma serve --help` says what is wanted.")
+
+
+def _require_packages() -> None:
+    from calumma.errors import ConfigError
+
+    try:
+        import fastapi  # noqa: F401 - only whether it is there
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"serving needs {error.name}, which is not installed. "
+            "`pip install 'calumma[serve]'` brings it."
+        ) from error
+
+
+def _serve(args: argparse.Namespace) -> None:
+    import sys
+
+    from calumma.errors import Interrupted
+    from calumma.generate.model import load
+    from calumma.runtime import STOP
+    from calumma.serve.app import make_app, make_service, require_safe
+    from calumma.serve.logs import write_to
+    from calumma.serve.server import Server, bind
+
+    config, keys = _config(args), _keys(args)
+    require_safe(config, keys)
+    with bind(config.host, config.port) as listening:
+        service = make_service(load(args.model, device=args.device), config)
+        app = make_app(service, keys)
+        write_to(sys.stderr)
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"serving {config.name} at http://{shown}:{port}; Ctrl-C stops.", flush=True)
+        Server(app, service.desk).run([listening])
+    if STOP.wanted:
+        raise Interrupted("stopped by a signal; what was under way is answered or handed back.")
+
+
+def _config(args: argparse.Namespace) -> ServeConfig:
+    from calumma.serve.config import ServeConfig
+
+    return ServeConfig(
+        name=args.name or args.model.resolve().name,
+        limits=limits_of(args.limit, args.max_queue),
+        host=args.host,
+        port=args.port,
+        image_hosts=tuple(host.lower() for host in args.allow_host),
+        filters=tuple(args.filter),
+        prompts_in_logs=args.log_prompts,
+    )
+
+
+def limits_of(changes: Sequence[str], max_queue: int | None = None) -> Limits:
+    """The limits, with some changed: NAME=N.
+
+    Raises:
+        ConfigError: there is no limit of a name, or a value is no number above 0.
+    """
+    from calumma.errors import ConfigError
+    from calumma.serve.config import Limits
+
+    kinds = {field.name: field.type for field in dataclasses.fields(Limits)}
+    values: dict[str, Any] = {} if max_queue is None else {"max_queue": max_queue}
+    for change in changes:
+        name, _, text = change.partition("=")
+        try:
+            values[name] = (int if kinds[name] == "int" else float)(text)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"--limit {change} is not understood; wanted NAME=N with one of "
+                f"{', '.join(kinds)}. Mend it."
+            ) from error
+    return Limits(**values)
+
+
+def _keys(args: argparse.Namespace) -> Keys | None:
+    from calumma.runtime import keys_in_environment
+    from calumma.serve.keys import load_keys, read_keys
+
+    if args.keys is not None:
+        return load_keys(args.keys)
+    text = keys_in_environment()
+    return read_keys(text, "$CALUMMA_KEYS") if text else None

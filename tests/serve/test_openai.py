@@ -1,0 +1,194 @@
+"""OpenAI's own client, unchanged, over a socket."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import PIL.Image
+import pytest
+
+from calumma.serve.service import Service
+from tests.serve.conftest import WILD, picture_part, said
+
+EXTRA: dict[str, Any] = {"image_temperature": 1.0}
+HOT: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "extra_body": EXTRA}
+
+
+@pytest.fixture(scope="module")
+def client(heard: tuple[str, Service]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{heard[0]}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def ask(client: openai.OpenAI, *parts: Any, **more: Any) -> Any:
+    asked: dict[str, Any] = {"model": "tiny", "messages": said(*parts), "max_tokens": 30, **HOT}
+    return client.chat.completions.create(**(asked | more))
+
+
+def pixels(url: str) -> bytes:
+    data = base64.b64decode(url.partition(",")[2])
+    return PIL.Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    (card,) = client.models.list()
+    assert (card.id, card.owned_by) == ("tiny", "calumma")
+    assert client.models.retrieve("tiny") == card
+
+
+def test_a_chat_is_answered_with_text_and_pictures(
+    client: openai.OpenAI, drawing_seed: int
+) -> None:
+    told = ask(client, "a red ", picture_part(1), seed=drawing_seed)
+    message = told.choices[0].message
+    kinds = [part["type"] for part in message.content_parts]
+    assert "image_url" in kinds and "text" in kinds
+    assert len(message.images) == kinds.count("image_url")
+    texts = [part["text"] for part in message.content_parts if part["type"] == "text"]
+    assert message.content == "".join(texts)
+    assert told.usage.total_tokens == told.usage.prompt_tokens + told.usage.completion_tokens
+
+
+def test_a_stream_is_the_same_answer_as_it_grows(client: openai.OpenAI, drawing_seed: int) -> None:
+    asked: dict[str, Any] = {"seed": drawing_seed, "n": 2}
+    whole = ask(client, "a red ", picture_part(1), **asked)
+    texts: list[str] = ["", ""]
+    pictures: list[list[bytes]] = [[], []]
+    reasons: list[str | None] = [None, None]
+    partial, usage = 0, None
+    asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    for chunk in ask(client, "a red ", picture_part(1), **asked):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            for picture in getattr(choice.delta, "images", None) or []:
+                pictures[choice.index].append(pixels(picture["image_url"]["url"]))
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+        if hasattr(chunk, "partial_image_b64"):
+            assert base64.b64decode(chunk.partial_image_b64).startswith(b"\x89PNG")
+            partial += 1
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert pictures == [
+        [pixels(picture["image_url"]["url"]) for picture in choice.message.images]
+        for choice in whole.choices
+    ]
+    assert usage == whole.usage
+    drawn = sum(map(len, pictures))
+    assert drawn > 0
+    assert partial >= 2 * drawn  # two rows of codes to a picture
+
+
+def test_answers_are_sent_back_as_turns_of_a_longer_chat(client: openai.OpenAI) -> None:
+    first = ask(client, "a red ", seed=3).choices[0].message
+    turns = [*said("a red "), first.model_dump(), *said("and green?")]
+    again = ask(client, messages=turns, seed=4)
+    alone = ask(client, "a red ", seed=3).usage
+    assert again.usage.prompt_tokens > alone.prompt_tokens + alone.completion_tokens - 2
+    assert again == again.model_copy()
+
+
+def test_an_answer_that_is_begun_is_gone_on_with(client: openai.OpenAI) -> None:
+    cold = {"temperature": 0.0, "extra_body": {"repetition_penalty": 1.0}, "modalities": ["text"]}
+    whole = ask(client, "a red ", max_tokens=12, **cold).choices[0].message.content
+    half = ask(client, "a red ", max_tokens=6, **cold).choices[0].message.content
+    turns = [*said("a red "), {"role": "assistant", "content": half}]
+    rest = ask(client, messages=turns, max_tokens=6, **cold).choices[0].message.content
+    assert whole.startswith(half)
+    assert len(rest) > 0
+
+
+def test_n_answers_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
+    three = ask(client, "a red ", seed=7, n=3).choices
+    assert [choice.seed for choice in three] == [7, 8, 9]
+    for number, choice in enumerate(three):
+        alone = ask(client, "a red ", seed=7 + number).choices[0]
+        assert alone.message.content == choice.message.content
+    assert len({choice.message.content for choice in three}) == 3
+
+
+def test_without_a_seed_answers_differ_and_say_how_to_get_them_again(
+    client: openai.OpenAI,
+) -> None:
+    one, other = (ask(client, "a red ").choices[0] for _ in range(2))
+    assert one.seed != other.seed
+    again = ask(client, "a red ", seed=one.seed).choices[0]
+    assert again.message.content == one.message.content
+
+
+def test_a_seed_gives_the_same_answer_under_load(client: openai.OpenAI) -> None:
+    def told(seed: int) -> list[Any]:
+        parts = ["a red ", picture_part(seed)] if seed % 2 else ["the small green "]
+        return ask(client, *parts, seed=seed, max_tokens=20).choices[0].message.content_parts
+
+    def shown(parts: list[Any]) -> list[Any]:
+        return [p["text"] if p["type"] == "text" else pixels(p["image_url"]["url"]) for p in parts]
+
+    alone = [shown(told(seed)) for seed in range(8)]
+    with ThreadPoolExecutor(24) as many:
+        together = list(many.map(told, list(range(8)) * 3))
+    assert [shown(parts) for parts in together] == alone * 3
+
+
+def test_pictures_are_drawn_of_a_prompt(client: openai.OpenAI) -> None:
+    told = client.images.generate(
+        model="tiny", prompt="a red circle", n=2, size="16x16", extra_body={**WILD, "seed": 5}
+    )
+    assert told.data is not None
+    seen = [PIL.Image.open(io.BytesIO(base64.b64decode(d.b64_json or ""))) for d in told.data]
+    assert [picture.size for picture in seen] == [(16, 16), (16, 16)]
+    again = client.images.generate(
+        model="tiny", prompt="a red circle", extra_body={**WILD, "seed": 6}
+    )
+    assert again.data is not None
+    last = PIL.Image.open(io.BytesIO(base64.b64decode(again.data[0].b64_json or "")))
+    assert last.tobytes() == seen[1].tobytes()
+
+
+def test_pictures_are_streamed_while_they_grow(client: openai.OpenAI) -> None:
+    stream = client.images.generate(
+        model="tiny", prompt="a red", stream=True, partial_images=3, extra_body={"seed": 1}
+    )
+    told = [(event.type, getattr(event, "partial_image_index", None)) for event in stream]
+    partial = [("image_generation.partial_image", index) for index in range(4)]
+    assert told == [*partial, ("image_generation.completed", None)]
+
+
+def test_a_text_is_gone_on_with(client: openai.OpenAI) -> None:
+    told = client.completions.create(
+        model="tiny", prompt=["a red", "the"], n=2, max_tokens=9, seed=1, **HOT
+    )
+    assert [choice.index for choice in told.choices] == [0, 1, 2, 3]
+    alone = client.completions.create(model="tiny", prompt="the", max_tokens=9, seed=1, **HOT)
+    assert alone.choices[0].text == told.choices[2].text
+    stream = client.completions.create(
+        model="tiny", prompt="the", max_tokens=9, seed=1, stream=True, **HOT
+    )
+    assert "".join(c.text for chunk in stream for c in chunk.choices) == alone.choices[0].text
+
+
+MISTAKES: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
+    ({"model": "other"}, openai.NotFoundError, "model_not_found"),
+    ({"n": 99}, openai.BadRequestError, "too_many_choices"),
+    ({"temperature": 3.0}, openai.BadRequestError, "invalid_value"),
+    ({"messages": []}, openai.BadRequestError, "invalid_value"),
+    ({"messages": said()}, openai.BadRequestError, "empty_prompt"),
+    ({"messages": said("x" * 200)}, openai.BadRequestError, "generation"),
+    ({"tools": [{"type": "function"}]}, openai.BadRequestError, "invalid_value"),
+    ({"messages": said("a", role="assistant")}, openai.BadRequestError, "document"),
+]
+
+
+@pytest.mark.parametrize(("more", "kind", "code"), MISTAKES)
+def test_mistakes_are_errors_of_the_client_with_a_code(
+    client: openai.OpenAI, more: dict[str, Any], kind: type[openai.APIStatusError], code: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        ask(client, "a", **more)
+    assert caught.value.code == code
+    assert caught.value.type == "invalid_request_error"
