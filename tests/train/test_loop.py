@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from calumma.checkpoints.run import Saved
-from calumma.errors import CheckpointError, Interrupted
+from calumma.checkpoints.run import Keep, Saved, saved_steps
+from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
-from calumma.train.loop import Course, LoopConfig, run_loop
+from calumma.train.journal import Journal
+from calumma.train.loop import Course, LoopConfig, _Loop, run_loop
+from calumma.train.watch import WatchConfig
 
 
 class Counting:
@@ -127,3 +130,171 @@ def test_what_is_not_finite_is_null_in_the_metrics(tmp_path: Path) -> None:
 
     run_loop(Lost(), tmp_path, CONFIG)
     assert [line["loss"] for line in metrics(tmp_path)] == [None] * 10
+
+
+class Troubled(Counting):
+    """Some batches spoil its loss; its sum is of the batches that it learned from."""
+
+    def __init__(self, spoilt: Sequence[int], dies_at: int | None = None) -> None:
+        super().__init__(dies_at)
+        self.spoilt = spoilt
+
+    def step(self, number: int) -> dict[str, float]:
+        drawn = self.course.drawn
+        super().step(drawn)
+        self.course = replace(self.course, drawn=drawn + 1)
+        return {"loss": 9.0 if drawn in self.spoilt else 1.0, "rate": self.course.rate_share}
+
+
+WATCH = WatchConfig(window=6, spike_steps=2, retry_steps=20, most_roll_backs=2)
+WATCHED = replace(CONFIG, steps=16, watch=WATCH)
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_spike_rolls_back_and_its_batches_are_passed_over(tmp_path: Path) -> None:
+    learner = Troubled(spoilt=[7, 8])
+    told: list[str] = []
+    run_loop(learner, tmp_path, WATCHED, lambda step, seen: told.extend(seen.get("events", ())))
+    # Steps 8 and 9 saw it; the checkpoint of step 6 is taken up, and batches 6 to 8 left out.
+    assert learner.steps == [*range(9), *range(9, 19)]
+    assert [line["loss"] for line in metrics(tmp_path)] == [1.0] * 16
+    text = "the loss rose to 9, above 1.1 for 2 steps; the median of the 6 steps before is 1"
+    assert events(tmp_path) == [
+        {"event": "spike", "step": 9, "text": text, "since": 8, "metric": "loss"},
+        {
+            "event": "roll_back",
+            "step": 9,
+            "text": "back to step 6, past the batches of 3 steps",
+            "to": 6,
+            "drawn": 9,
+            "rate_share": 1.0,
+        },
+    ]
+    assert told == [
+        f"step 9: {text}",
+        "step 9: back to step 6, past the batches of 3 steps",
+    ]
+
+
+def test_what_lay_behind_the_checkpoint_that_is_taken_up_is_dropped(tmp_path: Path) -> None:
+    # A checkpoint at every step: that of step 8 holds what the spike left, that of 7 may.
+    every = replace(WATCHED, save_every=1, keep=Keep(last=9))
+    seen: list[list[int]] = []
+
+    def look(step: int, told: object) -> None:
+        seen.append(saved_steps(tmp_path))
+
+    run_loop(Troubled(spoilt=[7, 8]), tmp_path, every, look)
+    after = seen[seen.index([1, 2, 3, 4, 5, 6]) + 1 :]
+    assert [1, 2, 3, 4, 5, 6, 7] in after and events(tmp_path)[-1]["to"] == 6
+
+
+@pytest.mark.parametrize("dies_at", [7, 8, 9, 10, 12, 14, 16, 18])
+def test_a_run_that_is_killed_around_a_roll_back_ends_the_same(
+    dies_at: int, tmp_path: Path
+) -> None:
+    spoilt = [7, 8, 13, 14]
+    whole, second = Troubled(spoilt), Troubled(spoilt)
+    run_loop(whole, tmp_path / "whole", WATCHED)
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(Troubled(spoilt, dies_at), tmp_path / "run", WATCHED)
+    run_loop(second, tmp_path / "run", WATCHED)
+    assert (second.sum, second.course) == (whole.sum, whole.course)
+    assert events(tmp_path / "run") == events(tmp_path / "whole")
+    told, wanted = ([m["rate"] for m in metrics(tmp_path / r)] for r in ("run", "whole"))
+    assert told == wanted
+
+
+@pytest.mark.parametrize("moment", ["before the event", "after the event", "in the restoring"])
+def test_a_roll_back_that_is_killed_is_made_anew(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    whole, second = Troubled([7, 8]), Troubled([7, 8])
+    run_loop(whole, tmp_path / "whole", WATCHED)
+    with monkeypatch.context() as patch:
+        if moment == "before the event":
+            patch.setattr("calumma.train.loop.drop_after", killed)
+        elif moment == "after the event":
+            patch.setattr("calumma.train.loop._Loop.take_up", after_the_first(killed))
+        else:
+            patch.setattr("calumma.train.loop.Journal.cut", after_the_first(killed))
+        with pytest.raises(KeyboardInterrupt):
+            run_loop(Troubled([7, 8]), tmp_path / "run", WATCHED)
+    run_loop(second, tmp_path / "run", WATCHED)
+    assert (second.sum, second.course) == (whole.sum, whole.course)
+    ended, wanted = (events(tmp_path / name)[-1] for name in ("run", "whole"))
+    assert ended == wanted
+
+
+def after_the_first(killed: Any) -> Any:
+    """What works once, and then is killed."""
+    calls: list[object] = []
+    real = {"cut": Journal.cut, "take_up": _Loop.take_up}
+
+    def work(self: Any, *arguments: Any) -> Any:
+        calls.append(self)
+        if len(calls) > 1:
+            killed()
+        return real["cut" if isinstance(self, Journal) else "take_up"](self, *arguments)
+
+    return work
+
+
+def test_trouble_that_stays_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        run_loop(Troubled(spoilt=range(7, 99)), tmp_path, WATCHED)
+    assert str(caught.value) == (
+        f"{tmp_path}: the loss rose to 9, above 1.1 for 2 steps; the median of the 3 steps before "
+        "is 1; going back 2 times within 20 steps did not help (events.jsonl tells of them). Begin "
+        "anew with a lower peak rate, or raise --watch.most-roll-backs and go on from the newest "
+        "checkpoint."
+    )
+    told = [one for one in events(tmp_path) if one["event"] == "roll_back"]
+    assert [(one["to"], one["rate_share"]) for one in told] == [(6, 1.0), (3, 0.5)]
+    assert told[1]["text"] == (
+        "back to step 3, past the batches of 5 steps, from now on with 0.5 of the rate"
+    )
+    # Allowed more, the same command goes on, and has the rate of before.
+    patient = replace(WATCHED, watch=replace(WATCH, most_roll_backs=9))
+    freed = Troubled(spoilt=range(7, 20))
+    run_loop(freed, tmp_path, patient)
+    assert [line["loss"] for line in metrics(tmp_path)] == [1.0] * 16
+    assert freed.course.rate_share < 0.5
+
+
+def test_a_warning_is_told_once_in_a_window(tmp_path: Path) -> None:
+    class Growing(Counting):
+        def step(self, number: int) -> dict[str, float]:
+            return {"loss": 1.0, "output_norm": 20 * 1.01**number}
+
+    growing = replace(
+        CONFIG,
+        steps=60,
+        watch=WatchConfig(window=20, warn_steps=200),
+        limits={"output_norm": 60.0},
+    )
+    run_loop(Growing(), tmp_path, growing)
+    assert [(one["event"], one["step"]) for one in events(tmp_path)] == [
+        ("warning", 16),
+        ("warning", 36),
+        ("warning", 56),
+    ]
+    last = metrics(tmp_path)[-1]
+    assert last["output_norm_growth"] == pytest.approx(math.log(1.01))
+
+
+def test_a_share_of_the_peak_is_told_where_the_learner_knows_it(tmp_path: Path) -> None:
+    class Peaked(Counting):
+        def step(self, number: int) -> dict[str, float]:
+            return {"loss": 1.0, "num_tokens": 100.0, "peak_seconds": 1e-9}
+
+    run_loop(Peaked(), tmp_path, CONFIG)
+    last = metrics(tmp_path)[-1]
+    assert last["mfu"] == pytest.approx(1e-11 * last["tokens_per_second"])
+    assert "peak_seconds" not in last
