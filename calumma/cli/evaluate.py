@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,112 +13,188 @@ from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
 from calumma.files import make_folder
 from calumma.runtime import STOP, choose_device
+from calumma.settings import changed_config
 
 if TYPE_CHECKING:
+    from calumma.evaluate.report import Report
     from calumma.evaluate.sheet import Sheet
     from calumma.tokens.image import ImageTokenizer
 
-_DESCRIPTION = """\
-Measure a model on held-out documents.
-Tasks: likelihood (bits per token), retrieval (the right one of ten), reconstruction (through
-codes and back), drawing (the colour asked for), captioning (what is known of a picture)."""
+_DESCRIPTION = "Measure a model: figures with their baselines, sample sizes and 95 % intervals."
 
 _EXAMPLES = """\
-  calumma evaluate out/demo/model --tasks likelihood --documents held.parquet --out out/figures
-  calumma evaluate MODEL --tasks retrieval,drawing --documents held.parquet --limit 200 --out out"""
+  calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1 --show 2
+  calumma evaluate MODEL --tasks piqa,gsm8k,coco --data benchmarks --out out/2 --votes 8
+  calumma evaluate MODEL --card out/1 out/2"""
 
+_CARD_HELP = "write MODEL/README.md, a model card, with these reports' figures"
+_RULES_HELP = "or cpu, cuda; also --prompts --shots --votes --question --guidance"
 _FEATURES_HELP = "likeness by efficientnet-lite0, a TorchScript FILE or none"
 
 _COUNTED = 1000
 """Training documents counted for the unigram baseline, at most: their pictures are encoded."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How things are asked; each by its name on the command line."""
+
+    prompts: int = 200
+    """Pictures drawn, captions written, documents gone on with, at most."""
+
+    shots: int = 2
+    """Examples before a question about a picture."""
+
+    votes: int = 1
+    """Answers drawn for a majority vote; 1 is none."""
+
+    question: str = ""
+    """Text behind a picture to be captioned."""
+
+    guidance: float = 3.0
+    """Text guidance of drawings."""
+
+
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `evaluate`."""
-    usage = "MODEL --tasks A,B --documents DOCS... --out DIR [options]"
+    usage = "MODEL --tasks A,B [--documents DOCS...] [--data DIR] --out DIR [options]"
     parser = new_verb(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, takes_rules=True)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="a model folder, or an image tokenizer's")
-    add("--tasks", required=True, metavar="A,B", help="names of tasks, with commas between")
-    add("--documents", nargs="+", required=True, metavar="DOCS", help="held-out documents")
+    add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder, or a tokenizer's")
+    add("--list", action="store_true", help="say what tasks there are, and which files they read")
+    add("--tasks", default="", metavar="A,B", help="names of tasks, with commas between")
+    add("--documents", nargs="+", default=[], metavar="DOCS", help="held-out documents")
+    add("--data", type=Path, metavar="DIR", help="benchmarks' own files, a folder for each")
     add("--train", nargs="+", default=[], metavar="DOCS", help="training documents, for baselines")
-    add("--out", type=Path, required=True, metavar="DIR", help="for report.json and report.html")
+    add("--out", type=Path, metavar="DIR", help="for report.json and report.html")
+    add("--card", nargs="+", type=Path, default=[], metavar="DIR", help=_CARD_HELP)
+    add("--show", type=int, default=0, metavar="N", help="show N prompts and answers of each task")
+    add("--limit", type=int, metavar="N", help="measure N documents or questions, drawn by seed")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same figures (default: 0)")
-    add("--limit", type=int, metavar="N", help="measure N documents, drawn by seed")
-    add("--prompts", type=int, default=200, metavar="N", help="most drawings, captions (200)")
     add("--turns", action="store_true", help="ask in turns, as of a fine-tuned model")
-    add("--question", default="", metavar="TEXT", help="text behind a picture to be captioned")
-    add("--guidance", type=float, metavar="G", help="text guidance of drawings (default: 3)")
     add("--features", default="auto", metavar="NAME", help=_FEATURES_HELP)
-    add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
+    add("--device", default="auto", metavar="D", help=_RULES_HELP)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, write the report and print its table.
+    """List tasks; or measure, write the report and print its table; or write a model card.
 
     Raises:
-        ConfigError: a count is not positive.
-        EvaluationError: a task is not known, or finds no documents that fit it.
+        ConfigError: an argument is missing, or a count is not positive.
+        EvaluationError: a task is not known, or finds nothing that fits it.
         CheckpointError: MODEL is no model folder.
         DocumentError: documents cannot be read.
         OutputError: the folder cannot be written.
     """
-    # Torch is imported when a model is used, not when `calumma --help` is asked for.
-    from calumma.documents.readers import read_documents
-    from calumma.evaluate.figure import render_table
-    from calumma.evaluate.held_out import HeldOut, Options, chosen
-    from calumma.evaluate.tasks import evaluate, evaluate_tokenizer, require_tasks
-    from calumma.generate.config import ImageSampling
-    from calumma.generate.model import load
-    from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
+    from calumma.evaluate.tasks import list_tasks
 
-    _require_counts(args)
+    if args.list:
+        print(list_tasks())
+        return
+    _require_arguments(args)
+    if args.tasks:
+        _measure(args)
+    if args.card:
+        from calumma.evaluate.card import write_card
+
+        print(f"model card: {write_card(args.model, args.card, args.train)}")
+
+
+def _measure(args: argparse.Namespace) -> None:
+    # Torch is imported when a model is used, not when `calumma --help` is asked for.
+    from calumma.evaluate.figure import render_table
+    from calumma.evaluate.tasks import require_tasks
+
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
     require_tasks(tasks)
+    rules = changed_config(Rules, {}, args.changes, "the command line")
+    _require_counts(args, rules)
     make_folder(args.out)
-    tokenizer = None
-    if (args.model / CONFIG_FILE).is_file():
-        tokenizer = ImageTokenizer.load(args.model, device=choose_device(args.device))
-    model = None if tokenizer else load(args.model, device=args.device)
-    documents = chosen(list(read_documents(args.documents)), args.limit, args.seed)
-    training = list(read_documents(args.train)) if args.train else []
-
-    guidance = {} if args.guidance is None else {"text_guidance": args.guidance}
     with _Teller() as told:
-        counts = None
-        if model and training and "likelihood" in tasks:
-            counted = chosen(training, _COUNTED, args.seed)
-            counts = HeldOut(model, counted, tick=lambda n, of: told("counting", n, of)).counts()
-        options = Options(
-            seed=args.seed,
-            training=training,
-            training_counts=counts,
-            turns=args.turns,
-            question=args.question,
-            image=ImageSampling(**guidance),
-            max_prompts=args.prompts,
-            health=True,
-            features=_features(args.features),
-        )
-        if tokenizer:
-            report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
-        else:
-            assert model is not None
-            report = evaluate(model, documents, tasks, options, progress=told)
-    sheets = [*report.sheets, *_history(args.model, tokenizer)]
-    report = replace(report, model=str(args.model), command=_command(args), sheets=sheets)
+        report = _report(args, rules, tasks, told)
     report.save(args.out)
+    for shown in report.shown:
+        print(shown.to_text(), end="\n\n")
     print(render_table(report.figures))
     for line in report.skipped:
         print(f"not measured: {line}")
     print(f"\nreport: {args.out / 'report.html'}  (for machines: {args.out / 'report.json'})")
 
 
-def _require_counts(args: argparse.Namespace) -> None:
-    for name, value in (("limit", args.limit), ("prompts", args.prompts)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}; wanted at least 1. Give more, or leave it out.")
+def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Teller) -> Report:
+    from calumma.documents.readers import read_documents
+    from calumma.evaluate.held_out import HeldOut, Options, chosen
+    from calumma.evaluate.tasks import TASKS, evaluate, evaluate_tokenizer
+    from calumma.generate.config import ImageSampling
+    from calumma.generate.model import load
+    from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
+
+    tokenizer = None
+    if (args.model / CONFIG_FILE).is_file():
+        tokenizer = ImageTokenizer.load(args.model, device=choose_device(args.device))
+    model = None if tokenizer else load(args.model, device=args.device)
+    documents = chosen(list(read_documents(args.documents)), args.limit, args.seed)
+    training = list(read_documents(args.train)) if args.train else []
+    counts = None
+    if model and training and any(name == "likelihood" or TASKS[name].files for name in tasks):
+        counted = chosen(training, _COUNTED, args.seed)
+        counts = HeldOut(model, counted, tick=lambda n, of: told("counting", n, of)).counts()
+    options = Options(
+        seed=args.seed,
+        training=training,
+        training_counts=counts,
+        turns=args.turns,
+        question=rules.question,
+        image=ImageSampling(text_guidance=rules.guidance),
+        health=True,
+        features=_features(args.features),
+        max_prompts=rules.prompts,
+        data=args.data,
+        limit=args.limit,
+        shots=rules.shots,
+        votes=rules.votes,
+        show=args.show,
+    )
+    if tokenizer:
+        report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
+    else:
+        assert model is not None
+        report = evaluate(model, documents, tasks, options, progress=told)
+    sheets = [*report.sheets, *_history(args.model, tokenizer)]
+    return replace(report, model=str(args.model), command=_command(args), sheets=sheets)
+
+
+def _require_arguments(args: argparse.Namespace) -> None:
+    from calumma.evaluate.tasks import TASKS
+
+    wanted = {"MODEL": args.model}
+    if not args.card:
+        wanted["--tasks"] = args.tasks
+    if args.tasks:
+        wanted["--out"] = args.out
+        named = [TASKS[name.strip()] for name in args.tasks.split(",") if name.strip() in TASKS]
+        if any(not task.files for task in named):
+            wanted["--documents"] = args.documents
+        if any(task.files for task in named):
+            wanted["--data"] = args.data
+    missing = [name for name, value in wanted.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"{missing[0]} is missing; wanted {' '.join(wanted)} for this. "
+            "`calumma evaluate --help` shows examples, `--list` the tasks."
+        )
+
+
+def _require_counts(args: argparse.Namespace, rules: Rules) -> None:
+    for name, value, least in (
+        ("limit", args.limit, 1), ("prompts", rules.prompts, 1), ("votes", rules.votes, 1),
+        ("shots", rules.shots, 0), ("show", args.show, 0),
+    ):  # fmt: skip
+        if value is not None and value < least:
+            raise ConfigError(
+                f"--{name} {value}; wanted at least {least}. Give more, or leave it out."
+            )
 
 
 def _history(folder: Path, tokenizer: ImageTokenizer | None) -> list[Sheet]:
@@ -171,11 +247,12 @@ class _Teller:
 def _command(args: argparse.Namespace) -> str:
     """The command line that makes the same report again."""
     words = ["calumma", "evaluate", str(args.model), "--tasks", args.tasks]
-    words += ["--documents", *args.documents, *(["--train", *args.train] if args.train else [])]
+    words += ["--documents", *args.documents] if args.documents else []
+    words += ["--data", str(args.data)] if args.data else []
+    words += ["--train", *args.train] if args.train else []
     words += ["--out", str(args.out), "--seed", str(args.seed)]
     words += [] if args.limit is None else ["--limit", str(args.limit)]
-    words += ["--prompts", str(args.prompts), *(["--turns"] if args.turns else [])]
-    words += ["--question", args.question] if args.question else []
-    words += [] if args.guidance is None else ["--guidance", str(args.guidance)]
+    words += ["--show", str(args.show)] if args.show else []
+    words += ["--turns"] if args.turns else []
     words += [] if args.features == "auto" else ["--features", args.features]
-    return shlex.join([*words, "--device", args.device])
+    return shlex.join([*words, "--device", args.device, *args.changes])

@@ -12,6 +12,7 @@ from calumma.cli import evaluate
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError, DocumentError, EvaluationError
 from tests.evaluate.oracle import scene_documents
+from tests.evaluate.published import write_pictured
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -21,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(*words: str | Path) -> argparse.Namespace:
-    args = _parser().parse_args(["evaluate", *map(str, words)])
+    args, args.changes = _parser().parse_known_args(["evaluate", *map(str, words)])
     args.run(args)
     return args
 
@@ -66,17 +67,57 @@ def test_a_report_is_written_and_its_command_makes_it_again(
     assert again | {"seconds": 0} == written | {"seconds": 0}
 
 
-def test_the_help_names_every_task_and_ends_in_examples(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_list_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     from calumma.evaluate.tasks import TASKS
 
-    with pytest.raises(SystemExit):
-        _parser().parse_args(["evaluate", "--help"])
-    text = capsys.readouterr().out
-    for name in TASKS:
-        assert f"{name} (" in text
-    assert "examples:\n  calumma evaluate out/demo/model" in text
+    _run("--list")
+    told = capsys.readouterr().out
+    assert all(f"  {name} " in told for name in TASKS)
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    for given, missing, wanted in (
+        ([], "MODEL", "MODEL --tasks"),
+        (["m"], "--tasks", "MODEL --tasks"),
+        (["m", "--tasks", "likelihood"], "--out", "MODEL --tasks --out --documents"),
+        (["m", "--tasks", "piqa", "--out", "o"], "--data", "MODEL --tasks --out --data"),
+        (["--card", "out"], "MODEL", "MODEL"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            _run(*given)
+        assert str(caught.value) == (
+            f"{missing} is missing; wanted {wanted} for this. `calumma evaluate --help` shows "
+            "examples, `--list` the tasks."
+        )
+
+
+def test_a_benchmark_is_measured_and_what_was_asked_is_shown(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictured(tmp_path / "data")
+    _run(
+        folder / "model", "--tasks", "easy_vqa", "--data", tmp_path / "data", "--out",
+        tmp_path / "out", "--show", "1", "--shots", "1", "--device", "cpu",
+    )  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "Question: what colour is it? Answer:" in shown
+    assert "easy_vqa_accuracy_yes_no" in shown
+    written = json.loads((tmp_path / "out/report.json").read_text())
+    [first] = written["shown"]
+    assert [part["type"] for part in first["prompt"]] == ["image", "text", "image", "text"]
+    assert (tmp_path / "out" / first["prompt"][0]["path"]).is_file()
+    assert written["command"].endswith("--show 1 --device cpu --shots 1")
+
+
+def test_a_card_is_written_of_reports_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [folder / "model", "--documents", folder / "held.parquet", "--device", "cpu"]
+    _run(*words, "--tasks", "likelihood", "--out", tmp_path / "out")
+    _run(folder / "model", "--card", tmp_path / "out", "--train", folder / "train.parquet")
+    assert capsys.readouterr().out.endswith(f"model card: {folder / 'model' / 'README.md'}\n")
+    assert "| text_bits_per_token |" in (folder / "model" / "README.md").read_text()
+    (folder / "model" / "README.md").unlink()
 
 
 def test_counts_below_one_are_refused(tmp_path: Path) -> None:

@@ -45,6 +45,21 @@ def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -
     assert "href=" not in page
 
 
+def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> None:
+    figure = Figure("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
+    page = Report(
+        figures=[figure.beside({"chance": 0.1, "unigram": 0.3}), *REPORT.figures],
+        seconds=1,
+        seed=0,
+    ).to_html()
+    assert "<h2>piqa</h2><table>" in page
+    assert "<td>0.3<small>chance 0.1, unigram 0.3</small></td>" in page
+    assert 'class="base" x1="16.0"' in page and 'class="base" x1="48.0"' in page
+    assert 'class="span" x1="40.0" x2="120.0"' in page and 'cx="80.0"' in page
+    # Bits have no line from 0 to 1.
+    assert page.count("<svg") == 2
+
+
 def test_figures_are_found_by_name() -> None:
     assert REPORT.figure("text_bits_per_token").value == 2.0
     with pytest.raises(KeyError):
