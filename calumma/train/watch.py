@@ -322,8 +322,9 @@ def way_on(
         return Way(found)
     held = [one for one in before if abs(trouble.step - one.step) <= config.retry_steps]
     tries = len(held)
+    before_it = sorted(step for step in saved if step < trouble.since)
     # The first step of the trouble met weights that the step before it may have spoilt.
-    good = sorted(step for step in saved if step < trouble.since - 1)
+    good = [step for step in before_it if step < trouble.since - 1] or before_it
     if good and tries < config.most_roll_backs:
         share = before[-1].rate_share if before else 1.0
         back = RollBack(

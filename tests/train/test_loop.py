@@ -262,7 +262,7 @@ def test_trouble_that_stays_ends_the_run_in_one_line(tmp_path: Path) -> None:
     )
     # Allowed more, the same command goes on, and has the rate of before.
     patient = replace(WATCHED, watch=replace(WATCH, most_roll_backs=9))
-    freed = Troubled(spoilt=range(7, 20))
+    freed = Troubled(spoilt=range(7, 21))
     run_loop(freed, tmp_path, patient)
     assert [line["loss"] for line in metrics(tmp_path)] == [1.0] * 16
     assert freed.course.rate_share < 0.5
