@@ -88,6 +88,7 @@ class Guard:
             refusal = as_refusal(error)
             if refusal.status >= 500 and not isinstance(error, Refusal):
                 note_mistake(error, id=answer.visit.id)
+            answer.visit.notes["code"] = refusal.code
             if not answer.status:
                 await refusal.response()(scope, receive, answer)
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from calumma.errors import CalummaError
+from calumma.serve.visits import visit_of
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_type"}
@@ -127,21 +128,26 @@ def _utf8(text: str) -> str:
 def install(app: FastAPI) -> None:
     """Answer every error of an app in our shape."""
 
+    def answer(request: Request, refusal: Refusal) -> JSONResponse:
+        visit_of(request).notes["code"] = refusal.code
+        return refusal.response()
+
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        return as_refusal(error).response()
+        return answer(request, as_refusal(error))
 
     async def refuse_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _of_validation(error).response()
+        return answer(request, _of_validation(error))
 
     async def refuse_route(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        message = str(error.detail)
+        if error.status_code == 404:
+            path = json.dumps(request.url.path[:200])
+            message = f"nothing is served at {path}; /openapi.json says what is."
         code = _CODES.get(error.status_code, "refused")
-        told = {
-            404: f"nothing is served at {json.dumps(request.url.path)}; /openapi.json says what is."
-        }
-        message = told.get(error.status_code, str(error.detail))
-        return Refusal(error.status_code, message, code, headers=error.headers or {}).response()
+        refusal = Refusal(error.status_code, message, code, headers=error.headers or {})
+        return answer(request, refusal)
 
     app.add_exception_handler(Refusal, refuse)
     app.add_exception_handler(CalummaError, refuse)

@@ -51,12 +51,12 @@ def fetch(url: str, hosts: Collection[str], *, most: int, seconds: float) -> byt
         try:
             status, target, data = _ask(place, most, end)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unfetched(place.host, "cannot be fetched", seconds) from error
+            raise _unfetched(place.host, f"cannot be fetched within {seconds:g} s") from error
         if status in (301, 302, 303, 307, 308) and target:
             url = urljoin(url, target)
             continue
         if status != 200:
-            raise _unfetched(place.host, f"answers with status {status}", seconds)
+            raise _unfetched(place.host, f"answers with status {status}")
         if len(data) > most:
             raise Refusal(
                 400,
@@ -65,7 +65,7 @@ def fetch(url: str, hosts: Collection[str], *, most: int, seconds: float) -> byt
                 "picture_too_large",
             )
         return data
-    raise _unfetched(urlsplit(url).hostname or "the host", "redirects again and again", seconds)
+    raise _unfetched(urlsplit(url).hostname or "the host", "redirects again and again")
 
 
 def look_up(url: str, hosts: Collection[str]) -> Place:
@@ -165,10 +165,9 @@ class _Connection(http.client.HTTPConnection):
             self.sock = secure.wrap_socket(self.sock, server_hostname=self.place.host)
 
 
-def _unfetched(host: str, why: str, seconds: float | None = None) -> Refusal:
-    within = f" within {seconds:g} s" if seconds is not None else ""
+def _unfetched(host: str, why: str) -> Refusal:
     return Refusal(
         400,
-        f"the picture at {host} {why}{within}; wanted one that can be had. Send it as a data: URL.",
+        f"the picture at {host} {why}; wanted one that can be had. Send it as a data: URL.",
         "picture_not_fetched",
     )

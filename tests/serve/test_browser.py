@@ -1,0 +1,192 @@
+"""The page in a real browser: asked, stopped, edited, kept, on a phone and in the dark."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calumma.documents.readers import read_documents
+from calumma.generate.engine import Engine
+from calumma.serve.service import Service
+from tests.browser import browser
+from tests.pictures import png
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+from playwright.sync_api import Browser, Page, expect
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as made:
+        yield made
+
+
+@contextmanager
+def opened(
+    chromium: Browser, address: str, *, refused: bool = False, **options: Any
+) -> Iterator[Page]:
+    """The page, of which the console must stay silent, unless a request is `refused`."""
+    context = chromium.new_context(**options)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(address)
+    expect(page.locator("#model")).to_have_text("tiny")
+    yield page
+    assert refused or complaints == []
+    context.close()
+
+
+def _ask(page: Page, text: str) -> None:
+    page.get_by_label("Prompt", exact=True).last.fill(text)
+    page.keyboard.press("Enter")
+
+
+def _done(page: Page, answers: int) -> None:
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
+    expect(page.locator(".turn.assistant .facts")).to_have_count(answers, timeout=30_000)
+
+
+def _violations(page: Page) -> list[str]:
+    """What axe-core finds that shuts people out."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    told = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes']}" for one in told if one["impact"] in SERIOUS]
+
+
+def test_a_picture_and_words_are_asked_and_the_answer_streams_in(
+    heard: tuple[str, Service], chromium: Browser
+) -> None:
+    with opened(chromium, heard[0]) as page:
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Show the ids").check()
+        page.get_by_label("Seed").fill("3")
+        page.get_by_label("Prompt", exact=True).fill("before")
+        picture = {"name": "a.png", "mimeType": "image/png", "buffer": png(1)}
+        page.locator("#file").set_input_files([picture])
+        expect(page.locator("#parts .tile")).to_have_count(1)
+        assert _violations(page) == []
+        _ask(page, "behind it")
+        _done(page, 1)
+        user = page.locator(".turn.user .body")
+        expect(user.locator("img")).to_have_count(1)
+        assert user.inner_text().split() == ["before", "behind", "it"]
+        assert page.locator(".turn.user .strip .code").count() == 4
+        answer = page.locator(".turn.assistant")
+        assert answer.locator(".strip span").count() > 0
+        assert answer.locator(".body").locator("span, img").count() > 0
+        answer.locator(".strip span").first.hover()
+        expect(page.locator("#detail")).to_contain_text("id ")
+        assert _violations(page) == []
+
+
+def test_pictures_alone_come_as_pictures(heard: tuple[str, Service], chromium: Browser) -> None:
+    with opened(chromium, heard[0]) as page:
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("What may come").select_option("image")
+        _ask(page, "draw")
+        _done(page, 1)
+        expect(page.locator(".turn.assistant .body img").first).to_be_visible()
+        assert page.locator(".turn.assistant .body span").count() == 0
+
+
+def test_an_answer_is_stopped_and_made_anew(
+    heard: tuple[str, Service], chromium: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Engine.step
+
+    def slow(engine: Engine) -> Any:
+        time.sleep(0.1)
+        return quick(engine)
+
+    with opened(chromium, heard[0]) as page:
+        monkeypatch.setattr(Engine, "step", slow)
+        _ask(page, "tell me all")
+        expect(page.locator(".turn.assistant")).to_be_visible()
+        page.wait_for_timeout(500)
+        page.get_by_role("button", name="Stop").click()
+        monkeypatch.setattr(Engine, "step", quick)
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        told = page.locator(".facts").all_inner_texts()
+        assert all("stopped" in facts for facts in told)
+        _ask(page, "once more")
+        _done(page, len(told) + 1)
+        page.get_by_role("button", name="Another answer").click()
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=30_000)
+        expect(page.get_by_role("button", name="Another answer")).to_be_visible()
+    assert heard[1].live.load.running == 0
+
+
+def test_a_prompt_is_edited_and_the_history_outlives_a_reload(
+    heard: tuple[str, Service], chromium: Browser
+) -> None:
+    with opened(chromium, heard[0]) as page:
+        _ask(page, "first words")
+        _done(page, 1)
+        page.get_by_role("button", name="Edit").click()
+        _ask(page, "second words")
+        _done(page, 1)
+        assert page.locator(".turn.user .body").all_inner_texts() == ["second words"]
+        page.reload()
+        expect(page.locator(".turn")).to_have_count(0)
+        page.get_by_role("button", name="History").click()
+        page.get_by_role("button", name="first words", exact=True).click()
+        assert page.locator(".turn.user .body").all_inner_texts() == ["second words"]
+        page.get_by_role("button", name="Forget: first words").click()
+        expect(page.locator("#conversations li")).to_have_count(0)
+
+
+def test_a_conversation_is_saved_as_a_document(
+    heard: tuple[str, Service], chromium: Browser, tmp_path: Path
+) -> None:
+    with opened(chromium, heard[0]) as page:
+        _ask(page, "<b>no markup</b> & so on")
+        _done(page, 1)
+        assert page.locator(".turn.user b").count() == 0
+        page.get_by_role("button", name="Settings").click()
+        with page.expect_download() as told:
+            page.get_by_role("button", name="Save as JSON").click()
+        told.value.save_as(tmp_path / "saved.jsonl")
+        with page.expect_download() as told:
+            page.get_by_role("button", name="Save as HTML").click()
+        told.value.save_as(tmp_path / "saved.html")
+    (document,) = read_documents([tmp_path / "saved.jsonl"])
+    assert [turn.role for turn in document.messages] == ["user", "assistant"]
+    assert document.messages[0].parts[0].text == "<b>no markup</b> & so on"
+    saved = (tmp_path / "saved.html").read_text()
+    assert "&lt;b&gt;no markup&lt;/b&gt; &amp; so on" in saved
+    assert json.loads((tmp_path / "saved.jsonl").read_text())["source"] == "calumma serve"
+
+
+def test_a_phone_in_the_dark(heard: tuple[str, Service], chromium: Browser) -> None:
+    with opened(
+        chromium, heard[0], viewport={"width": 360, "height": 700}, color_scheme="dark"
+    ) as page:
+        for _ in range(2):
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            assert _violations(page) == []
+            _ask(page, "a" * 200)
+            expect(page.locator(".turn.assistant .facts").last).to_be_visible(timeout=30_000)
+            _done(page, page.locator(".turn.assistant").count())
+        page.get_by_role("button", name="Settings").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert _violations(page) == []
+        page.keyboard.press("Escape")
+        expect(page.locator("#settings")).to_be_hidden()
+
+
+def test_what_the_server_refuses_is_told_in_place(
+    heard: tuple[str, Service], chromium: Browser
+) -> None:
+    with opened(chromium, heard[0], refused=True) as page:
+        _ask(page, "far too long " * 200)
+        expect(page.locator("#error")).to_contain_text("wanted")

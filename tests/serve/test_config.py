@@ -1,0 +1,21 @@
+"""Limits and choices of the operator."""
+
+from __future__ import annotations
+
+import pytest
+
+from calumma.errors import ConfigError
+from calumma.serve.config import Limits, ServeConfig
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Limits(max_queue=0)
+    assert str(caught.value) == "max_queue=0; wanted above 0. Raise it."
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("::", False)]
+)
+def test_loopback_is_local_and_nothing_else(host: str, is_local: bool) -> None:
+    assert ServeConfig(name="m", host=host).is_local is is_local

@@ -1,0 +1,68 @@
+"""Refusals: one shape for all, and nothing told that is not the client's to know."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.testclient import TestClient
+
+from calumma.errors import GenerationError
+from calumma.serve.refusals import Refusal, as_refusal, busy, ours, stopping, too_slow
+
+
+def test_a_refusal_has_the_shape_that_clients_read() -> None:
+    refusal = Refusal(400, "found this; wanted that.", "odd", param="n")
+    assert refusal.body() == {
+        "error": {
+            "message": "found this; wanted that.",
+            "type": "invalid_request_error",
+            "param": "n",
+            "code": "odd",
+        }
+    }
+    assert str(refusal) == "found this; wanted that."
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    response = busy(12, 3.4).response()
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert busy(12, 3.4).body()["error"]["type"] == "rate_limit_error"
+    assert busy(12, 3.4).message == (
+        "12 answers are under way, the most this server takes; ask again in 3 s."
+    )
+    assert stopping().response().headers["retry-after"] == "5"
+
+
+def test_a_user_s_mistake_is_told_whole_and_one_of_ours_not_at_all() -> None:
+    mistake = as_refusal(GenerationError("too long; wanted less."))
+    assert (mistake.status, mistake.message, mistake.code) == (
+        400,
+        "too long; wanted less.",
+        "generation",
+    )
+    assert as_refusal(ValueError("a secret")).body() == ours().body()
+    assert ours().body()["error"]["type"] == "server_error"
+    assert too_slow("the answer", 2.5, 504).message == (
+        "the answer took more than 2.5 s; it is given up. Ask for less at a time."
+    )
+
+
+def test_a_wrong_field_is_named_and_not_repeated(client: TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}, {"role": "\ud800 king"}]}
+    head = {"Content-Type": "application/json"}
+    text = json.dumps(body)
+    error = client.post("/v1/chat/completions", content=text, headers=head).json()["error"]
+    assert error["param"] == "messages.1.role"
+    assert "king" not in error["message"]
+    assert error["message"].endswith(". Mend it, or leave it out.")
+
+
+def test_an_unknown_path_and_a_wrong_method_are_told(client: TestClient) -> None:
+    lost = client.get("/v1/nothing")
+    assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
+    assert lost.json()["error"]["message"] == (
+        'nothing is served at "/v1/nothing"; /openapi.json says what is.'
+    )
+    wrong = client.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json()["error"]["code"] == "method_not_allowed"
