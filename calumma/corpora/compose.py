@@ -107,7 +107,7 @@ def draw_scene(
     picture = PIL.Image.new("RGB", (side, side), GROUNDS[scene.ground])
     box = round(side * SIZES[scene.size])
     if scene.colour:
-        drawn = _shape(scene.thing, GROUNDS[scene.colour], box)
+        drawn = draw_shape(scene.thing, GROUNDS[scene.colour], box)
     else:
         drawn = objects[scene.thing].resize((box, box), PIL.Image.Resampling.LANCZOS)
     start = (side - box) // 2
@@ -115,7 +115,8 @@ def draw_scene(
     return picture
 
 
-def _shape(name: str, colour: tuple[int, int, int], box: int) -> PIL.Image.Image:
+def draw_shape(name: str, colour: tuple[int, int, int], box: int) -> PIL.Image.Image:
+    """One of `SHAPES` in a colour, `box` pixels to a side, on nothing."""
     size = box * _OVERSAMPLING
     drawn = PIL.Image.new("RGBA", (size, size), (*colour, 0))
     pen = PIL.ImageDraw.Draw(drawn)

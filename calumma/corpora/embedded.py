@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from calumma.corpora.captions import Split
 from calumma.documents.document import Document
 from calumma.documents.tables import read_parquet
+from calumma.files import write_text
 
 EmbeddedKind = Literal["emoji", "clip-art", "documentation", "text"]
 EMBEDDED_KINDS: tuple[EmbeddedKind, ...] = ("emoji", "clip-art", "documentation", "text")
@@ -28,6 +30,14 @@ def load_embedded(kind: EmbeddedKind | None, split: Split) -> Iterator[Document]
             for document in read_parquet(path):
                 if document.attributes["split"] == split:
                     yield document
+
+
+def copy_attribution(out: Path) -> None:
+    """Write whose work the embedded corpus is, and the texts of its licences, into a folder."""
+    folder = importlib.resources.files("calumma.corpora") / "embedded"
+    write_text(out / "ATTRIBUTION.md", (folder / "ATTRIBUTION.md").read_text("utf-8"))
+    for licence in (folder / "licences").iterdir():
+        write_text(out / "licences" / licence.name, licence.read_text("utf-8"))
 
 
 def embedded_sources() -> set[str]:

@@ -39,10 +39,31 @@ def test_the_list_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixt
     call("fetch", "small", "--out", str(tmp_path))
     capsys.readouterr()
     call("list", "--out", str(tmp_path))
-    head, row, packages = capsys.readouterr().out.splitlines()
+    head, row, packages, made, how = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "kind", "documents", "licence"]
     assert row.split(maxsplit=4) == ["small", "pairs", "3", "MIT", f"(fetched in {tmp_path}/small)"]
     assert packages == "    from small 1.0 (npm)"
+    assert made.split()[:3] == ["still-lifes", "pairs", "any"]
+    assert how == "    made here, of the embedded corpus: calumma corpus make"
+
+
+def test_make_says_what_it_made_and_again_that_it_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in ("made", "already there"):
+        call("make", "still-lifes", "--documents", "3", "--side", "16", "--out", str(tmp_path))
+        line = capsys.readouterr().out.replace("\n/", " /").splitlines()[-1]
+        assert line.startswith(f"still-lifes: {state}: 3 documents, ")
+        assert line.endswith(f" words in {tmp_path}/still-lifes")
+
+
+def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call("make", "still-lifes", "--documents", "0", "--out", str(tmp_path))
+    assert str(caught.value) == (
+        "--documents 0 --side 128 --seed 0; wanted at least 1 document, 16 pixels and a seed of 0. "
+        "Mend them."
+    )
 
 
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""A cupboard of shapes and three objects, one of them held out."""
+
+from __future__ import annotations
+
+from calumma.corpora.still_life import Cupboard, Thing
+from tests.documents.pictures import png
+
+BEAR = Thing("bear", source="emoji", licence="MIT", data=png("brown"))
+
+
+class Small(Cupboard):
+    """It opens no corpus."""
+
+    objects = (
+        BEAR,
+        Thing("oak", data=png("green")),
+        Thing("owl", split="held-out", data=png("grey")),
+    )
+
+
+SMALL = Small()
