@@ -21,8 +21,12 @@ from calumma.vocabulary import Vocabulary
 Places = Mapping[Row, int]
 """Where what a row has read last stands in [N, M]."""
 
-Choice = tuple[Work, int, float]
-"""A work, its new id, and the natural logarithm of that id's probability."""
+Draws = Sequence[tuple[Work, int]]
+"""Works, each with the number of guesses that are read behind the place to draw for."""
+
+Choice = tuple[Work, list[int], list[float]]
+"""A work; what was drawn behind its newest id and behind each guess that was read with it; and
+the natural logarithms of the probabilities of these."""
 
 
 class Chooser:
@@ -47,7 +51,7 @@ class Chooser:
         self._seen[work.seat, columns] = True
 
     def choose(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
-        """One id for each work.
+        """One id for each work, and one for each of its guesses.
 
         Args:
             works: those whose rows are read to their ends.
@@ -64,19 +68,20 @@ class Chooser:
         return made
 
     def _codes(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
-        rows = list(dict.fromkeys(row for work in works for row in work.guides))
-        logits = self.columns.of_codes(hidden[self._tensor([places[row] for row in rows])])
+        draws = [(work, behind) for work in works for behind in range(work.ahead, -1, -1)]
+        rows = list(dict.fromkeys((row, n) for work, n in draws for row in work.guides))
+        logits = self.columns.of_codes(hidden[self._tensor([places[row] - n for row, n in rows])])
         own = {row: number for number, row in enumerate(rows)}
         scores = logits
-        if len(rows) > len(works):
-            guides = self._tensor([[own[row] for row in work.guides] for work in works])
-            rules = [work.request.image for work in works]
+        if len(rows) > len(draws):
+            guides = self._tensor([[own[row, n] for row in work.guides] for work, n in draws])
+            rules = [work.request.image for work, _ in draws]
             scales = [(rule.text_guidance, rule.image_guidance) for rule in rules]
             full, images, none = (logits[place] for place in guides.unbind(1))
             scores = guided(full, images, none, torch.tensor(scales).to(self.device))
-        limits = Limits.of([work.request.image for work in works], self.device)
-        columns = draw(scores, limits, self._chances(works))
-        return _told(works, columns + self._first_code, _logprobs(scores, columns))
+        limits = Limits.of([work.request.image for work, _ in draws], self.device)
+        columns = draw(scores, limits, self._chances(draws))
+        return _told(draws, columns + self._first_code, _logprobs(scores, columns))
 
     def _texts(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
         scores = self.columns.of_text(hidden[self._tensor([places[w.full] for w in works])])
@@ -88,13 +93,14 @@ class Chooser:
             seen = self._seen[seats, :-1]
             scores = penalised(scores, seen, torch.tensor(penalties).to(self.device))
         limits = Limits.of([work.request.text for work in works], self.device)
-        columns = draw(scores, limits, self._chances(works))
+        draws = [(work, 0) for work in works]
+        columns = draw(scores, limits, self._chances(draws))
         self._seen[seats, columns] = True
-        return _told(works, self.columns.ids[columns], _logprobs(scores, columns))
+        return _told(draws, self.columns.ids[columns], _logprobs(scores, columns))
 
-    def _chances(self, works: Sequence[Work]) -> Tensor:
-        seeds = self._tensor([work.request.seed for work in works])
-        return chances(seeds, self._tensor([len(work.ids) for work in works]))
+    def _chances(self, draws: Draws) -> Tensor:
+        seeds = self._tensor([work.request.seed for work, _ in draws])
+        return chances(seeds, self._tensor([len(work.ids) + work.ahead - n for work, n in draws]))
 
     def _tensor(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(numbers, device=self.device)
@@ -106,5 +112,10 @@ def _logprobs(scores: Tensor, columns: Tensor) -> Tensor:
     return chosen - scores.logsumexp(dim=-1)
 
 
-def _told(works: Sequence[Work], ids: Tensor, logprobs: Tensor) -> list[Choice]:
-    return list(zip(works, ids.tolist(), logprobs.tolist(), strict=True))
+def _told(draws: Draws, ids: Tensor, logprobs: Tensor) -> list[Choice]:
+    told: dict[Work, Choice] = {}
+    for (work, _), id_, logprob in zip(draws, ids.tolist(), logprobs.tolist(), strict=True):
+        _, own_ids, own_logprobs = told.setdefault(work, (work, [], []))
+        own_ids.append(id_)
+        own_logprobs.append(logprob)
+    return list(told.values())

@@ -69,6 +69,17 @@ class ImageSampling(Sampling):
     image_guidance: float = 1.2
     """How far to go from no prompt at all to what the prompt's images suggest."""
 
+    speculate: int = 0
+    """Codes that are guessed ahead and read in the step of the newest one; 0 is none. The ids stay
+    the same; a picture takes fewer steps, each of which reads more."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.speculate < 0:
+            raise GenerationError(
+                f"speculate={self.speculate}; wanted at least 0, the codes to guess ahead."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:

@@ -116,14 +116,18 @@ class Engine:
         """
         chosen: list[tuple[Work, int]] = []
         self._admit(chosen)
+        for work in self._running:
+            work.guess()
         plan, ready = plan_step(self._running, self.reader, self.budget.chunk)
         if not plan:
             return chosen
         hidden = self.reader.read(plan)
         places = dict(zip((row for row, _ in plan), _ends(plan), strict=True))
-        for work, id_, logprob in self.chooser.choose(ready, hidden, places):
-            work.take(id_, logprob)
-            chosen.append((work, id_))
+        for work, ids, logprobs in self.chooser.choose(ready, hidden, places):
+            stand = work.settle(ids)
+            for id_, logprob in zip(ids[:stand], logprobs[:stand], strict=True):
+                work.take(id_, logprob)
+                chosen.append((work, id_))
             self._force(work, chosen)
             if work.done:
                 self._leave(work)

@@ -12,7 +12,8 @@ from calumma.model.cache import Cache, Piece
 from calumma.model.decoder import Decoder
 
 DECODING = 8
-"""A request with at most so many unread ids in each row is decoding, not reading its prompt."""
+"""A request with at most so many unread ids in each row, guesses aside, is decoding, not reading
+its prompt."""
 
 SHARED = 16
 """From so many equal ids on, a row takes over what another one has read."""
@@ -46,8 +47,10 @@ class Reader:
 
         It may not while the earlier row is still reading what both begin with: soon it can have it.
         """
+        start = row.ids[:SHARED]
+        alike = [other for other in earlier if other.ids[:SHARED] == start]
         common, source = max(
-            ((_common(row.ids, other.ids), other) for other in earlier),
+            ((_common(row.ids, other.ids), other) for other in alike),
             key=lambda found: found[0],
             default=(0, row),
         )
@@ -57,7 +60,7 @@ class Reader:
             return True
         if source.length < common:
             return False
-        self.cache.copy(source.first, row.first, common)
+        self.cache.copy(source.first, row.first, count=common)
         row.length = common
         return True
 
@@ -80,7 +83,7 @@ def plan_step(works: Sequence[Work], reader: Reader, chunk: int) -> tuple[Plan, 
             if row.length or reader.begin(row, earlier):
                 free.append(row)
             earlier.append(row)
-        decoding = all(row.pending <= DECODING for row in free)
+        decoding = all(row.pending - work.ahead <= DECODING for row in free)
         unread = 0 if decoding else sum(row.pending for row in free)
         if len(free) == len(work.rows) and unread <= chunk:
             plan += [(row, row.pending) for row in free]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 
 from calumma.errors import GenerationError
 from calumma.generate.config import Request
 from calumma.generate.grammar import Grammar
+from calumma.generate.jacobi import Guesses
 from calumma.generate.sample import FinishReason
 from calumma.vocabulary import Vocabulary
 
@@ -25,10 +28,20 @@ class Row:
     first: int = -1
     """Its first slot there; -1 before it has any."""
 
+    agreed: int = 0
+    """So many of the ids that are added next are in the cache already: they had been guessed."""
+
     @property
     def pending(self) -> int:
         """Ids that are still to be read."""
         return len(self.ids) - self.length
+
+    def add(self, id_: int) -> None:
+        """Put an id behind the others."""
+        self.ids.append(id_)
+        if self.agreed:
+            self.agreed -= 1
+            self.length += 1
 
     def truncate(self, length: int) -> None:
         """Forget the ids behind the first `length`, read or not."""
@@ -77,6 +90,12 @@ class Work:
     _several: bool = False
     """Whether the context has an image before the open one."""
 
+    guesses: Guesses | None = None
+    """While an image is drawn: of its next codes, where the request wants any."""
+
+    ahead: int = 0
+    """Guesses that stand at the ends of the rows."""
+
     seat: int = -1
     """Its place in the tables that the device keeps of running requests."""
 
@@ -112,11 +131,37 @@ class Work:
         if id_ == vocabulary.end_image:
             self.images = self.none = None
         for row in self.rows:
-            row.ids.append(id_)
+            row.add(id_)
         if id_ == vocabulary.begin_image:
             self.open_image()
         if id_ == vocabulary.eos or self.grammar.room <= 0:
             self.end()
+
+    def guess(self) -> None:
+        """Put guesses behind the newest code of the open image, to be read with it."""
+        owed = self.grammar.codes_owed
+        if self.guesses is None or not owed or self.ahead:
+            return
+        drawn = self.grammar.codes_per_image - owed
+        guessed = self.guesses.ahead(self.full.ids[len(self.full.ids) - drawn :], owed)
+        self.ahead = len(guessed)
+        for row in self.rows:
+            row.ids += guessed
+
+    def settle(self, drawn: Sequence[int]) -> int:
+        """Take the guesses back; how many of the ids drawn behind them, in order, are to be taken.
+
+        Args:
+            drawn: what was drawn behind the newest id and, of a code, behind each guess.
+        """
+        if len(drawn) == 1 or self.guesses is None:
+            return 1
+        stand = self.guesses.settle(drawn)
+        for row in self.rows:
+            row.truncate(len(row.ids) - self.ahead)
+            row.agreed = stand - 1
+        self.ahead = 0
+        return stand
 
     def place(self, first: int, seat: int) -> None:
         """Give it its slots, from `first` on, and its seat."""
@@ -126,6 +171,9 @@ class Work:
     def open_image(self) -> None:
         """Begin the guidance rows of the image that is open at the end of the context."""
         vocabulary, rule = self.grammar.vocabulary, self.request.image
+        if rule.speculate:
+            side = isqrt(self.grammar.codes_per_image)
+            self.guesses = Guesses(rule.speculate, side)
         images = [id_ for id_ in self.full.ids if id_ == vocabulary.bos or _drawn(id_, vocabulary)]
         begun = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
         self._several = several = vocabulary.end_image in images

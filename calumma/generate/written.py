@@ -150,8 +150,8 @@ def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
     if sample.logprobs:
         yield f"{-sum(sample.logprobs) / len(sample.logprobs):.2f} nats an id"
     yield _ENDED[sample.finish_reason]
-    told = (("seed", "seed {}"), ("keep_codes", "goes on behind {} codes of the picture"))
-    yield from (form.format(request[name]) for name, form in told if name in request)
+    forms = (("seed", "seed {}"), ("keep_codes", "goes on behind {} codes of the picture"))
+    yield from (form.format(request[name]) for name, form in forms if name in request)
 
 
 def _body(parts: Sequence[str | PIL.Image.Image]) -> str:
