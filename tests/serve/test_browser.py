@@ -171,12 +171,11 @@ def test_a_phone_in_the_dark(heard: tuple[str, Service], chromium: Browser) -> N
     with opened(
         chromium, heard[0], viewport={"width": 360, "height": 700}, color_scheme="dark"
     ) as page:
-        for _ in range(2):
-            assert page.evaluate("document.documentElement.scrollWidth") <= 360
-            assert _violations(page) == []
-            _ask(page, "a" * 200)
-            expect(page.locator(".turn.assistant .facts").last).to_be_visible(timeout=30_000)
-            _done(page, page.locator(".turn.assistant").count())
+        assert _violations(page) == []
+        _ask(page, "a" * 50)
+        _done(page, 1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert _violations(page) == []
         page.get_by_role("button", name="Settings").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert _violations(page) == []

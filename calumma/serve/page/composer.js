@@ -6,7 +6,7 @@ const MOST_SIDE = 2048; // larger pictures are made smaller before they travel
 const place = at("parts");
 
 function area(text = "") {
-  const made = element("textarea", { rows: 1, "aria-label": "Text", placeholder: "Write here" });
+  const made = element("textarea", { rows: 1, "aria-label": "Prompt", placeholder: "Write here" });
   made.value = text;
   made.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {

@@ -21,26 +21,20 @@ export function asJSON(conversation) {
   save("conversation.jsonl", "application/json", `${JSON.stringify(record)}\n`);
 }
 
+const STYLE =
+  ":root{color-scheme:light dark}body{font:1.1rem/1.6 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}" +
+  "h2{font-size:.9rem;opacity:.7}section{white-space:pre-wrap}img{display:block;width:20rem;max-width:100%;image-rendering:pixelated}";
+
+const escaped = (text) =>
+  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+
+// Written as text: a page made in this one would be under its policy, which forbids styles within.
 export function asHTML(conversation) {
-  const page = document.implementation.createHTMLDocument(conversation.title);
-  const style = page.createElement("style");
-  style.textContent =
-    ":root{color-scheme:light dark}body{font:1.1rem/1.6 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}" +
-    "h2{font-size:.9rem;opacity:.7}section{white-space:pre-wrap}img{display:block;width:20rem;max-width:100%;image-rendering:pixelated}";
-  const charset = page.createElement("meta");
-  charset.setAttribute("charset", "utf-8");
-  page.head.append(charset, style);
-  for (const turn of conversation.turns) {
-    const heading = page.createElement("h2");
-    heading.textContent = turn.role === "user" ? "Prompt" : "Answer";
-    const section = page.createElement("section");
-    for (const part of turn.parts) {
-      const made = page.createElement(part.type === "text" ? "span" : "img");
-      if (part.type === "text") made.textContent = part.text;
-      else made.setAttribute("src", part.url);
-      section.append(made);
-    }
-    page.body.append(heading, section);
-  }
-  save("conversation.html", "text/html", `<!doctype html>\n${page.documentElement.outerHTML}`);
+  const turns = conversation.turns.map((turn) => {
+    const parts = turn.parts.map((part) =>
+      part.type === "text" ? escaped(part.text) : `<img alt="a picture" src="${escaped(part.url)}">`);
+    return `<h2>${turn.role === "user" ? "Prompt" : "Answer"}</h2>\n<section>${parts.join("")}</section>`;
+  });
+  const head = `<meta charset="utf-8"><title>${escaped(conversation.title)}</title><style>${STYLE}</style>`;
+  save("conversation.html", "text/html", `<!doctype html>\n<html lang="en">${head}\n${turns.join("\n")}\n</html>\n`);
 }

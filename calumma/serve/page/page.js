@@ -8,7 +8,7 @@ import { drop, keep, kept } from "./store.js";
 import { Growing, shown } from "./turns.js";
 
 const SETTINGS = ["modalities", "temperature", "guidance", "max_tokens", "seed", "show-tokens"];
-const SUGGESTIONS = ["a red apple on a blue ground", "Draw a small green star.", "What do you see?"];
+const SUGGESTIONS = ["draw a large red circle on a blue ground", "draw a small cat on a green ground"];
 
 let conversation = null;
 let running = null; // an AbortController while an answer comes
@@ -110,17 +110,18 @@ async function send() {
   conversation.turns.push(turn);
   conversation.title ||= parts.find((part) => part.type === "text")?.text.slice(0, 60) ?? "A picture";
   write([]);
-  tellTokens(turn);
+  if (at("show-tokens").checked) await tellTokens(turn);
   await answer();
 }
 
-// What the prompt is made of, for those who want to see inside; the answer does not wait for it.
+// What a turn is made of, for those who want to see inside; nothing waits for it.
 async function tellTokens(turn) {
   try {
-    const told = await post("v1/tokens", { messages: [asMessage(turn)] }, at("key").value);
+    const asked = turn.ids ? { ids: turn.ids } : { messages: [asMessage(turn)] };
+    const told = await post("v1/tokens", asked, at("key").value);
     turn.tokens = told.tokens;
     codesPerSide = told.codes_per_side;
-  } catch { /* told by the answer itself */ }
+  } catch { /* the conversation goes on without */ }
 }
 
 async function answer() {
@@ -128,7 +129,7 @@ async function answer() {
   running = new AbortController();
   busy(true);
   draw();
-  const turn = { role: "assistant", parts: [], tokens: [] };
+  const turn = { role: "assistant", parts: [], ids: [] };
   const growing = new Growing(turn);
   at("turns").append(growing.item);
   const started = performance.now();
@@ -149,6 +150,7 @@ async function answer() {
   busy(false);
   turn.facts = facts(finish, usage, asked.seed, (performance.now() - started) / 1000);
   if (turn.parts.length) conversation.turns.push(turn);
+  if (at("show-tokens").checked) await tellTokens(turn);
   draw();
   await remember();
 }
@@ -156,10 +158,11 @@ async function answer() {
 function hear(data, growing) {
   const delta = data.choices?.[0]?.delta;
   if (data.partial_image_b64) {
-    const share = data.num_codes ? data.num_codes / (codesPerSide * codesPerSide) : undefined;
+    // One partial picture a row of codes.
+    const share = (data.partial_image_index + 1) / codesPerSide;
     growing.partial(`data:image/png;base64,${data.partial_image_b64}`, share);
   }
-  if (data.tokens) growing.turn.tokens.push(...data.tokens);
+  if (data.ids) growing.turn.ids.push(...data.ids);
   if (delta?.content) growing.text(delta.content);
   for (const image of delta?.images ?? []) growing.done(image.image_url.url);
 }
@@ -245,6 +248,11 @@ at("cancel-edit").addEventListener("click", () => { leaveEditing(); write([]); }
 at("new").addEventListener("click", () => take(fresh()));
 for (const id of ["history", "settings"]) at(`open-${id}`).addEventListener("click", () => open(id));
 at("settings").addEventListener("input", () => { rememberSettings(); if (!running) draw(); });
+at("show-tokens").addEventListener("change", async () => {
+  if (running || !at("show-tokens").checked) return;
+  await Promise.all(conversation.turns.filter((turn) => !turn.tokens).map(tellTokens));
+  draw();
+});
 at("export-html").addEventListener("click", () => asHTML(conversation));
 at("export-json").addEventListener("click", () => asJSON(conversation));
 document.addEventListener("keydown", (event) => {

@@ -47,7 +47,7 @@ export class Growing {
       this.body.append(this.image, this.progress);
     }
     this.image.src = url;
-    if (share !== undefined) this.progress.value = share;
+    this.progress.value = share;
   }
 
   done(url) {
