@@ -1,0 +1,29 @@
+"""Journals that are closed when a test ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from calumma.train.journal import Journal
+
+OpenJournal = Callable[..., Journal]
+
+
+@pytest.fixture
+def open_journal() -> Iterator[OpenJournal]:
+    """Take up a run's journal behind so many steps."""
+    opened: list[Journal] = []
+
+    def take_up(run: Path, done: int, *, writes: bool = True, kept: int = 5) -> Journal:
+        made = Journal(run, writes=writes, kept=kept)
+        made.cut(done)
+        made.read()
+        opened.append(made)
+        return made
+
+    yield take_up
+    for made in opened:
+        made.close()
