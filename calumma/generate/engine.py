@@ -167,12 +167,15 @@ class Engine:
         """
         told = dict.fromkeys(works, 0)
         try:
-            while not all(work.done for work in works):
-                self.step()
+            while True:
+                over = all(work.done for work in works)
                 for work in works:
                     new = work.ids[told[work] :]
                     told[work] += len(new)
                     yield from ((work, id_) for id_ in new)
+                if over:
+                    return
+                self.step()
         finally:
             for work in works:
                 self.cancel(work)
@@ -181,7 +184,7 @@ class Engine:
         """Generate for all requests; yields (request number, new id) as ids are chosen."""
         works = self.submit_all(requests)
         numbers = {work: number for number, work in enumerate(works)}
-        return ((numbers[work], id_) for work, id_ in self.follow(works))
+        yield from ((numbers[work], id_) for work, id_ in self.follow(works))
 
 
 def _ends(plan: Plan) -> Iterator[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 from calumma.vocabulary import Vocabulary
 
@@ -33,6 +34,7 @@ class Next(IntEnum):
     """End of sequence, and nothing else."""
 
 
+@cache
 def ids_of(kind: Next, vocabulary: Vocabulary) -> tuple[range, ...]:
     """The ids that each kind allows.
 

@@ -68,7 +68,7 @@ class Cache:
         all_values.index_copy_(1, slots, values.transpose(0, 1))
         return all_keys, all_values
 
-    def copy(self, source: int, target: int, count: int) -> None:
+    def copy(self, source: int, target: int, *, count: int) -> None:
         """Give a row what another has read already: `count` slots from `source` to `target`."""
         for tensor in (self.keys, self.values):
             tensor[:, :, target : target + count] = tensor[:, :, source : source + count]

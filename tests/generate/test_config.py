@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from calumma.errors import GenerationError
-from calumma.generate.config import ImageSampling, TextSampling
+from calumma.generate.config import Budget, ImageSampling, Request, TextSampling
 
 
 @pytest.mark.parametrize("kind", [TextSampling, ImageSampling])
@@ -32,3 +34,47 @@ def test_the_release_s_defaults() -> None:
     assert (text.temperature, text.top_p, text.repetition_penalty) == (0.7, 0.9, 1.2)
     assert (image.temperature, image.top_p) == (0.7, 0.9)
     assert (image.text_guidance, image.image_guidance) == (3.0, 1.2)
+
+
+@pytest.mark.parametrize(("top_k", "min_p"), [(-1, 0.0), (0, -0.1), (0, 1.1)])
+def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
+    with pytest.raises(GenerationError) as caught:
+        ImageSampling(top_k=top_k, min_p=min_p)
+    assert str(caught.value) == (
+        f"top_k={top_k} and min_p={min_p}; wanted a top_k of at least 0 (0 is no limit) and a "
+        "min_p from 0 to 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modality": "sound"}, "modality='sound' is not known; wanted any, text or image."),
+        (
+            {"modality": "image", "max_images": 0},
+            "modality='image' with max_images=0 leaves nothing to make; wanted at least one image.",
+        ),
+        (
+            {"max_new_tokens": -1},
+            "max_new_tokens=-1 and max_images=8; wanted at least 0 of both.",
+        ),
+        (
+            {"seed": 2**63},
+            f"seed={2**63} is too long a number; wanted one of 64 bits, its sign included.",
+        ),
+    ],
+)
+def test_requests_that_ask_for_nothing_that_is_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(GenerationError) as caught:
+        Request(ids=(0,), **options)
+    assert str(caught.value) == message
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(GenerationError) as caught:
+        Budget(rows=0)
+    assert str(caught.value) == (
+        "slots=16384, rows=0 and chunk=512 make no budget; wanted at least 1 of each."
+    )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 
+import numpy as np
 import pytest
 import torch
 
 from calumma.errors import GenerationError
-from calumma.generate.config import ImageSampling, Request, Sampling, TextSampling
+from calumma.generate.config import Budget, ImageSampling, Request, Sampling, TextSampling
 from calumma.generate.engine import Engine
-from calumma.generate.grammar import Grammar, Next
+from calumma.generate.grammar import Grammar, Next, ids_of
 from calumma.generate.sampling import chances
+from calumma.generate.work import Work
+from calumma.model.cache import Cache
 from calumma.model.decoder import Decoder
 from calumma.tokens.sequence import encode_codes
 from calumma.tokens.text import TextTokenizer
@@ -71,9 +76,12 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
             scores = none + image_scale * (image - none) + text_scale * (scores - image)
         else:
             by = request.text.repetition_penalty
-            for id_ in set(ids):
-                scores[id_] = scores[id_] / by if scores[id_] > 0 else scores[id_] * by
-        allowed = torch.tensor([grammar.allows(id_) for id_ in range(v.size)])
+            seen = torch.tensor(sorted(set(ids)))
+            old = scores[seen]
+            scores[seen] = torch.where(old > 0, old / by, old * by)
+        allowed = torch.zeros(v.size, dtype=torch.bool)
+        for range_ in ids_of(grammar.expected, v):
+            allowed[list(range_)] = True
         scores = scores.masked_fill(~allowed, -torch.inf)
         chance = chances(torch.tensor([request.seed]), torch.tensor([len(ids) - asked])).item()
         ids.append(slow_draw(scores, rule, chance))
@@ -85,34 +93,48 @@ def slow_draw(scores: torch.Tensor, rule: Sampling, chance: float) -> int:
     """Id by id, in Python's numbers."""
     if rule.temperature == 0:
         return int(scores.argmax())
-    shares = (scores / rule.temperature).double().softmax(0)
-    order = shares.sort(descending=True, stable=True).indices.tolist()
-    kept = [id_ for id_ in order if shares[id_] > 0][: rule.top_k or None]
+    shares = (scores / rule.temperature).double().softmax(0).tolist()
+    likeliest = sorted(range(len(shares)), key=lambda id_: -shares[id_])
+    kept = [id_ for id_ in likeliest if shares[id_] > 0][: rule.top_k or None]
     kept = [id_ for id_ in kept if shares[id_] >= rule.min_p * shares[kept[0]]]
-    mass, nucleus = sum(shares[kept]), []
-    while kept and sum(shares[nucleus]) < rule.top_p * mass:
-        nucleus.append(kept.pop(0))
-    line = 0.0
-    for id_ in sorted(nucleus):
-        line += float(shares[id_])
-        if line > chance * float(sum(shares[nucleus])):
-            return id_
-    return max(nucleus)
+    mass = sum(shares[id_] for id_ in kept)
+    sums = accumulate(shares[id_] for id_ in kept)
+    before = [0.0, *sums]
+    nucleus = sorted(
+        id_ for id_, sum_ in zip(kept, before, strict=False) if sum_ < rule.top_p * mass
+    )
+    line = list(accumulate(shares[id_] for id_ in nucleus))
+    return next(id_ for id_, sum_ in zip(nucleus, line, strict=True) if sum_ > chance * line[-1])
 
 
 def requests(prompts: list[list[int]]) -> list[Request]:
-    """All prompts, with rules that make text and images likely."""
+    """All prompts, with rules that make text and images likely; no two alike."""
     return [
         Request(
             ids=tuple(ids),
             max_new_tokens=14 + number,
             seed=number,
-            text=TextSampling(temperature=1.0 + number / 4, top_p=0.95),
-            image=ImageSampling(temperature=1.0, text_guidance=1.0 + number, image_guidance=1.5),
+            text=TextSampling(temperature=1.0 + number / 4, top_p=0.95, min_p=number / 100),
+            image=ImageSampling(
+                temperature=1.0,
+                text_guidance=1.0 + number,
+                image_guidance=1.5,
+                top_k=number * 3,
+            ),
             image_first=number % 2 == 0,
+            modality="image" if number == 2 else "any",
         )
         for number, ids in enumerate(prompts)
     ]
+
+
+def greedy(request: Request) -> Request:
+    """The same without chance."""
+    return replace(
+        request,
+        text=replace(request.text, temperature=0.0),
+        image=replace(request.image, temperature=0.0),
+    )
 
 
 def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
@@ -121,11 +143,39 @@ def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
     return [work.ids for work in works]
 
 
+@pytest.mark.parametrize("chosen", [greedy, replace])
 def test_the_engine_is_the_slow_reference(
-    engine: Engine, decoder: Decoder, prompts: list[list[int]]
+    chosen: Callable[[Request], Request],
+    engine: Engine,
+    decoder: Decoder,
+    prompts: list[list[int]],
+) -> None:
+    wanted = [chosen(request) for request in requests(prompts)]
+    assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10])
+def test_reading_prompts_in_pieces_changes_nothing(
+    chunk: int, engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     wanted = requests(prompts)
-    assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
+    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(chunk=chunk))
+    assert run(small, wanted) == run(engine, wanted)
+
+
+def test_equal_prompts_are_read_once_and_say_the_same(
+    engine: Engine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tuple(range(24, 64))
+    wanted = [Request(ids=ids, max_new_tokens=9, seed=seed, image_first=True) for seed in range(4)]
+    copied: list[int] = []
+    copy = Cache.copy
+    monkeypatch.setattr(
+        Cache, "copy", lambda *args, count: (copied.append(count), copy(*args, count=count))
+    )
+    found = run(engine, wanted)
+    assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
+    assert copied == [40, 40, 40]
 
 
 def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -> None:
@@ -133,6 +183,21 @@ def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -
     together = run(engine, [*wanted, *wanted[::-1]])
     alone = [run(engine, [request])[0] for request in wanted]
     assert together == [*alone, *alone[::-1]]
+
+
+def test_waiting_for_room_changes_nothing(
+    engine: Engine, decoder: Decoder, prompts: list[list[int]]
+) -> None:
+    wanted = requests(prompts)
+    narrow = Engine(decoder, engine.vocabulary, CODES, budget=Budget(rows=3, slots=140))
+    works = narrow.submit_all(wanted * 2)
+    most = 0
+    while not narrow.idle:
+        narrow.step()
+        most = max(most, narrow.load.running)
+        assert narrow.load.rows <= 3
+    assert most < len(works)
+    assert [work.ids for work in works] == run(engine, wanted) * 2
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0)])
@@ -146,7 +211,53 @@ def test_every_pair_of_scales_is_the_reference(
     assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
 
 
-def test_a_longer_run_grows_the_cache(
+def test_100_cancelled_requests_leave_the_others_as_they_were(
+    engine: Engine, prompts: list[list[int]]
+) -> None:
+    random = np.random.default_rng(0)
+    pool = requests(prompts)
+    undisturbed = run(engine, pool)
+    left: list[tuple[int, Work]] = []
+    for _ in range(100):
+        victim, *others = random.integers(len(pool), size=3)
+        works = engine.submit_all([pool[number] for number in (victim, *others)])
+        left += zip(others, works[1:], strict=True)
+        for _ in range(random.integers(12)):
+            engine.step()
+        done = works[0].done
+        engine.cancel(works[0])
+        assert works[0].ids == undisturbed[victim][: len(works[0].ids)]
+        assert works[0].finish_reason == "cancelled" or done
+    list(engine.follow([work for _, work in left]))
+    assert [work.ids for _, work in left] == [undisturbed[number] for number, _ in left]
+    assert engine.load.slots_used == 0
+
+
+def test_who_stops_listening_cancels(engine: Engine, prompts: list[list[int]]) -> None:
+    works = engine.submit_all(requests(prompts))
+    for _ in engine.follow(works):
+        break
+    assert engine.idle
+    assert {work.finish_reason for work in works} == {"cancelled"}
+
+
+def test_several_may_follow_one_engine(engine: Engine, prompts: list[list[int]]) -> None:
+    wanted = requests(prompts)
+    alone = run(engine, wanted)
+    one = engine.follow(engine.submit_all(wanted[:2]))
+    next(one)
+    # The second listener's steps move the first one's requests along: none of their ids is lost.
+    assert run(engine, wanted[2:]) == alone[2:]
+    assert len(list(one)) == sum(map(len, alone[:2])) - 1
+
+
+def test_of_several_requests_all_are_taken_or_none(engine: Engine) -> None:
+    with pytest.raises(GenerationError):
+        engine.submit_all([Request(ids=(0,)), Request(ids=())])
+    assert engine.idle
+
+
+def test_a_longer_run_is_the_reference(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     text = TextSampling(temperature=5.0, top_p=1.0)

@@ -68,6 +68,34 @@ def test_an_image_begins_only_where_it_fits() -> None:
     assert Grammar(V, 2, room=4, max_images=0, image_first=True).expected is Next.TEXT
 
 
+def test_images_alone_are_followed_by_images_or_the_end() -> None:
+    grammar = Grammar(V, 1, room=8, max_images=2, images_only=True, image_first=True)
+    expected = []
+    for id_ in (BEGIN, 4, END, BEGIN, 5, END):
+        expected.append(grammar.expected)
+        grammar.advance(id_)
+    image = [Next.CODE, Next.END]
+    assert expected == [Next.BEGIN, *image, Next.IMAGE_OR_STOP, *image]
+    assert (grammar.expected, grammar.forced) == (Next.STOP, V.eos)
+    # A second image that has no room is not begun either.
+    assert Grammar(V, 1, room=2, images_only=True).expected is Next.STOP
+
+
+def test_only_what_leaves_no_choice_is_forced() -> None:
+    states = {
+        None: [Grammar(V, 2, room=9), Grammar(V, 2, room=9, codes_owed=1)],
+        BEGIN: [Grammar(V, 2, room=9, image_first=True)],
+        END: [Grammar(V, 2, room=9, codes_owed=0)],
+        V.eos: [Grammar(V, 2, room=9, max_images=0, images_only=True)],
+    }
+    for forced, grammars in states.items():
+        for grammar in grammars:
+            assert grammar.forced == forced
+            allowed = [id_ for id_ in range(V.size) if grammar.allows(id_)]
+            assert (len(allowed) == 1) == (forced is not None)
+            assert forced is None or allowed == [forced]
+
+
 @pytest.mark.parametrize("id_", [V.bos, V.pad, V.unk, V.end_turn, V.placeholder, 4, END])
 def test_other_controls_are_never_chosen(id_: int) -> None:
     assert not Grammar(V, 2, room=9).allows(id_)

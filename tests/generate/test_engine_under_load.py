@@ -1,0 +1,189 @@
+"""The engine with a decoder of noise: nothing malformed, nothing lost, nobody forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calumma.errors import GenerationError
+from calumma.generate.config import Budget, ImageSampling, Modality, Request, TextSampling
+from calumma.generate.engine import Engine
+from calumma.generate.work import Work
+from calumma.model.cache import Piece
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Head
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=4, num_text=6)
+CODES = 3
+CONFIG = DecoderConfig(
+    vocabulary_size=V.size,
+    model_dim=4,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    feed_forward_dim=4,
+    max_tokens=64,
+)
+SCALES = [(1.0, 1.0), (3.0, 1.2), (2.0, 2.0), (3.0, 1.0)]
+MODALITIES: tuple[Modality, ...] = ("any", "text", "image")
+
+
+class Noise(nn.Module):
+    """Says something else at every step, and checks that rows lie side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = CONFIG
+        self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
+        self.head = Head(CONFIG.model_dim, V.size, bias=False)
+        nn.init.normal_(self.head.weight, std=2.0)
+
+    def hidden(self, ids: Tensor, cache: object, pieces: Sequence[Piece]) -> Tensor:
+        slots = [n for piece in pieces for n in range(piece.first, piece.first + piece.end)]
+        assert len(slots) == len(set(slots)), "two rows share a slot"
+        assert sum(piece.count for piece in pieces) == ids.shape[1]
+        return torch.randn(1, ids.shape[1], CONFIG.model_dim)
+
+
+def noise(**budget: int) -> Engine:
+    torch.manual_seed(0)
+    decoder: Any = Noise().requires_grad_(False)
+    return Engine(decoder, V, CODES, budget=Budget(**budget))
+
+
+def any_request(random: np.random.Generator, number: int, longest: int = 30) -> Request:
+    """A request of any shape, long or short, with an image in its prompt or without."""
+    image = [V.begin_image, 4, 5, 6, V.end_image]
+    parts: list[list[int]] = [[V.bos], list(random.choice(list(V.text), random.integers(0, 20)))]
+    parts += [image] * random.integers(0, 2) + [image[:2]] * random.integers(0, 2)
+    scales = SCALES[random.integers(len(SCALES))]
+    modality = MODALITIES[random.integers(3)]
+    return Request(
+        ids=tuple(int(id_) for part in parts for id_ in part),
+        max_new_tokens=int(random.integers(5, longest)),
+        seed=number,
+        modality=modality,
+        max_images=int(random.integers(modality == "image", 4)),
+        image_first=bool(random.integers(2)),
+        text=TextSampling(temperature=float(random.integers(3)), top_p=0.95),
+        image=ImageSampling(text_guidance=scales[0], image_guidance=scales[1]),
+    )
+
+
+def require_well_formed(work: Work) -> None:
+    """Whole images, no code outside, no text inside, and every limit of the request kept."""
+    request, ids = work.request, list(work.ids)
+    assert len(ids) == len(work.logprobs) <= request.max_new_tokens
+    marks = [id_ for id_ in request.ids if id_ in (V.begin_image, V.end_image)]
+    if marks[-1:] == [V.begin_image]:
+        opened = request.ids[::-1].index(V.begin_image)
+        ids = [*request.ids[len(request.ids) - 1 - opened :], *ids]
+    begun = work.ids.count(V.begin_image)
+    place = 0
+    while place < len(ids):
+        if ids[place] == V.begin_image:
+            assert all(id_ in V.codes for id_ in ids[place + 1 : place + 1 + CODES])
+            assert ids[place + 1 + CODES] == V.end_image
+            place += CODES + 2
+            continue
+        last = place == len(ids) - 1
+        assert (ids[place] in V.text and request.modality != "image") or (
+            ids[place] == V.eos and last
+        )
+        place += 1
+    assert begun <= (request.modality != "text") * request.max_images
+    asked_first = request.modality == "image" or (request.image_first and request.max_images)
+    if asked_first and request.modality != "text" and ids == work.ids:
+        fits = request.max_new_tokens >= CODES + 2
+        assert not fits or ids[0] == V.begin_image
+    assert work.finish_reason in ("stop", "length")
+
+
+def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
+    engine = noise(slots=20_000, rows=256)
+    random = np.random.default_rng(0)
+    works = engine.submit_all([any_request(random, n, longest=12) for n in range(10_000)])
+    while not engine.idle:
+        engine.step()
+    for work in works:
+        require_well_formed(work)
+    kinds = {work.request.modality for work in works if V.begin_image in work.ids}
+    assert kinds == {"any", "image"}
+
+
+def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
+    engine = noise(slots=300, rows=12, chunk=16)
+    random = np.random.default_rng(1)
+    works: list[Work] = []
+    waited: dict[Work, int] = {}
+    while len(works) < 1000 or not engine.idle:
+        if len(works) < 1000:  # they come while others run
+            works.append(engine.submit(any_request(random, len(works))))
+        before = [work for work in works if work.full.first < 0 and not work.done]
+        engine.step()
+        load = engine.load
+        assert load.slots_used <= load.slots == 300
+        assert load.rows <= 12
+        assert load.running + load.waiting == sum(not work.done for work in works)
+        admitted = [work for work in before if work.full.first >= 0 or work.done]
+        assert admitted == before[: len(admitted)], "somebody was overtaken"
+        for work in admitted:
+            waited[work] = len(works)
+    assert all(work.done and work.finish_reason != "cancelled" for work in works)
+    assert len(waited) == 1000
+    assert engine.load.slots_used == engine.load.rows == 0
+    for work in works:
+        require_well_formed(work)
+
+
+def test_what_can_never_fit_is_refused_at_once() -> None:
+    engine = noise(slots=40, rows=2)
+    with pytest.raises(GenerationError) as caught:
+        engine.submit(Request(ids=(0, 12), max_new_tokens=39, max_images=0))
+    assert str(caught.value) == (
+        "the request may need 41 slots in 1 rows of the cache; wanted at most 40 in 2. Shorten it, "
+        "ask for fewer new tokens or less guidance, or give the engine a larger budget."
+    )
+    with pytest.raises(GenerationError, match="in 3 rows of the cache; wanted at most 40 in 2"):
+        engine.submit(Request(ids=(0, 12), max_new_tokens=10))
+    assert engine.idle
+
+
+def test_a_long_prompt_does_not_hold_up_the_others() -> None:
+    engine = noise(slots=1000, rows=12, chunk=4)
+    short = engine.submit(Request(ids=(0, 12), max_new_tokens=30, max_images=0))
+    engine.step()
+    long = engine.submit(Request(ids=(0, *[13] * 50), max_new_tokens=4, max_images=0))
+    steps = 0
+    while not long.ids:
+        told = len(short.ids)
+        engine.step()
+        steps += 1
+        assert short.done or len(short.ids) == told + 1
+    assert steps == 12  # 11 of 4 ids, and the last 7 are few enough to be read as they are
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cancelling_at_any_step_frees_everything(seed: int) -> None:
+    engine = noise(slots=400, rows=20, chunk=8)
+    random = np.random.default_rng(seed)
+    works = engine.submit_all([any_request(random, number) for number in range(60)])
+    while not engine.idle:
+        engine.step()
+        used = engine.load.slots_used
+        work = works[random.integers(len(works))]
+        held = 0 if work.done or work.full.first < 0 else work.extent.slots
+        ended = work.done
+        engine.cancel(work)
+        assert work.done and work.cancelled == (work.cancelled or not ended)
+        assert engine.load.slots_used == used - held
+    assert engine.load.slots_used == engine.load.rows == 0
+    for work in works:
+        if not work.cancelled:
+            require_well_formed(work)
