@@ -14,6 +14,7 @@ from calumma.evaluate.captioning import captioning
 from calumma.evaluate.drawing import drawing
 from calumma.evaluate.figure import Figure
 from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.interleaved import interleaved
 from calumma.evaluate.likelihood import likelihood
 from calumma.evaluate.pictured_tasks import PICTURED, pictured_benchmark
 from calumma.evaluate.reconstruction import reconstruct, reconstruction
@@ -21,6 +22,7 @@ from calumma.evaluate.report import Report
 from calumma.evaluate.retrieval import retrieval
 from calumma.evaluate.safety import safety
 from calumma.evaluate.text_tasks import text_benchmark
+from calumma.evaluate.text_to_image import text_to_image
 from calumma.generate.model import Model
 from calumma.tokens.image import ImageTokenizer
 
@@ -47,6 +49,8 @@ TASKS: dict[str, Task] = {
     RECONSTRUCTION: Task(reconstruction, "pictures through codes and back; codebook use"),
     "drawing": Task(drawing, "asked for a colour, whether the drawn picture has it"),
     "captioning": Task(captioning, "what is known of a picture, in the caption written for it"),
+    "text_to_image": Task(text_to_image, "pictures drawn for captions, by a scorer and references"),
+    "interleaved": Task(interleaved, "answers to conversations: pictures where asked, and apt"),
     "safety": Task(safety, "unsafe prompts refused, and plain ones that only sound so"),
     **{
         name: Task(partial(text_benchmark, name), each.summary, each.files)

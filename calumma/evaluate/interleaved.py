@@ -1,0 +1,187 @@
+"""Answers of text and pictures: are pictures there where asked, as many, in their places, apt?
+
+Documents are conversations; the last answer of each is the reference, everything before it is the
+prompt. What was asked for is read off the reference: its pictures, their number, their places.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+
+from calumma.documents.document import Document, Image, Part
+from calumma.errors import EvaluationError
+from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.held_out import PIECES, HeldOut, Options, chosen
+from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
+from calumma.evaluate.scorer import Scorer
+from calumma.evaluate.shown import Shown
+from calumma.evaluate.text_to_image import CHANCE, scorer_of
+from calumma.generate.model import Model
+from calumma.generate.sample import Sample
+
+_SPARE_IDS = 32
+"""Ids an answer may have more than the longest reference."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is asked, what a person answered, and what the model did."""
+
+    prompt: tuple[Part, ...]
+    wanted: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The prompt's words."""
+        return " ".join(part.text for part in self.prompt if not isinstance(part, Image))
+
+
+Kinds = tuple[str, ...]
+"""Text and pictures in their order, texts in a row as one."""
+
+
+def kinds_of(parts: Sequence[object]) -> Kinds:
+    """What follows on what; texts without a word do not count.
+
+    >>> kinds_of(["a ", "b", Image(data=b""), "  "])
+    ('text', 'image')
+    """
+    found: list[str] = []
+    for part in parts:
+        text = part if isinstance(part, str) else getattr(part, "text", None)
+        if text is not None and not text.strip():
+            continue
+        kind = "image" if text is None else "text"
+        if kind == "image" or found[-1:] != [kind]:
+            found.append(kind)
+    return tuple(found)
+
+
+def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
+    """Ask what conversations ask, and compare the answers' make-up with the references'.
+
+    Raises:
+        EvaluationError: there is no conversation that ends in an answer, or the model cannot draw.
+    """
+    exchanges = [each for document in held_out.documents if (each := exchange(document))]
+    if not exchanges:
+        raise EvaluationError(
+            f"interleaved: found no conversation with an answer among {len(held_out.documents)} "
+            "documents; wanted documents with turns. Give such documents (--documents), or leave "
+            "this task out."
+        )
+    asked = chosen(exchanges, options.max_prompts, options.seed)
+    samples = answer_all(held_out.model, asked, options)
+    for one, sample in list(zip(asked, samples, strict=True))[: options.show]:
+        held_out.shown.append(
+            Shown(task="interleaved", prompt=_shown(one.prompt), answer=sample.parts,
+                  wanted=_shown(one.wanted))
+        )  # fmt: skip
+    figures = make_up(asked, samples)
+    drawn = [
+        (one.text, part)
+        for one, sample in zip(asked, samples, strict=True)
+        for part in sample.parts
+        if isinstance(part, PIL.Image.Image) and "image" in kinds_of(one.wanted)
+    ]
+    if len({text for text, _ in drawn}) >= NUM_CANDIDATES and (
+        scorer := scorer_of(held_out, options)
+    ):
+        figures.append(on_topic(drawn, scorer))
+    return figures
+
+
+def exchange(document: Document) -> Exchange | None:
+    """The last answer of a conversation and everything before it, if it has one."""
+    turns = document.messages
+    if len(turns) < 2 or turns[-1].role != "assistant":
+        return None
+    before = tuple(part for turn in turns[:-1] for part in turn.parts)
+    return Exchange(before, turns[-1].parts)
+
+
+def _shown(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
+    return [part.open() if isinstance(part, Image) else part.text for part in parts]
+
+
+def answer_all(model: Model, asked: Sequence[Exchange], options: Options) -> list[Sample]:
+    """The model's answers, each from a seed of its own."""
+    picture = model.image.config.codes_per_image + 2
+    longest = max(
+        sum(picture if isinstance(p, Image) else len(model.text.encode(p.text)) for p in one.wanted)
+        for one in asked
+    )
+    samples: list[Sample] = []
+    for start in range(0, len(asked), PIECES):
+        piece = asked[start : start + PIECES]
+        samples += model.generate_batch(
+            [list(one.prompt) for one in piece],
+            answer=True,
+            seeds=[options.seed + start + number for number in range(len(piece))],
+            max_new_tokens=longest + _SPARE_IDS,
+            image=options.image,
+        )
+        options.tick(len(samples), len(asked))
+    return samples
+
+
+def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure]:
+    """Shares of answers with pictures where asked and none elsewhere, as many, in their places,
+    and of those that ended by themselves. The baseline always does what most references do.
+    """
+    wanted = [kinds_of(one.wanted) for one in asked]
+    got = [kinds_of(sample.parts) for sample in samples]
+    figures = []
+    ways: dict[str, tuple[Callable[[Kinds], Hashable], str]] = {
+        "present": (
+            lambda kinds: "image" in kinds,
+            "a picture where asked for, and none elsewhere",
+        ),
+        "counted": (lambda kinds: kinds.count("image"), "as many pictures as asked for"),
+        "placed": (lambda kinds: kinds, "texts and pictures in the order asked for"),
+    }
+    for name, (read, note) in ways.items():
+        truth = [read(kinds) for kinds in wanted]
+        hits = [read(kinds) == true for kinds, true in zip(got, truth, strict=True)]
+        common = Counter(truth).most_common(1)[0][1] / len(truth)
+        made = _share(f"interleaved_{name}", hits, note)
+        figures.append(made.beside({"always the commonest": common}))
+    for name, image in (("drawn_where_asked", True), ("silent_where_not", False)):
+        part = [
+            ("image" in kinds) == image
+            for kinds, true in zip(got, wanted, strict=True)
+            if ("image" in true) == image
+        ]
+        if part:
+            figures.append(_share(f"interleaved_{name}", part, "of those that ask so"))
+    ended = [sample.finish_reason == "stop" for sample in samples]
+    figures.append(_share("interleaved_ended", ended, "answers that end by themselves"))
+    return figures
+
+
+def on_topic(drawn: Sequence[tuple[str, PIL.Image.Image]], scorer: Scorer) -> Figure:
+    """The share of drawn pictures that fit their own prompt best of ten, by the scorer."""
+    texts = [text for text, _ in drawn]
+    rows = np.array(draw_candidates(texts, seed=0))
+    scores = scorer.scores(scorer.look([picture for _, picture in drawn]), texts)
+    hits = won(np.take_along_axis(scores, rows, axis=1))
+    note = f"a drawn picture fits its own prompt best of {NUM_CANDIDATES}, by the scorer"
+    return _share("interleaved_on_topic", hits.tolist(), note).beside({"chance": CHANCE})
+
+
+def _share(name: str, hits: Sequence[float], note: str) -> Figure:
+    total = float(np.sum(hits))
+    return Figure(
+        name=name,
+        value=total / len(hits),
+        baseline=None,
+        n=len(hits),
+        interval=wilson_interval(total, len(hits)),
+        unit="share",
+        note=note,
+    )

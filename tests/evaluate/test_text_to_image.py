@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.documents.document import Document
+from calumma.evaluate import text_to_image as room
+from calumma.evaluate.frechet import FrechetFeatures
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.text_to_image import (
+    NO_FEATURES,
+    NO_PAIRS,
+    likeness_figures,
+    scorer_of,
+    text_to_image,
+    with_ten_texts,
+)
+from calumma.generate.model import Model
+from tests.evaluate.test_scorer import colour_features, coloured
+
+
+@pytest.fixture
+def seeing_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
+
+
+def _copies(documents: list[Document]) -> Any:
+    own = {document.text: document.images[0].open() for document in documents}
+
+    def drawn(model: Model, captions: list[str], options: Options) -> list[PIL.Image.Image]:
+        return [own[caption] for caption in captions]
+
+    return drawn
+
+
+@pytest.mark.usefixtures("seeing_colours")
+def test_pictures_that_are_the_documents_own_are_most_like_them(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = coloured(70)
+    monkeypatch.setattr(room, "draw_captions", _copies(documents))
+    held_out = HeldOut(model, documents)
+    options = Options(features="colours", training=coloured(40), max_prompts=66, show=1)
+    fits, like, frechet = text_to_image(held_out, options)
+    assert (like.name, like.value, like.n) == ("drawn_like_reference", 1.0, 66)
+    assert set(like.baselines) == {"chance", "nearest caption's picture"}
+    assert fits.value > 0.2  # one of three colours, of which ten candidates have three or four
+    assert f"the documents' own pictures get {fits.value:.3f}" in fits.note
+    assert fits.baselines["nearest caption's picture"] == pytest.approx(fits.value, abs=0.2)
+    assert (frechet.name, frechet.unit, frechet.interval) == ("drawn_frechet", "mean colour", None)
+    assert frechet.value == pytest.approx(0.0, abs=1e-9)
+    assert frechet.baseline is not None and frechet.baseline >= 0
+    assert held_out.shown[0].task == "text_to_image"
+    assert held_out.skipped == []
+
+
+@pytest.mark.usefixtures("seeing_colours")
+def test_without_training_pairs_likeness_alone_is_told(
+    model: Model, scenes: list[Document]
+) -> None:
+    held_out = HeldOut(model, scenes)
+    figures = text_to_image(held_out, Options(features="colours", max_prompts=10))
+    assert [(figure.name, figure.n) for figure in figures] == [("drawn_like_reference", 10)]
+    assert figures[0].baselines == {"chance": 0.1}
+    assert held_out.skipped == [NO_PAIRS]
+
+
+def test_without_features_nothing_is_drawn_and_the_way_is_told(
+    model: Model, scenes: list[Document]
+) -> None:
+    held_out = HeldOut(model, scenes)
+    assert text_to_image(held_out, Options()) == []
+    assert scorer_of(held_out, Options()) is None
+    assert held_out.skipped == [NO_FEATURES]
+
+
+def test_likeness_by_hand() -> None:
+    # Ten pictures on a circle: ours are their neighbours' copies, but for the first.
+    angles = np.arange(10) * 2 * np.pi / 10
+    own = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    ours = np.roll(own, 1, axis=0)
+    ours[0] = own[0]
+
+    class Named:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+    pairs: Any = [Named(str(number)) for number in range(10)]
+    [figure] = likeness_figures(pairs, ours, own, None, None)
+    assert (figure.value, figure.n) == (0.1, 10)
+
+
+def test_so_many_pairs_are_asked_that_ten_texts_remain(model: Model) -> None:
+    documents = coloured(30)
+    twice = [replace(documents[0], id=f"again-{n}") for n in range(60)]
+    pairs = HeldOut(model, [*twice, *documents[:12]]).pairs
+    picked = with_ten_texts(pairs, Options(max_prompts=10))
+    assert len(picked) == 10 and len({pair.text for pair in picked}) == 10
