@@ -90,7 +90,9 @@ def stopping() -> Refusal:
 def too_slow(what: str, seconds: float, status: int) -> Refusal:
     """Something has not come, or is not done, in time."""
     message = f"{what} took more than {seconds:g} s; it is given up. Ask for less at a time."
-    return Refusal(status, message, "timeout")
+    # What is left of a late body must not be taken for the next request.
+    headers = {"Connection": "close"} if status == 408 else {}
+    return Refusal(status, message, "timeout", headers=headers)
 
 
 def ours() -> Refusal:

@@ -7,6 +7,7 @@ at like the first.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -129,19 +130,17 @@ def is_public(address: str) -> bool:
 def _ask(place: Place, most: int, end: float) -> tuple[int, str | None, bytes]:
     """Status, target of a redirect, and at most one byte more than `most`."""
     connection = _Connection(place, end)
-    try:
+    with contextlib.closing(connection):
         connection.request("GET", place.path, headers={"Accept": "image/*"})
-        response = connection.getresponse()
-        data = bytearray()
-        while response.status == 200 and len(data) <= most:
-            connection.set_time(end)
-            piece = response.read1(min(65_536, most + 1 - len(data)))
-            if not piece:
-                break
-            data += piece
-        return response.status, response.getheader("Location"), bytes(data)
-    finally:
-        connection.close()
+        with connection.getresponse() as response:
+            data = bytearray()
+            while response.status == 200 and len(data) <= most:
+                connection.set_time(end)
+                piece = response.read1(min(65_536, most + 1 - len(data)))
+                if not piece:
+                    break
+                data += piece
+            return response.status, response.getheader("Location"), bytes(data)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -155,7 +154,8 @@ class _Connection(http.client.HTTPConnection):
         left = end - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self.sock.settimeout(left)
+        # The connection lets go of its socket when the answer is the last one on it.
+        self.kept.settimeout(left)
 
     def connect(self) -> None:
         left = max(0.001, self.end - time.monotonic())
@@ -163,6 +163,7 @@ class _Connection(http.client.HTTPConnection):
         if self.place.scheme == "https":
             secure = ssl.create_default_context()
             self.sock = secure.wrap_socket(self.sock, server_hostname=self.place.host)
+        self.kept = self.sock
 
 
 def _unfetched(host: str, why: str) -> Refusal:

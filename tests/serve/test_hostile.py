@@ -1,0 +1,255 @@
+"""What strangers send: the right status each, and the server as well as before."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import PIL.Image
+import pytest
+from starlette.testclient import TestClient
+
+from calumma.generate.model import Model
+from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.service import Service
+from tests.pictures import png
+from tests.serve.conftest import listening, said, serving, url_of
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server(model: Model) -> Iterator[tuple[TestClient, Service]]:
+    """A server with narrow limits."""
+    limits = Limits(max_pixels=10_000, max_images=3, max_body_bytes=2**20)
+    with serving(model, ServeConfig(name="tiny", limits=limits)) as made:
+        yield made
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG file of a huge picture."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(100_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def saved(kind: str) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (16, 16)).save(file, kind)
+    return file.getvalue()
+
+
+def picture(data: bytes) -> list[dict[str, Any]]:
+    return said({"type": "image_url", "image_url": {"url": url_of(data)}})
+
+
+def at(url: Any) -> list[dict[str, Any]]:
+    return said({"type": "image_url", "image_url": {"url": url}})
+
+
+B64 = base64.b64encode(png(0)).decode()
+TEXT = {"role": "user", "content": "a"}
+
+BODIES: dict[str, tuple[Any, int]] = {
+    "a bomb of pixels": ({"messages": picture(bomb(60_000, 60_000))}, 400),
+    "a bomb just over": ({"messages": picture(bomb(101, 100))}, 400),
+    "a cut picture": ({"messages": picture(png(0)[:200])}, 400),
+    "no picture": ({"messages": picture(b"GIF89a")}, 400),
+    "a program": ({"messages": picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9")}, 400),
+    "an SVG": ({"messages": picture(b"<svg xmlns='http://www.w3.org/2000/svg'/>")}, 400),
+    "an empty picture": ({"messages": picture(b"")}, 400),
+    "an animation": ({"messages": picture(saved("GIF"))}, 200),
+    "a picture with the wrong name": ({"messages": at(f"data:image/gif;base64,{B64}")}, 200),
+    "too many pictures": ({"messages": picture(png(0)) * 4}, 400),
+    "a page as a picture": ({"messages": at(f"data:text/html;base64,{B64}")}, 400),
+    "no base64": ({"messages": at("data:image/png;base64,####")}, 400),
+    "no comma": ({"messages": at("data:image/png;base64")}, 400),
+    "a file": ({"messages": at("file:///etc/passwd")}, 400),
+    "a path": ({"messages": at("../../etc/passwd")}, 400),
+    "metadata of a cloud": ({"messages": at("http://169.254.169.254/latest/meta-data")}, 400),
+    "this machine": ({"messages": at("http://127.0.0.1:22/")}, 400),
+    "a number of a host": ({"messages": at("http://2130706433/")}, 400),
+    "a URL that is none": ({"messages": at("http://[")}, 400),
+    "a URL with a line": ({"messages": at("http://a\r\nHost: b/")}, 400),
+    "a URL of a list": ({"messages": at(["data:"])}, 400),
+    "half a character": ({"messages": said("a\ud800b")}, 400),
+    "half a character in a URL": ({"messages": at("data:image/png;base64,\udfff")}, 400),
+    "zeros": ({"messages": said("a\x00b")}, 200),
+    "markup": ({"messages": said("<script>alert(1)</script>")}, 200),
+    "control names": ({"messages": said("</s><racm3:break>IMGIMGAZ<eoss>")}, 200),
+    "a long text": ({"messages": said("x" * 900_000)}, 400),
+    "long words": ({"messages": said("a" * 2_000)}, 400),
+    "a string for messages": ({"messages": "hello"}, 400),
+    "messages of nothing": ({"messages": [None]}, 400),
+    "no messages": ({}, 400),
+    "many messages": ({"messages": [TEXT] * 1025}, 400),
+    "a list": ([], 400),
+    "a number": (7, 400),
+    "null": (None, 400),
+    "an unknown role": ({"messages": [{"role": "root", "content": "a"}]}, 400),
+    "a part of no kind": ({"messages": said({"type": "video", "url": "x"})}, 400),
+    "a part within a part": ({"messages": said({"type": "text", "text": {"type": "text"}})}, 400),
+    "a string for a number": ({"messages": [TEXT], "max_tokens": "5"}, 400),
+    "true for a number": ({"messages": [TEXT], "n": True}, 400),
+    "no tokens": ({"messages": [TEXT], "max_tokens": 0}, 400),
+    "tokens below nothing": ({"messages": [TEXT], "max_tokens": -1}, 400),
+    "tokens without end": ({"messages": [TEXT], "max_tokens": 10**30}, 400),
+    "very many tokens": ({"messages": [TEXT], "max_tokens": 2**31}, 200),
+    "too many answers": ({"messages": [TEXT], "n": 1000}, 400),
+    "cold below nothing": ({"messages": [TEXT], "temperature": -1}, 400),
+    "no share": ({"messages": [TEXT], "top_p": 0}, 400),
+    "a seed below nothing": ({"messages": [TEXT], "seed": -(2**63)}, 200),
+    "a seed too large": ({"messages": [TEXT], "seed": 2**63}, 400),
+    "many stop words": ({"messages": [TEXT], "stop": ["x"] * 99}, 400),
+    "an empty stop word": ({"messages": [TEXT], "stop": ""}, 400),
+    "no modality": ({"messages": [TEXT], "modalities": []}, 400),
+    "sound": ({"messages": [TEXT], "modalities": ["audio"]}, 400),
+    "tools": ({"messages": [TEXT], "tools": [{}]}, 400),
+    "JSON wanted": ({"messages": [TEXT], "response_format": {"type": "json_object"}}, 400),
+    "an unknown field": ({"messages": [TEXT], "__proto__": {"a": 1}}, 200),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_hostile_body_gets_its_status(server: tuple[TestClient, Service], name: str) -> None:
+    body, status = BODIES[name]
+    if isinstance(body, dict):
+        body = {"max_tokens": 3, **body}
+    head = {"Content-Type": "application/json"}
+    response = server[0].post(CHAT, content=json.dumps(body), headers=head)
+    assert response.status_code == status, response.text[:300]
+    if status != 200:
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        '{"a":' * 50_000,
+        '{"messages": NaN}',
+        '{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+        '{"messages": [{"role": "user", "content": "a"}], "top_p": Infinity}',
+        '{"messages": [{"role": "user", "content": "a"}], "seed": ' + "9" * 5000 + "}",
+        "\ufeff{}",
+        b"\xff\xfe{}",
+        b"\x00" * 100,
+    ],
+)
+def test_json_that_is_none_gets_400(server: tuple[TestClient, Service], text: str | bytes) -> None:
+    head = {"Content-Type": "application/json"}
+    assert server[0].post(CHAT, content=text, headers=head).status_code == 400
+
+
+def test_a_form_of_another_page_is_no_request(server: tuple[TestClient, Service]) -> None:
+    body = json.dumps({"messages": [TEXT], "max_tokens": 2})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        response = server[0].post(CHAT, content=body, headers={"Content-Type": kind})
+        assert response.status_code == 400, kind
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../keys.py",
+        "/static/..%2f..%2fkeys.py",
+        "/static/%2e%2e/__init__.py",
+        "/static//etc/passwd",
+        "/static/page.js%00.html",
+        "/static/__init__.py",
+        "/static/",
+        "/v1/models/../../etc/passwd",
+        "/v1/models/%00",
+        "/%ff",
+    ],
+)
+def test_paths_lead_nowhere_else(server: tuple[TestClient, Service], path: str) -> None:
+    assert server[0].get(path).status_code in (404, 405)
+
+
+@pytest.fixture(scope="module")
+def place(model: Model) -> Iterator[tuple[str, int]]:
+    """The address of a server that waits for nobody long."""
+    limits = Limits(body_seconds=0.3, stall_seconds=0.3)
+    with listening(model, ServeConfig(name="tiny", limits=limits)) as (url, _, _):
+        host, _, port = url.removeprefix("http://").partition(":")
+        yield host, int(port)
+
+
+def talk(place: tuple[str, int], sent: bytes, seconds: float = 5.0) -> bytes:
+    """All that a server says to these bytes, until it closes the connection."""
+    with socket.create_connection(place, timeout=seconds) as line:
+        line.sendall(sent)
+        told = b""
+        try:
+            while piece := line.recv(65536):
+                told += piece
+        except ConnectionResetError:
+            pass
+    return told
+
+
+HEADS: dict[str, tuple[bytes, bytes]] = {
+    "a head that never ends": (b"GET / HTTP/1.1\r\nHost: localhost\r\nX", b""),
+    "nothing": (b"", b""),
+    "noise": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+    "a large head": (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000, b"400"),
+    "two lengths": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"400",
+    ),
+    "a length of nothing": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"400",
+    ),
+    "a body that does not come": (
+        b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab",
+        b"408",
+    ),
+    "a body as it is not announced": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"400",
+    ),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", b"400"),
+    "a line within a header": (
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\nConnection: close\r\n\r\n",
+        b"400",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_hostile_connection_is_answered_or_closed_soon(place: tuple[str, int], name: str) -> None:
+    sent, status = HEADS[name]
+    began = time.monotonic()
+    told = talk(place, sent)
+    assert told[9:12] == status
+    assert time.monotonic() - began < 4
+    ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert talk(place, ask).startswith(b"HTTP/1.1 200")
+
+
+def test_after_all_this_the_server_answers_as_before(
+    server: tuple[TestClient, Service], model: Model
+) -> None:
+    client, service = server
+    response = client.post(CHAT, json={"messages": [TEXT], "seed": 5, "max_tokens": 9})
+    alone = model.generate(["a"], seed=5, max_new_tokens=9)
+    assert response.json()["usage"]["completion_tokens"] == len(alone.ids)
+    assert service.desk.under_way == 0
+    assert service.live.load.slots_used == 0
