@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -19,23 +19,37 @@ import PIL.Image
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.faults import UNREADABLE, Drop
 from calumma.documents.language import COMMON, language_of
+from calumma.documents.scorers import PICTURE_SCORERS, TEXT_SCORERS, on_white
 from calumma.errors import ConfigError, ImageError
-
-Scorer = Callable[[PIL.Image.Image], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRule:
-    """A number that a package gives a picture, such as how unsafe or how fine it is."""
+    """A number that judges a picture or a text, such as how unsafe or how fine it is."""
 
     name: str
     """What the account calls it."""
 
     call: str
-    """A function from a picture to a number, as `package.module:function`."""
+    """nudity, sharpness, detail, colourfulness or profanity (see `scorers`), or a function of any
+    package, from a picture or a text to a number, as `package.module:function`."""
+
+    of: Literal["pictures", "text"] = "pictures"
+    """What a package's function is given; profanity always judges text."""
 
     least: float = float("-inf")
     most: float = float("inf")
+
+    @property
+    def judges_text(self) -> bool:
+        """Whether it is given the text of a document, instead of each of its pictures."""
+        return self.of == "text" or self.call in TEXT_SCORERS
+
+    def faults(self, judged: Any) -> Iterator[tuple[str, str]]:
+        """The fault of a picture or a text, if it has this one."""
+        score = find_scorer(self)(judged)
+        if not self.least <= score <= self.most:
+            yield self.name, f"{score:.4g}; wanted {self.least:g} to {self.most:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +102,11 @@ class CleanConfig:
             )
 
     @property
+    def picture_scores(self) -> tuple[ScoreRule, ...]:
+        """The rules that judge pictures."""
+        return tuple(rule for rule in self.scores if not rule.judges_text)
+
+    @property
     def finds_duplicates(self) -> bool:
         """Whether documents have to be compared with each other."""
         return self.exact_duplicates or self.near_duplicates
@@ -96,7 +115,7 @@ class CleanConfig:
     def looks_at_pictures(self) -> bool:
         """Whether a rule needs pictures to be opened, which costs as much as all the others."""
         limits = (self.smallest_side, self.least_contrast, self.longest_ratio < float("inf"))
-        return any(limits) or bool(self.scores)
+        return any(limits) or bool(self.picture_scores)
 
     @property
     def fingerprint(self) -> str:
@@ -147,6 +166,9 @@ class CleanConfig:
             yield "language", f"{found}; wanted {', '.join(self.languages)}"
         if self.most_repetition < 1.0 and (share := repetition(text)) > self.most_repetition:
             yield "repetition", f"{share:.2f} of it; wanted at most {self.most_repetition:g}"
+        for rule in self.scores:
+            if rule.judges_text:
+                yield from rule.faults(text)
 
     def _of_picture(self, picture: PIL.Image.Image) -> Iterator[tuple[str, str]]:
         width, height = picture.size
@@ -159,39 +181,36 @@ class CleanConfig:
             contrast = float(np.asarray(grey(picture), dtype=np.float64).std())
             if contrast < self.least_contrast:
                 yield "near-blank", f"contrast {contrast:.2f}; wanted {self.least_contrast:g}"
-        for rule in self.scores:
-            score = find_scorer(rule)(picture)
-            if not rule.least <= score <= rule.most:
-                wanted = f"{rule.least:g} to {rule.most:g}"
-                yield rule.name, f"{score:.4g}; wanted {wanted}"
+        for rule in self.picture_scores:
+            yield from rule.faults(picture)
 
 
 @lru_cache
-def find_scorer(rule: ScoreRule) -> Scorer:
+def find_scorer(rule: ScoreRule) -> Callable[[Any], float]:
     """The function that a rule names.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: it cannot be imported, or the package behind it is not installed.
     """
+    if rule.call in PICTURE_SCORERS:
+        return PICTURE_SCORERS[rule.call]()
+    if rule.call in TEXT_SCORERS:
+        return TEXT_SCORERS[rule.call]()
     module, _, name = rule.call.partition(":")
     try:
-        found: Scorer = getattr(importlib.import_module(module), name)
+        found: Callable[[Any], float] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"the score {rule.name!r} is given by {rule.call!r}, which cannot be imported "
-            f"({error}); wanted package.module:function. Install the package, or mend the name."
+            f"({error}); wanted {', '.join([*PICTURE_SCORERS, *TEXT_SCORERS])} or "
+            "package.module:function. Install the package, or mend the name."
         ) from error
     return found
 
 
 def grey(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Its grey values, with white behind what is transparent."""
-    if picture.mode in ("RGBA", "LA", "PA", "P") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        ground.alpha_composite(picture)
-        picture = ground
-    return picture.convert("L")
+    return on_white(picture).convert("L")
 
 
 def repetition(text: str) -> float:

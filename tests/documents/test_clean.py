@@ -117,11 +117,29 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "unsafe",
         "image 0: 0.5; wanted -inf to 0.4",
     ),
+    (
+        {
+            "scores": (
+                ScoreRule(
+                    name="toxic", call="tests.documents.test_clean:score", of="text", most=0.4
+                ),
+            )
+        },
+        GOOD,
+        "toxic",
+        "0.5; wanted -inf to 0.4",
+    ),
+    (
+        {"scores": (ScoreRule(name="grey", call="colourfulness", least=20.0),)},
+        with_picture(BLANK),
+        "grey",
+        "image 0: 0.5408; wanted 20 to inf",
+    ),
 ]
 
 
-def score(picture: PIL.Image.Image) -> float:
-    """What some package says of every picture."""
+def score(judged: PIL.Image.Image | str) -> float:
+    """What some package says of every picture and every text."""
     return 0.5
 
 
@@ -195,8 +213,14 @@ def test_a_scorer_that_is_not_there_is_named() -> None:
         config.judge(GOOD)
     assert str(caught.value) == (
         "the score 'fine' is given by 'nowhere:score', which cannot be imported (No module named "
-        "'nowhere'); wanted package.module:function. Install the package, or mend the name."
+        "'nowhere'); wanted nudity, sharpness, detail, colourfulness, profanity or "
+        "package.module:function. Install the package, or mend the name."
     )
+
+
+def test_pictures_stay_closed_where_a_score_judges_text_alone() -> None:
+    assert not CleanConfig(scores=(ScoreRule(name="toxic", call="profanity"),)).looks_at_pictures
+    assert CleanConfig(scores=(ScoreRule(name="unsafe", call="nudity"),)).looks_at_pictures
 
 
 def test_a_language_that_is_not_known_is_named() -> None:
