@@ -39,6 +39,9 @@ class Launch:
     size: int
     local_rank: int
 
+    attempt: int = 0
+    """How often torchrun has begun again."""
+
 
 def launched() -> Launch | None:
     """The place that torchrun gave this process, or None where it was started alone."""
@@ -46,7 +49,8 @@ def launched() -> Launch | None:
         return None
     rank = int(os.environ["RANK"])
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    return Launch(rank, int(os.environ["WORLD_SIZE"]), local_rank)
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return Launch(rank, int(os.environ["WORLD_SIZE"]), local_rank, attempt)
 
 
 def is_first_rank() -> bool:

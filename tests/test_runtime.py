@@ -34,6 +34,8 @@ def test_torchrun_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert launched() == Launch(rank=9, size=16, local_rank=1)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert launched() == Launch(rank=9, size=16, local_rank=1, attempt=2)
 
 
 def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

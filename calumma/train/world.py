@@ -14,6 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from calumma.runtime import Launch, launched
 
@@ -119,7 +120,15 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(launch.local_rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    # torchrun keeps where ranks find each other from one attempt to the next, so those begun again
+    # would read the addresses of the dead (pytorch/pytorch issue 135712): each has its own names.
+    store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+    named = torch.distributed.PrefixStore(  # type: ignore[attr-defined]  # its stubs lack it
+        f"attempt-{launch.attempt}", store
+    )
+    torch.distributed.init_process_group(
+        backend, timeout=_PATIENCE, store=named, rank=rank, world_size=size
+    )
     world = World(launch.rank, launch.size, launch.local_rank)
     try:
         yield world

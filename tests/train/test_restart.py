@@ -1,0 +1,113 @@
+"""Killed without warning, a run goes on by the same command and ends as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from calumma.shards.build import Tokenizers
+from calumma.train.pretrain import pretrain
+from tests.checkpoints.drawn import bytes_of
+from tests.road.launch import Death, launch
+from tests.train import decoder_ranks
+from tests.train.runs import told
+
+ROOT = Path(__file__).parents[2]
+
+MOMENTS = {
+    "in a step": Death("calumma.train.decoder", "optimizer_step", 2),
+    "with the tensors of a save not written": Death("calumma.checkpoints.run", "save_file", 3),
+    "with the tensors written and no record": Death("calumma.checkpoints.run", "write_json", 2),
+    "in a model folder": Death("calumma.checkpoints.model_folder", "write_tensors", 1),
+}
+"""Counted from where the run goes on each time."""
+
+CONFIG = """
+shards = "{folder}"
+tokenizers = "{folder}"
+steps = 8
+save_every = 1
+keep_every = 3
+save_async = true
+[stream]
+row_length = 32
+num_rows = 4
+window = 2
+[model]
+model_dim = 32
+num_layers = 2
+num_heads = 4
+num_kv_heads = 2
+feed_forward_dim = 48
+dropout = 0.1
+[stage_one.weights]
+pairs = 1.0
+text = 1.0
+[stage_two.weights]
+pairs = 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """The run as one process does it."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    decoder = pretrain(decoder_ranks.run_config(shards, {}), run)
+    assert decoder is not None
+    torch.save(decoder.state_dict(), run / "weights.pt")
+    return run
+
+
+def test_torchrun_begins_again_when_a_rank_is_killed(
+    undisturbed: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = ["-m", "tests.train.restarting", str(run), str(shards), json.dumps({})]
+    ended = subprocess.run(
+        [sys.executable, *torchrun, "--max-restarts", "1", *program],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "failed (exitcode: -9)" in ended.stderr
+    for ours, wanted in zip(told(run), told(undisturbed), strict=True):
+        assert ours == pytest.approx(wanted, abs=1e-5)
+    weights, wanted_weights = (torch.load(r / "weights.pt") for r in (run, undisturbed))
+    for key, tensor in wanted_weights.items():
+        assert torch.allclose(tensor, weights[key], atol=1e-5), key
+
+
+def test_killed_at_any_moment_one_process_ends_with_the_same_bits(
+    shards: Path, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(shards, folder)
+    tokenizers.text.save(folder)
+    tokenizers.image.save(folder)
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG.format(folder=folder))
+
+    def run(name: str, death: Death | None = None) -> int | None:
+        log = tmp_path / f"{name}.log"
+        return launch("pretrain", config, "--out", tmp_path / name, log=log, death=death).status
+
+    assert run("undisturbed") == 0
+    for moment, death in MOMENTS.items():
+        assert run("killed", death) == -signal.SIGKILL, moment
+    assert run("killed") == 0
+    ours, wanted = tmp_path / "killed", tmp_path / "undisturbed"
+    assert told(ours) == told(wanted)
+    assert bytes_of(ours / "model") == bytes_of(wanted / "model")
+    assert bytes_of(ours / "models") == bytes_of(wanted / "models")
