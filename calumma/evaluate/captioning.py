@@ -100,11 +100,15 @@ def nearest_captions(pairs: Sequence[Pair], training: Sequence[Document]) -> lis
 
 def nearest_places(ours: Sequence[Image], theirs: Sequence[Image]) -> list[int]:
     """For each of our pictures the place of the one of theirs that is nearest pixel by pixel."""
+    return [int(place) for place in pixel_distances(ours, theirs).argmin(axis=1)]
+
+
+def pixel_distances(ours: Sequence[Image], theirs: Sequence[Image]) -> NDArray[np.float64]:
+    """[N, M] squared distances of pictures made small, pixel by pixel."""
     known = np.stack([_small(image) for image in theirs])
     mine = np.stack([_small(image) for image in ours])
-    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2; |a|^2 is the same for all that a is compared with.
-    far = np.square(known).sum(axis=1) - 2 * mine @ known.T
-    return [int(place) for place in far.argmin(axis=1)]
+    squares = np.square(mine).sum(axis=1)[:, None] + np.square(known).sum(axis=1)
+    return squares - 2 * mine @ known.T
 
 
 def _small(image: Image) -> NDArray[np.float64]:

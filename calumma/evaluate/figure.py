@@ -41,7 +41,7 @@ class Figure:
     """How it was measured, in one line."""
 
     baselines: Mapping[str, float] = field(default_factory=dict)
-    """Where several things are not clever: each by its name; `baseline` is the best of them."""
+    """Where several things are not clever: each by its name; `baseline` is one of them."""
 
     task: str = ""
     """The task that measured it."""

@@ -9,14 +9,18 @@ log p(text | image) is measured beside it: it favours texts that are likely anyw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calumma.evaluate.captioning import nearest_places, pixel_distances
+from calumma.evaluate.cider import words
 from calumma.evaluate.figure import Figure, wilson_interval
-from calumma.evaluate.held_out import HeldOut, Options, Pair
+from calumma.evaluate.held_out import HeldOut, Options, Pair, chosen
 from calumma.evaluate.likelihood import caption_first, image_first
 from calumma.evaluate.scoring import log_probabilities
+from calumma.evaluate.shown import Shown
 
 NUM_CANDIDATES = 10
 
@@ -30,6 +34,12 @@ def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
     pairs = held_out.require_pairs("retrieval", NUM_CANDIDATES)
     candidates = draw_candidates([pair.text for pair in pairs], options.seed)
     rows = [(own, other) for own, row in enumerate(candidates) for other in row]
+    nearest = nearest_neighbour(pairs, candidates, options) if options.training else {}
+    for pair, row in list(zip(pairs, candidates, strict=True))[: options.show]:
+        texts = [f"{pairs[place].text}\n" for place in row]
+        held_out.shown.append(
+            Shown(task="retrieval", prompt=[pair.picture], answer=texts, wanted=[pair.text])
+        )
     figures = []
     for name, plain, alone in (
         ("text_given_image", *_text_scores(held_out, pairs, rows, options)),
@@ -43,8 +53,44 @@ def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
             "are likely anyway",
         )
         for suffix, scores, note in (("", gain, notes[0]), ("_plain", plain, notes[1])):
-            figures.append(_figure(f"retrieval_{name}{suffix}", scores, note))
+            figure = _figure(f"retrieval_{name}{suffix}", scores, note)
+            beside = {"nearest neighbour": nearest[name]} if name in nearest else {}
+            figures.append(replace(figure, baselines={"chance": 1 / NUM_CANDIDATES, **beside}))
     return figures
+
+
+def nearest_neighbour(
+    pairs: Sequence[Pair], candidates: Sequence[Sequence[int]], options: Options
+) -> dict[str, float]:
+    """What one gets who knows the training pairs and compares pixels and words.
+
+    Of captions, the one is taken that shares most words with the caption of the nearest training
+    picture; of pictures, the one nearest to the picture of the training caption with most words
+    in common. Nothing where training has no pairs.
+    """
+    known = chosen([d for d in options.training if d.text and d.images], MOST_KNOWN, options.seed)
+    if not known:
+        return {}
+    theirs = [d.images[0] for d in known]
+    near = nearest_places([pair.image for pair in pairs], theirs)
+    captions = _shared([known[place].text for place in near], [pair.text for pair in pairs])
+    alike = _shared([pair.text for pair in pairs], [d.text for d in known]).argmax(axis=1)
+    pictures = -pixel_distances([theirs[place] for place in alike], [pair.image for pair in pairs])
+    rows = np.array(candidates)
+    return {
+        name: float(won(np.take_along_axis(scores, rows, axis=1)).mean())
+        for name, scores in (("text_given_image", captions), ("image_given_text", pictures))
+    }
+
+
+MOST_KNOWN = 2000
+"""Training pairs that are compared with, at most."""
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> NDArray[np.float64]:
+    """[N, M] words in common, as a share of all words of both."""
+    ours, theirs = ([set(words(text)) for text in texts] for texts in (one, other))
+    return np.array([[len(a & b) / max(1, len(a | b)) for b in theirs] for a in ours])
 
 
 def _text_scores(

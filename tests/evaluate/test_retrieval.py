@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.held_out import Options
-from calumma.evaluate.retrieval import draw_candidates, retrieval
-from tests.evaluate.oracle import LETTERS, oracle_held_out
+from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.retrieval import draw_candidates, nearest_neighbour, retrieval
+from tests.evaluate.oracle import LETTERS, oracle_held_out, oracle_model, picture
 
 NAMES = [
     "retrieval_text_given_image",
@@ -26,6 +27,29 @@ def test_who_knows_finds_every_one() -> None:
 def test_who_knows_nothing_is_right_one_time_in_ten() -> None:
     figures = retrieval(oracle_held_out(LETTERS, 0.0), Options())
     assert [figure.value for figure in figures] == pytest.approx([0.1] * 4)
+
+
+def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() -> None:
+    # Ten shades with captions of their own, and training pictures a little off each.
+    def pair(number: int, shade: int) -> Document:
+        text = Text(f"shade{number} here")
+        return Document(id=str(number), content=(text, picture((shade, 0, 0))))
+
+    documents = [pair(number, 25 * number) for number in range(10)]
+    held_out = HeldOut(oracle_model(0.0), documents)
+    options = Options(training=[pair(number, 25 * number + 2) for number in range(10)], show=1)
+    figures = retrieval(held_out, options)
+    assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in figures)
+    assert all(f.baseline == 0.1 for f in figures)
+    [shown] = held_out.shown
+    assert shown.wanted == ["shade0 here"]
+    assert shown.answer[0] == "shade0 here\n" and len(shown.answer) == 10
+    candidates = draw_candidates([f"{n}" for n in range(10)], 0)
+    known = Options(training=[pair(3, 75)])
+    found = nearest_neighbour(held_out.pairs, candidates, known)
+    # One caption for all: it shares one word with each, and two with its own.
+    assert found["text_given_image"] == pytest.approx((1 + 9 * 0) / 10)
+    assert nearest_neighbour(held_out.pairs, candidates, Options()) == {}
 
 
 def test_candidates_begin_with_the_own_place_and_have_ten_different_texts() -> None:
