@@ -103,30 +103,30 @@ class Rows:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `Sight.attend`."""
+        # Queries that share keys stand as so many queries of one head: no key is repeated.
+        grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
+        keys, values = k.unsqueeze(0), v.unsqueeze(0)
         mixed, start = [], 0
         for piece, mask in zip(self.pieces, self.masks, strict=True):
-            asked = q[:, start : start + piece.count]
-            slots = slice(piece.first, piece.first + piece.end)
-            if piece.length:
-                mixed.append(_over(asked[0], k[:, slots], v[:, slots], mask))
+            asked = grouped.narrow(0, start, piece.count)
+            seen = keys.narrow(2, piece.first, piece.end), values.narrow(2, piece.first, piece.end)
+            if piece.count == 1:
+                mixed.append(F.scaled_dot_product_attention(asked, *seen))
+            elif mask is None:
+                own = causal(q[:, start : start + piece.count], *(x.transpose(1, 2) for x in seen))
+                mixed.append(own[0].reshape(asked.shape))
             else:
-                seen = (x[:, slots].transpose(0, 1).unsqueeze(0) for x in (k, v))
-                mixed.append(causal(asked, *seen)[0])
+                mixed.append(_over(asked, *seen, mask))
             start += piece.count
-        return torch.cat(mixed).unsqueeze(0)
+        return torch.cat(mixed).flatten(1, 2).unsqueeze(0)
 
 
-def _over(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[T, H, D] queries over [K, S, D] keys and values, to [T, H, D]."""
-    # Queries that share keys stand as so many queries of one head: no key is repeated.
-    group = q.shape[1] // k.shape[0]
-    asked = q.unflatten(1, (-1, group)).permute(1, 2, 0, 3).flatten(1, 2)  # [K, G * T, D]
-    if mask is not None and group > 1:
-        mask = mask.repeat(group, 1)
-    mixed = F.scaled_dot_product_attention(
-        asked.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), attn_mask=mask
-    )
-    return mixed[0].unflatten(1, (group, -1)).permute(2, 0, 1, 3).flatten(1, 2)
+def _over(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """[T, K, G, D] queries over [1, K, S, D] keys and values, to [T, K, G, D]."""
+    count, _, group, _ = q.shape
+    asked = q.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)  # [1, K, G * T, D]
+    mixed = F.scaled_dot_product_attention(asked, k, v, attn_mask=mask.repeat(group, 1))
+    return mixed[0].unflatten(1, (group, count)).permute(2, 0, 1, 3)
 
 
 @dataclass(frozen=True)
