@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calumma.cli.choose import add_parser as add_choose
+from calumma.cli.choose import choose
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
 
@@ -24,19 +26,21 @@ _EXAMPLES = (
     "  calumma corpus fetch easy-vqa --out corpora       fetch one; again: nothing to do",
     "  calumma corpus fetch noto wordnet --out corpora   fetch several",
     "  calumma corpus fetch openclipart --out corpora --limit 100",
+    "  calumma corpus fetch sft-text sft-safety --out corpora   two of six categories",
     "  calumma corpus make still-lifes --documents 200000 --out corpora   as many as asked for",
 )
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb `corpus` with its own verbs `list`, `fetch` and `make`."""
-    usage = "list|fetch|make ..."
+    """Add the verb `corpus` with its own verbs `list`, `fetch`, `make` and `choose`."""
+    usage = "list|fetch|make|choose ..."
     parser = new_verb(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
     parser.set_defaults(run=run)
     verbs = parser.add_subparsers(
-        prog=parser.prog, dest="corpus_verb", metavar="list|fetch|make", required=True
+        prog=parser.prog, dest="corpus_verb", metavar="list|fetch|make|choose", required=True
     )
 
+    add_choose(verbs)
     listing = new_verb(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
     listing.set_defaults(stops_at_once=True)
     listing.add_argument(
@@ -49,7 +53,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "fetch",
         "NAME... --out DIR [--limit N]",
         "Fetch corpora as Parquet files of documents.",
-        "\n".join(_EXAMPLES[1:4]),
+        "\n".join(_EXAMPLES[1:5]),
     )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="see `calumma corpus list`")
     fetching.add_argument(
@@ -64,7 +68,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "make",
         "still-lifes --documents N --out DIR [--seed N] [--side PIXELS]",
         "Make a corpus of composed pictures with captions, questions and pages that are true.",
-        _EXAMPLES[4],
+        _EXAMPLES[5],
     )
     making.add_argument("name", choices=["still-lifes"], metavar="NAME", help="still-lifes")
     making.add_argument("--documents", type=int, required=True, metavar="N", help="how many")
@@ -84,6 +88,9 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.corpus_verb == "list":
         _list(args.out)
+        return
+    if args.corpus_verb == "choose":
+        choose(args)
         return
     if args.corpus_verb == "make":
         _make(args)

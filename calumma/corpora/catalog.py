@@ -5,12 +5,13 @@ The counts are those that the readers find in exactly these versions; `fetch` co
 
 from __future__ import annotations
 
+from calumma.corpora.catalog_instructions import INSTRUCTIONS
 from calumma.corpora.catalog_pictures import PICTURES, QUESTIONS
 from calumma.corpora.catalog_texts import TEXTS
 from calumma.corpora.corpus import Corpus
 from calumma.errors import CorpusError
 
-CORPORA: tuple[Corpus, ...] = (*PICTURES, *QUESTIONS, *TEXTS)
+CORPORA: tuple[Corpus, ...] = (*PICTURES, *QUESTIONS, *TEXTS, *INSTRUCTIONS)
 """All corpora."""
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from calumma.documents.document import Document
 
 Registry = Literal["apt", "npm", "pip"]
-Kind = Literal["pairs", "interleaved", "text", "questions", "evaluation"]
+Kind = Literal["pairs", "interleaved", "text", "questions", "evaluation", "instructions"]
 
 Folders = Mapping[str, Path]
 """Where each package lies unpacked, by the package's name."""

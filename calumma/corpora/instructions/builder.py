@@ -32,13 +32,11 @@ def embedded_instructions(category: str) -> Iterator[Document]:
     elif category == "image_generation":
         yield from map(pictures.drawing, _pairs())
     elif category == "interleaved_generation":
-        known = pictures.glosses_of(_glosses())
-        yield from filter(None, (pictures.telling(pair, known) for pair in _pairs()))
-        yield from pictures.showing(_pairs())
+        yield from pictures.interleaved(_pairs(), pictures.glosses_of(_glosses()))
     else:
         assert category == "safety", category
         yield from safety()
-        yield from dangerous_words(pictures.glosses_of(_glosses()), "WordNet-3.0")
+        yield from dangerous_words(pictures.glosses_of(_glosses()), pictures.GLOSSES_LICENCE)
 
 
 def _glosses() -> list[Document]:

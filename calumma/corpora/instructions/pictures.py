@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import cast
 
 from calumma.corpora.captions import Split, group_of, normalised, split_of
@@ -14,6 +15,9 @@ COLOUR = ("Which colour is most of it?", "What is its main colour?")
 DRAW = ("Draw {caption}.", "Draw me a picture of {caption}.", "Make an image of {caption}.")
 TELL = ("Tell me about {caption}, with a picture.", "Explain {caption} and show it.")
 SHOW = ("Show {first} and {second}.", "Show me {first} and then {second}, with their names.")
+
+
+GLOSSES_LICENCE = "WordNet-3.0"
 
 
 def caption_of(document: Document) -> str:
@@ -51,10 +55,12 @@ def telling(document: Document, glosses: Mapping[str, str]) -> Document | None:
         document: a picture with its caption.
         glosses: what a thing is, by its `normalised` name.
     """
-    of, caption = _origin(document), caption_of(document)
+    caption = caption_of(document)
     gloss = glosses.get(normalised(caption))
     if gloss is None:
         return None
+    licence = " and ".join(filter(None, (document.licence, GLOSSES_LICENCE)))
+    of = replace(_origin(document), licence=licence)
     asked = chosen(TELL, of.name).format(caption=caption)
     told: list[Part | str] = [f"{caption}: {gloss}", document.images[0]]
     return instruction("interleaved_generation", "tell", [asked], told, of)
@@ -64,19 +70,33 @@ def showing(documents: Iterable[Document]) -> Iterator[Document]:
     """Each two neighbours of one split: both are asked for, and come with their captions."""
     before: dict[str, Document] = {}
     for document in documents:
-        of = _origin(document)
-        first = before.pop(of.split, None)
-        if first is None:
-            before[of.split] = document
-            continue
-        names = {"first": caption_of(first), "second": caption_of(document)}
-        licence = " and ".join(sorted({first.licence, document.licence} - {""}))
-        both = Origin(name=f"{first.id}+{document.id}", licence=licence, split=of.split)
-        shown: list[Part | str] = [
-            f"{names['first']}:", first.images[0], f"{names['second']}:", document.images[0]
-        ]  # fmt: skip
-        asked = chosen(SHOW, both.name).format(**names)
-        yield instruction("interleaved_generation", "show", [asked], shown, both)
+        shown = _shown(document, before)
+        if shown is not None:
+            yield shown
+
+
+def interleaved(documents: Iterable[Document], glosses: Mapping[str, str]) -> Iterator[Document]:
+    """What `telling` and `showing` make of some pictures, in one pass."""
+    before: dict[str, Document] = {}
+    for document in documents:
+        yield from filter(None, (telling(document, glosses), _shown(document, before)))
+
+
+def _shown(document: Document, before: dict[str, Document]) -> Document | None:
+    """A picture with the one of its split that waits in `before`; None where it has to wait."""
+    of = _origin(document)
+    first = before.pop(of.split, None)
+    if first is None:
+        before[of.split] = document
+        return None
+    names = {"first": caption_of(first), "second": caption_of(document)}
+    licence = " and ".join(sorted({first.licence, document.licence} - {""}))
+    both = Origin(name=f"{first.id}+{document.id}", licence=licence, split=of.split)
+    shown: list[Part | str] = [
+        f"{names['first']}:", first.images[0], f"{names['second']}:", document.images[0]
+    ]  # fmt: skip
+    asked = chosen(SHOW, both.name).format(**names)
+    return instruction("interleaved_generation", "show", [asked], shown, both)
 
 
 def glosses_of(pages: Iterable[Document]) -> dict[str, str]:

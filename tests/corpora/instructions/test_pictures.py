@@ -43,7 +43,10 @@ def test_words_and_a_picture_where_the_words_are_known() -> None:
     assert [p.text if isinstance(p, Text) else "image" for p in made.messages[1].parts] == [
         "The Cat: a feline", "image"
     ]  # fmt: skip
+    assert made.licence == "MIT and WordNet-3.0"
     assert pictures.telling(pair("dog"), known) is None
+    both = list(pictures.interleaved([pair("cat"), pair("dog")], known))
+    assert [d.attributes["kind"] for d in both] == ["tell", "show"]
 
 
 def test_two_pictures_of_one_split_are_shown_with_their_names() -> None:

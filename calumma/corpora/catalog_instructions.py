@@ -1,0 +1,112 @@
+"""The six categories of fine-tuning, as corpora made by templates out of other corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+from calumma.corpora.catalog_pictures import PICTURES, QUESTIONS
+from calumma.corpora.catalog_texts import TEXTS
+from calumma.corpora.corpus import Corpus, Folders
+from calumma.corpora.instructions import pictures, words
+from calumma.corpora.instructions.safety import dangerous_words, safety
+from calumma.corpora.instructions.turns import number_of
+from calumma.documents.document import Document
+
+_KNOWN = {corpus.name: corpus for corpus in (*PICTURES, *QUESTIONS, *TEXTS)}
+
+_EMOJI = ("fluent-flat", "noto", "fluent-3d")
+_PYTHON = (
+    "python-skimage-doc",
+    "python-sklearn-doc",
+    "python-scipy-doc",
+    "python-astropy-doc",
+)
+
+WORDS_ONE_IN = 4
+"""One gloss of WordNet in so many becomes a question."""
+
+Parts = Mapping[str, Callable[[], Iterator[Document]]]
+"""Readers of the corpora that a category is made of, by their names."""
+
+
+def _category(
+    name: str, of: tuple[str, ...], make: Callable[[Parts], Iterable[Document]], counts: list[int]
+) -> Corpus:
+    """A corpus of a category.
+
+    Args:
+        name: after "sft-"; the category's, with hyphens.
+        of: names of the corpora that it is made of.
+        make: turns them into conversations.
+        counts: documents and images to expect.
+    """
+    parts = [_KNOWN[part] for part in of]
+    packages = tuple(dict.fromkeys(package for part in parts for package in part.packages))
+
+    def read(folders: Folders) -> Iterator[Document]:
+        for document in make({part.name: partial(part.read, folders) for part in parts}):
+            category = name.replace("-", "_")
+            yield replace(document, attributes={**document.attributes, "category": category})
+
+    notices = [part.notice for part in parts if part.notice]
+    return Corpus(
+        name=f"sft-{name}",
+        kind="instructions",
+        packages=packages,
+        licence=" and ".join(dict.fromkeys(part.licence for part in parts)),
+        notice=" ".join([*dict.fromkeys(notices), "Prompts and answers are made by templates."]),
+        redistributable=all(part.redistributable for part in parts),
+        documents=counts[0],
+        images=counts[1],
+        reader=read,
+    )
+
+
+def _pairs(parts: Parts) -> Iterator[Document]:
+    for name in _EMOJI:
+        yield from parts[name]()
+
+
+def _text(parts: Parts) -> Iterator[Document]:
+    for page in parts["wordnet"]():
+        yield from (d for d in words.about_words(page) if number_of(d.id) % WORDS_ONE_IN == 0)
+
+
+def _code(parts: Parts) -> Iterator[Document]:
+    for name in _PYTHON:
+        for page in parts[name]():
+            yield from words.about_code(page)
+
+
+def _visual_chat(parts: Parts) -> Iterator[Document]:
+    for pair in _pairs(parts):
+        yield from pictures.chat(pair)
+    yield from parts["easy-vqa"]()
+
+
+def _image_generation(parts: Parts) -> Iterator[Document]:
+    yield from map(pictures.drawing, _pairs(parts))
+
+
+def _interleaved_generation(parts: Parts) -> Iterator[Document]:
+    yield from pictures.interleaved(_pairs(parts), pictures.glosses_of(parts["wordnet"]()))
+
+
+def _safety(parts: Parts) -> Iterator[Document]:
+    yield from safety()
+    yield from dangerous_words(pictures.glosses_of(parts["wordnet"]()), pictures.GLOSSES_LICENCE)
+
+
+INSTRUCTIONS: tuple[Corpus, ...] = (
+    _category("text", ("wordnet",), _text, [29_535, 0]),
+    _category("code", _PYTHON, _code, [3_740, 0]),
+    _category("visual-chat", (*_EMOJI, "easy-vqa"), _visual_chat, [15_242, 15_242]),
+    _category("image-generation", _EMOJI, _image_generation, [10_242, 10_242]),
+    _category(
+        "interleaved-generation", (*_EMOJI, "wordnet"), _interleaved_generation, [7_707, 12_828]
+    ),
+    _category("safety", ("wordnet",), _safety, [821, 0]),
+)
+"""All six, with the counts of these versions of the packages."""
