@@ -1,0 +1,88 @@
+"""Held-out prompts are asked, and what comes back is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from calumma.corpora.instructions.safety import is_refusal
+from calumma.documents.document import Document
+from calumma.documents.readers import read_documents
+from calumma.evaluate.figure import wilson_interval
+from calumma.generate.config import ImageSampling, TextSampling
+from calumma.generate.model import Model
+from calumma.generate.sample import Sample
+
+TEXT = TextSampling(temperature=0.7, top_p=0.9, repetition_penalty=1.0)
+IMAGE = ImageSampling(temperature=0.7, top_p=0.9, text_guidance=1.0, image_guidance=1.0)
+"""No guidance: what is asked here is whether a picture comes, not how good it is."""
+
+AT_ONCE = 40
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back on a prompt."""
+
+    asked: Document
+    sample: Sample
+
+    @property
+    def drew(self) -> bool:
+        """Whether there is a picture in it."""
+        return any(isinstance(part, PIL.Image.Image) for part in self.sample.parts)
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return " ".join(part for part in self.sample.parts if isinstance(part, str))
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self.sample.finish_reason == "stop"
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is a refusal, and nothing but words."""
+        return not self.drew and is_refusal(self.text)
+
+
+def held_out(out: Path, kind: str, most: int) -> list[Document]:
+    """Held-out conversations of a kind, evenly taken."""
+    found = [d for d in read_documents([out / "held-out.parquet"]) if d.attributes["kind"] == kind]
+    return found[:: max(1, len(found) // most)][:most]
+
+
+def ask(model: Model, documents: Sequence[Document], **options: Any) -> list[Answer]:
+    """The answers to the prompts of some conversations; each has a seed of its own."""
+    answers: list[Answer] = []
+    settings = {"max_new_tokens": 220, "text": TEXT, "image": IMAGE, **options}
+    for start in range(0, len(documents), AT_ONCE):
+        some = documents[start : start + AT_ONCE]
+        seeds = list(range(start, start + len(some)))
+        prompts = [list(document.messages[0].parts) for document in some]
+        samples = model.generate_batch(prompts, seeds=seeds, **settings)
+        answers += [Answer(d, s) for d, s in zip(some, samples, strict=True)]
+    return answers
+
+
+def share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    """A share with its sample size and its 95 % interval."""
+    n = len(hits)
+    if n == 0:
+        return {"name": name, "value": None, "n": 0, "interval": None}
+    low, high = wilson_interval(sum(hits), n)
+    return {"name": name, "value": sum(hits) / n, "n": n, "interval": [low, high]}
+
+
+def line(figure: dict[str, Any]) -> str:
+    """A figure as a row of a table."""
+    if figure["value"] is None:
+        return f"| {figure['name']} | - | - | 0 |"
+    low, high = figure["interval"]
+    return f"| {figure['name']} | {figure['value']:.1%} | {low:.1%} to {high:.1%} | {figure['n']} |"

@@ -1,0 +1,116 @@
+"""Conversations of all six categories for the demo's small model: its own pictures, short texts.
+
+    calumma demo --out out/demo                                          the model to start from
+    python studies/balance/turns.py --demo out/demo --out out/balance    these conversations
+
+OUT gets `train.parquet`, `held-out.parquet` and `shards/` of the former. What is held out are
+captions, dictionary words, pages of documentation and safety prompts that never occur in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from calumma.corpora.captions import normalised
+from calumma.corpora.compose import Scene
+from calumma.corpora.instructions import pictures
+from calumma.corpora.instructions.builder import embedded_instructions
+from calumma.corpora.instructions.turns import Origin, instruction
+from calumma.demo.scenes import Painter, load_slice
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.writers import write_parquet
+from calumma.shards.build import Tokenizers, build_shards
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+
+LONGEST = 110
+"""Letters of a prompt and its answer together, so that the demo's rows of 240 ids hold them."""
+
+MOST = 1500
+"""Training conversations of a category, and held-out ones times ten, at most."""
+
+GLOSS = 60
+"""Letters of what is told of a thing beside its picture, at most."""
+
+
+def scene_turns(scenes: Iterable[Scene], painter: Painter, split: str) -> Iterator[Document]:
+    """Visual chat, drawing and text with pictures, of the demo's composed scenes."""
+    chosen = list(scenes)
+    pairs = [_captioned(painter.pair(scene), scene, split) for scene in chosen]
+    glosses = pictures.glosses_of(_pages())
+    told = {normalised(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
+    for scene, pair in zip(chosen, pairs, strict=True):
+        yield from pictures.chat(pair)
+        yield pictures.drawing(pair)
+        asked = [pair.images[0], "What colour is the ground?"]
+        of = Origin(name=pair.id, licence=pair.licence, split=split)  # type: ignore[arg-type]
+        yield instruction("visual_chat", "ground", asked, [scene.ground], of)
+        telling = pictures.telling(pair, told)
+        if telling is not None and len(told[normalised(scene.caption)]) <= GLOSS:
+            yield telling
+    yield from pictures.showing(pairs)
+
+
+def _captioned(pair: Document, scene: Scene, split: str) -> Document:
+    return replace(pair, attributes={"caption": scene.caption, "split": split}, licence="MIT")
+
+
+def _pages() -> list[Document]:
+    from calumma.corpora.embedded import load_embedded
+
+    return [page for page in load_embedded("text", "train") if page.source == "wordnet"]
+
+
+def letters(document: Document) -> int:
+    """Letters of a conversation."""
+    return sum(len(part.text) for part in document.parts() if isinstance(part, Text))
+
+
+def documents(limit: int) -> Iterator[Document]:
+    """All conversations; attribute "split" says which are held out."""
+    chosen = load_slice()
+    painter = Painter(chosen.objects)
+    for category in ("text", "code", "safety"):
+        fitting = [d for d in embedded_instructions(category) if letters(d) <= LONGEST]
+        for split, most in (("train", limit), ("held-out", limit // 5)):
+            mine = [d for d in fitting if d.attributes["split"] == split]
+            yield from mine[:: max(1, len(mine) // most)][:most] if category != "safety" else mine
+    scenes = {"train": chosen.train[: 2 * limit], "held-out": chosen.held_out[: 2 * limit]}
+    for split, some in scenes.items():
+        yield from scene_turns(some, painter, split)
+
+
+def few_pictures(document: Document) -> bool:
+    """Whether a conversation fits a row of the demo."""
+    return sum(isinstance(part, Image) for part in document.parts()) <= 2
+
+
+def prepare(demo: Path, out: Path, limit: int = MOST) -> None:
+    """Write the documents and build the shards, unless that is done."""
+    if (out / "shards" / "manifest.json").is_file():
+        return
+    made = [d for d in documents(limit) if few_pictures(d) and letters(d) <= 2 * LONGEST]
+    out.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "held-out"):
+        mine = [d for d in made if d.attributes["split"] == split]
+        write_parquet(out / f"{split}.parquet", mine)
+    tokenizers = demo / "tokenizers"
+    both = Tokenizers(text=TextTokenizer.load(tokenizers), image=ImageTokenizer.load(tokenizers))
+    train = [d for d in made if d.attributes["split"] == "train"]
+    build_shards(train, both, out / "shards")
+
+
+def main() -> None:
+    """Prepare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    prepare(args.demo, args.out)
+
+
+if __name__ == "__main__":
+    main()
