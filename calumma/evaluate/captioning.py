@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.figure import Figure, bootstrap_interval
 from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen
+from calumma.evaluate.shown import Shown
 from calumma.generate.config import TextSampling
 from calumma.tokens.pixels import to_array
 
@@ -39,8 +41,16 @@ def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
         )
     pairs = chosen(known, options.max_prompts, options.seed)
     written = write_captions(held_out, pairs, options)
-    nearest = nearest_captions(pairs, options.training) if options.training else None
-    return caption_figures([known_words(pair) for pair in pairs], written, nearest, options.seed)
+    for pair, text in list(zip(pairs, written, strict=True))[: options.show]:
+        prompt: list[str | PIL.Image.Image] = [pair.picture]
+        prompt += [options.question] if options.question else []
+        held_out.shown.append(
+            Shown(task="captioning", prompt=prompt, answer=[text], wanted=[pair.text])
+        )
+    beside = {"another's caption": [pairs[place - 1].text for place in range(len(pairs))]}
+    if options.training:
+        beside["nearest picture's"] = nearest_captions(pairs, options.training)
+    return caption_figures([known_words(pair) for pair in pairs], written, beside, options.seed)
 
 
 def known_words(pair: Pair) -> dict[str, str]:
@@ -118,7 +128,7 @@ def _small(image: Image) -> NDArray[np.float64]:
 def caption_figures(
     known: Sequence[dict[str, str]],
     written: Sequence[str],
-    nearest: Sequence[str] | None,
+    beside: Mapping[str, Sequence[str]],
     seed: int,
 ) -> list[Figure]:
     """The share of attribute words that are named, over all attributes and for each.
@@ -126,28 +136,29 @@ def caption_figures(
     Args:
         known: the attributes of each picture, with their words.
         written: the caption the model wrote for each.
-        nearest: the caption of each one's nearest training picture; None for no baseline.
+        beside: captions that take nothing clever, by where they come from, for baselines.
         seed: of the interval.
     """
     kinds = sorted({kind for attributes in known for kind in attributes})
-    beside = "; the baseline is the caption of the nearest training picture"
     figures = []
     for kind in (None, *kinds):
         part = [_words(attributes, kind) for attributes in known]
         counts = np.array([len(words) for words in part])
         hits = _hits(part, written)
-        base = None if nearest is None else float(_hits(part, nearest).sum() / counts.sum())
-        figures.append(
-            Figure(
-                name=f"caption_{kind or 'attributes'}_right",
-                value=float(hits.sum() / counts.sum()),
-                baseline=base,
-                n=int((counts > 0).sum()),
-                interval=bootstrap_interval(hits, counts, seed=seed),
-                unit="share",
-                note=f"{counts.sum()} known words, greedy captions{beside if nearest else ''}",
-            )
+        figure = Figure(
+            name=f"caption_{kind or 'attributes'}_right",
+            value=float(hits.sum() / counts.sum()),
+            baseline=None,
+            n=int((counts > 0).sum()),
+            interval=bootstrap_interval(hits, counts, seed=seed),
+            unit="share",
+            note=f"{counts.sum()} known words, greedy captions",
         )
+        shares = {
+            name: float(_hits(part, captions).sum() / counts.sum())
+            for name, captions in beside.items()
+        }
+        figures.append(figure.beside(shares))
     return figures
 
 

@@ -13,6 +13,7 @@ from calumma.evaluate.colour import ground_word, thing_word
 from calumma.evaluate.figure import Figure, wilson_interval
 from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen
 from calumma.evaluate.reconstruction import require_pictures
+from calumma.evaluate.shown import Shown
 from calumma.generate.model import Model
 
 CHANCE = 1 / len(GROUNDS)
@@ -51,6 +52,11 @@ def drawing(held_out: HeldOut, options: Options) -> list[Figure]:
     require_pictures("drawing", held_out, len(known))
     pairs = chosen(known, options.max_prompts, options.seed)
     pictures = draw_captions(held_out.model, [pair.text for pair in pairs], options)
+    for pair, picture in list(zip(pairs, pictures, strict=True))[: options.show]:
+        prompt = list(_phrased(pair.text, options))
+        held_out.shown.append(
+            Shown(task="drawing", prompt=prompt, answer=[picture], wanted=[pair.picture])
+        )
     asked = [question for pair in pairs if (question := colours_asked(pair))]
     ruler = _hits(asked, [pair.picture for pair in pairs])
     return colour_figures(_hits(asked, pictures), ruler)
@@ -66,13 +72,12 @@ def colours_asked(pair: Pair) -> Asked | None:
 
 def draw_captions(model: Model, captions: Sequence[str], options: Options) -> list[PIL.Image.Image]:
     """One picture for each caption, each from a seed of its own."""
-    phrase = options.phrase or (lambda text: [f"draw {text}" if options.turns else text])
     room = model.image.config.codes_per_image + 2
     pictures = []
     for start in range(0, len(captions), PIECES):
         piece = captions[start : start + PIECES]
         samples = model.generate_batch(
-            [list(phrase(caption)) for caption in piece],
+            [list(_phrased(caption, options)) for caption in piece],
             answer=options.turns,
             seeds=[options.seed + start + number for number in range(len(piece))],
             max_new_tokens=room,
@@ -84,6 +89,13 @@ def draw_captions(model: Model, captions: Sequence[str], options: Options) -> li
             pictures.append(_picture(sample.parts))
         options.tick(start + len(piece), len(captions))
     return pictures
+
+
+def _phrased(caption: str, options: Options) -> Sequence[str]:
+    """The texts of the prompt that asks for a caption's picture."""
+    if options.phrase:
+        return options.phrase(caption)
+    return [f"draw {caption}" if options.turns else caption]
 
 
 def _picture(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:

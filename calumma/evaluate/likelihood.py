@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calumma.documents.document import Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.figure import Figure, bootstrap_interval
 from calumma.evaluate.held_out import HeldOut, Options, Pair, image_ids
 from calumma.evaluate.scoring import Scores, log_probabilities
+from calumma.evaluate.shown import Shown
 from calumma.tokens.sequence import encode_document
 from calumma.vocabulary import Vocabulary
 
@@ -50,6 +52,8 @@ def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
     """
     scored = score_documents(held_out, options)
     vocabulary = held_out.model.vocabulary
+    for each in scored[: options.show]:
+        held_out.shown.append(_shown(held_out, each))
     figures = [
         *bits_per_token("text", vocabulary.text, scored, IMAGE_FIRST, options),
         *bits_per_token("code", vocabulary.codes, scored, CAPTION_FIRST, options),
@@ -62,6 +66,24 @@ def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
     if len({pair.text for pair in held_out.pairs}) > 1:
         figures.append(right_minus_shuffled(held_out, options))
     return figures
+
+
+def _shown(held_out: HeldOut, each: Scored) -> Shown:
+    """A sequence with what its text and its codes cost."""
+    vocabulary = held_out.model.vocabulary
+    told = [
+        f"{name}: {bits:.1f} bits in {count} tokens\n"
+        for name, kind in (("text", vocabulary.text), ("codes", vocabulary.codes))
+        for bits, count in [each.bits(kind)]
+        if count
+    ]
+    document = held_out.documents[each.owner]
+    parts = [part.text if isinstance(part, Text) else part.open() for part in document.parts()]
+    # A pair is read both ways; a document's parts stand in its own order.
+    first = parts and not isinstance(parts[0], str)
+    if each.order in (CAPTION_FIRST, IMAGE_FIRST) and first == (each.order == CAPTION_FIRST):
+        parts.reverse()
+    return Shown(task="likelihood", prompt=parts, answer=told)
 
 
 def caption_first(held_out: HeldOut, pair: Pair, text_ids: Sequence[int]) -> list[int]:

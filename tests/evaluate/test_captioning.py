@@ -28,7 +28,9 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
     known = [{"thing": "cat", "ground": "red"}, {"thing": "dog"}]
     written = ["a cat on a blue ground", "a dog"]
     nearest = ["a dog on a red ground", "a cat"]
-    every, ground, thing = caption_figures(known, written, nearest, seed=0)
+    beside = {"nearest picture's": nearest, "another's caption": ["", ""]}
+    every, ground, thing = caption_figures(known, written, beside, seed=0)
+    assert every.baselines == {"nearest picture's": pytest.approx(1 / 3), "another's caption": 0.0}
     assert (every.name, every.n) == ("caption_attributes_right", 2)
     assert (every.value, every.baseline) == pytest.approx((2 / 3, 1 / 3))
     assert (ground.name, ground.value, ground.baseline, ground.n) == (
@@ -38,7 +40,7 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
 
 
 def test_without_training_documents_there_is_no_baseline() -> None:
-    figure = caption_figures([{"thing": "cat"}], ["a cat"], None, seed=0)[0]
+    figure = caption_figures([{"thing": "cat"}], ["a cat"], {}, seed=0)[0]
     assert figure.baseline is None
     assert figure.note == "1 known words, greedy captions"
 

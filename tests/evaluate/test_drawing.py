@@ -51,7 +51,11 @@ def test_a_model_that_copies_the_documents_gets_everything_right(
         return [own[caption] for caption in captions]
 
     monkeypatch.setattr(room, "draw_captions", copies)
-    figures = drawing(HeldOut(model, scenes), Options(max_prompts=5))
+    held_out = HeldOut(model, scenes)
+    figures = drawing(held_out, Options(max_prompts=5, show=1, turns=True))
+    [shown] = held_out.shown
+    assert str(shown.prompt[0]).startswith("draw ")
+    assert shown.answer == shown.wanted
     assert [(figure.value, figure.n) for figure in figures] == [(1.0, 5)] * 3
 
 

@@ -97,3 +97,15 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
         "that each can be given another's. Give more varied documents (--documents), or leave "
         "likelihood out."
     )
+
+
+def test_what_is_shown_stands_in_the_order_in_which_it_was_read() -> None:
+    held_out = oracle_held_out(LETTERS, 0.0)
+    likelihood(held_out, Options(show=2))
+    caption_before, image_before = held_out.shown
+    assert [isinstance(part, str) for part in caption_before.prompt] == [True, False]
+    assert [isinstance(part, str) for part in image_before.prompt] == [False, True]
+    bits = math.log2(VOCABULARY.size)
+    assert caption_before.answer == [
+        f"text: {bits:.1f} bits in 1 tokens\n", f"codes: {4 * bits:.1f} bits in 4 tokens\n",
+    ]  # fmt: skip
