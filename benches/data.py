@@ -7,8 +7,8 @@
 lengths, in this process and with two workers; beside them grain's random access to rows cut
 beforehand, where grain is installed. `encode`: a build of shards beside the same network on pixels
 that are ready. `write`: the share of a build that is spent on writing and hashing. `memory`: the
-peak of a build, and what a reader of its shards holds, over a corpus and over one many times as
-large.
+peak of a build, and of a process that reads an epoch of its shards, over a corpus and over one many
+times as large; and of a process that reads shards of many small pieces.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def grain_rows(reader: ShardReader) -> Callable[[], None] | None:
     return work
 
 
-def synthetic_shards(folder: Path, sequences: int) -> ShardReader:
+def synthetic_shards(folder: Path, sequences: int, *, in_piece: int = 500) -> ShardReader:
     """Captioned pictures of 1,024 codes, and texts of 30 to 6,000 ids."""
     vocabulary = Vocabulary.release()
     folder.mkdir()
@@ -152,7 +152,7 @@ def synthetic_shards(folder: Path, sequences: int) -> ShardReader:
             ids += [vocabulary.begin_image, *codes, vocabulary.end_image]
         ids.append(vocabulary.eos)
         writer.add(ids, [True] * len(ids), ("pairs", "text")[number % 2])
-        if len(writer.ends) == 500 or number == sequences - 1:
+        if len(writer.ends) == in_piece or number == sequences - 1:
             pieces.append(writer.write(folder, f"piece-{len(pieces):05d}"))
             writer = PieceWriter(vocabulary)
     Manifest(vocabulary=vocabulary, fingerprint="synthetic", made_with={}, pieces=pieces).save(
@@ -237,13 +237,21 @@ def memory(folder: Path, small: int, times: int) -> dict[str, float]:
         command = [sys.executable, "-m", "calumma", "build-shards", str(docs), "--out", str(out)]
         command += ["--tokenizers", str(folder / "tok"), "--workers", "1"]
         found[f"build_peak_bytes_{name}"] = float(peak_memory_bytes(command))
-        done = subprocess.run(
-            [sys.executable, "-c", _READ, str(out)], check=True, capture_output=True, text=True
-        )
-        found[f"loader_bytes_{name}"] = float(json.loads(done.stdout))
-    for what in ("build_peak_bytes", "loader_bytes"):
+        found[f"loader_peak_bytes_{name}"] = loader_peak(out)
+        pieces = folder / f"{name}-pieces"
+        synthetic_shards(pieces, count // 10, in_piece=2)
+        found[f"pieces_loader_peak_bytes_{name}"] = loader_peak(pieces)
+    for what in ("build_peak_bytes", "loader_peak_bytes", "pieces_loader_peak_bytes"):
         found[f"{what}_large_to_small"] = found[f"{what}_large"] / found[f"{what}_small"]
     return {**found, "large_to_small_documents": float(times)}
+
+
+def loader_peak(folder: Path) -> float:
+    """Bytes that a process holds at most while it reads an epoch of shards."""
+    done = subprocess.run(
+        [sys.executable, "-c", _READ, str(folder)], check=True, capture_output=True, text=True
+    )
+    return float(json.loads(done.stdout))
 
 
 _READ = """
@@ -252,12 +260,11 @@ from pathlib import Path
 from calumma.batches.stream import Stream, StreamConfig
 from calumma.shards.reader import ShardReader
 reader = ShardReader(Path(sys.argv[1]))
-stream = Stream(reader, StreamConfig(row_length=1024, num_rows=8))
+stream = Stream(reader, StreamConfig(row_length=2048, num_rows=8))
 stream.mix(dict.fromkeys(reader.manifest.sources, 1.0))
-while stream.state.drawn.get("text", 0) < len(reader):
+while sum(stream.state.drawn.values()) < len(reader):
     stream.next()
-# Pages of mapped files count to a process until the system wants them back; these are its own.
-[line] = [l for l in open("/proc/self/status") if l.startswith("RssAnon")]
+[line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
 print(int(line.split()[1]) * 1024)
 """
 

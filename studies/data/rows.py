@@ -38,15 +38,18 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--tokenizers", type=Path, required=True)
     parser.add_argument("--row-length", type=int, default=4096)
+    parser.add_argument("--quick", action="store_true", help="fewer rows")
     parser.add_argument("documents", nargs="+")
     args = parser.parse_args()
     reader, length = ShardReader(args.shards), args.row_length
+    batches = BATCHES // 10 if args.quick else BATCHES
+    by_share = ("sequences", "ids")
     print(
         json.dumps(
             {
-                "fill": {by: fill(reader, length, by) for by in ("sequences", "ids")},
+                "fill": {by: fill(reader, length, by, batches) for by in by_share},
                 "worst_share_error": {
-                    by: share_error(reader, length, by) for by in ("sequences", "ids")
+                    by: share_error(reader, length, by, batches) for by in by_share
                 },
                 "image_first": {asked: image_first(reader, length, asked) for asked in (0.5, 0.3)},
                 **given_back(reader, length, args.tokenizers, args.documents),
@@ -73,19 +76,19 @@ def owned(stream: Stream) -> Iterator[tuple[Draw, int, list[int]]]:
             yield draw, which, ids
 
 
-def fill(reader: ShardReader, row_length: int, share_of: str) -> float:
-    """Share of 2,000 rows, all sources weighing the same, that is no padding."""
+def fill(reader: ShardReader, row_length: int, share_of: str, batches: int) -> float:
+    """Share of the rows, all sources weighing the same, that is no padding."""
     even = dict.fromkeys(reader.manifest.sources, 1.0)
     stream = stream_of(reader, even, row_length=row_length, share_of=share_of)
     return round(float(np.mean([stream.next().fill for _ in range(BATCHES)])), 4)
 
 
-def share_error(reader: ShardReader, row_length: int, share_of: str) -> float:
-    """The largest distance of a source's share in 2,000 rows from its weight."""
+def share_error(reader: ShardReader, row_length: int, share_of: str, batches: int) -> float:
+    """The largest distance of a source's share of the rows from its weight."""
     weights = {name: float(n) for n, name in enumerate(reader.manifest.sources, start=1)}
     stream = stream_of(reader, weights, row_length=row_length, share_of=share_of)
     amounts: Counter[str] = Counter()
-    for _ in range(BATCHES):
+    for _ in range(batches):
         for draw, which, ids in owned(stream):
             amount = len(ids) - 1 if share_of == "ids" else int(which == 0)
             amounts[reader.source(draw.number)] += amount

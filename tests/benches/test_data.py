@@ -22,4 +22,5 @@ def test_a_quick_run_ends_in_one_line_of_json() -> None:
     ours = line["ours"]
     assert ours["fill"] > 0.9 and ours["tokens_per_second"] > 0
     assert 0 < ours["share_writing_and_hashing"] < ours["share_of_bare_encoder"] < 2
-    assert ours["build_peak_bytes_large_to_small"] > 0
+    for what in ("build_peak_bytes", "loader_peak_bytes", "pieces_loader_peak_bytes"):
+        assert 0.8 < ours[f"{what}_large_to_small"] < 1.3
