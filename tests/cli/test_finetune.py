@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
 from calumma.cli.main import main
+from calumma.documents.preferences import write_preferences
+from calumma.files import read_json
+from calumma.shards.build import Tokenizers
 from tests.road.test_verbs import FINETUNE
+from tests.train.test_preference import PAIRS
 
 
 def test_a_model_that_is_not_there_is_refused(
@@ -29,3 +34,64 @@ def test_a_config_without_a_model_is_refused(
     assert capsys.readouterr().err == (
         f"error: {path}: model is missing; wanted a value. Write it there or give --model VALUE.\n"
     )
+
+
+@pytest.fixture
+def ready(
+    model_parts: ModelParts,
+    tokenizers: Tokenizers,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder with all that `FINETUNE` names, and pairs of answers."""
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("run/model"), model_parts)
+    tokenizers.text.save(Path("tok"))
+    tokenizers.image.save(Path("tok"))
+    Path("shards").symlink_to(shards)
+    Path("turns.toml").write_text(FINETUNE)
+    write_preferences(Path("pairs.jsonl"), PAIRS)
+
+
+@pytest.mark.usefixtures("ready")
+def test_an_unbalanced_mixture_is_warned_of_in_a_line_and_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--adapt.matrices", "lora", "--adapt.rank", "2", "--adapt.rows", "image"]
+    assert main(["finetune", "turns.toml", "--out", "tuned", *words]) == 0
+    told = capsys.readouterr()
+    (warning,) = [line for line in told.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: unbalanced: 0.0% of the answers have a picture; ")
+    record = read_json(Path("tuned/balance.json"))
+    assert record["pairings"] == {"text+image->text": 1.0}
+    assert f"warning: {record['warning']}" == warning
+    assert told.out == "tuned/model: fine-tuned from run/model\n"
+    assert Path("tuned/adapter.safetensors").is_file()
+    load_model(Path("tuned/model"))
+
+
+PREFER = """
+model = "run/model"
+steps = 2
+pairs_per_step = 2
+row_length = 64
+device = "cpu"
+[preference]
+pairs = ["pairs.jsonl"]
+"""
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_config_with_a_preference_table_learns_from_pairs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("dpo.toml").write_text(PREFER)
+    assert main(["finetune", "dpo.toml", "--out", "liked", "--preference.beta", "0.3"]) == 0
+    assert capsys.readouterr().out == (
+        "liked/model: prefers as its pairs do, tuned from run/model\n"
+    )
+    assert read_json(Path("liked/config.json"))["preference"] == {
+        "pairs": ["pairs.jsonl"], "beta": 0.3, "doubt": 0.0, "answer_weight": 0.0
+    }  # fmt: skip
+    load_model(Path("liked/model"))

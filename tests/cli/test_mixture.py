@@ -53,8 +53,21 @@ def test_each_stage_of_a_config_is_surveyed_and_rows_are_drawn(
 def test_a_config_of_fine_tuning_has_one_stage(shards: Path, tmp_path: Path) -> None:
     path = tmp_path / "tune.toml"
     path.write_text(FINETUNE.format(shards=shards, tok=tmp_path / "tok"))
-    first, stage, *_ = mixture_lines(path, None)
+    first, stage, *lines = mixture_lines(path, None)
     assert (first, stage) == (f"{path}: a config of fine-tuning on {shards}", "fine-tuning:")
+    assert lines[-2] == "text+image->text      100.0%"
+    assert lines[-1].startswith("unbalanced: 0.0% of the answers have a picture; ")
+
+
+def test_categories_and_pairings_decide_what_is_surveyed(shards: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tune.toml"
+    told = FINETUNE.format(shards=shards, tok=tmp_path / "tok").split("[weights]")[0]
+    categories = "[categories.visual_chat]\nchat = 1.0\n[categories.text]\ntext = 1.0\n"
+    shares = "[category_shares]\nvisual_chat = 9.0\n"
+    path.write_text(told + categories + shares)
+    assert "text+image->text       90.0%" in mixture_lines(path, None)
+    path.write_text('balance = "pairings"\n' + told + categories + shares)
+    assert "text+image->text       50.0%" in mixture_lines(path, None)
 
 
 @pytest.mark.parametrize("fault", ["flipped", "missing"])
