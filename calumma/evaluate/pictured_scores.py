@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calumma.evaluate.captioning import nearest_places
 from calumma.evaluate.cider import cider, words
-from calumma.evaluate.figure import Figure, bootstrap_interval
+from calumma.evaluate.figure import Figure, bootstrap_interval, wilson_interval
 from calumma.evaluate.held_out import chosen
 from calumma.evaluate.pictured_files import Question
 from calumma.evaluate.vqa import normal_answer, vqa_accuracy
@@ -85,7 +85,8 @@ def answer_scores(answered: Answered) -> Measured:
             value=float(scores[held].mean()),
             baseline=None,
             n=int(held.sum()),
-            interval=bootstrap_interval(scores[held], seed=answered.seed),
+            # An answer counts from 0 to 1: no wider spread than of right and wrong.
+            interval=wilson_interval(float(scores[held].sum()), int(held.sum())),
             unit="share",
             note=f"{answered.num_shots}-shot, greedy, in the official normal form; baselines do "
             f"not look, and know {'training answers' if training else 'these very answers'}",

@@ -56,8 +56,11 @@ def text_benchmark(name: str, held_out: HeldOut, options: Options) -> list[Figur
     require_harness()
     benchmark = BENCHMARKS[name]
     asked, examples = questions_of(name, options)
-    model = HarnessModel(held_out.model, seed=options.seed, tick=_beside(options.tick))
-    samples = run_harness(model, benchmark, asked, examples)
+    model = HarnessModel(held_out.model, seed=options.seed)
+    votes = options.votes if benchmark.answer else 1
+    total = len(asked) * (2 if votes > 1 else 1)
+    tell = _Teller(options.tick, sys.stderr, total)
+    samples = run_harness(model, benchmark, asked, examples, tell=tell)
     for sample in samples[: options.show]:
         held_out.shown.append(_shown(name, sample))
     figures = [
@@ -68,9 +71,9 @@ def text_benchmark(name: str, held_out: HeldOut, options: Options) -> list[Figur
     if not benchmark.answer:
         beside = _baselines(samples, held_out, options)
         return [figure.beside(beside) for figure in figures]
-    if options.votes > 1:
-        drawn = run_harness(model, benchmark, asked, examples, votes=options.votes)
-        figures += _voted(name, benchmark, drawn, options.votes)
+    if votes > 1:
+        drawn = run_harness(model, benchmark, asked, examples, votes=votes, tell=tell)
+        figures += _voted(name, benchmark, drawn, votes)
     return figures
 
 
@@ -109,8 +112,17 @@ def run_harness(
     examples: Sequence[Record],
     *,
     votes: int = 1,
+    tell: _Teller | None = None,
 ) -> list[Sample]:
     """Let the harness ask a model, part by part where questions have subjects.
+
+    Args:
+        model: ours, or one of the harness' own.
+        benchmark: what is asked.
+        asked: its questions.
+        examples: what is shown before a question.
+        votes: answers drawn to each question; 1 takes the likeliest.
+        tell: told how many questions are done.
 
     Returns:
         The harness' log of each question, in the order asked within a subject.
@@ -119,6 +131,8 @@ def run_harness(
     logged: list[Sample] = []
     for subject in subjects:
         parts = [[r for r in rows if r.get("subject", "") == subject] for rows in (asked, examples)]
+        if tell is not None:
+            model.tick = tell.part(len(parts[0]))
         with _quiet():
             task = _task(benchmark, subject, parts[0], parts[1])
             task.set_fewshot_seed(seed=EXAMPLES_SEED)
@@ -203,14 +217,22 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _beside(tick: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    """Tell on the terminal's own stderr what is told while the harness is quiet."""
-    return partial(_tell, tick, sys.stderr)
+class _Teller:
+    """Tells on the terminal's own stderr, while the harness is quiet, how many questions of all
+    are done; the model knows only of those of one subject, of which each is asked several times.
+    """
 
+    def __init__(self, tick: Callable[[int, int], None], stderr: Any, total: int) -> None:
+        self.tick, self.stderr, self.total, self.done = tick, stderr, total, 0
 
-def _tell(tick: Callable[[int, int], None], stderr: Any, done: int, total: int) -> None:
-    with contextlib.redirect_stderr(stderr):
-        tick(done, total)
+    def part(self, count: int) -> Callable[[int, int], None]:
+        """What the model tells while it answers the next so many questions."""
+        before, self.done = self.done, self.done + count
+        return partial(self._tell, before, count)
+
+    def _tell(self, before: int, count: int, done: int, total: int) -> None:
+        with contextlib.redirect_stderr(self.stderr):
+            self.tick(before + done * count // total, self.total)
 
 
 def _figure(name: str, scores: Sequence[float], benchmark: Benchmark) -> Figure:

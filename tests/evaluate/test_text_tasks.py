@@ -57,7 +57,13 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
 def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     model: Model, published: Path
 ) -> None:
-    figures, held_out = _measured("mmlu", model, published, show=9)
+    told: list[tuple[int, ...]] = []
+
+    def tick(*what: int) -> None:
+        told.append(what)
+
+    figures, held_out = _measured("mmlu", model, published, show=9, tick=tick)
+    assert told[-1] == (4, 4) and sorted(told) == told
     assert figures["mmlu_acc"].n == 4
     prompts = [shown.prompt[0] for shown in held_out.shown]
     assert [prompt.count("Answer: B") for prompt in prompts if isinstance(prompt, str)] == [5] * 4
