@@ -16,7 +16,7 @@ from math import isqrt
 import numpy as np
 
 ROUNDS = 8
-"""Four look random to a reader; small sources, with few digits, need more."""
+"""Four are the least after which no pattern can be told (Luby and Rackoff, 1988); twice that."""
 
 _64 = (1 << 64) - 1
 
