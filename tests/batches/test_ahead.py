@@ -56,6 +56,18 @@ def test_workers_make_the_batches_of_a_stream_without(
             assert same(ahead.next(), batches[step])
 
 
+def test_what_was_made_ahead_of_batches_that_are_passed_over_is_thrown_away(
+    ahead: AheadStream, reader: ShardReader
+) -> None:
+    plain = Stream(reader, CONFIG, rank=1, size=2)
+    ahead.restore(StreamState())
+    for stream in (plain, ahead):
+        stream.mix(ONE)
+        stream.next()
+        stream.skip(4)
+    assert all(same(ahead.next(), plain.next()) for _ in range(5))
+
+
 def test_a_broken_sequence_is_told_by_whoever_reads_it(tmp_path: Path) -> None:
     reader = written(tmp_path)
     path = tmp_path / "piece-00000.ids"

@@ -347,3 +347,17 @@ def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
     assert str(caught.value) == (
         "num_rows=2 for 3 ranks; wanted at least one row for each. Raise stream.num_rows."
     )
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 4, 9])
+def test_batches_that_are_passed_over_are_those_that_would_have_come(
+    reader: ShardReader, batches: int
+) -> None:
+    whole, skipping = begun(reader, SMALL, ALL), begun(reader, SMALL, ALL)
+    for stream in (whole, skipping):
+        stream.next()
+    for _ in range(batches):
+        whole.next()
+    skipping.skip(batches)
+    assert skipping.state == whole.state
+    assert all(same(whole.next(), skipping.next()) for _ in range(5))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +23,9 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
+from calumma.train.decoder import DecoderLearner
 from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_begins
+from calumma.train.watch import WatchConfig
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
 SHAPE = DecoderShape(
@@ -101,3 +107,129 @@ def test_the_fingerprint_is_of_what_decides_the_run(shards: Path, reader: ShardR
     for change in ({"steps": 9}, {"seed": 1}, {"model": replace(SHAPE, dropout=0.0)}):
         assert run_fingerprint(config(shards, **change), reader) != first
     assert run_fingerprint(config(shards), reader, "weights") != first
+
+
+class Planted:
+    """Trouble in the batches of some steps: with other batches it does not come again."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, drawn: Sequence[int], spoil: Callable[..., Any]
+    ) -> None:
+        real = DecoderLearner.step
+
+        def step(learner: DecoderLearner, number: int) -> dict[str, float]:
+            if learner.course.drawn not in drawn:
+                return real(learner, number)
+            with spoil(learner):
+                return real(learner, number)
+
+        monkeypatch.setattr(DecoderLearner, "step", step)
+
+
+@contextlib.contextmanager
+def nothing_finite(learner: DecoderLearner) -> Iterator[None]:
+    hook = learner.decoder.norm.register_forward_hook(lambda module, x, made: made * math.nan)
+    yield
+    hook.remove()
+
+
+@contextlib.contextmanager
+def rate_times_a_thousand(learner: DecoderLearner) -> Iterator[None]:
+    share = learner.course.rate_share
+    learner.course = replace(learner.course, rate_share=1000 * share)
+    yield
+    learner.course = replace(learner.course, rate_share=share)
+
+
+WATCH = WatchConfig(window=12, spike_steps=2, warn_steps=50)
+
+
+def longer(shards: Path, **changes: Any) -> PretrainConfig:
+    """Thirty steps of AdamW on pairs."""
+    one = StageConfig(weights={"pairs": 1.0})
+    still = {"accumulate": 1, "stage_one": one, "stage_two_share": 0.0, "watch": WATCH}
+    return config(shards, "adamw", **({"steps": 30, "save_every": 4} | still | changes))
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_planted_batch_without_finite_gradients_is_skipped_and_recorded(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        Planted(patch, [10, 17], nothing_finite)
+        wanted = pretrain(longer(shards), tmp_path / "whole")
+        with pytest.raises(KilledError):
+            pretrain(longer(shards), tmp_path / "killed", dies_after(19))
+        assert_same_weights(pretrain(longer(shards), tmp_path / "killed"), wanted)
+    for run in ("whole", "killed"):
+        assert [(one["event"], one["step"]) for one in events(tmp_path / run)] == [
+            ("skipped", 11),
+            ("skipped", 18),
+        ]
+        lines = told(tmp_path / run)
+        assert [one["step"] for one in lines if one["skipped"]] == [11, 18]
+        assert [one["step"] for one in lines if one["loss"] is None] == [11, 18]
+        assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_too_many_of_them_go_back_behind_them(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Planted(monkeypatch, range(13, 17), nothing_finite)
+    watch = replace(WATCH, most_skipped=3)
+    assert pretrain(longer(shards, watch=watch), tmp_path) is not None
+    assert [one["event"] for one in events(tmp_path)][-2:] == ["skipped", "roll_back"]
+    back = events(tmp_path)[-1]
+    assert (back["step"], back["to"], back["drawn"]) == (17, 12, 17)
+    assert [one["skipped"] for one in told(tmp_path)] == [0] * 30
+
+
+def test_a_planted_spike_of_the_rate_is_rolled_back_whenever_the_run_is_killed(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = pretrain(longer(shards), tmp_path / "calm")
+    Planted(monkeypatch, [13], rate_times_a_thousand)
+    spiked = pretrain(longer(shards), tmp_path / "spiked")
+    assert calm is not None and spiked is not None
+    [*found, back] = events(tmp_path / "spiked")
+    assert {one["event"] for one in found} <= {"spike", "range"} and found
+    assert (back["event"], back["step"], back["to"], back["drawn"]) == ("roll_back", 16, 12, 16)
+    lost = max(one["loss"] for one in told(tmp_path / "calm"))
+    assert all(one["loss"] <= lost + 0.2 for one in told(tmp_path / "spiked"))
+    ends = [told(tmp_path / run)[-1]["loss"] for run in ("calm", "spiked")]
+    assert ends[1] == pytest.approx(ends[0], abs=0.6)
+    # Before the spike, in it, as the run goes back, before the next checkpoint and behind it.
+    for dead in (13, 15, 16, 14, 18):
+        run = tmp_path / f"killed-{dead}"
+        with pytest.raises(KilledError):
+            pretrain(longer(shards), run, dies_after(dead))
+        assert_same_weights(pretrain(longer(shards), run), spiked)
+        assert told(run) == told(tmp_path / "spiked")
+        assert events(run) == events(tmp_path / "spiked")
+
+
+def test_a_decoder_without_head_norms_at_a_high_rate_is_warned_of_and_slowed_down(
+    shards: Path, tmp_path: Path
+) -> None:
+    free = replace(SHAPE, qk_norm="none", dropout=0.0, model_dim=32)
+    steps = longer(
+        shards,
+        steps=60,
+        model=free,
+        optimizer=OptimizerConfig(peak_rate=0.1),
+        schedule=ScheduleConfig(warmup_steps=25, final_share=1.0),
+        watch=replace(WATCH, window=20, most_output=10.0, most_roll_backs=8),
+    )
+    assert pretrain(steps, tmp_path) is not None
+    seen = events(tmp_path)
+    of_output = [one["event"] for one in seen if one.get("metric") == "output_norm"]
+    assert of_output[0] == "warning" and of_output[-1] == "range"
+    backs = [one for one in seen if one["event"] == "roll_back"]
+    assert [one["rate_share"] for one in backs] == [0.5**i for i in range(len(backs))]
+    assert len(backs) >= 2
+    last = told(tmp_path)[-1]
+    assert last["output_norm"] < 1.2 * 10 * 32**0.5
+    assert last["loss"] < told(tmp_path)[0]["loss"]
