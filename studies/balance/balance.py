@@ -82,7 +82,7 @@ def run(drawn: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     decoder = finetune(config, start.decoder, start.text.vocabulary, folder)
     assert decoder is not None, "one process"
     found = {"drawn": drawn, "seed": seed, "warning": balance(config).warning}
-    found |= figures(decoder, start, args.out, 4 if args.quick else MOST)
+    found |= figures(decoder, start, args.out, 1 if args.quick else MOST)
     done.write_text(json.dumps(found))
     return found
 

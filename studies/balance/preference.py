@@ -129,7 +129,7 @@ def main() -> None:
     start = load_model(args.out / "six" / "model")
     model = Model(start)
     pairs = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
-    most = 4 if args.quick else MOST
+    most = 1 if args.quick else MOST
     prompts = [d for kind in KINDS for d in held_out(args.out, kind, most)]
     words = [d for kind in ("describe", "meaning", "plain") for d in held_out(args.out, kind, 60)]
     before = ask(model, prompts, **AS_IT_IS)

@@ -94,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quick = ["--steps", "2", "--stream.num-rows", "2"] if args.quick else []
-    most = 2 if args.quick else MOST
+    most = 1 if args.quick else MOST
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
     after = Model(load_model(tuned(args.demo, args.out, [*quick, *args.changes])))
     before = Model(load_model(args.demo / "runs" / "pretrain" / "model"))
