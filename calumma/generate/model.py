@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import PIL.Image
 import torch
@@ -18,6 +18,7 @@ from calumma.generate.engine import Engine
 from calumma.generate.sample import End, Event, Sample, Usage
 from calumma.generate.telling import Teller
 from calumma.generate.work import Work
+from calumma.model.int8 import to_int8
 from calumma.runtime import choose_device, choose_dtype
 from calumma.tokens.sequence import encode_prompt, split_ids
 from calumma.tokens.squares import Fit
@@ -27,13 +28,35 @@ UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
 """A text, a picture, or a part as documents write it."""
 
 
+Weights = Literal["plain", "int8"]
+
+
 class Model:
     """A decoder with both its tokenizers."""
 
-    def __init__(self, parts: ModelParts, *, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        parts: ModelParts,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        weights: Weights = "plain",
+    ) -> None:
+        """Take a model's parts for good: the decoder moves, changes its type, learns no more.
+
+        Args:
+            parts: both tokenizers and the decoder.
+            device: cpu, cuda, or auto.
+            dtype: of the decoder: float32, bfloat16 or float16.
+            weights: "int8" rounds the matrices of its blocks to eight bits.
+        """
+        if weights not in ("plain", "int8"):
+            raise GenerationError(f"weights={weights!r} are not known; wanted plain or int8.")
         self.parts = parts
         self.decoder = parts.decoder.to(device=choose_device(device), dtype=choose_dtype(dtype))
         self.decoder.eval().requires_grad_(False)
+        if weights == "int8":
+            to_int8(self.decoder)
         self.text = parts.text
         self.image = parts.image
         # Codes are compared as distances: the image tokenizer stays in float32.
@@ -272,15 +295,18 @@ def _seed(seeds: Sequence[int] | None, number: int) -> dict[str, int]:
     return {} if seeds is None else {"seed": seeds[number]}
 
 
-def load(folder: str | Path, device: str = "cpu", dtype: str = "float32") -> Model:
+def load(
+    folder: str | Path, device: str = "cpu", dtype: str = "float32", weights: Weights = "plain"
+) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
     Args:
         folder: the model folder.
         device: cpu, cuda, or auto.
         dtype: of the decoder: float32, bfloat16 or float16.
+        weights: "int8" rounds the matrices of its blocks to eight bits.
 
     Raises:
         CheckpointError: the folder holds no such model.
     """
-    return Model(load_model(Path(folder)), device=device, dtype=dtype)
+    return Model(load_model(Path(folder)), device=device, dtype=dtype, weights=weights)

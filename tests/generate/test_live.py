@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from calumma.checkpoints.model_folder import ModelParts
@@ -83,6 +84,25 @@ def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
     assert answer.ids == answer.sample().ids == model.generate(["a red"], seed=3, **OPTIONS).ids
     assert known == sorted(known)
     assert known[0] > 0
+
+
+def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Model) -> None:
+    random = np.random.default_rng(0)
+    undisturbed = [model.generate(["a red"], seed=seed, **OPTIONS).ids for seed in range(5)]
+    live = Live(model, Budget(rows=12, slots=1500))
+    others = []
+    for _ in range(100):
+        victim, other = random.integers(5, size=2)
+        cancelled = live.ask(["a red"], seed=int(victim), **OPTIONS)
+        others.append((other, live.ask(["a red"], seed=int(other), **OPTIONS)))
+        for event, _ in zip(cancelled, range(random.integers(4)), strict=False):
+            assert not isinstance(event, TextPiece) or event.text.encode().decode() == event.text
+        cancelled.cancel()
+        ids = cancelled.sample().ids
+        assert ids == undisturbed[victim][: len(ids)]
+    assert all(answer.sample().ids == undisturbed[number] for number, answer in others)
+    live.close()
+    assert (live.load.slots_used, live.load.rows) == (0, 0)
 
 
 def test_closing_finishes_what_runs(model: Model) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -161,3 +163,24 @@ def test_without_an_image_decoder_all_else_works(model_parts: ModelParts) -> Non
         with pytest.raises(GenerationError) as caught:
             asked()
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"weights": "int8"}],
+    ids=["bfloat16", "float16", "int8"],
+)
+def test_smaller_weights_answer_too(model_parts: ModelParts, options: dict[str, Any]) -> None:
+    small = Model(copy.deepcopy(model_parts), **options)
+    samples = small.generate_batch(
+        [["a red"], [noise(1)]], seeds=[1, 2], max_new_tokens=20, image_first=True, text=WILD
+    )
+    for sample in samples:
+        assert sample.ids.count(small.vocabulary.begin_image) >= 1
+        assert all(math.isfinite(logprob) for logprob in sample.logprobs)
+
+
+def test_weights_of_another_kind_are_refused(model_parts: ModelParts) -> None:
+    with pytest.raises(GenerationError) as caught:
+        Model(model_parts, weights="int3")  # type: ignore[arg-type]
+    assert str(caught.value) == "weights='int3' are not known; wanted plain or int8."
