@@ -1,0 +1,71 @@
+"""`calumma serve`: what it is told, and what it refuses to do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from calumma.cli.main import main
+from calumma.cli.serve import limits_of
+from calumma.errors import ConfigError
+from calumma.serve.config import Limits
+from calumma.serve.keys import load_keys
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["serve", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keys"
+    assert main(["serve", "--new-key", "anna", "--keys", str(path)]) == 0
+    key = capsys.readouterr().out.strip()
+    assert load_keys(path).holder(key) == "anna"
+
+
+WANTED = "`calumma serve --help` says what is wanted."
+
+
+def test_a_key_without_a_file_and_a_server_without_a_model_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refusal(capsys, "--new-key", "anna") == (
+        f"error: --new-key needs --keys FILE, where its hash is kept; {WANTED}"
+    )
+    assert refusal(capsys) == f"error: no MODEL; wanted a model folder; {WANTED}"
+
+
+def test_serving_all_the_world_without_keys_is_refused_before_the_model_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CALUMMA_KEYS", raising=False)
+    line = refusal(capsys, str(tmp_path), "--host", "0.0.0.0")
+    assert line.startswith("error: host 0.0.0.0 can be reached by others, and there are no keys;")
+    monkeypatch.setenv("CALUMMA_KEYS", "nonsense")
+    line = refusal(capsys, str(tmp_path), "--host", "0.0.0.0")
+    assert line.startswith("error: $CALUMMA_KEYS, line 1: no key")
+
+
+def test_without_the_packages_it_says_how_to_get_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert refusal(capsys, str(tmp_path)) == (
+        "error: serving needs prometheus_client, which is not installed. "
+        "`pip install 'calumma[serve]'` brings it."
+    )
+
+
+def test_limits_are_changed_by_name() -> None:
+    made = limits_of(["max_pixels=9", "grace_seconds=0.5"], 7)
+    assert made == Limits(max_pixels=9, grace_seconds=0.5, max_queue=7)
+    for wrong in ("max_pixels", "max_pixels=x", "mana=3", "max_pixels=1.5"):
+        with pytest.raises(ConfigError) as caught:
+            limits_of([wrong])
+        assert str(caught.value).startswith(
+            f"--limit {wrong} is not understood; wanted NAME=N with one of max_queue, "
+        )

@@ -1,0 +1,300 @@
+"""The desk: so many and no more; whoever leaves takes all of it along."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from calumma.generate.config import Request
+from calumma.generate.live import Live
+from calumma.generate.model import Model
+from calumma.serve import desk as desk_module
+from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.desk import Desk, Manner, Talk
+from calumma.serve.metrics import Metrics
+from calumma.serve.narration import Chosen, Drawn, Ended, Growing, Quiet, Said
+from calumma.serve.picture_readers import PictureReaders
+from calumma.serve.prompts import Scribe, plain_prompt
+from calumma.serve.refusals import Refusal
+from tests.serve.conftest import ALONE
+
+MANNER = Manner(to_png=PIL.Image.Image.tobytes)
+
+
+@pytest.fixture
+def make(model: Model) -> Iterator[Callable[..., Desk]]:
+    made: list[Desk] = []
+
+    def build(**limits: Any) -> Desk:
+        config = ServeConfig(name="tiny", limits=Limits(**limits))
+        readers = PictureReaders(16, config.limits)
+        scribe = Scribe(model, readers, config)
+        made.append(Desk(Live(model), scribe, config.limits, Metrics()))
+        return made[-1]
+
+    yield build
+    for desk in made:
+        desk.close()
+
+
+def requests(model: Model, *seeds: int, **more: Any) -> list[Request]:
+    options = {**ALONE, "max_images": 0, **more}
+    return [model.request(["a red "], seed=seed, **options) for seed in seeds]
+
+
+def run(work: Callable[[], Awaitable[Any]]) -> Any:
+    async def all_of_it() -> Any:
+        return await work()
+
+    return asyncio.run(all_of_it())
+
+
+async def listened(talk: Talk) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    async for number, piece in talk:
+        if isinstance(piece, Said):
+            texts[number] = texts.get(number, "") + piece.text
+    return texts
+
+
+def emptied(desk: Desk) -> bool:
+    """Whether nothing is left within a few seconds."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        load = desk.live.load
+        if desk.under_way == load.slots_used == load.running == load.waiting == 0:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_each_answer_is_the_model_s_own(make: Callable[..., Desk], model: Model) -> None:
+    desk = make()
+
+    async def work() -> dict[int, str]:
+        talk = desk.admit(3)
+        assert await talk.read(plain_prompt("a")) == list(model.encode(["a"]))
+        talk.ask(requests(model, 1, 2, 3), MANNER)
+        texts = await listened(talk)
+        talk.close()
+        return texts
+
+    asked = (model.generate(["a red "], seed=seed, max_images=0, **ALONE) for seed in (1, 2, 3))
+    assert run(work) == {n: "".join(map(str, one.parts)) for n, one in enumerate(asked)}
+    assert emptied(desk)
+
+
+def test_one_more_than_fits_is_refused_until_one_is_over(make: Callable[..., Desk]) -> None:
+    desk = make(max_queue=3)
+
+    async def work() -> None:
+        first = desk.admit(2)
+        with pytest.raises(Refusal) as caught:
+            desk.admit(2)
+        assert caught.value.status == 429
+        assert 1 <= float(caught.value.headers["Retry-After"]) <= 60
+        second = desk.admit(1)
+        first.close()
+        first.close()
+        assert desk.under_way == 1
+        desk.admit(2).close()
+        second.close()
+        assert desk.under_way == 0
+
+    run(work)
+
+
+def test_whoever_leaves_frees_the_cache(make: Callable[..., Desk], model: Model) -> None:
+    desk = make()
+
+    async def work() -> None:
+        talk = desk.admit(4)
+        talk.ask(requests(model, 1, 2, 3, 4, max_new_tokens=100), MANNER)
+        async for _, piece in talk:
+            if isinstance(piece, Said):
+                break
+        talk.close()
+
+    run(work)
+    assert emptied(desk)
+
+
+def test_a_request_that_cannot_be_answered_takes_the_others_along(
+    make: Callable[..., Desk], model: Model
+) -> None:
+    desk = make()
+
+    async def work() -> None:
+        talk = desk.admit(2)
+        (good,) = requests(model, 1)
+        with pytest.raises(Exception, match="wanted between 1 and 127"):
+            talk.ask([good, Request(ids=(0,) * 200)], MANNER)
+        talk.close()
+
+    run(work)
+    assert emptied(desk)
+
+
+class Slow:
+    """An engine's answers, held back."""
+
+    def __init__(self, live: Live) -> None:
+        self.live, self.go = live, threading.Event()
+        self.take_now = live.take
+
+    def take(self, request: Request, codes_between: int | None = None) -> Any:
+        answer = self.take_now(request, codes_between)
+        hear = answer._teller.hear  # type: ignore[attr-defined]
+
+        def late(id_: int) -> Any:
+            self.go.wait(10)
+            return hear(id_)
+
+        answer._teller.hear = late  # type: ignore[method-assign]
+        return answer
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[Desk], Slow]:
+    def hold(desk: Desk) -> Slow:
+        made = Slow(desk.live)
+        monkeypatch.setattr(desk.live, "take", made.take)
+        return made
+
+    return hold
+
+
+def test_an_answer_that_takes_too_long_is_given_up(
+    make: Callable[..., Desk], model: Model, slow: Callable[[Desk], Slow]
+) -> None:
+    desk = make(answer_seconds=0.1)
+    held = slow(desk)
+
+    async def work() -> None:
+        talk = desk.admit(1)
+        talk.ask(requests(model, 1), MANNER)
+        with pytest.raises(Refusal) as caught:
+            await listened(talk)
+        assert caught.value.status == 504
+        assert str(caught.value) == (
+            "the answer took more than 0.1 s; it is given up. Ask for less at a time."
+        )
+        held.go.set()
+
+    run(work)
+    assert emptied(desk)
+
+
+def test_a_listener_learns_that_there_is_no_news(
+    make: Callable[..., Desk],
+    model: Model,
+    slow: Callable[[Desk], Slow],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(desk_module, "QUIET_SECONDS", 0.02)
+    desk = make()
+    held = slow(desk)
+
+    async def work() -> list[type]:
+        talk = desk.admit(1)
+        talk.ask(requests(model, 1), MANNER)
+        kinds: list[type] = []
+        async for _, piece in talk:
+            kinds.append(type(piece))
+            if len(kinds) == 2:
+                held.go.set()
+        talk.close()
+        return kinds
+
+    kinds = run(work)
+    assert kinds[:2] == [Quiet, Quiet]
+    assert kinds[-1] is Ended
+
+
+def test_a_server_that_stops_hands_back_what_is_under_way(
+    make: Callable[..., Desk], model: Model, slow: Callable[[Desk], Slow]
+) -> None:
+    desk = make()
+    held = slow(desk)
+
+    async def work() -> None:
+        talk = desk.admit(1)
+        talk.ask(requests(model, 1), MANNER)
+        desk.stop_taking()
+        with pytest.raises(Refusal) as refused:
+            desk.admit(1)
+        assert refused.value.status == 503
+        asyncio.get_running_loop().call_later(0.05, desk.hand_back)
+        with pytest.raises(Refusal) as caught:
+            await listened(talk)
+        assert caught.value.code == "stopping"
+        held.go.set()
+        talk.close()
+
+    run(work)
+    assert emptied(desk)
+
+
+def test_an_error_of_an_answer_reaches_whoever_listens(
+    make: Callable[..., Desk], model: Model
+) -> None:
+    desk = make()
+
+    def broken(picture: PIL.Image.Image) -> bytes:
+        raise OSError("no room")
+
+    async def work() -> None:
+        talk = desk.admit(1)
+        drawing = requests(model, 1, modality="image", max_images=1)
+        talk.ask(drawing, Manner(to_png=broken))
+        with pytest.raises(OSError, match="no room"):
+            await listened(talk)
+        talk.close()
+
+    run(work)
+    assert emptied(desk)
+
+
+@pytest.mark.parametrize(("most_behind", "shown"), [(10**6, True), (-1, False)])
+def test_a_client_that_lags_gets_no_partial_pictures_but_all_else(
+    make: Callable[..., Desk],
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    most_behind: int,
+    shown: bool,
+) -> None:
+    monkeypatch.setattr(desk_module, "_MOST_BEHIND", most_behind)
+    desk = make()
+
+    async def work() -> set[type]:
+        talk = desk.admit(1)
+        talk.ask(requests(model, 1, modality="image", max_images=1), MANNER)
+        kinds = {type(piece) async for _, piece in talk}
+        talk.close()
+        return kinds
+
+    kinds = run(work)
+    assert {Drawn, Chosen, Ended} <= kinds
+    assert (Growing in kinds) is shown
+
+
+def test_reading_that_takes_too_long_is_given_up(
+    make: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = make(body_seconds=0.05, picture_seconds=0.05)
+    monkeypatch.setattr(desk.scribe, "ids", lambda prompt: time.sleep(0.4))
+
+    async def work() -> None:
+        talk = desk.admit(1)
+        with pytest.raises(Refusal) as caught:
+            await talk.read(plain_prompt("a"))
+        assert caught.value.message.startswith("reading the prompt took more than 0.1 s")
+        talk.close()
+
+    run(work)

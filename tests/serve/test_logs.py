@@ -1,0 +1,64 @@
+"""Logs: one object a line, and no prompts unless they are asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from calumma.generate.model import Model
+from calumma.serve.config import ServeConfig
+from calumma.serve.logs import note, note_mistake, write_to
+from tests.serve.conftest import said, serving
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    made = io.StringIO()
+    handler = write_to(made)
+    yield made
+    for name in ("calumma.serve", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_an_object_whatever_it_holds(stream: io.StringIO) -> None:
+    note("request", path='a"\nb', status=200)
+    (told,) = lines(stream)
+    assert (told["event"], told["level"], told["path"]) == ("request", "info", 'a"\nb')
+    assert told["time"].endswith("+00:00")
+
+
+def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
+    try:
+        raise ValueError("odd")
+    except ValueError as error:
+        note_mistake(error, id="7")
+    (told,) = lines(stream)
+    assert (told["level"], told["id"]) == ("error", "7")
+    assert "ValueError: odd" in told["error"]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_prompt_is_logged_only_where_the_operator_says_so(
+    model: Model, stream: io.StringIO, wanted: bool
+) -> None:
+    config = ServeConfig(name="tiny", prompts_in_logs=wanted)
+    with serving(model, config) as (client, _):
+        body = {"messages": said("a secret"), "max_tokens": 2}
+        response = client.post("/v1/chat/completions", json=body)
+    (told,) = (line for line in lines(stream) if line["event"] == "request")
+    assert told["id"] == response.headers["x-request-id"]
+    assert (told["method"], told["status"]) == ("POST", 200)
+    assert told["prompt_tokens"] > 0
+    assert told["text_tokens"] + told["image_tokens"] == 2
+    assert ("a secret" in stream.getvalue()) is wanted

@@ -1,0 +1,146 @@
+"""Prompts of messages: what they become in ids, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from calumma.errors import CalummaError
+from calumma.generate.model import Model
+from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.messages import Message
+from calumma.serve.picture_readers import PictureReaders
+from calumma.serve.prompts import Prompt, Scribe, chat_prompt, data_of, plain_prompt
+from calumma.serve.refusals import Refusal
+from tests.pictures import noise, png
+from tests.serve.conftest import picture_part, url_of
+from tests.serve.test_filters import NoWord
+
+
+@pytest.fixture(scope="module")
+def readers(model: Model) -> Iterator[PictureReaders]:
+    made = PictureReaders(model.image.config.resolution, Limits())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def scribe(model: Model, readers: PictureReaders) -> Scribe:
+    limits = Limits(max_images=2)
+    return Scribe(model, readers, ServeConfig(name="tiny", limits=limits))
+
+
+def message(role: str, content: Any, **more: Any) -> Message:
+    return Message.model_validate({"role": role, "content": content, **more})
+
+
+def chat(*parts: Any) -> Prompt:
+    content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
+    return chat_prompt([message("user", content)])
+
+
+def refusal(scribe: Scribe, prompt: Prompt) -> str:
+    with pytest.raises((Refusal, CalummaError)) as caught:
+        scribe.ids(prompt)
+    return str(caught.value)
+
+
+def test_one_message_is_the_prompt_of_the_model(scribe: Scribe, model: Model) -> None:
+    wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
+    asked = model.request(["what is ", noise(1, 40, 20), "?"]).ids
+    assert tuple(scribe.ids(chat("what is ", wide, "?"))) == asked
+
+
+def test_a_continuation_is_the_prompt_without_a_turn(scribe: Scribe, model: Model) -> None:
+    wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
+    parts = chat("what is ", wide).turns[0]
+    prompt = Prompt((parts,), is_chat=False)
+    asked = model.request(["what is ", noise(1, 40, 20)], answer=False).ids
+    assert tuple(scribe.ids(prompt)) == asked
+    assert scribe.ids(plain_prompt("")) == [model.vocabulary.bos]
+
+
+def test_turns_follow_each_other_as_in_documents(scribe: Scribe, model: Model) -> None:
+    v, encode = model.vocabulary, model.text.encode
+    prompt = chat_prompt(
+        [
+            message("developer", "be brief"),
+            message("user", "a"),
+            message("assistant", "lost", content_parts=[{"type": "text", "text": "b"}]),
+            message("user", [{"type": "text", "text": "c"}]),
+        ]
+    )
+    asked = [v.bos, *encode("be brief"), *encode("a"), v.end_turn]
+    assert scribe.ids(prompt) == [*asked, *encode("b"), v.eos, *encode("c"), v.end_turn]
+    assert prompt.text == "be brief\na\nb\nc"
+
+
+def test_a_prompt_of_nothing_is_refused() -> None:
+    for content in (None, "", [], [{"type": "text", "text": ""}]):
+        with pytest.raises(Refusal) as caught:
+            chat_prompt([message("user", content)])
+        assert str(caught.value) == (
+            "the messages hold no text and no picture; wanted at least one. Ask something."
+        )
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(scribe: Scribe) -> None:
+    assert refusal(scribe, chat(*[picture_part(1)] * 3)) == (
+        "the prompt has 3 pictures; wanted at most 2. Leave some out."
+    )
+    long = scribe.most_bytes + 1
+    assert refusal(scribe, chat("x" * long)) == (
+        f"the prompt has {long:,} bytes of text and 0 pictures; wanted what fits into 128 ids, the "
+        "most this model reads. Shorten it."
+    )
+
+
+def test_what_a_filter_is_against_is_refused(model: Model, readers: PictureReaders) -> None:
+    config = ServeConfig(name="tiny")
+    strict = Scribe(model, readers, config, [NoWord("bad")])
+    strict.ids(chat("good", picture_part(1)))
+    against = (
+        "the prompt does not pass a filter of this server; wanted another one. Say it otherwise."
+    )
+    assert refusal(strict, chat("good", "bad")) == against
+    NoWord.passes_picture, kept = lambda self, picture: False, NoWord.passes_picture  # type: ignore[method-assign]
+    try:
+        assert refusal(strict, chat("good", picture_part(1))) == against
+    finally:
+        NoWord.passes_picture = kept  # type: ignore[method-assign]
+
+
+def test_pictures_of_hosts_are_refused_by_default(scribe: Scribe) -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    assert refusal(scribe, chat(part)).startswith("the URL of a picture leads to a host that is")
+
+
+def test_a_url_holds_its_picture() -> None:
+    data = png(1)
+    text = base64.b64encode(data).decode()
+    assert data_of(f"data:image/png;base64,{text}", "p") == data
+    assert data_of(f"DATA:image/PNG;charset=x;base64,{text.replace('+', '%2B')}", "p") == data
+
+
+@pytest.mark.parametrize(
+    "url", ["data:,x", "data:image/png,x", "data:text/plain;base64,aa", "data:"]
+)
+def test_a_url_that_holds_no_picture_is_refused(url: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        data_of(url, "picture 2")
+    assert str(caught.value) == (
+        "picture 2: its URL is no picture in base64; wanted data:image/png;base64,... Send the "
+        "picture so."
+    )
+
+
+def test_broken_base64_is_refused() -> None:
+    with pytest.raises(Refusal) as caught:
+        data_of("data:image/png;base64,a", "picture 2")
+    assert str(caught.value) == (
+        "picture 2: its base64 is broken; wanted letters, digits, +, / and = alone. Encode it "
+        "again."
+    )

@@ -1,0 +1,177 @@
+"""A server on a socket: clients that leave, loads, and a stop that waits."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.errors import ConfigError
+from calumma.generate.model import Model
+from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.server import bind
+from calumma.serve.service import Service
+from tests.serve.conftest import WILD, listening, picture_part, said
+from tests.serve.test_desk import emptied
+
+CHAT = "/v1/chat/completions"
+
+
+def connected(url: str) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+
+
+def asked(seed: int, **more: Any) -> dict[str, Any]:
+    """One of many kinds of request."""
+    parts = [["a red "], ["the small ", picture_part(seed)], [picture_part(seed), "?"]][seed % 3]
+    kind = [None, ["text"], ["image"], None][seed % 4]
+    room = 12 + 7 * (seed % 5)
+    return {
+        "messages": said(*parts),
+        "seed": seed,
+        "max_tokens": room,
+        "modalities": kind,
+        **WILD,
+        **more,
+    }
+
+
+def post(url: str, body: dict[str, Any]) -> tuple[int, Any]:
+    line = connected(url)
+    try:
+        line.request("POST", CHAT, json.dumps(body), {"Content-Type": "application/json"})
+        response = line.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        line.close()
+
+
+def content(told: Any) -> Any:
+    """An answer without what differs each time: the time in its pictures, its number."""
+    parts = told["choices"][0]["message"]["content_parts"]
+    texts = [part["text"] if part["type"] == "text" else "picture" for part in parts]
+    return texts, told["usage"], told["choices"][0]["finish_reason"]
+
+
+def test_sixty_four_mixed_requests_are_each_answered_as_alone(
+    heard: tuple[str, Service],
+) -> None:
+    url, service = heard
+    alone = [post(url, asked(seed)) for seed in range(64)]
+    with ThreadPoolExecutor(64) as many:
+        together = list(many.map(lambda seed: post(url, asked(seed)), range(64)))
+    assert {status for status, _ in [*alone, *together]} == {200}
+    assert [content(told) for _, told in together] == [content(told) for _, told in alone]
+    assert emptied(service.desk)
+
+
+def test_a_load_over_the_queue_is_refused_in_part_and_the_rest_answered(model: Model) -> None:
+    config = ServeConfig(name="tiny", limits=Limits(max_queue=2))
+    with listening(model, config) as (url, service, _):
+        with ThreadPoolExecutor(16) as many:
+            body = asked(1, max_tokens=60)
+            statuses = sorted(many.map(lambda _: post(url, body)[0], range(32)))
+        assert set(statuses) == {200, 429}
+        assert emptied(service.desk)
+        assert post(url, asked(1))[0] == 200
+
+
+def test_clients_that_leave_at_random_leave_nothing_behind(heard: tuple[str, Service]) -> None:
+    url, service = heard
+    chance = random.Random(0)
+
+    def leave(number: int) -> None:
+        line = connected(url)
+        body = json.dumps(asked(number, stream=number % 2 == 0, max_tokens=100))
+        line.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        if number % 4 == 0:
+            line.getresponse().read(200)
+        time.sleep(chance.random() / 10)
+        assert line.sock is not None
+        line.sock.close()
+        line.close()
+
+    before = threading.active_count()
+    with ThreadPoolExecutor(8) as many:
+        list(many.map(leave, range(40)))
+    assert emptied(service.desk)
+    assert threading.active_count() <= before + service.config.limits.max_queue
+    assert post(url, asked(3))[0] == 200
+
+
+def test_a_server_that_is_told_to_stop_finishes_what_is_under_way(model: Model) -> None:
+    with listening(model) as (url, service, server), ThreadPoolExecutor(4) as many:
+        begun = [many.submit(post, url, asked(seed, max_tokens=100)) for seed in range(4)]
+        while service.desk.under_way < 4:
+            time.sleep(0.001)
+        server.stop()
+        told = [answer.result() for answer in begun]
+    assert [status for status, _ in told] == [200] * 4
+
+
+def test_who_is_not_done_within_the_grace_is_told_so(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ServeConfig(name="tiny", limits=Limits(grace_seconds=0.2))
+    with listening(model, config) as (url, service, server), ThreadPoolExecutor(1) as one:
+        held = threading.Event()
+        step = service.live._engine.step
+
+        def slow() -> Any:
+            held.wait(1.0)
+            return step()
+
+        monkeypatch.setattr(service.live._engine, "step", slow)
+        begun = one.submit(post, url, asked(0, max_tokens=100))
+        while service.desk.under_way < 1:
+            time.sleep(0.001)
+        server.stop()
+        status, told = begun.result()
+        held.set()
+    assert status == 503
+    assert told["error"]["message"] == (
+        "the server is stopping and takes no more requests; ask another one, or ask again."
+    )
+
+
+def test_a_place_that_is_taken_is_told() -> None:
+    with bind("127.0.0.1", 0) as first, pytest.raises(ConfigError) as caught:
+        bind("127.0.0.1", first.getsockname()[1])
+    assert "cannot listen at 127.0.0.1, port" in str(caught.value)
+    assert str(caught.value).endswith("Choose another --port or --host.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_a_signal_comes(
+    model_parts: ModelParts, tmp_path: Path, number: int
+) -> None:
+    save_model(tmp_path / "tiny", model_parts)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "calumma", "serve", str(tmp_path / "tiny"), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first.startswith("serving tiny at http://127.0.0.1:")
+    url = first.split()[3].rstrip(";")
+    status, told = post(url, asked(1))
+    assert (status, told["model"]) == (200, "tiny")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, errors
+    *logged, last = errors.splitlines()
+    assert last == "stopped by a signal; what was under way is answered or handed back."
+    assert {json.loads(line)["event"] for line in logged} == {"request", "stopping"}

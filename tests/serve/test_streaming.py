@@ -1,0 +1,60 @@
+"""Events: signs of life, and what goes wrong once the status is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from calumma.errors import GenerationError
+from calumma.serve.desk import Talk
+from calumma.serve.narration import Ended, Piece, Quiet, Said
+from calumma.serve.streaming import events, line
+
+
+class Told:
+    """A talk that tells these."""
+
+    def __init__(self, *pieces: Piece | Exception) -> None:
+        self.pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield 0, piece
+
+
+def stream(*pieces: Piece | Exception) -> list[str]:
+    def told(number: int, piece: Piece) -> bytes | None:
+        return line({"text": piece.text}) if isinstance(piece, Said) else None
+
+    async def gather() -> list[bytes]:
+        talk = cast(Talk, Told(*pieces))
+        closing = [line({"usage": 1}, "last")]
+        return [sent async for sent in events(talk, [line({"first": 1})], told, lambda _: closing)]
+
+    return [sent.decode() for sent in asyncio.run(gather())]
+
+
+END: Any = Ended("stop", cast(Any, None), 0)
+
+
+def test_a_stream_opens_tells_shows_life_closes_and_ends() -> None:
+    assert stream(Said("a\nb"), Quiet(), END) == [
+        'data: {"first": 1}\n\n',
+        'data: {"text": "a\\nb"}\n\n',
+        ": ping\n\n",
+        'event: last\ndata: {"usage": 1}\n\n',
+        "data: [DONE]\n\n",
+    ]
+
+
+def test_what_fails_on_the_way_is_the_last_event() -> None:
+    *_, last = stream(Said("a"), GenerationError("too hot; wanted less."))
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "too hot; wanted less."
+    *_, hidden = stream(Said("a"), ValueError("a secret"))
+    error = json.loads(hidden.removeprefix("data: "))["error"]
+    assert error["code"] == "internal_error"
+    assert "secret" not in hidden
