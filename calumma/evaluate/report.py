@@ -157,7 +157,8 @@ small {{ display: block; font-weight: normal; color: #666; max-width: 30rem }}
 td small {{ white-space: normal; max-width: 12rem; margin-left: auto }}
 img {{ max-width: 100% }}
 code {{ background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere }}
-svg .axis {{ stroke: #ccc }} svg .span {{ stroke: #2563eb; stroke-width: 3 }}
+svg {{ overflow: visible; margin: 0 5px }} svg .axis {{ stroke: #ccc }}
+svg .span {{ stroke: #2563eb; stroke-width: 3 }}
 svg .base {{ stroke: #d97706; stroke-width: 2 }} svg circle {{ fill: #2563eb }}
 details {{ border: 1px solid #ddd; border-radius: 6px; margin: .5rem 0; padding: .4rem .8rem }}
 summary {{ cursor: pointer }} summary small {{ display: inline }}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from calumma.evaluate.captioning import nearest_places, pixel_distances
@@ -35,17 +36,14 @@ def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
     candidates = draw_candidates([pair.text for pair in pairs], options.seed)
     rows = [(own, other) for own, row in enumerate(candidates) for other in row]
     nearest = nearest_neighbour(pairs, candidates, options) if options.training else {}
-    for pair, row in list(zip(pairs, candidates, strict=True))[: options.show]:
-        texts = [f"{pairs[place].text}\n" for place in row]
-        held_out.shown.append(
-            Shown(task="retrieval", prompt=[pair.picture], answer=texts, wanted=[pair.text])
-        )
     figures = []
     for name, plain, alone in (
         ("text_given_image", *_text_scores(held_out, pairs, rows, options)),
         ("image_given_text", *_image_scores(held_out, pairs, rows, options)),
     ):
         gain = plain - alone[np.array(candidates)]
+        for own in range(min(options.show, len(pairs))):
+            held_out.shown.append(_shown(name, pairs, candidates[own], gain[own]))
         what = name.partition("_")[0]
         notes = (
             f"log p({name.replace('_given_', ' | ')}) - log p({what} alone)",
@@ -57,6 +55,24 @@ def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
             beside = {"nearest neighbour": nearest[name]} if name in nearest else {}
             figures.append(replace(figure, baselines={"chance": 1 / NUM_CANDIDATES, **beside}))
     return figures
+
+
+def _shown(
+    name: str, pairs: Sequence[Pair], row: Sequence[int], gain: NDArray[np.float64]
+) -> Shown:
+    """A question with its ten candidates and what each gains, in nats."""
+    of_text = name == "text_given_image"
+    asked, right = (pairs[row[0]].picture, pairs[row[0]].text)
+    answer: list[str | PIL.Image.Image] = []
+    for place, value in zip(row, gain, strict=True):
+        told = f"{value:10.2f}  {pairs[place].text}\n" if of_text else f"{value:.2f} "
+        answer += [told] if of_text else [pairs[place].picture, told]
+    return Shown(
+        task="retrieval",
+        prompt=[asked if of_text else right],
+        answer=answer,
+        wanted=[right if of_text else asked],
+    )
 
 
 def nearest_neighbour(

@@ -101,7 +101,7 @@ def _plain(part: str | PIL.Image.Image) -> str:
 
 def _tag(part: str | PIL.Image.Image) -> str:
     if isinstance(part, str):
-        return f"<pre>{html.escape(part)}</pre>"
+        return f"<pre>{html.escape(part)}</pre>" + ("<br>" if part.endswith("\n") else "")
     data = base64.b64encode(_png(part)).decode()
     return f'<img alt="" src="data:image/png;base64,{data}">'
 

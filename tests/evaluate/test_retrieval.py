@@ -41,9 +41,10 @@ def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() ->
     figures = retrieval(held_out, options)
     assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in figures)
     assert all(f.baseline == 0.1 for f in figures)
-    [shown] = held_out.shown
-    assert shown.wanted == ["shade0 here"]
-    assert shown.answer[0] == "shade0 here\n" and len(shown.answer) == 10
+    caption, pictured = held_out.shown
+    assert caption.wanted == ["shade0 here"] == pictured.prompt
+    assert caption.answer[0] == f"{0.0:10.2f}  shade0 here\n" and len(caption.answer) == 10
+    assert pictured.answer[1] == "0.00 " and len(pictured.answer) == 20
     candidates = draw_candidates([f"{n}" for n in range(10)], 0)
     known = Options(training=[pair(3, 75)])
     found = nearest_neighbour(held_out.pairs, candidates, known)
