@@ -22,16 +22,14 @@ _NEGATED = (
     *("are", "could", "did", "does", "do", "had", "has", "have", "is", "might", "must"),
     *("need", "ought", "should", "was", "were", "would"),
 )
-_SHORT = {
-    **{f"{verb}nt": f"{verb}n't" for verb in _NEGATED},
-    **{"cant": "can't", "wont": "won't", "aint": "ain't", "shant": "shan't"},
-    **{"im": "i'm", "ive": "i've", "hes": "he's", "shes": "she's", "theyre": "they're"},
-    **{"theyve": "they've", "theyll": "they'll", "theyd": "they'd", "youre": "you're"},
-    **{"youve": "you've", "youll": "you'll", "youd": "you'd", "weve": "we've"},
-    **{"thats": "that's", "whats": "what's", "whos": "who's", "wheres": "where's"},
-    **{"hows": "how's", "theres": "there's", "lets": "let's", "oclock": "o'clock"},
-    **{"couldve": "could've", "shouldve": "should've", "wouldve": "would've", "yall": "y'all"},
-}
+_CONTRACTIONS = (
+    *(f"{verb}n't" for verb in _NEGATED),
+    *("can't", "won't", "ain't", "shan't", "i'm", "i've", "he's", "she's", "they're", "they've"),
+    *("they'll", "they'd", "you're", "you've", "you'll", "you'd", "we've", "that's", "what's"),
+    *("who's", "where's", "how's", "there's", "let's", "o'clock", "could've", "should've"),
+    *("would've", "y'all"),
+)
+_SHORT = {each.replace("'", ""): each for each in _CONTRACTIONS}
 """Contractions written without their apostrophe. Those that are other words (well, were, its,
 ill, id, shed) are left alone."""
 
