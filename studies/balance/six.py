@@ -47,10 +47,10 @@ def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
     return folder
 
 
-def figures(model: Model, out: Path, most: int) -> list[dict[str, Any]]:
-    """Everything that is counted."""
+def figures(model: Model, out: Path, most: int, longest: int) -> list[dict[str, Any]]:
+    """Everything that is counted, in answers of so many ids at most."""
     answers = {
-        kind: ask(model, held_out(out, kind, most))
+        kind: ask(model, held_out(out, kind, most), max_new_tokens=longest)
         for kind in (*WORDS, "draw", "tell", "show", "refuse")
     }
     words = [answer for kind in WORDS for answer in answers[kind]]
@@ -94,13 +94,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quick = ["--steps", "2", "--stream.num-rows", "2"] if args.quick else []
-    most = 1 if args.quick else MOST
+    most, longest = (1, 24) if args.quick else (MOST, 220)
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
     after = Model(load_model(tuned(args.demo, args.out, [*quick, *args.changes])))
     before = Model(load_model(args.demo / "runs" / "pretrain" / "model"))
     results = {
-        "fine-tuned": figures(after, args.out, most),
-        "pre-trained": figures(before, args.out, most),
+        "fine-tuned": figures(after, args.out, most, longest),
+        "pre-trained": figures(before, args.out, most, longest),
     }
     (args.out / "six.json").write_text(json.dumps(results, indent=1))
     for name, found in results.items():
