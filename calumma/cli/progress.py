@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -77,13 +78,16 @@ class Bar:
         elif time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
             self._line(note)
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take a training loop's report of one step."""
         if not metrics:
             self.start_at(step)
             return
-        parts = [f"{n.removeprefix('loss_')} {metrics[n]:.3f}" for n in _SHOWN if n in metrics]
-        self.advance(step - self.done, " ".join(parts))
+        for line in metrics.get("events", ()):
+            CONSOLE.print(f"{self.title}: {line}", markup=False, soft_wrap=True)
+        shown = (form.format(metrics[name]) for name, form in _SHOWN.items() if name in metrics)
+        # After going back the step is an earlier one.
+        self.advance(step - self.done, " ".join(shown))
 
     @property
     def _rate(self) -> float:
@@ -99,4 +103,14 @@ class Bar:
         CONSOLE.print(f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip())
 
 
-_SHOWN = ("loss_text", "loss_image", "loss_l1", "codes_used")
+_SHOWN = {
+    "loss_text": "text {:.3f}",
+    "loss_image": "image {:.3f}",
+    "loss_l1": "l1 {:.3f}",
+    "codes_used": "codes_used {:.3f}",
+    "z": "z {:.2f}",
+    "output_norm": "norm {:.3g}",
+    "rate": "rate {:.1e}",
+    "tokens_per_second": "{:,.0f} ids/s",
+}
+"""What of a step a line tells, and how."""

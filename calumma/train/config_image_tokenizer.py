@@ -9,6 +9,8 @@ from typing import Literal
 from calumma.errors import ConfigError
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import NORM_GROUPS, VQConfig
+from calumma.train.watch import WatchConfig
+from calumma.train.writers import LogConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,3 +214,8 @@ class ImageTokenizerRun:
 
     save_every: int = 200
     """Steps between two checkpoints; the last two are kept."""
+
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """Of its loss and gradients alone."""
+
+    log: LogConfig = field(default_factory=LogConfig)

@@ -21,7 +21,9 @@ from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_s
 from calumma.train.loop import Course, LoopConfig, Progress, run_loop
 from calumma.train.pictures import Pictures
 from calumma.train.regions import Regions, look_for_regions
+from calumma.train.watch import WatchConfig
 from calumma.train.world import ALONE, World, joined
+from calumma.train.writers import LogConfig
 
 
 class ImageLearner:
@@ -87,6 +89,8 @@ def train_image_tokenizer(
     save_every: int = 100,
     progress: Progress = lambda step, metrics: None,
     device: str | torch.device = "cpu",
+    watch: WatchConfig | None = None,
+    log: LogConfig | None = None,
 ) -> ImageTokenizer:
     """Train from the newest checkpoint, or from the start; the result stands in `run` too.
 
@@ -100,7 +104,13 @@ def train_image_tokenizer(
     pictures = Pictures(documents, config.network.resolution, config.augment)
     text = json.dumps([asdict(config), pictures.fingerprint], sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
-    loop = LoopConfig(steps=config.steps, save_every=save_every, fingerprint=fingerprint)
+    loop = LoopConfig(
+        steps=config.steps,
+        save_every=save_every,
+        fingerprint=fingerprint,
+        watch=watch or WatchConfig(),
+        log=log or LogConfig(),
+    )
     with joined(device) as world:
         _require_even_shares(config.batch_size, world.size)
         regions = look_for_regions(config.regions, pictures, run, world)

@@ -81,3 +81,40 @@ def test_a_terminal_gets_a_bar_with_rate_note_and_time_left(
     assert "steps/s" in shown
     assert "left" in shown
     assert "text 1.500 image 2.250" in shown
+
+
+def test_a_training_step_is_told_so_that_a_person_can_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = console(monkeypatch, terminal=False)
+    clock(monkeypatch, 0.0, 20.0)
+    metrics = {
+        "loss": 3.0,
+        "loss_text": 2.5,
+        "loss_image": 4.25,
+        "z": 11.3,
+        "output_norm": 54.321,
+        "rate": 3e-4,
+        "tokens_per_second": 12345.6,
+    }
+    with Bar("pre-training", 1000, "steps") as bar:
+        bar.step(0, {})
+        bar.step(40, metrics)
+    assert told.getvalue().splitlines()[0] == (
+        "pre-training: 40 of 1000 (2.0 steps/s, 480 s left) text 2.500 image 4.250 z 11.30 "
+        "norm 54.3 rate 3.0e-04 12,346 ids/s"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_out_of_the_ordinary_has_a_line_of_its_own(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = console(monkeypatch, terminal=terminal)
+    with Bar("pre-training", 100, "steps") as bar:
+        bar.step(50, {})
+        bar.step(53, {"loss_text": 9.0, "events": ["step 53: [up]", "step 53: back to step 50"]})
+        bar.step(51, {"loss_text": 1.0, "events": []})
+        assert bar.done == 51
+    assert "pre-training: step 53: [up]\n" in told.getvalue()
+    assert "pre-training: step 53: back to step 50\n" in told.getvalue()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +16,11 @@ from calumma.files import sha256
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
-from calumma.train.image_learner import train_image_tokenizer
-from calumma.train.journal import METRICS_NAME
+from calumma.train.image_learner import ImageLearner, train_image_tokenizer
+from calumma.train.journal import EVENTS_NAME, METRICS_NAME
+from calumma.train.watch import WatchConfig
 from tests.pictures import png
+from tests.train.runs import KilledError, dies_after
 
 CONFIG = ImageTokenizerTrainConfig(
     steps=4,
@@ -75,3 +80,41 @@ def test_a_run_is_not_gone_on_with_on_other_pictures(tmp_path: Path) -> None:
     for config, documents in ((CONFIG, pictures(4)), (replace(CONFIG, seed=1), pictures())):
         with pytest.raises(CheckpointError, match="written by a run of another config or other"):
             train_image_tokenizer(config, documents, tmp_path)
+
+
+def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ImageLearner.step
+
+    def step(learner: ImageLearner, number: int) -> dict[str, float]:
+        drawn, share = learner.course.drawn, learner.course.rate_share
+        hook = None
+        if drawn == 10:
+            out = learner.learned.network.decoder.conv_out
+            hook = out.register_forward_hook(lambda module, x, made: made * math.nan)
+        if drawn == 14:
+            learner.course = replace(learner.course, rate_share=1e4)
+        told = real(learner, number)
+        if hook is not None:
+            hook.remove()
+        learner.course = replace(learner.course, rate_share=share)
+        return told
+
+    monkeypatch.setattr(ImageLearner, "step", step)
+    watch = WatchConfig(window=8, spike_steps=2)
+    longer = replace(CONFIG, steps=24, continuous_steps=2)
+
+    def train(run: Path, **more: Any) -> None:
+        train_image_tokenizer(longer, pictures(), run, save_every=3, watch=watch, **more)
+
+    train(tmp_path / "whole")
+    told = [json.loads(one) for one in (tmp_path / "whole" / EVENTS_NAME).read_text().splitlines()]
+    assert [one["event"] for one in told] == ["skipped", "spike", "roll_back"]
+    assert [one["step"] for one in told] == [11, 17, 17]
+    with pytest.raises(KilledError):
+        train(tmp_path / "run", progress=dies_after(17))
+    train(tmp_path / "run")
+    for name in ("image_tokenizer.safetensors", EVENTS_NAME):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "Codes in use" in (tmp_path / "whole" / "report.html").read_text()
