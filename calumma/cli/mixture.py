@@ -9,6 +9,8 @@ from calumma.batches.pairings import balance_lines
 from calumma.batches.stream import Stream, StreamConfig
 from calumma.batches.survey import survey, survey_lines
 from calumma.cli.rows_page import rows_page
+from calumma.documents.document import Image
+from calumma.documents.preferences import read_preferences
 from calumma.files import write_text
 from calumma.settings import make_config, read_toml
 from calumma.shards.manifest import require_vocabulary
@@ -16,6 +18,7 @@ from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import load_tokenizers
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.config_finetune import FinetuneConfig
+from calumma.train.config_preference import PreferenceConfig
 from calumma.train.finetune import balance, mixture
 
 ROW_LENGTH = 1024
@@ -35,6 +38,8 @@ def mixture_lines(path: Path, page: Path | None) -> list[str]:
     Raises:
         CalummaError: the config, its shards or its tokenizers cannot be read.
     """
+    if "preference" in read_toml(path):
+        return _pairs_lines(path)
     config, stages = _stages(path)
     lines = [f"{path}: a config of {' and '.join(stages)} on {config.shards}"]
     stream = Stream(ShardReader(config.shards), config.stream)
@@ -72,6 +77,20 @@ def shard_page(reader: ShardReader, tokenizers: Path, page: Path) -> str:
     stream.mix({name: float(reader.num_of_source(name)) for name in sources})
     write_text(page, rows_page(stream, both, SHOWN, f"{reader.folder}: rows"))
     return f"{SHOWN} rows of {length} ids are drawn in {page}"
+
+
+def _pairs_lines(path: Path) -> list[str]:
+    """What the pairs of a config of preference tuning are."""
+    config = make_config(PreferenceConfig, read_toml(path), str(path))
+    found = [pair for file in config.preference.pairs for pair in read_preferences(file)]
+    drawn = [
+        sum(any(isinstance(part, Image) for part in answer) for answer in answers)
+        for answers in ([pair.chosen for pair in found], [pair.rejected for pair in found])
+    ]
+    return [
+        f"{path}: a config of preference tuning from {config.model}",
+        f"{len(found):,} pairs; {drawn[0]:,} chosen and {drawn[1]:,} rejected answers have a picture",
+    ]
 
 
 def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:

@@ -10,7 +10,9 @@ import pytest
 
 from calumma.cli.main import main
 from calumma.cli.mixture import mixture_lines
+from calumma.documents.preferences import write_preferences
 from calumma.shards.build import Tokenizers
+from tests.train.test_preference import PAIRS
 
 PRETRAIN = """
 shards = "{shards}"
@@ -68,6 +70,16 @@ def test_categories_and_pairings_decide_what_is_surveyed(shards: Path, tmp_path:
     assert "text+image->text       90.0%" in mixture_lines(path, None)
     path.write_text('balance = "pairings"\n' + told + categories + shares)
     assert "text+image->text       50.0%" in mixture_lines(path, None)
+
+
+def test_a_config_of_preference_tuning_tells_of_its_pairs(tmp_path: Path) -> None:
+    path, pairs = tmp_path / "dpo.toml", tmp_path / "pairs.jsonl"
+    write_preferences(pairs, PAIRS)
+    path.write_text(f'model = "tuned/model"\n[preference]\npairs = ["{pairs}"]\n')
+    assert mixture_lines(path, None) == [
+        f"{path}: a config of preference tuning from tuned/model",
+        "4 pairs; 4 chosen and 0 rejected answers have a picture",
+    ]
 
 
 @pytest.mark.parametrize("fault", ["flipped", "missing"])
