@@ -8,10 +8,6 @@ from torch.nn import functional as F
 
 from calumma.model.decoder import Decoder
 
-ROWS = 4
-"""A CPU's product takes so many rows at a time: with more, its time grows faster than they do
-(dev/log.md), and a row's result does not depend on how many there are."""
-
 
 class Int8Linear(nn.Module):
     """A linear layer without bias whose weights are whole numbers from -127 to 127.
@@ -35,9 +31,8 @@ class Int8Linear(nn.Module):
         """[..., inputs] to [..., outputs]."""
         if x.is_cuda:
             return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-        scale = self.scale.bfloat16()
-        rows = x.flatten(0, -2).bfloat16().split(ROWS)
-        made = torch.cat([torch._weight_int8pack_mm(row, self.weight, scale) for row in rows])
+        rows = x.flatten(0, -2).bfloat16()
+        made = torch._weight_int8pack_mm(rows, self.weight, self.scale.bfloat16())
         return made.to(x.dtype).unflatten(0, x.shape[:-1])
 
 

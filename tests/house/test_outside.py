@@ -73,7 +73,16 @@ def test_examples_in_docstrings_run(name: str) -> None:
     assert failed == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/documents.md", "docs/vocabulary.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/documents.md",
+        "docs/shards.md",
+        "docs/generation.md",
+        "docs/vocabulary.md",
+    ],
+)
 def test_examples_in_pages_run(page: str) -> None:
     failed, _ = doctest.testfile(str(ROOT / page), module_relative=False)
     assert failed == 0
