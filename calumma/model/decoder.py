@@ -87,7 +87,12 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary_size, config.model_dim)
+        table = torch.empty(config.vocabulary_size, config.model_dim)
+        # On the meta device, where shapes are all that is wanted, a draw of normal numbers would
+        # import torch's compiler: seconds at the start of every command that reads a model.
+        if not table.is_meta:
+            nn.init.normal_(table)
+        self.embedding = nn.Embedding.from_pretrained(table, freeze=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.head = Head(config.model_dim, config.vocabulary_size, bias=False)
