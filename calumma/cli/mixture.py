@@ -89,7 +89,7 @@ def _pairs_lines(path: Path) -> list[str]:
     ]
     return [
         f"{path}: a config of preference tuning from {config.model}",
-        f"{len(found):,} pairs; {drawn[0]:,} chosen and {drawn[1]:,} rejected answers have a picture",
+        f"{len(found):,} pairs; pictures in {drawn[0]:,} chosen and {drawn[1]:,} rejected answers",
     ]
 
 

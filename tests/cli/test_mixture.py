@@ -78,7 +78,7 @@ def test_a_config_of_preference_tuning_tells_of_its_pairs(tmp_path: Path) -> Non
     path.write_text(f'model = "tuned/model"\n[preference]\npairs = ["{pairs}"]\n')
     assert mixture_lines(path, None) == [
         f"{path}: a config of preference tuning from tuned/model",
-        "4 pairs; 4 chosen and 0 rejected answers have a picture",
+        "4 pairs; pictures in 4 chosen and 0 rejected answers",
     ]
 
 
