@@ -246,7 +246,7 @@ def _names(curves: Mapping[str, Curve], colours: Sequence[str]) -> str:
     named = list(zip(curves.items(), colours, strict=True))
     if len(named) > _NAMED:
         named = [named[0], named[-1]]
-    return "".join(
+    return " ".join(
         f'<span class="name"><b style="color:{colour}">&#9644;</b> {html.escape(name)} '
         f"{_number(curve.last)}</span>"
         for (name, curve), colour in named
@@ -257,11 +257,11 @@ STYLE = """\
 figure { margin: 0; min-width: 0 }
 figcaption { font-weight: 600 }
 figure p { margin: 0; color: #666 }
-svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
-svg text { fill: #666 }
+figure svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
+figure text { fill: #666 }
 .grid { stroke: #8884; stroke-width: .6 }
 .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
-.name { font-size: .8rem; margin-right: .9rem; white-space: nowrap }
-@media (prefers-color-scheme: dark) { svg text, figure p { fill: #aaa; color: #aaa } }
+.name { font-size: .8rem; margin-right: .6rem; display: inline-block }
+@media (prefers-color-scheme: dark) { figure text, figure p { fill: #aaa; color: #aaa } }
 """
 """What a page with charts has in its style sheet."""

@@ -16,8 +16,8 @@ from calumma.runtime import STOP, choose_device
 from calumma.settings import changed_config
 
 if TYPE_CHECKING:
+    from calumma.curves import Chart
     from calumma.evaluate.report import Report
-    from calumma.evaluate.sheet import Sheet
     from calumma.tokens.image import ImageTokenizer
 
 _DESCRIPTION = "Measure a model: figures with their baselines, sample sizes and 95 % intervals."
@@ -28,7 +28,7 @@ _EXAMPLES = """\
   calumma evaluate MODEL --card out/1 out/2"""
 
 _CARD_HELP = "write MODEL/README.md, a model card, with these reports' figures"
-_RULES_HELP = "or cpu, cuda; also --prompts --shots --votes --question --guidance"
+_RULES_HELP = "or cpu, cuda; also --prompts --shots --votes --question --guidance --labels"
 _FEATURES_HELP = "likeness by efficientnet-lite0, a TorchScript FILE or none"
 
 _COUNTED = 1000
@@ -53,6 +53,9 @@ class Rules:
 
     guidance: float = 3.0
     """Text guidance of drawings."""
+
+    labels: str = ""
+    """Classifiers that label answers as safe or unsafe, with commas between."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -125,6 +128,7 @@ def _measure(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Teller) -> Report:
     from calumma.documents.readers import read_documents
     from calumma.evaluate.held_out import HeldOut, Options, chosen
+    from calumma.evaluate.safety import labeller
     from calumma.evaluate.tasks import TASKS, evaluate, evaluate_tokenizer
     from calumma.generate.config import ImageSampling
     from calumma.generate.model import load
@@ -155,6 +159,7 @@ def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Tel
         shots=rules.shots,
         votes=rules.votes,
         show=args.show,
+        labeller=labeller(rules.labels.split(",")) if rules.labels else None,
     )
     if tokenizer:
         report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
@@ -197,12 +202,12 @@ def _require_counts(args: argparse.Namespace, rules: Rules) -> None:
             )
 
 
-def _history(folder: Path, tokenizer: ImageTokenizer | None) -> list[Sheet]:
+def _history(folder: Path, tokenizer: ImageTokenizer | None) -> list[Chart]:
     """What the run that made an image tokenizer tells of its codebook, if it lies there."""
     from calumma.evaluate.history import codebook_history
 
-    sheet = codebook_history(folder, tokenizer.config.num_codes) if tokenizer else None
-    return [sheet] if sheet else []
+    chart = codebook_history(folder, tokenizer.config.num_codes) if tokenizer else None
+    return [chart] if chart else []
 
 
 def _features(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calumma.curves import STYLE, Chart
 from calumma.evaluate.figure import HEADINGS, Figure, cells, named
 from calumma.evaluate.sheet import Sheet
 from calumma.evaluate.shown import Shown, shown_json
@@ -31,8 +32,8 @@ class Report:
     command: str = ""
     """The command line that makes this report again."""
 
-    sheets: Sequence[Sheet] = ()
-    """Pictures that the page shows; machines get none."""
+    sheets: Sequence[Sheet | Chart] = ()
+    """Pictures and charts that the page shows; machines get none."""
 
     skipped: Sequence[str] = ()
     """What was not measured, and why, a line each."""
@@ -82,6 +83,7 @@ class Report:
             seconds=f"{self.seconds:.0f}",
             seed=self.seed,
             tables=tables,
+            style=STYLE,
             skipped="".join(f"<p>Not measured: {html.escape(line)}</p>" for line in self.skipped),
             sheets="\n".join(sheet.to_html() for sheet in self.sheets),
             shown=f"<h2>Asked and answered, to the letter</h2>{shown}" if shown else "",
@@ -171,7 +173,7 @@ pre {{ margin: .2rem 0; white-space: pre-wrap; display: inline-block; background
   tbody tr, details {{ border-color: #444 }} small, dt {{ color: #999 }}
   code, pre {{ background: #2a2a2a }} svg .axis {{ stroke: #555 }}
 }}
-</style>
+{style}</style>
 <h1>Evaluation of {model}</h1>
 <p><code>{command}</code><br>{seconds} seconds, seed {seed}. On a line from 0 to 1: the figure with
 its 95 % interval in blue, baselines in orange.</p>

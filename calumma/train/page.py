@@ -112,7 +112,9 @@ class RunPage:
         for title, wanted in _CHARTS.items():
             names = [name for name in left if any(_means(one, name) for one in wanted)]
             if names:
-                made.append(Chart(title, {n: left.pop(n) for n in sorted(names, key=_order)}))
+                family = next((one for one in wanted if one.endswith("_")), "")
+                curves = {n.removeprefix(family): left.pop(n) for n in sorted(names, key=_order)}
+                made.append(Chart(title, curves))
         made += [Chart(name, {name: curve}) for name, curve in left.items()]
         return [Chart(one.title, one.curves, one.note, marks) for one in made]
 
