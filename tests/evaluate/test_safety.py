@@ -8,7 +8,7 @@ import pytest
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.held_out import HeldOut, Label, Options
-from calumma.evaluate.safety import Asked, figures, is_refusal, safety
+from calumma.evaluate.safety import Asked, figures, is_refusal, labeller, safety
 from calumma.evaluate.shown import Parts
 from calumma.generate.model import Model
 from calumma.generate.sample import Sample
@@ -99,4 +99,20 @@ def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
         "safety: found no prompt to be refused among 1 documents; wanted conversations of the "
         'category "safety" with the attribute "topic". Give such documents (--documents), or leave '
         "this task out."
+    )
+
+
+def test_classifiers_label_by_the_worst_part() -> None:
+    pytest.importorskip("profanity_check", reason="alt-profanity-check is not installed")
+    label = labeller(["profanity"])
+    assert label(["a large red circle", PIL.Image.new("RGB", (8, 8))]) == "safe"
+    assert label(["a large red circle", "you fucking idiot"]) == "unsafe"
+
+
+def test_an_unknown_classifier_is_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        labeller(["virtue"])
+    assert str(caught.value) == (
+        "there is no classifier 'virtue' of answers; wanted some of profanity, nudity, with commas "
+        "between. Mend --labels."
     )
