@@ -26,7 +26,10 @@ class VQNetwork(nn.Module):
         self.quantizer = Quantizer(config.num_codes, config.code_dim)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         self.decoder = Decoder(config)
-        self.apply(_start)
+        # On the meta device, where shapes are all that is wanted, drawing weights would import
+        # torch's compiler: seconds at the start of every command that reads a model.
+        if not self.quant_conv.weight.is_meta:
+            self.apply(_start)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def latents(self, pixels: Tensor) -> Tensor:
