@@ -25,8 +25,8 @@ from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 
 CONFIG = Path(__file__).parent / "six.toml"
-MOST = 200
-"""Prompts of a kind, at most."""
+MOST, MOST_BEFORE = 200, 60
+"""Prompts of a kind, at most: for the fine-tuned model, and for the one it started from."""
 
 WORDS = ("describe", "ground", "meaning", "word", "program", "printed", "plain")
 """Kinds whose answers are words alone."""
@@ -100,7 +100,7 @@ def main() -> None:
     before = Model(load_model(args.demo / "runs" / "pretrain" / "model"))
     results = {
         "fine-tuned": figures(after, args.out, most, longest),
-        "pre-trained": figures(before, args.out, most, longest),
+        "pre-trained": figures(before, args.out, min(most, MOST_BEFORE), longest),
     }
     (args.out / "six.json").write_text(json.dumps(results, indent=1))
     for name, found in results.items():
