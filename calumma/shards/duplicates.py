@@ -10,6 +10,7 @@ looked up in a file of its own.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,14 @@ def find_duplicates(work: Path, tasks: int) -> None:
 def _gathered(
     work: Path, tasks: int, kind: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], np.ndarray[Any, np.dtype[np.int64]]]:
-    """All signatures of a kind [N], and the task and place of each [N, 2], in order."""
-    values: list[int] = []
-    places: list[tuple[int, int]] = []
+    """All signatures of a kind [N], and the task and place of each [N, 2], in order.
+
+    24 bytes a document that has one: what comparing all documents of a build takes.
+    """
+    values, places = array("Q"), array("q")
     for number in range(tasks):
         for place, value in enumerate(read_json(signature_file(work, number))[kind]):
             if value is not None:
                 values.append(value)
-                places.append((number, place))
+                places.extend((number, place))
     return np.array(values, np.uint64), np.array(places, np.int64).reshape(-1, 2)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import datasets
 import fsspec
 import pytest
 
@@ -18,6 +19,7 @@ from calumma.runtime import STOP
 from calumma.shards.build import Tokenizers, build_shards
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import WORK, BuildJob, BuildTask, FinishTask, finish, plan
+from tests.documents.test_webdataset import tar
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,17 @@ def test_a_picture_beside_its_file_may_change_while_the_file_does_not(
     picture.write_bytes(documents[2].images[0].read_bytes())
     build(mine, path)
     assert contents(tmp_path / "out") != before
+
+
+def test_tars_and_saved_datasets_are_built_in_any_order(folder: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    tar(docs / "a.tar", {f"{n}.txt": f"text {n}".encode() for n in range(12)})
+    rows = datasets.Dataset.from_dict({"text": [f"row {n}" for n in range(7)]})
+    rows.save_to_disk(str(docs / "b"))
+    assert build(job(folder, tmp_path / "a"), docs) == [5, 5, 2, 5, 2]
+    build(job(folder, tmp_path / "b"), docs, [4, 1, 3, 0, 2])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_file_at_an_address_is_read_again_only_when_it_has_changed(
