@@ -59,11 +59,16 @@ class Corpus:
     reader: Reader = dataclasses.field(repr=False)
 
     def read(self, folders: Folders) -> Iterator[Document]:
-        """Read the documents, each named after this corpus and with its licence."""
+        """Read the documents, each named after this corpus and with its licence.
+
+        What is held out of instructions is a source of its own, which no mixture names by mistake.
+        """
         for document in self.reader(folders):
+            held_out = document.attributes.get("split") == "held-out"
+            apart = "-held-out" if self.kind == "instructions" and held_out else ""
             yield dataclasses.replace(
                 document,
                 id=f"{self.name}/{document.id}",
-                source=self.name,
+                source=self.name + apart,
                 licence=document.licence or self.licence,
             )

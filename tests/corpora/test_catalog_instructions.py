@@ -33,6 +33,9 @@ def test_safety_reads_the_dictionary_for_words_that_sound_unsafe(tmp_path: Path)
     made = list(find_corpus("sft-safety").read({"wordnet-base": tmp_path}))
     last = made[-1]
     assert last.messages[1].parts == (Text("a substance that harms"),)
-    assert (last.source, last.licence) == ("sft-safety", "WordNet-3.0")
+    assert last.licence == "WordNet-3.0"
     assert last.attributes["category"] == "safety"
     assert len(made) == 802
+    for document in made:
+        held_out = document.attributes["split"] == "held-out"
+        assert document.source == ("sft-safety-held-out" if held_out else "sft-safety")
