@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _finetune(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
+    from calumma.cli.dry_run import tuning_plan
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.finetune import balance, finetune
 
-    config = resolved(FinetuneConfig, args)
+    config = resolved(FinetuneConfig, args, tuning_plan)
     if config is None:
         return
     start = load_model(config.model)

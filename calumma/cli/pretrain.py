@@ -7,7 +7,7 @@ import argparse
 from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
 
 _EXAMPLES = """\
-  calumma pretrain run.toml --out out/run --dry-run                 the resolved config
+  calumma pretrain run.toml --out out/run --dry-run                 the resolved config, and a plan
   calumma pretrain run.toml --out out/run                           start, or go on
   calumma pretrain run.toml --out out/run --optimizer.peak-rate 3e-4 --model.num-layers 8"""
 
@@ -29,6 +29,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder beside the run's checkpoints."""
     from calumma.checkpoints.model_folder import Rest, open_model_folder
+    from calumma.cli.dry_run import decoder_plan
     from calumma.runtime import is_first_rank
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from calumma.train.exports import Exports
     from calumma.train.pretrain import pretrain
 
-    config = resolved(PretrainConfig, args)
+    config = resolved(PretrainConfig, args, decoder_plan)
     if config is None:
         return
     text, image = TextTokenizer.load(config.tokenizers), ImageTokenizer.load(config.tokenizers)

@@ -29,12 +29,13 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, or go on; under torchrun the first rank alone tells of it."""
+    from calumma.cli.dry_run import image_tokenizer_plan
     from calumma.documents.readers import read_documents
     from calumma.runtime import choose_device, is_first_rank
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
     from calumma.train.image_learner import train_image_tokenizer
 
-    config = resolved(ImageTokenizerRun, args)
+    config = resolved(ImageTokenizerRun, args, image_tokenizer_plan)
     if config is None:
         return
     with telling(args.out, config, "image tokenizer", config.training.steps) as progress:
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
             save_every=config.save_every,
             progress=progress,
             device=choose_device(config.device),
+            watch=config.watch,
+            log=config.log,
         )
     if is_first_rank():
         print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -69,7 +69,7 @@ def new_verb(
     examples: str,
 ) -> argparse.ArgumentParser:
     """A verb's parser; its line in the list of verbs is the first line of `description`."""
-    line = description.splitlines()[0].rstrip(".")
+    line = description.splitlines()[0].rstrip(".").replace("%", "%%")
     options = help_options(usage, description, examples)
     parser = subparsers.add_parser(name, help=line, **options)
     add_help(parser)
@@ -87,19 +87,32 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help=changed)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved config and start nothing"
+        "--dry-run", action="store_true", help="print resolved config and plan; start nothing"
     )
+    plan = "the plan is for N GPUs of a KIND such as h100-80gb (default: this machine)"
+    parser.add_argument("--gpu", metavar="KIND", help=plan)
+    parser.add_argument("--gpus", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.set_defaults(takes_changes=True)
 
 
-def resolved(kind: type[Config], args: argparse.Namespace) -> Config | None:
-    """The config of a run, whose folder is made; or None after a dry run has shown it."""
+def resolved(
+    kind: type[Config],
+    args: argparse.Namespace,
+    plan: Callable[[Config, argparse.Namespace], Sequence[str]] = lambda config, args: (),
+) -> Config | None:
+    """The config of a run, whose folder is made; or None after a dry run has shown it.
+
+    Args:
+        kind: a dataclass.
+        args: as `add_config_arguments` has them.
+        plan: what a dry run says beside the config, in lines; shown as TOML's comments.
+    """
     from calumma.files import make_folder
     from calumma.settings import load_config, show_config
 
     config = load_config(kind, args.config, args.changes)
     if args.dry_run:
-        print(show_config(config))
+        print("\n".join([show_config(config), *(f"# {line}" for line in plan(config, args))]))
         return None
     make_folder(args.out)
     return config

@@ -11,7 +11,7 @@ from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.sizes import RELEASE_VOCABULARY
 from calumma.shards.manifest import Manifest
-from calumma.train.config import ParallelConfig, PretrainConfig
+from calumma.train.config import ParallelConfig, PretrainConfig, TrainConfig
 from calumma.train.gpus import GIB, Gpu
 from calumma.train.plan_memory import Load, Memory, fullest
 from calumma.train.plan_speed import ASSUMED_MFU, Layout, Speed, course
@@ -28,7 +28,7 @@ FRAGMENTED = 0.05
 class Question:
     """What is to be planned."""
 
-    config: PretrainConfig
+    config: TrainConfig
     gpu: Gpu
     num_gpus: int
 
@@ -36,6 +36,12 @@ class Question:
 
     mfu: float | None = None
     """Share of the GPU's peak that is reached; None: as assumed for the way of recomputing."""
+
+    shape_there: DecoderConfig | None = None
+    """Of a decoder that is there already, to be fine-tuned; None: as `config.model` tells."""
+
+    on_cpu: bool = False
+    """Whether "GPU" stands for a process on a CPU."""
 
     def __post_init__(self) -> None:
         if self.num_gpus < 1:
@@ -50,6 +56,9 @@ class Question:
     @property
     def shape(self) -> DecoderConfig:
         """Of the decoder."""
+        if self.shape_there is not None:
+            return self.shape_there
+        assert isinstance(self.config, PretrainConfig), "only pre-training tells a new shape"
         return DecoderConfig(vocabulary_size=self.vocabulary_size, **asdict(self.config.model))
 
 
@@ -123,10 +132,11 @@ def make_plan(question: Question) -> Plan:
         rows=ceil(rows / groups),
         length=config.stream.row_length,
         recompute=config.compute.recompute,
-        number_bytes=4 if config.compute.precision == "float32" else 2,
+        number_bytes=_number_bytes(question),
         tensor=layout.tensor,
         alone=question.num_gpus == 1,
         accumulate=config.accumulate,
+        kind="cpu" if question.on_cpu else "cuda",
     )
     mfu = question.mfu or ASSUMED_MFU[config.compute.recompute]
     whole = held.own if load.alone else held_by_a_rank(shape, ParallelConfig(), 1).own
@@ -138,6 +148,13 @@ def make_plan(question: Question) -> Plan:
         memory=fullest(load, held),
         speed=course(load, held, layout, steps=config.steps, rows=rows, mfu=mfu),
     )
+
+
+def _number_bytes(question: Question) -> int:
+    precision = question.config.compute.precision
+    if precision == "auto":
+        precision = "float32" if question.on_cpu else "bfloat16"
+    return 4 if precision == "float32" else 2
 
 
 def _layout(question: Question) -> Layout:

@@ -22,7 +22,7 @@ DIES_AT = 4
 
 
 def main() -> None:
-    """The first attempt ends in a SIGKILL of one rank, which the others hear of by their sockets."""
+    """The first attempt ends in a SIGKILL of one rank, whose sockets then close."""
     torch.set_num_threads(1)
     run, shards, parallel = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"

@@ -1,0 +1,234 @@
+"""The paper's ablations on stability, small, at rates that bring trouble early.
+
+    python studies/stability/study.py --out out/stability     builds its shards, then runs
+    python studies/stability/report.py --out out/stability    table and curves
+
+With `--shards out/demo/shards` it takes those that the demo has made, which are the same.
+
+A file of JSON lines a run, one line a step; a run that is done is not done again, so the same
+command goes on after a stop. `--quick` is a smoke test on a few steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calumma.batches.batch import Batch
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.demo.config import load_demo_config
+from calumma.demo.scenes import Painter, limited, load_slice, pretraining_documents
+from calumma.files import make_folder, replacing
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.reader import ShardReader
+from calumma.tokens.text import TextTokenizer
+from calumma.train.config import OptimizerConfig
+from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.optimizer import make_optimizers, set_rates
+from calumma.train.step import StepRules, optimizer_step
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a run changes."""
+
+    qk_norm: str = "layer"
+    norm_order: str = "pre"
+    dropout: float = 0.1
+    z_loss: float = 1e-5
+
+    learns_codes: bool = True
+    """Whether image codes are targets; they are read in any case."""
+
+
+VARIANTS = {
+    "7B recipe": Variant(),
+    "no QK-norm": Variant(qk_norm="none"),
+    "no dropout": Variant(dropout=0.0),
+    "neither": Variant(qk_norm="none", dropout=0.0),
+    "no z-loss": Variant(z_loss=0.0),
+    "34B recipe": Variant(norm_order="reordered", dropout=0.0),
+    "34B, dropout": Variant(norm_order="reordered"),
+    "34B, no QK-norm": Variant(norm_order="reordered", dropout=0.0, qk_norm="none"),
+    "codes not learned": Variant(learns_codes=False),
+    "codes not learned, no QK-norm": Variant(learns_codes=False, qk_norm="none"),
+}
+"""The 7B's recipe has norms before the branches, dropout 0.1, QK-norm and z-loss; the 34B's norms
+on what the branches give, and no dropout."""
+
+RATES = (3e-2, 1e-1)
+SEEDS = (0, 1)
+STEPS = 300
+WARM_UP = 20
+MIXTURE = {"objects": 0.54, "shapes": 0.28, "pages": 0.12, "glosses": 0.06}
+"""The demo's first stage."""
+
+STREAM = StreamConfig(row_length=512, num_rows=2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    name: str
+    rate: float
+    seed: int
+
+    def file(self, out: Path) -> Path:
+        """Where its steps are told."""
+        name = self.name.replace(",", "").replace(" ", "-")
+        return out / "runs" / f"{name}-{self.rate:g}-{self.seed}.jsonl"
+
+
+def all_runs() -> list[Run]:
+    """Every run of the study, in order."""
+    return [Run(name, rate, seed) for rate in RATES for seed in SEEDS for name in VARIANTS]
+
+
+def shape_of(variant: Variant, vocabulary_size: int) -> DecoderConfig:
+    """Four layers of 128: a million parameters."""
+    return DecoderConfig(
+        vocabulary_size=vocabulary_size,
+        model_dim=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        feed_forward_dim=352,
+        max_tokens=STREAM.row_length,
+        qk_norm=variant.qk_norm,  # type: ignore[arg-type]
+        norm_order=variant.norm_order,  # type: ignore[arg-type]
+        dropout=variant.dropout,
+    )
+
+
+def train(run: Run, reader: ShardReader, steps: int) -> Iterator[dict[str, float]]:
+    """What each step saw."""
+    variant = VARIANTS[run.name]
+    decoder = Decoder(shape_of(variant, reader.manifest.vocabulary.size))
+    decoder.initialise(run.seed)
+    decoder.train()
+    stream = Stream(reader, replace(STREAM, seed=run.seed))
+    stream.mix(MIXTURE)
+    optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=run.rate))
+    rules = StepRules(vocabulary=stream.vocabulary, z_loss=variant.z_loss, max_gradient_norm=1.0)
+    with widest_logits(decoder) as widest:
+        for step in range(steps):
+            torch.manual_seed(run.seed * 1_000_003 + step)
+            set_rates(optimizers, min(1.0, (step + 1) / WARM_UP))
+            batch = stream.next()
+            if not variant.learns_codes:
+                batch = without_codes(batch, stream)
+            widest.clear()
+            told = asdict(optimizer_step(decoder, optimizers, [batch], rules))
+            told.pop("gradient_norms")
+            yield {"step": step + 1, **told, "attention_logit": max(widest)}
+
+
+def without_codes(batch: Batch, stream: Stream) -> Batch:
+    """The batch with no code among its counted targets."""
+    codes = stream.vocabulary.codes
+    is_code = (batch.targets >= codes.start) & (batch.targets < codes.stop)
+    return replace(batch, counted=np.logical_and(batch.counted, ~is_code))
+
+
+@contextmanager
+def widest_logits(decoder: Decoder) -> Iterator[list[float]]:
+    """A list that gets, layer by layer, what the largest attention logit may be.
+
+    That is the longest query times the longest key over the root of their width: rotation keeps
+    lengths.
+    """
+    widest: list[float] = []
+    queries: list[float] = []
+
+    def longest(heads: Tensor) -> float:
+        return float(heads.detach().norm(dim=-1).amax())
+
+    scale = decoder.config.head_dim**0.5
+    hooks = []
+    for block in decoder.blocks:
+        attention = block.attention
+        hooks += [
+            attention.query_norm.register_forward_hook(
+                lambda module, args, heads: queries.append(longest(heads))
+            ),
+            attention.key_norm.register_forward_hook(
+                lambda module, args, heads: widest.append(queries.pop() * longest(heads) / scale)
+            ),
+        ]
+    try:
+        yield widest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def made_shards(out: Path, quick: bool) -> Path:
+    """The demo's training documents as shards; the image tokenizer's training takes minutes.
+
+    A quick one leaves it all but untrained, and takes few documents.
+    """
+    shards = out / "shards"
+    if (shards / "manifest.json").is_file():
+        return shards
+    config = load_demo_config()
+    chosen = limited(load_slice(), 24 if quick else 0)
+    painter = Painter(chosen.objects)
+    pairs = list(painter.pairs(chosen.train))
+    documents = [*pairs, *pretraining_documents(chosen, painter, 0)]
+    settings = config.image_tokenizer
+    if quick:
+        settings = replace(settings, steps=4, continuous_steps=2, batch_size=2, warmup_steps=2)
+    image = train_image_tokenizer(settings, pairs, out / "image-tokenizer", save_every=200)
+    num_codes = settings.network.num_codes
+    texts = (document.text for document in documents)
+    text = TextTokenizer.train(texts, num_text=config.num_text, num_codes=num_codes)
+    for one in (text, image):
+        one.save(out / "tokenizers")
+    build_shards(documents, Tokenizers(text=text, image=image), shards)
+    return shards
+
+
+def do(run: Run, reader: ShardReader, out: Path, steps: int) -> None:
+    """Train, unless that is done."""
+    path = run.file(out)
+    if path.is_file():
+        return
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for told in train(run, reader, steps):
+            short = {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in told.items()}
+            file.write(json.dumps(short) + "\n")
+    print(
+        f"{path.stem}: loss {told['loss']:.2f}, output norm {told['output_norm']:.0f}", flush=True
+    )
+
+
+def main() -> None:
+    """Train what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, help="the demo's, else they are built")
+    parser.add_argument("--only", choices=VARIANTS, action="append")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    make_folder(args.out)
+    reader = ShardReader(args.shards or made_shards(args.out, args.quick))
+    steps = 3 if args.quick else STEPS
+    for run in all_runs()[: 2 if args.quick else None]:
+        if run.name in (args.only or VARIANTS):
+            do(run, reader, args.out, steps)
+
+
+if __name__ == "__main__":
+    main()
