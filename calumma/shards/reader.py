@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
@@ -107,7 +108,8 @@ class ShardReader:
     """All sequences of a shard folder, numbered from 0 in the order of the pieces.
 
     Nothing wrong is ever read: the index of a piece is compared with its hash when the piece is
-    opened, and each sequence with its checksum whenever it is read, which costs some 3 us.
+    opened, and each sequence with its checksum whenever it is read, which costs some 3 us. Threads
+    may share a reader.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -135,6 +137,7 @@ class ShardReader:
         self._open: OrderedDict[int, _OpenPiece] = OrderedDict()
         self._most_open = _most_open()
         self._members: OrderedDict[tuple[int, str], NDArray[np.int64]] = OrderedDict()
+        self._lock = threading.RLock()
 
     def _require_sizes(self, piece: Piece) -> None:
         sizes = piece_sizes(piece.num_sequences, piece.num_ids, self._dtype)
@@ -207,11 +210,12 @@ class ShardReader:
 
     def _members_of(self, which: int, source: str) -> NDArray[np.int64]:
         key = which, source
-        if key not in self._members:
-            self._members[key] = self._opened(which).members(source)
-            if len(self._members) > LISTS:
-                self._members.popitem(last=False)
-        return self._members[key]
+        with self._lock:
+            if key not in self._members:
+                self._members[key] = self._opened(which).members(source)
+                if len(self._members) > LISTS:
+                    self._members.popitem(last=False)
+            return self._members[key]
 
     def num_of_source(self, source: str) -> int:
         """How many sequences a source has.
@@ -245,17 +249,18 @@ class ShardReader:
         return self._opened(which), number - self._firsts[which]
 
     def _opened(self, which: int) -> _OpenPiece:
-        if which in self._open:
-            self._open.move_to_end(which)
+        with self._lock:
+            if which in self._open:
+                self._open.move_to_end(which)
+                return self._open[which]
+            piece = self._pieces[which]
+            if not self._sound[which]:
+                self._require_index(piece)
+                self._sound[which] = True
+            if len(self._open) >= self._most_open:
+                self._open.popitem(last=False)
+            self._open[which] = _OpenPiece(self.folder, piece, self._dtype)
             return self._open[which]
-        piece = self._pieces[which]
-        if not self._sound[which]:
-            self._require_index(piece)
-            self._sound[which] = True
-        if len(self._open) >= self._most_open:
-            self._open.popitem(last=False)
-        self._open[which] = _OpenPiece(self.folder, piece, self._dtype)
-        return self._open[which]
 
     def _require_index(self, piece: Piece) -> None:
         for suffix in _INDEX:

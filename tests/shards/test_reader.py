@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,18 @@ def test_with_few_files_allowed_pieces_are_closed_and_opened_again(
     del reader
     if before:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_threads_share_a_reader_that_may_open_one_piece_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (10, 10))
+    reader = ShardReader(folder)
+    numbers = [0, 2, 1, 2] * 100
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: reader.read(number)[0].tolist(), numbers))
+    wanted = {0: [0, 20, 2], 1: [0, 2], 2: [0, 30, 31, 2]}
+    assert found == [wanted[number] for number in numbers]
 
 
 def test_a_piece_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> None:
