@@ -1,0 +1,245 @@
+"""What looking costs: a run with its eyes, watch, journal and page beside the bare steps.
+
+    python -m benches.telemetry                    minutes, on the embedded corpus
+    python -m benches.telemetry --quick            seconds, a tiny decoder
+    python -m benches.telemetry --shards FOLDER    on shards of your own; --device cuda on a GPU
+
+`ours` is a run of `calumma pretrain` as it is: every step told in full, looks at attention and
+weights every 20 steps, the watch over 100 steps of history, `metrics.jsonl`, and `report.html`
+anew every 30 seconds. The peer `direct` is the same decoder with nothing but the loss, the clip and
+the optimizer. Both take turns, 20 steps each, on the same rows, which the peer has at hand. What is
+told is the median of the rounds' seconds, and `overhead`, the median of the rounds' ratios less
+one. `data_wait` is the share of ours that was spent waiting for batches, over all its steps but the
+first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+
+from benches.measure import OURS, machine, result_line
+from calumma.batches.batch import Batch
+from calumma.batches.stream import Stream, StreamConfig
+from calumma.corpora.embedded import load_embedded
+from calumma.documents.document import Text
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.reader import ShardReader
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQNetwork
+from calumma.train.compute import computed_in, prepare
+from calumma.train.config import (
+    DecoderShape,
+    EyesConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    StageConfig,
+    StageTwoConfig,
+)
+from calumma.train.loss import summed_loss
+from calumma.train.optimizer import make_optimizers
+from calumma.train.parallel import Place
+from calumma.train.pretrain import pretrain
+from calumma.train.step import StepRules, lower_precision, to_device
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    shards: Path
+    shape: DecoderShape
+    row_length: int
+    num_rows: int
+    rounds: int
+    unit: int
+    """Steps that a side takes in its turn."""
+
+    device: str
+    workers: int | str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--shards", type=Path)
+    parser.add_argument("--size", help="a named size, such as 94M, instead of the demo's")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=240)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=-1, help="loader processes; -1 is auto")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = args.shards or embedded_shards(folder / "shards", 120 if args.quick else 4000)
+        demo = {"model_dim": 160, "num_layers": 5, "num_heads": 5, "num_kv_heads": 5}
+        shape = DecoderShape(**demo, feed_forward_dim=448)
+        if args.quick:
+            shape = DecoderShape(model_dim=32, num_layers=2, num_heads=2, num_kv_heads=2)
+        if args.size:
+            shape = DecoderShape(**DecoderShape.size(args.size))
+        setting = Setting(
+            shards=shards,
+            shape=shape,
+            row_length=args.length,
+            num_rows=2 if args.quick else args.rows,
+            rounds=2 if args.quick else args.rounds,
+            unit=4 if args.quick else 20,
+            device=args.device,
+            workers="auto" if args.workers < 0 else args.workers,
+        )
+        ours, bare = both_sides(setting, folder / "run")
+    told = {"quick": args.quick, "setting": asdict(setting) | {"shards": str(args.shards or "")}}
+    threads = torch.get_num_threads()
+    print(result_line("telemetry", {OURS: ours, "direct": bare}, machine(threads), **told))
+
+
+def both_sides(setting: Setting, run: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds a step of either side, the overhead, and the share of waiting for data."""
+    config = run_config(setting)
+    settle = torch.cuda.synchronize if setting.device.startswith("cuda") else lambda: None
+    turn = bare_turn(setting, config, settle)
+    ours: list[float] = []
+    bare: list[float] = []
+    began = time.perf_counter()
+
+    def progress(number: int, seen: Mapping[str, Any]) -> None:
+        nonlocal began
+        if number % setting.unit == 0:
+            settle()
+            ended = time.perf_counter()
+            if number:
+                ours.append(ended - began)
+            bare.append(turn())
+            began = time.perf_counter()
+
+    pretrain(config, run, progress)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    waited = sum(one["data_wait_share"] * one["seconds"] for one in lines[1:])
+    # The first round warms both sides up; after the last, the bare side has had one turn more.
+    pairs = list(zip(ours[1:], bare[1:-1], strict=True))
+    return {
+        "seconds_per_step": statistics.median(one for one, _ in pairs) / setting.unit,
+        "overhead": statistics.median(one / other for one, other in pairs) - 1,
+        "data_wait": waited / sum(one["seconds"] for one in lines[1:]),
+    }, {"seconds_per_step": statistics.median(other for _, other in pairs) / setting.unit}
+
+
+def run_config(setting: Setting) -> PretrainConfig:
+    """A run as its TOML file would tell it, saved at its end alone."""
+    weights = dict.fromkeys(ShardReader(setting.shards).manifest.sources, 1.0)
+    steps = setting.unit * (setting.rounds + 1)
+    return PretrainConfig(
+        shards=setting.shards,
+        tokenizers=setting.shards,
+        steps=steps,
+        save_every=steps,
+        device=setting.device,
+        model=setting.shape,
+        stream=StreamConfig(row_length=setting.row_length, num_rows=setting.num_rows),
+        loader=LoaderConfig(workers=setting.workers),
+        eyes=EyesConfig(every=setting.unit),
+        optimizer=OptimizerConfig(peak_rate=1e-4),
+        stage_one=StageConfig(weights=weights),
+        stage_two=StageTwoConfig(weights=weights),
+    )
+
+
+def bare_turn(
+    setting: Setting, config: PretrainConfig, settle: Callable[[], None]
+) -> Callable[[], float]:
+    """Takes a turn of steps without anything that only tells, on the rows of ours; its seconds."""
+    reader = ShardReader(setting.shards)
+    vocabulary = reader.manifest.vocabulary
+    device = torch.device(setting.device)
+    decoder = Decoder(DecoderConfig(vocabulary_size=vocabulary.size, **asdict(setting.shape)))
+    decoder.initialise(0)
+    decoder.to(device).train()
+    prepare(decoder, config.compute)
+    [optimizer] = make_optimizers(decoder, config.optimizer)
+    rules = StepRules(
+        vocabulary=vocabulary,
+        z_loss=config.z_loss,
+        max_gradient_norm=1.0,
+        computed_in=computed_in(config.compute, device),
+    )
+    stream = Stream(reader, config.stream)
+    stream.mix(config.stage_one.weights)
+
+    def step(batch: Batch) -> None:
+        micro = to_device(batch, device)
+
+        def read(hidden: torch.Tensor) -> torch.Tensor:
+            sums = summed_loss(
+                decoder.norm(hidden),
+                decoder.head,
+                micro.targets,
+                micro.counted,
+                vocabulary,
+                z_loss=rules.z_loss,
+            )
+            return sums.total
+
+        with lower_precision(rules, device, Place()):
+            total = decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
+        (total / micro.counted.sum()).backward()
+        nn.utils.clip_grad_norm_(decoder.parameters(), rules.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def turn() -> float:
+        batches = [stream.next() for _ in range(setting.unit)]
+        settle()
+        started = time.perf_counter()
+        for batch in batches:
+            step(batch)
+        settle()
+        return time.perf_counter() - started
+
+    return turn
+
+
+def embedded_shards(folder: Path, most: int) -> Path:
+    """The embedded corpus through a text tokenizer of its own and image codes of no meaning."""
+    documents = list(itertools.islice(load_embedded(None, "train"), most))
+    documents = [replace(one, source="embedded") for one in documents]
+    texts = [p.text for one in documents for p in one.content if isinstance(p, Text)]
+    torch.manual_seed(0)
+    network = VQNetwork(
+        VQConfig(
+            resolution=32,
+            base_channels=32,
+            channel_multipliers=(1, 1, 1),
+            num_res_blocks=1,
+            latent_channels=16,
+            code_dim=8,
+            num_codes=256,
+        )
+    )
+    text = TextTokenizer.train(texts[:500], num_text=512, num_codes=256)
+    build_shards(documents, Tokenizers(text=text, image=ImageTokenizer(network)), folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
