@@ -114,13 +114,20 @@ class Decoder(nn.Module):
         stream = self.stream(ids, **where)
         return self.head(self.norm(stream)) if read is None else read(stream)
 
-    def hidden(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
-        """What the head reads: [B, T, M], after the last norm. Arguments as in `forward`."""
-        return self.norm(self.stream(ids, **where))
+    def hidden(self, ids: Tensor, sight: Sight | None = None, **where: Unpack[Where]) -> Tensor:
+        """What the head reads: [B, T, M], after the last norm. Arguments as in `stream`."""
+        return self.norm(self.stream(ids, sight, **where))
 
-    def stream(self, ids: Tensor, **where: Unpack[Where]) -> Tensor:
-        """The residual stream behind the last block, [B, T, M]; its norm foretells divergence."""
-        sight = look(ids, self.config, **where)
+    def stream(self, ids: Tensor, sight: Sight | None = None, **where: Unpack[Where]) -> Tensor:
+        """The residual stream behind the last block, [B, T, M]; its norm foretells divergence.
+
+        Args:
+            ids: [B, T] int64.
+            sight: what `where` would make, for those who have made it.
+            where: as in `forward`.
+        """
+        if sight is None:
+            sight = look(ids, self.config, **where)
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, sight)

@@ -130,6 +130,50 @@ def _over(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """One new token a row, all rows in one call, over windows of the cache of one width.
+
+    Shapes do not change as rows grow, and nothing is known but on the device: such a call can be
+    captured. It costs a copy of what is looked at.
+    """
+
+    slots: Tensor
+    """[T, W] int64: the slots of each row, and behind its newest token any others."""
+
+    seen: Tensor
+    """[T, W] bool: True up to the newest token."""
+
+    @classmethod
+    def sight(cls, cache: Cache, first: Tensor, positions: Tensor, width: int) -> Sight:
+        """The sight of one new token a row.
+
+        Args:
+            cache: of the rows.
+            first: [T] int64, each row's first slot.
+            positions: [T] int64, each new token's place in its row, below `width`.
+            width: tokens that any row looks at, at most.
+        """
+        places = torch.arange(width, device=first.device)
+        slots = (first[:, None] + places).clamp(max=cache.num_slots - 1)
+        attend = cls(slots, places <= positions[:, None])
+        cosine, sine = cache.cosine[positions], cache.sine[positions]
+        return Sight(
+            cosine.unsqueeze(-2), sine.unsqueeze(-2), attend, cache, slots=first + positions
+        )
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `Sight.attend`."""
+        grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
+        keys, values = (
+            x.index_select(1, self.slots.flatten()).unflatten(1, self.slots.shape).transpose(0, 1)
+            for x in (k, v)
+        )
+        mask = self.seen[:, None, None]
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        return mixed.flatten(1, 2).unsqueeze(0)
+
+
+@dataclass(frozen=True)
 class Spans:
     """Packed documents, each attended to alone: the way of a CPU.
 

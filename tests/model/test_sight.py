@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from calumma.model.cache import Piece
-from calumma.model.sight import Blocks, Rows, Spans, causal, look
+from calumma.model.cache import Cache, Piece
+from calumma.model.sight import Blocks, Rows, Spans, Windows, causal, look
 from tests.model.test_attention import CONFIG
 
 OWNERS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])
@@ -106,3 +106,25 @@ def test_the_way_of_attending_is_chosen_by_what_there_is() -> None:
     assert look(ids, CONFIG).attend is causal
     assert look(ids, CONFIG, owners=torch.zeros(2, 9)).attend is causal
     assert isinstance(look(ids, CONFIG, owners=OWNERS).attend, Spans)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
+@torch.no_grad()
+def test_windows_see_what_rows_see(heads: int, kv_heads: int) -> None:
+    q, k, v = values(heads, kv_heads)
+    cache = Cache(CONFIG, 30, torch.zeros(()))
+    first, lengths = torch.tensor([20, 3]), torch.tensor([4, 8])
+    slots = torch.randn(2, kv_heads, 30, 16)
+    for row in range(2):
+        stretch = slice(int(first[row]), int(first[row] + lengths[row]) + 1)
+        for held, x in zip(slots, (k, v), strict=True):
+            held[:, stretch] = x[row, : lengths[row] + 1].transpose(0, 1)
+    asked = torch.stack([q[row, lengths[row]] for row in range(2)])[None]
+    pieces = [Piece(20, 4, 1), Piece(3, 8, 1)]
+    wanted = Rows.of(pieces, torch.device("cpu"))(asked, *slots)
+    for width in (9, 16):  # the wider one ends behind the cache
+        sight = Windows.sight(cache, first, lengths, width)
+        assert torch.allclose(sight.attend(asked, *slots), wanted, atol=1e-5)
+        assert sight.slots is not None
+        assert sight.slots.tolist() == [24, 11]
+        assert torch.equal(sight.cosine[:, 0], cache.cosine[lengths])
