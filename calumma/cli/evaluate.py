@@ -42,8 +42,8 @@ class Rules:
     prompts: int = 200
     """Pictures drawn, captions written, documents gone on with, at most."""
 
-    shots: int = 2
-    """Examples before a question about a picture."""
+    shots: int | None = None
+    """Examples before a benchmark's question; None for as many as the paper shows."""
 
     votes: int = 1
     """Answers drawn for a majority vote; 1 is none."""

@@ -76,8 +76,8 @@ class Options:
     limit: int | None = None
     """Questions of a benchmark, at most; chosen by seed."""
 
-    shots: int = 2
-    """Examples before a question about a picture, where a row has room for them."""
+    shots: int | None = None
+    """Examples before a benchmark's question; None for as many as the paper shows."""
 
     votes: int = 1
     """Answers drawn for a majority vote; 1 is none."""

@@ -33,6 +33,10 @@ from calumma.generate.model import Model
 Parts = list[str | PIL.Image.Image]
 
 
+SHOTS = 2
+"""Examples before a question about a picture, where a row has room for them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pictured:
     """A benchmark of questions about pictures."""
@@ -152,7 +156,8 @@ def shots_that_fit(
     Raises:
         EvaluationError: a question alone does not fit.
     """
-    examples = chosen(training, options.shots, options.seed) if options.shots else []
+    shots = SHOTS if options.shots is None else options.shots
+    examples = chosen(training, shots, options.seed) if shots else []
     longest = max(asked, key=lambda each: len(each.text))
     picture = model.image.config.codes_per_image + 2
     row = model.decoder.config.max_tokens

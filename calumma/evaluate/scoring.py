@@ -73,24 +73,49 @@ def foretell(
     """
     device = decoder.embedding.weight.device
     ids_at_once = min(IDS_AT_ONCE, LOGITS_AT_ONCE // decoder.config.vocabulary_size)
+    groups = _alike(sequences)
     told: dict[int, Foretold] = {}
-    for places in batches([len(sequence) for sequence in sequences], ids_at_once):
-        ids = _padded([sequences[place] for place in places]).to(device)
+    for batch in batches([len(sequences[group[0]]) for group in groups], ids_at_once):
+        held = [groups[number] for number in batch]
+        ids = _padded([sequences[group[0]] for group in held]).to(device)
         logits = decoder(ids[:, :-1]).float()  # [B, T - 1, V]
         logits[..., excluded.start : excluded.stop] = torch.finfo(torch.float32).min
         found = -functional.cross_entropy(
             logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        ).view(len(places), -1)
+        ).view(len(held), -1)
         best = logits.argmax(-1) == ids[:, 1:]
-        rows = zip(places, found.double().cpu().numpy(), best.cpu().numpy(), strict=True)
-        for place, row, hits in rows:
-            length = len(sequences[place])
-            told[place] = Foretold(
+        rows = zip(held, logits, found.double().cpu().numpy(), best.cpu().numpy(), strict=True)
+        for group, scored, row, hits in rows:
+            length = len(sequences[group[0]])
+            first = Foretold(
                 np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length]
             )
+            told[group[0]] = first
+            for place in group[1:]:
+                told[place] = _ended(first, scored[length - 2], sequences[place][-1])
         if tick is not None:
             tick(len(told), len(sequences))
     return [told[place] for place in range(len(sequences))]
+
+
+def _alike(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Places of sequences that differ in their last id at most, which is foretold and never read:
+    the letters behind a question of multiple choice cost one pass together.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, sequence in enumerate(sequences):
+        # Of a sequence of one id nothing is foretold: it stays alone.
+        groups.setdefault(tuple(sequence[:-1]) or (-1 - place,), []).append(place)
+    return list(groups.values())
+
+
+def _ended(first: Foretold, logits: Tensor, last: int) -> Foretold:
+    """The same sequence with another last id, whose place has these logits [V]."""
+    score = float(logits.log_softmax(-1)[last])
+    return Foretold(
+        np.append(first.scores[:-1], score),
+        np.append(first.likeliest[:-1], int(logits.argmax()) == last),
+    )
 
 
 def batches(lengths: Sequence[int], ids_at_once: int) -> Iterator[list[int]]:

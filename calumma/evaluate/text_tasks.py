@@ -14,6 +14,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def text_benchmark(name: str, held_out: HeldOut, options: Options) -> list[Figur
         EvaluationError: the files are not there, or not as published.
     """
     require_harness()
-    benchmark = BENCHMARKS[name]
+    benchmark = asked_so(name, options)
     asked, examples = questions_of(name, options)
     model = HarnessModel(held_out.model, seed=options.seed)
     votes = options.votes if benchmark.answer else 1
@@ -92,13 +93,30 @@ def require_harness() -> None:
         ) from error
 
 
+def asked_so(name: str, options: Options) -> Benchmark:
+    """A benchmark with as many examples as are asked for, or as the paper shows.
+
+    Raises:
+        EvaluationError: it has no examples to show, or has its own.
+    """
+    benchmark, shots = BENCHMARKS[name], options.shots
+    if shots is None or shots == benchmark.shots:
+        return benchmark
+    if shots and benchmark.train is None:
+        raise EvaluationError(
+            f"{name}: --shots {shots}; it is asked with {benchmark.shots} examples of its own, or "
+            "with 0. Leave --shots out."
+        )
+    return replace(benchmark, shots=shots)
+
+
 def questions_of(name: str, options: Options) -> tuple[list[Record], list[Record]]:
     """A benchmark's questions, and the examples to show before each, if it wants any.
 
     Raises:
         EvaluationError: a file is not there, or not as published.
     """
-    benchmark, folder = BENCHMARKS[name], options.data_folder(name)
+    benchmark, folder = asked_so(name, options), options.data_folder(name)
     asked = chosen(records(folder, benchmark.source), options.limit, options.seed)
     wanted = benchmark.train is not None and benchmark.shots > 0
     examples = records(folder, benchmark.train) if wanted and benchmark.train else []

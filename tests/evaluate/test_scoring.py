@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from calumma.evaluate import scoring
-from calumma.evaluate.scoring import batches, log_probabilities
+from calumma.evaluate.scoring import batches, foretell, log_probabilities
 from calumma.generate.model import Model
 from tests.evaluate.oracle import TOKENIZER, VOCABULARY, Oracle
 
@@ -35,8 +35,9 @@ def test_many_at_once_are_scored_as_one_by_one(
     chance = np.random.default_rng(0)
     sequences = [
         chance.integers(0, model.vocabulary.size, length).tolist()
-        for length in (9, 2, 17, 1, 9, 30, 5)
+        for length in (9, 2, 17, 1, 9, 30, 5, 1)
     ]
+    sequences += [[*sequences[2][:-1], last] for last in (5, 60, 5)]
     for ids, scores in zip(sequences, log_probabilities(model.decoder, sequences), strict=True):
         with torch.inference_mode():
             expected = model.logits(ids)[0].log_softmax(dim=-1)
@@ -61,3 +62,32 @@ def test_progress_is_told_up_to_the_last_sequence() -> None:
         tick=lambda done, of: told.append((done, of)),
     )
     assert told[-1] == (2, 2)
+
+
+def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> None:
+    read: list[int] = []
+
+    class Counting:
+        embedding, config = model.decoder.embedding, model.decoder.config
+
+        def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+            read.append(len(ids))
+            return model.decoder(ids)
+
+    questions = [[0, 40, 41, last] for last in range(60, 70)] + [[0, 40, 42, 60]]
+    told = foretell(Counting(), questions)  # type: ignore[arg-type]
+    assert read == [2]
+    likeliest = [place for place in range(10) if told[place].likeliest[-1]]
+    assert len(likeliest) <= 1
+    best = int(model.logits(questions[0][:-1])[0, -1].argmax())
+    [again] = foretell(model.decoder, [[0, 40, 41, best]])
+    assert again.likeliest[-1]
+
+
+def test_ids_that_cannot_come_leave_their_probability_to_the_others(model: Model) -> None:
+    codes = model.vocabulary.codes
+    [plain] = foretell(model.decoder, [[0, 40, 41]])
+    [told] = foretell(model.decoder, [[0, 40, 41]], excluded=codes)
+    logs = model.logits([0, 40])[0].log_softmax(-1)
+    rest = 1 - logs[:, codes.start : codes.stop].exp().sum(-1)
+    assert told.scores[1:] - plain.scores[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)

@@ -137,6 +137,16 @@ def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
     )
 
 
+def test_another_number_of_examples_may_be_asked_for(model: Model, published: Path) -> None:
+    _, held_out = _measured("piqa", model, published, shots=1, show=1)
+    assert str(held_out.shown[0].prompt[0]).count("Question: ") == 2
+    with pytest.raises(EvaluationError) as caught:
+        _measured("math", model, published, shots=1)
+    assert str(caught.value) == (
+        "math: --shots 1; it is asked with 4 examples of its own, or with 0. Leave --shots out."
+    )
+
+
 def test_without_the_harness_the_way_to_it_is_told(
     model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
