@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from calumma.generate.columns import BLOCK, padding
 from calumma.generate.work import Row, Work
 from calumma.model.cache import Cache, Piece
 from calumma.model.decoder import Decoder
@@ -28,19 +29,25 @@ class Reader:
     def __init__(self, decoder: Decoder, num_slots: int) -> None:
         self.decoder = decoder
         self.device = decoder.embedding.weight.device
-        self.cache = Cache(decoder.config, num_slots, decoder.embedding.weight)
+        # The slots behind the rows' own are those of ids that only fill a product up.
+        self.cache = Cache(decoder.config, num_slots + BLOCK, decoder.embedding.weight)
+        self._spare = num_slots
 
     def read(self, plan: Plan) -> Tensor:
         """Read some of each row's unread ids; [N, M], what the head reads behind every one."""
-        pieces = [Piece(row.first, row.length, count) for row, count in plan]
-        new = [id_ for row, count in plan for id_ in row.ids[row.length : row.length + count]]
+        pieces = [Piece(row.first, row.length, number) for row, number in plan]
+        new = [id_ for row, number in plan for id_ in row.ids[row.length : row.length + number]]
+        count = len(new)
+        if spare := padding(count, self.device):
+            new += new[:1] * spare
+            pieces.append(Piece(self._spare, 0, spare))
         ids = torch.tensor([new])
         if self.device.type == "cuda":
             ids = ids.pin_memory().to(self.device, non_blocking=True)
         hidden = self.decoder.hidden(ids, cache=self.cache, pieces=pieces)
-        for row, count in plan:
-            row.length += count
-        return hidden[0]
+        for row, number in plan:
+            row.length += number
+        return hidden[0, :count]
 
     def begin(self, row: Row, earlier: Sequence[Row]) -> bool:
         """Give an unread row what it has in common with an earlier one; whether it may read.

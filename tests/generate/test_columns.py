@@ -25,7 +25,7 @@ def test_columns_are_those_of_the_head(decoder: Decoder) -> None:
     # Spare rows of the head, behind the vocabulary, belong to no column.
     for spare in (0, 3):
         small, columns = made(decoder, spare)
-        hidden = torch.randn(3, small.config.model_dim)
+        hidden = torch.randn(12, small.config.model_dim)
         whole = small.head(hidden)
         text = [V.eos, V.begin_image, *V.text]
         assert columns.ids.tolist() == text

@@ -41,6 +41,15 @@ def test_rows_in_pieces_are_rows_at_once(reader: Reader) -> None:
 
 
 @torch.no_grad()
+def test_a_product_that_is_filled_up_gives_the_same(reader: Reader) -> None:
+    rows = [row(3, 8 * number, start=40 + number) for number in range(12)]
+    found = [reader.read([(one, 1) for one in rows]) for _ in range(3)]
+    assert [len(one) for one in found] == [12] * 3
+    expected = torch.stack([whole(reader, one.ids) for one in rows])
+    assert torch.allclose(torch.stack(found, dim=1), expected, atol=1e-5)
+
+
+@torch.no_grad()
 def test_ids_that_are_dropped_leave_no_trace(reader: Reader) -> None:
     made = row(6, 3)
     reader.read([(made, 6)])
