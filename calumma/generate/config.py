@@ -145,6 +145,10 @@ class Budget:
     """Ids of prompts that are read in one step: a long prompt takes several, between which the
     other requests go on."""
 
+    captured: bool = False
+    """On a GPU: steps in which each row reads one id are captured as CUDA graphs, one for each
+    number of rows and width of what they look back at, and replayed."""
+
     def __post_init__(self) -> None:
         if min(self.slots, self.rows, self.chunk) < 1:
             raise GenerationError(

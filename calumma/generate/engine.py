@@ -37,7 +37,7 @@ class Engine:
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
         self.budget = budget
-        self.reader = Reader(decoder, budget.slots)
+        self.reader = Reader(decoder, budget.slots, captured=budget.captured)
         self.chooser = Chooser(decoder, vocabulary, budget.rows)
         self._max_tokens = decoder.config.max_tokens
         self._slots = Slots(budget.slots)

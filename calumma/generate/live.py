@@ -88,16 +88,23 @@ class Live:
 
         Args:
             model: whose decoder and tokenizers are used.
-            budget: what the engine may hold; the default one where None.
+            budget: what the engine may hold; the model's where None.
         """
         self._model = model
-        self._engine = model.new_engine(budget or Budget())
+        self._engine = model.new_engine(budget or model.budget)
         self._load = self._engine.load
         self._wake = threading.Condition(threading.RLock())
-        self._orders: list[Callable[[], None]] = []
+        self._asked: dict[Work, Answer] = {}
+        """Not yet begun."""
+
+        self._unwanted: list[Work] = []
+        """Not yet cancelled."""
+
         self._open = True
         self._error: BaseException | None = None
         self._answers: dict[Work, Answer] = {}
+        """Begun and not over."""
+
         self._thread = threading.Thread(target=self._drive, name="calumma-engine", daemon=True)
         self._thread.start()
 
@@ -138,15 +145,15 @@ class Live:
         """Hand in a request whose prompt is ids already; otherwise as `ask`."""
         work = self._engine.prepare(request)
         teller = self._model.teller(request, codes_between)
-        stop = partial(self._engine.cancel, work)
-        made = Answer(self._model, work, teller, lambda: self._order(stop))
+        made = Answer(self._model, work, teller, partial(self._cancel, [work]))
         with self._wake:
             if not self._open:
                 raise self._error or GenerationError(
                     "the engine is closed and takes no more requests; wanted an open one. Start "
                     "it again."
                 )
-            self._order(lambda: self._begin(work, made))
+            self._asked[work] = made
+            self._wake.notify()
         return made
 
     def close(self, *, finish: bool = True) -> None:
@@ -158,52 +165,49 @@ class Live:
         with self._wake:
             self._open = False
             self._wake.notify()
-        if not finish:
-            self._order(self._cancel_all)
+            if not finish:
+                self._cancel([*self._asked, *self._answers])
         self._thread.join()
 
-    def _order(self, order: Callable[[], None]) -> None:
-        """Have the engine's thread do something between two steps."""
+    def _cancel(self, works: Sequence[Work]) -> None:
+        """Have the engine's thread cancel requests between two steps."""
         with self._wake:
-            self._orders.append(order)
+            self._unwanted += works
             self._wake.notify()
-
-    def _begin(self, work: Work, answer: Answer) -> None:
-        self._answers[work] = answer
-        self._engine.enqueue(work)
-
-    def _cancel_all(self) -> None:
-        for work in self._answers:
-            self._engine.cancel(work)
 
     def _drive(self) -> None:
         try:
             while self._obey():
                 for work, id_ in self._engine.step():
                     self._answers[work].hear(id_)
-                for work in [work for work in self._answers if work.done]:
-                    self._answers.pop(work).end()
+                self._end_those_that_are_done()
                 self._load = self._engine.load
         except BaseException as error:
             self._fail(error)
 
-    def _obey(self) -> bool:
-        """Do what was ordered, waiting where there is nothing else to do; whether to go on."""
+    def _end_those_that_are_done(self) -> None:
         with self._wake:
-            while self._open and not self._orders and not self._answers:
+            done = [self._answers.pop(work) for work in list(self._answers) if work.done]
+        for answer in done:
+            answer.end()
+
+    def _obey(self) -> bool:
+        """Begin and cancel what is asked, waiting where nothing else is to do; whether to go on."""
+        with self._wake:
+            while self._open and not (self._asked or self._unwanted or self._answers):
                 self._wake.wait()
-            orders, self._orders = self._orders, []
-            going = self._open
-        for order in orders:
-            order()
-        return bool(self._answers) or going
+            for work, answer in self._asked.items():
+                self._answers[work] = answer
+                self._engine.enqueue(work)
+            for work in self._unwanted:
+                self._engine.cancel(work)
+            self._asked, self._unwanted = {}, []
+            return self._open or bool(self._answers)
 
     def _fail(self, error: BaseException) -> None:
         with self._wake:
             self._open, self._error = False, error
-            orders, self._orders = self._orders, []
-        for order in orders:
-            order()
-        for answer in self._answers.values():
+            answers = [*self._asked.values(), *self._answers.values()]
+            self._asked, self._answers = {}, {}
+        for answer in answers:
             answer.end(error)
-        self._answers = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ class Model:
         device: str = "cpu",
         dtype: str = "float32",
         weights: Weights = "plain",
+        budget: Budget = Budget(),  # noqa: B008  (frozen)
     ) -> None:
         """Take a model's parts for good: the decoder moves, changes its type, learns no more.
 
@@ -49,6 +51,7 @@ class Model:
             device: cpu, cuda, or auto.
             dtype: of the decoder: float32, bfloat16 or float16.
             weights: "int8" rounds the matrices of its blocks to eight bits.
+            budget: of its engine.
         """
         if weights not in ("plain", "int8"):
             raise GenerationError(f"weights={weights!r} are not known; wanted plain or int8.")
@@ -61,7 +64,12 @@ class Model:
         self.image = parts.image
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(choose_device(device))
-        self.engine = self.new_engine(Budget())
+        self.budget = budget
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What `generate`, `generate_batch` and `stream` run on; made when first used."""
+        return self.new_engine(self.budget)
 
     def new_engine(self, budget: Budget) -> Engine:
         """Another engine on the same weights, with a cache of its own."""
@@ -296,7 +304,11 @@ def _seed(seeds: Sequence[int] | None, number: int) -> dict[str, int]:
 
 
 def load(
-    folder: str | Path, device: str = "cpu", dtype: str = "float32", weights: Weights = "plain"
+    folder: str | Path,
+    device: str = "cpu",
+    dtype: str = "float32",
+    weights: Weights = "plain",
+    budget: Budget = Budget(),  # noqa: B008  (frozen)
 ) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
@@ -305,8 +317,10 @@ def load(
         device: cpu, cuda, or auto.
         dtype: of the decoder: float32, bfloat16 or float16.
         weights: "int8" rounds the matrices of its blocks to eight bits.
+        budget: of its engine.
 
     Raises:
         CheckpointError: the folder holds no such model.
     """
-    return Model(load_model(Path(folder)), device=device, dtype=dtype, weights=weights)
+    parts = load_model(Path(folder))
+    return Model(parts, device=device, dtype=dtype, weights=weights, budget=budget)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from calumma.generate.captured import Captured
 from calumma.generate.columns import BLOCK, padding
 from calumma.generate.work import Row, Work
 from calumma.model.cache import Cache, Piece
@@ -26,15 +27,18 @@ Plan = list[tuple[Row, int]]
 class Reader:
     """A decoder and its cache. Rows may stand at any place, and read any number of ids."""
 
-    def __init__(self, decoder: Decoder, num_slots: int) -> None:
+    def __init__(self, decoder: Decoder, num_slots: int, *, captured: bool = False) -> None:
         self.decoder = decoder
         self.device = decoder.embedding.weight.device
         # The slots behind the rows' own are those of ids that only fill a product up.
         self.cache = Cache(decoder.config, num_slots + BLOCK, decoder.embedding.weight)
         self._spare = num_slots
+        self._captured = Captured(decoder, self.cache) if captured else None
 
     def read(self, plan: Plan) -> Tensor:
         """Read some of each row's unread ids; [N, M], what the head reads behind every one."""
+        if self._captured is not None and all(number == 1 for _, number in plan):
+            return self._captured.read([row for row, _ in plan])
         pieces = [Piece(row.first, row.length, number) for row, number in plan]
         new = [id_ for row, number in plan for id_ in row.ids[row.length : row.length + number]]
         count = len(new)

@@ -163,6 +163,14 @@ def test_reading_prompts_in_pieces_changes_nothing(
     assert run(small, wanted) == run(engine, wanted)
 
 
+def test_steps_as_a_gpu_captures_them_change_nothing(
+    engine: Engine, decoder: Decoder, prompts: list[list[int]]
+) -> None:
+    wanted = requests(prompts)
+    captured = Engine(decoder, engine.vocabulary, CODES, budget=Budget(captured=True))
+    assert run(captured, wanted) == run(engine, wanted)
+
+
 def test_equal_prompts_are_read_once_and_say_the_same(
     engine: Engine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
