@@ -23,6 +23,7 @@ from calumma.batches.stream import StreamConfig
 from calumma.model.sizes import decoder_size
 from calumma.train.config import (
     DecoderShape,
+    EyesConfig,
     OptimizerConfig,
     ParallelConfig,
     PretrainConfig,
@@ -30,10 +31,11 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
+from calumma.train.eyes import look
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, gathered, placed
 from calumma.train.pretrain import pretrain
-from calumma.train.step import StepRules, optimizer_step
+from calumma.train.step import StepRules, optimizer_step, to_device
 from calumma.train.world import World, joined
 from calumma.vocabulary import Vocabulary
 
@@ -71,8 +73,12 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
     for number in range(STEPS):
         batches = [batch(2 * number), batch(2 * number + 1)]
         rows = [b.rows(slice(place.row_group, None, place.row_groups)) for b in batches]
+        # Each rank looks at the first row that it is given: here at the same one.
+        same = to_device(batches[0], torch.device("cpu"))
+        seen = look(decoder, same, EyesConfig(places=20), rules, place) if number % 9 == 0 else None
         report = optimizer_step(decoder, optimizers, rows, rules, place)
         told.append([report.loss, report.z, report.output_norm, report.gradient_norm])
+        told[-1] += seen.told().values() if seen is not None else []
     whole = gathered(decoder, place)
     if whole is not None:
         torch.save(whole.state_dict(), folder / f"{name}.pt")
