@@ -34,10 +34,10 @@ _DEAR = {
 
 
 def computed_in(config: ComputeConfig, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products."""
+    """The dtype of matrix products, and with "float8" that of what surrounds them."""
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    return torch.float32 if config.precision == "float32" else torch.bfloat16
 
 
 def prepare(decoder: Decoder, config: ComputeConfig) -> None:

@@ -49,9 +49,10 @@ class ScheduleConfig:
 class ComputeConfig:
     """How a step is computed: speed against memory, never what is learned but for rounding."""
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
     """Of matrix products; weights, norms, loss and optimizer stay float32. "auto" is bfloat16 on a
-    GPU and float32 on a CPU."""
+    GPU and float32 on a CPU; "float8" is that of the blocks' matrices alone, the rest bfloat16 (on
+    GPUs from Ada and Hopper on, by torchao)."""
 
     compile: Literal["auto", "none", "inductor", "aot_eager"] = "auto"
     """Compiler of each block. "auto" is inductor on a GPU and none on a CPU."""

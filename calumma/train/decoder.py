@@ -24,6 +24,7 @@ from calumma.train.compute import computed_in, prepare
 from calumma.train.config import TrainConfig
 from calumma.train.exports import Exporter, Exports
 from calumma.train.eyes import Look, look
+from calumma.train.float8 import require_float8, to_float8
 from calumma.train.gpus import gpu_called
 from calumma.train.loop import Course, LoopConfig, Progress, run_loop
 from calumma.train.optimizer import (
@@ -205,7 +206,7 @@ def learn(
     device = choose_device(config.device)
     with joined(device) as world:
         ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
-        decoder, place = placed(shape, weights, ranks, lesson.change)
+        decoder, place = placed(shape, weights, ranks, _changing(lesson, shape, device))
         stream = AheadStream(
             lesson.reader,
             config.stream,
@@ -237,6 +238,19 @@ def learn(
             return None
         whole = gathered(decoder, place, lesson.change)
     return whole.eval() if whole is not None else None
+
+
+def _changing(lesson: Lesson, shape: DecoderConfig, device: torch.device) -> Change:
+    """What is done to the decoder before it is cut: the lesson's change, then float8 if asked."""
+    if lesson.config.compute.precision != "float8":
+        return lesson.change
+    require_float8(lesson.config, shape, device)
+
+    def change(decoder: Decoder) -> None:
+        lesson.change(decoder)
+        to_float8(decoder)
+
+    return change
 
 
 def _catching_up(exporter: Exporter | None, progress: Progress) -> Progress:

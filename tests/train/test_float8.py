@@ -1,0 +1,109 @@
+"""Float8: refused where it cannot be; elsewhere a step learns nearly the same."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from calumma.errors import ConfigError
+from calumma.model.decoder import Decoder
+from calumma.train import float8
+from calumma.train.adapters import LowRankLinear
+from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from calumma.train.float8 import require_float8, to_float8
+from calumma.train.optimizer import make_optimizers
+from calumma.train.pretrain import pretrain
+from calumma.train.step import StepRules, optimizer_step
+from tests.train import decoder_ranks
+
+CONFIG = TrainConfig(
+    shards=Path("s"), tokenizers=Path("t"), compute=ComputeConfig(precision="float8")
+)
+
+
+def emulated(decoder: Decoder) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchao's own, as it is imported
+        to_float8(decoder, emulate=True)
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], **change: Any) -> str:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    config = replace(CONFIG, parallel=ParallelConfig(tensor=change.pop("tensor", 1)))
+    shape = replace(decoder_ranks.SHAPE, **change)
+    with pytest.raises(ConfigError) as caught:
+        require_float8(config, shape, torch.device("cuda"))
+    return str(caught.value)
+
+
+def test_a_cpu_is_refused(shards: Path, tmp_path: Path) -> None:
+    config = replace(decoder_ranks.run_config(shards, {}), compute=CONFIG.compute)
+    with pytest.raises(ConfigError) as caught:
+        pretrain(config, tmp_path)
+    assert str(caught.value) == (
+        "compute.precision='float8' on a cpu; wanted a GPU that multiplies it. Use bfloat16."
+    )
+
+
+def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, (8, 0)) == (
+        "compute.precision='float8', and the GPU here has compute capability 8.0; wanted 8.9 or "
+        "more (L4, H100, H200, B200). Use bfloat16."
+    )
+
+
+def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float8.importlib.util, "find_spec", lambda name: None)
+    assert refusal(monkeypatch, (9, 0)) == (
+        "compute.precision='float8', and torchao is not installed; wanted it. Install it with "
+        "`pip install 'calumma[float8]'`, or use bfloat16."
+    )
+
+
+def test_tensor_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, (9, 0), tensor=2) == (
+        "compute.precision='float8' with parallel.tensor=2; wanted tensor=1, since DTensor does "
+        "not cut float8 products here. Shard over all ranks instead. Use bfloat16."
+    )
+
+
+def test_sides_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, (9, 0), feed_forward_dim=40) == (
+        "compute.precision='float8' with matrices of sides 32, 16, 40; wanted multiples of 16. "
+        "Use bfloat16."
+    )
+
+
+def test_steps_in_float8_learn_nearly_what_others_do() -> None:
+    losses: dict[str, list[float]] = {}
+    for kind in ("float32", "float8"):
+        decoder = Decoder(decoder_ranks.SHAPE)
+        decoder.initialise(0)
+        names = list(decoder.state_dict())
+        if kind == "float8":
+            emulated(decoder)
+        assert list(decoder.state_dict()) == names
+        optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=1e-3))
+        rules = StepRules(vocabulary=decoder_ranks.VOCABULARY, z_loss=0.0, max_gradient_norm=1.0)
+        losses[kind] = [
+            optimizer_step(decoder, optimizers, [decoder_ranks.batch(n)], rules).loss
+            for n in range(5)
+        ]
+    assert losses["float8"] != losses["float32"]
+    assert losses["float8"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def test_the_blocks_matrices_alone_are_changed() -> None:
+    decoder = Decoder(decoder_ranks.SHAPE)
+    block: Any = decoder.blocks[0]
+    block.attention.query = LowRankLinear(block.attention.query, 2, 1.0)
+    emulated(decoder)
+    assert type(block.attention.query) is LowRankLinear
+    assert type(block.attention.key).__name__ == "Float8Linear"
+    assert isinstance(decoder.head, nn.Linear) and type(decoder.head).__name__ == "Head"
