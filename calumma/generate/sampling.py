@@ -16,6 +16,10 @@ from torch import Tensor
 from calumma.generate.config import Sampling
 
 
+LEAST = 1e-6
+"""What is less is taken for the limit that it comes near to."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """The rules of each row, [R] each."""
@@ -32,7 +36,17 @@ class Limits:
     def of(cls, rules: Sequence[Sampling], device: torch.device) -> Limits:
         """The rules of some rows, in order."""
         table = torch.tensor(
-            [(rule.temperature, rule.top_k, rule.min_p, rule.top_p) for rule in rules]
+            [
+                # So near to 0 that logits over it would be infinite, it is 0; and no top-p is so
+                # small that it is 0 in 32 bits.
+                (
+                    rule.temperature if rule.temperature >= LEAST else 0.0,
+                    rule.top_k,
+                    rule.min_p,
+                    max(rule.top_p, LEAST),
+                )
+                for rule in rules
+            ]
         )
         temperature, top_k, min_p, top_p = table.to(device).unbind(1)
         cuts = any(rule.top_k or rule.min_p or rule.top_p < 1 for rule in rules)

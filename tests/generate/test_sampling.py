@@ -67,6 +67,13 @@ def test_no_temperature_is_greedy_and_ties_go_to_the_lower_id() -> None:
     assert drawn([0.2, 0.4, 0.4], [0.0, 0.999999], temperature=0.0) == [1, 1]
 
 
+@pytest.mark.parametrize("tiny", [5e-324, 1e-39, 1e-7])
+def test_rules_too_small_for_32_bits_are_the_limit_they_come_near_to(tiny: float) -> None:
+    assert drawn([0.2, 0.5, 0.3], [0.0, 0.999999], temperature=tiny) == [1, 1]
+    assert drawn([0.2, 0.5, 0.3], [0.0, 0.999999], top_p=tiny) == [1, 1]
+    assert drawn([0.2, 0.5, 0.3], [0.0, 0.999999], top_p=tiny, temperature=tiny) == [1, 1]
+
+
 def test_temperature_flattens() -> None:
     # Square roots of 0.8 and 0.2 are as 2 to 1.
     assert drawn([0.8, 0.2], [0.66, 0.67], temperature=2.0) == [0, 1]
