@@ -18,8 +18,8 @@ from calumma.shards.build import Tokenizers, build_shards
 from calumma.shards.encode import Codes, pictures_of
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.tokens.squares import Fit
 from calumma.tokens.sequence import encode_document
+from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
 from tests.pictures import noise, png
 

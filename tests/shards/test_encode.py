@@ -12,9 +12,9 @@ from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
 from calumma.shards.build import Tokenizers
 from calumma.shards.encode import Codes, DocumentEncoder, pictures_of
-from calumma.tokens.squares import Fit
 from calumma.tokens.sequence import Sequence as TokenSequence
 from calumma.tokens.sequence import encode_document
+from calumma.tokens.squares import Fit
 from tests.pictures import png
 
 
