@@ -31,7 +31,8 @@ class Reader:
         self.decoder = decoder
         self.device = decoder.embedding.weight.device
         # The slots behind the rows' own are those of ids that only fill a product up.
-        self.cache = Cache(decoder.config, num_slots + BLOCK, decoder.embedding.weight)
+        like, ranks = decoder.embedding.weight, decoder.ranks
+        self.cache = Cache(decoder.config, num_slots + BLOCK, like, ranks=ranks)
         self._spare = num_slots
         self._captured = Captured(decoder, self.cache) if captured else None
 

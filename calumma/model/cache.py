@@ -37,12 +37,20 @@ class Piece:
 class Cache:
     """One slot a token, for every layer. Who has which slots is its owner's business."""
 
-    def __init__(self, config: DecoderConfig, num_slots: int, like: Tensor) -> None:
+    def __init__(
+        self, config: DecoderConfig, num_slots: int, like: Tensor, *, ranks: int = 1
+    ) -> None:
         """Make room for `num_slots` tokens in the dtype and device of `like`.
 
         Memory that is never written to is, on a CPU, never taken from the machine.
+
+        Args:
+            config: of the decoder.
+            num_slots: how many tokens it holds.
+            like: any of the decoder's weights.
+            ranks: that share the heads of keys evenly.
         """
-        shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
+        shape = (config.num_layers, config.num_kv_heads // ranks, num_slots, config.head_dim)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
         places = torch.arange(config.max_tokens, device=like.device)

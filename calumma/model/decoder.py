@@ -96,6 +96,8 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.head = Head(config.model_dim, config.vocabulary_size, bias=False)
+        self.ranks = 1
+        """Processes that share its heads; whoever cuts a decoder says so here."""
 
     def forward(
         self, ids: Tensor, read: Callable[[Tensor], Any] | None = None, **where: Unpack[Where]

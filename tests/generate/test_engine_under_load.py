@@ -39,7 +39,7 @@ class Noise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = CONFIG
+        self.config, self.ranks = CONFIG, 1
         self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
         self.head = Head(CONFIG.model_dim, V.size, bias=False)
         nn.init.normal_(self.head.weight, std=2.0)

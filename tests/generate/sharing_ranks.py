@@ -1,0 +1,77 @@
+"""Generate as one rank of several that share a decoder; see test_ranks.py.
+
+python -m tests.generate.sharing_ranks FOLDER    with RANK, WORLD_SIZE and the like set
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from calumma.generate.config import Request
+from calumma.generate.engine import Engine
+from calumma.generate.ranks import share
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=16, num_text=40)
+GROUPS = (1, 2)
+
+
+def drawn(groups: int) -> Decoder:
+    """A decoder whose logits differ widely, the same in every process."""
+    shape = DecoderConfig(
+        vocabulary_size=V.size,
+        model_dim=32,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        feed_forward_dim=48,
+        max_tokens=64,
+        qk_norm_groups=groups,
+    )
+    made = Decoder(shape)
+    made.initialise(0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn(parameter.shape) / 8)
+    return made.eval().requires_grad_(False)
+
+
+def generated(decoder: Decoder) -> list[list[int]]:
+    """What some requests get."""
+    engine = Engine(decoder, V, codes_per_image=4)
+    asked = [
+        Request(ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number)
+        for number in range(4)
+    ]
+    works = engine.submit_all([*asked, Request(ids=(0,), max_new_tokens=16, modality="image")])
+    while not engine.idle:
+        engine.step()
+    return [work.ids for work in works]
+
+
+def main(folder: Path) -> None:
+    """Generate, and write down what came of it and how much of the decoder this rank holds."""
+    torch.distributed.init_process_group("gloo")
+    torch.set_num_threads(1)
+    found = {}
+    for groups in GROUPS:
+        decoder = drawn(groups)
+        share(decoder)
+        found[str(groups)] = generated(decoder)
+    inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
+    rank = torch.distributed.get_rank()
+    (folder / f"{rank}.json").write_text(json.dumps({"ids": found, "inside": inside}))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
