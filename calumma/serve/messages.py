@@ -84,7 +84,7 @@ class Sampling(Body):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     guidance: float | None = Field(None, ge=0, le=50, description="of images, by the text")
     image_guidance: float | None = Field(None, ge=0, le=50, description="by earlier images")
     image_temperature: float | None = Field(None, ge=0, le=2)

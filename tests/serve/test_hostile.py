@@ -108,6 +108,8 @@ BODIES: dict[str, tuple[Any, int]] = {
     "very many tokens": ({"messages": [TEXT], "max_tokens": 2**31}, 200),
     "too many answers": ({"messages": [TEXT], "n": 1000}, 400),
     "cold below nothing": ({"messages": [TEXT], "temperature": -1}, 400),
+    "almost cold": ({"messages": [TEXT], "temperature": 5e-324, "top_p": 5e-324}, 200),
+    "a penalty of almost nothing": ({"messages": [TEXT], "repetition_penalty": 5e-324}, 400),
     "no share": ({"messages": [TEXT], "top_p": 0}, 400),
     "a seed below nothing": ({"messages": [TEXT], "seed": -(2**63)}, 200),
     "a seed too large": ({"messages": [TEXT], "seed": 2**63}, 400),
