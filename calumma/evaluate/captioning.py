@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, bootstrap_interval
+from calumma.evaluate.figure import Figure, share_interval
 from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen
 from calumma.evaluate.shown import Shown
 from calumma.generate.config import TextSampling
@@ -150,7 +150,7 @@ def caption_figures(
             value=float(hits.sum() / counts.sum()),
             baseline=None,
             n=int((counts > 0).sum()),
-            interval=bootstrap_interval(hits, counts, seed=seed),
+            interval=share_interval(hits, counts, seed=seed),
             unit="share",
             note=f"{counts.sum()} known words, greedy captions",
         )

@@ -85,6 +85,24 @@ def bootstrap_interval(sums: ArrayLike, weights: ArrayLike | None = None, *, see
     return float(low), float(high)
 
 
+def share_interval(hits: ArrayLike, counts: ArrayLike, *, seed: int) -> Interval:
+    """The 95 % interval of a share of things of which a document has several.
+
+    It is the bootstrap's over documents; where all things are right, or all wrong, that one has no
+    width, and it is Wilson's of the documents.
+
+    Args:
+        hits: [N] things that are right in each document.
+        counts: [N] things there are.
+        seed: of the drawing.
+    """
+    right, asked = np.asarray(hits, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if right.sum() in (0, asked.sum()):
+        documents = int((asked > 0).sum())
+        return wilson_interval(documents if right.any() else 0, documents)
+    return bootstrap_interval(right, asked, seed=seed)
+
+
 def wilson_interval(hits: float, n: int) -> Interval:
     """The 95 % interval of a share of `n` questions; `hits` may hold halves, for ties.
 

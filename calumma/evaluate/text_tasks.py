@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ def _figure(name: str, scores: Sequence[float], benchmark: Benchmark) -> Figure:
         n=len(scores),
         interval=wilson_interval(float(np.sum(scores)), len(scores)),
         unit="share",
-        note=f"lm-evaluation-harness, {shots}",
+        note=f"lm-evaluation-harness {version('lm_eval')}, {shots}",
     )
 
 

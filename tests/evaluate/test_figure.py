@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calumma.evaluate.figure import Figure, bootstrap_interval, render_table, wilson_interval
+from calumma.evaluate.figure import (
+    Figure,
+    bootstrap_interval,
+    render_table,
+    share_interval,
+    wilson_interval,
+)
 
 
 def test_a_figure_is_written_with_the_six_fields_of_the_contract() -> None:
@@ -53,3 +59,10 @@ def test_the_table_stands_in_columns() -> None:
         "text_bits_per_token   3.25       7.5       3 to 3.5  200  bits",
         "codebook_used         0.75         -              -   12  share",
     ]
+
+
+def test_a_share_that_is_all_right_still_has_a_width() -> None:
+    assert share_interval([2, 1, 0], [2, 1, 0], seed=0) == wilson_interval(2, 2)
+    assert share_interval([0, 0, 0], [2, 1, 1], seed=0) == wilson_interval(0, 3)
+    mixed = share_interval([2, 0, 1], [2, 1, 1], seed=0)
+    assert mixed == bootstrap_interval([2, 0, 1], [2, 1, 1], seed=0)
