@@ -9,6 +9,8 @@ import pytest
 from calumma.model.sizes import SIZES
 from calumma.settings import load_config
 from calumma.train.config import PretrainConfig
+from calumma.train.gpus import gpu_kind
+from calumma.train.plan import Question, make_plan
 
 RUNS = Path(__file__).parents[2] / "runs"
 BATCHES = {
@@ -53,4 +55,15 @@ def test_stage_two_halves_the_weights_of_stage_one() -> None:
     config = recipe("7B")
     for name, weight in config.stage_one.weights.items():
         assert config.stage_two_weights[name] == pytest.approx(weight / 2)
+    assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)
+
+
+def test_the_twenty_minutes_on_one_gpu_are_no_more() -> None:
+    config = load_config(PretrainConfig, RUNS / "h100-20-minutes.toml", [])
+    question = Question(
+        config=config, gpu=gpu_kind("h100-80gb"), num_gpus=1, vocabulary_size=24_200
+    )
+    plan = make_plan(question)
+    plan.require_fitting()
+    assert 10 < plan.speed.days * 24 * 60 < 18  # compiling and saving come on top
     assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)

@@ -1,0 +1,166 @@
+"""What the runs of study.py came to: a table, a file of figures and one of curves.
+
+    python studies/stability/report.py --out out/stability [--to studies/stability]
+
+Writes results.json and curves.svg, and prints the table of README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from study import RATES, SEEDS, VARIANTS, Run
+
+from calumma.files import write_json, write_text
+
+WINDOW = 25
+"""Steps whose mean counts as one value of the loss."""
+
+LOST = 0.1
+"""Nats that the loss ends above its best, from which on a run counts as diverging."""
+
+Steps = Sequence[dict[str, Any]]
+COLUMNS = ("loss", "best", "loss_text", "loss_image", "output_norm", "attention_logit", "z")
+
+
+def results(out: Path) -> dict[Run, Steps]:
+    """The runs that are there."""
+    found = {}
+    for rate in RATES:
+        for name in VARIANTS:
+            for seed in SEEDS:
+                run = Run(name, rate, seed)
+                if run.file(out).is_file():
+                    lines = run.file(out).read_text(encoding="utf-8").splitlines()
+                    found[run] = [json.loads(line) for line in lines]
+    return found
+
+
+def means(steps: Steps, name: str) -> list[float]:
+    """The mean of each `WINDOW` steps in a row, by their last."""
+    values = [step[name] for step in steps]
+    ends = range(WINDOW, len(values) + 1)
+    return [sum(values[end - WINDOW : end]) / WINDOW for end in ends]
+
+
+def figures(steps: Steps) -> dict[str, Any]:
+    """What a run came to."""
+    losses = means(steps, "loss")
+    best = min(losses)
+    told: dict[str, Any] = {
+        name: means(steps, name)[-1]
+        for name in ("loss", "loss_text", "loss_image", "output_norm", "attention_logit", "z")
+    }
+    told |= {"best": best, "skipped": sum(step["skipped"] for step in steps)}
+    if losses[-1] > best + LOST:
+        above = [loss > best + LOST for loss in losses]
+        lowest = losses.index(best)
+        told["diverges_at"] = WINDOW + next(
+            at for at in range(lowest, len(above)) if all(above[at:])
+        )
+    return told
+
+
+def table(found: dict[Run, Steps]) -> Iterator[str]:
+    """A line for each variant and rate: each seed's value, the first one's first."""
+    columns = "loss | its best | text | codes | output norm | attention logit | diverges"
+    yield f"| rate | variant | {columns} |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    forms = ("{:.2f}", "{:.2f}", "{:.2f}", "{:.2f}", "{:,.0f}", "{:,.0f}")
+    for rate in RATES:
+        for name in VARIANTS:
+            runs = [figures(found[r]) for s in SEEDS if (r := Run(name, rate, s)) in found]
+            if not runs:
+                continue
+            cells = [
+                ", ".join(form.format(run[column]) for run in runs)
+                for column, form in zip(COLUMNS[:6], forms, strict=True)
+            ]
+            when = [f"from {r['diverges_at']}" if "diverges_at" in r else "no" for r in runs]
+            yield f"| {rate:g} | {name} | {' | '.join(cells)} | {', '.join(when)} |"
+
+
+HUES = ("#1f6f43", "#c0392b", "#2e86c1", "#e67e22", "#7d8c8d", "#6c3483", "#17a589", "#d35fb7",
+        "#7e5109", "#111111")  # fmt: skip
+WIDTH, HEIGHT, GAP, LEFT = 420, 230, 46, 56
+PANELS = (("loss", False), ("output_norm", True), ("attention_logit", True))
+
+
+def curves(found: dict[Run, Steps]) -> str:
+    """An SVG: a column for each rate, a row for each of `PANELS`, a line for each run."""
+    rates = [rate for rate in RATES if any(run.rate == rate for run in found)]
+    wide = LEFT + len(rates) * (WIDTH + GAP)
+    high = len(PANELS) * (HEIGHT + GAP) + 24 * ((len(VARIANTS) + 3) // 4) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    ]
+    for row, (name, logarithmic) in enumerate(PANELS):
+        for column, rate in enumerate(rates):
+            runs = {run: steps for run, steps in found.items() if run.rate == rate}
+            corner = (LEFT + column * (WIDTH + GAP), 30 + row * (HEIGHT + GAP))
+            parts += _panel(runs, name, logarithmic, corner, f"{name}, rate {rate:g}")
+    for number, name in enumerate(VARIANTS):
+        x = LEFT + number % 4 * 225
+        y = len(PANELS) * (HEIGHT + GAP) + 40 + number // 4 * 24
+        parts.append(f'<path d="M{x} {y - 4}h22" stroke="{HUES[number]}" stroke-width="3"/>')
+        parts.append(f'<text x="{x + 28}" y="{y}">{name}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _panel(
+    runs: dict[Run, Steps], name: str, logarithmic: bool, corner: tuple[int, int], title: str
+) -> list[str]:
+    left, top = corner
+    lines = {
+        run: [log10(max(v, 1e-3)) if logarithmic else v for v in means(steps, name)[::5]]
+        for run, steps in runs.items()
+    }
+    low = min(min(values) for values in lines.values())
+    high = max(max(values) for values in lines.values())
+    scale = HEIGHT / max(high - low, 1e-9)
+    parts = [
+        f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#bbb"/>',
+        f'<text x="{left}" y="{top - 6}" font-weight="bold">{title}</text>',
+    ]
+    for share in (0.0, 0.5, 1.0):
+        value = low + share * (high - low)
+        told = f"{10**value:,.3g}" if logarithmic else f"{value:.2f}"
+        y = top + HEIGHT - share * HEIGHT + 4
+        parts.append(f'<text x="{left - 4}" y="{y:.0f}" text-anchor="end">{told}</text>')
+    names = list(VARIANTS)
+    for run, values in lines.items():
+        along = WIDTH / max(1, len(values) - 1)
+        points = " ".join(
+            f"{left + at * along:.0f},{top + HEIGHT - (value - low) * scale:.0f}"
+            for at, value in enumerate(values)
+        )
+        dash = ' stroke-dasharray="5 3"' if run.seed else ""
+        hue = HUES[names.index(run.name)]
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{hue}"{dash}/>')
+    return parts
+
+
+def main() -> None:
+    """Read, sum up, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--to", type=Path, default=Path(__file__).parent)
+    args = parser.parse_args()
+    found = results(args.out)
+    told = [
+        {"variant": run.name, "rate": run.rate, "seed": run.seed, **figures(steps)}
+        for run, steps in found.items()
+    ]
+    write_json(args.to / "results.json", told)
+    write_text(args.to / "curves.svg", curves(found))
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()
