@@ -96,3 +96,8 @@ class PreferenceConfig:
                 f"parallel.tensor={self.parallel.tensor}: preference tuning judges whole answers, "
                 "which tensor ranks cut; wanted 1. FSDP2 over all ranks is there without it."
             )
+        if self.compute.precision == "float8":
+            raise ConfigError(
+                "compute.precision='float8': preference tuning compares small differences of large "
+                "sums; wanted auto, bfloat16 or float32. Change --compute.precision."
+            )

@@ -9,7 +9,7 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.settings import make_config
-from calumma.train.config import ParallelConfig
+from calumma.train.config import ComputeConfig, ParallelConfig
 from calumma.train.config_preference import PairsConfig, PreferenceConfig
 
 
@@ -57,4 +57,17 @@ def test_tensor_ranks_are_refused() -> None:
     assert str(caught.value) == (
         "parallel.tensor=2: preference tuning judges whole answers, which tensor ranks cut; "
         "wanted 1. FSDP2 over all ranks is there without it."
+    )
+
+
+def test_float8_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PreferenceConfig(
+            model=Path("m"),
+            preference=PairsConfig(pairs=(Path("a"),)),
+            compute=ComputeConfig(precision="float8"),
+        )
+    assert str(caught.value) == (
+        "compute.precision='float8': preference tuning compares small differences of large sums; "
+        "wanted auto, bfloat16 or float32. Change --compute.precision."
     )
