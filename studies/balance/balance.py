@@ -31,8 +31,8 @@ SHARES = (0.0, 0.01, 0.05, 0.5, 0.95, 0.99, 1.0)
 """Of training conversations whose answer is a picture."""
 
 SEEDS = (0, 1)
-STEPS = 80
-MOST = 60
+STEPS = 60
+MOST = 40
 """Held-out prompts of a kind."""
 
 
@@ -48,7 +48,7 @@ def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> Fin
         "weights": {name: weight for name, weight in weights.items() if weight > 0},
         "steps": steps,
         "seed": seed,
-        "save_every": 60,
+        "save_every": 30,
         "stream": tree["stream"] | {"seed": seed},
     }
     return make_config(FinetuneConfig, tree, "balance.py")

@@ -35,7 +35,7 @@ from calumma.train.config_preference import PreferenceConfig
 from calumma.train.preference import prefer
 
 CONFIG = Path(__file__).parent / "preference.toml"
-PROMPTS, ANSWERS, MOST = 300, 4, 236
+PROMPTS, ANSWERS, MOST = 200, 4, 200
 KINDS = ("draw", "tell")
 """Prompts that are answered with one picture, alone or behind words."""
 

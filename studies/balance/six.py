@@ -25,7 +25,7 @@ from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 
 CONFIG = Path(__file__).parent / "six.toml"
-MOST, MOST_BEFORE = 200, 60
+MOST, MOST_BEFORE = 130, 40
 """Prompts of a kind, at most: for the fine-tuned model, and for the one it started from."""
 
 WORDS = ("describe", "ground", "meaning", "word", "program", "printed", "plain")
