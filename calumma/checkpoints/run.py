@@ -216,7 +216,7 @@ def _step_of(folder: Path) -> int:
 
 def saved_steps(run: Path) -> list[int]:
     """The steps of a run's whole checkpoints, in order."""
-    return [_step_of(path) for path in _saved(run) if _whole_record(path) is not None]
+    return [_step_of(path) for path in _saved(run) if whole_record(path) is not None]
 
 
 def saved_at(run: Path, step: int) -> Saved:
@@ -246,7 +246,7 @@ def newest_checkpoint(run: Path, fingerprint: str, latest: int | None = None) ->
     """
     folders = [path for path in _saved(run) if latest is None or _step_of(path) <= latest]
     for folder in reversed(folders):
-        record = _whole_record(folder)
+        record = whole_record(folder)
         if record is None:
             continue
         if record["fingerprint"] != fingerprint:
@@ -265,7 +265,7 @@ def newest_checkpoint(run: Path, fingerprint: str, latest: int | None = None) ->
     return None
 
 
-def _whole_record(folder: Path) -> Any:
+def whole_record(folder: Path) -> Any:
     """What `state.json` says, or None where it or a file that it names is not all there."""
     try:
         record = read_json(folder / "state.json")

@@ -84,6 +84,8 @@ def _without_page(path: Path) -> list[str]:
         return _model(path)
     if tokenizes:
         return _tokenizers(path)
+    if (path / "state.json").is_file():
+        return _checkpoint(path)
     if (path / "steps").is_dir() and (path / "runs").is_dir():
         return _demo(path)
     return []
@@ -151,10 +153,29 @@ def _run(path: Path) -> list[str]:
     steps = [str(read_json(state)["step"]) for state in saved]
     metrics = path / "metrics.jsonl"
     told = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else 0
+    configs = [*sorted((path / "models").glob("*/config.json")), path / "model" / "config.json"]
+    models = [str(config.parent.relative_to(path)) for config in configs if config.is_file()]
     return [
         f"{path}: a training run",
         f"checkpoints at steps {', '.join(steps) or 'none yet'}; metrics of {told} steps",
+        *([f"model folders: {', '.join(models)}"] if models else []),
         "the command that began it goes on from the newest",
+    ]
+
+
+def _checkpoint(path: Path) -> list[str]:
+    from calumma.checkpoints.run import whole_record
+    from calumma.files import read_json
+
+    record = whole_record(path)
+    if record is None:
+        step = read_json(path / "state.json")["step"]
+        return [f"{path}: a checkpoint of step {step}, NOT whole", "a run passes it over"]
+    files = record["files"]
+    return [
+        f"{path}: a checkpoint of step {record['step']}, whole",
+        f"{len(files)} file{'s' if len(files) > 1 else ''}, {sum(files.values()):,} bytes; of a "
+        f"run with the fingerprint {record['fingerprint']}",
     ]
 
 

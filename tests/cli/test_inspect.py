@@ -10,6 +10,7 @@ import pytest
 from calumma.checkpoints import tensor_file
 from calumma.checkpoints.convert import Target, convert, open_model
 from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.run import Checkpoint, Keep, save_checkpoint
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
@@ -162,6 +163,31 @@ def test_a_run_that_has_saved_nothing_yet(
         f"{tmp_path}: a training run",
         "checkpoints at steps none yet; metrics of 0 steps",
         "the command that began it goes on from the newest",
+    ]
+
+
+def test_a_run_s_checkpoints_and_model_folders(
+    model_parts: ModelParts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        state = {"model": dict(model_parts.decoder.state_dict())}
+        save_checkpoint(tmp_path, Checkpoint(step, state), "abc", Keep(every=1))
+    save_model(tmp_path / "models" / "step-00000001", model_parts)
+    save_model(tmp_path / "model", model_parts)
+    (tmp_path / "models" / "half").mkdir()
+    assert told(tmp_path, capsys)[1:3] == [
+        "checkpoints at steps 1, 2; metrics of 0 steps",
+        "model folders: models/step-00000001, model",
+    ]
+    one = tmp_path / "checkpoints" / "step-00000001"
+    first, second = told(one, capsys)
+    size = (one / "tensors.safetensors").stat().st_size
+    assert first == f"{one}: a checkpoint of step 1, whole"
+    assert second == f"1 file, {size:,} bytes; of a run with the fingerprint abc"
+    (one / "tensors.safetensors").unlink()
+    assert told(one, capsys) == [
+        f"{one}: a checkpoint of step 1, NOT whole",
+        "a run passes it over",
     ]
 
 
