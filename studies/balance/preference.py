@@ -35,7 +35,7 @@ from calumma.train.config_preference import PreferenceConfig
 from calumma.train.preference import prefer
 
 CONFIG = Path(__file__).parent / "preference.toml"
-PROMPTS, ANSWERS, MOST = 200, 4, 200
+PROMPTS, ANSWERS, MOST = 150, 4, 150
 KINDS = ("draw", "tell")
 """Prompts that are answered with one picture, alone or behind words."""
 
@@ -131,7 +131,7 @@ def main() -> None:
     pairs = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
     most = 1 if args.quick else MOST
     prompts = [d for kind in KINDS for d in held_out(args.out, kind, most)]
-    words = [d for kind in ("describe", "meaning", "plain") for d in held_out(args.out, kind, 60)]
+    words = [d for kind in ("describe", "meaning", "plain") for d in held_out(args.out, kind, 30)]
     before = ask(model, prompts, **AS_IT_IS)
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
     places = ["--model", f"{args.out}/six/model", "--preference.pairs", f'["{pairs}"]']
