@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from calumma.cli.main import main
+from calumma.shards.build import Tokenizers
 from tests.road.test_verbs import PRETRAIN
 
 
@@ -29,3 +36,58 @@ def test_a_stage_that_is_missing_is_named(
     assert capsys.readouterr().err == (
         f"error: {path}: there is no field stage_too; wanted perhaps stage_two.\n"
     )
+
+
+RUN = """\
+shards = "{shards}"
+tokenizers = "{tokenizers}"
+steps = 100000
+save_every = 100000
+device = "cpu"
+loader.workers = 2
+stream = {{ row_length = 32, num_rows = 2 }}
+model = {{ model_dim = 16, num_layers = 1, num_heads = 2, num_kv_heads = 2, feed_forward_dim = 16 }}
+stage_one.weights = {{ pairs = 1.0 }}
+stage_two.weights = {{ pairs = 1.0 }}
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 3)])
+def test_no_process_that_makes_batches_outlives_its_run(
+    number: int, status: int, shards: Path, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    tokenizers.text.save(tmp_path)
+    tokenizers.image.save(tmp_path)
+    config = tmp_path / "run.toml"
+    config.write_text(RUN.format(shards=shards, tokenizers=tmp_path))
+    command = [sys.executable, "-m", "calumma", "pretrain", config, "--out", tmp_path / "run"]
+    run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    _wait_until(lambda: metrics.exists() and metrics.stat().st_size > 1000)
+    assert len(_of_session(run.pid)) >= 3
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)  # as a terminal does, to all of them
+    else:
+        run.send_signal(number)
+    assert run.wait(60) == status
+    _wait_until(lambda: not _of_session(run.pid))
+    assert run.stderr is not None
+    if status == 3:
+        assert "The same command goes on from there." in run.stderr.read()
+    run.stderr.close()
+
+
+def _wait_until(there: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def _of_session(leader: int) -> list[int]:
+    """The processes of a session that still run."""
+    told = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False
+    )
+    lines = [line.split() for line in told.stdout.splitlines()]
+    return [int(pid) for pid, state in lines if not state.startswith("Z")]
