@@ -156,10 +156,11 @@ def main() -> None:
     cases = [(drawn, seed) for seed in SEEDS for drawn in SHARES]
     results: list[dict[str, Any]] = []
     for case in cases[:1] if args.quick else cases:
-        results = sorted([*results, run(*case, args)], key=lambda r: (r["seed"], r["drawn"]))
+        newest = run(*case, args)
+        results = sorted([*results, newest], key=lambda r: (r["seed"], r["drawn"]))
         (args.out / "balance.json").write_text(json.dumps(results, indent=1))
         (args.out / "balance.svg").write_text(chart(results))
-        print(table(results[-1:]), flush=True)
+        print(table([newest]), flush=True)
     print(table(results))
 
 
