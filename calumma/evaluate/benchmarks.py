@@ -39,6 +39,9 @@ class Benchmark:
     subjects: Mapping[str, str] = field(default_factory=dict)
     """The harness' names of subjects, where they differ from the files'."""
 
+    apart: bool = False
+    """Whether each subject has figures of its own too."""
+
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the definition that hold here."""
 
@@ -143,6 +146,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         summary="tasks of BIG-bench with scored choices",
         task="bigbench_",
         folder="",
+        apart=True,
         source=Source("*/task.json", read=files.big_bench, subject=files.by_folder),
         changes={
             "output_type": "multiple_choice",

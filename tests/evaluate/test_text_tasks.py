@@ -11,7 +11,7 @@ from calumma.errors import ConfigError, EvaluationError
 from calumma.evaluate import text_tasks
 from calumma.evaluate.figure import wilson_interval
 from calumma.evaluate.held_out import HeldOut, Options
-from calumma.evaluate.text_tasks import final_answer, text_benchmark, winner
+from calumma.evaluate.text_tasks import text_benchmark
 from calumma.generate.model import Model
 from tests.evaluate.published import lines, write_benchmarks
 
@@ -70,6 +70,14 @@ def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     assert "about anatomy" in str(prompts[0]) and "about astronomy" in str(prompts[3])
 
 
+def test_tasks_of_big_bench_have_figures_of_their_own(model: Model, published: Path) -> None:
+    figures, _ = _measured("bigbench", model, published)
+    assert {name: figure.n for name, figure in figures.items()} == {
+        "bigbench_acc": 2, "bigbench_heat_acc": 2,
+    }  # fmt: skip
+    assert figures["bigbench_heat_acc"].baselines["chance"] == 0.5
+
+
 def test_where_contexts_differ_they_are_the_candidates(model: Model, published: Path) -> None:
     _, held_out = _measured("winogrande", model, published, show=1)
     [shown] = held_out.shown
@@ -106,13 +114,6 @@ def test_competition_mathematics_is_scored_by_the_harness_own_rules(
     assert {name: figure.value for name, figure in figures.items()} == {
         "math_exact_match": 1.0, "math_math_verify": 1.0, "math_maj2": 1.0,
     }  # fmt: skip
-
-
-def test_the_commonest_final_answer_wins_and_none_has_no_vote() -> None:
-    pattern = r"#### (\-?[0-9\.\,]+)"
-    assert final_answer("#### 1,000.", pattern) == "1000"
-    assert winner(["?", "#### 2", "?", "x #### 2", "#### 7"], pattern) == "#### 2"
-    assert winner(["?", "!"], pattern) == "?"
 
 
 def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> None:
