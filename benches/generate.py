@@ -93,7 +93,7 @@ def random_decoder(shape: DecoderConfig, vocabulary: Vocabulary, where: argparse
 
 def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Answering:
     """All requests at once through the engine."""
-    engine = Engine(decoder, vocabulary, codes, budget=Budget(slots=65_536, rows=64))
+    engine = Engine(decoder, vocabulary, codes, budget=Budget(slots=65_536, rows=64, keep_ended=False))
 
     def answer(asked: Sequence[Asked]) -> Told:
         requests = [

@@ -145,6 +145,11 @@ class Budget:
     """Ids of prompts that are read in one step: a long prompt takes several, between which the
     other requests go on."""
 
+    keep_ended: bool = True
+    """Whether what a request has read stays in the cache when it ends, until its slots are wanted
+    or as many others have ended as there are rows: the next turn of a conversation, and whatever
+    begins alike, is then not read from its start."""
+
     captured: bool = False
     """On a GPU: steps in which each row reads one id are captured as CUDA graphs, one for each
     number of rows and width of what they look back at, and replayed."""
@@ -171,4 +176,6 @@ class Load:
     """Rows taken, the guidance of images to come included."""
 
     slots_used: int
+    """Slots that running requests have reserved."""
+
     slots: int

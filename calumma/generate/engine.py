@@ -16,9 +16,9 @@ import torch
 from calumma.errors import GenerationError
 from calumma.generate.choosing import Chooser
 from calumma.generate.config import Budget, Load, Request
-from calumma.generate.reading import Plan, Reader, plan_step
+from calumma.generate.reading import SHARED, Plan, Reader, plan_step
 from calumma.generate.slots import Slots
-from calumma.generate.work import Work, work_of
+from calumma.generate.work import Row, Work, work_of
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
 
@@ -44,6 +44,8 @@ class Engine:
         self._seats = list(range(budget.rows))
         self._waiting: deque[Work] = deque()
         self._running: list[Work] = []
+        self._ended: deque[Row] = deque()
+        """What ended requests have read, oldest first: at most `budget.rows` of them."""
 
     @property
     def idle(self) -> bool:
@@ -57,7 +59,7 @@ class Engine:
             running=len(self._running),
             waiting=len(self._waiting),
             rows=sum(work.extent.rows for work in self._running),
-            slots_used=self._slots.used,
+            slots_used=sum(work.extent.slots for work in self._running),
             slots=self.budget.slots,
         )
 
@@ -118,7 +120,7 @@ class Engine:
         self._admit(chosen)
         for work in self._running:
             work.guess()
-        plan, ready = plan_step(self._running, self.reader, self.budget.chunk)
+        plan, ready = plan_step(self._running, self._ended, self.reader, self.budget.chunk)
         if not plan:
             return chosen
         hidden = self.reader.read(plan)
@@ -138,7 +140,7 @@ class Engine:
         while self._waiting:
             work = self._waiting[0]
             rows = sum(one.extent.rows for one in self._running) + work.extent.rows
-            first = self._slots.take(work.extent.slots) if rows <= self.budget.rows else None
+            first = self._room(work.extent.slots) if rows <= self.budget.rows else None
             if first is None:
                 return
             self._running.append(self._waiting.popleft())
@@ -155,10 +157,26 @@ class Engine:
             self.chooser.note(work, [id_])
             chosen.append((work, id_))
 
+    def _room(self, slots: int) -> int | None:
+        """So many free slots, for which what has ended makes way; None while there are not."""
+        while (first := self._slots.take(slots)) is None and self._ended:
+            self._forget_oldest()
+        return first
+
+    def _forget_oldest(self) -> None:
+        row = self._ended.popleft()
+        self._slots.give(row.first, row.length)
+
     def _leave(self, work: Work) -> None:
         self._running.remove(work)
-        self._slots.give(work.full.first, work.extent.slots)
         self._seats.append(work.seat)
+        row = work.full
+        kept = row.length if self.budget.keep_ended and row.length >= SHARED else 0
+        if kept:
+            self._ended.append(Row(row.ids[:kept], kept, row.first))
+        if len(self._ended) > self.budget.rows:
+            self._forget_oldest()
+        self._slots.give(row.first + kept, work.extent.slots - kept)
 
     def follow(self, works: Sequence[Work]) -> Iterator[tuple[Work, int]]:
         """Step until these requests are done; yields their new ids as they are chosen.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -77,18 +77,26 @@ class Reader:
         return True
 
 
-def plan_step(works: Sequence[Work], reader: Reader, chunk: int) -> tuple[Plan, list[Work]]:
+def plan_step(
+    works: Sequence[Work], ended: Iterable[Row], reader: Reader, chunk: int
+) -> tuple[Plan, list[Work]]:
     """What to read in a step: all that is decoding, and of prompts so many ids, in their order.
 
     A request chooses when all its rows are read to their ends; until then each keeps one id
     unread, so that all of them end in the same step.
+
+    Args:
+        works: those that run, in the order they came.
+        ended: rows of others that a new row may begin like.
+        reader: of all rows.
+        chunk: ids of prompts.
 
     Returns:
         The plan, and the works that can choose behind it.
     """
     plan: Plan = []
     ready: list[Work] = []
-    earlier: list[Row] = []
+    earlier = list(ended)
     for work in works:
         free = []
         for row in work.rows:

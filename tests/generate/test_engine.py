@@ -185,6 +185,32 @@ def test_equal_prompts_are_read_once_and_say_the_same(
     assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
     assert copied == [40, 40, 40]
 
+    # The next turn of the last one goes on from where that ended, whose last id was never read.
+    longer = Request(ids=(*ids, *found[3], 24, 25), max_new_tokens=20, seed=7, max_images=0)
+    assert run(engine, [longer]) == [reference(decoder, engine.vocabulary, longer)]
+    assert copied[3:] == [40 + len(found[3]) - 1]
+
+
+def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
+    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(slots=100))
+    wanted = [
+        Request(ids=(24 + number, *range(30, 60)), max_new_tokens=9, seed=number, max_images=0)
+        for number in range(8)
+    ]
+    found = [run(small, [request])[0] for request in wanted]
+    assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
+    # 8 rows of 39 ids are more than 100: the oldest are gone. The whole cache can still be had.
+    assert sum(row.length for row in small._ended) == small._slots.used <= 100
+    whole = Request(ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0))
+    run(small, [whole])
+    assert len(small._ended) <= 1
+
+
+def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine: Engine) -> None:
+    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(keep_ended=False))
+    run(small, [Request(ids=tuple(range(24, 64)), max_new_tokens=9)])
+    assert (small._slots.used, len(small._ended)) == (0, 0)
+
 
 def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -> None:
     wanted = requests(prompts)

@@ -51,7 +51,7 @@ class Noise(nn.Module):
         return torch.randn(1, ids.shape[1], CONFIG.model_dim)
 
 
-def noise(**budget: int) -> Engine:
+def noise(**budget: Any) -> Engine:
     torch.manual_seed(0)
     decoder: Any = Noise().requires_grad_(False)
     return Engine(decoder, V, CODES, budget=Budget(**budget))
@@ -106,7 +106,7 @@ def require_well_formed(work: Work) -> None:
 
 
 def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
-    engine = noise(slots=20_000, rows=256)
+    engine = noise(slots=20_000, rows=256, keep_ended=False)
     random = np.random.default_rng(0)
     works = engine.submit_all([any_request(random, n, longest=12) for n in range(10_000)])
     while not engine.idle:
@@ -138,6 +138,7 @@ def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
     assert all(work.done and work.finish_reason != "cancelled" for work in works)
     assert len(waited) == 1000
     assert engine.load.slots_used == engine.load.rows == 0
+    assert engine._slots.used == sum(row.length for row in engine._ended)
     for work in works:
         require_well_formed(work)
 

@@ -90,7 +90,7 @@ def test_long_prompts_wait_and_those_that_decode_do_not(
     all_works = works(text_tokenizer, 50, 30, DECODING)
     counts = []
     while left := [work for work in all_works if work.full.pending]:
-        plan, ready = plan_step(left, reader, chunk=20)
+        plan, ready = plan_step(left, [], reader, chunk=20)
         counts.append([count for _, count in plan])
         assert [work.full for work in ready] == [row for row, n in plan if n == row.pending]
         for row, count in plan:
@@ -107,7 +107,7 @@ def test_a_request_s_rows_end_in_one_step(reader: Reader, text_tokenizer: TextTo
     work.place(0, 0)
     steps = []
     while any(one.pending for one in work.rows):
-        plan, ready = plan_step([work], reader, chunk=16)
+        plan, ready = plan_step([work], [], reader, chunk=16)
         assert bool(ready) == (len(plan) == 3 and all(n == one.pending for one, n in plan))
         for one, count in plan:
             one.length += count
@@ -123,7 +123,7 @@ def test_a_copy_of_a_request_waits_for_what_is_being_read(
     same.place(200, 1)
     steps = []
     for _ in range(3):
-        plan, ready = plan_step([one, same], reader, chunk=40)
+        plan, ready = plan_step([one, same], [], reader, chunk=40)
         steps.append(([count for _, count in plan], ready))
         with torch.no_grad():
             reader.read(plan)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from calumma.errors import GenerationError
 from calumma.generate.config import ImageSampling, Request
 from calumma.generate.work import Row, Work, work_of
 from calumma.vocabulary import Vocabulary
@@ -128,3 +129,12 @@ def test_why_it_ended() -> None:
     for id_ in IMAGE:
         made.take(id_, 0.0)
     assert (made.done, made.finish_reason) == (True, "stop")
+
+
+def test_images_alone_without_room_for_one_are_refused() -> None:
+    with pytest.raises(GenerationError) as caught:
+        work(BOS, WORD, modality="image", max_new_tokens=3)
+    assert str(caught.value) == (
+        "an image needs 4 ids, but there is room for 3; wanted room for the whole image. Raise "
+        "max_new_tokens, or shorten the prompt."
+    )
