@@ -40,6 +40,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--allow-host", action="append", default=[], metavar="HOST", help="pictures from there")
     add("--filter", action="append", default=[], metavar="NAME", help="profanity or nudity")
     add("--log-prompts", action="store_true", help="write prompts into the log")
+    add("--replicas", type=int, default=1, metavar="N", help="copies, through Ray Serve (1)")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
 
@@ -83,27 +84,48 @@ def _require_packages() -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    import sys
-
     from calumma.errors import Interrupted
-    from calumma.generate.model import load
     from calumma.runtime import STOP
-    from calumma.serve.app import make_app, make_service, require_safe
-    from calumma.serve.logs import write_to
-    from calumma.serve.server import Server, bind
+    from calumma.serve.app import require_safe
 
     config, keys = _config(args), _keys(args)
     require_safe(config, keys)
+    if args.replicas > 1:
+        _serve_many(args, config, keys)
+    else:
+        _serve_one(args, config, keys)
+    if STOP.wanted:
+        raise Interrupted("stopped by a signal; what was under way is answered or handed back.")
+
+
+def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
+    import sys
+
+    from calumma.generate.model import load
+    from calumma.serve.app import make_app, make_service
+    from calumma.serve.logs import write_to
+    from calumma.serve.server import Server, bind
+
     with bind(config.host, config.port) as listening:
         service = make_service(load(args.model, device=args.device), config)
         app = make_app(service, keys)
         write_to(sys.stderr)
-        host, port = listening.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"serving {config.name} at http://{shown}:{port}; Ctrl-C stops.", flush=True)
+        _tell(config, *listening.getsockname()[:2])
         Server(app, service.desk).run([listening])
-    if STOP.wanted:
-        raise Interrupted("stopped by a signal; what was under way is answered or handed back.")
+
+
+def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
+    from calumma.serve.replicas import Replicas, serve_replicas
+
+    replicas = Replicas(
+        model=args.model, config=config, keys=keys, count=args.replicas, device=args.device
+    )
+    serve_replicas(replicas, lambda: _tell(config, config.host, config.port))
+
+
+def _tell(config: ServeConfig, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {config.name} at http://{shown}:{port}; Ctrl-C stops.", flush=True)
 
 
 def _config(args: argparse.Namespace) -> ServeConfig:

@@ -1,0 +1,100 @@
+"""Several copies of a server behind one address, on one machine or many: Ray Serve.
+
+    client -> Ray's proxy -> replica 1: the whole app of `app.py`, with an engine of its own
+                          -> replica 2: ...
+
+Each replica is a process with a model, a queue and limits of its own; the proxy sends a request to
+one of two that has less to do. What a replica refuses with 429 the client may ask again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from calumma.errors import ConfigError
+from calumma.runtime import STOP
+from calumma.serve.config import ServeConfig
+from calumma.serve.keys import Keys
+
+_NAME = "calumma"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicas:
+    """What all replicas are made of."""
+
+    model: Path
+    """A model folder, at the same path on every machine."""
+
+    config: ServeConfig
+    keys: Keys | None
+    count: int
+    device: str = "auto"
+
+    def build(self) -> FastAPI:
+        """The app of one replica, made in its own process."""
+        from calumma.generate.model import load
+        from calumma.serve.app import make_app, make_service
+
+        model = load(self.model.resolve(), device=self.device)
+        return make_app(make_service(model, self.config), self.keys)
+
+
+def import_ray() -> Any:
+    """Ray Serve.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise ConfigError(
+            "--replicas above 1 needs Ray Serve, which is not installed. "
+            "`pip install 'calumma[ray]'` brings it."
+        ) from error
+    return serve
+
+
+def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        replicas: how many, of what.
+        listening: called when all of them take requests.
+
+    Raises:
+        ConfigError: Ray Serve is not installed.
+    """
+    serve = import_ray()
+    config, limits = replicas.config, replicas.config.limits
+    serve.start(http_options={"host": config.host, "port": config.port})
+    deployment = serve.deployment(
+        name=_NAME,
+        num_replicas=replicas.count,
+        # A replica refuses by itself what is too much, and says when to come again.
+        max_ongoing_requests=2 * limits.max_queue,
+        graceful_shutdown_timeout_s=limits.grace_seconds,
+        ray_actor_options={"num_gpus": 1 if _wants_gpu(replicas.device) else 0},
+    )(serve.ingress(replicas.build)())
+    try:
+        serve.run(deployment.bind(), name=_NAME)
+        # Ray has put its own listener to signals in the place of ours.
+        STOP.install()
+        listening()
+        while not STOP.wanted:
+            time.sleep(0.2)
+    finally:
+        serve.shutdown()
+
+
+def _wants_gpu(device: str) -> bool:
+    from calumma.runtime import choose_device
+
+    return choose_device(device).type == "cuda"
