@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-MOST_POINTS = 400
+MOST_POINTS = 250
 """A curve has at most twice as many; then neighbours share one."""
 
 _WIDTH, _HEIGHT = 460.0, 230.0

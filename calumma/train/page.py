@@ -39,6 +39,9 @@ _CHARTS: Mapping[str, tuple[str, ...]] = {
 _LEFT_OUT = {"step", "stage", "seconds", "num_tokens", "skipped", "attention_max"}
 _MOST_EVENTS = 100
 
+_MOST_SHARE = 1 / 300
+"""Of the run's time that goes into writing the page: on a slow machine it is written less often."""
+
 
 class RunPage:
     """The page of a run that goes on."""
@@ -54,6 +57,7 @@ class RunPage:
         self.journal = journal
         self.steps = steps
         self.seconds = seconds
+        self.pause = seconds
         self.curves: dict[str, Curve] = {}
         self.done = self.first = 0
         self.started = self.written = time.monotonic()
@@ -80,14 +84,16 @@ class RunPage:
 
     def keep_current(self) -> None:
         """Write the page if the last writing is long ago."""
-        if self.seconds and time.monotonic() - self.written > self.seconds:
+        if self.seconds and time.monotonic() - self.written > self.pause:
             self.write("going on")
 
     def write(self, how: str) -> None:
         """Write the page; `how` the run goes."""
         if self.seconds:
+            began = time.monotonic()
             write_text(self.journal.run / NAME, self.to_html(how))
             self.written = time.monotonic()
+            self.pause = max(self.seconds, (self.written - began) / _MOST_SHARE)
 
     def to_html(self, how: str) -> str:
         """The page."""

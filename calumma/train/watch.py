@@ -250,9 +250,11 @@ _CLEAR = 4.0
 def _warning(seen: Sequence[Told], name: str, config: WatchConfig, limit: float) -> Finding | None:
     """Growth that is steady, not that of a beginning that slows down, and will leave the range."""
     seen = seen[-config.window :]
+    if abs(seen[-1].get(name) or 0.0) < _NEAR * limit:
+        return None
     whole = growth(seen, name, len(seen))
     late = growth(seen, name, len(seen) // 2)
-    if whole is None or late is None or late.level < _NEAR * limit:
+    if whole is None or late is None:
         return None
     steady = whole.rate > _CLEAR * whole.error and late.rate > _CLEAR * late.error
     left = late.steps_to(limit)

@@ -3,7 +3,8 @@
     python -m tests.train.decoder_ranks FOLDER TASKS    with RANK, WORLD_SIZE and the like set
 
 TASKS is JSON: {"steps": {...}} learns from made-up batches with a `ParallelConfig`'s fields, and
-{"pretrain": [RUN, SHARDS, {...}]} takes up a run, or begins one and dies after its third step.
+{"pretrain": [RUN, SHARDS, {...}]} takes up a run, or begins one and dies after its third step;
+{"trouble": [RUN, SHARDS]} has to go back once.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
+from calumma.train.decoder import DecoderLearner
 from calumma.train.eyes import look
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, gathered, placed
 from calumma.train.pretrain import pretrain
 from calumma.train.step import StepRules, optimizer_step, to_device
+from calumma.train.watch import WatchConfig
 from calumma.train.world import World, joined
 from calumma.vocabulary import Vocabulary
 
@@ -121,6 +124,29 @@ def take_up(run: Path, shards: Path, parallel: dict[str, int]) -> None:
         torch.save(decoder.state_dict(), run / "weights.pt")
 
 
+def troubled(run: Path, shards: Path) -> None:
+    """Pre-train through a rate far too high in the step of the twelfth batches."""
+    real = DecoderLearner.step
+
+    def step(learner: DecoderLearner, number: int) -> dict[str, float]:
+        share = learner.course.rate_share
+        if learner.course.drawn == 11:
+            learner.course = replace(learner.course, rate_share=1e5)
+        told = real(learner, number)
+        learner.course = replace(learner.course, rate_share=share)
+        return told
+
+    still = replace(run_config(shards, {}), stage_two_share=0.0, steps=16, save_every=2)
+    watch = WatchConfig(window=8, spike_steps=2)
+    DecoderLearner.step = step  # type: ignore[method-assign]
+    try:
+        decoder = pretrain(replace(still, watch=watch), run)
+    finally:
+        DecoderLearner.step = real  # type: ignore[method-assign]
+    if decoder is not None:
+        torch.save(decoder.state_dict(), run / "weights.pt")
+
+
 def main() -> None:
     """What the arguments ask for."""
     torch.set_num_threads(1)
@@ -133,6 +159,10 @@ def main() -> None:
         run, shards, parallel = tasks["pretrain"]
         os.environ["MASTER_PORT"] = tasks["port"]
         take_up(Path(run), Path(shards), parallel)
+    if "trouble" in tasks:
+        run, shards = tasks["trouble"]
+        os.environ["MASTER_PORT"] = tasks["last_port"]
+        troubled(Path(run), Path(shards))
     # Gloo's threads of the first world may still be ending, and abort an interpreter that closes.
     sys.stdout.flush()
     os._exit(0)

@@ -33,8 +33,8 @@ CPU = torch.device("cpu")
 def with_ranks(size: int, folder: Path, tasks: dict[str, Any]) -> None:
     """Start so many ranks and wait for them."""
     folder.mkdir(exist_ok=True)
-    first, second = free_ports(2)
-    told = json.dumps(tasks | {"port": second})
+    first, second, last = free_ports(3)
+    told = json.dumps(tasks | {"port": second, "last_port": last})
     start_ranks(size, "tests.train.decoder_ranks", str(folder), told, port=first)
 
 
@@ -54,7 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
         shutil.copytree(made / "begun", made / f"run-{size}")
     decoder_ranks.take_up(made / "run-1", shards, {})
     run = [str(made / "run-2"), str(shards), {}]
-    with_ranks(2, made / "sharded", {"steps": {}, "pretrain": run})
+    trouble = [str(made / "trouble-2"), str(shards)]
+    with_ranks(2, made / "sharded", {"steps": {}, "pretrain": run, "trouble": trouble})
     with_ranks(3, made / "three", {"pretrain": [str(made / "run-3"), str(shards), {}]})
     return made
 
@@ -109,6 +110,22 @@ def test_a_model_folder_of_what_ranks_saved_is_what_one_process_saves(
     decoder.load_state_dict(torch.load(run / "weights.pt"))
     save_model(tmp_path, replace(model_parts, decoder=decoder))
     assert bytes_of(made) == bytes_of(tmp_path)
+
+
+def test_ranks_go_back_together_and_end_where_one_process_ends(
+    folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    decoder_ranks.troubled(tmp_path, shards)
+    one, two = (
+        [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        for run in (tmp_path, folder / "trouble-2")
+    )
+    [*_, back] = one
+    assert (back["event"], back["step"], back["to"], back["drawn"]) == ("roll_back", 14, 10, 14)
+    assert two[-1] == back
+    weights, wanted = (torch.load(r / "weights.pt") for r in (folder / "trouble-2", tmp_path))
+    for key, tensor in wanted.items():
+        assert torch.allclose(tensor, weights[key], atol=1e-4), key
 
 
 def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
