@@ -93,7 +93,9 @@ def random_decoder(shape: DecoderConfig, vocabulary: Vocabulary, where: argparse
 
 def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Answering:
     """All requests at once through the engine."""
-    engine = Engine(decoder, vocabulary, codes, budget=Budget(slots=65_536, rows=64, keep_ended=False))
+    # A prompt that is asked again in the next round is to be read again.
+    budget = Budget(slots=65_536, rows=64, keep_ended=False)
+    engine = Engine(decoder, vocabulary, codes, budget=budget)
 
     def answer(asked: Sequence[Asked]) -> Told:
         requests = [

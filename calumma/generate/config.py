@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from calumma.errors import GenerationError
 
 Modality = Literal["any", "text", "image"]
+
+FARTHEST = 1000
+"""Of penalties and guidance: with more, logits of 32 bits could pass all bounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Sampling:
     """The smallest set of ids with at least this probability is drawn from."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise GenerationError(
                 f"temperature={self.temperature} and top_p={self.top_p}; wanted a temperature of "
                 "at least 0 and a top_p above 0 and at most 1."
@@ -52,9 +56,10 @@ class TextSampling(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repetition_penalty <= 0:
+        if not 1 / FARTHEST <= self.repetition_penalty <= FARTHEST:
             raise GenerationError(
-                f"repetition_penalty={self.repetition_penalty}; wanted above 0 (1 is none)."
+                f"repetition_penalty={self.repetition_penalty}; wanted from {1 / FARTHEST} to "
+                f"{FARTHEST} (1 is none)."
             )
 
 
@@ -75,6 +80,12 @@ class ImageSampling(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        scales = self.text_guidance, self.image_guidance
+        if not all(abs(scale) <= FARTHEST for scale in scales):
+            raise GenerationError(
+                f"text_guidance={self.text_guidance} and image_guidance={self.image_guidance}; "
+                f"wanted from {-FARTHEST} to {FARTHEST} (1 is none)."
+            )
         if self.speculate < 0:
             raise GenerationError(
                 f"speculate={self.speculate}; wanted at least 0, the codes to guess ahead."

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from calumma.generate.config import Sampling
 
-
 LEAST = 1e-6
 """What is less is taken for the limit that it comes near to."""
 

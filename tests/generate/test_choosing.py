@@ -63,7 +63,7 @@ def test_each_kind_is_chosen_among_its_own(
 @torch.no_grad()
 def test_what_was_seen_is_penalised(chooser: Chooser, decoder: Decoder, v: Vocabulary) -> None:
     hidden = torch.randn(1, decoder.config.model_dim)
-    text = TextSampling(temperature=0.0, repetition_penalty=1e6)
+    text = TextSampling(temperature=0.0, repetition_penalty=1000.0)
     work = seated(chooser, v, seat=3, text=text, max_images=0)
     # A positive logit of what was seen is as good as nothing: every id comes before any again.
     found = []

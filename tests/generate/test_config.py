@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -26,7 +27,26 @@ def test_what_is_no_distribution_is_refused(
 def test_a_penalty_of_nothing_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         TextSampling(repetition_penalty=0.0)
-    assert str(caught.value) == "repetition_penalty=0.0; wanted above 0 (1 is none)."
+    assert str(caught.value) == "repetition_penalty=0.0; wanted from 0.001 to 1000 (1 is none)."
+
+
+@pytest.mark.parametrize("scale", [math.inf, math.nan, -1001.0])
+def test_guidance_beyond_all_bounds_is_refused(scale: float) -> None:
+    with pytest.raises(GenerationError) as caught:
+        ImageSampling(text_guidance=scale)
+    assert str(caught.value) == (
+        f"text_guidance={scale} and image_guidance=1.2; wanted from -1000 to 1000 (1 is none)."
+    )
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_what_is_no_number_is_no_rule(number: float) -> None:
+    names = ("temperature", "top_p", "min_p", "text_guidance", "image_guidance")
+    for rule in ({name: number} for name in names):
+        with pytest.raises(GenerationError):
+            ImageSampling(**rule)
+    with pytest.raises(GenerationError):
+        TextSampling(repetition_penalty=number)
 
 
 def test_the_release_s_defaults() -> None:
