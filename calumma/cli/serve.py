@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from calumma.serve.keys import Keys
 
 _DESCRIPTION = """\
-Serve a model: OpenAI's API, and a web page to read, draw and look.
-Beyond this machine (--host) it asks for keys. docs/serving.md has the API and all limits."""
+Serve a model: OpenAI's API, and a web page; docs/serving.md has the API and all limits."""
 
 _EXAMPLES = """\
   calumma serve out/demo/model                          then open http://127.0.0.1:8000
@@ -41,6 +40,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--filter", action="append", default=[], metavar="NAME", help="profanity or nudity")
     add("--log-prompts", action="store_true", help="write prompts into the log")
     add("--replicas", type=int, default=1, metavar="N", help="copies, through Ray Serve (1)")
+    add("--fleet", action="append", default=[], metavar="URL", help="let vLLM there choose ids")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
 
@@ -103,11 +103,14 @@ def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None)
 
     from calumma.generate.model import load
     from calumma.serve.app import make_app, make_service
+    from calumma.serve.fleet import FleetLive
     from calumma.serve.logs import write_to
     from calumma.serve.server import Server, bind
 
     with bind(config.host, config.port) as listening:
-        service = make_service(load(args.model, device=args.device), config)
+        model = load(args.model, device=args.device)
+        live = FleetLive(model, args.fleet, config.name) if args.fleet else None
+        service = make_service(model, config, live=live)
         app = make_app(service, keys)
         write_to(sys.stderr)
         _tell(config, *listening.getsockname()[:2])

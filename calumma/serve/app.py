@@ -16,7 +16,7 @@ from calumma.generate.model import Model
 from calumma.serve.chat import chat_routes
 from calumma.serve.completions import completion_routes
 from calumma.serve.config import ServeConfig
-from calumma.serve.desk import Desk
+from calumma.serve.desk import Desk, Engine
 from calumma.serve.drawings import drawing_routes
 from calumma.serve.filters import load_filters
 from calumma.serve.guard import Door, Guard
@@ -43,8 +43,16 @@ def require_safe(config: ServeConfig, keys: Keys | None) -> None:
         )
 
 
-def make_service(model: Model, config: ServeConfig, budget: Budget | None = None) -> Service:
+def make_service(
+    model: Model, config: ServeConfig, budget: Budget | None = None, live: Engine | None = None
+) -> Service:
     """A model at work: its engine runs until the service's desk is closed.
+
+    Args:
+        model: whose tokenizers are used, and whose decoder where `live` is None.
+        config: the operator's choices.
+        budget: what an engine in this process may hold.
+        live: what answers instead of one.
 
     Raises:
         ConfigError: a filter is not there.
@@ -52,8 +60,9 @@ def make_service(model: Model, config: ServeConfig, budget: Budget | None = None
     filters = load_filters(config.filters)
     metrics = Metrics()
     readers = PictureReaders(model.image.config.resolution, config.limits)
-    live = Live(model, budget)
-    metrics.watch(lambda: live.load)
+    live = live or Live(model, budget)
+    engine = live
+    metrics.watch(lambda: engine.load)
     metrics.lost.set_function(lambda: float(readers.lost))
     scribe = Scribe(model, readers, config, filters)
     desk = Desk(live, scribe, config.limits, metrics, filters)

@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import PIL.Image
 
-from calumma.generate.config import Request
-from calumma.generate.live import Answer, Live
+from calumma.generate.config import Load, Request
+from calumma.generate.live import Answer
 from calumma.serve.config import Limits
 from calumma.serve.filters import Filter
 from calumma.serve.metrics import Metrics
@@ -44,12 +45,30 @@ class Manner:
     codes_between: int | None = None
 
 
+class Engine(Protocol):
+    """What answers requests: an engine in this process, or others behind addresses."""
+
+    @property
+    def load(self) -> Load:
+        """What it has to do."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """What stopped it, if anything has."""
+
+    def take(self, request: Request, codes_between: int | None = None) -> Answer:
+        """Begin to answer a request."""
+
+    def close(self, *, finish: bool = True) -> None:
+        """Take no more requests, and wait for its threads."""
+
+
 class Desk:
     """Takes in requests and gives out answers."""
 
     def __init__(
         self,
-        live: Live,
+        live: Engine,
         scribe: Scribe,
         limits: Limits,
         metrics: Metrics,

@@ -9,11 +9,10 @@ from typing import Any
 
 import PIL.Image
 
-from calumma.generate.live import Live
 from calumma.generate.model import Model
 from calumma.serve.answers import TokenCounts, Usage
 from calumma.serve.config import ServeConfig
-from calumma.serve.desk import Desk, Manner, Talk
+from calumma.serve.desk import Desk, Engine, Manner, Talk
 from calumma.serve.metrics import Metrics
 from calumma.serve.narration import Drawn, Ended, Said
 from calumma.serve.options import requests_of
@@ -74,7 +73,7 @@ class Service:
     """A model at work."""
 
     def __init__(
-        self, model: Model, live: Live, desk: Desk, config: ServeConfig, metrics: Metrics
+        self, model: Model, live: Engine, desk: Desk, config: ServeConfig, metrics: Metrics
     ) -> None:
         self.model, self.live, self.desk = model, live, desk
         self.config, self.metrics = config, metrics
