@@ -156,3 +156,17 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(back["tensors"][0], torch.arange(3))
     assert back["tensors"][1]["deep"].dtype == torch.uint8
     assert (back["text"], back["empty"], back["tensor"]) == ("tensor", {}, 3)
+
+
+def test_where_another_rank_cannot_write_this_one_stops_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda failed, group: failed.fill_(1.0))
+    with pytest.raises(CheckpointError) as caught:
+        save(tmp_path, 3)
+    assert str(caught.value) == (
+        "another rank could not write its part of a checkpoint; wanted all parts. That rank says "
+        "why; the same command goes on from the checkpoint before."
+    )
