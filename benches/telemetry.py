@@ -9,7 +9,8 @@ weights every 20 steps, the watch over 100 steps of history, `metrics.jsonl`, an
 anew every 30 seconds. The peer `direct` is the same decoder with nothing but the loss, the clip and
 the optimizer. Both take turns, 20 steps each, on the same rows, which the peer has at hand. What is
 told is the median of the rounds' seconds, and `overhead`, the median of the rounds' ratios less
-one. `data_wait` is the share of ours that was spent waiting for batches, over all its steps but the
+one; `overhead_processor` is the same of the processor's seconds, which other programs on a busy
+machine do not add to (on a GPU it tells nothing). `data_wait` is the share of ours that was spent waiting for batches, over all its steps but the
 first.
 """
 
@@ -119,30 +120,44 @@ def both_sides(setting: Setting, run: Path) -> tuple[dict[str, float], dict[str,
     config = run_config(setting)
     settle = torch.cuda.synchronize if setting.device.startswith("cuda") else lambda: None
     turn = bare_turn(setting, config, settle)
-    ours: list[float] = []
-    bare: list[float] = []
-    began = time.perf_counter()
+    ours: list[Clocks] = []
+    bare: list[Clocks] = []
+    began = clocks()
 
     def progress(number: int, seen: Mapping[str, Any]) -> None:
         nonlocal began
         if number % setting.unit == 0:
             settle()
-            ended = time.perf_counter()
             if number:
-                ours.append(ended - began)
+                ours.append(since(began))
             bare.append(turn())
-            began = time.perf_counter()
+            began = clocks()
 
     pretrain(config, run, progress)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     waited = sum(one["data_wait_share"] * one["seconds"] for one in lines[1:])
     # The first round warms both sides up; after the last, the bare side has had one turn more.
     pairs = list(zip(ours[1:], bare[1:-1], strict=True))
+    wall, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
     return {
-        "seconds_per_step": statistics.median(one for one, _ in pairs) / setting.unit,
-        "overhead": statistics.median(one / other for one, other in pairs) - 1,
+        "seconds_per_step": statistics.median(one for one, _ in wall) / setting.unit,
+        "overhead": statistics.median(one / other for one, other in wall) - 1,
+        "overhead_processor": statistics.median(one / other for one, other in processor) - 1,
         "data_wait": waited / sum(one["seconds"] for one in lines[1:]),
-    }, {"seconds_per_step": statistics.median(other for _, other in pairs) / setting.unit}
+    }, {"seconds_per_step": statistics.median(other for _, other in wall) / setting.unit}
+
+
+Clocks = tuple[float, float]
+"""Seconds of the wall's clock, and of the processor for this process."""
+
+
+def clocks() -> Clocks:
+    return time.perf_counter(), time.process_time()
+
+
+def since(began: Clocks) -> Clocks:
+    now = clocks()
+    return now[0] - began[0], now[1] - began[1]
 
 
 def run_config(setting: Setting) -> PretrainConfig:
@@ -167,7 +182,7 @@ def run_config(setting: Setting) -> PretrainConfig:
 
 def bare_turn(
     setting: Setting, config: PretrainConfig, settle: Callable[[], None]
-) -> Callable[[], float]:
+) -> Callable[[], Clocks]:
     """Takes a turn of steps without anything that only tells, on the rows of ours; its seconds."""
     reader = ShardReader(setting.shards)
     vocabulary = reader.manifest.vocabulary
@@ -207,14 +222,14 @@ def bare_turn(
         optimizer.step()
         optimizer.zero_grad()
 
-    def turn() -> float:
+    def turn() -> Clocks:
         batches = [stream.next() for _ in range(setting.unit)]
         settle()
-        started = time.perf_counter()
+        started = clocks()
         for batch in batches:
             step(batch)
         settle()
-        return time.perf_counter() - started
+        return since(started)
 
     return turn
 

@@ -154,15 +154,8 @@ def image_tokenizer_step(
     if _adversarial(state):
         total = total + _adversarial_loss(state, made, likeness, losses)
 
-    state.optimizer.zero_grad()
-    total.backward()
-    state.world.average_gradients(state.network.parameters())
-    gradient_norm = float(
-        nn.utils.clip_grad_norm_(state.network.parameters(), config.max_gradient_norm)
-    )
+    gradient_norm = _step_back(state, total)
     learns = math.isfinite(gradient_norm)
-    if learns:
-        state.optimizer.step()
     if learns and _adversarial(state):
         losses["loss_discriminator"] = _train_discriminator(state, pixels, made.detach())
     losses["loss"] = total
@@ -178,6 +171,18 @@ def image_tokenizer_step(
         "codes_used": state.keeper.used,
         "perplexity": state.keeper.perplexity,
     }
+
+
+def _step_back(state: ImageTokenizerState, total: Tensor) -> float:
+    """Go down the gradient of all ranks, if it is finite; gives its length."""
+    parameters = list(state.network.parameters())
+    state.optimizer.zero_grad()
+    total.backward()
+    state.world.average_gradients(parameters)
+    length = float(nn.utils.clip_grad_norm_(parameters, state.config.max_gradient_norm))
+    if math.isfinite(length):
+        state.optimizer.step()
+    return length
 
 
 def _told(losses: dict[str, Tensor], world: World) -> dict[str, float]:

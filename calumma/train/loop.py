@@ -95,8 +95,6 @@ class LoopConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-_ELSEWHERE = "the first rank stopped the run, and its message says why."
-
 Progress = Callable[[int, Mapping[str, Any]], None]
 """Is told the step and what it saw; "events" holds lines about what was out of the ordinary."""
 
@@ -195,7 +193,10 @@ class _Loop:
             self.saver.wait()  # before later checkpoints are dropped
         seen["events"] = self._noted(done, way)
         if ends:
-            raise TrainingError(f"{self.journal.run}: {way.text or _ELSEWHERE}")
+            raise TrainingError(
+                f"{self.journal.run}: {way.text}. Begin anew with a lower peak rate, or raise "
+                f"--watch.{way.bound} and go on from the newest checkpoint."
+            )
         if back_to:
             progress(done, seen)
             return self.take_up(int(back_to) - 1)

@@ -296,8 +296,11 @@ class Way:
     ends: bool = False
     """Whether the run is to stop."""
 
-    text: str = ""
-    """Of a run that is to stop: why, and the way out."""
+    text: str = "the first rank stopped the run, and says why"
+    """Of a run that is to stop: why."""
+
+    bound: str = "most-roll-backs"
+    """The field of the watch that would let it go on."""
 
 
 def way_on(
@@ -339,15 +342,13 @@ def way_on(
     if tries:
         text = (
             f"{trouble.text}; going back {tries} times within {config.retry_steps} steps did not "
-            "help (events.jsonl tells of them). Begin anew with a lower peak rate, or raise "
-            "--watch.most-roll-backs and go on from the newest checkpoint."
+            "help (events.jsonl tells of them)"
         )
-        return Way(found, ends=True, text=text)
+        return Way(found, ends=True, text=text, bound="most-roll-backs")
     if trouble.kind == "blind":
         text = (
             f"{trouble.text}; wanted at most {config.most_skipped} in a row, or a checkpoint to go "
-            "back to. Begin anew with a lower peak rate, or raise --watch.most-skipped and go on "
-            "from the newest checkpoint."
+            "back to"
         )
-        return Way(found, ends=True, text=text)
+        return Way(found, ends=True, text=text, bound="most-skipped")
     return Way(found)

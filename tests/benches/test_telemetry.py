@@ -19,7 +19,12 @@ def test_the_overhead_and_the_wait_for_data_are_told(shards: Path) -> None:
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["bench"] == "telemetry"
-    assert set(told["ours"]) == {"seconds_per_step", "overhead", "data_wait"}
+    assert set(told["ours"]) == {
+        "seconds_per_step",
+        "overhead",
+        "overhead_processor",
+        "data_wait",
+    }
     assert 0 <= told["ours"]["data_wait"] < 1
     assert told["ours"]["overhead"] > -1
     ratio = told["ours"]["seconds_per_step"] / told["peers"]["direct"]["seconds_per_step"]

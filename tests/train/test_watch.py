@@ -175,9 +175,9 @@ def test_too_many_roll_backs_end_the_run_with_the_way_out() -> None:
     assert way.ends
     assert way.text == (
         "the loss rose; going back 4 times within 1000 steps did not help (events.jsonl tells of "
-        "them). Begin anew with a lower peak rate, or raise --watch.most-roll-backs and go on from "
-        "the newest checkpoint."
+        "them)"
     )
+    assert way.bound == "most-roll-backs"
 
 
 def test_without_a_checkpoint_a_run_goes_on_unless_it_learns_nothing() -> None:
@@ -190,9 +190,9 @@ def test_without_a_checkpoint_a_run_goes_on_unless_it_learns_nothing() -> None:
     assert way.ends
     assert way.text == (
         "steps 11 to 13 gave no finite gradient and were skipped; wanted at most 2 in a row, or a "
-        "checkpoint to go back to. Begin anew with a lower peak rate, or raise "
-        "--watch.most-skipped and go on from the newest checkpoint."
+        "checkpoint to go back to"
     )
+    assert way.bound == "most-skipped"
 
 
 def test_a_watch_that_cannot_see_is_refused() -> None:
