@@ -46,19 +46,24 @@ class Replicas:
         return make_app(make_service(model, self.config), self.keys)
 
 
-def import_ray() -> Any:
-    """Ray Serve.
+def join_ray() -> Any:
+    """Ray Serve, in the cluster that this machine belongs to, or else in one of its own.
 
     Raises:
         ConfigError: it is not installed.
     """
     try:
+        import ray
         from ray import serve
     except ImportError as error:
         raise ConfigError(
             "--replicas above 1 needs Ray Serve, which is not installed. "
             "`pip install 'calumma[ray]'` brings it."
         ) from error
+    try:
+        ray.init(address="auto")
+    except ConnectionError:
+        ray.init(include_dashboard=False)
     return serve
 
 
@@ -72,7 +77,7 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
     Raises:
         ConfigError: Ray Serve is not installed.
     """
-    serve = import_ray()
+    serve = join_ray()
     config, limits = replicas.config, replicas.config.limits
     serve.start(http_options={"host": config.host, "port": config.port})
     deployment = serve.deployment(
