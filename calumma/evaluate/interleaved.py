@@ -13,16 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 
-from calumma.documents.document import Document, Image, Part
+from calumma.documents.document import Document, Image, Part, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.figure import Figure, wilson_interval
-from calumma.evaluate.held_out import PIECES, HeldOut, Options, chosen
+from calumma.evaluate.held_out import HeldOut, Options, chosen
 from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
 from calumma.evaluate.scorer import Scorer
 from calumma.evaluate.shown import Shown
 from calumma.evaluate.text_to_image import CHANCE, scorer_of
+from calumma.generate.config import Request
 from calumma.generate.model import Model
 from calumma.generate.sample import Sample
+from calumma.generate.work import Work
+from calumma.tokens.sequence import encode_turns
+from calumma.tokens.squares import Fit
 
 _SPARE_IDS = 32
 """Ids an answer may have more than the longest reference."""
@@ -32,8 +36,16 @@ _SPARE_IDS = 32
 class Exchange:
     """What is asked, what a person answered, and what the model did."""
 
-    prompt: tuple[Part, ...]
+    turns: tuple[Turn, ...]
+    """Everything before the last answer."""
+
     wanted: tuple[Part, ...]
+    """The last answer."""
+
+    @property
+    def prompt(self) -> list[Part]:
+        """The parts of all turns, in reading order."""
+        return [part for turn in self.turns for part in turn.parts]
 
     @property
     def text(self) -> str:
@@ -68,7 +80,13 @@ def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
     Raises:
         EvaluationError: there is no conversation that ends in an answer, or the model cannot draw.
     """
-    exchanges = [each for document in held_out.documents if (each := exchange(document))]
+    known = [each for document in held_out.documents if (each := exchange(document))]
+    exchanges = [each for each in known if fits(held_out.model, each)]
+    if len(exchanges) < len(known):
+        held_out.skipped.append(
+            f"interleaved: {len(known) - len(exchanges)} of {len(known)} conversations, which are "
+            "longer than a row."
+        )
     if not exchanges:
         raise EvaluationError(
             f"interleaved: found no conversation with an answer among {len(held_out.documents)} "
@@ -99,10 +117,22 @@ def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
 def exchange(document: Document) -> Exchange | None:
     """The last answer of a conversation and everything before it, if it has one."""
     turns = document.messages
-    if len(turns) < 2 or turns[-1].role != "assistant":
+    if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
         return None
-    before = tuple(part for turn in turns[:-1] for part in turn.parts)
-    return Exchange(before, turns[-1].parts)
+    return Exchange(turns[:-1], turns[-1].parts)
+
+
+def fits(model: Model, one: Exchange) -> bool:
+    """Whether prompt and answer, and an id around each turn, are no longer than a row."""
+    room = model.decoder.config.max_tokens - len(one.turns) - _SPARE_IDS
+    return _length(model, [*one.prompt, *one.wanted]) <= room
+
+
+def _length(model: Model, parts: Sequence[Part]) -> int:
+    picture = model.image.config.codes_per_image + 2
+    return sum(
+        picture if isinstance(part, Image) else len(model.text.encode(part.text)) for part in parts
+    )
 
 
 def _shown(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
@@ -111,23 +141,34 @@ def _shown(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
 
 def answer_all(model: Model, asked: Sequence[Exchange], options: Options) -> list[Sample]:
     """The model's answers, each from a seed of its own."""
-    picture = model.image.config.codes_per_image + 2
-    longest = max(
-        sum(picture if isinstance(p, Image) else len(model.text.encode(p.text)) for p in one.wanted)
-        for one in asked
+    longest = max(_length(model, one.wanted) for one in asked) + _SPARE_IDS
+    works = model.engine.submit_all(
+        [
+            Request(
+                ids=tuple(_ids(model, one.turns)),
+                max_new_tokens=longest,
+                seed=options.seed + number,
+                image=options.image,
+            )
+            for number, one in enumerate(asked)
+        ]
     )
-    samples: list[Sample] = []
-    for start in range(0, len(asked), PIECES):
-        piece = asked[start : start + PIECES]
-        samples += model.generate_batch(
-            [list(one.prompt) for one in piece],
-            answer=True,
-            seeds=[options.seed + start + number for number in range(len(piece))],
-            max_new_tokens=longest + _SPARE_IDS,
-            image=options.image,
-        )
-        options.tick(len(samples), len(asked))
-    return samples
+    ended: set[Work] = set()
+    for work, _ in model.engine.follow(works):
+        if work.done and work not in ended:
+            ended.add(work)
+            options.tick(len(ended), len(works))
+    return [model.sample_of(work) for work in works]
+
+
+def _ids(model: Model, turns: Sequence[Turn]) -> list[int]:
+    """A conversation's ids; pictures of prompts are padded, those of answers cropped."""
+    codes: list[list[int]] = []
+    for turn in turns:
+        fit: Fit = "crop" if turn.role == "assistant" else "pad"
+        pictures = [part.open() for part in turn.parts if isinstance(part, Image)]
+        codes += model.image.encode_images(pictures, mode=fit)
+    return encode_turns(turns, model.text, codes)
 
 
 def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure]:

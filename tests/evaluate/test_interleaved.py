@@ -8,6 +8,7 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import EvaluationError
+from calumma.evaluate import interleaved as room
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.held_out import HeldOut, Options
 from calumma.evaluate.interleaved import (
@@ -21,8 +22,10 @@ from calumma.evaluate.interleaved import (
 )
 from calumma.evaluate.scorer import Scorer
 from calumma.generate.model import Model
+from calumma.tokens.sequence import encode_turns
 from tests.evaluate.oracle import picture
 from tests.evaluate.test_scorer import COLOURS, colour_features, coloured
+from tests.pictures import png
 
 PICTURE = PIL.Image.new("RGB", (4, 4))
 
@@ -43,7 +46,7 @@ def _sample(*parts: str | PIL.Image.Image, ended: bool = True) -> Any:
 
 def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
     words, image = Text("words"), picture()
-    asked = [Exchange((Text("ask"),), wanted) for wanted in
+    asked = [Exchange((Turn("user", (Text("ask"),)),), wanted) for wanted in
              ((words, image), (words, image), (words,), (image, words, image))]  # fmt: skip
     samples = [
         _sample("a ", "b", PICTURE),  # as asked
@@ -77,6 +80,29 @@ def test_the_last_answer_is_the_reference() -> None:
     assert (found.text, found.wanted) == ("a b c", (Text("d"),))
     assert exchange(Document(id="2", messages=first[:1])) is None
     assert exchange(Document(id="3", content=(Text("a"),))) is None
+    assert exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
+
+
+def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tuning(
+    model: Model,
+) -> None:
+    wide = Image(data=png(1, 32, 16))
+    turns = (
+        Turn("user", (Text("a"), wide)), Turn("assistant", (wide,)), Turn("user", (Text("b"),)),
+    )  # fmt: skip
+    document = Document(id="1", messages=(*turns, Turn("assistant", (Text("c"),))))
+    asked = [each for each in [exchange(document)] if each]
+    [sample] = answer_all(model, asked, Options())
+    codes = [model.encode_image(wide.open(), fit=fit) for fit in ("pad", "crop")]
+    assert sample.prompt_ids == encode_turns(turns, model.text, codes)
+
+
+def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> None:
+    long = _asked(1, (Text("?" * 200),))
+    held_out = HeldOut(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
+    figures = interleaved(held_out, Options())
+    assert figures[0].n == 3
+    assert held_out.skipped == ["interleaved: 1 of 4 conversations, which are longer than a row."]
 
 
 def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
@@ -108,10 +134,10 @@ def test_the_scorer_is_asked_where_ten_different_prompts_drew(
     monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
     documents = [_asked(n, (picture(),)) for n in range(12)]
 
-    def draws(prompts: Any, **options: Any) -> list[Any]:
-        return [_sample(PICTURE) for _ in prompts]
+    def draws(model: Model, asked: list[Exchange], options: Options) -> list[Any]:
+        return [_sample(PICTURE) for _ in asked]
 
-    monkeypatch.setattr(model, "generate_batch", draws)
+    monkeypatch.setattr(room, "answer_all", draws)
     options = Options(features="colours", training=coloured(30))
     figures = interleaved(HeldOut(model, documents), options)
     assert figures[-1].name == "interleaved_on_topic"
