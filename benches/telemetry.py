@@ -10,8 +10,8 @@ anew every 30 seconds. The peer `direct` is the same decoder with nothing but th
 the optimizer. Both take turns, 20 steps each, on the same rows, which the peer has at hand. What is
 told is the median of the rounds' seconds, and `overhead`, the median of the rounds' ratios less
 one; `overhead_processor` is the same of the processor's seconds, which other programs on a busy
-machine do not add to (on a GPU it tells nothing). `data_wait` is the share of ours that was spent waiting for batches, over all its steps but the
-first.
+machine do not add to (on a GPU it tells nothing). `data_wait` is the share of ours that was spent
+waiting for batches, over all its steps but the first.
 """
 
 from __future__ import annotations
