@@ -24,7 +24,9 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         scale = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer(
+            "weight", (weight / scale[:, None]).round().to(torch.int8).contiguous()
+        )
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
