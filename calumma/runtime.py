@@ -31,6 +31,11 @@ def keys_in_environment() -> str:
     return os.environ.get("CALUMMA_KEYS", "")
 
 
+def ray_address() -> str:
+    """The Ray cluster that $RAY_ADDRESS names; or nothing."""
+    return os.environ.get("RAY_ADDRESS", "")
+
+
 @dataclass(frozen=True)
 class Launch:
     """What torchrun tells a process about itself."""

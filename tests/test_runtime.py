@@ -15,8 +15,10 @@ from calumma.runtime import (
     cache_folder,
     choose_device,
     choose_dtype,
+    keys_in_environment,
     launched,
     most_memory,
+    ray_address,
 )
 
 
@@ -94,3 +96,11 @@ def test_a_signal_is_remembered_and_nothing_else_happens() -> None:
 
 def test_memory_is_told_in_bytes() -> None:
     assert 10**7 < most_memory(torch.device("cpu")) < 10**12
+
+
+def test_what_servers_are_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, read in (("CALUMMA_KEYS", keys_in_environment), ("RAY_ADDRESS", ray_address)):
+        monkeypatch.delenv(name, raising=False)
+        assert read() == ""
+        monkeypatch.setenv(name, "a b")
+        assert read() == "a b"

@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from calumma.errors import ConfigError
-from calumma.runtime import STOP
+from calumma.runtime import STOP, ray_address
 from calumma.serve.config import ServeConfig
 from calumma.serve.keys import Keys
 
@@ -47,7 +47,7 @@ class Replicas:
 
 
 def join_ray() -> Any:
-    """Ray Serve, in the cluster that this machine belongs to, or else in one of its own.
+    """Ray Serve, in the cluster that $RAY_ADDRESS names, or else in one of its own.
 
     Raises:
         ConfigError: it is not installed.
@@ -60,10 +60,11 @@ def join_ray() -> Any:
             "--replicas above 1 needs Ray Serve, which is not installed. "
             "`pip install 'calumma[ray]'` brings it."
         ) from error
-    try:
-        ray.init(address="auto")
-    except ConnectionError:
-        ray.init(include_dashboard=False)
+    # Without a name Ray would join any cluster that it finds on this machine.
+    if address := ray_address():
+        ray.init(address=address)
+    else:
+        ray.init(address="local", include_dashboard=False)
     return serve
 
 

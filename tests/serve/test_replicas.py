@@ -41,15 +41,18 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [("", {"address": "local", "include_dashboard": False}), ("ray://a", {"address": "ray://a"})],
+)
 def test_replicas_are_asked_for_and_ended_with_the_signal(
-    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, address: str, wanted: dict[str, Any]
 ) -> None:
     told: list[Any] = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
 
     def init(**options: Any) -> None:
         told.append(("init", options))
-        if "address" in options:
-            raise ConnectionError("no cluster")
 
     def deployment(**options: Any) -> Any:
         told.append(("deployment", options))
@@ -78,9 +81,10 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
 
     serve_replicas(replicas, stop)
     assert [name for name, _ in told] == [
-        *("init", "init", "start", "deployment", "run", "listening", "shutdown"),
+        *("init", "start", "deployment", "run", "listening", "shutdown"),
     ]
     asked = dict(told)
+    assert asked["init"] == wanted
     assert asked["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}
     assert asked["deployment"]["num_replicas"] == 2
     assert asked["deployment"]["ray_actor_options"] == {"num_gpus": 0}
