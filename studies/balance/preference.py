@@ -1,11 +1,13 @@
-"""Preference tuning on real comparisons: pictures whose ground has the colour that was asked for.
+"""Preference tuning on real comparisons: short words, and the picture that was asked for.
 
     python studies/balance/preference.py --demo out/demo --out out/balance
 
-Goes on from six.py's model. It answers training prompts for pictures four times each; of answers to
-one prompt, a picture with the ground that was asked for is preferred to one without (a rule that
-looks at pixels, no person). DPO learns from these pairs, and held-out prompts are answered before
-and after. `preference.json` has the figures. `--quick` is a smoke test.
+Goes on from six.py's model. It answers training prompts for a word's meaning, and for words with a
+picture, four times each. By rule (no person judged) the best of the four is the one that ends,
+gives the picture that was asked for, with the ground that was asked for, and has the fewest
+letters; the worst is rejected. DPO learns from these pairs. On held-out prompts an answer counts as
+preferred if it is right and no longer than half of the answers to the training prompts were:
+`preference.json` has the figures before and after. `--quick` is a smoke test.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -35,9 +38,9 @@ from calumma.train.config_preference import PreferenceConfig
 from calumma.train.preference import prefer
 
 CONFIG = Path(__file__).parent / "preference.toml"
-PROMPTS, ANSWERS, MOST = 150, 4, 150
-KINDS = ("draw", "tell")
-"""Prompts that are answered with one picture, alone or behind words."""
+PROMPTS, ANSWERS, MOST = 50, 4, 100
+KINDS = {"meaning": 0, "tell": 1}
+"""Prompts, and how many pictures are to be in their answers."""
 
 AS_IT_IS = {
     "text": TextSampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0),
@@ -48,40 +51,45 @@ AS_IT_IS = {
 
 
 def asked_ground(document: Document) -> str:
-    """The colour of ground that a prompt asks for."""
+    """The colour of ground that a prompt asks for, or nothing."""
     asked = " ".join(part.text for part in document.messages[0].parts if isinstance(part, Text))
     found = re.search(r"on an? (\w+) ground", asked)
-    assert found is not None, asked
-    return found[1]
+    return found[1] if found else ""
 
 
-def is_preferred(answer: Answer) -> bool:
-    """Whether the answer's one picture has the ground that was asked for, and it ended."""
+def is_right(answer: Answer) -> bool:
+    """Whether an answer ended and has words, and the pictures that were asked for."""
     pictures = [part for part in answer.sample.parts if isinstance(part, PIL.Image.Image)]
-    right = len(pictures) == 1 and ground_word(pictures[0]) == asked_ground(answer.asked)
-    return answer.ended and right
+    ground = asked_ground(answer.asked)
+    drawn = all(ground_word(picture) == ground for picture in pictures)
+    wanted = KINDS[answer.asked.attributes["kind"]]
+    return answer.ended and bool(answer.text) and len(pictures) == wanted and drawn
 
 
-def compared(model: Model, prompts: Sequence[Document]) -> list[Preference]:
-    """A pair for each prompt that was answered both ways."""
+def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference], dict[str, int]]:
+    """A pair for each prompt whose answers differ; and the letters of the middle answer by kind."""
     repeated = [prompt for prompt in prompts for _ in range(ANSWERS)]
     answers = ask(model, repeated, **AS_IT_IS)
     pairs = []
     for number, prompt in enumerate(prompts):
         mine = answers[number * ANSWERS : (number + 1) * ANSWERS]
-        good = [answer for answer in mine if is_preferred(answer)]
-        bad = [answer for answer in mine if not is_preferred(answer)]
-        if good and bad:
+        ranked = sorted(mine, key=lambda answer: (not is_right(answer), len(answer.text)))
+        chosen, rejected = ranked[0], ranked[-1]
+        if is_right(chosen) and (not is_right(rejected) or rejected.text != chosen.text):
             pairs.append(
                 Preference(
                     id=prompt.id,
                     prompt=prompt.messages[0].parts,
-                    chosen=_parts(good[0]),
-                    rejected=_parts(bad[0]),
-                    source="rule: ground as asked",
+                    chosen=_parts(chosen),
+                    rejected=_parts(rejected),
+                    source="rule: right, and short",
                 )
             )
-    return pairs
+    middle = {
+        kind: int(median(len(a.text) for a in answers if a.asked.attributes["kind"] == kind))
+        for kind in KINDS
+    }
+    return pairs, middle
 
 
 def _parts(answer: Answer) -> tuple[Part, ...]:
@@ -96,15 +104,19 @@ def _parts(answer: Answer) -> tuple[Part, ...]:
     return tuple(made) or (Text(""),)
 
 
-def pairs_of(model: Model, out: Path, count: int) -> Path:
-    """The file of pairs, made where it is not there."""
-    path = out / "pairs.jsonl"
-    if not path.is_file():
-        train = [
-            d for d in read_documents([out / "train.parquet"]) if d.attributes["kind"] in KINDS
-        ]
-        write_preferences(path, compared(model, train[:: max(1, len(train) // count)][:count]))
-    return path
+def pairs_of(model: Model, out: Path, count: int) -> tuple[Path, dict[str, int]]:
+    """The file of pairs and the letters of the middle answers, made where they are not there."""
+    path, about = out / "pairs.jsonl", out / "pairs.json"
+    if not about.is_file():
+        train = list(read_documents([out / "train.parquet"]))
+        some = []
+        for kind in KINDS:
+            mine = [d for d in train if d.attributes["kind"] == kind]
+            some += mine[:: max(1, len(mine) // count)][:count]
+        pairs, middle = compared(model, some)
+        write_preferences(path, pairs)
+        about.write_text(json.dumps(middle))
+    return path, json.loads(about.read_text())
 
 
 def difference(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
@@ -128,10 +140,10 @@ def main() -> None:
     torch.set_num_threads(1)
     start = load_model(args.out / "six" / "model")
     model = Model(start)
-    pairs = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
+    pairs, middle = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
     most = 1 if args.quick else MOST
     prompts = [d for kind in KINDS for d in held_out(args.out, kind, most)]
-    words = [d for kind in ("describe", "meaning", "plain") for d in held_out(args.out, kind, 30)]
+    words = [d for kind in ("describe", "word", "plain") for d in held_out(args.out, kind, 30)]
     before = ask(model, prompts, **AS_IT_IS)
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
     places = ["--model", f"{args.out}/six/model", "--preference.pairs", f'["{pairs}"]']
@@ -143,11 +155,18 @@ def main() -> None:
     tuned = Model(made)
     after = ask(tuned, prompts, **AS_IT_IS)
     others = [answer.drew for answer in ask(tuned, words[: 3 * most])]
-    hits = [[is_preferred(answer) for answer in some] for some in (before, after)]
+
+    def preferred(answer: Answer) -> bool:
+        return is_right(answer) and len(answer.text) <= middle[answer.asked.attributes["kind"]]
+
+    hits = [[preferred(answer) for answer in some] for some in (before, after)]
+    right = [[is_right(answer) for answer in some] for some in (before, after)]
     results = [
         share("preferred, before", hits[0]),
         share("preferred, after", hits[1]),
         difference(*hits),
+        share("right, before", right[0]),
+        share("right, after", right[1]),
         share("ends by itself, before", [answer.ended for answer in before]),
         share("ends by itself, after", [answer.ended for answer in after]),
         share("asked for words, draws none, after", [not drew for drew in others]),

@@ -24,7 +24,12 @@ from calumma.settings import load_config
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 
+RUNS = ("six", "safety")
+"""One behind the other: equal shares of all categories, then mostly safety."""
+
 CONFIG = Path(__file__).parent / "six.toml"
+"""The first of the two, whose settings balance.py takes."""
+
 MOST, MOST_BEFORE = 130, 40
 """Prompts of a kind, at most: for the fine-tuned model, and for the one it started from."""
 
@@ -33,18 +38,21 @@ WORDS = ("describe", "ground", "meaning", "word", "program", "printed", "plain")
 
 
 def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
-    """The folder of the fine-tuned model, trained where it is not there."""
-    folder = out / "six" / "model"
-    if (folder / "config.json").is_file():
-        return folder
-    places = ["--model", f"{demo}/runs/pretrain/model", "--tokenizers", f"{demo}/tokenizers",
-              "--shards", f"{out}/shards"]  # fmt: skip
-    config = load_config(FinetuneConfig, CONFIG, [*places, *changes])
-    start = load_model(config.model)
-    decoder = finetune(config, start.decoder, start.text.vocabulary, out / "six")
-    assert decoder is not None, "one process"
-    save_model(folder, ModelParts(decoder, start.text, start.image))
-    return folder
+    """The folder of the model behind both runs, each trained where it is not there."""
+    start = demo / "runs" / "pretrain" / "model"
+    for name in RUNS:
+        folder = out / name / "model"
+        if not (folder / "config.json").is_file():
+            places = ["--model", f"{start}", "--tokenizers", f"{demo}/tokenizers",
+                      "--shards", f"{out}/shards"]  # fmt: skip
+            path = Path(__file__).parent / f"{name}.toml"
+            config = load_config(FinetuneConfig, path, [*places, *changes])
+            parts = load_model(config.model)
+            decoder = finetune(config, parts.decoder, parts.text.vocabulary, out / name)
+            assert decoder is not None, "one process"
+            save_model(folder, ModelParts(decoder, parts.text, parts.image))
+        start = folder
+    return start
 
 
 def figures(model: Model, out: Path, most: int, longest: int) -> list[dict[str, Any]]:
