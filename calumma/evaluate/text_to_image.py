@@ -52,6 +52,8 @@ def text_to_image(held_out: HeldOut, options: Options) -> list[Figure]:
     figures = likeness_figures(pairs, ours, own, scorer, _neighbours(pairs, scorer, options))
     if len(pairs) >= FEWEST:
         figures.append(_frechet(ours, own, [pair.picture for pair in pairs], features))
+    else:
+        held_out.skipped.append(f"drawn_frechet: {len(pairs)} pictures; it wants {FEWEST}.")
     return figures
 
 

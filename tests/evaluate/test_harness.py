@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from calumma.evaluate.harness import HarnessModel, registered
 from calumma.evaluate.held_out import Options
 from calumma.evaluate.text_tasks import questions_of, run_harness
 from calumma.generate.model import Model
-from tests.evaluate.published import write_benchmarks
+from tests.evaluate.published import lines, write_benchmarks
 
 lm_eval = pytest.importorskip("lm_eval")
 transformers = pytest.importorskip("transformers")
@@ -128,7 +129,26 @@ def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_quest
     assert told[:2] == [(1, 2), (2, 2)]
 
 
-def test_the_harness_takes_it_for_one_of_its_models(model: Model) -> None:
-    from lm_eval.api.model import LM
-
-    assert isinstance(registered(HarnessModel(model)), LM)
+def test_the_harness_own_program_takes_it_for_one_of_its_models(
+    model: Model, tmp_path: Path
+) -> None:
+    lines(tmp_path / "q.jsonl", [{"q": f"{n} and 1", "a": f" is {n + 1}"} for n in range(3)])
+    task = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "q.jsonl")},
+                           "cache_dir": str(tmp_path)},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "metric_list": [{"metric": "perplexity", "aggregation": "perplexity"}],
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = lm_eval.simple_evaluate(
+            model=registered(HarnessModel(model)), tasks=[task], bootstrap_iters=0
+        )
+    asked = [_asked(f"{n} and 1", f" is {n + 1}") for n in range(3)]
+    scores = [score for score, _ in HarnessModel(model).loglikelihood(asked)]
+    assert told["results"]["sums"]["perplexity,none"] == pytest.approx(math.exp(-sum(scores) / 3))

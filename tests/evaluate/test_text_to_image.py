@@ -66,7 +66,7 @@ def test_without_training_pairs_likeness_alone_is_told(
     figures = text_to_image(held_out, Options(features="colours", max_prompts=10))
     assert [(figure.name, figure.n) for figure in figures] == [("drawn_like_reference", 10)]
     assert figures[0].baselines == {"chance": 0.1}
-    assert held_out.skipped == [NO_PAIRS]
+    assert held_out.skipped == [NO_PAIRS, "drawn_frechet: 10 pictures; it wants 64."]
 
 
 def test_without_features_nothing_is_drawn_and_the_way_is_told(
