@@ -16,7 +16,6 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -35,7 +35,7 @@ from torch.distributed.tensor import DTensor
 from calumma.checkpoints.stored import Stored
 from calumma.checkpoints.tensor_file import read_metadata, read_tensors
 from calumma.errors import CheckpointError, FileError
-from calumma.files import read_json, replacing, write_json
+from calumma.files import read_json, replacing, write_json, writing
 
 _PLACES = "DCP_SHARDING_INFO"
 """Where torch.distributed.checkpoint notes, in a file's metadata, what place its parts have."""
@@ -153,23 +153,22 @@ def write_checkpoint(
         CheckpointError: another one could not.
     """
     folder = _folder_of(run, apart.step)
-    alone = not torch.distributed.is_initialized()
-    first = alone or torch.distributed.get_rank() == 0
-    together = contextlib.nullcontext if alone else partial(_together, group)
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     cut = any(isinstance(tensor, DTensor) for tensor in apart.tensors.values())
     temporary = folder.with_name(folder.name + ".tmp")
-    with contextlib.ExitStack() as renaming:
-        with together():
+    with writing(folder), contextlib.ExitStack() as renaming:
+        with together(group):
             if first:
                 renaming.enter_context(replacing(folder)).mkdir()
-        with together():
+        with together(group):
             if cut:
                 writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-                save(apart.tensors, storage_writer=writer, process_group=group)
+                with _plainly():
+                    save(apart.tensors, storage_writer=writer, process_group=group)
             elif first:
                 plain = {name: t.cpu().contiguous() for name, t in apart.tensors.items()}
                 save_file(plain, temporary / "tensors.safetensors")
-        with together():
+        with together(group):
             if first:
                 files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
                 write_json(temporary / "state.json", apart.record | {"files": files})
@@ -179,7 +178,17 @@ def write_checkpoint(
 
 
 @contextlib.contextmanager
-def _together(group: torch.distributed.ProcessGroup | None) -> Iterator[None]:
+def _plainly() -> Iterator[None]:
+    """Raise what went wrong on a rank, in the place of torch's collection of it."""
+    try:
+        yield
+    except CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        raise cause from error
+
+
+@contextlib.contextmanager
+def together(group: torch.distributed.ProcessGroup | None) -> Iterator[None]:
     """All ranks come out of the block whole, or none: where one fails, all raise."""
     trouble: Exception | None = None
     try:
@@ -187,7 +196,8 @@ def _together(group: torch.distributed.ProcessGroup | None) -> Iterator[None]:
     except Exception as error:
         trouble = error
     failed = torch.tensor(float(trouble is not None))
-    torch.distributed.all_reduce(failed, group=group)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(failed, group=group)
     if trouble is not None:
         raise trouble
     if failed:

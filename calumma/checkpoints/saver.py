@@ -20,7 +20,14 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from calumma.checkpoints.run import Apart, Checkpoint, Keep, taken_apart, write_checkpoint
+from calumma.checkpoints.run import (
+    Apart,
+    Checkpoint,
+    Keep,
+    taken_apart,
+    together,
+    write_checkpoint,
+)
 
 _PATIENCE = timedelta(minutes=30)
 """So long a rank waits for the others, whose disks may be slower."""
@@ -117,8 +124,9 @@ class Saver:
 
     def _write(self, apart: Apart) -> None:
         write_checkpoint(self.run, apart, self.keep, self._group)
-        if self._first:
-            self.saved(apart.step)
+        with together(self._group):
+            if self._first:
+                self.saved(apart.step)
 
 
 def _stager() -> DefaultStager:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from calumma.checkpoints.run import (
     Checkpoint,
     Keep,
+    _plainly,
     newest_checkpoint,
     save_checkpoint,
 )
-from calumma.errors import CheckpointError
+from calumma.errors import CheckpointError, OutputError
+from calumma.files import writing
 
 Harm = Callable[[Path], None]
 
@@ -170,3 +174,13 @@ def test_where_another_rank_cannot_write_this_one_stops_too(
         "another rank could not write its part of a checkpoint; wanted all parts. That rank says "
         "why; the same command goes on from the checkpoint before."
     )
+
+
+def test_what_a_rank_s_disk_says_is_said_as_plainly_as_alone() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(OutputError, match="r: no space left on the device"),
+        writing(Path("r")),
+        _plainly(),
+    ):
+        raise CheckpointException("write", {1: (full, None)})  # type: ignore[dict-item]
