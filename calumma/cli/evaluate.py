@@ -28,7 +28,7 @@ _EXAMPLES = """\
   calumma evaluate MODEL --card out/1 out/2"""
 
 _CARD_HELP = "write MODEL/README.md, a model card, with these reports' figures"
-_RULES_HELP = "or cpu, cuda; also --prompts --shots --votes --question --guidance --labels"
+_RULES_HELP = "or cpu, cuda; also --prompts --shots --votes --labels"
 _FEATURES_HELP = "likeness by efficientnet-lite0, a TorchScript FILE or none"
 
 _COUNTED = 1000
@@ -75,7 +75,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--show", type=int, default=0, metavar="N", help="show N prompts and answers of each task")
     add("--limit", type=int, metavar="N", help="measure N documents or questions, drawn by seed")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same figures (default: 0)")
-    add("--turns", action="store_true", help="ask in turns, as of a fine-tuned model")
+    add(
+        "--turns",
+        action="store_true",
+        help="ask in turns, as of a fine-tuned model; also --question --guidance",
+    )
     add("--features", default="auto", metavar="NAME", help=_FEATURES_HELP)
     add("--device", default="auto", metavar="D", help=_RULES_HELP)
 
