@@ -28,7 +28,7 @@ _EXAMPLES = """\
   calumma evaluate MODEL --card out/1 out/2"""
 
 _CARD_HELP = "write MODEL/README.md, a model card, with these reports' figures"
-_RULES_HELP = "or cpu, cuda; also --prompts --shots --votes --labels"
+_RULES_HELP = "auto, cpu or cuda; also --prompts --shots --votes --labels"
 _FEATURES_HELP = "likeness by efficientnet-lite0, a TorchScript FILE or none"
 
 _COUNTED = 1000
