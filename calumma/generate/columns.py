@@ -17,25 +17,6 @@ CHOICES = (Next.TEXT, Next.TEXT_OR_IMAGE, Next.IMAGE_OR_STOP)
 """The kinds that are chosen among the text columns, each the number of its row in a table."""
 
 
-BLOCK = 16
-"""From so many rows on, a CPU's product reads the weights once."""
-
-PASSES = 9
-"""Up to so many it reads them anew for every three, which costs less than a block does."""
-
-
-def padding(rows: int, device: torch.device) -> int:
-    """Rows to add to a product so that it costs less: on a CPU 16 cost less than 10 to 15 do.
-
-    Measured with MKL, which torch has on x86 (dev/log.md); where it is not so, little is lost.
-
-    >>> cpu = torch.device("cpu")
-    >>> padding(9, cpu), padding(13, cpu), padding(16, cpu), padding(13, torch.device("cuda"))
-    (0, 3, 0, 0)
-    """
-    return BLOCK - rows if device.type == "cpu" and PASSES < rows < BLOCK else 0
-
-
 class Columns:
     """Logits of what may come next and of nothing else."""
 
@@ -69,9 +50,7 @@ class Columns:
         return self._of(hidden, self._codes).float()
 
     def _of(self, hidden: Tensor, ids: range) -> Tensor:
-        rows = len(hidden)
-        padded = F.pad(hidden, (0, 0, 0, padding(rows, hidden.device)))
         logits: Tensor = self._head(
-            padded, lambda x, weight: F.linear(x, weight[ids.start : ids.stop])
+            hidden, lambda x, weight: F.linear(x, weight[ids.start : ids.stop])
         )
-        return logits[:rows]
+        return logits

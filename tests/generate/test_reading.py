@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from calumma.generate.config import Request
-from calumma.generate.reading import DECODING, SHARED, Reader, plan_step
+from calumma.generate.reading import DECODING, SHARED, Reader, lay_by_columns, plan_step
 from calumma.generate.work import Row, Work, work_of
+from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 
@@ -40,13 +41,25 @@ def test_rows_in_pieces_are_rows_at_once(reader: Reader) -> None:
     assert (one.length, one.pending) == (9, 0)
 
 
-@torch.no_grad()
-def test_a_product_that_is_filled_up_gives_the_same(reader: Reader) -> None:
-    rows = [row(3, 8 * number, start=40 + number) for number in range(12)]
-    found = [reader.read([(one, 1) for one in rows]) for _ in range(3)]
-    assert [len(one) for one in found] == [12] * 3
-    expected = torch.stack([whole(reader, one.ids) for one in rows])
-    assert torch.allclose(torch.stack(found, dim=1), expected, atol=1e-5)
+def test_matrices_that_nobody_trains_are_laid_by_columns_and_keep_their_values(
+    decoder_config: DecoderConfig,
+) -> None:
+    made = Decoder(decoder_config)
+    made.initialise(0)
+    ids = torch.tensor([[5, 6, 7]])
+    expected = made(ids)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    lay_by_columns(made)
+    assert made.head.weight.is_contiguous()  # it may be trained still
+    lay_by_columns(made.requires_grad_(False))
+    assert made.head.weight.t().is_contiguous()
+    assert made.blocks[0].feed_forward.up.weight.t().is_contiguous()
+    assert made.embedding.weight.is_contiguous()
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.state_dict().items())
+    torch.testing.assert_close(made(ids), expected, atol=1e-5, rtol=1e-4)
+    pointer = made.head.weight.data_ptr()
+    lay_by_columns(made)
+    assert made.head.weight.data_ptr() == pointer
 
 
 @torch.no_grad()
