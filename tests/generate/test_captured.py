@@ -49,3 +49,7 @@ def test_rows_that_fill_up_a_step_write_to_the_last_slot_alone(reader: Reader) -
     Captured(reader.decoder, reader.cache).read(rows)
     written = reader.cache.keys[0, 0].abs().sum(-1).nonzero().flatten().tolist()
     assert written == [0, 10, 20, 30, 40, reader.cache.num_slots - 1]
+
+
+def test_a_reader_that_captures_has_a_slot_of_nobody(decoder: Decoder) -> None:
+    assert Reader(decoder, 200, captured=True).cache.num_slots > 200
