@@ -102,8 +102,14 @@ def test_what_is_wrong_is_told(tmp_path: Path, record: dict[str, Any], told: str
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path / "p.jsonl", {"id": 1, "prompt": "good"})
     path.write_text(path.read_text() + "[]\n")
-    with pytest.raises(DocumentError, match=r"line 2: no prompt can be read .*; wanted an object"):
+    with pytest.raises(DocumentError) as caught:
         read_prompts(path)
+    told = str(caught.value)
+    assert told.startswith(f"{path}, line 2: no prompt can be read (TypeError(")
+    assert told.endswith(
+        '; wanted an object with "id", "prompt", "task_type" and "image_urls". Mend the line, or '
+        "leave it out."
+    )
 
 
 def test_an_id_stands_once(tmp_path: Path) -> None:
