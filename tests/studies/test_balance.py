@@ -32,6 +32,7 @@ def folders(
     # A tiny model draws nothing that could be compared: the pairs are given.
     (made / "out").mkdir()
     write_preferences(made / "out" / "pairs.jsonl", PAIRS)
+    (made / "out" / "pairs.json").write_text('{"meaning": 5, "tell": 5}')
     return {"demo": demo, "out": made / "out"}
 
 
