@@ -79,6 +79,11 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
         ConfigError: Ray Serve is not installed.
     """
     serve = join_ray()
+
+    def build() -> FastAPI:
+        # A function: what has methods, a bound one even, Ray takes for an app.
+        return replicas.build()
+
     config, limits = replicas.config, replicas.config.limits
     serve.start(http_options={"host": config.host, "port": config.port})
     deployment = serve.deployment(
@@ -88,7 +93,7 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
         max_ongoing_requests=2 * limits.max_queue,
         graceful_shutdown_timeout_s=limits.grace_seconds,
         ray_actor_options={"num_gpus": 1 if _wants_gpu(replicas.device) else 0},
-    )(serve.ingress(replicas.build)())
+    )(serve.ingress(build)())
     try:
         serve.run(deployment.bind(), name=_NAME)
         # Ray has put its own listener to signals in the place of ours.
