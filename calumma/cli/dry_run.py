@@ -108,8 +108,8 @@ def image_tokenizer_plan(run: ImageTokenizerRun, args: argparse.Namespace) -> li
         f"plan: {count.num_parameters:,} parameters (encoder, codebook, decoder) on "
         f"{machine.number} x {machine.gpu.name}",
         f"memory: {count.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's means and "
-        f"at most {count.kept_bytes / GIB:.2f} GiB of activations, of {machine.gpu.memory_gib} GiB; "
-        "the networks of the losses come on top",
+        f"at most {count.kept_bytes / GIB:.2f} GiB of activations, of {machine.gpu.memory_gib} "
+        "GiB; the networks of the losses come on top",
         f"speed: at most {pictures * machine.number / seconds:,.3g} pictures a second where "
         f"{mfu:.0%} of the peak is reached (assumed), without the losses' networks",
         f"time: at least {config.steps * seconds / 86_400:.3g} days for {config.steps:,} steps, "

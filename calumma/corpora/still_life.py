@@ -19,7 +19,7 @@ import PIL.Image
 
 from calumma.corpora.captions import Split
 from calumma.corpora.compose import GROUNDS, SHAPES, draw_shape
-from calumma.corpora.embedded import load_embedded
+from calumma.corpora.embedded import EmbeddedKind, load_embedded
 from calumma.documents.document import Document
 
 PATTERNS = ("plain", "striped", "checked", "fading")
@@ -164,9 +164,11 @@ class Cupboard:
     def objects(self) -> tuple[Thing, ...]:
         """Emoji and clip art whose names say what they are, in the order of the corpus."""
         found = []
-        for split in ("train", "held-out"):
-            for kind in ("emoji", "clip-art"):
-                documents = load_embedded(kind, split)  # type: ignore[arg-type]
+        splits: tuple[Split, ...] = ("train", "held-out")
+        kinds: tuple[EmbeddedKind, ...] = ("emoji", "clip-art")
+        for split in splits:
+            for kind in kinds:
+                documents = load_embedded(kind, split)
                 found += [_thing(document, split) for document in documents if _fits(document)]
         return tuple(found)
 
