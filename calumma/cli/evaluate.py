@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calumma.evaluate.report import Report
     from calumma.tokens.image import ImageTokenizer
 
-_DESCRIPTION = "Measure a model: figures with their baselines, sample sizes and 95 % intervals."
+_DESCRIPTION = "Measure a model: figures with baselines, sample sizes and 95 % intervals."
 
 _EXAMPLES = """\
   calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1 --show 2

@@ -51,8 +51,7 @@ EXIT_MISTAKE = 2
 EXIT_STOPPED = 3
 
 _EXAMPLES = """\
-  calumma demo             the whole road on this machine, in minutes
-  calumma demo --help      what a verb takes, with examples"""
+  calumma demo             the whole road on this machine; --help tells what a verb takes"""
 
 
 def make_parser() -> argparse.ArgumentParser:

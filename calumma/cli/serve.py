@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calumma.serve.keys import Keys
 
 _DESCRIPTION = """\
-Serve a model: OpenAI's API, and a web page; docs/serving.md has the API and all limits."""
+Serve a model: OpenAI's API and a web page (docs/serving.md)."""
 
 _EXAMPLES = """\
   calumma serve out/demo/model                          then open http://127.0.0.1:8000
