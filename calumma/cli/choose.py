@@ -12,7 +12,7 @@ _EXAMPLES = """\
   calumma corpus choose corpora/noto --out fine.parquet --measure sharpness --most 1000"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_choose(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
     parser = new_verb(
         subparsers,

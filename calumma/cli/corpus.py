@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.choose import add_parser as add_choose
-from calumma.cli.choose import choose
+from calumma.cli.choose import add_choose, choose
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from asking import Answer, ask, held_out, share
-from six import CONFIG
+from categories import CONFIG
 from turns import prepare
 
 from calumma.checkpoints.model_folder import ModelParts, load_model

@@ -2,8 +2,8 @@
 
     python studies/balance/preference.py --demo out/demo --out out/balance
 
-Goes on from six.py's model. It answers training prompts for a word's meaning, and for words with a
-picture, four times each. By rule (no person judged) the best of the four is the one that ends,
+Goes on from categories.py's model. It answers training prompts for a word's meaning, and for words
+with a picture, four times each. By rule (no person judged) the best of the four is the one that ends,
 gives the picture that was asked for, with the ground that was asked for, and has the fewest
 letters; the worst is rejected. DPO learns from these pairs. On held-out prompts an answer counts as
 preferred if it is right and no longer than half of the answers to the training prompts were:
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="of the config, behind --")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    start = load_model(args.out / "six" / "model")
+    start = load_model(args.out / "categories" / "model")
     model = Model(start)
     pairs, middle = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
     most = 1 if args.quick else MOST
@@ -146,7 +146,7 @@ def main() -> None:
     words = [d for kind in ("describe", "word", "plain") for d in held_out(args.out, kind, 30)]
     before = ask(model, prompts, **AS_IT_IS)
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
-    places = ["--model", f"{args.out}/six/model", "--preference.pairs", f'["{pairs}"]']
+    places = ["--model", f"{args.out}/categories/model", "--preference.pairs", f'["{pairs}"]']
     config = load_config(PreferenceConfig, CONFIG, [*places, *quick, *args.changes])
     decoder = prefer(config, load_model(config.model), args.out / "preferred")
     assert decoder is not None, "one process"

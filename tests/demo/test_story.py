@@ -36,4 +36,4 @@ def test_every_way_on_is_one_the_command_line_takes() -> None:
     generate.add_parser(parser.add_subparsers())
     for command, _ in ways_on("out", "draw a fox", "what is this?")[:2]:
         arguments = parser.parse_args(shlex.split(command)[1:])
-        assert arguments.prompt in {"draw a fox", "what is this?"}
+        assert arguments.parts[-1] in {"draw a fox", "what is this?"}

@@ -46,12 +46,12 @@ def test_quick_runs_of_all_programs_leave_their_figures(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo, out = folders["demo"], folders["out"]
-    for name in ("six", "preference", "balance"):
+    for name in ("categories", "preference", "balance"):
         words = [f"{name}.py", "--demo", str(demo), "--out", str(out), "--quick"]
         monkeypatch.setattr(sys, "argv", words)
         program(f"{name}.py", monkeypatch)["main"]()
-    six = json.loads((out / "six.json").read_text())
-    assert {figure["name"] for figure in six["fine-tuned"]} >= {
+    told = json.loads((out / "categories.json").read_text())
+    assert {figure["name"] for figure in told["fine-tuned"]} >= {
         "asked for a picture, draws one", "asked for words, draws none", "ends by itself"
     }  # fmt: skip
     (first,) = json.loads((out / "balance.json").read_text())

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benches.train_step import SHAPES, Setting, fresh_decoder, make_port, vocabulary_of
+from benches.port import trained_port
+from benches.train_step import SHAPES, Setting, fresh_decoder, vocabulary_of
 from calumma.train.config import ComputeConfig
 from calumma.train.loss import LossSums, summed_loss
 
-# The port's image codes are the ids 4 and 5; see `make_port`.
+# The port's image codes are the ids 4 and 5; see `port_config`.
 SETTING = Setting(
     shape=replace(SHAPES["tiny"], vocabulary_size=200, dropout=0.0),
     rows=1,
@@ -45,7 +46,7 @@ def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
     dtype: torch.dtype,
 ) -> None:
     sums, gradients = our_loss(dtype)
-    port = make_port(SETTING).to(dtype)
+    port = trained_port(SETTING.shape, fresh_decoder(SETTING).state_dict()).to(dtype)
     with torch.no_grad():
         theirs = port(input_ids=IDS, labels=IDS).loss
         logits = port.lm_head(port.model(input_ids=IDS[:, :-1]).last_hidden_state)

@@ -1,10 +1,10 @@
 """All six categories at the size of the demo: one fine-tuning, and held-out prompts.
 
-    python studies/balance/six.py --demo out/demo --out out/balance
+    python studies/balance/categories.py --demo out/demo --out out/balance
 
 Makes the conversations where they are not there (see turns.py), fine-tunes the demo's pre-trained
-model on equal shares of the six categories, asks held-out prompts, and writes `six.json`. Stopped,
-it goes on. `--quick` is a smoke test.
+model on equal shares of the six categories, asks held-out prompts, and writes `categories.json`.
+Stopped, it goes on. `--quick` is a smoke test.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from calumma.settings import load_config
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 
-RUNS = ("six", "safety")
+RUNS = ("categories", "safety")
 """One behind the other: equal shares of all categories, then mostly safety."""
 
-CONFIG = Path(__file__).parent / "six.toml"
+CONFIG = Path(__file__).parent / "categories.toml"
 """The first of the two, whose settings balance.py takes."""
 
 MOST, MOST_BEFORE = 130, 40
@@ -110,7 +110,7 @@ def main() -> None:
         "fine-tuned": figures(after, args.out, most, longest),
         "pre-trained": figures(before, args.out, min(most, MOST_BEFORE), longest),
     }
-    (args.out / "six.json").write_text(json.dumps(results, indent=1))
+    (args.out / "categories.json").write_text(json.dumps(results, indent=1))
     for name, found in results.items():
         print(f"\n{name}\n", *map(line, found), sep="\n")
 
