@@ -3,8 +3,8 @@
     python studies/balance/preference.py --demo out/demo --out out/balance
 
 Goes on from categories.py's model. It answers training prompts for a word's meaning, and for words
-with a picture, four times each. By rule (no person judged) the best of the four is the one that ends,
-gives the picture that was asked for, with the ground that was asked for, and has the fewest
+with a picture, four times each. By rule (no person judged) the best of the four is the one that
+ends, gives the picture that was asked for, with the ground that was asked for, and has the fewest
 letters; the worst is rejected. DPO learns from these pairs. On held-out prompts an answer counts as
 preferred if it is right and no longer than half of the answers to the training prompts were:
 `preference.json` has the figures before and after. `--quick` is a smoke test.
