@@ -1,7 +1,7 @@
 """From documents to batches: tokens a second, the encoder kept busy, hashes, memory.
 
-    python -m benches.data             # minutes
-    python -m benches.data --quick     # small, seconds
+    python benches/data.py             # minutes
+    python benches/data.py --quick     # small, seconds
 
 `loader`: rows of 4,096 ids out of shards of captioned pictures (1,026 ids) and texts of all
 lengths, in this process and with two workers; beside them grain's random access to rows cut
@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, interleaved, machine, medians, peak_memory_bytes, result_line
 from calumma.batches.ahead import AheadStream
