@@ -19,7 +19,7 @@ from calumma.train.config import EyesConfig
 from calumma.train.parallel import Place, part_of
 from calumma.train.step import Micro, StepRules, lower_precision
 
-SAMPLE = 1 << 16
+SAMPLE = 1 << 12
 """Numbers of a tensor, at most, that tell how far a step moved it."""
 
 
