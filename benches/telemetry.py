@@ -1,8 +1,8 @@
 """What looking costs: a run with its eyes, watch, journal and page beside the bare steps.
 
-    python -m benches.telemetry                    minutes, on the embedded corpus
-    python -m benches.telemetry --quick            seconds, a tiny decoder
-    python -m benches.telemetry --shards FOLDER    on shards of your own; --device cuda on a GPU
+    python benches/telemetry.py                    minutes, on the embedded corpus
+    python benches/telemetry.py --quick            seconds, a tiny decoder
+    python benches/telemetry.py --shards FOLDER    on shards of your own; --device cuda on a GPU
 
 `ours` is a run of `calumma pretrain` as it is: every step told in full, looks at attention and
 weights every 20 steps, the watch over 100 steps of history, `metrics.jsonl`, and `report.html`
