@@ -104,14 +104,18 @@ class AheadStream(Stream):
         """
         if self._pool is None:
             return super().next()
-        self._ask()
         try:
-            made = self._coming.popleft().result()
+            return self._next()
         except BrokenProcessPool as error:
             raise ShardError(
                 f"{self.reader.folder}: a process that reads batches was killed, perhaps for want "
                 "of memory; wanted it to live. Start again with fewer loader workers."
             ) from error
+
+    def _next(self) -> Batch:
+        """The next batch of those that workers make."""
+        self._ask()
+        made = self._coming.popleft().result()
         if self.state.rows_used == self.rows_in_window:
             self.state = copied(self._end or self.end())
         self._end = made.end

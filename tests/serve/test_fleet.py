@@ -51,7 +51,7 @@ class _Completions(BaseHTTPRequestHandler):
                     time.sleep(0.05)
                 if self.server.fault == "cut" and number == 2:
                     return
-                told = len(self.server.asked[-1][1].setdefault("told", []))
+                told = len(body.setdefault("told", []))
                 ids = list(answer.ids[told:])
                 body["told"] += ids
                 if self.server.fault == "no grammar":
