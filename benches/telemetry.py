@@ -11,7 +11,8 @@ the optimizer. Both take turns, 20 steps each, on the same rows, which the peer 
 told is the median of the rounds' seconds, and `overhead`, the median of the rounds' ratios less
 one; `overhead_processor` is the same of the processor's seconds, which other programs on a busy
 machine do not add to (on a GPU it tells nothing). `data_wait` is the share of ours that was spent
-waiting for batches, over all its steps but the first.
+waiting for batches, over all its steps but the first; the peer never waits, so
+`overhead_without_waiting` is what looking and telling cost.
 """
 
 from __future__ import annotations
@@ -139,11 +140,14 @@ def both_sides(setting: Setting, run: Path) -> tuple[dict[str, float], dict[str,
     # The first round warms both sides up; after the last, the bare side has had one turn more.
     pairs = list(zip(ours[1:], bare[1:-1], strict=True))
     wall, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
+    overhead = statistics.median(one / other for one, other in wall) - 1
+    data_wait = waited / sum(one["seconds"] for one in lines[1:])
     return {
         "seconds_per_step": statistics.median(one for one, _ in wall) / setting.unit,
-        "overhead": statistics.median(one / other for one, other in wall) - 1,
+        "overhead": overhead,
+        "overhead_without_waiting": overhead - data_wait * (1 + overhead),
         "overhead_processor": statistics.median(one / other for one, other in processor) - 1,
-        "data_wait": waited / sum(one["seconds"] for one in lines[1:]),
+        "data_wait": data_wait,
     }, {"seconds_per_step": statistics.median(other for _, other in wall) / setting.unit}
 
 
