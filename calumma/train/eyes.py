@@ -20,7 +20,7 @@ from calumma.train.parallel import Place, part_of
 from calumma.train.step import Micro, StepRules, lower_precision
 
 SAMPLE = 1 << 12
-"""Numbers of a tensor, at most, that tell how far a step moved it."""
+"""Numbers of a rank's part of a tensor, at most, that tell how far a step moved it."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def _some(parameter: nn.Parameter) -> Tensor:
     tensor = parameter.detach()
     ours = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     flat = ours.flatten()
-    return flat[:: 1 + max(0, flat.numel() - 1) // SAMPLE]
+    # An odd stride meets every column of a weight whose width is a power of two.
+    return flat[:: (max(0, flat.numel() - 1) // SAMPLE + 1) | 1]
 
 
 def update_ratios(decoder: Decoder, before: dict[str, Tensor], place: Place) -> dict[str, float]:

@@ -22,6 +22,7 @@ def test_the_overhead_and_the_wait_for_data_are_told(shards: Path) -> None:
     assert set(told["ours"]) == {
         "seconds_per_step",
         "overhead",
+        "overhead_without_waiting",
         "overhead_processor",
         "data_wait",
     }

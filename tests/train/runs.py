@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from calumma.model.decoder import Decoder
@@ -38,3 +39,14 @@ def told(run: Path) -> list[dict[str, float]]:
     clocks = {"seconds", "tokens_per_second", "data_wait_share", "memory_bytes", "mfu"}
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
+
+
+def assert_same_course(ours: Path, wanted: Path) -> None:
+    """Ranks tell what one process told: to 1e-5. How far the weights moved is an estimate from
+    other numbers where a tensor lies in other parts: to 5 %."""
+    for one, other in zip(told(ours), told(wanted), strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            estimate = name.startswith("update_ratio_")
+            near = {"rel": 0.05} if estimate else {"abs": 1e-5}
+            assert one[name] == pytest.approx(value, **near), name
