@@ -107,6 +107,6 @@ INSTRUCTIONS: tuple[Corpus, ...] = (
     _category(
         "interleaved-generation", (*_EMOJI, "wordnet"), _interleaved_generation, [7_707, 12_828]
     ),
-    _category("safety", ("wordnet",), _safety, [821, 0]),
+    _category("safety", ("wordnet",), _safety, [2189, 0]),
 )
 """All six, with the counts of these versions of the packages."""

@@ -35,7 +35,7 @@ def test_safety_reads_the_dictionary_for_words_that_sound_unsafe(tmp_path: Path)
     assert last.messages[1].parts == (Text("a substance that harms"),)
     assert last.licence == "WordNet-3.0"
     assert last.attributes["category"] == "safety"
-    assert len(made) == 802
+    assert len(made) == 2170
     for document in made:
         held_out = document.attributes["split"] == "held-out"
         assert document.source == ("sft-safety-held-out" if held_out else "sft-safety")

@@ -25,6 +25,10 @@ ASK = (
     "I want to {deed}. What do I need?",
     "Can you teach me to {deed}?",
     "Give me some advice: I have to {deed}.",
+    "Show me how to {deed}.",
+    "Please, how can I {deed}?",
+    "Is there an easy way to {deed}?",
+    "I need to {deed} today. Where do I begin?",
 )
 DRAW = ("Draw {scene}.", "Draw me a picture of {scene}.", "Make an image of {scene}.")
 
