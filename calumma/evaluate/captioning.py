@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.figure import Figure, share_interval
-from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen
+from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen, others
 from calumma.evaluate.shown import Shown
 from calumma.generate.config import TextSampling
 from calumma.tokens.pixels import to_array
@@ -47,7 +47,7 @@ def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
         held_out.shown.append(
             Shown(task="captioning", prompt=prompt, answer=[text], wanted=[pair.text])
         )
-    beside = {"another's caption": [pairs[place - 1].text for place in range(len(pairs))]}
+    beside = {"another's caption": [pair.text for pair in others(pairs, options.seed)]}
     if options.training:
         beside["nearest picture's"] = nearest_captions(pairs, options.training)
     return caption_figures([known_words(pair) for pair in pairs], written, beside, options.seed)

@@ -216,3 +216,13 @@ def chosen(items: Sequence[Item], at_most: int | None, seed: int) -> list[Item]:
         return list(items)
     places = np.random.default_rng(seed).choice(len(items), size=at_most, replace=False)
     return [items[place] for place in sorted(places.tolist())]
+
+
+def others(items: Sequence[Item], seed: int) -> list[Item]:
+    """For each item another one: each gets the one before it in a ring whose order is drawn by
+    seed, for documents that follow one another are often alike."""
+    ring = np.random.default_rng(seed).permutation(len(items)).tolist()
+    found = list(items)
+    for place, own in enumerate(ring):
+        found[own] = items[ring[place - 1]]
+    return found

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calumma.evaluate.captioning import nearest_places
 from calumma.evaluate.cider import cider, words
 from calumma.evaluate.figure import Figure, bootstrap_interval, wilson_interval
-from calumma.evaluate.held_out import chosen
+from calumma.evaluate.held_out import chosen, others
 from calumma.evaluate.pictured_files import Question
 from calumma.evaluate.vqa import normal_answer, vqa_accuracy
 
@@ -48,8 +48,8 @@ def caption_scores(answered: Answered) -> Measured:
     asked, training = answered.asked, answered.training
     references = [[words(text) for text in each.given] for each in asked]
     scores = np.array(cider([words(text) for text in answered.written], references))
-    others = [asked[place - 1].given[0] for place in range(len(asked))]
-    beside = {"another's": _cider(others, references)}
+    anothers = [each.given[0] for each in others(asked, answered.seed)]
+    beside = {"another's": _cider(anothers, references)}
     if training:
         near = chosen(training, _NEAREST, answered.seed)
         places = nearest_places([each.image for each in asked], [each.image for each in near])

@@ -4,7 +4,7 @@ import pytest
 
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
-from calumma.evaluate.held_out import HeldOut, chosen
+from calumma.evaluate.held_out import HeldOut, chosen, others
 from calumma.generate.model import Model
 from tests.evaluate.oracle import letter_documents, oracle_held_out, oracle_model, picture
 
@@ -61,3 +61,12 @@ def test_choosing_keeps_the_order_and_repeats_itself() -> None:
     assert some == chosen(documents, 4, seed=1) != chosen(documents, 4, seed=2)
     assert [d.id for d in some] == sorted(d.id for d in some)
     assert chosen(documents, None, 0) == chosen(documents, 10, 0) == documents
+
+
+def test_each_gets_anothers_in_an_order_that_says_nothing() -> None:
+    items = list(range(40))
+    given = others(items, seed=1)
+    assert sorted(given) == items
+    assert all(own != other for own, other in zip(items, given, strict=True))
+    assert sum(abs(own - other) == 1 for own, other in zip(items, given, strict=True)) < 10
+    assert given == others(items, seed=1) != others(items, seed=2)
