@@ -11,8 +11,8 @@ from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_jsonl
 from calumma.files import sha256
+from tests.launch import Death, launch
 from tests.pictures import png
-from tests.road.launch import Death, launch
 from tests.road.test_verbs import VQ
 
 

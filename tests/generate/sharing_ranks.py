@@ -1,12 +1,8 @@
-"""Generate as one rank of several that share a decoder; see test_ranks.py.
-
-python -m tests.generate.sharing_ranks FOLDER    with RANK, WORLD_SIZE and the like set
-"""
+"""Generate as one rank of several that share a decoder; see test_ranks.py."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -57,10 +53,9 @@ def generated(decoder: Decoder) -> list[list[int]]:
     return [work.ids for work in works]
 
 
-def main(folder: Path) -> None:
+def generate(folder: Path) -> None:
     """Generate, and write down what came of it and how much of the decoder this rank holds."""
     torch.distributed.init_process_group("gloo")
-    torch.set_num_threads(1)
     found = {}
     for groups in GROUPS:
         decoder = drawn(groups)
@@ -71,7 +66,3 @@ def main(folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps({"ids": found, "inside": inside}))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -10,12 +10,12 @@ import torch.distributed
 
 from calumma.errors import GenerationError
 from calumma.generate.ranks import share
-from tests.generate.sharing_ranks import GROUPS, drawn, generated
-from tests.train.test_world import free_ports, start_ranks
+from tests.generate.sharing_ranks import GROUPS, drawn, generate, generated
+from tests.launch import free_ports, start_ranks
 
 
 def test_two_ranks_say_what_one_says(tmp_path: Path) -> None:
-    start_ranks(2, "tests.generate.sharing_ranks", str(tmp_path), port=free_ports(1)[0])
+    start_ranks(2, generate, tmp_path, port=free_ports(1)[0], logs=tmp_path)
     whole = drawn(GROUPS[-1])
     inside = sum(parameter.numel() for parameter in whole.blocks.parameters())
     for rank in range(2):

@@ -9,7 +9,7 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelParts
 from tests.checkpoints.drawn import bytes_of, save_drawn
-from tests.road.launch import Death, launch
+from tests.launch import Death, launch
 
 KILLED = Death("calumma.checkpoints.weights", "write_tensors", 2)
 STOPPED = Death("calumma.checkpoints.vqgan_files", "write_pickled", 1, signal.SIGTERM)

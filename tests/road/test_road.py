@@ -17,7 +17,7 @@ import calumma
 from calumma.cli.main import main
 from calumma.documents.readers import read_documents
 from calumma.files import sha256
-from tests.road.launch import Death, Ended, launch
+from tests.launch import Death, Ended, launch
 
 CONFIG = Path(__file__).with_name("tiny.toml")
 NAMES = (

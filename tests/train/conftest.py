@@ -1,4 +1,4 @@
-"""Journals that are closed when a test ends."""
+"""Journals that are closed when a test ends, and the run that ranks are held against."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from calumma.train.journal import Journal
+from tests.train import decoder_ranks
 
 OpenJournal = Callable[..., Journal]
 
@@ -27,3 +28,11 @@ def open_journal() -> Iterator[OpenJournal]:
     yield take_up
     for made in opened:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """The run of `decoder_ranks` as one process does it."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    decoder_ranks.take_up(run, shards)
+    return run

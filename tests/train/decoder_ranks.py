@@ -1,19 +1,11 @@
-"""Train decoders as one rank of several; see test_parallel.py.
-
-    python -m tests.train.decoder_ranks FOLDER TASKS    with RANK, WORLD_SIZE and the like set
-
-TASKS is JSON: {"steps": {...}} learns from made-up batches with a `ParallelConfig`'s fields, and
-{"pretrain": [RUN, SHARDS, {...}]} takes up a run, or begins one and dies after its third step;
-{"trouble": [RUN, SHARDS]} has to go back once.
-"""
+"""Train decoders as one rank of several; see test_parallel.py."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +26,7 @@ from calumma.train.config import (
 )
 from calumma.train.decoder import DecoderLearner
 from calumma.train.eyes import look
+from calumma.train.loop import Progress
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, gathered, placed
 from calumma.train.pretrain import pretrain
@@ -52,7 +45,7 @@ SHAPE = decoder_size(
     dropout=0.0,
 )
 SHAPES = {"pre": SHAPE, "reordered": replace(SHAPE, norm_order="reordered")}
-STEPS = 20
+STEPS = 8
 
 
 def batch(number: int) -> Batch:
@@ -67,7 +60,7 @@ def batch(number: int) -> Batch:
 
 
 def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> None:
-    """Twenty steps of two batches each; the first rank writes losses and whole weights."""
+    """Some steps of two batches each; the first rank writes losses and whole weights."""
     ranks = Ranks(world, torch.device("cpu"), parallel, torch.float32)
     decoder, place = placed(SHAPES[name], lambda made: made.fresh_weights(0), ranks)
     optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=1e-3))
@@ -78,7 +71,7 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
         rows = [b.rows(slice(place.row_group, None, place.row_groups)) for b in batches]
         # Each rank looks at the first row that it is given: here at the same one.
         same = to_device(batches[0], torch.device("cpu"))
-        seen = look(decoder, same, EyesConfig(places=20), rules, place) if number % 9 == 0 else None
+        seen = look(decoder, same, EyesConfig(places=20), rules, place) if number % 7 == 0 else None
         report = optimizer_step(decoder, optimizers, rows, rules, place)
         told.append([report.loss, report.z, report.output_norm, report.gradient_norm])
         told[-1] += seen.told().values() if seen is not None else []
@@ -88,7 +81,7 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
         (folder / f"{name}.json").write_text(json.dumps(told))
 
 
-def run_config(shards: Path, parallel: dict[str, int]) -> PretrainConfig:
+def run_config(shards: Path) -> PretrainConfig:
     """Six steps on real rows, in two stages, a checkpoint after each."""
     return PretrainConfig(
         shards=shards,
@@ -101,7 +94,6 @@ def run_config(shards: Path, parallel: dict[str, int]) -> PretrainConfig:
         stream=StreamConfig(row_length=32, num_rows=4, window=2),
         optimizer=OptimizerConfig(peak_rate=1e-3),
         schedule=ScheduleConfig(warmup_steps=2),
-        parallel=ParallelConfig(**parallel),
         stage_one=StageConfig(weights={"pairs": 1.0, "text": 1.0}),
         stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
         stage_two_share=0.5,
@@ -111,15 +103,19 @@ def run_config(shards: Path, parallel: dict[str, int]) -> PretrainConfig:
     )
 
 
-def take_up(run: Path, shards: Path, parallel: dict[str, int]) -> None:
-    """Pre-train to the end; a run that begins here dies after its third step, all ranks at once."""
-    begins = not run.exists()
+def begin(run: Path, shards: Path) -> None:
+    """Pre-train as tensor ranks, which all die after the third step."""
 
     def progress(step: int, seen: Mapping[str, float]) -> None:
-        if begins and step == 3:
+        if step == 3:
             os._exit(0)
 
-    decoder = pretrain(run_config(shards, parallel), run, progress)
+    pretrain(replace(run_config(shards), parallel=ParallelConfig(tensor=2)), run, progress)
+
+
+def take_up(run: Path, shards: Path, progress: Progress = lambda step, seen: None) -> None:
+    """Pre-train to the end, and keep the weights beside the run's files."""
+    decoder = pretrain(run_config(shards), run, progress)
     if decoder is not None:
         torch.save(decoder.state_dict(), run / "weights.pt")
 
@@ -136,7 +132,7 @@ def troubled(run: Path, shards: Path) -> None:
         learner.course = replace(learner.course, rate_share=share)
         return told
 
-    still = replace(run_config(shards, {}), stage_two_share=0.0, steps=16, save_every=2)
+    still = replace(run_config(shards), stage_two_share=0.0, steps=16, save_every=2)
     watch = WatchConfig(window=8, spike_steps=2)
     DecoderLearner.step = step  # type: ignore[method-assign]
     try:
@@ -147,26 +143,40 @@ def troubled(run: Path, shards: Path) -> None:
         torch.save(decoder.state_dict(), run / "weights.pt")
 
 
-def main() -> None:
-    """What the arguments ask for."""
-    torch.set_num_threads(1)
-    folder, tasks = Path(sys.argv[1]), json.loads(sys.argv[2])
-    if "steps" in tasks:
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """What ranks are to do, one after the other, each in a world of its own."""
+
+    folder: Path
+    shards: Path
+
+    steps: ParallelConfig | None = None
+    """So shared, they learn from made-up batches; the results go into the folder."""
+
+    begin: Path | None = None
+    """A run that two tensor ranks begin, and that dies after its third step."""
+
+    take_up: Path | None = None
+    """A run that they go on with."""
+
+    trouble: Path | None = None
+    """A run that has to go back once."""
+
+
+def do(tasks: Tasks, ports: Sequence[str]) -> None:
+    """What the tasks ask for, each through a port of its own."""
+    free = iter(ports)
+    if tasks.steps is not None:
+        os.environ["MASTER_PORT"] = next(free)
         with joined(torch.device("cpu")) as world:
             for name in SHAPES:
-                train(name, ParallelConfig(**tasks["steps"]), world, folder)
-    if "pretrain" in tasks:
-        run, shards, parallel = tasks["pretrain"]
-        os.environ["MASTER_PORT"] = tasks["port"]
-        take_up(Path(run), Path(shards), parallel)
-    if "trouble" in tasks:
-        run, shards = tasks["trouble"]
-        os.environ["MASTER_PORT"] = tasks["last_port"]
-        troubled(Path(run), Path(shards))
-    # Gloo's threads of the first world may still be ending, and abort an interpreter that closes.
-    sys.stdout.flush()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
+                train(name, tasks.steps, world, tasks.folder)
+    if tasks.take_up is not None:
+        os.environ["MASTER_PORT"] = next(free)
+        take_up(tasks.take_up, tasks.shards)
+    if tasks.trouble is not None:
+        os.environ["MASTER_PORT"] = next(free)
+        troubled(tasks.trouble, tasks.shards)
+    if tasks.begin is not None:  # at last, as it ends the process
+        os.environ["MASTER_PORT"] = next(free)
+        begin(tasks.begin, tasks.shards)

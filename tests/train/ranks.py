@@ -1,18 +1,14 @@
 """Train image tokenizers as one rank of several; see test_world.py.
 
-    python tests/train/ranks.py FOLDER PORT...    with RANK and WORLD_SIZE set
-
 Each run of `RUNS` is trained in FOLDER/NAME-SIZE, and each rank writes down what it ended with.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.codebook import CodebookConfig
@@ -72,17 +68,11 @@ def documents() -> list[Document]:
     ]
 
 
-def main() -> None:
+def train(folder: Path, ports: Sequence[str]) -> None:
     """Train all runs, each through a port of its own."""
-    torch.set_num_threads(1)
-    folder, ports = Path(sys.argv[1]), sys.argv[2:]
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     for (name, config), port in zip(RUNS.items(), ports, strict=True):
         os.environ["MASTER_PORT"] = port
         run = folder / f"{name}-{size}"
         made = train_image_tokenizer(config, documents(), run, save_every=2)
         (folder / f"{name}-{size}-rank-{rank}").write_text(made.fingerprint)
-
-
-if __name__ == "__main__":
-    main()

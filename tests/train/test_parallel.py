@@ -20,22 +20,20 @@ from calumma.model.sizes import decoder_size
 from calumma.train.config import ParallelConfig
 from calumma.train.exports import Exporter, Exports
 from calumma.train.parallel import Ranks, placed
-from calumma.train.pretrain import pretrain
 from calumma.train.world import ALONE, World
 from tests.checkpoints.drawn import bytes_of
+from tests.launch import free_ports, start_ranks
 from tests.train import decoder_ranks
 from tests.train.runs import assert_same_course, told
-from tests.train.test_world import free_ports, start_ranks
 
 CPU = torch.device("cpu")
 
 
-def with_ranks(size: int, folder: Path, tasks: dict[str, Any]) -> None:
+def with_ranks(size: int, tasks: decoder_ranks.Tasks) -> None:
     """Start so many ranks and wait for them."""
-    folder.mkdir(exist_ok=True)
-    first, second, last = free_ports(3)
-    told = json.dumps(tasks | {"port": second, "last_port": last})
-    start_ranks(size, "tests.train.decoder_ranks", str(folder), told, port=first)
+    tasks.folder.mkdir()
+    ports = free_ports(3)
+    start_ranks(size, decoder_ranks.do, tasks, ports, port=ports[0], logs=tasks.folder)
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +46,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     (made / "one").mkdir()
     for name in decoder_ranks.SHAPES:
         decoder_ranks.train(name, ParallelConfig(), ALONE, made / "one")
-    begun = [str(made / "begun"), str(shards), {"tensor": 2}]
-    with_ranks(4, made / "both", {"steps": {"tensor": 2}, "pretrain": begun})
+
+    def tasks(name: str, **what: Any) -> decoder_ranks.Tasks:
+        return decoder_ranks.Tasks(folder=made / name, shards=shards, **what)
+
+    with_ranks(4, tasks("both", steps=ParallelConfig(tensor=2), begin=made / "begun"))
     for size in (1, 2, 3):
         shutil.copytree(made / "begun", made / f"run-{size}")
-    decoder_ranks.take_up(made / "run-1", shards, {})
-    run = [str(made / "run-2"), str(shards), {}]
-    trouble = [str(made / "trouble-2"), str(shards)]
-    with_ranks(2, made / "sharded", {"steps": {}, "pretrain": run, "trouble": trouble})
-    with_ranks(3, made / "three", {"pretrain": [str(made / "run-3"), str(shards), {}]})
+    decoder_ranks.take_up(made / "run-1", shards)
+    trouble = made / "trouble-2"
+    two = tasks("sharded", steps=ParallelConfig(), take_up=made / "run-2", trouble=trouble)
+    with_ranks(2, two)
+    with_ranks(3, tasks("three", take_up=made / "run-3"))
     return made
 
 
@@ -71,16 +72,6 @@ def test_ranks_learn_what_one_process_learns(folder: Path, ranks: str, name: str
     assert weights.keys() == cut.keys()
     for key, tensor in weights.items():
         assert torch.allclose(tensor, cut[key], atol=1e-5), key
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """The run as one process does it."""
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    decoder = pretrain(decoder_ranks.run_config(shards, {}), run)
-    assert decoder is not None
-    torch.save(decoder.state_dict(), run / "weights.pt")
-    return run
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -101,7 +92,7 @@ def test_a_model_folder_of_what_ranks_saved_is_what_one_process_saves(
     """A tensor at a time, out of the ranks' files."""
     run = folder / "run-2"
     size = model_parts.text.vocabulary.size
-    model = decoder_ranks.run_config(shards, {}).model
+    model = decoder_ranks.run_config(shards).model
     shape = DecoderConfig(vocabulary_size=size, **asdict(model))
     exports = Exports(rest=model_parts.rest)
     made = Exporter(run=run, shape=shape, keep=Keep(), exports=exports).last()

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from calumma.shards.build import Tokenizers
-from calumma.train.pretrain import pretrain
 from tests.checkpoints.drawn import bytes_of
-from tests.road.launch import Death, launch
-from tests.train import decoder_ranks
+from tests.launch import SERVER, Death, launch
+from tests.train import restarting
 from tests.train.runs import assert_same_course, told
-
-ROOT = Path(__file__).parents[2]
 
 MOMENTS = {
     "in a step": Death("calumma.train.decoder", "optimizer_step", 2),
@@ -56,32 +51,37 @@ pairs = 1.0
 """
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """The run as one process does it."""
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    decoder = pretrain(decoder_ranks.run_config(shards, {}), run)
-    assert decoder is not None
-    torch.save(decoder.state_dict(), run / "weights.pt")
-    return run
+@pytest.fixture
+def its_own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What listens to signals in this process, and the environment, are as before."""
+    monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM")
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
+    yield
+    for number, listener in before.items():
+        signal.signal(number, listener)
 
 
+@pytest.mark.usefixtures("its_own_signals")
 def test_torchrun_begins_again_when_a_rank_is_killed(
-    undisturbed: Path, shards: Path, tmp_path: Path
+    undisturbed: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What torchrun does with a command, done with a function: it starts at once."""
     run = tmp_path / "run"
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = ["-m", "tests.train.restarting", str(run), str(shards), json.dumps({})]
-    ended = subprocess.run(
-        [sys.executable, *torchrun, "--max-restarts", "1", *program],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="restart",
+        max_restarts=1,
+        start_method=SERVER.get_start_method(),
     )
-    assert ended.returncode == 0, ended.stderr
-    assert "failed (exitcode: -9)" in ended.stderr
+    elastic_launch(config, restarting.take_up)(run, shards)
+    assert "failed (exitcode: -9)" in caplog.text
     assert_same_course(run, undisturbed)
     weights, wanted_weights = (torch.load(r / "weights.pt") for r in (run, undisturbed))
     for key, tensor in wanted_weights.items():

@@ -9,10 +9,10 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.documents.preferences import write_preferences
+from tests.launch import free_ports, start_ranks
 from tests.train import tuning_ranks
 from tests.train.runs import told
 from tests.train.test_preference import PAIRS
-from tests.train.test_world import free_ports, start_ranks
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def folder(model_parts: ModelParts, shards: Path, tmp_path_factory: pytest.TempP
     tuning_ranks.tune(made, shards, 1)
     tuning_ranks.choose(made, 1)
     first, second = free_ports(2)
-    start_ranks(2, "tests.train.tuning_ranks", str(made), str(shards), str(second), port=first)
+    start_ranks(2, tuning_ranks.learn, made, shards, second, port=first, logs=made)
     return made
 
 

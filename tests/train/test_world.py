@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,42 +14,13 @@ from calumma.errors import ConfigError
 from calumma.train.image_learner import train_image_tokenizer
 from calumma.train.journal import METRICS_NAME
 from calumma.train.world import ALONE, World
+from tests.launch import free_ports, start_ranks
 from tests.train import ranks
-
-ROOT = Path(__file__).parents[2]
-
-
-def free_ports(number: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def start_ranks(size: int, module: str, *words: str, port: str = "") -> None:
-    """Run a module of the tests as so many ranks, to the end of all."""
-    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            env={**os.environ, **place, "MASTER_PORT": port, "RANK": str(rank)}
-            | {"LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    for process in started:
-        _, told = process.communicate(timeout=240)
-        assert process.returncode == 0, told
 
 
 def train_with_two_ranks(folder: Path) -> None:
-    start_ranks(2, "tests.train.ranks", str(folder), *free_ports(len(ranks.RUNS)))
+    ports = free_ports(len(ranks.RUNS))
+    start_ranks(2, ranks.train, folder, ports, port=ports[0], logs=folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,11 @@
 """Fine-tune and prefer as one rank of several; see test_tuning_ranks.py.
 
-    python -m tests.train.tuning_ranks FOLDER SHARDS PORT    with RANK, WORLD_SIZE and the like set
-
-FOLDER holds `model` and `pairs.jsonl`; what is learned goes to FOLDER/SIZE/{tuned,preferred}.pt.
+A folder holds `model` and `pairs.jsonl`; what is learned goes to SIZE/{tuned,preferred}.pt in it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,18 +54,9 @@ def choose(folder: Path, size: int) -> None:
         torch.save(made.state_dict(), run / "preferred.pt")
 
 
-def main() -> None:
-    """Both, each in a world of its own."""
-    torch.set_num_threads(1)
-    folder, shards, port = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+def learn(folder: Path, shards: Path, port: str) -> None:
+    """Both, the second in a world of its own that meets at another port."""
     size = int(os.environ["WORLD_SIZE"])
     tune(folder, shards, size)
     os.environ["MASTER_PORT"] = port
     choose(folder, size)
-    # Gloo's threads of the first world may still be ending, and abort an interpreter that closes.
-    sys.stdout.flush()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
