@@ -34,7 +34,8 @@ class HeadNorm(nn.Module):
         self.bias: nn.Parameter | None = None
         self.epsilon = config.norm_epsilon
         if config.qk_norm == "layer":
-            self.bias = nn.Parameter(torch.zeros_like(self.weight))
+            # On the meta device `zeros_like` would import sympy: seconds in every command.
+            self.bias = nn.Parameter(torch.zeros(self.weight.shape))
             self.epsilon = LAYER_EPSILON
 
     def forward(self, x: Tensor) -> Tensor:
