@@ -66,6 +66,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--guidance", type=float, metavar="X", help="of images, by the text")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     add("--dtype", default="float32", metavar="D", help="or bfloat16, float16")
+    add("--weights", default="plain", metavar="W", help="or int8, fp8: eight bits each")
     parser.set_defaults(run=run, stops_at_once=True, takes_rules=True)
 
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     options = _options(args)
     make_folder(args.out)
-    model = load(args.model, device=args.device, dtype=args.dtype)
+    model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
     if not model.parts.draws and args.modality == "any":
         options["max_images"] = 0
     if args.max_new_tokens is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import PIL.Image
 import torch
@@ -15,11 +15,11 @@ from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.documents.document import Image, Part, Text, part_from_json
 from calumma.errors import GenerationError
 from calumma.generate.config import Budget, Request
+from calumma.generate.eight_bits import Weights, round_weights
 from calumma.generate.engine import Engine
 from calumma.generate.sample import End, Event, Sample, Usage
 from calumma.generate.telling import Teller
 from calumma.generate.work import Work
-from calumma.model.int8 import to_int8
 from calumma.runtime import choose_device, choose_dtype
 from calumma.tokens.sequence import encode_prompt, split_ids
 from calumma.tokens.squares import Fit
@@ -27,9 +27,6 @@ from calumma.vocabulary import Vocabulary
 
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
 """A text, a picture, or a part as documents write it."""
-
-
-Weights = Literal["plain", "int8"]
 
 
 class Model:
@@ -50,16 +47,13 @@ class Model:
             parts: both tokenizers and the decoder.
             device: cpu, cuda, or auto.
             dtype: of the decoder: float32, bfloat16 or float16.
-            weights: "int8" rounds the matrices of its blocks to eight bits.
+            weights: "int8" or "fp8" round the matrices of its blocks to eight bits.
             budget: of its engine.
         """
-        if weights not in ("plain", "int8"):
-            raise GenerationError(f"weights={weights!r} are not known; wanted plain or int8.")
         self.parts = parts
         self.decoder = parts.decoder.to(device=choose_device(device), dtype=choose_dtype(dtype))
         self.decoder.eval().requires_grad_(False)
-        if weights == "int8":
-            to_int8(self.decoder)
+        round_weights(self.decoder, weights)
         self.text = parts.text
         self.image = parts.image
         # Codes are compared as distances: the image tokenizer stays in float32.
@@ -316,7 +310,7 @@ def load(
         folder: the model folder.
         device: cpu, cuda, or auto.
         dtype: of the decoder: float32, bfloat16 or float16.
-        weights: "int8" rounds the matrices of its blocks to eight bits.
+        weights: "int8" or "fp8" round the matrices of its blocks to eight bits.
         budget: of its engine.
 
     Raises:

@@ -50,6 +50,11 @@ def test_no_images_are_drawn_where_none_are_wanted(model: str, tmp_path: Path) -
     assert list((tmp_path / "images").iterdir()) == []
 
 
+def test_weights_of_eight_bits_draw_and_write_too(model: str, tmp_path: Path) -> None:
+    words = ("--prompt", "a", "--modality", "image-first", "--weights", "int8")
+    assert made(tmp_path, model, *words)["content"][0]["type"] == "image"
+
+
 def test_pieces_of_the_prompt_keep_their_order(model: str, tmp_path: Path) -> None:
     noise(3).save(tmp_path / "in.png")
     picture = ("--image", str(tmp_path / "in.png"))
@@ -111,6 +116,10 @@ def test_any_rule_of_sampling_is_set_by_its_name(model: str, tmp_path: Path) -> 
     [
         ((), "no --prompt and no --image; wanted at least one of them."),
         (("--prompt", "a", "--samples", "0"), "--samples 0; wanted at least 1."),
+        (
+            ("--prompt", "a", "--device", "cpu", "--weights", "int3"),
+            "weights='int3' are not known; wanted plain, int8 or fp8.",
+        ),
         (
             ("--prompt", "a", "--modality", "sound"),
             "--modality sound is not known; wanted one of any, text, image, image-first.",

@@ -183,4 +183,4 @@ def test_smaller_weights_answer_too(model_parts: ModelParts, options: dict[str, 
 def test_weights_of_another_kind_are_refused(model_parts: ModelParts) -> None:
     with pytest.raises(GenerationError) as caught:
         Model(model_parts, weights="int3")  # type: ignore[arg-type]
-    assert str(caught.value) == "weights='int3' are not known; wanted plain or int8."
+    assert str(caught.value) == "weights='int3' are not known; wanted plain, int8 or fp8."

@@ -1,0 +1,214 @@
+"""Weights of eight bits: refused where they cannot be, and near the plain ones where they can.
+
+torch multiplies float8 on a CPU as well, at a fortieth of float32's pace: what a GPU computes is
+computed here, once the two checks of the device are out of the way.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.errors import GenerationError
+from calumma.generate import eight_bits
+from calumma.generate.config import ImageSampling, TextSampling
+from calumma.generate.eight_bits import require_fp8, round_weights
+from calumma.generate.model import Model
+from calumma.generate.sample import Sample
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from tests.pictures import noise
+
+
+@pytest.fixture
+def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks, ours and torchao's, of what the device can do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchao's own, as it is imported
+        from torchao.quantization import quant_api
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    monkeypatch.setattr(eight_bits, "require_fp8", lambda decoder: None)
+
+
+def nbytes(module: nn.Module) -> int:
+    """What the tensors of a module take, those inside torchao's among them."""
+    total = 0
+    for tensor in [*module.parameters(), *module.buffers()]:
+        inside = getattr(tensor, "qdata", None)
+        total += tensor.nbytes if inside is None else inside.nbytes + tensor.scale.nbytes
+    return total
+
+
+def wide(dtype: torch.dtype) -> Decoder:
+    """One layer of 256."""
+    shape = DecoderConfig(
+        vocabulary_size=64,
+        model_dim=256,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=4,
+        feed_forward_dim=768,
+    )
+    made = Decoder(shape)
+    made.initialise(0)
+    return made.to(dtype).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("weights", ["int8", "fp8"])
+def test_the_blocks_take_a_quarter_of_float32(fp8_anywhere: None, weights: Any) -> None:
+    plain, small = wide(torch.float32), wide(torch.bfloat16)
+    round_weights(small, weights)
+    assert 0.25 < nbytes(small.blocks) / nbytes(plain.blocks) < 0.26
+    assert nbytes(small.head) == nbytes(plain.head) / 2
+    assert nbytes(small.embedding) == nbytes(plain.embedding) / 2
+
+
+@torch.no_grad()
+def test_a_product_of_float8_is_as_near_as_its_rounding(fp8_anywhere: None) -> None:
+    decoder, small = wide(torch.bfloat16), wide(torch.bfloat16)
+    round_weights(small, "fp8")
+    linear, made = (one.blocks[0].get_submodule("feed_forward.gate") for one in (decoder, small))
+    assert isinstance(linear, nn.Linear)
+    x = torch.randn(9, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wanted, found = x.float() @ linear.weight.float().t(), made(x).float()
+    off_x, off_weight = (farthest_off(one.float()) for one in (x, linear.weight))
+    size, weight = x.float().abs(), linear.weight.float().abs()
+    farthest = off_x @ weight.t() + size @ off_weight.t() + off_x @ off_weight.t()
+    assert bool(((found - wanted).abs() <= farthest + 2**-8 * (wanted.abs() + farthest)).all())
+    assert 0.01 < (found - wanted).norm() / wanted.norm() < 0.05
+    loud = torch.cat([x, 1000 * x])
+    assert torch.allclose(made(loud)[:9].float(), found, rtol=2**-6, atol=1e-3)
+
+
+def farthest_off(rows: torch.Tensor) -> torch.Tensor:
+    """How far a number may be from its float8, where 448 stands for the largest of its row.
+
+    Three bits of mantissa: a sixteenth of itself, and half of the least number, 2 ** -9.
+    """
+    scale = rows.abs().amax(dim=1, keepdim=True) / 448
+    # torchao keeps scales as bfloat16 here, and so their own rounding tells.
+    return (2**-4 + 2**-8) * rows.abs() + scale * 2**-10
+
+
+@pytest.mark.parametrize(("weights", "most"), [("int8", 0.01), ("fp8", 0.1)])
+def test_what_a_decoder_says_stays_near(
+    fp8_anywhere: None, model_parts: ModelParts, weights: Any, most: float
+) -> None:
+    parts = [replace(model_parts, decoder=copy.deepcopy(model_parts.decoder)) for _ in range(2)]
+    plain = Model(parts[0], dtype="bfloat16")
+    small = Model(parts[1], dtype="bfloat16", weights=weights)
+    ids = list(range(40, 70))
+    wanted, found = (one.logits(ids).log_softmax(-1) for one in (plain, small))
+    apart = (wanted.exp() * (wanted - found)).sum(-1).mean()
+    flat = (wanted.exp() * (wanted + math.log(wanted.shape[-1]))).sum(-1).mean()
+    assert 0 < apart < most * flat
+
+
+def drawn(model: Model, prompts: list[list[Any]], **options: Any) -> list[Sample]:
+    """Greedy answers that begin with a picture."""
+    rules = {"text": TextSampling(temperature=0), "image": ImageSampling(temperature=0)}
+    return model.generate_batch(prompts, image_first=True, **rules, **options)
+
+
+def test_int8_draws_and_writes_alone_as_in_company(model_parts: ModelParts) -> None:
+    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
+    small = Model(parts, weights="int8")
+    prompts: list[list[Any]] = [["a red"], [noise(1), "what?"], ["draw"]]
+    for prompt, sample in zip(prompts, drawn(small, prompts, max_new_tokens=12), strict=True):
+        assert sample.ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.ids == drawn(small, [prompt], max_new_tokens=12)[0].ids
+
+
+def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelParts) -> None:
+    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
+    small = Model(parts, dtype="bfloat16", weights="fp8")
+    for sample in drawn(small, [["a red"], [noise(1), "what?"]], max_new_tokens=9):
+        assert sample.ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.ids.count(small.vocabulary.end_image) >= 1
+        assert all(math.isfinite(logprob) for logprob in sample.logprobs)
+
+
+def test_a_cpu_gets_no_float8(model_parts: ModelParts) -> None:
+    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
+    with pytest.raises(GenerationError) as caught:
+        Model(parts, weights="fp8")
+    assert str(caught.value) == (
+        "weights='fp8' on a cpu; wanted a GPU that multiplies float8. Use int8."
+    )
+
+
+class OnGpu:
+    """As much of a decoder on a GPU as is asked about."""
+
+    class embedding:
+        """Its table."""
+
+        class weight:
+            """Of ids."""
+
+            device = torch.device("cuda")
+            dtype = torch.bfloat16
+
+    config = DecoderConfig(
+        vocabulary_size=64,
+        model_dim=32,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=2,
+        feed_forward_dim=40,
+    )
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "message"),
+    [
+        (
+            (8, 0),
+            torch.bfloat16,
+            "weights='fp8', and the GPU here has compute capability 8.0; wanted 8.9 or more (L4, "
+            "H100, H200, B200). Use int8.",
+        ),
+        (
+            (9, 0),
+            torch.float32,
+            "weights='fp8' with dtype='float32'; wanted bfloat16, to which products of float8 are "
+            "rounded. Ask for dtype='bfloat16'.",
+        ),
+        (
+            (9, 0),
+            torch.bfloat16,
+            "weights='fp8' of matrices of sides 32, 16, 40; wanted multiples of 16. Use int8.",
+        ),
+    ],
+)
+def test_what_float8_wants_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(OnGpu.embedding.weight, "dtype", dtype)
+    with pytest.raises(GenerationError) as caught:
+        require_fp8(OnGpu())  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eight_bits, "require_fp8", lambda decoder: None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(GenerationError) as caught:
+        round_weights(wide(torch.bfloat16), "fp8")
+    assert str(caught.value) == (
+        "weights='fp8' need torchao, which is not installed. `pip install 'calumma[float8]'` "
+        "brings it; int8 needs nothing."
+    )
