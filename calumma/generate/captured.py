@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from calumma.generate.drawn import put_in, sent
 from calumma.generate.work import Row
 from calumma.model.cache import Cache
 from calumma.model.decoder import Decoder
@@ -25,15 +26,24 @@ WIDTH = 256
 class Captured:
     """The step of one id a row. On a CPU the same is computed, and nothing captured."""
 
-    def __init__(self, decoder: Decoder, cache: Cache) -> None:
+    def __init__(self, decoder: Decoder, cache: Cache, latest: Tensor) -> None:
         """Use a decoder and its cache, whose last slot belongs to nobody: rows that only fill up
         a step write there.
+
+        Args:
+            decoder: whose steps are captured.
+            cache: of its rows.
+            latest: [seats] int64, the id that was drawn last at each seat; it stays where it is.
         """
-        self._decoder, self._cache = decoder, cache
+        self._decoder, self._cache, self._latest = decoder, cache, latest
         self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}
 
     def read(self, rows: Sequence[Row]) -> Tensor:
-        """Read the next id of each row; [R, M], what the head reads behind it."""
+        """Read the next id of each row; [R, M], what the head reads behind it.
+
+        On a GPU the result stands where the next step of its size will write: whoever wants it is
+        to be launched before that, on the same stream.
+        """
         longest = max(row.length for row in rows) + 1
         key = rounded(len(rows)), -(-longest // WIDTH) * WIDTH
         state = torch.zeros(3, key[0], dtype=torch.int64)
@@ -44,7 +54,7 @@ class Captured:
         if key not in self._steps:
             self._steps[key] = self._captured(state, key[1])
         held, step = self._steps[key]
-        held.copy_(state, non_blocking=True)
+        held.copy_(sent(state, held.device))
         for row in rows:
             row.length += 1
         return step()[: len(rows)]
@@ -56,7 +66,8 @@ class Captured:
         def step() -> Tensor:
             ids, first, positions = held
             sight = Windows.sight(self._cache, first, positions, width)
-            return self._decoder.hidden(ids.unsqueeze(0), sight=sight)[0]
+            known = put_in(ids, self._latest).unsqueeze(0)
+            return self._decoder.hidden(known, sight=sight)[0]
 
         if not held.is_cuda:
             return held, step

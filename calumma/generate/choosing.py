@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from calumma.generate.columns import Columns
+from calumma.generate.drawn import Drawn, Draws, Group, sent
 from calumma.generate.grammar import Next
 from calumma.generate.sampling import Limits, chances, draw, guided, penalised
 from calumma.generate.work import Row, Work
@@ -21,21 +22,20 @@ from calumma.vocabulary import Vocabulary
 Places = Mapping[Row, int]
 """Where what a row has read last stands in [N, M]."""
 
-Draws = Sequence[tuple[Work, int]]
-"""Works, each with the number of guesses that are read behind the place to draw for."""
-
-Choice = tuple[Work, list[int], list[float]]
-"""A work; what was drawn behind its newest id and behind each guess that was read with it; and
-the natural logarithms of the probabilities of these."""
-
 
 class Chooser:
-    """Knows of every running request, by its seat, which text it has seen."""
+    """Knows of every running request, by its seat, what it drew last and which text it has seen.
+
+    Nothing here looks at what is on the device.
+    """
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, seats: int) -> None:
         self.columns = Columns(decoder, vocabulary)
         self.device = decoder.embedding.weight.device
         self._first_code = vocabulary.codes.start
+        self.latest = torch.zeros(seats, dtype=torch.int64, device=self.device)
+        """[seats] int64, the id that was drawn last at each seat."""
+
         # One column more than there are, for ids that are no text.
         shape = seats, len(self.columns.ids) + 1
         self._seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
@@ -47,27 +47,27 @@ class Chooser:
 
     def note(self, work: Work, ids: Sequence[int]) -> None:
         """Take in ids that a request has without having chosen them here."""
-        columns = self.columns.column[torch.tensor(ids, device=self.device)]
+        columns = self.columns.column[self._tensor(ids)]
         self._seen[work.seat, columns] = True
 
-    def choose(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
-        """One id for each work, and one for each of its guesses.
+    def choose(self, works: Sequence[Work], hidden: Tensor, places: Places) -> Drawn:
+        """Draw one id for each work, and one for each of its guesses.
 
         Args:
             works: those whose rows are read to their ends.
             hidden: [N, M], what the head reads.
             places: where each row's last stands in it.
         """
-        drawing = [work for work in works if work.grammar.expected is Next.CODE]
-        writing = [work for work in works if work.grammar.expected is not Next.CODE]
-        made: list[Choice] = []
+        drawing = [work for work in works if work.expected is Next.CODE]
+        writing = [work for work in works if work.expected is not Next.CODE]
+        groups: list[Group] = []
         if drawing:
-            made += self._codes(drawing, hidden, places)
+            groups.append(self._codes(drawing, hidden, places))
         if writing:
-            made += self._texts(writing, hidden, places)
-        return made
+            groups.append(self._texts(writing, hidden, places))
+        return Drawn(groups)
 
-    def _codes(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
+    def _codes(self, works: Sequence[Work], hidden: Tensor, places: Places) -> Group:
         draws = [(work, behind) for work in works for behind in range(work.ahead, -1, -1)]
         rows = list(dict.fromkeys((row, n) for work, n in draws for row in work.guides))
         logits = self.columns.of_codes(hidden[self._tensor([places[row] - n for row, n in rows])])
@@ -78,44 +78,43 @@ class Chooser:
             rules = [work.request.image for work, _ in draws]
             scales = [(rule.text_guidance, rule.image_guidance) for rule in rules]
             full, images, none = (logits[place] for place in guides.unbind(1))
-            scores = guided(full, images, none, torch.tensor(scales).to(self.device))
+            scores = guided(full, images, none, self._tensor(scales))
         limits = Limits.of([work.request.image for work, _ in draws], self.device)
         columns = draw(scores, limits, self._chances(draws))
-        return _told(draws, columns + self._first_code, _logprobs(scores, columns))
+        ids = columns + self._first_code
+        self.latest[self._tensor([work.seat for work, _ in draws])] = ids
+        return draws, ids, _logprobs(scores, columns)
 
-    def _texts(self, works: Sequence[Work], hidden: Tensor, places: Places) -> list[Choice]:
+    def _texts(self, works: Sequence[Work], hidden: Tensor, places: Places) -> Group:
         scores = self.columns.of_text(hidden[self._tensor([places[w.full] for w in works])])
-        kinds = self._tensor([work.grammar.expected for work in works])
+        kinds = self._tensor([work.expected for work in works])
         scores = scores.masked_fill(self.columns.forbidden[kinds], -torch.inf)
         seats = self._tensor([work.seat for work in works])
         penalties = [work.request.text.repetition_penalty for work in works]
         if any(penalty != 1 for penalty in penalties):
             seen = self._seen[seats, :-1]
-            scores = penalised(scores, seen, torch.tensor(penalties).to(self.device))
+            scores = penalised(scores, seen, self._tensor(penalties))
         limits = Limits.of([work.request.text for work in works], self.device)
         draws = [(work, 0) for work in works]
         columns = draw(scores, limits, self._chances(draws))
-        self._seen[seats, columns] = True
-        return _told(draws, self.columns.ids[columns], _logprobs(scores, columns))
+        ids = self.columns.ids[columns]
+        # What is drawn behind an id that was supposed to be text and is none, nobody will see.
+        supposed = self._tensor([bool(work.supposed) for work in works])
+        astray = supposed & torch.isin(self.latest[seats], self.columns.controls)
+        self._seen[seats, columns.masked_fill(astray, len(self.columns.ids))] = True
+        self.latest[seats] = ids
+        return draws, ids, _logprobs(scores, columns)
 
     def _chances(self, draws: Draws) -> Tensor:
         seeds = self._tensor([work.request.seed for work, _ in draws])
-        return chances(seeds, self._tensor([len(work.ids) + work.ahead - n for work, n in draws]))
+        places = [len(work.ids) + work.supposed + work.ahead - n for work, n in draws]
+        return chances(seeds, self._tensor(places))
 
-    def _tensor(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        return torch.tensor(numbers, device=self.device)
+    def _tensor(self, numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+        return sent(torch.tensor(numbers), self.device)
 
 
 def _logprobs(scores: Tensor, columns: Tensor) -> Tensor:
     """[R] natural logarithms of the probability of each row's column."""
     chosen = scores.gather(1, columns.unsqueeze(-1)).squeeze(-1)
     return chosen - scores.logsumexp(dim=-1)
-
-
-def _told(draws: Draws, ids: Tensor, logprobs: Tensor) -> list[Choice]:
-    told: dict[Work, Choice] = {}
-    for (work, _), id_, logprob in zip(draws, ids.tolist(), logprobs.tolist(), strict=True):
-        _, own_ids, own_logprobs = told.setdefault(work, (work, [], []))
-        own_ids.append(id_)
-        own_logprobs.append(logprob)
-    return list(told.values())

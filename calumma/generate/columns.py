@@ -25,7 +25,9 @@ class Columns:
         self._text, self._codes = vocabulary.text, vocabulary.codes
         device = decoder.embedding.weight.device
         controls = [vocabulary.eos, vocabulary.begin_image]
-        self._controls = torch.tensor(controls, device=device)
+        self.controls = torch.tensor(controls, device=device)
+        """[2] int64: end of sequence and begin-of-image, behind which no text is drawn."""
+
         self.ids = torch.tensor([*controls, *vocabulary.text], device=device)
         """[C] int64, the id of each text column: the controls, then the text."""
 
@@ -42,7 +44,7 @@ class Columns:
 
     def of_text(self, hidden: Tensor) -> Tensor:
         """[N, M] to [N, C] float32 logits of end-of-sequence, begin-of-image and text."""
-        controls = self._head(hidden, lambda x, weight: F.linear(x, weight[self._controls]))
+        controls = self._head(hidden, lambda x, weight: F.linear(x, weight[self.controls]))
         return torch.cat([controls, self._of(hidden, self._text)], dim=-1).float()
 
     def of_codes(self, hidden: Tensor) -> Tensor:

@@ -165,6 +165,10 @@ class Budget:
     """On a GPU: steps in which each row reads one id are captured as CUDA graphs, one for each
     number of rows and width of what they look back at, and replayed."""
 
+    behind: bool | None = None
+    """Whether a step is launched before the host knows what the one before it has drawn: ids come
+    a step later, and the device does not wait for the host. None does so on a GPU alone."""
+
     def __post_init__(self) -> None:
         if min(self.slots, self.rows, self.chunk) < 1:
             raise GenerationError(

@@ -3,6 +3,10 @@
 Every request has one row of the cache for its whole context. While it draws an image with
 guidance it has one or two more, for the prompt's images alone and for no prompt; they are read
 in once when the image begins, fed the same codes, and dropped when it ends.
+
+On a GPU a step is launched before the host knows what the last one drew (`Budget.behind`). Where
+something other comes than was supposed, the draw that was made behind it is nobody's, and its
+request goes on from what did come.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import torch
 from calumma.errors import GenerationError
 from calumma.generate.choosing import Chooser
 from calumma.generate.config import Budget, Load, Request
+from calumma.generate.drawn import Drawn
 from calumma.generate.reading import SHARED, Plan, Reader, plan_step
 from calumma.generate.slots import Slots
 from calumma.generate.work import Row, Work, work_of
@@ -37,8 +42,13 @@ class Engine:
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
         self.budget = budget
-        self.reader = Reader(decoder, budget.slots, captured=budget.captured)
         self.chooser = Chooser(decoder, vocabulary, budget.rows)
+        latest = self.chooser.latest
+        self.reader = Reader(decoder, budget.slots, latest, captured=budget.captured)
+        self._behind = latest.is_cuda if budget.behind is None else budget.behind
+        self._drawn = Drawn()
+        """What the host has not looked at yet."""
+
         self._max_tokens = decoder.config.max_tokens
         self._slots = Slots(budget.slots)
         self._seats = list(range(budget.rows))
@@ -105,27 +115,49 @@ class Engine:
         work.end(cancelled=True)
         if work in self._waiting:
             self._waiting.remove(work)
-        else:
-            self._leave(work)
+            return
+        if work in self._drawn.works:
+            self._drawn.works.remove(work)
+        self._leave(work)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Work, int]]:
         """One step of everything that runs.
 
         Returns:
-            The ids that were chosen, with whose they are, in order; none when idle, or while
-            prompts are read.
+            The ids that the host has learnt of, with whose they are, in order; none when idle, or
+            while prompts are read.
         """
         chosen: list[tuple[Work, int]] = []
+        if any(work.speculates for work in self._drawn.works):
+            self._look(chosen)
         self._admit(chosen)
+        for work in self._drawn.works:
+            work.suppose()
+        launched = self._launch()
+        self._look(chosen)
+        # Who has something to read now has got another id than was supposed.
+        launched.works = [work for work in launched.works if not work.full.pending]
+        self._drawn = launched
+        if not self._behind:
+            self._look(chosen)
+        return chosen
+
+    def _launch(self) -> Drawn:
+        """Have what is to be read read, and draw behind it; the host does not wait for either."""
         for work in self._running:
             work.guess()
         plan, ready = plan_step(self._running, self._ended, self.reader, self.budget.chunk)
         if not plan:
-            return chosen
+            return Drawn()
         hidden = self.reader.read(plan)
         places = dict(zip((row for row, _ in plan), _ends(plan), strict=True))
-        for work, ids, logprobs in self.chooser.choose(ready, hidden, places):
+        return self.chooser.choose(ready, hidden, places)
+
+    def _look(self, chosen: list[tuple[Work, int]]) -> None:
+        """Take in what was drawn."""
+        drawn, self._drawn = self._drawn, Drawn()
+        for work, ids, logprobs in drawn.told():
             stand = work.settle(ids)
             for id_, logprob in zip(ids[:stand], logprobs[:stand], strict=True):
                 work.take(id_, logprob)
@@ -133,7 +165,6 @@ class Engine:
             self._force(work, chosen)
             if work.done:
                 self._leave(work)
-        return chosen
 
     def _admit(self, chosen: list[tuple[Work, int]]) -> None:
         """Give room to those who wait, in their order, as long as the first one fits."""

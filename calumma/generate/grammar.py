@@ -92,7 +92,23 @@ class Grammar:
         """The kind of id that comes next."""
         if self.codes_owed is not None:
             return Next.CODE if self.codes_owed else Next.END
-        fits = self.max_images > 0 and self.room >= self.codes_per_image + 2
+        return self._outside(self.room)
+
+    @property
+    def foreseen(self) -> Next | None:
+        """The kind that comes behind the next id, where that is a code or, as is likely, text.
+
+        None where a choice may not follow: behind the last code of an image, behind the last id
+        that there is room for, and where images alone may stand. Begin-of-image or end of sequence
+        instead of text belies it.
+        """
+        if self.codes_owed is not None:
+            return Next.CODE if self.codes_owed > 1 else None
+        return None if self.images_only or self.room < 2 else self._outside(self.room - 1)
+
+    def _outside(self, room: int) -> Next:
+        """The kind of id that comes next outside an image, with room for so many."""
+        fits = self.max_images > 0 and room >= self.codes_per_image + 2
         if self.images_only and not fits:
             return Next.STOP
         if self.image_first and fits:

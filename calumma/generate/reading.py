@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from calumma.generate.captured import Captured
+from calumma.generate.drawn import put_in, sent
 from calumma.generate.work import Row, Work
 from calumma.model.cache import Cache, Piece
 from calumma.model.decoder import Decoder
@@ -26,14 +27,24 @@ Plan = list[tuple[Row, int]]
 class Reader:
     """A decoder and its cache. Rows may stand at any place, and read any number of ids."""
 
-    def __init__(self, decoder: Decoder, num_slots: int, *, captured: bool = False) -> None:
-        self.decoder = decoder
+    def __init__(
+        self, decoder: Decoder, num_slots: int, latest: Tensor, *, captured: bool = False
+    ) -> None:
+        """Make a cache.
+
+        Args:
+            decoder: that reads.
+            num_slots: of the cache.
+            latest: [seats] int64 on the decoder's device, the id that was drawn last at each seat.
+            captured: whether steps of one id a row are captured.
+        """
+        self.decoder, self.latest = decoder, latest
         self.device = decoder.embedding.weight.device
         lay_by_columns(decoder)
         like, ranks = decoder.embedding.weight, decoder.ranks
         # A captured step wants a slot of its own, behind those of the rows.
         self.cache = Cache(decoder.config, num_slots + captured, like, ranks=ranks)
-        self._captured = Captured(decoder, self.cache) if captured else None
+        self._captured = Captured(decoder, self.cache, latest) if captured else None
 
     def read(self, plan: Plan) -> Tensor:
         """Read some of each row's unread ids; [N, M], what the head reads behind every one."""
@@ -41,9 +52,9 @@ class Reader:
             return self._captured.read([row for row, _ in plan])
         pieces = [Piece(row.first, row.length, number) for row, number in plan]
         new = [id_ for row, number in plan for id_ in row.ids[row.length : row.length + number]]
-        ids = torch.tensor([new])
-        if self.device.type == "cuda":
-            ids = ids.pin_memory().to(self.device, non_blocking=True)
+        ids = sent(torch.tensor([new]), self.device)
+        if min(new) < 0:
+            ids = put_in(ids, self.latest)
         hidden = self.decoder.hidden(ids, cache=self.cache, pieces=pieces)
         for row, number in plan:
             row.length += number
@@ -78,7 +89,8 @@ def plan_step(
     """What to read in a step: all that is decoding, and of prompts so many ids, in their order.
 
     A request chooses when all its rows are read to their ends; until then each keeps one id
-    unread, so that all of them end in the same step.
+    unread, so that all of them end in the same step. One that has nothing to read waits for an id
+    that is still being drawn.
 
     Args:
         works: those that run, in the order they came.
@@ -98,6 +110,8 @@ def plan_step(
             if row.length or reader.begin(row, earlier):
                 free.append(row)
             earlier.append(row)
+        if not work.full.pending:
+            continue
         decoding = all(row.pending - work.ahead <= DECODING for row in free)
         unread = 0 if decoding else sum(row.pending for row in free)
         if len(free) == len(work.rows) and unread <= chunk:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from calumma.generate.config import Sampling
+from calumma.generate.drawn import sent
 
 LEAST = 1e-6
 """What is less is taken for the limit that it comes near to."""
@@ -47,7 +48,7 @@ class Limits:
                 for rule in rules
             ]
         )
-        temperature, top_k, min_p, top_p = table.to(device).unbind(1)
+        temperature, top_k, min_p, top_p = sent(table, device).unbind(1)
         cuts = any(rule.top_k or rule.min_p or rule.top_p < 1 for rule in rules)
         return cls(temperature, top_k, min_p, top_p, cuts)
 
@@ -135,7 +136,7 @@ def _at(ranked: Tensor, number: Tensor) -> Tensor:
 
 def _ranked(shares: Tensor) -> Tensor:
     """Each row's values, the greatest first."""
-    if shares.is_cuda:
+    if shares.device.type != "cpu":
         return shares.sort(dim=-1, descending=True).values
     # numpy sorts values without their places, 20 to 30 times as quick (dev/log.md).
     ranked = shares.numpy().copy()

@@ -9,7 +9,7 @@ from math import isqrt
 
 from calumma.errors import GenerationError
 from calumma.generate.config import Request
-from calumma.generate.grammar import Grammar
+from calumma.generate.grammar import Grammar, Next
 from calumma.generate.jacobi import Guesses
 from calumma.generate.sample import FinishReason
 from calumma.vocabulary import Vocabulary
@@ -20,7 +20,7 @@ class Row:
     """A context that is read as it grows."""
 
     ids: list[int]
-    """All of it, read and unread."""
+    """All of it, read and unread; below 0, `~seat`, an id that the device alone knows."""
 
     length: int = 0
     """Ids that are in the cache."""
@@ -96,6 +96,10 @@ class Work:
     ahead: int = 0
     """Guesses that stand at the ends of the rows."""
 
+    supposed: int = 0
+    """1 while there stands, behind these, an id that is still being drawn and known to the device
+    alone: it is supposed to be of the kind that `Grammar.foreseen` builds upon."""
+
     seat: int = -1
     """Its place in the tables that the device keeps of running requests."""
 
@@ -120,6 +124,17 @@ class Work:
         """All rows of the request, the whole context first."""
         return [row for row in (self.full, self.images, self.none) if row is not None]
 
+    @property
+    def expected(self) -> Next:
+        """The kind of id that is drawn next, behind what is supposed."""
+        foreseen = self.grammar.foreseen if self.supposed else None
+        return self.grammar.expected if foreseen is None else foreseen
+
+    @property
+    def speculates(self) -> bool:
+        """Whether the codes that come next are guessed: from ids that the host must know."""
+        return self.guesses is not None and bool(self.grammar.codes_owed)
+
     def take(self, id_: int, logprob: float) -> None:
         """Take in an id that was chosen, and end where nothing may follow."""
         self.grammar.advance(id_)
@@ -138,9 +153,12 @@ class Work:
             self.end()
 
     def guess(self) -> None:
-        """Put guesses behind the newest code of the open image, to be read with it."""
+        """Put guesses behind the newest code of the open image, to be read with it.
+
+        Not while more than that code is unread: they must not be read before it.
+        """
         owed = self.grammar.codes_owed
-        if self.guesses is None or not owed or self.ahead:
+        if self.guesses is None or not owed or any(row.pending > 1 for row in self.rows):
             return
         drawn = self.grammar.codes_per_image - owed
         guessed = self.guesses.ahead(self.full.ids[len(self.full.ids) - drawn :], owed)
@@ -148,20 +166,39 @@ class Work:
         for row in self.rows:
             row.ids += guessed
 
+    def suppose(self) -> None:
+        """Put the id that is being drawn behind all rows, where it can be foreseen what follows."""
+        if self.supposed or self.grammar.foreseen is None:
+            return
+        self.supposed = 1
+        for row in self.rows:
+            row.ids.append(~self.seat)
+
     def settle(self, drawn: Sequence[int]) -> int:
-        """Take the guesses back; how many of the ids drawn behind them, in order, are to be taken.
+        """Take back what was guessed or supposed; how many ids of those drawn are to be taken.
 
         Args:
-            drawn: what was drawn behind the newest id and, of a code, behind each guess.
+            drawn: what was drawn behind the newest id that the host knew and, of a code, behind
+                each guess.
         """
+        if self.supposed:
+            vocabulary = self.grammar.vocabulary
+            right = drawn[0] not in (vocabulary.eos, vocabulary.begin_image)
+            self._take_back(self.supposed, agreed=int(right))
+            self.supposed = 0
+            return 1
         if len(drawn) == 1 or self.guesses is None:
             return 1
         stand = self.guesses.settle(drawn)
-        for row in self.rows:
-            row.truncate(len(row.ids) - self.ahead)
-            row.agreed = stand - 1
+        self._take_back(self.ahead, agreed=stand - 1)
         self.ahead = 0
         return stand
+
+    def _take_back(self, count: int, *, agreed: int) -> None:
+        """Forget the last ids of all rows; so many of them are going to be added again."""
+        for row in self.rows:
+            row.truncate(len(row.ids) - count)
+            row.agreed = agreed
 
     def place(self, first: int, seat: int) -> None:
         """Give it its slots, from `first` on, and its seat."""

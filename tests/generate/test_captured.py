@@ -13,7 +13,7 @@ from calumma.model.decoder import Decoder
 
 @pytest.fixture
 def reader(decoder: Decoder) -> Reader:
-    return Reader(decoder, 200)
+    return Reader(decoder, 200, torch.zeros(9, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -22,7 +22,7 @@ def test_a_captured_step_is_a_step(reader: Reader, count: int) -> None:
     rows = [Row(list(range(40 + n, 60 + 2 * n)), first=30 * n) for n in range(count)]
     reader.read([(row, row.pending - 3) for row in rows])
     before = [row.length for row in rows]
-    captured = Captured(reader.decoder, reader.cache)
+    captured = Captured(reader.decoder, reader.cache, reader.latest)
     found = torch.stack([captured.read(rows) for _ in range(3)])
     assert [row.pending for row in rows] == [0] * count
     for row, length in zip(rows, before, strict=True):
@@ -33,7 +33,7 @@ def test_a_captured_step_is_a_step(reader: Reader, count: int) -> None:
 
 @torch.no_grad()
 def test_there_is_one_step_for_each_size(reader: Reader) -> None:
-    captured = Captured(reader.decoder, reader.cache)
+    captured = Captured(reader.decoder, reader.cache, reader.latest)
     rows = [Row([40, 41, 42], first=10 * number) for number in range(6)]
     for count in (1, 2, 1, 5, 6):
         captured.read(rows[:count])
@@ -46,10 +46,10 @@ def test_there_is_one_step_for_each_size(reader: Reader) -> None:
 @torch.no_grad()
 def test_rows_that_fill_up_a_step_write_to_the_last_slot_alone(reader: Reader) -> None:
     rows = [Row([40], first=10 * number) for number in range(5)]
-    Captured(reader.decoder, reader.cache).read(rows)
+    Captured(reader.decoder, reader.cache, reader.latest).read(rows)
     written = reader.cache.keys[0, 0].abs().sum(-1).nonzero().flatten().tolist()
     assert written == [0, 10, 20, 30, 40, reader.cache.num_slots - 1]
 
 
 def test_a_reader_that_captures_has_a_slot_of_nobody(decoder: Decoder) -> None:
-    assert Reader(decoder, 200, captured=True).cache.num_slots > 200
+    assert Reader(decoder, 200, torch.zeros(9), captured=True).cache.num_slots > 200

@@ -45,7 +45,8 @@ def test_each_kind_is_chosen_among_its_own(
     ends = seated(chooser, v, 42, seat=2, modality="text", **GREEDY)
     rows = [*writes.rows, *draws.rows, *ends.rows]
     hidden = torch.randn(len(rows), decoder.config.model_dim)
-    chosen = chooser.choose([writes, draws, ends], hidden, {row: n for n, row in enumerate(rows)})
+    places = {row: n for n, row in enumerate(rows)}
+    chosen = chooser.choose([writes, draws, ends], hidden, places).told()
     assert [work for work, _, _ in chosen] == [draws, writes, ends]
 
     logits = decoder.head(hidden)[:, : v.size]
@@ -69,15 +70,15 @@ def test_what_was_seen_is_penalised(chooser: Chooser, decoder: Decoder, v: Vocab
     found = []
     positive = int((chooser.columns.of_text(hidden)[0, 2:] > 0).sum())
     for _ in range(positive):
-        [(_, [id_], _)] = chooser.choose([work], hidden, {work.full: 0})
+        [(_, [id_], _)] = chooser.choose([work], hidden, {work.full: 0}).told()
         found.append(id_)
     assert len(set(found) - {v.eos}) >= positive - 1
     again = seated(chooser, v, *found[:1], seat=3, text=text, max_images=0)
-    [(_, [id_], _)] = chooser.choose([again], hidden, {again.full: 0})
+    [(_, [id_], _)] = chooser.choose([again], hidden, {again.full: 0}).told()
     assert id_ == found[1]
     # A seat that is taken anew remembers nothing.
     fresh = seated(chooser, v, seat=3, text=text, max_images=0)
-    [(_, [id_], _)] = chooser.choose([fresh], hidden, {fresh.full: 0})
+    [(_, [id_], _)] = chooser.choose([fresh], hidden, {fresh.full: 0}).told()
     assert id_ == found[0]
 
 

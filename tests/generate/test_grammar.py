@@ -104,3 +104,22 @@ def test_other_controls_are_never_chosen(id_: int) -> None:
 def test_a_choice_against_the_rules_is_our_mistake() -> None:
     with pytest.raises(AssertionError, match="id 4 was not allowed here"):
         Grammar(V, 2, room=9).advance(4)
+
+
+def test_what_comes_behind_the_next_id_is_foreseen_where_it_is_a_code_or_text() -> None:
+    grammar = Grammar(V, codes_per_image=2, room=8, max_images=2)
+    foreseen = []
+    for id_ in (V.text.start, BEGIN, 4, 7, END, V.text.start, V.text.start, V.eos):
+        foreseen.append(grammar.foreseen)
+        grammar.advance(id_)
+    assert foreseen == [
+        Next.TEXT_OR_IMAGE,
+        Next.TEXT_OR_IMAGE,  # belied by begin-of-image
+        Next.CODE,
+        None,  # the image's last code
+        None,
+        Next.TEXT,
+        Next.TEXT,
+        None,  # the last id that there is room for
+    ]
+    assert Grammar(V, codes_per_image=2, room=8, images_only=True).foreseen is None

@@ -15,7 +15,7 @@ from calumma.tokens.text import TextTokenizer
 
 @pytest.fixture
 def reader(decoder: Decoder) -> Reader:
-    return Reader(decoder, 400)
+    return Reader(decoder, 400, torch.zeros(9, dtype=torch.int64))
 
 
 def row(length: int, first: int, start: int = 40) -> Row:

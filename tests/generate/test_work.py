@@ -8,6 +8,7 @@ import pytest
 
 from calumma.errors import GenerationError
 from calumma.generate.config import ImageSampling, Request
+from calumma.generate.grammar import Next
 from calumma.generate.work import Row, Work, work_of
 from calumma.vocabulary import Vocabulary
 
@@ -138,3 +139,41 @@ def test_images_alone_without_room_for_one_are_refused() -> None:
         "an image needs 4 ids, but there is room for 3; wanted room for the whole image. Raise "
         "max_new_tokens, or shorten the prompt."
     )
+
+
+def read(made: Work) -> None:
+    for row in made.rows:
+        row.length = len(row.ids)
+
+
+def test_an_id_that_is_supposed_gives_way_to_the_one_that_comes() -> None:
+    made = work(BOS, WORD)
+    made.place(10, seat=3)
+    read(made)
+    made.suppose()
+    made.suppose()
+    assert (made.full.ids, made.supposed, made.expected) == ([BOS, WORD, ~3], 1, Next.TEXT_OR_IMAGE)
+    read(made)
+    assert made.settle([WORD + 1]) == 1
+    made.take(WORD + 1, -1.0)
+    # As it was supposed to be text, and is, it has been read.
+    assert (made.full.ids, made.full.pending, made.supposed) == ([BOS, WORD, WORD + 1], 0, 0)
+    made.suppose()
+    read(made)
+    assert made.settle([BEGIN]) == 1
+    made.take(BEGIN, -1.0)
+    # It was not text: it is to be read again, with the guidance of the image that it begins.
+    assert [row.ids[-1] for row in made.rows] == [BEGIN, BEGIN]
+    assert [row.pending for row in made.rows] == [1, 2]
+
+
+def test_nothing_is_guessed_while_more_than_the_newest_code_is_unread() -> None:
+    made = work_of(
+        Request(ids=(BOS, WORD, BEGIN, 4), image=ImageSampling(speculate=2)), V, 9, longest=40
+    )
+    made.guess()
+    assert (made.ahead, made.speculates) == (0, True)
+    for row in made.rows:
+        row.length = len(row.ids) - 1
+    made.guess()
+    assert (made.ahead, made.full.ids) == (2, [BOS, WORD, BEGIN, 4, 4, 4])
