@@ -219,7 +219,7 @@ def bare_turn(
             )
             return sums.total
 
-        with lower_precision(rules, device, Place()):
+        with lower_precision(rules.computed_in, device, Place()):
             total = decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
         (total / micro.counted.sum()).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), rules.max_gradient_norm)

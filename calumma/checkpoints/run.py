@@ -130,13 +130,6 @@ def taken_apart(checkpoint: Checkpoint, fingerprint: str) -> Apart:
     return Apart(checkpoint.step, record, tensors)
 
 
-def save_checkpoint(
-    run: Path, checkpoint: Checkpoint, fingerprint: str, keep: Keep | None = None
-) -> None:
-    """Write a checkpoint, then drop those that need not be kept; called by all ranks."""
-    write_checkpoint(run, taken_apart(checkpoint, fingerprint), keep or Keep())
-
-
 def write_checkpoint(
     run: Path, apart: Apart, keep: Keep, group: torch.distributed.ProcessGroup | None = None
 ) -> None:

@@ -154,12 +154,14 @@ class ImageTokenizer:
             ahead=3 * batch,
         )
         waiting: list[np.ndarray | ImageError] = []
+        arrays = 0  # of those that wait
         running: deque[tuple[list[np.ndarray | ImageError], Tensor]] = deque()
         for one in prepared:
             waiting.append(one)
-            if sum(not isinstance(item, ImageError) for item in waiting) == batch:
+            arrays += not isinstance(one, ImageError)
+            if arrays == batch:
                 running.append((waiting, self._encode_full(waiting, batch)))
-                waiting = []
+                waiting, arrays = [], 0
             if len(running) > 1:
                 yield from _in_order(*running.popleft())
         if waiting:

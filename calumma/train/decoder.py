@@ -44,7 +44,7 @@ from calumma.train.parallel import (
 )
 from calumma.train.plan_speed import flops_a_token
 from calumma.train.schedule import rate_share
-from calumma.train.step import ALL, StepRules, optimizer_step, to_device
+from calumma.train.step import ALL, StepRules, optimizer_step, seed_step, to_device
 from calumma.train.world import joined
 
 
@@ -77,10 +77,7 @@ class DecoderLearner:
 
     def step(self, number: int) -> dict[str, float]:
         """Draw the step's batches and learn from them."""
-        # Dropout draws from torch's global generator: seeded by the step, a resumed run draws
-        # what an undisturbed one would have drawn. No two ranks drop alike.
-        rank = self.place.world.rank
-        torch.manual_seed(self.config.seed * 1_000_003 + number + rank * 1_000_000_007)
+        seed_step(self.config.seed, number, self.place)
         started = time.perf_counter()
         self.stream.mix(self.weights_at(number))
         batches = [self.stream.next() for _ in range(self.config.accumulate)]

@@ -61,7 +61,7 @@ def look(
     """
     some = min(config.places, micro.ids.shape[1]) // place.parts * place.parts
     first = Micro(*(tensor[:1, :some] for tensor in micro))
-    with lower_precision(rules, first.ids.device, place):
+    with lower_precision(rules.computed_in, first.ids.device, place):
         tops = attention_maxima(decoder, first)
     return Look(decoder, place, tops, sampled(decoder))
 

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from calumma.files import write_text
-from calumma.train.watch import RollBack
+from calumma.train.watch import RollBack, Told
 
 METRICS_NAME = "metrics.jsonl"
 EVENTS_NAME = "events.jsonl"
-
-Told = dict[str, float | None]
 
 
 @dataclass(frozen=True)

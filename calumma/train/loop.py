@@ -21,10 +21,11 @@ from calumma.checkpoints.saver import Saver
 from calumma.errors import TrainingError
 from calumma.files import make_folder, writing
 from calumma.runtime import STOP
-from calumma.train.journal import Event, Journal, Told
+from calumma.train.journal import Event, Journal
 from calumma.train.page import RunPage
 from calumma.train.watch import (
     Limits,
+    Told,
     WatchConfig,
     Way,
     findings,

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from calumma.curves import STYLE, Chart, Curve, Mark
 from calumma.files import read_json, write_text
 from calumma.settings import lines_of
-from calumma.train.journal import Journal, Told, read_metrics
+from calumma.train.journal import Journal, read_metrics
+from calumma.train.watch import Told
 
 NAME = "report.html"
 

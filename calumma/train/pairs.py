@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
-from calumma.batches.pack import Item, lay_out
+from calumma.batches.pack import Item, Rooms, lay_out
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.sequence import Sequence as TokenSequence
+from calumma.train.epochs import drawn
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,8 @@ class Pairs:
             count: pairs of a step.
             seed: of the order.
         """
-        numbers: list[int] = []
-        for place in range(step * count, (step + 1) * count):
-            epoch, within = divmod(place, len(self.items))
-            order = np.random.default_rng([seed, epoch]).permutation(len(self.items))
-            numbers.append(int(order[within]))
-        return numbers
+        draws = range(step * count, (step + 1) * count)
+        return [drawn(draw, len(self.items), seed) for draw in draws]
 
 
 def encoded_pairs(
@@ -106,18 +103,15 @@ def paired_batch(pairs: Sequence[tuple[Item, Item]], row_length: int, pad: int) 
     """
     sequences = [item for pair in pairs for item in pair]
     lengths = [len(ids) - 1 for ids, _ in sequences]
-    rows: list[list[int]] = []
-    used: list[int] = []
+    rooms = Rooms(len(sequences), row_length)
+    filled: list[list[int]] = [[] for _ in sequences]
     for number in sorted(range(len(sequences)), key=lambda n: -lengths[n]):
-        fits = [row for row, total in enumerate(used) if total + lengths[number] <= row_length]
-        if not fits:
-            rows.append([])
-            used.append(0)
-            fits = [len(rows) - 1]
-        row = max(fits, key=lambda r: used[r])
-        rows[row].append(number)
-        used[row] += lengths[number]
-    batch = lay_out([[sequences[n] for n in row] for row in rows], max(used), pad)
+        found = rooms.place([lengths[number]])
+        assert found is not None, "a sequence is longer than a row"
+        filled[found[0]].append(number)
+    rows = [row for row in filled if row]
+    fullest = max(sum(lengths[n] for n in row) for row in rows)
+    batch = lay_out([[sequences[n] for n in row] for row in rows], fullest, pad)
     # [B, most of a row] the sequence of each owner.
     table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for row, members in enumerate(rows):

@@ -22,6 +22,7 @@ from calumma.errors import DocumentError
 from calumma.tokens.pixels import scaled
 from calumma.tokens.squares import to_rgb, to_square
 from calumma.train.config_image_tokenizer import AugmentConfig
+from calumma.train.epochs import drawn
 from calumma.train.world import ALONE, World
 
 KEPT_BYTES = 2 << 30
@@ -120,18 +121,13 @@ class Pictures:
         """
         own = size // world.size
         first = step * size + world.rank * own
-        drawn = range(first, first + own)
-        numbers = [self._number(draw, seed) for draw in drawn]
+        draws = range(first, first + own)
+        numbers = [self._draws[drawn(draw, len(self._draws), seed)] for draw in draws]
         made = [
             self._pixels(number, np.random.default_rng([seed, draw, 1]))
-            for number, draw in zip(numbers, drawn, strict=True)
+            for number, draw in zip(numbers, draws, strict=True)
         ]
         return Batch(torch.stack([pixels for pixels, _ in made]), numbers, [v for _, v in made])
-
-    def _number(self, draw: int, seed: int) -> int:
-        epoch, place = divmod(draw, len(self._draws))
-        order = np.random.default_rng([seed, epoch]).permutation(len(self._draws))
-        return self._draws[int(order[place])]
 
     def _pixels(self, number: int, drawing: np.random.Generator) -> tuple[Tensor, View]:
         mirrored = self.augment.mirror and bool(drawing.random() < 0.5)

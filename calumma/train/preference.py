@@ -41,7 +41,7 @@ from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
 from calumma.train.parallel import Place, Ranks, clip_gradients, gathered, placed
 from calumma.train.pretrain import course_fingerprint
 from calumma.train.schedule import rate_share
-from calumma.train.step import ALL, to_device
+from calumma.train.step import ALL, lower_precision, seed_step, to_device
 from calumma.train.world import joined
 
 REFERENCE_NAME = "reference.json"
@@ -103,9 +103,7 @@ class PreferenceLearner:
             hidden = self.decoder.norm(stream)[micro.counted]
             return logprobs(hidden, self.decoder.head, micro.targets[micro.counted])
 
-        # Sharded, weights are gathered in the lower precision, and autocast has nothing to do.
-        lower = self.dtype != torch.float32 and self.place.world.size == 1
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lower):
+        with lower_precision(self.dtype, self.device, self.place):
             each = self.decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
         zeros = each.new_zeros(laid.num_sequences)
         lengths = zeros.index_add(0, owners, torch.ones_like(each))
@@ -131,7 +129,7 @@ class PreferenceLearner:
     def step(self, number: int) -> dict[str, float]:
         """Learn from the step's pairs."""
         config, world = self.config, self.place.world
-        torch.manual_seed(config.seed * 1_000_003 + number + world.rank * 1_000_000_007)
+        seed_step(config.seed, number, self.place)
         self.decoder.train()
         share = rate_share(number, config.steps, config.schedule) * self.course.rate_share
         set_rates(self.optimizers, share)

@@ -137,18 +137,26 @@ def _loss(
         norms = stream.detach()[inside].norm(dim=-1)
         return sums, (*sums[1:8], norms.sum(), inside.sum())
 
-    with lower_precision(rules, micro.ids.device, place):
+    with lower_precision(rules.computed_in, micro.ids.device, place):
         told: tuple[LossSums, Sequence[Tensor]] = model(
             micro.ids, read, owners=micro.owners, positions=micro.positions
         )
         return told
 
 
-def lower_precision(rules: StepRules, device: torch.device, place: Place) -> torch.autocast:
-    """What a forward pass runs under."""
+def lower_precision(dtype: torch.dtype, device: torch.device, place: Place) -> torch.autocast:
+    """What a forward pass with products of this dtype runs under."""
     # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
-    lower = rules.computed_in != torch.float32 and place.world.size == 1
-    return torch.autocast(device.type, dtype=rules.computed_in, enabled=lower)
+    lower = dtype != torch.float32 and place.world.size == 1
+    return torch.autocast(device.type, dtype=dtype, enabled=lower)
+
+
+def seed_step(seed: int, number: int, place: Place) -> None:
+    """Seed torch's global generator, which dropout draws from, for step `number` of a run.
+
+    So a resumed run draws what an undisturbed one would have drawn. No two ranks drop alike.
+    """
+    torch.manual_seed(seed * 1_000_003 + number + place.world.rank * 1_000_000_007)
 
 
 def _report(

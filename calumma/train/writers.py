@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from calumma.errors import ConfigError
+from calumma.train.watch import Told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,6 @@ class LogConfig:
     offline."""
 
     wandb_project: str = "calumma"
-
-
-Told = Mapping[str, float | None]
 
 
 class Writer(Protocol):

@@ -16,7 +16,8 @@ from calumma.checkpoints.run import (
     Keep,
     _plainly,
     newest_checkpoint,
-    save_checkpoint,
+    taken_apart,
+    write_checkpoint,
 )
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import writing
@@ -26,7 +27,9 @@ Harm = Callable[[Path], None]
 
 def save(run: Path, step: int, fingerprint: str = "f") -> None:
     tensor = torch.full((2, 3), float(step)).T
-    save_checkpoint(run, Checkpoint(step, {"a": tensor, "seen": [1, 2]}), fingerprint)
+    write_checkpoint(
+        run, taken_apart(Checkpoint(step, {"a": tensor, "seen": [1, 2]}), fingerprint), Keep()
+    )
 
 
 def test_the_newest_is_taken_up_and_two_are_kept(tmp_path: Path) -> None:
@@ -43,7 +46,7 @@ def test_the_newest_is_taken_up_and_two_are_kept(tmp_path: Path) -> None:
 def test_those_of_every_so_many_steps_stay_for_good(tmp_path: Path) -> None:
     for step in range(1, 9):
         state = {"a": torch.zeros(1)}
-        save_checkpoint(tmp_path, Checkpoint(step, state), "f", Keep(last=1, every=3))
+        write_checkpoint(tmp_path, taken_apart(Checkpoint(step, state), "f"), Keep(last=1, every=3))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000003", "step-00000006", "step-00000008"]
 
@@ -77,7 +80,7 @@ def test_where_all_are_damaged_the_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_state_is_read_into_tensors_of_its_form(tmp_path: Path) -> None:
     state = {"a": [torch.arange(6.0).view(2, 3), {"b": torch.tensor(7)}], "n": 3}
-    save_checkpoint(tmp_path, Checkpoint(1, state), "f")
+    write_checkpoint(tmp_path, taken_apart(Checkpoint(1, state), "f"), Keep())
     taken = newest_checkpoint(tmp_path, "f")
     assert taken is not None
     form = taken.form()
@@ -132,7 +135,7 @@ def test_an_optimizer_goes_on_as_if_nothing_had_been(kind: str, tmp_path: Path) 
     whole, optimizer = made()
     learn(whole, optimizer, range(3))
     state = {"model": whole.state_dict(), "optimizer": optimizer.state_dict()}
-    save_checkpoint(tmp_path, Checkpoint(3, state), "f")
+    write_checkpoint(tmp_path, taken_apart(Checkpoint(3, state), "f"), Keep())
     learn(whole, optimizer, range(3, 6))
     resumed, fresh = made()
     taken = newest_checkpoint(tmp_path, "f")
@@ -151,7 +154,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         "empty": {},
         "tensor": 3,
     }
-    save_checkpoint(tmp_path, Checkpoint(1, state), "f")
+    write_checkpoint(tmp_path, taken_apart(Checkpoint(1, state), "f"), Keep())
     taken = newest_checkpoint(tmp_path, "f")
     assert taken is not None
     back = taken.whole()

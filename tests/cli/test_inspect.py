@@ -10,7 +10,7 @@ import pytest
 from calumma.checkpoints import tensor_file
 from calumma.checkpoints.convert import Target, convert, open_model
 from calumma.checkpoints.model_folder import ModelParts, save_model
-from calumma.checkpoints.run import Checkpoint, Keep, save_checkpoint
+from calumma.checkpoints.run import Checkpoint, Keep, taken_apart, write_checkpoint
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
@@ -171,7 +171,7 @@ def test_a_run_s_checkpoints_and_model_folders(
 ) -> None:
     for step in (1, 2):
         state = {"model": dict(model_parts.decoder.state_dict())}
-        save_checkpoint(tmp_path, Checkpoint(step, state), "abc", Keep(every=1))
+        write_checkpoint(tmp_path, taken_apart(Checkpoint(step, state), "abc"), Keep(every=1))
     save_model(tmp_path / "models" / "step-00000001", model_parts)
     save_model(tmp_path / "model", model_parts)
     (tmp_path / "models" / "half").mkdir()

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 
 from calumma.batches.stream import Stream, StreamConfig
-from calumma.checkpoints.run import Checkpoint, newest_checkpoint, save_checkpoint
+from calumma.checkpoints.run import (
+    Checkpoint,
+    Keep,
+    newest_checkpoint,
+    taken_apart,
+    write_checkpoint,
+)
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
@@ -40,7 +46,7 @@ def test_a_state_put_into_another_learner_makes_it_the_same(
     for number in range(3):
         one.step(number)
     other.step(0)
-    save_checkpoint(tmp_path, Checkpoint(3, one.state()), "f")
+    write_checkpoint(tmp_path, taken_apart(Checkpoint(3, one.state()), "f"), Keep())
     saved = newest_checkpoint(tmp_path, "f")
     assert saved is not None
     other.restore(saved)

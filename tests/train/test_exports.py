@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
-from calumma.checkpoints.run import Checkpoint, Keep, save_checkpoint
+from calumma.checkpoints.run import Checkpoint, Keep, taken_apart, write_checkpoint
 from calumma.train.config_finetune import AdaptConfig, FinetuneConfig
 from calumma.train.exports import Exporter, Exports
 from calumma.train.finetune import finetune
@@ -32,14 +32,16 @@ def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
 ) -> None:
     for step, times in ((2, 2.0), (3, 1.0)):
         state = {n: times * t for n, t in model_parts.decoder.state_dict().items()}
-        save_checkpoint(tmp_path, Checkpoint(step, {"model": state, "n": step}), "f")
+        write_checkpoint(
+            tmp_path, taken_apart(Checkpoint(step, {"model": state, "n": step}), "f"), Keep()
+        )
     assert exporter(tmp_path, model_parts).last() == tmp_path / "model"
     save_model(tmp_path / "wanted", model_parts)
     assert bytes_of(tmp_path / "model") == bytes_of(tmp_path / "wanted")
 
 
 def run_of(shards: Path, **change: Any) -> Any:
-    config = decoder_ranks.run_config(shards, {})
+    config = decoder_ranks.run_config(shards)
     return replace(config, keep_every=2, keep_last=1, **change)
 
 
@@ -77,7 +79,7 @@ def test_folders_that_a_killed_run_owes_are_written_when_it_goes_on(
 def test_a_fine_tuning_s_kept_saves_are_plain_models(
     matrices: Any, shards: Path, model_parts: ModelParts, tmp_path: Path
 ) -> None:
-    base = decoder_ranks.run_config(shards, {})
+    base = decoder_ranks.run_config(shards)
     config = FinetuneConfig(
         **{name: getattr(base, name) for name in ("shards", "tokenizers", "stream", "optimizer")},
         model=Path("unused"),

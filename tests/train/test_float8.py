@@ -43,7 +43,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], **chan
 
 
 def test_a_cpu_is_refused(shards: Path, tmp_path: Path) -> None:
-    config = replace(decoder_ranks.run_config(shards, {}), compute=CONFIG.compute)
+    config = replace(decoder_ranks.run_config(shards), compute=CONFIG.compute)
     with pytest.raises(ConfigError) as caught:
         pretrain(config, tmp_path)
     assert str(caught.value) == (
