@@ -18,6 +18,10 @@ class DocumentError(CalummaError):
     """A file of documents, or one document in it, that cannot be read."""
 
 
+class PlaceError(CalummaError):
+    """A place on the network that does not hand out what it holds: no fault of any document."""
+
+
 class ImageError(CalummaError):
     """A picture that cannot be read, or pixels and codes of the wrong shape."""
 
@@ -48,6 +52,10 @@ class TrainingError(CalummaError):
 
 class GenerationError(CalummaError):
     """A prompt or sampling request that cannot be answered."""
+
+
+class RankError(CalummaError):
+    """A process that shares a decoder with this one has ended, or does not answer."""
 
 
 class EvaluationError(CalummaError):

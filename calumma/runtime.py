@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from dataclasses import dataclass
@@ -62,6 +63,17 @@ def is_first_rank() -> bool:
     """Whether this process is the one of its run that tells and writes."""
     launch = launched()
     return launch is None or launch.rank == 0
+
+
+def speak_on_loopback() -> None:
+    """Have ranks of one machine speak where no other machine can hear or reach them.
+
+    Gloo and NCCL read the interface's name from the environment; one that is named there stays.
+    """
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if names:
+            os.environ.setdefault(variable, names[0])
 
 
 def choose_device(name: str) -> torch.device:

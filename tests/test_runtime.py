@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from calumma.runtime import (
     launched,
     most_memory,
     ray_address,
+    speak_on_loopback,
 )
 
 
@@ -104,3 +106,15 @@ def test_what_servers_are_told_by_the_environment(monkeypatch: pytest.MonkeyPatc
         assert read() == ""
         monkeypatch.setenv(name, "a b")
         assert read() == "a b"
+
+
+def test_ranks_of_one_machine_speak_on_its_loopback_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    # Set first, so that what is set here is taken back.
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
+    speak_on_loopback()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+    assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo")

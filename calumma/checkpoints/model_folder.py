@@ -183,11 +183,12 @@ def load_model(folder: Path) -> ModelParts:
         decoder = Decoder(model.shape)
     tensors = {name: stored.read() for name, stored in model.decoder.items()}
     decoder.load_state_dict(tensors, assign=True)
-    return ModelParts(decoder.eval(), model.text, _image_tokenizer(model), model.draws)
+    return ModelParts(decoder.eval(), model.text, read_image_tokenizer(model), model.draws)
 
 
 @torch.no_grad()
-def _image_tokenizer(model: StoredModel) -> ImageTokenizer:
+def read_image_tokenizer(model: StoredModel) -> ImageTokenizer:
+    """The image tokenizer of a model on disk, read whole."""
     network = VQNetwork(model.image_shape)
     own: Mapping[str, torch.Tensor] = network.state_dict()
     for name, stored in model.image.items():

@@ -15,6 +15,9 @@ from calumma.generate.sample import End, Event, Sample
 from calumma.generate.telling import Teller
 from calumma.generate.work import Work
 
+_MOST_SECONDS_TO_END = 5.0
+"""For so long the engine's thread is waited for where it may hang for ever."""
+
 
 class Answer:
     """What one request gives, as it comes."""
@@ -101,6 +104,9 @@ class Live:
         """Not yet cancelled."""
 
         self._open = True
+        self._over = threading.Event()
+        """Set when the thread does no more, or what it may still do no longer counts."""
+
         self._error: BaseException | None = None
         self._answers: dict[Work, Answer] = {}
         """Begun and not over."""
@@ -167,7 +173,23 @@ class Live:
             self._wake.notify()
             if not finish:
                 self._cancel([*self._asked, *self._answers])
-        self._thread.join()
+        self._over.wait()
+        self._thread.join(_MOST_SECONDS_TO_END)
+
+    def fail(self, error: BaseException) -> None:
+        """End for good: whoever waits for an answer, or asks for one, gets this error.
+
+        The engine's thread may, but others as well: one that knows what the engine hangs in.
+        After the first error nothing changes.
+        """
+        with self._wake:
+            self._open, self._error = False, self._error or error
+            answers = [*self._asked.values(), *self._answers.values()]
+            self._asked, self._answers = {}, {}
+            self._wake.notify()
+        for answer in answers:
+            answer.end(self._error)
+        self._over.set()
 
     def _cancel(self, works: Sequence[Work]) -> None:
         """Have the engine's thread cancel requests between two steps."""
@@ -183,7 +205,8 @@ class Live:
                 self._end_those_that_are_done()
                 self._load = self._engine.load
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
+        self._over.set()
 
     def _end_those_that_are_done(self) -> None:
         with self._wake:
@@ -203,11 +226,3 @@ class Live:
                 self._engine.cancel(work)
             self._asked, self._unwanted = {}, []
             return self._open or bool(self._answers)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._wake:
-            self._open, self._error = False, error
-            answers = [*self._asked.values(), *self._answers.values()]
-            self._asked, self._answers = {}, {}
-        for answer in answers:
-            answer.end(error)
