@@ -77,7 +77,8 @@ class Captured:
             step()  # the first call sets up what a capture may not
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may encode and decode pictures on the same device meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             made = step()
 
         def replay() -> Tensor:

@@ -151,15 +151,17 @@ def test_the_engine_is_the_slow_reference(
     prompts: list[list[int]],
 ) -> None:
     wanted = [chosen(request) for request in requests(prompts)]
-    assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
+    behind = Engine(decoder, engine.vocabulary, CODES, budget=Budget(behind=True))
+    slow = [reference(decoder, engine.vocabulary, request) for request in wanted]
+    assert run(engine, wanted) == run(behind, wanted) == slow
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 10])
+@pytest.mark.parametrize(("chunk", "behind"), [(1, True), (3, False), (10, True)])
 def test_reading_prompts_in_pieces_changes_nothing(
-    chunk: int, engine: Engine, decoder: Decoder, prompts: list[list[int]]
+    chunk: int, behind: bool, engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     wanted = requests(prompts)
-    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(chunk=chunk))
+    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(chunk=chunk, behind=behind))
     assert run(small, wanted) == run(engine, wanted)
 
 
@@ -246,13 +248,16 @@ def test_every_pair_of_scales_is_the_reference(
 
 
 def test_100_cancelled_requests_leave_the_others_as_they_were(
-    engine: Engine, prompts: list[list[int]]
+    engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     random = np.random.default_rng(0)
     pool = requests(prompts)
     undisturbed = run(engine, pool)
     left: list[tuple[int, Work]] = []
-    for _ in range(100):
+    for trial in range(100):
+        if trial == 50:
+            list(engine.follow([work for _, work in left]))
+            engine = Engine(decoder, engine.vocabulary, CODES, budget=Budget(behind=True))
         victim, *others = random.integers(len(pool), size=3)
         works = engine.submit_all([pool[number] for number in (victim, *others)])
         left += zip(others, works[1:], strict=True)

@@ -89,7 +89,7 @@ def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
 def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Model) -> None:
     random = np.random.default_rng(0)
     undisturbed = [model.generate(["a red"], seed=seed, **OPTIONS).ids for seed in range(5)]
-    live = Live(model, Budget(rows=12, slots=1500))
+    live = Live(model, Budget(rows=12, slots=1500, behind=True))
     others = []
     for _ in range(100):
         victim, other = random.integers(5, size=2)
