@@ -23,9 +23,8 @@ class Attention(nn.Module):
     Source: Chameleon (arXiv:2405.09818), the section on stability.
     """
 
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.layer = layer
         self.head_dim = config.head_dim
         kv_dim = config.num_kv_heads * config.head_dim
         self.query = nn.Linear(config.model_dim, config.model_dim, bias=False)
@@ -40,7 +39,7 @@ class Attention(nn.Module):
 
         Args:
             x: [B, T, M].
-            sight: angles, what is seen, and cache; shared by all layers.
+            sight: angles, what is seen, and what the layer keeps.
 
         Returns:
             [B, T, M], to be added to the residual stream.
@@ -53,7 +52,7 @@ class Attention(nn.Module):
         q = rotate(self.query_norm(q), sight.cosine, sight.sine).to(v.dtype)
         k = rotate(self.key_norm(k), sight.cosine, sight.sine).to(v.dtype)
 
-        if sight.cache is not None:
+        if sight.kept is not None:
             assert sight.slots is not None
-            k, v = sight.cache.write(self.layer, k[0], v[0], sight.slots)
+            k, v = sight.kept.write(k[0], v[0], sight.slots)
         return self.output(sight.attend(q, k, v).flatten(2))

@@ -34,6 +34,24 @@ class Piece:
         return self.length + self.count
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Keys and values of one layer, [K, S, D] each: a part of a `Cache`, not a copy."""
+
+    keys: Tensor
+    values: Tensor
+
+    def write(self, keys: Tensor, values: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Put new keys and values, both [N, K, D], into their slots, [N] int64.
+
+        Returns:
+            All keys and values of the layer, [K, S, D].
+        """
+        self.keys.index_copy_(1, slots, keys.transpose(0, 1))
+        self.values.index_copy_(1, slots, values.transpose(0, 1))
+        return self.keys, self.values
+
+
 class Cache:
     """One slot a token, for every layer. Who has which slots is its owner's business."""
 
@@ -63,18 +81,9 @@ class Cache:
         """How many tokens it holds."""
         return self.keys.shape[2]
 
-    def write(
-        self, layer: int, keys: Tensor, values: Tensor, slots: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Put new keys and values, both [N, K, D], into their slots, [N] int64.
-
-        Returns:
-            All keys and values of the layer, [K, S, D].
-        """
-        all_keys, all_values = self.keys[layer], self.values[layer]
-        all_keys.index_copy_(1, slots, keys.transpose(0, 1))
-        all_values.index_copy_(1, slots, values.transpose(0, 1))
-        return all_keys, all_values
+    def of(self, layer: int) -> Kept:
+        """What one layer keeps."""
+        return Kept(self.keys[layer], self.values[layer])
 
     def copy(self, source: int, target: int, *, count: int) -> None:
         """Give a row what another has read already: `count` slots from `source` to `target`."""

@@ -47,10 +47,10 @@ class Block(nn.Module):
     Source: Chameleon (arXiv:2405.09818), after Swin v2 (arXiv:2111.09883).
     """
 
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.reordered = config.norm_order == "reordered"
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.feed_forward = FeedForward(config)
         self.attention_norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.feed_forward_norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         if not table.is_meta:
             nn.init.normal_(table)
         self.embedding = nn.Embedding.from_pretrained(table, freeze=False)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.head = Head(config.model_dim, config.vocabulary_size, bias=False)
         self.ranks = 1
@@ -131,8 +131,8 @@ class Decoder(nn.Module):
         if sight is None:
             sight = look(ids, self.config, **where)
         x = self.embedding(ids)
-        for block in self.blocks:
-            x = block(x, sight)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, sight.at(layer))
         return x
 
     @torch.no_grad()

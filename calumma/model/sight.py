@@ -7,7 +7,7 @@ Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/valu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.model.cache import Cache, Piece, places
+from calumma.model.cache import Cache, Kept, Piece, places
 from calumma.model.config import DecoderConfig
 from calumma.model.rope import rotary_angles
 
 
 @dataclass(frozen=True)
 class Sight:
-    """Where the tokens of one call stand and what each may see; the same in all layers."""
+    """Where the tokens of one call stand and what each may see.
+
+    It is the same in all layers, but for what each of them keeps. A block is not told its number:
+    so one compiled block is all of them.
+    """
 
     cosine: Tensor
     sine: Tensor
@@ -35,6 +39,15 @@ class Sight:
     cache: Cache | None = None
     slots: Tensor | None = None
     """[T] int64, the cache slots of the new tokens; None where no cache is used."""
+
+    kept: Kept | None = None
+    """The layer's part of the cache."""
+
+    def at(self, layer: int) -> Sight:
+        """The sight of one layer."""
+        if self.cache is None:
+            return self
+        return replace(self, cache=None, kept=self.cache.of(layer))
 
 
 def look(

@@ -26,7 +26,7 @@ CONFIG = DecoderConfig(
 
 def attention(**changes: Any) -> Attention:
     torch.manual_seed(0)
-    made = Attention(replace(CONFIG, **changes), 0)
+    made = Attention(replace(CONFIG, **changes))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()

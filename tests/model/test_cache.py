@@ -19,7 +19,7 @@ def cache() -> Cache:
 def test_keys_go_to_their_slots() -> None:
     made = cache()
     keys = torch.arange(6.0).reshape(3, 1, 2)
-    all_keys, all_values = made.write(1, keys, -keys, torch.tensor([4, 0, 1]))
+    all_keys, all_values = made.of(1).write(keys, -keys, torch.tensor([4, 0, 1]))
     assert made.keys.shape == (2, 1, 6, 2)
     assert made.num_slots == 6
     assert made.keys[0].abs().sum() == 0
