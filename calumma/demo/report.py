@@ -46,6 +46,7 @@ from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
 from calumma.train.pretrain import stage_two_begins
+from calumma.train.watch import Told, told_points
 from calumma.vocabulary import Vocabulary
 
 TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
@@ -285,7 +286,7 @@ def _curves(road: Road, vocabulary: Vocabulary, options: Options) -> list[Curve]
         Curve(
             "Image tokenizer: how far a reconstruction is from its picture",
             "mean difference of a pixel, from 0 to 2",
-            [Series("difference", [(int(m["step"]), m["loss_l1"]) for m in tokenizer])],
+            [Series("difference", told_points(tokenizer, "loss_l1"))],
         ),
         Curve(
             "Pre-training",
@@ -298,9 +299,12 @@ def _curves(road: Road, vocabulary: Vocabulary, options: Options) -> list[Curve]
     ]
 
 
-def _modalities(metrics: Sequence[dict[str, float]]) -> list[Series]:
+def _modalities(metrics: Sequence[Told]) -> list[Series]:
     return [
-        Series(name, [(int(m["step"]), m[f"loss_{name}"] / math.log(2)) for m in metrics])
+        Series(
+            name,
+            [(step, nats / math.log(2)) for step, nats in told_points(metrics, f"loss_{name}")],
+        )
         for name in ("text", "image")
     ]
 
@@ -354,7 +358,7 @@ def _bar(figure: Figure) -> tuple[str, bool | None]:
 def _sizes(road: Road, model: Model) -> list[tuple[str, str]]:
     manifest = ShardReader(road.out / "shards").manifest
     config = road.config.pretraining(road.out)
-    seen = sum(int(m["num_tokens"]) for m in road.metrics("pretrain"))
+    seen = sum(int(told) for _, told in told_points(road.metrics("pretrain"), "num_tokens"))
     network = sum(p.numel() for p in model.image.network.parameters())
     return [
         ("parameters of the decoder", f"{model.decoder.num_parameters:,}"),

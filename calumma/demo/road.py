@@ -42,9 +42,10 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.train.finetune import finetune
 from calumma.train.image_learner import train_image_tokenizer
-from calumma.train.journal import METRICS_NAME
+from calumma.train.journal import read_metrics
 from calumma.train.loop import Progress
 from calumma.train.pretrain import pretrain
+from calumma.train.watch import Told
 
 STEPS = (
     "documents",
@@ -136,11 +137,9 @@ class Road:
         text = json.dumps(config_tree(self.config), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def metrics(self, run: str) -> list[dict[str, float]]:
+    def metrics(self, run: str) -> list[Told]:
         """What each step of a training run saw, in order; empty before the first."""
-        path = self.run(run) / METRICS_NAME
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        return list(read_metrics(self.run(run)))
 
     def seconds(self) -> dict[str, float]:
         """How long each finished step took.
@@ -151,7 +150,7 @@ class Road:
         known = {}
         for name in STEPS:
             if self._note(name).is_file():
-                trained = sum(m["seconds"] for m in self.metrics(RUNS.get(name, name)))
+                trained = sum(m["seconds"] or 0.0 for m in self.metrics(RUNS.get(name, name)))
                 known[name] = max(read_json(self._note(name))["seconds"], trained)
         return known
 

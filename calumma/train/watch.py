@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,14 +181,15 @@ def _spike(seen: Sequence[Told], config: WatchConfig) -> Finding | None:
 
 def _outside(seen: Sequence[Told], name: str, config: WatchConfig, limit: float) -> Finding | None:
     """The last steps lie outside the safe range."""
-    points = _points(seen, name)[-config.spike_steps :]
+    points = told_points(seen, name)[-config.spike_steps :]
     if len(points) < config.spike_steps or min(abs(value) for _, value in points) <= limit:
         return None
     text = f"{name} is {points[-1][1]:.4g}, outside the safe range of {limit:.4g}"
     return Finding("range", _number(seen[-1], "step"), points[0][0], text, name)
 
 
-def _points(seen: Sequence[Told], name: str) -> list[tuple[int, float]]:
+def told_points(seen: Iterable[Told], name: str) -> list[tuple[int, float]]:
+    """Steps, and what they told of a metric; those that told nothing finite are left out."""
     return [
         (_number(told, "step"), value) for told in seen if (value := told.get(name)) is not None
     ]
@@ -228,7 +229,7 @@ def growth(history: Sequence[Told], name: str, window: int) -> Growth | None:
     >>> round(fitted.rate, 5), round(fitted.steps_to(4.0))
     (0.00995, 51)
     """
-    points = [point for point in _points(history[-window:], name) if point[1]]
+    points = [point for point in told_points(history[-window:], name) if point[1]]
     return _fitted(np.array(points)) if len(points) >= LEAST_POINTS else None
 
 

@@ -92,3 +92,12 @@ def test_a_wish_to_stop_is_heard_between_steps(road: Road, monkeypatch: pytest.M
     assert str(caught.value) == (
         f"stopped by a signal; {road.out} holds 0 of 7 steps. The same command goes on from there."
     )
+
+
+def test_half_a_line_of_a_killed_training_is_left_out(tmp_path: Path) -> None:
+    road = Road(tmp_path, load_demo_config())
+    run = road.run("pretrain")
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1, "seconds": 2.0}\n{"step": 2, "sec')
+    assert road.metrics("pretrain") == [{"step": 1, "seconds": 2.0}]
+    assert road.metrics("finetune") == []
