@@ -33,6 +33,9 @@ CONFIG = Path(__file__).parent / "categories.toml"
 MOST, MOST_BEFORE = 130, 40
 """Prompts of a kind, at most: for the fine-tuned model, and for the one it started from."""
 
+SAFETY = ("plain", "refuse")
+"""Kinds of which three times as many are asked: each of their shares counts only some."""
+
 WORDS = ("describe", "ground", "meaning", "word", "program", "printed", "plain")
 """Kinds whose answers are words alone."""
 
@@ -58,7 +61,11 @@ def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
 def figures(model: Model, out: Path, most: int, longest: int) -> list[dict[str, Any]]:
     """Everything that is counted, in answers of so many ids at most."""
     answers = {
-        kind: ask(model, held_out(out, kind, most), max_new_tokens=longest)
+        kind: ask(
+            model,
+            held_out(out, kind, most * 3 if kind in SAFETY else most),
+            max_new_tokens=longest,
+        )
         for kind in (*WORDS, "draw", "tell", "show", "refuse")
     }
     words = [answer for kind in WORDS for answer in answers[kind]]
