@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from calumma.documents.places import UnreachableError
-from calumma.errors import CalummaError
+from calumma.documents.places import Place
+from calumma.errors import CalummaError, DocumentError
 
 OnError = Callable[[CalummaError], None]
 """Called with each fault; raises it to stop, or returns to go on with the next document."""
@@ -40,9 +40,24 @@ def stop(error: CalummaError) -> None:
 
 def reason(error: OSError) -> str:
     """What the system says of a file, without the path that some libraries put around it."""
-    if isinstance(error, UnreachableError):
-        return str(error.strerror)
     return os.strerror(error.errno) if error.errno is not None else str(error)
+
+
+def unread(path: Place, error: OSError, wanted: str) -> DocumentError:
+    """What is said of a file of documents that the system does not hand out.
+
+    It is to be raised whatever is done about documents that cannot be read: all documents in the
+    file would go with it, and none of them was found to be bad.
+
+    Args:
+        path: the file.
+        error: what the system said.
+        wanted: what the file should have been, such as "a Parquet file".
+    """
+    return DocumentError(
+        f"{path}: cannot be read ({reason(error)}); wanted {wanted}. Mend the path or its "
+        "permissions."
+    )
 
 
 class Faults:

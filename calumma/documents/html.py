@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import PIL.Image
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.faults import OnError, stop, unread
 from calumma.documents.places import Place, Url, inside
 from calumma.errors import DocumentError, ImageError
 
@@ -62,13 +62,7 @@ def read_html(path: Place, on_error: OnError = stop) -> Iterator[Document]:
         data = path.read_bytes()
         pieces = page_pieces(data, lambda element: _picture(element, root, f"{path}, a picture"))
     except OSError as error:
-        on_error(
-            DocumentError(
-                f"{path}: cannot be read ({reason(error)}); wanted an HTML page. Mend the path or "
-                "its permissions."
-            )
-        )
-        return
+        raise unread(path, error, "an HTML page") from error
     except ImportError as error:
         raise DocumentError(
             f"{path} is an HTML page, and lxml is not installed; wanted it to read the page. "

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.faults import OnError, stop, unread
 from calumma.documents.interleaved import IMAGES, TEXTS, is_interleaved, parts_of
 from calumma.documents.places import Place, arrow_file
 from calumma.errors import DocumentError
@@ -48,7 +48,14 @@ def read_lines(
                 if line.strip():
                     yield from _document(line, path, number, on_error)
     except OSError as error:
-        on_error(_unreadable(path, error))
+        if error.errno is not None or path.suffix not in CODECS:
+            raise unread(path, error, "a file of JSON lines") from error
+        on_error(
+            DocumentError(
+                f"{path}: the {CODECS[path.suffix]} data is cut short or broken; wanted a whole "
+                "file. Copy or write the file again."
+            )
+        )
 
 
 def _document(line: bytes, path: Place, number: int, on_error: OnError) -> Iterator[Document]:
@@ -79,15 +86,3 @@ def _parse(line: bytes, where: str) -> Any:
         raise DocumentError(
             f"{where}: no JSON ({what}{at}); wanted one document a line. Mend the line, or drop it."
         ) from error
-
-
-def _unreadable(path: Place, error: OSError) -> DocumentError:
-    if path.suffix in CODECS and error.errno is None:
-        return DocumentError(
-            f"{path}: the {CODECS[path.suffix]} data is cut short or broken; wanted a whole file. "
-            "Copy or write the file again."
-        )
-    return DocumentError(
-        f"{path}: cannot be read ({reason(error)}); wanted a file of JSON lines. Mend "
-        "the path or its permissions."
-    )

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 import fsspec
 import pyarrow as pa
 
-from calumma.errors import DocumentError
+from calumma.errors import CalummaError, DocumentError, PlaceError
 
 _LOCAL = ("file://", "local://")
 _MARKS = (
@@ -30,14 +30,17 @@ _MARKS = (
 )  # fmt: skip
 """What file systems call that which changes with a file's contents."""
 
-
-class UnreachableError(OSError):
-    """What a file system on the network says, where the operating system has no number for it."""
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What says that a file is not there; all else says that its place does not hand it out."""
 
 
 @dataclass(frozen=True)
 class Url:
-    """A file or folder of another file system."""
+    """A file or folder of another file system.
+
+    All that looks at it raises OSError where it is not there, and PlaceError where that cannot be
+    told: the connection, the keys or the server failed, which is no fault of a document.
+    """
 
     address: str
 
@@ -85,25 +88,29 @@ class Url:
     def exists(self) -> bool:
         """Whether something is there."""
         system, path = _system(self.address)
-        with _told():
-            return bool(system.exists(path))
+        try:
+            with _told(self.address):
+                system.info(path)
+        except OSError:
+            return False
+        return True
 
     def is_dir(self) -> bool:
         """Whether it is a folder that can be listed."""
         system, path = _system(self.address)
-        with _told():
+        with _told(self.address):
             return bool(system.isdir(path))
 
     def is_file(self) -> bool:
         """Whether it is a file."""
         system, path = _system(self.address)
-        with _told():
+        with _told(self.address):
             return bool(system.isfile(path))
 
     def entries(self) -> list[tuple[Url, bool]]:
         """What the folder holds, by name, each with whether it is a folder again."""
         system, path = _system(self.address)
-        with _told():
+        with _told(self.address):
             found = system.ls(path, detail=True)
         here = [
             one for one in found if posixpath.dirname(one["name"].rstrip("/")) == path.rstrip("/")
@@ -117,7 +124,7 @@ class Url:
     def matches(self) -> list[Url]:
         """The files whose address this one, as a glob, stands for."""
         system, path = _system(self.address)
-        with _told():
+        with _told(self.address):
             found = sorted(system.glob(path))
         return [self._at(system.unstrip_protocol(one)) for one in found]
 
@@ -125,29 +132,30 @@ class Url:
         """The file, to be read from any place of it if its file system can do that.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: it is not there.
+            PlaceError: it is not handed out.
             DocumentError: the file system is unknown or its package is not installed.
         """
         assert mode == "rb"
         system, path = _system(self.address)
-        with _told():
-            return _Told(system.open(path, "rb"), system)
+        with _told(self.address):
+            return _Told(system.open(path, "rb"), system, self.address)
 
     def read_bytes(self) -> bytes:
         """All of the file.
 
         Raises:
-            OSError, DocumentError: as `open`.
+            OSError, PlaceError, DocumentError: as `open`.
         """
         system, path = _system(self.address)
-        with _told():
+        with _told(self.address):
             data: bytes = system.cat_file(path)
             return data
 
     def state(self) -> list[str]:
         """What changes with the file: size, hash, time; empty where only the size is known."""
         system, path = _system(self.address)
-        with _told():
+        with _told(self.address):
             known = system.info(path)
         marks = [f"{name}={known[name]}" for name in _MARKS if known.get(name)]
         return [f"size={known.get('size')}", *marks] if marks else []
@@ -249,7 +257,7 @@ def _system(address: str) -> tuple[Any, str]:
             "opens, such as s3://, gs://, hf:// or https://. Mend it, or copy the files here."
         ) from error
     except Exception as error:
-        raise _as_os_error(error) from error
+        raise _fault(address, error) from error
     return system, path
 
 
@@ -258,33 +266,56 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn whatever a file system raises into an OSError that says why in one line."""
+def _told(address: str) -> Iterator[None]:
+    """Turn whatever a file system raises into what `Url` says that it raises."""
     try:
         yield
-    except DocumentError:
+    except CalummaError:
         raise
     except Exception as error:
-        raise _as_os_error(error) from error
+        raise _fault(address, error) from error
 
 
-def _as_os_error(error: Exception) -> OSError:
-    if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        return error
+def _fault(address: str, error: Exception) -> OSError | PlaceError:
+    if _is_missing(error):
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOENT
+        return OSError(number, os.strerror(number))
     cause = error.__cause__
     if isinstance(cause, Exception) and type(cause).__module__ != "builtins":
-        error = cause  # a server that does not answer is "not found" to some file systems
-    for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
-        if isinstance(error, kind):
-            return kind(number, os.strerror(number))
-    return UnreachableError(errno.EIO, f"{type(error).__name__}: {_line(error)}")
+        error = cause
+    return PlaceError(
+        f"{address}: cannot be reached ({type(error).__name__}: {_line(error)}); wanted what is "
+        "stored there. Mend the address, the keys or the connection, and start the same command "
+        "again: nothing was left out for this."
+    )
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether a file is not there, said by somebody who knows.
+
+    To some file systems a server that does not answer is "not found": then what it was raised
+    from is a fault of the connection, which has no status 404.
+    """
+    if isinstance(error, OSError) and error.errno in _MISSING:
+        return True
+    if not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return False
+    cause = error.__cause__
+    if cause is None or type(cause).__module__ == "builtins":
+        return True
+    said = getattr(cause, "response", None)
+    if not isinstance(said, dict):
+        return getattr(cause, "status", None) in (404, 410)
+    known = said.get("Error", {}).get("Code") != "NoSuchBucket"
+    return known and said.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404
 
 
 class _Told(io.RawIOBase):
-    """A file of fsspec whose faults are OSErrors."""
+    """A file of fsspec whose faults are those of `Url`."""
 
-    def __init__(self, file: Any, system: Any) -> None:
+    def __init__(self, file: Any, system: Any, address: str) -> None:
         self._file = file
+        self._address = address
         self._system = system  # one that nobody holds may close what its files read from
 
     def readable(self) -> bool:
@@ -294,17 +325,17 @@ class _Told(io.RawIOBase):
         return bool(self._file.seekable())
 
     def readinto(self, buffer: Any) -> int:
-        with _told():
+        with _told(self._address):
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with _told():
+        with _told(self._address):
             return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        with _told():
+        with _told(self._address):
             return int(self._file.tell())
 
     def close(self) -> None:

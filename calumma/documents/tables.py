@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.faults import OnError, stop, unread
 from calumma.documents.interleaved import IMAGES, TEXTS, is_interleaved, parts_of
 from calumma.documents.places import Place, arrow_file, entries
 from calumma.errors import DocumentError
@@ -169,11 +169,9 @@ def num_arrow_rows(path: Path) -> int:
 
 
 def _broken(path: Place, kind: str, error: Exception) -> DocumentError:
+    """What is said of a file that is there and not whole; raises where it is not handed out."""
     if isinstance(error, OSError) and error.errno is not None:
-        return DocumentError(
-            f"{path}: cannot be read ({reason(error)}); wanted {kind}. Mend the path or its "
-            "permissions."
-        )
+        raise unread(path, error, kind) from error
     return DocumentError(
         f"{path}: cut short or broken; wanted {kind}, as it was written. Copy or write it again."
     )

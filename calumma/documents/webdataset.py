@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, reason, stop
+from calumma.documents.faults import OnError, stop, unread
 from calumma.documents.places import Place
 from calumma.errors import DocumentError
 
@@ -73,12 +73,7 @@ def read_tar(
             )
         )
     except OSError as error:
-        on_error(
-            DocumentError(
-                f"{path}: cannot be read ({reason(error)}); wanted a WebDataset .tar. "
-                "Mend the path or its permissions."
-            )
-        )
+        raise unread(path, error, "a WebDataset .tar") from error
 
 
 def tar_offsets(path: Path) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -17,11 +18,23 @@ from calumma.documents.places import Url, inside, place_name, place_of, state_of
 from calumma.documents.readers import read_documents
 from calumma.documents.spans import Span, cut_spans, read_span
 from calumma.documents.writers import write_jsonl, write_parquet
-from calumma.errors import DocumentError, ImageError
+from calumma.errors import DocumentError, ImageError, PlaceError
 from tests.documents.pictures import BLUE, RED, png
 from tests.documents.test_tables import pairs, save
 from tests.documents.test_webdataset import tar
 from tests.documents.web import served
+
+
+def _of_s3(code: str, status: int) -> Exception:
+    """What botocore raises, or near enough."""
+
+    class ClientError(Exception):
+        response: ClassVar = {
+            "Error": {"Code": code},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+
+    return ClientError(code)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +61,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["memory", "http", "zip"])
+@pytest.fixture(params=["memory", "http", "zip", "s3"])
 def address(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iterator[str]:
     """Where that folder stands as well."""
     if request.param == "http":
         with served(folder.parent) as host:
             yield f"{host}/docs"
+        return
+    if request.param == "s3":
+        yield from _in_a_bucket(folder, request.getfixturevalue("monkeypatch"))
         return
     if request.param == "memory":
         fsspec.filesystem("memory").put(str(folder), "/docs", recursive=True)
@@ -64,6 +80,27 @@ def address(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Ite
         for path in folder.rglob("*"):
             archive.write(path, path.relative_to(folder.parent))
     yield f"zip://docs::file://{tmp_path / 'a.zip'}"
+
+
+def _in_a_bucket(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a folder in a store that speaks S3, if the packages for it are here."""
+    s3fs = pytest.importorskip("s3fs", reason="pip install s3fs 'moto[server]'")
+    server = pytest.importorskip("moto.server", reason="pip install s3fs 'moto[server]'")
+    store = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    host, port = store.get_host_and_port()
+    for name, value in (("ENDPOINT_URL", f"http://{host}:{port}"), ("DEFAULT_REGION", "us-east-1")):
+        patch.setenv(f"AWS_{name}", value)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        patch.setenv(f"AWS_{name}", "any")
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = s3fs.S3FileSystem()
+    if not bucket.exists("bucket"):
+        bucket.mkdir("bucket")
+    bucket.put(f"{folder}/", "bucket/docs/", recursive=True)
+    yield "s3://bucket/docs"
+    s3fs.S3FileSystem.clear_instance_cache()
+    store.stop()
 
 
 def below(address: str, path: str) -> str:
@@ -169,23 +206,73 @@ def test_an_unknown_scheme_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.tar", "a.parquet", "a.html"])
 def test_a_file_that_is_not_there_is_one_line(name: str) -> None:
-    faults = Faults()
-    assert not list(read_documents([f"memory://nowhere/{name}"], faults))
-    [message] = faults.messages
-    assert message.startswith(
+    with pytest.raises(DocumentError) as caught:
+        list(read_documents([f"memory://nowhere/{name}"], Faults()))
+    assert str(caught.value).startswith(
         f"memory://nowhere/{name}: cannot be read (No such file or directory)"
     )
 
 
-def test_a_server_that_is_not_there_is_one_line() -> None:
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.tar", "a.html", ""])
+def test_a_server_that_is_not_there_is_one_line_and_no_fault_of_a_document(name: str) -> None:
+    address = f"http://127.0.0.1:9/{name}"
+    with pytest.raises(PlaceError) as caught:
+        list(read_documents([address], Faults()))
+    line = str(caught.value)
+    assert line.startswith(f"{address}: cannot be reached (Client")
+    assert line.endswith(
+        "); wanted what is stored there. Mend the address, the keys or the connection, and start "
+        "the same command again: nothing was left out for this."
+    )
+
+
+def test_a_server_that_stops_answering_leaves_no_document_out(folder: Path, tmp_path: Path) -> None:
     faults = Faults()
-    assert not list(read_documents(["http://127.0.0.1:9/a.jsonl"], faults))
-    assert faults.messages[0].startswith("http://127.0.0.1:9/a.jsonl: cannot be read (ClientConn")
-    with pytest.raises(DocumentError) as caught:
-        list(read_documents(["http://127.0.0.1:9/"]))
+    whole = len(list(read_documents([folder])))
+    for answers in (0, 3, 8, 16, 20):
+        with served(folder.parent, answers) as host, pytest.raises(PlaceError):
+            list(read_documents([f"{host}/docs"], faults))
+    with served(folder.parent) as host:
+        assert len(list(read_documents([f"{host}/docs"], faults))) == whole
+    assert not faults.count
+
+
+@pytest.mark.parametrize(
+    ("error", "missing"),
+    [
+        (_of_s3("NoSuchKey", 404), True),
+        (_of_s3("404", 404), True),
+        (_of_s3("NoSuchBucket", 404), False),
+        (_of_s3("SlowDown", 503), False),
+        (_of_s3("ExpiredToken", 403), False),
+    ],
+)
+def test_only_what_a_store_calls_missing_is_missing(
+    error: Exception, missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*anything: object) -> None:
+        raise FileNotFoundError("a.png") from error
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", fail)
+    with pytest.raises(FileNotFoundError if missing else PlaceError):
+        Url("memory://a.png").read_bytes()
+    with pytest.raises(ImageError if missing else PlaceError):
+        Image(path=Url("memory://a.png")).open()
+
+
+def test_a_right_that_is_missing_is_no_fault_of_a_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*anything: object, **options: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "_open", refuse)
+    with pytest.raises(PlaceError) as caught:
+        list(read_documents(["memory://a.jsonl"], Faults()))
     assert str(caught.value) == (
-        "http://127.0.0.1:9/: cannot be looked into (Connection refused); wanted files of "
-        "documents. Mend the path, or your right to read it."
+        "memory://a.jsonl: cannot be reached (PermissionError: Access Denied); wanted what is "
+        "stored there. Mend the address, the keys or the connection, and start the same command "
+        "again: nothing was left out for this."
     )
 
 

@@ -1,4 +1,7 @@
-"""A web server of this machine that hands out a folder and answers range requests."""
+"""A web server of this machine that hands out a folder and answers range requests.
+
+It may be told to break: from some request on it hangs up without an answer.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,14 @@ from typing import Any
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *args: Any, left: list[int], **options: Any) -> None:
+        self.left = left
+        super().__init__(*args, **options)
+
+    def parse_request(self) -> bool:
+        self.left[0] -= 1
+        return self.left[0] >= 0 and super().parse_request()
+
     def do_GET(self) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         path = Path(self.translate_path(self.path))
@@ -33,10 +44,10 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address under which a folder is handed out."""
-    handler = functools.partial(_Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def served(folder: Path, answers: int = 1 << 60, port: int = 0) -> Iterator[str]:
+    """The address under which a folder is handed out, for so many requests."""
+    handler = functools.partial(_Handler, directory=str(folder), left=[answers])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

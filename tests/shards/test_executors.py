@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import calumma.shards.executors
 from calumma.documents.document import Document
 from calumma.documents.writers import write_jsonl, write_parquet
-from calumma.errors import ConfigError, ImageError, Interrupted, ShardError
+from calumma.errors import ConfigError, ImageError, Interrupted, PlaceError, ShardError
 from calumma.runtime import STOP
 from calumma.shards.build import Tokenizers
 from calumma.shards.executors import SlurmConfig, build_local, build_on_ray, submit_to_slurm
@@ -62,6 +63,25 @@ def test_documents_of_a_web_server_are_built_by_any_number(folder: Path, tmp_pat
     web, whole = ShardReader(tmp_path / "1"), ShardReader(folder / "whole")
     assert web.manifest.total == whole.manifest.total
     assert all(web.read(n)[0].tolist() == whole.read(n)[0].tolist() for n in range(len(whole)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_stops_answering_loses_nothing(
+    folder: Path, tmp_path: Path, workers: int
+) -> None:
+    """Not even where documents that cannot be read are left out: these were not bad."""
+    asked = replace(job(folder, tmp_path / "web"), skip_bad=True)
+    with served(folder / "docs", 10) as address:
+        port = address.rpartition(":")[2]
+        with pytest.raises(PlaceError, match="nothing was left out for this"):
+            build_local(asked, [address], workers)
+    assert not (tmp_path / "web" / "manifest.json").exists()
+    with served(folder / "docs", port=int(port)) as address:
+        manifest = build_local(asked, [address], 1)
+        whole = build_local(replace(asked, out=tmp_path / "whole"), [address], 1)
+    assert not manifest.dropped
+    assert manifest.total == whole.total
+    assert contents(tmp_path / "web") == contents(tmp_path / "whole")
 
 
 def test_what_one_process_finds_wrong_is_told_as_it_found_it(folder: Path, tmp_path: Path) -> None:
