@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calumma.cli.verb import Subparsers, new_verb
 
 if TYPE_CHECKING:
-    from calumma.serve.config import Limits, ServeConfig
+    from calumma.generate.model import Model
+    from calumma.serve.config import Credential, Limits, ServeConfig
+    from calumma.serve.desk import Engine
     from calumma.serve.keys import Keys
 
 _DESCRIPTION = """\
@@ -38,8 +41,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--limit", action="append", default=[], metavar="NAME=N", help="another limit")
     add("--allow-host", action="append", default=[], metavar="HOST", help="pictures from there")
     add("--filter", action="append", default=[], metavar="NAME", help="profanity or nudity")
+    add("--c2pa", type=Path, metavar="FILE", help="sign pictures: certificates (PEM)")
+    add("--c2pa-key", type=Path, metavar="FILE", help="and the key of the first of them (PEM)")
+    add("--c2pa-timestamps", metavar="URL", help="and have an authority stamp the time")
     add("--log-prompts", action="store_true", help="write prompts into the log")
     add("--replicas", type=int, default=1, metavar="N", help="copies, through Ray Serve (1)")
+    add("--tensor", type=int, default=1, metavar="N", help="processes that share the decoder (1)")
     add("--fleet", action="append", default=[], metavar="URL", help="let vLLM there choose ids")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
@@ -87,9 +94,14 @@ def _serve(args: argparse.Namespace) -> None:
     from calumma.errors import Interrupted
     from calumma.runtime import STOP
     from calumma.serve.app import require_safe
+    from calumma.serve.signing import load_signer
 
     config, keys = _config(args), _keys(args)
     require_safe(config, keys)
+    if config.credential is not None:
+        # Tried out before the model is read, which takes longer.
+        load_signer(config.credential)
+    _require_ranks(args)
     if args.replicas > 1:
         _serve_many(args, config, keys)
     else:
@@ -98,30 +110,59 @@ def _serve(args: argparse.Namespace) -> None:
         raise Interrupted("stopped by a signal; what was under way is answered or handed back.")
 
 
+def _require_ranks(args: argparse.Namespace) -> None:
+    if args.tensor < 1:
+        raise _mistake(f"--tensor {args.tensor}; wanted at least 1")
+    if args.tensor > 1 and args.fleet:
+        raise _mistake("--tensor and --fleet; wanted one of them, as a fleet needs no decoder here")
+
+
 def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
     import sys
 
-    from calumma.generate.model import load
+    from calumma.errors import RankError
+    from calumma.generate.shared import SharedLive
     from calumma.serve.app import make_app, make_service
-    from calumma.serve.fleet import FleetLive
     from calumma.serve.logs import write_to
     from calumma.serve.server import Server, bind
 
-    with bind(config.host, config.port) as listening:
-        model = load(args.model, device=args.device)
-        live = FleetLive(model, args.fleet, config.name) if args.fleet else None
+    with bind(config.host, config.port) as listening, _opened(args, config) as (model, live):
         service = make_service(model, config, live=live)
-        app = make_app(service, keys)
+        server = Server(make_app(service, keys), service.desk)
+        if isinstance(live, SharedLive):
+            live.group.watch(lambda _: server.stop())
         write_to(sys.stderr)
         _tell(config, *listening.getsockname()[:2])
-        Server(app, service.desk).run([listening])
+        server.run([listening])
+        if isinstance(service.live.error, RankError):
+            raise service.live.error
+
+
+@contextmanager
+def _opened(args: argparse.Namespace, config: ServeConfig) -> Iterator[tuple[Model, Engine | None]]:
+    """The model, and what answers, where that is no engine of this process alone."""
+    from calumma.generate.model import load
+    from calumma.generate.shared import SharedLive
+    from calumma.serve.fleet import FleetLive
+
+    if args.tensor > 1:
+        with SharedLive(args.model, args.tensor, device=args.device) as live:
+            yield live.model, live
+        return
+    model = load(args.model, device=args.device)
+    yield model, FleetLive(model, args.fleet, config.name) if args.fleet else None
 
 
 def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
     from calumma.serve.replicas import Replicas, serve_replicas
 
     replicas = Replicas(
-        model=args.model, config=config, keys=keys, count=args.replicas, device=args.device
+        model=args.model,
+        config=config,
+        keys=keys,
+        count=args.replicas,
+        device=args.device,
+        tensor=args.tensor,
     )
     serve_replicas(replicas, lambda: _tell(config, config.host, config.port))
 
@@ -142,6 +183,25 @@ def _config(args: argparse.Namespace) -> ServeConfig:
         image_hosts=tuple(host.lower() for host in args.allow_host),
         filters=tuple(args.filter),
         prompts_in_logs=args.log_prompts,
+        credential=_credential(args),
+    )
+
+
+def _credential(args: argparse.Namespace) -> Credential | None:
+    from calumma.serve.config import Credential
+
+    certificates, key, timestamps = args.c2pa, args.c2pa_key, args.c2pa_timestamps
+    if certificates is None:
+        if key is not None:
+            raise _mistake("--c2pa-key needs --c2pa FILE, the certificates for which it signs")
+        if timestamps is not None:
+            raise _mistake("--c2pa-timestamps needs --c2pa FILE and --c2pa-key FILE")
+        return None
+    if key is None:
+        raise _mistake("--c2pa needs --c2pa-key FILE, the key of its first certificate")
+    # Replicas may stand in other folders.
+    return Credential(
+        certificates=certificates.absolute(), key=key.absolute(), timestamps=timestamps
     )
 
 

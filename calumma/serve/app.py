@@ -28,6 +28,7 @@ from calumma.serve.plain import model_routes, page_routes, watch_routes
 from calumma.serve.prompts import Scribe
 from calumma.serve.refusals import install
 from calumma.serve.service import Service
+from calumma.serve.signing import load_signer
 
 
 def require_safe(config: ServeConfig, keys: Keys | None) -> None:
@@ -55,9 +56,10 @@ def make_service(
         live: what answers instead of one.
 
     Raises:
-        ConfigError: a filter is not there.
+        ConfigError: a filter is not there, or pictures cannot be signed.
     """
     filters = load_filters(config.filters)
+    signer = None if config.credential is None else load_signer(config.credential)
     metrics = Metrics()
     readers = PictureReaders(model.image.config.resolution, config.limits)
     live = live or Live(model, budget)
@@ -66,7 +68,7 @@ def make_service(
     metrics.lost.set_function(lambda: float(readers.lost))
     scribe = Scribe(model, readers, config, filters)
     desk = Desk(live, scribe, config.limits, metrics, filters)
-    return Service(model, live, desk, config, metrics)
+    return Service(model, desk, config, signer=signer)
 
 
 def make_app(service: Service, keys: Keys | None = None) -> FastAPI:

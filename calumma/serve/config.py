@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from calumma.errors import ConfigError
 
@@ -60,6 +61,29 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Credential:
+    """With what pictures are signed (C2PA).
+
+    Paths, not what they hold: a key stays in its file, and every replica reads its own.
+    """
+
+    certificates: Path
+    """PEM: the one that signs, then those between it and its authority's."""
+
+    key: Path
+    """PEM: the key of the first."""
+
+    timestamps: str | None = None
+    """The address of a time-stamp authority (RFC 3161); by default none is asked."""
+
+    def __post_init__(self) -> None:
+        if self.timestamps is not None and not self.timestamps.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"timestamps {self.timestamps}: no address; wanted http:// or https://. Mend it."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """What the operator has chosen, but for the model and the place."""
 
@@ -79,6 +103,9 @@ class ServeConfig:
 
     prompts_in_logs: bool = False
     prompts_in_pictures: bool = False
+
+    credential: Credential | None = None
+    """With what finished pictures are signed; by default they are not."""
 
     @property
     def is_local(self) -> bool:

@@ -41,6 +41,9 @@ class Manner:
     """How the answers to one request are told."""
 
     to_png: Callable[[PIL.Image.Image], bytes]
+    finish: Callable[[PIL.Image.Image], bytes] | None = None
+    """The file of a picture that is whole, where that is another one than of one that grows."""
+
     stops: Sequence[str] = ()
     codes_between: int | None = None
 
@@ -186,7 +189,9 @@ class Talk:
         for request in requests:
             self.answers.append(self.desk.live.take(request, manner.codes_between))
         for number, answer in enumerate(self.answers):
-            narrator = Narrator(answer, manner.to_png, manner.stops, self.desk.filters)
+            narrator = Narrator(
+                answer, manner.to_png, manner.stops, self.desk.filters, manner.finish
+            )
             self.places -= 1
             self._running += 1
             self.desk.threads.submit(self._follow, number, narrator)

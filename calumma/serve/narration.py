@@ -92,6 +92,7 @@ class Narrator:
         to_png: Callable[[PIL.Image.Image], bytes],
         stops: Sequence[str] = (),
         filters: Sequence[Filter] = (),
+        finish: Callable[[PIL.Image.Image], bytes] | None = None,
     ) -> None:
         """Begin to follow.
 
@@ -100,8 +101,10 @@ class Narrator:
             to_png: makes the file of a picture, with what it says of its origin.
             stops: texts at which the answer ends.
             filters: what they are against ends the answer.
+            finish: makes the file of a picture that is whole, where that is another one.
         """
         self.answer, self.to_png, self.filters = answer, to_png, filters
+        self.finish = finish or to_png
         self.stops, self.sieve = StopWords(stops), Sieve(filters)
         self.reason: Reason | None = None
         self.num_ids = 0
@@ -143,7 +146,7 @@ class Narrator:
                 self.index += 1
         elif isinstance(event, ImageDone):
             if all(filter_.passes_picture(event.image) for filter_ in self.filters):
-                yield Drawn(self.to_png(event.image), self.number)
+                yield Drawn(self.finish(event.image), self.number)
                 self.number += 1
             else:
                 self.reason = "content_filter"

@@ -12,13 +12,13 @@ import PIL.Image
 from calumma.generate.model import Model
 from calumma.serve.answers import TokenCounts, Usage
 from calumma.serve.config import ServeConfig
-from calumma.serve.desk import Desk, Engine, Manner, Talk
-from calumma.serve.metrics import Metrics
+from calumma.serve.desk import Desk, Manner, Talk
 from calumma.serve.narration import Drawn, Ended, Said
 from calumma.serve.options import requests_of
 from calumma.serve.prompts import Prompt
 from calumma.serve.provenance import Origin, to_png
 from calumma.serve.refusals import Refusal
+from calumma.serve.signing import Signer
 from calumma.serve.visits import Visit
 
 
@@ -73,10 +73,18 @@ class Service:
     """A model at work."""
 
     def __init__(
-        self, model: Model, live: Engine, desk: Desk, config: ServeConfig, metrics: Metrics
+        self, model: Model, desk: Desk, config: ServeConfig, *, signer: Signer | None = None
     ) -> None:
-        self.model, self.live, self.desk = model, live, desk
-        self.config, self.metrics = config, metrics
+        """Put a model to work.
+
+        Args:
+            model: whose tokenizers are used.
+            desk: who carries questions to the engine.
+            config: the operator's choices.
+            signer: signs pictures that are whole.
+        """
+        self.model, self.desk, self.live = model, desk, desk.live
+        self.config, self.metrics, self.signer = config, desk.metrics, signer
 
     @property
     def size(self) -> str:
@@ -136,8 +144,10 @@ class Service:
         visit.notes |= {"answers": count, "prompt_tokens": sum(map(len, ids))}
         if self.config.prompts_in_logs:
             visit.notes["prompt"] = text
+        told = text if self._tells_prompt(wanted) else None
         manner = Manner(
-            to_png=self._to_png(text if self._tells_prompt(wanted) else None),
+            to_png=self._to_png(told),
+            finish=self._finish(told),
             stops=wanted.stops,
             codes_between=wanted.codes_between,
         )
@@ -151,6 +161,18 @@ class Service:
 
     def _to_png(self, prompt: str | None) -> Callable[[PIL.Image.Image], bytes]:
         return lambda picture: to_png(picture, Origin.now(self.config.name, prompt))
+
+    def _finish(self, prompt: str | None) -> Callable[[PIL.Image.Image], bytes] | None:
+        """Signs what is whole alone: a view of a picture that still grows is soon replaced."""
+        if self.signer is None:
+            return None
+        signer = self.signer
+
+        def finish(picture: PIL.Image.Image) -> bytes:
+            origin = Origin.now(self.config.name, prompt)
+            return signer.sign(to_png(picture, origin), origin)
+
+        return finish
 
     def counts(self, ids: Sequence[int]) -> TokenCounts:
         """Ids by what they are."""

@@ -25,7 +25,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         408: "The body did not come in time.",
         413: "The body is too large.",
         429: "Too many answers are under way; Retry-After says when to come again.",
-        503: "The server is stopping.",
+        503: "The server is stopping, or cannot sign a picture.",
         504: "The answer took too long.",
     }.items()
 }

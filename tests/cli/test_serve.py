@@ -39,6 +39,31 @@ def test_a_key_without_a_file_and_a_server_without_a_model_are_refused(
     assert refusal(capsys) == f"error: no MODEL; wanted a model folder; {WANTED}"
 
 
+def test_certificates_and_their_key_come_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file = str(tmp_path), str(tmp_path / "file.pem")
+    assert refusal(capsys, model, "--c2pa", file) == (
+        f"error: --c2pa needs --c2pa-key FILE, the key of its first certificate; {WANTED}"
+    )
+    assert refusal(capsys, model, "--c2pa-key", file) == (
+        f"error: --c2pa-key needs --c2pa FILE, the certificates for which it signs; {WANTED}"
+    )
+    assert refusal(capsys, model, "--c2pa-timestamps", "http://a.example") == (
+        f"error: --c2pa-timestamps needs --c2pa FILE and --c2pa-key FILE; {WANTED}"
+    )
+
+
+def test_certificates_that_cannot_be_used_are_refused_before_the_model_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal(capsys, "no-model", "--c2pa", "a.pem", "--c2pa-key", "b.pem") == (
+        f"error: {tmp_path}/a.pem cannot be read (No such file or directory); wanted certificates "
+        "in PEM. Mend its path or its rights."
+    )
+
+
 def test_serving_all_the_world_without_keys_is_refused_before_the_model_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.config import Credential, Limits, ServeConfig
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
@@ -19,3 +21,11 @@ def test_a_limit_of_nothing_is_refused() -> None:
 )
 def test_loopback_is_local_and_nothing_else(host: str, is_local: bool) -> None:
     assert ServeConfig(name="m", host=host).is_local is is_local
+
+
+def test_time_stamps_come_from_an_address() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Credential(certificates=Path("a"), key=Path("b"), timestamps="stamps.example")
+    assert str(caught.value) == (
+        "timestamps stamps.example: no address; wanted http:// or https://. Mend it."
+    )

@@ -97,3 +97,14 @@ def test_an_answer_that_is_cancelled_ends(live: Live) -> None:
     answer = live.ask(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
     answer.cancel()
     assert last(list(Narrator(answer, as_bytes).pieces())).reason in ("cancelled", "stop", "length")
+
+
+def test_a_picture_that_is_whole_is_finished_and_one_that_grows_is_not(
+    live: Live, drawing_seed: int
+) -> None:
+    answer = live.ask(["a red ", noise(1)], seed=drawing_seed, **ALONE)
+    pieces = list(Narrator(answer, as_bytes, finish=lambda picture: b"finished").pieces())
+    assert {piece.png for piece in pieces if isinstance(piece, Drawn)} == {b"finished"}
+    growing = [piece for piece in pieces if isinstance(piece, Growing)]
+    assert growing
+    assert all(piece.png != b"finished" for piece in growing)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ from calumma.errors import ConfigError
 from calumma.runtime import STOP
 from calumma.serve.config import ServeConfig
 from calumma.serve.replicas import Replicas, join_ray, serve_replicas
+from tests.serve.chain import Authority, read
 from tests.serve.conftest import said
 
 
@@ -30,6 +34,17 @@ def test_a_replica_is_the_whole_server(replicas: Replicas) -> None:
     with TestClient(replicas.build(), "http://localhost") as client:
         body = {"messages": said("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_replica_signs_with_the_files_that_it_finds(replicas: Replicas, tmp_path: Path) -> None:
+    authority = Authority()
+    config = replace(replicas.config, credential=authority.write(tmp_path))
+    # As Ray sends it to another process.
+    sent: Replicas = pickle.loads(pickle.dumps(replace(replicas, config=config)))
+    assert b"PRIVATE" not in pickle.dumps(sent)
+    with TestClient(sent.build(), "http://localhost") as client:
+        told = client.post("/v1/images/generations", json={"prompt": "a"}).json()
+    assert read(base64.b64decode(told["data"][0]["b64_json"]), authority).state == "Trusted"
 
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
+from c2pa import C2paError
 from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from calumma.serve.answers import TokenCounts
 from calumma.serve.config import ServeConfig
+from calumma.serve.provenance import GENERATED, Origin
 from calumma.serve.refusals import Refusal
 from calumma.serve.service import Service, base64_of, data_url
 from tests.pictures import noise
-from tests.serve.conftest import serving
+from tests.serve.chain import Authority, read
+from tests.serve.conftest import WILD, picture_part, said, serving
 
 
 def test_ids_are_counted_by_what_they_are(service: Service, model: Model) -> None:
@@ -65,3 +73,114 @@ def test_pictures_hold_the_prompt_where_the_client_or_the_operator_wants_it(
 def test_pictures_travel_in_base64() -> None:
     assert base64_of(b"ab") == "YWI="
     assert data_url(b"ab") == "data:image/png;base64,YWI="
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def signing(
+    model: Model, authority: Authority, tmp_path: Path
+) -> Iterator[tuple[TestClient, Service]]:
+    config = ServeConfig(name="tiny", credential=authority.write(tmp_path))
+    with serving(model, config) as made:
+        yield made
+
+
+DRAW = {"prompt": "a red circle", "seed": 1}
+
+
+def drawn(client: TestClient, **more: object) -> bytes:
+    told = client.post("/v1/images/generations", json={**DRAW, **more}).json()
+    return base64.b64decode(told["data"][0]["b64_json"])
+
+
+def test_pictures_that_go_out_are_signed_where_the_operator_wants_it(
+    client: TestClient, signing: tuple[TestClient, Service], authority: Authority
+) -> None:
+    plain, signed = drawn(client), drawn(signing[0])
+    seen = read(signed, authority)
+    assert (seen.state, seen.wrong) == ("Trusted", [])
+    before, after = (PIL.Image.open(io.BytesIO(file)) for file in (plain, signed))
+    assert before.tobytes() == after.tobytes()
+    told = after.text  # type: ignore[attr-defined]
+    assert set(told) == set(before.text)  # type: ignore[attr-defined]
+    assert seen.action == {
+        "action": "c2pa.created",
+        "when": told["Creation Time"],
+        "softwareAgent": {"name": "tiny"},
+        "digitalSourceType": GENERATED,
+    }
+    with_prompt = read(drawn(signing[0], prompt_in_picture=True), authority)
+    assert with_prompt.action["description"] == "a red circle"
+
+
+def test_a_signed_picture_can_be_sent_back(
+    signing: tuple[TestClient, Service], authority: Authority, drawing_seed: int
+) -> None:
+    def asked(messages: list[dict[str, object]]) -> dict[str, Any]:
+        body = {"messages": messages, "seed": drawing_seed, "max_tokens": 30, **WILD}
+        response = signing[0].post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        told: dict[str, Any] = response.json()
+        return told
+
+    turns = said("a red ", picture_part(1))
+    message = asked(turns)["choices"][0]["message"]
+    for picture in message["images"]:
+        url: str = picture["image_url"]["url"]
+        assert read(base64.b64decode(url.partition(",")[2]), authority).state == "Trusted"
+    again = asked([*turns, {"role": "assistant", "content": message["content_parts"]}, *said("b")])
+    assert again["usage"]["prompt_tokens_details"]["image_tokens"] == 6 * (
+        1 + len(message["images"])
+    )
+
+
+def test_a_picture_that_grows_is_not_signed_and_the_finished_one_is(
+    signing: tuple[TestClient, Service], authority: Authority
+) -> None:
+    body = {**DRAW, "stream": True, "partial_images": 2}
+    text = signing[0].post("/v1/images/generations", json=body).text
+    told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    *partial, whole = [base64.b64decode(one["b64_json"]) for one in told]
+    assert partial
+    assert all(b"caBX" not in file for file in partial)
+    assert read(whole, authority).state == "Trusted"
+
+
+def test_pictures_are_signed_in_the_threads_of_their_answers(
+    signing: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, service = signing
+    signer, names = service.signer, set()
+    assert signer is not None
+    sign = signer.sign
+
+    def watched(png: bytes, origin: Origin) -> bytes:
+        names.add(threading.current_thread().name.partition("_")[0])
+        return sign(png, origin)
+
+    monkeypatch.setattr(signer, "sign", watched)
+    drawn(client)
+    assert names == {"calumma-answer"}
+
+
+def test_a_picture_that_cannot_be_signed_does_not_go_out(
+    signing: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, service = signing
+
+    def fails(png: bytes, origin: Origin) -> bytes:
+        raise C2paError("Signature: the certificate was not valid at time of signing")
+
+    monkeypatch.setattr(service.signer, "signed", fails)
+    refused = client.post("/v1/images/generations", json=DRAW)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "cannot_sign")
+    streamed = client.post("/v1/images/generations", json={**DRAW, "stream": True})
+    assert '"code": "cannot_sign"' in streamed.text
+    assert "image_generation.completed" not in streamed.text
+    words = {"messages": said("a"), "max_tokens": 2, "modalities": ["text"]}
+    assert client.post("/v1/chat/completions", json=words).status_code == 200
+    assert service.desk.under_way == 0
