@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ import PIL.Image
 
 from calumma.compare.augment import Draw
 from calumma.documents.document import Document, Image, Text, document_from_json, document_to_json
+from calumma.documents.picture_file import png_of
 from calumma.files import make_folder, writing
 from calumma.generate.model import Model
 from calumma.runtime import STOP
@@ -98,9 +98,7 @@ def seed_of(name: str, seed: int) -> int:
 
 def picture(image: PIL.Image.Image) -> Image:
     """A drawn picture as a part of a document."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return Image(data=file.getvalue(), name="a drawn picture")
+    return Image(data=png_of(image), name="a drawn picture")
 
 
 def _user_part(part: Text | Image) -> str | PIL.Image.Image:

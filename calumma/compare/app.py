@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,8 @@ from pydantic import BaseModel, Field
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.store import Judgement, Store
 from calumma.compare.study import Item, Study
-from calumma.documents.document import Document, Image, Text, image_suffix
+from calumma.documents.document import Document, Text
+from calumma.documents.picture_file import data_url
 from calumma.errors import EvaluationError
 
 PAGE = Path(__file__).parent / "page"
@@ -35,8 +35,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-
-_MEDIA = {".png": "png", ".jpg": "jpeg", ".gif": "gif", ".webp": "webp", ".bmp": "bmp"}
 
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
@@ -117,18 +115,11 @@ class Desk:
 
 def _parts(document: Document) -> list[dict[str, str]]:
     return [
-        {"type": "text", "text": part.text} if isinstance(part, Text) else _picture(part)
+        {"type": "text", "text": part.text}
+        if isinstance(part, Text)
+        else {"type": "image", "url": data_url(part.read_bytes())}
         for part in document.parts()
     ]
-
-
-def _picture(image: Image) -> dict[str, str]:
-    data = image.read_bytes()
-    media = _MEDIA.get(image_suffix(data), "png")
-    return {
-        "type": "image",
-        "url": f"data:image/{media};base64,{base64.b64encode(data).decode()}",
-    }
 
 
 def make_app(study: Study, store: Store, key: str = "") -> FastAPI:

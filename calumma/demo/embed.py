@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 
 import PIL.Image
+
+from calumma.documents.picture_file import data_url
 
 MAX_SIDE = 256
 """Larger pictures are scaled down to this many pixels a side, to keep the page small."""
@@ -40,11 +41,10 @@ def picture(image: PIL.Image.Image, alt: str, shown_side: int = SHOWN_SIDE) -> s
         image.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
     scale = max(1, round(shown_side / image.width))
     return (
         f'<img alt="{escaped(alt)}" width="{image.width * scale}" height="{image.height * scale}" '
-        f'src="data:image/png;base64,{data}">'
+        f'src="{data_url(file.getvalue())}">'
     )
 
 

@@ -279,15 +279,3 @@ def _part_to_json(part: Part, image_to_json: Callable[[Image], dict[str, str]]) 
 
 def _image_to_json(image: Image) -> dict[str, str]:
     return {"type": "image", "base64": base64.b64encode(image.read_bytes()).decode()}
-
-
-def image_suffix(data: bytes) -> str:
-    r"""The file suffix that fits the bytes of a picture, `.bin` for an unknown kind.
-
-    >>> image_suffix(b"\x89PNG\r\n\x1a\n"), image_suffix(b"hello")
-    ('.png', '.bin')
-    """
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    starts = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}
-    return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".bin")

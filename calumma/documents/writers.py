@@ -28,8 +28,8 @@ from calumma.documents.document import (
     Part,
     Text,
     document_to_json,
-    image_suffix,
 )
+from calumma.documents.picture_file import image_suffix
 from calumma.files import replacing
 
 ROWS_PER_GROUP = 256

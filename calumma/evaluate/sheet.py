@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+
+from calumma.documents.picture_file import data_url, png_of
 
 MOST_PAIRS = 24
 """Pairs on a sheet: the worst half of them, and others drawn from all."""
@@ -29,10 +29,9 @@ class Sheet:
 
     def to_html(self) -> str:
         """A figure that loads nothing."""
-        data = base64.b64encode(self.png).decode()
         return (
             f"<h2>{self.title}</h2><p>{self.note}</p>"
-            f'<img alt="{self.title}" src="data:image/png;base64,{data}">'
+            f'<img alt="{self.title}" src="{data_url(self.png)}">'
         )
 
 
@@ -75,6 +74,4 @@ def make_sheet(title: str, note: str, pairs: Sequence[Pair]) -> Sheet:
         for place, values in enumerate((pair.original, pair.decoded)):
             picture = PIL.Image.fromarray(values).resize((side, side), PIL.Image.Resampling.NEAREST)
             sheet.paste(picture, (left + place * side, top))
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
-    return Sheet(title, note, file.getvalue())
+    return Sheet(title, note, png_of(sheet))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import PIL.Image
 
+from calumma.documents.picture_file import data_url, png_of
 from calumma.files import make_folder, replacing
 
 FOLDER_NAME = "shown"
@@ -90,7 +89,7 @@ def _written(parts: Parts, folder: Path, name: str) -> list[dict[str, str]]:
             continue
         path = make_folder(folder / FOLDER_NAME) / f"{name}-{number}.png"
         with replacing(path) as temporary:
-            temporary.write_bytes(_png(part))
+            temporary.write_bytes(png_of(part))
         made.append({"type": "image", "path": f"{FOLDER_NAME}/{path.name}"})
     return made
 
@@ -102,11 +101,4 @@ def _plain(part: str | PIL.Image.Image) -> str:
 def _tag(part: str | PIL.Image.Image) -> str:
     if isinstance(part, str):
         return f"<pre>{html.escape(part)}</pre>" + ("<br>" if part.endswith("\n") else "")
-    data = base64.b64encode(_png(part)).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
-
-
-def _png(picture: PIL.Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    return f'<img alt="" src="{data_url(png_of(part))}">'

@@ -16,7 +16,6 @@ from calumma.documents.document import (
     Turn,
     document_from_json,
     document_to_json,
-    image_suffix,
     part_from_json,
 )
 from calumma.errors import DocumentError, ImageError
@@ -267,14 +266,3 @@ def test_a_picture_with_too_many_pixels_is_refused_unread(
     assert str(caught.value) == (
         f"big.png: {found} pixels; wanted at most 64,000,000. Make the picture smaller."
     )
-
-
-def test_the_suffix_of_a_picture_comes_from_its_bytes() -> None:
-    starts = {
-        b"\x89PNG\r\n\x1a\n": ".png",
-        b"\xff\xd8\xff\xe0": ".jpg",
-        b"GIF89a": ".gif",
-        b"RIFF\0\0\0\0WEBP": ".webp",
-        b"words": ".bin",
-    }
-    assert {data: image_suffix(data) for data in starts} == starts
