@@ -257,3 +257,20 @@ def test_an_authority_stamps_the_time_of_each_picture(
     assert (seen.state, seen.wrong) == ("Trusted", [])
     stamp = datetime.fromisoformat(seen.manifest["signature_info"]["time"])
     assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the page asks for openssl")
+def test_the_page_s_own_certificates_sign_and_its_example_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "serving.md"
+    section = page.read_text().partition("### Signed (C2PA)")[2]
+    make, look = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
+    subprocess.run(["bash", "-ec", make], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    signer = load_signer(Credential(certificates=Path("certificates.pem"), key=Path("key.pem")))
+    Path("picture.png").write_bytes(signer.sign(to_png(noise(1), ORIGIN), ORIGIN))
+    seen: dict[str, Any] = {}
+    exec(look, seen)
+    assert seen["state"] == "Trusted"
+    assert seen["manifest"]["signature_info"]["common_name"] == "my server"
