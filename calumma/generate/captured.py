@@ -71,6 +71,12 @@ class Captured:
 
         if not held.is_cuda:
             return held, step
+        with torch.cuda.device(held.device):
+            return held, self._graph(step)
+
+    @staticmethod
+    def _graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """A step of the current GPU, captured."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -85,7 +91,7 @@ class Captured:
             graph.replay()
             return made
 
-        return held, replay
+        return replay
 
 
 def rounded(count: int) -> int:

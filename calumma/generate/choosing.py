@@ -97,13 +97,15 @@ class Chooser:
         limits = Limits.of([work.request.text for work in works], self.device)
         draws = [(work, 0) for work in works]
         columns = draw(scores, limits, self._chances(draws))
-        ids = self.columns.ids[columns]
-        # What is drawn behind an id that was supposed to be text and is none, nobody will see.
-        supposed = self._tensor([bool(work.supposed) for work in works])
-        astray = supposed & torch.isin(self.latest[seats], self.columns.controls)
-        self._seen[seats, columns.masked_fill(astray, len(self.columns.ids))] = True
+        ids, logprobs = self.columns.ids[columns], _logprobs(scores, columns)
+        if any(work.supposed for work in works):
+            # What is drawn behind an id that was supposed to be text and is none, nobody will see.
+            supposed = self._tensor([bool(work.supposed) for work in works])
+            astray = supposed & torch.isin(self.latest[seats], self.columns.controls)
+            columns = columns.masked_fill(astray, len(self.columns.ids))
+        self._seen[seats, columns] = True
         self.latest[seats] = ids
-        return draws, ids, _logprobs(scores, columns)
+        return draws, ids, logprobs
 
     def _chances(self, draws: Draws) -> Tensor:
         seeds = self._tensor([work.request.seed for work, _ in draws])
