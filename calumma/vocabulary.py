@@ -11,12 +11,12 @@ no unused slots. End-of-image stands before begin-of-image: that is the release,
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from calumma.errors import VocabularyError
+from calumma.files import fingerprint_of
 
 BOS_NAME, PAD_NAME, EOS_NAME, UNK_NAME = "<s>", "<pad>", "</s>", "<unk>"
 END_IMAGE_NAME = "<eoss>"
@@ -214,4 +214,4 @@ class Vocabulary:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that two tables share only when they are the same table."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        return fingerprint_of(json.dumps(self.to_json(), sort_keys=True))

@@ -11,6 +11,7 @@ import pytest
 from calumma.errors import FileError, OutputError
 from calumma.files import (
     JsonLines,
+    fingerprint_of,
     make_folder,
     read_json,
     replacing,
@@ -123,3 +124,8 @@ def test_a_place_where_nothing_can_be_made_is_refused() -> None:
         "/proc/calumma: cannot be written (Permission denied); wanted a folder that you may write "
         "to. Choose another --out."
     )
+
+
+def test_a_fingerprint_is_the_first_twelve_digits_whatever_the_pieces() -> None:
+    whole = hashlib.sha256("köder".encode()).hexdigest()[:12]
+    assert fingerprint_of("köder") == fingerprint_of([b"k", "öder".encode()]) == whole

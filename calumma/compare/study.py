@@ -8,7 +8,6 @@ DIR/judgements.sqlite     what annotators said (see `store`)
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
 from calumma.errors import DocumentError, EvaluationError
-from calumma.files import make_folder, read_json, write_json
+from calumma.files import fingerprint_of, make_folder, read_json, write_json
 
 STUDY_NAME = "study.json"
 PROMPTS_NAME = "prompts.jsonl"
@@ -45,8 +44,7 @@ class Item:
         >>> Item("pairwise", "7", ("ours", "other")).key
         'bcccd3a20ba4'
         """
-        told = "\0".join((self.kind, self.prompt, *self.systems))
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        return fingerprint_of("\0".join((self.kind, self.prompt, *self.systems)))
 
 
 @dataclass(frozen=True, kw_only=True)

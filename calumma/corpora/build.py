@@ -10,7 +10,6 @@ show data sets with terms of their own.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import re
 import sys
@@ -26,6 +25,7 @@ from calumma.corpora.selection import Thumbnails, illustrated, is_good_clip_art
 from calumma.corpora.sources.glosses import lemmas
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
+from calumma.files import fingerprint_of
 
 EMOJI = ("fluent-flat", "fluent-3d", "noto")
 CLIP_ART = ("openclipart", "iso-flags")
@@ -100,7 +100,7 @@ def _documentation() -> Iterator[Document]:
                 document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, most_words=FIGURE_WORDS
             )
             if small:
-                group = _digest(document.id)
+                group = fingerprint_of(document.id)
                 yield _placed(small, group, split_of(group))
 
 
@@ -115,7 +115,7 @@ def _last_held_out(documents: list[Document]) -> Iterator[Document]:
     first_held_out = len(documents) - max(1, round(len(documents) * HELD_OUT_SHARE))
     for number, document in enumerate(documents):
         split: Split = "train" if number < first_held_out else "held-out"
-        yield _placed(document, _digest(document.id), split)
+        yield _placed(document, fingerprint_of(document.id), split)
 
 
 def _placed(document: Document, group: str, split: Split) -> Document:
@@ -123,13 +123,9 @@ def _placed(document: Document, group: str, split: Split) -> Document:
     return dataclasses.replace(document, attributes=attributes)
 
 
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:12]
-
-
 def _sampled(name: str, one_in: int) -> bool:
     """Whether a document is in a sample of one in so many, decided by its name."""
-    return int(_digest("sample " + name), 16) % one_in == 0
+    return int(fingerprint_of("sample " + name), 16) % one_in == 0
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ trained on or held out in all of them, or the held-out figures would be flattere
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Literal
+
+from calumma.files import fingerprint_of
 
 Split = Literal["train", "held-out"]
 
@@ -47,7 +48,7 @@ def normalised(caption: str) -> str:
 
 def group_of(caption: str) -> str:
     """The group of a caption: twelve hex digits that equal captions share."""
-    return hashlib.sha256(normalised(caption).encode()).hexdigest()[:12]
+    return fingerprint_of(normalised(caption))
 
 
 def split_of(group: str) -> Split:

@@ -13,7 +13,6 @@ on from what it had saved.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -34,7 +33,7 @@ from calumma.demo.scenes import (
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
-from calumma.files import make_folder, read_json, write_json
+from calumma.files import fingerprint_of, make_folder, read_json, write_json
 from calumma.runtime import STOP
 from calumma.settings import config_tree
 from calumma.shards.build import Tokenizers, build_shards
@@ -134,8 +133,7 @@ class Road:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of the config: steps of another config are done again."""
-        text = json.dumps(config_tree(self.config), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return fingerprint_of(json.dumps(config_tree(self.config), sort_keys=True))
 
     def metrics(self, run: str) -> list[Told]:
         """What each step of a training run saw, in order; empty before the first."""

@@ -21,6 +21,7 @@ from calumma.documents.faults import UNREADABLE, Drop
 from calumma.documents.language import COMMON, language_of
 from calumma.documents.scorers import PICTURE_SCORERS, TEXT_SCORERS, on_white
 from calumma.errors import ConfigError, ImageError
+from calumma.files import fingerprint_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class CleanConfig:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all rules."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+        return fingerprint_of(repr(self))
 
     def judge(self, document: Document) -> Drop | None:
         """Why this document is left out, or None where it is kept."""

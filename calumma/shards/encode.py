@@ -11,6 +11,7 @@ from typing import Literal
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
+from calumma.files import fingerprint_of
 from calumma.shards.format import VERSION
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import Sequence as TokenSequence
@@ -55,18 +56,16 @@ class Tokenizers:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Twelve hex digits of each thing that decides the ids of a document."""
-        text = hashlib.sha256(self.text.tokenizer.to_str(pretty=False).encode()).hexdigest()
         return {
-            "text_tokenizer": text[:12],
+            "text_tokenizer": fingerprint_of(self.text.tokenizer.to_str(pretty=False)),
             "image_tokenizer": self.image.fingerprint,
-            "preparation": hashlib.sha256(PREPARATION.encode()).hexdigest()[:12],
+            "preparation": fingerprint_of(PREPARATION),
         }
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all of them and of the shards' format."""
-        text = f"{VERSION} {sorted(self.fingerprints.items())}"
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return fingerprint_of(f"{VERSION} {sorted(self.fingerprints.items())}")
 
 
 class DocumentEncoder:

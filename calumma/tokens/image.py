@@ -5,7 +5,6 @@ A folder of it holds `image_tokenizer.json` (the shape) and `image_tokenizer.saf
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
-from calumma.files import make_folder, read_json, replacing, write_json
+from calumma.files import fingerprint_of, make_folder, read_json, replacing, write_json
 from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
 from calumma.tokens.pixels import scaled, to_array, to_picture
 from calumma.tokens.squares import Fit
@@ -67,13 +66,16 @@ class ImageTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that two tokenizers share only when they give the same codes."""
-        digest = hashlib.sha256(json.dumps(self.config.to_json(), sort_keys=True).encode())
+        return fingerprint_of(self._told())
+
+    def _told(self) -> Iterator[bytes]:
+        """All that decides the codes."""
+        yield json.dumps(self.config.to_json(), sort_keys=True).encode()
         for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+            yield name.encode()
+            yield tensor.contiguous().cpu().numpy().tobytes()
         if self.precision != "float32":
-            digest.update(self.precision.encode())
-        return digest.hexdigest()[:12]
+            yield self.precision.encode()
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:

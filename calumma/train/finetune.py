@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from calumma.batches.pairings import Balance, balance_of, with_equal_pairings
 from calumma.checkpoints.model_folder import Rest
 from calumma.checkpoints.stored import Stored
-from calumma.files import write_json
+from calumma.files import fingerprint_of, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import is_first_rank
 from calumma.shards.manifest import require_vocabulary
@@ -121,7 +120,7 @@ def balance(config: FinetuneConfig) -> Balance:
 
 def weights_fingerprint(decoder: Decoder) -> str:
     """Twelve hex digits of a decoder's weights."""
-    digest = hashlib.sha256()
-    for tensor in decoder.state_dict().values():
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+    tensors = decoder.state_dict().values()
+    return fingerprint_of(
+        tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors
+    )

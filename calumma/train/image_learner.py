@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ import torch
 from calumma.checkpoints.run import Saved
 from calumma.documents.document import Document
 from calumma.errors import ConfigError
+from calumma.files import fingerprint_of
 from calumma.tokens.image import ImageTokenizer
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_step
@@ -103,11 +103,10 @@ def train_image_tokenizer(
     device = torch.device(device)
     pictures = Pictures(documents, config.network.resolution, config.augment)
     text = json.dumps([asdict(config), pictures.fingerprint], sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
     loop = LoopConfig(
         steps=config.steps,
         save_every=save_every,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint_of(text),
         watch=watch or WatchConfig(),
         log=log or LogConfig(),
     )

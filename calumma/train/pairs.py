@@ -6,9 +6,9 @@ a row, N counted places.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from calumma.batches.batch import Batch
 from calumma.batches.pack import Item, Rooms, lay_out
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
+from calumma.files import fingerprint_of
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.sequence import Sequence as TokenSequence
 from calumma.train.epochs import drawn
@@ -32,11 +33,8 @@ class Pairs:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all ids."""
-        digest = hashlib.sha256()
-        for pair in self.items:
-            for ids, counted in pair:
-                digest.update(ids.tobytes() + counted.tobytes())
-        return digest.hexdigest()[:12]
+        items = chain.from_iterable(self.items)
+        return fingerprint_of(ids.tobytes() + counted.tobytes() for ids, counted in items)
 
     def of_step(self, step: int, count: int, seed: int) -> list[int]:
         """The numbers of a step's pairs: each comes once an epoch, in an order of the epoch's own.

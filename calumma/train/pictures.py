@@ -19,6 +19,7 @@ from torch import Tensor
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
+from calumma.files import fingerprint_of
 from calumma.tokens.pixels import scaled
 from calumma.tokens.squares import to_rgb, to_square
 from calumma.train.config_image_tokenizer import AugmentConfig
@@ -104,10 +105,7 @@ class Pictures:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all pictures' bytes."""
-        digest = hashlib.sha256()
-        for image in self.images:
-            digest.update(hashlib.sha256(image.read_bytes()).digest())
-        return digest.hexdigest()[:12]
+        return fingerprint_of(hashlib.sha256(one.read_bytes()).digest() for one in self.images)
 
     def repeat(self, numbers: Sequence[int], times: int) -> None:
         """Let these pictures come `times` an epoch, not once."""

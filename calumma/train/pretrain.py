@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from calumma.files import fingerprint_of
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
@@ -53,7 +53,7 @@ def course_fingerprint(config: Any, *others: str) -> str:
     }
     # Paths deeper down, such as those of preference tuning's pairs, count by what is in them.
     text = json.dumps([fields, *others], sort_keys=True, default=lambda path: "")
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return fingerprint_of(text)
 
 
 def stage_two_begins(config: PretrainConfig) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from calumma.errors import ConfigError
+from calumma.files import fingerprint_of
 from calumma.train.watch import Told
 
 
@@ -83,7 +83,7 @@ class _Wandb:
         except ImportError as error:
             raise ConfigError(_absent("wandb")) from error
         # The same folder is the same run, however often it is taken up.
-        known = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
+        known = fingerprint_of(str(run.resolve()))
         self.run: Any = wandb.init(
             project=project, name=run.name, id=known, resume="allow", dir=str(run)
         )
