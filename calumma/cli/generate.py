@@ -67,6 +67,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     add("--dtype", default="float32", metavar="D", help="or bfloat16, float16")
     add("--weights", default="plain", metavar="W", help="or int8, fp8: eight bits each")
+    add("--compile", action="store_true", help="compile first, which takes a minute")
     parser.set_defaults(run=run, stops_at_once=True, takes_rules=True)
 
 
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace) -> None:
     options = _options(args)
     make_folder(args.out)
     model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
+    if args.compile:
+        model.compile()
     if not model.parts.draws and args.modality == "any":
         options["max_images"] = 0
     if args.max_new_tokens is None:

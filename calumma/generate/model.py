@@ -14,6 +14,7 @@ from torch import Tensor
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.documents.document import Image, Part, Text, part_from_json
 from calumma.errors import GenerationError
+from calumma.generate.compiled import compile_blocks
 from calumma.generate.config import Budget, Request
 from calumma.generate.eight_bits import Weights, round_weights
 from calumma.generate.engine import Engine
@@ -69,6 +70,13 @@ class Model:
         """Another engine on the same weights, with a cache of its own."""
         codes = self.image.config.codes_per_image
         return Engine(self.decoder, self.vocabulary, codes, budget=budget)
+
+    def compile(self) -> None:
+        """Have the decoder's blocks compiled, once, when the first step is made of them.
+
+        That takes a minute or more; `calumma/generate/compiled.py` says what comes of it.
+        """
+        compile_blocks(self.decoder)
 
     @property
     def vocabulary(self) -> Vocabulary:

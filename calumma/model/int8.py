@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from calumma.model.decoder import Decoder
 
+WHOLE = torch.backends.mkldnn.is_available()
+"""Whether this torch has a quick product of whole numbers for CPUs."""
+
 _LEAST = torch.finfo(torch.float32).tiny
 
 
@@ -31,7 +34,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        if not WHOLE or x.device.type != "cpu":
             return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
         rows, scale = _rounded(x.flatten(0, -2), 127)
         made = torch._int_mm(rows, self.weight.t())
