@@ -11,10 +11,10 @@ that has nothing to do waits for a line of its pipe, which costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,13 +100,17 @@ def follow(line: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_leader, daemon=True).start()
+    status = 0
     try:
         _obey(line)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the leader is gone
+        status = 1  # the leader is gone
     except CalummaError as error:
-        line.send(str(error))
-        sys.exit(1)
+        with contextlib.suppress(OSError):
+            line.send(str(error))
+        status = 1
+    # Gloo's threads may still be ending, and abort an interpreter that closes.
+    os._exit(status)
 
 
 def _end_with_the_leader() -> None:

@@ -32,6 +32,9 @@ SECONDS = 60.0
 """For how long a rank waits for the others in the middle of a step, before it takes them to hang.
 It is far more than two ranks are ever apart, as all of them do the same."""
 
+CONTEXT = multiprocessing.get_context("spawn")
+"""How processes are started: afresh, as CUDA wants it."""
+
 _SECONDS_TO_END = 10.0
 """For how long a follower that was told to end may go on."""
 
@@ -92,10 +95,9 @@ class Group:
         threading.Thread(target=self._watch, name="calumma-ranks", daemon=True).start()
 
     def _start(self, folder: Path, dtype: str, seconds: float) -> None:
-        context = multiprocessing.get_context("spawn")
         for rank in range(1, self.size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=follow, args=(theirs,), name=f"calumma-rank-{rank}")
+            ours, theirs = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=follow, args=(theirs,), name=f"calumma-rank-{rank}")
             process.start()
             theirs.close()
             self._processes.append(process)

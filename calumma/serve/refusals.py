@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from calumma.errors import CalummaError
+from calumma.errors import CalummaError, RankError
 from calumma.serve.visits import visit_of
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -87,6 +87,12 @@ def stopping() -> Refusal:
     return Refusal(503, message, "stopping", headers={"Retry-After": "5"})
 
 
+def torn() -> Refusal:
+    """Of the processes that hold the model together, one is lost, and with it all."""
+    message = "the server has lost a part of its model, and ends; ask another one, or ask again."
+    return Refusal(503, message, "rank_lost", headers={"Retry-After": "5"})
+
+
 def too_slow(what: str, seconds: float, status: int) -> Refusal:
     """Something has not come, or is not done, in time."""
     message = f"{what} took more than {seconds:g} s; it is given up. Ask for less at a time."
@@ -105,6 +111,8 @@ def as_refusal(error: BaseException) -> Refusal:
     """What a client is told of an error: a mistake a user can mend whole, any other not at all."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, RankError):
+        return torn()
     if isinstance(error, CalummaError):
         return Refusal(400, str(error), type(error).__name__.removesuffix("Error").lower())
     return ours()

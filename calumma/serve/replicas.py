@@ -4,11 +4,15 @@
                           -> replica 2: ...
 
 Each replica is a process with a model, a queue and limits of its own; the proxy sends a request to
-one of two that has less to do. What a replica refuses with 429 the client may ask again.
+one of two that has less to do. What a replica refuses with 429 the client may ask again. Where
+several processes hold the model together, the replica leads them: they are its children.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +21,16 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from calumma.errors import ConfigError
+from calumma.errors import ConfigError, RankError
 from calumma.runtime import STOP, ray_address
 from calumma.serve.config import ServeConfig
 from calumma.serve.keys import Keys
+from calumma.serve.logs import note
 
 _NAME = "calumma"
+
+_SECONDS_TO_TELL = 1.0
+"""For how long a replica that is lost goes on, so that its clients hear of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +45,27 @@ class Replicas:
     count: int
     device: str = "auto"
 
+    tensor: int = 1
+    """Processes that hold the decoder together, in each replica."""
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that one replica wants."""
+        return self.tensor if _wants_gpu(self.device) else 0
+
     def build(self) -> FastAPI:
         """The app of one replica, made in its own process."""
         from calumma.generate.model import load
+        from calumma.generate.shared import SharedLive
         from calumma.serve.app import make_app, make_service
 
-        model = load(self.model.resolve(), device=self.device)
-        return make_app(make_service(model, self.config), self.keys)
+        folder = self.model.resolve()
+        if self.tensor == 1:
+            model = load(folder, device=self.device)
+            return make_app(make_service(model, self.config), self.keys)
+        live = SharedLive(folder, self.tensor, device=self.device)
+        live.group.watch(_end_soon)
+        return make_app(make_service(live.model, self.config, live=live), self.keys)
 
 
 def join_ray() -> Any:
@@ -92,7 +114,7 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
         # A replica refuses by itself what is too much, and says when to come again.
         max_ongoing_requests=2 * limits.max_queue,
         graceful_shutdown_timeout_s=limits.grace_seconds,
-        ray_actor_options={"num_gpus": 1 if _wants_gpu(replicas.device) else 0},
+        ray_actor_options={"num_gpus": replicas.num_gpus},
     )(serve.ingress(build)())
     try:
         serve.run(deployment.bind(), name=_NAME)
@@ -103,6 +125,12 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
             time.sleep(0.2)
     finally:
         serve.shutdown()
+
+
+def _end_soon(error: RankError) -> None:
+    """End this replica, whose clients are being told why; Ray starts another one in its place."""
+    note("lost", error=str(error))
+    threading.Timer(_SECONDS_TO_TELL, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 def _wants_gpu(device: str) -> bool:

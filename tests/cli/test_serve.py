@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from urllib.request import Request, urlopen
 
 import pytest
 
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.cli import serve
 from calumma.cli.main import main
 from calumma.cli.serve import limits_of
 from calumma.errors import ConfigError
+from calumma.generate import group
 from calumma.serve.config import Limits
 from calumma.serve.keys import load_keys
+from tests.launch import SERVER
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -94,3 +105,49 @@ def test_limits_are_changed_by_name() -> None:
         assert str(caught.value).startswith(
             f"--limit {wrong} is not understood; wanted NAME=N with one of max_queue, "
         )
+
+
+def test_ranks_that_cannot_be_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, str(tmp_path), "--tensor", "0") == (
+        f"error: --tensor 0; wanted at least 1; {WANTED}"
+    )
+    assert refusal(capsys, str(tmp_path), "--tensor", "2", "--fleet", "http://a") == (
+        "error: --tensor and --fleet; wanted one of them, as a fleet needs no decoder here; "
+        f"{WANTED}"
+    )
+
+
+def test_ranks_serve_until_one_is_lost_and_then_all_is_over(
+    model_parts: ModelParts,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_model(tmp_path / "tiny", model_parts)
+    monkeypatch.setattr(group, "CONTEXT", SERVER)
+    ports: SimpleQueue[int] = SimpleQueue()
+    monkeypatch.setattr(serve, "_tell", lambda config, host, port: ports.put(port))
+
+    def ask_and_kill() -> str:
+        url = f"http://127.0.0.1:{ports.get(timeout=60)}/v1/chat/completions"
+        body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 9, "stream": True}
+        asked = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urlopen(asked, timeout=60) as answer:
+            assert "[DONE]" in answer.read().decode()
+        (follower,) = multiprocessing.active_children()
+        assert follower.pid is not None
+        os.kill(follower.pid, signal.SIGSTOP)
+        with urlopen(asked, timeout=60) as answer:
+            follower.kill()
+            told: str = answer.read().decode()
+        return told
+
+    with ThreadPoolExecutor(1) as other:
+        told = other.submit(ask_and_kill)
+        assert main(["serve", str(tmp_path / "tiny"), "--port", "0", "--tensor", "2"]) == 2
+    assert "the server has lost a part of its model, and ends; ask another one" in told.result()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: rank 1 of 2 has ended (SIGKILL); wanted all of them, for each")
+    assert multiprocessing.active_children() == []

@@ -16,7 +16,8 @@ from calumma.generate import group as group_room
 from calumma.generate.config import Budget
 from calumma.generate.group import Group, device_of
 from calumma.generate.shared import SharedModel
-from tests.generate.sulking import sulk
+from tests.generate.leading import sulk
+from tests.launch import SERVER
 
 
 @pytest.fixture
@@ -45,8 +46,9 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refused(
-    folder: Path,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(group_room, "CONTEXT", SERVER)
     group = Group(folder, 2, device="cpu", seconds=2.0)
     model = SharedModel(group)
     with pytest.raises(GenerationError) as caught:
@@ -75,6 +77,7 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
 def test_a_follower_says_why_it_has_no_part_and_a_group_ends_with_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(group_room, "CONTEXT", SERVER)
     monkeypatch.setattr(group_room, "follow", sulk)
     with pytest.raises(RankError) as caught:
         Group(folder, 2, device="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.errors import GenerationError, RankError
+from calumma.generate import group
 from calumma.generate.config import Budget, ImageSampling, Request, TextSampling
 from calumma.generate.live import Answer
 from calumma.generate.model import Model
 from calumma.generate.shared import SharedLive
+from tests.generate.leading import lead
+from tests.launch import SERVER
 
 WILD = TextSampling(temperature=5.0, top_p=1.0)
 IMAGES = (
@@ -50,8 +54,10 @@ def follower_of() -> int:
 @pytest.fixture(scope="module")
 def live(folder: Path) -> Iterator[SharedLive]:
     budget = Budget(rows=12, slots=1500, chunk=16)
-    with SharedLive(folder, 2, device="cpu", budget=budget) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group, "CONTEXT", SERVER)
+        with SharedLive(folder, 2, device="cpu", budget=budget) as made:
+            yield made
     assert multiprocessing.active_children() == []
 
 
@@ -95,7 +101,7 @@ def test_answers_cancelled_at_random_leave_the_others_as_they_were(
     wanted = ids_of(alone, requests)
     random = np.random.default_rng(0)
     others: list[tuple[int, Answer]] = []
-    for _ in range(30):
+    for _ in range(20):
         victim, other = (int(number) for number in random.integers(12, size=2))
         cancelled = live.take(requests[victim])
         others.append((other, live.take(requests[other])))
@@ -156,3 +162,35 @@ def test_at_last_a_follower_that_is_killed_ends_all_answers_with_the_reason(
         live.take(long)
     live.group.watch(told.append)
     assert {str(error) for error in told} == {wanted}
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for somebody to take note of its end."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        os.kill(pid, 0)
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+
+
+def test_signals_leave_a_follower_at_work_and_a_leader_that_is_killed_takes_it_along(
+    folder: Path, alone: Model
+) -> None:
+    ours, theirs = SERVER.Pipe()
+    leader = SERVER.Process(target=lead, args=(folder, theirs))
+    leader.start()
+    (follower,) = ours.recv()
+    # Those of Ctrl-C and of services, which reach all processes: it is the leader who finishes.
+    os.kill(follower, signal.SIGINT)
+    os.kill(follower, signal.SIGTERM)
+    ours.send(None)
+    assert ours.recv() == alone.generate(["a"], max_new_tokens=2).ids
+    assert not has_ended(follower)
+    leader.kill()
+    leader.join()
+    for _ in range(200):
+        if has_ended(follower):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the follower goes on without its leader")

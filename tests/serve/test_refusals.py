@@ -6,7 +6,7 @@ import json
 
 from starlette.testclient import TestClient
 
-from calumma.errors import GenerationError
+from calumma.errors import GenerationError, RankError
 from calumma.serve.refusals import Refusal, as_refusal, busy, ours, stopping, too_slow
 
 
@@ -45,6 +45,16 @@ def test_a_user_s_mistake_is_told_whole_and_one_of_ours_not_at_all() -> None:
     assert too_slow("the answer", 2.5, 504).message == (
         "the answer took more than 2.5 s; it is given up. Ask for less at a time."
     )
+
+
+def test_a_model_that_has_lost_a_rank_is_no_fault_of_the_client_s() -> None:
+    refusal = as_refusal(RankError("rank 1 has ended; wanted it."))
+    assert (refusal.status, refusal.message, refusal.code) == (
+        503,
+        "the server has lost a part of its model, and ends; ask another one, or ask again.",
+        "rank_lost",
+    )
+    assert refusal.headers["Retry-After"] == "5"
 
 
 def test_a_wrong_field_is_named_and_not_repeated(client: TestClient) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import inspect
+import multiprocessing
+import os
 import pickle
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,12 +19,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
-from calumma.errors import ConfigError
+from calumma.errors import ConfigError, RankError
+from calumma.generate import group
+from calumma.generate.model import Model
 from calumma.runtime import STOP
+from calumma.serve import replicas as replicas_room
 from calumma.serve.config import ServeConfig
 from calumma.serve.replicas import Replicas, join_ray, serve_replicas
+from tests.launch import SERVER
 from tests.serve.chain import Authority, read
-from tests.serve.conftest import said
+from tests.serve.conftest import WILD, said, serving
 
 
 @pytest.fixture
@@ -45,6 +53,42 @@ def test_a_replica_signs_with_the_files_that_it_finds(replicas: Replicas, tmp_pa
     with TestClient(sent.build(), "http://localhost") as client:
         told = client.post("/v1/images/generations", json={"prompt": "a"}).json()
     assert read(base64.b64decode(told["data"][0]["b64_json"]), authority).state == "Trusted"
+
+
+def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
+    replicas: Replicas, model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "CONTEXT", SERVER)
+    ended: list[RankError] = []
+    monkeypatch.setattr(replicas_room, "_end_soon", ended.append)
+    body = {"messages": said("a red"), "max_tokens": 30, "seed": 1, **WILD}
+    with serving(Model(model_parts)) as (alone, _):
+        wanted = alone.post("/v1/chat/completions", json=body).json()["choices"]
+    app = replace(replicas, tensor=2).build()
+    with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
+        assert client.post("/v1/chat/completions", json=body).json()["choices"] == wanted
+        assert client.get("/health").status_code == 200
+        (follower,) = multiprocessing.active_children()
+        follower.kill()
+        while not ended:
+            time.sleep(0.01)
+        assert client.get("/health").status_code == 503
+        told = client.post("/v1/chat/completions", json=body)
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "rank_lost")
+    assert multiprocessing.active_children() == []
+
+
+def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timers: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        replicas_room.threading,
+        "Timer",
+        lambda *what: SimpleNamespace(start=lambda: timers.append(what)),
+    )
+    replicas_room._end_soon(RankError("rank 1 has ended; wanted it."))
+    assert timers == [(1.0, os.kill, (os.getpid(), signal.SIGKILL))]
 
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +150,12 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
     assert asked["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}
     assert asked["deployment"]["num_replicas"] == 2
     assert asked["deployment"]["ray_actor_options"] == {"num_gpus": 0}
+
+
+def test_a_replica_asks_ray_for_a_gpu_for_each_of_its_ranks(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: True)
+    assert replace(replicas, tensor=4).num_gpus == 4
+    monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: False)
+    assert replace(replicas, tensor=4).num_gpus == 0
