@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from calumma.generate.config import Request
+from calumma.generate.config import Budget, Request
 from calumma.generate.engine import Engine
 from calumma.generate.ranks import share
 from calumma.model.config import DecoderConfig
@@ -40,9 +40,9 @@ def drawn(groups: int) -> Decoder:
     return made.eval().requires_grad_(False)
 
 
-def generated(decoder: Decoder) -> list[list[int]]:
+def generated(decoder: Decoder, *, behind: bool = False) -> list[list[int]]:
     """What some requests get."""
-    engine = Engine(decoder, V, codes_per_image=4)
+    engine = Engine(decoder, V, codes_per_image=4, budget=Budget(behind=behind))
     asked = [
         Request(ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number)
         for number in range(4)
@@ -60,7 +60,7 @@ def generate(folder: Path) -> None:
     for groups in GROUPS:
         decoder = drawn(groups)
         share(decoder)
-        found[str(groups)] = generated(decoder)
+        found[str(groups)] = generated(decoder, behind=groups == 2)
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
     rank = torch.distributed.get_rank()
     (folder / f"{rank}.json").write_text(json.dumps({"ids": found, "inside": inside}))
