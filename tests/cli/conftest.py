@@ -14,6 +14,8 @@ from calumma.runtime import STOP
 def nobody_listens() -> Iterator[None]:
     """Put back what the process did on signals, and forget a wish to stop."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Tests that were started in the background of a shell begin deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
