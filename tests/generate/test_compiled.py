@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,7 +91,7 @@ def test_a_handful_of_graphs_serves_every_step(
         to_int8(deep)
     plain = copy.deepcopy(deep)
     compile_blocks(deep, backend=counting(compiled))
-    for prompt in (3, 40):
+    for prompt in (3, 20):
         assert answers(deep, captured=captured, prompt=prompt) == answers(
             plain, captured=captured, prompt=prompt
         )
@@ -100,7 +99,7 @@ def test_a_handful_of_graphs_serves_every_step(
     # and for several, and once more where a step had as many ids as the stream has channels.
     assert 0 < len(compiled) <= (12 if not captured else 15)
     before = len(compiled)
-    answers(deep, captured=captured, prompt=17)
+    answers(deep, captured=captured, prompt=11)
     assert len(compiled) == before
     assert all("Rows.__call__" in reason for reason in counters["graph_break"])
 
@@ -116,18 +115,11 @@ def test_what_a_compiler_makes_of_it_is_the_same_within_rounding(
     assert torch.allclose(decoder(ids), plain(ids), atol=1e-5)
 
 
-def test_a_model_compiles_its_own_blocks(
-    model_parts: ModelParts, compiled: list[int], monkeypatch: pytest.MonkeyPatch
+def test_a_model_has_its_own_blocks_compiled(
+    model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        generate_model,
-        "compile_blocks",
-        lambda decoder: compile_blocks(decoder, backend=counting(compiled)),
-    )
-    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
-    model = Model(parts)
-    wanted = model.generate(["a red"], max_new_tokens=12, image_first=True).ids
-    assert not compiled
+    asked: list[Decoder] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
+    model = Model(model_parts)
     model.compile()
-    assert model.generate(["a red"], max_new_tokens=12, image_first=True).ids == wanted
-    assert compiled
+    assert asked == [model.decoder]
