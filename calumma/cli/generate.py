@@ -65,9 +65,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--temperature", type=float, metavar="X", help="of text and images")
     add("--guidance", type=float, metavar="X", help="of images, by the text")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
-    add("--dtype", default="float32", metavar="D", help="or bfloat16, float16")
-    add("--weights", default="plain", metavar="W", help="or int8, fp8: eight bits each")
-    add("--compile", action="store_true", help="compile first, which takes a minute")
+    dtype = "or bfloat16, float16; also --weights int8 or fp8, and --compile"
+    add("--dtype", default="float32", metavar="D", help=dtype)
+    add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)
+    add("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run, stops_at_once=True, takes_rules=True)
 
 

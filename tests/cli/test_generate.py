@@ -12,6 +12,7 @@ import pytest
 import calumma
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.cli.main import main
+from calumma.generate import model as generate_model
 from tests.pictures import noise
 
 
@@ -53,6 +54,17 @@ def test_no_images_are_drawn_where_none_are_wanted(model: str, tmp_path: Path) -
 def test_weights_of_eight_bits_draw_and_write_too(model: str, tmp_path: Path) -> None:
     words = ("--prompt", "a", "--modality", "image-first", "--weights", "int8")
     assert made(tmp_path, model, *words)["content"][0]["type"] == "image"
+
+
+def test_blocks_are_compiled_where_that_is_asked_for(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
+    made(tmp_path / "a", model, "--prompt", "a")
+    assert not asked
+    made(tmp_path / "b", model, "--prompt", "a", "--compile")
+    assert len(asked) == 1
 
 
 def test_pieces_of_the_prompt_keep_their_order(model: str, tmp_path: Path) -> None:
