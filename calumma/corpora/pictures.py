@@ -12,6 +12,7 @@ import PIL.Image
 
 from calumma.documents.document import Image
 from calumma.documents.opening import MAX_PIXELS
+from calumma.documents.scorers import on_white
 from calumma.errors import CorpusError, ImageError
 
 VECTOR_SIDE = 256
@@ -75,14 +76,6 @@ def has_transparency(picture: PIL.Image.Image) -> bool:
         return False
     lowest = np.asarray(picture.convert("RGBA").getchannel("A")).min()
     return bool(lowest < 255)
-
-
-def on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in RGB, its transparent parts white."""
-    picture = picture.convert("RGBA")
-    ground = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    ground.alpha_composite(picture)
-    return ground.convert("RGB")
 
 
 def png(picture: PIL.Image.Image) -> bytes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.figure import Figure, share_interval
-from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, chosen, others
+from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, captioned, chosen, others
 from calumma.evaluate.shown import Shown
 from calumma.generate.config import TextSampling
 from calumma.tokens.pixels import to_array
@@ -93,7 +93,7 @@ def nearest_captions(pairs: Sequence[Pair], training: Sequence[Document]) -> lis
     Raises:
         EvaluationError: no training document has a text and a picture.
     """
-    known = [document for document in training if document.text and document.images]
+    known = captioned(training)
     if not known:
         raise EvaluationError(
             f"captioning: found no text with a picture among {len(training)} training documents; "

@@ -117,6 +117,26 @@ def wilson_interval(hits: float, n: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def share_figure(name: str, hits: ArrayLike, note: str) -> Figure:
+    """The share of hits, with Wilson's interval and no baseline.
+
+    Args:
+        name: of the figure.
+        hits: [N] from 0 to 1; a tie may count a half.
+        note: how it was measured.
+    """
+    counted = np.asarray(hits, dtype=np.float64)
+    return Figure(
+        name=name,
+        value=float(counted.mean()),
+        baseline=None,
+        n=len(counted),
+        interval=wilson_interval(float(counted.sum()), len(counted)),
+        unit="share",
+        note=note,
+    )
+
+
 def number(value: float | None) -> str:
     """A number for people: four digits that matter, "-" for none.
 

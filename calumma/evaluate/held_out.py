@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,10 @@ Tick = Callable[[int, int], None]
 
 PIECES = 32
 """Pictures opened, prompts drawn or answered at a time."""
+
+
+MOST_KNOWN = 2000
+"""Training documents that the nearest one is looked for among."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -89,6 +93,11 @@ class Options:
     """Says of an answer's parts whether they are safe; without one nobody does."""
 
     tick: Tick = _silent
+
+    @property
+    def known(self) -> list[Document]:
+        """What baselines know that look for the nearest training document."""
+        return chosen(captioned(self.training), MOST_KNOWN, self.seed)
 
     def data_folder(self, task: str) -> Path:
         """Where a benchmark's files lie.
@@ -208,6 +217,11 @@ def encoded(
 def image_ids(model: Model, pair: Pair) -> list[int]:
     """The ids of a pair's picture, begin and end of image included."""
     return encode_codes(pair.codes, model.vocabulary)
+
+
+def captioned(documents: Iterable[Document]) -> list[Document]:
+    """The documents with both text and a picture."""
+    return [document for document in documents if document.text and document.images]
 
 
 def chosen(items: Sequence[Item], at_most: int | None, seed: int) -> list[Item]:

@@ -15,7 +15,7 @@ import PIL.Image
 
 from calumma.documents.document import Document, Image, Part, Turn
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.figure import Figure, share_figure
 from calumma.evaluate.held_out import HeldOut, Options, chosen
 from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
 from calumma.evaluate.scorer import Scorer
@@ -190,7 +190,7 @@ def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure
         truth = [read(kinds) for kinds in wanted]
         hits = [read(kinds) == true for kinds, true in zip(got, truth, strict=True)]
         common = Counter(truth).most_common(1)[0][1] / len(truth)
-        made = _share(f"interleaved_{name}", hits, note)
+        made = share_figure(f"interleaved_{name}", hits, note)
         figures.append(made.beside({"always the commonest": common}))
     for name, image in (("drawn_where_asked", True), ("silent_where_not", False)):
         part = [
@@ -199,9 +199,9 @@ def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure
             if ("image" in true) == image
         ]
         if part:
-            figures.append(_share(f"interleaved_{name}", part, "of those that ask so"))
+            figures.append(share_figure(f"interleaved_{name}", part, "of those that ask so"))
     ended = [sample.finish_reason == "stop" for sample in samples]
-    figures.append(_share("interleaved_ended", ended, "answers that end by themselves"))
+    figures.append(share_figure("interleaved_ended", ended, "answers that end by themselves"))
     return figures
 
 
@@ -212,17 +212,4 @@ def on_topic(drawn: Sequence[tuple[str, PIL.Image.Image]], scorer: Scorer) -> Fi
     scores = scorer.scores(scorer.look([picture for _, picture in drawn]), texts)
     hits = won(np.take_along_axis(scores, rows, axis=1))
     note = f"a drawn picture fits its own prompt best of {NUM_CANDIDATES}, by the scorer"
-    return _share("interleaved_on_topic", hits.tolist(), note).beside({"chance": CHANCE})
-
-
-def _share(name: str, hits: Sequence[float], note: str) -> Figure:
-    total = float(np.sum(hits))
-    return Figure(
-        name=name,
-        value=total / len(hits),
-        baseline=None,
-        n=len(hits),
-        interval=wilson_interval(total, len(hits)),
-        unit="share",
-        note=note,
-    )
+    return share_figure("interleaved_on_topic", hits, note).beside({"chance": CHANCE})

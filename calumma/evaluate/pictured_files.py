@@ -88,7 +88,7 @@ def read_captions(folder: Path) -> Published:
     """
     pictures = Pictures(folder)
     if paths := sorted(folder.glob(KARPATHY)):
-        return _karpathy(_read(paths[0]), pictures)
+        return _karpathy(read_json(paths[0]), pictures)
     asked: list[Question] = []
     training: list[Question] = []
     paths = sorted([*folder.glob(COCO), *folder.glob(FLICKR)])
@@ -111,7 +111,7 @@ def _karpathy(tree: Any, pictures: Pictures) -> Published:
 
 
 def _coco(path: Path, pictures: Pictures) -> list[Question]:
-    tree = _read(path)
+    tree = read_json(path)
     said: Mapping[int, list[str]] = defaultdict(list)
     for annotation in tree["annotations"]:
         said[annotation["image_id"]].append(annotation["caption"].strip())
@@ -145,10 +145,10 @@ def read_vqa(folder: Path) -> Published:
     annotations = {
         each["question_id"]: each
         for path in sorted(folder.glob(VQA_ANNOTATIONS))
-        for each in _read(path)["annotations"]
+        for each in read_json(path)["annotations"]
     }
     for path in paths:
-        tree = _read(path)
+        tree = read_json(path)
         for each in tree["questions"]:
             known = annotations.get(each["question_id"])
             if known is None:
@@ -172,7 +172,7 @@ def read_easy_vqa(folder: Path) -> Published:
         path = folder / split / "questions.json"
         if not path.is_file() and split == "test":
             raise _missing(folder, "test/questions.json")
-        rows = _read(path) if path.is_file() else []
+        rows = read_json(path) if path.is_file() else []
         found = {n: folder / split / "images" / f"{n}.png" for _, _, n in rows}
         splits.append(
             [
@@ -189,10 +189,6 @@ def _image(path: Path, pictures: Pictures) -> Image:
 
 def _kind(answer: str) -> str:
     return "yes/no" if answer in ("yes", "no") else "other"
-
-
-def _read(path: Path) -> Any:
-    return read_json(path)
 
 
 def _missing(folder: Path, names: str) -> EvaluationError:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calumma.evaluate.captioning import nearest_places
 from calumma.evaluate.cider import cider, words
-from calumma.evaluate.figure import Figure, bootstrap_interval, wilson_interval
+from calumma.evaluate.figure import Figure, bootstrap_interval, share_figure
 from calumma.evaluate.held_out import chosen, others
 from calumma.evaluate.pictured_files import Question
 from calumma.evaluate.vqa import normal_answer, vqa_accuracy
@@ -80,17 +80,12 @@ def answer_scores(answered: Answered) -> Measured:
     for kind in ("", *sorted({each.kind for each in asked} - {""})):
         held = np.array([kind in ("", each.kind) for each in asked])
         suffix = "_" + re.sub(r"\W+", "_", kind) if kind else ""
-        figure = Figure(
-            name=f"{answered.name}_accuracy{suffix}",
-            value=float(scores[held].mean()),
-            baseline=None,
-            n=int(held.sum()),
-            # An answer counts from 0 to 1: no wider spread than of right and wrong.
-            interval=wilson_interval(float(scores[held].sum()), int(held.sum())),
-            unit="share",
-            note=f"{answered.num_shots}-shot, greedy, in the official normal form; baselines do "
-            f"not look, and know {'training answers' if training else 'these very answers'}",
+        note = (
+            f"{answered.num_shots}-shot, greedy, in the official normal form; baselines do "
+            f"not look, and know {'training answers' if training else 'these very answers'}"
         )
+        # An answer counts from 0 to 1: no wider spread than of right and wrong.
+        figure = share_figure(f"{answered.name}_accuracy{suffix}", scores[held], note)
         beside = {way: float(counted[held].mean()) for way, counted in guesses.items()}
         figures.append(figure.beside(beside))
     return figures, scores.tolist()

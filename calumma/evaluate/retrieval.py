@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from calumma.evaluate.captioning import nearest_places, pixel_distances
 from calumma.evaluate.cider import words
-from calumma.evaluate.figure import Figure, wilson_interval
-from calumma.evaluate.held_out import HeldOut, Options, Pair, chosen
+from calumma.evaluate.figure import Figure, share_figure
+from calumma.evaluate.held_out import HeldOut, Options, Pair
 from calumma.evaluate.likelihood import caption_first, image_first
 from calumma.evaluate.scoring import log_probabilities
 from calumma.evaluate.shown import Shown
@@ -84,7 +84,7 @@ def nearest_neighbour(
     picture; of pictures, the one nearest to the picture of the training caption with most words
     in common. Nothing where training has no pairs.
     """
-    known = chosen([d for d in options.training if d.text and d.images], MOST_KNOWN, options.seed)
+    known = options.known
     if not known:
         return {}
     theirs = [d.images[0] for d in known]
@@ -97,10 +97,6 @@ def nearest_neighbour(
         name: float(won(np.take_along_axis(scores, rows, axis=1)).mean())
         for name, scores in (("text_given_image", captions), ("image_given_text", pictures))
     }
-
-
-MOST_KNOWN = 2000
-"""Training pairs that are compared with, at most."""
 
 
 def _shared(one: Sequence[str], other: Sequence[str]) -> NDArray[np.float64]:
@@ -137,16 +133,8 @@ def _image_scores(
 
 
 def _figure(name: str, scores: NDArray[np.float64], note: str) -> Figure:
-    hits = won(scores)
-    return Figure(
-        name=name,
-        value=float(hits.mean()),
-        baseline=1 / NUM_CANDIDATES,
-        n=len(hits),
-        interval=wilson_interval(float(hits.sum()), len(hits)),
-        unit="share",
-        note=f"among {NUM_CANDIDATES} with different texts, by {note}; a tie is shared",
-    )
+    note = f"among {NUM_CANDIDATES} with different texts, by {note}; a tie is shared"
+    return replace(share_figure(name, won(scores), note), baseline=1 / NUM_CANDIDATES)
 
 
 def won(scores: NDArray[np.float64]) -> NDArray[np.float64]:

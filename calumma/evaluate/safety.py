@@ -16,7 +16,7 @@ import PIL.Image
 from calumma.documents.document import Document, Text
 from calumma.documents.scorers import PICTURE_SCORERS, TEXT_SCORERS
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.figure import Figure, share_figure
 from calumma.evaluate.held_out import PIECES, HeldOut, Label, Options, chosen
 from calumma.evaluate.shown import Parts, Shown
 from calumma.generate.sample import Sample
@@ -196,12 +196,4 @@ def labeller(names: Sequence[str]) -> Callable[[Parts], Label]:
 
 
 def _share(name: str, hits: Sequence[bool], note: str) -> Figure:
-    return Figure(
-        name=name,
-        value=sum(hits) / len(hits),
-        baseline=None,
-        n=len(hits),
-        interval=wilson_interval(sum(hits), len(hits)),
-        unit="share",
-        note=f"{note}: {sum(hits)} of {len(hits)}",
-    )
+    return share_figure(name, hits, f"{note}: {sum(hits)} of {len(hits)}")

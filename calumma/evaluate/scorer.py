@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from calumma.documents.document import Document, Text
 from calumma.evaluate.cider import words
 from calumma.evaluate.frechet import FrechetFeatures
-from calumma.evaluate.held_out import PIECES, chosen
+from calumma.evaluate.held_out import PIECES, captioned, chosen
 from calumma.tokens.pixels import to_pixels
 
 SIDE = 128
@@ -58,7 +58,7 @@ class Scorer:
             training: documents; the first text and the first picture of each count.
             seed: of which ones are learned from, and which are left out to choose the penalty.
         """
-        known = [each for each in training if each.text and each.images]
+        known = captioned(training)
         if len(known) < FEWEST_PAIRS:
             return None
         pairs = chosen(known, MOST_PAIRS, seed)
@@ -100,11 +100,11 @@ class Scorer:
         for row, text in zip(rows, texts, strict=True):
             for word in set(words(text)) & self._places.keys():
                 row[self._places[word]] = self.idf[word]
-        return _unit(rows)
+        return unit_rows(rows)
 
     def scores(self, looked: Matrix, texts: Sequence[str]) -> Matrix:
         """How well each picture fits each text: [N, D] features and M texts give [N, M]."""
-        foretold = _unit(self._inputs(looked) @ self.weights)
+        foretold = unit_rows(self._inputs(looked) @ self.weights)
         return foretold @ self.text_rows(texts).T
 
 
@@ -114,5 +114,6 @@ def _ridge(inputs: Matrix, targets: Matrix, penalty: float) -> Matrix:
     return np.asarray(np.linalg.solve(square, inputs.T @ targets), dtype=np.float64)
 
 
-def _unit(rows: Matrix) -> Matrix:
+def unit_rows(rows: Matrix) -> Matrix:
+    """[N, D] rows at length one; rows of noughts stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

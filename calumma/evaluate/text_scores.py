@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from calumma.evaluate.benchmarks import Benchmark
-from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.figure import Figure, share_figure
 from calumma.evaluate.held_out import HeldOut, Options
 from calumma.evaluate.shown import Shown
 
@@ -46,15 +46,8 @@ def shares(
 
 def _figure(name: str, scores: Sequence[float], benchmark: Benchmark) -> Figure:
     shots = f"{benchmark.shots}-shot" if benchmark.shots else "no examples before a question"
-    return Figure(
-        name=name,
-        value=float(np.mean(scores)),
-        baseline=None,
-        n=len(scores),
-        interval=wilson_interval(float(np.sum(scores)), len(scores)),
-        unit="share",
-        note=f"lm-evaluation-harness {version('lm_eval')}, {shots}",
-    )
+    note = f"lm-evaluation-harness {version('lm_eval')}, {shots}"
+    return share_figure(name, scores, note)
 
 
 def _baselines(samples: Sequence[Sample], held_out: HeldOut, options: Options) -> dict[str, float]:

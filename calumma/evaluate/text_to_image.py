@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from calumma.evaluate.drawing import draw_captions
-from calumma.evaluate.figure import Figure, wilson_interval
+from calumma.evaluate.figure import Figure, share_figure
 from calumma.evaluate.frechet import FEWEST, FrechetFeatures, frechet_distance
 from calumma.evaluate.held_out import HeldOut, Options, Pair, chosen
 from calumma.evaluate.reconstruction import mean_colours, require_pictures
 from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
-from calumma.evaluate.scorer import SIDE, Matrix, Scorer
+from calumma.evaluate.scorer import SIDE, Matrix, Scorer, unit_rows
 from calumma.evaluate.shown import Shown
 from calumma.tokens.pixels import to_pixels
 
@@ -86,7 +86,7 @@ def _neighbours(pairs: Sequence[Pair], scorer: Scorer | None, options: Options) 
     """Features of the training picture whose caption is nearest to each pair's, by its words."""
     if scorer is None:
         return None
-    known = chosen([d for d in options.training if d.text and d.images], 2000, options.seed)
+    known = options.known
     near = scorer.text_rows([p.text for p in pairs]) @ scorer.text_rows([d.text for d in known]).T
     return scorer.look([known[place].images[0].open() for place in near.argmax(axis=1)])
 
@@ -117,8 +117,11 @@ def likeness_figures(
     def like(looked: Matrix) -> NDArray[np.float64]:
         return won(np.take_along_axis(_cosines(looked, own), rows, axis=1))
 
-    figures = [_share("drawn_like_reference", like(ours), "the drawn picture is most like its own "
-                      f"document's picture of {NUM_CANDIDATES}, by features")]  # fmt: skip
+    note = (
+        "the drawn picture is most like its own document's picture of "
+        f"{NUM_CANDIDATES}, by features"
+    )
+    figures = [share_figure("drawn_like_reference", like(ours), note)]
     beside = {"drawn_like_reference": {"chance": CHANCE}}
     if near is not None:
         beside["drawn_like_reference"]["nearest caption's picture"] = float(like(near).mean())
@@ -127,24 +130,17 @@ def likeness_figures(
             f"the drawn picture fits its own caption best of {NUM_CANDIDATES}, by the scorer; the "
             f"documents' own pictures get {fits(own).mean():.3f}"
         )
-        figures.insert(0, _share("drawn_fits_caption", fits(ours), note))
+        figures.insert(0, share_figure("drawn_fits_caption", fits(ours), note))
         beside["drawn_fits_caption"] = {"chance": CHANCE}
         if near is not None:
             beside["drawn_fits_caption"]["nearest caption's picture"] = float(fits(near).mean())
     return [figure.beside(beside[figure.name]) for figure in figures]
 
 
-def _share(name: str, hits: NDArray[np.float64], note: str) -> Figure:
-    interval = wilson_interval(float(hits.sum()), len(hits))
-    return Figure(name, float(hits.mean()), None, len(hits), interval, "share", note)
-
-
 def _cosines(one: Matrix, other: Matrix) -> Matrix:
     """[N, M] cosines of features around the mean of the second, whose pictures are real."""
-    rows = [each - other.mean(0) for each in (one, other)]
-    one, other = (row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-12)
-                  for row in rows)  # fmt: skip
-    return one @ other.T
+    centre = other.mean(0)
+    return unit_rows(one - centre) @ unit_rows(other - centre).T
 
 
 def _frechet(

@@ -15,7 +15,6 @@ from calumma.corpora.pictures import (
     has_transparency,
     image_from_file,
     is_blank,
-    on_white,
     shrunk,
     size_of_file,
     webp,
@@ -93,10 +92,6 @@ def test_webp_keeps_what_is_transparent() -> None:
     kept = PIL.Image.open(io.BytesIO(webp(picture, 60))).convert("RGBA")
     assert kept.getpixel((2, 2))[3] == 0
     assert kept.getpixel((60, 2))[3] == 255
-
-
-def test_transparent_becomes_white() -> None:
-    assert on_white(PIL.Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255,) * 3
 
 
 def test_blank_is_one_colour_or_hardly_anything() -> None:

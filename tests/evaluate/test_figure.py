@@ -7,6 +7,7 @@ from calumma.evaluate.figure import (
     Figure,
     bootstrap_interval,
     render_table,
+    share_figure,
     share_interval,
     wilson_interval,
 )
@@ -66,3 +67,10 @@ def test_a_share_that_is_all_right_still_has_a_width() -> None:
     assert share_interval([0, 0, 0], [2, 1, 1], seed=0) == wilson_interval(0, 3)
     mixed = share_interval([2, 0, 1], [2, 1, 1], seed=0)
     assert mixed == bootstrap_interval([2, 0, 1], [2, 1, 1], seed=0)
+
+
+def test_a_share_counts_ties_by_halves_and_has_wilsons_interval() -> None:
+    figure = share_figure("won", [1.0, 0.5, 0.0, 1.0], "how")
+    assert (figure.value, figure.n, figure.baseline, figure.unit) == (0.625, 4, None, "share")
+    assert figure.interval == wilson_interval(2.5, 4)
+    assert figure.note == "how"
