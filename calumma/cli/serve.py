@@ -48,7 +48,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--replicas", type=int, default=1, metavar="N", help="copies, through Ray Serve (1)")
     add("--tensor", type=int, default=1, metavar="N", help="processes that share the decoder (1)")
     add("--fleet", action="append", default=[], metavar="URL", help="let vLLM there choose ids")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
+    device = "auto, cpu or cuda; also --dtype bfloat16, --weights int8 or fp8, --compile"
+    add("--device", default="auto", metavar="D", help=device)
+    add("--dtype", default="float32", metavar="D", help=argparse.SUPPRESS)
+    add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)
+    add("--compile", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -115,6 +119,11 @@ def _require_ranks(args: argparse.Namespace) -> None:
         raise _mistake(f"--tensor {args.tensor}; wanted at least 1")
     if args.tensor > 1 and args.fleet:
         raise _mistake("--tensor and --fleet; wanted one of them, as a fleet needs no decoder here")
+    if args.tensor > 1 and (args.compile or args.weights != "plain"):
+        raise _mistake(
+            "--tensor with --weights or --compile; wanted plain weights, which are cut, and blocks "
+            "that are not compiled"
+        )
 
 
 def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
@@ -146,10 +155,12 @@ def _opened(args: argparse.Namespace, config: ServeConfig) -> Iterator[tuple[Mod
     from calumma.serve.fleet import FleetLive
 
     if args.tensor > 1:
-        with SharedLive(args.model, args.tensor, device=args.device) as live:
+        with SharedLive(args.model, args.tensor, device=args.device, dtype=args.dtype) as live:
             yield live.model, live
         return
-    model = load(args.model, device=args.device)
+    model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
+    if args.compile:
+        model.compile()
     yield model, FleetLive(model, args.fleet, config.name) if args.fleet else None
 
 
@@ -162,6 +173,9 @@ def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: Keys | None
         keys=keys,
         count=args.replicas,
         device=args.device,
+        dtype=args.dtype,
+        weights=args.weights,
+        compiled=args.compile,
         tensor=args.tensor,
     )
     serve_replicas(replicas, lambda: _tell(config, config.host, config.port))

@@ -22,6 +22,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from calumma.errors import ConfigError, RankError
+from calumma.generate.eight_bits import Weights
 from calumma.runtime import STOP, ray_address
 from calumma.serve.config import ServeConfig
 from calumma.serve.keys import Keys
@@ -44,6 +45,11 @@ class Replicas:
     keys: Keys | None
     count: int
     device: str = "auto"
+    dtype: str = "float32"
+    weights: Weights = "plain"
+
+    compiled: bool = False
+    """Whether the decoder's blocks are compiled."""
 
     tensor: int = 1
     """Processes that hold the decoder together, in each replica."""
@@ -61,9 +67,11 @@ class Replicas:
 
         folder = self.model.resolve()
         if self.tensor == 1:
-            model = load(folder, device=self.device)
+            model = load(folder, device=self.device, dtype=self.dtype, weights=self.weights)
+            if self.compiled:
+                model.compile()
             return make_app(make_service(model, self.config), self.keys)
-        live = SharedLive(folder, self.tensor, device=self.device)
+        live = SharedLive(folder, self.tensor, device=self.device, dtype=self.dtype)
         live.group.watch(_end_soon)
         return make_app(make_service(live.model, self.config, live=live), self.keys)
 

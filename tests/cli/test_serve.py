@@ -113,6 +113,11 @@ def test_ranks_that_cannot_be_are_refused(
     assert refusal(capsys, str(tmp_path), "--tensor", "0") == (
         f"error: --tensor 0; wanted at least 1; {WANTED}"
     )
+    for words in (("--weights", "int8"), ("--compile",)):
+        assert refusal(capsys, str(tmp_path), "--tensor", "2", *words) == (
+            "error: --tensor with --weights or --compile; wanted plain weights, which are cut, and "
+            f"blocks that are not compiled; {WANTED}"
+        )
     assert refusal(capsys, str(tmp_path), "--tensor", "2", "--fleet", "http://a") == (
         "error: --tensor and --fleet; wanted one of them, as a fleet needs no decoder here; "
         f"{WANTED}"

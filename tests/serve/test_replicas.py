@@ -16,12 +16,16 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.errors import ConfigError, RankError
 from calumma.generate import group
+from calumma.generate import model as generate_model
 from calumma.generate.model import Model
+from calumma.model.decoder import Decoder
+from calumma.model.int8 import Int8Linear
 from calumma.runtime import STOP
 from calumma.serve import replicas as replicas_room
 from calumma.serve.config import ServeConfig
@@ -42,6 +46,20 @@ def test_a_replica_is_the_whole_server(replicas: Replicas) -> None:
     with TestClient(replicas.build(), "http://localhost") as client:
         body = {"messages": said("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_replica_has_the_weights_that_are_asked_for(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Decoder] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
+    small = replace(replicas, dtype="bfloat16", weights="int8", compiled=True)
+    with TestClient(small.build(), "http://localhost") as client:
+        body = {"messages": said("a"), "max_tokens": 2}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+    (decoder,) = asked
+    assert decoder.head.weight.dtype == torch.bfloat16
+    assert isinstance(decoder.blocks[0].get_submodule("attention.key"), Int8Linear)
 
 
 def test_a_replica_signs_with_the_files_that_it_finds(replicas: Replicas, tmp_path: Path) -> None:
