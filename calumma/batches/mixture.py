@@ -1,4 +1,4 @@
-"""Weights of the stages: what each source's share is, and how close the rows came to it."""
+"""Weights of stage two: what is kept of stage one's mixture, and who gets the rest."""
 
 from __future__ import annotations
 

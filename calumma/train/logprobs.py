@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calumma.model.decoder import Head
-from calumma.train.loss import NUMBERS_AT_ONCE
+from calumma.train.loss import as_multiplied, rows_at_once
 
 
 def logprobs(hidden: Tensor, head: Head, wanted: Tensor) -> Tensor:
@@ -39,11 +39,7 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
         """[N, M], [V, M], [N] to [N] float32."""
-        kind = inputs.device.type
-        read, matrix = inputs, weight
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-            read, matrix = inputs.to(dtype), weight.to(dtype)
+        read, matrix = as_multiplied(inputs), as_multiplied(weight)
         log_z = read.new_empty(len(read), dtype=torch.float32)
         picked = torch.empty_like(log_z)
         for part in _chunks(read, matrix):
@@ -79,6 +75,5 @@ class _Logprobs(torch.autograd.Function):
 
 def _chunks(read: Tensor, matrix: Tensor) -> list[slice]:
     """Places whose logits are held at once."""
-    most = NUMBERS_AT_ONCE.get(read.device.type, NUMBERS_AT_ONCE["cpu"])
-    rows = max(1, most // len(matrix))
+    rows = rows_at_once(matrix)
     return [slice(start, start + rows) for start in range(0, len(read), rows)]

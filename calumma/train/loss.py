@@ -84,6 +84,21 @@ def summed_loss(
     )
 
 
+def as_multiplied(tensor: Tensor) -> Tensor:
+    """A tensor in the dtype that autocast, if it is on, wants of matrix products.
+
+    Autocast itself casts neither what is multiplied into a given buffer nor a backward pass.
+    """
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
+
+
+def rows_at_once(matrix: Tensor) -> int:
+    """How many places' logits by a head's [V, M] matrix are held at once."""
+    most = NUMBERS_AT_ONCE.get(matrix.device.type, NUMBERS_AT_ONCE["cpu"])
+    return max(1, most // len(matrix))
+
+
 class _HeadLoss(torch.autograd.Function):
     """The head and the loss in one, chunk by chunk, with the gradients at once.
 
@@ -96,23 +111,19 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor, z_loss: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[N, M], [V, M], [N] to the total; [N] entropies, log Z, greatest logits; all float32."""
-        kind = inputs.device.type
-        read, matrix = inputs, weight
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-            read, matrix = inputs.to(dtype), weight.to(dtype)
+        read, matrix = as_multiplied(inputs), as_multiplied(weight)
         entropy = read.new_empty(len(read), dtype=torch.float32)
         log_z, top = torch.empty_like(entropy), torch.empty_like(entropy)
         wants_inputs, wants_weight = ctx.needs_input_grad[:2]
         to_inputs = torch.empty_like(read) if wants_inputs else None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
 
-        rows = max(1, NUMBERS_AT_ONCE.get(kind, NUMBERS_AT_ONCE["cpu"]) // len(matrix))
+        rows = rows_at_once(matrix)
         buffer = read.new_empty(min(rows, len(read)), len(matrix))
         for start in range(0, len(read), rows):
             part = slice(start, start + rows)
             logits = torch.mm(read[part], matrix.T, out=buffer[: len(read[part])])
-            pull, slope, *told = _terms(kind)(logits, wanted[part], z_loss)
+            pull, slope, *told = _terms(inputs.device.type)(logits, wanted[part], z_loss)
             entropy[part], log_z[part], top[part] = told
             if to_inputs is not None:
                 torch.mm(pull, matrix, out=to_inputs[part])
