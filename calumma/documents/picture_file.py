@@ -1,4 +1,4 @@
-"""A picture's file in memory: of which kind it is, made as PNG, and told as a URL that holds it."""
+"""A picture's file: what its name ends in, its kind by its bytes, as PNG, and as a URL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import base64
 import io
 
 import PIL.Image
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Files whose names end so are taken for pictures."""
 
 
 def image_suffix(data: bytes) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from calumma.documents.document import Document, Image
 from calumma.documents.faults import OnError, stop
+from calumma.documents.picture_file import PICTURE_SUFFIXES
 from calumma.documents.places import Place, entries
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def picture_files(folder: Place, prefix: str = "") -> Iterator[tuple[str, Place]]:
@@ -22,7 +21,7 @@ def picture_files(folder: Place, prefix: str = "") -> Iterator[tuple[str, Place]
     for found, is_folder in entries(folder):
         if is_folder:
             yield from picture_files(found, f"{prefix}{found.name}/")
-        elif found.suffix.lower() in SUFFIXES:
+        elif found.suffix.lower() in PICTURE_SUFFIXES:
             yield f"{prefix}{found.name}", found
 
 

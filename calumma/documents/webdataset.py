@@ -20,11 +20,9 @@ from typing import Any
 
 from calumma.documents.document import Document, document_from_json
 from calumma.documents.faults import OnError, stop, unread
+from calumma.documents.picture_file import PICTURE_SUFFIXES
 from calumma.documents.places import Place
 from calumma.errors import DocumentError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Members with these endings are images."""
 
 _TEXT_KEYS = ("text", "caption")
 
@@ -142,7 +140,7 @@ def _document(group: _Group, archive: Place) -> Document:
     record = _record(group, where)
     if "content" in record or "messages" in record:
         return document_from_json(_with_images(record, group), None, where)
-    images = group.ending(*IMAGE_SUFFIXES).values()
+    images = group.ending(*PICTURE_SUFFIXES).values()
     parts: list[dict[str, Any]] = [{"type": "image", "bytes": data} for data in images]
     text = next((_utf8(v, f"{where}.{k}") for k, v in group.ending(".txt", ".caption").items()), "")
     text = text or next((record[k] for k in _TEXT_KEYS if isinstance(record.get(k), str)), "")
@@ -151,7 +149,7 @@ def _document(group: _Group, archive: Place) -> Document:
     if not parts:
         raise DocumentError(
             f"{where}: neither image nor text; wanted a member that ends in .txt, .json or one of "
-            f"{' '.join(IMAGE_SUFFIXES)}. Rename the members, or leave the document out."
+            f"{' '.join(PICTURE_SUFFIXES)}. Rename the members, or leave the document out."
         )
     known = {key: record[key] for key in ("id", "source", "licence") if key in record}
     attributes = {
@@ -198,7 +196,7 @@ def _with_images(record: dict[str, Any], group: _Group) -> dict[str, Any]:
 
 def _member(path: str, group: _Group) -> bytes | None:
     stem = group.stem.rpartition("/")[2]
-    images = group.ending(*IMAGE_SUFFIXES)
+    images = group.ending(*PICTURE_SUFFIXES)
     for prefix in (f"{group.stem}.", f"{stem}.", ""):
         if path.startswith(prefix) and path.removeprefix(prefix) in images:
             return images[path.removeprefix(prefix)]

@@ -29,6 +29,7 @@ from calumma.documents.document import (
     Text,
     document_to_json,
 )
+from calumma.documents.lines import CODECS
 from calumma.documents.picture_file import image_suffix
 from calumma.files import replacing
 
@@ -64,8 +65,6 @@ _STORAGE: dict[str, Any] = {
     # Least and greatest picture of a row group would stand in the footer.
     "write_statistics": ["id", "source"],
 }
-
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
 def write_parquet(path: Path, documents: Iterable[Document]) -> int:
@@ -137,7 +136,7 @@ def write_jsonl(
     """
     folder = path.with_name(path.name.split(".")[0] + "-images")
     beside = _ImageFolder(folder) if images == "files" else None
-    codec = _CODECS.get(path.suffix)
+    codec = CODECS.get(path.suffix)
     count = 0
     with replacing(path) as temporary, pa.output_stream(str(temporary), compression=codec) as out:
         for document in documents:
