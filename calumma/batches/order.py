@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from calumma.batches.pack import Ids
 from calumma.vocabulary import Vocabulary
-
-Ids = NDArray[np.int64]
 
 
 def pair_parts(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:

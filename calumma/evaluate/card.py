@@ -22,10 +22,10 @@ from calumma.errors import EvaluationError
 from calumma.evaluate.figure import number, span
 from calumma.evaluate.report import JSON_NAME
 from calumma.files import read_json, write_text
+from calumma.shards.format import MANIFEST_NAME
 from calumma.shards.manifest import Manifest
 
 CARD_NAME = "README.md"
-SHARDS_NAME = "manifest.json"
 
 UNKNOWN = "not told"
 
@@ -80,7 +80,7 @@ def sources(trained_on: Sequence[str | Path]) -> list[Source]:
     counts: Counter[tuple[str, str]] = Counter()
     documents = []
     for place in trained_on:
-        if (Path(place) / SHARDS_NAME).is_file():
+        if (Path(place) / MANIFEST_NAME).is_file():
             manifest = Manifest.load(Path(place))
             for name in manifest.sources:
                 counts[name, _known_licence(name)] += manifest.counts(name).num_sequences

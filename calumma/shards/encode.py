@@ -7,7 +7,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
@@ -16,9 +15,9 @@ from calumma.shards.format import VERSION
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import Sequence as TokenSequence
 from calumma.tokens.sequence import encode_document
+from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
 
-Fit = Literal["crop", "pad"]
 Codes = Sequence[int] | ImageError
 """The codes of a picture, or why it has none."""
 

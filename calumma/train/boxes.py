@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from calumma.errors import DocumentError
 from calumma.files import read_json, write_json
-from calumma.tokens.faces import Finder
+from calumma.tokens.faces import Box, Finder
 from calumma.tokens.squares import to_rgb
-from calumma.train.pictures import Box, Pictures
+from calumma.train.pictures import Pictures
 
 _SALIENCY_SIDE = 64
 _SALIENT = 3.0

@@ -20,6 +20,7 @@ from torch import Tensor
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
 from calumma.files import fingerprint_of
+from calumma.tokens.faces import Box
 from calumma.tokens.pixels import scaled
 from calumma.tokens.squares import to_rgb, to_square
 from calumma.train.config_image_tokenizer import AugmentConfig
@@ -28,9 +29,6 @@ from calumma.train.world import ALONE, World
 
 KEPT_BYTES = 2 << 30
 """Decoded pictures are kept up to this much memory; beyond it they are decoded each time."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, as shares of a picture's width and height."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calumma.tokens.faces import Finder, cascade_faces
+from calumma.tokens.faces import Box, Finder, cascade_faces
 from calumma.tokens.vq.features import FeatureDistance, feature_distance
 from calumma.train.boxes import find_boxes, salient_object
 from calumma.train.config_image_tokenizer import RegionConfig
-from calumma.train.pictures import Batch, Box, Pictures
+from calumma.train.pictures import Batch, Pictures
 from calumma.train.world import World
 
 BOXES_NAME = "boxes.json"
