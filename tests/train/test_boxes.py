@@ -11,9 +11,10 @@ import pytest
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
+from calumma.tokens.faces import Box
 from calumma.train import boxes
 from calumma.train.boxes import find_boxes, given_boxes, salient_object
-from calumma.train.pictures import Box, Pictures
+from calumma.train.pictures import Pictures
 from tests.pictures import png
 
 
