@@ -48,8 +48,8 @@ def caption_scores(answered: Answered) -> Measured:
     asked, training = answered.asked, answered.training
     references = [[words(text) for text in each.given] for each in asked]
     scores = np.array(cider([words(text) for text in answered.written], references))
-    anothers = [each.given[0] for each in others(asked, answered.seed)]
-    beside = {"another's": _cider(anothers, references)}
+    foreign = [each.given[0] for each in others(asked, answered.seed)]
+    beside = {"another's": _cider(foreign, references)}
     if training:
         near = chosen(training, _NEAREST, answered.seed)
         places = nearest_places([each.image for each in asked], [each.image for each in near])
