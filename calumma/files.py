@@ -55,8 +55,35 @@ def _error_number(error: Exception) -> int | None:
     return int(told.group(1)) if told else None
 
 
+def is_address(path: Path) -> bool:
+    """Whether a path was meant as an address such as s3://bucket/a, which Path shortens.
+
+    >>> is_address(Path("s3://bucket/a")), is_address(Path("a/s3"))
+    (True, False)
+    """
+    return bool(path.parts and re.fullmatch(r"[a-z][a-z0-9+.-]+:", path.parts[0]))
+
+
+def require_here(path: Path) -> None:
+    """Refuse to write to an address; a folder called `s3:` would be made here.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if is_address(path):
+        raise OutputError(
+            f"{path}: an address of another file system; wanted a folder of this machine. Choose "
+            "another --out, and copy there what is in it when all is done."
+        )
+
+
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents, and see that a file can be written in it."""
+    """Make a folder and its parents, and see that a file can be written in it.
+
+    Raises:
+        OutputError: it cannot be written, or is an address of another file system.
+    """
+    require_here(path)
     probe = path / ".writable"
     with writing(path):
         try:

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     """Build, or go on building."""
     from calumma.documents.clean import CleanConfig, find_scorer
     from calumma.errors import ConfigError
+    from calumma.files import require_here
     from calumma.runtime import choose_device
     from calumma.settings import load_config
     from calumma.shards.tasks import BuildJob
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
             f"--piece {args.piece} --workers {args.workers}; wanted at least 1 of each. Leave them "
             "out for what is usual."
         )
+    require_here(args.out)
     local = args.executor == "local"
     device = str(choose_device(args.device)) if local else args.device
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -137,6 +139,7 @@ def _submit(args: argparse.Namespace, job: BuildJob, workers: int) -> None:
     config = load_config(SlurmConfig, args.slurm, [])
     *before, last = submit_to_slurm(job, args.documents, workers, config)
     print(f"jobs {', '.join(before)}; then job {last} writes {job.out / 'manifest.json'}")
+    print(f"logs: {job.work / 'slurm'}/*/slurm_logs; if a job fails, give the same command again")
 
 
 def _tell(job: BuildJob, manifest: Manifest) -> None:

@@ -84,6 +84,7 @@ class DocumentEncoder:
         self.image = image
         self.decoders = decoders
         self._known: dict[tuple[bytes, Fit], Codes] = {}
+        self._bad: list[tuple[bytes, Fit]] = []
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:
         """The sequences of documents, their pictures encoded together.
@@ -126,6 +127,10 @@ class DocumentEncoder:
         bytes_each = _BYTES_BESIDE + 4 * self.image.config.codes_per_image
         if len(self._known) * bytes_each > REMEMBERED:
             self._known.clear()
+        # What is wrong with a picture names the document that it came with: remembered longer, it
+        # would stand in the quarantine of others, depending on who encoded what before.
+        while self._bad:
+            self._known.pop(self._bad.pop(), None)
         new: dict[_Key, tuple[Image, Fit]] = {}
         for document, wanted in zip(documents, keys, strict=True):
             for picture, key in zip(pictures_of(document), wanted, strict=True):
@@ -133,6 +138,8 @@ class DocumentEncoder:
                     new.setdefault(key, picture)
         stream = self.image.encode_stream(new.values(), workers=self.decoders, batch=BATCH)
         for key, codes in zip(new, stream, strict=True):
+            if isinstance(codes, ImageError):
+                self._bad.append(key)
             self._known[key] = codes if isinstance(codes, ImageError) else array("i", codes)
 
 

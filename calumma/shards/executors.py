@@ -8,15 +8,17 @@ started them, and a mistake of the user's told in one line, whoever met it.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,13 @@ class SlurmConfig:
     """What Slurm is told of each job."""
 
     partition: str
-    time: str = "24:00:00"
-    """Most time of a job, as sbatch takes it."""
+    time: str = ""
+    """Most time of a job, as sbatch takes it; empty for the partition's own. More than a partition
+    allows waits for ever on many clusters."""
 
     cpus: int = 1
+    """Of each job; above 1 they open pictures, which pays beside a GPU."""
+
     gpus: int = 0
     memory_gb: int = 4
     """Memory a processor."""
@@ -58,7 +63,8 @@ class SlurmConfig:
     """Tasks that a job does one after the other, on tokenizers loaded once."""
 
     setup: str = ""
-    """A line of shell before each job, such as `source /shared/venv/bin/activate`."""
+    """A line of shell before each job, such as `source /shared/venv/bin/activate`; without it the
+    job takes the programs of the Python that hands it in."""
 
 
 class _Local(LocalPipelineExecutor):
@@ -150,11 +156,21 @@ def _told(job: BuildJob) -> Any:
 
 
 class _Slurm(SlurmPipelineExecutor):
-    """datatrove's, without its logs and its sum of statistics."""
+    """datatrove's, without its sum of statistics; a mistake is the last line of the job's log."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
-        self.pipeline[0](None, rank, self.world_size)
+        [task] = self.pipeline
+        try:
+            task(None, rank, self.world_size)
+        except CalummaError as error:
+            (task.job.work / "stop").touch()
+            raise SystemExit(f"error: {error}") from error
         return PipelineStats()
+
+    def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
+        """What sbatch is told; a time only where one is asked for."""
+        told: dict[str, Any] = super().get_sbatch_args(max_array)
+        return {name: value for name, value in told.items() if name != "time" or value}
 
     def launch_merge_stats(self) -> None:
         """Nothing is to be merged."""
@@ -252,6 +268,7 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
 
     Raises:
         ConfigError: there is no Slurm here, or it takes no such job.
+        ShardError: jobs of an earlier build of this folder have not ended.
     """
     if shutil.which("sbatch") is None:
         raise ConfigError(
@@ -259,13 +276,20 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
             "a Slurm cluster. Log in there, or take --executor local."
         )
     logger.disable("datatrove")
+    _require_no_jobs(job)
+    job = replace(job, decoders=config.cpus)
     tasks = plan(job, paths)
+    programs = shlex.quote(str(Path(sys.executable).parent))
     rules = {
         "time": config.time,
         "partition": config.partition,
         "cpus_per_task": config.cpus,
         "mem_per_cpu_gb": config.memory_gb,
-        "env_command": config.setup,
+        "env_command": config.setup or f'export PATH={programs}:"$PATH"',
+        # A step of a job no longer takes the job's processors by itself (Slurm 22.05 on).
+        "srun_args": {"cpus-per-task": config.cpus},
+        # Jobs behind one that failed would wait in the queue for ever.
+        "sbatch_args": {"kill-on-invalid-dep": "yes"},
         "qos": "",
     }
     executors: list[_Slurm] = []
@@ -284,6 +308,7 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
                 **rules,
             )
         )
+    jobs: list[str] = []
     try:
         executors[-1].run()
     except subprocess.CalledProcessError as error:
@@ -291,7 +316,37 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
             f"sbatch ended with {error.returncode}; wanted it to take the job. What it says "
             "stands above: mend the file given as --slurm."
         ) from error
-    return [str(executor.job_id) for executor in executors]
+    finally:
+        jobs += [str(executor.job_id) for executor in executors if executor.job_id is not None]
+        write_json(_jobs(job), jobs)
+    return jobs
+
+
+def _jobs(job: BuildJob) -> Path:
+    return job.work / "slurm" / "jobs.json"
+
+
+def _require_no_jobs(job: BuildJob) -> None:
+    """Refuse to write where jobs of Slurm still write, or are yet to.
+
+    Raises:
+        ShardError: some are in the queue.
+    """
+    path = _jobs(job)
+    if not path.is_file() or shutil.which("squeue") is None:
+        return
+    names = ",".join(read_json(path))
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--jobs", names, "--format", "%F"], capture_output=True, text=True
+    )
+    # Slurm forgets old jobs, and then calls their numbers wrong.
+    waiting = sorted({*asked.stdout.split()}, key=int) if asked.returncode == 0 else []
+    if waiting:
+        raise ShardError(
+            f"{job.out}: jobs {', '.join(waiting)} of an earlier build are in Slurm's queue; "
+            f"wanted none beside a new one. Wait until they have ended, or scancel "
+            f"{' '.join(waiting)}."
+        )
 
 
 @contextmanager

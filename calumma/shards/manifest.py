@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from calumma.errors import ShardError
-from calumma.files import JsonLines, read_json, sha256, write_json, write_json_lines
+from calumma.files import JsonLines, is_address, read_json, sha256, write_json, write_json_lines
 from calumma.shards.format import MANIFEST_NAME, PIECES_NAME, VERSION
 from calumma.vocabulary import Vocabulary
 
@@ -189,10 +189,15 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ShardError: there is none, it is of another version, or its list of pieces is not the
-                one that was written.
+            ShardError: there is none, it is at an address, of another version, or its list of
+                pieces is not the one that was written.
         """
         path = folder / MANIFEST_NAME
+        if is_address(folder):
+            raise ShardError(
+                f"{folder}: an address of another file system; wanted a folder of this machine, as "
+                "shards are read at any place of their files. Copy them here first."
+            )
         if not path.is_file():
             raise ShardError(
                 f"{folder} holds no {MANIFEST_NAME}; wanted a folder of shards. Build it with "

@@ -100,4 +100,19 @@ def test_jobs_of_slurm_are_told(
     assert asked == [["docs"], -1, SlurmConfig(partition="short", gpus=1)]
     assert capsys.readouterr().out == (
         f"jobs 41; then job 42 writes {tmp_path / 'out' / 'manifest.json'}\n"
+        f"logs: {tmp_path / 'out' / '.build' / 'slurm'}/*/slurm_logs; if a job fails, give the "
+        "same command again\n"
     )
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_shards_are_not_written_to_an_address(
+    executor: str, tok: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", "s3://bucket/shards"]
+    assert main([*words, "--executor", executor]) == 2
+    assert capsys.readouterr().err == (
+        "error: s3:/bucket/shards: an address of another file system; wanted a folder of this "
+        "machine. Choose another --out, and copy there what is in it when all is done.\n"
+    )
+    assert not Path("s3:").exists()

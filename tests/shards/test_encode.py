@@ -73,3 +73,15 @@ def test_a_document_that_cannot_be_encoded_leaves_its_neighbours_alone(
     assert made[1] == made[4] == encoder.encode([good])[0]
     with pytest.raises(ImageError, match="holds no picture that can be read"):
         encoder.encode([good, broken, missing])
+
+
+def test_what_is_wrong_with_a_picture_is_told_of_the_document_at_hand(
+    tokenizers: Tokenizers,
+) -> None:
+    """The same broken bytes elsewhere, before, change nothing: quarantines depend on no worker."""
+    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    for name in ("first.jsonl:1", "second.jsonl:9"):
+        bad = Document(id="b", content=(Image(data=b"no", name=name),))
+        [made] = encoder.encode_each([bad])
+        assert isinstance(made, ImageError)
+        assert str(made).startswith(f"{name}: holds no picture")

@@ -18,9 +18,15 @@ from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import ConfigError, ImageError, Interrupted, PlaceError, ShardError
 from calumma.runtime import STOP
 from calumma.shards.build import Tokenizers
-from calumma.shards.executors import SlurmConfig, build_local, build_on_ray, submit_to_slurm
+from calumma.shards.executors import (
+    SlurmConfig,
+    _Slurm,
+    build_local,
+    build_on_ray,
+    submit_to_slurm,
+)
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import WORK, BuildJob
+from calumma.shards.tasks import WORK, BuildJob, BuildTask, plan
 from tests.documents.web import served
 
 
@@ -65,16 +71,13 @@ def test_documents_of_a_web_server_are_built_by_any_number(folder: Path, tmp_pat
     assert all(web.read(n)[0].tolist() == whole.read(n)[0].tolist() for n in range(len(whole)))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_server_that_stops_answering_loses_nothing(
-    folder: Path, tmp_path: Path, workers: int
-) -> None:
+def test_a_server_that_stops_answering_loses_nothing(folder: Path, tmp_path: Path) -> None:
     """Not even where documents that cannot be read are left out: these were not bad."""
     asked = replace(job(folder, tmp_path / "web"), skip_bad=True)
     with served(folder / "docs", 10) as address:
         port = address.rpartition(":")[2]
         with pytest.raises(PlaceError, match="nothing was left out for this"):
-            build_local(asked, [address], workers)
+            build_local(asked, [address], 1)
     assert not (tmp_path / "web" / "manifest.json").exists()
     with served(folder / "docs", port=int(port)) as address:
         manifest = build_local(asked, [address], 1)
@@ -200,26 +203,76 @@ print("Submitted batch job", 40 + last)
 """
 
 
-def test_slurm_builds_what_one_process_builds(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As much of Slurm as a build needs, before all other programs."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "sbatch").write_text(SBATCH.format(python=sys.executable, folder=str(tmp_path)))
-    (programs / "srun").write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
+    (programs / "srun").write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
+    (programs / "squeue").write_text("#!/bin/sh\nexit 1\n")
     for program in programs.iterdir():
         program.chmod(0o755)
-    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    monkeypatch.setenv("PATH", path)
-    config = SlurmConfig(partition="short", time="1:00:00", tasks_per_job=12, setup="true")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return programs
+
+
+def test_slurm_builds_what_one_process_builds(folder: Path, tmp_path: Path, programs: Path) -> None:
+    config = SlurmConfig(partition="short", time="1:00:00", tasks_per_job=12)
     jobs = submit_to_slurm(job(folder, tmp_path / "out"), [folder / "docs"], 8, config)
     assert jobs == ["40", "40"]
     assert contents(tmp_path / "out") == contents(folder / "whole")
     asked = (tmp_path / "asked").read_text()
     assert "#SBATCH --partition=short" in asked
     assert "#SBATCH --array=0-0%8" in asked
+    assert "#SBATCH --time=1:00:00" in asked
+    assert "#SBATCH --kill-on-invalid-dep=yes" in asked
+    assert f'export PATH={Path(sys.executable).parent}:"$PATH"' in asked
     assert "--dependency=afterok:40" in asked
     assert len(ShardReader(tmp_path / "out")) == 40
+
+
+def test_what_a_job_of_slurm_finds_wrong_is_the_last_line_of_its_log(
+    folder: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
+    asked = job(folder, tmp_path / "out")
+    tasks = plan(asked, [bad])
+    told = str(tmp_path / "slurm")
+    executor = _Slurm([BuildTask(asked)], tasks, time="", partition="a", logging_dir=told)
+    with pytest.raises(SystemExit) as caught:
+        executor._run_for_rank(0)
+    assert str(caught.value).startswith(f"error: {bad}:1, part 0: holds no picture")
+    assert asked.stopping
+
+
+def test_slurm_is_told_what_the_file_says(folder: Path, tmp_path: Path, programs: Path) -> None:
+    record = '#!/bin/sh\ncat "$(eval echo \\$$#)" >> asked\necho job 5\n'
+    (programs / "sbatch").write_text(record.replace("asked", str(tmp_path / "asked")))
+    config = SlurmConfig(partition="short", setup="echo begun", cpus=2, gpus=1)
+    submit_to_slurm(job(folder, tmp_path / "out"), [folder / "docs"], -1, config)
+    script = (tmp_path / "asked").read_text()
+    assert "echo begun" in script and "export PATH" not in script
+    assert "#SBATCH --cpus-per-task=2" in script and "srun --cpus-per-task=2 " in script
+    assert script.count("#SBATCH --gpus=1") == 1
+    assert "--time" not in script
+
+
+def test_jobs_of_an_earlier_build_are_waited_for(
+    folder: Path, tmp_path: Path, programs: Path
+) -> None:
+    asked, config = job(folder, tmp_path / "out"), SlurmConfig(partition="short")
+    (programs / "sbatch").write_text("#!/bin/sh\necho job 41\n")
+    assert submit_to_slurm(asked, [folder / "docs"], 1, config) == ["41", "41"]
+    assert submit_to_slurm(asked, [folder / "docs"], 1, config) == ["41", "41"]  # Slurm forgot them
+    (programs / "squeue").write_text("#!/bin/sh\necho 41; echo 41; echo 9\n")
+    with pytest.raises(ShardError) as caught:
+        submit_to_slurm(asked, [folder / "docs"], 1, config)
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: jobs 9, 41 of an earlier build are in Slurm's queue; wanted none "
+        "beside a new one. Wait until they have ended, or scancel 9 41."
+    )
 
 
 def test_a_machine_without_slurm_is_told(

@@ -77,6 +77,15 @@ def test_another_list_of_pieces_is_refused(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
 
 
+def test_shards_at_an_address_are_to_be_copied_first() -> None:
+    with pytest.raises(ShardError) as caught:
+        Manifest.load(Path("s3://bucket/shards"))
+    assert str(caught.value) == (
+        "s3:/bucket/shards: an address of another file system; wanted a folder of this machine, as "
+        "shards are read at any place of their files. Copy them here first."
+    )
+
+
 def test_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"version": 9}')
     with pytest.raises(ShardError) as caught:
