@@ -165,6 +165,9 @@ def write_checkpoint(
             if first:
                 files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
                 write_json(temporary / "state.json", apart.record | {"files": files})
+                if not cut:
+                    # save_file's files can be read by their owner only, whatever the umask.
+                    shutil.copymode(temporary / "state.json", temporary / "tensors.safetensors")
                 renaming.close()
                 for old in _dropped(run, keep):
                     shutil.rmtree(old)

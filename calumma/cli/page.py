@@ -9,7 +9,7 @@ from calumma.demo.embed import escaped
 _HUES = (210, 35, 130, 330, 265, 175, 60, 0)
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 section { border: 1px solid #bbb; border-radius: 6px; margin: 1rem 0; padding: .5rem; }
 h2 { font-size: 1rem; margin: 0 0 .3rem; }
 .owner { border-radius: 4px; padding: .1rem .3rem; white-space: pre-wrap; }

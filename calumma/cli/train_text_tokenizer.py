@@ -17,7 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "train-text-tokenizer",
-        "DOCS... --out DIR --num-codes N [--num-text N]",
+        "DOCS... --out DIR --num-codes N | --image-tokenizer DIR [--num-text N]",
         "Train a BPE with the image codes inside the vocabulary.\nWrites DIR/tokenizer.json.",
         _EXAMPLES,
     )
@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="gets tokenizer.json"
     )
     parser.add_argument(
-        "--num-text", type=int, default=4096, metavar="N", help="text ids, 256 bytes included"
+        "--num-text", type=int, default=4096, metavar="N", help="text ids, 256 bytes included (4096)"
     )
     codes = parser.add_mutually_exclusive_group(required=True)
     codes.add_argument("--num-codes", type=int, metavar="N", help="image codes to hold")

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
@@ -212,7 +212,8 @@ class ImageTokenizer:
         make_folder(folder)
         tensors = {k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}
         with replacing(folder / WEIGHTS_FILE) as temporary:
-            save_file(tensors, temporary)
+            # Not save_file, whose files only their owner can read, whatever the umask.
+            temporary.write_bytes(save(tensors))
         write_json(folder / CONFIG_FILE, self.config.to_json())
 
     @classmethod
@@ -296,7 +297,8 @@ def _read_config(path: Path) -> VQConfig:
     try:
         return VQConfig(**read_json(path))
     except (OSError, FileError, TypeError, ConfigError) as error:
+        found = error.strerror if isinstance(error, OSError) else error
         raise TokenizerError(
-            f"{path}: no image tokenizer's config can be read there ({error}); wanted the file "
+            f"{path}: no image tokenizer's config can be read there ({found}); wanted the file "
             "that `calumma train-image-tokenizer` writes. Name the folder that holds it."
         ) from error

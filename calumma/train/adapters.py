@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calumma.errors import ConfigError
-from calumma.files import make_folder
+from calumma.files import make_folder, replacing
 from calumma.model.decoder import INITIAL_STD, Decoder, Head
 from calumma.train.config_finetune import AdaptConfig
 from calumma.vocabulary import Vocabulary
@@ -169,7 +169,9 @@ def save_adapter(folder: Path, decoder: Decoder, config: AdaptConfig) -> None:
     }
     make_folder(folder)
     about = {"format": "pt", "rank": str(config.rank), "alpha": str(config.alpha)}
-    save_file(learned, folder / FILE_NAME, about)
+    # Not save_file, whose files only their owner can read, whatever the umask.
+    with replacing(folder / FILE_NAME) as temporary:
+        temporary.write_bytes(save(learned, about))
 
 
 def require_shardable(config: AdaptConfig, tensor: int) -> None:

@@ -43,6 +43,13 @@ def test_the_newest_is_taken_up_and_two_are_kept(tmp_path: Path) -> None:
     assert kept == ["step-00000010", "step-00000100"]
 
 
+def test_all_who_may_read_its_record_may_read_its_tensors(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    files = list((tmp_path / "checkpoints" / "step-00000001").iterdir())
+    assert len(files) == 2
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_those_of_every_so_many_steps_stay_for_good(tmp_path: Path) -> None:
     for step in range(1, 9):
         state = {"a": torch.zeros(1)}

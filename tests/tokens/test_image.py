@@ -101,6 +101,13 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: ImageTokenizer, tmp_path: Pa
     ]
 
 
+def test_all_who_may_read_its_config_may_read_its_weights(
+    tokenizer: ImageTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_fingerprint_is_of_the_weights() -> None:
     torch.manual_seed(1)
     network = VQNetwork(CONFIG)
@@ -173,8 +180,8 @@ def test_a_folder_that_holds_none_is_refused(tmp_path: Path) -> None:
         ImageTokenizer.load(tmp_path)
     path = tmp_path / "image_tokenizer.json"
     assert str(caught.value) == (
-        f"{path}: no image tokenizer's config can be read there ([Errno 2] No such file or "
-        f"directory: '{path}'); wanted the file that `calumma train-image-tokenizer` writes. "
+        f"{path}: no image tokenizer's config can be read there (No such file or "
+        "directory); wanted the file that `calumma train-image-tokenizer` writes. "
         "Name the folder that holds it."
     )
 

@@ -147,6 +147,8 @@ def test_the_file_of_additions_says_how_they_are_scaled(
     with safe_open(tmp_path / FILE_NAME, "pt") as kept:
         assert kept.metadata() == {"format": "pt", "rank": "2", "alpha": "4.0"}
         assert kept.get_tensor("blocks.0.attention.query.down").shape == (2, 32)
+    (tmp_path / "any").touch()
+    assert (tmp_path / FILE_NAME).stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_tensor_ranks_cannot_share_additions() -> None:
