@@ -37,18 +37,21 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--name", metavar="NAME", help="what clients call the model (its folder's name)")
     add("--keys", type=Path, metavar="FILE", help="keys of clients (default: $CALUMMA_KEYS)")
     add("--new-key", metavar="NAME", help="add a key for NAME to --keys FILE, print it and leave")
-    add("--max-queue", type=int, metavar="N", help="answers that may run or wait at once (128)")
-    add("--limit", action="append", default=[], metavar="NAME=N", help="another limit")
+    queue = "answers that may run or wait at once (128); --limit NAME=N: another limit"
+    add("--max-queue", type=int, metavar="N", help=queue)
+    add("--limit", action="append", default=[], metavar="NAME=N", help=argparse.SUPPRESS)
     add("--allow-host", action="append", default=[], metavar="HOST", help="pictures from there")
     add("--filter", action="append", default=[], metavar="NAME", help="profanity or nudity")
-    add("--c2pa", type=Path, metavar="FILE", help="sign pictures: certificates (PEM)")
-    add("--c2pa-key", type=Path, metavar="FILE", help="and the key of the first of them (PEM)")
-    add("--c2pa-timestamps", metavar="URL", help="and have an authority stamp the time")
+    sign = "certificates (PEM) to sign pictures, --c2pa-key FILE; --c2pa-timestamps URL"
+    add("--c2pa", type=Path, metavar="FILE", help=sign)
+    add("--c2pa-key", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    add("--c2pa-timestamps", metavar="URL", help=argparse.SUPPRESS)
     add("--log-prompts", action="store_true", help="write prompts into the log")
-    add("--replicas", type=int, default=1, metavar="N", help="copies, through Ray Serve (1)")
-    add("--tensor", type=int, default=1, metavar="N", help="processes that share the decoder (1)")
+    many = "copies, through Ray Serve (1); --tensor N: processes that share a decoder (1)"
+    add("--replicas", type=int, default=1, metavar="N", help=many)
+    add("--tensor", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
     add("--fleet", action="append", default=[], metavar="URL", help="let vLLM there choose ids")
-    device = "auto, cpu or cuda; also --dtype bfloat16, --weights int8 or fp8, --compile"
+    device = "auto, cpu or cuda; --dtype bfloat16, --weights int8 or fp8, --compile"
     add("--device", default="auto", metavar="D", help=device)
     add("--dtype", default="float32", metavar="D", help=argparse.SUPPRESS)
     add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)

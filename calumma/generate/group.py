@@ -26,7 +26,7 @@ from calumma.errors import GenerationError, RankError
 from calumma.generate.config import Budget
 from calumma.generate.follower import Orders, Place, follow, join
 from calumma.generate.ranks import read_share, require_ranks
-from calumma.runtime import choose_device
+from calumma.runtime import choose_device, choose_dtype
 
 SECONDS = 60.0
 """For how long a rank waits for the others in the middle of a step, before it takes them to hang.
@@ -62,6 +62,7 @@ class Group:
 
         Raises:
             CheckpointError: the folder holds no such model.
+            ConfigError: there is no such device or dtype.
             GenerationError: so many ranks cannot share its decoder, or lack GPUs; or this process
                 is in a group already.
             RankError: a follower has ended.
@@ -78,6 +79,7 @@ class Group:
                 "one that is in none. Close the model that they share, or start another process."
             )
         self._device = device_of(device, size)
+        choose_dtype(dtype)
         self._lock = threading.RLock()
         self._closing = False
         self._listeners: list[Callable[[RankError], None]] = []
