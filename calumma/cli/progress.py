@@ -58,7 +58,11 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is None:
+            # All is done, be it less than there might have been: no time is left.
+            self.total = self.total and self.done
         if self._progress:
+            self._progress.update(self._task, total=self.total)
             self._progress.stop()
         elif kind is None:
             self._line("")
