@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -148,6 +149,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compiled", action="store_true", help="each side compiled, too")
+    busy = "count the processor's seconds, of all threads: for a busy machine"
+    parser.add_argument("--processor", action="store_true", help=busy)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds = 3
@@ -158,6 +161,7 @@ def main() -> None:
     for each in steps.values():
         each.begin()
     settle = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
+    clock = time.process_time if arguments.processor else time.perf_counter
     found: dict[str, dict[str, float | None]] = {}
     wanted = steps["float32"].step(8).float().clone()
     for name, each in steps.items():
@@ -169,7 +173,7 @@ def main() -> None:
     ]:
         turns = {name: partial(work, each) for name, each in steps.items()}
         for name, middle in medians(
-            interleaved(turns, rounds=arguments.rounds, warmups=3, settle=settle)
+            interleaved(turns, rounds=arguments.rounds, warmups=3, clock=clock, settle=settle)
         ).items():
             found[name][f"{label}_seconds"] = round(middle, 7)
             print(f"{label:>16} {name:>20} {middle * 1e3:9.3f} ms", file=sys.stderr, flush=True)
