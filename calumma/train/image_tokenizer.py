@@ -19,6 +19,7 @@ from calumma.tokens.vq.features import named_distance
 from calumma.tokens.vq.losses import Distance, adversarial_share, discriminator_loss
 from calumma.tokens.vq.matching import match, plain_network, spread
 from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.quantizer import vectors_of
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.regions import region_losses
 from calumma.train.world import ALONE, World
@@ -229,7 +230,7 @@ def _reconstruct(
             made = network.pixels(latents).float()
         return made, latents, None, {"quantization": latents.new_zeros(())}
     if state.step == state.config.continuous_steps:
-        vectors = _vectors(latents)
+        vectors = vectors_of(latents.detach())
         state.keeper.initialise(network.quantizer, vectors, state.generator)
     found = match(network.quantizer, latents, codebook, state.world.mean)
     with _autocast(state):
@@ -288,12 +289,9 @@ def _keep_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | 
     if codes is None:
         return 0
     quantizer = state.network.quantizer
-    return state.keeper.update(quantizer, _vectors(latents), codes.flatten(), state.generator)
-
-
-def _vectors(latents: Tensor) -> Tensor:
-    """[B, D, h, w] -> [B * h * w, D], without gradient."""
-    return latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
+    return state.keeper.update(
+        quantizer, vectors_of(latents.detach()), codes.flatten(), state.generator
+    )
 
 
 @torch.no_grad()

@@ -18,7 +18,13 @@ from torch import Tensor
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.losses import quantization_losses
 from calumma.tokens.vq.network import VQNetwork
-from calumma.tokens.vq.quantizer import Quantizer, nearest, on_sphere, straight_through
+from calumma.tokens.vq.quantizer import (
+    Quantizer,
+    nearest,
+    on_sphere,
+    straight_through,
+    vectors_of,
+)
 
 Mean = Callable[[Tensor], Tensor]
 """The mean of a tensor over all ranks; its gradient flows as if each rank held the mean."""
@@ -53,7 +59,7 @@ def match(quantizer: Quantizer, latents: Tensor, config: CodebookConfig, mean: M
     rows: Tensor = quantizer.codebook
     if config.lookup == "normalised":
         rows = on_sphere(rows, 1)
-    codes = _cells(nearest(_vectors(latents.detach()), rows), latents)
+    codes = _cells(nearest(vectors_of(latents.detach()), rows), latents)
     quantized = _rows(codes, rows)
     commitment, codebook = quantization_losses(latents, quantized)
     commitment_weight, codebook_weight = config.loss_weights
@@ -74,7 +80,7 @@ def _match_by_index(
     one-hot index in value, the softmax over all rows in gradient; and its "double" loss, which
     pulls latents and codes together once through the index and once as ever.
     """
-    logits = _vectors(latents) @ quantizer.codebook.t()
+    logits = vectors_of(latents) @ quantizer.codebook.t()
     shares = logits.softmax(1)
     codes = _cells(logits.argmax(1), latents)
     chosen = _rows(codes, quantizer.codebook)
@@ -136,11 +142,6 @@ def plain_network(network: VQNetwork, config: CodebookConfig) -> VQNetwork:
     plain = VQNetwork(shape).to(rows.device)
     plain.load_state_dict(tensors)
     return plain
-
-
-def _vectors(latents: Tensor) -> Tensor:
-    """[B, D, h, w] -> [B * h * w, D]."""
-    return latents.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _cells(codes: Tensor, latents: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ def on_sphere(vectors: Tensor, dim: int) -> Tensor:
     return F.normalize(vectors, dim=dim) * vectors.shape[dim] ** 0.5
 
 
+def vectors_of(latents: Tensor) -> Tensor:
+    """[B, D, h, w] -> [B * h * w, D]."""
+    return latents.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 class Quantizer(nn.Module):
     """The codebook, and how to look things up in it.
 
@@ -49,9 +54,8 @@ class Quantizer(nn.Module):
 
     def codes(self, latents: Tensor) -> Tensor:
         """[B, D, h, w] -> [B, h, w] int64 codes in [0, K), of the nearest rows."""
-        b, d, h, w = latents.shape
-        vectors = latents.permute(0, 2, 3, 1).reshape(-1, d)
-        return nearest(vectors, self.codebook).view(b, h, w)
+        codes = nearest(vectors_of(latents), self.codebook)
+        return codes.view(len(latents), *latents.shape[2:])
 
     def vectors(self, codes: Tensor) -> Tensor:
         """[B, h, w] int64 -> [B, D, h, w], the codebook's rows."""
