@@ -77,7 +77,7 @@ def test_a_terminal_gets_a_bar_with_rate_note_and_time_left(
         bar.step(7, {"loss_text": 1.5, "loss_image": 2.25})
     shown = told.getvalue()
     assert "pre-training" in shown
-    assert "7/10" in shown
+    assert "7/7" in shown
     assert "steps/s" in shown
     assert "left" in shown
     assert "text 1.500 image 2.250" in shown
