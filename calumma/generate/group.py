@@ -92,6 +92,7 @@ class Group:
         try:
             self._start(folder, dtype, seconds)
         except BaseException:
+            self._kill()
             self.close()
             raise
         threading.Thread(target=self._watch, name="calumma-ranks", daemon=True).start()
@@ -232,8 +233,8 @@ class Group:
                 return
             self._closing = True
         if self.error is None:
-            with contextlib.suppress(OSError):
-                for line in self._lines:
+            for line in self._lines:
+                with contextlib.suppress(OSError):
                     line.send(None)
         # After a failure NCCL may wait for ever for those that are gone; this process ends anyway.
         if torch.distributed.is_initialized() and (self.error is None or self._device == "cpu"):

@@ -152,3 +152,28 @@ def test_an_error_in_the_engine_reaches_all_who_ask(
     with pytest.raises(ZeroDivisionError, match="of the decoder"):
         live.ask(["a"])
     live.close()
+
+
+def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(model)
+    begun, free = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        begun.set()
+        free.wait()
+
+    monkeypatch.setattr(model.decoder, "hidden", hang)
+    monkeypatch.setattr("calumma.generate.live._MOST_SECONDS_TO_END", 0.1)
+    answer = live.ask(["a"], **OPTIONS)
+    begun.wait()
+    live.fail(TimeoutError("it hangs"))
+    live.fail(ZeroDivisionError("and that is why"))
+    with pytest.raises(TimeoutError, match="it hangs"):
+        answer.sample()
+    with pytest.raises(TimeoutError, match="it hangs"):
+        live.ask(["a"])
+    live.close()
+    free.set()
+    assert isinstance(live.error, TimeoutError)
