@@ -279,19 +279,7 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
     _require_no_jobs(job)
     job = replace(job, decoders=config.cpus)
     tasks = plan(job, paths)
-    programs = shlex.quote(str(Path(sys.executable).parent))
-    rules = {
-        "time": config.time,
-        "partition": config.partition,
-        "cpus_per_task": config.cpus,
-        "mem_per_cpu_gb": config.memory_gb,
-        "env_command": config.setup or f'export PATH={programs}:"$PATH"',
-        # A step of a job no longer takes the job's processors by itself (Slurm 22.05 on).
-        "srun_args": {"cpus-per-task": config.cpus},
-        # Jobs behind one that failed would wait in the queue for ever.
-        "sbatch_args": {"kill-on-invalid-dep": "yes"},
-        "qos": "",
-    }
+    rules = _rules(config)
     executors: list[_Slurm] = []
     for task, count in [*steps(job, tasks), (FinishTask(job), 1)]:
         name = type(task).__name__
@@ -320,6 +308,23 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
         jobs += [str(executor.job_id) for executor in executors if executor.job_id is not None]
         write_json(_jobs(job), jobs)
     return jobs
+
+
+def _rules(config: SlurmConfig) -> dict[str, Any]:
+    """What datatrove is told of all jobs alike."""
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    return {
+        "time": config.time,
+        "partition": config.partition,
+        "cpus_per_task": config.cpus,
+        "mem_per_cpu_gb": config.memory_gb,
+        "env_command": config.setup or f'export PATH={programs}:"$PATH"',
+        # A step of a job no longer takes the job's processors by itself (Slurm 22.05 on).
+        "srun_args": {"cpus-per-task": config.cpus},
+        # Jobs behind one that failed would wait in the queue for ever.
+        "sbatch_args": {"kill-on-invalid-dep": "yes"},
+        "qos": "",
+    }
 
 
 def _jobs(job: BuildJob) -> Path:

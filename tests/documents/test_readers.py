@@ -147,3 +147,18 @@ def test_a_path_that_climbs_out_is_refused_with_its_line(tmp_path: Path) -> None
 def test_reading_needs_no_torch() -> None:
     code = "import sys, calumma.documents.readers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DocumentError) as caught:
+        find_sources(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: cannot be looked into (Permission denied); wanted files of documents. Mend "
+        "the path, or your right to read it."
+    )
