@@ -64,6 +64,18 @@ def tuning_plan(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
     return decoder_plan(config, args, shape)
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there are at least two.
+
+    >>> duration(1.5), duration(7100), duration(7200), duration(2e7)
+    ('1.5 seconds', '118 minutes', '2 hours', '231 days')
+    """
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} seconds"
+
+
 def plan_summary(plan: Plan) -> list[str]:
     """A plan in four lines, five where it does not fit."""
     from calumma.errors import ConfigError
@@ -80,7 +92,7 @@ def plan_summary(plan: Plan) -> list[str]:
         f"({held}; the rest allowances)",
         f"speed: {speed.tokens_a_second:,.0f} ids a second where {speed.mfu:.0%} of the peak is "
         f"reached (assumed), {speed.step_seconds:.3g} s a step of {speed.tokens_a_step:,} ids",
-        f"time: {speed.days:.3g} days for {plan.question.config.steps:,} steps, "
+        f"time: {duration(speed.days * 86_400)} for {plan.question.config.steps:,} steps, "
         f"{speed.tokens:,} ids",
     ]
     try:
@@ -112,6 +124,6 @@ def image_tokenizer_plan(run: ImageTokenizerRun, args: argparse.Namespace) -> li
         "GiB; the networks of the losses come on top",
         f"speed: at most {pictures * machine.number / seconds:,.3g} pictures a second where "
         f"{mfu:.0%} of the peak is reached (assumed), without the losses' networks",
-        f"time: at least {config.steps * seconds / 86_400:.3g} days for {config.steps:,} steps, "
+        f"time: at least {duration(config.steps * seconds)} for {config.steps:,} steps, "
         f"{config.steps * config.batch_size:,} pictures",
     ]
