@@ -104,7 +104,9 @@ class Bar:
         if self.total and self._rate > 0 and self.done < self.total:
             left = f", {(self.total - self.done) / self._rate:.0f} s left"
         rate = f"{self._rate:.1f} {self.unit}/s"
-        CONSOLE.print(f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip())
+        line = f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip()
+        # A line of a log is never broken, nor are brackets in a path taken for colours.
+        CONSOLE.print(line, markup=False, soft_wrap=True)
 
 
 _SHOWN = {

@@ -44,6 +44,17 @@ def test_a_file_gets_a_line_with_rate_and_time_left_and_one_at_the_end(
     ]
 
 
+def test_a_line_of_a_log_is_not_broken_and_shown_to_the_letter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = console(monkeypatch, terminal=False)
+    clock(monkeypatch, 0.0, 11.0, 11.0)
+    title = "convert " + "folder/" * 20 + "[red]"
+    with Bar(title, None, "MB") as bar:
+        bar.advance(11)
+    assert told.getvalue().splitlines()[-1] == f"{title}: 11 (1.0 MB/s)"
+
+
 def test_work_without_a_known_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     told = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 2.0)
