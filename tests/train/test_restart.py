@@ -66,7 +66,7 @@ def its_own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("its_own_signals")
 def test_torchrun_begins_again_when_a_rank_is_killed(
-    undisturbed: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
     """What torchrun does with a command, done with a function: it starts at once."""
     run = tmp_path / "run"
@@ -81,7 +81,8 @@ def test_torchrun_begins_again_when_a_rank_is_killed(
         start_method=SERVER.get_start_method(),
     )
     elastic_launch(config, restarting.take_up)(run, shards)
-    assert "failed (exitcode: -9)" in caplog.text
+    # Which of the two is found dead first is chance: the killed one, or the one that misses it.
+    assert restarting.killed(run).read_text() == "attempt 0"
     assert_same_course(run, undisturbed)
     weights, wanted_weights = (torch.load(r / "weights.pt") for r in (run, undisturbed))
     for key, tensor in wanted_weights.items():
