@@ -20,6 +20,13 @@ _EXAMPLES = """\
   calumma inspect out/demo/model      a model: its shape and its vocabulary"""
 
 
+_OF_DOCUMENTS = (".jsonl", ".gz", ".zst", ".parquet", ".tar", ".html")
+"""Endings that anybody's files of documents have, which may lie in any folder."""
+
+_OURS = ("metrics.jsonl", "events.jsonl", "pieces.jsonl", "quarantine.jsonl", "report.html")
+"""Files with such endings that a folder of ours holds, and that are no documents."""
+
+
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
     parser = new_verb(
@@ -71,8 +78,21 @@ def run(args: argparse.Namespace) -> None:
                 "a config of training. Leave --page out."
             )
     else:
+        _require_no_piece(path)
         lines = _documents(path, args.page)
     print("\n".join(lines))
+
+
+def _require_no_piece(path: Path) -> None:
+    """Refuse a file of a folder that is told of as a whole, such as a model's weights."""
+    folder = path.parent
+    if path.suffix in _OF_DOCUMENTS and path.name not in _OURS:
+        return
+    if path.is_file() and ((folder / "manifest.json").is_file() or _without_page(folder)):
+        raise ConfigError(
+            f"{path}: a file of the folder {folder}; wanted the folder, which is told of as a "
+            f"whole. Name it: `calumma inspect {folder}`."
+        )
 
 
 def _without_page(path: Path) -> list[str]:

@@ -26,7 +26,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="gets tokenizer.json"
     )
     parser.add_argument(
-        "--num-text", type=int, default=4096, metavar="N", help="text ids, 256 bytes included (4096)"
+        "--num-text",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="text ids, 256 bytes included (4096)",
     )
     codes = parser.add_mutually_exclusive_group(required=True)
     codes.add_argument("--num-codes", type=int, metavar="N", help="image codes to hold")

@@ -202,3 +202,22 @@ def test_what_calumma_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["inspect", str(tmp_path / "a.bin")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'a.bin'}")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "pieces.jsonl"])
+def test_a_file_of_shards_is_told_of_with_its_folder(
+    name: str, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(shards / name)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {shards / name}: a file of the folder {shards}; wanted the folder, which is told "
+        f"of as a whole. Name it: `calumma inspect {shards}`.\n"
+    )
+
+
+def test_documents_in_a_folder_of_ours_are_no_file_of_it(
+    documents: list[Document], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parquet(tmp_path / "a.parquet", documents)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert told(tmp_path / "a.parquet", capsys)[0] == f"{tmp_path / 'a.parquet'}: documents"
