@@ -45,7 +45,7 @@ SHAPE = decoder_size(
     dropout=0.0,
 )
 SHAPES = {"pre": SHAPE, "reordered": replace(SHAPE, norm_order="reordered")}
-STEPS = 8
+STEPS = {"pre": 20, "reordered": 8}
 
 
 def batch(number: int) -> Batch:
@@ -66,7 +66,7 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
     optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=1e-3))
     rules = StepRules(vocabulary=VOCABULARY, z_loss=1e-2, max_gradient_norm=1.0)
     told = []
-    for number in range(STEPS):
+    for number in range(STEPS[name]):
         batches = [batch(2 * number), batch(2 * number + 1)]
         rows = [b.rows(slice(place.row_group, None, place.row_groups)) for b in batches]
         # Each rank looks at the first row that it is given: here at the same one.
