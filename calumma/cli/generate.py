@@ -62,7 +62,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--seed", type=int, default=0, metavar="N")
     add("--max-new-tokens", type=int, metavar="N", help="else 256 and an image, where one may come")
     add("--max-images", type=int, default=4, metavar="N", help="0: text only")
-    add("--temperature", type=float, metavar="X", help="of text and images")
+    add("--temperature", type=float, metavar="X", help="or --text.RULE X, --image.RULE X")
     add("--guidance", type=float, metavar="X", help="of images, by the text")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
     dtype = "or bfloat16, float16; also --weights int8 or fp8, and --compile"

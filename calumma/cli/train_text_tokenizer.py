@@ -17,7 +17,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = new_verb(
         subparsers,
         "train-text-tokenizer",
-        "DOCS... --out DIR --num-codes N | --image-tokenizer DIR [--num-text N]",
+        "DOCS... --out DIR --num-codes N | --image-tokenizer DIR",
         "Train a BPE with the image codes inside the vocabulary.\nWrites DIR/tokenizer.json.",
         _EXAMPLES,
     )

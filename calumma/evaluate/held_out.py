@@ -106,7 +106,9 @@ class Options:
             EvaluationError: no folder is given, or it has none of that name.
         """
         if self.data is None or not (self.data / task).is_dir():
-            found = "no folder of benchmarks is given" if self.data is None else "it is not there"
+            found = "no folder of benchmarks is given"
+            if self.data is not None:
+                found = f"{self.data / task} is not there"
             raise EvaluationError(
                 f"{task}: {found}; wanted its files in a folder {task!r} of --data DIR. "
                 "`calumma evaluate --list` names them."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from types import FrameType
 
@@ -32,8 +33,11 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
+        found: object = error
+        if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+            found = os.strerror(error.errno)  # socket puts the address in once more
         raise ConfigError(
-            f"cannot listen at {host}, port {port} ({error}); wanted a free port of this machine. "
+            f"cannot listen at {host}, port {port} ({found}); wanted a free port of this machine. "
             "Choose another --port or --host."
         ) from error
 

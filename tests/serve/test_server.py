@@ -147,9 +147,12 @@ def test_who_is_not_done_within_the_grace_is_told_so(
 
 def test_a_place_that_is_taken_is_told() -> None:
     with bind("127.0.0.1", 0) as first, pytest.raises(ConfigError) as caught:
-        bind("127.0.0.1", first.getsockname()[1])
-    assert "cannot listen at 127.0.0.1, port" in str(caught.value)
-    assert str(caught.value).endswith("Choose another --port or --host.")
+        port = first.getsockname()[1]
+        bind("127.0.0.1", port)
+    assert str(caught.value) == (
+        f"cannot listen at 127.0.0.1, port {port} (Address already in use); wanted a free port of "
+        "this machine. Choose another --port or --host."
+    )
 
 
 def test_the_command_serves_until_a_signal_comes(model_parts: ModelParts, tmp_path: Path) -> None:
