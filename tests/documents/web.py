@@ -49,7 +49,7 @@ def served(folder: Path, answers: int = 1 << 60, port: int = 0) -> Iterator[str]
     handler = functools.partial(_Handler, directory=str(folder), left=[answers])
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
