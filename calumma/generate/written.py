@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import PIL.Image
 
 from calumma.documents.document import Part, Text
+from calumma.documents.picture_file import data_url, png_of
 from calumma.files import make_folder, replacing, write_json, write_text
 from calumma.generate.sample import Sample
 
@@ -161,13 +160,10 @@ def _body(parts: Sequence[str | PIL.Image.Image]) -> str:
 
 def _figure(picture: PIL.Image.Image) -> str:
     """A picture inside the page; a small one is enlarged by a whole number, its pixels square."""
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
     scale = max(1, SHOWN_SIDE // max(picture.size))
     size = f'width="{picture.width * scale}" height="{picture.height * scale}"'
     enlarged = f", shown {scale} times as large" if scale > 1 else ""
     return (
-        f'<figure><img alt="a picture" {size} src="data:image/png;base64,{data}">'
+        f'<figure><img alt="a picture" {size} src="{data_url(png_of(picture.convert("RGB")))}">'
         f"<figcaption>{picture.width} × {picture.height} pixels{enlarged}</figcaption></figure>"
     )

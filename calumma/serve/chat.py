@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
 
+from calumma.documents.picture_file import data_url
 from calumma.serve.answers import (
     AnswerMessage,
     Chat,
@@ -24,7 +25,7 @@ from calumma.serve.messages import Asking, ChatRequest, StreamOptions
 from calumma.serve.narration import Chosen, Drawn, Ended, Growing, Piece, Reason, Said
 from calumma.serve.options import first_seed, images_of, modality_of, room_for, sampling_of
 from calumma.serve.prompts import chat_prompt
-from calumma.serve.service import Asked, Service, Told, Wanted, base64_of, data_url
+from calumma.serve.service import Asked, Service, Told, Wanted, base64_of
 from calumma.serve.streaming import REFUSED, STREAM_HEADERS, events, line
 from calumma.serve.visits import Visit, visit_of
 

@@ -223,8 +223,3 @@ class Service:
 def base64_of(png: bytes) -> str:
     """The file of a picture in base64."""
     return base64.b64encode(png).decode()
-
-
-def data_url(png: bytes) -> str:
-    """The file of a picture as a URL."""
-    return f"data:image/png;base64,{base64_of(png)}"
