@@ -41,7 +41,7 @@ def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
         )
     pairs = chosen(known, options.max_prompts, options.seed)
     written = write_captions(held_out, pairs, options)
-    for pair, text in list(zip(pairs, written, strict=True))[: options.show]:
+    for pair, text in options.shown_of(pairs, written):
         prompt: list[str | PIL.Image.Image] = [pair.picture]
         prompt += [options.question] if options.question else []
         held_out.shown.append(

@@ -52,7 +52,7 @@ def drawing(held_out: HeldOut, options: Options) -> list[Figure]:
     require_pictures("drawing", held_out, len(known))
     pairs = chosen(known, options.max_prompts, options.seed)
     pictures = draw_captions(held_out.model, [pair.text for pair in pairs], options)
-    for pair, picture in list(zip(pairs, pictures, strict=True))[: options.show]:
+    for pair, picture in options.shown_of(pairs, pictures):
         prompt = list(_phrased(pair.text, options))
         held_out.shown.append(
             Shown(task="drawing", prompt=prompt, answer=[picture], wanted=[pair.picture])

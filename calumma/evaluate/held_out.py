@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -98,6 +98,10 @@ class Options:
     def known(self) -> list[Document]:
         """What baselines know that look for the nearest training document."""
         return chosen(captioned(self.training), MOST_KNOWN, self.seed)
+
+    def shown_of(self, *columns: Iterable[Any]) -> list[tuple[Any, ...]]:
+        """The first `show` questions with what belongs to each; columns are of one length."""
+        return list(zip(*columns, strict=True))[: self.show]
 
     def data_folder(self, task: str) -> Path:
         """Where a benchmark's files lie.

@@ -95,7 +95,7 @@ def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
         )
     asked = chosen(exchanges, options.max_prompts, options.seed)
     samples = answer_all(held_out.model, asked, options)
-    for one, sample in list(zip(asked, samples, strict=True))[: options.show]:
+    for one, sample in options.shown_of(asked, samples):
         held_out.shown.append(
             Shown(task="interleaved", prompt=_shown(one.prompt), answer=sample.parts,
                   wanted=_shown(one.wanted))

@@ -82,7 +82,7 @@ def pictured_benchmark(name: str, held_out: HeldOut, options: Options) -> list[F
         seed=options.seed,
     )
     figures, scores = (caption_scores if kind.captions else answer_scores)(answered)
-    for question, answer, score in list(zip(asked, written, scores, strict=True))[: options.show]:
+    for question, answer, score in options.shown_of(asked, written, scores):
         prompt, wanted = asker.prompt(question), [" / ".join(question.given)]
         held_out.shown.append(
             Shown(task=name, prompt=prompt, answer=[answer], wanted=wanted, score=float(score))

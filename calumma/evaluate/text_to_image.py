@@ -45,7 +45,7 @@ def text_to_image(held_out: HeldOut, options: Options) -> list[Figure]:
     looking = scorer or Scorer(features)
     pairs = with_ten_texts(pairs, options)
     drawn = draw_captions(held_out.model, [pair.text for pair in pairs], options)
-    for pair, picture in list(zip(pairs, drawn, strict=True))[: options.show]:
+    for pair, picture in options.shown_of(pairs, drawn):
         held_out.shown.append(Shown(task="text_to_image", prompt=[pair.text], answer=[picture],
                                     wanted=[pair.picture]))  # fmt: skip
     ours, own = looking.look(drawn), looking.look([pair.picture for pair in pairs])

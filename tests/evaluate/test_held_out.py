@@ -4,7 +4,7 @@ import pytest
 
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
-from calumma.evaluate.held_out import HeldOut, chosen, others
+from calumma.evaluate.held_out import HeldOut, Options, chosen, others
 from calumma.generate.model import Model
 from tests.evaluate.oracle import letter_documents, oracle_held_out, oracle_model, picture
 
@@ -70,3 +70,12 @@ def test_each_gets_anothers_in_an_order_that_says_nothing() -> None:
     assert all(own != other for own, other in zip(items, given, strict=True))
     assert sum(abs(own - other) == 1 for own, other in zip(items, given, strict=True)) < 10
     assert given == others(items, seed=1) != others(items, seed=2)
+
+
+def test_as_many_questions_are_shown_as_are_asked_for() -> None:
+    assert Options().shown_of("abc", [1, 2, 3]) == []
+    assert Options(show=2).shown_of("abc", [1, 2, 3]) == [("a", 1), ("b", 2)]
+    assert Options(show=9).shown_of("ab", [1, 2], [True, False]) == [
+        ("a", 1, True),
+        ("b", 2, False),
+    ]
