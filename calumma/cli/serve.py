@@ -135,7 +135,7 @@ def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None)
     from calumma.errors import RankError
     from calumma.generate.shared import SharedLive
     from calumma.serve.app import make_app, make_service
-    from calumma.serve.logs import write_to
+    from calumma.serve.logs import written_to
     from calumma.serve.server import Server, bind
 
     with bind(config.host, config.port) as listening, _opened(args, config) as (model, live):
@@ -143,9 +143,9 @@ def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None)
         server = Server(make_app(service, keys), service.desk)
         if isinstance(live, SharedLive):
             live.group.watch(lambda _: server.stop())
-        write_to(sys.stderr)
-        _tell(config, *listening.getsockname()[:2])
-        server.run([listening])
+        with written_to(sys.stderr):
+            _tell(config, *listening.getsockname()[:2])
+            server.run([listening])
         if isinstance(service.live.error, RankError):
             raise service.live.error
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -40,13 +42,20 @@ def note_mistake(error: BaseException, **fields: Any) -> None:
     LOG.error("mistake", exc_info=told, extra={"fields": fields})
 
 
-def write_to(stream: TextIO) -> logging.Handler:
-    """Write lines to a stream, those of uvicorn as well; gives the handler, to be removed."""
+@contextmanager
+def written_to(stream: TextIO) -> Iterator[None]:
+    """Lines go to a stream meanwhile, those of uvicorn as well."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    for name, level in (("calumma.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+    loggers = {"calumma.serve": logging.INFO, "uvicorn": logging.WARNING}
+    for name, level in loggers.items():
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
-    return handler
+    try:
+        yield
+    finally:
+        for name in loggers:
+            logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).propagate = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,19 +11,17 @@ import pytest
 
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig
-from calumma.serve.logs import note, note_mistake, write_to
+from calumma.serve.logs import note, note_mistake, written_to
 from tests.serve.conftest import said, serving
 
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     made = io.StringIO()
-    handler = write_to(made)
-    yield made
-    for name in ("calumma.serve", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.removeHandler(handler)
-        logger.propagate = True
+    with written_to(made):
+        yield made
+    note("behind it")
+    assert "behind it" not in made.getvalue()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
