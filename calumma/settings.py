@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from calumma.errors import ConfigError
+from calumma.wording import nearest
 
 Config = TypeVar("Config")
 
@@ -37,6 +37,7 @@ def changed_config(
     Arguments and errors are those of `make_config` and `load_config`.
     """
     for name, value in _pairs(changes):
+        _require_option(kind, name)
         _set(tree, name, value)
     return make_config(kind, tree, where)
 
@@ -107,7 +108,7 @@ def _told(kind: Any, fault: Mapping[str, Any]) -> str:
     while len(path) > 1 and not _is_field(kind, path):
         path.pop()  # pydantic goes on into tuples and members of unions
     name = ".".join(path)
-    option = f"--{name.replace('_', '-')}"
+    option = _option(path)
     if fault["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{name} is missing; wanted a value. Write it there or give {option} VALUE."
     wanted = str(fault["msg"]).removeprefix("Input should be ").split(", unable")[0]
@@ -171,32 +172,60 @@ def _value(text: str) -> Any:
         return text
 
 
+def _option(path: Sequence[str]) -> str:
+    """What changes a field on the command line.
+
+    >>> _option(["text", "top_p"])
+    '--text.top-p'
+    """
+    return f"--{'.'.join(path).replace('_', '-')}"
+
+
 def _set(tree: dict[str, Any], name: Sequence[str], value: Any) -> None:
     for part in name[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(
-                f"--{'.'.join(name).replace('_', '-')}: {part} holds a value; wanted a "
-                "table of fields. See --dry-run."
+                f"{_option(name)}: {part} holds a value; wanted a table of fields. See --dry-run."
             )
     tree[name[-1]] = value
 
 
 def _require_known(kind: Any, tree: dict[str, Any], above: tuple[str, ...]) -> None:
     """Refuse unknown fields, naming the nearest known one."""
-    hints = get_type_hints(kind)
-    known = {field.name: hints[field.name] for field in fields(kind)}
+    known = _types_of(kind)
     for name, value in tree.items():
-        dotted = ".".join([*above, name])
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f"perhaps {'.'.join([*above, near[0]])}" if near else f"one of {', '.join(known)}"
-            )
-            raise ConfigError(f"there is no field {dotted}; wanted {hint}.")
+            wanted = _wanted(name, {field: ".".join([*above, field]) for field in known})
+            raise ConfigError(f"there is no field {'.'.join([*above, name])}; wanted {wanted}.")
         inner = _dataclass_in(known[name])
         if inner is not None and isinstance(value, dict):
             _require_known(inner, value, (*above, name))
+
+
+def _require_option(kind: Any, path: Sequence[str]) -> None:
+    """Refuse a change of an unknown field, naming the nearest that can be typed."""
+    for place, name in enumerate(path):
+        known = _types_of(kind)
+        sized = name == "size" and hasattr(kind, "size")
+        if name not in known and not sized:
+            wanted = _wanted(name, {field: _option([*path[:place], field]) for field in known})
+            raise ConfigError(f"there is no option {_option(path)}; wanted {wanted}.")
+        kind = None if sized else _dataclass_in(known[name])
+        if kind is None:
+            return
+
+
+def _wanted(name: str, known: Mapping[str, str]) -> str:
+    """Instead of an unknown field the nearest known one, or else all of them, as they are told."""
+    near = nearest(name, known)
+    return f"perhaps {known[near]}" if near else f"one of {', '.join(known.values())}"
+
+
+def _types_of(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, by their names."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def config_tree(config: Any) -> dict[str, Any]:

@@ -114,7 +114,7 @@ REFUSED = [
     ),
     (
         "shards = 's'\n[inner]\nzzz = 1",
-        "run.toml: there is no field inner.zzz; wanted one of rate, kind, betas.",
+        "run.toml: there is no field inner.zzz; wanted one of inner.rate, inner.kind, inner.betas.",
     ),
     (
         "num_steps = 3",
@@ -183,7 +183,16 @@ def test_mistakes_in_the_file_are_named_in_one_line(
         ),
         (
             ["--num-stepps", "3"],
-            "run.toml: there is no field num_stepps; wanted perhaps num_steps.",
+            "there is no option --num-stepps; wanted perhaps --num-steps.",
+        ),
+        (
+            ["--inner.rat_e", "3"],
+            "there is no option --inner.rat-e; wanted perhaps --inner.rate.",
+        ),
+        (
+            ["--inner.zzz", "3"],
+            "there is no option --inner.zzz; wanted one of --inner.rate, --inner.kind, "
+            "--inner.betas.",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from calumma.errors import ConfigError
+from calumma.wording import nearest
 
 if TYPE_CHECKING:
     from calumma.train.loop import Progress
@@ -41,6 +42,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a `ConfigError`, where argparse would print the usage and leave."""
         raise ConfigError(f"{message}; `{self.prog} --help` says what is wanted.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest choice, where argparse would list all of them."""
+        if action.choices is not None and value not in action.choices:
+            near = nearest(str(value), map(str, action.choices))
+            if near:
+                raise argparse.ArgumentError(
+                    action, f"there is no {value!r}; wanted perhaps {near}"
+                )
+        super()._check_value(action, value)
 
 
 def help_options(usage: str, description: str, examples: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from calumma.corpora.catalog_pictures import PICTURES, QUESTIONS
 from calumma.corpora.catalog_texts import TEXTS
 from calumma.corpora.corpus import Corpus
 from calumma.errors import CorpusError
+from calumma.wording import nearest
 
 CORPORA: tuple[Corpus, ...] = (*PICTURES, *QUESTIONS, *TEXTS, *INSTRUCTIONS)
 """All corpora."""
@@ -24,7 +25,7 @@ def find_corpus(name: str) -> Corpus:
     for corpus in CORPORA:
         if corpus.name == name:
             return corpus
-    raise CorpusError(
-        f"there is no corpus {name!r}; wanted one of {', '.join(c.name for c in CORPORA)}. "
-        "See `calumma corpus list`."
-    )
+    names = [corpus.name for corpus in CORPORA]
+    near = nearest(name, names)
+    wanted = f"perhaps {near}" if near else f"one of {', '.join(names)}"
+    raise CorpusError(f"there is no corpus {name!r}; wanted {wanted}. See `calumma corpus list`.")

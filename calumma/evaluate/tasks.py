@@ -25,6 +25,7 @@ from calumma.evaluate.text_tasks import text_benchmark
 from calumma.evaluate.text_to_image import text_to_image
 from calumma.generate.model import Model
 from calumma.tokens.image import ImageTokenizer
+from calumma.wording import nearest
 
 Progress = Callable[[str, int, int], None]
 """Told the name of the task, how many of its pieces are done, and of how many."""
@@ -76,9 +77,9 @@ def require_tasks(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
-        raise EvaluationError(
-            f"{found}; wanted names of tasks. `calumma evaluate --list` tells them."
-        )
+        near = nearest(unknown[0], TASKS) if unknown else None
+        wanted = f"perhaps {near}" if near else "names of tasks"
+        raise EvaluationError(f"{found}; wanted {wanted}. `calumma evaluate --list` tells them.")
 
 
 def evaluate(

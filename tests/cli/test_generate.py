@@ -138,7 +138,7 @@ def test_any_rule_of_sampling_is_set_by_its_name(model: str, tmp_path: Path) -> 
         ),
         (
             ("--prompt", "a", "--text.topp", "1"),
-            "the command line: there is no field text.topp; wanted perhaps text.top_p.",
+            "there is no option --text.topp; wanted perhaps --text.top-p.",
         ),
         (
             ("--prompt", "a", "--image.top-p", "2"),

@@ -118,6 +118,16 @@ MISTAKES = [
         "the following arguments are required: NAME, --out; "
         "`calumma corpus fetch --help` says what is wanted.",
     ),
+    (
+        ["trian"],
+        "argument VERB: there is no 'trian'; wanted perhaps pretrain; `calumma --help` says what "
+        "is wanted.",
+    ),
+    (
+        ["corpus", "fecth"],
+        "argument list|fetch|make|choose: there is no 'fecth'; wanted perhaps fetch; "
+        "`calumma corpus --help` says what is wanted.",
+    ),
     (["generate", "m", "--out", "o"], "no --prompt and no --image; wanted at least one of them."),
 ]
 
@@ -131,9 +141,9 @@ def test_a_mistake_on_the_command_line_is_one_line(
 
 
 def test_an_unknown_verb_is_told_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tran"]) == 2
+    assert main(["xyz"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: argument VERB: invalid choice: 'tran' (choose from")
+    assert line.startswith("error: argument VERB: invalid choice: 'xyz' (choose from")
     assert line.endswith("`calumma --help` says what is wanted.")
 
 

@@ -48,6 +48,12 @@ def test_an_unknown_task_is_refused() -> None:
         "task 'perplexity' is not known; wanted names of tasks. `calumma evaluate --list` tells "
         "them."
     )
+    with pytest.raises(EvaluationError) as caught:
+        require_tasks(["likelyhood"])
+    assert str(caught.value) == (
+        "task 'likelyhood' is not known; wanted perhaps likelihood. `calumma evaluate --list` "
+        "tells them."
+    )
     with pytest.raises(EvaluationError, match=r"^no task is named; wanted names of tasks\."):
         require_tasks([])
 
