@@ -171,7 +171,8 @@ function facts(finish, usage, seed, seconds) {
   const told = [`seed ${seed}`, `${seconds.toFixed(1)} s`];
   if (usage) {
     const details = usage.completion_tokens_details;
-    told.unshift(`${details.text_tokens} text ids, ${details.image_tokens} of pictures`);
+    const texts = details.text_tokens === 1 ? "1 text id" : `${details.text_tokens} text ids`;
+    told.unshift(`${texts}, ${details.image_tokens} of pictures`);
   }
   if (finish === "length") told.push("cut off: no room was left");
   if (finish === "stopped") told.push("stopped");
