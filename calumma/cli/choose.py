@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from calumma.cli.verb import Subparsers, new_verb
+from calumma.wording import counted
 
 _EXAMPLES = """\
   calumma corpus choose pairs.parquet --out fine.parquet --attribute aesthetic --least 6
@@ -56,4 +57,4 @@ def choose(args: argparse.Namespace) -> None:
     )
     count = write_parquet(args.out, choice.keep(lambda: read_documents(args.documents)))
     left_out = ", ".join(f"{reason} {n:,}" for reason, n in sorted(choice.dropped.items()))
-    print(f"{args.out}: {count:,} documents chosen; left out: {left_out or 'none'}")
+    print(f"{args.out}: {counted(count, 'document')} chosen; left out: {left_out or 'none'}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from calumma.cli.choose import add_choose, choose
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
+from calumma.wording import counted
 
 if TYPE_CHECKING:
     from calumma.corpora.corpus import Corpus
@@ -133,8 +134,8 @@ def _make(args: argparse.Namespace) -> None:
         made = make_corpus(args.out, config, bar.advance)
     state = "made" if made.fresh else "already there"
     print(
-        f"{args.name}: {state}: {made.documents:,} documents, {made.images:,} images, "
-        f"{made.words:,} words in {made.folder}"
+        f"{args.name}: {state}: {counted(made.documents, 'document')}, "
+        f"{counted(made.images, 'image')}, {counted(made.words, 'word')} in {made.folder}"
     )
 
 
@@ -155,6 +156,7 @@ def _report(fetched: Fetched, corpus: Corpus) -> None:
     state = "fetched" if fetched.fresh else "already there"
     compared = "" if fetched.limited else "; the counts are the known ones"
     print(
-        f"{corpus.name}: {state}: {fetched.documents:,} documents, {fetched.images:,} images, "
-        f"{fetched.words:,} words in {fetched.folder}{compared}"
+        f"{corpus.name}: {state}: {counted(fetched.documents, 'document')}, "
+        f"{counted(fetched.images, 'image')}, {counted(fetched.words, 'word')} in "
+        f"{fetched.folder}{compared}"
     )

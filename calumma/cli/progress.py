@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from calumma.cli.dry_run import duration
+
 CONSOLE = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -102,7 +104,7 @@ class Bar:
         of = f" of {self.total}" if self.total else ""
         left = ""
         if self.total and self._rate > 0 and self.done < self.total:
-            left = f", {(self.total - self.done) / self._rate:.0f} s left"
+            left = f", {duration(round((self.total - self.done) / self._rate))} left"
         rate = f"{self._rate:.1f} {self.unit}/s"
         line = f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip()
         # A line of a log is never broken, nor are brackets in a path taken for colours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calumma.shards.manifest import Manifest, SourceCounts
+from calumma.wording import counted
 
 NAMELESS = "(no source)"
 
@@ -12,9 +13,10 @@ def shard_lines(manifest: Manifest) -> list[str]:
     total = manifest.total
     left_out = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
     return [
-        f"{total.num_sequences:,} sequences, {total.num_ids:,} ids in {len(manifest.pieces):,} "
-        f"pieces; {total.num_images:,} images of {manifest.codes_per_image} codes",
-        f"{sum(manifest.dropped.values()):,} documents left out"
+        f"{counted(total.num_sequences, 'sequence')}, {counted(total.num_ids, 'id')} in "
+        f"{counted(len(manifest.pieces), 'piece')}; {counted(total.num_images, 'image')} of "
+        f"{counted(manifest.codes_per_image, 'code')}",
+        f"{counted(sum(manifest.dropped.values()), 'document')} left out"
         + (f": {left_out}" if left_out else ""),
         *source_table({name: manifest.counts(name) for name in manifest.sources}),
     ]

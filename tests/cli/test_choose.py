@@ -20,4 +20,4 @@ def test_chosen_pictures_are_written_and_the_rest_is_accounted_for(
     words = ["--attribute", "aesthetic", "--least", "6", "--side", "32", "--most", "1"]
     assert main(["corpus", "choose", str(given), "--out", str(out), *words]) == 0
     assert [document.id for document in read_documents([out])] == ["square"]
-    assert capsys.readouterr().out == f"{out}: 1 documents chosen; left out: score 1, size 2\n"
+    assert capsys.readouterr().out == f"{out}: 1 document chosen; left out: score 1, size 2\n"

@@ -39,9 +39,19 @@ def test_a_file_gets_a_line_with_rate_and_time_left_and_one_at_the_end(
             bar.advance(20)
         now = 30.0
     assert told.getvalue().splitlines() == [
-        "shards: 40 of 100 (3.6 documents/s, 16 s left)",
+        "shards: 40 of 100 (3.6 documents/s, 16 seconds left)",
         "shards: 60 of 60 (2.0 documents/s)",
     ]
+
+
+def test_hours_that_are_left_are_told_as_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = console(monkeypatch, terminal=False)
+    clock(monkeypatch, 0.0, 11.0)
+    with Bar("pre-training", 84_706, "steps") as bar:
+        bar.advance(11)
+    assert told.getvalue().splitlines()[0] == (
+        "pre-training: 11 of 84706 (1.0 steps/s, 23.5 hours left)"
+    )
 
 
 def test_a_line_of_a_log_is_not_broken_and_shown_to_the_letter(
@@ -112,7 +122,7 @@ def test_a_training_step_is_told_so_that_a_person_can_read_it(
         bar.step(0, {})
         bar.step(40, metrics)
     assert told.getvalue().splitlines()[0] == (
-        "pre-training: 40 of 1000 (2.0 steps/s, 480 s left) text 2.500 image 4.250 z 11.30 "
+        "pre-training: 40 of 1000 (2.0 steps/s, 8 minutes left) text 2.500 image 4.250 z 11.30 "
         "norm 54.3 rate 3.0e-04 12,346 ids/s"
     )
 

@@ -19,7 +19,7 @@ def manifest(piece: Piece) -> Manifest:
 
 def test_the_counts_of_the_whole_stand_before_those_of_each_source() -> None:
     assert shard_lines(manifest(PIECE)) == [
-        "2 sequences, 2,003 ids in 1 pieces; 19 images of 100 codes",
+        "2 sequences, 2,003 ids in 1 piece; 19 images of 100 codes",
         "0 documents left out",
         "source       sequences        ids       text      codes    control     images    longest",
         "pairs                2      2,000         40      1,900         60         19      1,200",
