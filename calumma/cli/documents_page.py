@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from calumma.cli.page import coloured, page
 from calumma.demo.embed import escaped, picture
-from calumma.documents.document import ROLES, Document, Part, Text
+from calumma.documents.document import ROLES, Document, Image, Part, Text
 from calumma.errors import ImageError
+from calumma.wording import counted
 
 SHOWN = 20
 """Documents on a page."""
@@ -26,6 +27,13 @@ class Survey:
     sources: Counter[str] = field(default_factory=Counter)
     conversations: int = 0
     images: int = 0
+
+    unopened: int = 0
+    """Of the images; headers alone are read, and no picture at an address is fetched."""
+
+    fault: str = ""
+    """Why the first of them cannot be opened."""
+
     letters: int = 0
     drawn: list[Document] = field(default_factory=list)
 
@@ -35,28 +43,44 @@ class Survey:
         lots = random.Random(0)
         for number, document in enumerate(documents):
             self.sources[document.source or "(no source)"] += 1
-            self.images += len(document.images)
+            self._look(document.images)
             self.letters += len(document.text)
             self.conversations += bool(document.messages)
             place = number if number < SHOWN else lots.randrange(number + 1)
             if place < SHOWN:
                 self.drawn[place : place + 1] = [document]
 
+    def _look(self, images: Sequence[Image]) -> None:
+        """Count pictures, and those whose file is missing or does not begin as a picture does."""
+        self.images += len(images)
+        for image in images:
+            try:
+                image.require_header()
+            except ImageError as error:
+                self.unopened += 1
+                self.fault = self.fault or str(error)
+
     def lines(self) -> list[str]:
         """The counts, told in lines."""
         sources = ", ".join(f"{name} {count}" for name, count in self.sources.most_common(12))
         return [
-            f"{self.sources.total()} documents ({self.conversations} conversations), "
-            f"{self.images} images, {self.letters} letters of text",
+            f"{counted(self.sources.total(), 'document')} "
+            f"({counted(self.conversations, 'conversation')}), {counted(self.images, 'image')}, "
+            f"{counted(self.letters, 'letter')} of text",
             f"sources: {sources}",
+            *(
+                [f"{counted(self.unopened, 'image')} not opened; the first: {self.fault}"]
+                if self.unopened
+                else []
+            ),
         ]
 
 
 def documents_page(found: Survey, title: str) -> str:
     """The documents drawn, as an HTML page that needs no other file."""
     note = (
-        f"{len(found.drawn)} documents drawn from {found.sources.total():,}. In conversations, "
-        "each role has a colour."
+        f"{counted(len(found.drawn), 'document')} drawn from {found.sources.total():,}. "
+        "In conversations, each role has a colour."
     )
     return page(title, note, map(_section, found.drawn))
 

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import PIL.Image
 
 from calumma.documents.faults import reason
-from calumma.documents.opening import open_picture
-from calumma.documents.places import Place, inside
+from calumma.documents.opening import open_picture, require_header
+from calumma.documents.places import Place, Url, inside
 from calumma.errors import DocumentError, ImageError
 
 Role = Literal["system", "user", "assistant"]
@@ -72,8 +72,22 @@ class Image:
         Raises:
             ImageError: the bytes are no picture, are cut short, or hold too many pixels.
         """
-        name = str(self.path) if self.path is not None else self.name
-        return open_picture(self.read_bytes(), name)
+        return open_picture(self.read_bytes(), self._shown_name)
+
+    def require_header(self) -> None:
+        """See that the file is there and begins as a picture does; no pixel is decoded.
+
+        What lies at an address is not fetched for this.
+
+        Raises:
+            ImageError: it is not there, is no picture, or holds too many pixels.
+        """
+        if not isinstance(self.path, Url):
+            require_header(self.read_bytes(), self._shown_name)
+
+    @property
+    def _shown_name(self) -> str:
+        return str(self.path) if self.path is not None else self.name
 
 
 Part = Text | Image

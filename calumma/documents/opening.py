@@ -65,6 +65,11 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Im
     return picture
 
 
+def require_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """See that bytes begin as a picture does; arguments and errors as of `open_picture`."""
+    _require_few_pixels(_open_header(data, name, max_pixels), name, max_pixels)
+
+
 def broken(name: str, error: object) -> str:
     """The message about a picture that cannot be decoded to its end."""
     reason = " ".join(str(error).split()) or type(error).__name__

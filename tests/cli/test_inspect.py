@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,7 @@ from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.shards.build import Tokenizers
 from tests.checkpoints.drawn import save_drawn
+from tests.documents.pictures import RED
 
 
 def told(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -31,9 +33,28 @@ def test_documents(
     letters = sum(len(document.text) for document in documents)
     assert told(path, capsys) == [
         f"{path}: documents",
-        f"40 documents (8 conversations), 24 images, {letters} letters of text",
+        f"40 documents (8 conversations), 24 images, {letters:,} letters of text",
         "sources: pairs 16, text 16, chat 8",
     ]
+
+
+def test_pictures_that_cannot_be_opened_are_counted_and_the_first_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "red.png").write_bytes(RED)
+    (tmp_path / "no.png").write_bytes(b"no")
+    names = ["red.png", "gone.png", "no.png"]
+    content = [{"type": "image", "path": name} for name in names]
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"id": "1", "content": content}) + "\n")
+    first, counts, _, fault = told(path, capsys)
+    assert first == f"{path}: documents"
+    assert counts == "1 document (0 conversations), 3 images, 0 letters of text"
+    assert fault == (
+        f"2 images not opened; the first: {tmp_path}/gone.png: no picture can be read there (No "
+        "such file or directory); wanted an image file beside the document. Mend the path, or "
+        "leave the document out."
+    )
 
 
 def test_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
