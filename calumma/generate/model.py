@@ -54,12 +54,21 @@ class Model:
         self.parts = parts
         self.decoder = parts.decoder.to(device=choose_device(device), dtype=choose_dtype(dtype))
         self.decoder.eval().requires_grad_(False)
+        self._num_parameters = self.decoder.num_parameters
         round_weights(self.decoder, weights)
         self.text = parts.text
         self.image = parts.image
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(choose_device(device))
         self.budget = budget
+
+    def __repr__(self) -> str:
+        weight = self.decoder.embedding.weight
+        return (
+            f"Model({self._num_parameters:,} parameters, vocabulary of {self.vocabulary.size:,} "
+            f"ids, {self.image.config.codes_per_image} codes an image, {weight.device}, "
+            f"{str(weight.dtype).removeprefix('torch.')})"
+        )
 
     @cached_property
     def engine(self) -> Engine:

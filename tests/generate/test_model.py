@@ -29,6 +29,15 @@ def model(model_parts: ModelParts) -> Model:
     return Model(model_parts)
 
 
+def test_a_model_says_its_size_in_a_line(model: Model) -> None:
+    count = sum(each.numel() for each in model.decoder.parameters())
+    size, codes = model.vocabulary.size, model.image.config.codes_per_image
+    assert repr(model) == (
+        f"Model({count:,} parameters, vocabulary of {size:,} ids, {codes} codes an image, cpu, "
+        "float32)"
+    )
+
+
 def test_parts_become_ids_and_come_back(model: Model) -> None:
     picture = noise(3)
     codes = model.encode_image(picture)
