@@ -160,7 +160,8 @@ def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: World)
     if world.size % (config.replicas * config.tensor):
         raise ConfigError(
             f"{world.size} ranks are no multiple of parallel.replicas={config.replicas} times "
-            f"parallel.tensor={config.tensor}; wanted one. Start another number, or change them."
+            f"parallel.tensor={config.tensor}; wanted one. "
+            "Start another number, or give another --parallel.replicas or --parallel.tensor."
         )
     if shape.num_kv_heads % config.tensor or shape.feed_forward_dim % config.tensor:
         raise ConfigError(

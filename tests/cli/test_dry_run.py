@@ -49,7 +49,8 @@ def test_this_machine_and_why_it_does_not_do(capsys: pytest.CaptureFixture[str])
     (line,) = dry(capsys, "pretrain", config)
     assert line == (
         "plan: none for 1 x this CPU: 1 ranks are no multiple of parallel.replicas=128 times "
-        "parallel.tensor=1; wanted one. Start another number, or change them."
+        "parallel.tensor=1; wanted one. Start another number, or give another --parallel.replicas "
+        "or --parallel.tensor."
     )
     *_, last = dry(capsys, "pretrain", config, "--parallel.replicas", "1")
     assert last.startswith("it does not fit: a GPU needs ")

@@ -128,7 +128,8 @@ def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
 def test_ranks_that_do_not_divide_are_refused() -> None:
     assert refusal(ParallelConfig(replicas=2, tensor=2), 6) == (
         "6 ranks are no multiple of parallel.replicas=2 times parallel.tensor=2; wanted one. "
-        "Start another number, or change them."
+        "Start another number, or give another --parallel.replicas "
+        "or --parallel.tensor."
     )
 
 
