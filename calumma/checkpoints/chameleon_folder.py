@@ -88,14 +88,15 @@ def _image_names(config: VQConfig, weights: Mapping[str, Stored]) -> dict[str, s
     """Our name -> the name among the weights, for the image tokenizer's tensors there."""
     names = transformers_names(config)
     # Some fine-tunes keep the image tokenizer's decoder beside its encoder.
-    if any(name.startswith(f"{VQ_PREFIX}decoder.") for name in weights):
+    draws = any(name.startswith(f"{VQ_PREFIX}decoder.") for name in weights)
+    if draws:
         names |= vq_decoder_names(config)
     prefixed = {ours: VQ_PREFIX + theirs for ours, theirs in names.items()}
     # Reading pictures does not need it, so some leave it out with the decoder.
     return {
         ours: theirs
         for ours, theirs in prefixed.items()
-        if theirs in weights or not ours.startswith("post_quant_conv")
+        if draws or theirs in weights or not ours.startswith("post_quant_conv")
     }
 
 

@@ -13,12 +13,14 @@ from calumma.checkpoints.meta_folder import find_meta, open_meta, require_meta, 
 from calumma.checkpoints.model_folder import CONFIG_NAME, open_model_folder, write_model
 from calumma.checkpoints.qwen3_folder import require_qwen3
 from calumma.checkpoints.stored import StoredModel
-from calumma.checkpoints.tensor_file import Tell, silent
+from calumma.checkpoints.tensor_file import Tell, silent, write_tensors
 from calumma.checkpoints.weights import MOST_BYTES
 from calumma.errors import CheckpointError, OutputError
-from calumma.files import make_folder, replacing
+from calumma.files import make_folder, replacing, write_json, write_text
+from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE
+from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 
-Layout = Literal["calumma", "meta", "qwen3"]
+Layout = Literal["calumma", "meta", "qwen3", "tokenizers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Target:
     """What a model is converted to."""
 
     layout: Layout
+    """`tokenizers` leaves the decoder out: a folder as the verbs that train tokenizers write it."""
 
     num_shards: int | None = None
     """Of Meta's layout; None is one for each group of head norms."""
@@ -92,9 +95,28 @@ def _writer(model: StoredModel, source: Path, target: Target, tell: Tell) -> Cal
             f"--shards {target.num_shards} with --to {target.layout}; wanted it with --to meta "
             "only. How large files of the other layouts are, --max-shard-size says."
         )
+    if target.layout == "tokenizers":
+        return lambda folder: write_tokenizers(folder, model, tell)
     if target.layout == "qwen3":
         require_qwen3(model, source)
     return lambda folder: write_model(folder, model, most_bytes=target.most_bytes, tell=tell)
+
+
+def write_tokenizers(folder: Path, model: StoredModel, tell: Tell = silent) -> None:
+    """Write a model's tokenizers, holding a tensor at a time.
+
+    The bytes follow from those of the model. Where it has no VQ decoder, none is written: what is
+    left encodes the same codes, and is refused where pictures are to be made of codes.
+
+    Args:
+        folder: gets `tokenizer.json` and the two files of an image tokenizer.
+        model: whose they are; its decoder is not read.
+        tell: is called with the bytes of each tensor written.
+    """
+    write_text(folder / TOKENIZER_NAME, model.text_file)
+    # By name: models keep them in an order of their own.
+    write_tensors(folder / WEIGHTS_FILE, dict(sorted(model.image.items())), tell)
+    write_json(folder / CONFIG_FILE, model.image_shape.to_json())
 
 
 @contextmanager

@@ -33,11 +33,12 @@ from calumma.checkpoints.pickle_file import read_pickled, writing_pickles
 from calumma.checkpoints.qwen3_folder import open_image_tokenizer
 from calumma.checkpoints.stored import Stored, StoredModel, require_tensors
 from calumma.checkpoints.tensor_file import Tell, silent
-from calumma.checkpoints.vqgan_files import open_vqgan, write_vqgan
+from calumma.checkpoints.vqgan_files import YAML_NAME, open_vqgan, write_vqgan
 from calumma.errors import CheckpointError, ConfigError, TokenizerError
 from calumma.files import read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.tokens.image import CONFIG_FILE
+from calumma.tokens.mistaken import refuse_model
 from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
@@ -185,8 +186,11 @@ def _feed_forward_dim(params: Mapping[str, Any], dim: int) -> int:
 
 
 def _open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, Stored]]:
-    ours = (folder / CONFIG_FILE).is_file()
-    return open_image_tokenizer(folder) if ours else open_vqgan(folder)
+    if (folder / CONFIG_FILE).is_file():
+        return open_image_tokenizer(folder)
+    if not (folder / YAML_NAME).is_file():
+        refuse_model(folder)
+    return open_vqgan(folder)
 
 
 def _text_file(folder: Path) -> Path:

@@ -48,7 +48,7 @@ from calumma.model.decoder import Decoder
 from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE, ImageTokenizer
 from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQNetwork, absent_parts
 
 CONFIG_NAME = "config.json"
 
@@ -188,8 +188,8 @@ def load_model(folder: Path) -> ModelParts:
 
 @torch.no_grad()
 def read_image_tokenizer(model: StoredModel) -> ImageTokenizer:
-    """The image tokenizer of a model on disk, read whole."""
-    network = VQNetwork(model.image_shape)
+    """The image tokenizer of a model on disk, read whole; without a decoder where it has none."""
+    network = VQNetwork(model.image_shape, absent_parts(model.image.keys()))
     own: Mapping[str, torch.Tensor] = network.state_dict()
     for name, stored in model.image.items():
         own[name].copy_(stored.read())

@@ -95,6 +95,11 @@ class StoredModel:
         return sum(each.num_bytes for each in (*self.decoder.values(), *self.image.values()))
 
     @property
+    def num_image_bytes(self) -> int:
+        """Of the image tokenizer's tensors alone."""
+        return sum(each.num_bytes for each in self.image.values())
+
+    @property
     def num_parameters(self) -> int:
         """Of the decoder; heads that share a norm share it here too."""
         return sum(prod(each.shape) for each in self.decoder.values())

@@ -44,13 +44,14 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, Stored]]:
         if not name.startswith(_TRAINING_ONLY)
     }
     names = transformers_names(config)
-    if any(name.startswith("decoder.") for name in tensors):
+    draws = any(name.startswith("decoder.") for name in tensors)
+    if draws:
         names |= decoder_names(config)
     shapes = image_shapes(config)
     names = {
         ours: theirs
         for ours, theirs in names.items()
-        if theirs in tensors or not ours.startswith("post_quant_conv")
+        if draws or theirs in tensors or not ours.startswith("post_quant_conv")
     }
     wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
     require_tensors(path, tensors, wanted, "a VQ-GAN")

@@ -5,32 +5,38 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calumma.checkpoints.stored import StoredModel
 
 _DESCRIPTION = """\
 Convert a model to and from other projects' layouts.
 
 SRC is a folder of Hugging Face's kind (config.json) or a release in Meta's layout (params.json).
-Nothing is rounded, and no more than a tensor or two at a time is held in memory."""
+Nothing is rounded, and no more than a tensor or two at a time is held in memory.
+--to tokenizers writes the model's text and image tokenizers alone, as build-shards takes them."""
 
 _EXAMPLES = """\
   calumma convert chameleon-release out/model --to calumma    from Meta's layout
   calumma convert out/model out/release --to meta --shards 4
-  calumma convert out/model out/qwen3 --to qwen3              for engines that know Qwen3"""
+  calumma convert out/model out/qwen3 --to qwen3              for engines that know Qwen3
+  calumma convert chameleon-7b tokenizers --to tokenizers     for shards that it is tuned on"""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    usage = "SRC DST --to calumma|meta|qwen3"
+    usage = "SRC DST --to calumma|meta|qwen3|tokenizers"
     parser = new_verb(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
     parser.add_argument("source", type=Path, metavar="SRC", help="the model's folder")
     parser.add_argument("out", type=Path, metavar="DST", help="a folder that is not there yet")
     parser.add_argument(
-        "--to", choices=("calumma", "meta", "qwen3"), required=True,
+        "--to", choices=("calumma", "meta", "qwen3", "tokenizers"), required=True,
         help="calumma: as transformers loads it; qwen3: needs qk_norm = \"rms\"",
     )  # fmt: skip
     parser.add_argument(
@@ -64,18 +70,27 @@ def run(args: argparse.Namespace) -> None:
     most_bytes = size_in_bytes(args.max_shard_size)
     target = Target(layout=args.to, num_shards=args.shards, most_bytes=most_bytes)
     model = open_model(args.source, args.tokenizers)
-    with Bar(f"convert {args.source}", model.num_bytes // 10**6, "MB") as bar:
+    num_bytes = model.num_image_bytes if args.to == "tokenizers" else model.num_bytes
+    with Bar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
         written = 0
 
-        def tell(num_bytes: int) -> None:
+        def tell(more: int) -> None:
             nonlocal written
-            written += num_bytes
+            written += more
             bar.advance(written // 10**6 - bar.done)
 
         convert(model, args.source, args.out, target, tell)
     draws = "" if model.draws else "; the image tokenizer has no decoder: it cannot draw"
-    print(
-        f"{args.out}: {model.num_parameters:,} parameters, from {model.layout} to {args.to}{draws}"
+    print(f"{args.out}: {_made(model, args.to)}{draws}")
+
+
+def _made(model: StoredModel, layout: str) -> str:
+    if layout != "tokenizers":
+        return f"{model.num_parameters:,} parameters, from {model.layout} to {layout}"
+    vocabulary = model.text.vocabulary
+    return (
+        f"tokenizers, from {model.layout}: {vocabulary.num_text} text ids and "
+        f"{vocabulary.num_codes} image codes; fingerprint {vocabulary.fingerprint}"
     )
 
 

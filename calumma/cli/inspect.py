@@ -208,10 +208,12 @@ def _tokenizers(path: Path) -> list[str]:
         vocabulary = TextTokenizer.load(path).vocabulary
         lines.append(_vocabulary(vocabulary.num_text, vocabulary.num_codes))
     if (path / "image_tokenizer.json").is_file():
-        config = ImageTokenizer.load(path).config
+        image = ImageTokenizer.load(path)
+        config = image.config
         lines.append(
             f"image tokenizer: {config.num_codes} codes, {config.resolution} pixels to a side, "
             f"{config.codes_per_image} codes a picture"
+            + ("" if image.draws else ", no decoder: codes cannot become pictures")
         )
     return lines
 

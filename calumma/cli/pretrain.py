@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         return
     text, image = TextTokenizer.load(config.tokenizers), ImageTokenizer.load(config.tokenizers)
     with telling(args.out, config, "pre-training", config.steps) as progress:
-        pretrain(config, args.out, progress, Exports(rest=Rest(text, image)))
+        pretrain(config, args.out, progress, Exports(rest=Rest(text, image, image.draws)))
     if is_first_rank():
         made = open_model_folder(args.out / "model")
         print(f"{args.out}/model: a decoder of {made.num_parameters:,} parameters")

@@ -1,6 +1,7 @@
 """The image tokenizer: pictures <-> codes.
 
-A folder of it holds `image_tokenizer.json` (the shape) and `image_tokenizer.safetensors`.
+A folder of it holds `image_tokenizer.json` (the shape) and `image_tokenizer.safetensors`, in which
+the decoder's tensors may be lacking: then it encodes all the same.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from torch import Tensor
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import fingerprint_of, make_folder, read_json, replacing, write_json
 from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
+from calumma.tokens.mistaken import refuse_model
 from calumma.tokens.pixels import scaled, to_array, to_picture
 from calumma.tokens.squares import Fit
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQNetwork, absent_parts
 from calumma.tokens.vq.trunk import Precision, Trunk
 
 CONFIG_FILE = "image_tokenizer.json"
@@ -57,6 +59,11 @@ class ImageTokenizer:
     def config(self) -> VQConfig:
         """The network's shape."""
         return self.network.config
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network has its decoder; without it, codes cannot become pictures."""
+        return self.network.draws
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +110,14 @@ class ImageTokenizer:
 
         Raises:
             ImageError: a code lies outside [0, num_codes), or the shape is another.
+            TokenizerError: the network has no decoder.
         """
+        if not self.draws:
+            raise TokenizerError(
+                "this image tokenizer has no decoder, so codes cannot become pictures; wanted one "
+                "that has. Take the tokenizers of a model folder with vq_decoder.safetensors "
+                "(`calumma convert MODEL DIR --to tokenizers`)."
+            )
         if codes.ndim != 3 or codes.dtype != torch.int64:
             raise ImageError(
                 f"codes of shape {list(codes.shape)}, {codes.dtype}; wanted [images, rows, "
@@ -193,6 +207,7 @@ class ImageTokenizer:
 
         Raises:
             ImageError: no code, too many, or one outside [0, num_codes).
+            TokenizerError: the network has no decoder.
         """
         wanted, side = self.config.codes_per_image, self.config.codes_per_side
         if not 1 <= len(codes) <= wanted:
@@ -228,8 +243,11 @@ class ImageTokenizer:
         """Read what `save` wrote; the rest is as when one is made.
 
         Raises:
-            TokenizerError: a file is missing or broken, or the two do not fit each other.
+            TokenizerError: a file is missing or broken, the two do not fit each other, or the
+                folder is a model's.
         """
+        if not (folder / CONFIG_FILE).is_file():
+            refuse_model(folder)
         config = _read_config(folder / CONFIG_FILE)
         path = folder / WEIGHTS_FILE
         try:
@@ -240,7 +258,7 @@ class ImageTokenizer:
                 f"{CONFIG_FILE}. Copy the folder again, or train with "
                 "`calumma train-image-tokenizer`."
             ) from error
-        network = VQNetwork(config)
+        network = VQNetwork(config, absent_parts(tensors.keys()))
         own = network.state_dict()
         for name in sorted(own.keys() | tensors.keys()):
             found = list(tensors[name].shape) if name in tensors else "nothing"

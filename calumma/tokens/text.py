@@ -18,6 +18,7 @@ from tokenizers import (
 
 from calumma.errors import TokenizerError
 from calumma.files import write_text
+from calumma.tokens.mistaken import refuse_model
 from calumma.vocabulary import BOS_NAME, UNK_NAME, Vocabulary
 
 NUM_BYTES = 256
@@ -144,10 +145,11 @@ class TextTokenizer:
         """Read `tokenizer.json` from a folder.
 
         Raises:
-            TokenizerError: it is not there or is no tokenizer.
+            TokenizerError: it is not there or is no tokenizer, or the folder is a model's.
         """
         path = folder / FILE_NAME
         if not path.is_file():
+            refuse_model(folder)
             raise TokenizerError(
                 f"{folder} holds no {FILE_NAME}; wanted a text tokenizer. Train one with "
                 "`calumma train-text-tokenizer DOCS --out DIR`."

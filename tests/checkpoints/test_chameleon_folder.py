@@ -66,6 +66,8 @@ def test_an_image_decoder_beside_the_encoder_is_taken(
     change(folder, "model.safetensors", lambda t: t.update(_prefixed(decoder)))
     assert load_model(folder).draws
     assert load_model(folder).image.fingerprint == model_parts.image.fingerprint
+    change(folder, "model.safetensors", lambda t: t.pop(f"{PREFIX}post_quant_conv.weight"))
+    assert refusal(folder).startswith(f"{folder} lacks the tensor {PREFIX}post_quant_conv.weight;")
 
 
 def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,10 +15,15 @@ from safetensors.torch import load_file, save_file
 from calumma.checkpoints.convert import Target, convert, open_model
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.errors import CalummaError, CheckpointError, OutputError
+from calumma.shards.encode import Tokenizers
+from calumma.shards.tasks import load_tokenizers
+from calumma.tokens.image import ImageTokenizer
 from tests.checkpoints.drawn import bytes_of, save_drawn
 from tests.checkpoints.test_pickle_file import Bomb
+from tests.pictures import noise
 
 CALUMMA = Target(layout="calumma")
+TOKENIZERS = Target(layout="tokenizers")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,37 @@ def test_bytes_are_told_as_they_are_written(made: Path, tmp_path: Path) -> None:
         # Spelling norms out, or giving every shard its own, takes a little more.
         assert model.num_bytes <= sum(told) < 1.05 * model.num_bytes
         assert load_model(tmp_path / "calumma").draws
+
+
+def test_tokenizers_are_the_same_bytes_whichever_layout_their_model_has(
+    made: Path, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    for place, name in enumerate(("one", "one", "hf", "meta", "rms", "qwen3")):
+        told: list[int] = []
+        model, out = open_model(made / name), tmp_path / str(place)
+        convert(model, made / name, out, TOKENIZERS, told.append)
+        assert sum(told) == model.num_image_bytes
+        assert bytes_of(out) == bytes_of(tmp_path / "0")
+    both = load_tokenizers(tmp_path / "0", "cpu")
+    wanted = Tokenizers(text=model_parts.text, image=model_parts.image)
+    assert both.fingerprints == wanted.fingerprints
+    assert both.text.vocabulary == wanted.text.vocabulary
+
+
+@pytest.mark.parametrize("layout", ["calumma", "meta"])
+def test_tokenizers_without_a_decoder_are_the_model_s_own(
+    layout: Any, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    save_drawn(tmp_path / "blind", model_parts, draws=False)
+    source = tmp_path / "source"
+    convert(open_model(tmp_path / "blind"), source, source, Target(layout=layout))
+    for name in ("first", "again"):
+        convert(open_model(source), source, tmp_path / name, TOKENIZERS)
+    assert bytes_of(tmp_path / "first") == bytes_of(tmp_path / "again")
+    found, own = ImageTokenizer.load(tmp_path / "first"), load_model(tmp_path / "blind").image
+    assert not found.draws
+    assert found.fingerprint == own.fingerprint != model_parts.image.fingerprint
+    assert found.encode_image(noise(1)) == model_parts.image.encode_image(noise(1))
 
 
 def test_an_empty_folder_is_taken_and_another_refused(made: Path, tmp_path: Path) -> None:
@@ -168,7 +204,7 @@ def test_what_is_broken_is_refused_in_one_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("full")])
-@pytest.mark.parametrize("layout", ["calumma", "meta"])
+@pytest.mark.parametrize("layout", ["calumma", "meta", "tokenizers"])
 def test_what_stops_half_way_leaves_nothing(
     layout: Any, error: BaseException, made: Path, tmp_path: Path
 ) -> None:

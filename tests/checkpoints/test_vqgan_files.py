@@ -78,6 +78,19 @@ def test_a_checkpoint_may_lack_the_decoder(model: StoredModel, tmp_path: Path) -
     assert set(open_vqgan(tmp_path / "vq")[1]) == set(encoder)
 
 
+def test_a_decoder_without_the_convolution_before_it_is_refused(
+    model: StoredModel, tmp_path: Path
+) -> None:
+    rest = {n: t for n, t in model.image.items() if not n.startswith("post_quant_conv.")}
+    write_vqgan(tmp_path, replace(model, image=rest), silent)
+    with pytest.raises(CheckpointError) as caught:
+        open_vqgan(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'vqgan.ckpt'} lacks 2 tensors (post_quant_conv.weight, "
+        "post_quant_conv.bias); wanted every tensor of a VQ-GAN. Copy or download what is missing."
+    )
+
+
 def test_a_yaml_of_the_released_form_is_the_released_network(folder: Path) -> None:
     (folder / "vqgan.yaml").write_text(RELEASED)
     with pytest.raises(CheckpointError) as caught:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import calumma
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.cli.convert import size_in_bytes
 from calumma.cli.main import main
+from calumma.documents.document import Document
+from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
 from tests.checkpoints.drawn import bytes_of, mixed_ids, save_drawn
+from tests.road.test_verbs import FINETUNE
 
 
 @pytest.fixture
@@ -45,6 +49,73 @@ def test_a_model_that_cannot_draw_says_so(
     assert capsys.readouterr().out.endswith(
         "; the image tokenizer has no decoder: it cannot draw\n"
     )
+
+
+@pytest.mark.parametrize("draws", [True, False])
+@pytest.mark.parametrize("layout", ["calumma", "meta"])
+def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
+    layout: str,
+    draws: bool,
+    model_parts: ModelParts,
+    documents: list[Document],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_drawn(Path("run/model"), model_parts, draws=draws)
+    write_parquet(Path("docs.parquet"), [d for d in documents if d.source == "chat"])
+    Path("finetune.toml").write_text(FINETUNE)
+    assert main(["convert", "run/model", "held", "--to", layout]) == 0
+    capsys.readouterr()
+    tok = str(tmp_path / "tok")
+    assert main(["convert", "held", tok, "--to", "tokenizers"]) == 0
+    vocabulary = model_parts.text.vocabulary
+    kind = "a model folder" if layout == "calumma" else "a release in Meta's layout (one shard)"
+    blind = "" if draws else "; the image tokenizer has no decoder: it cannot draw"
+    assert capsys.readouterr().out == (
+        f"{tok}: tokenizers, from {kind}: 300 text ids and 16 image codes; fingerprint "
+        f"{vocabulary.fingerprint}{blind}\n"
+    )
+    for line in (
+        f"build-shards docs.parquet --tokenizers {tok} --out shards",
+        "finetune finetune.toml --out tuned --stream.row-length 64",
+    ):
+        assert main(line.split()) == 0, line
+    assert load_model(Path("tuned/model")).draws is draws
+    capsys.readouterr()
+    assert main(["inspect", tok]) == 0
+    told = capsys.readouterr().out.endswith(", no decoder: codes cannot become pictures\n")
+    assert told is not draws
+    if not draws:
+        assert main(["inspect", "shards", "--page", "rows.html", "--tokenizers", tok]) == 2
+        refusal = capsys.readouterr().err
+        assert refusal.startswith("error: this image tokenizer has no decoder, so codes cannot")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "build-shards docs.jsonl --tokenizers {} --out out",
+        "train-text-tokenizer docs.jsonl --out out --image-tokenizer {}",
+        "convert bare back --to calumma --tokenizers {}",
+    ],
+)
+@pytest.mark.parametrize("named", ["own", "release", "release/models/0m"])
+def test_a_model_where_tokenizers_are_wanted_is_refused_with_the_command_that_helps(
+    words: str, named: str, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", "own", "release", "--to", "meta"]) == 0
+    (model,) = Path("release/models").iterdir()
+    shutil.copytree("release/models", "bare/models")
+    model = model.rename(model.with_name("0m"))
+    capsys.readouterr()
+    assert main(words.format(named).split()) == 2
+    assert capsys.readouterr().err == (
+        f"error: {named} is a model's folder; wanted one of tokenizers alone. Write the model's "
+        f"into one with `calumma convert {named} tokenizers --to tokenizers`, and name that.\n"
+    )
+    assert main(f"convert {named} tokenizers --to tokenizers".split()) == 0
 
 
 @pytest.mark.parametrize(

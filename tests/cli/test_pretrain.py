@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.cli.main import main
 from calumma.shards.build import Tokenizers
+from tests.checkpoints.drawn import save_drawn
 from tests.road.test_verbs import PRETRAIN
 
 
@@ -36,6 +38,20 @@ def test_a_stage_that_is_missing_is_named(
     assert capsys.readouterr().err == (
         f"error: {path}: there is no field stage_too; wanted perhaps stage_two.\n"
     )
+
+
+def test_tokenizers_without_a_decoder_make_a_model_that_says_it_cannot_draw(
+    shards: Path, model_parts: ModelParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_drawn(Path("blind"), model_parts, draws=False)
+    assert main(["convert", "blind", "tok", "--to", "tokenizers"]) == 0
+    Path("shards").symlink_to(shards)
+    Path("run.toml").write_text(PRETRAIN)
+    assert main(["pretrain", "run.toml", "--out", "run", "--steps", "2"]) == 0
+    made, blind = load_model(Path("run/model")), load_model(Path("blind"))
+    assert not made.draws
+    assert made.image.fingerprint == blind.image.fingerprint
 
 
 RUN = """\

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from calumma.documents.document import Image
 from calumma.errors import ImageError, TokenizerError
@@ -99,6 +100,40 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: ImageTokenizer, tmp_path: Pa
         "image_tokenizer.json",
         "image_tokenizer.safetensors",
     ]
+
+
+def test_without_a_decoder_it_gives_the_same_codes_and_no_pictures(
+    tokenizer: ImageTokenizer, tmp_path: Path
+) -> None:
+    tensors = tokenizer.network.state_dict()
+    for left_out in (("decoder",), ("decoder", "post_quant_conv")):
+        kept = {n: t.contiguous() for n, t in tensors.items() if n.split(".")[0] not in left_out}
+        tokenizer.save(tmp_path)
+        save_file(kept, tmp_path / "image_tokenizer.safetensors")
+        blind, again = ImageTokenizer.load(tmp_path), ImageTokenizer.load(tmp_path)
+        assert tokenizer.draws and not blind.draws
+        assert blind.encode_image(noise(16, 16)) == tokenizer.encode_image(noise(16, 16))
+        assert blind.fingerprint == again.fingerprint != tokenizer.fingerprint
+        blind.save(tmp_path / "copy")
+        assert load_file(tmp_path / "copy" / "image_tokenizer.safetensors").keys() == kept.keys()
+        with pytest.raises(TokenizerError) as caught:
+            blind.decode_image([1, 2, 3, 4])
+        assert str(caught.value) == (
+            "this image tokenizer has no decoder, so codes cannot become pictures; wanted one that "
+            "has. Take the tokenizers of a model folder with vq_decoder.safetensors "
+            "(`calumma convert MODEL DIR --to tokenizers`)."
+        )
+
+
+def test_a_decoder_without_the_convolution_before_it_is_broken(
+    tokenizer: ImageTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path)
+    tensors = tokenizer.network.state_dict()
+    kept = {n: t.contiguous() for n, t in tensors.items() if not n.startswith("post_quant")}
+    save_file(kept, tmp_path / "image_tokenizer.safetensors")
+    with pytest.raises(TokenizerError, match=r"tensor post_quant_conv\.bias is nothing, but"):
+        ImageTokenizer.load(tmp_path)
 
 
 def test_all_who_may_read_its_config_may_read_its_weights(

@@ -8,7 +8,7 @@ from torch import nn
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.layers import BlockStyle, Downsample, NormSwish, Upsample
 from calumma.tokens.vq.names import decoder_names, transformers_names
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQNetwork, absent_parts
 
 SMALL = {"resolution": 32, "latent_channels": 16, "code_dim": 8, "num_codes": 64}
 SHAPES = {
@@ -27,6 +27,18 @@ SHAPES = {
         base_channels=32, channel_multipliers=(1, 1, 2), num_res_blocks=0, **SMALL
     ),
 }
+
+
+def test_the_half_that_decodes_may_be_left_out() -> None:
+    whole = VQNetwork(SHAPES["plain"])
+    names = [name for name in whole.state_dict() if not name.startswith("decoder.")]
+    assert absent_parts(names) == ["decoder"]
+    assert absent_parts(whole.state_dict().keys()) == []
+    assert absent_parts(["decoder.conv_in.weight"]) == []
+    assert absent_parts([]) == ["decoder", "post_quant_conv"]
+    half = VQNetwork(SHAPES["plain"], absent_parts(names))
+    assert list(half.state_dict()) == names
+    assert whole.draws and not half.draws
 
 
 def transformers_network(config: VQConfig) -> nn.Module:

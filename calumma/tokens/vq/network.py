@@ -5,6 +5,8 @@ Shapes: B images, H and W pixels, f pixels to a cell's side, h = H / f, w = W / 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -16,21 +18,35 @@ from calumma.tokens.vq.quantizer import Quantizer
 
 
 class VQNetwork(nn.Module):
-    """The autoencoder behind the image tokenizer."""
+    """The autoencoder behind the image tokenizer; the half that decodes may be left out."""
 
-    def __init__(self, config: VQConfig) -> None:
+    def __init__(self, config: VQConfig, without: Collection[str] = ()) -> None:
+        """Draw first weights.
+
+        Args:
+            config: the shape.
+            without: of the modules `decoder` and `post_quant_conv`, those to leave out; then codes
+                cannot become pictures.
+        """
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
         self.quantizer = Quantizer(config.num_codes, config.code_dim)
-        self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
-        self.decoder = Decoder(config)
+        if "post_quant_conv" not in without:
+            self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
+        if "decoder" not in without:
+            self.decoder = Decoder(config)
         # On the meta device, where shapes are all that is wanted, drawing weights would import
         # torch's compiler: seconds at the start of every command that reads a model.
         if not self.quant_conv.weight.is_meta:
             self.apply(_start)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def draws(self) -> bool:
+        """Whether the decoder is there."""
+        return hasattr(self, "decoder")
 
     def latents(self, pixels: Tensor) -> Tensor:
         """What is quantised: [B, 3, H, W] in [-1, 1] -> [B, D, h, w]."""
@@ -48,6 +64,19 @@ class VQNetwork(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """[B, h, w] int64 codes -> [B, 3, H, W], about [-1, 1]."""
         return self.pixels(self.quantizer.vectors(codes))
+
+
+def absent_parts(names: Collection[str]) -> list[str]:
+    """The modules that a network is made without, when these are all the tensors it is to have.
+
+    >>> absent_parts(["encoder.conv_in.weight", "post_quant_conv.weight"])
+    ['decoder']
+    """
+    parts = {name.split(".")[0] for name in names}
+    # A decoder without the convolution before it is no half left out, but a broken one.
+    if "decoder" in parts:
+        return []
+    return [part for part in ("decoder", "post_quant_conv") if part not in parts]
 
 
 def _start(module: nn.Module) -> None:
