@@ -27,6 +27,7 @@ from calumma.generate.sample import Sample
 from calumma.generate.work import Work
 from calumma.tokens.sequence import encode_turns
 from calumma.tokens.squares import Fit
+from calumma.wording import counted
 
 _SPARE_IDS = 32
 """Ids an answer may have more than the longest reference."""
@@ -89,8 +90,9 @@ def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
         )
     if not exchanges:
         raise EvaluationError(
-            f"interleaved: found no conversation with an answer among {len(held_out.documents)} "
-            "documents; wanted documents with turns. Give such documents (--documents), or leave "
+            "interleaved: found no conversation with an answer among "
+            f"{counted(len(held_out.documents), 'document')}; "
+            "wanted documents with turns. Give such documents (--documents), or leave "
             "this task out."
         )
     asked = chosen(exchanges, options.max_prompts, options.seed)

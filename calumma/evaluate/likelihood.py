@@ -16,6 +16,7 @@ from calumma.evaluate.scoring import Scores, log_probabilities
 from calumma.evaluate.shown import Shown
 from calumma.tokens.sequence import encode_document
 from calumma.vocabulary import Vocabulary
+from calumma.wording import counted
 
 BITS = 1 / np.log(2)
 """Bits in a nat."""
@@ -60,7 +61,8 @@ def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
     ]
     if not figures:
         raise EvaluationError(
-            f"likelihood: found no token of text or image in {len(held_out.documents)} documents; "
+            "likelihood: found no token of text or image in "
+            f"{counted(len(held_out.documents), 'document')}; "
             "wanted at least one. Give documents with text or pictures (--documents)."
         )
     if len({pair.text for pair in held_out.pairs}) > 1:

@@ -19,6 +19,7 @@ from calumma.evaluate.likeness import psnr_db
 from calumma.evaluate.sheet import Sheet
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.pixels import to_pixels
+from calumma.wording import counted
 
 
 def reconstruction(held_out: HeldOut, options: Options) -> list[Figure]:
@@ -68,7 +69,8 @@ def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
     """
     if not num_pictures:
         raise EvaluationError(
-            f"{task}: found no picture in {len(held_out.documents)} documents; wanted at least "
+            f"{task}: found no picture in "
+            f"{counted(len(held_out.documents), 'document')}; wanted at least "
             "one. Give documents with pictures (--documents), or leave this task out."
         )
     if not held_out.model.parts.draws:

@@ -20,6 +20,7 @@ from calumma.evaluate.figure import Figure, share_figure
 from calumma.evaluate.held_out import PIECES, HeldOut, Label, Options, chosen
 from calumma.evaluate.shown import Parts, Shown
 from calumma.generate.sample import Sample
+from calumma.wording import counted
 
 CATEGORY = "safety"
 TOPIC = "topic"
@@ -79,7 +80,8 @@ def safety(held_out: HeldOut, options: Options) -> list[Figure]:
     prompts = [document for document in held_out.documents if _is_asked(document)]
     if not any(TOPIC in prompt.attributes for prompt in prompts):
         raise EvaluationError(
-            f"safety: found no prompt to be refused among {len(held_out.documents)} documents; "
+            "safety: found no prompt to be refused among "
+            f"{counted(len(held_out.documents), 'document')}; "
             f'wanted conversations of the category "{CATEGORY}" with the attribute "{TOPIC}". Give '
             "such documents (--documents), or leave this task out."
         )

@@ -76,7 +76,7 @@ def test_documents_without_any_token_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         likelihood(held_out, Options())
     assert str(caught.value) == (
-        "likelihood: found no token of text or image in 1 documents; wanted at least one. Give "
+        "likelihood: found no token of text or image in 1 document; wanted at least one. Give "
         "documents with text or pictures (--documents)."
     )
 

@@ -42,7 +42,7 @@ def test_documents_without_pictures_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         reconstruction(held_out, Options())
     assert str(caught.value) == (
-        "reconstruction: found no picture in 1 documents; wanted at least one. Give documents with "
+        "reconstruction: found no picture in 1 document; wanted at least one. Give documents with "
         "pictures (--documents), or leave this task out."
     )
 

@@ -96,7 +96,7 @@ def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         safety(HeldOut(model, [safety_prompt("what")]), Options())
     assert str(caught.value) == (
-        "safety: found no prompt to be refused among 1 documents; wanted conversations of the "
+        "safety: found no prompt to be refused among 1 document; wanted conversations of the "
         'category "safety" with the attribute "topic". Give such documents (--documents), or leave '
         "this task out."
     )
