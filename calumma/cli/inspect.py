@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calumma.cli.verb import Subparsers, new_verb
 from calumma.errors import ConfigError
+from calumma.wording import counted
 
 if TYPE_CHECKING:
     from calumma.documents.places import Url
@@ -33,7 +34,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         subparsers,
         "inspect",
         "PATH [--page FILE [--tokenizers DIR]]",
-        "Say what a file or folder is, its counts, and whether it is whole.",
+        "Say what a file or folder is, its counts, and whether it is whole.\n"
+        "Of the pictures in documents every file is read and its header opened, none is decoded.",
         _EXAMPLES,
     )
     parser.add_argument(
@@ -131,8 +133,8 @@ def _model(path: Path) -> list[str]:
         _vocabulary(model.text.vocabulary.num_text, model.text.vocabulary.num_codes),
         f"image tokenizer: {image.resolution} pixels to a side, {image.codes_per_image} codes a "
         f"picture, {'draws' if model.draws else 'no decoder: codes cannot become pictures'}",
-        f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder's in {model.num_files} "
-        f"file{'s' if model.num_files > 1 else ''}",
+        f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder's in "
+        f"{counted(model.num_files, 'file')}",
     ]
 
 
@@ -194,7 +196,7 @@ def _checkpoint(path: Path) -> list[str]:
     files = record["files"]
     return [
         f"{path}: a checkpoint of step {record['step']}, whole",
-        f"{len(files)} file{'s' if len(files) > 1 else ''}, {sum(files.values()):,} bytes; of a "
+        f"{counted(len(files), 'file')}, {sum(files.values()):,} bytes; of a "
         f"run with the fingerprint {record['fingerprint']}",
     ]
 
@@ -237,5 +239,5 @@ def _documents(path: Path | Url, page: Path | None) -> list[str]:
     lines = [f"{path}: documents", *found.lines()]
     if page is not None:
         write_text(page, documents_page(found, f"{path}: documents"))
-        lines.append(f"{len(found.drawn)} documents are drawn in {page}")
+        lines.append(f"{counted(len(found.drawn), 'document')} drawn in {page}")
     return lines

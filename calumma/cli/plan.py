@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calumma.cli.verb import Subparsers, new_verb
+from calumma.wording import counted
 
 if TYPE_CHECKING:
     from calumma.train.plan import Plan
@@ -107,7 +108,9 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _run_rows(plan: Plan) -> list[tuple[str, str, str]]:
     layout, config = plan.layout, plan.question.config
-    ways = f"{layout.shards} shards x {layout.tensor} tensor x {layout.replicas} replicas"
+    ways = (
+        f"{layout.shards} shards x {layout.tensor} tensor x {counted(layout.replicas, 'replica')}"
+    )
     load = f"{config.accumulate} x {plan.rows} x {config.stream.row_length:,}"
     return [
         ("parameters", f"{plan.num_parameters:,}", ""),

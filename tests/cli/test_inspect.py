@@ -81,7 +81,7 @@ def test_a_page_of_documents_at_an_address(
     assert main(["inspect", "memory://inspect", "--page", str(page)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("40 documents (8 conversations), 24 images, ")
-    assert lines[3] == f"20 documents are drawn in {page}"
+    assert lines[3] == f"20 documents drawn in {page}"
     assert page.read_text().count("<section>") == 20
 
 

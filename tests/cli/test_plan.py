@@ -20,7 +20,7 @@ def test_the_table_is_aligned_and_says_what_was_assumed(capsys: pytest.CaptureFi
     assert {len(line) for line in lines if line.endswith("GiB")} == {len(lines[0])}
     assert "at 40% MFU (assumed)" in told
     assert "at $2.50 a GPU and hour" in told
-    assert "h100-80gb: 2 shards x 1 tensor x 1 replicas" in told
+    assert "h100-80gb: 2 shards x 1 tensor x 1 replica" in told
 
 
 def test_machines_get_one_object(capsys: pytest.CaptureFixture[str]) -> None:
