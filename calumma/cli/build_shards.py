@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calumma.cli.verb import Subparsers, new_verb
+from calumma.wording import counted
 
 if TYPE_CHECKING:
     from calumma.shards.manifest import Manifest
@@ -147,7 +148,7 @@ def _tell(job: BuildJob, manifest: Manifest) -> None:
 
     print(
         f"{job.out}: {manifest.num_sequences} sequences, {manifest.num_ids} ids in "
-        f"{len(manifest.pieces)} pieces; fingerprint {manifest.fingerprint}"
+        f"{counted(len(manifest.pieces), 'piece')}; fingerprint {manifest.fingerprint}"
     )
     for reason, count in manifest.dropped.items():
         print(f"left out {count} ({reason}), listed in {job.out / QUARANTINE_NAME}")

@@ -31,7 +31,7 @@ def test_documents_become_shards_and_their_fingerprint_is_told(
     shown = capsys.readouterr()
     manifest = ShardReader(out).manifest
     assert shown.out == (
-        f"{out}: 40 sequences, {manifest.num_ids} ids in 1 pieces; "
+        f"{out}: 40 sequences, {manifest.num_ids} ids in 1 piece; "
         f"fingerprint {manifest.fingerprint}\n"
     )
     assert shown.err.startswith("shards: 40 (")

@@ -18,6 +18,7 @@ from calumma.documents.document import (
     document_to_json,
     part_from_json,
 )
+from calumma.documents.places import Url
 from calumma.errors import DocumentError, ImageError
 from tests.documents.pictures import BLUE, RED, png
 
@@ -266,3 +267,10 @@ def test_a_picture_with_too_many_pixels_is_refused_unread(
     assert str(caught.value) == (
         f"big.png: {found} pixels; wanted at most 64,000,000. Make the picture smaller."
     )
+
+
+def test_a_header_tells_of_a_picture_that_is_none_and_nothing_is_fetched_for_it() -> None:
+    Image(data=RED).require_header()
+    Image(path=Url("memory://nowhere/gone.png")).require_header()
+    with pytest.raises(ImageError, match="holds no picture that can be read"):
+        Image(data=b"no").require_header()
