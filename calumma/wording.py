@@ -18,7 +18,7 @@ def counted(number: int, thing: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Of the known names the one that was perhaps meant; None where none is near.
 
-    >>> nearest("trian", ["generate", "pretrain"]), nearest("zzz", ["generate", "pretrain"])
+    >>> nearest("prtrain", ["generate", "pretrain"]), nearest("zzz", ["generate", "pretrain"])
     ('pretrain', None)
     """
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)

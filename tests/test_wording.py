@@ -14,8 +14,8 @@ def test_one_thing_is_no_plural(number: int, told: str) -> None:
 
 def test_the_nearest_name_is_the_one_that_was_meant() -> None:
     names = ["likelihood", "retrieval", "reconstruction"]
-    assert nearest("retreival", names) == "retrieval"
-    assert nearest("reconstuction", iter(names)) == "reconstruction"
+    assert nearest("retrievel", names) == "retrieval"
+    assert nearest("reconstructoin", iter(names)) == "reconstruction"
 
 
 def test_nothing_is_near_to_another_word() -> None:

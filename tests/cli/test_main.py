@@ -119,8 +119,8 @@ MISTAKES = [
         "`calumma corpus fetch --help` says what is wanted.",
     ),
     (
-        ["trian"],
-        "argument VERB: there is no 'trian'; wanted perhaps pretrain; `calumma --help` says what "
+        ["prtrain"],
+        "argument VERB: there is no 'prtrain'; wanted perhaps pretrain; `calumma --help` says what "
         "is wanted.",
     ),
     (

@@ -49,9 +49,9 @@ def test_an_unknown_task_is_refused() -> None:
         "them."
     )
     with pytest.raises(EvaluationError) as caught:
-        require_tasks(["likelyhood"])
+        require_tasks(["likelihod"])
     assert str(caught.value) == (
-        "task 'likelyhood' is not known; wanted perhaps likelihood. `calumma evaluate --list` "
+        "task 'likelihod' is not known; wanted perhaps likelihood. `calumma evaluate --list` "
         "tells them."
     )
     with pytest.raises(EvaluationError, match=r"^no task is named; wanted names of tasks\."):
