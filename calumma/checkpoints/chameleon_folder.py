@@ -31,7 +31,7 @@ from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.names import decoder_names as vq_decoder_names
-from calumma.tokens.vq.names import transformers_names
+from calumma.tokens.vq.names import names_among, transformers_names
 
 VQ_DECODER_NAME = "vq_decoder.safetensors"
 FAMILY = "a Chameleon-family model"
@@ -50,7 +50,9 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> StoredModel:
     shape = read_decoder_config(config, where)
     image_shape = read_vq_config(config.get("vq_config") or {}, where)
     weights = {n: t for n, t in read_weights(folder).items() if not n.endswith(_REMADE)}
-    names, image_names = decoder_names(shape), _image_names(image_shape, weights)
+    names = decoder_names(shape)
+    # Some fine-tunes keep the image tokenizer's decoder beside its encoder.
+    image_names = names_among(image_shape, weights, VQ_PREFIX)
     shapes, vq_shapes = decoder_shapes(shape), image_shapes(image_shape)
     wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
     for ours, theirs in names.items():
@@ -82,22 +84,6 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> StoredModel:
         text_file=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
         num_files=len(weight_files(folder)),
     )
-
-
-def _image_names(config: VQConfig, weights: Mapping[str, Stored]) -> dict[str, str]:
-    """Our name -> the name among the weights, for the image tokenizer's tensors there."""
-    names = transformers_names(config)
-    # Some fine-tunes keep the image tokenizer's decoder beside its encoder.
-    draws = any(name.startswith(f"{VQ_PREFIX}decoder.") for name in weights)
-    if draws:
-        names |= vq_decoder_names(config)
-    prefixed = {ours: VQ_PREFIX + theirs for ours, theirs in names.items()}
-    # Reading pictures does not need it, so some leave it out with the decoder.
-    return {
-        ours: theirs
-        for ours, theirs in prefixed.items()
-        if draws or theirs in weights or not ours.startswith("post_quant_conv")
-    }
 
 
 def _vq_decoder(folder: Path, config: VQConfig) -> dict[str, Stored]:

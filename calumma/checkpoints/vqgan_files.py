@@ -17,7 +17,7 @@ from calumma.checkpoints.tensor_file import Tell
 from calumma.errors import CheckpointError
 from calumma.files import write_text
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.names import decoder_names, transformers_names
+from calumma.tokens.vq.names import decoder_names, names_among, transformers_names
 
 YAML_NAME, VQGAN_NAME = "vqgan.yaml", "vqgan.ckpt"
 _TRAINING_ONLY = "loss."
@@ -43,16 +43,7 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, Stored]]:
         for name, tensor in read_pickled(path, "state_dict").items()
         if not name.startswith(_TRAINING_ONLY)
     }
-    names = transformers_names(config)
-    draws = any(name.startswith("decoder.") for name in tensors)
-    if draws:
-        names |= decoder_names(config)
-    shapes = image_shapes(config)
-    names = {
-        ours: theirs
-        for ours, theirs in names.items()
-        if draws or theirs in tensors or not ours.startswith("post_quant_conv")
-    }
+    names, shapes = names_among(config, tensors), image_shapes(config)
     wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
     require_tensors(path, tensors, wanted, "a VQ-GAN")
     return config, {ours: tensors[theirs] for ours, theirs in names.items()}

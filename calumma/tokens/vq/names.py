@@ -7,7 +7,7 @@ release took over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from calumma.tokens.vq.config import VQConfig
 
@@ -28,6 +28,28 @@ def decoder_names(config: VQConfig) -> dict[str, str]:
     """Our name -> the name in `vq_decoder.safetensors`, for each tensor of the decoding half."""
     modules = dict(_decoder_modules(config)) | {"post_quant_conv": "post_quant_conv"}
     return _tensors(modules)
+
+
+def names_among(config: VQConfig, there: Collection[str], prefix: str = "") -> dict[str, str]:
+    """Our name -> the name among tensors that are there, or that must be.
+
+    The decoding half is wanted whole where any of it is there. Without it some leave out
+    post_quant_conv too, which reading pictures does not need.
+
+    Args:
+        config: of the network.
+        there: names of tensors, of other parts too.
+        prefix: of the network's names among them.
+    """
+    names = transformers_names(config)
+    draws = any(name.startswith(f"{prefix}decoder.") for name in there)
+    if draws:
+        names |= decoder_names(config)
+    return {
+        ours: prefix + theirs
+        for ours, theirs in names.items()
+        if draws or prefix + theirs in there or not ours.startswith("post_quant_conv")
+    }
 
 
 def _tensors(modules: dict[str, str]) -> dict[str, str]:
