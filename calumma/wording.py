@@ -1,4 +1,4 @@
-"""Words for people: counts with their nouns, and the name that was meant."""
+"""Words for people: counts with their nouns, times, and the name that was meant."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ def counted(number: int, thing: str) -> str:
     ('1 document', '0 images', '2,500 letters')
     """
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there are at least two.
+
+    >>> duration(1.5), duration(7100), duration(7200), duration(2e7)
+    ('1.5 seconds', '118 minutes', '2 hours', '231 days')
+    """
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} seconds"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

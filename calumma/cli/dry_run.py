@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from calumma.errors import CalummaError
+from calumma.wording import duration
 
 if TYPE_CHECKING:
     from calumma.model.config import DecoderConfig
@@ -62,18 +63,6 @@ def tuning_plan(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
         return [f"plan: none, since {config.model} is not there yet"]
     shape = replace(open_model_folder(config.model).shape, dropout=config.dropout)
     return decoder_plan(config, args, shape)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the largest unit of which there are at least two.
-
-    >>> duration(1.5), duration(7100), duration(7200), duration(2e7)
-    ('1.5 seconds', '118 minutes', '2 hours', '231 days')
-    """
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} seconds"
 
 
 def plan_summary(plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from calumma.cli.dry_run import duration
+from calumma.wording import duration
 
 CONSOLE = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0

@@ -13,7 +13,6 @@ preferred if it is right and no longer than half of the answers to the training 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from asking import Answer, ask, held_out, line, share
 
 from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
 from calumma.documents.document import Document, Image, Part, Text
+from calumma.documents.picture_file import png_of
 from calumma.documents.preferences import Preference, write_preferences
 from calumma.documents.readers import read_documents
 from calumma.evaluate.colour import ground_word
@@ -95,12 +95,7 @@ def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference
 def _parts(answer: Answer) -> tuple[Part, ...]:
     made: list[Part] = []
     for part in answer.sample.parts:
-        if isinstance(part, str):
-            made.append(Text(part))
-            continue
-        file = io.BytesIO()
-        part.save(file, "PNG")
-        made.append(Image(data=file.getvalue()))
+        made.append(Text(part) if isinstance(part, str) else Image(data=png_of(part)))
     return tuple(made) or (Text(""),)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
-from calumma.cli.dry_run import duration
 from calumma.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -34,14 +33,6 @@ def test_gpus_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ids a second where 40% of the peak is reached (assumed), " in speed
     assert time.startswith("time: ")
     assert time.endswith(" hours for 160,000 steps, 167,772,160,000 ids")
-
-
-def test_a_time_is_told_in_a_unit_that_one_can_picture() -> None:
-    told = [duration(seconds) for seconds in (0.07, 119, 120, 7199, 7200, 172_800, 2e7)]
-    assert told == [
-        *("0.07 seconds", "119 seconds", "2 minutes", "120 minutes"),
-        *("2 hours", "2 days", "231 days"),
-    ]
 
 
 def test_this_machine_and_why_it_does_not_do(capsys: pytest.CaptureFixture[str]) -> None:
