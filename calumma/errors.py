@@ -1,13 +1,13 @@
 """The mistakes a user can make, one class each.
 
-Every message is one line: what was found, what was wanted, the way out. The command line prints
+Every message is one line: what was found, what was expected, the way out. The command line prints
 it behind `error: ` without a traceback and exits with 2; anything that is not a `CalummaError`
 is a mistake of ours and keeps its traceback.
 """
 
 
 class CalummaError(Exception):
-    """The root of all mistakes that a user can mend."""
+    """The root of all mistakes that a user can fix."""
 
 
 class ConfigError(CalummaError):

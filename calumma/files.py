@@ -32,14 +32,14 @@ def writing(path: Path) -> Iterator[None]:
         number = _error_number(error)
         if number in _FULL:
             raise OutputError(
-                f"{path}: no space left on the device; wanted room for this file. "
+                f"{path}: no space left on the device; expected room for this file. "
                 "Free some space, or give --out a folder on another disk; "
                 "the same command then goes on from what is saved."
             ) from error
         if number in _REFUSED:
             raise OutputError(
                 f"{path}: cannot be written ({os.strerror(number or 0)}); "
-                "wanted a folder that you may write to. Choose another --out."
+                "expected a folder that you may write to. Choose another --out."
             ) from error
         raise
 
@@ -72,7 +72,7 @@ def require_here(path: Path) -> None:
     """
     if is_address(path):
         raise OutputError(
-            f"{path}: an address of another file system; wanted a folder of this machine. Choose "
+            f"{path}: an address of another file system; expected a folder of this machine. Choose "
             "another --out, and copy there what is in it when all is done."
         )
 
@@ -141,7 +141,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FileError(
-            f"{path}: is no whole JSON ({error}); wanted the file as calumma or transformers "
+            f"{path}: is no whole JSON ({error}); expected the file as calumma or transformers "
             "wrote it. Copy it again, or delete it and make it anew."
         ) from error
 

@@ -89,7 +89,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is not known; wanted auto, cpu or cuda.") from error
+        raise ConfigError(f"device {name!r} is not known; expected auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device {name!r} is not there: this torch sees no GPU. Use --device cpu."
@@ -117,7 +117,7 @@ def choose_dtype(name: str) -> torch.dtype:
     import torch
 
     if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is not known; wanted one of {', '.join(DTYPES)}.")
+        raise ConfigError(f"dtype {name!r} is not known; expected one of {', '.join(DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -150,7 +150,7 @@ class StopRequest:
         self.wanted = True
 
     def check(self, saved: str) -> None:
-        """Raise `Interrupted`, naming what is saved, if a stop is wanted."""
+        """Raise `Interrupted`, naming what is saved, if a stop is expected."""
         if self.wanted:
             raise Interrupted(f"stopped by a signal; {saved}. The same command goes on from there.")
 

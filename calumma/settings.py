@@ -52,12 +52,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: no config can be read there ({error.strerror}); wanted "
-            "a TOML file. Mend the name."
+            f"{path}: no config can be read there ({error.strerror}); expected "
+            "a TOML file. Fix the name."
         ) from error
     except ValueError as error:
         raise ConfigError(
-            f"{path}: is no TOML ({' '.join(str(error).split())}). Mend that line."
+            f"{path}: is no TOML ({' '.join(str(error).split())}). Fix that line."
         ) from error
 
 
@@ -110,12 +110,12 @@ def _told(kind: Any, fault: Mapping[str, Any]) -> str:
     name = ".".join(path)
     option = _option(path)
     if fault["type"] in ("missing", "missing_keyword_only_argument"):
-        return f"{name} is missing; wanted a value. Write it there or give {option} VALUE."
+        return f"{name} is missing; expected a value. Write it there or give {option} VALUE."
     wanted = str(fault["msg"]).removeprefix("Input should be ").split(", unable")[0]
     if fault["type"].startswith("dataclass"):
         wanted = f"a table with fields such as {name}.{_first_field(kind, path)}"
     return (
-        f"{name}: found {fault['input']!r}; wanted {wanted}. Mend it there or give {option} VALUE."
+        f"{name}: found {fault['input']!r}; expected {wanted}. Fix it there or give {option} VALUE."
     )
 
 
@@ -154,11 +154,11 @@ def _pairs(changes: Sequence[str]) -> list[tuple[list[str], Any]]:
         name, has_value, value = word.partition("=")
         if not name.startswith("--"):
             raise ConfigError(
-                f"{word!r} was not expected; wanted changes such as --optimizer.peak-rate 3e-4."
+                f"{word!r} was not expected; expected changes such as --optimizer.peak-rate 3e-4."
             )
         if not has_value:
             if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"{name} has no value; wanted one behind it, or {name}=VALUE.")
+                raise ConfigError(f"{name} has no value; expected one behind it, or {name}=VALUE.")
             value = rest.pop(0)
         pairs.append((name[2:].replace("-", "_").split("."), _value(value)))
     return pairs
@@ -186,7 +186,7 @@ def _set(tree: dict[str, Any], name: Sequence[str], value: Any) -> None:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(
-                f"{_option(name)}: {part} holds a value; wanted a table of fields. See --dry-run."
+                f"{_option(name)}: {part} holds a value; expected a table of fields. See --dry-run."
             )
     tree[name[-1]] = value
 
@@ -197,7 +197,7 @@ def _require_known(kind: Any, tree: dict[str, Any], above: tuple[str, ...]) -> N
     for name, value in tree.items():
         if name not in known:
             wanted = _wanted(name, {field: ".".join([*above, field]) for field in known})
-            raise ConfigError(f"there is no field {'.'.join([*above, name])}; wanted {wanted}.")
+            raise ConfigError(f"there is no field {'.'.join([*above, name])}; expected {wanted}.")
         inner = _dataclass_in(known[name])
         if inner is not None and isinstance(value, dict):
             _require_known(inner, value, (*above, name))
@@ -210,7 +210,7 @@ def _require_option(kind: Any, path: Sequence[str]) -> None:
         sized = name == "size" and hasattr(kind, "size")
         if name not in known and not sized:
             wanted = _wanted(name, {field: _option([*path[:place], field]) for field in known})
-            raise ConfigError(f"there is no option {_option(path)}; wanted {wanted}.")
+            raise ConfigError(f"there is no option {_option(path)}; expected {wanted}.")
         kind = None if sized else _dataclass_in(known[name])
         if kind is None:
             return

@@ -80,7 +80,7 @@ class Vocabulary:
         if self.num_codes < 1 or self.num_text < 0:
             raise VocabularyError(
                 f"num_codes={self.num_codes} and num_text={self.num_text} make no vocabulary; "
-                "wanted at least one code and no negative count."
+                "expected at least one code and no negative count."
             )
 
     @classmethod
@@ -101,7 +101,7 @@ class Vocabulary:
         if not codes or missing or placeholder is None:
             lacking = missing or (["IMGIMGAZ"] if not codes else [IMAGE_PLACEHOLDER_NAME])
             raise VocabularyError(
-                f"the tokenizer has no token {lacking[0]}; wanted the layout of the Chameleon "
+                f"the tokenizer has no token {lacking[0]}; expected the layout of the Chameleon "
                 "release. Train one with `calumma train-text-tokenizer`."
             )
         size = max(ids.values()) + 1
@@ -129,14 +129,14 @@ class Vocabulary:
         for name, id_ in expected.items():
             if ids.get(name) != id_:
                 raise VocabularyError(
-                    f"token {name} has id {ids.get(name)}; wanted {id_}, as in the release's "
+                    f"token {name} has id {ids.get(name)}; expected {id_}, as in the release's "
                     "order (bos, pad, eos, unk, codes, end of image, begin of image)."
                 )
         wrong = next((c for c, id_ in codes.items() if id_ != self.id_of_code(c)), None)
         if wrong is not None or placeholder != self.placeholder:
             what = IMAGE_PLACEHOLDER_NAME if wrong is None else code_name(wrong)
             raise VocabularyError(
-                f"token {what} stands out of order; wanted code c at id c + {_FIRST_CODE} and the "
+                f"token {what} stands out of order; expected code c at id c + {_FIRST_CODE} and the "
                 "placeholder right after end of turn."
             )
 

@@ -78,7 +78,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         make_folder(tmp_path / "out")
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: cannot be written (File exists); wanted a folder that you may write "
+        f"{tmp_path / 'out'}: cannot be written (File exists); expected a folder that you may write "
         "to. Choose another --out."
     )
 
@@ -87,7 +87,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught, writing(tmp_path):
         raise OSError(errno.EROFS, "Read-only file system")
     assert str(caught.value) == (
-        f"{tmp_path}: cannot be written (Read-only file system); wanted a folder that you may "
+        f"{tmp_path}: cannot be written (Read-only file system); expected a folder that you may "
         "write to. Choose another --out."
     )
 
@@ -96,7 +96,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught, writing(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(caught.value) == (
-        f"{tmp_path}: no space left on the device; wanted room for this file. Free some space, or "
+        f"{tmp_path}: no space left on the device; expected room for this file. Free some space, or "
         "give --out a folder on another disk; the same command then goes on from what is saved."
     )
 
@@ -112,7 +112,7 @@ def test_json_that_is_cut_short_names_the_file_and_the_way_out(tmp_path: Path) -
     with pytest.raises(FileError) as caught:
         read_json(path)
     assert str(caught.value) == (
-        f"{path}: is no whole JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); wanted the "
+        f"{path}: is no whole JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); expected the "
         "file as calumma or transformers wrote it. Copy it again, or delete it and make it anew."
     )
 
@@ -121,7 +121,7 @@ def test_a_place_where_nothing_can_be_made_is_refused() -> None:
     with pytest.raises(OutputError) as caught:
         make_folder(Path("/proc/calumma"))
     assert str(caught.value) == (
-        "/proc/calumma: cannot be written (Permission denied); wanted a folder that you may write "
+        "/proc/calumma: cannot be written (Permission denied); expected a folder that you may write "
         "to. Choose another --out."
     )
 

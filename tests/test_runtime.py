@@ -61,7 +61,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         choose_device("toaster")
-    assert str(caught.value) == "device 'toaster' is not known; wanted auto, cpu or cuda."
+    assert str(caught.value) == "device 'toaster' is not known; expected auto, cpu or cuda."
 
 
 def test_dtypes_go_by_their_names() -> None:
@@ -69,7 +69,7 @@ def test_dtypes_go_by_their_names() -> None:
     with pytest.raises(ConfigError) as caught:
         choose_dtype("float8")
     assert str(caught.value) == (
-        "dtype 'float8' is not known; wanted one of float32, bfloat16, float16."
+        "dtype 'float8' is not known; expected one of float32, bfloat16, float16."
     )
 
 

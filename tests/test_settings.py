@@ -20,7 +20,7 @@ class Inner:
 
     def __post_init__(self) -> None:
         if self.rate < 0:
-            raise ConfigError(f"rate={self.rate}; wanted at least 0.")
+            raise ConfigError(f"rate={self.rate}; expected at least 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def test_a_file_becomes_a_dataclass_with_its_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "expected"),
     [
         (["--inner.rate", "3e-4"], Inner(rate=3e-4, kind="fancy", betas=(0.8, 0.9))),
         (["--inner.rate=3e-4"], Inner(rate=3e-4, kind="fancy", betas=(0.8, 0.9))),
@@ -98,62 +98,62 @@ def test_tables_that_the_file_lacks_can_be_made_on_the_command_line(tmp_path: Pa
 REFUSED = [
     (
         "shards = 's'\nnum_step = 3",
-        "run.toml: there is no field num_step; wanted perhaps num_steps.",
+        "run.toml: there is no field num_step; expected perhaps num_steps.",
     ),
     (
         "shards = 's'\n[iner]\nrate = 3",
-        "run.toml: there is no field iner; wanted perhaps inner.",
+        "run.toml: there is no field iner; expected perhaps inner.",
     ),
     (
         "shards = 's'\n[inner]\nkin = 'plain'",
-        "run.toml: there is no field inner.kin; wanted perhaps inner.kind.",
+        "run.toml: there is no field inner.kin; expected perhaps inner.kind.",
     ),
     (
         "shards = 's'\n[other]\nratte = 1",
-        "run.toml: there is no field other.ratte; wanted perhaps other.rate.",
+        "run.toml: there is no field other.ratte; expected perhaps other.rate.",
     ),
     (
         "shards = 's'\n[inner]\nzzz = 1",
-        "run.toml: there is no field inner.zzz; wanted one of inner.rate, inner.kind, inner.betas.",
+        "run.toml: there is no field inner.zzz; expected one of inner.rate, inner.kind, inner.betas.",
     ),
     (
         "num_steps = 3",
-        "run.toml: shards is missing; wanted a value. Write it there or give --shards VALUE.",
+        "run.toml: shards is missing; expected a value. Write it there or give --shards VALUE.",
     ),
     (
         "shards = 's'\nnum_steps = 'many'",
-        "run.toml: num_steps: found 'many'; wanted a valid integer. "
-        "Mend it there or give --num-steps VALUE.",
+        "run.toml: num_steps: found 'many'; expected a valid integer. "
+        "Fix it there or give --num-steps VALUE.",
     ),
     (
         "shards = 's'\n[inner]\nkind = 'odd'",
-        "run.toml: inner.kind: found 'odd'; wanted 'plain' or 'fancy'. "
-        "Mend it there or give --inner.kind VALUE.",
+        "run.toml: inner.kind: found 'odd'; expected 'plain' or 'fancy'. "
+        "Fix it there or give --inner.kind VALUE.",
     ),
     (
         "shards = 's'\n[inner]\nbetas = [0.1, 'x']",
-        "run.toml: inner.betas: found 'x'; wanted a valid number. "
-        "Mend it there or give --inner.betas VALUE.",
+        "run.toml: inner.betas: found 'x'; expected a valid number. "
+        "Fix it there or give --inner.betas VALUE.",
     ),
     (
         "shards = 's'\ninner = 3",
-        "run.toml: inner: found 3; wanted a table with fields such as inner.rate. "
-        "Mend it there or give --inner VALUE.",
+        "run.toml: inner: found 3; expected a table with fields such as inner.rate. "
+        "Fix it there or give --inner VALUE.",
     ),
     (
         "shards = 's'\n[other]\nkind = 'odd'",
-        "run.toml: other.kind: found 'odd'; wanted 'plain' or 'fancy'. "
-        "Mend it there or give --other.kind VALUE.",
+        "run.toml: other.kind: found 'odd'; expected 'plain' or 'fancy'. "
+        "Fix it there or give --other.kind VALUE.",
     ),
     (
         "shards = 's'\n[stage_one.weights]\nweb = 'much'",
-        "run.toml: stage_one.weights.web: found 'much'; wanted a valid number. "
-        "Mend it there or give --stage-one.weights.web VALUE.",
+        "run.toml: stage_one.weights.web: found 'much'; expected a valid number. "
+        "Fix it there or give --stage-one.weights.web VALUE.",
     ),
-    ("shards = 's'\n[inner]\nrate = -1", "run.toml: rate=-1.0; wanted at least 0."),
+    ("shards = 's'\n[inner]\nrate = -1", "run.toml: rate=-1.0; expected at least 0."),
     (
         "shards = ",
-        "run.toml: is no TOML (Invalid value (at end of document)). Mend that line.",
+        "run.toml: is no TOML (Invalid value (at end of document)). Fix that line.",
     ),
 ]
 
@@ -170,28 +170,31 @@ def test_mistakes_in_the_file_are_named_in_one_line(
     [
         (
             ["steps", "3"],
-            "'steps' was not expected; wanted changes such as --optimizer.peak-rate 3e-4.",
+            "'steps' was not expected; expected changes such as --optimizer.peak-rate 3e-4.",
         ),
-        (["--num-steps"], "--num-steps has no value; wanted one behind it, or --num-steps=VALUE."),
+        (
+            ["--num-steps"],
+            "--num-steps has no value; expected one behind it, or --num-steps=VALUE.",
+        ),
         (
             ["--num-steps", "--inner.rate=1"],
-            "--num-steps has no value; wanted one behind it, or --num-steps=VALUE.",
+            "--num-steps has no value; expected one behind it, or --num-steps=VALUE.",
         ),
         (
             ["--num-steps.rate", "3"],
-            "--num-steps.rate: num_steps holds a value; wanted a table of fields. See --dry-run.",
+            "--num-steps.rate: num_steps holds a value; expected a table of fields. See --dry-run.",
         ),
         (
             ["--num-stepps", "3"],
-            "there is no option --num-stepps; wanted perhaps --num-steps.",
+            "there is no option --num-stepps; expected perhaps --num-steps.",
         ),
         (
             ["--inner.rat_e", "3"],
-            "there is no option --inner.rat-e; wanted perhaps --inner.rate.",
+            "there is no option --inner.rat-e; expected perhaps --inner.rate.",
         ),
         (
             ["--inner.zzz", "3"],
-            "there is no option --inner.zzz; wanted one of --inner.rate, --inner.kind, "
+            "there is no option --inner.zzz; expected one of --inner.rate, --inner.kind, "
             "--inner.betas.",
         ),
     ],
@@ -207,8 +210,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(Outer, path, [])
     assert str(caught.value) == (
-        f"{path}: no config can be read there (No such file or directory); wanted a TOML file. "
-        "Mend the name."
+        f"{path}: no config can be read there (No such file or directory); expected a TOML file. "
+        "Fix the name."
     )
 
 

@@ -84,7 +84,7 @@ def test_a_vocabulary_has_codes() -> None:
     with pytest.raises(VocabularyError) as caught:
         Vocabulary(num_codes=0, num_text=5)
     assert str(caught.value) == (
-        "num_codes=0 and num_text=5 make no vocabulary; wanted at least one code and no negative "
+        "num_codes=0 and num_text=5 make no vocabulary; expected at least one code and no negative "
         "count."
     )
 
@@ -96,7 +96,7 @@ def test_a_vocabulary_has_codes() -> None:
 def test_a_tokenizer_without_a_control_token_is_refused(prefix: str, lacking: str) -> None:
     table = {name: id_ for name, id_ in names(SMALL).items() if not name.startswith(prefix)}
     assert refusal(table) == (
-        f"the tokenizer has no token {lacking}; wanted the layout of the Chameleon release. "
+        f"the tokenizer has no token {lacking}; expected the layout of the Chameleon release. "
         "Train one with `calumma train-text-tokenizer`."
     )
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_without_a_control_token_is_refused(prefix: str, lacking: st
 def test_controls_in_another_order_are_refused() -> None:
     table = names(SMALL) | {"<pad>": 2, "</s>": 1}
     assert refusal(table) == (
-        "token </s> has id 1; wanted 2, as in the release's order (bos, pad, eos, unk, codes, end "
+        "token </s> has id 1; expected 2, as in the release's order (bos, pad, eos, unk, codes, end "
         "of image, begin of image)."
     )
 
@@ -112,6 +112,6 @@ def test_controls_in_another_order_are_refused() -> None:
 def test_codes_in_another_order_are_refused() -> None:
     table = names(SMALL) | {"IMGIMGAZ": 5, "IMGIMGBZ": 4}
     assert refusal(table) == (
-        "token IMGIMGAZ stands out of order; wanted code c at id c + 4 and the placeholder right "
+        "token IMGIMGAZ stands out of order; expected code c at id c + 4 and the placeholder right "
         "after end of turn."
     )

@@ -109,7 +109,7 @@ class AheadStream(Stream):
         except BrokenProcessPool as error:
             raise ShardError(
                 f"{self.reader.folder}: a process that reads batches was killed, perhaps for want "
-                "of memory; wanted it to live. Start again with fewer loader workers."
+                "of memory; expected it to live. Start again with fewer loader workers."
             ) from error
 
     def _next(self) -> Batch:

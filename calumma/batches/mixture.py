@@ -27,13 +27,13 @@ def second_stage(
     {'web': 0.375, 'pairs': 0.375, 'best': 0.25}
     """
     if not 0.0 <= kept <= 1.0:
-        raise ConfigError(f"kept={kept} of stage one; wanted a share from 0 to 1.")
+        raise ConfigError(f"kept={kept} of stage one; expected a share from 0 to 1.")
     weights: dict[str, float] = {}
     for part, share in ((first, kept), (added, 1.0 - kept)):
         total = sum(part.values())
         if total <= 0 or min(part.values()) < 0:
             raise ConfigError(
-                f"a stage's weights are {dict(part)}; wanted none negative and one positive."
+                f"a stage's weights are {dict(part)}; expected none negative and one positive."
             )
         for name, weight in part.items():
             weights[name] = weights.get(name, 0.0) + share * weight / total

@@ -105,11 +105,11 @@ class Stream:
         if codes and config.row_length < codes + 2:
             raise ConfigError(
                 f"row_length={config.row_length} holds none of the images in {reader.folder}, "
-                f"which take {codes + 2} ids each; wanted at least that. Raise stream.row_length."
+                f"which take {codes + 2} ids each; expected at least that. Raise stream.row_length."
             )
         if config.num_rows < size:
             raise ConfigError(
-                f"num_rows={config.num_rows} for {size} ranks; wanted at least one row for each. "
+                f"num_rows={config.num_rows} for {size} ranks; expected at least one row for each. "
                 "Raise stream.num_rows."
             )
         self.reader = reader
@@ -137,14 +137,14 @@ class Stream:
             if name not in filled:
                 raise ConfigError(
                     f"the mixture names source {name!r}, but {self.reader.folder} holds "
-                    f"{', '.join(filled)}. Mend the name, or build shards that hold it."
+                    f"{', '.join(filled)}. Fix the name, or build shards that hold it."
                 )
         # In the order of names: how a config spells its table must not decide how ties fall.
         weights = dict(sorted(weights.items()))
         total = sum(weights.values())
         if total <= 0 or min(weights.values()) < 0:
             raise ConfigError(
-                f"the mixture's weights are {dict(weights)}; wanted none negative and one positive."
+                f"the mixture's weights are {dict(weights)}; expected none negative and one positive."
             )
         wanted = {name: weight / total for name, weight in weights.items() if weight > 0}
         if wanted != self.state.weights:
@@ -251,7 +251,7 @@ class Stream:
         if not any(rows):
             raise ConfigError(
                 f"a sequence of source {self.reader.source(draw.number)!r} is longer than "
-                f"{len(rows)} rows of {self.config.row_length} ids; wanted a larger row_length or "
+                f"{len(rows)} rows of {self.config.row_length} ids; expected a larger row_length or "
                 "window."
             )
 

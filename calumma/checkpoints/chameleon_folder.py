@@ -69,7 +69,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> StoredModel:
     if groups is None:
         raise CheckpointError(
             f"{folder}: the query norms differ between heads that share a key head "
-            f"({shape.num_heads} query, {shape.num_kv_heads} key heads); wanted norms tied within "
+            f"({shape.num_heads} query, {shape.num_kv_heads} key heads); expected norms tied within "
             "groups of heads. A fine-tune that untied them cannot be loaded."
         )
     for name, tensor in norms.items():

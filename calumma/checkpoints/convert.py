@@ -54,7 +54,7 @@ def open_model(path: Path, tokenizers: Path | None = None) -> StoredModel:
     if meta is not None:
         return open_meta(meta, tokenizers)
     raise CheckpointError(
-        f"{path} holds neither config.json nor params.json nor models/*/params.json; wanted a "
+        f"{path} holds neither config.json nor params.json nor models/*/params.json; expected a "
         "model folder in Hugging Face's layout, or a release in Meta's. Name the folder itself."
     )
 
@@ -68,7 +68,7 @@ def convert(
         model: as `open_model` found it.
         source: where, for messages.
         out: a folder that does not exist yet, or is empty.
-        target: the layout wanted.
+        target: the layout expected.
         tell: is called with the bytes just written.
 
     Raises:
@@ -78,7 +78,7 @@ def convert(
     write = _writer(model, source, target, tell)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(
-            f"{out} holds other things; wanted a folder that is not there yet, or is empty. Choose "
+            f"{out} holds other things; expected a folder that is not there yet, or is empty. Choose "
             "another, or delete it."
         )
     make_folder(out.parent)
@@ -92,7 +92,7 @@ def _writer(model: StoredModel, source: Path, target: Target, tell: Tell) -> Cal
         return lambda folder: write_meta(folder, model, target.num_shards, tell)
     if target.num_shards is not None:
         raise CheckpointError(
-            f"--shards {target.num_shards} with --to {target.layout}; wanted it with --to meta "
+            f"--shards {target.num_shards} with --to {target.layout}; expected it with --to meta "
             "only. How large files of the other layouts are, --max-shard-size says."
         )
     if target.layout == "tokenizers":

@@ -182,7 +182,7 @@ def require_same_function(config: Mapping[str, Any], where: object) -> None:
     for name, values in _DONE_HERE.items():
         if config.get(name) not in values:
             raise CheckpointError(
-                f"{where}: {name} is {json.dumps(config[name])}; wanted "
+                f"{where}: {name} is {json.dumps(config[name])}; expected "
                 f"{json.dumps(values[0])}, the only value that calumma's decoder knows. Loaded all "
                 "the same, the model would be another one."
             )
@@ -190,7 +190,7 @@ def require_same_function(config: Mapping[str, Any], where: object) -> None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         raise CheckpointError(
-            f"{where}: rotary positions of type {kind!r}; wanted 'default', since scaled ones are "
+            f"{where}: rotary positions of type {kind!r}; expected 'default', since scaled ones are "
             "not implemented. Take the model from before its context was stretched."
         )
 
@@ -230,7 +230,7 @@ def whole_number(config: Mapping[str, Any], name: str, where: object) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(
-            f"{where}: {name} is {json.dumps(value)}; wanted a whole number of at least 1. Copy "
+            f"{where}: {name} is {json.dumps(value)}; expected a whole number of at least 1. Copy "
             "the file again from where the weights come."
         )
     return value
@@ -246,7 +246,7 @@ def read_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQCo
     for name, value in known.items():
         if vq.get(name, value) != value:
             raise CheckpointError(
-                f"{where}: {name} of the image tokenizer is {json.dumps(vq[name])}; wanted "
+                f"{where}: {name} of the image tokenizer is {json.dumps(vq[name])}; expected "
                 f"{json.dumps(value)}, the only value that calumma's network knows."
             )
     try:

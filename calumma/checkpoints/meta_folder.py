@@ -67,7 +67,7 @@ def find_meta(path: Path) -> Path | None:
     found = sorted(path.glob(f"models/*/{PARAMS_NAME}"))
     if len(found) > 1:
         raise CheckpointError(
-            f"{path} holds {len(found)} models ({', '.join(p.parent.name for p in found)}); wanted "
+            f"{path} holds {len(found)} models ({', '.join(p.parent.name for p in found)}); expected "
             f"one. Name it: {found[0].parent}."
         )
     return found[0].parent if found else None
@@ -136,7 +136,7 @@ def shard_files(folder: Path) -> list[Path]:
         lacking = next((name for name in wanted if name not in names), None)
         state = f"{lacking} is not among them" if lacking else f"{max(names)} is one too many"
         raise CheckpointError(
-            f"{folder} holds {len(files)} of {len(wanted)} shards, and {state}; wanted "
+            f"{folder} holds {len(files)} of {len(expected)} shards, and {state}; expected "
             "consolidated.pth, or consolidated.00.pth and its followers. Copy or download it again."
         )
     return files
@@ -147,7 +147,7 @@ def _require_one_dtype(shards: list[dict[str, Stored]], folder: Path) -> None:
         dtypes = {str(shard[name].dtype).removeprefix("torch.") for shard in shards}
         if len(dtypes) > 1:
             raise CheckpointError(
-                f"{folder}: tensor {name} is of type {' and '.join(sorted(dtypes))}; wanted one "
+                f"{folder}: tensor {name} is of type {' and '.join(sorted(dtypes))}; expected one "
                 "type in all shards. Take shards that were saved together."
             )
 
@@ -198,7 +198,7 @@ def _text_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise TokenizerError(
-        f"{folder} holds no {TEXT_NAME}; wanted the release's text tokenizer. Give --tokenizers "
+        f"{folder} holds no {TEXT_NAME}; expected the release's text tokenizer. Give --tokenizers "
         "DIR if it lies elsewhere."
     )
 
@@ -208,7 +208,7 @@ def _text_tokenizer(text: str, path: Path) -> TextTokenizer:
         return TextTokenizer(Tokenizer.from_str(text))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
-            f"{path}: is no tokenizer ({error}); wanted the JSON of the tokenizers library."
+            f"{path}: is no tokenizer ({error}); expected the JSON of the tokenizers library."
         ) from error
 
 
@@ -277,7 +277,7 @@ def require_meta(model: StoredModel, num_shards: int, where: object) -> None:
     if num_shards % config.qk_norm_groups:
         raise CheckpointError(
             f"{where}: {config.qk_norm_groups} groups of heads have norms of their own, which "
-            f"{num_shards} shards cannot hold, one norm each; wanted a multiple of the groups. Use "
+            f"{num_shards} shards cannot hold, one norm each; expected a multiple of the groups. Use "
             f"--shards {config.qk_norm_groups}."
         )
     require_shards(config, num_shards, where)

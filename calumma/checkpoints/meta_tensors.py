@@ -104,7 +104,7 @@ def require_shards(config: DecoderConfig, num_shards: int, where: object) -> Non
     ):
         if count % num_shards:
             raise CheckpointError(
-                f"{where}: {count} {what} do not divide over {num_shards} shards; wanted a number "
+                f"{where}: {count} {what} do not divide over {num_shards} shards; expected a number "
                 "of shards that divides them. Take another number."
             )
 
@@ -203,7 +203,7 @@ def _same(parts: list[Stored], what: str) -> Stored:
         first, *rest = (part.read() for part in parts)
         if not all(torch.equal(first, other) for other in rest):
             raise CheckpointError(
-                f"{what} differs between the shards; wanted the same in each, since every shard "
+                f"{what} differs between the shards; expected the same in each, since every shard "
                 "computes with it. Take shards that were saved at one step."
             )
         return first

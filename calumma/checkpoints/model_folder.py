@@ -153,7 +153,7 @@ def open_model_folder(folder: Path) -> StoredModel:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} holds no config.json; wanted a model folder, such as `calumma demo` or "
+            f"{folder} holds no config.json; expected a model folder, such as `calumma demo` or "
             "`calumma pretrain` writes, or one of the Chameleon family in Hugging Face's layout."
         )
     config = read_json(path)
@@ -164,7 +164,7 @@ def open_model_folder(folder: Path) -> StoredModel:
         model = open_qwen3(folder, config)
     else:
         raise CheckpointError(
-            f"{path} describes a model of type {kind!r}; wanted 'chameleon', or 'qwen3' with an "
+            f"{path} describes a model of type {kind!r}; expected 'chameleon', or 'qwen3' with an "
             "image tokenizer beside it. Other models are not read."
         )
     model.require_one_vocabulary(folder)

@@ -63,12 +63,12 @@ def _mapped(path: Path, inside: str | None) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds pickled objects that are no tensors, or code; wanted tensors and "
+            f"{path}: holds pickled objects that are no tensors, or code; expected tensors and "
             "names alone. It was not run, and nothing of it is loaded."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: is no whole file of torch.save, or one from before its zip format; wanted a "
+            f"{path}: is no whole file of torch.save, or one from before its zip format; expected a "
             "whole .pth or .ckpt. Copy or download it again."
         ) from error
     tensors: Any = content
@@ -78,7 +78,7 @@ def _mapped(path: Path, inside: str | None) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
         raise CheckpointError(
-            f"{path}: holds something else than tensors by name; wanted the state of a model. Name "
+            f"{path}: holds something else than tensors by name; expected the state of a model. Name "
             "the folder of a release."
         )
     return dict(tensors)

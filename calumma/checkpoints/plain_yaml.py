@@ -108,7 +108,7 @@ def _value(text: str, line: _Line, where: object) -> Any:
 
 def _beyond(where: object, line: _Line) -> FileError:
     return FileError(
-        f"{where}:{line.number}: cannot be read ({line.text[:60]}); wanted plain YAML: names, "
+        f"{where}:{line.number}: cannot be read ({line.text[:60]}); expected plain YAML: names, "
         "numbers, words and lists of them, by indentation. Write the line so."
     )
 

@@ -126,18 +126,18 @@ def read_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig
     kind = config.get("qk_norm", "rms")
     if order not in ("pre", "reordered") or not isinstance(groups, int) or groups < 1:
         raise CheckpointError(
-            f"{where}: norm_order is {order!r} and qk_norm_groups {groups!r}; wanted 'pre' or "
+            f"{where}: norm_order is {order!r} and qk_norm_groups {groups!r}; expected 'pre' or "
             "'reordered', and a whole number of groups. Copy the file again."
         )
     if kind not in ("rms", "none"):
         raise CheckpointError(
-            f"{where}: qk_norm is {kind!r}; wanted 'rms' or 'none'. Copy the file again."
+            f"{where}: qk_norm is {kind!r}; expected 'rms' or 'none'. Copy the file again."
         )
     numbers = {"rms_norm_eps": 1e-6, **config}
     shape = decoder_config(numbers, where, swin_norm=order == "reordered")
     if config.get("head_dim", 128) != shape.head_dim:
         raise CheckpointError(
-            f"{where}: head_dim is {config.get('head_dim', 128)}; wanted hidden_size over "
+            f"{where}: head_dim is {config.get('head_dim', 128)}; expected hidden_size over "
             f"num_attention_heads, {shape.head_dim}, since calumma's heads share the model's width."
         )
     try:
@@ -157,7 +157,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> StoredModel:
     image_folder = folder / IMAGE_FOLDER
     if not (image_folder / CONFIG_FILE).is_file():
         raise CheckpointError(
-            f"{folder} is a text model without {IMAGE_FOLDER}/{CONFIG_FILE}; wanted a Qwen3 folder "
+            f"{folder} is a text model without {IMAGE_FOLDER}/{CONFIG_FILE}; expected a Qwen3 folder "
             "that calumma wrote, with its image tokenizer beside it."
         )
     weights = read_weights(folder)
@@ -192,12 +192,12 @@ def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, Stored]]:
         config = VQConfig(**read_json(path))
     except (ConfigError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: describes no image tokenizer ({error}); wanted the file as "
+            f"{path}: describes no image tokenizer ({error}); expected the file as "
             "`calumma train-image-tokenizer` writes it. Copy it again."
         ) from error
     if not weights.is_file():
         raise CheckpointError(
-            f"{folder} lacks {WEIGHTS_FILE}; wanted the weights that belong to {CONFIG_FILE}. Copy "
+            f"{folder} lacks {WEIGHTS_FILE}; expected the weights that belong to {CONFIG_FILE}. Copy "
             "the folder again."
         )
     tensors, wanted = read_tensors(weights), image_shapes(config)

@@ -198,7 +198,7 @@ def together(group: torch.distributed.ProcessGroup | None) -> Iterator[None]:
         raise trouble
     if failed:
         raise CheckpointError(
-            "another rank could not write its part of a checkpoint; wanted all parts. That rank "
+            "another rank could not write its part of a checkpoint; expected all parts. That rank "
             "says why; the same command goes on from the checkpoint before."
         )
 
@@ -265,7 +265,7 @@ def newest_checkpoint(run: Path, fingerprint: str, latest: int | None = None) ->
     if folders:
         raise CheckpointError(
             f"{run / 'checkpoints'}: files of {', '.join(f.name for f in folders)} are missing or "
-            "cut short; wanted one whole checkpoint. Copy it again, or delete the folder to begin "
+            "cut short; expected one whole checkpoint. Copy it again, or delete the folder to begin "
             "anew."
         )
     return None

@@ -114,13 +114,13 @@ class StoredModel:
         if vocabulary.size > rows:
             raise VocabularyError(
                 f"{where}: the tokenizer has {vocabulary.size} ids, the decoder rows for {rows}; "
-                "wanted at least as many rows as ids. Take the tokenizer that the decoder was "
+                "expected at least as many rows as ids. Take the tokenizer that the decoder was "
                 "trained with."
             )
         if vocabulary.num_codes != self.image_shape.num_codes:
             raise VocabularyError(
                 f"{where}: the image tokenizer has {self.image_shape.num_codes} codes, the "
-                f"vocabulary {vocabulary.num_codes}; wanted as many. Take the tokenizers that the "
+                f"vocabulary {vocabulary.num_codes}; expected as many. Take the tokenizers that the "
                 "decoder was trained with."
             )
 
@@ -149,7 +149,7 @@ def require_tensors(
     Args:
         where: the file or folder, for the message.
         found: what is there, by the names it has there.
-        wanted: what should be.
+        expected: what should be.
         of: what they are the tensors of, such as "a Chameleon-family model".
 
     Raises:
@@ -158,13 +158,13 @@ def require_tensors(
     missing = [name for name in wanted if name not in found]
     if missing:
         raise CheckpointError(
-            f"{where} lacks {_listed(missing)}; wanted every tensor of {of}. Copy or download "
+            f"{where} lacks {_listed(missing)}; expected every tensor of {of}. Copy or download "
             "what is missing."
         )
     unknown = [name for name in found if name not in wanted]
     if unknown:
         raise CheckpointError(
-            f"{where} holds {_listed(unknown)}, unknown in {of}; wanted its own tensors and no "
+            f"{where} holds {_listed(unknown)}, unknown in {of}; expected its own tensors and no "
             "other. This is another kind of model, or a config that is not its own."
         )
     for name, shape in wanted.items():
@@ -175,7 +175,7 @@ def require_tensors(
             )
         if found[name].dtype not in FLOATS:
             raise CheckpointError(
-                f"{where}: tensor {name} is of type {found[name].dtype}; wanted a plain "
+                f"{where}: tensor {name} is of type {found[name].dtype}; expected a plain "
                 "floating-point type, such as bfloat16. Quantised weights are not read."
             )
 

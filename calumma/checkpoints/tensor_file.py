@@ -61,7 +61,7 @@ def read_tensors(path: Path) -> dict[str, Stored]:
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in DTYPES:
             raise CheckpointError(
-                f"{path}: tensor {name} is of type {entry['dtype']}; wanted one of "
+                f"{path}: tensor {name} is of type {entry['dtype']}; expected one of "
                 f"{', '.join(DTYPES)}. Save it in one of these; quantised weights are not read."
             )
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])

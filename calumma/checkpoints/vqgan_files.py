@@ -33,7 +33,7 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, Stored]]:
     for name in (YAML_NAME, VQGAN_NAME):
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder} lacks {name}; wanted the release's image tokenizer, vqgan.yaml and "
+                f"{folder} lacks {name}; expected the release's image tokenizer, vqgan.yaml and "
                 "vqgan.ckpt. Give --tokenizers DIR if they lie elsewhere."
             )
     config = _read_vqgan_yaml(folder / YAML_NAME)
@@ -69,7 +69,7 @@ def _read_vqgan_yaml(path: Path) -> VQConfig:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: lacks {error}; wanted model.params with embed_dim, n_embed and ddconfig, as "
+            f"{path}: lacks {error}; expected model.params with embed_dim, n_embed and ddconfig, as "
             "taming-transformers writes it."
         ) from error
     return read_vq_config(described, path)

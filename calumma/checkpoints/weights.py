@@ -34,7 +34,7 @@ def read_weights(folder: Path) -> dict[str, Stored]:
     if lost:
         raise CheckpointError(
             f"{folder / INDEX_NAME} tells of {len(lost)} tensors that no file has, the first of "
-            f"them {lost[0]}; wanted the files it was written with. Copy or download them again."
+            f"them {lost[0]}; expected the files it was written with. Copy or download them again."
         )
     return tensors
 
@@ -51,13 +51,13 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder} lacks the file {name}, which its {INDEX_NAME} names; wanted every file "
+                f"{folder} lacks the file {name}, which its {INDEX_NAME} names; expected every file "
                 "of the weights. Copy or download the missing one."
             )
     files = [folder / name for name in names] or sorted(folder.glob("model*.safetensors"))
     if not files:
         raise CheckpointError(
-            f"{folder} holds no model*.safetensors; wanted the weights of a Chameleon-family "
+            f"{folder} holds no model*.safetensors; expected the weights of a Chameleon-family "
             "model. Pickled weights (.bin) are not read here: save them as safetensors."
         )
     return files
@@ -72,7 +72,7 @@ def _index(folder: Path) -> dict[str, str]:
     places = record.get("weight_map") if isinstance(record, dict) else None
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise CheckpointError(
-            f"{path} has no weight_map from tensors to files; wanted the index of sharded "
+            f"{path} has no weight_map from tensors to files; expected the index of sharded "
             "safetensors. Copy or download it again."
         )
     return places

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.piece < 1 or (args.workers is not None and args.workers < 1):
         raise ConfigError(
-            f"--piece {args.piece} --workers {args.workers}; wanted at least 1 of each. Leave them "
+            f"--piece {args.piece} --workers {args.workers}; expected at least 1 of each. Leave them "
             "out for what is usual."
         )
     require_here(args.out)
@@ -134,7 +134,7 @@ def _submit(args: argparse.Namespace, job: BuildJob, workers: int) -> None:
 
     if args.slurm is None:
         raise ConfigError(
-            "--executor slurm without --slurm FILE; wanted a TOML file that names at least the "
+            "--executor slurm without --slurm FILE; expected a TOML file that names at least the "
             'partition. Write one line into it: partition = "NAME".'
         )
     config = load_config(SlurmConfig, args.slurm, [])

@@ -113,7 +113,7 @@ def _new(args: argparse.Namespace) -> None:
     from calumma.compare.study import Study, new_study, require_kinds
 
     if args.annotators < 1:
-        raise ConfigError(f"--annotators {args.annotators}; wanted at least 1.")
+        raise ConfigError(f"--annotators {args.annotators}; expected at least 1.")
     systems = dict(_system(told) for told in args.system)
     prompts = {prompt.id: prompt for prompt in read_prompts(args.prompts)}
     study = Study(
@@ -135,7 +135,7 @@ def _system(told: str) -> tuple[str, Path]:
     name, _, path = told.partition("=")
     if not path or not name or not all(letter.isalnum() or letter in "+-_." for letter in name):
         raise ConfigError(
-            f"--system {told}; wanted NAME=PATH, the name of letters, digits and + - _ . only."
+            f"--system {told}; expected NAME=PATH, the name of letters, digits and + - _ . only."
         )
     return name, Path(path)
 
@@ -184,7 +184,7 @@ def _drawer(args: argparse.Namespace) -> Draw:
 def _serve(args: argparse.Namespace) -> None:
     if args.host not in _LOOPBACK and not args.key:
         raise ConfigError(
-            f"--host {args.host} without --key; wanted a key where others than this machine can "
+            f"--host {args.host} without --key; expected a key where others than this machine can "
             "reach the page. Add --key WORD, and send people the link with ?key=WORD."
         )
     from calumma.compare.store import Store
@@ -197,7 +197,7 @@ def _serve(args: argparse.Namespace) -> None:
         from calumma.compare.app import make_app
     except ImportError as error:
         raise ConfigError(
-            f"the package {error.name} is not installed; wanted it for the annotators' page. "
+            f"the package {error.name} is not installed; expected it for the annotators' page. "
             'Install it with `pip install "calumma[compare]"`.'
         ) from error
     store = Store(args.folder)

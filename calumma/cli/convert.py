@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from calumma.cli.progress import Bar
 
     if args.shards is not None and args.shards < 1:
-        raise ConfigError(f"--shards {args.shards}; wanted at least 1.")
+        raise ConfigError(f"--shards {args.shards}; expected at least 1.")
     most_bytes = size_in_bytes(args.max_shard_size)
     target = Target(layout=args.to, num_shards=args.shards, most_bytes=most_bytes)
     model = open_model(args.source, args.tokenizers)
@@ -104,6 +104,6 @@ def size_in_bytes(text: str) -> int:
     size = int(found[1]) * _UNITS[found[2].upper()] if found else 0
     if size < 1:
         raise ConfigError(
-            f"--max-shard-size {text}; wanted a number with a unit, such as 5GB or 800MB."
+            f"--max-shard-size {text}; expected a number with a unit, such as 5GB or 800MB."
         )
     return size

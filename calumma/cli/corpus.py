@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         _make(args)
         return
     if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit {args.limit}; wanted at least 1. Leave it out to fetch all.")
+        raise ConfigError(f"--limit {args.limit}; expected at least 1. Leave it out to fetch all.")
     from calumma.corpora.catalog import find_corpus
 
     for corpus in [find_corpus(name) for name in args.names]:
@@ -126,8 +126,8 @@ def _make(args: argparse.Namespace) -> None:
 
     if args.documents < 1 or args.side < 16 or args.seed < 0:
         raise ConfigError(
-            f"--documents {args.documents} --side {args.side} --seed {args.seed}; wanted at least "
-            "1 document, 16 pixels and a seed of 0. Mend them."
+            f"--documents {args.documents} --side {args.side} --seed {args.seed}; expected at least "
+            "1 document, 16 pixels and a seed of 0. Fix them."
         )
     config = MakeConfig(documents=args.documents, seed=args.seed, side=args.side)
     with Bar(args.name, args.documents, "documents") as bar:

@@ -190,7 +190,7 @@ def _require_arguments(args: argparse.Namespace) -> None:
     missing = [name for name, value in wanted.items() if not value]
     if missing:
         raise ConfigError(
-            f"{missing[0]} is missing; wanted {' '.join(wanted)} for this. "
+            f"{missing[0]} is missing; expected {' '.join(expected)} for this. "
             "`calumma evaluate --help` shows examples, `--list` the tasks."
         )
 
@@ -202,7 +202,7 @@ def _require_counts(args: argparse.Namespace, rules: Rules) -> None:
     ):  # fmt: skip
         if value is not None and value < least:
             raise ConfigError(
-                f"--{name} {value}; wanted at least {least}. Give more, or leave it out."
+                f"--{name} {value}; expected at least {least}. Give more, or leave it out."
             )
 
 

@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> None:
 
     given: list[str | Path] = [piece for piece in args.parts or [] if piece != ""]
     if not given:
-        raise GenerationError("no --prompt and no --image; wanted at least one of them.")
+        raise GenerationError("no --prompt and no --image; expected at least one of them.")
     if args.samples < 1:
-        raise GenerationError(f"--samples {args.samples}; wanted at least 1.")
+        raise GenerationError(f"--samples {args.samples}; expected at least 1.")
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     options = _options(args)
     make_folder(args.out)
@@ -153,7 +153,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.modality not in MODALITIES:
         raise GenerationError(
-            f"--modality {args.modality} is not known; wanted one of {', '.join(MODALITIES)}."
+            f"--modality {args.modality} is not known; expected one of {', '.join(MODALITIES)}."
         )
     tree: dict[str, Any] = {"text": {}, "image": {}}
     if args.temperature is not None:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         lines = known
         if args.page is not None:
             raise ConfigError(
-                f"--page {args.page}, and {path} holds no documents; wanted documents, shards or "
+                f"--page {args.page}, and {path} holds no documents; expected documents, shards or "
                 "a config of training. Leave --page out."
             )
     else:
@@ -92,7 +92,7 @@ def _require_no_piece(path: Path) -> None:
         return
     if path.is_file() and ((folder / "manifest.json").is_file() or _without_page(folder)):
         raise ConfigError(
-            f"{path}: a file of the folder {folder}; wanted the folder, which is told of as a "
+            f"{path}: a file of the folder {folder}; expected the folder, which is told of as a "
             f"whole. Name it: `calumma inspect {folder}`."
         )
 
@@ -148,7 +148,7 @@ def _shards(path: Path, page: Path | None, tokenizers: Path | None) -> list[str]
 
     if page is not None and tokenizers is None:
         raise ConfigError(
-            f"--page {page} of the shards {path} without --tokenizers; wanted the folder of those "
+            f"--page {page} of the shards {path} without --tokenizers; expected the folder of those "
             "that they were made with, to decode them. Name it."
         )
     reader = ShardReader(path)

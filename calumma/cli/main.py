@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status.
 
-    A mistake that the user can mend is one line on stderr; a mistake of ours keeps its traceback.
+    A mistake that the user can fix is one line on stderr; a mistake of ours keeps its traceback.
     """
     try:
         _call(arguments)

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         print(new_key(args.new_key, args.keys))
         return
     if args.model is None:
-        raise _mistake("no MODEL; wanted a model folder")
+        raise _mistake("no MODEL; expected a model folder")
     _require_packages()
     _serve(args)
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 def _mistake(found: str) -> Exception:
     from calumma.errors import ConfigError
 
-    return ConfigError(f"{found}; `calumma serve --help` says what is wanted.")
+    return ConfigError(f"{found}; `calumma serve --help` says what is expected.")
 
 
 def _require_packages() -> None:
@@ -119,12 +119,14 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _require_ranks(args: argparse.Namespace) -> None:
     if args.tensor < 1:
-        raise _mistake(f"--tensor {args.tensor}; wanted at least 1")
+        raise _mistake(f"--tensor {args.tensor}; expected at least 1")
     if args.tensor > 1 and args.fleet:
-        raise _mistake("--tensor and --fleet; wanted one of them, as a fleet needs no decoder here")
+        raise _mistake(
+            "--tensor and --fleet; expected one of them, as a fleet needs no decoder here"
+        )
     if args.tensor > 1 and (args.compile or args.weights != "plain"):
         raise _mistake(
-            "--tensor with --weights or --compile; wanted plain weights, which are cut, and blocks "
+            "--tensor with --weights or --compile; expected plain weights, which are cut, and blocks "
             "that are not compiled"
         )
 
@@ -239,8 +241,8 @@ def limits_of(changes: Sequence[str], max_queue: int | None = None) -> Limits:
             values[name] = (int if kinds[name] == "int" else float)(text)
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"--limit {change} is not understood; wanted NAME=N with one of "
-                f"{', '.join(kinds)}. Mend it."
+                f"--limit {change} is not understood; expected NAME=N with one of "
+                f"{', '.join(kinds)}. Fix it."
             ) from error
     return Limits(**values)
 

@@ -18,7 +18,7 @@ Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 Config = TypeVar("Config")
 
 EXIT_STATUS = """\
-exit status: 0 finished   2 a mistake that can be mended   3 stopped by a signal, safe to go on"""
+exit status: 0 finished   2 a mistake that can be fixed   3 stopped by a signal, safe to go on"""
 
 
 class _Compact(argparse.RawDescriptionHelpFormatter):
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a `ConfigError`, where argparse would print the usage and leave."""
-        raise ConfigError(f"{message}; `{self.prog} --help` says what is wanted.")
+        raise ConfigError(f"{message}; `{self.prog} --help` says what is expected.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the nearest choice, where argparse would list all of them."""
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             near = nearest(str(value), map(str, action.choices))
             if near:
                 raise argparse.ArgumentError(
-                    action, f"there is no {value!r}; wanted perhaps {near}"
+                    action, f"there is no {value!r}; expected perhaps {near}"
                 )
         super()._check_value(action, value)
 

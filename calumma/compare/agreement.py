@@ -34,7 +34,7 @@ def win_rate(wins: float, ties: float, losses: float) -> float:
     """
     if min(wins, ties, losses) < 0 or wins + ties + losses <= 0:
         raise EvaluationError(
-            f"{wins} wins, {ties} ties and {losses} losses; wanted counts of at least 0 with one "
+            f"{wins} wins, {ties} ties and {losses} losses; expected counts of at least 0 with one "
             "comparison among them. Collect judgements first."
         )
     return (wins + ties / 2) / (wins + ties + losses)
@@ -119,7 +119,7 @@ def _alpha(counts: NDArray[np.int64], level: Level) -> float:
         import krippendorff
     except ImportError as error:
         raise EvaluationError(
-            "the package krippendorff is not installed; wanted it for the agreement of annotators. "
+            "the package krippendorff is not installed; expected it for the agreement of annotators. "
             'Install it with `pip install "calumma[compare]"`.'
         ) from error
     domain = np.arange(counts.shape[1])

@@ -73,14 +73,14 @@ class Desk:
         item = self.items.get(told.item)
         if item is None:
             raise EvaluationError(
-                f"the item {told.item!r} is none of this study's {len(self.items)}; wanted one "
+                f"the item {told.item!r} is none of this study's {len(self.items)}; expected one "
                 "that the page was given. Load the page again."
             )
         asked = {question.name: question.words for question in QUESTIONS[item.kind]}
         for name in {*asked, *told.answers}:
             if told.answers.get(name) not in asked.get(name, ()):
                 raise EvaluationError(
-                    f"{name} is answered {told.answers.get(name)!r}; wanted one of "
+                    f"{name} is answered {told.answers.get(name)!r}; expected one of "
                     f"{', '.join(asked.get(name, ())) or 'no answer'}. Answer every question."
                 )
         swapped = self.swapped(told.annotator, item)
@@ -168,10 +168,10 @@ def _refusal(request: Request, key: str) -> Response | None:
     if not request.url.path.startswith("/api/"):
         return None
     if key and not hmac.compare_digest(request.headers.get("X-Key", "").encode(), key.encode()):
-        text = "the key is missing or wrong; wanted the one in the link that you were sent."
+        text = "the key is missing or wrong; expected the one in the link that you were sent."
         return JSONResponse({"error": text}, status_code=401)
     length = request.headers.get("Content-Length", "0")
     if request.method == "POST" and not (length.isdigit() and 0 < int(length) <= MOST_BYTES):
-        text = f"a request of {length} bytes; wanted 1 to {MOST_BYTES}, told beforehand."
+        text = f"a request of {length} bytes; expected 1 to {MOST_BYTES}, told beforehand."
         return JSONResponse({"error": text}, status_code=413)
     return None

@@ -53,7 +53,7 @@ def write_pairs(path: Path, study: Study, judgements: Sequence[Judgement]) -> in
             count += 1
         if not count:
             raise EvaluationError(
-                f"{study.folder} holds no pair that a majority decided; wanted one or more. "
+                f"{study.folder} holds no pair that a majority decided; expected one or more. "
                 "Collect pairwise judgements first: `calumma compare serve`."
             )
     return count

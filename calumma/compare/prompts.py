@@ -43,7 +43,7 @@ def read_prompts(path: Path) -> list[Document]:
     for prompt in prompts:
         if prompt.id in seen:
             raise DocumentError(
-                f"{path}: two prompts have the id {prompt.id!r}; wanted each once. Give one of "
+                f"{path}: two prompts have the id {prompt.id!r}; expected each once. Give one of "
                 "them another id."
             )
         seen.add(prompt.id)
@@ -95,13 +95,13 @@ def _released_prompt(line: str, path: Path, number: int) -> Document:
         pieces = text.split(_PLACEHOLDER)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DocumentError(
-            f'{where}: no prompt can be read ({error!r}); wanted an object with "id", "prompt", '
-            '"task_type" and "image_urls". Mend the line, or leave it out.'
+            f'{where}: no prompt can be read ({error!r}); expected an object with "id", "prompt", '
+            '"task_type" and "image_urls". Fix the line, or leave it out.'
         ) from error
     if len(pieces) - 1 != len(urls):
         raise DocumentError(
-            f"{where}: {len(pieces) - 1} places {_PLACEHOLDER} and {len(urls)} image_urls; wanted "
-            "one for the other. Mend the line, or leave it out."
+            f"{where}: {len(pieces) - 1} places {_PLACEHOLDER} and {len(urls)} image_urls; expected "
+            "one for the other. Fix the line, or leave it out."
         )
     return Document(
         id=str(record.get("id", number)),
@@ -128,6 +128,6 @@ def _picture(url: str, path: Path, where: str) -> Image:
         if target.is_relative_to(folder) and target.is_file():
             return Image(path=target)
     raise DocumentError(
-        f"{where}: the picture {url} is not here; wanted it as images/{inside.name} beside the "
+        f"{where}: the picture {url} is not here; expected it as images/{inside.name} beside the "
         "file, as nothing is fetched. Download it there, or leave the line out."
     )

@@ -68,7 +68,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise FileError(
-                f"{path}: is no whole SQLite file ({error}); wanted the judgements of this study. "
+                f"{path}: is no whole SQLite file ({error}); expected the judgements of this study. "
                 "Put back a copy, or move it away to begin anew."
             ) from error
 
@@ -106,7 +106,7 @@ class Store:
         Args:
             items: all there are, in the annotator's own order.
             annotator: who asks; the item they hold is given again.
-            wanted: annotators an item.
+            expected: annotators an item.
 
         Returns:
             None when nothing is left for this annotator.

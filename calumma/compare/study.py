@@ -103,12 +103,12 @@ def new_study(study: Study, answers: Mapping[str, Sequence[Document]]) -> None:
     """
     if "pairwise" in study.kinds and len(study.systems) < 2:
         raise EvaluationError(
-            f"one system, {study.systems[0]}, and pairs to be judged; wanted two or more. Name "
+            f"one system, {study.systems[0]}, and pairs to be judged; expected two or more. Name "
             "another with --system, or ask --kinds absolute."
         )
     if (study.folder / STUDY_NAME).exists():
         raise EvaluationError(
-            f"{study.folder} holds a study; wanted an empty folder, so that its judgements stay "
+            f"{study.folder} holds a study; expected an empty folder, so that its judgements stay "
             "true. Choose another folder, or go on with this one: `calumma compare serve`."
         )
     make_folder(study.folder / ANSWERS_FOLDER)
@@ -133,7 +133,7 @@ def open_study(folder: Path) -> Study:
     path = folder / STUDY_NAME
     if not path.is_file():
         raise EvaluationError(
-            f"{folder} holds no {STUDY_NAME}; wanted the folder of a study. Make one with "
+            f"{folder} holds no {STUDY_NAME}; expected the folder of a study. Make one with "
             "`calumma compare new`."
         )
     told: dict[str, Any] = read_json(path)
@@ -148,7 +148,7 @@ def require_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
     for name in names:
         if name not in known:
             raise EvaluationError(
-                f"--kinds {name}; wanted some of {', '.join(KINDS)}, with commas between."
+                f"--kinds {name}; expected some of {', '.join(KINDS)}, with commas between."
             )
     return tuple(known[name] for name in names if name in known)
 
@@ -166,7 +166,7 @@ def read_answers(folder: Path, name: str, prompts: Mapping[str, Document]) -> di
 def _answer(name: str, prompt: str, given: Mapping[str, Document]) -> Document:
     if prompt not in given:
         raise DocumentError(
-            f"{name} has no answer to the prompt {prompt!r} ({len(given)} answers in all); wanted "
+            f"{name} has no answer to the prompt {prompt!r} ({len(given)} answers in all); expected "
             "one document a prompt, with the prompt's id. Add it, or leave the prompt out."
         )
     return given[prompt]

@@ -28,4 +28,4 @@ def find_corpus(name: str) -> Corpus:
     names = [corpus.name for corpus in CORPORA]
     near = nearest(name, names)
     wanted = f"perhaps {near}" if near else f"one of {', '.join(names)}"
-    raise CorpusError(f"there is no corpus {name!r}; wanted {wanted}. See `calumma corpus list`.")
+    raise CorpusError(f"there is no corpus {name!r}; expected {wanted}. See `calumma corpus list`.")

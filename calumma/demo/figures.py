@@ -111,7 +111,7 @@ def _row(row: FigureRow) -> str:
 
 def _verdict(row: FigureRow) -> str:
     if row.met is None:
-        return f"<small>{escaped(row.wanted)}</small>" if row.wanted else ""
+        return f"<small>{escaped(row.expected)}</small>" if row.wanted else ""
     sign, said = ("✓", "met") if row.met else ("✗", "not met")
-    wanted = f"<small>{escaped(row.wanted)}</small>" if row.wanted else ""
+    wanted = f"<small>{escaped(row.expected)}</small>" if row.wanted else ""
     return f'<b class="{said.replace(" ", "-")}">{sign} {said}</b>{wanted}'

@@ -101,6 +101,6 @@ class Choice:
         except (KeyError, ValueError) as error:
             found = document.attributes.get(name)
             raise DocumentError(
-                f"{document.id}: its attribute {name!r} is {found!r}; wanted a number. Write the "
+                f"{document.id}: its attribute {name!r} is {found!r}; expected a number. Write the "
                 "score there, or choose by --measure."
             ) from error

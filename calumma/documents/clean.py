@@ -50,7 +50,7 @@ class ScoreRule:
         """The fault of a picture or a text, if it has this one."""
         score = find_scorer(self)(judged)
         if not self.least <= score <= self.most:
-            yield self.name, f"{score:.4g}; wanted {self.least:g} to {self.most:g}"
+            yield self.name, f"{score:.4g}; expected {self.least:g} to {self.most:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class CleanConfig:
         unknown = sorted({*self.languages} - {*COMMON, "other"})
         if unknown:
             raise ConfigError(
-                f"languages names {unknown[0]!r}, which is not told apart; wanted some of "
+                f"languages names {unknown[0]!r}, which is not told apart; expected some of "
                 f"{', '.join(COMMON)}, other. Leave it out."
             )
 
@@ -147,7 +147,7 @@ class CleanConfig:
 
     def _of_licence(self, document: Document) -> Iterator[tuple[str, str]]:
         if self.licences and document.licence not in self.licences:
-            yield "licence", f"{document.licence or 'none'}; wanted {', '.join(self.licences)}"
+            yield "licence", f"{document.licence or 'none'}; expected {', '.join(self.licences)}"
 
     def _of_order(self, document: Document) -> Iterator[tuple[str, str]]:
         kinds = [type(part) for part in document.parts()]
@@ -155,18 +155,18 @@ class CleanConfig:
             return
         found = "text-first" if kinds[0] is Text else "image-first"
         if found != self.order:
-            yield "order", f"{found}; wanted {self.order}"
+            yield "order", f"{found}; expected {self.order}"
 
     def _of_text(self, document: Document) -> Iterator[tuple[str, str]]:
         text = document.text
         if len(text) < self.fewest_letters:
-            yield "text too short", f"{len(text)} letters; wanted at least {self.fewest_letters}"
+            yield "text too short", f"{len(text)} letters; expected at least {self.fewest_letters}"
         if len(text) > self.most_letters:
-            yield "text too long", f"{len(text)} letters; wanted at most {self.most_letters}"
+            yield "text too long", f"{len(text)} letters; expected at most {self.most_letters}"
         if self.languages and (found := language_of(text)) not in ("", *self.languages):
-            yield "language", f"{found}; wanted {', '.join(self.languages)}"
+            yield "language", f"{found}; expected {', '.join(self.languages)}"
         if self.most_repetition < 1.0 and (share := repetition(text)) > self.most_repetition:
-            yield "repetition", f"{share:.2f} of it; wanted at most {self.most_repetition:g}"
+            yield "repetition", f"{share:.2f} of it; expected at most {self.most_repetition:g}"
         for rule in self.scores:
             if rule.judges_text:
                 yield from rule.faults(text)
@@ -175,13 +175,13 @@ class CleanConfig:
         width, height = picture.size
         size, shorter, longer = f"{width} x {height} pixels", min(width, height), max(width, height)
         if shorter < self.smallest_side:
-            yield "image too small", f"{size}; wanted a side of at least {self.smallest_side}"
+            yield "image too small", f"{size}; expected a side of at least {self.smallest_side}"
         if longer > self.longest_ratio * shorter:
-            yield "aspect ratio", f"{size}; wanted sides at most {self.longest_ratio:g} to 1"
+            yield "aspect ratio", f"{size}; expected sides at most {self.longest_ratio:g} to 1"
         if self.least_contrast:
             contrast = float(np.asarray(grey(picture), dtype=np.float64).std())
             if contrast < self.least_contrast:
-                yield "near-blank", f"contrast {contrast:.2f}; wanted {self.least_contrast:g}"
+                yield "near-blank", f"contrast {contrast:.2f}; expected {self.least_contrast:g}"
         for rule in self.picture_scores:
             yield from rule.faults(picture)
 
@@ -203,8 +203,8 @@ def find_scorer(rule: ScoreRule) -> Callable[[Any], float]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"the score {rule.name!r} is given by {rule.call!r}, which cannot be imported "
-            f"({error}); wanted {', '.join([*PICTURE_SCORERS, *TEXT_SCORERS])} or "
-            "package.module:function. Install the package, or mend the name."
+            f"({error}); expected {', '.join([*PICTURE_SCORERS, *TEXT_SCORERS])} or "
+            "package.module:function. Install the package, or fix the name."
         ) from error
     return found
 

@@ -62,8 +62,8 @@ class Image:
             return self.path.read_bytes()
         except OSError as error:
             raise ImageError(
-                f"{self.path}: no picture can be read there ({reason(error)}); wanted an image "
-                "file beside the document. Mend the path, or leave the document out."
+                f"{self.path}: no picture can be read there ({reason(error)}); expected an image "
+                "file beside the document. Fix the path, or leave the document out."
             ) from error
 
     def open(self) -> PIL.Image.Image:
@@ -139,21 +139,21 @@ def document_from_json(record: Any, folder: Place | None, where: str) -> Documen
     """
     if not isinstance(record, dict):
         raise DocumentError(
-            f"{where}: found {type(record).__name__}; wanted an object with "
+            f"{where}: found {type(record).__name__}; expected an object with "
             '"content" or "messages". See the document format in docs/documents.md.'
         )
     has_content, has_messages = "content" in record, "messages" in record
     if has_content == has_messages:
         found = "both" if has_content else "neither"
         raise DocumentError(
-            f'{where}: found {found} of "content" and "messages"; wanted exactly one. '
+            f'{where}: found {found} of "content" and "messages"; expected exactly one. '
             "Keep the one that holds the parts."
         )
     attributes = record.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise DocumentError(
-            f'{where}: "attributes" is {type(attributes).__name__}; wanted an object of names and '
-            "values. Mend it, or leave it out."
+            f'{where}: "attributes" is {type(attributes).__name__}; expected an object of names and '
+            "values. Fix it, or leave it out."
         )
     return Document(
         id=_label(record.get("id") or where.rpartition("/")[2]),
@@ -173,7 +173,7 @@ def _label(value: Any) -> str:
 def _turns(messages: Any, folder: Place | None, where: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
         raise DocumentError(
-            f'{where}: "messages" is no list of turns; wanted at least one turn, such as '
+            f'{where}: "messages" is no list of turns; expected at least one turn, such as '
             '{"role": "user", "content": [...]}.'
         )
     turns = []
@@ -181,7 +181,7 @@ def _turns(messages: Any, folder: Place | None, where: str) -> tuple[Turn, ...]:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
             raise DocumentError(
-                f"{where}: turn {number} has the role {role!r}; wanted one of {', '.join(ROLES)}."
+                f"{where}: turn {number} has the role {role!r}; expected one of {', '.join(ROLES)}."
             )
         turns.append(Turn(role, _parts(message.get("content"), folder, f"{where}, turn {number}")))
     return tuple(turns)
@@ -192,7 +192,7 @@ def _parts(content: Any, folder: Place | None, where: str) -> tuple[Part, ...]:
         return (_text(content, where),)
     if not isinstance(content, list):
         raise DocumentError(
-            f"{where}: content is {type(content).__name__}; wanted a list of parts, such as "
+            f"{where}: content is {type(content).__name__}; expected a list of parts, such as "
             '[{"type": "text", "text": "..."}, {"type": "image", "path": "1.png"}].'
         )
     return tuple(
@@ -214,7 +214,7 @@ def part_from_json(part: Any, folder: Place | None, where: str) -> Part:
         return _text(part["text"], where)
     if kind != "image":
         raise DocumentError(
-            f"{where}: found a part of type {kind!r}; wanted text or image, such as "
+            f"{where}: found a part of type {kind!r}; expected text or image, such as "
             '{"type": "text", "text": "..."}.'
         )
     if isinstance(part.get("bytes"), bytes):
@@ -224,13 +224,13 @@ def part_from_json(part: Any, folder: Place | None, where: str) -> Part:
             return Image(data=base64.b64decode(part["base64"], validate=True), name=where)
         except (ValueError, TypeError) as error:
             raise DocumentError(
-                f"{where}: an image's base64 cannot be decoded ({error}); wanted plain base64. "
+                f"{where}: an image's base64 cannot be decoded ({error}); expected plain base64. "
                 "Encode the picture again."
             ) from error
     if isinstance(part.get("path"), str):
         return Image(path=_inside(folder, part["path"], where))
     raise DocumentError(
-        f"{where}: an image without path, bytes or base64; wanted one of them. Add it, or leave "
+        f"{where}: an image without path, bytes or base64; expected one of them. Add it, or leave "
         "the part out."
     )
 
@@ -241,7 +241,7 @@ def _text(text: str, where: str) -> Text:
     except UnicodeEncodeError as error:
         raise DocumentError(
             f"{where}: the text has half a character at place {error.start} (a lone surrogate, "
-            f"{text[error.start]!a}); wanted text that UTF-8 can hold. Mend it, or leave the "
+            f"{text[error.start]!a}); expected text that UTF-8 can hold. Fix it, or leave the "
             "document out."
         ) from error
     return Text(text)
@@ -250,13 +250,13 @@ def _text(text: str, where: str) -> Text:
 def _inside(folder: Place | None, path: str, where: str) -> Place:
     if folder is None:
         raise DocumentError(
-            f"{where}: image path {path!r} has no folder to start from; wanted bytes or base64. "
+            f"{where}: image path {path!r} has no folder to start from; expected bytes or base64. "
             "Put the picture itself into the part."
         )
     target = inside(folder, path)
     if target is None:
         raise DocumentError(
-            f"{where}: image path {path!r} leads out of {folder}; wanted a path inside the folder "
+            f"{where}: image path {path!r} leads out of {folder}; expected a path inside the folder "
             "of the document's file. Copy the picture there."
         )
     return target

@@ -26,7 +26,7 @@ class Drop:
     """A few words that many drops share, such as "unreadable" or "image too small"."""
 
     detail: str
-    """What was found in this document, and what was wanted."""
+    """What was found in this document, and what was expected."""
 
 
 UNREADABLE = "unreadable"
@@ -52,10 +52,10 @@ def unread(path: Place, error: OSError, wanted: str) -> DocumentError:
     Args:
         path: the file.
         error: what the system said.
-        wanted: what the file should have been, such as "a Parquet file".
+        expected: what the file should have been, such as "a Parquet file".
     """
     return DocumentError(
-        f"{path}: cannot be read ({reason(error)}); wanted {wanted}. Mend the path or its "
+        f"{path}: cannot be read ({reason(error)}); expected {wanted}. Fix the path or its "
         "permissions."
     )
 

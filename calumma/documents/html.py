@@ -65,14 +65,14 @@ def read_html(path: Place, on_error: OnError = stop) -> Iterator[Document]:
         raise unread(path, error, "an HTML page") from error
     except ImportError as error:
         raise DocumentError(
-            f"{path} is an HTML page, and lxml is not installed; wanted it to read the page. "
+            f"{path} is an HTML page, and lxml is not installed; expected it to read the page. "
             "Install it: pip install 'calumma[corpora]'."
         ) from error
     parts = tuple(Text(piece) if isinstance(piece, str) else piece for piece in pieces)
     if not parts:
         on_error(
             DocumentError(
-                f"{path}: an HTML page without text or pictures; wanted some. Leave it out."
+                f"{path}: an HTML page without text or pictures; expected some. Leave it out."
             )
         )
         return

@@ -47,7 +47,7 @@ def _image(image: Any, where: str) -> dict[str, Any]:
         return {"bytes": image}
     if isinstance(image, str) and "://" in image:
         raise DocumentError(
-            f"{where}: the picture is an address, {image[:60]!r}; wanted its bytes, or a path "
+            f"{where}: the picture is an address, {image[:60]!r}; expected its bytes, or a path "
             "beside the file. Fetch the pictures first."
         )
     return {"path": image}

@@ -52,7 +52,7 @@ def read_lines(
             raise unread(path, error, "a file of JSON lines") from error
         on_error(
             DocumentError(
-                f"{path}: the {CODECS[path.suffix]} data is cut short or broken; wanted a whole "
+                f"{path}: the {CODECS[path.suffix]} data is cut short or broken; expected a whole "
                 "file. Copy or write the file again."
             )
         )
@@ -77,12 +77,12 @@ def _parse(line: bytes, where: str) -> Any:
         return json.loads(line)
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{where}: byte {error.start} of the line is not UTF-8; wanted JSON in UTF-8. Save the "
+            f"{where}: byte {error.start} of the line is not UTF-8; expected JSON in UTF-8. Save the "
             "file as UTF-8, or drop the line."
         ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise DocumentError(
-            f"{where}: no JSON ({what}{at}); wanted one document a line. Mend the line, or drop it."
+            f"{where}: no JSON ({what}{at}); expected one document a line. Fix the line, or drop it."
         ) from error

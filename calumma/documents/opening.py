@@ -74,7 +74,7 @@ def broken(name: str, error: object) -> str:
     """The message about a picture that cannot be decoded to its end."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return (
-        f"{name}: the picture is broken or cut short ({reason}); wanted a whole file. Fetch it "
+        f"{name}: the picture is broken or cut short ({reason}); expected a whole file. Fetch it "
         "again, or leave its document out."
     )
 
@@ -88,7 +88,7 @@ def _open_header(data: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
     except PIL.UnidentifiedImageError as error:
         raise ImageError(
             f"{name}: holds no picture that can be read (its first bytes are {data[:8]!r}); "
-            "wanted PNG, JPEG, WebP or another format of Pillow. Replace the file, or leave "
+            "expected PNG, JPEG, WebP or another format of Pillow. Replace the file, or leave "
             "its document out."
         ) from error
     except PIL.Image.DecompressionBombError as error:
@@ -110,7 +110,7 @@ def _require_few_pixels(picture: PIL.Image.Image, name: str, most: int) -> None:
 
 
 def _too_large(name: str, pixels: str, most: int) -> str:
-    return f"{name}: {pixels} pixels; wanted at most {most:,}. Make the picture smaller."
+    return f"{name}: {pixels} pixels; expected at most {most:,}. Make the picture smaller."
 
 
 def _missing(data: bytes, picture: PIL.Image.Image) -> str:

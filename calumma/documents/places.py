@@ -248,13 +248,13 @@ def _system(address: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise DocumentError(
-            f"{address}: a package that opens it is not installed ({_line(error)}); wanted it. "
+            f"{address}: a package that opens it is not installed ({_line(error)}); expected it. "
             "Install it, or copy the files here."
         ) from error
     except ValueError as error:
         raise DocumentError(
-            f"{address}: not known what opens it ({_line(error)}); wanted an address that fsspec "
-            "opens, such as s3://, gs://, hf:// or https://. Mend it, or copy the files here."
+            f"{address}: not known what opens it ({_line(error)}); expected an address that fsspec "
+            "opens, such as s3://, gs://, hf:// or https://. Fix it, or copy the files here."
         ) from error
     except Exception as error:
         raise _fault(address, error) from error
@@ -284,8 +284,8 @@ def _fault(address: str, error: Exception) -> OSError | PlaceError:
     if isinstance(cause, Exception) and type(cause).__module__ != "builtins":
         error = cause
     return PlaceError(
-        f"{address}: cannot be reached ({type(error).__name__}: {_line(error)}); wanted what is "
-        "stored there. Mend the address, the keys or the connection, and start the same command "
+        f"{address}: cannot be reached ({type(error).__name__}: {_line(error)}); expected what is "
+        "stored there. Fix the address, the keys or the connection, and start the same command "
         "again: nothing was left out for this."
     )
 

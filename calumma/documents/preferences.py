@@ -56,7 +56,7 @@ def read_preferences(path: Path) -> Iterator[Preference]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DocumentError(
-            f"{path}: no pairs can be read there ({error}); wanted JSON lines in UTF-8. Mend the "
+            f"{path}: no pairs can be read there ({error}); expected JSON lines in UTF-8. Fix the "
             "path, or export the pairs again."
         ) from error
     for number, line in enumerate(lines, start=1):
@@ -69,13 +69,13 @@ def _preference(line: str, path: Path, where: str) -> Preference:
         record = json.loads(line)
     except ValueError as error:
         raise DocumentError(
-            f"{where}: the line is no JSON ({error}); wanted one pair a line. Export the pairs "
+            f"{where}: the line is no JSON ({error}); expected one pair a line. Export the pairs "
             "again."
         ) from error
     missing = [f for f in _FIELDS if not isinstance(record, dict) or not record.get(f)]
     if missing:
         raise DocumentError(
-            f'{where}: there is no "{missing[0]}"; wanted a prompt, a chosen and a rejected '
+            f'{where}: there is no "{missing[0]}"; expected a prompt, a chosen and a rejected '
             "answer, each a list of parts. Add it, or drop the line."
         )
     parts = {

@@ -62,7 +62,7 @@ def read_documents(paths: Sequence[Place | str], on_error: OnError = stop) -> It
                 yield document
         if not num_found and not faults.count:
             raise DocumentError(
-                f"{path}: read to the end, and no document was in it; wanted at least one. Name "
+                f"{path}: read to the end, and no document was in it; expected at least one. Name "
                 "another path, or leave this one out."
             )
 
@@ -87,7 +87,7 @@ def find_sources(path: Place | str) -> list[tuple[Place, Reader]]:
             return [(given, _wanted(given, reader))]
     except OSError as error:
         raise DocumentError(
-            f"{path}: cannot be looked into ({reason(error)}); wanted files of documents. Mend the "
+            f"{path}: cannot be looked into ({reason(error)}); expected files of documents. Fix the "
             "path, or your right to read it."
         ) from error
     matches: list[Place] = []
@@ -100,7 +100,7 @@ def find_sources(path: Place | str) -> list[tuple[Place, Reader]]:
 def _wanted(path: Place, reader: Reader | None) -> Reader:
     if reader is None:
         raise DocumentError(
-            f"{path}: not known what a file with this ending holds; wanted {_WANTED}. Convert "
+            f"{path}: not known what a file with this ending holds; expected {_WANTED}. Convert "
             "or rename the file."
         )
     return reader
@@ -116,7 +116,7 @@ def _of_folder(folder: Place) -> list[tuple[Place, Reader]]:
         return [(folder, read_pictures)]
     if not sources:
         raise DocumentError(
-            f"{folder}: no documents in this folder; wanted {_WANTED}. Name the folder that "
+            f"{folder}: no documents in this folder; expected {_WANTED}. Name the folder that "
             "holds the documents."
         )
     return sources
@@ -146,6 +146,6 @@ def _known(pattern: str, matches: Sequence[Place]) -> list[tuple[Place, Reader]]
     if not known:
         found = f"{len(matches)} matches, none with documents" if matches else "nothing is there"
         raise DocumentError(
-            f"{pattern}: {found}; wanted {_WANTED}. Mend the path, and put a glob in quotes."
+            f"{pattern}: {found}; expected {_WANTED}. Fix the path, and put a glob in quotes."
         )
     return list(known.items())

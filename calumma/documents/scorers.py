@@ -60,7 +60,7 @@ def _package(name: str, module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"the score {name!r} is given by {package}, which is not installed; wanted it. Install "
+            f"the score {name!r} is given by {package}, which is not installed; expected it. Install "
             "it: pip install 'calumma[filters]', or leave the score out."
         ) from error
 

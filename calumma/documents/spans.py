@@ -153,6 +153,6 @@ def require_documents(paths: Sequence[Path | str], num_found: int) -> None:
     """
     if not num_found:
         raise DocumentError(
-            f"{', '.join(map(str, paths))}: read to the end, and no document was in it; wanted at "
+            f"{', '.join(map(str, paths))}: read to the end, and no document was in it; expected at "
             "least one. Name another path."
         )

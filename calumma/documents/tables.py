@@ -173,7 +173,7 @@ def _broken(path: Place, kind: str, error: Exception) -> DocumentError:
     if isinstance(error, OSError) and error.errno is not None:
         raise unread(path, error, kind) from error
     return DocumentError(
-        f"{path}: cut short or broken; wanted {kind}, as it was written. Copy or write it again."
+        f"{path}: cut short or broken; expected {kind}, as it was written. Copy or write it again."
     )
 
 
@@ -183,7 +183,7 @@ def _require_columns(schema: pa.Schema, path: Place) -> None:
         return
     if not any(_is_image(column.type) or column.name in known for column in schema):
         raise DocumentError(
-            f"{path}: the columns are {', '.join(schema.names)}; wanted content or messages, an "
+            f"{path}: the columns are {', '.join(schema.names)}; expected content or messages, an "
             f"image column (struct of bytes and path), or one of {', '.join(TEXT_COLUMNS)}. "
             "Rename the column that holds the text."
         )

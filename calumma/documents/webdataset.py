@@ -66,7 +66,7 @@ def read_tar(
     except (tarfile.TarError, EOFError) as error:
         on_error(
             DocumentError(
-                f"{path}: no whole tar archive ({error}); wanted a WebDataset .tar, not "
+                f"{path}: no whole tar archive ({error}); expected a WebDataset .tar, not "
                 "compressed. Copy or write the file again."
             )
         )
@@ -130,7 +130,7 @@ def _utf8(data: bytes, where: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{where}: byte {error.start} is not UTF-8; wanted text in UTF-8. Save it as UTF-8, or "
+            f"{where}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, or "
             "leave the document out."
         ) from error
 
@@ -148,7 +148,7 @@ def _document(group: _Group, archive: Place) -> Document:
         parts.append({"type": "text", "text": text.strip()})
     if not parts:
         raise DocumentError(
-            f"{where}: neither image nor text; wanted a member that ends in .txt, .json or one of "
+            f"{where}: neither image nor text; expected a member that ends in .txt, .json or one of "
             f"{' '.join(PICTURE_SUFFIXES)}. Rename the members, or leave the document out."
         )
     known = {key: record[key] for key in ("id", "source", "licence") if key in record}
@@ -168,8 +168,8 @@ def _record(group: _Group, where: str) -> dict[str, Any]:
             record = json.loads(_utf8(data, f"{where}.{key}"))
         except json.JSONDecodeError as error:
             raise DocumentError(
-                f"{where}.{key}: no JSON ({error.msg}, line {error.lineno}); wanted an object. "
-                "Mend it, or leave the document out."
+                f"{where}.{key}: no JSON ({error.msg}, line {error.lineno}); expected an object. "
+                "Fix it, or leave the document out."
             ) from error
         return record if isinstance(record, dict) else {}
     return {}

@@ -50,7 +50,7 @@ def records(folder: Path, source: Source) -> list[Record]:
     paths = sorted(folder.glob(source.files))
     if not paths:
         raise EvaluationError(
-            f"{folder}: found no {source.files}; wanted the benchmark's own files under their own "
+            f"{folder}: found no {source.files}; expected the benchmark's own files under their own "
             "names. `calumma evaluate --list` names them; put them there, or leave the task out."
         )
     found = [(path, record) for path in paths for record in _rows(path)]
@@ -59,7 +59,7 @@ def records(folder: Path, source: Source) -> list[Record]:
         if len(labels) != len(found):
             raise EvaluationError(
                 f"{folder}: found {len(found)} questions in {source.files} and {len(labels)} "
-                f"labels in {source.labels}; wanted as many of both. Copy both files again."
+                f"labels in {source.labels}; expected as many of both. Copy both files again."
             )
         found = [
             (path, {**one, "label": label})
@@ -73,14 +73,14 @@ def records(folder: Path, source: Source) -> list[Record]:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise EvaluationError(
             f"{folder / source.files}: a record is not as published ({type(error).__name__}: "
-            f"{error}); wanted the benchmark's own fields. Copy the official file again."
+            f"{error}); expected the benchmark's own fields. Copy the official file again."
         ) from error
 
 
 def _labels(path: Path) -> list[str]:
     if not path.is_file():
         raise EvaluationError(
-            f"{path}: is not there; wanted the file of labels that belongs to the questions. "
+            f"{path}: is not there; expected the file of labels that belongs to the questions. "
             "Put it there, or leave the task out."
         )
     return path.read_text(encoding="utf-8").split()
@@ -102,7 +102,7 @@ def _rows(path: Path) -> Iterator[Record]:
             record = json.loads(piece)
         except ValueError as error:
             raise EvaluationError(
-                f"{path}: line {number} is no JSON ({error}); wanted the benchmark's own file. "
+                f"{path}: line {number} is no JSON ({error}); expected the benchmark's own file. "
                 "Copy it again."
             ) from error
         if "examples" in record:

@@ -36,7 +36,7 @@ def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
     if not known:
         raise EvaluationError(
             f"captioning: found no attribute named in the texts of {len(held_out.pairs)} pairs; "
-            'wanted attributes such as "thing" or "ground" whose words stand in the caption. Give '
+            'expected attributes such as "thing" or "ground" whose words stand in the caption. Give '
             "such documents (--documents), or leave this task out."
         )
     pairs = chosen(known, options.max_prompts, options.seed)
@@ -97,7 +97,7 @@ def nearest_captions(pairs: Sequence[Pair], training: Sequence[Document]) -> lis
     if not known:
         raise EvaluationError(
             f"captioning: found no text with a picture among {len(training)} training documents; "
-            "wanted at least one, for the baseline. Give others, or leave --train out."
+            "expected at least one, for the baseline. Give others, or leave --train out."
         )
     places = nearest_places(
         [pair.image for pair in pairs], [document.images[0] for document in known]

@@ -68,7 +68,7 @@ def _report(folder: Path) -> dict[str, Any]:
     path = folder / JSON_NAME
     if not path.is_file():
         raise EvaluationError(
-            f"{folder} holds no {JSON_NAME}; wanted a folder that `calumma evaluate` wrote. "
+            f"{folder} holds no {JSON_NAME}; expected a folder that `calumma evaluate` wrote. "
             "Measure first, then name its --out."
         )
     report: dict[str, Any] = read_json(path)

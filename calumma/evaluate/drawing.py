@@ -46,7 +46,7 @@ def drawing(held_out: HeldOut, options: Options) -> list[Figure]:
     if not known:
         raise EvaluationError(
             f"drawing: found no colour of ground or thing known of {len(held_out.pairs)} pairs; "
-            f'wanted attributes "ground" or "colour" among {", ".join(GROUNDS)}. Give composed '
+            f'expected attributes "ground" or "colour" among {", ".join(GROUNDS)}. Give composed '
             "scenes such as the embedded corpus has (--documents), or leave this task out."
         )
     require_pictures("drawing", held_out, len(known))
@@ -102,7 +102,7 @@ def _picture(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:
     found = next((part for part in parts if isinstance(part, PIL.Image.Image)), None)
     if found is None:
         raise EvaluationError(
-            "drawing: a prompt leaves no room for a picture; wanted it and the picture's codes "
+            "drawing: a prompt leaves no room for a picture; expected it and the picture's codes "
             "within the longest row the model reads. Ask more briefly, or leave this task out."
         )
     return found

@@ -126,7 +126,7 @@ class Health:
         originals = np.concatenate(self._scores["features"])
         if len(originals) < FEWEST:
             self.skipped.append(
-                f"{self._features.name}: {len(originals)} pictures; wanted at least {FEWEST}."
+                f"{self._features.name}: {len(originals)} pictures; expected at least {FEWEST}."
             )
             return []
         made = np.concatenate(self._scores["features beside"])

@@ -114,7 +114,7 @@ class Options:
             if self.data is not None:
                 found = f"{self.data / task} is not there"
             raise EvaluationError(
-                f"{task}: {found}; wanted its files in a folder {task!r} of --data DIR. "
+                f"{task}: {found}; expected its files in a folder {task!r} of --data DIR. "
                 "`calumma evaluate --list` names them."
             )
         return self.data / task
@@ -189,7 +189,7 @@ class HeldOut:
         if found < num_texts:
             raise EvaluationError(
                 f"{task}: found {found} different texts among {len(self.pairs)} documents of one "
-                f"text and one picture; wanted at least {num_texts}. Give more such documents "
+                f"text and one picture; expected at least {num_texts}. Give more such documents "
                 "(--documents, --limit), or leave this task out."
             )
         return self.pairs

@@ -92,7 +92,7 @@ def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
         raise EvaluationError(
             "interleaved: found no conversation with an answer among "
             f"{counted(len(held_out.documents), 'document')}; "
-            "wanted documents with turns. Give such documents (--documents), or leave "
+            "expected documents with turns. Give such documents (--documents), or leave "
             "this task out."
         )
     asked = chosen(exchanges, options.max_prompts, options.seed)

@@ -63,7 +63,7 @@ def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
         raise EvaluationError(
             "likelihood: found no token of text or image in "
             f"{counted(len(held_out.documents), 'document')}; "
-            "wanted at least one. Give documents with text or pictures (--documents)."
+            "expected at least one. Give documents with text or pictures (--documents)."
         )
     if len({pair.text for pair in held_out.pairs}) > 1:
         figures.append(right_minus_shuffled(held_out, options))
@@ -247,7 +247,7 @@ def other_texts(texts: Sequence[str], seed: int) -> list[int]:
     if 2 * step > len(texts):
         raise EvaluationError(
             f"code_bits_right_minus_shuffled: {step} of {len(texts)} documents share one text; "
-            "wanted at most half, so that each can be given another's. Give more varied documents "
+            "expected at most half, so that each can be given another's. Give more varied documents "
             "(--documents), or leave likelihood out."
         )
     partners = [0] * len(texts)

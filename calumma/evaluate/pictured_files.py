@@ -71,7 +71,7 @@ class Pictures:
         path = self.paths.get((parent, name)) or self.by_name.get(name)
         if path is None:
             raise EvaluationError(
-                f"{self.folder}: found no picture {name}; wanted the benchmark's pictures inside "
+                f"{self.folder}: found no picture {name}; expected the benchmark's pictures inside "
                 "this folder. Put them there, or leave the task out."
             )
         return Image(path=path)
@@ -193,6 +193,6 @@ def _kind(answer: str) -> str:
 
 def _missing(folder: Path, names: str) -> EvaluationError:
     return EvaluationError(
-        f"{folder}: found no {names}; wanted the benchmark's own files under their own names. "
+        f"{folder}: found no {names}; expected the benchmark's own files under their own names. "
         "`calumma evaluate --list` names them; put them there, or leave the task out."
     )

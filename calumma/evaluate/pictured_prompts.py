@@ -155,6 +155,6 @@ def shots_that_fit(
         if not examples:
             raise EvaluationError(
                 f"a question with its picture takes {length + picture} ids of a row of {row}; "
-                f"wanted room for an answer of {kind.tokens}. Take a model with longer rows."
+                f"expected room for an answer of {kind.tokens}. Take a model with longer rows."
             )
         examples = examples[:-1]

@@ -67,7 +67,7 @@ def pictured_benchmark(name: str, held_out: HeldOut, options: Options) -> list[F
     asked = chosen(published.asked, options.limit, options.seed)
     if not asked:
         raise EvaluationError(
-            f"{name}: found no question to ask; wanted a test or validation split. Add its files, "
+            f"{name}: found no question to ask; expected a test or validation split. Add its files, "
             "or leave the task out."
         )
     examples = shots_that_fit(held_out.model, asked, published.training, kind, options)

@@ -53,7 +53,7 @@ def reconstruct(
     """
     if not images:
         raise EvaluationError(
-            "reconstruction: found no picture in the documents; wanted at least one. Give "
+            "reconstruction: found no picture in the documents; expected at least one. Give "
             "documents with pictures (--documents)."
         )
     measured = Reconstruction(tokenizer, options)
@@ -70,13 +70,13 @@ def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
     if not num_pictures:
         raise EvaluationError(
             f"{task}: found no picture in "
-            f"{counted(len(held_out.documents), 'document')}; wanted at least "
+            f"{counted(len(held_out.documents), 'document')}; expected at least "
             "one. Give documents with pictures (--documents), or leave this task out."
         )
     if not held_out.model.parts.draws:
         raise EvaluationError(
             f"{task}: the model folder has no vq_decoder.safetensors, so codes cannot become "
-            "pictures; wanted the decoder of its image tokenizer. Put that file into the folder, "
+            "pictures; expected the decoder of its image tokenizer. Put that file into the folder, "
             "or leave this task out."
         )
 

@@ -82,7 +82,7 @@ def safety(held_out: HeldOut, options: Options) -> list[Figure]:
         raise EvaluationError(
             "safety: found no prompt to be refused among "
             f"{counted(len(held_out.documents), 'document')}; "
-            f'wanted conversations of the category "{CATEGORY}" with the attribute "{TOPIC}". Give '
+            f'expected conversations of the category "{CATEGORY}" with the attribute "{TOPIC}". Give '
             "such documents (--documents), or leave this task out."
         )
     asked = list(_ask(held_out, chosen(prompts, options.max_prompts, options.seed), options))
@@ -179,8 +179,8 @@ def labeller(names: Sequence[str]) -> Callable[[Parts], Label]:
     for name in names:
         if name not in CLASSIFIERS:
             raise EvaluationError(
-                f"there is no classifier {name!r} of answers; wanted some of "
-                f"{', '.join(CLASSIFIERS)}, with commas between. Mend --labels."
+                f"there is no classifier {name!r} of answers; expected some of "
+                f"{', '.join(CLASSIFIERS)}, with commas between. Fix --labels."
             )
     texts = [TEXT_SCORERS[name]() for name in names if name in TEXT_SCORERS]
     pictures = [PICTURE_SCORERS[name]() for name in names if name in PICTURE_SCORERS]

@@ -36,7 +36,7 @@ class Shown:
 
     def named_parts(self) -> dict[str, Parts]:
         """All its parts, by what they are."""
-        return {"prompt": self.prompt, "answer": self.answer, "wanted": self.wanted}
+        return {"prompt": self.prompt, "answer": self.answer, "expected": self.wanted}
 
     def to_text(self) -> str:
         """The question for a terminal; white space that counts is kept."""
@@ -44,7 +44,7 @@ class Shown:
         for name, parts in (
             ("prompt", self.prompt),
             ("answer", self.answer),
-            ("wanted", self.wanted),
+            ("expected", self.wanted),
         ):
             if parts:
                 lines += [f"[{name}]", "".join(_plain(part) for part in parts)]

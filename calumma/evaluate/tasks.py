@@ -79,7 +79,7 @@ def require_tasks(names: Sequence[str]) -> None:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
         near = nearest(unknown[0], TASKS) if unknown else None
         wanted = f"perhaps {near}" if near else "names of tasks"
-        raise EvaluationError(f"{found}; wanted {wanted}. `calumma evaluate --list` tells them.")
+        raise EvaluationError(f"{found}; expected {wanted}. `calumma evaluate --list` tells them.")
 
 
 def evaluate(
@@ -95,7 +95,7 @@ def evaluate(
     Args:
         model: what is measured.
         documents: held-out documents.
-        tasks: names in TASKS, in the order of the figures wanted.
+        tasks: names in TASKS, in the order of the figures expected.
         options: see `Options`.
         progress: told about each piece of work that is done.
 
@@ -152,7 +152,7 @@ def evaluate_tokenizer(
     others = [name for name in tasks if name != RECONSTRUCTION]
     if others:
         raise EvaluationError(
-            f"task {others[0]!r} wants a model, but this is an image tokenizer alone; wanted "
+            f"task {others[0]!r} wants a model, but this is an image tokenizer alone; expected "
             f"{RECONSTRUCTION}. Name a model folder, or that task."
         )
     options = options or Options()

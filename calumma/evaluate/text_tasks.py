@@ -72,7 +72,7 @@ def require_harness() -> None:
         import lm_eval  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "lm-evaluation-harness is not installed; wanted it for this benchmark. "
+            "lm-evaluation-harness is not installed; expected it for this benchmark. "
             "`pip install 'calumma[evaluate]'` brings it."
         ) from error
 
@@ -193,7 +193,7 @@ def _task(
     manager = lm_eval.tasks.TaskManager(include_path=str(where), include_defaults=False)
     if name not in manager.all_tasks:
         raise EvaluationError(
-            f"the harness has no task {name!r}; wanted a benchmark's own subjects as names of "
+            f"the harness has no task {name!r}; expected a benchmark's own subjects as names of "
             "files. Leave the others out of the folder."
         )
     # A group is where the harness lets a definition be changed field by field.

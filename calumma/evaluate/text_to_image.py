@@ -73,7 +73,7 @@ def scorer_of(held_out: HeldOut, options: Options) -> Scorer | None:
 
 
 def with_ten_texts(pairs: Sequence[Pair], options: Options) -> list[Pair]:
-    """The pairs that are asked: as many as wanted, and so many that ten different texts remain."""
+    """The pairs that are asked: as many as expected, and so many that ten different texts remain."""
     most = max(options.max_prompts, NUM_CANDIDATES)
     picked = chosen(pairs, most, options.seed)
     if len({pair.text for pair in picked}) >= NUM_CANDIDATES:

@@ -37,12 +37,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise GenerationError(
-                f"temperature={self.temperature} and top_p={self.top_p}; wanted a temperature of "
+                f"temperature={self.temperature} and top_p={self.top_p}; expected a temperature of "
                 "at least 0 and a top_p above 0 and at most 1."
             )
         if self.top_k < 0 or not 0 <= self.min_p <= 1:
             raise GenerationError(
-                f"top_k={self.top_k} and min_p={self.min_p}; wanted a top_k of at least 0 (0 is no "
+                f"top_k={self.top_k} and min_p={self.min_p}; expected a top_k of at least 0 (0 is no "
                 "limit) and a min_p from 0 to 1."
             )
 
@@ -58,7 +58,7 @@ class TextSampling(Sampling):
         super().__post_init__()
         if not 1 / FARTHEST <= self.repetition_penalty <= FARTHEST:
             raise GenerationError(
-                f"repetition_penalty={self.repetition_penalty}; wanted from {1 / FARTHEST} to "
+                f"repetition_penalty={self.repetition_penalty}; expected from {1 / FARTHEST} to "
                 f"{FARTHEST} (1 is none)."
             )
 
@@ -84,11 +84,11 @@ class ImageSampling(Sampling):
         if not all(abs(scale) <= FARTHEST for scale in scales):
             raise GenerationError(
                 f"text_guidance={self.text_guidance} and image_guidance={self.image_guidance}; "
-                f"wanted from {-FARTHEST} to {FARTHEST} (1 is none)."
+                f"expected from {-FARTHEST} to {FARTHEST} (1 is none)."
             )
         if self.speculate < 0:
             raise GenerationError(
-                f"speculate={self.speculate}; wanted at least 0, the codes to guess ahead."
+                f"speculate={self.speculate}; expected at least 0, the codes to guess ahead."
             )
 
 
@@ -123,20 +123,20 @@ class Request:
     def __post_init__(self) -> None:
         if self.modality not in ("any", "text", "image"):
             raise GenerationError(
-                f"modality={self.modality!r} is not known; wanted any, text or image."
+                f"modality={self.modality!r} is not known; expected any, text or image."
             )
         if self.modality == "image" and self.max_images < 1:
             raise GenerationError(
                 f"modality='image' with max_images={self.max_images} leaves nothing to make; "
-                "wanted at least one image."
+                "expected at least one image."
             )
         if not -(2**63) <= self.seed < 2**63:
             raise GenerationError(
-                f"seed={self.seed} is too long a number; wanted one of 64 bits, its sign included."
+                f"seed={self.seed} is too long a number; expected one of 64 bits, its sign included."
             )
         if self.max_new_tokens < 0 or self.max_images < 0:
             raise GenerationError(
-                f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; wanted "
+                f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; expected "
                 "at least 0 of both."
             )
 
@@ -157,7 +157,7 @@ class Budget:
     other requests go on."""
 
     keep_ended: bool = True
-    """Whether what a request has read stays in the cache when it ends, until its slots are wanted
+    """Whether what a request has read stays in the cache when it ends, until its slots are expected
     or as many others have ended as there are rows: the next turn of a conversation, and whatever
     begins alike, is then not read from its start."""
 
@@ -173,7 +173,7 @@ class Budget:
         if min(self.slots, self.rows, self.chunk) < 1:
             raise GenerationError(
                 f"slots={self.slots}, rows={self.rows} and chunk={self.chunk} make no budget; "
-                "wanted at least 1 of each."
+                "expected at least 1 of each."
             )
 
 

@@ -40,7 +40,7 @@ def round_weights(decoder: Decoder, weights: Weights) -> None:
             torchao is not installed.
     """
     if weights not in get_args(Weights):
-        raise GenerationError(f"weights={weights!r} are not known; wanted plain, int8 or fp8.")
+        raise GenerationError(f"weights={weights!r} are not known; expected plain, int8 or fp8.")
     if weights == "int8":
         to_int8(decoder)
     elif weights == "fp8":
@@ -57,25 +57,25 @@ def require_fp8(decoder: Decoder) -> None:
     weight = decoder.embedding.weight
     if weight.device.type != "cuda":
         raise GenerationError(
-            f"weights='fp8' on a {weight.device.type}; wanted a GPU that multiplies float8. Use "
+            f"weights='fp8' on a {weight.device.type}; expected a GPU that multiplies float8. Use "
             "int8."
         )
     found = torch.cuda.get_device_capability(weight.device)
     if found < _NEEDED:
         raise GenerationError(
-            f"weights='fp8', and the GPU here has compute capability {found[0]}.{found[1]}; wanted "
+            f"weights='fp8', and the GPU here has compute capability {found[0]}.{found[1]}; expected "
             f"{_NEEDED[0]}.{_NEEDED[1]} or more (L4, H100, H200, B200). Use int8."
         )
     if weight.dtype != torch.bfloat16:
         raise GenerationError(
-            f"weights='fp8' with dtype='{str(weight.dtype).removeprefix('torch.')}'; wanted "
+            f"weights='fp8' with dtype='{str(weight.dtype).removeprefix('torch.')}'; expected "
             "bfloat16, to which products of float8 are rounded. Ask for dtype='bfloat16'."
         )
     shape = decoder.config
     sides = (shape.model_dim, shape.num_kv_heads * shape.head_dim, shape.feed_forward_dim)
     if any(side % _STEP for side in sides):
         raise GenerationError(
-            f"weights='fp8' of matrices of sides {', '.join(map(str, sides))}; wanted multiples of "
+            f"weights='fp8' of matrices of sides {', '.join(map(str, sides))}; expected multiples of "
             f"{_STEP}. Use int8."
         )
 

@@ -90,7 +90,7 @@ class Engine:
         slots, rows = work.extent.slots, work.extent.rows
         if slots > self.budget.slots or rows > self.budget.rows:
             raise GenerationError(
-                f"the request may need {slots} slots in {rows} rows of the cache; wanted at most "
+                f"the request may need {slots} slots in {rows} rows of the cache; expected at most "
                 f"{self.budget.slots} in {self.budget.rows}. Shorten it, ask for fewer new tokens "
                 "or less guidance, or give the engine a larger budget."
             )

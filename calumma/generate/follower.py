@@ -148,7 +148,7 @@ def step_along(line: Connection, engine: Engine) -> None:
         assert isinstance(orders, Orders)
         if orders.chosen != chosen:
             raise RankError(
-                f"it chose the ids {chosen}, the first rank {orders.chosen}; wanted the same on "
+                f"it chose the ids {chosen}, the first rank {orders.chosen}; expected the same on "
                 "all. Give the ranks devices of one kind."
             )
         for number, request in orders.asked.items():

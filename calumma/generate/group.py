@@ -75,7 +75,7 @@ class Group:
         require_ranks(self._stored.shape, size)
         if torch.distributed.is_initialized():
             raise GenerationError(
-                f"this process is in a group of {torch.distributed.get_world_size()} ranks; wanted "
+                f"this process is in a group of {torch.distributed.get_world_size()} ranks; expected "
                 "one that is in none. Close the model that they share, or start another process."
             )
         self._device = device_of(device, size)
@@ -146,7 +146,7 @@ class Group:
 
     def _lost(self, rank: int, how: str) -> RankError:
         return RankError(
-            f"rank {rank} of {self.size} has ended ({how}); wanted all of them, for each holds a "
+            f"rank {rank} of {self.size} has ended ({how}); expected all of them, for each holds a "
             "part of the decoder. Look for what it wrote before this line, and start again."
         )
 
@@ -158,12 +158,12 @@ class Group:
         """
         if self._begun:
             raise GenerationError(
-                "ranks that share a decoder run one engine, and it is taken; wanted no second "
+                "ranks that share a decoder run one engine, and it is taken; expected no second "
                 "one. Ask the one there is."
             )
         if budget.captured:
             raise GenerationError(
-                f"captured steps are asked of {self.size} ranks that share a decoder; wanted them "
+                f"captured steps are asked of {self.size} ranks that share a decoder; expected them "
                 "of a decoder on one GPU. Leave captured out."
             )
         self._begun = True
@@ -200,7 +200,7 @@ class Group:
         what = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).rstrip(".")
         made = RankError(
             f"{self.size} ranks could not finish a step together ({type(error).__name__}: {what}); "
-            "wanted all of them to within the time there is. Look for what they wrote before this "
+            "expected all of them to within the time there is. Look for what they wrote before this "
             "line, and start again."
         )
         return self._end(made) or made
@@ -259,7 +259,7 @@ def device_of(name: str, size: int) -> str:
     kind = choose_device(name).type
     if kind == "cuda" and torch.cuda.device_count() < size:
         raise GenerationError(
-            f"{size} ranks want a GPU each, but {torch.cuda.device_count()} can be seen; wanted "
+            f"{size} ranks want a GPU each, but {torch.cuda.device_count()} can be seen; expected "
             "as many. Start fewer ranks, or all of them on --device cpu."
         )
     return kind

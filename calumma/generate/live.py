@@ -155,7 +155,7 @@ class Live:
         with self._wake:
             if not self._open:
                 raise self._error or GenerationError(
-                    "the engine is closed and takes no more requests; wanted an open one. Start "
+                    "the engine is closed and takes no more requests; expected an open one. Start "
                     "it again."
                 )
             self._asked[work] = made

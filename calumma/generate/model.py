@@ -151,7 +151,7 @@ class Model:
         if not self.parts.draws:
             raise GenerationError(
                 "this model folder has no vq_decoder.safetensors, so codes cannot become "
-                "pictures; wanted the decoder of its image tokenizer. Put that file into the "
+                "pictures; expected the decoder of its image tokenizer. Put that file into the "
                 "folder, or ask for text only (max_images=0)."
             )
 
@@ -186,7 +186,7 @@ class Model:
                 which the first so many codes are kept, and the model goes on from there.
 
         Raises:
-            GenerationError: a prompt does not fit, or pictures are wanted of a model without an
+            GenerationError: a prompt does not fit, or pictures are expected of a model without an
                 image decoder.
         """
         works = self.engine.submit_all(
@@ -246,7 +246,7 @@ class Model:
         if ids[-1] != self.vocabulary.end_image or not 0 <= keep_codes <= codes:
             ends = "a picture" if ids[-1] == self.vocabulary.end_image else "text"
             raise GenerationError(
-                f"keep_codes={keep_codes} of a prompt that ends in {ends}; wanted a picture at "
+                f"keep_codes={keep_codes} of a prompt that ends in {ends}; expected a picture at "
                 f"the end, and from 0 to {codes} of its codes."
             )
         return ids[: len(ids) - 1 - codes + keep_codes]

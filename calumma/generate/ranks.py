@@ -38,7 +38,7 @@ def require_ranks(shape: DecoderConfig, size: int) -> None:
     ):
         raise GenerationError(
             f"{size} ranks do not divide {shape.num_kv_heads} key heads, {shape.qk_norm_groups} "
-            f"groups of norms and a feed-forward of {shape.feed_forward_dim}; wanted a divisor of "
+            f"groups of norms and a feed-forward of {shape.feed_forward_dim}; expected a divisor of "
             "all (of one group any is). Start another number."
         )
 

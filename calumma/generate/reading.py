@@ -72,7 +72,7 @@ class Reader:
             key=lambda found: found[0],
             default=(0, row),
         )
-        # The last id is read by itself: what stands behind it is wanted.
+        # The last id is read by itself: what stands behind it is expected.
         common = min(common, len(row.ids) - 1)
         if common < SHARED:
             return True

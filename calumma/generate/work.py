@@ -270,7 +270,7 @@ def work_of(request: Request, vocabulary: Vocabulary, codes_per_image: int, long
     """
     if not request.ids or len(request.ids) >= longest:
         raise GenerationError(
-            f"the prompt has {len(request.ids)} ids; wanted between 1 and {longest - 1}, the "
+            f"the prompt has {len(request.ids)} ids; expected between 1 and {longest - 1}, the "
             "most this model reads. Shorten it, or leave an image out."
         )
     room = min(request.max_new_tokens, longest - len(request.ids))
@@ -319,17 +319,17 @@ def _require_whole_image(grammar: Grammar) -> None:
         if grammar.images_only and grammar.room < grammar.codes_per_image + 2:
             raise GenerationError(
                 f"an image needs {grammar.codes_per_image + 2} ids, but there is room for "
-                f"{max(grammar.room, 0)}; wanted room for the whole image. Raise max_new_tokens, "
+                f"{max(grammar.room, 0)}; expected room for the whole image. Raise max_new_tokens, "
                 "or shorten the prompt."
             )
         return
     if owed < 0:
         raise GenerationError(
-            f"the prompt's last image is open with {grammar.codes_per_image - owed} codes; wanted "
+            f"the prompt's last image is open with {grammar.codes_per_image - owed} codes; expected "
             f"at most {grammar.codes_per_image}, as this model draws them. Leave codes out."
         )
     if grammar.room <= owed:
         raise GenerationError(
             f"an open image still needs {owed + 1} ids, but max_new_tokens leaves {grammar.room}; "
-            "wanted room for the whole image. Raise max_new_tokens."
+            "expected room for the whole image. Raise max_new_tokens."
         )

@@ -71,10 +71,10 @@ class DecoderConfig:
         if self.num_heads % self.qk_norm_groups or self.num_kv_heads % self.qk_norm_groups:
             raise ConfigError(
                 f"qk_norm_groups={self.qk_norm_groups} does not divide num_heads={self.num_heads} "
-                f"and num_kv_heads={self.num_kv_heads}; wanted a divisor of both."
+                f"and num_kv_heads={self.num_kv_heads}; expected a divisor of both."
             )
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} is no probability; wanted 0 <= p < 1.")
+            raise ConfigError(f"dropout={self.dropout} is no probability; expected 0 <= p < 1.")
 
     @property
     def head_dim(self) -> int:

@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         table = torch.empty(config.vocabulary_size, config.model_dim)
-        # On the meta device, where shapes are all that is wanted, a draw of normal numbers would
+        # On the meta device, where shapes are all that is expected, a draw of normal numbers would
         # import torch's compiler: seconds at the start of every command that reads a model.
         if not table.is_meta:
             nn.init.normal_(table)

@@ -52,5 +52,5 @@ def decoder_size(name: str, **changes: Any) -> DecoderConfig:
         ConfigError: there is no such size.
     """
     if name not in SIZES:
-        raise ConfigError(f"size {name!r} is not known; wanted one of {', '.join(SIZES)}.")
+        raise ConfigError(f"size {name!r} is not known; expected one of {', '.join(SIZES)}.")
     return replace(SIZES[name], **changes)

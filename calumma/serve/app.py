@@ -39,7 +39,7 @@ def require_safe(config: ServeConfig, keys: Keys | None) -> None:
     """
     if keys is None and not config.is_local:
         raise ConfigError(
-            f"host {config.host} can be reached by others, and there are no keys; wanted keys. "
+            f"host {config.host} can be reached by others, and there are no keys; expected keys. "
             "Give --keys FILE (--new-key NAME makes one), or serve on --host 127.0.0.1."
         )
 

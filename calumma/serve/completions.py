@@ -43,7 +43,7 @@ def _prompts(body: CompletionRequest) -> list[Prompt]:
         return [plain_prompt(prompt)]
     texts = [one for one in prompt if isinstance(one, str)]
     if not prompt:
-        message = "the list of prompts is empty; wanted at least one. Send one."
+        message = "the list of prompts is empty; expected at least one. Send one."
         raise Refusal(400, message, "empty_prompt", param="prompt")
     if texts:
         return [plain_prompt(text) for text in texts]

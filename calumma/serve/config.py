@@ -57,7 +57,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value <= 0:
-                raise ConfigError(f"{name}={value}; wanted above 0. Raise it.")
+                raise ConfigError(f"{name}={value}; expected above 0. Raise it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Credential:
     def __post_init__(self) -> None:
         if self.timestamps is not None and not self.timestamps.startswith(("http://", "https://")):
             raise ConfigError(
-                f"timestamps {self.timestamps}: no address; wanted http:// or https://. Mend it."
+                f"timestamps {self.timestamps}: no address; expected http:// or https://. Fix it."
             )
 
 

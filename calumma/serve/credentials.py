@@ -65,7 +65,7 @@ def read_credential(credential: Credential) -> KeyPair:
     if key.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
         raise ConfigError(
             f"{credential.key} is not the key of the first certificate in "
-            f"{credential.certificates}; wanted that one. Give it, or put its certificate first."
+            f"{credential.certificates}; expected that one. Give it, or put its certificate first."
         )
     _require_in_time(chain[0], credential.certificates)
     return KeyPair(
@@ -92,8 +92,8 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); wanted {what} in PEM. "
-            "Mend its path or its rights."
+            f"{path} cannot be read ({error.strerror}); expected {what} in PEM. "
+            "Fix its path or its rights."
         ) from error
 
 
@@ -114,8 +114,8 @@ def _certificates(path: Path) -> list[Certificate]:
         x509.UnsupportedGeneralNameType,
     ) as error:
         raise ConfigError(
-            f"{path} holds no certificates that can be read; wanted PEM, the one that signs first, "
-            "then those between it and its authority's. Mend it."
+            f"{path} holds no certificates that can be read; expected PEM, the one that signs first, "
+            "then those between it and its authority's. Fix it."
         ) from error
     return chain
 
@@ -128,14 +128,14 @@ def _key(path: Path) -> PrivateKeyTypes:
     # Windows keeps such rights elsewhere.
     if os.name == "posix" and path.stat().st_mode & _OTHERS:
         raise ConfigError(
-            f"{path} is open to everybody on this machine; wanted a key that strangers cannot "
+            f"{path} is open to everybody on this machine; expected a key that strangers cannot "
             f"read. `chmod 600 {path}` closes it."
         )
     try:
         return load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(
-            f"{path} holds no private key that can be read; wanted PEM without a password. "
+            f"{path} holds no private key that can be read; expected PEM without a password. "
             "`openssl pkcs8 -topk8 -nodes -in KEY -out FILE` takes one off."
         ) from error
 
@@ -152,7 +152,7 @@ def _algorithm(key: PrivateKeyTypes, path: Path) -> str:
     if isinstance(key, Ed25519PrivateKey):
         return "ed25519"
     raise ConfigError(
-        f"{path} is of a kind with which C2PA does not sign; wanted P-256, P-384, P-521, Ed25519, "
+        f"{path} is of a kind with which C2PA does not sign; expected P-256, P-384, P-521, Ed25519, "
         f"or RSA of {_LEAST_RSA_BITS} bits and more. Make such a key, and have it certified."
     )
 
@@ -162,7 +162,7 @@ def _require_in_time(certificate: Certificate, path: Path) -> None:
     if not begin <= datetime.now(UTC) <= end:
         raise ConfigError(
             f"{path} holds a certificate for {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC; "
-            "wanted one that is valid now. Have it renewed."
+            "expected one that is valid now. Have it renewed."
         )
 
 

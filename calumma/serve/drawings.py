@@ -39,7 +39,7 @@ def drawing_routes(service: Service) -> APIRouter:
         told = await service.gather(asked)
         ended = [one.ended for one in told if one.ended is not None]
         if any(not one.pictures for one in told):
-            message = "a picture does not pass a filter of this server; wanted another prompt."
+            message = "a picture does not pass a filter of this server; expected another prompt."
             raise Refusal(400, message, "content_filter")
         return Drawings(
             created=visit.created,
@@ -58,7 +58,7 @@ def _require_size(wanted: str | None, size: str) -> None:
     if wanted not in (None, "auto", size):
         raise Refusal(
             400,
-            f"this model draws pictures of {size} alone; wanted that size, or auto. Leave size "
+            f"this model draws pictures of {size} alone; expected that size, or auto. Leave size "
             "out.",
             "invalid_size",
             param="size",

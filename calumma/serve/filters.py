@@ -61,7 +61,7 @@ def load_filters(names: Sequence[str]) -> list[Filter]:
     for name in names:
         if name not in FILTERS:
             raise ConfigError(
-                f"there is no filter {name!r}; wanted one of {', '.join(FILTERS)}. Choose one, or "
+                f"there is no filter {name!r}; expected one of {', '.join(FILTERS)}. Choose one, or "
                 "leave --filter out."
             )
     return [FILTERS[name]() for name in names]

@@ -184,7 +184,7 @@ def _chosen(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
 def _bad_engine(url: str, what: str) -> Refusal:
     return Refusal(
         502,
-        f"the engine at {urlsplit(url).netloc} {what}; wanted ids by our grammar. Start it with "
+        f"the engine at {urlsplit(url).netloc} {what}; expected ids by our grammar. Start it with "
         "--logits-processors calumma.serve.logits:GrammarProcessor, and see its log.",
         "engine_failed",
     )
@@ -194,6 +194,6 @@ def _require_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(
-            f"--fleet {url} is no address of a server; wanted http://HOST:PORT. Mend it."
+            f"--fleet {url} is no address of a server; expected http://HOST:PORT. Fix it."
         )
     return url

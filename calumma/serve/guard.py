@@ -110,7 +110,7 @@ class Guard:
         if visit.holder is None:
             raise Refusal(
                 401,
-                "no key, or one that is not known here; wanted the header Authorization: Bearer "
+                "no key, or one that is not known here; expected the header Authorization: Bearer "
                 "KEY. Ask the operator for one.",
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -166,7 +166,7 @@ def _name_of(host: str) -> str:
 
 
 def _too_large(most: int) -> Refusal:
-    message = f"the body has more than {most:,} bytes; wanted fewer. Send smaller pictures."
+    message = f"the body has more than {most:,} bytes; expected fewer. Send smaller pictures."
     return Refusal(413, message, "too_large", headers={"Connection": "close"})
 
 

@@ -52,14 +52,14 @@ def read_keys(text: str, where: str) -> Keys:
         if match is None or match["name"] in hashes:
             # The line itself is not repeated: it may be a key that was pasted by mistake.
             raise ConfigError(
-                f"{where}, line {number}: no key, or a name that stands twice; wanted NAME and the "
+                f"{where}, line {number}: no key, or a name that stands twice; expected NAME and the "
                 "64 hex digits of the key's SHA-256. `calumma serve --new-key NAME --keys FILE` "
                 "writes such a line."
             )
         hashes[match["name"]] = bytes.fromhex(match["hash"])
     if not hashes:
         raise ConfigError(
-            f"{where} holds no keys; wanted at least one. "
+            f"{where} holds no keys; expected at least one. "
             "Make one: calumma serve --new-key NAME --keys FILE."
         )
     return Keys(hashes)
@@ -75,7 +75,7 @@ def load_keys(path: Path) -> Keys:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} cannot be read as a file of keys ({error}); wanted lines of NAME and SHA-256. "
+            f"{path} cannot be read as a file of keys ({error}); expected lines of NAME and SHA-256. "
             "Make one: calumma serve --new-key NAME --keys FILE."
         ) from error
     return read_keys(text, str(path))
@@ -89,12 +89,12 @@ def new_key(name: str, path: Path) -> str:
     """
     if not re.fullmatch(r"[\w.@-]{1,64}", name):
         raise ConfigError(
-            f"{name!r} cannot be the name of a key; wanted 1 to 64 letters, digits, dots or "
+            f"{name!r} cannot be the name of a key; expected 1 to 64 letters, digits, dots or "
             "dashes. Choose another."
         )
     if path.exists() and name in load_keys(path).hashes:
         raise ConfigError(
-            f"{path} has a key of {name} already; wanted another name. Choose one, or take its "
+            f"{path} has a key of {name} already; expected another name. Choose one, or take its "
             "line out of the file first."
         )
     key = _PREFIX + secrets.token_urlsafe(32)

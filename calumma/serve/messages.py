@@ -179,5 +179,5 @@ class TokensRequest(Body):
     @model_validator(mode="after")
     def _one_of_them(self) -> TokensRequest:
         if [self.messages, self.prompt, self.ids].count(None) != 2:
-            raise ValueError("wanted exactly one of messages, prompt and ids")
+            raise ValueError("expected exactly one of messages, prompt and ids")
         return self

@@ -27,12 +27,12 @@ def modality_of(wanted: Sequence[str] | None, model: Model) -> Modality:
     """What an answer may hold.
 
     Raises:
-        Refusal: pictures are wanted of a model that draws none.
+        Refusal: pictures are expected of a model that draws none.
     """
     if wanted is None:
         return "any" if model.parts.draws else "text"
     if "image" in wanted and not model.parts.draws:
-        message = 'this model draws no pictures; wanted modalities ["text"]. Ask for text alone.'
+        message = 'this model draws no pictures; expected modalities ["text"]. Ask for text alone.'
         raise Refusal(400, message, "unsupported_modality", param="modalities")
     kinds = set(wanted)
     return "any" if len(kinds) == 2 else "text" if kinds == {"text"} else "image"

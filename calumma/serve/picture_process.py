@@ -39,7 +39,7 @@ def square_of(
         return to_square(to_rgb(open_picture(data, name, max_pixels)), resolution, fit)
     except MemoryError as error:
         raise ImageError(
-            f"{name}: needs more memory than a picture may have here; wanted a smaller one. "
+            f"{name}: needs more memory than a picture may have here; expected a smaller one. "
             "Save it anew with fewer pixels."
         ) from error
 

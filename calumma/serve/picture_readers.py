@@ -65,7 +65,7 @@ class PictureReaders:
     def _lost_message(self, name: str, *, hung: bool) -> str:
         seconds = self.limits.picture_seconds
         why = f"took longer than {seconds:g} s to decode" if hung else "crashed its decoder"
-        return f"{name}: {why}; wanted an ordinary picture. Save it anew as PNG, or leave it out."
+        return f"{name}: {why}; expected an ordinary picture. Save it anew as PNG, or leave it out."
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -72,7 +72,7 @@ def chat_prompt(messages: Sequence[Message]) -> Prompt:
     turns = tuple(AskedTurn(_role(message), _parts(message)) for message in messages)
     prompt = Prompt(turns, is_chat=True)
     if not any(prompt.parts):
-        message = "the messages hold no text and no picture; wanted at least one. Ask something."
+        message = "the messages hold no text and no picture; expected at least one. Ask something."
         raise Refusal(400, message, "empty_prompt", param="messages")
     return prompt
 
@@ -142,7 +142,7 @@ class Scribe:
         if pictures > most:
             raise Refusal(
                 400,
-                f"the prompt has {pictures} pictures; wanted at most {most}. Leave some out.",
+                f"the prompt has {pictures} pictures; expected at most {most}. Leave some out.",
                 "too_many_pictures",
             )
         ids = pictures * (self.model.image.config.codes_per_image + 2)
@@ -150,7 +150,7 @@ class Scribe:
         if ids > self.longest or size > self.most_bytes:
             raise Refusal(
                 400,
-                f"the prompt has {size:,} bytes of text and {pictures} pictures; wanted what fits "
+                f"the prompt has {size:,} bytes of text and {pictures} pictures; expected what fits "
                 f"into {self.longest} ids, the most this model reads. Shorten it.",
                 "context_length_exceeded",
             )
@@ -165,7 +165,7 @@ class Scribe:
                 ):
                     raise Refusal(
                         400,
-                        "the prompt does not pass a filter of this server; wanted another one. "
+                        "the prompt does not pass a filter of this server; expected another one. "
                         "Say it otherwise.",
                         "content_filter",
                     )
@@ -198,7 +198,7 @@ def data_of(url: str, name: str) -> bytes:
     if not comma or not kind.startswith("image/") or "base64" not in options:
         raise Refusal(
             400,
-            f"{name}: its URL is no picture in base64; wanted data:image/png;base64,... Send the "
+            f"{name}: its URL is no picture in base64; expected data:image/png;base64,... Send the "
             "picture so.",
             "invalid_picture",
         )
@@ -207,7 +207,7 @@ def data_of(url: str, name: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise Refusal(
             400,
-            f"{name}: its base64 is broken; wanted letters, digits, +, / and = alone. Encode it "
+            f"{name}: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
             "again.",
             "invalid_picture",
         ) from error

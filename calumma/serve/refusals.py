@@ -31,7 +31,7 @@ class Refusal(Exception):
     """The HTTP status, 400 to 599."""
 
     message: str
-    """What was found, what was wanted, the way out."""
+    """What was found, what was expected, the way out."""
 
     code: str
     """A short name that programs can compare."""
@@ -108,7 +108,7 @@ def ours() -> Refusal:
 
 
 def as_refusal(error: BaseException) -> Refusal:
-    """What a client is told of an error: a mistake a user can mend whole, any other not at all."""
+    """What a client is told of an error: a mistake a user can fix whole, any other not at all."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, RankError):
@@ -122,7 +122,7 @@ def _of_validation(error: RequestValidationError) -> Refusal:
     """The first field that is wrong. What the client sent is not repeated: it may be anything."""
     first: Mapping[str, Any] = error.errors()[0]
     where = _place(first["loc"])
-    message = f"{where or 'the body'}: {first['msg']}. Mend it, or leave it out."
+    message = f"{where or 'the body'}: {first['msg']}. Fix it, or leave it out."
     return Refusal(400, _utf8(message), "invalid_value", param=_utf8(where) or None)
 
 

@@ -61,7 +61,7 @@ def fetch(url: str, hosts: Collection[str], *, most: int, seconds: float) -> byt
         if len(data) > most:
             raise Refusal(
                 400,
-                f"the picture at {place.host} has more than {most:,} bytes; wanted fewer. Make it "
+                f"the picture at {place.host} has more than {most:,} bytes; expected fewer. Make it "
                 "smaller, or send it as a data: URL.",
                 "picture_too_large",
             )
@@ -83,7 +83,7 @@ def look_up(url: str, hosts: Collection[str]) -> Place:
     if parts.scheme not in _PORTS or host not in hosts or parts.username is not None:
         raise Refusal(
             400,
-            "the URL of a picture leads to a host that is not allowed; wanted a data: URL. Send "
+            "the URL of a picture leads to a host that is not allowed; expected a data: URL. Send "
             "the picture itself, or ask the operator to allow its host.",
             "url_not_allowed",
         )
@@ -104,7 +104,7 @@ def _public_address(host: str, port: int) -> str:
     if not addresses or not all(is_public(address) for address in addresses):
         raise Refusal(
             400,
-            f"{host} has an address that is not public; wanted one on the open internet. Send the "
+            f"{host} has an address that is not public; expected one on the open internet. Send the "
             "picture as a data: URL.",
             "url_not_allowed",
         )
@@ -169,6 +169,6 @@ class _Connection(http.client.HTTPConnection):
 def _unfetched(host: str, why: str) -> Refusal:
     return Refusal(
         400,
-        f"the picture at {host} {why}; wanted one that can be had. Send it as a data: URL.",
+        f"the picture at {host} {why}; expected one that can be had. Send it as a data: URL.",
         "picture_not_fetched",
     )

@@ -37,7 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
         if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
             found = os.strerror(error.errno)  # socket puts the address in once more
         raise ConfigError(
-            f"cannot listen at {host}, port {port} ({found}); wanted a free port of this machine. "
+            f"cannot listen at {host}, port {port} ({found}); expected a free port of this machine. "
             "Choose another --port or --host."
         ) from error
 

@@ -97,7 +97,7 @@ class Service:
         if name is not None and name != self.config.name:
             raise Refusal(
                 404,
-                f"no model of that name is served here; wanted {self.config.name!r}. "
+                f"no model of that name is served here; expected {self.config.name!r}. "
                 "/v1/models names it.",
                 "model_not_found",
                 param="model",
@@ -112,7 +112,7 @@ class Service:
         size = self.model.vocabulary.size
         for id_ in ids:
             if id_ >= size:
-                message = f"the id {id_} is none of this model's; wanted 0 to {size - 1}."
+                message = f"the id {id_} is none of this model's; expected 0 to {size - 1}."
                 raise Refusal(400, message, "invalid_ids", "ids")
         return ids
 
@@ -122,7 +122,7 @@ class Service:
         if not 0 < count <= most:
             raise Refusal(
                 400,
-                f"{count} answers are wanted; wanted 1 to {most}. Ask again for the rest.",
+                f"{count} answers are expected; expected 1 to {most}. Ask again for the rest.",
                 "too_many_choices",
                 param="n",
             )

@@ -129,7 +129,7 @@ def load_signer(credential: Credential) -> Signer:
         raise ConfigError(
             f"{credential.certificates} holds a certificate that C2PA does not allow "
             f"({_reason(error)}; it is for {', '.join(pair.uses) or 'nothing in particular'}); "
-            "wanted one that an authority has made for digitalSignature and for emailProtection "
+            "expected one that an authority has made for digitalSignature and for emailProtection "
             "or documentSigning. Have one made; docs/serving.md shows how, to try."
         ) from error
     if credential.timestamps is None:
@@ -139,8 +139,8 @@ def load_signer(credential: Credential) -> Signer:
         signer.signed(png, origin)
     except c2pa.C2paError as error:
         raise ConfigError(
-            f"{credential.timestamps} gives no time stamp ({_reason(error)}); wanted a time-stamp "
-            "authority (RFC 3161). Mend --c2pa-timestamps, or leave it out."
+            f"{credential.timestamps} gives no time stamp ({_reason(error)}); expected a time-stamp "
+            "authority (RFC 3161). Fix --c2pa-timestamps, or leave it out."
         ) from error
     return signer
 

@@ -48,7 +48,7 @@ class Tokenizers:
         if wanted != found:
             raise DocumentError(
                 f"the image tokenizer has {found} codes, the text tokenizer's vocabulary "
-                f"{wanted}; wanted the same number. Train the text tokenizer with "
+                f"{wanted}; expected the same number. Train the text tokenizer with "
                 f"--num-codes {found}."
             )
 

@@ -96,7 +96,7 @@ class _Local(LocalPipelineExecutor):
         except BrokenProcessPool as error:
             raise ShardError(
                 f"{self.job.out}: a worker of this build was killed, perhaps for want of memory; "
-                "wanted it to end by itself. Start the same command again with fewer --workers: "
+                "expected it to end by itself. Start the same command again with fewer --workers: "
                 "what is finished is kept."
             ) from error
         finally:
@@ -224,7 +224,7 @@ def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) ->
         import ray
     except ImportError as error:
         raise ConfigError(
-            "--executor ray, and ray is not installed; wanted it. Install it: pip install "
+            "--executor ray, and ray is not installed; expected it. Install it: pip install "
             "'calumma[ray]', or take --executor local."
         ) from error
     logger.disable("datatrove")
@@ -272,7 +272,7 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
     """
     if shutil.which("sbatch") is None:
         raise ConfigError(
-            "--executor slurm, and there is no sbatch on this machine; wanted one that belongs to "
+            "--executor slurm, and there is no sbatch on this machine; expected one that belongs to "
             "a Slurm cluster. Log in there, or take --executor local."
         )
     logger.disable("datatrove")
@@ -301,8 +301,8 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
         executors[-1].run()
     except subprocess.CalledProcessError as error:
         raise ConfigError(
-            f"sbatch ended with {error.returncode}; wanted it to take the job. What it says "
-            "stands above: mend the file given as --slurm."
+            f"sbatch ended with {error.returncode}; expected it to take the job. What it says "
+            "stands above: fix the file given as --slurm."
         ) from error
     finally:
         jobs += [str(executor.job_id) for executor in executors if executor.job_id is not None]
@@ -349,7 +349,7 @@ def _require_no_jobs(job: BuildJob) -> None:
     if waiting:
         raise ShardError(
             f"{job.out}: jobs {', '.join(waiting)} of an earlier build are in Slurm's queue; "
-            f"wanted none beside a new one. Wait until they have ended, or scancel "
+            f"expected none beside a new one. Wait until they have ended, or scancel "
             f"{' '.join(waiting)}."
         )
 

@@ -30,7 +30,7 @@ def building(work: Path) -> Iterator[None]:
     with (work / "builder.lock").open("wb") as mine, (work / "workers.lock").open("wb") as theirs:
         if not _locked(mine, 0.0) or not _locked(theirs, SECONDS_TO_END):
             raise ShardError(
-                f"{work.parent}: another build is at work there; wanted one at a time. Wait until "
+                f"{work.parent}: another build is at work there; expected one at a time. Wait until "
                 "it has ended, or choose another --out."
             )
         fcntl.flock(theirs, fcntl.LOCK_UN)

@@ -195,12 +195,12 @@ class Manifest:
         path = folder / MANIFEST_NAME
         if is_address(folder):
             raise ShardError(
-                f"{folder}: an address of another file system; wanted a folder of this machine, as "
+                f"{folder}: an address of another file system; expected a folder of this machine, as "
                 "shards are read at any place of their files. Copy them here first."
             )
         if not path.is_file():
             raise ShardError(
-                f"{folder} holds no {MANIFEST_NAME}; wanted a folder of shards. Build it with "
+                f"{folder} holds no {MANIFEST_NAME}; expected a folder of shards. Build it with "
                 "`calumma build-shards DOCS --tokenizers DIR --out DIR`."
             )
         record: dict[str, Any] = read_json(path)
@@ -213,7 +213,7 @@ class Manifest:
         if not pieces.is_file() or sha256(pieces) != record["pieces"]["sha256"]:
             what = "is not what was written" if pieces.is_file() else "is missing"
             raise ShardError(
-                f"{pieces} {what}; wanted the list of {record['pieces']['count']} pieces. Build "
+                f"{pieces} {what}; expected the list of {record['pieces']['count']} pieces. Build "
                 "the shards again: what is whole is kept."
             )
         return cls(

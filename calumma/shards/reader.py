@@ -63,7 +63,7 @@ class _OpenPiece:
                 self._files[suffix] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise ShardError(
-                    f"{path} cannot be opened any more ({error.strerror}); wanted the shards to "
+                    f"{path} cannot be opened any more ({error.strerror}); expected the shards to "
                     "stay as they are while they are read. Start again when they are whole."
                 ) from error
 
@@ -195,7 +195,7 @@ class ShardReader:
     @staticmethod
     def _changed(path: Path, what: str) -> ShardError:
         return ShardError(
-            f"{path}: {what} is not what was written; wanted its bytes unchanged. Build the "
+            f"{path}: {what} is not what was written; expected its bytes unchanged. Build the "
             "shards again: what is whole is kept."
         )
 
@@ -226,7 +226,7 @@ class ShardReader:
         if source not in self._of_source:
             raise ShardError(
                 f"{self.folder} holds no source {source!r}; it holds "
-                f"{', '.join(self.manifest.sources)}. Mend the mixture's names."
+                f"{', '.join(self.manifest.sources)}. Fix the mixture's names."
             )
         return self._of_source[source][-1]
 

@@ -334,7 +334,7 @@ def finish(job: BuildJob) -> Manifest:
     for number, note in enumerate(notes):
         if not note.is_file():
             raise ShardError(
-                f"{job.out}: task {number} of {len(notes)} is not done; wanted all of them. Start "
+                f"{job.out}: task {number} of {len(notes)} is not done; expected all of them. Start "
                 "the same command again: what is finished is kept."
             )
         found += read_json(note)["documents"]

@@ -114,13 +114,13 @@ class ImageTokenizer:
         """
         if not self.draws:
             raise TokenizerError(
-                "this image tokenizer has no decoder, so codes cannot become pictures; wanted one "
+                "this image tokenizer has no decoder, so codes cannot become pictures; expected one "
                 "that has. Take the tokenizers of a model folder with vq_decoder.safetensors "
                 "(`calumma convert MODEL DIR --to tokenizers`)."
             )
         if codes.ndim != 3 or codes.dtype != torch.int64:
             raise ImageError(
-                f"codes of shape {list(codes.shape)}, {codes.dtype}; wanted [images, rows, "
+                f"codes of shape {list(codes.shape)}, {codes.dtype}; expected [images, rows, "
                 "columns] of int64. For the list of one image call decode_image."
             )
         self._require_codes(codes)
@@ -212,7 +212,7 @@ class ImageTokenizer:
         wanted, side = self.config.codes_per_image, self.config.codes_per_side
         if not 1 <= len(codes) <= wanted:
             raise ImageError(
-                f"{len(codes)} codes; wanted {wanted}, or at least 1 of an image still growing. "
+                f"{len(codes)} codes; expected {wanted}, or at least 1 of an image still growing. "
                 "Pass the codes of exactly one image."
             )
         whole = [*codes, *[codes[0]] * (wanted - len(codes))]
@@ -254,7 +254,7 @@ class ImageTokenizer:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise TokenizerError(
-                f"{path}: no weights can be read there ({error}); wanted the file beside "
+                f"{path}: no weights can be read there ({error}); expected the file beside "
                 f"{CONFIG_FILE}. Copy the folder again, or train with "
                 "`calumma train-image-tokenizer`."
             ) from error
@@ -275,30 +275,30 @@ class ImageTokenizer:
         f = self.config.downsampling
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ImageError(
-                f"pixels of shape {list(pixels.shape)}; wanted [images, 3, height, width]."
+                f"pixels of shape {list(pixels.shape)}; expected [images, 3, height, width]."
             )
         height, width = pixels.shape[2:]
         if height % f or width % f or 0 in pixels.shape:
             raise ImageError(
-                f"{len(pixels)} images of {height} x {width} pixels; wanted at least one, with "
+                f"{len(pixels)} images of {height} x {width} pixels; expected at least one, with "
                 f"sides that are multiples of {f}. Resize them, or call encode_image."
             )
         low, high = (float(end) for end in pixels.aminmax())
         # A whisker more than 1 is what resizing in floating point leaves.
         if not (low >= -1.001 and high <= 1.001):
             raise ImageError(
-                f"pixels from {low:g} to {high:g}; wanted them from -1 (black) to 1 (white). "
+                f"pixels from {low:g} to {high:g}; expected them from -1 (black) to 1 (white). "
                 "For 0 to 255, take x / 255 * 2 - 1."
             )
 
     def _require_codes(self, codes: Tensor) -> None:
         if codes.numel() == 0:
-            raise ImageError(f"no codes: shape {list(codes.shape)}; wanted at least one image.")
+            raise ImageError(f"no codes: shape {list(codes.shape)}; expected at least one image.")
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.config.num_codes:
             wrong = low if low < 0 else high
             raise ImageError(
-                f"code {wrong} is not in the codebook; wanted codes from 0 to "
+                f"code {wrong} is not in the codebook; expected codes from 0 to "
                 f"{self.config.num_codes - 1}. Turn vocabulary ids into codes first."
             )
 
@@ -317,6 +317,6 @@ def _read_config(path: Path) -> VQConfig:
     except (OSError, FileError, TypeError, ConfigError) as error:
         found = error.strerror if isinstance(error, OSError) else error
         raise TokenizerError(
-            f"{path}: no image tokenizer's config can be read there ({found}); wanted the file "
+            f"{path}: no image tokenizer's config can be read there ({found}); expected the file "
             "that `calumma train-image-tokenizer` writes. Name the folder that holds it."
         ) from error

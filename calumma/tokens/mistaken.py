@@ -1,4 +1,4 @@
-"""A model's folder given where tokenizers are wanted: the way out is a command."""
+"""A model's folder given where tokenizers are expected: the way out is a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refuse_model(folder: Path) -> None:
     model = folder.parent if inside and not _is_model(folder) else folder
     if _is_model(model):
         raise TokenizerError(
-            f"{folder} is a model's folder; wanted one of tokenizers alone. Write the model's into "
+            f"{folder} is a model's folder; expected one of tokenizers alone. Write the model's into "
             f"one with `calumma convert {model} tokenizers --to tokenizers`, and name that."
         )
 

@@ -75,14 +75,14 @@ def _pairs(document: Document) -> Iterator[tuple[tuple[Part, ...], tuple[Part, .
             continue
         if not prompt:
             raise DocumentError(
-                f"{document.id}: an answer stands without a prompt; wanted a user turn before "
+                f"{document.id}: an answer stands without a prompt; expected a user turn before "
                 "every assistant turn. Add the prompt, or join the two answers."
             )
         yield prompt, turn.parts
         prompt = ()
     if prompt:
         raise DocumentError(
-            f"{document.id}: the last prompt has no answer; wanted an assistant turn after every "
+            f"{document.id}: the last prompt has no answer; expected an assistant turn after every "
             "user turn. Add the answer, or drop the turn."
         )
 
@@ -110,7 +110,7 @@ def encode_turns(turns: Seq[Turn], tokenizer: TextTokenizer, codes: Seq[Seq[int]
         if turn.role == "assistant":
             if before in ("", "assistant"):
                 raise DocumentError(
-                    "an answer stands without a prompt; wanted a user turn before every assistant "
+                    "an answer stands without a prompt; expected a user turn before every assistant "
                     "turn. Add the prompt, or join the two answers."
                 )
             ids.append(vocabulary.end_turn)
@@ -141,14 +141,14 @@ def split_ids(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int
         elif id_ in vocabulary.codes:
             if inside is None:
                 raise TokenizerError(
-                    f"id {id_} at place {place} is an image code outside an image; wanted "
+                    f"id {id_} at place {place} is an image code outside an image; expected "
                     f"begin-of-image ({vocabulary.begin_image}) before it."
                 )
             inside.append(vocabulary.code_of_id(id_))
         elif id_ in vocabulary.text:
             if inside is not None:
                 raise TokenizerError(
-                    f"id {id_} at place {place} is text inside an image; wanted image codes up to "
+                    f"id {id_} at place {place} is text inside an image; expected image codes up to "
                     f"end-of-image ({vocabulary.end_image})."
                 )
             if new_run or not runs or runs[-1][0] != "text":

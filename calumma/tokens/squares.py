@@ -95,7 +95,7 @@ def _from_numbers(values: np.ndarray, *, sixteen_bit: bool) -> PIL.Image.Image:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 65_535):
         raise ImageError(
-            f"a picture of numbers from {low:g} to {high:g}; wanted 0 to 1, 0 to 255 or 0 to "
+            f"a picture of numbers from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to "
             "65,535. Scale them, or leave its document out."
         )
     if high <= 1 and values.dtype.kind == "f":
@@ -121,13 +121,13 @@ def to_square(picture: PIL.Image.Image, resolution: int, fit: Fit = "crop") -> P
     width, height = picture.size
     if max(width, height) > MAX_SIDES_RATIO * min(width, height):
         raise ImageError(
-            f"a picture of {width} x {height} pixels; wanted sides that differ at most "
+            f"a picture of {width} x {height} pixels; expected sides that differ at most "
             f"{MAX_SIDES_RATIO}-fold. Cut it, or leave its document out."
         )
     if fit == "pad":
         return _padded(picture, resolution)
     if fit != "crop":
-        raise ImageError(f'fit={fit!r} is not known; wanted "crop" or "pad".')
+        raise ImageError(f'fit={fit!r} is not known; expected "crop" or "pad".')
     scale = resolution / min(width, height)
     resized = _resized(picture, round(scale * width), round(scale * height))
     left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2

@@ -70,13 +70,13 @@ class TextTokenizer:
 
         Args:
             texts: the training text, in pieces of any length.
-            num_text: text ids wanted, the 256 bytes included.
+            num_text: text ids expected, the 256 bytes included.
             num_codes: image codes to hold inside the vocabulary.
             show_progress: print the trainer's own bars.
 
         Raises:
-            TokenizerError: fewer ids than bytes are wanted, or the texts do not hold enough
-                different pairs for the merges wanted.
+            TokenizerError: fewer ids than bytes are expected, or the texts do not hold enough
+                different pairs for the merges expected.
 
         Source: the release splits off white-space runs, single digits and every punctuation
         mark before GPT-2's pattern.
@@ -84,7 +84,7 @@ class TextTokenizer:
         if num_text < NUM_BYTES:
             raise TokenizerError(
                 f"num_text={num_text} is fewer than the {NUM_BYTES} bytes that every text can be "
-                f"spelt with; wanted at least {NUM_BYTES}."
+                f"spelt with; expected at least {NUM_BYTES}."
             )
         layout = Vocabulary(num_codes=num_codes, num_text=num_text)
         tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
@@ -113,7 +113,7 @@ class TextTokenizer:
         trained = cls(tokenizer)
         if trained.vocabulary.num_text != num_text:
             raise TokenizerError(
-                f"the texts give {trained.vocabulary.num_text} text ids; wanted {num_text}. "
+                f"the texts give {trained.vocabulary.num_text} text ids; expected {num_text}. "
                 "Give more text, or ask for fewer ids."
             )
         return trained
@@ -151,13 +151,13 @@ class TextTokenizer:
         if not path.is_file():
             refuse_model(folder)
             raise TokenizerError(
-                f"{folder} holds no {FILE_NAME}; wanted a text tokenizer. Train one with "
+                f"{folder} holds no {FILE_NAME}; expected a text tokenizer. Train one with "
                 "`calumma train-text-tokenizer DOCS --out DIR`."
             )
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(
-                f"{path}: is no tokenizer ({error}); wanted the JSON of the tokenizers library."
+                f"{path}: is no tokenizer ({error}); expected the JSON of the tokenizers library."
             ) from error
         return cls(tokenizer)

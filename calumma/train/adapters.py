@@ -183,5 +183,5 @@ def require_shardable(config: AdaptConfig, tensor: int) -> None:
     if tensor > 1 and not config.is_whole:
         raise ConfigError(
             f"parallel.tensor={tensor} cuts matrices that adapt.matrices={config.matrices!r} adds "
-            "to; wanted whole ones. Set parallel.tensor=1 (FSDP2 shards them all the same)."
+            "to; expected whole ones. Set parallel.tensor=1 (FSDP2 shards them all the same)."
         )

@@ -82,8 +82,8 @@ def given_boxes(text: str, where: str) -> list[Box]:
             left = right = top = bottom = 0.0
         if not (0.0 <= left < right <= 1.0 and 0.0 <= top < bottom <= 1.0):
             raise DocumentError(
-                f"{where}: found the box {part!r}; wanted left, top, right and bottom as shares "
-                'of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Mend the attribute.'
+                f"{where}: found the box {part!r}; expected left, top, right and bottom as shares "
+                'of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Fix the attribute.'
             )
         boxes.append((left, top, right, bottom))
     return boxes

@@ -185,12 +185,12 @@ class TrainConfig:
         if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:
             raise ConfigError(
                 f"steps={self.steps}, save_every={self.save_every} and accumulate="
-                f"{self.accumulate}; wanted at least 1 of each."
+                f"{self.accumulate}; expected at least 1 of each."
             )
         if self.stream.row_length % self.parallel.tensor:
             raise ConfigError(
                 f"stream.row_length={self.stream.row_length} does not divide over "
-                f"parallel.tensor={self.parallel.tensor} ranks; wanted a multiple."
+                f"parallel.tensor={self.parallel.tensor} ranks; expected a multiple."
             )
 
 
@@ -211,7 +211,7 @@ class PretrainConfig(TrainConfig):
         if bool(self.stage_two.weights) == bool(self.stage_two.added):
             raise ConfigError(
                 f"stage two has weights {self.stage_two.weights} of its own and adds "
-                f"{self.stage_two.added} to stage one's; wanted one of the two: "
+                f"{self.stage_two.added} to stage one's; expected one of the two: "
                 "[stage_two.weights], or [stage_two.added]."
             )
 

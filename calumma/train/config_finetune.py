@@ -68,15 +68,15 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         if self.matrices == "none" and self.tables == "none":
             raise ConfigError(
-                "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; wanted one "
+                "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; expected one "
                 "of them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'."
             )
         if self.rank < 1:
-            raise ConfigError(f"adapt.rank={self.rank}; wanted at least 1. Raise adapt.rank.")
+            raise ConfigError(f"adapt.rank={self.rank}; expected at least 1. Raise adapt.rank.")
         if self.matrices == "all" and (self.tables != "all" or self.rows != "all"):
             raise ConfigError(
                 f"adapt.tables={self.tables!r} and adapt.rows={self.rows!r} with all matrices; "
-                "wanted matrices that stay. Set adapt.matrices='lora' or 'none'."
+                "expected matrices that stay. Set adapt.matrices='lora' or 'none'."
             )
 
     @property
@@ -116,7 +116,7 @@ class FinetuneConfig(TrainConfig):
         super().__post_init__()
         if bool(self.weights) == bool(self.categories):
             raise ConfigError(
-                f"weights {self.weights} and categories {self.categories}; wanted one of the two: "
+                f"weights {self.weights} and categories {self.categories}; expected one of the two: "
                 "[weights], or a table for each category, such as [categories.text]."
             )
         told = {*self.categories, *self.category_shares}
@@ -124,19 +124,19 @@ class FinetuneConfig(TrainConfig):
         if unknown:
             raise ConfigError(
                 f"category {unknown[0]!r} is none of {', '.join(CATEGORIES)}, or has a share and "
-                "no sources; wanted one of them with its sources. Mend the name."
+                "no sources; expected one of them with its sources. Fix the name."
             )
         empty = [name for name, inside in self.categories.items() if not sum(inside.values()) > 0]
         if empty:
             raise ConfigError(
-                f"category {empty[0]!r} has no source with a positive share; wanted one. Add it, "
+                f"category {empty[0]!r} has no source with a positive share; expected one. Add it, "
                 "or leave the category out."
             )
         shares = self.source_weights
         if min(shares.values()) < 0 or not sum(shares.values()) > 0:
             raise ConfigError(
-                f"the sources' shares are {dict(shares)}; wanted none negative and one positive. "
-                "Mend them."
+                f"the sources' shares are {dict(shares)}; expected none negative and one positive. "
+                "Fix them."
             )
 
     @property

@@ -42,18 +42,18 @@ class LossConfig:
         known = ("none", "pyramid", "efficientnet-lite0")
         if self.perceptual not in known and not self.perceptual.endswith((".pt", ".pth", ".ts")):
             raise ConfigError(
-                f"losses.perceptual={self.perceptual!r} is not known; wanted "
+                f"losses.perceptual={self.perceptual!r} is not known; expected "
                 f"{', '.join(known)}, or the path of a TorchScript file (.pt)."
             )
         weights = (self.l1_weight, self.l2_weight, self.perceptual_weight, self.adversarial_weight)
         if min(weights) < 0.0 or self.l1_weight + self.l2_weight == 0.0:
             raise ConfigError(
-                f"losses: l1_weight={self.l1_weight} and l2_weight={self.l2_weight}; wanted no "
+                f"losses: l1_weight={self.l1_weight} and l2_weight={self.l2_weight}; expected no "
                 "weight under 0, and one of these two above it."
             )
         if self.discriminator_channels % NORM_GROUPS or self.discriminator_channels < 1:
             raise ConfigError(
-                f"losses.discriminator_channels={self.discriminator_channels}; wanted a multiple "
+                f"losses.discriminator_channels={self.discriminator_channels}; expected a multiple "
                 f"of {NORM_GROUPS}, such as {2 * NORM_GROUPS}."
             )
 
@@ -95,12 +95,12 @@ class RegionConfig:
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(
-                    f"regions.{name}={getattr(self, name)!r} is not known; wanted one of "
+                    f"regions.{name}={getattr(self, name)!r} is not known; expected one of "
                     f"{', '.join(known)}."
                 )
         if self.side < 1 or self.side % 32 or self.face_repeats < 1:
             raise ConfigError(
-                f"regions.side={self.side} and regions.face_repeats={self.face_repeats}; wanted a "
+                f"regions.side={self.side} and regions.face_repeats={self.face_repeats}; expected a "
                 "multiple of 32, and at least 1."
             )
 
@@ -125,7 +125,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.smallest_crop <= 1.0:
             raise ConfigError(
-                f"augment.smallest_crop={self.smallest_crop}; wanted a share above 0 and at most "
+                f"augment.smallest_crop={self.smallest_crop}; expected a share above 0 and at most "
                 "1 (off), such as 0.5."
             )
 
@@ -175,20 +175,20 @@ class ImageTokenizerTrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ConfigError(
-                f"steps={self.steps} and batch_size={self.batch_size}; wanted at least 1 of each."
+                f"steps={self.steps} and batch_size={self.batch_size}; expected at least 1 of each."
             )
         if not 0 <= self.continuous_steps < self.steps:
             raise ConfigError(
                 f"continuous_steps={self.continuous_steps} leaves no step with codes; "
-                f"wanted less than steps={self.steps}."
+                f"expected less than steps={self.steps}."
             )
         if not 0.0 <= self.averaging_decay < 1.0:
             raise ConfigError(
-                f"averaging_decay={self.averaging_decay}; wanted from 0 (off) to below 1."
+                f"averaging_decay={self.averaging_decay}; expected from 0 (off) to below 1."
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(
-                f'precision={self.precision!r} is not known; wanted "float32" or "bfloat16".'
+                f'precision={self.precision!r} is not known; expected "float32" or "bfloat16".'
             )
 
     def rate(self, step: int) -> float:

@@ -43,7 +43,7 @@ class PairsConfig:
         if not self.pairs or self.beta <= 0 or not 0 <= self.doubt < 0.5 or self.answer_weight < 0:
             raise ConfigError(
                 f"preference.pairs={[str(path) for path in self.pairs]}, beta={self.beta}, "
-                f"doubt={self.doubt}, answer_weight={self.answer_weight}; wanted a file, a beta "
+                f"doubt={self.doubt}, answer_weight={self.answer_weight}; expected a file, a beta "
                 "above 0, a doubt below 0.5, and no negative weight."
             )
 
@@ -88,16 +88,16 @@ class PreferenceConfig:
         if min(self.steps, self.save_every, self.pairs_per_step, self.pairs_at_once) < 1:
             raise ConfigError(
                 f"steps={self.steps}, save_every={self.save_every}, pairs_per_step="
-                f"{self.pairs_per_step} and pairs_at_once={self.pairs_at_once}; wanted at least 1 "
+                f"{self.pairs_per_step} and pairs_at_once={self.pairs_at_once}; expected at least 1 "
                 "of each."
             )
         if self.parallel.tensor > 1:
             raise ConfigError(
                 f"parallel.tensor={self.parallel.tensor}: preference tuning judges whole answers, "
-                "which tensor ranks cut; wanted 1. FSDP2 over all ranks is there without it."
+                "which tensor ranks cut; expected 1. FSDP2 over all ranks is there without it."
             )
         if self.compute.precision == "float8":
             raise ConfigError(
                 "compute.precision='float8': preference tuning compares small differences of large "
-                "sums; wanted auto, bfloat16 or float32. Change --compute.precision."
+                "sums; expected auto, bfloat16 or float32. Change --compute.precision."
             )

@@ -33,28 +33,30 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
     asked = "compute.precision='float8'"
     way_out = "Use bfloat16."
     if device.type != "cuda":
-        raise ConfigError(f"{asked} on a {device.type}; wanted a GPU that multiplies it. {way_out}")
+        raise ConfigError(
+            f"{asked} on a {device.type}; expected a GPU that multiplies it. {way_out}"
+        )
     found = torch.cuda.get_device_capability(device)
     if found < NEEDED:
         raise ConfigError(
-            f"{asked}, and the GPU here has compute capability {found[0]}.{found[1]}; wanted "
+            f"{asked}, and the GPU here has compute capability {found[0]}.{found[1]}; expected "
             f"{NEEDED[0]}.{NEEDED[1]} or more (L4, H100, H200, B200). {way_out}"
         )
     if importlib.util.find_spec("torchao") is None:
         raise ConfigError(
-            f"{asked}, and torchao is not installed; wanted it. Install it with "
+            f"{asked}, and torchao is not installed; expected it. Install it with "
             f"`pip install 'calumma[float8]'`, or use bfloat16."
         )
     if config.parallel.tensor > 1:
         raise ConfigError(
-            f"{asked} with parallel.tensor={config.parallel.tensor}; wanted tensor=1, since "
+            f"{asked} with parallel.tensor={config.parallel.tensor}; expected tensor=1, since "
             "DTensor does not cut float8 products here. Shard over all ranks instead. "
             f"{way_out}"
         )
     sides = (shape.model_dim, shape.num_kv_heads * shape.head_dim, shape.feed_forward_dim)
     if any(side % _STEP for side in sides):
         raise ConfigError(
-            f"{asked} with matrices of sides {', '.join(map(str, sides))}; wanted multiples of "
+            f"{asked} with matrices of sides {', '.join(map(str, sides))}; expected multiples of "
             f"{_STEP}. {way_out}"
         )
 

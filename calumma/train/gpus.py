@@ -106,7 +106,7 @@ def gpu_kind(name: str) -> Gpu:
         ConfigError: there is no such kind.
     """
     if name not in GPUS:
-        raise ConfigError(f"GPU {name!r} is not known; wanted one of {', '.join(GPUS)}.")
+        raise ConfigError(f"GPU {name!r} is not known; expected one of {', '.join(GPUS)}.")
     return GPUS[name]
 
 

@@ -85,7 +85,7 @@ class ImageTokenizerState:
         ):
             raise CheckpointError(
                 "the saved image tokenizer was trained with other losses or averaging than this "
-                "config's; wanted the same. Go on with the config beside it, or use a new --out."
+                "config's; expected the same. Go on with the config beside it, or use a new --out."
             )
         for name, part in parts.items():
             part.load_state_dict(saved["parts"][name])

@@ -15,12 +15,12 @@ from calumma.train.loss import as_multiplied, rows_at_once
 
 
 def logprobs(hidden: Tensor, head: Head, wanted: Tensor) -> Tensor:
-    """The natural log of each wanted id's probability over the whole vocabulary.
+    """The natural log of each expected id's probability over the whole vocabulary.
 
     Args:
         hidden: [N, M] what the head reads.
         head: the output layer.
-        wanted: [N] int64 ids, text and image codes alike.
+        expected: [N] int64 ids, text and image codes alike.
 
     Returns:
         [N] float32, with gradients to `hidden` and to the head's weight.
@@ -52,7 +52,7 @@ class _Logprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """[N] to those of inputs and weight: (1 - p) for the wanted id, -p for every other."""
+        """[N] to those of inputs and weight: (1 - p) for the expected id, -p for every other."""
         read, matrix, wanted, log_z = ctx.saved_tensors
         wants_inputs, wants_weight = ctx.needs_input_grad[:2]
         to_inputs = torch.empty_like(read) if wants_inputs else None

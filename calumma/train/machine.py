@@ -46,7 +46,7 @@ def this_machine(device: str) -> Machine:
     gpu = gpu_called(name)
     if gpu is None:
         raise ConfigError(
-            f"the GPU here is a {name}, of which no sheet is known; wanted one that is. Name the "
+            f"the GPU here is a {name}, of which no sheet is known; expected one that is. Name the "
             "most alike with --gpu."
         )
     return Machine(gpu, number)

@@ -63,13 +63,13 @@ def encoded_pairs(
         longest = max(len(chosen.ids), len(rejected.ids)) - 1
         if longest > row_length:
             raise ConfigError(
-                f"pair {preference.id!r} takes {longest} ids with its prompt; wanted at most "
+                f"pair {preference.id!r} takes {longest} ids with its prompt; expected at most "
                 f"row_length={row_length}. Raise --row-length, or drop the pair."
             )
         items.append((_item(chosen), _item(rejected)))
     if not items:
         raise ConfigError(
-            "the files of preference.pairs hold no pair; wanted at least one. Collect some with "
+            "the files of preference.pairs hold no pair; expected at least one. Collect some with "
             "`calumma compare`, or write them as docs/finetuning.md says."
         )
     return Pairs(items)

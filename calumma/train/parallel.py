@@ -46,7 +46,7 @@ def unchanged(decoder: Decoder) -> None:
     """Leave a decoder as it is."""
 
 
-# A norm over two sides of the mesh takes two sums; torch says so to every user, who cannot mend it.
+# A norm over two sides of the mesh takes two sums; torch says so to every user, who cannot fix it.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
@@ -160,18 +160,18 @@ def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: World)
     if world.size % (config.replicas * config.tensor):
         raise ConfigError(
             f"{world.size} ranks are no multiple of parallel.replicas={config.replicas} times "
-            f"parallel.tensor={config.tensor}; wanted one. "
+            f"parallel.tensor={config.tensor}; expected one. "
             "Start another number, or give another --parallel.replicas or --parallel.tensor."
         )
     if shape.num_kv_heads % config.tensor or shape.feed_forward_dim % config.tensor:
         raise ConfigError(
             f"parallel.tensor={config.tensor} does not divide {shape.num_kv_heads} key heads and "
-            f"a feed-forward of {shape.feed_forward_dim}; wanted a divisor of both."
+            f"a feed-forward of {shape.feed_forward_dim}; expected a divisor of both."
         )
     if config.tensor > 1 and shape.qk_norm_groups > 1:
         raise ConfigError(
             f"parallel.tensor={config.tensor} cuts the heads, but their norms stand in "
-            f"{shape.qk_norm_groups} groups; wanted one. Use parallel.tensor=1, which shards all."
+            f"{shape.qk_norm_groups} groups; expected one. Use parallel.tensor=1, which shards all."
         )
 
 

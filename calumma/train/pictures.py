@@ -91,7 +91,7 @@ class Pictures:
             self.attributes += [alone] * len(found)
         if not self.images:
             raise DocumentError(
-                "the documents hold no picture; wanted at least one to train an image tokenizer "
+                "the documents hold no picture; expected at least one to train an image tokenizer "
                 "on. Name files whose documents have image parts."
             )
         self.resolution = resolution

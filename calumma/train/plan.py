@@ -45,13 +45,13 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.num_gpus < 1:
-            raise ConfigError(f"--gpus {self.num_gpus}; wanted at least 1.")
+            raise ConfigError(f"--gpus {self.num_gpus}; expected at least 1.")
         if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise ConfigError(f"--mfu {self.mfu}; wanted a share above 0 and at most 1.")
+            raise ConfigError(f"--mfu {self.mfu}; expected a share above 0 and at most 1.")
         if self.vocabulary_size < 1:
-            raise ConfigError(f"--vocabulary {self.vocabulary_size}; wanted at least 1 id.")
+            raise ConfigError(f"--vocabulary {self.vocabulary_size}; expected at least 1 id.")
         if not self.gpu.price >= 0:
-            raise ConfigError(f"--price {self.gpu.price}; wanted dollars, 0 or more.")
+            raise ConfigError(f"--price {self.gpu.price}; expected dollars, 0 or more.")
 
     @property
     def shape(self) -> DecoderConfig:
@@ -96,7 +96,7 @@ class Plan:
         gpu = self.layout.gpu
         raise ConfigError(
             f"a GPU needs {self.needed_bytes / GIB:.1f} GiB {self.memory.moment}, and "
-            f"{gpu.name} has {gpu.memory_gib}; wanted a run that fits. {_way_out(self.question)}"
+            f"{gpu.name} has {gpu.memory_gib}; expected a run that fits. {_way_out(self.question)}"
         )
 
 
@@ -124,7 +124,7 @@ def make_plan(question: Question) -> Plan:
     rows = config.stream.num_rows
     if rows < groups:
         raise ConfigError(
-            f"stream.num_rows={rows} leaves some of {groups} groups of GPUs without a row; wanted "
+            f"stream.num_rows={rows} leaves some of {groups} groups of GPUs without a row; expected "
             "one for each. Raise stream.num_rows, take fewer GPUs, or raise parallel.tensor."
         )
     load = Load(

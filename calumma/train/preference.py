@@ -241,7 +241,7 @@ def prefer(
 def _require_equal_parts(pairs_per_step: int, ranks: int) -> None:
     if pairs_per_step % ranks:
         raise ConfigError(
-            f"pairs_per_step={pairs_per_step} does not divide over {ranks} ranks; wanted a "
+            f"pairs_per_step={pairs_per_step} does not divide over {ranks} ranks; expected a "
             "multiple. Change --pairs-per-step, or start another number of ranks."
         )
 

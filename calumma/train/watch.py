@@ -69,11 +69,11 @@ class WatchConfig:
         if self.window < 4 or self.spike_steps < 1 or self.warn_steps < 1:
             raise ConfigError(
                 f"watch.window={self.window}, watch.spike_steps={self.spike_steps} and "
-                f"watch.warn_steps={self.warn_steps}; wanted at least 4, 1 and 1."
+                f"watch.warn_steps={self.warn_steps}; expected at least 4, 1 and 1."
             )
         if not 0.0 < self.rate_factor <= 1.0:
             raise ConfigError(
-                f"watch.rate_factor={self.rate_factor}; wanted a share above 0 and at most 1, "
+                f"watch.rate_factor={self.rate_factor}; expected a share above 0 and at most 1, "
                 "such as 0.5."
             )
 
@@ -351,7 +351,7 @@ def way_on(
         return Way(found, ends=True, text=text, bound="most-roll-backs")
     if trouble.kind == "blind":
         text = (
-            f"{trouble.text}; wanted at most {config.most_skipped} in a row, or a checkpoint to go "
+            f"{trouble.text}; expected at most {config.most_skipped} in a row, or a checkpoint to go "
             "back to"
         )
         return Way(found, ends=True, text=text, bound="most-skipped")

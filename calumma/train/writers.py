@@ -99,6 +99,6 @@ class _Wandb:
 
 def _absent(name: str) -> str:
     return (
-        f"log.{name}=true, and {name} is not installed; wanted it. Install it with `pip install "
+        f"log.{name}=true, and {name} is not installed; expected it. Install it with `pip install "
         f"'calumma[{name}]'`, or leave log.{name} out."
     )

@@ -74,7 +74,7 @@ def test_a_broken_sequence_is_told_by_whoever_reads_it(tmp_path: Path) -> None:
     path.write_bytes(bytes(len(path.read_bytes())))
     stream = AheadStream(reader, CONFIG, workers=1)
     stream.mix(ONE)
-    with pytest.raises(ShardError, match="is not what was written; wanted its bytes unchanged"):
+    with pytest.raises(ShardError, match="is not what was written; expected its bytes unchanged"):
         stream.next()
     stream.close()
 
@@ -90,6 +90,6 @@ def test_a_worker_that_is_killed_is_told(reader: ShardReader) -> None:
             stream.next()
     assert str(caught.value) == (
         f"{reader.folder}: a process that reads batches was killed, perhaps for want of memory; "
-        "wanted it to live. Start again with fewer loader workers."
+        "expected it to live. Start again with fewer loader workers."
     )
     stream.close()

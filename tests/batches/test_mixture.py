@@ -25,11 +25,11 @@ def test_weights_that_are_none_are_refused(weights: dict[str, float]) -> None:
         with pytest.raises(ConfigError) as caught:
             second_stage(first, added)
         assert str(caught.value) == (
-            f"a stage's weights are {weights}; wanted none negative and one positive."
+            f"a stage's weights are {weights}; expected none negative and one positive."
         )
 
 
 def test_a_share_beyond_the_whole_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         second_stage({"a": 1.0}, {"b": 1.0}, kept=1.5)
-    assert str(caught.value) == "kept=1.5 of stage one; wanted a share from 0 to 1."
+    assert str(caught.value) == "kept=1.5 of stage one; expected a share from 0 to 1."

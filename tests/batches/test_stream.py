@@ -195,7 +195,7 @@ def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
         Stream(reader, SMALL).mix({"pairs": 1.0, "pears": 1.0})
     assert str(caught.value) == (
         f"the mixture names source 'pears', but {reader.folder} holds pairs, text, answers. "
-        "Mend the name, or build shards that hold it."
+        "Fix the name, or build shards that hold it."
     )
 
 
@@ -206,7 +206,7 @@ def test_weights_that_are_no_mixture_are_refused(
     with pytest.raises(ConfigError) as caught:
         Stream(reader, SMALL).mix(weights)
     assert str(caught.value) == (
-        f"the mixture's weights are {weights}; wanted none negative and one positive."
+        f"the mixture's weights are {weights}; expected none negative and one positive."
     )
 
 
@@ -220,7 +220,7 @@ def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         stream.next()
     assert str(caught.value) == (
-        "a sequence of source 'long' is longer than 2 rows of 8 ids; wanted a larger row_length or "
+        "a sequence of source 'long' is longer than 2 rows of 8 ids; expected a larger row_length or "
         "window."
     )
 
@@ -229,7 +229,7 @@ def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         Stream(reader, StreamConfig(row_length=3))
     assert str(caught.value) == (
-        f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; wanted "
+        f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; expected "
         "at least that. Raise stream.row_length."
     )
 
@@ -345,7 +345,7 @@ def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         Stream(reader, SMALL, rank=0, size=3)
     assert str(caught.value) == (
-        "num_rows=2 for 3 ranks; wanted at least one row for each. Raise stream.num_rows."
+        "num_rows=2 for 3 ranks; expected at least one row for each. Raise stream.num_rows."
     )
 
 

@@ -91,11 +91,11 @@ def test_what_old_releases_saved_or_left_out_is_no_matter(folder: Path) -> None:
 def test_missing_and_unknown_tensors_are_named(folder: Path) -> None:
     change(folder, "model.safetensors", lambda t: t.update({"model.extra": torch.ones(1)}))
     assert refusal(folder) == (
-        f"{folder} holds the tensor model.extra, unknown in a Chameleon-family model; wanted its "
+        f"{folder} holds the tensor model.extra, unknown in a Chameleon-family model; expected its "
         "own tensors and no other. This is another kind of model, or a config that is not its own."
     )
     change(folder, "model.safetensors", lambda t: t.pop("lm_head.weight"))
-    assert refusal(folder).startswith(f"{folder} lacks the tensor lm_head.weight; wanted every")
+    assert refusal(folder).startswith(f"{folder} lacks the tensor lm_head.weight; expected every")
 
 
 def test_a_tensor_of_a_wrong_shape_is_named(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_image_decoder_that_is_not_whole_is_refused(folder: Path) -> None:
     path = folder / "vq_decoder.safetensors"
     change(folder, path.name, lambda t: t.pop("decoder.conv_in.bias"))
     assert refusal(folder) == (
-        f"{path} lacks the tensor decoder.conv_in.bias; wanted every tensor of the decoder of an "
+        f"{path} lacks the tensor decoder.conv_in.bias; expected every tensor of the decoder of an "
         "image tokenizer. Copy or download what is missing."
     )
 
@@ -123,6 +123,6 @@ def test_norms_untied_within_a_key_head_are_refused(folder: Path) -> None:
     change(folder, "model.safetensors", untie)
     assert refusal(folder) == (
         f"{folder}: the query norms differ between heads that share a key head (8 query, 4 key "
-        "heads); wanted norms tied within groups of heads. A fine-tune that untied them cannot be "
+        "heads); expected norms tied within groups of heads. A fine-tune that untied them cannot be "
         "loaded."
     )

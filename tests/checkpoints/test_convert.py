@@ -87,7 +87,7 @@ def test_an_empty_folder_is_taken_and_another_refused(made: Path, tmp_path: Path
     with pytest.raises(OutputError) as caught:
         convert(open_model(made / "hf"), made / "hf", tmp_path / "out", CALUMMA)
     assert str(caught.value) == (
-        f"{tmp_path / 'out'} holds other things; wanted a folder that is not there yet, or is "
+        f"{tmp_path / 'out'} holds other things; expected a folder that is not there yet, or is "
         "empty. Choose another, or delete it."
     )
     assert bytes_of(tmp_path / "out") == before
@@ -97,7 +97,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_model(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds neither config.json nor params.json nor models/*/params.json; wanted a "
+        f"{tmp_path} holds neither config.json nor params.json nor models/*/params.json; expected a "
         "model folder in Hugging Face's layout, or a release in Meta's. Name the folder itself."
     )
 
@@ -107,7 +107,7 @@ def test_shards_are_meta_s_only(made: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         convert(open_model(made / "hf"), made / "hf", tmp_path / "out", target)
     assert str(caught.value) == (
-        "--shards 4 with --to calumma; wanted it with --to meta only. How large files of the other "
+        "--shards 4 with --to calumma; expected it with --to meta only. How large files of the other "
         "layouts are, --max-shard-size says."
     )
 
@@ -158,7 +158,7 @@ BREAKS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "hf", _cut("model-00001*", 0.001), "is no whole safetensors file (its header is cut short",
     ),
     "a missing file of the index": ("hf", _unlink("model-00002*"), "lacks the file model-00002-of"),
-    "a missing tensor": ("hf", _tensor("lm_head.weight", None), "lm_head.weight; wanted the files"),
+    "a missing tensor": ("hf", _tensor("lm_head.weight", None), "lm_head.weight; expected the files"),
     "an unknown tensor": ("hf", _tensor("lm_head.bias", (3,)), "holds the tensor lm_head.bias,"),
     "a wrong shape": ("hf", _tensor("lm_head.weight", (3, 64)), "tensor lm_head.weight is [3, 64]"),
     "heads that do not divide": (

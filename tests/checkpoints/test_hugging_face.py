@@ -97,10 +97,10 @@ def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
 
 
 ANOTHER_FUNCTION = [
-    ("hidden_act", "gelu", '"gelu"; wanted "silu"'),
-    ("attention_bias", True, "true; wanted false"),
-    ("mlp_bias", True, "true; wanted false"),
-    ("tie_word_embeddings", True, "true; wanted false"),
+    ("hidden_act", "gelu", '"gelu"; expected "silu"'),
+    ("attention_bias", True, "true; expected false"),
+    ("mlp_bias", True, "true; expected false"),
+    ("tie_word_embeddings", True, "true; expected false"),
 ]
 
 
@@ -126,7 +126,7 @@ def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_decoder_config(change, "X/config.json")
     assert str(caught.value) == (
-        "X/config.json: rotary positions of type 'yarn'; wanted 'default', since scaled ones are "
+        "X/config.json: rotary positions of type 'yarn'; expected 'default', since scaled ones are "
         "not implemented. Take the model from before its context was stretched."
     )
 
@@ -146,12 +146,12 @@ def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
         ),
         (
             {"hidden_size": 0},
-            "hidden_size is 0; wanted a whole number of at least 1. Copy the file again from where "
+            "hidden_size is 0; expected a whole number of at least 1. Copy the file again from where "
             "the weights come.",
         ),
         (
             {"num_hidden_layers": "32"},
-            'num_hidden_layers is "32"; wanted a whole number of at least 1. Copy the file again '
+            'num_hidden_layers is "32"; expected a whole number of at least 1. Copy the file again '
             "from where the weights come.",
         ),
     ],
@@ -166,7 +166,7 @@ def test_another_image_network_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         read_vq_config({"double_latent": True}, "X/config.json")
     assert str(caught.value) == (
-        "X/config.json: double_latent of the image tokenizer is true; wanted false, the only value "
+        "X/config.json: double_latent of the image tokenizer is true; expected false, the only value "
         "that calumma's network knows."
     )
     told = r"X/config\.json: its numbers do not fit\. resolution=30 cannot be halved"

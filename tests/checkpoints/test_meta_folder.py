@@ -163,7 +163,7 @@ def test_any_feed_forward_width_can_be_told(
 def test_several_models_must_be_told_apart(release: Path, folder: Path) -> None:
     shutil.copytree(folder, release / "models" / "2m")
     assert refusal(release) == (
-        f"{release} holds 2 models (1m, 2m); wanted one. Name it: {folder}."
+        f"{release} holds 2 models (1m, 2m); expected one. Name it: {folder}."
     )
     assert open_model(folder).shape.max_tokens == 77
 
@@ -184,7 +184,7 @@ def test_a_missing_shard_is_named(
     for name in lacking:
         (folder / name).unlink()
     assert refusal(release) == (
-        f"{folder} holds {told}; wanted consolidated.pth, or consolidated.00.pth and its "
+        f"{folder} holds {told}; expected consolidated.pth, or consolidated.00.pth and its "
         "followers. Copy or download it again."
     )
 
@@ -198,7 +198,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(release: Path, folder: 
     path = folder / "consolidated.01.pth"
     change(path, lambda tensors: tensors.update({"layers.0.extra": torch.ones(1)}))
     assert refusal(release).startswith(
-        f"{path} holds the tensor layers.0.extra, unknown in a Chameleon release's shard; wanted"
+        f"{path} holds the tensor layers.0.extra, unknown in a Chameleon release's shard; expected"
     )
     change(path, lambda tensors: tensors.pop("layers.0.extra"))
     wrong = {"layers.0.attention.wqkv.weight": torch.ones(30, 64)}
@@ -217,7 +217,7 @@ def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
         folder / "consolidated.02.pth", lambda tensors: tensors.update({name: tensors[name].half()})
     )
     assert refusal(release) == (
-        f"{folder}: tensor {name} is of type float16 and float32; wanted one type in all "
+        f"{folder}: tensor {name} is of type float16 and float32; expected one type in all "
         "shards. Take shards that were saved together."
     )
 
@@ -226,7 +226,7 @@ def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
     ("change_params", "told"),
     [
         ({"n_heads": 7}, "its numbers do not fit. model_dim=64 does not divide"),
-        ({"dim": None}, "dim is null; wanted a whole number of at least 1."),
+        ({"dim": None}, "dim is null; expected a whole number of at least 1."),
     ],
 )
 def test_params_that_do_not_fit_are_refused(
@@ -242,7 +242,7 @@ def test_a_release_without_tokenizers_takes_others(
 ) -> None:
     shutil.move(release / "tokenizer", tmp_path / "elsewhere")
     assert refusal(release) == (
-        f"{release / 'tokenizer'} lacks vqgan.yaml; wanted the release's image tokenizer, "
+        f"{release / 'tokenizer'} lacks vqgan.yaml; expected the release's image tokenizer, "
         "vqgan.yaml and vqgan.ckpt. Give --tokenizers DIR if they lie elsewhere."
     )
     model_parts.text.save(tmp_path / "own")
@@ -255,7 +255,7 @@ def test_a_release_without_tokenizers_takes_others(
     with pytest.raises(TokenizerError) as caught:
         open_model(release, tmp_path / "own")
     assert str(caught.value) == (
-        f"{tmp_path / 'own'} holds no text_tokenizer.json; wanted the release's text tokenizer. "
+        f"{tmp_path / 'own'} holds no text_tokenizer.json; expected the release's text tokenizer. "
         "Give --tokenizers DIR if it lies elsewhere."
     )
 
@@ -265,7 +265,7 @@ def test_a_text_tokenizer_that_is_none_is_refused(release: Path) -> None:
     path.write_text("{}")
     message = refusal(release)
     assert message.startswith(f"{path}: is no tokenizer (")
-    assert message.endswith("); wanted the JSON of the tokenizers library.")
+    assert message.endswith("); expected the JSON of the tokenizers library.")
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(release: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(release: Path) -> None:
     other.save(release / "tokenizer")
     (release / "tokenizer" / "tokenizer.json").rename(release / "tokenizer/text_tokenizer.json")
     assert refusal(release) == (
-        f"{release / 'models' / '1m'}: the image tokenizer has 16 codes, the vocabulary 32; wanted "
+        f"{release / 'models' / '1m'}: the image tokenizer has 16 codes, the vocabulary 32; expected "
         "as many. Take the tokenizers that the decoder was trained with."
     )
 
@@ -286,7 +286,7 @@ def test_what_the_layout_cannot_hold_is_refused(
         write_meta(tmp_path / "out", model, 2)
     assert str(caught.value) == (
         f"{tmp_path / 'out'}: 4 groups of heads have norms of their own, which 2 shards cannot "
-        "hold, one norm each; wanted a multiple of the groups. Use --shards 4."
+        "hold, one norm each; expected a multiple of the groups. Use --shards 4."
     )
     with pytest.raises(CheckpointError) as caught:
         write_meta(tmp_path / "out", replace(model, shape=replace(model.shape, qk_norm="rms")))

@@ -112,7 +112,7 @@ def test_norms_that_all_shards_must_share_are_compared(drawn: Decoder) -> None:
     with pytest.raises(CheckpointError) as caught:
         made["blocks.0.feed_forward_norm.weight"].read()
     assert str(caught.value) == (
-        "X: tensor layers.0.ffn_norm.weight differs between the shards; wanted the same in each, "
+        "X: tensor layers.0.ffn_norm.weight differs between the shards; expected the same in each, "
         "since every shard computes with it. Take shards that were saved at one step."
     )
 
@@ -132,6 +132,6 @@ def test_what_does_not_divide_is_refused(
     with pytest.raises(CheckpointError) as caught:
         require_shards(replace(drawn.config, **change), number, "X")
     assert str(caught.value) == (
-        f"X: {told} do not divide over {number} shards; wanted a number of shards that divides "
+        f"X: {told} do not divide over {number} shards; expected a number of shards that divides "
         "them. Take another number."
     )

@@ -217,7 +217,7 @@ def test_a_killed_save_leaves_no_model_that_is_half_another(
     with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds no config.json; wanted a model folder, such as `calumma demo` or "
+        f"{tmp_path} holds no config.json; expected a model folder, such as `calumma demo` or "
         "`calumma pretrain` writes, or one of the Chameleon family in Hugging Face's layout."
     )
 
@@ -244,7 +244,7 @@ def refusal(folder: Path) -> str:
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     assert refusal(folder) == (
-        f"{folder / 'config.json'} describes a model of type 'llama'; wanted 'chameleon', or "
+        f"{folder / 'config.json'} describes a model of type 'llama'; expected 'chameleon', or "
         "'qwen3' with an image tokenizer beside it. Other models are not read."
     )
 
@@ -252,7 +252,7 @@ def test_another_kind_of_model_is_refused(folder: Path) -> None:
 def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert refusal(folder) == (
-        f"{folder} holds no model*.safetensors; wanted the weights of a Chameleon-family model. "
+        f"{folder} holds no model*.safetensors; expected the weights of a Chameleon-family model. "
         "Pickled weights (.bin) are not read here: save them as safetensors."
     )
 
@@ -268,7 +268,7 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
 def test_a_missing_tensor_is_named(folder: Path) -> None:
     change_tensors(folder, {"model.norm.weight": None})
     assert refusal(folder) == (
-        f"{folder} lacks the tensor model.norm.weight; wanted every tensor of a Chameleon-family "
+        f"{folder} lacks the tensor model.norm.weight; expected every tensor of a Chameleon-family "
         "model. Copy or download what is missing."
     )
 
@@ -280,7 +280,7 @@ def test_norms_that_no_groups_share_are_refused(folder: Path) -> None:
     change_tensors(folder, {name: untied})
     assert refusal(folder) == (
         f"{folder}: the query norms differ between heads that share a key head (4 query, 2 key "
-        "heads); wanted norms tied within groups of heads. A fine-tune that untied them cannot be "
+        "heads); expected norms tied within groups of heads. A fine-tune that untied them cannot be "
         "loaded."
     )
 
@@ -291,7 +291,7 @@ def test_a_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
         change_tensors(folder, {name: torch.zeros(300, 32)})
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     assert refusal(folder) == (
-        f"{folder}: the tokenizer has 324 ids, the decoder rows for 300; wanted at least as many "
+        f"{folder}: the tokenizer has 324 ids, the decoder rows for 300; expected at least as many "
         "rows as ids. Take the tokenizer that the decoder was trained with."
     )
 

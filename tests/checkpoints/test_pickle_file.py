@@ -99,7 +99,7 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path, made = tmp_path / "a.pth", tmp_path / "made"
     torch.save({"a": LARGE, "b": Bomb(made)}, path)
     assert refusal(path) == (
-        f"{path}: holds pickled objects that are no tensors, or code; wanted tensors and names "
+        f"{path}: holds pickled objects that are no tensors, or code; expected tensors and names "
         "alone. It was not run, and nothing of it is loaded."
     )
     assert not made.exists()
@@ -111,7 +111,7 @@ def test_a_file_cut_short_is_refused(kept: int, tmp_path: Path) -> None:
     torch.save({"a": LARGE}, path)
     path.write_bytes(path.read_bytes()[:kept])
     assert refusal(path) == (
-        f"{path}: is no whole file of torch.save, or one from before its zip format; wanted a "
+        f"{path}: is no whole file of torch.save, or one from before its zip format; expected a "
         "whole .pth or .ckpt. Copy or download it again."
     )
 
@@ -128,6 +128,6 @@ def test_other_things_than_tensors_by_name_are_refused(content: object, tmp_path
     path = tmp_path / "a.pth"
     torch.save(content, path)
     assert refusal(path) == (
-        f"{path}: holds something else than tensors by name; wanted the state of a model. Name the "
+        f"{path}: holds something else than tensors by name; expected the state of a model. Name the "
         "folder of a release."
     )

@@ -67,6 +67,6 @@ def test_what_is_beyond_is_refused_with_its_line(text: str, line: int, told: str
     with pytest.raises(FileError) as caught:
         parse_yaml(text, "x.yaml")
     assert str(caught.value) == (
-        f"x.yaml:{line}: cannot be read ({told}); wanted plain YAML: names, numbers, words and "
+        f"x.yaml:{line}: cannot be read ({told}); expected plain YAML: names, numbers, words and "
         "lists of them, by indentation. Write the line so."
     )

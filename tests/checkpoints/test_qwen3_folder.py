@@ -117,7 +117,7 @@ def test_what_qwen3_cannot_hold_is_refused_with_the_reason(
 def test_a_text_model_is_refused(folder: Path) -> None:
     (folder / "image_tokenizer" / "image_tokenizer.json").unlink()
     assert refusal(folder) == (
-        f"{folder} is a text model without image_tokenizer/image_tokenizer.json; wanted a Qwen3 "
+        f"{folder} is a text model without image_tokenizer/image_tokenizer.json; expected a Qwen3 "
         "folder that calumma wrote, with its image tokenizer beside it."
     )
 
@@ -125,7 +125,7 @@ def test_a_text_model_is_refused(folder: Path) -> None:
 def test_an_image_tokenizer_without_weights_is_refused(folder: Path) -> None:
     (folder / "image_tokenizer" / "image_tokenizer.safetensors").unlink()
     assert refusal(folder) == (
-        f"{folder / 'image_tokenizer'} lacks image_tokenizer.safetensors; wanted the weights that "
+        f"{folder / 'image_tokenizer'} lacks image_tokenizer.safetensors; expected the weights that "
         "belong to image_tokenizer.json. Copy the folder again."
     )
 
@@ -134,7 +134,7 @@ def test_an_image_tokenizer_that_is_none_is_refused(folder: Path) -> None:
     path = folder / "image_tokenizer" / "image_tokenizer.json"
     path.write_text('{"resolution": 0}')
     assert refusal(folder) == (
-        f"{path}: describes no image tokenizer (resolution=0; wanted at least 1.); wanted the file "
+        f"{path}: describes no image tokenizer (resolution=0; expected at least 1.); expected the file "
         "as `calumma train-image-tokenizer` writes it. Copy it again."
     )
 
@@ -144,23 +144,26 @@ def test_an_image_tokenizer_that_is_none_is_refused(folder: Path) -> None:
     [
         (
             {"head_dim": 128},
-            "head_dim is 128; wanted hidden_size over num_attention_heads, 8, since calumma's "
+            "head_dim is 128; expected hidden_size over num_attention_heads, 8, since calumma's "
             "heads share the model's width.",
         ),
         (
             {"norm_order": "post"},
-            "norm_order is 'post' and qk_norm_groups 1; wanted 'pre' or 'reordered', and a whole "
+            "norm_order is 'post' and qk_norm_groups 1; expected 'pre' or 'reordered', and a whole "
             "number of groups. Copy the file again.",
         ),
         (
             {"qk_norm_groups": 3},
             "its numbers do not fit. qk_norm_groups=3 does not divide num_heads=8 and "
-            "num_kv_heads=4; wanted a divisor of both.",
+            "num_kv_heads=4; expected a divisor of both.",
         ),
-        ({"qk_norm": "layer"}, "qk_norm is 'layer'; wanted 'rms' or 'none'. Copy the file again."),
+        (
+            {"qk_norm": "layer"},
+            "qk_norm is 'layer'; expected 'rms' or 'none'. Copy the file again.",
+        ),
         (
             {"use_sliding_window": True},
-            "use_sliding_window is true; wanted false, the only value that calumma's decoder "
+            "use_sliding_window is true; expected false, the only value that calumma's decoder "
             "knows. Loaded all the same, the model would be another one.",
         ),
     ],

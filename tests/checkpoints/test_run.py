@@ -81,7 +81,7 @@ def test_where_all_are_damaged_the_run_is_refused(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path, "f")
     assert str(caught.value) == (
         f"{tmp_path / 'checkpoints'}: files of step-00000003, step-00000004 are missing or cut "
-        "short; wanted one whole checkpoint. Copy it again, or delete the folder to begin anew."
+        "short; expected one whole checkpoint. Copy it again, or delete the folder to begin anew."
     )
 
 
@@ -181,7 +181,7 @@ def test_where_another_rank_cannot_write_this_one_stops_too(
     with pytest.raises(CheckpointError) as caught:
         save(tmp_path, 3)
     assert str(caught.value) == (
-        "another rank could not write its part of a checkpoint; wanted all parts. That rank says "
+        "another rank could not write its part of a checkpoint; expected all parts. That rank says "
         "why; the same command goes on from the checkpoint before."
     )
 

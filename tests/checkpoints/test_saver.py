@@ -77,7 +77,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once_and_in_one_line(
             saver.save(checkpoint(2))
         assert str(caught.value) == (
             f"{tmp_path / 'checkpoints' / 'step-00000001'}: cannot be written (File exists); "
-            "wanted a folder that you may write to. Choose another --out."
+            "expected a folder that you may write to. Choose another --out."
         )
         assert not saver.failed
         saver.wait()

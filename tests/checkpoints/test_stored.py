@@ -49,16 +49,16 @@ WANTED: Mapping[str, Shape] = {"a": (2,), "b": (3, 4), "c": (1,), "d": (1,), "e"
 REFUSED = [
     (
         {"b": None},
-        "X lacks the tensor b; wanted every tensor of a toy. Copy or download what is missing.",
+        "X lacks the tensor b; expected every tensor of a toy. Copy or download what is missing.",
     ),
     (
         {"b": None, "c": None, "d": None, "e": None},
-        "X lacks 4 tensors (b, c, d, ...); wanted every tensor of a toy. Copy or download what is "
+        "X lacks 4 tensors (b, c, d, ...); expected every tensor of a toy. Copy or download what is "
         "missing.",
     ),
     (
         {"f": (1,), "g": (1,)},
-        "X holds 2 tensors (f, g), unknown in a toy; wanted its own tensors and no other. This is "
+        "X holds 2 tensors (f, g), unknown in a toy; expected its own tensors and no other. This is "
         "another kind of model, or a config that is not its own.",
     ),
     (
@@ -84,7 +84,7 @@ def test_quantised_tensors_are_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         require_tensors("X", codes, {"a": (2,)}, "a toy")
     assert str(caught.value) == (
-        "X: tensor a is of type torch.int8; wanted a plain floating-point type, such as bfloat16. "
+        "X: tensor a is of type torch.int8; expected a plain floating-point type, such as bfloat16. "
         "Quantised weights are not read."
     )
 
@@ -119,14 +119,14 @@ def test_tokenizers_of_another_model_are_refused(model: StoredModel) -> None:
     with pytest.raises(VocabularyError) as caught:
         small.require_one_vocabulary("X")
     assert str(caught.value) == (
-        "X: the tokenizer has 324 ids, the decoder rows for 300; wanted at least as many rows as "
+        "X: the tokenizer has 324 ids, the decoder rows for 300; expected at least as many rows as "
         "ids. Take the tokenizer that the decoder was trained with."
     )
     other = replace(model, image_shape=replace(model.image_shape, num_codes=32))
     with pytest.raises(VocabularyError) as caught:
         other.require_one_vocabulary("X")
     assert str(caught.value) == (
-        "X: the image tokenizer has 32 codes, the vocabulary 16; wanted as many. Take the "
+        "X: the image tokenizer has 32 codes, the vocabulary 16; expected as many. Take the "
         "tokenizers that the decoder was trained with."
     )
     model.require_one_vocabulary("X")

@@ -125,6 +125,6 @@ def test_quantised_weights_are_refused(path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_tensors(path)
     assert str(caught.value) == (
-        f"{path}: tensor codes is of type I8; wanted one of F64, F32, F16, BF16. Save it in one of "
+        f"{path}: tensor codes is of type I8; expected one of F64, F32, F16, BF16. Save it in one of "
         "these; quantised weights are not read."
     )

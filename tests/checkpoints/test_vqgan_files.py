@@ -87,7 +87,7 @@ def test_a_decoder_without_the_convolution_before_it_is_refused(
         open_vqgan(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'vqgan.ckpt'} lacks 2 tensors (post_quant_conv.weight, "
-        "post_quant_conv.bias); wanted every tensor of a VQ-GAN. Copy or download what is missing."
+        "post_quant_conv.bias); expected every tensor of a VQ-GAN. Copy or download what is missing."
     )
 
 
@@ -108,7 +108,7 @@ def test_a_yaml_that_lacks_something_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_vqgan(folder)
     assert str(caught.value) == (
-        f"{folder / 'vqgan.yaml'}: lacks 'ddconfig'; wanted model.params with embed_dim, n_embed "
+        f"{folder / 'vqgan.yaml'}: lacks 'ddconfig'; expected model.params with embed_dim, n_embed "
         "and ddconfig, as taming-transformers writes it."
     )
 
@@ -118,6 +118,6 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_vqgan(folder)
     assert str(caught.value) == (
-        f"{folder} lacks vqgan.ckpt; wanted the release's image tokenizer, vqgan.yaml and "
+        f"{folder} lacks vqgan.ckpt; expected the release's image tokenizer, vqgan.yaml and "
         "vqgan.ckpt. Give --tokenizers DIR if they lie elsewhere."
     )

@@ -71,7 +71,7 @@ def test_a_missing_file_is_named(three: Path) -> None:
     (three / "model-00002-of-00003.safetensors").unlink()
     assert refusal(three) == (
         f"{three} lacks the file model-00002-of-00003.safetensors, which its {INDEX_NAME} names; "
-        "wanted every file of the weights. Copy or download the missing one."
+        "expected every file of the weights. Copy or download the missing one."
     )
 
 
@@ -85,7 +85,7 @@ def test_an_index_leads_to_no_other_folder(three: Path) -> None:
 def test_an_index_of_other_files_is_refused(three: Path) -> None:
     save_file({"t4": torch.zeros(1)}, three / "model-00002-of-00003.safetensors")
     assert refusal(three) == (
-        f"{three / INDEX_NAME} tells of 2 tensors that no file has, the first of them t2; wanted "
+        f"{three / INDEX_NAME} tells of 2 tensors that no file has, the first of them t2; expected "
         "the files it was written with. Copy or download them again."
     )
 
@@ -94,6 +94,6 @@ def test_an_index_of_other_files_is_refused(three: Path) -> None:
 def test_an_index_without_a_map_is_refused(text: str, three: Path) -> None:
     (three / INDEX_NAME).write_text(text)
     assert refusal(three) == (
-        f"{three / INDEX_NAME} has no weight_map from tensors to files; wanted the index of "
+        f"{three / INDEX_NAME} has no weight_map from tensors to files; expected the index of "
         "sharded safetensors. Copy or download it again."
     )

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_made(folder: Path, capsys: pytest.CaptureFixtur
     for words in _commands("file/out"):
         told = mistake(capsys, *words)
         assert told == (
-            "file/out: cannot be written (Not a directory); wanted a folder that you may write "
+            "file/out: cannot be written (Not a directory); expected a folder that you may write "
             "to. Choose another --out."
         )
 
@@ -135,7 +135,7 @@ def test_a_read_only_folder(
     monkeypatch.setattr(Path, "touch", refuse)
     for words in _commands("out"):
         told = mistake(capsys, *words)
-        assert told.startswith("out: cannot be written (Read-only file system); wanted a folder")
+        assert told.startswith("out: cannot be written (Read-only file system); expected a folder")
 
 
 def test_a_disk_that_is_full_when_a_file_is_put_in_its_place(
@@ -148,7 +148,7 @@ def test_a_disk_that_is_full_when_a_file_is_put_in_its_place(
     monkeypatch.setattr(Path, "replace", full)
     for words in commands:
         told = mistake(capsys, *words)
-        assert re.match(r"out/[\w./-]+: no space left on the device; wanted room", told)
+        assert re.match(r"out/[\w./-]+: no space left on the device; expected room", told)
         assert told.endswith("the same command then goes on from what is saved.")
 
 

@@ -61,7 +61,7 @@ def test_workers_and_pieces_are_at_least_one(
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     assert main([*words, "--workers", "0"]) == 2
     assert capsys.readouterr().err == (
-        "error: --piece 512 --workers 0; wanted at least 1 of each. Leave them out for what is "
+        "error: --piece 512 --workers 0; expected at least 1 of each. Leave them out for what is "
         "usual.\n"
     )
 
@@ -72,7 +72,7 @@ def test_slurm_needs_to_be_told_its_partition(
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     assert main([*words, "--executor", "slurm"]) == 2
     assert capsys.readouterr().err == (
-        "error: --executor slurm without --slurm FILE; wanted a TOML file that names at least the "
+        "error: --executor slurm without --slurm FILE; expected a TOML file that names at least the "
         'partition. Write one line into it: partition = "NAME".\n'
     )
 
@@ -112,7 +112,7 @@ def test_shards_are_not_written_to_an_address(
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", "s3://bucket/shards"]
     assert main([*words, "--executor", executor]) == 2
     assert capsys.readouterr().err == (
-        "error: s3:/bucket/shards: an address of another file system; wanted a folder of this "
+        "error: s3:/bucket/shards: an address of another file system; expected a folder of this "
         "machine. Choose another --out, and copy there what is in it when all is done.\n"
     )
     assert not Path("s3:").exists()

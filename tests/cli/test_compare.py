@@ -90,9 +90,9 @@ def test_prompts_are_written_for_a_text_only_system(
     [
         (
             ["--system", "a b=x"],
-            "--system a b=x; wanted NAME=PATH, the name of letters, digits and + - _ . only.",
+            "--system a b=x; expected NAME=PATH, the name of letters, digits and + - _ . only.",
         ),
-        (["--system", "a=x", "--annotators", "0"], "--annotators 0; wanted at least 1."),
+        (["--system", "a=x", "--annotators", "0"], "--annotators 0; expected at least 1."),
     ],
 )
 def test_options_that_cannot_be_used_are_told(
@@ -106,7 +106,7 @@ def test_options_that_cannot_be_used_are_told(
 def test_others_need_a_key(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "serve", str(study), "--host", "0.0.0.0"]) == 2
     assert capsys.readouterr().err == (
-        "error: --host 0.0.0.0 without --key; wanted a key where others than this machine can "
+        "error: --host 0.0.0.0 without --key; expected a key where others than this machine can "
         "reach the page. Add --key WORD, and send people the link with ?key=WORD.\n"
     )
 
@@ -117,6 +117,6 @@ def test_without_a_server_package_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["compare", "serve", str(study)]) == 2
     assert capsys.readouterr().err == (
-        "error: the package uvicorn is not installed; wanted it for the annotators' page. Install "
+        "error: the package uvicorn is not installed; expected it for the annotators' page. Install "
         'it with `pip install "calumma[compare]"`.\n'
     )

@@ -112,7 +112,7 @@ def test_a_model_where_tokenizers_are_wanted_is_refused_with_the_command_that_he
     capsys.readouterr()
     assert main(words.format(named).split()) == 2
     assert capsys.readouterr().err == (
-        f"error: {named} is a model's folder; wanted one of tokenizers alone. Write the model's "
+        f"error: {named} is a model's folder; expected one of tokenizers alone. Write the model's "
         f"into one with `calumma convert {named} tokenizers --to tokenizers`, and name that.\n"
     )
     assert main(f"convert {named} tokenizers --to tokenizers".split()) == 0
@@ -121,14 +121,14 @@ def test_a_model_where_tokenizers_are_wanted_is_refused_with_the_command_that_he
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("own out --to meta --shards 0", "--shards 0; wanted at least 1."),
+        ("own out --to meta --shards 0", "--shards 0; expected at least 1."),
         (
             "own out --to calumma --max-shard-size 5Gb/s",
-            "--max-shard-size 5Gb/s; wanted a number with a unit, such as 5GB or 800MB.",
+            "--max-shard-size 5Gb/s; expected a number with a unit, such as 5GB or 800MB.",
         ),
         (
             "own own --to meta",
-            "own holds other things; wanted a folder that is not there yet, or is empty. Choose "
+            "own holds other things; expected a folder that is not there yet, or is empty. Choose "
             "another, or delete it.",
         ),
         (
@@ -152,5 +152,5 @@ def test_sizes() -> None:
         *(5_000_000_000, 800_000_000, 7, 1000, 3)
     ]
     for text in ("0", "GB", "-1GB", "1.5GB"):
-        with pytest.raises(ConfigError, match="wanted a number with a unit"):
+        with pytest.raises(ConfigError, match="expected a number with a unit"):
             size_in_bytes(text)

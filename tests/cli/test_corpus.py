@@ -61,12 +61,12 @@ def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         call("make", "still-lifes", "--documents", "0", "--out", str(tmp_path))
     assert str(caught.value) == (
-        "--documents 0 --side 128 --seed 0; wanted at least 1 document, 16 pixels and a seed of 0. "
-        "Mend them."
+        "--documents 0 --side 128 --seed 0; expected at least 1 document, 16 pixels and a seed of 0. "
+        "Fix them."
     )
 
 
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         call("fetch", "small", "--out", str(tmp_path), "--limit", "0")
-    assert str(caught.value) == "--limit 0; wanted at least 1. Leave it out to fetch all."
+    assert str(caught.value) == "--limit 0; expected at least 1. Leave it out to fetch all."

@@ -41,7 +41,7 @@ def test_a_config_of_ones_own_is_read_like_all_others(
     missing = tmp_path / "no.toml"
     assert main(["demo", "--config", str(missing), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {missing}: no config can be read there (No such file or directory); wanted a "
-        "TOML file. Mend the name.\n"
+        f"error: {missing}: no config can be read there (No such file or directory); expected a "
+        "TOML file. Fix the name.\n"
     )
     assert not (tmp_path / "out").exists()

@@ -40,7 +40,7 @@ def test_this_machine_and_why_it_does_not_do(capsys: pytest.CaptureFixture[str])
     (line,) = dry(capsys, "pretrain", config)
     assert line == (
         "plan: none for 1 x this CPU: 1 ranks are no multiple of parallel.replicas=128 times "
-        "parallel.tensor=1; wanted one. Start another number, or give another --parallel.replicas "
+        "parallel.tensor=1; expected one. Start another number, or give another --parallel.replicas "
         "or --parallel.tensor."
     )
     *_, last = dry(capsys, "pretrain", config, "--parallel.replicas", "1")

@@ -86,7 +86,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             _run(*given)
         assert str(caught.value) == (
-            f"{missing} is missing; wanted {wanted} for this. `calumma evaluate --help` shows "
+            f"{missing} is missing; expected {wanted} for this. `calumma evaluate --help` shows "
             "examples, `--list` the tasks."
         )
 
@@ -124,8 +124,8 @@ def test_counts_below_one_are_refused(tmp_path: Path) -> None:
     given = ("model", "--tasks", "likelihood", "--documents", "x.parquet", "--out", tmp_path)
     with pytest.raises(ConfigError) as caught:
         _run(*given, "--limit", "0")
-    assert str(caught.value) == "--limit 0; wanted at least 1. Give more, or leave it out."
-    with pytest.raises(ConfigError, match=r"^--prompts -1; wanted at least 1"):
+    assert str(caught.value) == "--limit 0; expected at least 1. Give more, or leave it out."
+    with pytest.raises(ConfigError, match=r"^--prompts -1; expected at least 1"):
         _run(*given, "--prompts", "-1")
 
 
@@ -160,6 +160,6 @@ def test_an_image_tokenizer_alone_is_measured_too(
     with pytest.raises(EvaluationError) as caught:
         _run(tmp_path / "tokenizer", "--tasks", "likelihood", *words)
     assert str(caught.value) == (
-        "task 'likelihood' wants a model, but this is an image tokenizer alone; wanted "
+        "task 'likelihood' wants a model, but this is an image tokenizer alone; expected "
         "reconstruction. Name a model folder, or that task."
     )

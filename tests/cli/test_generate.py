@@ -126,28 +126,28 @@ def test_any_rule_of_sampling_is_set_by_its_name(model: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "no --prompt and no --image; wanted at least one of them."),
-        (("--prompt", "a", "--samples", "0"), "--samples 0; wanted at least 1."),
+        ((), "no --prompt and no --image; expected at least one of them."),
+        (("--prompt", "a", "--samples", "0"), "--samples 0; expected at least 1."),
         (
             ("--prompt", "a", "--device", "cpu", "--weights", "int3"),
-            "weights='int3' are not known; wanted plain, int8 or fp8.",
+            "weights='int3' are not known; expected plain, int8 or fp8.",
         ),
         (
             ("--prompt", "a", "--modality", "sound"),
-            "--modality sound is not known; wanted one of any, text, image, image-first.",
+            "--modality sound is not known; expected one of any, text, image, image-first.",
         ),
         (
             ("--prompt", "a", "--text.topp", "1"),
-            "there is no option --text.topp; wanted perhaps --text.top-p.",
+            "there is no option --text.topp; expected perhaps --text.top-p.",
         ),
         (
             ("--prompt", "a", "--image.top-p", "2"),
-            "temperature=0.7 and top_p=2.0; wanted a temperature of at least 0 and a top_p above "
+            "temperature=0.7 and top_p=2.0; expected a temperature of at least 0 and a top_p above "
             "0 and at most 1.",
         ),
         (
             ("--prompt", "a", "--keep-codes", "2"),
-            "keep_codes=2 of a prompt that ends in text; wanted a picture at the end, and from 0 "
+            "keep_codes=2 of a prompt that ends in text; expected a picture at the end, and from 0 "
             "to 4 of its codes.",
         ),
     ],

@@ -52,7 +52,7 @@ def test_pictures_that_cannot_be_opened_are_counted_and_the_first_is_named(
     assert counts == "1 document (0 conversations), 3 images, 0 letters of text"
     assert fault == (
         f"2 images not opened; the first: {tmp_path}/gone.png: no picture can be read there (No "
-        "such file or directory); wanted an image file beside the document. Mend the path, or "
+        "such file or directory); expected an image file beside the document. Fix the path, or "
         "leave the document out."
     )
 
@@ -98,12 +98,12 @@ def test_a_page_of_shards(
     assert "data:image/png;base64," in page.read_text()
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        f"error: --page {page} of the shards {shards} without --tokenizers; wanted the folder of "
+        f"error: --page {page} of the shards {shards} without --tokenizers; expected the folder of "
         "those that they were made with, to decode them. Name it.\n"
     )
     assert main(["inspect", str(tmp_path), "--page", str(page)]) == 2
     assert capsys.readouterr().err == (
-        f"error: --page {page}, and {tmp_path} holds no documents; wanted documents, shards or a "
+        f"error: --page {page}, and {tmp_path} holds no documents; expected documents, shards or a "
         "config of training. Leave --page out.\n"
     )
 
@@ -231,7 +231,7 @@ def test_a_file_of_shards_is_told_of_with_its_folder(
 ) -> None:
     assert main(["inspect", str(shards / name)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {shards / name}: a file of the folder {shards}; wanted the folder, which is told "
+        f"error: {shards / name}: a file of the folder {shards}; expected the folder, which is told "
         f"of as a whole. Name it: `calumma inspect {shards}`.\n"
     )
 

@@ -99,11 +99,11 @@ def test_a_dry_run_shows_the_config_and_makes_nothing(
 
 
 MISTAKES = [
-    ([], "the following arguments are required: VERB; `calumma --help` says what is wanted."),
+    ([], "the following arguments are required: VERB; `calumma --help` says what is expected."),
     (
         ["pretrain", "x.toml"],
         "the following arguments are required: --out; "
-        "`calumma pretrain --help` says what is wanted.",
+        "`calumma pretrain --help` says what is expected.",
     ),
     (
         ["inspect", "x", "--deep"],
@@ -111,24 +111,24 @@ MISTAKES = [
     ),
     (
         ["demo", "--seed", "x"],
-        "argument --seed: invalid int value: 'x'; `calumma demo --help` says what is wanted.",
+        "argument --seed: invalid int value: 'x'; `calumma demo --help` says what is expected.",
     ),
     (
         ["corpus", "fetch"],
         "the following arguments are required: NAME, --out; "
-        "`calumma corpus fetch --help` says what is wanted.",
+        "`calumma corpus fetch --help` says what is expected.",
     ),
     (
         ["prtrain"],
-        "argument VERB: there is no 'prtrain'; wanted perhaps pretrain; `calumma --help` says what "
-        "is wanted.",
+        "argument VERB: there is no 'prtrain'; expected perhaps pretrain; `calumma --help` says what "
+        "is expected.",
     ),
     (
         ["corpus", "fecth"],
-        "argument list|fetch|make|choose: there is no 'fecth'; wanted perhaps fetch; "
-        "`calumma corpus --help` says what is wanted.",
+        "argument list|fetch|make|choose: there is no 'fecth'; expected perhaps fetch; "
+        "`calumma corpus --help` says what is expected.",
     ),
-    (["generate", "m", "--out", "o"], "no --prompt and no --image; wanted at least one of them."),
+    (["generate", "m", "--out", "o"], "no --prompt and no --image; expected at least one of them."),
 ]
 
 
@@ -144,7 +144,7 @@ def test_an_unknown_verb_is_told_which_there_are(capsys: pytest.CaptureFixture[s
     assert main(["xyz"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: argument VERB: invalid choice: 'xyz' (choose from")
-    assert line.endswith("`calumma --help` says what is wanted.")
+    assert line.endswith("`calumma --help` says what is expected.")
 
 
 def test_a_run_that_was_stopped_says_what_is_saved_and_exits_with_3(

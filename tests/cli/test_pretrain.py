@@ -36,7 +36,7 @@ def test_a_stage_that_is_missing_is_named(
     path.write_text(PRETRAIN.replace("stage_two.weights", "stage_too.weights"))
     assert main(["pretrain", str(path), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {path}: there is no field stage_too; wanted perhaps stage_two.\n"
+        f"error: {path}: there is no field stage_too; expected perhaps stage_two.\n"
     )
 
 

@@ -38,7 +38,7 @@ def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture
     assert load_keys(path).holder(key) == "anna"
 
 
-WANTED = "`calumma serve --help` says what is wanted."
+WANTED = "`calumma serve --help` says what is expected."
 
 
 def test_a_key_without_a_file_and_a_server_without_a_model_are_refused(
@@ -47,7 +47,7 @@ def test_a_key_without_a_file_and_a_server_without_a_model_are_refused(
     assert refusal(capsys, "--new-key", "anna") == (
         f"error: --new-key needs --keys FILE, where its hash is kept; {WANTED}"
     )
-    assert refusal(capsys) == f"error: no MODEL; wanted a model folder; {WANTED}"
+    assert refusal(capsys) == f"error: no MODEL; expected a model folder; {WANTED}"
 
 
 def test_certificates_and_their_key_come_together(
@@ -70,8 +70,8 @@ def test_certificates_that_cannot_be_used_are_refused_before_the_model_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert refusal(capsys, "no-model", "--c2pa", "a.pem", "--c2pa-key", "b.pem") == (
-        f"error: {tmp_path}/a.pem cannot be read (No such file or directory); wanted certificates "
-        "in PEM. Mend its path or its rights."
+        f"error: {tmp_path}/a.pem cannot be read (No such file or directory); expected certificates "
+        "in PEM. Fix its path or its rights."
     )
 
 
@@ -103,7 +103,7 @@ def test_limits_are_changed_by_name() -> None:
         with pytest.raises(ConfigError) as caught:
             limits_of([wrong])
         assert str(caught.value).startswith(
-            f"--limit {wrong} is not understood; wanted NAME=N with one of max_queue, "
+            f"--limit {wrong} is not understood; expected NAME=N with one of max_queue, "
         )
 
 
@@ -111,15 +111,15 @@ def test_ranks_that_cannot_be_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refusal(capsys, str(tmp_path), "--tensor", "0") == (
-        f"error: --tensor 0; wanted at least 1; {WANTED}"
+        f"error: --tensor 0; expected at least 1; {WANTED}"
     )
     for words in (("--weights", "int8"), ("--compile",)):
         assert refusal(capsys, str(tmp_path), "--tensor", "2", *words) == (
-            "error: --tensor with --weights or --compile; wanted plain weights, which are cut, and "
+            "error: --tensor with --weights or --compile; expected plain weights, which are cut, and "
             f"blocks that are not compiled; {WANTED}"
         )
     assert refusal(capsys, str(tmp_path), "--tensor", "2", "--fleet", "http://a") == (
-        "error: --tensor and --fleet; wanted one of them, as a fleet needs no decoder here; "
+        "error: --tensor and --fleet; expected one of them, as a fleet needs no decoder here; "
         f"{WANTED}"
     )
 
@@ -154,5 +154,5 @@ def test_ranks_serve_until_one_is_lost_and_then_all_is_over(
         assert main(["serve", str(tmp_path / "tiny"), "--port", "0", "--tensor", "2"]) == 2
     assert "the server has lost a part of its model, and ends; ask another one" in told.result()
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: rank 1 of 2 has ended (SIGKILL); wanted all of them, for each")
+    assert line.startswith("error: rank 1 of 2 has ended (SIGKILL); expected all of them, for each")
     assert multiprocessing.active_children() == []

@@ -24,7 +24,7 @@ def test_documents_without_pictures_are_refused(
     Path("vq.toml").write_text(VQ)
     assert main(["train-image-tokenizer", "vq.toml", "--out", "vq"]) == 2
     assert capsys.readouterr().err == (
-        "error: the documents hold no picture; wanted at least one to train an image tokenizer "
+        "error: the documents hold no picture; expected at least one to train an image tokenizer "
         "on. Name files whose documents have image parts.\n"
     )
     assert not Path("vq/config.json").exists()
@@ -37,7 +37,7 @@ def test_a_config_that_its_class_refuses_names_the_file(
     words = ["train-image-tokenizer", str(tmp_path / "vq.toml"), "--out", str(tmp_path / "vq")]
     assert main([*words, "--training.steps", "0"]) == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'vq.toml'}: steps=0 and batch_size=2; wanted at least 1 of each.\n"
+        f"error: {tmp_path / 'vq.toml'}: steps=0 and batch_size=2; expected at least 1 of each.\n"
     )
 
 

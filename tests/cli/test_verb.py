@@ -54,7 +54,7 @@ def test_a_mistake_is_raised_and_not_printed() -> None:
     with pytest.raises(ConfigError) as caught:
         parsed("c.toml")
     assert str(caught.value) == (
-        "the following arguments are required: --out; `calumma train --help` says what is wanted."
+        "the following arguments are required: --out; `calumma train --help` says what is expected."
     )
 
 

@@ -37,7 +37,7 @@ def test_without_comparisons_there_is_no_rate() -> None:
     with pytest.raises(EvaluationError) as caught:
         win_rate(0, 0, 0)
     assert str(caught.value) == (
-        "0 wins, 0 ties and 0 losses; wanted counts of at least 0 with one comparison among them. "
+        "0 wins, 0 ties and 0 losses; expected counts of at least 0 with one comparison among them. "
         "Collect judgements first."
     )
 
@@ -98,6 +98,6 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(EvaluationError) as caught:
         krippendorff_alpha([list("aab"), list("bbb")], "ab", "nominal", seed=0)
     assert str(caught.value) == (
-        "the package krippendorff is not installed; wanted it for the agreement of annotators. "
+        "the package krippendorff is not installed; expected it for the agreement of annotators. "
         'Install it with `pip install "calumma[compare]"`.'
     )

@@ -86,7 +86,7 @@ def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestCl
     with pytest.raises(EvaluationError) as caught:
         desk.record(Told(annotator="ann", item="x", answers={}))
     assert str(caught.value) == (
-        "the item 'x' is none of this study's 9; wanted one that the page was given. Load the page "
+        "the item 'x' is none of this study's 9; expected one that the page was given. Load the page "
         "again."
     )
     pair = next(item for item in study.items() if item.kind == "pairwise")
@@ -95,7 +95,7 @@ def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestCl
     )
     assert answer.status_code == 422
     assert answer.json()["error"] == (
-        "preference is answered '?'; wanted one of first, same, second. Answer every question."
+        "preference is answered '?'; expected one of first, same, second. Answer every question."
     )
     assert store.judgements() == []
 
@@ -106,7 +106,9 @@ def test_a_key_is_asked_for_where_there_is_one(study: Study, store: Store) -> No
     for headers in ({}, {"X-Key": "wrong"}):
         refused = client.get("/api/item", params={"annotator": "a"}, headers=headers)
         assert refused.status_code == 401
-        assert refused.json()["error"].startswith("the key is missing or wrong; wanted the one in")
+        assert refused.json()["error"].startswith(
+            "the key is missing or wrong; expected the one in"
+        )
     right = client.get("/api/item", params={"annotator": "a"}, headers={"X-Key": "word"})
     assert right.status_code == 200
 
@@ -115,7 +117,7 @@ def test_a_large_request_is_not_read(client: TestClient) -> None:
     answer = client.post("/api/judgement", content=b"x" * (MOST_BYTES + 1))
     assert answer.status_code == 413
     assert answer.json()["error"] == (
-        f"a request of {MOST_BYTES + 1} bytes; wanted 1 to {MOST_BYTES}, told beforehand."
+        f"a request of {MOST_BYTES + 1} bytes; expected 1 to {MOST_BYTES}, told beforehand."
     )
     assert client.post("/api/judgement", content=b"{").status_code == 422
 

@@ -35,7 +35,7 @@ def test_without_a_decided_pair_nothing_is_written(study: Study, tmp_path: Path)
     with pytest.raises(EvaluationError) as caught:
         write_pairs(tmp_path / "pairs.jsonl", study, [])
     assert str(caught.value) == (
-        f"{study.folder} holds no pair that a majority decided; wanted one or more. Collect "
+        f"{study.folder} holds no pair that a majority decided; expected one or more. Collect "
         "pairwise judgements first: `calumma compare serve`."
     )
     assert not (tmp_path / "pairs.jsonl").exists()

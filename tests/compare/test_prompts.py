@@ -77,7 +77,7 @@ def test_a_system_without_pictures_is_asked_for_captions(released: Path) -> None
     [
         (
             {"id": 1, "prompt": "see <img>", "image_urls": []},
-            "line 1: 1 places <img> and 0 image_urls; wanted one for the other. Mend the line, or "
+            "line 1: 1 places <img> and 0 image_urls; expected one for the other. Fix the line, or "
             "leave it out.",
         ),
         (
@@ -86,7 +86,7 @@ def test_a_system_without_pictures_is_asked_for_captions(released: Path) -> None
                 "prompt": "see <img>",
                 "image_urls": ["https://example.com/../../etc/no.png"],
             },
-            "line 1: the picture https://example.com/../../etc/no.png is not here; wanted it as "
+            "line 1: the picture https://example.com/../../etc/no.png is not here; expected it as "
             "images/no.png beside the file, as nothing is fetched. Download it there, or leave the "
             "line out.",
         ),
@@ -107,7 +107,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     told = str(caught.value)
     assert told.startswith(f"{path}, line 2: no prompt can be read (TypeError(")
     assert told.endswith(
-        '; wanted an object with "id", "prompt", "task_type" and "image_urls". Mend the line, or '
+        '; expected an object with "id", "prompt", "task_type" and "image_urls". Fix the line, or '
         "leave it out."
     )
 
@@ -117,5 +117,5 @@ def test_an_id_stands_once(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         read_prompts(path)
     assert str(caught.value) == (
-        f"{path}: two prompts have the id '1'; wanted each once. Give one of them another id."
+        f"{path}: two prompts have the id '1'; expected each once. Give one of them another id."
     )

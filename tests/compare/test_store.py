@@ -74,5 +74,5 @@ def test_a_claim_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / STORE_NAME).write_text("nothing of SQLite " * 100)
-    with pytest.raises(FileError, match=r"is no whole SQLite file .*; wanted the judgements of"):
+    with pytest.raises(FileError, match=r"is no whole SQLite file .*; expected the judgements of"):
         Store(tmp_path)

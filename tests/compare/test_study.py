@@ -43,26 +43,26 @@ def test_what_cannot_be_a_study_is_refused(study: Study, tmp_path: Path) -> None
     with pytest.raises(EvaluationError) as caught:
         new_study(alone, {})
     assert str(caught.value) == (
-        "one system, ours, and pairs to be judged; wanted two or more. Name another with --system, "
+        "one system, ours, and pairs to be judged; expected two or more. Name another with --system, "
         "or ask --kinds absolute."
     )
     with pytest.raises(EvaluationError) as caught:
         new_study(study, {})
     assert str(caught.value) == (
-        f"{study.folder} holds a study; wanted an empty folder, so that its judgements stay true. "
+        f"{study.folder} holds a study; expected an empty folder, so that its judgements stay true. "
         "Choose another folder, or go on with this one: `calumma compare serve`."
     )
     lacking = replace(alone, systems=("ours", "other"))
     with pytest.raises(DocumentError) as told:
         new_study(lacking, {"ours": [answer("p1", "x")], "other": []})
     assert str(told.value) == (
-        "ours has no answer to the prompt 'p2' (1 answers in all); wanted one document a prompt, "
+        "ours has no answer to the prompt 'p2' (1 answers in all); expected one document a prompt, "
         "with the prompt's id. Add it, or leave the prompt out."
     )
     with pytest.raises(EvaluationError) as caught:
         open_study(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds no study.json; wanted the folder of a study. Make one with "
+        f"{tmp_path} holds no study.json; expected the folder of a study. Make one with "
         "`calumma compare new`."
     )
 
@@ -72,5 +72,5 @@ def test_kinds_are_known(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         require_kinds(["beauty"])
     assert str(caught.value) == (
-        "--kinds beauty; wanted some of absolute, pairwise, safety, with commas between."
+        "--kinds beauty; expected some of absolute, pairwise, safety, with commas between."
     )

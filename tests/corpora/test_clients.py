@@ -89,18 +89,20 @@ def test_a_debian_package_is_unpacked_and_not_installed(programs: Path) -> None:
     ],
 )
 def test_a_missing_client_is_named(package: Package, name: str, way_out: str) -> None:
-    assert failure(package) == (f"{name} is not installed; wanted it to fetch packages. {way_out}")
+    assert failure(package) == (
+        f"{name} is not installed; expected it to fetch packages. {way_out}"
+    )
 
 
 def test_missing_pip_is_named(programs: Path) -> None:
     program(programs, "pip", 'echo "python: No module named pip" >&2; exit 1')
-    assert failure(PIP) == "pip is not installed; wanted it to fetch packages. Install pip."
+    assert failure(PIP) == "pip is not installed; expected it to fetch packages. Install pip."
 
 
 def test_being_offline_is_said(programs: Path) -> None:
     program(programs, "npm", 'echo "npm error code ENOTFOUND" >&2; exit 1')
     assert failure(NPM) == (
-        "npm does not reach its registry; wanted @set/icons 1.2.3 (npm). Connect to the network "
+        "npm does not reach its registry; expected @set/icons 1.2.3 (npm). Connect to the network "
         "and run the same command again: what is fetched already is kept."
     )
 
@@ -133,7 +135,7 @@ def test_a_version_that_is_gone_is_named(
 ) -> None:
     program(programs, name, f'echo "something else" >&2; echo "{line}" >&2; exit 1')
     assert failure(package) == (
-        f"{name} could not fetch {package}: {line}; wanted exactly this version. {way_out}"
+        f"{name} could not fetch {package}: {line}; expected exactly this version. {way_out}"
     )
 
 
@@ -142,8 +144,8 @@ def test_a_client_that_does_not_start_is_named(programs: Path) -> None:
     path.write_text("#!/no/such/interpreter\n")
     path.chmod(0o755)
     assert failure(NPM) == (
-        f"{path} does not start (No such file or directory); wanted it to fetch "
-        "@set/icons 1.2.3 (npm). Mend the installation."
+        f"{path} does not start (No such file or directory); expected it to fetch "
+        "@set/icons 1.2.3 (npm). Fix the installation."
     )
 
 
@@ -153,7 +155,7 @@ def test_a_broken_archive_leaves_nothing_that_looks_whole(tmp_path: Path, progra
     message = failure(NPM)
     assert message.startswith("icons.tgz is no whole archive (")
     assert message.endswith(
-        f"); wanted @set/icons 1.2.3 (npm). Remove {folder}.download and run the same command "
+        f"); expected @set/icons 1.2.3 (npm). Remove {folder}.download and run the same command "
         "again."
     )
     assert not folder.exists()
@@ -163,5 +165,5 @@ def test_a_client_that_brings_nothing_is_named(tmp_path: Path, programs: Path) -
     program(programs, "npm", "true")
     folder = tmp_path / "cache" / "packages" / "npm" / "@set_icons-1.2.3.download"
     assert failure(NPM) == (
-        f"0 files came for @set/icons 1.2.3 (npm); wanted one. Remove {folder} and try again."
+        f"0 files came for @set/icons 1.2.3 (npm); expected one. Remove {folder} and try again."
     )

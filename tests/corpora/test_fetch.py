@@ -54,7 +54,7 @@ def test_other_counts_than_known_are_refused(tmp_path: Path, small: Corpus) -> N
     with pytest.raises(CorpusError) as caught:
         fetch_corpus(dataclasses.replace(small, documents=4), tmp_path)
     assert str(caught.value) == (
-        "small: 3 documents with 3 images found in small 1.0 (npm); wanted 4 with 3. "
+        "small: 3 documents with 3 images found in small 1.0 (npm); expected 4 with 3. "
         "A package has changed or is broken: remove it from the cache and fetch again, or take "
         "what is there with --limit."
     )
@@ -71,12 +71,12 @@ def test_a_limit_stops_early_and_compares_nothing(tmp_path: Path, small: Corpus)
 def test_a_stopped_fetch_goes_on_with_the_same_bytes(
     tmp_path: Path, small: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(STOP, "wanted", True)
+    monkeypatch.setattr(STOP, "expected", True)
     with pytest.raises(Interrupted):
         fetch_corpus(small, tmp_path / "stopped")
     first = tmp_path / "stopped/small/00000.parquet"
     written = first.stat().st_mtime_ns
-    monkeypatch.setattr(STOP, "wanted", False)
+    monkeypatch.setattr(STOP, "expected", False)
     fetch_corpus(small, tmp_path / "stopped")
     fetch_corpus(small, tmp_path / "whole")
     assert first.stat().st_mtime_ns == written

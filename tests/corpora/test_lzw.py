@@ -33,6 +33,6 @@ def test_broken_data_is_refused() -> None:
     with pytest.raises(CorpusError) as caught:
         unpack((300).to_bytes(2, "little"))
     assert str(caught.value) == (
-        "code 300 found in packed data; wanted at most 257. The package is broken: remove it from "
+        "code 300 found in packed data; expected at most 257. The package is broken: remove it from "
         "the cache and fetch again."
     )

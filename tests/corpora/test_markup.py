@@ -72,6 +72,6 @@ def test_without_lxml_the_way_to_get_it_is_named(
     with pytest.raises(CorpusError) as caught:
         pieces(tmp_path, "")
     assert str(caught.value) == (
-        "this corpus is read from HTML pages, and lxml is not installed; wanted it to read them. "
+        "this corpus is read from HTML pages, and lxml is not installed; expected it to read them. "
         "Install it: pip install 'calumma[corpora]'."
     )

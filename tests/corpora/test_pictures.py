@@ -43,7 +43,7 @@ def test_a_vector_fits_the_square_and_keeps_its_shape(width: int, height: int) -
 def test_a_vector_that_is_none_is_refused() -> None:
     with pytest.raises(ImageError, match="a vector picture cannot be drawn") as caught:
         draw_svg("<p>no drawing")
-    assert str(caught.value).endswith("wanted SVG. Leave it out.")
+    assert str(caught.value).endswith("expected SVG. Leave it out.")
 
 
 def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CorpusError) as caught:
         draw_svg(SVG.format(1, 1))
     assert str(caught.value) == (
-        "this corpus holds vector pictures, and resvg_py is not installed; wanted it to draw "
+        "this corpus holds vector pictures, and resvg_py is not installed; expected it to draw "
         "them. Install it: pip install 'calumma[corpora]'."
     )
 

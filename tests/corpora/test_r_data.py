@@ -24,5 +24,5 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(CorpusError, match="no R database that can be read") as caught:
         read_database(path)
     assert str(caught.value).endswith(
-        "wanted one of format 3 with vectors of text. Fetch the package again."
+        "expected one of format 3 with vectors of text. Fetch the package again."
     )

@@ -20,6 +20,6 @@ def test_other_files_are_refused() -> None:
     with pytest.raises(CorpusError) as caught:
         read_resources(b"PK..")
     assert str(caught.value) == (
-        "no Qt resource file found in a package; wanted one that begins with 'qres'. The package "
+        "no Qt resource file found in a package; expected one that begins with 'qres'. The package "
         "is broken: remove it from the cache and fetch again."
     )

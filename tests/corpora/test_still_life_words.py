@@ -61,7 +61,7 @@ def test_answers_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thing", "wanted"),
+    ("thing", "expected"),
     [("owl", "an owl"), ("unicorn", "a unicorn"), ("cherries", "cherries"), ("bus", "a bus")],
 )
 def test_articles(thing: str, wanted: str) -> None:

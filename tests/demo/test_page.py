@@ -181,7 +181,7 @@ def test_two_hundred_pictures_stay_under_three_megabytes() -> None:
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="wanted a folder that you may write to"):
+    with pytest.raises(OutputError, match="expected a folder that you may write to"):
         write_page(tmp_path / "file" / "report.html", BARE)
 
 

@@ -86,7 +86,7 @@ def test_another_config_is_another_road(road: Road) -> None:
 
 
 def test_a_wish_to_stop_is_heard_between_steps(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(STOP, "wanted", True)
+    monkeypatch.setattr(STOP, "expected", True)
     with pytest.raises(Interrupted) as caught:
         walked(road)
     assert str(caught.value) == (

@@ -68,6 +68,6 @@ def test_a_score_that_is_no_number_is_refused(name: str, found: str | None) -> N
             )
         )
     assert str(caught.value) == (
-        f"one: its attribute {name!r} is {found}; wanted a number. Write the score there, or "
+        f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or "
         "choose by --measure."
     )

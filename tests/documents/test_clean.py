@@ -53,69 +53,69 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         {"smallest_side": 30},
         with_picture(SMALL),
         "image too small",
-        "image 0: 12 x 40 pixels; wanted a side of at least 30",
+        "image 0: 12 x 40 pixels; expected a side of at least 30",
     ),
     (
         {"longest_ratio": 2.5},
         with_picture(WIDE),
         "aspect ratio",
-        "image 0: 90 x 30 pixels; wanted sides at most 2.5 to 1",
+        "image 0: 90 x 30 pixels; expected sides at most 2.5 to 1",
     ),
     (
         {"least_contrast": 4.0},
         with_picture(BLANK),
         "near-blank",
-        "image 0: contrast 0.00; wanted 4",
+        "image 0: contrast 0.00; expected 4",
     ),
     (
         {"least_contrast": 4.0},
         with_picture(GLASS),
         "near-blank",
-        "image 0: contrast 0.00; wanted 4",
+        "image 0: contrast 0.00; expected 4",
     ),
     (
         {"smallest_side": 1},
         with_picture(BROKEN),
         "unreadable",
-        "here: holds no picture that can be read (its first bytes are b'no pictu'); wanted PNG, "
+        "here: holds no picture that can be read (its first bytes are b'no pictu'); expected PNG, "
         "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out.",
     ),
     (
         {"fewest_letters": 10},
         with_text("a bird"),
         "text too short",
-        "6 letters; wanted at least 10",
+        "6 letters; expected at least 10",
     ),
     (
         {"most_letters": 30},
         with_text("bird " * 9),
         "text too long",
-        "45 letters; wanted at most 30",
+        "45 letters; expected at most 30",
     ),
     (
         {"languages": ("en",)},
         with_text("der die das und ist nicht ein eine zu den von mit sich auf " * 2),
         "language",
-        "de; wanted en",
+        "de; expected en",
     ),
     (
         {"most_repetition": 0.3},
         with_text("one two three four five six " * 9),
         "repetition",
-        "0.88 of it; wanted at most 0.3",
+        "0.88 of it; expected at most 0.3",
     ),
     (
         {"order": "image-first"},
         GOOD,
         "order",
-        "text-first; wanted image-first",
+        "text-first; expected image-first",
     ),
-    ({"licences": ("CC0-1.0", "ISC")}, GOOD, "licence", "MIT; wanted CC0-1.0, ISC"),
+    ({"licences": ("CC0-1.0", "ISC")}, GOOD, "licence", "MIT; expected CC0-1.0, ISC"),
     (
         {"scores": (ScoreRule(name="unsafe", call="tests.documents.test_clean:score", most=0.4),)},
         GOOD,
         "unsafe",
-        "image 0: 0.5; wanted -inf to 0.4",
+        "image 0: 0.5; expected -inf to 0.4",
     ),
     (
         {
@@ -127,13 +127,13 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         },
         GOOD,
         "toxic",
-        "0.5; wanted -inf to 0.4",
+        "0.5; expected -inf to 0.4",
     ),
     (
         {"scores": (ScoreRule(name="grey", call="colourfulness", least=20.0),)},
         with_picture(BLANK),
         "grey",
-        "image 0: 0.5408; wanted 20 to inf",
+        "image 0: 0.5408; expected 20 to inf",
     ),
 ]
 
@@ -213,8 +213,8 @@ def test_a_scorer_that_is_not_there_is_named() -> None:
         config.judge(GOOD)
     assert str(caught.value) == (
         "the score 'fine' is given by 'nowhere:score', which cannot be imported (No module named "
-        "'nowhere'); wanted nudity, sharpness, detail, colourfulness, profanity or "
-        "package.module:function. Install the package, or mend the name."
+        "'nowhere'); expected nudity, sharpness, detail, colourfulness, profanity or "
+        "package.module:function. Install the package, or fix the name."
     )
 
 
@@ -227,7 +227,7 @@ def test_a_language_that_is_not_known_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         CleanConfig(languages=("en", "xx"))
     assert str(caught.value) == (
-        "languages names 'xx', which is not told apart; wanted some of en, de, fr, es, it, pt, nl, "
+        "languages names 'xx', which is not told apart; expected some of en, de, fr, es, it, pt, nl, "
         "other. Leave it out."
     )
 

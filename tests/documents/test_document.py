@@ -81,7 +81,7 @@ def test_json_and_back_is_the_same_document() -> None:
 
 def test_a_record_of_another_kind_is_refused() -> None:
     assert refusal(["a"]) == (
-        'docs.jsonl:3: found list; wanted an object with "content" or "messages". '
+        'docs.jsonl:3: found list; expected an object with "content" or "messages". '
         "See the document format in docs/documents.md."
     )
 
@@ -91,34 +91,34 @@ def test_a_record_of_another_kind_is_refused() -> None:
 )
 def test_a_record_has_content_or_messages(record: dict[str, Any], found: str) -> None:
     assert refusal(record) == (
-        f'docs.jsonl:3: found {found} of "content" and "messages"; wanted exactly one. '
+        f'docs.jsonl:3: found {found} of "content" and "messages"; expected exactly one. '
         "Keep the one that holds the parts."
     )
 
 
 def test_attributes_are_names_and_values() -> None:
     assert refusal({"content": [], "attributes": ["red"]}) == (
-        'docs.jsonl:3: "attributes" is list; wanted an object of names and values. '
-        "Mend it, or leave it out."
+        'docs.jsonl:3: "attributes" is list; expected an object of names and values. '
+        "Fix it, or leave it out."
     )
 
 
 def test_messages_hold_at_least_one_turn() -> None:
     assert refusal({"messages": []}) == (
-        'docs.jsonl:3: "messages" is no list of turns; wanted at least one turn, such as '
+        'docs.jsonl:3: "messages" is no list of turns; expected at least one turn, such as '
         '{"role": "user", "content": [...]}.'
     )
 
 
 def test_an_unknown_role_is_refused() -> None:
     assert refusal({"messages": [{"role": "bot", "content": "hi"}]}) == (
-        "docs.jsonl:3: turn 0 has the role 'bot'; wanted one of system, user, assistant."
+        "docs.jsonl:3: turn 0 has the role 'bot'; expected one of system, user, assistant."
     )
 
 
 def test_content_is_a_list_of_parts() -> None:
     assert refusal({"content": {"type": "text"}}) == (
-        "docs.jsonl:3: content is dict; wanted a list of parts, such as "
+        "docs.jsonl:3: content is dict; expected a list of parts, such as "
         '[{"type": "text", "text": "..."}, {"type": "image", "path": "1.png"}].'
     )
 
@@ -126,14 +126,14 @@ def test_content_is_a_list_of_parts() -> None:
 def test_a_part_is_text_or_image_and_the_message_says_which_part() -> None:
     turns = [{"role": "user", "content": ["a", {"type": "sound"}]}]
     assert refusal({"messages": turns}) == (
-        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; wanted text or image, such as "
+        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; expected text or image, such as "
         '{"type": "text", "text": "..."}.'
     )
 
 
 def test_an_image_has_path_bytes_or_base64() -> None:
     assert refusal({"content": [{"type": "image"}]}) == (
-        "docs.jsonl:3, part 0: an image without path, bytes or base64; wanted one of them. "
+        "docs.jsonl:3, part 0: an image without path, bytes or base64; expected one of them. "
         "Add it, or leave the part out."
     )
 
@@ -141,7 +141,7 @@ def test_an_image_has_path_bytes_or_base64() -> None:
 def test_base64_that_is_none_is_refused() -> None:
     message = refusal({"content": [{"type": "image", "base64": "a!"}]})
     assert re.fullmatch(
-        r"docs\.jsonl:3, part 0: an image's base64 cannot be decoded \(.+\); wanted plain base64\. "
+        r"docs\.jsonl:3, part 0: an image's base64 cannot be decoded \(.+\); expected plain base64\. "
         r"Encode the picture again\.",
         message,
     )
@@ -150,7 +150,7 @@ def test_base64_that_is_none_is_refused() -> None:
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../b.png"])
 def test_an_image_path_never_leaves_the_folder_of_its_file(path: str) -> None:
     assert refusal({"content": [{"type": "image", "path": path}]}) == (
-        f"docs.jsonl:3, part 0: image path {path!r} leads out of /data/web; wanted a path inside "
+        f"docs.jsonl:3, part 0: image path {path!r} leads out of /data/web; expected a path inside "
         "the folder of the document's file. Copy the picture there."
     )
 
@@ -162,14 +162,14 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (inside / "1.png").symlink_to(tmp_path / "secret.png")
     message = refusal({"content": [{"type": "image", "path": "1.png"}]}, inside)
     assert message == (
-        f"docs.jsonl:3, part 0: image path '1.png' leads out of {inside}; wanted a path inside the "
+        f"docs.jsonl:3, part 0: image path '1.png' leads out of {inside}; expected a path inside the "
         "folder of the document's file. Copy the picture there."
     )
 
 
 def test_a_path_without_a_folder_is_refused() -> None:
     assert refusal({"content": [{"type": "image", "path": "1.png"}]}, None) == (
-        "docs.jsonl:3, part 0: image path '1.png' has no folder to start from; wanted bytes or "
+        "docs.jsonl:3, part 0: image path '1.png' has no folder to start from; expected bytes or "
         "base64. Put the picture itself into the part."
     )
 
@@ -179,7 +179,7 @@ def test_text_with_half_a_character_is_refused(content: Any) -> None:
     place = ", part 0" if isinstance(content, list) else ""
     assert refusal({"content": content}) == (
         f"docs.jsonl:3{place}: the text has half a character at place 2 (a lone surrogate, "
-        "'\\ud83d'); wanted text that UTF-8 can hold. Mend it, or leave the document out."
+        "'\\ud83d'); expected text that UTF-8 can hold. Fix it, or leave the document out."
     )
 
 
@@ -205,8 +205,8 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=path).open()
     assert str(caught.value) == (
-        f"{path}: no picture can be read there (No such file or directory); wanted an image file "
-        "beside the document. Mend the path, or leave the document out."
+        f"{path}: no picture can be read there (No such file or directory); expected an image file "
+        "beside the document. Fix the path, or leave the document out."
     )
 
 
@@ -216,7 +216,7 @@ def test_a_text_file_named_png_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=path).open()
     assert str(caught.value) == (
-        f"{path}: holds no picture that can be read (its first bytes are b'These ar'); wanted PNG, "
+        f"{path}: holds no picture that can be read (its first bytes are b'These ar'); expected PNG, "
         "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out."
     )
 
@@ -227,7 +227,7 @@ def test_a_truncated_png_is_broken_and_its_document_is_named() -> None:
     with pytest.raises(ImageError) as caught:
         cut.open()
     assert re.fullmatch(
-        r"docs\.parquet, row 7, part 0: the picture is broken or cut short \(.+\); wanted a whole "
+        r"docs\.parquet, row 7, part 0: the picture is broken or cut short \(.+\); expected a whole "
         r"file\. Fetch it again, or leave its document out\.",
         str(caught.value),
     )
@@ -265,7 +265,7 @@ def test_a_picture_with_too_many_pixels_is_refused_unread(
     with pytest.raises(ImageError) as caught:
         Image(data=_claiming(*size), name="big.png").open()
     assert str(caught.value) == (
-        f"big.png: {found} pixels; wanted at most 64,000,000. Make the picture smaller."
+        f"big.png: {found} pixels; expected at most 64,000,000. Make the picture smaller."
     )
 
 

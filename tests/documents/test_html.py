@@ -66,7 +66,7 @@ def test_a_page_of_nothing_is_a_fault_that_can_be_passed_over(tmp_path: Path) ->
     with pytest.raises(DocumentError) as caught:
         list(read_html(path))
     assert str(caught.value) == (
-        f"{path}: an HTML page without text or pictures; wanted some. Leave it out."
+        f"{path}: an HTML page without text or pictures; expected some. Leave it out."
     )
     faults = Faults()
     assert list(read_html(path, faults)) == []
@@ -77,8 +77,8 @@ def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_html(tmp_path / "gone.html"))
     assert str(caught.value) == (
-        f"{tmp_path / 'gone.html'}: cannot be read (No such file or directory); wanted an HTML "
-        "page. Mend the path or its permissions."
+        f"{tmp_path / 'gone.html'}: cannot be read (No such file or directory); expected an HTML "
+        "page. Fix the path or its permissions."
     )
 
 
@@ -91,7 +91,7 @@ def test_without_lxml_the_way_to_get_it_is_named(
     with pytest.raises(DocumentError) as caught:
         list(read_html(path))
     assert str(caught.value) == (
-        f"{path} is an HTML page, and lxml is not installed; wanted it to read the page. Install "
+        f"{path} is an HTML page, and lxml is not installed; expected it to read the page. Install "
         "it: pip install 'calumma[corpora]'."
     )
 

@@ -49,7 +49,7 @@ def test_a_picture_that_is_only_an_address_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         parts_of(TEXTS, [None, "https://example.org/1.png", None, None], "a.parquet, row 3")
     assert str(caught.value) == (
-        "a.parquet, row 3, place 1: the picture is an address, 'https://example.org/1.png'; wanted "
+        "a.parquet, row 3, place 1: the picture is an address, 'https://example.org/1.png'; expected "
         "its bytes, or a path beside the file. Fetch the pictures first."
     )
 

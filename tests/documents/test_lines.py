@@ -54,8 +54,8 @@ def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_lines(path))
     assert str(caught.value) == (
-        f"{path}:2: no JSON (Expecting ',' delimiter at column 1); wanted one document a line. "
-        "Mend the line, or drop it."
+        f"{path}:2: no JSON (Expecting ',' delimiter at column 1); expected one document a line. "
+        "Fix the line, or drop it."
     )
 
 
@@ -64,8 +64,8 @@ def test_a_line_nested_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_lines(path))
     assert str(caught.value) == (
-        f"{path}:1: no JSON (nested too deeply); wanted one document a line. "
-        "Mend the line, or drop it."
+        f"{path}:1: no JSON (nested too deeply); expected one document a line. "
+        "Fix the line, or drop it."
     )
 
 
@@ -74,7 +74,7 @@ def test_a_line_in_another_encoding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_lines(path))
     assert str(caught.value) == (
-        f"{path}:1: byte 16 of the line is not UTF-8; wanted JSON in UTF-8. "
+        f"{path}:1: byte 16 of the line is not UTF-8; expected JSON in UTF-8. "
         "Save the file as UTF-8, or drop the line."
     )
 
@@ -100,7 +100,7 @@ def test_a_compressed_file_that_is_cut_short_is_refused(
     with pytest.raises(DocumentError) as caught:
         list(read_lines(path))
     assert str(caught.value) == (
-        f"{path}: the {codec} data is cut short or broken; wanted a whole file. "
+        f"{path}: the {codec} data is cut short or broken; expected a whole file. "
         "Copy or write the file again."
     )
 
@@ -116,6 +116,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_lines(path))
     assert str(caught.value) == (
-        f"{path}: cannot be read (No such file or directory); wanted a file of JSON lines. "
-        "Mend the path or its permissions."
+        f"{path}: cannot be read (No such file or directory); expected a file of JSON lines. "
+        "Fix the path or its permissions."
     )

@@ -89,13 +89,13 @@ def test_an_icon_is_as_large_as_the_picture_in_it() -> None:
     with pytest.raises(ImageError) as caught:
         open_picture(ico(large, 32), "icon")
     assert str(caught.value) == (
-        "icon: 8001 x 8000 pixels; wanted at most 64,000,000. Make the picture smaller."
+        "icon: 8001 x 8000 pixels; expected at most 64,000,000. Make the picture smaller."
     )
 
 
 def test_a_reason_is_one_line_and_never_empty() -> None:
     assert broken("a.png", ValueError("two\nlines ")) == (
-        "a.png: the picture is broken or cut short (two lines); wanted a whole file. Fetch it "
+        "a.png: the picture is broken or cut short (two lines); expected a whole file. Fetch it "
         "again, or leave its document out."
     )
     assert "(IndexError)" in broken("a.png", IndexError())
@@ -106,7 +106,7 @@ def test_no_format_is_given_to_another_program() -> None:
         open_picture(HOSTILE["script.eps"][0], "script.eps")
     assert re.fullmatch(
         r"script\.eps: holds no picture that can be read \(its first bytes are b'%!PS-Ado'\); "
-        r"wanted PNG, JPEG, WebP or another format of Pillow\. Replace the file, or leave its "
+        r"expected PNG, JPEG, WebP or another format of Pillow\. Replace the file, or leave its "
         r"document out\.",
         str(caught.value),
     )

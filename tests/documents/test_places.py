@@ -168,7 +168,7 @@ def test_a_picture_path_that_climbs_out_of_an_address_is_refused() -> None:
         list(read_documents(["memory://in/a.jsonl"]))
     assert str(caught.value) == (
         "memory://in/a.jsonl:1, part 0: image path '../secret.png' leads out of memory://in; "
-        "wanted a path inside the folder of the document's file. Copy the picture there."
+        "expected a path inside the folder of the document's file. Copy the picture there."
     )
 
 
@@ -176,8 +176,8 @@ def test_a_picture_that_is_not_there_is_told_of() -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=Url("memory://none.png")).open()
     assert str(caught.value) == (
-        "memory://none.png: no picture can be read there (No such file or directory); wanted an "
-        "image file beside the document. Mend the path, or leave the document out."
+        "memory://none.png: no picture can be read there (No such file or directory); expected an "
+        "image file beside the document. Fix the path, or leave the document out."
     )
 
 
@@ -190,7 +190,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         list(read_documents(["s3://bucket/a.jsonl"]))
     assert str(caught.value) == (
         "s3://bucket/a.jsonl: a package that opens it is not installed (Install s3fs to access "
-        "S3); wanted it. Install it, or copy the files here."
+        "S3); expected it. Install it, or copy the files here."
     )
 
 
@@ -198,8 +198,8 @@ def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents(["floppy://a.jsonl"]))
     assert str(caught.value) == (
-        "floppy://a.jsonl: not known what opens it (Protocol not known: floppy); wanted an address "
-        "that fsspec opens, such as s3://, gs://, hf:// or https://. Mend it, or copy the files "
+        "floppy://a.jsonl: not known what opens it (Protocol not known: floppy); expected an address "
+        "that fsspec opens, such as s3://, gs://, hf:// or https://. Fix it, or copy the files "
         "here."
     )
 
@@ -221,7 +221,7 @@ def test_a_server_that_is_not_there_is_one_line_and_no_fault_of_a_document(name:
     line = str(caught.value)
     assert line.startswith(f"{address}: cannot be reached (Client")
     assert line.endswith(
-        "); wanted what is stored there. Mend the address, the keys or the connection, and start "
+        "); expected what is stored there. Fix the address, the keys or the connection, and start "
         "the same command again: nothing was left out for this."
     )
 
@@ -270,15 +270,15 @@ def test_a_right_that_is_missing_is_no_fault_of_a_document(
     with pytest.raises(PlaceError) as caught:
         list(read_documents(["memory://a.jsonl"], Faults()))
     assert str(caught.value) == (
-        "memory://a.jsonl: cannot be reached (PermissionError: Access Denied); wanted what is "
-        "stored there. Mend the address, the keys or the connection, and start the same command "
+        "memory://a.jsonl: cannot be reached (PermissionError: Access Denied); expected what is "
+        "stored there. Fix the address, the keys or the connection, and start the same command "
         "again: nothing was left out for this."
     )
 
 
 def test_an_address_where_nothing_is_is_refused() -> None:
     for name in ("memory://nothing", "memory://nothing/*.jsonl"):
-        with pytest.raises(DocumentError, match="nothing is there; wanted"):
+        with pytest.raises(DocumentError, match="nothing is there; expected"):
             list(read_documents([name]))
 
 

@@ -56,7 +56,7 @@ def test_a_line_that_lacks_a_side_is_refused(field: str, tmp_path: Path) -> None
     with pytest.raises(DocumentError) as caught:
         list(read_preferences(path))
     assert str(caught.value) == (
-        f'{path}:1: there is no "{field}"; wanted a prompt, a chosen and a rejected answer, each '
+        f'{path}:1: there is no "{field}"; expected a prompt, a chosen and a rejected answer, each '
         "a list of parts. Add it, or drop the line."
     )
 
@@ -68,7 +68,7 @@ def test_a_line_that_is_no_json_is_refused(tmp_path: Path) -> None:
         list(read_preferences(path))
     told = str(caught.value)
     assert told.startswith(f"{path}:1: the line is no JSON (")
-    assert told.endswith("); wanted one pair a line. Export the pairs again.")
+    assert told.endswith("); expected one pair a line. Export the pairs again.")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -76,4 +76,4 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         list(read_preferences(tmp_path / "none.jsonl"))
     told = str(caught.value)
     assert told.startswith(f"{tmp_path / 'none.jsonl'}: no pairs can be read there (")
-    assert told.endswith("Mend the path, or export the pairs again.")
+    assert told.endswith("Fix the path, or export the pairs again.")

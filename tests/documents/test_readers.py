@@ -71,7 +71,7 @@ def test_a_folder_without_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([tmp_path]))
     assert str(caught.value) == (
-        f"{tmp_path}: no documents in this folder; wanted {WANTED}. "
+        f"{tmp_path}: no documents in this folder; expected {WANTED}. "
         "Name the folder that holds the documents."
     )
 
@@ -82,7 +82,7 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}: not known what a file with this ending holds; wanted {WANTED}. "
+        f"{path}: not known what a file with this ending holds; expected {WANTED}. "
         "Convert or rename the file."
     )
 
@@ -92,8 +92,8 @@ def test_a_path_where_nothing_is_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DocumentError) as caught:
         find_sources(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name}: nothing is there; wanted {WANTED}. "
-        "Mend the path, and put a glob in quotes."
+        f"{tmp_path / name}: nothing is there; expected {WANTED}. "
+        "Fix the path, and put a glob in quotes."
     )
 
 
@@ -103,8 +103,8 @@ def test_a_glob_that_matches_no_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         find_sources(f"{tmp_path}/*.txt")
     assert str(caught.value) == (
-        f"{tmp_path}/*.txt: 2 matches, none with documents; wanted {WANTED}. "
-        "Mend the path, and put a glob in quotes."
+        f"{tmp_path}/*.txt: 2 matches, none with documents; expected {WANTED}. "
+        "Fix the path, and put a glob in quotes."
     )
 
 
@@ -120,7 +120,7 @@ def test_a_file_without_a_single_document_is_refused(tmp_path: Path, name: str) 
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}: read to the end, and no document was in it; wanted at least one. "
+        f"{path}: read to the end, and no document was in it; expected at least one. "
         "Name another path, or leave this one out."
     )
 
@@ -139,7 +139,7 @@ def test_a_path_that_climbs_out_is_refused_with_its_line(tmp_path: Path) -> None
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}:1, part 0: image path '../../1.png' leads out of {tmp_path}; wanted a path inside "
+        f"{path}:1, part 0: image path '../../1.png' leads out of {tmp_path}; expected a path inside "
         "the folder of the document's file. Copy the picture there."
     )
 
@@ -159,6 +159,6 @@ def test_a_folder_that_may_not_be_looked_into_is_told(
     with pytest.raises(DocumentError) as caught:
         find_sources(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: cannot be looked into (Permission denied); wanted files of documents. Mend "
+        f"{tmp_path}: cannot be looked into (Permission denied); expected files of documents. Fix "
         "the path, or your right to read it."
     )

@@ -90,6 +90,6 @@ def test_a_package_that_is_missing_is_named(
     with pytest.raises(ConfigError) as caught:
         {"nudity": nudity, "profanity": profanity}[name]()
     assert str(caught.value) == (
-        f"the score '{name}' is given by {package}, which is not installed; wanted it. Install it: "
+        f"the score '{name}' is given by {package}, which is not installed; expected it. Install it: "
         "pip install 'calumma[filters]', or leave the score out."
     )

@@ -116,7 +116,7 @@ def test_a_fault_names_the_line_of_the_file_not_of_the_span(tmp_path: Path) -> N
 def test_a_broken_file_is_one_span_whose_reader_tells_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing")
     [span] = cut_spans([tmp_path], 3)
-    with pytest.raises(DocumentError, match="cut short or broken; wanted a Parquet file"):
+    with pytest.raises(DocumentError, match="cut short or broken; expected a Parquet file"):
         list(read_span(span))
 
 
@@ -135,6 +135,6 @@ def test_files_without_a_document_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         require_documents([tmp_path, "b"], 0)
     assert str(caught.value) == (
-        f"{tmp_path}, b: read to the end, and no document was in it; wanted at least one. Name "
+        f"{tmp_path}, b: read to the end, and no document was in it; expected at least one. Name "
         "another path."
     )

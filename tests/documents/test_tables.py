@@ -124,7 +124,7 @@ def test_columns_without_text_or_image_are_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_parquet(tmp_path / "x.parquet"))
     assert str(caught.value) == (
-        f"{tmp_path / 'x.parquet'}: the columns are body, score; wanted content or messages, an "
+        f"{tmp_path / 'x.parquet'}: the columns are body, score; expected content or messages, an "
         "image column (struct of bytes and path), or one of text, caption, captions, title, "
         "description, prompt, alt. Rename the column that holds the text."
     )
@@ -138,7 +138,7 @@ def test_a_parquet_file_cut_short_is_refused(tmp_path: Path, keep: float) -> Non
     with pytest.raises(DocumentError) as caught:
         list(read_parquet(path))
     assert str(caught.value) == (
-        f"{path}: cut short or broken; wanted a Parquet file, as it was written. "
+        f"{path}: cut short or broken; expected a Parquet file, as it was written. "
         "Copy or write it again."
     )
 
@@ -147,8 +147,8 @@ def test_a_missing_parquet_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_parquet(tmp_path / "no.parquet"))
     assert str(caught.value) == (
-        f"{tmp_path / 'no.parquet'}: cannot be read (No such file or directory); wanted a Parquet "
-        "file. Mend the path or its permissions."
+        f"{tmp_path / 'no.parquet'}: cannot be read (No such file or directory); expected a Parquet "
+        "file. Fix the path or its permissions."
     )
 
 
@@ -159,7 +159,7 @@ def test_a_saved_dataset_without_its_arrow_file_is_refused(tmp_path: Path) -> No
         list(read_saved_dataset(folder))
     assert str(caught.value) == (
         f"{folder / 'data-00000-of-00001.arrow'}: cannot be read (No such file or directory); "
-        "wanted an Arrow file. Mend the path or its permissions."
+        "expected an Arrow file. Fix the path or its permissions."
     )
 
 
@@ -169,7 +169,7 @@ def test_a_saved_dataset_with_a_broken_list_of_files_is_refused(tmp_path: Path) 
     with pytest.raises(DocumentError) as caught:
         list(read_saved_dataset(folder))
     assert str(caught.value) == (
-        f"{folder}: cut short or broken; wanted a folder of save_to_disk, as it was written. "
+        f"{folder}: cut short or broken; expected a folder of save_to_disk, as it was written. "
         "Copy or write it again."
     )
 
@@ -181,7 +181,7 @@ def test_a_row_that_is_no_document_is_named_and_can_be_left_out(tmp_path: Path) 
     faults = Faults()
     assert len(list(read_parquet(path, faults))) == 1
     assert faults.messages == [
-        f"{path}, row 0, part 0: image path '../1.png' leads out of {tmp_path}; wanted a path "
+        f"{path}, row 0, part 0: image path '../1.png' leads out of {tmp_path}; expected a path "
         "inside the folder of the document's file. Copy the picture there."
     ]
 

@@ -67,7 +67,7 @@ def test_an_image_that_the_archive_does_not_hold_is_refused(tmp_path: Path) -> N
     with pytest.raises(DocumentError) as caught:
         list(read_tar(path))
     assert str(caught.value) == (
-        f"{path}, 7, part 0: image path 'c.png' has no folder to start from; wanted bytes or "
+        f"{path}, 7, part 0: image path 'c.png' has no folder to start from; expected bytes or "
         "base64. Put the picture itself into the part."
     )
 
@@ -77,7 +77,7 @@ def test_a_group_with_neither_text_nor_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_tar(path))
     assert str(caught.value) == (
-        f"{path}, 7: neither image nor text; wanted a member that ends in .txt, .json or one of "
+        f"{path}, 7: neither image nor text; expected a member that ends in .txt, .json or one of "
         ".png .jpg .jpeg .webp .gif .bmp .tif .tiff. Rename the members, or leave the document out."
     )
 
@@ -88,8 +88,8 @@ def test_broken_members_are_named_and_their_documents_can_be_left_out(tmp_path: 
     assert [document.text for document in read_tar(path, faults)] == ["three"]
     assert faults.messages == [
         f"{path}, 1.json: no JSON (Expecting property name enclosed in double quotes, line 1); "
-        "wanted an object. Mend it, or leave the document out.",
-        f"{path}, 2.txt: byte 0 is not UTF-8; wanted text in UTF-8. "
+        "expected an object. Fix it, or leave the document out.",
+        f"{path}, 2.txt: byte 0 is not UTF-8; expected text in UTF-8. "
         "Save it as UTF-8, or leave the document out.",
     ]
 
@@ -100,7 +100,7 @@ def test_an_archive_cut_short_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_tar(path))
     assert str(caught.value) == (
-        f"{path}: no whole tar archive (unexpected end of data); wanted a WebDataset .tar, not "
+        f"{path}: no whole tar archive (unexpected end of data); expected a WebDataset .tar, not "
         "compressed. Copy or write the file again."
     )
 
@@ -110,6 +110,6 @@ def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_tar(path))
     assert str(caught.value) == (
-        f"{path}: cannot be read (No such file or directory); wanted a WebDataset .tar. "
-        "Mend the path or its permissions."
+        f"{path}: cannot be read (No such file or directory); expected a WebDataset .tar. "
+        "Fix the path or its permissions."
     )

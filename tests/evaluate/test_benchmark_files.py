@@ -58,21 +58,21 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         records(tmp_path, Source("valid.jsonl"))
     assert str(caught.value) == (
-        f"{tmp_path}: found no valid.jsonl; wanted the benchmark's own files under their own "
+        f"{tmp_path}: found no valid.jsonl; expected the benchmark's own files under their own "
         "names. `calumma evaluate --list` names them; put them there, or leave the task out."
     )
     lines(tmp_path / "valid.jsonl", [{}, {}])
     with pytest.raises(EvaluationError) as caught:
         records(tmp_path, Source("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
-        f"{tmp_path / 'labels.lst'}: is not there; wanted the file of labels that belongs to the "
+        f"{tmp_path / 'labels.lst'}: is not there; expected the file of labels that belongs to the "
         "questions. Put it there, or leave the task out."
     )
     lines(tmp_path / "labels.lst", ["1"])
     with pytest.raises(EvaluationError) as caught:
         records(tmp_path, Source("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
-        f"{tmp_path}: found 2 questions in valid.jsonl and 1 labels in labels.lst; wanted as many "
+        f"{tmp_path}: found 2 questions in valid.jsonl and 1 labels in labels.lst; expected as many "
         "of both. Copy both files again."
     )
 
@@ -86,6 +86,6 @@ def test_records_that_are_not_as_published_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         records(tmp_path, Source("dev.jsonl", read=files.boolq))
     assert str(caught.value) == (
-        f"{tmp_path / 'dev.jsonl'}: a record is not as published (KeyError: 'question'); wanted "
+        f"{tmp_path / 'dev.jsonl'}: a record is not as published (KeyError: 'question'); expected "
         "the benchmark's own fields. Copy the official file again."
     )

@@ -80,7 +80,7 @@ def test_documents_without_named_attributes_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         captioning(oracle_held_out("ab", 0.0), Options())
     assert str(caught.value) == (
-        "captioning: found no attribute named in the texts of 2 pairs; wanted attributes such as "
+        "captioning: found no attribute named in the texts of 2 pairs; expected attributes such as "
         '"thing" or "ground" whose words stand in the caption. Give such documents (--documents), '
         "or leave this task out."
     )
@@ -90,6 +90,6 @@ def test_training_documents_without_pictures_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         nearest_captions(oracle_held_out("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
     assert str(caught.value) == (
-        "captioning: found no text with a picture among 1 training documents; wanted at least one, "
+        "captioning: found no text with a picture among 1 training documents; expected at least one, "
         "for the baseline. Give others, or leave --train out."
     )

@@ -101,6 +101,6 @@ def test_a_folder_without_a_report_is_refused(folder: Path, tmp_path: Path) -> N
     with pytest.raises(EvaluationError) as caught:
         write_card(folder, [tmp_path], [])
     assert str(caught.value) == (
-        f"{tmp_path} holds no report.json; wanted a folder that `calumma evaluate` wrote. Measure "
+        f"{tmp_path} holds no report.json; expected a folder that `calumma evaluate` wrote. Measure "
         "first, then name its --out."
     )

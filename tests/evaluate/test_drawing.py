@@ -88,7 +88,7 @@ def test_documents_without_known_colours_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         drawing(oracle_held_out("ab", 0.0), Options())
     assert str(caught.value) == (
-        "drawing: found no colour of ground or thing known of 2 pairs; wanted attributes "
+        "drawing: found no colour of ground or thing known of 2 pairs; expected attributes "
         '"ground" or "colour" among red, orange, yellow, green, blue, purple, black, white. Give '
         "composed scenes such as the embedded corpus has (--documents), or leave this task out."
     )
@@ -98,6 +98,6 @@ def test_a_prompt_without_room_for_a_picture_is_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         draw_captions(model, ["?" * 125], Options())
     assert str(caught.value) == (
-        "drawing: a prompt leaves no room for a picture; wanted it and the picture's codes within "
+        "drawing: a prompt leaves no room for a picture; expected it and the picture's codes within "
         "the longest row the model reads. Ask more briefly, or leave this task out."
     )

@@ -118,4 +118,4 @@ def test_features_tell_distances_beside_their_baselines() -> None:
     assert frechet.unit == "FD-EffNet" and frechet.n == 70 and frechet.value > 0
     assert "not FID" in frechet.note
     few = _measured(_ramps(3), 64, "efficientnet-lite0")[2]
-    assert "FD-EffNet: 3 pictures; wanted at least 64." in few
+    assert "FD-EffNet: 3 pictures; expected at least 64." in few

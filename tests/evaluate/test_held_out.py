@@ -41,7 +41,7 @@ def test_too_few_texts_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         oracle_held_out("aab", 0.0).require_pairs("retrieval", 10)
     assert str(caught.value) == (
-        "retrieval: found 2 different texts among 3 documents of one text and one picture; wanted "
+        "retrieval: found 2 different texts among 3 documents of one text and one picture; expected "
         "at least 10. Give more such documents (--documents, --limit), or leave this task out."
     )
 

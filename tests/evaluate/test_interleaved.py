@@ -148,6 +148,6 @@ def test_documents_without_answers_are_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         interleaved(HeldOut(model, [Document(id="1", content=(Text("a"),))]), Options())
     assert str(caught.value) == (
-        "interleaved: found no conversation with an answer among 1 document; wanted documents "
+        "interleaved: found no conversation with an answer among 1 document; expected documents "
         "with turns. Give such documents (--documents), or leave this task out."
     )

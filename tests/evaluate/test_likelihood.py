@@ -76,7 +76,7 @@ def test_documents_without_any_token_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         likelihood(held_out, Options())
     assert str(caught.value) == (
-        "likelihood: found no token of text or image in 1 document; wanted at least one. Give "
+        "likelihood: found no token of text or image in 1 document; expected at least one. Give "
         "documents with text or pictures (--documents)."
     )
 
@@ -93,7 +93,7 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         other_texts(list("aaab"), seed=0)
     assert str(caught.value) == (
-        "code_bits_right_minus_shuffled: 3 of 4 documents share one text; wanted at most half, so "
+        "code_bits_right_minus_shuffled: 3 of 4 documents share one text; expected at most half, so "
         "that each can be given another's. Give more varied documents (--documents), or leave "
         "likelihood out."
     )

@@ -75,14 +75,14 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         with pytest.raises(EvaluationError) as caught:
             read(tmp_path)
         assert str(caught.value) == (
-            f"{tmp_path}: found no {names}; wanted the benchmark's own files under their own "
+            f"{tmp_path}: found no {names}; expected the benchmark's own files under their own "
             "names. `calumma evaluate --list` names them; put them there, or leave the task out."
         )
     lines(tmp_path / "a.token", ["cat.jpg#0\ta cat"])
     with pytest.raises(EvaluationError) as caught:
         read_captions(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: found no picture cat.jpg; wanted the benchmark's pictures inside this "
+        f"{tmp_path}: found no picture cat.jpg; expected the benchmark's pictures inside this "
         "folder. Put them there, or leave the task out."
     )
     asked = {"data_subtype": "val2014", "questions": [{"question_id": 5, "image_id": 1}]}

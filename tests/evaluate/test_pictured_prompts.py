@@ -80,6 +80,6 @@ def test_examples_that_a_row_has_no_room_for_are_left_out(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         shots_that_fit(model, [Question(picture(), "?" * 120, ("x",))], [], kind, Options())
     assert str(caught.value) == (
-        "a question with its picture takes 138 ids of a row of 128; wanted room for an answer of "
+        "a question with its picture takes 138 ids of a row of 128; expected room for an answer of "
         "10. Take a model with longer rows."
     )

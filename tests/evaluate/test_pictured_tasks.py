@@ -56,6 +56,6 @@ def test_a_benchmark_of_training_questions_alone_is_refused(
     with pytest.raises(EvaluationError) as caught:
         pictured_benchmark("coco", HeldOut(model, []), Options(data=tmp_path))
     assert str(caught.value) == (
-        "coco: found no question to ask; wanted a test or validation split. Add its files, or "
+        "coco: found no question to ask; expected a test or validation split. Add its files, or "
         "leave the task out."
     )

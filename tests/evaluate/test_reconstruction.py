@@ -42,7 +42,7 @@ def test_documents_without_pictures_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         reconstruction(held_out, Options())
     assert str(caught.value) == (
-        "reconstruction: found no picture in 1 document; wanted at least one. Give documents with "
+        "reconstruction: found no picture in 1 document; expected at least one. Give documents with "
         "pictures (--documents), or leave this task out."
     )
 
@@ -53,7 +53,7 @@ def test_a_model_without_its_image_decoder_is_refused() -> None:
         reconstruction(held_out, Options())
     assert str(caught.value) == (
         "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot become "
-        "pictures; wanted the decoder of its image tokenizer. Put that file into the folder, or "
+        "pictures; expected the decoder of its image tokenizer. Put that file into the folder, or "
         "leave this task out."
     )
 
@@ -69,6 +69,6 @@ def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         reconstruct(model.image, [], Options())
     assert str(caught.value) == (
-        "reconstruction: found no picture in the documents; wanted at least one. Give documents "
+        "reconstruction: found no picture in the documents; expected at least one. Give documents "
         "with pictures (--documents)."
     )

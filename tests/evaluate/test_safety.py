@@ -96,7 +96,7 @@ def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         safety(HeldOut(model, [safety_prompt("what")]), Options())
     assert str(caught.value) == (
-        "safety: found no prompt to be refused among 1 document; wanted conversations of the "
+        "safety: found no prompt to be refused among 1 document; expected conversations of the "
         'category "safety" with the attribute "topic". Give such documents (--documents), or leave '
         "this task out."
     )
@@ -113,6 +113,6 @@ def test_an_unknown_classifier_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         labeller(["virtue"])
     assert str(caught.value) == (
-        "there is no classifier 'virtue' of answers; wanted some of profanity, nudity, with commas "
-        "between. Mend --labels."
+        "there is no classifier 'virtue' of answers; expected some of profanity, nudity, with commas "
+        "between. Fix --labels."
     )

@@ -23,7 +23,7 @@ def test_a_page_shows_pictures_and_escapes_texts() -> None:
     page = SHOWN.to_html()
     assert '<img alt="" src="data:image/png;base64,' in page
     assert "<pre>what &lt;b&gt; is it?\n </pre>" in page
-    assert "wanted" not in page
+    assert "expected" not in page
 
 
 def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_p
         {"type": "image", "path": "shown/0000-prompt-0.png"},
         {"type": "text", "text": "what <b> is it?\n "},
     ]
-    assert (written["answer"], written["wanted"], written["score"]) == (
+    assert (written["answer"], written["expected"], written["score"]) == (
         [{"type": "text", "text": "red"}], [], 1 / 3,
     )  # fmt: skip
     with PIL.Image.open(tmp_path / written["prompt"][0]["path"]) as picture:

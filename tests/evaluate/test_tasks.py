@@ -45,16 +45,16 @@ def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         require_tasks(["likelihood", "perplexity"])
     assert str(caught.value) == (
-        "task 'perplexity' is not known; wanted names of tasks. `calumma evaluate --list` tells "
+        "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` tells "
         "them."
     )
     with pytest.raises(EvaluationError) as caught:
         require_tasks(["likelihod"])
     assert str(caught.value) == (
-        "task 'likelihod' is not known; wanted perhaps likelihood. `calumma evaluate --list` "
+        "task 'likelihod' is not known; expected perhaps likelihood. `calumma evaluate --list` "
         "tells them."
     )
-    with pytest.raises(EvaluationError, match=r"^no task is named; wanted names of tasks\."):
+    with pytest.raises(EvaluationError, match=r"^no task is named; expected names of tasks\."):
         require_tasks([])
 
 

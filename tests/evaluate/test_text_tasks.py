@@ -120,11 +120,11 @@ def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> 
     with pytest.raises(EvaluationError) as caught:
         text_benchmark("piqa", HeldOut(model, []), Options())
     assert str(caught.value) == (
-        "piqa: no folder of benchmarks is given; wanted its files in a folder 'piqa' of --data "
+        "piqa: no folder of benchmarks is given; expected its files in a folder 'piqa' of --data "
         "DIR. `calumma evaluate --list` names them."
     )
     with pytest.raises(
-        EvaluationError, match=r"^piqa: .*/mmlu/piqa is not there; wanted its files"
+        EvaluationError, match=r"^piqa: .*/mmlu/piqa is not there; expected its files"
     ):
         text_benchmark("piqa", HeldOut(model, []), Options(data=published / "mmlu"))
 
@@ -135,7 +135,7 @@ def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         text_benchmark("mmlu", HeldOut(model, []), Options(data=tmp_path))
     assert str(caught.value) == (
-        "the harness has no task 'mmlu_cooking'; wanted a benchmark's own subjects as names of "
+        "the harness has no task 'mmlu_cooking'; expected a benchmark's own subjects as names of "
         "files. Leave the others out of the folder."
     )
 
@@ -157,6 +157,6 @@ def test_without_the_harness_the_way_to_it_is_told(
     with pytest.raises(ConfigError) as caught:
         text_benchmark("piqa", HeldOut(model, []), Options(data=published))
     assert str(caught.value) == (
-        "lm-evaluation-harness is not installed; wanted it for this benchmark. `pip install "
+        "lm-evaluation-harness is not installed; expected it for this benchmark. `pip install "
         "'calumma[evaluate]'` brings it."
     )

@@ -19,7 +19,7 @@ def test_what_is_no_distribution_is_refused(
     with pytest.raises(GenerationError) as caught:
         kind(temperature=temperature, top_p=top_p)
     assert str(caught.value) == (
-        f"temperature={temperature} and top_p={top_p}; wanted a temperature of at least 0 and a "
+        f"temperature={temperature} and top_p={top_p}; expected a temperature of at least 0 and a "
         "top_p above 0 and at most 1."
     )
 
@@ -27,7 +27,7 @@ def test_what_is_no_distribution_is_refused(
 def test_a_penalty_of_nothing_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         TextSampling(repetition_penalty=0.0)
-    assert str(caught.value) == "repetition_penalty=0.0; wanted from 0.001 to 1000 (1 is none)."
+    assert str(caught.value) == "repetition_penalty=0.0; expected from 0.001 to 1000 (1 is none)."
 
 
 @pytest.mark.parametrize("scale", [math.inf, math.nan, -1001.0])
@@ -35,7 +35,7 @@ def test_guidance_beyond_all_bounds_is_refused(scale: float) -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(text_guidance=scale)
     assert str(caught.value) == (
-        f"text_guidance={scale} and image_guidance=1.2; wanted from -1000 to 1000 (1 is none)."
+        f"text_guidance={scale} and image_guidance=1.2; expected from -1000 to 1000 (1 is none)."
     )
 
 
@@ -61,7 +61,7 @@ def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(top_k=top_k, min_p=min_p)
     assert str(caught.value) == (
-        f"top_k={top_k} and min_p={min_p}; wanted a top_k of at least 0 (0 is no limit) and a "
+        f"top_k={top_k} and min_p={min_p}; expected a top_k of at least 0 (0 is no limit) and a "
         "min_p from 0 to 1."
     )
 
@@ -69,18 +69,18 @@ def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modality": "sound"}, "modality='sound' is not known; wanted any, text or image."),
+        ({"modality": "sound"}, "modality='sound' is not known; expected any, text or image."),
         (
             {"modality": "image", "max_images": 0},
-            "modality='image' with max_images=0 leaves nothing to make; wanted at least one image.",
+            "modality='image' with max_images=0 leaves nothing to make; expected at least one image.",
         ),
         (
             {"max_new_tokens": -1},
-            "max_new_tokens=-1 and max_images=8; wanted at least 0 of both.",
+            "max_new_tokens=-1 and max_images=8; expected at least 0 of both.",
         ),
         (
             {"seed": 2**63},
-            f"seed={2**63} is too long a number; wanted one of 64 bits, its sign included.",
+            f"seed={2**63} is too long a number; expected one of 64 bits, its sign included.",
         ),
     ],
 )
@@ -96,5 +96,5 @@ def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         Budget(rows=0)
     assert str(caught.value) == (
-        "slots=16384, rows=0 and chunk=512 make no budget; wanted at least 1 of each."
+        "slots=16384, rows=0 and chunk=512 make no budget; expected at least 1 of each."
     )

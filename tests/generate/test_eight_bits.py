@@ -142,7 +142,7 @@ def test_a_cpu_gets_no_float8(model_parts: ModelParts) -> None:
     with pytest.raises(GenerationError) as caught:
         Model(parts, weights="fp8")
     assert str(caught.value) == (
-        "weights='fp8' on a cpu; wanted a GPU that multiplies float8. Use int8."
+        "weights='fp8' on a cpu; expected a GPU that multiplies float8. Use int8."
     )
 
 
@@ -174,19 +174,19 @@ class OnGpu:
         (
             (8, 0),
             torch.bfloat16,
-            "weights='fp8', and the GPU here has compute capability 8.0; wanted 8.9 or more (L4, "
+            "weights='fp8', and the GPU here has compute capability 8.0; expected 8.9 or more (L4, "
             "H100, H200, B200). Use int8.",
         ),
         (
             (9, 0),
             torch.float32,
-            "weights='fp8' with dtype='float32'; wanted bfloat16, to which products of float8 are "
+            "weights='fp8' with dtype='float32'; expected bfloat16, to which products of float8 are "
             "rounded. Ask for dtype='bfloat16'.",
         ),
         (
             (9, 0),
             torch.bfloat16,
-            "weights='fp8' of matrices of sides 32, 16, 40; wanted multiples of 16. Use int8.",
+            "weights='fp8' of matrices of sides 32, 16, 40; expected multiples of 16. Use int8.",
         ),
     ],
 )

@@ -148,10 +148,10 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
     with pytest.raises(GenerationError) as caught:
         engine.submit(Request(ids=(0, 12), max_new_tokens=39, max_images=0))
     assert str(caught.value) == (
-        "the request may need 41 slots in 1 rows of the cache; wanted at most 40 in 2. Shorten it, "
+        "the request may need 41 slots in 1 rows of the cache; expected at most 40 in 2. Shorten it, "
         "ask for fewer new tokens or less guidance, or give the engine a larger budget."
     )
-    with pytest.raises(GenerationError, match="in 3 rows of the cache; wanted at most 40 in 2"):
+    with pytest.raises(GenerationError, match="in 3 rows of the cache; expected at most 40 in 2"):
         engine.submit(Request(ids=(0, 12), max_new_tokens=10))
     assert engine.idle
 

@@ -53,7 +53,7 @@ def test_other_ids_than_the_leaders_end_it(engines: tuple[Engine, Engine]) -> No
     with pytest.raises(RankError) as caught:
         step_along(theirs, engines[1])
     assert str(caught.value) == (
-        "it chose the ids [], the first rank [7]; wanted the same on all. Give the ranks devices "
+        "it chose the ids [], the first rank [7]; expected the same on all. Give the ranks devices "
         "of one kind."
     )
 

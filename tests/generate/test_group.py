@@ -38,7 +38,7 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(GenerationError) as caught:
         device_of("auto", 2)
     assert str(caught.value) == (
-        "2 ranks want a GPU each, but 1 can be seen; wanted as many. Start fewer ranks, or all of "
+        "2 ranks want a GPU each, but 1 can be seen; expected as many. Start fewer ranks, or all of "
         "them on --device cpu."
     )
     assert device_of("auto", 1) == "cuda"
@@ -54,7 +54,7 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
     with pytest.raises(GenerationError) as caught:
         model.new_engine(Budget(captured=True))
     assert str(caught.value) == (
-        "captured steps are asked of 2 ranks that share a decoder; wanted them of a decoder on one "
+        "captured steps are asked of 2 ranks that share a decoder; expected them of a decoder on one "
         "GPU. Leave captured out."
     )
     model.generate(["a"], max_new_tokens=2)
@@ -65,7 +65,7 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
         model.generate(["a"], max_new_tokens=2)
     assert str(hung.value) == (
         "2 ranks could not finish a step together (RuntimeError: Timed out waiting 2000ms for recv "
-        "operation to complete); wanted all of them to within the time there is. Look for what "
+        "operation to complete); expected all of them to within the time there is. Look for what "
         "they wrote before this line, and start again."
     )
     assert multiprocessing.active_children() == []
@@ -82,7 +82,7 @@ def test_a_follower_says_why_it_has_no_part_and_a_group_ends_with_it(
     with pytest.raises(RankError) as caught:
         Group(folder, 2, device="cpu")
     assert str(caught.value) == (
-        "rank 1 of 2 has ended (it would rather not); wanted all of them, for each holds a part of "
+        "rank 1 of 2 has ended (it would rather not); expected all of them, for each holds a part of "
         "the decoder. Look for what it wrote before this line, and start again."
     )
     assert multiprocessing.active_children() == []

@@ -145,4 +145,4 @@ def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
 def test_a_window_of_less_than_nothing_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(speculate=-1)
-    assert str(caught.value) == "speculate=-1; wanted at least 0, the codes to guess ahead."
+    assert str(caught.value) == "speculate=-1; expected at least 0, the codes to guess ahead."

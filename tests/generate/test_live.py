@@ -116,7 +116,7 @@ def test_closing_finishes_what_runs(model: Model) -> None:
     with pytest.raises(GenerationError) as caught:
         live.ask(["a"])
     assert str(caught.value) == (
-        "the engine is closed and takes no more requests; wanted an open one. Start it again."
+        "the engine is closed and takes no more requests; expected an open one. Start it again."
     )
 
 
@@ -129,7 +129,7 @@ def test_closing_at_once_cancels(model: Model) -> None:
 
 def test_a_request_that_does_not_fit_is_refused_where_it_is_asked(model: Model) -> None:
     live = Live(model, Budget(slots=20))
-    with pytest.raises(GenerationError, match="of the cache; wanted at most 20 in 64"):
+    with pytest.raises(GenerationError, match="of the cache; expected at most 20 in 64"):
         live.ask(["a"], max_new_tokens=100)
     live.close()
 

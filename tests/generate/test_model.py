@@ -158,7 +158,7 @@ def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
 def test_without_an_image_decoder_all_else_works(model_parts: ModelParts) -> None:
     blind = Model(replace(model_parts, draws=False))
     message = (
-        "this model folder has no vq_decoder.safetensors, so codes cannot become pictures; wanted "
+        "this model folder has no vq_decoder.safetensors, so codes cannot become pictures; expected "
         "the decoder of its image tokenizer. Put that file into the folder, or ask for text only "
         "(max_images=0)."
     )
@@ -192,4 +192,4 @@ def test_smaller_weights_answer_too(model_parts: ModelParts, options: dict[str, 
 def test_weights_of_another_kind_are_refused(model_parts: ModelParts) -> None:
     with pytest.raises(GenerationError) as caught:
         Model(model_parts, weights="int3")  # type: ignore[arg-type]
-    assert str(caught.value) == "weights='int3' are not known; wanted plain, int8 or fp8."
+    assert str(caught.value) == "weights='int3' are not known; expected plain, int8 or fp8."

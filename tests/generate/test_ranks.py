@@ -30,6 +30,6 @@ def test_ranks_that_do_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(GenerationError) as caught:
         share(drawn(1))
     assert str(caught.value) == (
-        "4 ranks do not divide 2 key heads, 1 groups of norms and a feed-forward of 48; wanted a "
+        "4 ranks do not divide 2 key heads, 1 groups of norms and a feed-forward of 48; expected a "
         "divisor of all (of one group any is). Start another number."
     )

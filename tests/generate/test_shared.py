@@ -130,13 +130,13 @@ def test_a_second_engine_and_a_second_group_are_refused(live: SharedLive, folder
     with pytest.raises(GenerationError) as caught:
         live.model.generate(["a"])
     assert str(caught.value) == (
-        "ranks that share a decoder run one engine, and it is taken; wanted no second one. Ask "
+        "ranks that share a decoder run one engine, and it is taken; expected no second one. Ask "
         "the one there is."
     )
     with pytest.raises(GenerationError) as caught:
         SharedLive(folder, 2, device="cpu")
     assert str(caught.value) == (
-        "this process is in a group of 2 ranks; wanted one that is in none. Close the model that "
+        "this process is in a group of 2 ranks; expected one that is in none. Close the model that "
         "they share, or start another process."
     )
 
@@ -154,7 +154,7 @@ def test_at_last_a_follower_that_is_killed_ends_all_answers_with_the_reason(
         with pytest.raises(RankError) as caught:
             answer.sample()
     wanted = (
-        "rank 1 of 2 has ended (SIGKILL); wanted all of them, for each holds a part of the "
+        "rank 1 of 2 has ended (SIGKILL); expected all of them, for each holds a part of the "
         "decoder. Look for what it wrote before this line, and start again."
     )
     assert str(caught.value) == str(live.error) == wanted

@@ -136,7 +136,7 @@ def test_images_alone_without_room_for_one_are_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         work(BOS, WORD, modality="image", max_new_tokens=3)
     assert str(caught.value) == (
-        "an image needs 4 ids, but there is room for 3; wanted room for the whole image. Raise "
+        "an image needs 4 ids, but there is room for 3; expected room for the whole image. Raise "
         "max_new_tokens, or shorten the prompt."
     )
 

@@ -39,10 +39,10 @@ REFUSALS = [
     ),
     (
         {"qk_norm_groups": 4},
-        "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; wanted a divisor of "
+        "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; expected a divisor of "
         "both.",
     ),
-    ({"dropout": 1.0}, "dropout=1.0 is no probability; wanted 0 <= p < 1."),
+    ({"dropout": 1.0}, "dropout=1.0 is no probability; expected 0 <= p < 1."),
 ]
 
 

@@ -45,5 +45,5 @@ def test_an_unknown_size_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         decoder_size("8B")
     assert str(caught.value) == (
-        "size '8B' is not known; wanted one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
+        "size '8B' is not known; expected one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
     )

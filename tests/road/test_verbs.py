@@ -197,6 +197,6 @@ def test_inspect_finds_a_broken_shard(capsys: pytest.CaptureFixture[str], tmp_pa
     ids.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert main(["inspect", str(tmp_path / "shards")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {ids}: the file is not what was written; wanted its bytes unchanged. Build the "
+        f"error: {ids}: the file is not what was written; expected its bytes unchanged. Build the "
         "shards again: what is whole is kept.\n"
     )

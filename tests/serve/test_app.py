@@ -18,7 +18,7 @@ def test_a_server_for_all_without_keys_does_not_start() -> None:
     with pytest.raises(ConfigError) as caught:
         require_safe(config, None)
     assert str(caught.value) == (
-        "host 0.0.0.0 can be reached by others, and there are no keys; wanted keys. Give --keys "
+        "host 0.0.0.0 can be reached by others, and there are no keys; expected keys. Give --keys "
         "FILE (--new-key NAME makes one), or serve on --host 127.0.0.1."
     )
     require_safe(config, Keys({"anna": b""}))

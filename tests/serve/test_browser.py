@@ -188,4 +188,4 @@ def test_what_the_server_refuses_is_told_in_place(
 ) -> None:
     with opened(chromium, heard[0], refused=True) as page:
         _ask(page, "far too long " * 200)
-        expect(page.locator("#error")).to_contain_text("wanted")
+        expect(page.locator("#error")).to_contain_text("expected")

@@ -38,7 +38,7 @@ def test_no_prompt_is_a_prompt_but_no_prompts_are_none(client: TestClient) -> No
     assert complete(client, prompt="").status_code == 200
     refused = complete(client, prompt=[])
     assert refused.json()["error"]["message"] == (
-        "the list of prompts is empty; wanted at least one. Send one."
+        "the list of prompts is empty; expected at least one. Send one."
     )
     assert complete(client, prompt=["a"] * 9).json()["error"]["code"] == "too_many_choices"
 

@@ -13,7 +13,7 @@ from calumma.serve.config import Credential, Limits, ServeConfig
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         Limits(max_queue=0)
-    assert str(caught.value) == "max_queue=0; wanted above 0. Raise it."
+    assert str(caught.value) == "max_queue=0; expected above 0. Raise it."
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,5 @@ def test_time_stamps_come_from_an_address() -> None:
     with pytest.raises(ConfigError) as caught:
         Credential(certificates=Path("a"), key=Path("b"), timestamps="stamps.example")
     assert str(caught.value) == (
-        "timestamps stamps.example: no address; wanted http:// or https://. Mend it."
+        "timestamps stamps.example: no address; expected http:// or https://. Fix it."
     )

@@ -80,12 +80,12 @@ def test_files_that_are_not_there_or_no_files_are_refused(
     good = authority.write(tmp_path)
     nowhere = tmp_path / "nowhere.pem"
     assert refusal(Credential(certificates=nowhere, key=good.key)) == (
-        f"{nowhere} cannot be read (No such file or directory); wanted certificates in PEM. "
-        "Mend its path or its rights."
+        f"{nowhere} cannot be read (No such file or directory); expected certificates in PEM. "
+        "Fix its path or its rights."
     )
     assert refusal(Credential(certificates=good.certificates, key=tmp_path)) == (
-        f"{tmp_path} cannot be read (Is a directory); wanted a private key in PEM. "
-        "Mend its path or its rights."
+        f"{tmp_path} cannot be read (Is a directory); expected a private key in PEM. "
+        "Fix its path or its rights."
     )
 
 
@@ -98,11 +98,11 @@ def test_files_that_hold_something_else_are_refused(
     other.write_text(text)
     other.chmod(0o600)
     assert refusal(Credential(certificates=other, key=good.key)) == (
-        f"{other} holds no certificates that can be read; wanted PEM, the one that signs first, "
-        "then those between it and its authority's. Mend it."
+        f"{other} holds no certificates that can be read; expected PEM, the one that signs first, "
+        "then those between it and its authority's. Fix it."
     )
     assert refusal(Credential(certificates=good.certificates, key=other)) == (
-        f"{other} holds no private key that can be read; wanted PEM without a password. "
+        f"{other} holds no private key that can be read; expected PEM without a password. "
         "`openssl pkcs8 -topk8 -nodes -in KEY -out FILE` takes one off."
     )
 
@@ -121,7 +121,7 @@ def test_a_key_that_strangers_can_read_is_refused(authority: Authority, tmp_path
     assert read_credential(credential).algorithm == "es256"
     credential.key.chmod(0o644)
     assert refusal(credential) == (
-        f"{credential.key} is open to everybody on this machine; wanted a key that strangers "
+        f"{credential.key} is open to everybody on this machine; expected a key that strangers "
         f"cannot read. `chmod 600 {credential.key}` closes it."
     )
 
@@ -131,7 +131,7 @@ def test_a_key_of_another_certificate_is_refused(authority: Authority, tmp_path:
     (tmp_path / "b").mkdir()
     one, other = authority.write(tmp_path / "a"), authority.write(tmp_path / "b")
     assert refusal(Credential(certificates=one.certificates, key=other.key)) == (
-        f"{other.key} is not the key of the first certificate in {one.certificates}; wanted that "
+        f"{other.key} is not the key of the first certificate in {one.certificates}; expected that "
         "one. Give it, or put its certificate first."
     )
 
@@ -143,7 +143,7 @@ def test_a_certificate_that_is_not_valid_now_is_refused(
     credential = authority.write(tmp_path, days=days)
     begin, end = (f"{NOW + timedelta(days=day):%Y-%m-%d %H:%M}" for day in days)
     assert refusal(credential) == (
-        f"{credential.certificates} holds a certificate for {begin} to {end} UTC; wanted one that "
+        f"{credential.certificates} holds a certificate for {begin} to {end} UTC; expected one that "
         "is valid now. Have it renewed."
     )
 
@@ -160,6 +160,6 @@ def test_a_key_with_which_c2pa_does_not_sign_is_refused(
 ) -> None:
     credential = authority.write(tmp_path, make())
     assert refusal(credential) == (
-        f"{credential.key} is of a kind with which C2PA does not sign; wanted P-256, P-384, "
+        f"{credential.key} is of a kind with which C2PA does not sign; expected P-256, P-384, "
         "P-521, Ed25519, or RSA of 2048 bits and more. Make such a key, and have it certified."
     )

@@ -133,7 +133,7 @@ def test_a_request_that_cannot_be_answered_takes_the_others_along(
     async def work() -> None:
         talk = desk.admit(2)
         (good,) = requests(model, 1)
-        with pytest.raises(Exception, match="wanted between 1 and 127"):
+        with pytest.raises(Exception, match="expected between 1 and 127"):
             talk.ask([good, Request(ids=(0,) * 200)], MANNER)
         talk.close()
 

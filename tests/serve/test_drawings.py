@@ -43,11 +43,11 @@ def test_only_the_model_s_own_size_is_drawn(client: TestClient) -> None:
     refused = draw(client, size="1024x1024")
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == (
-        "this model draws pictures of 16x16 alone; wanted that size, or auto. Leave size out."
+        "this model draws pictures of 16x16 alone; expected that size, or auto. Leave size out."
     )
 
 
-@pytest.mark.parametrize(("wanted", "told"), [(0, 0), (1, 2), (3, 4)])
+@pytest.mark.parametrize(("expected", "told"), [(0, 0), (1, 2), (3, 4)])
 def test_a_stream_has_about_as_many_partial_pictures_as_wanted(
     client: TestClient, wanted: int, told: int
 ) -> None:
@@ -68,6 +68,6 @@ def test_a_picture_that_does_not_pass_is_refused(
         refused = draw(client)
         assert refused.status_code == 400
         assert refused.json()["error"]["message"] == (
-            "a picture does not pass a filter of this server; wanted another prompt."
+            "a picture does not pass a filter of this server; expected another prompt."
         )
         assert draw(client, prompt="bad").json()["error"]["code"] == "content_filter"

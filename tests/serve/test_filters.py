@@ -43,7 +43,7 @@ def test_an_unknown_filter_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load_filters(["virtue"])
     assert str(caught.value) == (
-        "there is no filter 'virtue'; wanted one of profanity, nudity. Choose one, or leave "
+        "there is no filter 'virtue'; expected one of profanity, nudity. Choose one, or leave "
         "--filter out."
     )
 

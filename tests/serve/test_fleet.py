@@ -142,7 +142,7 @@ def test_our_whole_api_stands_before_a_fleet(model: Model, others: Others) -> No
 
 
 WAY_OUT = (
-    "wanted ids by our grammar. Start it with --logits-processors "
+    "expected ids by our grammar. Start it with --logits-processors "
     "calumma.serve.logits:GrammarProcessor, and see its log."
 )
 
@@ -196,5 +196,5 @@ def test_what_is_no_address_is_refused(model: Model) -> None:
         with pytest.raises(ConfigError) as caught:
             FleetLive(model, [url], "tiny")
         assert str(caught.value) == (
-            f"--fleet {url} is no address of a server; wanted http://HOST:PORT. Mend it."
+            f"--fleet {url} is no address of a server; expected http://HOST:PORT. Fix it."
         )

@@ -94,7 +94,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model:
         for response in (known, grown):
             assert response.status_code == 413
             assert response.json()["error"]["message"] == (
-                "the body has more than 1,000 bytes; wanted fewer. Send smaller pictures."
+                "the body has more than 1,000 bytes; expected fewer. Send smaller pictures."
             )
         assert client.post("/v1/chat/completions", content=b"x" * 1000).status_code == 400
 

@@ -118,7 +118,7 @@ BODIES: dict[str, tuple[Any, int]] = {
     "no modality": ({"messages": [TEXT], "modalities": []}, 400),
     "sound": ({"messages": [TEXT], "modalities": ["audio"]}, 400),
     "tools": ({"messages": [TEXT], "tools": [{}]}, 400),
-    "JSON wanted": ({"messages": [TEXT], "response_format": {"type": "json_object"}}, 400),
+    "JSON expected": ({"messages": [TEXT], "response_format": {"type": "json_object"}}, 400),
     "an unknown field": ({"messages": [TEXT], "__proto__": {"a": 1}}, 200),
 }
 

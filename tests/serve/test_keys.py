@@ -29,7 +29,7 @@ def test_lines_are_names_and_hashes_with_remarks_between() -> None:
 
 
 WAY_OUT = (
-    "no key, or a name that stands twice; wanted NAME and the 64 hex digits of the key's SHA-256. "
+    "no key, or a name that stands twice; expected NAME and the 64 hex digits of the key's SHA-256. "
     "`calumma serve --new-key NAME --keys FILE` writes such a line."
 )
 
@@ -47,7 +47,7 @@ def test_a_file_without_keys_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         read_keys("# nobody\n", "keys")
     assert str(caught.value) == (
-        "keys holds no keys; wanted at least one. "
+        "keys holds no keys; expected at least one. "
         "Make one: calumma serve --new-key NAME --keys FILE."
     )
 
@@ -64,7 +64,7 @@ def test_a_second_key_of_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         new_key("anna", path)
     assert str(caught.value) == (
-        f"{path} has a key of anna already; wanted another name. Choose one, or take its line out "
+        f"{path} has a key of anna already; expected another name. Choose one, or take its line out "
         "of the file first."
     )
 
@@ -73,6 +73,6 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         new_key("an na", tmp_path / "keys")
     assert str(caught.value) == (
-        "'an na' cannot be the name of a key; wanted 1 to 64 letters, digits, dots or dashes. "
+        "'an na' cannot be the name of a key; expected 1 to 64 letters, digits, dots or dashes. "
         "Choose another."
     )

@@ -45,7 +45,7 @@ def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
     assert "ValueError: odd" in told["error"]
 
 
-@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("expected", [False, True])
 def test_a_prompt_is_logged_only_where_the_operator_says_so(
     model: Model, stream: io.StringIO, wanted: bool
 ) -> None:

@@ -47,7 +47,7 @@ def test_seeds_are_whole_numbers_that_the_engine_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kind"),
+    ("expected", "kind"),
     [
         (None, "any"),
         (["text"], "text"),
@@ -68,7 +68,7 @@ def test_a_model_that_draws_nothing_answers_in_text(model_parts: ModelParts) -> 
     with pytest.raises(Refusal) as caught:
         modality_of(["text", "image"], blind)
     assert str(caught.value) == (
-        'this model draws no pictures; wanted modalities ["text"]. Ask for text alone.'
+        'this model draws no pictures; expected modalities ["text"]. Ask for text alone.'
     )
 
 

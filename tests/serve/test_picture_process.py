@@ -46,7 +46,7 @@ def test_a_picture_of_too_many_pixels_is_refused_unread() -> None:
     with pytest.raises(ImageError) as caught:
         square_of(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
     assert str(caught.value) == (
-        "p: 40 x 30 pixels; wanted at most 1,199. Make the picture smaller."
+        "p: 40 x 30 pixels; expected at most 1,199. Make the picture smaller."
     )
 
 
@@ -59,7 +59,7 @@ def test_memory_that_runs_out_is_told() -> None:
         with pytest.raises(ImageError) as caught:
             square_of(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
     assert str(caught.value) == (
-        "p: needs more memory than a picture may have here; wanted a smaller one. Save it anew "
+        "p: needs more memory than a picture may have here; expected a smaller one. Save it anew "
         "with fewer pixels."
     )
 

@@ -67,7 +67,7 @@ def test_a_process_that_dies_is_told_and_replaced(
 ) -> None:
     stands_in(monkeypatch, readers, code)
     assert refusal(readers, png(1)) == (
-        "picture 1: crashed its decoder; wanted an ordinary picture. Save it anew as PNG, or leave "
+        "picture 1: crashed its decoder; expected an ordinary picture. Save it anew as PNG, or leave "
         "it out."
     )
     assert readers.lost == 1
@@ -78,7 +78,7 @@ def test_a_process_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPa
     readers = PictureReaders(8, Limits(picture_processes=1, picture_seconds=0.2))
     stands_in(monkeypatch, readers, "import time; time.sleep(60)")
     assert refusal(readers, png(1)) == (
-        "picture 1: took longer than 0.2 s to decode; wanted an ordinary picture. Save it anew as "
+        "picture 1: took longer than 0.2 s to decode; expected an ordinary picture. Save it anew as "
         "PNG, or leave it out."
     )
     assert readers.lost == 1

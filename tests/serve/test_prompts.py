@@ -83,17 +83,17 @@ def test_a_prompt_of_nothing_is_refused() -> None:
         with pytest.raises(Refusal) as caught:
             chat_prompt([message("user", content)])
         assert str(caught.value) == (
-            "the messages hold no text and no picture; wanted at least one. Ask something."
+            "the messages hold no text and no picture; expected at least one. Ask something."
         )
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(scribe: Scribe) -> None:
     assert refusal(scribe, chat(*[picture_part(1)] * 3)) == (
-        "the prompt has 3 pictures; wanted at most 2. Leave some out."
+        "the prompt has 3 pictures; expected at most 2. Leave some out."
     )
     long = scribe.most_bytes + 1
     assert refusal(scribe, chat("x" * long)) == (
-        f"the prompt has {long:,} bytes of text and 0 pictures; wanted what fits into 128 ids, the "
+        f"the prompt has {long:,} bytes of text and 0 pictures; expected what fits into 128 ids, the "
         "most this model reads. Shorten it."
     )
 
@@ -103,7 +103,7 @@ def test_what_a_filter_is_against_is_refused(model: Model, readers: PictureReade
     strict = Scribe(model, readers, config, [NoWord("bad")])
     strict.ids(chat("good", picture_part(1)))
     against = (
-        "the prompt does not pass a filter of this server; wanted another one. Say it otherwise."
+        "the prompt does not pass a filter of this server; expected another one. Say it otherwise."
     )
     assert refusal(strict, chat("good", "bad")) == against
     NoWord.passes_picture, kept = lambda self, picture: False, NoWord.passes_picture  # type: ignore[method-assign]
@@ -132,7 +132,7 @@ def test_a_url_that_holds_no_picture_is_refused(url: str) -> None:
     with pytest.raises(Refusal) as caught:
         data_of(url, "picture 2")
     assert str(caught.value) == (
-        "picture 2: its URL is no picture in base64; wanted data:image/png;base64,... Send the "
+        "picture 2: its URL is no picture in base64; expected data:image/png;base64,... Send the "
         "picture so."
     )
 
@@ -141,6 +141,6 @@ def test_broken_base64_is_refused() -> None:
     with pytest.raises(Refusal) as caught:
         data_of("data:image/png;base64,a", "picture 2")
     assert str(caught.value) == (
-        "picture 2: its base64 is broken; wanted letters, digits, +, / and = alone. Encode it "
+        "picture 2: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
         "again."
     )

@@ -11,16 +11,16 @@ from calumma.serve.refusals import Refusal, as_refusal, busy, ours, stopping, to
 
 
 def test_a_refusal_has_the_shape_that_clients_read() -> None:
-    refusal = Refusal(400, "found this; wanted that.", "odd", param="n")
+    refusal = Refusal(400, "found this; expected that.", "odd", param="n")
     assert refusal.body() == {
         "error": {
-            "message": "found this; wanted that.",
+            "message": "found this; expected that.",
             "type": "invalid_request_error",
             "param": "n",
             "code": "odd",
         }
     }
-    assert str(refusal) == "found this; wanted that."
+    assert str(refusal) == "found this; expected that."
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
@@ -34,10 +34,10 @@ def test_a_full_queue_says_when_to_come_again() -> None:
 
 
 def test_a_user_s_mistake_is_told_whole_and_one_of_ours_not_at_all() -> None:
-    mistake = as_refusal(GenerationError("too long; wanted less."))
+    mistake = as_refusal(GenerationError("too long; expected less."))
     assert (mistake.status, mistake.message, mistake.code) == (
         400,
-        "too long; wanted less.",
+        "too long; expected less.",
         "generation",
     )
     assert as_refusal(ValueError("a secret")).body() == ours().body()
@@ -48,7 +48,7 @@ def test_a_user_s_mistake_is_told_whole_and_one_of_ours_not_at_all() -> None:
 
 
 def test_a_model_that_has_lost_a_rank_is_no_fault_of_the_client_s() -> None:
-    refusal = as_refusal(RankError("rank 1 has ended; wanted it."))
+    refusal = as_refusal(RankError("rank 1 has ended; expected it."))
     assert (refusal.status, refusal.message, refusal.code) == (
         503,
         "the server has lost a part of its model, and ends; ask another one, or ask again.",
@@ -64,7 +64,7 @@ def test_a_wrong_field_is_named_and_not_repeated(client: TestClient) -> None:
     error = client.post("/v1/chat/completions", content=text, headers=head).json()["error"]
     assert error["param"] == "messages.1.role"
     assert "king" not in error["message"]
-    assert error["message"].endswith(". Mend it, or leave it out.")
+    assert error["message"].endswith(". Fix it, or leave it out.")
 
 
 def test_an_unknown_path_and_a_wrong_method_are_told(client: TestClient) -> None:

@@ -88,7 +88,7 @@ def test_a_picture_of_an_allowed_host_is_fetched_redirects_included(port: int) -
 
 
 NOT_ALLOWED = (
-    "the URL of a picture leads to a host that is not allowed; wanted a data: URL. Send the "
+    "the URL of a picture leads to a host that is not allowed; expected a data: URL. Send the "
     "picture itself, or ask the operator to allow its host."
 )
 
@@ -127,13 +127,13 @@ def test_a_redirect_to_another_host_is_not_followed(port: int) -> None:
 def test_a_host_that_gives_no_picture_is_told(port: int) -> None:
     home = f"http://good.example:{port}"
     assert refusal(f"{home}/lost", "good.example") == (
-        "the picture at good.example answers with status 404; wanted one that can be "
+        "the picture at good.example answers with status 404; expected one that can be "
         "had. Send it as a data: URL."
     )
     assert "redirects again and again" in refusal(f"{home}/round", "good.example")
     assert "cannot be fetched within 0.3 s" in refusal(f"{home}/slow", "good.example")
     assert refusal(f"{home}/large", "good.example") == (
-        "the picture at good.example has more than 1,000 bytes; wanted fewer. Make it smaller, or "
+        "the picture at good.example has more than 1,000 bytes; expected fewer. Make it smaller, or "
         "send it as a data: URL."
     )
     assert "cannot be found" in refusal("http://no.example/", "no.example")
@@ -147,7 +147,7 @@ def test_a_name_of_a_private_address_is_refused_although_it_is_allowed(
 ) -> None:
     for host in ("inside.example", "good.example"):
         assert refusal(f"http://{host}/x", host) == (
-            f"{host} has an address that is not public; wanted one on the open internet. Send the "
+            f"{host} has an address that is not public; expected one on the open internet. Send the "
             "picture as a data: URL."
         )
     names["good.example"] = "93.184.216.34"

@@ -105,7 +105,7 @@ def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_told(
         "Timer",
         lambda *what: SimpleNamespace(start=lambda: timers.append(what)),
     )
-    replicas_room._end_soon(RankError("rank 1 has ended; wanted it."))
+    replicas_room._end_soon(RankError("rank 1 has ended; expected it."))
     assert timers == [(1.0, os.kill, (os.getpid(), signal.SIGKILL))]
 
 
@@ -120,7 +120,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("address", "wanted"),
+    ("address", "expected"),
     [("", {"address": "local", "include_dashboard": False}), ("ray://a", {"address": "ray://a"})],
 )
 def test_replicas_are_asked_for_and_ended_with_the_signal(
@@ -153,7 +153,7 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
     ray.init, ray.serve = init, serve  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(STOP, "install", lambda: None)
-    monkeypatch.setattr(STOP, "wanted", False)
+    monkeypatch.setattr(STOP, "expected", False)
 
     def stop() -> None:
         told.append(("listening", {}))

@@ -150,7 +150,7 @@ def test_a_place_that_is_taken_is_told() -> None:
         port = first.getsockname()[1]
         bind("127.0.0.1", port)
     assert str(caught.value) == (
-        f"cannot listen at 127.0.0.1, port {port} (Address already in use); wanted a free port of "
+        f"cannot listen at 127.0.0.1, port {port} (Address already in use); expected a free port of "
         "this machine. Choose another --port or --host."
     )
 

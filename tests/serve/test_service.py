@@ -35,7 +35,7 @@ def test_ids_are_counted_by_what_they_are(service: Service, model: Model) -> Non
     size = model.vocabulary.size
     with pytest.raises(Refusal) as caught:
         service.require_ids([size])
-    assert str(caught.value) == f"the id {size} is none of this model's; wanted 0 to {size - 1}."
+    assert str(caught.value) == f"the id {size} is none of this model's; expected 0 to {size - 1}."
 
 
 def test_another_model_and_too_many_answers_are_refused(service: Service) -> None:
@@ -44,11 +44,11 @@ def test_another_model_and_too_many_answers_are_refused(service: Service) -> Non
     with pytest.raises(Refusal) as caught:
         service.require_model("gpt")
     assert str(caught.value) == (
-        "no model of that name is served here; wanted 'tiny'. /v1/models names it."
+        "no model of that name is served here; expected 'tiny'. /v1/models names it."
     )
     with pytest.raises(Refusal) as many:
         service.require_choices(9)
-    assert str(many.value) == "9 answers are wanted; wanted 1 to 8. Ask again for the rest."
+    assert str(many.value) == "9 answers are expected; expected 1 to 8. Ask again for the rest."
 
 
 def description(client: TestClient, **more: object) -> str | None:

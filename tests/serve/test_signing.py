@@ -149,7 +149,7 @@ def test_a_certificate_for_something_else_is_refused(
         load_signer(credential)
     assert str(caught.value) == (
         f"{credential.certificates} holds a certificate that C2PA does not allow (the certificate "
-        f"is invalid; it is for {found}); wanted one that an authority has made for "
+        f"is invalid; it is for {found}); expected one that an authority has made for "
         "digitalSignature and for emailProtection or documentSigning. Have one made; "
         "docs/serving.md shows how, to try."
     )
@@ -219,8 +219,8 @@ def test_an_address_that_gives_no_time_stamps_is_refused(credential: Credential)
             load_signer(replace(credential, timestamps=url))
         assert str(caught.value) == (
             f"{url} gives no time stamp (internal error (decode error (missing further values (at "
-            "position 0)))); wanted a time-stamp authority (RFC 3161). "
-            "Mend --c2pa-timestamps, or leave it out."
+            "position 0)))); expected a time-stamp authority (RFC 3161). "
+            "Fix --c2pa-timestamps, or leave it out."
         )
         assert asked == ["application/timestamp-query"]
 

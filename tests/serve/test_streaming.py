@@ -52,8 +52,8 @@ def test_a_stream_opens_tells_shows_life_closes_and_ends() -> None:
 
 
 def test_what_fails_on_the_way_is_the_last_event() -> None:
-    *_, last = stream(Said("a"), GenerationError("too hot; wanted less."))
-    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "too hot; wanted less."
+    *_, last = stream(Said("a"), GenerationError("too hot; expected less."))
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "too hot; expected less."
     *_, hidden = stream(Said("a"), ValueError("a secret"))
     error = json.loads(hidden.removeprefix("data: "))["error"]
     assert error["code"] == "internal_error"

@@ -246,7 +246,7 @@ def test_tokenizers_of_different_codes_are_refused(text_tokenizer: TextTokenizer
     with pytest.raises(DocumentError) as caught:
         fake(other)
     assert str(caught.value) == (
-        "the image tokenizer has 16 codes, the text tokenizer's vocabulary 3; wanted the same "
+        "the image tokenizer has 16 codes, the text tokenizer's vocabulary 3; expected the same "
         "number. Train the text tokenizer with --num-codes 16."
     )
 
@@ -257,7 +257,7 @@ def test_a_signal_stops_between_two_pieces(
     def stop_after_five() -> Iterator[Document]:
         for number, document in enumerate(PAIRS):
             if number == 5:
-                monkeypatch.setattr(STOP, "wanted", True)
+                monkeypatch.setattr(STOP, "expected", True)
             yield document
 
     with pytest.raises(Interrupted) as caught:

@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
         patch.setattr(Path, "write_bytes", fill)
         build_local(job(folder, tmp_path), [folder / "docs"], 1)
     assert str(caught.value) == (
-        f"{tmp_path / 'piece-00003-000.ends'}: no space left on the device; wanted room for this "
+        f"{tmp_path / 'piece-00003-000.ends'}: no space left on the device; expected room for this "
         "file. Free some space, or give --out a folder on another disk; the same command then "
         "goes on from what is saved."
     )
@@ -127,7 +127,7 @@ def test_a_worker_that_is_killed_is_told_and_the_next_build_goes_on(
         patch.setattr(calumma.shards.executors, "working", _die)
         build_local(job(folder, tmp_path), [folder / "docs"], 2)
     assert str(caught.value) == (
-        f"{tmp_path}: a worker of this build was killed, perhaps for want of memory; wanted it to "
+        f"{tmp_path}: a worker of this build was killed, perhaps for want of memory; expected it to "
         "end by itself. Start the same command again with fewer --workers: what is finished is "
         "kept."
     )
@@ -144,7 +144,7 @@ def test_a_signal_stops_between_two_pieces(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     def stop_after_one(documents: int) -> None:
-        monkeypatch.setattr(STOP, "wanted", True)
+        monkeypatch.setattr(STOP, "expected", True)
         time.sleep(0.5)
 
     with pytest.raises(Interrupted) as caught:
@@ -153,7 +153,7 @@ def test_a_signal_stops_between_two_pieces(
         f"stopped by a signal; {tmp_path} holds the pieces that are finished. The same command "
         "goes on from there."
     )
-    monkeypatch.setattr(STOP, "wanted", False)
+    monkeypatch.setattr(STOP, "expected", False)
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
     assert contents(tmp_path) == contents(folder / "whole")
 
@@ -179,7 +179,7 @@ def test_ray_that_is_not_installed_is_named(
     with pytest.raises(ConfigError) as caught:
         build_on_ray(job(folder, tmp_path), [folder / "docs"], 2)
     assert str(caught.value) == (
-        "--executor ray, and ray is not installed; wanted it. Install it: pip install "
+        "--executor ray, and ray is not installed; expected it. Install it: pip install "
         "'calumma[ray]', or take --executor local."
     )
 
@@ -270,7 +270,7 @@ def test_jobs_of_an_earlier_build_are_waited_for(
     with pytest.raises(ShardError) as caught:
         submit_to_slurm(asked, [folder / "docs"], 1, config)
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: jobs 9, 41 of an earlier build are in Slurm's queue; wanted none "
+        f"{tmp_path / 'out'}: jobs 9, 41 of an earlier build are in Slurm's queue; expected none "
         "beside a new one. Wait until they have ended, or scancel 9 41."
     )
 
@@ -282,7 +282,7 @@ def test_a_machine_without_slurm_is_told(
     with pytest.raises(ConfigError) as caught:
         submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
     assert str(caught.value) == (
-        "--executor slurm, and there is no sbatch on this machine; wanted one that belongs to a "
+        "--executor slurm, and there is no sbatch on this machine; expected one that belongs to a "
         "Slurm cluster. Log in there, or take --executor local."
     )
 
@@ -296,6 +296,6 @@ def test_a_job_that_slurm_does_not_take_is_told(
     with pytest.raises(ConfigError) as caught:
         submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
     assert str(caught.value) == (
-        "sbatch ended with 1; wanted it to take the job. What it says stands above: mend the file "
+        "sbatch ended with 1; expected it to take the job. What it says stands above: fix the file "
         "given as --slurm."
     )

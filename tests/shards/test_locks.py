@@ -51,7 +51,7 @@ def test_a_folder_at_which_another_is_at_work_is_refused_until_that_one_is_dead(
         with pytest.raises(ShardError) as caught, building(work):
             pass
         assert str(caught.value) == (
-            f"{tmp_path}: another build is at work there; wanted one at a time. Wait until it has "
+            f"{tmp_path}: another build is at work there; expected one at a time. Wait until it has "
             "ended, or choose another --out."
         )
         other.kill()

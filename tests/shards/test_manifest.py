@@ -57,7 +57,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as caught:
         Manifest.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds no manifest.json; wanted a folder of shards. Build it with "
+        f"{tmp_path} holds no manifest.json; expected a folder of shards. Build it with "
         "`calumma build-shards DOCS --tokenizers DIR --out DIR`."
     )
 
@@ -69,11 +69,13 @@ def test_another_list_of_pieces_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as caught:
         Manifest.load(tmp_path)
     assert str(caught.value) == (
-        f"{path} is not what was written; wanted the list of 3 pieces. Build the shards again: "
+        f"{path} is not what was written; expected the list of 3 pieces. Build the shards again: "
         "what is whole is kept."
     )
     path.unlink()
-    with pytest.raises(ShardError, match=r"pieces\.jsonl is missing; wanted the list of 3 pieces"):
+    with pytest.raises(
+        ShardError, match=r"pieces\.jsonl is missing; expected the list of 3 pieces"
+    ):
         Manifest.load(tmp_path)
 
 
@@ -81,7 +83,7 @@ def test_shards_at_an_address_are_to_be_copied_first() -> None:
     with pytest.raises(ShardError) as caught:
         Manifest.load(Path("s3://bucket/shards"))
     assert str(caught.value) == (
-        "s3:/bucket/shards: an address of another file system; wanted a folder of this machine, as "
+        "s3:/bucket/shards: an address of another file system; expected a folder of this machine, as "
         "shards are read at any place of their files. Copy them here first."
     )
 

@@ -63,11 +63,11 @@ def test_an_unknown_source_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
         ShardReader(folder).of_source("c")
     assert str(caught.value) == (
-        f"{folder} holds no source 'c'; it holds a, b. Mend the mixture's names."
+        f"{folder} holds no source 'c'; it holds a, b. Fix the mixture's names."
     )
 
 
-@pytest.mark.parametrize(("suffix", "wanted"), [("ids", 10), ("ends", 16), ("counted", 5)])
+@pytest.mark.parametrize(("suffix", "expected"), [("ids", 10), ("ends", 16), ("counted", 5)])
 def test_a_truncated_piece_is_refused(folder: Path, suffix: str, wanted: int) -> None:
     path = folder / f"piece-00000.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
@@ -103,7 +103,7 @@ def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, place: int) -> 
     with pytest.raises(ShardError) as caught:
         reader.read(broken)
     assert str(caught.value) == (
-        f"{folder / 'piece-00000.ids'}: sequence {broken} is not what was written; wanted its "
+        f"{folder / 'piece-00000.ids'}: sequence {broken} is not what was written; expected its "
         "bytes unchanged. Build the shards again: what is whole is kept."
     )
     with pytest.raises(ShardError, match="the file is not what was written"):
@@ -121,7 +121,7 @@ def test_a_flipped_byte_of_the_index_is_seen_when_the_piece_is_opened(
     with pytest.raises(ShardError) as caught:
         reader.length(2)
     assert str(caught.value) == (
-        f"{path}: the file is not what was written; wanted its bytes unchanged. Build the shards "
+        f"{path}: the file is not what was written; expected its bytes unchanged. Build the shards "
         "again: what is whole is kept."
     )
 
@@ -178,7 +178,7 @@ def test_a_piece_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> Non
         reader.length(2)
     assert str(caught.value) == (
         f"{folder / 'piece-00002.ids'} cannot be opened any more (No such file or directory); "
-        "wanted the shards to stay as they are while they are read. Start again when they are "
+        "expected the shards to stay as they are while they are read. Start again when they are "
         "whole."
     )
 

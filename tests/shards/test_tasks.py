@@ -182,7 +182,7 @@ def test_a_bad_picture_leaves_no_note_that_its_task_is_done(folder: Path, tmp_pa
     with pytest.raises(ShardError) as caught:
         finish(mine)
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: task 0 of 1 is not done; wanted all of them. Start the same command "
+        f"{tmp_path / 'out'}: task 0 of 1 is not done; expected all of them. Start the same command "
         "again: what is finished is kept."
     )
 
@@ -196,7 +196,7 @@ def test_a_build_that_is_stopping_begins_nothing(
     assert BuildTask(mine)(None, 0, tasks) == 0
     plan(mine, [folder / "docs"])
     assert BuildTask(mine)(None, 0, tasks) == 5
-    monkeypatch.setattr(STOP, "wanted", True)
+    monkeypatch.setattr(STOP, "expected", True)
     assert BuildTask(mine)(None, 1, tasks) == 0
 
 

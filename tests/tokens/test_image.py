@@ -119,7 +119,7 @@ def test_without_a_decoder_it_gives_the_same_codes_and_no_pictures(
         with pytest.raises(TokenizerError) as caught:
             blind.decode_image([1, 2, 3, 4])
         assert str(caught.value) == (
-            "this image tokenizer has no decoder, so codes cannot become pictures; wanted one that "
+            "this image tokenizer has no decoder, so codes cannot become pictures; expected one that "
             "has. Take the tokenizers of a model folder with vq_decoder.safetensors "
             "(`calumma convert MODEL DIR --to tokenizers`)."
         )
@@ -175,14 +175,14 @@ def refused(call: object) -> str:
 
 def test_pixels_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
     assert refused(lambda: tokenizer.encode(torch.zeros(3, 16, 16))) == (
-        "pixels of shape [3, 16, 16]; wanted [images, 3, height, width]."
+        "pixels of shape [3, 16, 16]; expected [images, 3, height, width]."
     )
     assert refused(lambda: tokenizer.encode(torch.zeros(1, 3, 16, 20))) == (
-        "1 images of 16 x 20 pixels; wanted at least one, with sides that are multiples of 8. "
+        "1 images of 16 x 20 pixels; expected at least one, with sides that are multiples of 8. "
         "Resize them, or call encode_image."
     )
     assert refused(lambda: tokenizer.encode(torch.full((1, 3, 16, 16), 255.0))) == (
-        "pixels from 255 to 255; wanted them from -1 (black) to 1 (white). "
+        "pixels from 255 to 255; expected them from -1 (black) to 1 (white). "
         "For 0 to 255, take x / 255 * 2 - 1."
     )
     assert refused(lambda: tokenizer.encode(torch.full((1, 3, 16, 16), torch.nan))).startswith(
@@ -192,21 +192,21 @@ def test_pixels_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
 
 def test_codes_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
     assert refused(lambda: tokenizer.decode_image([1, 2, 3, 4, 5])) == (
-        "5 codes; wanted 4, or at least 1 of an image still growing. "
+        "5 codes; expected 4, or at least 1 of an image still growing. "
         "Pass the codes of exactly one image."
     )
-    assert refused(lambda: tokenizer.decode_image([])).startswith("0 codes; wanted 4,")
+    assert refused(lambda: tokenizer.decode_image([])).startswith("0 codes; expected 4,")
     assert refused(lambda: tokenizer.decode_image([1, 2, 32, 0])) == (
-        "code 32 is not in the codebook; wanted codes from 0 to 31. "
+        "code 32 is not in the codebook; expected codes from 0 to 31. "
         "Turn vocabulary ids into codes first."
     )
     assert refused(lambda: tokenizer.decode_image([-1])).startswith("code -1 is not in")
     assert refused(lambda: tokenizer.decode(torch.zeros(4, dtype=torch.int64))) == (
-        "codes of shape [4], torch.int64; wanted [images, rows, columns] of int64. "
+        "codes of shape [4], torch.int64; expected [images, rows, columns] of int64. "
         "For the list of one image call decode_image."
     )
     assert refused(lambda: tokenizer.decode(torch.zeros(0, 2, 2, dtype=torch.int64))) == (
-        "no codes: shape [0, 2, 2]; wanted at least one image."
+        "no codes: shape [0, 2, 2]; expected at least one image."
     )
 
 
@@ -216,7 +216,7 @@ def test_a_folder_that_holds_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image_tokenizer.json"
     assert str(caught.value) == (
         f"{path}: no image tokenizer's config can be read there (No such file or "
-        "directory); wanted the file that `calumma train-image-tokenizer` writes. "
+        "directory); expected the file that `calumma train-image-tokenizer` writes. "
         "Name the folder that holds it."
     )
 

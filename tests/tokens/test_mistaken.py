@@ -1,4 +1,4 @@
-"""A model's folder where tokenizers are wanted."""
+"""A model's folder where tokenizers are expected."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_the_command_that_helps_is_named(
         with pytest.raises(TokenizerError) as caught:
             load(Path(named))
         assert str(caught.value) == (
-            f"{named} is a model's folder; wanted one of tokenizers alone. Write the model's into "
+            f"{named} is a model's folder; expected one of tokenizers alone. Write the model's into "
             f"one with `calumma convert {model} tokenizers --to tokenizers`, and name that."
         )
 
 
 def test_a_release_is_no_text_tokenizer(tmp_path: Path) -> None:
     _put(tmp_path / "models" / "7b" / "params.json")
-    with pytest.raises(TokenizerError, match="is a model's folder; wanted one of tokenizers"):
+    with pytest.raises(TokenizerError, match="is a model's folder; expected one of tokenizers"):
         TextTokenizer.load(tmp_path)
 
 

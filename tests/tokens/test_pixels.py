@@ -104,7 +104,7 @@ def test_a_mere_line_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
         to_pixels(PIL.Image.new("RGB", (500, 2)), 8)
     assert str(caught.value) == (
-        "a picture of 500 x 2 pixels; wanted sides that differ at most 100-fold. Cut it, or "
+        "a picture of 500 x 2 pixels; expected sides that differ at most 100-fold. Cut it, or "
         "leave its document out."
     )
 
@@ -112,4 +112,4 @@ def test_a_mere_line_is_refused() -> None:
 def test_an_unknown_fit_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
         to_pixels(PIL.Image.new("RGB", (2, 2)), 8, "stretch")  # type: ignore[arg-type]
-    assert str(caught.value) == 'fit=\'stretch\' is not known; wanted "crop" or "pad".'
+    assert str(caught.value) == 'fit=\'stretch\' is not known; expected "crop" or "pad".'

@@ -78,7 +78,7 @@ def test_a_conversation_with_an_answer_to_nothing_is_refused(roles: str) -> None
     with pytest.raises(DocumentError) as caught:
         encode_turns(turns, TOKENIZER, [])
     assert str(caught.value) == (
-        "an answer stands without a prompt; wanted a user turn before every assistant turn. Add "
+        "an answer stands without a prompt; expected a user turn before every assistant turn. Add "
         "the prompt, or join the two answers."
     )
 
@@ -88,7 +88,7 @@ def test_an_answer_without_a_prompt_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         encode_document(Document(id="chat/7", messages=(turn,)), TOKENIZER, [])
     assert str(caught.value) == (
-        "chat/7: an answer stands without a prompt; wanted a user turn before every assistant "
+        "chat/7: an answer stands without a prompt; expected a user turn before every assistant "
         "turn. Add the prompt, or join the two answers."
     )
 
@@ -98,7 +98,7 @@ def test_a_prompt_without_an_answer_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         encode_document(Document(id="chat/7", messages=(turn,)), TOKENIZER, [])
     assert str(caught.value) == (
-        "chat/7: the last prompt has no answer; wanted an assistant turn after every user turn. "
+        "chat/7: the last prompt has no answer; expected an assistant turn after every user turn. "
         "Add the answer, or drop the turn."
     )
 
@@ -153,7 +153,7 @@ def test_a_code_outside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         split_ids([BOS, 4], Vocabulary(num_codes=3, num_text=256))
     assert str(caught.value) == (
-        "id 4 at place 1 is an image code outside an image; wanted begin-of-image (8) before it."
+        "id 4 at place 1 is an image code outside an image; expected begin-of-image (8) before it."
     )
 
 
@@ -161,5 +161,5 @@ def test_text_inside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         split_ids([BEGIN, 4, 11], V)
     assert str(caught.value) == (
-        "id 11 at place 2 is text inside an image; wanted image codes up to end-of-image (7)."
+        "id 11 at place 2 is text inside an image; expected image codes up to end-of-image (7)."
     )

@@ -108,7 +108,7 @@ def test_numbers_that_are_no_brightness_are_refused(values: list[float], found: 
     with pytest.raises(ImageError) as caught:
         to_rgb(PIL.Image.fromarray(np.array([values], np.float32)))
     assert str(caught.value) == (
-        f"a picture of numbers from {found}; wanted 0 to 1, 0 to 255 or 0 to 65,535. Scale them, "
+        f"a picture of numbers from {found}; expected 0 to 1, 0 to 255 or 0 to 65,535. Scale them, "
         "or leave its document out."
     )
 

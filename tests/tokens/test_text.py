@@ -83,7 +83,7 @@ def test_fewer_ids_than_bytes_are_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.train(["a"], num_text=255, num_codes=1)
     assert str(caught.value) == (
-        "num_text=255 is fewer than the 256 bytes that every text can be spelt with; wanted at "
+        "num_text=255 is fewer than the 256 bytes that every text can be spelt with; expected at "
         "least 256."
     )
 
@@ -92,7 +92,7 @@ def test_too_little_text_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.train(["ab"], num_text=300, num_codes=1)
     assert str(caught.value) == (
-        "the texts give 257 text ids; wanted 300. Give more text, or ask for fewer ids."
+        "the texts give 257 text ids; expected 300. Give more text, or ask for fewer ids."
     )
 
 
@@ -100,7 +100,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds no tokenizer.json; wanted a text tokenizer. Train one with "
+        f"{tmp_path} holds no tokenizer.json; expected a text tokenizer. Train one with "
         "`calumma train-text-tokenizer DOCS --out DIR`."
     )
 
@@ -111,5 +111,5 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
         TextTokenizer.load(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'tokenizer.json'}: is no tokenizer (EOF while parsing an object at line 1 "
-        "column 1); wanted the JSON of the tokenizers library."
+        "column 1); expected the JSON of the tokenizers library."
     )

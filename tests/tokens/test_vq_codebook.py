@@ -112,31 +112,34 @@ def test_beta_weighs_the_codebooks_loss_in_the_release_and_the_encoders_elsewher
 
 
 REFUSALS = {
-    "update": ({"update": "k"}, 'codebook.update=\'k\' is not known; wanted "gradient" or "ema".'),
-    "decay": ({"decay": 1.0}, "codebook.decay=1.0; wanted between 0 and 1, such as 0.99."),
-    "beta": ({"beta": -1.0}, "codebook.beta=-1.0; wanted 0 or more, such as 0.25."),
+    "update": (
+        {"update": "k"},
+        'codebook.update=\'k\' is not known; expected "gradient" or "ema".',
+    ),
+    "decay": ({"decay": 1.0}, "codebook.decay=1.0; expected between 0 and 1, such as 0.99."),
+    "beta": ({"beta": -1.0}, "codebook.beta=-1.0; expected 0 or more, such as 0.25."),
     "lookup": (
         {"lookup": "fsq"},
-        'codebook.lookup=\'fsq\' is not known; wanted "nearest", "normalised" or "ibq".',
+        'codebook.lookup=\'fsq\' is not known; expected "nearest", "normalised" or "ibq".',
     ),
     "means of ibq": (
         {"lookup": "ibq", "update": "ema"},
-        "codebook.update='ema' with codebook.lookup=\"ibq\", which is a way of gradients; wanted "
+        "codebook.update='ema' with codebook.lookup=\"ibq\", which is a way of gradients; expected "
         'codebook.update="gradient".',
     ),
     "temperature": (
         {"lookup": "ibq", "entropy_temperature": 0.0},
-        "codebook.entropy_weight=0.0 and codebook.entropy_temperature=0.0; wanted a weight of 0 "
+        "codebook.entropy_weight=0.0 and codebook.entropy_temperature=0.0; expected a weight of 0 "
         "or more, and a temperature above 0.",
     ),
     "entropy": (
         {"entropy_weight": 0.1},
         "codebook.entropy_weight=0.1 with codebook.lookup='nearest', which has no such penalty; "
-        'wanted lookup="ibq", or a weight of 0.',
+        'expected lookup="ibq", or a weight of 0.',
     ),
     "revival": (
         {"revive_after_steps": -1},
-        "codebook.revive_after_steps=-1; wanted a number of steps, or 0 for never.",
+        "codebook.revive_after_steps=-1; expected a number of steps, or 0 for never.",
     ),
 }
 

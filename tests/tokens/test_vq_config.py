@@ -32,16 +32,16 @@ def test_lists_from_a_file_are_kept_as_tuples() -> None:
 REFUSALS = {
     "codes": (
         {"num_codes": 0},
-        "num_codes=0; wanted at least 1.",
+        "num_codes=0; expected at least 1.",
     ),
     "no levels": (
         {"channel_multipliers": ()},
-        "channel_multipliers=[]; wanted one whole number of at least 1 for each level, such as "
+        "channel_multipliers=[]; expected one whole number of at least 1 for each level, such as "
         "[1, 2, 4].",
     ),
     "blocks": (
         {"num_res_blocks": -1},
-        "num_res_blocks=-1; wanted 0 or more.",
+        "num_res_blocks=-1; expected 0 or more.",
     ),
     "no blocks to widen": (
         {"num_res_blocks": 0, "channel_multipliers": (1, 2, 4)},
@@ -50,7 +50,7 @@ REFUSALS = {
     ),
     "dropout": (
         {"dropout": 1.0},
-        "dropout=1.0; wanted a share from 0 to below 1.",
+        "dropout=1.0; expected a share from 0 to below 1.",
     ),
     "widths": (
         {"base_channels": 40},

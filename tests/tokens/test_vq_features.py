@@ -56,7 +56,7 @@ def test_what_is_no_torchscript_is_refused(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{path}: no TorchScript can be read there (")
     assert message.endswith(
-        "); wanted the file of a network, as torch.jit.save writes it. Mend the name, or take "
+        "); expected the file of a network, as torch.jit.save writes it. Fix the name, or take "
         "'efficientnet-lite0'."
     )
 

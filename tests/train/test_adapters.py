@@ -157,6 +157,6 @@ def test_tensor_ranks_cannot_share_additions() -> None:
     with pytest.raises(ConfigError) as caught:
         require_shardable(LORA, tensor=2)
     assert str(caught.value) == (
-        "parallel.tensor=2 cuts matrices that adapt.matrices='lora' adds to; wanted whole ones. "
+        "parallel.tensor=2 cuts matrices that adapt.matrices='lora' adds to; expected whole ones. "
         "Set parallel.tensor=1 (FSDP2 shards them all the same)."
     )

@@ -38,8 +38,8 @@ def test_what_is_no_box_is_refused(text: str) -> None:
     with pytest.raises(DocumentError) as caught:
         given_boxes(text, "picture 3, attribute faces")
     assert str(caught.value) == (
-        f"picture 3, attribute faces: found the box {text!r}; wanted left, top, right and bottom "
-        'as shares of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Mend the attribute.'
+        f"picture 3, attribute faces: found the box {text!r}; expected left, top, right and bottom "
+        'as shares of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Fix the attribute.'
     )
 
 

@@ -25,7 +25,7 @@ def test_counts_below_one_are_refused(name: str) -> None:
         TrainConfig(shards=Path("s"), tokenizers=Path("t"), **{name: 0})
     assert str(caught.value) == (
         f"steps={counts['steps']}, save_every={counts['save_every']} and "
-        f"accumulate={counts['accumulate']}; wanted at least 1 of each."
+        f"accumulate={counts['accumulate']}; expected at least 1 of each."
     )
 
 
@@ -33,7 +33,7 @@ def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         TrainConfig(shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor=3))
     assert str(caught.value) == (
-        "stream.row_length=256 does not divide over parallel.tensor=3 ranks; wanted a multiple."
+        "stream.row_length=256 does not divide over parallel.tensor=3 ranks; expected a multiple."
     )
 
 
@@ -68,14 +68,16 @@ def test_an_unknown_size_is_refused_with_the_file_s_name() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config(PretrainConfig, TREE | {"model": {"size": "8B"}}, "run.toml")
     assert str(caught.value) == (
-        "run.toml: size '8B' is not known; wanted one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
+        "run.toml: size '8B' is not known; expected one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
     )
 
 
 def test_a_size_is_no_field_where_none_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config(PretrainConfig, TREE | {"optimizer": {"size": "7B"}}, "run.toml")
-    assert str(caught.value).startswith("run.toml: there is no field optimizer.size; wanted one of")
+    assert str(caught.value).startswith(
+        "run.toml: there is no field optimizer.size; expected one of"
+    )
 
 
 @pytest.mark.parametrize("two", [{}, {"weights": {"a": 1.0}, "added": {"b": 2.0}}])
@@ -84,6 +86,6 @@ def test_stage_two_is_told_in_one_way(two: dict[str, dict[str, float]]) -> None:
         make_config(PretrainConfig, TREE | {"stage_two": two}, "run.toml")
     assert str(caught.value) == (
         f"run.toml: stage two has weights {two.get('weights', {})} of its own and adds "
-        f"{two.get('added', {})} to stage one's; wanted one of the two: [stage_two.weights], or "
+        f"{two.get('added', {})} to stage one's; expected one of the two: [stage_two.weights], or "
         "[stage_two.added]."
     )

@@ -53,10 +53,10 @@ def test_categories_share_equally_unless_told_otherwise() -> None:
 
 def test_weights_and_categories_exclude_each_other() -> None:
     assert refusal() == (
-        "turns.toml: weights {} and categories {}; wanted one of the two: [weights], or a table "
+        "turns.toml: weights {} and categories {}; expected one of the two: [weights], or a table "
         "for each category, such as [categories.text]."
     )
-    assert "wanted one of the two" in refusal(weights={"a": 1.0}, categories={"text": {"a": 1.0}})
+    assert "expected one of the two" in refusal(weights={"a": 1.0}, categories={"text": {"a": 1.0}})
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def test_weights_and_categories_exclude_each_other() -> None:
 def test_a_category_that_is_unknown_or_has_no_sources_is_refused(changes: dict[str, Any]) -> None:
     assert refusal(**changes) == (
         f"turns.toml: category 'speech' is none of {', '.join(CATEGORIES)}, or has a share and no "
-        "sources; wanted one of them with its sources. Mend the name."
+        "sources; expected one of them with its sources. Fix the name."
     )
 
 
 def test_a_category_without_positive_shares_is_refused() -> None:
     assert refusal(categories={"text": {"a": 0.0}}) == (
-        "turns.toml: category 'text' has no source with a positive share; wanted one. Add it, or "
+        "turns.toml: category 'text' has no source with a positive share; expected one. Add it, or "
         "leave the category out."
     )
 
 
 def test_weights_out_of_range_are_refused() -> None:
     assert refusal(weights={"a": 1.0, "b": -1.0}) == (
-        "turns.toml: the sources' shares are {'a': 1.0, 'b': -1.0}; wanted none negative and one "
-        "positive. Mend them."
+        "turns.toml: the sources' shares are {'a': 1.0, 'b': -1.0}; expected none negative and one "
+        "positive. Fix them."
     )
 
 
@@ -90,16 +90,16 @@ def test_weights_out_of_range_are_refused() -> None:
     [
         (
             {"matrices": "none", "tables": "none"},
-            "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; wanted one of "
+            "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; expected one of "
             "them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'.",
         ),
         (
             {"matrices": "lora", "rank": 0},
-            "adapt.rank=0; wanted at least 1. Raise adapt.rank.",
+            "adapt.rank=0; expected at least 1. Raise adapt.rank.",
         ),
         (
             {"rows": "image"},
-            "adapt.tables='all' and adapt.rows='image' with all matrices; wanted matrices that "
+            "adapt.tables='all' and adapt.rows='image' with all matrices; expected matrices that "
             "stay. Set adapt.matrices='lora' or 'none'.",
         ),
     ],

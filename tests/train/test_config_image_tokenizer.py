@@ -30,19 +30,19 @@ def test_the_rate_rises_and_falls_as_half_a_cosine() -> None:
 REFUSALS = {
     "steps": (
         {"steps": 0},
-        "steps=0 and batch_size=8; wanted at least 1 of each.",
+        "steps=0 and batch_size=8; expected at least 1 of each.",
     ),
     "continuous": (
         {"continuous_steps": 40},
-        "continuous_steps=40 leaves no step with codes; wanted less than steps=40.",
+        "continuous_steps=40 leaves no step with codes; expected less than steps=40.",
     ),
     "averaging": (
         {"averaging_decay": 1.0},
-        "averaging_decay=1.0; wanted from 0 (off) to below 1.",
+        "averaging_decay=1.0; expected from 0 (off) to below 1.",
     ),
     "precision": (
         {"precision": "int8"},
-        'precision=\'int8\' is not known; wanted "float32" or "bfloat16".',
+        'precision=\'int8\' is not known; expected "float32" or "bfloat16".',
     ),
 }
 
@@ -57,17 +57,17 @@ def test_runs_that_cannot_be_are_refused(fields: dict[str, object], message: str
 LOSS_REFUSALS = {
     "perceptual": (
         {"perceptual": "vgg"},
-        "losses.perceptual='vgg' is not known; wanted none, pyramid, efficientnet-lite0, or the "
+        "losses.perceptual='vgg' is not known; expected none, pyramid, efficientnet-lite0, or the "
         "path of a TorchScript file (.pt).",
     ),
     "weights": (
         {"l1_weight": 0.0},
-        "losses: l1_weight=0.0 and l2_weight=0.0; wanted no weight under 0, and one of these two "
+        "losses: l1_weight=0.0 and l2_weight=0.0; expected no weight under 0, and one of these two "
         "above it.",
     ),
     "channels": (
         {"discriminator_channels": 48},
-        "losses.discriminator_channels=48; wanted a multiple of 32, such as 64.",
+        "losses.discriminator_channels=48; expected a multiple of 32, such as 64.",
     ),
 }
 
@@ -83,22 +83,22 @@ OTHER_REFUSALS = {
     "crops": (
         AugmentConfig,
         {"smallest_crop": 0.0},
-        "augment.smallest_crop=0.0; wanted a share above 0 and at most 1 (off), such as 0.5.",
+        "augment.smallest_crop=0.0; expected a share above 0 and at most 1 (off), such as 0.5.",
     ),
     "faces": (
         RegionConfig,
         {"faces": "mtcnn"},
-        "regions.faces='mtcnn' is not known; wanted one of none, haar, given.",
+        "regions.faces='mtcnn' is not known; expected one of none, haar, given.",
     ),
     "objects": (
         RegionConfig,
         {"objects": "all"},
-        "regions.objects='all' is not known; wanted one of none, saliency, given.",
+        "regions.objects='all' is not known; expected one of none, saliency, given.",
     ),
     "side": (
         RegionConfig,
         {"side": 50},
-        "regions.side=50 and regions.face_repeats=2; wanted a multiple of 32, and at least 1.",
+        "regions.side=50 and regions.face_repeats=2; expected a multiple of 32, and at least 1.",
     ),
 }
 

@@ -31,7 +31,7 @@ def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
         PairsConfig(**fields)
     assert str(caught.value) == (
         f"preference.pairs={[str(path) for path in fields['pairs']]}, beta={fields['beta']}, "
-        f"doubt={fields['doubt']}, answer_weight={fields['answer_weight']}; wanted a file, a beta "
+        f"doubt={fields['doubt']}, answer_weight={fields['answer_weight']}; expected a file, a beta "
         "above 0, a doubt below 0.5, and no negative weight."
     )
 
@@ -43,7 +43,7 @@ def test_counts_below_one_are_refused(name: str) -> None:
         PreferenceConfig(model=Path("m"), preference=PairsConfig(pairs=(Path("a"),)), **{name: 0})
     told = [f"{key}={value}" for key, value in counts.items()]
     assert str(caught.value) == (
-        f"{told[0]}, {told[1]}, {told[2]} and {told[3]}; wanted at least 1 of each."
+        f"{told[0]}, {told[1]}, {told[2]} and {told[3]}; expected at least 1 of each."
     )
 
 
@@ -56,7 +56,7 @@ def test_tensor_ranks_are_refused() -> None:
         )
     assert str(caught.value) == (
         "parallel.tensor=2: preference tuning judges whole answers, which tensor ranks cut; "
-        "wanted 1. FSDP2 over all ranks is there without it."
+        "expected 1. FSDP2 over all ranks is there without it."
     )
 
 
@@ -69,5 +69,5 @@ def test_float8_is_refused() -> None:
         )
     assert str(caught.value) == (
         "compute.precision='float8': preference tuning compares small differences of large sums; "
-        "wanted auto, bfloat16 or float32. Change --compute.precision."
+        "expected auto, bfloat16 or float32. Change --compute.precision."
     )

@@ -36,8 +36,8 @@ def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
             tmp_path, taken_apart(Checkpoint(step, {"model": state, "n": step}), "f"), Keep()
         )
     assert exporter(tmp_path, model_parts).last() == tmp_path / "model"
-    save_model(tmp_path / "wanted", model_parts)
-    assert bytes_of(tmp_path / "model") == bytes_of(tmp_path / "wanted")
+    save_model(tmp_path / "expected", model_parts)
+    assert bytes_of(tmp_path / "model") == bytes_of(tmp_path / "expected")
 
 
 def run_of(shards: Path, **change: Any) -> Any:

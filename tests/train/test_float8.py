@@ -47,13 +47,13 @@ def test_a_cpu_is_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         pretrain(config, tmp_path)
     assert str(caught.value) == (
-        "compute.precision='float8' on a cpu; wanted a GPU that multiplies it. Use bfloat16."
+        "compute.precision='float8' on a cpu; expected a GPU that multiplies it. Use bfloat16."
     )
 
 
 def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (8, 0)) == (
-        "compute.precision='float8', and the GPU here has compute capability 8.0; wanted 8.9 or "
+        "compute.precision='float8', and the GPU here has compute capability 8.0; expected 8.9 or "
         "more (L4, H100, H200, B200). Use bfloat16."
     )
 
@@ -61,21 +61,21 @@ def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float8.importlib.util, "find_spec", lambda name: None)
     assert refusal(monkeypatch, (9, 0)) == (
-        "compute.precision='float8', and torchao is not installed; wanted it. Install it with "
+        "compute.precision='float8', and torchao is not installed; expected it. Install it with "
         "`pip install 'calumma[float8]'`, or use bfloat16."
     )
 
 
 def test_tensor_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (9, 0), tensor=2) == (
-        "compute.precision='float8' with parallel.tensor=2; wanted tensor=1, since DTensor does "
+        "compute.precision='float8' with parallel.tensor=2; expected tensor=1, since DTensor does "
         "not cut float8 products here. Shard over all ranks instead. Use bfloat16."
     )
 
 
 def test_sides_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (9, 0), feed_forward_dim=40) == (
-        "compute.precision='float8' with matrices of sides 32, 16, 40; wanted multiples of 16. "
+        "compute.precision='float8' with matrices of sides 32, 16, 40; expected multiples of 16. "
         "Use bfloat16."
     )
 

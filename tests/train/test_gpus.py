@@ -21,7 +21,7 @@ def test_an_unknown_kind_is_told_which_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         gpu_kind("a100")
     assert str(caught.value) == (
-        "GPU 'a100' is not known; wanted one of "
+        "GPU 'a100' is not known; expected one of "
         "a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200-180gb."
     )
 

@@ -177,5 +177,5 @@ def test_a_state_of_another_kind_of_run_is_refused() -> None:
         ImageTokenizerState(CONFIGS["discriminator"]).load_state_dict(saved)
     assert str(caught.value) == (
         "the saved image tokenizer was trained with other losses or averaging than this "
-        "config's; wanted the same. Go on with the config beside it, or use a new --out."
+        "config's; expected the same. Go on with the config beside it, or use a new --out."
     )

@@ -105,7 +105,7 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_signal_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop_at_four(step: int, seen: object) -> None:
-        monkeypatch.setattr(STOP, "wanted", step >= 3)
+        monkeypatch.setattr(STOP, "expected", step >= 3)
 
     with pytest.raises(Interrupted) as caught:
         run_loop(
@@ -117,7 +117,7 @@ def test_a_signal_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert str(caught.value) == (
         f"stopped by a signal; {tmp_path} holds step 4 of 10. The same command goes on from there."
     )
-    monkeypatch.setattr(STOP, "wanted", False)
+    monkeypatch.setattr(STOP, "expected", False)
     second = Counting()
     run_loop(second, tmp_path, CONFIG)
     assert second.steps == [4, 5, 6, 7, 8, 9]

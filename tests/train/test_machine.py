@@ -36,6 +36,6 @@ def test_a_gpu_without_a_sheet_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigError) as caught:
         this_machine("cuda")
     assert str(caught.value) == (
-        "the GPU here is a GeForce 256, of which no sheet is known; wanted one that is. Name the "
+        "the GPU here is a GeForce 256, of which no sheet is known; expected one that is. Name the "
         "most alike with --gpu."
     )

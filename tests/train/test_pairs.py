@@ -71,7 +71,7 @@ def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
         encoded_pairs([preference("no")], encoder, 8)
     longest = int(str(caught.value).split(" takes ")[1].split()[0])
     assert str(caught.value) == (
-        f"pair 'one' takes {longest} ids with its prompt; wanted at most row_length=8. Raise "
+        f"pair 'one' takes {longest} ids with its prompt; expected at most row_length=8. Raise "
         "--row-length, or drop the pair."
     )
     assert longest > 8
@@ -81,6 +81,6 @@ def test_no_pairs_at_all_are_refused(tokenizers: Tokenizers) -> None:
     with pytest.raises(ConfigError) as caught:
         encoded_pairs([], DocumentEncoder(tokenizers.text, tokenizers.image), 8)
     assert str(caught.value) == (
-        "the files of preference.pairs hold no pair; wanted at least one. Collect some with "
+        "the files of preference.pairs hold no pair; expected at least one. Collect some with "
         "`calumma compare`, or write them as docs/finetuning.md says."
     )

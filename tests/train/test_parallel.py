@@ -127,7 +127,7 @@ def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
 
 def test_ranks_that_do_not_divide_are_refused() -> None:
     assert refusal(ParallelConfig(replicas=2, tensor=2), 6) == (
-        "6 ranks are no multiple of parallel.replicas=2 times parallel.tensor=2; wanted one. "
+        "6 ranks are no multiple of parallel.replicas=2 times parallel.tensor=2; expected one. "
         "Start another number, or give another --parallel.replicas "
         "or --parallel.tensor."
     )
@@ -135,13 +135,13 @@ def test_ranks_that_do_not_divide_are_refused() -> None:
 
 def test_heads_that_cannot_be_shared_are_refused() -> None:
     assert refusal(ParallelConfig(tensor=8), 8) == (
-        "parallel.tensor=8 does not divide 4 key heads and a feed-forward of 256; wanted a "
+        "parallel.tensor=8 does not divide 4 key heads and a feed-forward of 256; expected a "
         "divisor of both."
     )
 
 
 def test_norms_in_groups_are_not_cut() -> None:
     assert refusal(ParallelConfig(tensor=2), 2, qk_norm_groups=2) == (
-        "parallel.tensor=2 cuts the heads, but their norms stand in 2 groups; wanted one. Use "
+        "parallel.tensor=2 cuts the heads, but their norms stand in 2 groups; expected one. Use "
         "parallel.tensor=1, which shards all."
     )

@@ -121,6 +121,6 @@ def test_documents_without_pictures_are_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         Pictures([Document(id="a", content=(Text("words"),))], 16)
     assert str(caught.value) == (
-        "the documents hold no picture; wanted at least one to train an image tokenizer on. "
+        "the documents hold no picture; expected at least one to train an image tokenizer on. "
         "Name files whose documents have image parts."
     )

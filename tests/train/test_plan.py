@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
     message = refusal(question(memory_gib=small))
     assert message.startswith(f"a GPU needs {needed['none'].needed_bytes / 2**30:.1f} GiB ")
     assert (
-        f", and a100-80gb has {small}; wanted a run that fits. The nearest that does: " in message
+        f", and a100-80gb has {small}; expected a run that fits. The nearest that does: " in message
     )
     assert message.endswith(" GiB).")
     assert "--compute.recompute" in message
@@ -74,22 +74,22 @@ def test_where_nothing_helps_a_larger_gpu_is_named() -> None:
 
 def test_rows_must_suffice_for_the_gpus() -> None:
     assert refusal(question(num_gpus=32)) == (
-        "stream.num_rows=16 leaves some of 32 groups of GPUs without a row; wanted one for each. "
+        "stream.num_rows=16 leaves some of 32 groups of GPUs without a row; expected one for each. "
         "Raise stream.num_rows, take fewer GPUs, or raise parallel.tensor."
     )
 
 
 def test_no_gpus_and_no_share_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--gpus 0; wanted at least 1\.$"):
+    with pytest.raises(ConfigError, match=r"^--gpus 0; expected at least 1\.$"):
         question(num_gpus=0)
-    with pytest.raises(ConfigError, match=r"^--mfu 40; wanted a share above 0 and at most 1\.$"):
+    with pytest.raises(ConfigError, match=r"^--mfu 40; expected a share above 0 and at most 1\.$"):
         replace(question(), mfu=40)
 
 
 def test_no_ids_and_less_than_nothing_to_pay_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--vocabulary -5; wanted at least 1 id\.$"):
+    with pytest.raises(ConfigError, match=r"^--vocabulary -5; expected at least 1 id\.$"):
         replace(question(), vocabulary_size=-5)
-    with pytest.raises(ConfigError, match=r"^--price -1\.0; wanted dollars, 0 or more\.$"):
+    with pytest.raises(ConfigError, match=r"^--price -1\.0; expected dollars, 0 or more\.$"):
         question(price=-1.0)
 
 

@@ -190,6 +190,6 @@ def test_pairs_that_ranks_cannot_share_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         preference._require_equal_parts(6, 4)
     assert str(caught.value) == (
-        "pairs_per_step=6 does not divide over 4 ranks; wanted a multiple. Change "
+        "pairs_per_step=6 does not divide over 4 ranks; expected a multiple. Change "
         "--pairs-per-step, or start another number of ranks."
     )

@@ -189,7 +189,7 @@ def test_without_a_checkpoint_a_run_goes_on_unless_it_learns_nothing() -> None:
     way = way_on([blind], [], [], WATCH)
     assert way.ends
     assert way.text == (
-        "steps 11 to 13 gave no finite gradient and were skipped; wanted at most 2 in a row, or a "
+        "steps 11 to 13 gave no finite gradient and were skipped; expected at most 2 in a row, or a "
         "checkpoint to go back to"
     )
     assert way.bound == "most-skipped"
@@ -199,10 +199,10 @@ def test_a_watch_that_cannot_see_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         WatchConfig(window=3)
     assert str(caught.value) == (
-        "watch.window=3, watch.spike_steps=3 and watch.warn_steps=300; wanted at least 4, 1 and 1."
+        "watch.window=3, watch.spike_steps=3 and watch.warn_steps=300; expected at least 4, 1 and 1."
     )
     with pytest.raises(ConfigError) as caught:
         WatchConfig(rate_factor=0.0)
     assert str(caught.value) == (
-        "watch.rate_factor=0.0; wanted a share above 0 and at most 1, such as 0.5."
+        "watch.rate_factor=0.0; expected a share above 0 and at most 1, such as 0.5."
     )

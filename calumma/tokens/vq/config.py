@@ -62,14 +62,14 @@ class VQConfig:
     def _require_positive(self) -> None:
         for name in ("resolution", "base_channels", "latent_channels", "code_dim", "num_codes"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; wanted at least 1.")
+                raise ConfigError(f"{name}={getattr(self, name)}; expected at least 1.")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise ConfigError(
-                f"channel_multipliers={list(self.channel_multipliers)}; wanted one whole number "
+                f"channel_multipliers={list(self.channel_multipliers)}; expected one whole number "
                 "of at least 1 for each level, such as [1, 2, 4]."
             )
         if self.num_res_blocks < 0:
-            raise ConfigError(f"num_res_blocks={self.num_res_blocks}; wanted 0 or more.")
+            raise ConfigError(f"num_res_blocks={self.num_res_blocks}; expected 0 or more.")
         if self.num_res_blocks == 0 and set(self.channel_multipliers[:-1]) - {1}:
             raise ConfigError(
                 f"num_res_blocks=0 with channel_multipliers={list(self.channel_multipliers)}: an "
@@ -77,7 +77,7 @@ class VQConfig:
                 "but the last to 1."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout={self.dropout}; wanted a share from 0 to below 1.")
+            raise ConfigError(f"dropout={self.dropout}; expected a share from 0 to below 1.")
 
     def _require_widths(self) -> None:
         for width in (self.base_channels, *self.widths):

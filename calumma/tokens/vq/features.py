@@ -89,6 +89,6 @@ def scripted(path: Path) -> nn.Module:
     except (OSError, RuntimeError, ValueError) as error:
         told = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{path}: no TorchScript can be read there ({told}); wanted the file of a network, as "
-            f"torch.jit.save writes it. Mend the name, or take {LITE0!r}."
+            f"{path}: no TorchScript can be read there ({told}); expected the file of a network, as "
+            f"torch.jit.save writes it. Fix the name, or take {LITE0!r}."
         ) from error

@@ -33,7 +33,7 @@ def decoder_names(config: VQConfig) -> dict[str, str]:
 def names_among(config: VQConfig, there: Collection[str], prefix: str = "") -> dict[str, str]:
     """Our name -> the name among tensors that are there, or that must be.
 
-    The decoding half is wanted whole where any of it is there. Without it some leave out
+    The decoding half is expected whole where any of it is there. Without it some leave out
     post_quant_conv too, which reading pictures does not need.
 
     Args:

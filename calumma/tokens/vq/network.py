@@ -37,7 +37,7 @@ class VQNetwork(nn.Module):
             self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         if "decoder" not in without:
             self.decoder = Decoder(config)
-        # On the meta device, where shapes are all that is wanted, drawing weights would import
+        # On the meta device, where shapes are all that is expected, drawing weights would import
         # torch's compiler: seconds at the start of every command that reads a model.
         if not self.quant_conv.weight.is_meta:
             self.apply(_start)

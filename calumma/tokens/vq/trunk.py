@@ -41,7 +41,7 @@ class Trunk:
         """
         if precision not in get_args(Precision):
             raise ConfigError(
-                f"precision={precision!r} is not known; wanted one of "
+                f"precision={precision!r} is not known; expected one of "
                 f"{', '.join(get_args(Precision))}."
             )
         self._network = network

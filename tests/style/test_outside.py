@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import calumma
-from tests.house.tree import PACKAGE, ROOT, TESTS, modules, sources, texts
+from tests.style.tree import PACKAGE, ROOT, TESTS, modules, sources, texts
 
 SCRIPTS = ["scripts/install", "scripts/check", "scripts/test", "scripts/demo", ".ci/run"]
 

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.house.tree import PACKAGE, TESTS, parsed, sources
+from tests.style.tree import PACKAGE, TESTS, parsed, sources
 
 WITHOUT_A_TEST_FILE = {"__main__.py"}
 """One line that calls the command line; the tests of `cli` run it."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.house.tree import ROOT, modules
+from tests.style.tree import ROOT, modules
 
 LIGHT = [
     "calumma",

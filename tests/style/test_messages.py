@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 
 import calumma.errors
-from tests.house.tree import PACKAGE, TESTS, literal, parsed, sources
+from tests.style.tree import PACKAGE, TESTS, literal, parsed, sources
 
 ERRORS = {
     name
@@ -18,7 +18,7 @@ ERRORS = {
     if isinstance(value, type) and issubclass(value, calumma.errors.CalummaError)
 }
 SHORTEST = 12
-"""Pieces shorter than this prove nothing: " wanted " is in every message."""
+"""Pieces shorter than this prove nothing: " expected " is in every message."""
 
 
 def _messages() -> Iterator[tuple[str, ast.expr]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.tree import ROOT
+from tests.style.tree import ROOT
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_machine_without_python_is_told_what_to_install(clone: Path) -> None:
     finished = run(clone, "install", PYTHON="false")
     assert finished.returncode == 2
     assert finished.stderr == (
-        "error: no Python 3.11 or newer found among false; wanted one. "
+        "error: no Python 3.11 or newer found among false; expected one. "
         "Install one, or name it: PYTHON=/path/to/python scripts/install.\n"
     )
 
@@ -58,7 +58,7 @@ def test_a_python_without_venv_is_told_how_to_get_it(clone: Path, script: str) -
     assert finished.returncode == 2
     assert finished.stdout == f"making .venv with {python}\n"
     assert finished.stderr == (
-        f"error: {python} cannot make a virtual environment; wanted the module venv with pip. "
+        f"error: {python} cannot make a virtual environment; expected the module venv with pip. "
         "On Debian and Ubuntu: apt install python3-venv.\n"
     )
     assert not (clone / ".venv").exists()
@@ -77,7 +77,7 @@ def installed(clone: Path) -> Path:
 
 
 def install(clone: Path, *extras: str) -> list[str]:
-    """What uv was asked to install, call by call, when these extras were wanted."""
+    """What uv was asked to install, call by call, when these extras were expected."""
     (clone / "asked").unlink(missing_ok=True)
     command = ["bash", clone / "scripts" / "install", *extras]
     finished = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.tree import PACKAGE, ROOT
+from tests.style.tree import PACKAGE, ROOT
 
 PLANTED = {
     "generate/planted.py": ("import calumma.train.loop", "What answers and judges cannot train"),
