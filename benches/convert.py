@@ -27,8 +27,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, machine, peak_memory_bytes, result_line
+from calumma.checkpoints.lazy_tensor import (
+    LazyModel,
+    LazyTensor,
+    Shape,
+    decoder_tensor_shapes,
+    vq_tensor_shapes,
+)
 from calumma.checkpoints.model_folder import write_model
-from calumma.checkpoints.stored import Shape, Stored, StoredModel, decoder_shapes, image_shapes
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
@@ -78,20 +84,22 @@ def write_random(folder: Path, config: DecoderConfig, most_bytes: int) -> None:
     image = VQConfig(
         resolution=16, base_channels=32, channel_multipliers=(1, 1), num_codes=16, code_dim=4
     )
-    model = StoredModel(
+    model = LazyModel(
         layout="drawn",
-        shape=config,
-        decoder={name: _drawn(shape) for name, shape in decoder_shapes(config).items()},
-        image_shape=image,
-        image={name: _drawn(shape) for name, shape in image_shapes(image).items()},
-        text_file=text.tokenizer.to_str(),
-        text=text,
+        decoder_config=config,
+        decoder_tensors={
+            name: _drawn(shape) for name, shape in decoder_tensor_shapes(config).items()
+        },
+        vq_config=image,
+        vq_tensors={name: _drawn(shape) for name, shape in vq_tensor_shapes(image).items()},
+        tokenizer_json=text.tokenizer.to_str(),
+        text_tokenizer=text,
     )
     write_model(folder, model, most_bytes=most_bytes)
 
 
-def _drawn(shape: Shape) -> Stored:
-    return Stored(shape, torch.bfloat16, partial(_draw, shape))
+def _drawn(shape: Shape) -> LazyTensor:
+    return LazyTensor(shape, torch.bfloat16, partial(_draw, shape))
 
 
 def _draw(shape: Shape) -> torch.Tensor:
@@ -112,7 +120,7 @@ def sized(size: str) -> tuple[DecoderConfig, int]:
         num_heads=64 if size == "wide" else 16,
         num_kv_heads=8,
         feed_forward_dim=22_016 if size == "wide" else width * 11 // 4,
-        max_tokens=4096,
+        max_seq_len=4096,
         qk_norm_groups=4,
     )
     return config, most_bytes
@@ -148,7 +156,7 @@ def measure(kind: str) -> dict[str, Any]:
             if not quick:
                 peak = peak_memory_bytes(loading) - starts[1]
                 direct[f"{route.name}_peak_memory_bytes"] = peak
-    whole = sum(torch.Size(shape).numel() for shape in decoder_shapes(config).values()) * 2
+    whole = sum(torch.Size(shape).numel() for shape in decoder_tensor_shapes(config).values()) * 2
     return {"ours": ours, "direct": direct, "model_bytes": whole, "file_bytes": size}
 
 

@@ -32,15 +32,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 
 from benches.measure import OURS, interleaved, machine, medians, peak_memory_bytes, result_line
 from calumma.batches.ahead import AheadStream
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.stream import DataConfig, Stream
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.shards.build import write_manifest
-from calumma.shards.encode import DocumentEncoder, Tokenizers
+from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.manifest import Manifest
 from calumma.shards.piece import PieceMaker
 from calumma.shards.reader import ShardReader
 from calumma.shards.writer import PieceWriter
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.pixels import to_pixels
 from calumma.tokens.text import TextTokenizer
@@ -71,7 +72,7 @@ def main() -> None:
 def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, float]]:
     """Tokens a second of rows of 4,096."""
     reader = synthetic_shards(folder / "loader", sequences)
-    config = StreamConfig(row_length=ROW_LENGTH, num_rows=NUM_ROWS)
+    config = DataConfig(seq_len=ROW_LENGTH, global_batch_size=NUM_ROWS)
     plain, ahead = Stream(reader, config), AheadStream(reader, config, workers=2)
     works: dict[str, Callable[[], None]] = {}
     for name, stream in (("here", plain), ("workers", ahead)):
@@ -88,7 +89,7 @@ def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, flo
         OURS: {
             "tokens_per_second": rates["here"],
             "tokens_per_second_two_workers": rates["workers"],
-            "fill": float(np.mean([plain.next().fill for _ in range(8)])),
+            "fill": float(np.mean([plain.next().non_padding_fraction for _ in range(8)])),
         }
     }
     if "grain" in rates:
@@ -203,7 +204,7 @@ def encode(folder: Path, count: int, resolution: int) -> dict[str, float]:
     def build() -> None:
         encoder = DocumentEncoder(both.text, both.image, decoders=1)
         out = Path(tempfile.mkdtemp(dir=folder))
-        maker = PieceMaker(encoder, out, both.fingerprint)
+        maker = PieceMaker(encoder, out, encoding_fingerprint(both))
         write_manifest(out, both, [maker.make("piece-00000", documents)])
 
     seconds = interleaved({"bare": bare, "build": build}, rounds=3, warmups=1)
@@ -221,7 +222,7 @@ def writing_seconds(folder: Path, both: Tokenizers, documents: list[Document]) -
     encoder = DocumentEncoder(both.text, both.image, decoders=1)
     made = encoder.encode(documents)
     encoder.encode_each = lambda group: iter(made)  # type: ignore[method-assign,assignment]
-    maker = PieceMaker(encoder, out, both.fingerprint)
+    maker = PieceMaker(encoder, out, encoding_fingerprint(both))
     started = time.perf_counter()
     write_manifest(out, both, [maker.make("piece-00000", documents)])
     return time.perf_counter() - started

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, interleaved, machine, medians, result_line
-from calumma.checkpoints.hugging_face import preprocessor_config
+from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.documents.document import Image
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.pixels import to_pixels
@@ -160,8 +160,8 @@ def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
     pixels = torch.stack([to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files])
     pixels = pixels.to(ours.device)
     with torch.inference_mode():
-        wanted: Tensor = theirs.encode(pixels).image_tokens
-    return float((ours.encode(pixels).flatten() == wanted).float().mean())
+        expected: Tensor = theirs.encode(pixels).image_tokens
+    return float((ours.encode(pixels).flatten() == expected).float().mean())
 
 
 def flop_per_image(config: VQConfig) -> int:

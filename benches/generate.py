@@ -40,11 +40,11 @@ from benches.measure import OURS, interleaved, machine, medians, result_line
 from benches.port import drawing_port
 from benches.port_loop import PortLoop
 from benches.release_loop import ReleaseLoop
-from calumma.generate.config import Budget, Request
 from calumma.generate.engine import Engine
+from calumma.generate.params import EngineConfig, Request
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.sizes import SIZES
+from calumma.model.presets import SIZES
 from calumma.vocabulary import Vocabulary
 
 BEGIN_LOGIT = 7.2
@@ -94,13 +94,13 @@ def random_decoder(shape: DecoderConfig, vocabulary: Vocabulary, where: argparse
 def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Answering:
     """All requests at once through the engine."""
     # A prompt that is asked again in the next round is to be read again.
-    budget = Budget(slots=65_536, rows=64, keep_ended=False)
+    budget = EngineConfig(max_cached_tokens=65_536, max_num_seqs=64, enable_prefix_caching=False)
     engine = Engine(decoder, vocabulary, codes, budget=budget)
 
     def answer(asked: Sequence[Asked]) -> Told:
         requests = [
             Request(
-                ids=one.ids,
+                prompt_token_ids=one.ids,
                 max_new_tokens=one.new(codes),
                 max_images=one.images,
                 image_first=one.at_once,

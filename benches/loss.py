@@ -54,10 +54,10 @@ SIDES = {"ours": ours, "direct": direct}
 
 def once(side: str, targets: int, width: int) -> list[Tensor]:
     """Loss and gradients of one side; nothing but the inputs where there is no such side."""
-    hidden, head, wanted = make_inputs(targets, width)
+    hidden, head, expected = make_inputs(targets, width)
     if side not in SIDES:
         return []
-    total = SIDES[side](hidden, head, wanted)
+    total = SIDES[side](hidden, head, expected)
     total.backward()
     assert hidden.grad is not None and head.weight.grad is not None
     return [total.detach(), hidden.grad, head.weight.grad]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.names import decoder_names, heads_of_norm
+from calumma.checkpoints.hf_weight_names import decoder_names, heads_of_norm
 from calumma.model.config import DecoderConfig
 
 
@@ -26,7 +26,7 @@ def port_config(shape: DecoderConfig) -> Any:
         num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,
-        max_position_embeddings=shape.max_tokens,
+        max_position_embeddings=shape.max_seq_len,
         swin_norm=shape.norm_order == "reordered",
         rms_norm_eps=shape.norm_epsilon,
         vocabulary_map={"<image>": 3, "IMGIMGAZ": 4, "IMGIMGBZ": 5},

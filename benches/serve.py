@@ -39,6 +39,7 @@ from benches.measure import OURS, interleaved, machine, medians, result_line
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
@@ -134,12 +135,12 @@ def write_random(folder: Path, dim: int, layers: int, resolution: int) -> None:
             num_heads=dim // 32,
             num_kv_heads=dim // 32,
             feed_forward_dim=dim * 8 // 3 // 32 * 32,
-            max_tokens=512,
+            max_seq_len=512,
         )
     )
     decoder.initialise(0)
     image = ImageTokenizer(VQNetwork(shape).eval())
-    save_model(folder, ModelParts(decoder.eval(), text, image))
+    save_model(folder, ModelParts(decoder.eval(), Tokenizers(text, image)))
 
 
 def picture(seed: int) -> dict[str, Any]:

@@ -36,21 +36,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 
 from benches.measure import OURS, machine, result_line
 from calumma.batches.batch import Batch
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.stream import DataConfig, Stream
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Text
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import (
-    DecoderShape,
-    EyesConfig,
+    DecoderShapeConfig,
+    DiagnosticsConfig,
     LoaderConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -69,7 +70,7 @@ class Setting:
     """What is measured."""
 
     shards: Path
-    shape: DecoderShape
+    shape: DecoderShapeConfig
     row_length: int
     num_rows: int
     rounds: int
@@ -95,11 +96,11 @@ def main() -> None:
         folder = Path(name)
         shards = args.shards or embedded_shards(folder / "shards", 120 if args.quick else 4000)
         demo = {"model_dim": 160, "num_layers": 5, "num_heads": 5, "num_kv_heads": 5}
-        shape = DecoderShape(**demo, feed_forward_dim=448)
+        shape = DecoderShapeConfig(**demo, feed_forward_dim=448)
         if args.quick:
-            shape = DecoderShape(model_dim=32, num_layers=2, num_heads=2, num_kv_heads=2)
+            shape = DecoderShapeConfig(model_dim=32, num_layers=2, num_heads=2, num_kv_heads=2)
         if args.size:
-            shape = DecoderShape(**DecoderShape.size(args.size))
+            shape = DecoderShapeConfig(**DecoderShapeConfig.size(args.size))
         setting = Setting(
             shards=shards,
             shape=shape,
@@ -175,10 +176,10 @@ def run_config(setting: Setting) -> PretrainConfig:
         save_every=steps,
         device=setting.device,
         model=setting.shape,
-        stream=StreamConfig(row_length=setting.row_length, num_rows=setting.num_rows),
+        data=DataConfig(seq_len=setting.row_length, global_batch_size=setting.num_rows),
         loader=LoaderConfig(workers=setting.workers),
-        eyes=EyesConfig(every=setting.unit),
-        optimizer=OptimizerConfig(peak_rate=1e-4),
+        diagnostics=DiagnosticsConfig(interval=setting.unit),
+        optimizer=OptimizerConfig(lr=1e-4),
         stage_one=StageConfig(weights=weights),
         stage_two=StageTwoConfig(weights=weights),
     )
@@ -198,11 +199,11 @@ def bare_turn(
     [optimizer] = make_optimizers(decoder, config.optimizer)
     rules = StepRules(
         vocabulary=vocabulary,
-        z_loss=config.z_loss,
+        z_loss=config.z_loss_weight,
         max_gradient_norm=1.0,
         computed_in=computed_in(config.compute, device),
     )
-    stream = Stream(reader, config.stream)
+    stream = Stream(reader, config.data)
     stream.mix(config.stage_one.weights)
 
     def step(batch: Batch) -> None:

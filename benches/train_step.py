@@ -35,11 +35,11 @@ from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.sizes import SIZES
+from calumma.model.presets import SIZES
+from calumma.plan.time_estimate import flops_a_token
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import ComputeConfig, OptimizerConfig
 from calumma.train.optimizer import make_optimizers
-from calumma.train.plan_speed import flops_a_token
 from calumma.train.step import StepRules, optimizer_step
 from calumma.vocabulary import Vocabulary
 
@@ -76,11 +76,11 @@ def random_batch(setting: Setting) -> Batch:
     places = np.arange(setting.length)
     each = -(-setting.length // setting.documents)
     return Batch(
-        ids=ids[:, :-1].copy(),
-        targets=ids[:, 1:].copy(),
-        counted=np.ones((setting.rows, setting.length), dtype=np.bool_),
-        owners=np.tile(places // each, (setting.rows, 1)),
-        positions=np.tile(places % each, (setting.rows, 1)),
+        input_ids=ids[:, :-1].copy(),
+        labels=ids[:, 1:].copy(),
+        loss_mask=np.ones((setting.rows, setting.length), dtype=np.bool_),
+        document_ids=np.tile(places // each, (setting.rows, 1)),
+        position_ids=np.tile(places % each, (setting.rows, 1)),
     )
 
 
@@ -124,7 +124,9 @@ def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
     )
     dtype = computed_in(setting.compute, setting.device)
     kind = setting.device.type
-    ids, targets = (torch.from_numpy(one).to(setting.device) for one in (batch.ids, batch.targets))
+    ids, targets = (
+        torch.from_numpy(one).to(setting.device) for one in (batch.input_ids, batch.labels)
+    )
     read: Any = port.model
     if setting.compute.compile == "inductor":
         read = torch.compile(read)
@@ -225,7 +227,7 @@ def make_setting(arguments: argparse.Namespace) -> Setting:
         compute=ComputeConfig(
             precision=arguments.precision,
             compile=arguments.compile,
-            recompute=arguments.recompute,
+            activation_checkpointing=arguments.recompute,
         ),
     )
 

@@ -32,10 +32,10 @@ from benches.measure import OURS, interleaved, machine, medians, result_line
 from calumma.errors import GenerationError
 from calumma.generate.compiled import compile_blocks
 from calumma.generate.eight_bits import require_fp8, round_weights
-from calumma.generate.reading import Reader
-from calumma.generate.work import Row
+from calumma.generate.model_runner import Reader
+from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
-from calumma.model.sizes import decoder_size
+from calumma.model.presets import decoder_size
 
 READ = 200
 """Ids that each row has read."""
@@ -104,7 +104,9 @@ class Steps:
     def step(self, count: int) -> Tensor:
         """Read the id behind the first 200 of so many rows; [R, M], what the head reads."""
         rows = [
-            Row(list(range(READ + 1)), length=READ, first=2 * READ * number)
+            SequenceState(
+                list(range(READ + 1)), num_computed_tokens=READ, start_slot=2 * READ * number
+            )
             for number in range(count)
         ]
         return self.reader.read([(row, 1) for row in rows])
@@ -112,12 +114,12 @@ class Steps:
     @torch.inference_mode()
     def prompt(self, ids: int = PROMPT) -> Tensor:
         """Read so many ids of one row; [T, M]."""
-        return self.reader.read([(Row(list(range(ids)), first=0), ids)])
+        return self.reader.read([(SequenceState(list(range(ids)), start_slot=0), ids)])
 
     def begin(self) -> None:
         """Fill the cache, so that attention has something to look at."""
         for number in range(max(ROWS)):
-            row = Row(list(range(number, number + READ)), first=2 * READ * number)
+            row = SequenceState(list(range(number, number + READ)), start_slot=2 * READ * number)
             with torch.inference_mode():
                 self.reader.read([(row, READ)])
 
@@ -163,9 +165,9 @@ def main() -> None:
     settle = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
     clock = time.process_time if arguments.processor else time.perf_counter
     found: dict[str, dict[str, float | None]] = {}
-    wanted = steps["float32"].step(8).float().clone()
+    expected = steps["float32"].step(8).float().clone()
     for name, each in steps.items():
-        off = (each.step(8).float() - wanted).norm() / wanted.norm()
+        off = (each.step(8).float() - expected).norm() / expected.norm()
         found[name] = {"weight_bytes": weight_bytes[name], "off": round(float(off), 5)}
     for label, work in [
         *((f"step_of_{count}_rows", partial(Steps.step, count=count)) for count in ROWS),

@@ -3,19 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calumma.generate.config import ImageSampling, TextSampling
+    from calumma.generate.events import Sample
     from calumma.generate.model import Model, load
-    from calumma.generate.sample import Sample
+    from calumma.generate.params import ImageSampling, TextSampling
 
 __version__ = "0.1.0"
 
 __all__ = ["ImageSampling", "Model", "Sample", "TextSampling", "__version__", "load"]
 
 _HOMES = {
-    "ImageSampling": "calumma.generate.config",
+    "ImageSampling": "calumma.generate.params",
     "Model": "calumma.generate.model",
-    "Sample": "calumma.generate.sample",
-    "TextSampling": "calumma.generate.config",
+    "Sample": "calumma.generate.events",
+    "TextSampling": "calumma.generate.params",
     "load": "calumma.generate.model",
 }
 

@@ -18,7 +18,7 @@ class DocumentError(CalummaError):
     """A file of documents, or one document in it, that cannot be read."""
 
 
-class PlaceError(CalummaError):
+class StorageError(CalummaError):
     """A place on the network that does not hand out what it holds: no fault of any document."""
 
 

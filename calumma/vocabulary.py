@@ -12,7 +12,7 @@ no unused slots. End-of-image stands before begin-of-image: that is the release,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from calumma.errors import VocabularyError
@@ -50,6 +50,22 @@ def code_of_name(name: str) -> int | None:
         return None
     digits = name[6:-1].translate(_LETTERS)
     return int(digits) if digits.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Number of tokens of each modality."""
+
+    text_tokens: int = 0
+    """Text and special tokens."""
+
+    image_tokens: int = 0
+    """Image codes with the begin-of-image and end-of-image tokens around them."""
+
+    @property
+    def total(self) -> int:
+        """Number of tokens of both modalities."""
+        return self.text_tokens + self.image_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +204,20 @@ class Vocabulary:
     def code_of_id(self, id_: int) -> int:
         """The image code of an id in `codes`."""
         return id_ - _FIRST_CODE
+
+    def is_image_token(self, id_: int) -> bool:
+        """Return whether the token is an image code, begin-of-image or end-of-image."""
+        return _FIRST_CODE <= id_ <= self.begin_image
+
+    def count_modalities(self, token_ids: Iterable[int]) -> TokenCounts:
+        """Count text and image tokens.
+
+        >>> v = Vocabulary(num_codes=8, num_text=300)
+        >>> v.count_modalities([v.bos, v.begin_image, 4, v.end_image, v.text.start])
+        TokenCounts(text_tokens=2, image_tokens=3)
+        """
+        is_image = [self.is_image_token(id_) for id_ in token_ids]
+        return TokenCounts(is_image.count(False), is_image.count(True))
 
     def control_names(self) -> list[str]:
         """The names of every id before the text, in the order of their ids."""

@@ -11,13 +11,14 @@ from calumma.checkpoints.model_folder import ModelParts
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQNetwork
-from tests.pictures import png
+from tests.images import png
 
 # Tiny tensors: a second thread costs more than it gives.
 torch.set_num_threads(1)
@@ -63,7 +64,7 @@ def decoder_config(text_tokenizer: TextTokenizer) -> DecoderConfig:
         num_heads=4,
         num_kv_heads=2,
         feed_forward_dim=48,
-        max_tokens=128,
+        max_seq_len=128,
     )
 
 
@@ -85,7 +86,7 @@ def model_parts(
     decoder: Decoder, text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer
 ) -> ModelParts:
     """The whole model."""
-    return ModelParts(decoder, text_tokenizer, image_tokenizer)
+    return ModelParts(decoder, Tokenizers(text_tokenizer, image_tokenizer))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "calumma.cli.main",
-        "calumma.demo.report",
+        "calumma.demo.measure",
         "calumma.cli.progress",
         "pydantic",
         "torch._inductor.config",

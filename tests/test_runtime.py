@@ -76,7 +76,7 @@ def test_dtypes_go_by_their_names() -> None:
 def test_a_stop_that_is_wanted_says_what_is_saved() -> None:
     stop = StopRequest()
     stop.check("nothing yet")
-    stop.wanted = True
+    stop.expected = True
     with pytest.raises(Interrupted) as caught:
         stop.check("step 7 of 20 is saved")
     assert str(caught.value) == (
@@ -90,7 +90,7 @@ def test_a_signal_is_remembered_and_nothing_else_happens() -> None:
     stop.install()
     try:
         signal.raise_signal(signal.SIGTERM)
-        assert stop.wanted
+        assert stop.expected
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
-from calumma.batches.stream import Stream, StreamConfig, StreamState, copied
+from calumma.batches.stream import DataConfig, Stream, StreamState, copied
 from calumma.errors import ShardError
 from calumma.shards.reader import ShardReader
 from calumma.shards.workers import Workers
@@ -34,11 +34,11 @@ class _Made:
     def batch(self) -> Batch:
         """The batch as it was."""
         return Batch(
-            self.narrow.ids.astype(np.int64),
-            self.narrow.targets.astype(np.int64),
-            self.narrow.counted,
-            self.narrow.owners.astype(np.int64),
-            self.narrow.positions.astype(np.int64),
+            self.narrow.input_ids.astype(np.int64),
+            self.narrow.labels.astype(np.int64),
+            self.narrow.loss_mask,
+            self.narrow.document_ids.astype(np.int64),
+            self.narrow.position_ids.astype(np.int64),
         )
 
 
@@ -57,7 +57,7 @@ class AheadStream(Stream):
     def __init__(
         self,
         reader: ShardReader,
-        config: StreamConfig,
+        config: DataConfig,
         *,
         rank: int = 0,
         size: int = 1,
@@ -119,7 +119,7 @@ class AheadStream(Stream):
         if self.state.rows_used == self.rows_in_window:
             self.state = copied(self._end or self.end())
         self._end = made.end
-        self.state.rows_used += self.config.num_rows
+        self.state.rows_used += self.config.global_batch_size
         self._window = None
         self._ask()
         return made.batch
@@ -134,7 +134,7 @@ class AheadStream(Stream):
                     return
                 self._next_asked = copied(end)
             self._coming.append(self._pool.submit(_make, copied(self._next_asked)))
-            self._next_asked.rows_used += self.config.num_rows
+            self._next_asked.rows_used += self.config.global_batch_size
 
     def _end_of_window_asked(self) -> StreamState | None:
         """Where the next window begins; None where it is better to wait than to plan it here."""
@@ -153,7 +153,7 @@ _STREAMS: list[Stream] = []
 """The stream of a worker process."""
 
 
-def _open(folder: Path, config: StreamConfig, rank: int, size: int) -> None:
+def _open(folder: Path, config: DataConfig, rank: int, size: int) -> None:
     _STREAMS.append(Stream(ShardReader(folder), config, rank=rank, size=size))
 
 
@@ -162,10 +162,10 @@ def _make(state: StreamState) -> _Made:
     stream.restore(state)
     batch = stream.batch()
     narrow = Batch(
-        _narrow(batch.ids),
-        _narrow(batch.targets),
-        batch.counted,
-        _narrow(batch.owners),
-        _narrow(batch.positions),
+        _narrow(batch.input_ids),
+        _narrow(batch.labels),
+        batch.loss_mask,
+        _narrow(batch.document_ids),
+        _narrow(batch.position_ids),
     )
     return _Made(narrow, stream.end())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.batch import PADDING, Batch
 from calumma.vocabulary import Vocabulary
 
 Ids = NDArray[np.int64]
@@ -80,7 +80,7 @@ def lay_out(rows: Sequence[Sequence[Item]], row_length: int, pad: int) -> Batch:
     inputs = np.full(shape, pad, dtype=np.int64)
     targets = np.full(shape, pad, dtype=np.int64)
     counted = np.zeros(shape, dtype=np.bool_)
-    owners = np.full(shape, NOBODY, dtype=np.int64)
+    owners = np.full(shape, PADDING, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
     places = np.arange(row_length)
     for row, items in enumerate(rows):

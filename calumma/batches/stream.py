@@ -16,29 +16,29 @@ from calumma.shards.reader import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class DataConfig:
     """How sequences become batches."""
 
-    row_length: int = 256
+    seq_len: int = 256
     """Ids in a row."""
 
-    num_rows: int = 16
+    global_batch_size: int = 16
     """Rows in a batch, those of all ranks together."""
 
-    window: int = 8
+    pack_window: int = 8
     """Batches that are packed together: a larger window fills rows better."""
 
-    patience: int = 16
+    max_deferred: int = 16
     """Sequences of a window that may find no room and be put off to the next one, before the
     window counts as full: the more, the fuller its rows."""
 
-    share_of: Literal["sequences", "ids"] = "sequences"
+    mixture_unit: Literal["sequences", "ids"] = "sequences"
     """What a mixture's weights are shares of."""
 
-    image_first: float = 0.5
+    image_first_prob: float = 0.5
     """Probability that an image-text pair comes image first (the paper's half)."""
 
-    drop_condition: float = 0.0
+    cond_dropout_prob: float = 0.0
     """Probability that an image loses the text before it, so that guidance has a base."""
 
     seed: int = 0
@@ -87,7 +87,7 @@ class Stream:
     """
 
     def __init__(
-        self, reader: ShardReader, config: StreamConfig, *, rank: int = 0, size: int = 1
+        self, reader: ShardReader, config: DataConfig, *, rank: int = 0, size: int = 1
     ) -> None:
         """Open a stream; `mix` comes before the first batch.
 
@@ -102,14 +102,14 @@ class Stream:
                 than ranks.
         """
         codes = reader.manifest.codes_per_image
-        if codes and config.row_length < codes + 2:
+        if codes and config.seq_len < codes + 2:
             raise ConfigError(
-                f"row_length={config.row_length} holds none of the images in {reader.folder}, "
+                f"row_length={config.seq_len} holds none of the images in {reader.folder}, "
                 f"which take {codes + 2} ids each; expected at least that. Raise stream.row_length."
             )
-        if config.num_rows < size:
+        if config.global_batch_size < size:
             raise ConfigError(
-                f"num_rows={config.num_rows} for {size} ranks; expected at least one row for each. "
+                f"num_rows={config.global_batch_size} for {size} ranks; expected at least one row for each. "
                 "Raise stream.num_rows."
             )
         self.reader = reader
@@ -119,9 +119,9 @@ class Stream:
         self.state = StreamState()
         self._drawer = Drawer(
             reader,
-            row_length=config.row_length,
-            image_first=config.image_first,
-            drop=config.drop_condition,
+            row_length=config.seq_len,
+            image_first=config.image_first_prob,
+            drop=config.cond_dropout_prob,
             seed=config.seed,
         )
         self._window: Window | None = None
@@ -154,12 +154,12 @@ class Stream:
     @property
     def rows_in_window(self) -> int:
         """Rows that are packed together."""
-        return self.config.num_rows * self.config.window
+        return self.config.global_batch_size * self.config.pack_window
 
     def next(self) -> Batch:
         """Our rows of the next batch."""
         batch = self.batch()
-        self.state.rows_used += self.config.num_rows
+        self.state.rows_used += self.config.global_batch_size
         return batch
 
     def skip(self, batches: int) -> None:
@@ -169,13 +169,13 @@ class Stream:
             if state.rows_used == self.rows_in_window:
                 state = copied(self._packed().end)
                 self.restore(state)
-            state.rows_used += self.config.num_rows
+            state.rows_used += self.config.global_batch_size
         self.restore(state)
 
     def batch(self) -> Batch:
         """Our rows of the batch that `next` gives."""
         items = [[self._drawer.items(draw)[which] for draw, which in row] for row in self.planned()]
-        return lay_out(items, self.config.row_length, self.vocabulary.pad)
+        return lay_out(items, self.config.seq_len, self.vocabulary.pad)
 
     def planned(self) -> list[list[tuple[Draw, int]]]:
         """What stands in our rows of the batch that `next` gives.
@@ -186,7 +186,7 @@ class Stream:
         if self.state.rows_used == self.rows_in_window:
             self.restore(self._packed().end)
         start = self.state.rows_used
-        ours = range(start + self.rank, start + self.config.num_rows, self.size)
+        ours = range(start + self.rank, start + self.config.global_batch_size, self.size)
         return [self._packed().rows[row] for row in ours]
 
     def end(self) -> StreamState:
@@ -211,20 +211,20 @@ class Stream:
         """Draw until the rows are full; what found no room opens the next window."""
         assert at.weights, "mix() comes before next()"
         num_rows = self.rows_in_window
-        rooms = Rooms(num_rows, self.config.row_length)
+        rooms = Rooms(num_rows, self.config.seq_len)
         rows: list[list[tuple[Draw, int]]] = [[] for _ in range(num_rows)]
         waiting: list[Draw] = []
         for draw in (Draw(*pair) for pair in at.put_off):
             if not self._place(draw, self._drawer.lengths(draw), rooms, rows):
                 waiting.append(draw)
-        turns = _Turns(at, self.config.share_of)
+        turns = _Turns(at, self.config.mixture_unit)
         while True:
             name = turns.name()
             draw = self._drawer.draw(name, turns.drawn[name])
             lengths = self._drawer.lengths(draw)
             if not self._place(draw, lengths, rooms, rows):
                 self._require_room(draw, rows)
-                if len(waiting) >= self.config.patience:
+                if len(waiting) >= self.config.max_deferred:
                     break
                 waiting.append(draw)
             turns.take(name, sum(lengths))
@@ -251,7 +251,7 @@ class Stream:
         if not any(rows):
             raise ConfigError(
                 f"a sequence of source {self.reader.source(draw.number)!r} is longer than "
-                f"{len(rows)} rows of {self.config.row_length} ids; expected a larger row_length or "
+                f"{len(rows)} rows of {self.config.seq_len} ids; expected a larger row_length or "
                 "window."
             )
 

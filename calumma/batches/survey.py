@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calumma.batches.batch import CONTROL, IMAGE, NOBODY, TEXT
+from calumma.batches.batch import CONTROL, IMAGE, PADDING, TEXT
 from calumma.batches.stream import Stream
 
 _KINDS = {TEXT: "text", IMAGE: "codes", CONTROL: "control"}
@@ -47,18 +47,18 @@ class Survey:
 
 def survey(stream: Stream, rows: int) -> Survey:
     """Count over at least so many rows, from where the stream stands."""
-    found = Survey(row_length=stream.config.row_length)
+    found = Survey(row_length=stream.config.seq_len)
     while found.rows < rows:
         planned = stream.planned()
         batch = stream.next()
         kinds = batch.modalities(stream.vocabulary)
         found.rows += len(planned)
-        found.placed += int((batch.owners != NOBODY).sum())
-        found.counted += batch.num_counted
+        found.placed += int((batch.document_ids != PADDING).sum())
+        found.counted += batch.num_loss_tokens
         for row, owners in enumerate(planned):
             for owner, (draw, _) in enumerate(owners):
                 source = stream.reader.source(draw.number)
-                mine = kinds[row][batch.owners[row] == owner]
+                mine = kinds[row][batch.document_ids[row] == owner]
                 found.sequences[source] += 1
                 found.longest = max(found.longest, len(mine))
                 for kind, name in _KINDS.items():

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from calumma.checkpoints.chameleon_folder import (
+from calumma.checkpoints.hf_chameleon import (
     VQ_DECODER_NAME,
     chameleon_tensors,
     open_chameleon,
 )
-from calumma.checkpoints.hugging_face import (
+from calumma.checkpoints.hf_config import (
     model_config,
     preprocessor_config,
     processor_config,
@@ -30,7 +30,7 @@ from calumma.checkpoints.hugging_face import (
     text_model_tokenizer_config,
     tokenizer_config,
 )
-from calumma.checkpoints.qwen3_folder import (
+from calumma.checkpoints.hf_qwen3 import (
     IMAGE_FOLDER,
     OWN,
     QWEN3,
@@ -38,73 +38,56 @@ from calumma.checkpoints.qwen3_folder import (
     qwen3_config,
     qwen3_tensors,
 )
-from calumma.checkpoints.stored import Stored, StoredModel
-from calumma.checkpoints.tensor_file import Tell, silent, write_tensors
-from calumma.checkpoints.weights import MOST_BYTES, write_weights
+from calumma.checkpoints.hf_weights import MOST_BYTES, write_weights
+from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor
+from calumma.checkpoints.safetensors_io import Tell, silent, write_tensors
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE, ImageTokenizer
 from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
-from calumma.tokens.text import TextTokenizer
-from calumma.tokens.vq.network import VQNetwork, absent_parts
+from calumma.tokens.vq.network import VQNetwork, missing_modules
 
 CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A model in its three parts."""
+    """A decoder and its tokenizers."""
 
     decoder: Decoder
-    text: TextTokenizer
-    image: ImageTokenizer
-
-    draws: bool = True
-    """Whether the image tokenizer has its decoder; without it, codes cannot become pictures."""
-
-    @property
-    def rest(self) -> Rest:
-        """Both tokenizers."""
-        return Rest(self.text, self.image, self.draws)
+    tokenizers: Tokenizers
 
 
-@dataclass(frozen=True)
-class Rest:
-    """What of a model is not its decoder."""
-
-    text: TextTokenizer
-    image: ImageTokenizer
-    draws: bool = True
-
-    def beside(self, shape: DecoderConfig, decoder: Mapping[str, Stored]) -> StoredModel:
-        """The model that this makes with a decoder: its shape, and its tensors by our names."""
-        image = _stored(self.image.network)
-        if not self.draws:
-            image = {name: t for name, t in image.items() if not name.startswith("decoder.")}
-        return StoredModel(
-            layout="in memory",
-            shape=shape,
-            decoder=decoder,
-            image_shape=self.image.config,
-            image=image,
-            text=self.text,
-            text_file=self.text.tokenizer.to_str(pretty=False),
-        )
+def in_memory_model(
+    tokenizers: Tokenizers, shape: DecoderConfig, decoder: Mapping[str, LazyTensor]
+) -> LazyModel:
+    """Combine tokenizers with a decoder's shape and its tensors, by our names."""
+    return LazyModel(
+        layout="in memory",
+        decoder_config=shape,
+        decoder_tensors=decoder,
+        vq_config=tokenizers.image.config,
+        vq_tensors=_stored(tokenizers.image.network),
+        text_tokenizer=tokenizers.text,
+        tokenizer_json=tokenizers.text.tokenizer.to_str(pretty=False),
+    )
 
 
 def save_model(folder: Path, parts: ModelParts) -> None:
     """Write a model folder; every file is whole or not there, and `config.json` comes last."""
-    write_model(folder, parts.rest.beside(parts.decoder.config, _stored(parts.decoder)))
+    tensors = _stored(parts.decoder)
+    write_model(folder, in_memory_model(parts.tokenizers, parts.decoder.config, tensors))
 
 
-def _stored(module: torch.nn.Module) -> dict[str, Stored]:
-    return {name: Stored.of(tensor) for name, tensor in module.state_dict().items()}
+def _stored(module: torch.nn.Module) -> dict[str, LazyTensor]:
+    return {name: LazyTensor.from_tensor(tensor) for name, tensor in module.state_dict().items()}
 
 
 def write_model(
-    folder: Path, model: StoredModel, *, most_bytes: int = MOST_BYTES, tell: Tell = silent
+    folder: Path, model: LazyModel, *, most_bytes: int = MOST_BYTES, tell: Tell = silent
 ) -> None:
     """Write a model folder, holding one tensor at a time.
 
@@ -118,29 +101,29 @@ def write_model(
     # Without its config the folder is no model: a half-replaced one cannot be loaded as a whole.
     (folder / CONFIG_NAME).unlink(missing_ok=True)
     (folder / VQ_DECODER_NAME).unlink(missing_ok=True)
-    if model.shape.qk_norm != "layer":
+    if model.decoder_config.qk_norm != "layer":
         config = qwen3_config(model)
         write_weights(folder, qwen3_tensors(model), most_bytes=most_bytes, tell=tell)
-        write_tensors(folder / IMAGE_FOLDER / WEIGHTS_FILE, model.image, tell)
-        write_json(folder / IMAGE_FOLDER / CONFIG_FILE, model.image_shape.to_json())
-        tokens = text_model_tokenizer_config(model.shape.max_tokens)
+        write_tensors(folder / IMAGE_FOLDER / WEIGHTS_FILE, model.vq_tensors, tell)
+        write_json(folder / IMAGE_FOLDER / CONFIG_FILE, model.vq_config.to_json())
+        tokens = text_model_tokenizer_config(model.decoder_config.max_seq_len)
     else:
-        image = model.image_shape
-        config = model_config(model.shape, image, model.text, model.dtype)
+        image = model.vq_config
+        config = model_config(model.decoder_config, image, model.text_tokenizer, model.dtype)
         weights, vq_decoder = chameleon_tensors(model)
         write_weights(folder, weights, most_bytes=most_bytes, tell=tell)
         if vq_decoder:
             write_tensors(folder / VQ_DECODER_NAME, vq_decoder, tell)
         write_json(folder / "preprocessor_config.json", preprocessor_config(image))
         write_json(folder / "processor_config.json", processor_config(image))
-        tokens = tokenizer_config(model.shape.max_tokens)
-    write_text(folder / TOKENIZER_NAME, model.text_file)
+        tokens = tokenizer_config(model.decoder_config.max_seq_len)
+    write_text(folder / TOKENIZER_NAME, model.tokenizer_json)
     write_json(folder / "tokenizer_config.json", tokens)
-    write_json(folder / "generation_config.json", special_ids(model.text.vocabulary))
+    write_json(folder / "generation_config.json", special_ids(model.text_tokenizer.vocabulary))
     write_json(folder / CONFIG_NAME, config)
 
 
-def open_model_folder(folder: Path) -> StoredModel:
+def open_model_folder(folder: Path) -> LazyModel:
     """Look at a model folder that calumma, transformers or a fine-tune in its layout wrote.
 
     Headers are read, and no tensors but head norms; yet every tensor is known to be there in its
@@ -167,7 +150,7 @@ def open_model_folder(folder: Path) -> StoredModel:
             f"{path} describes a model of type {kind!r}; expected 'chameleon', or 'qwen3' with an "
             "image tokenizer beside it. Other models are not read."
         )
-    model.require_one_vocabulary(folder)
+    model.require_matching_vocabulary(folder)
     return model
 
 
@@ -180,17 +163,17 @@ def load_model(folder: Path) -> ModelParts:
     """
     model = open_model_folder(folder)
     with torch.device("meta"):
-        decoder = Decoder(model.shape)
-    tensors = {name: stored.read() for name, stored in model.decoder.items()}
+        decoder = Decoder(model.decoder_config)
+    tensors = {name: stored.read() for name, stored in model.decoder_tensors.items()}
     decoder.load_state_dict(tensors, assign=True)
-    return ModelParts(decoder.eval(), model.text, read_image_tokenizer(model), model.draws)
+    return ModelParts(decoder.eval(), Tokenizers(model.text_tokenizer, read_image_tokenizer(model)))
 
 
 @torch.no_grad()
-def read_image_tokenizer(model: StoredModel) -> ImageTokenizer:
+def read_image_tokenizer(model: LazyModel) -> ImageTokenizer:
     """The image tokenizer of a model on disk, read whole; without a decoder where it has none."""
-    network = VQNetwork(model.image_shape, absent_parts(model.image.keys()))
+    network = VQNetwork(model.vq_config, missing_modules(model.vq_tensors.keys()))
     own: Mapping[str, torch.Tensor] = network.state_dict()
-    for name, stored in model.image.items():
+    for name, stored in model.vq_tensors.items():
         own[name].copy_(stored.read())
     return ImageTokenizer(network.eval())

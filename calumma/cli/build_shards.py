@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.verb import Subparsers, new_verb
-from calumma.wording import counted
+from calumma.cli.command import Subparsers, add_command
+from calumma.text_format import counted
 
 if TYPE_CHECKING:
     from calumma.shards.manifest import Manifest
@@ -22,9 +22,9 @@ _EXAMPLES = """\
   calumma build-shards web --tokenizers tok --out shards --executor slurm --slurm slurm.toml"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_build_shards_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "build-shards",
         "DOCS... --tokenizers DIR --out DIR [--skip-bad] [--clean FILE]",
@@ -69,17 +69,17 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--clean", type=Path, metavar="FILE", help="TOML: which documents are left out, and why"
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or auto (cpu)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Build, or go on building."""
-    from calumma.documents.clean import CleanConfig, find_scorer
+    from calumma.documents.document_filter import FilterConfig, find_scorer
     from calumma.errors import ConfigError
     from calumma.files import require_here
     from calumma.runtime import choose_device
-    from calumma.settings import load_config
     from calumma.shards.tasks import BuildJob
+    from calumma.toml_config import load_config
 
     if args.piece < 1 or (args.workers is not None and args.workers < 1):
         raise ConfigError(
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         skip_bad=args.skip_bad,
         device=device,
         decoders=max(1, processors // workers) if local else 1,
-        cleaning=load_config(CleanConfig, args.clean, []) if args.clean else CleanConfig(),
+        cleaning=load_config(FilterConfig, args.clean, []) if args.clean else FilterConfig(),
     )
     for rule in job.cleaning.scores:
         find_scorer(rule)
@@ -111,9 +111,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _require_tokenizers(folder: Path) -> None:
     """Tell of broken tokenizers at once, before any worker begins."""
-    from calumma.shards.tasks import load_tokenizers
+    from calumma.tokens.folder import Tokenizers
 
-    load_tokenizers(folder, "cpu")
+    Tokenizers.load(folder)
 
 
 def _built(args: argparse.Namespace, job: BuildJob, workers: int) -> Manifest:
@@ -129,8 +129,8 @@ def _built(args: argparse.Namespace, job: BuildJob, workers: int) -> Manifest:
 
 def _submit(args: argparse.Namespace, job: BuildJob, workers: int) -> None:
     from calumma.errors import ConfigError
-    from calumma.settings import load_config
     from calumma.shards.executors import SlurmConfig, submit_to_slurm
+    from calumma.toml_config import load_config
 
     if args.slurm is None:
         raise ConfigError(

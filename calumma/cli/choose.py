@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calumma.cli.verb import Subparsers, new_verb
-from calumma.wording import counted
+from calumma.cli.command import Subparsers, add_command
+from calumma.text_format import counted
 
 _EXAMPLES = """\
   calumma corpus choose pairs.parquet --out fine.parquet --attribute aesthetic --least 6
@@ -15,7 +15,7 @@ _EXAMPLES = """\
 
 def add_choose(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "choose",
         "DOCS... --out FILE [--attribute NAME | --measure NAME] [--least X] [--most N]",
@@ -42,15 +42,15 @@ def choose(args: argparse.Namespace) -> None:
         ConfigError: the measure is not known.
         DocumentError: documents cannot be read, or lack the attribute.
     """
-    from calumma.documents.choice import Choice, ChoiceConfig
+    from calumma.documents.image_selection import Choice, ImageSelectionConfig
     from calumma.documents.readers import read_documents
     from calumma.documents.writers import write_parquet
 
     choice = Choice(
-        ChoiceConfig(
+        ImageSelectionConfig(
             attribute=args.attribute,
-            measure=args.measure,
-            least_score=args.least,
+            scorer=args.measure,
+            min_score=args.least,
             side=args.side,
             most=args.most,
         )

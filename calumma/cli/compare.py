@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
-    from calumma.compare.augment import Draw
+    from calumma.compare.caption_to_image import Draw
     from calumma.documents.document import Document
 
 _DESCRIPTION = """\
@@ -33,27 +33,27 @@ _EXAMPLES = (
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_compare_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `compare` with its own verbs."""
     names = "prompts|new|serve|report|pairs"
-    parser = new_verb(subparsers, "compare", f"{names} ...", _DESCRIPTION, "\n".join(_EXAMPLES))
-    parser.set_defaults(run=run)
+    parser = add_command(subparsers, "compare", f"{names} ...", _DESCRIPTION, "\n".join(_EXAMPLES))
+    parser.set_defaults(run=_run)
     verbs = parser.add_subparsers(
         prog=parser.prog, dest="compare_verb", metavar=names, required=True
     )
     _add_prompts(verbs)
     _add_new(verbs)
     _add_serve(verbs)
-    report = new_verb(verbs, "report", "DIR", "Count what annotators said.", _EXAMPLES[3])
+    report = add_command(verbs, "report", "DIR", "Count what annotators said.", _EXAMPLES[3])
     report.add_argument("folder", type=Path, metavar="DIR", help="a study")
-    pairs = new_verb(verbs, "pairs", "DIR --out FILE", "Write preferred pairs.", _EXAMPLES[4])
+    pairs = add_command(verbs, "pairs", "DIR --out FILE", "Write preferred pairs.", _EXAMPLES[4])
     pairs.add_argument("folder", type=Path, metavar="DIR", help="a study")
     pairs.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines")
 
 
 def _add_prompts(verbs: Subparsers[argparse.ArgumentParser]) -> None:
     usage = "PROMPTS --out FILE [--captions]"
-    made = new_verb(verbs, "prompts", usage, "Write prompts as documents.", _EXAMPLES[0])
+    made = add_command(verbs, "prompts", usage, "Write prompts as documents.", _EXAMPLES[0])
     made.add_argument("prompts", type=Path, metavar="PROMPTS", help="documents, or a released set")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl")
     made.add_argument("--captions", action="store_true", help="ask for captions, not pictures")
@@ -61,7 +61,7 @@ def _add_prompts(verbs: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_new(verbs: Subparsers[argparse.ArgumentParser]) -> None:
     usage = "DIR --prompts FILE --system NAME=PATH... [options]"
-    made = new_verb(verbs, "new", usage, "Make a study.", _EXAMPLES[1])
+    made = add_command(verbs, "new", usage, "Make a study.", _EXAMPLES[1])
     add = made.add_argument
     add("folder", type=Path, metavar="DIR", help="the study's folder; go on with the same command")
     add("--prompts", type=Path, required=True, metavar="FILE", help="documents or a released set")
@@ -79,14 +79,14 @@ def _add_new(verbs: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_serve(verbs: Subparsers[argparse.ArgumentParser]) -> None:
     usage = "DIR [--host H] [--port N] [--key WORD]"
-    made = new_verb(verbs, "serve", usage, "Serve the annotators' page.", _EXAMPLES[2])
+    made = add_command(verbs, "serve", usage, "Serve the annotators' page.", _EXAMPLES[2])
     made.add_argument("folder", type=Path, metavar="DIR", help="a study")
     made.add_argument("--host", default="127.0.0.1", metavar="H", help="default: this machine only")
     made.add_argument("--port", type=int, default=8090, metavar="N", help="default: 8090")
     made.add_argument("--key", default="", metavar="WORD", help="must stand in the link: ?key=WORD")
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Do what the verb after `compare` says.
 
     Raises:
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> None:
-    from calumma.compare.prompts import read_prompts, with_caption_request
+    from calumma.compare.prompt_sets import read_prompts, with_caption_request
     from calumma.documents.writers import write_jsonl
 
     prompts = read_prompts(args.prompts)
@@ -109,7 +109,7 @@ def _prompts(args: argparse.Namespace) -> None:
 
 
 def _new(args: argparse.Namespace) -> None:
-    from calumma.compare.prompts import read_prompts
+    from calumma.compare.prompt_sets import read_prompts
     from calumma.compare.study import Study, new_study, require_kinds
 
     if args.annotators < 1:
@@ -143,7 +143,7 @@ def _system(told: str) -> tuple[str, Path]:
 def _answers(
     name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
 ) -> list[Document]:
-    from calumma.compare.augment import with_pictures
+    from calumma.compare.caption_to_image import with_pictures
     from calumma.documents.readers import read_documents
 
     if (path / "config.json").is_file():
@@ -159,13 +159,13 @@ def _made(
     name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
 ) -> list[Document]:
     from calumma.cli.progress import Bar
-    from calumma.compare.answering import answered
+    from calumma.compare.generate_answers import answered
     from calumma.generate.model import load
 
     model = load(path, device=args.device)
     options = {
         "max_new_tokens": args.max_new_tokens,
-        "max_images": args.max_images if model.parts.draws else 0,
+        "max_images": args.max_images if model.parts.tokenizers.has_image_decoder else 0,
         "seed": args.seed,
     }
     kept = args.folder / "made" / f"{name}.jsonl"
@@ -174,7 +174,7 @@ def _made(
 
 
 def _drawer(args: argparse.Namespace) -> Draw:
-    from calumma.compare.answering import drawer
+    from calumma.compare.generate_answers import drawer
     from calumma.generate.model import load
 
     model = load(args.draw_captions, device=args.device)
@@ -187,14 +187,14 @@ def _serve(args: argparse.Namespace) -> None:
             f"--host {args.host} without --key; expected a key where others than this machine can "
             "reach the page. Add --key WORD, and send people the link with ?key=WORD."
         )
-    from calumma.compare.store import Store
+    from calumma.compare.judgement_store import Store
     from calumma.compare.study import open_study
 
     study = open_study(args.folder)
     try:
         import uvicorn
 
-        from calumma.compare.app import make_app
+        from calumma.compare.annotation_app import make_app
     except ImportError as error:
         raise ConfigError(
             f"the package {error.name} is not installed; expected it for the annotators' page. "
@@ -212,10 +212,10 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from calumma.compare.report import figures, seconds_an_item, tables, write_judgements
-    from calumma.compare.store import Store
+    from calumma.compare.judgement_store import Store
     from calumma.compare.study import open_study
-    from calumma.evaluate.figure import render_table
+    from calumma.compare.study_report import figures, seconds_an_item, tables, write_judgements
+    from calumma.evaluate.metric import render_table
     from calumma.evaluate.report import Report
     from calumma.files import write_json
 
@@ -248,8 +248,8 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _pairs(args: argparse.Namespace) -> None:
-    from calumma.compare.pairs import write_pairs
-    from calumma.compare.store import Store
+    from calumma.compare.judgement_store import Store
+    from calumma.compare.preference_pairs import write_pairs
     from calumma.compare.study import open_study
 
     study, store = open_study(args.folder), Store(args.folder)

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
-    from calumma.checkpoints.stored import StoredModel
+    from calumma.checkpoints.lazy_tensor import LazyModel
 
 _DESCRIPTION = """\
 Convert a model to and from other projects' layouts.
@@ -29,10 +29,10 @@ _EXAMPLES = """\
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_convert_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
     usage = "SRC DST --to calumma|meta|qwen3|tokenizers"
-    parser = new_verb(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
+    parser = add_command(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
     parser.add_argument("source", type=Path, metavar="SRC", help="the model's folder")
     parser.add_argument("out", type=Path, metavar="DST", help="a folder that is not there yet")
     parser.add_argument(
@@ -53,16 +53,16 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--tokenizers", type=Path, metavar="DIR",
         help="where a release's tokenizers lie (default: beside its models)",
     )  # fmt: skip
-    parser.set_defaults(run=run, stops_at_once=True)
+    parser.set_defaults(run=_run, stops_at_once=True)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Convert, and tell what became of it.
 
     Raises:
         CalummaError: SRC is not whole, DST is in the way, or the layout cannot hold the model.
     """
-    from calumma.checkpoints.convert import Target, convert, open_model
+    from calumma.checkpoints.conversion import Target, convert, open_model
     from calumma.cli.progress import Bar
 
     if args.shards is not None and args.shards < 1:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     most_bytes = size_in_bytes(args.max_shard_size)
     target = Target(layout=args.to, num_shards=args.shards, most_bytes=most_bytes)
     model = open_model(args.source, args.tokenizers)
-    num_bytes = model.num_image_bytes if args.to == "tokenizers" else model.num_bytes
+    num_bytes = model.num_vq_bytes if args.to == "tokenizers" else model.num_bytes
     with Bar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
         written = 0
 
@@ -80,14 +80,16 @@ def run(args: argparse.Namespace) -> None:
             bar.advance(written // 10**6 - bar.done)
 
         convert(model, args.source, args.out, target, tell)
-    draws = "" if model.draws else "; the image tokenizer has no decoder: it cannot draw"
+    draws = (
+        "" if model.has_image_decoder else "; the image tokenizer has no decoder: it cannot draw"
+    )
     print(f"{args.out}: {_made(model, args.to)}{draws}")
 
 
-def _made(model: StoredModel, layout: str) -> str:
+def _made(model: LazyModel, layout: str) -> str:
     if layout != "tokenizers":
         return f"{model.num_parameters:,} parameters, from {model.layout} to {layout}"
-    vocabulary = model.text.vocabulary
+    vocabulary = model.text_tokenizer.vocabulary
     return (
         f"tokenizers, from {model.layout}: {vocabulary.num_text} text ids and "
         f"{vocabulary.num_codes} image codes; fingerprint {vocabulary.fingerprint}"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calumma.cli.choose import add_choose, choose
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
-from calumma.wording import counted
+from calumma.text_format import counted
 
 if TYPE_CHECKING:
-    from calumma.corpora.corpus import Corpus
+    from calumma.corpora.catalog_entry import Corpus
     from calumma.corpora.fetch import Fetched
 
 _DESCRIPTION = """\
@@ -31,24 +31,24 @@ _EXAMPLES = (
 )
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `corpus` with its own verbs `list`, `fetch`, `make` and `choose`."""
     usage = "list|fetch|make|choose ..."
-    parser = new_verb(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
-    parser.set_defaults(run=run)
+    parser = add_command(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
+    parser.set_defaults(run=_run)
     verbs = parser.add_subparsers(
         prog=parser.prog, dest="corpus_verb", metavar="list|fetch|make|choose", required=True
     )
 
     add_choose(verbs)
-    listing = new_verb(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
+    listing = add_command(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
     listing.set_defaults(stops_at_once=True)
     listing.add_argument(
         "--out", type=Path, default=Path("corpora"), metavar="DIR",
         help="where fetched corpora would lie (default: corpora)",
     )  # fmt: skip
 
-    fetching = new_verb(
+    fetching = add_command(
         verbs,
         "fetch",
         "NAME... --out DIR [--limit N]",
@@ -63,7 +63,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--limit", type=int, metavar="N", help="stop after N documents; counts are not compared"
     )
 
-    making = new_verb(
+    making = add_command(
         verbs,
         "make",
         "still-lifes --documents N --out DIR [--seed N] [--side PIXELS]",
@@ -79,7 +79,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Do what the verb after `corpus` says.
 
     Raises:
@@ -122,7 +122,7 @@ def _list(out: Path) -> None:
 
 def _make(args: argparse.Namespace) -> None:
     from calumma.cli.progress import Bar
-    from calumma.corpora.make import MakeConfig, make_corpus
+    from calumma.corpora.still_life_corpus import MakeConfig, make_corpus
 
     if args.documents < 1 or args.side < 16 or args.seed < 0:
         raise ConfigError(

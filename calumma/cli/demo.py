@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
     from calumma.cli.progress import Bar
@@ -19,9 +19,9 @@ _EXAMPLES = """\
   calumma demo --out out/7 --seed 7  another road"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_demo_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "demo",
         "[--out DIR] [--seed N] [--config FILE]",
@@ -34,14 +34,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of everything (default: 0)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="instead of the shipped one")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Walk, or go on walking."""
     from calumma.demo.config import load_demo_config
-    from calumma.demo.report import write_report
-    from calumma.demo.road import STEPS, Road
+    from calumma.demo.measure import write_report
+    from calumma.demo.pipeline import STEPS, Road
     from calumma.runtime import be_deterministic
 
     changes = {} if args.seed is None else {"seed": args.seed}

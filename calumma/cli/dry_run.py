@@ -6,14 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from calumma.errors import CalummaError
-from calumma.wording import duration
+from calumma.text_format import duration
 
 if TYPE_CHECKING:
     from calumma.model.config import DecoderConfig
+    from calumma.plan.run_plan import Plan
     from calumma.train.config import TrainConfig
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
-    from calumma.train.plan import Plan
 
 
 def decoder_plan(
@@ -29,9 +29,9 @@ def decoder_plan(
     Raises:
         ConfigError: the GPUs that were asked for do not divide the run.
     """
+    from calumma.plan.hardware import CPU_MFU, named_machine
+    from calumma.plan.run_plan import Question, make_plan, vocabulary_size_of
     from calumma.train.config import PretrainConfig
-    from calumma.train.machine import CPU_MFU, named_machine
-    from calumma.train.plan import Question, make_plan, vocabulary_size_of
 
     machine = named_machine(args.gpu, args.gpus, config.device)
     num_ids = vocabulary_size_of(config) if isinstance(config, PretrainConfig) else 1
@@ -61,14 +61,14 @@ def tuning_plan(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
 
     if not (config.model / CONFIG_NAME).is_file():
         return [f"plan: none, since {config.model} is not there yet"]
-    shape = replace(open_model_folder(config.model).shape, dropout=config.dropout)
+    shape = replace(open_model_folder(config.model).decoder_config, dropout=config.dropout)
     return decoder_plan(config, args, shape)
 
 
 def plan_summary(plan: Plan) -> list[str]:
     """A plan in four lines, five where it does not fit."""
     from calumma.errors import ConfigError
-    from calumma.train.gpus import GIB
+    from calumma.gpu_specs import GIB
 
     memory, speed, gpu = plan.memory, plan.speed, plan.layout.gpu
     parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss")
@@ -93,10 +93,10 @@ def plan_summary(plan: Plan) -> list[str]:
 
 def image_tokenizer_plan(run: ImageTokenizerRun, args: argparse.Namespace) -> list[str]:
     """The plan of an image tokenizer's training in a few lines."""
-    from calumma.train.gpus import GIB
-    from calumma.train.machine import CPU_MFU, named_machine
-    from calumma.train.plan_image_tokenizer import count_network
-    from calumma.train.plan_speed import ASSUMED_MFU
+    from calumma.gpu_specs import GIB
+    from calumma.plan.hardware import CPU_MFU, named_machine
+    from calumma.plan.image_tokenizer_cost import count_network
+    from calumma.plan.time_estimate import ASSUMED_MFU
 
     config, machine = run.training, named_machine(args.gpu, args.gpus, run.device)
     pictures = -(-config.batch_size // machine.number)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 from calumma.files import make_folder
 from calumma.runtime import STOP, choose_device
-from calumma.settings import changed_config
+from calumma.toml_config import changed_config
 
 if TYPE_CHECKING:
-    from calumma.curves import Chart
+    from calumma.charts import Chart
     from calumma.evaluate.report import Report
     from calumma.tokens.image import ImageTokenizer
 
@@ -58,11 +58,11 @@ class Rules:
     """Classifiers that label answers as safe or unsafe, with commas between."""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_evaluate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb `evaluate`."""
     usage = "MODEL --tasks A,B [--documents DOCS...] [--data DIR] --out DIR [options]"
-    parser = new_verb(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
-    parser.set_defaults(run=run, takes_rules=True)
+    parser = add_command(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
+    parser.set_defaults(run=_run, takes_rules=True)
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder, or a tokenizer's")
     add("--list", action="store_true", help="say what tasks there are, and which files they read")
@@ -84,7 +84,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--device", default="auto", metavar="D", help=_RULES_HELP)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """List tasks; or measure, write the report and print its table; or write a model card.
 
     Raises:
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         DocumentError: documents cannot be read.
         OutputError: the folder cannot be written.
     """
-    from calumma.evaluate.tasks import list_tasks
+    from calumma.evaluate.evaluator import list_tasks
 
     if args.list:
         print(list_tasks())
@@ -103,15 +103,15 @@ def run(args: argparse.Namespace) -> None:
     if args.tasks:
         _measure(args)
     if args.card:
-        from calumma.evaluate.card import write_card
+        from calumma.evaluate.model_card import write_card
 
         print(f"model card: {write_card(args.model, args.card, args.train)}")
 
 
 def _measure(args: argparse.Namespace) -> None:
     # Torch is imported when a model is used, not when `calumma --help` is asked for.
-    from calumma.evaluate.figure import render_table
-    from calumma.evaluate.tasks import require_tasks
+    from calumma.evaluate.evaluator import require_tasks
+    from calumma.evaluate.metric import render_table
 
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
     require_tasks(tasks)
@@ -131,39 +131,41 @@ def _measure(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Teller) -> Report:
     from calumma.documents.readers import read_documents
-    from calumma.evaluate.held_out import HeldOut, Options, chosen
-    from calumma.evaluate.safety import labeller
-    from calumma.evaluate.tasks import TASKS, evaluate, evaluate_tokenizer
-    from calumma.generate.config import ImageSampling
+    from calumma.evaluate.context import EvalConfig, EvalContext, subsample
+    from calumma.evaluate.evaluator import TASKS, evaluate, evaluate_tokenizer
+    from calumma.evaluate.refusal_rates import labeller
     from calumma.generate.model import load
+    from calumma.generate.params import ImageSampling
     from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
 
     tokenizer = None
     if (args.model / CONFIG_FILE).is_file():
         tokenizer = ImageTokenizer.load(args.model, device=choose_device(args.device))
     model = None if tokenizer else load(args.model, device=args.device)
-    documents = chosen(list(read_documents(args.documents)), args.limit, args.seed)
+    documents = subsample(list(read_documents(args.documents)), args.limit, args.seed)
     training = list(read_documents(args.train)) if args.train else []
     counts = None
     if model and training and any(name == "likelihood" or TASKS[name].files for name in tasks):
-        counted = chosen(training, _COUNTED, args.seed)
-        counts = HeldOut(model, counted, tick=lambda n, of: told("counting", n, of)).counts()
-    options = Options(
+        counted = subsample(training, _COUNTED, args.seed)
+        counts = EvalContext(
+            model, counted, on_progress=lambda n, of: told("counting", n, of)
+        ).token_counts()
+    options = EvalConfig(
         seed=args.seed,
-        training=training,
+        training_documents=training,
         training_counts=counts,
-        turns=args.turns,
-        question=rules.question,
-        image=ImageSampling(text_guidance=rules.guidance),
-        health=True,
-        features=_features(args.features),
+        chat_template=args.turns,
+        caption_question=rules.question,
+        image=ImageSampling(guidance_scale=rules.guidance),
+        reconstruction_details=True,
+        feature_network=_features(args.features),
         max_prompts=rules.prompts,
-        data=args.data,
+        benchmarks_folder=args.data,
         limit=args.limit,
-        shots=rules.shots,
-        votes=rules.votes,
-        show=args.show,
-        labeller=labeller(rules.labels.split(",")) if rules.labels else None,
+        num_fewshot=rules.shots,
+        majority_votes=rules.votes,
+        log_samples=args.show,
+        safety_classifier=labeller(rules.labels.split(",")) if rules.labels else None,
     )
     if tokenizer:
         report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
@@ -175,7 +177,7 @@ def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Tel
 
 
 def _require_arguments(args: argparse.Namespace) -> None:
-    from calumma.evaluate.tasks import TASKS
+    from calumma.evaluate.evaluator import TASKS
 
     wanted = {"MODEL": args.model}
     if not args.card:

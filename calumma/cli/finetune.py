@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.verb import (
+from calumma.cli.command import (
     Subparsers,
+    add_command,
     add_config_arguments,
-    new_verb,
-    resolved,
-    tell_warning,
-    telling,
+    load_run_config,
+    print_warning,
+    training_progress,
 )
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ _EXAMPLES = """\
   calumma finetune turns.toml --out out/tuned --adapt.matrices lora --adapt.tables none"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "finetune",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
@@ -38,12 +38,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         _EXAMPLES,
     )
     add_config_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder."""
-    from calumma.settings import read_toml
+    from calumma.toml_config import read_toml
 
     told = "preference" in read_toml(args.config)
     if told or any(change.startswith("--preference.") for change in args.changes):
@@ -58,27 +58,29 @@ def _finetune(args: argparse.Namespace) -> None:
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.finetune import balance, finetune
 
-    config = resolved(FinetuneConfig, args, tuning_plan)
+    config = load_run_config(FinetuneConfig, args, tuning_plan)
     if config is None:
         return
     start = load_model(config.model)
-    tell_warning(balance(config).warning)
-    with telling(args.out, config, "fine-tuning", config.steps) as progress:
-        vocabulary, rest = start.text.vocabulary, start.rest
-        decoder = finetune(config, start.decoder, vocabulary, args.out, progress, rest=rest)
+    print_warning(balance(config).warning)
+    with training_progress(args.out, config, "fine-tuning", config.steps) as progress:
+        vocabulary, tokenizers = start.tokenizers.text.vocabulary, start.tokenizers
+        decoder = finetune(
+            config, start.decoder, vocabulary, args.out, progress, tokenizers=tokenizers
+        )
     _keep(args.out, start, decoder, f"fine-tuned from {config.model}")
 
 
 def _prefer(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
-    from calumma.train.config_preference import PreferenceConfig
+    from calumma.train.config_preference import DPOTrainConfig
     from calumma.train.preference import prefer
 
-    config = resolved(PreferenceConfig, args)
+    config = load_run_config(DPOTrainConfig, args)
     if config is None:
         return
     start = load_model(config.model)
-    with telling(args.out, config, "preference tuning", config.steps) as progress:
+    with training_progress(args.out, config, "preference tuning", config.steps) as progress:
         decoder = prefer(config, start, args.out, progress)
     _keep(args.out, start, decoder, f"prefers as its pairs do, tuned from {config.model}")
 

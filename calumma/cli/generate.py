@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
-    from calumma.generate.config import Request
+    from calumma.generate.events import Sample
     from calumma.generate.model import Model
-    from calumma.generate.sample import Sample
-    from calumma.generate.work import Work
+    from calumma.generate.params import Request
+    from calumma.generate.request import RequestState
 
 _EXAMPLES = """\
   calumma generate out/demo/model --prompt "draw a large red circle on a blue ground" --out out/1
@@ -40,9 +40,9 @@ class _InOrder(argparse.Action):
         namespace.parts = [*(namespace.parts or []), value]
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "generate",
         "MODEL --prompt TEXT [--image FILE ...] --out DIR [options]",
@@ -69,16 +69,16 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--dtype", default="float32", metavar="D", help=dtype)
     add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)
     add("--compile", action="store_true", help=argparse.SUPPRESS)
-    parser.set_defaults(run=run, stops_at_once=True, takes_rules=True)
+    parser.set_defaults(run=_run, stops_at_once=True, takes_rules=True)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Generate and write."""
+    from calumma.cli.generate_output import write_samples
     from calumma.documents.document import Image, Text
     from calumma.errors import GenerationError
     from calumma.files import make_folder
     from calumma.generate.model import load
-    from calumma.generate.written import write_samples
 
     given: list[str | Path] = [piece for piece in args.parts or [] if piece != ""]
     if not given:
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
     if args.compile:
         model.compile()
-    if not model.parts.draws and args.modality == "any":
+    if not model.parts.tokenizers.has_image_decoder and args.modality == "any":
         options["max_images"] = 0
     if args.max_new_tokens is None:
         options["max_new_tokens"] = _room(options, model.image.config.codes_per_image)
@@ -123,7 +123,7 @@ def answered(
 
 def _asked(request: Request) -> dict[str, Any]:
     """How an answer was asked for, without the prompt."""
-    from calumma.settings import config_tree
+    from calumma.toml_config import config_tree
 
     return {name: value for name, value in config_tree(request).items() if name != "ids"}
 
@@ -136,7 +136,7 @@ def _room(options: dict[str, Any], codes: int) -> int:
     return PAGE + (codes + 2 if drawing else 0)
 
 
-def _doing(model: Model, works: Sequence[Work], id_: int) -> str:
+def _doing(model: Model, works: Sequence[RequestState], id_: int) -> str:
     """What the newest id is part of."""
     codes = model.image.config.codes_per_image
     drawn = [codes - work.grammar.codes_owed for work in works if work.grammar.codes_owed]
@@ -148,8 +148,8 @@ def _doing(model: Model, works: Sequence[Work], id_: int) -> str:
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """What `Model.request` is asked."""
     from calumma.errors import GenerationError
-    from calumma.generate.config import Rules
-    from calumma.settings import changed_config
+    from calumma.generate.params import SamplingOptions
+    from calumma.toml_config import changed_config
 
     if args.modality not in MODALITIES:
         raise GenerationError(
@@ -160,7 +160,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         tree = {kind: {"temperature": args.temperature} for kind in tree}
     if args.guidance is not None:
         tree["image"]["text_guidance"] = args.guidance
-    rules = changed_config(Rules, tree, args.changes, "the command line")
+    rules = changed_config(SamplingOptions, tree, args.changes, "the command line")
     return {
         "answer": not args.go_on,
         "keep_codes": args.keep_codes,

@@ -25,7 +25,7 @@ from calumma.cli import (
     train_image_tokenizer,
     train_text_tokenizer,
 )
-from calumma.cli.verb import Parser, add_help, help_options
+from calumma.cli.command import Parser, add_help, help_options
 from calumma.errors import CalummaError, ConfigError, Interrupted
 from calumma.runtime import STOP
 

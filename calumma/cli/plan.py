@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.verb import Subparsers, new_verb
-from calumma.wording import counted
+from calumma.cli.command import Subparsers, add_command
+from calumma.text_format import counted
 
 if TYPE_CHECKING:
-    from calumma.train.plan import Plan
+    from calumma.plan.run_plan import Plan
 
 _EXAMPLES = """\
   calumma plan run.toml --gpus 1 --gpu h100-80gb
@@ -19,9 +19,9 @@ _EXAMPLES = """\
   calumma plan run.toml --gpus 2 --gpu h200-141gb --price 2.50 --json    for machines"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_plan_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "plan",
         "CONFIG --gpus N --gpu KIND [--mfu X] [--price X] [--json] [--a.b VALUE ...]",
@@ -40,10 +40,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--vocabulary", type=int, metavar="N", help="ids (default: the shards', or 65,536)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run, takes_changes=True, stops_at_once=True)
+    parser.set_defaults(run=_run, takes_changes=True, stops_at_once=True)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Work it out and print it.
 
     Raises:
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
     """
     import json
 
-    from calumma.settings import load_config
+    from calumma.gpu_specs import gpu_kind
+    from calumma.plan.run_plan import Question, make_plan, vocabulary_size_of
+    from calumma.toml_config import load_config
     from calumma.train.config import PretrainConfig
-    from calumma.train.gpus import gpu_kind
-    from calumma.train.plan import Question, make_plan, vocabulary_size_of
 
     config = load_config(PretrainConfig, args.config, args.changes)
     gpu = gpu_kind(args.gpu)
@@ -77,7 +77,7 @@ def plan_tree(plan: Plan) -> dict[str, Any]:
     """A plan for machines; bytes are one GPU's."""
     from dataclasses import asdict
 
-    from calumma.train.plan import CONTEXT_BYTES, FRAGMENTED
+    from calumma.plan.run_plan import CONTEXT_BYTES, FRAGMENTED
 
     layout = asdict(plan.layout)
     return {
@@ -111,7 +111,7 @@ def _run_rows(plan: Plan) -> list[tuple[str, str, str]]:
     ways = (
         f"{layout.shards} shards x {layout.tensor} tensor x {counted(layout.replicas, 'replica')}"
     )
-    load = f"{config.accumulate} x {plan.rows} x {config.stream.row_length:,}"
+    load = f"{config.accumulate} x {plan.rows} x {config.data.seq_len:,}"
     return [
         ("parameters", f"{plan.num_parameters:,}", ""),
         ("GPUs", f"{layout.num_gpus:,}", f"{layout.gpu.name}: {ways}"),
@@ -125,8 +125,8 @@ def _run_rows(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    from calumma.train.gpus import GIB
-    from calumma.train.plan import CONTEXT_BYTES, FRAGMENTED
+    from calumma.gpu_specs import GIB
+    from calumma.plan.run_plan import CONTEXT_BYTES, FRAGMENTED
 
     memory, compute = plan.memory, plan.question.config.compute
     told = [
@@ -138,7 +138,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
         ),
         ("optimizer", memory.optimizer, "AdamW's two means"),
         ("gathered", memory.gathered, "weights in use, gradients on their way"),
-        ("activations", memory.activations, f"recompute = {compute.recompute}"),
+        ("activations", memory.activations, f"recompute = {compute.activation_checkpointing}"),
         ("loss", memory.loss, "a chunk of logits, the head's gradient"),
         ("allowances", plan.needed_bytes - memory.total, ""),
         ("a GPU needs", plan.needed_bytes, f"at its fullest, {memory.moment}"),

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
+from calumma.cli.command import (
+    Subparsers,
+    add_command,
+    add_config_arguments,
+    load_run_config,
+    training_progress,
+)
 
 _EXAMPLES = """\
   calumma pretrain run.toml --out out/run --dry-run                 the resolved config, and a plan
@@ -12,9 +18,9 @@ _EXAMPLES = """\
   calumma pretrain run.toml --out out/run --optimizer.peak-rate 3e-4 --model.num-layers 8"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "pretrain",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
@@ -23,26 +29,25 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         _EXAMPLES,
     )
     add_config_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Train, or go on, and write the model folder beside the run's checkpoints."""
-    from calumma.checkpoints.model_folder import Rest, open_model_folder
+    from calumma.checkpoints.model_folder import open_model_folder
     from calumma.cli.dry_run import decoder_plan
     from calumma.runtime import is_first_rank
-    from calumma.tokens.image import ImageTokenizer
-    from calumma.tokens.text import TextTokenizer
+    from calumma.tokens.folder import Tokenizers
     from calumma.train.config import PretrainConfig
     from calumma.train.exports import Exports
     from calumma.train.pretrain import pretrain
 
-    config = resolved(PretrainConfig, args, decoder_plan)
+    config = load_run_config(PretrainConfig, args, decoder_plan)
     if config is None:
         return
-    text, image = TextTokenizer.load(config.tokenizers), ImageTokenizer.load(config.tokenizers)
-    with telling(args.out, config, "pre-training", config.steps) as progress:
-        pretrain(config, args.out, progress, Exports(rest=Rest(text, image, image.draws)))
+    tokenizers = Tokenizers.load(config.tokenizers)
+    with training_progress(args.out, config, "pre-training", config.steps) as progress:
+        pretrain(config, args.out, progress, Exports(tokenizers=tokenizers))
     if is_first_rank():
         made = open_model_folder(args.out / "model")
         print(f"{args.out}/model: a decoder of {made.num_parameters:,} parameters")

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from calumma.wording import duration
+from calumma.text_format import duration
 
 CONSOLE = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
     from calumma.generate.model import Model
+    from calumma.serve.api_keys import Keys
     from calumma.serve.config import Credential, Limits, ServeConfig
     from calumma.serve.desk import Engine
-    from calumma.serve.keys import Keys
 
 _DESCRIPTION = """\
 Serve a model: OpenAI's API and a web page (docs/serving.md)."""
@@ -26,10 +26,10 @@ _EXAMPLES = """\
   calumma serve MODEL --host 0.0.0.0 --keys keys.txt --limit max_pixels=4000000"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(subparsers, "serve", "MODEL [options]", _DESCRIPTION, _EXAMPLES)
-    parser.set_defaults(run=run)
+    parser = add_command(subparsers, "serve", "MODEL [options]", _DESCRIPTION, _EXAMPLES)
+    parser.set_defaults(run=_run)
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder")
     add("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1)")
@@ -58,13 +58,13 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--compile", action="store_true", help=argparse.SUPPRESS)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Serve until a signal comes, or make a key.
 
     Raises:
         Interrupted: a signal came; all that was under way is answered or handed back.
     """
-    from calumma.serve.keys import new_key
+    from calumma.serve.api_keys import new_key
 
     if args.new_key is not None:
         if args.keys is None:
@@ -101,7 +101,7 @@ def _serve(args: argparse.Namespace) -> None:
     from calumma.errors import Interrupted
     from calumma.runtime import STOP
     from calumma.serve.app import require_safe
-    from calumma.serve.signing import load_signer
+    from calumma.serve.provenance.signing import load_signer
 
     config, keys = _config(args), _keys(args)
     require_safe(config, keys)
@@ -135,7 +135,7 @@ def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None)
     import sys
 
     from calumma.errors import RankError
-    from calumma.generate.shared import SharedLive
+    from calumma.generate.tensor_parallel.tp_engine import SharedLive
     from calumma.serve.app import make_app, make_service
     from calumma.serve.logs import written_to
     from calumma.serve.server import Server, bind
@@ -156,8 +156,8 @@ def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None)
 def _opened(args: argparse.Namespace, config: ServeConfig) -> Iterator[tuple[Model, Engine | None]]:
     """The model, and what answers, where that is no engine of this process alone."""
     from calumma.generate.model import load
-    from calumma.generate.shared import SharedLive
-    from calumma.serve.fleet import FleetLive
+    from calumma.generate.tensor_parallel.tp_engine import SharedLive
+    from calumma.serve.backends.vllm import FleetLive
 
     if args.tensor > 1:
         with SharedLive(args.model, args.tensor, device=args.device, dtype=args.dtype) as live:
@@ -170,7 +170,7 @@ def _opened(args: argparse.Namespace, config: ServeConfig) -> Iterator[tuple[Mod
 
 
 def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
-    from calumma.serve.replicas import Replicas, serve_replicas
+    from calumma.serve.backends.ray_serve import Replicas, serve_replicas
 
     replicas = Replicas(
         model=args.model,
@@ -249,7 +249,7 @@ def limits_of(changes: Sequence[str], max_queue: int | None = None) -> Limits:
 
 def _keys(args: argparse.Namespace) -> Keys | None:
     from calumma.runtime import keys_in_environment
-    from calumma.serve.keys import load_keys, read_keys
+    from calumma.serve.api_keys import load_keys, read_keys
 
     if args.keys is not None:
         return load_keys(args.keys)

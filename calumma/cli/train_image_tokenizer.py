@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from calumma.cli.verb import Subparsers, add_config_arguments, new_verb, resolved, telling
+from calumma.cli.command import (
+    Subparsers,
+    add_command,
+    add_config_arguments,
+    load_run_config,
+    training_progress,
+)
 
 _EXAMPLES = """\
   calumma train-image-tokenizer vq.toml --out out/vq --dry-run
@@ -12,9 +18,9 @@ _EXAMPLES = """\
   calumma train-image-tokenizer vq.toml --out out/vq        the same again: goes on"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_train_image_tokenizer_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "train-image-tokenizer",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
@@ -24,10 +30,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         _EXAMPLES,
     )
     add_config_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Train, or go on; under torchrun the first rank alone tells of it."""
     from calumma.cli.dry_run import image_tokenizer_plan
     from calumma.documents.readers import read_documents
@@ -35,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
     from calumma.train.image_learner import train_image_tokenizer
 
-    config = resolved(ImageTokenizerRun, args, image_tokenizer_plan)
+    config = load_run_config(ImageTokenizerRun, args, image_tokenizer_plan)
     if config is None:
         return
-    with telling(args.out, config, "image tokenizer", config.training.steps) as progress:
+    with training_progress(args.out, config, "image tokenizer", config.training.steps) as progress:
         tokenizer = train_image_tokenizer(
             config.training,
             read_documents(config.documents),
@@ -46,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
             save_every=config.save_every,
             progress=progress,
             device=choose_device(config.device),
-            watch=config.watch,
+            watch=config.stability,
             log=config.log,
         )
     if is_first_rank():

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calumma.cli.verb import Subparsers, new_verb
+from calumma.cli.command import Subparsers, add_command
 
 _EXAMPLES = """\
   calumma train-text-tokenizer docs/*.parquet --out tokenizers --num-text 4096 --num-codes 1024
   calumma train-text-tokenizer docs.jsonl --out tokenizers --num-text 512 --image-tokenizer vq"""
 
 
-def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    parser = new_verb(
+    parser = add_command(
         subparsers,
         "train-text-tokenizer",
         "DOCS... --out DIR --num-codes N | --image-tokenizer DIR",
@@ -37,10 +37,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     codes.add_argument(
         "--image-tokenizer", type=Path, metavar="DIR", help="hold as many codes as this one has"
     )
-    parser.set_defaults(run=run, stops_at_once=True)
+    parser.set_defaults(run=_run, stops_at_once=True)
 
 
-def run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     """Train and write."""
     from calumma.documents.readers import read_documents
     from calumma.files import make_folder

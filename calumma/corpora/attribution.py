@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.clients import package_folder
-from calumma.corpora.corpus import Corpus, Package
+from calumma.corpora.catalog_entry import Corpus, Package
+from calumma.corpora.package_download import package_folder
 from calumma.files import write_text
 
 _NOTICES = ("copyright", "license*", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")

@@ -5,12 +5,12 @@ The counts are those that the readers find in exactly these versions; `fetch` co
 
 from __future__ import annotations
 
+from calumma.corpora.catalog_entry import Corpus
+from calumma.corpora.catalog_images import PICTURES, QUESTIONS
 from calumma.corpora.catalog_instructions import INSTRUCTIONS
-from calumma.corpora.catalog_pictures import PICTURES, QUESTIONS
 from calumma.corpora.catalog_texts import TEXTS
-from calumma.corpora.corpus import Corpus
 from calumma.errors import CorpusError
-from calumma.wording import nearest
+from calumma.text_format import nearest
 
 CORPORA: tuple[Corpus, ...] = (*PICTURES, *QUESTIONS, *TEXTS, *INSTRUCTIONS)
 """All corpora."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from calumma.corpora.catalog_pictures import PICTURES, QUESTIONS
+from calumma.corpora.catalog_entry import Corpus, Folders
+from calumma.corpora.catalog_images import PICTURES, QUESTIONS
 from calumma.corpora.catalog_texts import TEXTS
-from calumma.corpora.corpus import Corpus, Folders
-from calumma.corpora.instructions import pictures, words
-from calumma.corpora.instructions.safety import dangerous_words, safety
-from calumma.corpora.instructions.turns import number_of
+from calumma.corpora.instructions import image_conversations, text_conversations
+from calumma.corpora.instructions.conversation_templates import number_of
+from calumma.corpora.instructions.safety_prompts import dangerous_words, safety
 from calumma.documents.document import Document
 
 _KNOWN = {corpus.name: corpus for corpus in (*PICTURES, *QUESTIONS, *TEXTS)}
@@ -71,32 +71,38 @@ def _pairs(parts: Parts) -> Iterator[Document]:
 
 def _text(parts: Parts) -> Iterator[Document]:
     for page in parts["wordnet"]():
-        yield from (d for d in words.about_words(page) if number_of(d.id) % WORDS_ONE_IN == 0)
+        yield from (
+            d for d in text_conversations.about_words(page) if number_of(d.id) % WORDS_ONE_IN == 0
+        )
 
 
 def _code(parts: Parts) -> Iterator[Document]:
     for name in _PYTHON:
         for page in parts[name]():
-            yield from words.about_code(page)
+            yield from text_conversations.about_code(page)
 
 
 def _visual_chat(parts: Parts) -> Iterator[Document]:
     for pair in _pairs(parts):
-        yield from pictures.chat(pair)
+        yield from image_conversations.chat(pair)
     yield from parts["easy-vqa"]()
 
 
 def _image_generation(parts: Parts) -> Iterator[Document]:
-    yield from map(pictures.drawing, _pairs(parts))
+    yield from map(image_conversations.drawing, _pairs(parts))
 
 
 def _interleaved_generation(parts: Parts) -> Iterator[Document]:
-    yield from pictures.interleaved(_pairs(parts), pictures.glosses_of(parts["wordnet"]()))
+    yield from image_conversations.interleaved(
+        _pairs(parts), image_conversations.glosses_of(parts["wordnet"]())
+    )
 
 
 def _safety(parts: Parts) -> Iterator[Document]:
     yield from safety()
-    yield from dangerous_words(pictures.glosses_of(parts["wordnet"]()), pictures.GLOSSES_LICENCE)
+    yield from dangerous_words(
+        image_conversations.glosses_of(parts["wordnet"]()), image_conversations.GLOSSES_LICENCE
+    )
 
 
 INSTRUCTIONS: tuple[Corpus, ...] = (

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from calumma.corpora.corpus import Corpus, Package, Reader
+from calumma.corpora.catalog_entry import Corpus, Package, Reader
 from calumma.corpora.sources import (
-    bible,
     conversations,
     dictionaries,
-    glosses,
-    novels,
-    pages,
-    plain,
+    manuals,
+    plain_text,
+    wordnet,
 )
 
 
@@ -24,7 +22,7 @@ def _pages(
     images: int,
     pattern: str = "**/*.html",
 ) -> Corpus:
-    reader = pages.pages_reader(package.name, "usr/share/doc", pattern)
+    reader = manuals.pages_reader(package.name, "usr/share/doc", pattern)
     manual = _manual(package, licence, reader, documents=documents, images=images)
     return replace(manual, redistributable=True)
 
@@ -95,28 +93,7 @@ TEXTS: tuple[Corpus, ...] = (
         licence="WordNet-3.0",
         redistributable=True,
         documents=2943,
-        reader=glosses.read,
-    ),
-    Corpus(
-        name="austen",
-        kind="text",
-        packages=(Package("apt", "r-cran-janeaustenr", "1.0.0-1"),),
-        licence="public domain",
-        notice="Novels of Jane Austen (1775-1817); the package around them is MIT-licensed.",
-        redistributable=True,
-        documents=269,
-        reader=novels.read,
-    ),
-    Corpus(
-        name="king-james-bible",
-        kind="text",
-        packages=(Package("apt", "bible-kjv-text", "4.38"),),
-        licence="public domain",
-        notice="The King James Version of 1611, from Chip Chapin's Bible Retrieval System, free "
-        "for unrestricted use. In the United Kingdom the Crown has a patent on printing it.",
-        redistributable=True,
-        documents=1189,
-        reader=bible.read,
+        reader=wordnet.read,
     ),
     _pages(
         Package("apt", "opencv-doc", "4.6.0+dfsg-12"),
@@ -139,47 +116,47 @@ TEXTS: tuple[Corpus, ...] = (
         redistributable=False,
         documents=475,
         images=1900,
-        reader=pages.pages_reader("gimp-help-en", "usr/share/gimp/2.0/help/en"),
+        reader=manuals.pages_reader("gimp-help-en", "usr/share/gimp/2.0/help/en"),
     ),
     _manual(
         Package("apt", "libgegl-doc", "1:0.4.42-2+deb12u2"),
         "LGPL-3.0-or-later and GPL-3.0-or-later",
-        pages.pages_reader("libgegl-doc", "usr/share"),
+        manuals.pages_reader("libgegl-doc", "usr/share"),
         documents=207,
         images=207,
     ),
     _manual(
         Package("apt", "grass-doc", "8.2.1-1"),
         "GPL-2.0-or-later",
-        pages.pages_reader("grass-doc", "usr"),
+        manuals.pages_reader("grass-doc", "usr"),
         documents=185,
         images=950,
     ),
     _manual(
         Package("apt", "freedombox-doc-en", "23.6.2+deb12u2"),
         "CC-BY-SA-4.0 and AGPL-3.0-or-later",
-        pages.pages_reader("freedombox-doc-en", "usr/share"),
+        manuals.pages_reader("freedombox-doc-en", "usr/share"),
         documents=70,
         images=484,
     ),
     _manual(
         Package("apt", "gnucash-docs", "4.13-1"),
         "GFDL-1.1-or-later",
-        pages.pages_reader("gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"),
+        manuals.pages_reader("gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"),
         documents=43,
         images=228,
     ),
     _manual(
         Package("apt", "kicad-doc-en", "6.0.11+dfsg-1"),
         "GPL-3.0-or-later or CC-BY-3.0",
-        pages.pages_reader("kicad-doc-en", "usr/share"),
+        manuals.pages_reader("kicad-doc-en", "usr/share"),
         documents=7,
         images=270,
     ),
     _manual(
         Package("apt", "povray-doc", "1:3.7.0.10-2"),
         "AGPL-3.0-or-later and CC-BY-SA-3.0",
-        pages.pages_reader("povray-doc", "usr/share"),
+        manuals.pages_reader("povray-doc", "usr/share"),
         documents=4,
         images=298,
     ),
@@ -200,7 +177,7 @@ TEXTS: tuple[Corpus, ...] = (
         "libreoffice-help",
         Package("apt", "libreoffice-help-en-us", "4:7.4.7-1+deb12u14"),
         "MPL-2.0 and Apache-2.0",
-        pages.texts_reader("libreoffice-help-en-us", "usr/share/libreoffice/help/en-US/text"),
+        manuals.texts_reader("libreoffice-help-en-us", "usr/share/libreoffice/help/en-US/text"),
         # Of 2,561 pages; without redirects, and lists of a few words.
         documents=2480,
     ),
@@ -208,7 +185,7 @@ TEXTS: tuple[Corpus, ...] = (
         "manpages",
         Package("apt", "manpages", "6.03-2"),
         "GPL-2.0-or-later, BSD and verbatim licences by file",
-        plain.texts_reader("manpages", "usr/share/man", "man*/*.gz", plain.roff_words),
+        plain_text.texts_reader("manpages", "usr/share/man", "man*/*.gz", plain_text.roff_words),
         # Without the comments, and pages that only refer to another.
         documents=207,
     ),
@@ -216,25 +193,25 @@ TEXTS: tuple[Corpus, ...] = (
         "debian-faq",
         Package("apt", "debian-faq", "11.1"),
         "verbatim copies; changed ones under the same notice",
-        pages.texts_reader("debian-faq", "usr/share/doc/debian/FAQ"),
+        manuals.texts_reader("debian-faq", "usr/share/doc/debian/FAQ"),
         documents=17,
     ),
     _prose(
         "debian-reference",
         Package("apt", "debian-reference-en", "2.100"),
         "GPL-2.0-or-later",
-        pages.texts_reader("debian-reference-en", "usr/share/debian-reference"),
+        manuals.texts_reader("debian-reference-en", "usr/share/debian-reference"),
         documents=15,
     ),
     _prose(
         "linux-doc",
         Package("apt", "linux-doc-6.1", "6.1.192-2"),
         "GPL-2.0-only",
-        plain.texts_reader(
+        plain_text.texts_reader(
             "linux-doc-6.1",
             "usr/share/doc/linux-doc-6.1/Documentation",
             "**/*.rst.gz",
-            plain.without_comments,
+            plain_text.without_comments,
             without="/translations/",
         ),
         # The package holds every page twice; those beside the HTML are not read.

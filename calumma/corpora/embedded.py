@@ -9,7 +9,7 @@ from typing import Literal
 
 from calumma.corpora.captions import Split
 from calumma.documents.document import Document
-from calumma.documents.tables import read_parquet
+from calumma.documents.parquet import read_parquet
 from calumma.files import write_text
 
 EmbeddedKind = Literal["emoji", "clip-art", "documentation", "text"]

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from calumma.corpora.attribution import write_attribution
-from calumma.corpora.clients import Say, package_folder
-from calumma.corpora.corpus import Corpus
-from calumma.corpora.pictures import shrunk
+from calumma.corpora.catalog_entry import Corpus
+from calumma.corpora.image_conversion import shrunk
+from calumma.corpora.package_download import Say, package_folder
 from calumma.documents.document import Document, Image, Part, Turn
 from calumma.documents.writers import write_parquet
 from calumma.errors import CorpusError

@@ -18,8 +18,8 @@ import numpy as np
 import PIL.Image
 
 from calumma.corpora.captions import Split
-from calumma.corpora.compose import GROUNDS, SHAPES, draw_shape
 from calumma.corpora.embedded import EmbeddedKind, load_embedded
+from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES, draw_shape
 from calumma.documents.document import Document
 
 PATTERNS = ("plain", "striped", "checked", "fading")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from calumma.demo.embed import duration, escaped, number
-from calumma.demo.story import Curve, FigureRow, Series
+from calumma.demo.page_data import Curve, FigureRow, Series
 
 WIDTH, HEIGHT = 528, 272
 TOP, BOTTOM, LEFT = 22, 34, 44

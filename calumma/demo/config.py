@@ -7,8 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from calumma.generate.config import ImageSampling
-from calumma.settings import make_config, read_toml
+from calumma.generate.params import ImageSampling
+from calumma.toml_config import make_config, read_toml
 from calumma.train.config import PretrainConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig

@@ -7,7 +7,7 @@ import io
 
 import PIL.Image
 
-from calumma.documents.picture_file import data_url
+from calumma.documents.image_formats import data_url
 
 MAX_SIDE = 256
 """Larger pictures are scaled down to this many pixels a side, to keep the page small."""

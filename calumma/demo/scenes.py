@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 import PIL.Image
 
-from calumma.corpora.compose import (
+from calumma.corpora.embedded import load_embedded
+from calumma.corpora.synthetic_scenes import (
     Scene,
     draw_scene,
     object_scenes,
@@ -23,7 +24,6 @@ from calumma.corpora.compose import (
     scene_document,
     shape_scenes,
 )
-from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Document, Image, Text, Turn
 
 SIDE = 32

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import PIL.Image
 
-from calumma.documents.faults import reason
-from calumma.documents.opening import open_picture, require_header
-from calumma.documents.places import Place, Url, inside
+from calumma.documents.error_policy import os_error_text
+from calumma.documents.image_decoding import open_image, require_header
+from calumma.documents.paths import AnyPath, RemotePath, resolve_inside
 from calumma.errors import DocumentError, ImageError
 
 Role = Literal["system", "user", "assistant"]
@@ -41,7 +41,7 @@ class Image:
     """
 
     data: bytes | None = None
-    path: Place | None = None
+    path: AnyPath | None = None
 
     name: str = field(default="an image in memory", compare=False)
     """What messages call a picture without a path: the file, line and part it came from."""
@@ -62,7 +62,7 @@ class Image:
             return self.path.read_bytes()
         except OSError as error:
             raise ImageError(
-                f"{self.path}: no picture can be read there ({reason(error)}); expected an image "
+                f"{self.path}: no picture can be read there ({os_error_text(error)}); expected an image "
                 "file beside the document. Fix the path, or leave the document out."
             ) from error
 
@@ -72,7 +72,7 @@ class Image:
         Raises:
             ImageError: the bytes are no picture, are cut short, or hold too many pixels.
         """
-        return open_picture(self.read_bytes(), self._shown_name)
+        return open_image(self.read_bytes(), self._shown_name)
 
     def require_header(self) -> None:
         """See that the file is there and begins as a picture does; no pixel is decoded.
@@ -82,7 +82,7 @@ class Image:
         Raises:
             ImageError: it is not there, is no picture, or holds too many pixels.
         """
-        if not isinstance(self.path, Url):
+        if not isinstance(self.path, RemotePath):
             require_header(self.read_bytes(), self._shown_name)
 
     @property
@@ -131,7 +131,7 @@ class Document:
         return "\n".join(part.text for part in self.parts() if isinstance(part, Text))
 
 
-def document_from_json(record: Any, folder: Place | None, where: str) -> Document:
+def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Document:
     """Read one record; `folder` is where its image paths start, `where` names it in errors.
 
     Raises:
@@ -170,7 +170,7 @@ def _label(value: Any) -> str:
     return str(value).encode(errors="replace").decode()
 
 
-def _turns(messages: Any, folder: Place | None, where: str) -> tuple[Turn, ...]:
+def _turns(messages: Any, folder: AnyPath | None, where: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
         raise DocumentError(
             f'{where}: "messages" is no list of turns; expected at least one turn, such as '
@@ -187,7 +187,7 @@ def _turns(messages: Any, folder: Place | None, where: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _parts(content: Any, folder: Place | None, where: str) -> tuple[Part, ...]:
+def _parts(content: Any, folder: AnyPath | None, where: str) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (_text(content, where),)
     if not isinstance(content, list):
@@ -201,7 +201,7 @@ def _parts(content: Any, folder: Place | None, where: str) -> tuple[Part, ...]:
     )
 
 
-def part_from_json(part: Any, folder: Place | None, where: str) -> Part:
+def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
     """Read one part of a document.
 
     Raises:
@@ -247,13 +247,13 @@ def _text(text: str, where: str) -> Text:
     return Text(text)
 
 
-def _inside(folder: Place | None, path: str, where: str) -> Place:
+def _inside(folder: AnyPath | None, path: str, where: str) -> AnyPath:
     if folder is None:
         raise DocumentError(
             f"{where}: image path {path!r} has no folder to start from; expected bytes or base64. "
             "Put the picture itself into the part."
         )
-    target = inside(folder, path)
+    target = resolve_inside(folder, path)
     if target is None:
         raise DocumentError(
             f"{where}: image path {path!r} leads out of {folder}; expected a path inside the folder "

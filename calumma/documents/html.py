@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import PIL.Image
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.faults import OnError, stop, unread
-from calumma.documents.places import Place, Url, inside
+from calumma.documents.error_policy import OnError, stop, unreadable_file_error
+from calumma.documents.paths import AnyPath, RemotePath, resolve_inside
 from calumma.errors import DocumentError, ImageError
 
 SMALLEST_SIDE = 48
@@ -48,7 +48,7 @@ MAIN_SHARE = 0.3
 Figure = TypeVar("Figure")
 
 
-def read_html(path: Place, on_error: OnError = stop) -> Iterator[Document]:
+def read_html(path: AnyPath, on_error: OnError = stop) -> Iterator[Document]:
     """Read one page, a document with the page's title among its attributes.
 
     Pictures are files beside the page, or below its folder, or stand in the page itself (data:
@@ -57,12 +57,12 @@ def read_html(path: Place, on_error: OnError = stop) -> Iterator[Document]:
     Raises:
         DocumentError: the file cannot be read, it holds no text, or lxml is not installed.
     """
-    root = path.parent if isinstance(path, Url) else path.parent.resolve()
+    root = path.parent if isinstance(path, RemotePath) else path.parent.resolve()
     try:
         data = path.read_bytes()
         pieces = page_pieces(data, lambda element: _picture(element, root, f"{path}, a picture"))
     except OSError as error:
-        raise unread(path, error, "an HTML page") from error
+        raise unreadable_file_error(path, error, "an HTML page") from error
     except ImportError as error:
         raise DocumentError(
             f"{path} is an HTML page, and lxml is not installed; expected it to read the page. "
@@ -128,7 +128,7 @@ def _pieces(element: Any, figure: Callable[[Any], Figure | None]) -> Iterator[st
     yield between
 
 
-def _picture(element: Any, root: Place, name: str) -> Image | None:
+def _picture(element: Any, root: AnyPath, name: str) -> Image | None:
     source = element.get("src") or element.get("data") or ""
     image = _inside_page(source, name) if source.startswith("data:") else _beside(source, root)
     try:
@@ -150,10 +150,10 @@ def _inside_page(source: str, name: str) -> Image | None:
         return None
 
 
-def _beside(source: str, root: Place) -> Image | None:
-    if isinstance(root, Url):
+def _beside(source: str, root: AnyPath) -> Image | None:
+    if isinstance(root, RemotePath):
         relative = _relative(source)
-        there = inside(root, relative) if relative else None
+        there = resolve_inside(root, relative) if relative else None
         return Image(path=there) if there is not None else None
     path = local_path(source, root)
     return Image(path=path) if path is not None and path.is_relative_to(root) else None

@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from calumma.documents.document import Document
-from calumma.documents.faults import Faults, OnError, reason, stop
+from calumma.documents.error_policy import Faults, OnError, os_error_text, stop
 from calumma.documents.html import read_html
-from calumma.documents.lines import read_lines
-from calumma.documents.picture_folder import picture_files, read_pictures
-from calumma.documents.places import Place, Url, entries, place_of
-from calumma.documents.tables import is_saved_dataset, read_parquet, read_saved_dataset
+from calumma.documents.image_folder import image_files, read_image_folder
+from calumma.documents.jsonl import read_jsonl
+from calumma.documents.parquet import is_saved_dataset, read_parquet, read_saved_dataset
+from calumma.documents.paths import AnyPath, RemotePath, list_dir, parse_path
 from calumma.documents.webdataset import read_tar
 from calumma.errors import CalummaError, DocumentError
 
-Reader = Callable[[Place, OnError], Iterator[Document]]
+Reader = Callable[[AnyPath, OnError], Iterator[Document]]
 
 READERS: dict[str, Reader] = {
-    ".jsonl": read_lines,
-    ".jsonl.gz": read_lines,
-    ".jsonl.zst": read_lines,
+    ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
+    ".jsonl.zst": read_jsonl,
     ".parquet": read_parquet,
     ".tar": read_tar,
     ".html": read_html,
@@ -37,7 +37,7 @@ READERS: dict[str, Reader] = {
 _WANTED = f"{', '.join(READERS)} or a folder written by save_to_disk"
 
 
-def read_documents(paths: Sequence[Place | str], on_error: OnError = stop) -> Iterator[Document]:
+def read_documents(paths: Sequence[AnyPath | str], on_error: OnError = stop) -> Iterator[Document]:
     """Read every document of files, folders and globs, in order, one in memory at a time.
 
     Args:
@@ -67,19 +67,19 @@ def read_documents(paths: Sequence[Place | str], on_error: OnError = stop) -> It
             )
 
 
-def find_sources(path: Place | str) -> list[tuple[Place, Reader]]:
+def find_sources(path: AnyPath | str) -> list[tuple[AnyPath, Reader]]:
     """The files and saved datasets that a path stands for, each with its reader, in order.
 
     Raises:
         DocumentError: there is nothing, or nothing that a reader is known for.
     """
-    given = place_of(path)
+    given = parse_path(path)
     reader = _reader(given)
     try:
-        if isinstance(given, Url) and ("*" in str(given) or "[" in str(given)):
-            return _known(str(given), given.matches())
+        if isinstance(given, RemotePath) and ("*" in str(given) or "[" in str(given)):
+            return _known(str(given), given.expand_glob())
         # The files of web servers may be taken for folders as well: their names come first.
-        if isinstance(given, Url) and reader is not None:
+        if isinstance(given, RemotePath) and reader is not None:
             return [(given, reader)]
         if given.is_dir():
             return _of_folder(given)
@@ -87,17 +87,17 @@ def find_sources(path: Place | str) -> list[tuple[Place, Reader]]:
             return [(given, _wanted(given, reader))]
     except OSError as error:
         raise DocumentError(
-            f"{path}: cannot be looked into ({reason(error)}); expected files of documents. Fix the "
+            f"{path}: cannot be looked into ({os_error_text(error)}); expected files of documents. Fix the "
             "path, or your right to read it."
         ) from error
-    matches: list[Place] = []
+    matches: list[AnyPath] = []
     if isinstance(given, Path) and glob.has_magic(str(path)):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- takes absolute ones
         matches = [Path(match) for match in sorted(found)]
     return _known(str(path), matches)
 
 
-def _wanted(path: Place, reader: Reader | None) -> Reader:
+def _wanted(path: AnyPath, reader: Reader | None) -> Reader:
     if reader is None:
         raise DocumentError(
             f"{path}: not known what a file with this ending holds; expected {_WANTED}. Convert "
@@ -106,14 +106,14 @@ def _wanted(path: Place, reader: Reader | None) -> Reader:
     return reader
 
 
-def _reader(path: Place) -> Reader | None:
+def _reader(path: AnyPath) -> Reader | None:
     return next((read for suffix, read in READERS.items() if path.name.endswith(suffix)), None)
 
 
-def _of_folder(folder: Place) -> list[tuple[Place, Reader]]:
+def _of_folder(folder: AnyPath) -> list[tuple[AnyPath, Reader]]:
     sources = list(_in_folder(folder))
-    if not sources and any(picture_files(folder)):
-        return [(folder, read_pictures)]
+    if not sources and any(image_files(folder)):
+        return [(folder, read_image_folder)]
     if not sources:
         raise DocumentError(
             f"{folder}: no documents in this folder; expected {_WANTED}. Name the folder that "
@@ -122,8 +122,8 @@ def _of_folder(folder: Place) -> list[tuple[Place, Reader]]:
     return sources
 
 
-def _in_folder(folder: Place) -> Iterator[tuple[Place, Reader]]:
-    found = entries(folder)
+def _in_folder(folder: AnyPath) -> Iterator[tuple[AnyPath, Reader]]:
+    found = list_dir(folder)
     if is_saved_dataset({path.name for path, _ in found}):
         yield folder, read_saved_dataset
         return
@@ -134,9 +134,9 @@ def _in_folder(folder: Place) -> Iterator[tuple[Place, Reader]]:
             yield path, reader
 
 
-def _known(pattern: str, matches: Sequence[Place]) -> list[tuple[Place, Reader]]:
+def _known(pattern: str, matches: Sequence[AnyPath]) -> list[tuple[AnyPath, Reader]]:
     """The files of documents among what a glob matched."""
-    known: dict[Place, Reader] = {}
+    known: dict[AnyPath, Reader] = {}
     for match in matches:
         reader = _reader(match)
         if isinstance(match, Path) and match.is_dir():

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.faults import OnError, stop, unread
-from calumma.documents.picture_file import PICTURE_SUFFIXES
-from calumma.documents.places import Place
+from calumma.documents.error_policy import OnError, stop, unreadable_file_error
+from calumma.documents.image_formats import IMAGE_SUFFIXES
+from calumma.documents.paths import AnyPath
 from calumma.errors import DocumentError
 
 _TEXT_KEYS = ("text", "caption")
@@ -40,7 +40,7 @@ class _Group:
 
 
 def read_tar(
-    path: Place, on_error: OnError = stop, *, offset: int = 0, count: int | None = None
+    path: AnyPath, on_error: OnError = stop, *, offset: int = 0, count: int | None = None
 ) -> Iterator[Document]:
     """Read the documents of one tar file: images first, in the order of the archive, then text.
 
@@ -71,7 +71,7 @@ def read_tar(
             )
         )
     except OSError as error:
-        raise unread(path, error, "a WebDataset .tar") from error
+        raise unreadable_file_error(path, error, "a WebDataset .tar") from error
 
 
 def tar_offsets(path: Path) -> list[int]:
@@ -135,12 +135,12 @@ def _utf8(data: bytes, where: str) -> str:
         ) from error
 
 
-def _document(group: _Group, archive: Place) -> Document:
+def _document(group: _Group, archive: AnyPath) -> Document:
     where = f"{archive}, {group.stem}"
     record = _record(group, where)
     if "content" in record or "messages" in record:
         return document_from_json(_with_images(record, group), None, where)
-    images = group.ending(*PICTURE_SUFFIXES).values()
+    images = group.ending(*IMAGE_SUFFIXES).values()
     parts: list[dict[str, Any]] = [{"type": "image", "bytes": data} for data in images]
     text = next((_utf8(v, f"{where}.{k}") for k, v in group.ending(".txt", ".caption").items()), "")
     text = text or next((record[k] for k in _TEXT_KEYS if isinstance(record.get(k), str)), "")
@@ -149,7 +149,7 @@ def _document(group: _Group, archive: Place) -> Document:
     if not parts:
         raise DocumentError(
             f"{where}: neither image nor text; expected a member that ends in .txt, .json or one of "
-            f"{' '.join(PICTURE_SUFFIXES)}. Rename the members, or leave the document out."
+            f"{' '.join(IMAGE_SUFFIXES)}. Rename the members, or leave the document out."
         )
     known = {key: record[key] for key in ("id", "source", "licence") if key in record}
     attributes = {
@@ -196,7 +196,7 @@ def _with_images(record: dict[str, Any], group: _Group) -> dict[str, Any]:
 
 def _member(path: str, group: _Group) -> bytes | None:
     stem = group.stem.rpartition("/")[2]
-    images = group.ending(*PICTURE_SUFFIXES)
+    images = group.ending(*IMAGE_SUFFIXES)
     for prefix in (f"{group.stem}.", f"{stem}.", ""):
         if path.startswith(prefix) and path.removeprefix(prefix) in images:
             return images[path.removeprefix(prefix)]

@@ -29,8 +29,8 @@ from calumma.documents.document import (
     Text,
     document_to_json,
 )
-from calumma.documents.lines import CODECS
-from calumma.documents.picture_file import image_suffix
+from calumma.documents.image_formats import image_suffix
+from calumma.documents.jsonl import CODECS
 from calumma.files import replacing
 
 ROWS_PER_GROUP = 256

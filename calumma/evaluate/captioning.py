@@ -11,10 +11,18 @@ from numpy.typing import NDArray
 
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, share_interval
-from calumma.evaluate.held_out import PIECES, HeldOut, Options, Pair, captioned, chosen, others
-from calumma.evaluate.shown import Shown
-from calumma.generate.config import TextSampling
+from calumma.evaluate.context import (
+    BATCH_SIZE,
+    EvalConfig,
+    EvalContext,
+    TextImagePair,
+    captioned_documents,
+    derangement,
+    subsample,
+)
+from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.metric import Metric, proportion_interval
+from calumma.generate.params import TextSampling
 from calumma.tokens.pixels import to_array
 
 GREEDY = TextSampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
@@ -26,7 +34,7 @@ _SPARE_IDS = 8
 """Ids a written caption may have more than the longest true one."""
 
 
-def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
+def captioning(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """The share of known words that stand in the captions the model writes, all and by kind.
 
     Raises:
@@ -39,21 +47,21 @@ def captioning(held_out: HeldOut, options: Options) -> list[Figure]:
             'expected attributes such as "thing" or "ground" whose words stand in the caption. Give '
             "such documents (--documents), or leave this task out."
         )
-    pairs = chosen(known, options.max_prompts, options.seed)
+    pairs = subsample(known, options.max_prompts, options.seed)
     written = write_captions(held_out, pairs, options)
-    for pair, text in options.shown_of(pairs, written):
+    for pair, text in options.first_to_log(pairs, written):
         prompt: list[str | PIL.Image.Image] = [pair.picture]
-        prompt += [options.question] if options.question else []
-        held_out.shown.append(
+        prompt += [options.caption_question] if options.caption_question else []
+        held_out.logged_samples.append(
             Shown(task="captioning", prompt=prompt, answer=[text], wanted=[pair.text])
         )
-    beside = {"another's caption": [pair.text for pair in others(pairs, options.seed)]}
-    if options.training:
-        beside["nearest picture's"] = nearest_captions(pairs, options.training)
+    beside = {"another's caption": [pair.text for pair in derangement(pairs, options.seed)]}
+    if options.training_documents:
+        beside["nearest picture's"] = nearest_captions(pairs, options.training_documents)
     return caption_figures([known_words(pair) for pair in pairs], written, beside, options.seed)
 
 
-def known_words(pair: Pair) -> dict[str, str]:
+def known_words(pair: TextImagePair) -> dict[str, str]:
     """The attributes that the pair's own caption names, with their words."""
     return {k: word for k, word in pair.document.attributes.items() if names(pair.text, word)}
 
@@ -67,33 +75,35 @@ def names(text: str, word: str) -> bool:
     return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.I) is not None
 
 
-def write_captions(held_out: HeldOut, pairs: Sequence[Pair], options: Options) -> list[str]:
+def write_captions(
+    held_out: EvalContext, pairs: Sequence[TextImagePair], options: EvalConfig
+) -> list[str]:
     """The text the model finds likeliest behind each picture, id by id."""
     longest = max(len(pair.text_ids) for pair in pairs)
-    question = [options.question] if options.question else []
+    question = [options.caption_question] if options.caption_question else []
     written = []
-    for start in range(0, len(pairs), PIECES):
-        piece = pairs[start : start + PIECES]
+    for start in range(0, len(pairs), BATCH_SIZE):
+        piece = pairs[start : start + BATCH_SIZE]
         samples = held_out.model.generate_batch(
-            [[pair.picture, *question] for pair in piece],
-            answer=options.turns,
+            [[pair.pixels_image, *question] for pair in piece],
+            answer=options.chat_template,
             max_new_tokens=longest + _SPARE_IDS,
             max_images=0,
             text=GREEDY,
         )
         for sample in samples:
             written.append("".join(part for part in sample.parts if isinstance(part, str)))
-        options.tick(start + len(piece), len(pairs))
+        options.on_progress(start + len(piece), len(pairs))
     return written
 
 
-def nearest_captions(pairs: Sequence[Pair], training: Sequence[Document]) -> list[str]:
+def nearest_captions(pairs: Sequence[TextImagePair], training: Sequence[Document]) -> list[str]:
     """For each pair the caption of the training picture that is nearest pixel by pixel.
 
     Raises:
         EvaluationError: no training document has a text and a picture.
     """
-    known = captioned(training)
+    known = captioned_documents(training)
     if not known:
         raise EvaluationError(
             f"captioning: found no text with a picture among {len(training)} training documents; "
@@ -130,7 +140,7 @@ def caption_figures(
     written: Sequence[str],
     beside: Mapping[str, Sequence[str]],
     seed: int,
-) -> list[Figure]:
+) -> list[Metric]:
     """The share of attribute words that are named, over all attributes and for each.
 
     Args:
@@ -145,12 +155,12 @@ def caption_figures(
         part = [_words(attributes, kind) for attributes in known]
         counts = np.array([len(words) for words in part])
         hits = _hits(part, written)
-        figure = Figure(
+        figure = Metric(
             name=f"caption_{kind or 'attributes'}_right",
             value=float(hits.sum() / counts.sum()),
             baseline=None,
             n=int((counts > 0).sum()),
-            interval=share_interval(hits, counts, seed=seed),
+            interval=proportion_interval(hits, counts, seed=seed),
             unit="share",
             note=f"{counts.sum()} known words, greedy captions",
         )
@@ -158,7 +168,7 @@ def caption_figures(
             name: float(_hits(part, captions).sum() / counts.sum())
             for name, captions in beside.items()
         }
-        figures.append(figure.beside(shares))
+        figures.append(figure.with_baselines(shares))
     return figures
 
 

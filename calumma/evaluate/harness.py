@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from calumma.evaluate.scoring import Foretold, foretell
-from calumma.generate.config import Request, TextSampling
+from calumma.evaluate.loglikelihood import Foretold, foretell
 from calumma.generate.model import Model
-from calumma.generate.work import Work
+from calumma.generate.params import Request, TextSampling
+from calumma.generate.request import RequestState
 
 Ids = list[int]
 
@@ -55,7 +55,7 @@ class HarnessModel:
         self.seed = seed
         self.tick = tick or (lambda done, total: None)
         self.device = model.decoder.embedding.weight.device
-        self.longest = model.decoder.config.max_tokens
+        self.longest = model.decoder.config.max_seq_len
 
     def encode(self, text: str) -> Ids:
         """The ids of a text behind begin-of-sequence."""
@@ -123,14 +123,17 @@ class HarnessModel:
         asked = [self._request(each, number) for number, each in enumerate(requests)]
         works = engine.submit_all(asked)
         stops = {work: _stops(each.args[1]) for work, each in zip(works, requests, strict=True)}
-        finished: set[Work] = set()
+        finished: set[RequestState] = set()
         for work, _ in engine.follow(works):
-            if stops[work] and _until(self._text(work.ids[-_LOOK_BACK:]), stops[work]) is not None:
+            if (
+                stops[work]
+                and _until(self._text(work.output_token_ids[-_LOOK_BACK:]), stops[work]) is not None
+            ):
                 engine.cancel(work)
-            if work.done and work not in finished:
+            if work.is_finished and work not in finished:
                 finished.add(work)
                 self.tick(len(finished), len(works))
-        answers = [self._text(work.ids) for work in works]
+        answers = [self._text(work.output_token_ids) for work in works]
         cut = (_until(text, stops[work]) for text, work in zip(answers, works, strict=True))
         return [text if short is None else short for text, short in zip(answers, cut, strict=True)]
 
@@ -148,7 +151,7 @@ class HarnessModel:
             repetition_penalty=1.0,
         )
         return Request(
-            ids=tuple(self.encode(context)[-(self.longest - room) :]),
+            prompt_token_ids=tuple(self.encode(context)[-(self.longest - room) :]),
             max_new_tokens=room,
             seed=self.seed + number,
             text=sampling,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from calumma.curves import Chart, Curve
+from calumma.charts import Chart, Curve
 
 METRICS_NAME = "metrics.jsonl"
 

@@ -15,19 +15,17 @@ import PIL.Image
 
 from calumma.documents.document import Document, Image, Part, Turn
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, share_figure
-from calumma.evaluate.held_out import HeldOut, Options, chosen
+from calumma.evaluate.context import EvalConfig, EvalContext, subsample
+from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.metric import Metric, proportion_metric
 from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
-from calumma.evaluate.scorer import Scorer
-from calumma.evaluate.shown import Shown
+from calumma.evaluate.text_image_scorer import Scorer
 from calumma.evaluate.text_to_image import CHANCE, scorer_of
-from calumma.generate.config import Request
+from calumma.generate.events import Sample
 from calumma.generate.model import Model
-from calumma.generate.sample import Sample
-from calumma.generate.work import Work
-from calumma.tokens.sequence import encode_turns
-from calumma.tokens.squares import Fit
-from calumma.wording import counted
+from calumma.generate.params import Request
+from calumma.generate.request import RequestState
+from calumma.text_format import counted
 
 _SPARE_IDS = 32
 """Ids an answer may have more than the longest reference."""
@@ -75,7 +73,7 @@ def kinds_of(parts: Sequence[object]) -> Kinds:
     return tuple(found)
 
 
-def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
+def interleaved(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """Ask what conversations ask, and compare the answers' make-up with the references'.
 
     Raises:
@@ -95,10 +93,10 @@ def interleaved(held_out: HeldOut, options: Options) -> list[Figure]:
             "expected documents with turns. Give such documents (--documents), or leave "
             "this task out."
         )
-    asked = chosen(exchanges, options.max_prompts, options.seed)
+    asked = subsample(exchanges, options.max_prompts, options.seed)
     samples = answer_all(held_out.model, asked, options)
-    for one, sample in options.shown_of(asked, samples):
-        held_out.shown.append(
+    for one, sample in options.first_to_log(asked, samples):
+        held_out.logged_samples.append(
             Shown(task="interleaved", prompt=_shown(one.prompt), answer=sample.parts,
                   wanted=_shown(one.wanted))
         )  # fmt: skip
@@ -126,7 +124,7 @@ def exchange(document: Document) -> Exchange | None:
 
 def fits(model: Model, one: Exchange) -> bool:
     """Whether prompt and answer, and an id around each turn, are no longer than a row."""
-    room = model.decoder.config.max_tokens - len(one.turns) - _SPARE_IDS
+    room = model.decoder.config.max_seq_len - len(one.turns) - _SPARE_IDS
     return _length(model, [*one.prompt, *one.wanted]) <= room
 
 
@@ -141,13 +139,13 @@ def _shown(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
     return [part.open() if isinstance(part, Image) else part.text for part in parts]
 
 
-def answer_all(model: Model, asked: Sequence[Exchange], options: Options) -> list[Sample]:
+def answer_all(model: Model, asked: Sequence[Exchange], options: EvalConfig) -> list[Sample]:
     """The model's answers, each from a seed of its own."""
     longest = max(_length(model, one.wanted) for one in asked) + _SPARE_IDS
     works = model.engine.submit_all(
         [
             Request(
-                ids=tuple(_ids(model, one.turns)),
+                prompt_token_ids=tuple(model.encode_chat(one.turns)),
                 max_new_tokens=longest,
                 seed=options.seed + number,
                 image=options.image,
@@ -155,25 +153,15 @@ def answer_all(model: Model, asked: Sequence[Exchange], options: Options) -> lis
             for number, one in enumerate(asked)
         ]
     )
-    ended: set[Work] = set()
+    ended: set[RequestState] = set()
     for work, _ in model.engine.follow(works):
-        if work.done and work not in ended:
+        if work.is_finished and work not in ended:
             ended.add(work)
-            options.tick(len(ended), len(works))
+            options.on_progress(len(ended), len(works))
     return [model.sample_of(work) for work in works]
 
 
-def _ids(model: Model, turns: Sequence[Turn]) -> list[int]:
-    """A conversation's ids; pictures of prompts are padded, those of answers cropped."""
-    codes: list[list[int]] = []
-    for turn in turns:
-        fit: Fit = "crop" if turn.role == "assistant" else "pad"
-        pictures = [part.open() for part in turn.parts if isinstance(part, Image)]
-        codes += model.image.encode_images(pictures, mode=fit)
-    return encode_turns(turns, model.text, codes)
-
-
-def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure]:
+def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Metric]:
     """Shares of answers with pictures where asked and none elsewhere, as many, in their places,
     and of those that ended by themselves. The baseline always does what most references do.
     """
@@ -192,8 +180,8 @@ def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure
         truth = [read(kinds) for kinds in wanted]
         hits = [read(kinds) == true for kinds, true in zip(got, truth, strict=True)]
         common = Counter(truth).most_common(1)[0][1] / len(truth)
-        made = share_figure(f"interleaved_{name}", hits, note)
-        figures.append(made.beside({"always the commonest": common}))
+        made = proportion_metric(f"interleaved_{name}", hits, note)
+        figures.append(made.with_baselines({"always the commonest": common}))
     for name, image in (("drawn_where_asked", True), ("silent_where_not", False)):
         part = [
             ("image" in kinds) == image
@@ -201,17 +189,17 @@ def make_up(asked: Sequence[Exchange], samples: Sequence[Sample]) -> list[Figure
             if ("image" in true) == image
         ]
         if part:
-            figures.append(share_figure(f"interleaved_{name}", part, "of those that ask so"))
+            figures.append(proportion_metric(f"interleaved_{name}", part, "of those that ask so"))
     ended = [sample.finish_reason == "stop" for sample in samples]
-    figures.append(share_figure("interleaved_ended", ended, "answers that end by themselves"))
+    figures.append(proportion_metric("interleaved_ended", ended, "answers that end by themselves"))
     return figures
 
 
-def on_topic(drawn: Sequence[tuple[str, PIL.Image.Image]], scorer: Scorer) -> Figure:
+def on_topic(drawn: Sequence[tuple[str, PIL.Image.Image]], scorer: Scorer) -> Metric:
     """The share of drawn pictures that fit their own prompt best of ten, by the scorer."""
     texts = [text for text, _ in drawn]
     rows = np.array(draw_candidates(texts, seed=0))
     scores = scorer.scores(scorer.look([picture for _, picture in drawn]), texts)
     hits = won(np.take_along_axis(scores, rows, axis=1))
     note = f"a drawn picture fits its own prompt best of {NUM_CANDIDATES}, by the scorer"
-    return share_figure("interleaved_on_topic", hits, note).beside({"chance": CHANCE})
+    return proportion_metric("interleaved_on_topic", hits, note).with_baselines({"chance": CHANCE})

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from calumma.documents.document import Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, bootstrap_interval
-from calumma.evaluate.held_out import HeldOut, Options, Pair, image_ids
-from calumma.evaluate.scoring import Scores, log_probabilities
-from calumma.evaluate.shown import Shown
+from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair, image_token_ids
+from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.loglikelihood import Scores, log_probabilities
+from calumma.evaluate.metric import Metric, bootstrap_interval
+from calumma.text_format import counted
 from calumma.tokens.sequence import encode_document
 from calumma.vocabulary import Vocabulary
-from calumma.wording import counted
 
 BITS = 1 / np.log(2)
 """Bits in a nat."""
@@ -42,7 +42,7 @@ class Scored:
         return float(-self.scores[targets].sum() * BITS), int(targets.sum())
 
 
-def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
+def likelihood(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """Bits per token of text and of codes, and what the right caption saves.
 
     Pairs are read in both orders, other documents as they stand. The last figure is left out
@@ -53,8 +53,8 @@ def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
     """
     scored = score_documents(held_out, options)
     vocabulary = held_out.model.vocabulary
-    for each in scored[: options.show]:
-        held_out.shown.append(_shown(held_out, each))
+    for each in scored[: options.log_samples]:
+        held_out.logged_samples.append(_shown(held_out, each))
     figures = [
         *bits_per_token("text", vocabulary.text, scored, IMAGE_FIRST, options),
         *bits_per_token("code", vocabulary.codes, scored, CAPTION_FIRST, options),
@@ -70,7 +70,7 @@ def likelihood(held_out: HeldOut, options: Options) -> list[Figure]:
     return figures
 
 
-def _shown(held_out: HeldOut, each: Scored) -> Shown:
+def _shown(held_out: EvalContext, each: Scored) -> Shown:
     """A sequence with what its text and its codes cost."""
     vocabulary = held_out.model.vocabulary
     told = [
@@ -88,19 +88,19 @@ def _shown(held_out: HeldOut, each: Scored) -> Shown:
     return Shown(task="likelihood", prompt=parts, answer=told)
 
 
-def caption_first(held_out: HeldOut, pair: Pair, text_ids: Sequence[int]) -> list[int]:
+def caption_first(held_out: EvalContext, pair: TextImagePair, text_ids: Sequence[int]) -> list[int]:
     """The sequence of a caption (this pair's or another's) and this pair's picture."""
     vocabulary = held_out.model.vocabulary
-    return [vocabulary.bos, *text_ids, *image_ids(held_out.model, pair), vocabulary.eos]
+    return [vocabulary.bos, *text_ids, *image_token_ids(held_out.model, pair), vocabulary.eos]
 
 
-def image_first(held_out: HeldOut, pair: Pair, text_ids: Sequence[int]) -> list[int]:
+def image_first(held_out: EvalContext, pair: TextImagePair, text_ids: Sequence[int]) -> list[int]:
     """The sequence of this pair's picture and a caption (this pair's or another's)."""
     vocabulary = held_out.model.vocabulary
-    return [vocabulary.bos, *image_ids(held_out.model, pair), *text_ids, vocabulary.eos]
+    return [vocabulary.bos, *image_token_ids(held_out.model, pair), *text_ids, vocabulary.eos]
 
 
-def score_documents(held_out: HeldOut, options: Options) -> list[Scored]:
+def score_documents(held_out: EvalContext, options: EvalConfig) -> list[Scored]:
     """Every document scored: pairs in both orders, others as they stand, cut to what fits."""
     model = held_out.model
     pairs = {id(pair.document): pair for pair in held_out.pairs}
@@ -110,9 +110,9 @@ def score_documents(held_out: HeldOut, options: Options) -> list[Scored]:
             kept.append((owner, CAPTION_FIRST, caption_first(held_out, pair, pair.text_ids)))
             kept.append((owner, IMAGE_FIRST, image_first(held_out, pair, pair.text_ids)))
         else:
-            ids = encode_document(document, model.text, codes).ids
-            kept.append((owner, AS_IT_STANDS, ids[: model.decoder.config.max_tokens]))
-    scores = log_probabilities(model.decoder, [ids for *_, ids in kept], tick=options.tick)
+            ids = encode_document(document, model.text, codes).token_ids
+            kept.append((owner, AS_IT_STANDS, ids[: model.decoder.config.max_seq_len]))
+    scores = log_probabilities(model.decoder, [ids for *_, ids in kept], tick=options.on_progress)
     return [
         Scored(owner, order, np.array(ids), row)
         for (owner, order, ids), row in zip(kept, scores, strict=True)
@@ -120,8 +120,8 @@ def score_documents(held_out: HeldOut, options: Options) -> list[Scored]:
 
 
 def bits_per_token(
-    name: str, kind: range, scored: Sequence[Scored], given: str, options: Options
-) -> list[Figure]:
+    name: str, kind: range, scored: Sequence[Scored], given: str, options: EvalConfig
+) -> list[Metric]:
     """Bits per token of one kind of id: over everything, and in the order where it comes last.
 
     Returns:
@@ -141,7 +141,7 @@ def bits_per_token(
         bits, counts = _by_document(part, kind)
         order = "pairs in both orders" if not suffix else given
         figures.append(
-            Figure(
+            Metric(
                 name=named + suffix,
                 value=float(bits.sum() / counts.sum()),
                 baseline=baseline,
@@ -192,7 +192,7 @@ def unigram_bits(
     return float(-(counts[seen] * logs).sum() / counts.sum()), fitted
 
 
-def right_minus_shuffled(held_out: HeldOut, options: Options) -> Figure:
+def right_minus_shuffled(held_out: EvalContext, options: EvalConfig) -> Metric:
     """Bits per code behind a picture's own caption, minus those behind another's.
 
     Below zero, the model's pictures listen to the words.
@@ -207,7 +207,7 @@ def right_minus_shuffled(held_out: HeldOut, options: Options) -> Figure:
         caption_first(held_out, pair, pairs[partner].text_ids)
         for pair, partner in zip(pairs, partners, strict=True)
     ]
-    scores = log_probabilities(held_out.model.decoder, sequences, tick=options.tick)
+    scores = log_probabilities(held_out.model.decoder, sequences, tick=options.on_progress)
     bits = np.array(
         [
             code_log_probability(np.array(ids), row, held_out.model.vocabulary) * -BITS
@@ -215,7 +215,7 @@ def right_minus_shuffled(held_out: HeldOut, options: Options) -> Figure:
         ]
     ).reshape(2, -1)
     saved, counts = bits[0] - bits[1], np.array([len(pair.codes) for pair in pairs])
-    return Figure(
+    return Metric(
         name="code_bits_right_minus_shuffled",
         value=float(saved.sum() / counts.sum()),
         baseline=0.0,

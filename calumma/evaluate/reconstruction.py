@@ -12,17 +12,17 @@ from torch import Tensor
 
 from calumma.documents.document import Image
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure, bootstrap_interval
-from calumma.evaluate.health import Health
-from calumma.evaluate.held_out import PIECES, HeldOut, Options, encoded
-from calumma.evaluate.likeness import psnr_db
-from calumma.evaluate.sheet import Sheet
+from calumma.evaluate.context import BATCH_SIZE, EvalConfig, EvalContext, encode_in_batches
+from calumma.evaluate.image_grid import ImageGrid
+from calumma.evaluate.image_similarity import psnr_db
+from calumma.evaluate.metric import Metric, bootstrap_interval
+from calumma.evaluate.reconstruction_details import Health
+from calumma.text_format import counted
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.pixels import to_pixels
-from calumma.wording import counted
 
 
-def reconstruction(held_out: HeldOut, options: Options) -> list[Figure]:
+def reconstruction(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """The peak signal-to-noise ratio of pictures that went through codes, and codebook use.
 
     Where `options.health` holds, likeness in other ways too, and sheets.
@@ -36,14 +36,14 @@ def reconstruction(held_out: HeldOut, options: Options) -> list[Figure]:
     codes = [row for rows in held_out.codes for row in rows]
     measured = Reconstruction(held_out.model.image, options)
     figures = measured.figures(images, codes)
-    held_out.sheets += measured.sheets
+    held_out.image_grids += measured.sheets
     held_out.skipped += measured.skipped
     return figures
 
 
 def reconstruct(
-    tokenizer: ImageTokenizer, images: Sequence[Image], options: Options
-) -> tuple[list[Figure], list[Sheet], list[str]]:
+    tokenizer: ImageTokenizer, images: Sequence[Image], options: EvalConfig
+) -> tuple[list[Metric], list[ImageGrid], list[str]]:
     """The same of an image tokenizer alone: figures, sheets, and what was skipped.
 
     Raises:
@@ -57,11 +57,11 @@ def reconstruct(
             "documents with pictures (--documents)."
         )
     measured = Reconstruction(tokenizer, options)
-    figures = measured.figures(images, encoded(tokenizer, images))
+    figures = measured.figures(images, encode_in_batches(tokenizer, images))
     return figures, measured.sheets, measured.skipped
 
 
-def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
+def require_pictures(task: str, held_out: EvalContext, num_pictures: int) -> None:
     """See that there are pictures, and that the model can make some.
 
     Raises:
@@ -73,7 +73,7 @@ def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
             f"{counted(len(held_out.documents), 'document')}; expected at least "
             "one. Give documents with pictures (--documents), or leave this task out."
         )
-    if not held_out.model.parts.draws:
+    if not held_out.model.parts.tokenizers.has_image_decoder:
         raise EvaluationError(
             f"{task}: the model folder has no vq_decoder.safetensors, so codes cannot become "
             "pictures; expected the decoder of its image tokenizer. Put that file into the folder, "
@@ -84,26 +84,26 @@ def require_pictures(task: str, held_out: HeldOut, num_pictures: int) -> None:
 class Reconstruction:
     """One measurement of an image tokenizer."""
 
-    def __init__(self, tokenizer: ImageTokenizer, options: Options) -> None:
+    def __init__(self, tokenizer: ImageTokenizer, options: EvalConfig) -> None:
         self.tokenizer = tokenizer
         self.options = options
-        self.sheets: list[Sheet] = []
+        self.sheets: list[ImageGrid] = []
         self.skipped: list[str] = []
 
-    def figures(self, images: Sequence[Image], codes: Sequence[Sequence[int]]) -> list[Figure]:
+    def figures(self, images: Sequence[Image], codes: Sequence[Sequence[int]]) -> list[Metric]:
         """Decode everything once, and tell of it; pictures and their codes, in the same order."""
-        health = Health(self.options) if self.options.health else None
+        health = Health(self.options) if self.options.reconstruction_details else None
         ours, flat = np.zeros(len(images)), np.zeros(len(images))
-        for start in range(0, len(images), PIECES):
-            piece = slice(start, start + PIECES)
+        for start in range(0, len(images), BATCH_SIZE):
+            piece = slice(start, start + BATCH_SIZE)
             pictures = [image.open() for image in images[piece]]
             pixels, decoded = self._pixels(pictures), self._decoded(codes[piece])
             mean = mean_colours(pixels)
             ours[piece], flat[piece] = psnr_db(pixels, decoded), psnr_db(pixels, mean)
             if health:
                 health.add(pictures, pixels, decoded)
-            self.options.tick(min(start + PIECES, len(images)), len(images))
-        psnr = Figure(
+            self.options.on_progress(min(start + BATCH_SIZE, len(images)), len(images))
+        psnr = Metric(
             name="reconstruction_psnr_db",
             value=float(ours.mean()),
             baseline=float(flat.mean()),
@@ -144,7 +144,7 @@ def mean_colours(pixels: Tensor) -> Tensor:
     return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
 
 
-def codebook_figures(codes: NDArray[np.int64], num_codes: int) -> list[Figure]:
+def codebook_figures(codes: NDArray[np.int64], num_codes: int) -> list[Metric]:
     """How many of the codes occur, and as how many equally likely ones they count.
 
     Args:
@@ -157,8 +157,8 @@ def codebook_figures(codes: NDArray[np.int64], num_codes: int) -> list[Figure]:
     perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
     note = f"{used} of {num_codes} codes occur in {codes.size:,} cells"
     return [
-        Figure("codebook_used", used / num_codes, None, len(codes), None, "share", note),
-        Figure(
+        Metric("codebook_used", used / num_codes, None, len(codes), None, "share", note),
+        Metric(
             "codebook_perplexity", perplexity, None, len(codes), None, "codes",
             f"as many equally likely codes as these; at most {num_codes}",
         ),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calumma.curves import STYLE, Chart
-from calumma.evaluate.figure import HEADINGS, Figure, cells, named
-from calumma.evaluate.sheet import Sheet
-from calumma.evaluate.shown import Shown, shown_json
+from calumma.charts import STYLE, Chart
+from calumma.evaluate.image_grid import ImageGrid
+from calumma.evaluate.logged_samples import Shown, shown_json
+from calumma.evaluate.metric import TABLE_HEADINGS, Metric, format_baselines, table_cells
 from calumma.files import make_folder, write_json, write_text
 
 JSON_NAME = "report.json"
@@ -22,7 +22,7 @@ HTML_NAME = "report.html"
 class Report:
     """What was measured."""
 
-    figures: Sequence[Figure]
+    figures: Sequence[Metric]
     seconds: float
     seed: int
 
@@ -32,7 +32,7 @@ class Report:
     command: str = ""
     """The command line that makes this report again."""
 
-    sheets: Sequence[Sheet | Chart] = ()
+    sheets: Sequence[ImageGrid | Chart] = ()
     """Pictures and charts that the page shows; machines get none."""
 
     skipped: Sequence[str] = ()
@@ -41,7 +41,7 @@ class Report:
     shown: Sequence[Shown] = ()
     """Questions and answers, to the letter."""
 
-    def figure(self, name: str) -> Figure:
+    def figure(self, name: str) -> Metric:
         """The figure of that name; a KeyError if there is none."""
         return {figure.name: figure for figure in self.figures}[name]
 
@@ -89,25 +89,29 @@ class Report:
             shown=f"<h2>Asked and answered, to the letter</h2>{shown}" if shown else "",
         )
 
-    def _by_task(self) -> dict[str, list[Figure]]:
+    def _by_task(self) -> dict[str, list[Metric]]:
         """The figures of each task, in their order; figures of no task stand under none."""
-        tasks: dict[str, list[Figure]] = {}
+        tasks: dict[str, list[Metric]] = {}
         for figure in self.figures:
             tasks.setdefault(figure.task, []).append(figure)
         return tasks
 
 
-def _table(task: str, figures: Sequence[Figure]) -> str:
-    heads = "".join(f"<th>{heading}</th>" for heading in (*HEADINGS, ""))
+def _table(task: str, figures: Sequence[Metric]) -> str:
+    heads = "".join(f"<th>{heading}</th>" for heading in (*TABLE_HEADINGS, ""))
     rows = "\n".join(_row(figure) for figure in figures)
     title = f"<h2>{html.escape(task)}</h2>" if task else ""
     return f"{title}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _row(figure: Figure) -> str:
-    name, value, baseline, *rest = (html.escape(cell) for cell in cells(figure))
+def _row(figure: Metric) -> str:
+    name, value, baseline, *rest = (html.escape(cell) for cell in table_cells(figure))
     note = f"<small>{html.escape(figure.note)}</small>" if figure.note else ""
-    beside = f"<small>{html.escape(named(figure.baselines))}</small>" if figure.baselines else ""
+    beside = (
+        f"<small>{html.escape(format_baselines(figure.baselines))}</small>"
+        if figure.baselines
+        else ""
+    )
     tail = "".join(f"<td>{cell}</td>" for cell in rest)
     return (
         f"<tr><th>{name}{note}</th><td>{value}</td><td>{baseline}{beside}</td>{tail}"
@@ -118,7 +122,7 @@ def _row(figure: Figure) -> str:
 _WIDTH, _HEIGHT = 160, 20
 
 
-def _drawn(figure: Figure) -> str:
+def _drawn(figure: Metric) -> str:
     """A share, its interval and its baselines on a line from 0 to 1; other units have no line."""
     if figure.unit != "share":
         return ""

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from calumma.evaluate.captioning import nearest_places, pixel_distances
 from calumma.evaluate.cider import words
-from calumma.evaluate.figure import Figure, share_figure
-from calumma.evaluate.held_out import HeldOut, Options, Pair
+from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair
 from calumma.evaluate.likelihood import caption_first, image_first
-from calumma.evaluate.scoring import log_probabilities
-from calumma.evaluate.shown import Shown
+from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.loglikelihood import log_probabilities
+from calumma.evaluate.metric import Metric, proportion_metric
 
 NUM_CANDIDATES = 10
 
 
-def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
+def retrieval(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """Four figures: both directions, each by gain in likelihood and by plain likelihood.
 
     Raises:
@@ -35,15 +35,15 @@ def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
     pairs = held_out.require_pairs("retrieval", NUM_CANDIDATES)
     candidates = draw_candidates([pair.text for pair in pairs], options.seed)
     rows = [(own, other) for own, row in enumerate(candidates) for other in row]
-    nearest = nearest_neighbour(pairs, candidates, options) if options.training else {}
+    nearest = nearest_neighbour(pairs, candidates, options) if options.training_documents else {}
     figures = []
     for name, plain, alone in (
         ("text_given_image", *_text_scores(held_out, pairs, rows, options)),
         ("image_given_text", *_image_scores(held_out, pairs, rows, options)),
     ):
         gain = plain - alone[np.array(candidates)]
-        for own in range(min(options.show, len(pairs))):
-            held_out.shown.append(_shown(name, pairs, candidates[own], gain[own]))
+        for own in range(min(options.log_samples, len(pairs))):
+            held_out.logged_samples.append(_shown(name, pairs, candidates[own], gain[own]))
         what = name.partition("_")[0]
         notes = (
             f"log p({name.replace('_given_', ' | ')}) - log p({what} alone)",
@@ -58,15 +58,15 @@ def retrieval(held_out: HeldOut, options: Options) -> list[Figure]:
 
 
 def _shown(
-    name: str, pairs: Sequence[Pair], row: Sequence[int], gain: NDArray[np.float64]
+    name: str, pairs: Sequence[TextImagePair], row: Sequence[int], gain: NDArray[np.float64]
 ) -> Shown:
     """A question with its ten candidates and what each gains, in nats."""
     of_text = name == "text_given_image"
-    asked, right = (pairs[row[0]].picture, pairs[row[0]].text)
+    asked, right = (pairs[row[0]].pixels_image, pairs[row[0]].text)
     answer: list[str | PIL.Image.Image] = []
     for place, value in zip(row, gain, strict=True):
         told = f"{value:10.2f}  {pairs[place].text}\n" if of_text else f"{value:.2f} "
-        answer += [told] if of_text else [pairs[place].picture, told]
+        answer += [told] if of_text else [pairs[place].pixels_image, told]
     return Shown(
         task="retrieval",
         prompt=[asked if of_text else right],
@@ -76,7 +76,7 @@ def _shown(
 
 
 def nearest_neighbour(
-    pairs: Sequence[Pair], candidates: Sequence[Sequence[int]], options: Options
+    pairs: Sequence[TextImagePair], candidates: Sequence[Sequence[int]], options: EvalConfig
 ) -> dict[str, float]:
     """What one gets who knows the training pairs and compares pixels and words.
 
@@ -84,7 +84,7 @@ def nearest_neighbour(
     picture; of pictures, the one nearest to the picture of the training caption with most words
     in common. Nothing where training has no pairs.
     """
-    known = options.known
+    known = options.neighbor_documents
     if not known:
         return {}
     theirs = [d.images[0] for d in known]
@@ -106,35 +106,41 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _text_scores(
-    held_out: HeldOut, pairs: Sequence[Pair], rows: Sequence[tuple[int, int]], options: Options
+    held_out: EvalContext,
+    pairs: Sequence[TextImagePair],
+    rows: Sequence[tuple[int, int]],
+    options: EvalConfig,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[N, 10] log p(candidate text | picture), and [N] log p(text) with no picture."""
     texts = [pair.text_ids for pair in pairs]
     alone = [[held_out.model.vocabulary.bos, *text] for text in texts]
     behind = [image_first(held_out, pairs[own], texts[other])[:-1] for own, other in rows]
-    scores = log_probabilities(held_out.model.decoder, [*alone, *behind], tick=options.tick)
+    scores = log_probabilities(held_out.model.decoder, [*alone, *behind], tick=options.on_progress)
     lengths = [len(text) for text in texts] + [len(texts[other]) for _, other in rows]
     sums = np.array([row[-n:].sum() for row, n in zip(scores, lengths, strict=True)])
     return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
 
 
 def _image_scores(
-    held_out: HeldOut, pairs: Sequence[Pair], rows: Sequence[tuple[int, int]], options: Options
+    held_out: EvalContext,
+    pairs: Sequence[TextImagePair],
+    rows: Sequence[tuple[int, int]],
+    options: EvalConfig,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[N, 10] log p(candidate codes | caption), and [N] log p(codes) with no caption."""
     alone = [caption_first(held_out, pair, ())[:-2] for pair in pairs]
     behind = [
         caption_first(held_out, pairs[other], pairs[own].text_ids)[:-2] for own, other in rows
     ]
-    scores = log_probabilities(held_out.model.decoder, [*alone, *behind], tick=options.tick)
+    scores = log_probabilities(held_out.model.decoder, [*alone, *behind], tick=options.on_progress)
     num_codes = held_out.model.image.config.codes_per_image
     sums = np.array([row[-num_codes:].sum() for row in scores])
     return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
 
 
-def _figure(name: str, scores: NDArray[np.float64], note: str) -> Figure:
+def _figure(name: str, scores: NDArray[np.float64], note: str) -> Metric:
     note = f"among {NUM_CANDIDATES} with different texts, by {note}; a tie is shared"
-    return replace(share_figure(name, won(scores), note), baseline=1 / NUM_CANDIDATES)
+    return replace(proportion_metric(name, won(scores), note), baseline=1 / NUM_CANDIDATES)
 
 
 def won(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,16 +20,16 @@ from typing import Any
 from calumma.errors import ConfigError, EvaluationError
 from calumma.evaluate.benchmark_files import Record, records
 from calumma.evaluate.benchmarks import BENCHMARKS, Benchmark
-from calumma.evaluate.figure import Figure
+from calumma.evaluate.context import EvalConfig, EvalContext, subsample
 from calumma.evaluate.harness import HarnessModel, registered
-from calumma.evaluate.held_out import HeldOut, Options, chosen
-from calumma.evaluate.text_scores import VOTE_TEMPERATURE, Sample, shares, shown, voted
+from calumma.evaluate.metric import Metric
+from calumma.evaluate.text_metrics import VOTE_TEMPERATURE, Sample, shares, shown, voted
 
 EXAMPLES_SEED = 1234
 """Of the examples shown before a question, as the harness' own program draws them."""
 
 
-def text_benchmark(name: str, held_out: HeldOut, options: Options) -> list[Figure]:
+def text_benchmark(name: str, held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """Measure one benchmark: a figure for each metric, and one for the vote.
 
     Args:
@@ -45,12 +45,12 @@ def text_benchmark(name: str, held_out: HeldOut, options: Options) -> list[Figur
     benchmark = asked_so(name, options)
     asked, examples = questions_of(name, options)
     model = HarnessModel(held_out.model, seed=options.seed)
-    votes = options.votes if benchmark.answer else 1
+    votes = options.majority_votes if benchmark.answer else 1
     total = len(asked) * (2 if votes > 1 else 1)
-    tell = _Teller(options.tick, sys.stderr, total)
+    tell = _Teller(options.on_progress, sys.stderr, total)
     samples = run_harness(model, benchmark, asked, examples, tell=tell)
-    for sample in samples[: options.show]:
-        held_out.shown.append(shown(name, sample))
+    for sample in samples[: options.log_samples]:
+        held_out.logged_samples.append(shown(name, sample))
     figures = shares(name, benchmark, samples, held_out, options)
     if benchmark.apart:
         for subject in sorted({sample["doc"]["subject"] for sample in samples}):
@@ -77,13 +77,13 @@ def require_harness() -> None:
         ) from error
 
 
-def asked_so(name: str, options: Options) -> Benchmark:
+def asked_so(name: str, options: EvalConfig) -> Benchmark:
     """A benchmark with as many examples as are asked for, or as the paper shows.
 
     Raises:
         EvaluationError: it has no examples to show, or has its own.
     """
-    benchmark, shots = BENCHMARKS[name], options.shots
+    benchmark, shots = BENCHMARKS[name], options.num_fewshot
     if shots is None or shots == benchmark.shots:
         return benchmark
     if shots and benchmark.train is None:
@@ -94,14 +94,14 @@ def asked_so(name: str, options: Options) -> Benchmark:
     return replace(benchmark, shots=shots)
 
 
-def questions_of(name: str, options: Options) -> tuple[list[Record], list[Record]]:
+def questions_of(name: str, options: EvalConfig) -> tuple[list[Record], list[Record]]:
     """A benchmark's questions, and the examples to show before each, if it wants any.
 
     Raises:
         EvaluationError: a file is not there, or not as published.
     """
-    benchmark, folder = asked_so(name, options), options.data_folder(name)
-    asked = chosen(records(folder, benchmark.source), options.limit, options.seed)
+    benchmark, folder = asked_so(name, options), options.benchmark_folder(name)
+    asked = subsample(records(folder, benchmark.source), options.limit, options.seed)
     wanted = benchmark.train is not None and benchmark.shots > 0
     examples = records(folder, benchmark.train) if wanted and benchmark.train else []
     return asked, examples

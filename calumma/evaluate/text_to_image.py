@@ -9,14 +9,14 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 
-from calumma.evaluate.drawing import draw_captions
-from calumma.evaluate.figure import Figure, share_figure
+from calumma.evaluate.color_accuracy import draw_captions
+from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair, subsample
 from calumma.evaluate.frechet import FEWEST, FrechetFeatures, frechet_distance
-from calumma.evaluate.held_out import HeldOut, Options, Pair, chosen
+from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.metric import Metric, proportion_metric
 from calumma.evaluate.reconstruction import mean_colours, require_pictures
 from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, won
-from calumma.evaluate.scorer import SIDE, Matrix, Scorer, unit_rows
-from calumma.evaluate.shown import Shown
+from calumma.evaluate.text_image_scorer import SIDE, Matrix, Scorer, unit_rows
 from calumma.tokens.pixels import to_pixels
 
 CHANCE = 1 / NUM_CANDIDATES
@@ -28,7 +28,7 @@ NO_FEATURES = (
 NO_PAIRS = "the scorer: too few training documents of a text and a picture; give some with --train."
 
 
-def text_to_image(held_out: HeldOut, options: Options) -> list[Figure]:
+def text_to_image(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     """Draw the captions of held-out pairs, and hold the pictures against the documents' own.
 
     What needs features or training pairs is left out without them, and told.
@@ -39,32 +39,32 @@ def text_to_image(held_out: HeldOut, options: Options) -> list[Figure]:
     pairs = held_out.require_pairs("text_to_image", NUM_CANDIDATES)
     require_pictures("text_to_image", held_out, len(pairs))
     scorer = scorer_of(held_out, options)
-    if not options.features:
+    if not options.feature_network:
         return []
-    features = scorer.features if scorer else FrechetFeatures.named(options.features)
+    features = scorer.features if scorer else FrechetFeatures.named(options.feature_network)
     looking = scorer or Scorer(features)
     pairs = with_ten_texts(pairs, options)
     drawn = draw_captions(held_out.model, [pair.text for pair in pairs], options)
-    for pair, picture in options.shown_of(pairs, drawn):
-        held_out.shown.append(Shown(task="text_to_image", prompt=[pair.text], answer=[picture],
+    for pair, picture in options.first_to_log(pairs, drawn):
+        held_out.logged_samples.append(Shown(task="text_to_image", prompt=[pair.text], answer=[picture],
                                     wanted=[pair.picture]))  # fmt: skip
-    ours, own = looking.look(drawn), looking.look([pair.picture for pair in pairs])
+    ours, own = looking.look(drawn), looking.look([pair.pixels_image for pair in pairs])
     figures = likeness_figures(pairs, ours, own, scorer, _neighbours(pairs, scorer, options))
     if len(pairs) >= FEWEST:
-        figures.append(_frechet(ours, own, [pair.picture for pair in pairs], features))
+        figures.append(_frechet(ours, own, [pair.pixels_image for pair in pairs], features))
     else:
         held_out.skipped.append(f"drawn_frechet: {len(pairs)} pictures; it wants {FEWEST}.")
     return figures
 
 
-def scorer_of(held_out: HeldOut, options: Options) -> Scorer | None:
+def scorer_of(held_out: EvalContext, options: EvalConfig) -> Scorer | None:
     """A scorer learned from the training documents; None, and a line of what is not measured,
     where it cannot be had."""
-    if not options.features:
+    if not options.feature_network:
         missing = NO_FEATURES
     else:
-        features = FrechetFeatures.named(options.features)
-        if scorer := Scorer.fit(features, options.training, options.seed):
+        features = FrechetFeatures.named(options.feature_network)
+        if scorer := Scorer.fit(features, options.training_documents, options.seed):
             return scorer
         missing = NO_PAIRS
     if missing not in held_out.skipped:
@@ -72,32 +72,34 @@ def scorer_of(held_out: HeldOut, options: Options) -> Scorer | None:
     return None
 
 
-def with_ten_texts(pairs: Sequence[Pair], options: Options) -> list[Pair]:
+def with_ten_texts(pairs: Sequence[TextImagePair], options: EvalConfig) -> list[TextImagePair]:
     """The pairs that are asked: as many as expected, and so many that ten different texts remain."""
     most = max(options.max_prompts, NUM_CANDIDATES)
-    picked = chosen(pairs, most, options.seed)
+    picked = subsample(pairs, most, options.seed)
     if len({pair.text for pair in picked}) >= NUM_CANDIDATES:
         return picked
     first = {pair.text: pair for pair in reversed(pairs)}
     return list(first.values())[:most]
 
 
-def _neighbours(pairs: Sequence[Pair], scorer: Scorer | None, options: Options) -> Matrix | None:
+def _neighbours(
+    pairs: Sequence[TextImagePair], scorer: Scorer | None, options: EvalConfig
+) -> Matrix | None:
     """Features of the training picture whose caption is nearest to each pair's, by its words."""
     if scorer is None:
         return None
-    known = options.known
+    known = options.neighbor_documents
     near = scorer.text_rows([p.text for p in pairs]) @ scorer.text_rows([d.text for d in known]).T
     return scorer.look([known[place].images[0].open() for place in near.argmax(axis=1)])
 
 
 def likeness_figures(
-    pairs: Sequence[Pair],
+    pairs: Sequence[TextImagePair],
     ours: Matrix,
     own: Matrix,
     scorer: Scorer | None,
     near: Matrix | None,
-) -> list[Figure]:
+) -> list[Metric]:
     """Which of ten captions a drawn picture fits best, and which of ten pictures it is most like.
 
     Args:
@@ -121,7 +123,7 @@ def likeness_figures(
         "the drawn picture is most like its own document's picture of "
         f"{NUM_CANDIDATES}, by features"
     )
-    figures = [share_figure("drawn_like_reference", like(ours), note)]
+    figures = [proportion_metric("drawn_like_reference", like(ours), note)]
     beside = {"drawn_like_reference": {"chance": CHANCE}}
     if near is not None:
         beside["drawn_like_reference"]["nearest caption's picture"] = float(like(near).mean())
@@ -130,11 +132,11 @@ def likeness_figures(
             f"the drawn picture fits its own caption best of {NUM_CANDIDATES}, by the scorer; the "
             f"documents' own pictures get {fits(own).mean():.3f}"
         )
-        figures.insert(0, share_figure("drawn_fits_caption", fits(ours), note))
+        figures.insert(0, proportion_metric("drawn_fits_caption", fits(ours), note))
         beside["drawn_fits_caption"] = {"chance": CHANCE}
         if near is not None:
             beside["drawn_fits_caption"]["nearest caption's picture"] = float(fits(near).mean())
-    return [figure.beside(beside[figure.name]) for figure in figures]
+    return [figure.with_baselines(beside[figure.name]) for figure in figures]
 
 
 def _cosines(one: Matrix, other: Matrix) -> Matrix:
@@ -145,10 +147,10 @@ def _cosines(one: Matrix, other: Matrix) -> Matrix:
 
 def _frechet(
     ours: Matrix, own: Matrix, pictures: Sequence[PIL.Image.Image], features: FrechetFeatures
-) -> Figure:
+) -> Metric:
     """How far the drawn pictures are from the documents' own, as two clouds."""
     flat = mean_colours(torch.stack([to_pixels(each, SIDE) for each in pictures]))
-    return Figure(
+    return Metric(
         name="drawn_frechet",
         value=frechet_distance(ours, own),
         baseline=frechet_distance(features(flat), own),

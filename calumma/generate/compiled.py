@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from calumma.model.attention_backends import CachedAttention
 from calumma.model.decoder import Decoder
-from calumma.model.sight import Rows
 
 
 def compile_blocks(decoder: Decoder, *, backend: str = "inductor") -> None:
@@ -23,9 +23,9 @@ def compile_blocks(decoder: Decoder, *, backend: str = "inductor") -> None:
         decoder: of which nothing else changes; its weights keep their names.
         backend: torch.compile's.
     """
-    if not hasattr(Rows.__call__, "_torchdynamo_disable"):
+    if not hasattr(CachedAttention.__call__, "_torchdynamo_disable"):
         # It goes through rows one by one, whose lengths are others in every step. Said here and
         # not there, because the compiler takes seconds to import.
-        Rows.__call__ = torch.compiler.disable(Rows.__call__)  # type: ignore[method-assign]
+        CachedAttention.__call__ = torch.compiler.disable(CachedAttention.__call__)  # type: ignore[method-assign]
     for block in decoder.blocks:
         block.compile(backend=backend, dynamic=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from calumma.errors import GenerationError
 from calumma.model.decoder import Decoder
-from calumma.model.int8 import to_int8
+from calumma.model.quantization import to_int8
 
 Weights = Literal["plain", "int8", "fp8"]
 

@@ -18,12 +18,12 @@ from itertools import accumulate
 import torch
 
 from calumma.errors import GenerationError
-from calumma.generate.choosing import Chooser
-from calumma.generate.config import Budget, Load, Request
-from calumma.generate.drawn import Drawn
-from calumma.generate.reading import SHARED, Plan, Reader, plan_step
-from calumma.generate.slots import Slots
-from calumma.generate.work import Row, Work, work_of
+from calumma.generate.model_runner import SHARED, Plan, Reader, plan_step
+from calumma.generate.params import EngineConfig, EngineStats, Request
+from calumma.generate.request import RequestState, SequenceState, build_request_state
+from calumma.generate.sampler import Chooser
+from calumma.generate.scheduler import Slots
+from calumma.generate.step_output import Drawn
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
 
@@ -37,24 +37,26 @@ class Engine:
         vocabulary: Vocabulary,
         codes_per_image: int,
         *,
-        budget: Budget = Budget(),  # noqa: B008  (frozen)
+        budget: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     ) -> None:
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
         self.budget = budget
-        self.chooser = Chooser(decoder, vocabulary, budget.rows)
+        self.chooser = Chooser(decoder, vocabulary, budget.max_num_seqs)
         latest = self.chooser.latest
-        self.reader = Reader(decoder, budget.slots, latest, captured=budget.captured)
-        self._behind = latest.is_cuda if budget.behind is None else budget.behind
+        self.reader = Reader(decoder, budget.max_cached_tokens, latest, captured=budget.cuda_graphs)
+        self._behind = (
+            latest.is_cuda if budget.async_scheduling is None else budget.async_scheduling
+        )
         self._drawn = Drawn()
         """What the host has not looked at yet."""
 
-        self._max_tokens = decoder.config.max_tokens
-        self._slots = Slots(budget.slots)
-        self._seats = list(range(budget.rows))
-        self._waiting: deque[Work] = deque()
-        self._running: list[Work] = []
-        self._ended: deque[Row] = deque()
+        self._max_tokens = decoder.config.max_seq_len
+        self._slots = Slots(budget.max_cached_tokens)
+        self._seats = list(range(budget.max_num_seqs))
+        self._waiting: deque[RequestState] = deque()
+        self._running: list[RequestState] = []
+        self._ended: deque[SequenceState] = deque()
         """What ended requests have read, oldest first: at most `budget.rows` of them."""
 
     @property
@@ -63,17 +65,17 @@ class Engine:
         return not self._waiting and not self._running
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineStats:
         """What there is to do, and what of the budget is taken."""
-        return Load(
-            running=len(self._running),
-            waiting=len(self._waiting),
-            rows=sum(work.extent.rows for work in self._running),
-            slots_used=sum(work.extent.slots for work in self._running),
-            slots=self.budget.slots,
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_sequences=sum(work.reservation.num_sequences for work in self._running),
+            num_reserved_tokens=sum(work.reservation.num_slots for work in self._running),
+            max_cached_tokens=self.budget.max_cached_tokens,
         )
 
-    def submit(self, request: Request) -> Work:
+    def submit(self, request: Request) -> RequestState:
         """Take in a request; it waits its turn.
 
         Raises:
@@ -84,35 +86,35 @@ class Engine:
         self.enqueue(work)
         return work
 
-    def prepare(self, request: Request) -> Work:
+    def prepare(self, request: Request) -> RequestState:
         """Check a request without taking it in; any thread may. Raises as `submit` does."""
-        work = work_of(request, self.vocabulary, self.codes_per_image, self._max_tokens)
-        slots, rows = work.extent.slots, work.extent.rows
-        if slots > self.budget.slots or rows > self.budget.rows:
+        work = build_request_state(request, self.vocabulary, self.codes_per_image, self._max_tokens)
+        slots, rows = work.reservation.num_slots, work.reservation.num_sequences
+        if slots > self.budget.max_cached_tokens or rows > self.budget.max_num_seqs:
             raise GenerationError(
                 f"the request may need {slots} slots in {rows} rows of the cache; expected at most "
-                f"{self.budget.slots} in {self.budget.rows}. Shorten it, ask for fewer new tokens "
+                f"{self.budget.max_cached_tokens} in {self.budget.max_num_seqs}. Shorten it, ask for fewer new tokens "
                 "or less guidance, or give the engine a larger budget."
             )
         return work
 
-    def enqueue(self, work: Work) -> None:
+    def enqueue(self, work: RequestState) -> None:
         """Take in what `prepare` made."""
-        if not work.done:
+        if not work.is_finished:
             self._waiting.append(work)
 
-    def submit_all(self, requests: Sequence[Request]) -> list[Work]:
+    def submit_all(self, requests: Sequence[Request]) -> list[RequestState]:
         """Take in all requests, or none where one of them raises."""
         works = [self.prepare(request) for request in requests]
         for work in works:
             self.enqueue(work)
         return works
 
-    def cancel(self, work: Work) -> None:
+    def cancel(self, work: RequestState) -> None:
         """Stop a request between two steps; what it held is free at once."""
-        if work.done:
+        if work.is_finished:
             return
-        work.end(cancelled=True)
+        work.finish(cancelled=True)
         if work in self._waiting:
             self._waiting.remove(work)
             return
@@ -121,23 +123,23 @@ class Engine:
         self._leave(work)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[Work, int]]:
+    def step(self) -> list[tuple[RequestState, int]]:
         """One step of everything that runs.
 
         Returns:
             The ids that the host has learnt of, with whose they are, in order; none when idle, or
             while prompts are read.
         """
-        chosen: list[tuple[Work, int]] = []
-        if any(work.speculates for work in self._drawn.works):
+        chosen: list[tuple[RequestState, int]] = []
+        if any(work.is_speculating for work in self._drawn.works):
             self._look(chosen)
         self._admit(chosen)
         for work in self._drawn.works:
-            work.suppose()
+            work.append_placeholder()
         launched = self._launch()
         self._look(chosen)
         # Who has something to read now has got another id than was supposed.
-        launched.works = [work for work in launched.works if not work.full.pending]
+        launched.works = [work for work in launched.works if not work.cond.num_uncomputed_tokens]
         self._drawn = launched
         if not self._behind:
             self._look(chosen)
@@ -146,45 +148,52 @@ class Engine:
     def _launch(self) -> Drawn:
         """Have what is to be read read, and draw behind it; the host does not wait for either."""
         for work in self._running:
-            work.guess()
-        plan, ready = plan_step(self._running, self._ended, self.reader, self.budget.chunk)
+            work.append_drafts()
+        plan, ready = plan_step(
+            self._running, self._ended, self.reader, self.budget.prefill_chunk_size
+        )
         if not plan:
             return Drawn()
         hidden = self.reader.read(plan)
         places = dict(zip((row for row, _ in plan), _ends(plan), strict=True))
         return self.chooser.choose(ready, hidden, places)
 
-    def _look(self, chosen: list[tuple[Work, int]]) -> None:
+    def _look(self, chosen: list[tuple[RequestState, int]]) -> None:
         """Take in what was drawn."""
         drawn, self._drawn = self._drawn, Drawn()
         for work, ids, logprobs in drawn.told():
-            stand = work.settle(ids)
+            stand = work.verify(ids)
             for id_, logprob in zip(ids[:stand], logprobs[:stand], strict=True):
-                work.take(id_, logprob)
+                work.append_token(id_, logprob)
                 chosen.append((work, id_))
             self._force(work, chosen)
-            if work.done:
+            if work.is_finished:
                 self._leave(work)
 
-    def _admit(self, chosen: list[tuple[Work, int]]) -> None:
+    def _admit(self, chosen: list[tuple[RequestState, int]]) -> None:
         """Give room to those who wait, in their order, as long as the first one fits."""
         while self._waiting:
             work = self._waiting[0]
-            rows = sum(one.extent.rows for one in self._running) + work.extent.rows
-            first = self._room(work.extent.slots) if rows <= self.budget.rows else None
+            rows = (
+                sum(one.reservation.num_sequences for one in self._running)
+                + work.reservation.num_sequences
+            )
+            first = (
+                self._room(work.reservation.num_slots) if rows <= self.budget.max_num_seqs else None
+            )
             if first is None:
                 return
             self._running.append(self._waiting.popleft())
-            work.place(first, self._seats.pop())
+            work.allocate(first, self._seats.pop())
             self.chooser.seat(work)
             self._force(work, chosen)
-            if work.done:
+            if work.is_finished:
                 self._leave(work)
 
-    def _force(self, work: Work, chosen: list[tuple[Work, int]]) -> None:
+    def _force(self, work: RequestState, chosen: list[tuple[RequestState, int]]) -> None:
         """Add what the grammar leaves no choice of: it needs no model."""
-        while not work.done and (id_ := work.grammar.forced) is not None:
-            work.take(id_, 0.0)
+        while not work.is_finished and (id_ := work.grammar.forced) is not None:
+            work.append_token(id_, 0.0)
             self.chooser.note(work, [id_])
             chosen.append((work, id_))
 
@@ -196,20 +205,24 @@ class Engine:
 
     def _forget_oldest(self) -> None:
         row = self._ended.popleft()
-        self._slots.give(row.first, row.length)
+        self._slots.give(row.start_slot, row.num_computed_tokens)
 
-    def _leave(self, work: Work) -> None:
+    def _leave(self, work: RequestState) -> None:
         self._running.remove(work)
-        self._seats.append(work.seat)
-        row = work.full
-        kept = row.length if self.budget.keep_ended and row.length >= SHARED else 0
+        self._seats.append(work.batch_slot)
+        row = work.cond
+        kept = (
+            row.num_computed_tokens
+            if self.budget.enable_prefix_caching and row.num_computed_tokens >= SHARED
+            else 0
+        )
         if kept:
-            self._ended.append(Row(row.ids[:kept], kept, row.first))
-        if len(self._ended) > self.budget.rows:
+            self._ended.append(SequenceState(row.token_ids[:kept], kept, row.start_slot))
+        if len(self._ended) > self.budget.max_num_seqs:
             self._forget_oldest()
-        self._slots.give(row.first + kept, work.extent.slots - kept)
+        self._slots.give(row.start_slot + kept, work.reservation.num_slots - kept)
 
-    def follow(self, works: Sequence[Work]) -> Iterator[tuple[Work, int]]:
+    def follow(self, works: Sequence[RequestState]) -> Iterator[tuple[RequestState, int]]:
         """Step until these requests are done; yields their new ids as they are chosen.
 
         Whoever stops listening cancels those that are not done.
@@ -217,9 +230,9 @@ class Engine:
         told = dict.fromkeys(works, 0)
         try:
             while True:
-                over = all(work.done for work in works)
+                over = all(work.is_finished for work in works)
                 for work in works:
-                    new = work.ids[told[work] :]
+                    new = work.output_token_ids[told[work] :]
                     told[work] += len(new)
                     yield from ((work, id_) for id_ in new)
                 if over:

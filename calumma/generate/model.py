@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from calumma.checkpoints.model_folder import ModelParts, load_model
-from calumma.documents.document import Image, Part, Text, part_from_json
-from calumma.errors import GenerationError
+from calumma.documents.document import ROLES, Image, Role, Text, Turn, part_from_json
+from calumma.errors import DocumentError, GenerationError
 from calumma.generate.compiled import compile_blocks
-from calumma.generate.config import Budget, Request
 from calumma.generate.eight_bits import Weights, round_weights
 from calumma.generate.engine import Engine
-from calumma.generate.sample import End, Event, Sample, Usage
-from calumma.generate.telling import Teller
-from calumma.generate.work import Work
+from calumma.generate.events import End, Event, Sample, Usage
+from calumma.generate.output_decoder import Teller
+from calumma.generate.params import EngineConfig, Request
+from calumma.generate.request import RequestState
 from calumma.runtime import choose_device, choose_dtype
-from calumma.tokens.sequence import encode_prompt, split_ids
-from calumma.tokens.squares import Fit
+from calumma.tokens.sequence import encode_prompt, encode_turns, image_fit, split_ids
+from calumma.tokens.squares import Fit, to_rgb, to_square
 from calumma.vocabulary import Vocabulary
 
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
@@ -40,7 +40,7 @@ class Model:
         device: str = "cpu",
         dtype: str = "float32",
         weights: Weights = "plain",
-        budget: Budget = Budget(),  # noqa: B008  (frozen)
+        budget: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     ) -> None:
         """Take a model's parts for good: the decoder moves, changes its type, learns no more.
 
@@ -56,8 +56,8 @@ class Model:
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
         round_weights(self.decoder, weights)
-        self.text = parts.text
-        self.image = parts.image
+        self.text = parts.tokenizers.text
+        self.image = parts.tokenizers.image
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(choose_device(device))
         self.budget = budget
@@ -75,7 +75,7 @@ class Model:
         """What `generate`, `generate_batch` and `stream` run on; made when first used."""
         return self.new_engine(self.budget)
 
-    def new_engine(self, budget: Budget) -> Engine:
+    def new_engine(self, budget: EngineConfig) -> Engine:
         """Another engine on the same weights, with a cache of its own."""
         codes = self.image.config.codes_per_image
         return Engine(self.decoder, self.vocabulary, codes, budget=budget)
@@ -101,20 +101,41 @@ class Model:
         """
         return self._prompt(parts, fit=fit, answer=False)
 
+    def encode_chat(self, messages: Sequence[Turn | Mapping[str, Any]]) -> list[int]:
+        """Encode a conversation as the prompt of its next answer.
+
+        Images of the user and the system are padded to squares, images of the assistant cropped,
+        as in the shards that fine-tuning reads. An assistant message that comes last is continued.
+
+        Args:
+            messages: turns of documents, or `{"role": ..., "content": ...}` whose content is a
+                text or a sequence of parts as in `encode`.
+
+        Raises:
+            DocumentError: a role is unknown, or an assistant message has no prompt.
+        """
+        turns = [_role_and_parts(message, n) for n, message in enumerate(messages, start=1)]
+        contents = self._segments([(parts, image_fit(role)) for role, parts in turns])
+        roles = [role for role, _ in turns]
+        return encode_turns(zip(roles, contents, strict=True), self.text)
+
     def _prompt(self, parts: Sequence[UserPart], *, fit: Fit, answer: bool) -> list[int]:
-        known: list[Part] = []
-        pictures: list[PIL.Image.Image] = []
-        for part in parts:
-            if isinstance(part, PIL.Image.Image):
-                pictures.append(part)
-                known.append(Image(data=b""))
-                continue
-            read = part if isinstance(part, Text | Image) else _part(part)
-            if isinstance(read, Image):
-                pictures.append(read.open())
-            known.append(read)
-        codes = self.image.encode_images(pictures, mode=fit)
-        return encode_prompt(known, self.text, codes, answer=answer)
+        [segments] = self._segments([(parts, fit)])
+        return encode_prompt(segments, self.text, add_generation_prompt=answer)
+
+    def _segments(
+        self, contents: Sequence[tuple[Sequence[UserPart], Fit]]
+    ) -> list[list[str | list[int]]]:
+        """Encode the images of several contents, each with its own fit, in one batch."""
+        opened = [[_open(part) for part in parts] for parts, _ in contents]
+        squares = [
+            to_square(to_rgb(part), self.image.config.resolution, fit)
+            for parts, (_, fit) in zip(opened, contents, strict=True)
+            for part in parts
+            if not isinstance(part, str)
+        ]
+        codes = iter(self.image.encode_images(squares))
+        return [[p if isinstance(p, str) else next(codes) for p in parts] for parts in opened]
 
     def decode(
         self, ids: Sequence[int], *, pictures: Sequence[PIL.Image.Image] = ()
@@ -148,7 +169,7 @@ class Model:
         return self.image.decode_image(list(codes))
 
     def _require_decoder(self) -> None:
-        if not self.parts.draws:
+        if not self.parts.tokenizers.has_image_decoder:
             raise GenerationError(
                 "this model folder has no vq_decoder.safetensors, so codes cannot become "
                 "pictures; expected the decoder of its image tokenizer. Put that file into the "
@@ -238,7 +259,7 @@ class Model:
         ids = self._prompt(parts, fit="pad" if answer else "crop", answer=answer)
         if keep_codes is not None:
             ids = self._opened(ids, keep_codes)
-        return Request(ids=tuple(ids), **options)
+        return Request(prompt_token_ids=tuple(ids), **options)
 
     def _opened(self, ids: list[int], keep_codes: int) -> list[int]:
         """The prompt with its last image left open behind so many codes."""
@@ -254,7 +275,7 @@ class Model:
     def teller(self, request: Request, codes_between: int | None = None) -> Teller:
         """What turns the new ids of a request into events."""
         vocabulary = self.vocabulary
-        opened = request.ids[self._open_image(request.ids) :]
+        opened = request.prompt_token_ids[self._open_image(request.prompt_token_ids) :]
         return Teller(
             vocabulary,
             bytes_of=self.text.bytes_of,
@@ -263,7 +284,7 @@ class Model:
             codes=[vocabulary.code_of_id(id_) for id_ in opened[1:]],
         )
 
-    def sample_of(self, work: Work, pictures: Sequence[PIL.Image.Image] = ()) -> Sample:
+    def sample_of(self, work: RequestState, pictures: Sequence[PIL.Image.Image] = ()) -> Sample:
         """What a work has come to.
 
         Args:
@@ -271,16 +292,16 @@ class Model:
             pictures: its first finished images, where they are made already.
         """
         # A prompt may end inside an image: its codes belong to the picture that is finished here.
-        prompt = list(work.request.ids)
+        prompt = list(work.request.prompt_token_ids)
         opened = prompt[self._open_image(prompt) :]
         return Sample(
-            parts=self.decode([*opened, *work.ids], pictures=pictures),
-            prompt_ids=prompt,
-            ids=work.ids,
+            parts=self.decode([*opened, *work.output_token_ids], pictures=pictures),
+            prompt_token_ids=prompt,
+            token_ids=work.output_token_ids,
             logprobs=work.logprobs,
             finish_reason=work.finish_reason,
-            usage=self._usage(prompt, work.ids),
-            timings={"first_token": work.first_token, "total": work.total},
+            usage=self._usage(prompt, work.output_token_ids),
+            timings={"first_token": work.time_to_first_token, "total": work.latency},
         )
 
     def _usage(self, prompt: Sequence[int], new: Sequence[int]) -> Usage:
@@ -290,9 +311,9 @@ class Model:
             sum(id_ in vocabulary.codes or id_ in frame for id_ in ids) for ids in (prompt, new)
         )
         return Usage(
-            prompt_text=len(prompt) - of_prompt,
-            prompt_image=of_prompt,
-            new_text=len(new) - of_new,
+            num_prompt_text_tokens=len(prompt) - of_prompt,
+            num_prompt_image_tokens=of_prompt,
+            num_text_tokens=len(new) - of_new,
             new_image=of_new,
         )
 
@@ -306,8 +327,24 @@ class Model:
         return len(ids)
 
 
-def _part(part: str | dict[str, Any]) -> Part:
-    return part_from_json(part, None, "prompt")
+def _open(part: UserPart) -> str | PIL.Image.Image:
+    if isinstance(part, str | PIL.Image.Image):
+        return part
+    known = part if isinstance(part, Text | Image) else part_from_json(part, None, "prompt")
+    return known.text if isinstance(known, Text) else known.open()
+
+
+def _role_and_parts(
+    message: Turn | Mapping[str, Any], number: int
+) -> tuple[Role, Sequence[UserPart]]:
+    if isinstance(message, Turn):
+        return message.role, message.parts
+    role, content = message.get("role"), message.get("content", ())
+    if role not in ROLES:
+        raise DocumentError(
+            f"message {number} has the role {role!r}; expected one of {', '.join(ROLES)}."
+        )
+    return role, [content] if isinstance(content, str) else content
 
 
 def _seed(seeds: Sequence[int] | None, number: int) -> dict[str, int]:
@@ -319,7 +356,7 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
     weights: Weights = "plain",
-    budget: Budget = Budget(),  # noqa: B008  (frozen)
+    budget: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
 ) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 

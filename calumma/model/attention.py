@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from calumma.model.attention_backends import AttentionMetadata
 from calumma.model.config import DecoderConfig
-from calumma.model.norm import head_norm
+from calumma.model.qk_norm import head_norm
 from calumma.model.rope import rotate
-from calumma.model.sight import Sight
 
 
 class Attention(nn.Module):
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self.query_norm = head_norm(config)
         self.key_norm = head_norm(config)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, sight: AttentionMetadata) -> Tensor:
         """Mix each token with the tokens it may see.
 
         Args:
@@ -49,10 +49,10 @@ class Attention(nn.Module):
         v = self.value(x).unflatten(-1, (-1, self.head_dim))  # [B, T, K, D]
 
         # Norm first, rotate second: a rotation keeps lengths, so the bound survives it.
-        q = rotate(self.query_norm(q), sight.cosine, sight.sine).to(v.dtype)
-        k = rotate(self.key_norm(k), sight.cosine, sight.sine).to(v.dtype)
+        q = rotate(self.query_norm(q), sight.cos, sight.sin).to(v.dtype)
+        k = rotate(self.key_norm(k), sight.cos, sight.sin).to(v.dtype)
 
-        if sight.kept is not None:
-            assert sight.slots is not None
-            k, v = sight.kept.write(k[0], v[0], sight.slots)
-        return self.output(sight.attend(q, k, v).flatten(2))
+        if sight.layer_kv is not None:
+            assert sight.slot_mapping is not None
+            k, v = sight.layer_kv.update(k[0], v[0], sight.slot_mapping)
+        return self.output(sight.attention_fn(q, k, v).flatten(2))

@@ -30,7 +30,7 @@ class DecoderConfig:
 
     feed_forward_dim: int
 
-    max_tokens: int = 4096
+    max_seq_len: int = 4096
     """Longest row, text and image codes together."""
 
     norm_order: Literal["pre", "reordered"] = "pre"

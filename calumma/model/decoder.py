@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from calumma.model.attention import Attention
-from calumma.model.cache import Cache, Piece
+from calumma.model.attention_backends import AttentionMetadata, build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.feed_forward import FeedForward
-from calumma.model.sight import Sight, look
+from calumma.model.kv_cache import KVCache, SequenceChunk
 
 INITIAL_STD = 0.02
 """Standard deviation of fresh weights (the paper does not state its own)."""
@@ -31,11 +31,11 @@ class Where(TypedDict, total=False):
     positions: Tensor | None
     """[B, T] int64 places from 0, in each document; None counts from 0 along the row."""
 
-    cache: Cache | None
+    cache: KVCache | None
     """Keys and values of earlier ids; the new ones are written into it. The ids of all rows then
     stand one after another, B = 1, and neither owners nor positions are given."""
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[SequenceChunk]
     """With a cache: how many ids belong to which row, in order."""
 
 
@@ -56,7 +56,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, sight: AttentionMetadata) -> Tensor:
         """One layer: [B, T, M] to [B, T, M]."""
         if self.reordered:
             x = x + self.attention_norm(self.dropout(self.attention(x, sight)))
@@ -116,11 +116,15 @@ class Decoder(nn.Module):
         stream = self.stream(ids, **where)
         return self.head(self.norm(stream)) if read is None else read(stream)
 
-    def hidden(self, ids: Tensor, sight: Sight | None = None, **where: Unpack[Where]) -> Tensor:
+    def hidden(
+        self, ids: Tensor, sight: AttentionMetadata | None = None, **where: Unpack[Where]
+    ) -> Tensor:
         """What the head reads: [B, T, M], after the last norm. Arguments as in `stream`."""
         return self.norm(self.stream(ids, sight, **where))
 
-    def stream(self, ids: Tensor, sight: Sight | None = None, **where: Unpack[Where]) -> Tensor:
+    def stream(
+        self, ids: Tensor, sight: AttentionMetadata | None = None, **where: Unpack[Where]
+    ) -> Tensor:
         """The residual stream behind the last block, [B, T, M]; its norm foretells divergence.
 
         Args:
@@ -129,10 +133,10 @@ class Decoder(nn.Module):
             where: as in `forward`.
         """
         if sight is None:
-            sight = look(ids, self.config, **where)
+            sight = build_attention_metadata(ids, self.config, **where)
         x = self.embedding(ids)
         for layer, block in enumerate(self.blocks):
-            x = block(x, sight.at(layer))
+            x = block(x, sight.for_layer(layer))
         return x
 
     @torch.no_grad()

@@ -10,25 +10,25 @@ from fastapi import FastAPI
 
 import calumma
 from calumma.errors import ConfigError
-from calumma.generate.config import Budget
-from calumma.generate.live import Live
+from calumma.generate.async_engine import Live
 from calumma.generate.model import Model
-from calumma.serve.chat import chat_routes
-from calumma.serve.completions import completion_routes
+from calumma.generate.params import EngineConfig
+from calumma.serve.api_keys import Keys
 from calumma.serve.config import ServeConfig
 from calumma.serve.desk import Desk, Engine
-from calumma.serve.drawings import drawing_routes
-from calumma.serve.filters import load_filters
-from calumma.serve.guard import Door, Guard
-from calumma.serve.keys import Keys
-from calumma.serve.metrics import Metrics
+from calumma.serve.images.decoder_pool import PictureReaders
+from calumma.serve.middleware import Door, Guard
+from calumma.serve.moderation import load_filters
 from calumma.serve.page import Page
-from calumma.serve.picture_readers import PictureReaders
-from calumma.serve.plain import model_routes, page_routes, watch_routes
+from calumma.serve.prometheus_metrics import Metrics
 from calumma.serve.prompts import Scribe
+from calumma.serve.provenance.signing import load_signer
 from calumma.serve.refusals import install
+from calumma.serve.routes.chat import chat_routes
+from calumma.serve.routes.completions import completion_routes
+from calumma.serve.routes.images import drawing_routes
+from calumma.serve.routes.meta import model_routes, page_routes, watch_routes
 from calumma.serve.service import Service
-from calumma.serve.signing import load_signer
 
 
 def require_safe(config: ServeConfig, keys: Keys | None) -> None:
@@ -45,7 +45,10 @@ def require_safe(config: ServeConfig, keys: Keys | None) -> None:
 
 
 def make_service(
-    model: Model, config: ServeConfig, budget: Budget | None = None, live: Engine | None = None
+    model: Model,
+    config: ServeConfig,
+    budget: EngineConfig | None = None,
+    live: Engine | None = None,
 ) -> Service:
     """A model at work: its engine runs until the service's desk is closed.
 

@@ -20,12 +20,12 @@ from typing import Protocol
 
 import PIL.Image
 
-from calumma.generate.config import Load, Request
-from calumma.generate.live import Answer
+from calumma.generate.async_engine import Answer
+from calumma.generate.params import EngineStats, Request
 from calumma.serve.config import Limits
-from calumma.serve.filters import Filter
-from calumma.serve.metrics import Metrics
-from calumma.serve.narration import Chosen, Ended, Growing, Narrator, Piece, Quiet
+from calumma.serve.moderation import Filter
+from calumma.serve.output_processor import Chosen, Ended, Growing, Narrator, Piece, Quiet
+from calumma.serve.prometheus_metrics import Metrics
 from calumma.serve.prompts import Prompt, Scribe
 from calumma.serve.refusals import Refusal, busy, stopping, too_slow
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
     """What answers requests: an engine in this process, or others behind addresses."""
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineStats:
         """What it has to do."""
 
     @property
@@ -109,7 +109,7 @@ class Desk:
 
     def _wait(self) -> float:
         """Seconds until a place may be free: an answer's usual time, shared by those that run."""
-        running = max(1, self.live.load.running)
+        running = max(1, self.live.load.num_running)
         return min(60.0, max(1.0, self._usual_seconds * self.under_way / running / 2))
 
     def release(self, count: int) -> None:
@@ -124,7 +124,7 @@ class Desk:
 
     def note(self, ended: Ended, first: float, seconds: float) -> None:
         """Count a finished answer."""
-        if ended.sample.ids:
+        if ended.sample.token_ids:
             self.metrics.first.observe(first)
         self.metrics.whole.observe(seconds)
         self.metrics.answers.labels(ended.reason).inc()

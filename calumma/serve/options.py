@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from calumma.generate.config import ImageSampling, Modality, Request, TextSampling
 from calumma.generate.model import Model
+from calumma.generate.params import ImageSampling, Modality, Request, TextSampling
 from calumma.serve.config import Limits
 from calumma.serve.messages import Sampling
 from calumma.serve.refusals import Refusal
@@ -30,8 +30,8 @@ def modality_of(wanted: Sequence[str] | None, model: Model) -> Modality:
         Refusal: pictures are expected of a model that draws none.
     """
     if wanted is None:
-        return "any" if model.parts.draws else "text"
-    if "image" in wanted and not model.parts.draws:
+        return "any" if model.parts.tokenizers.has_image_decoder else "text"
+    if "image" in wanted and not model.parts.tokenizers.has_image_decoder:
         message = 'this model draws no pictures; expected modalities ["text"]. Ask for text alone.'
         raise Refusal(400, message, "unsupported_modality", param="modalities")
     kinds = set(wanted)
@@ -61,13 +61,13 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def requests_of(ids: Sequence[int], seeds: Sequence[int], options: dict[str, Any]) -> list[Request]:
     """One request for each seed."""
-    return [Request(ids=tuple(ids), seed=seed, **options) for seed in seeds]
+    return [Request(prompt_token_ids=tuple(ids), seed=seed, **options) for seed in seeds]
 
 
 def room_for(wanted: int | None, model: Model, limits: Limits) -> int:
     """How many ids an answer may have: as asked, or two pictures and some text; within bounds."""
     usual = 2 * (model.image.config.codes_per_image + 2) + 256
-    longest = model.decoder.config.max_tokens
+    longest = model.decoder.config.max_seq_len
     return min(usual if wanted is None else wanted, limits.max_new_tokens, longest)
 
 

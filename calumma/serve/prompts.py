@@ -10,15 +10,15 @@ from urllib.parse import unquote
 
 import PIL.Image
 
-from calumma.documents.document import Image, Part, Role, Text, Turn
-from calumma.generate.model import Model
+from calumma.documents.document import Role
+from calumma.generate.model import Model, UserPart
 from calumma.serve.config import ServeConfig
-from calumma.serve.filters import Filter
+from calumma.serve.images.decoder_pool import PictureReaders
+from calumma.serve.images.remote_images import fetch
 from calumma.serve.messages import ImagePart, Message, MessagePart, TextPart
-from calumma.serve.picture_readers import PictureReaders
+from calumma.serve.moderation import Filter
 from calumma.serve.refusals import Refusal
-from calumma.serve.remote import fetch
-from calumma.tokens.sequence import encode_prompt, encode_turns
+from calumma.tokens.sequence import image_fit
 from calumma.tokens.squares import Fit
 
 
@@ -113,7 +113,7 @@ class Scribe:
         filters: Sequence[Filter] = (),
     ) -> None:
         self.model, self.readers, self.config, self.filters = model, readers, config, filters
-        self.longest = model.decoder.config.max_tokens
+        self.longest = model.decoder.config.max_seq_len
         text = model.vocabulary.text
         self.most_bytes = self.longest * max(len(model.text.bytes_of(id_)) for id_ in text)
         """No longer text can fit: so many of the longest ids are the longest prompt."""
@@ -127,15 +127,27 @@ class Scribe:
         """
         self._require_bounds(prompt)
         self._require_passing([part for part in prompt.parts if isinstance(part, str)])
-        fit: Fit = "pad" if prompt.is_chat else "crop"
-        urls = enumerate(prompt.urls, start=1)
-        pictures = [self._picture(url, f"picture {number}", fit) for number, url in urls]
-        self._require_passing(pictures)
-        codes = self.model.image.encode_images(pictures, mode=fit)
-        turns = [Turn(turn.role, tuple(map(_known, turn.parts))) for turn in prompt.turns]
-        if prompt.is_chat:
-            return encode_turns(turns, self.model.text, codes)
-        return encode_prompt(turns[0].parts, self.model.text, codes, answer=False)
+        images = []
+        for turn in prompt.turns:
+            fit: Fit = image_fit(turn.role) if prompt.is_chat else "crop"
+            for part in turn.parts:
+                if isinstance(part, PictureAt):
+                    name = f"picture {len(images) + 1}"
+                    images.append(self._picture(part.url, name, fit))
+        self._require_passing(images)
+        opened = iter(images)
+        contents: list[list[UserPart]] = [
+            [part if isinstance(part, str) else next(opened) for part in turn.parts]
+            for turn in prompt.turns
+        ]
+        if not prompt.is_chat:
+            return self.model.encode(contents[0])
+        return self.model.encode_chat(
+            [
+                {"role": turn.role, "content": content}
+                for turn, content in zip(prompt.turns, contents, strict=True)
+            ]
+        )
 
     def _require_bounds(self, prompt: Prompt) -> None:
         pictures, most = len(prompt.urls), self.config.limits.max_images
@@ -211,8 +223,3 @@ def data_of(url: str, name: str) -> bytes:
             "again.",
             "invalid_picture",
         ) from error
-
-
-def _known(part: str | PictureAt) -> Part:
-    """A part whose picture, if it is one, is in codes already."""
-    return Text(part) if isinstance(part, str) else Image(data=b"")

@@ -13,13 +13,13 @@ from calumma.generate.model import Model
 from calumma.serve.answers import TokenCounts, Usage
 from calumma.serve.config import ServeConfig
 from calumma.serve.desk import Desk, Manner, Talk
-from calumma.serve.narration import Drawn, Ended, Said
 from calumma.serve.options import requests_of
+from calumma.serve.output_processor import Drawn, Ended, Said
 from calumma.serve.prompts import Prompt
-from calumma.serve.provenance import Origin, to_png
+from calumma.serve.provenance.image_metadata import Origin, to_png
+from calumma.serve.provenance.signing import Signer
 from calumma.serve.refusals import Refusal
-from calumma.serve.signing import Signer
-from calumma.serve.visits import Visit
+from calumma.serve.request_context import Visit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class Service:
     def usage(self, visit: Visit, asked: Asked, ended: Sequence[Ended]) -> Usage:
         """What a request has cost; it is counted and logged here."""
         read = self.counts([id_ for ids in asked.prompts for id_ in ids])
-        new = [id_ for end in ended for id_ in end.sample.ids[: end.num_ids]]
+        new = [id_ for end in ended for id_ in end.sample.token_ids[: end.num_ids]]
         made = self.counts(new)
         self._count(new, "made")
         visit.notes |= {"text_tokens": made.text_tokens, "image_tokens": made.image_tokens}

@@ -10,7 +10,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from calumma.serve.desk import Talk
 from calumma.serve.logs import note_mistake
-from calumma.serve.narration import Ended, Piece, Quiet
+from calumma.serve.output_processor import Ended, Piece, Quiet
 from calumma.serve.refusals import Problem, as_refusal
 
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

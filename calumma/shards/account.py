@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calumma.shards.manifest import Manifest, SourceCounts
-from calumma.wording import counted
+from calumma.text_format import counted
 
 NAMELESS = "(no source)"
 

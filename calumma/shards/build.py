@@ -9,11 +9,11 @@ from pathlib import Path
 from calumma.documents.document import Document
 from calumma.files import make_folder, replacing
 from calumma.runtime import STOP
-from calumma.shards.encode import DocumentEncoder
-from calumma.shards.encode import Tokenizers as Tokenizers
+from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.format import DROPPED, QUARANTINE_NAME, piece_name
 from calumma.shards.manifest import Manifest, Piece, write_pieces
 from calumma.shards.piece import PieceMaker, groups_of
+from calumma.tokens.folder import Tokenizers
 
 PIECE_DOCUMENTS = 512
 """Documents in a piece: the most work that a kill can lose."""
@@ -44,7 +44,7 @@ def build_shards(
     """
     make_folder(folder)
     encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
-    maker = PieceMaker(encoder, folder, tokenizers.fingerprint, skip_bad)
+    maker = PieceMaker(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
     pieces: list[Piece] = []
     for number, group in enumerate(groups_of(documents, PIECE_DOCUMENTS)):
         STOP.check(f"{folder} holds {len(pieces)} finished pieces")
@@ -65,7 +65,7 @@ def write_manifest(
         cleaning: the fingerprint of the rules by which documents were left out.
     """
     names: set[str] = set()
-    digest = hashlib.sha256(tokenizers.fingerprint.encode())
+    digest = hashlib.sha256(encoding_fingerprint(tokenizers).encode())
 
     with replacing(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
 

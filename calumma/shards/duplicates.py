@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from calumma.documents.clean import CleanConfig, exact_signature, near_signature
 from calumma.documents.document import Document
+from calumma.documents.document_filter import FilterConfig, exact_signature, near_signature
 from calumma.errors import ImageError
 from calumma.files import read_json, write_json
 
@@ -28,7 +28,7 @@ KINDS = {"exact": "duplicate", "near": "near-duplicate"}
 Signatures = dict[str, list[int | None]]
 
 
-def signatures(documents: Iterable[Document], config: CleanConfig) -> Signatures:
+def signatures(documents: Iterable[Document], config: FilterConfig) -> Signatures:
     """Of each document its signatures; None where a rule is off, or another leaves it out.
 
     So a document never goes as the duplicate of one that is not kept.

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
 from calumma.files import fingerprint_of
 from calumma.shards.format import VERSION
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.sequence import Sequence as TokenSequence
-from calumma.tokens.sequence import encode_document
+from calumma.tokens.sequence import TokenSequence, encode_document, image_fit
 from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
 
@@ -25,9 +23,6 @@ BATCH = 32
 """Pictures encoded at a time, always: the codes of a picture then do not depend on how many
 others happened to be encoded beside it, and a build that was killed ends in the same bytes."""
 
-PREPARATION = "content cropped, prompts padded; white ground; Lanczos; 32 pictures at a time; 1"
-"""How pictures and text are prepared; its number goes up when the ids of a document change."""
-
 REMEMBERED = 16 << 20
 """Bytes of pictures' codes that are remembered before all are forgotten: some 7,000 pictures of
 1,024 codes, and no more of small ones than fit."""
@@ -36,35 +31,9 @@ _BYTES_BESIDE = 350
 """What a picture takes beside its codes: its hash, a list's head, a place in a dictionary."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tokenizers:
-    """Both tokenizers, which must agree on the number of codes."""
-
-    text: TextTokenizer
-    image: ImageTokenizer
-
-    def __post_init__(self) -> None:
-        wanted, found = self.text.vocabulary.num_codes, self.image.config.num_codes
-        if wanted != found:
-            raise DocumentError(
-                f"the image tokenizer has {found} codes, the text tokenizer's vocabulary "
-                f"{wanted}; expected the same number. Train the text tokenizer with "
-                f"--num-codes {found}."
-            )
-
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """Twelve hex digits of each thing that decides the ids of a document."""
-        return {
-            "text_tokenizer": fingerprint_of(self.text.tokenizer.to_str(pretty=False)),
-            "image_tokenizer": self.image.fingerprint,
-            "preparation": fingerprint_of(PREPARATION),
-        }
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits of all of them and of the shards' format."""
-        return fingerprint_of(f"{VERSION} {sorted(self.fingerprints.items())}")
+def encoding_fingerprint(tokenizers: Tokenizers) -> str:
+    """Return twelve hex digits of the tokenizers and of the shards' format."""
+    return fingerprint_of(f"{VERSION} {sorted(tokenizers.fingerprints.items())}")
 
 
 class DocumentEncoder:
@@ -163,6 +132,6 @@ def pictures_of(document: Document) -> list[tuple[Image, Fit]]:
         if isinstance(part, Image):
             pictures.append((part, "crop"))
     for turn in document.messages:
-        fit: Fit = "crop" if turn.role == "assistant" else "pad"
+        fit = image_fit(turn.role)
         pictures += [(part, fit) for part in turn.parts if isinstance(part, Image)]
     return pictures

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from calumma.documents.document import Document, Image
-from calumma.documents.faults import UNREADABLE, Drop
+from calumma.documents.error_policy import UNREADABLE, DroppedDocument
 from calumma.errors import ImageError
 from calumma.files import read_json, sha256, write_json
 from calumma.shards.encode import DocumentEncoder
@@ -30,7 +30,9 @@ class PieceMaker:
     skip_bad: bool = False
     """Whether a document that cannot be read is left out and listed, instead of an error."""
 
-    def make(self, name: str, group: Sequence[Document], before: Sequence[Drop] = ()) -> Piece:
+    def make(
+        self, name: str, group: Sequence[Document], before: Sequence[DroppedDocument] = ()
+    ) -> Piece:
         """The piece of these documents; one that is there and whole is kept.
 
         Args:
@@ -72,7 +74,7 @@ class PieceMaker:
         )
         return (record["key"], piece) if whole else None
 
-    def _key(self, group: Sequence[Document], before: Sequence[Drop]) -> str:
+    def _key(self, group: Sequence[Document], before: Sequence[DroppedDocument]) -> str:
         """A hash of all that decides a piece's bytes."""
         head = [self.fingerprint, self.skip_bad, [asdict(drop) for drop in before]]
         digest = hashlib.sha256(repr(head).encode())
@@ -93,9 +95,9 @@ class PieceMaker:
     def _encode(self, group: Sequence[Document], writer: PieceWriter) -> None:
         for document, made in zip(group, self.encoder.encode_each(group), strict=True):
             if not isinstance(made, Exception):
-                writer.add(made.ids, made.counted, document.source)
+                writer.add(made.token_ids, made.loss_mask, document.source)
             elif self.skip_bad:
-                drop = Drop(
+                drop = DroppedDocument(
                     id=document.id, source=document.source, reason=UNREADABLE, detail=str(made)
                 )
                 writer.dropped.append(drop)

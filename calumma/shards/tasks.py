@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from calumma.documents.clean import CleanConfig
 from calumma.documents.document import Document, Image
-from calumma.documents.faults import UNREADABLE, Drop, OnError, stop
-from calumma.documents.places import place_name, place_of, state_of
-from calumma.documents.spans import Span, cut_spans, read_span, require_documents
+from calumma.documents.document_filter import FilterConfig
+from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError, stop
+from calumma.documents.file_splits import Span, cut_spans, read_span, require_documents
+from calumma.documents.paths import absolute_name, file_version, parse_path
 from calumma.errors import CalummaError, ShardError
 from calumma.files import (
     JsonLines,
@@ -43,12 +43,11 @@ from calumma.shards.duplicates import (
     signature_file,
     signatures,
 )
-from calumma.shards.encode import DocumentEncoder, Tokenizers
+from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.format import NOTE, piece_name
 from calumma.shards.manifest import Manifest, Piece
 from calumma.shards.piece import PieceMaker, groups_of
-from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.text import TextTokenizer
+from calumma.tokens.folder import Tokenizers
 
 WORK = ".build"
 
@@ -75,7 +74,7 @@ class BuildJob:
     decoders: int = 1
     """Threads of a worker that open pictures."""
 
-    cleaning: CleanConfig = field(default_factory=CleanConfig)
+    cleaning: FilterConfig = field(default_factory=FilterConfig)
     """Which documents are left out."""
 
     @property
@@ -107,7 +106,7 @@ def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
     make_folder(job.work / "tasks")
     (job.work / "stop").unlink(missing_ok=True)
     spans = (
-        [place_name(span.path), span.first, span.count, span.offset, span.split]
+        [absolute_name(span.path), span.first, span.count, span.offset, span.split]
         for span in cut_spans(paths, job.piece_documents)
     )
     tasks = len(write_json_lines(job.work / "plan.jsonl", spans))
@@ -125,25 +124,15 @@ def _span(job: BuildJob, number: int) -> Span:
     """What a task reads; the plan stays on disk, where each worker looks up its own line."""
     path = job.work / "plan.jsonl"
     name, first, count, offset, split = _lines(path, path.stat().st_mtime_ns)[number]
-    return Span(path=place_of(name), first=first, count=count, offset=offset, split=split)
+    return Span(path=parse_path(name), first=first, count=count, offset=offset, split=split)
 
 
-@lru_cache(maxsize=1)
-def load_tokenizers(folder: Path, device: str) -> Tokenizers:
-    """Both tokenizers of a folder; a second call in the same process loads nothing.
-
-    Raises:
-        TokenizerError: one is missing or broken.
-        DocumentError: they do not fit each other.
-    """
-    return Tokenizers(
-        text=TextTokenizer.load(folder), image=ImageTokenizer.load(folder, device=device)
-    )
+_tokenizers = lru_cache(maxsize=1)(Tokenizers.load)
 
 
 @lru_cache(maxsize=1)
 def _encoder(folder: Path, device: str, decoders: int) -> DocumentEncoder:
-    both = load_tokenizers(folder, device)
+    both = _tokenizers(folder, device)
     return DocumentEncoder(both.text, both.image, decoders=decoders)
 
 
@@ -166,10 +155,10 @@ class BuildTask:
         if job.stopping:
             return 0
         span = _span(job, rank)
-        tokenizers = load_tokenizers(job.tokenizers, job.device)
+        tokenizers = _tokenizers(job.tokenizers, job.device)
         encoder = _encoder(job.tokenizers, job.device, job.decoders)
-        maker = PieceMaker(encoder, job.out, tokenizers.fingerprint, job.skip_bad)
-        made_of = _made_of(job, rank, span, tokenizers.fingerprint)
+        maker = PieceMaker(encoder, job.out, encoding_fingerprint(tokenizers), job.skip_bad)
+        made_of = _made_of(job, rank, span, encoding_fingerprint(tokenizers))
         if (known := self._kept(rank, made_of, maker)) is not None:
             return known
         # On a CPU one thread computes, here and in every worker: how many share the work would
@@ -205,13 +194,15 @@ class BuildTask:
         write_json(job.note(rank), note)
         return documents
 
-    def _groups(self, rank: int, span: Span) -> Iterator[tuple[list[Document], list[Drop]]]:
+    def _groups(
+        self, rank: int, span: Span
+    ) -> Iterator[tuple[list[Document], list[DroppedDocument]]]:
         """The documents of each piece, with what was left out on the way to them."""
         job = self.job
-        faults: list[Drop] = []
+        faults: list[DroppedDocument] = []
 
         def note(error: CalummaError) -> None:
-            faults.append(Drop(id="", source="", reason=UNREADABLE, detail=str(error)))
+            faults.append(DroppedDocument(id="", source="", reason=UNREADABLE, detail=str(error)))
 
         on_error: OnError = note if job.skip_bad else stop
         duplicates = _duplicates(job, rank)
@@ -249,7 +240,7 @@ def _points_outside(document: Document) -> bool:
 def _made_of(job: BuildJob, rank: int, span: Span, fingerprint: str) -> list[Any]:
     """What decides a task's work, pictures in files of their own aside."""
     rules = [job.piece_documents, job.skip_bad, job.cleaning.fingerprint]
-    if job.cleaning.finds_duplicates:
+    if job.cleaning.needs_dedup:
         path = duplicate_file(job.work, rank)
         rules.append(sha256(path) if path.is_file() else "")
     where = [str(span.path), span.first, span.count, span.offset, span.split]
@@ -259,23 +250,23 @@ def _made_of(job: BuildJob, rank: int, span: Span, fingerprint: str) -> list[Any
 def _state(span: Span) -> list[Any]:
     """What changes with a span's file; empty where it does not tell, so that it is read again."""
     try:
-        return state_of(span.path)
+        return file_version(span.path)
     except OSError:
         return []  # whoever reads it tells
 
 
-def _duplicates(job: BuildJob, rank: int) -> Callable[[int, Document], Drop | None]:
+def _duplicates(job: BuildJob, rank: int) -> Callable[[int, Document], DroppedDocument | None]:
     """What says of a document of a task, by its place, whether it is an earlier one again."""
-    if not job.cleaning.finds_duplicates:
+    if not job.cleaning.needs_dedup:
         return lambda place, document: None
     known = read_json(duplicate_file(job.work, rank))
 
-    def judge(place: int, document: Document) -> Drop | None:
+    def judge(place: int, document: Document) -> DroppedDocument | None:
         if str(place) not in known:
             return None
         reason, task, earlier = known[str(place)]
         detail = f"of document {earlier} of task {task}, both from 0"
-        return Drop(id=document.id, source=document.source, reason=reason, detail=detail)
+        return DroppedDocument(id=document.id, source=document.source, reason=reason, detail=detail)
 
     return judge
 
@@ -290,7 +281,7 @@ class SignatureTask:
         """Write down the signatures of task `rank`; 0, as no document is done by that."""
         job = self.job
         span = _span(job, rank)
-        made_of = _made_of(replace(job, cleaning=CleanConfig()), rank, span, "")
+        made_of = _made_of(replace(job, cleaning=FilterConfig()), rank, span, "")
         made_of.append(job.cleaning.fingerprint)
         path = signature_file(job.work, rank)
         if job.stopping or (path.is_file() and read_json(path)["made_of"] == made_of):
@@ -316,7 +307,7 @@ class CompareTask:
 def steps(job: BuildJob, tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
     """What is done one after the other, each with the number of its tasks."""
     first: list[tuple[Callable[[Any, int, int], Any], int]] = []
-    if job.cleaning.finds_duplicates:
+    if job.cleaning.needs_dedup:
         first = [(SignatureTask(job), tasks), (CompareTask(job), 1)]
     return [*first, (BuildTask(job), tasks)]
 
@@ -339,7 +330,7 @@ def finish(job: BuildJob) -> Manifest:
             )
         found += read_json(note)["documents"]
     require_documents(record["documents"], found)
-    tokenizers = load_tokenizers(job.tokenizers, job.device)
+    tokenizers = _tokenizers(job.tokenizers, job.device)
     return write_manifest(
         job.out, tokenizers, _pieces(job, notes), cleaning=job.cleaning.fingerprint
     )

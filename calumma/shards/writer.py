@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calumma.documents.faults import Drop
+from calumma.documents.error_policy import DroppedDocument
 from calumma.files import replacing
 from calumma.shards import format as layout
 from calumma.shards.manifest import Piece, SourceCounts
@@ -31,7 +31,7 @@ class PieceWriter:
     sources: dict[str, SourceCounts] = field(default_factory=dict)
     """What came of each source, in the order of their first sequences."""
 
-    dropped: list[Drop] = field(default_factory=list)
+    dropped: list[DroppedDocument] = field(default_factory=list)
     """Documents left out, each with its reason."""
 
     def add(self, ids: Sequence[int], counted: Sequence[bool], source: str) -> None:

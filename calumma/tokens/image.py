@@ -26,7 +26,7 @@ from calumma.tokens.mistaken import refuse_model
 from calumma.tokens.pixels import scaled, to_array, to_picture
 from calumma.tokens.squares import Fit
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork, absent_parts
+from calumma.tokens.vq.network import VQNetwork, missing_modules
 from calumma.tokens.vq.trunk import Precision, Trunk
 
 CONFIG_FILE = "image_tokenizer.json"
@@ -61,9 +61,9 @@ class ImageTokenizer:
         return self.network.config
 
     @property
-    def draws(self) -> bool:
+    def has_decoder(self) -> bool:
         """Whether the network has its decoder; without it, codes cannot become pictures."""
-        return self.network.draws
+        return self.network.has_decoder
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +112,7 @@ class ImageTokenizer:
             ImageError: a code lies outside [0, num_codes), or the shape is another.
             TokenizerError: the network has no decoder.
         """
-        if not self.draws:
+        if not self.has_decoder:
             raise TokenizerError(
                 "this image tokenizer has no decoder, so codes cannot become pictures; expected one "
                 "that has. Take the tokenizers of a model folder with vq_decoder.safetensors "
@@ -258,7 +258,7 @@ class ImageTokenizer:
                 f"{CONFIG_FILE}. Copy the folder again, or train with "
                 "`calumma train-image-tokenizer`."
             ) from error
-        network = VQNetwork(config, absent_parts(tensors.keys()))
+        network = VQNetwork(config, missing_modules(tensors.keys()))
         own = network.state_dict()
         for name in sorted(own.keys() | tensors.keys()):
             found = list(tensors[name].shape) if name in tensors else "nothing"

@@ -9,22 +9,26 @@ counts in the loss; of a conversation only the answers count, each with the </s>
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from calumma.documents.document import Document, Part, Text, Turn
+from calumma.documents.document import Document, Part, Role, Text
 from calumma.errors import DocumentError, TokenizerError
+from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
+Segment = str | Seq[int]
+"""A text, or the codes of one image."""
+
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """The ids of one document, and which of them count in a loss."""
 
-    ids: list[int]
-    counted: list[bool]
+    token_ids: list[int]
+    loss_mask: list[bool]
 
 
 def encode_codes(codes: Seq[int], vocabulary: Vocabulary) -> list[int]:
@@ -33,7 +37,9 @@ def encode_codes(codes: Seq[int], vocabulary: Vocabulary) -> list[int]:
     return [vocabulary.begin_image, *inside, vocabulary.end_image]
 
 
-def encode_document(document: Document, tokenizer: TextTokenizer, codes: Seq[Seq[int]]) -> Sequence:
+def encode_document(
+    document: Document, tokenizer: TextTokenizer, codes: Seq[Seq[int]]
+) -> TokenSequence:
     """The sequence of a document whose pictures have these codes, in reading order.
 
     Raises:
@@ -44,25 +50,30 @@ def encode_document(document: Document, tokenizer: TextTokenizer, codes: Seq[Seq
     if not document.messages:
         inside = _encode_parts(document.content, tokenizer, pictures)
         ids = [vocabulary.bos, *inside, vocabulary.eos]
-        return Sequence(ids, [True] * len(ids))
+        return TokenSequence(ids, [True] * len(ids))
     ids, counted = [vocabulary.bos], [False]
     for prompt, answer in _pairs(document):
         asked = [*_encode_parts(prompt, tokenizer, pictures), vocabulary.end_turn]
         answered = [*_encode_parts(answer, tokenizer, pictures), vocabulary.eos]
         ids += asked + answered
         counted += [False] * len(asked) + [True] * len(answered)
-    return Sequence(ids, counted)
+    return TokenSequence(ids, counted)
 
 
 def _encode_parts(
-    parts: Seq[Part], tokenizer: TextTokenizer, pictures: Iterator[Seq[int]]
+    parts: Seq[Part], tokenizer: TextTokenizer, codes: Iterator[Seq[int]]
 ) -> list[int]:
+    segments = [part.text if isinstance(part, Text) else next(codes) for part in parts]
+    return _encode_segments(segments, tokenizer)
+
+
+def _encode_segments(segments: Seq[Segment], tokenizer: TextTokenizer) -> list[int]:
     ids: list[int] = []
-    for part in parts:
-        if isinstance(part, Text):
-            ids += tokenizer.encode(part.text)
+    for segment in segments:
+        if isinstance(segment, str):
+            ids += tokenizer.encode(segment)
         else:
-            ids += encode_codes(next(pictures), tokenizer.vocabulary)
+            ids += encode_codes(segment, tokenizer.vocabulary)
     return ids
 
 
@@ -88,37 +99,49 @@ def _pairs(document: Document) -> Iterator[tuple[tuple[Part, ...], tuple[Part, .
 
 
 def encode_prompt(
-    parts: Seq[Part], tokenizer: TextTokenizer, codes: Seq[Seq[int]], *, answer: bool
+    segments: Seq[Segment], tokenizer: TextTokenizer, *, add_generation_prompt: bool
 ) -> list[int]:
-    """The ids a model goes on from: bos and the parts, and end of turn to ask for an answer."""
+    """Encode a prompt: begin-of-sequence, then its texts and images in reading order.
+
+    Args:
+        segments: texts and image codes.
+        tokenizer: encodes the texts.
+        add_generation_prompt: append end-of-turn, after which the model answers; without it the
+            model continues the prompt.
+    """
     vocabulary = tokenizer.vocabulary
-    ids = [vocabulary.bos, *_encode_parts(parts, tokenizer, iter(codes))]
-    return [*ids, vocabulary.end_turn] if answer else ids
+    ids = [vocabulary.bos, *_encode_segments(segments, tokenizer)]
+    return [*ids, vocabulary.end_turn] if add_generation_prompt else ids
 
 
-def encode_turns(turns: Seq[Turn], tokenizer: TextTokenizer, codes: Seq[Seq[int]]) -> list[int]:
-    """The ids behind which a conversation goes on, laid out as in a document of turns.
+def encode_turns(turns: Iterable[tuple[Role, Seq[Segment]]], tokenizer: TextTokenizer) -> list[int]:
+    """Encode a conversation as the prompt of its next answer, laid out as in a document of turns.
 
-    Behind a user's turn the answer begins; an assistant's turn that comes last is gone on with.
+    After a user turn the model answers; an assistant turn that comes last is continued.
 
     Raises:
-        DocumentError: an answer stands without a prompt.
+        DocumentError: an assistant turn has no prompt.
     """
-    vocabulary, pictures = tokenizer.vocabulary, iter(codes)
-    ids, before = [vocabulary.bos], ""
-    for turn in turns:
-        if turn.role == "assistant":
-            if before in ("", "assistant"):
+    vocabulary = tokenizer.vocabulary
+    ids, previous_role = [vocabulary.bos], ""
+    for role, segments in turns:
+        if role == "assistant":
+            if previous_role in ("", "assistant"):
                 raise DocumentError(
                     "an answer stands without a prompt; expected a user turn before every assistant "
                     "turn. Add the prompt, or join the two answers."
                 )
             ids.append(vocabulary.end_turn)
-        elif before == "assistant":
+        elif previous_role == "assistant":
             ids.append(vocabulary.eos)
-        ids += _encode_parts(turn.parts, tokenizer, pictures)
-        before = turn.role
-    return ids if before == "assistant" else [*ids, vocabulary.end_turn]
+        ids += _encode_segments(segments, tokenizer)
+        previous_role = role
+    return ids if previous_role == "assistant" else [*ids, vocabulary.end_turn]
+
+
+def image_fit(role: Role) -> Fit:
+    """Return how images of a turn become square: the assistant's are cropped, others padded."""
+    return "crop" if role == "assistant" else "pad"
 
 
 def split_ids(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:

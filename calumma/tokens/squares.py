@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageCms
 
-from calumma.documents.opening import broken
+from calumma.documents.image_decoding import broken_image_message
 from calumma.errors import ImageError
 
 Fit = Literal["crop", "pad"]
@@ -50,7 +50,7 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     try:
         decode()
     except Exception as error:
-        raise ImageError(broken("a picture", error)) from error
+        raise ImageError(broken_image_message("a picture", error)) from error
     picture = _upright(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from calumma.errors import ConfigError
 from calumma.files import make_folder, replacing
 from calumma.model.decoder import INITIAL_STD, Decoder, Head
-from calumma.train.config_finetune import AdaptConfig
+from calumma.train.config_finetune import TrainableConfig
 from calumma.vocabulary import Vocabulary
 
 FILE_NAME = "adapter.safetensors"
@@ -91,7 +91,7 @@ def image_rows(vocabulary: Vocabulary) -> range:
     return range(vocabulary.codes.start, vocabulary.begin_image + 1)
 
 
-def adapt(decoder: Decoder, config: AdaptConfig, vocabulary: Vocabulary) -> None:
+def adapt(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabulary) -> None:
     """Freeze what is not to learn, and put what learns beside it; to be called before sharding.
 
     The new parameters have no values yet: `fresh_additions` gives them.
@@ -104,20 +104,20 @@ def adapt(decoder: Decoder, config: AdaptConfig, vocabulary: Vocabulary) -> None
     if config.is_whole:
         return
     decoder.requires_grad_(False)
-    if config.matrices == "lora":
+    if config.blocks == "lora":
         for parent in list(decoder.blocks.modules()):
             for name, inner in list(parent.named_children()):
                 if isinstance(inner, nn.Linear):
-                    scale = config.alpha / config.rank
-                    setattr(parent, name, LowRankLinear(inner, config.rank, scale))
-    if config.tables == "none":
+                    scale = config.lora_alpha / config.lora_rank
+                    setattr(parent, name, LowRankLinear(inner, config.lora_rank, scale))
+    if config.embeddings == "none":
         return
-    if config.rows == "all":
+    if config.vocab_rows == "all":
         decoder.head.requires_grad_(True)
-        decoder.embedding.requires_grad_(config.tables == "all")
+        decoder.embedding.requires_grad_(config.embeddings == "all")
         return
     decoder.head = RowsHead(decoder.head, image_rows(vocabulary))
-    if config.tables == "all":
+    if config.embeddings == "all":
         decoder.embedding = RowsEmbedding(decoder.embedding, image_rows(vocabulary))
 
 
@@ -157,7 +157,7 @@ def merged(decoder: Decoder) -> Decoder:
     return made
 
 
-def save_adapter(folder: Path, decoder: Decoder, config: AdaptConfig) -> None:
+def save_adapter(folder: Path, decoder: Decoder, config: TrainableConfig) -> None:
     """Write what learned, alone: `adapter.safetensors`, by the names of the decoder's modules.
 
     Its metadata say how LoRA's additions are scaled.
@@ -168,13 +168,13 @@ def save_adapter(folder: Path, decoder: Decoder, config: AdaptConfig) -> None:
         if parameter.requires_grad
     }
     make_folder(folder)
-    about = {"format": "pt", "rank": str(config.rank), "alpha": str(config.alpha)}
+    about = {"format": "pt", "rank": str(config.lora_rank), "alpha": str(config.lora_alpha)}
     # Not save_file, whose files only their owner can read, whatever the umask.
     with replacing(folder / FILE_NAME) as temporary:
         temporary.write_bytes(save(learned, about))
 
 
-def require_shardable(config: AdaptConfig, tensor: int) -> None:
+def require_shardable(config: TrainableConfig, tensor: int) -> None:
     """Refuse additions where tensor ranks share the matrices.
 
     Raises:
@@ -182,6 +182,6 @@ def require_shardable(config: AdaptConfig, tensor: int) -> None:
     """
     if tensor > 1 and not config.is_whole:
         raise ConfigError(
-            f"parallel.tensor={tensor} cuts matrices that adapt.matrices={config.matrices!r} adds "
+            f"parallel.tensor={tensor} cuts matrices that adapt.matrices={config.blocks!r} adds "
             "to; expected whole ones. Set parallel.tensor=1 (FSDP2 shards them all the same)."
         )

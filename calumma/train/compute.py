@@ -16,8 +16,8 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
+from calumma.model.attention_backends import PackedDocumentAttention
 from calumma.model.decoder import Decoder
-from calumma.model.sight import Spans
 from calumma.train.config import ComputeConfig
 
 _aten = torch.ops.aten
@@ -46,17 +46,19 @@ def prepare(decoder: Decoder, config: ComputeConfig) -> None:
     if backend == "auto":
         backend = "inductor" if decoder.embedding.weight.is_cuda else "none"
     for block in decoder.blocks:
-        if config.recompute != "none":
-            context = _selective if config.recompute == "selective" else noop_context_fn
+        if config.activation_checkpointing != "none":
+            context = (
+                _selective if config.activation_checkpointing == "selective" else noop_context_fn
+            )
             kept = partial(checkpoint, block.forward, use_reentrant=False, context_fn=context)
             # On the instance, not around it: a wrapping module would rename the parameters.
             block.forward = kept
         if backend != "none":
             block.compile(backend=backend)
-    if backend != "none" and not hasattr(Spans.__call__, "_torchdynamo_disable"):
+    if backend != "none" and not hasattr(PackedDocumentAttention.__call__, "_torchdynamo_disable"):
         # Stacks have other shapes in every batch: compiled, they would be so each time. Said here
         # and not there, because the compiler takes seconds to import.
-        Spans.__call__ = torch.compiler.disable(Spans.__call__)  # type: ignore[method-assign]
+        PackedDocumentAttention.__call__ = torch.compiler.disable(PackedDocumentAttention.__call__)  # type: ignore[method-assign]
 
 
 def _selective() -> tuple[Any, Any]:

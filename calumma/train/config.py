@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calumma.batches.mixture import second_stage
-from calumma.batches.stream import StreamConfig
+from calumma.batches.stream import DataConfig
 from calumma.errors import ConfigError
-from calumma.model.sizes import decoder_size
-from calumma.train.watch import WatchConfig
+from calumma.model.presets import decoder_size
+from calumma.train.watch import StabilityConfig
 from calumma.train.writers import LogConfig
 
 
@@ -18,20 +18,20 @@ from calumma.train.writers import LogConfig
 class OptimizerConfig:
     """How weights follow gradients."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"
     """adamw is the paper's; muon steps matrices inside the blocks along orthogonalised momentum
     and leaves the rest to AdamW: it learns faster in short runs."""
 
-    peak_rate: float = 1e-4
+    lr: float = 1e-4
     """Highest learning rate of AdamW."""
 
-    muon_rate: float = 0.02
+    muon_lr: float = 0.02
     """Highest learning rate of Muon's matrices."""
 
     betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = 1e-5
+    eps: float = 1e-5
     weight_decay: float = 0.1
-    max_gradient_norm: float = 1.0
+    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class ScheduleConfig:
     """How the rate runs over the steps: a linear warm-up, then a decay."""
 
     warmup_steps: int = 4000
-    decay: Literal["exponential", "cosine"] = "exponential"
+    decay_type: Literal["exponential", "cosine"] = "exponential"
 
-    final_share: float = 0.01
+    min_lr_factor: float = 0.01
     """Share of the peak that is left at the last step."""
 
 
@@ -57,7 +57,7 @@ class ComputeConfig:
     compile: Literal["auto", "none", "inductor", "aot_eager"] = "auto"
     """Compiler of each block. "auto" is inductor on a GPU and none on a CPU."""
 
-    recompute: Literal["none", "selective", "full"] = "none"
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it: nothing; all but the results
     of matrix products and attention; or all of a block."""
 
@@ -66,22 +66,22 @@ class ComputeConfig:
 class ParallelConfig:
     """How the ranks of torchrun share one decoder; what is left of them shards weights and rows."""
 
-    replicas: int = 1
+    data_parallel_replicate: int = 1
     """Groups of ranks that hold the whole decoder each, in shards (HSDP): gradients alone travel
     between them."""
 
-    tensor: int = 1
+    tensor_parallel: int = 1
     """Ranks that share each matrix product of a block, and the places of its rows between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EyesConfig:
+class DiagnosticsConfig:
     """What is looked at now and then: attention's logits by layer, and how far weights move."""
 
-    every: int = 20
+    interval: int = 20
     """Steps between two looks; 0 never looks."""
 
-    places: int = 256
+    num_tokens: int = 256
     """Of a row that are read once more, to see the logits of all layers."""
 
 
@@ -95,10 +95,10 @@ class LoaderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderShape:
+class DecoderShapeConfig:
     """The shape of a new decoder; its vocabulary comes from the shards.
 
-    `size = "94M"` in the table takes a shape of model/sizes.py for the fields that are left out.
+    `size = "94M"` in the table takes a shape of model/presets.py for the fields that are left out.
     """
 
     model_dim: int = 192
@@ -106,7 +106,7 @@ class DecoderShape:
     num_heads: int = 6
     num_kv_heads: int = 6
     feed_forward_dim: int = 512
-    max_tokens: int = 4096
+    max_seq_len: int = 4096
     norm_order: Literal["pre", "reordered"] = "pre"
     qk_norm: Literal["layer", "rms", "none"] = "layer"
     dropout: float = 0.0
@@ -115,7 +115,7 @@ class DecoderShape:
     def size(name: str) -> dict[str, Any]:
         """The fields of a named size; raises `ConfigError` for an unknown one."""
         shape = decoder_size(name)
-        return {field.name: getattr(shape, field.name) for field in fields(DecoderShape)}
+        return {field.name: getattr(shape, field.name) for field in fields(DecoderShapeConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +133,10 @@ class StageTwoConfig:
     weights: dict[str, float] = field(default_factory=dict)
     """Share of each source; where there are none, stage one's are kept in part."""
 
-    kept: float = 0.5
+    stage_one_fraction: float = 0.5
     """Share of stage two that is stage one's mixture (the paper's half)."""
 
-    added: dict[str, float] = field(default_factory=dict)
+    added_weights: dict[str, float] = field(default_factory=dict)
     """How the rest is shared out: better sources, and instructions."""
 
 
@@ -153,7 +153,7 @@ class TrainConfig:
     steps: int = 1000
     seed: int = 0
     device: str = "auto"
-    z_loss: float = 1e-5
+    z_loss_weight: float = 1e-5
     accumulate: int = 1
     """Batches added up for one step."""
 
@@ -171,14 +171,14 @@ class TrainConfig:
     """Whether training goes on while a checkpoint is written, from a copy in the machine's memory.
     "auto" does so for a GPU; a CPU has neither cores nor memory to spare."""
 
-    stream: StreamConfig = field(default_factory=StreamConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    eyes: EyesConfig = field(default_factory=EyesConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
@@ -187,10 +187,10 @@ class TrainConfig:
                 f"steps={self.steps}, save_every={self.save_every} and accumulate="
                 f"{self.accumulate}; expected at least 1 of each."
             )
-        if self.stream.row_length % self.parallel.tensor:
+        if self.data.seq_len % self.parallel.tensor_parallel:
             raise ConfigError(
-                f"stream.row_length={self.stream.row_length} does not divide over "
-                f"parallel.tensor={self.parallel.tensor} ranks; expected a multiple."
+                f"stream.row_length={self.data.seq_len} does not divide over "
+                f"parallel.tensor={self.parallel.tensor_parallel} ranks; expected a multiple."
             )
 
 
@@ -201,17 +201,17 @@ class PretrainConfig(TrainConfig):
     stage_one: StageConfig
     stage_two: StageTwoConfig
 
-    stage_two_share: float = 0.2
+    stage_two_fraction: float = 0.2
     """Share of the steps, at the end, that are stage two (the paper's fifth)."""
 
-    model: DecoderShape = field(default_factory=DecoderShape)
+    model: DecoderShapeConfig = field(default_factory=DecoderShapeConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.stage_two.weights) == bool(self.stage_two.added):
+        if bool(self.stage_two.weights) == bool(self.stage_two.added_weights):
             raise ConfigError(
                 f"stage two has weights {self.stage_two.weights} of its own and adds "
-                f"{self.stage_two.added} to stage one's; expected one of the two: "
+                f"{self.stage_two.added_weights} to stage one's; expected one of the two: "
                 "[stage_two.weights], or [stage_two.added]."
             )
 
@@ -219,4 +219,6 @@ class PretrainConfig(TrainConfig):
     def stage_two_weights(self) -> dict[str, float]:
         """Share of each source in stage two."""
         two = self.stage_two
-        return two.weights or second_stage(self.stage_one.weights, two.added, kept=two.kept)
+        return two.weights or second_stage(
+            self.stage_one.weights, two.added_weights, kept=two.stage_one_fraction
+        )

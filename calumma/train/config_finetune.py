@@ -28,7 +28,7 @@ CATEGORIES = (
 class FinetuneOptimizerConfig(OptimizerConfig):
     """As for pre-training, but for the rate."""
 
-    peak_rate: float = 1e-5
+    lr: float = 1e-5
     """Highest learning rate of AdamW (the paper's)."""
 
 
@@ -39,50 +39,52 @@ class FinetuneScheduleConfig(ScheduleConfig):
     warmup_steps: int = 100
     """The paper does not state its own."""
 
-    decay: Literal["exponential", "cosine"] = "cosine"
+    decay_type: Literal["exponential", "cosine"] = "cosine"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptConfig:
+class TrainableConfig:
     """Which weights learn; the model that comes out is a whole one in any case."""
 
-    matrices: Literal["all", "lora", "none"] = "all"
+    blocks: Literal["all", "lora", "none"] = "all"
     """Of the blocks: all of them (and the norms), a low-rank addition to each matrix
     (LoRA, arXiv:2106.09685), or none."""
 
-    rank: int = 16
+    lora_rank: int = 16
     """Of LoRA's additions."""
 
-    alpha: float = 32.0
+    lora_alpha: float = 32.0
     """LoRA's additions are multiplied by alpha / rank."""
 
-    tables: Literal["all", "head", "none"] = "all"
+    embeddings: Literal["all", "head", "none"] = "all"
     """Of the two tables that have a row for each id: embedding and head, the head alone, or
     neither."""
 
-    rows: Literal["all", "image"] = "all"
+    vocab_rows: Literal["all", "image"] = "all"
     """Of the tables that learn: every row, or only those of image codes and of begin and end of
     an image. With matrices "none" and tables "head" this is how Anole (arXiv:2407.06135) made a
     model draw again."""
 
     def __post_init__(self) -> None:
-        if self.matrices == "none" and self.tables == "none":
+        if self.blocks == "none" and self.embeddings == "none":
             raise ConfigError(
                 "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; expected one "
                 "of them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'."
             )
-        if self.rank < 1:
-            raise ConfigError(f"adapt.rank={self.rank}; expected at least 1. Raise adapt.rank.")
-        if self.matrices == "all" and (self.tables != "all" or self.rows != "all"):
+        if self.lora_rank < 1:
             raise ConfigError(
-                f"adapt.tables={self.tables!r} and adapt.rows={self.rows!r} with all matrices; "
+                f"adapt.rank={self.lora_rank}; expected at least 1. Raise adapt.rank."
+            )
+        if self.blocks == "all" and (self.embeddings != "all" or self.vocab_rows != "all"):
+            raise ConfigError(
+                f"adapt.tables={self.embeddings!r} and adapt.rows={self.vocab_rows!r} with all matrices; "
                 "expected matrices that stay. Set adapt.matrices='lora' or 'none'."
             )
 
     @property
     def is_whole(self) -> bool:
         """Whether every weight learns, as in the paper."""
-        return self.matrices == "all"
+        return self.blocks == "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class FinetuneConfig(TrainConfig):
     categories: dict[str, dict[str, float]] = field(default_factory=dict)
     """Sources of each of the six categories, with their shares inside it."""
 
-    category_shares: dict[str, float] = field(default_factory=dict)
+    category_weights: dict[str, float] = field(default_factory=dict)
     """Share of each category; those that are left out have 1."""
 
     balance: Literal["told", "pairings"] = "told"
@@ -108,7 +110,7 @@ class FinetuneConfig(TrainConfig):
     dropout: float = 0.05
     """The paper's; 0 for models with re-ordered norms."""
 
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    trainable: TrainableConfig = field(default_factory=TrainableConfig)
     optimizer: FinetuneOptimizerConfig = field(default_factory=FinetuneOptimizerConfig)
     schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
 
@@ -119,7 +121,7 @@ class FinetuneConfig(TrainConfig):
                 f"weights {self.weights} and categories {self.categories}; expected one of the two: "
                 "[weights], or a table for each category, such as [categories.text]."
             )
-        told = {*self.categories, *self.category_shares}
+        told = {*self.categories, *self.category_weights}
         unknown = sorted(told - (set(self.categories) & set(CATEGORIES)))
         if unknown:
             raise ConfigError(
@@ -146,7 +148,7 @@ class FinetuneConfig(TrainConfig):
             return self.weights
         shares: dict[str, float] = {}
         for category, inside in self.categories.items():
-            whole = self.category_shares.get(category, 1.0) / sum(inside.values())
+            whole = self.category_weights.get(category, 1.0) / sum(inside.values())
             for source, weight in inside.items():
                 shares[source] = shares.get(source, 0.0) + whole * weight
         return shares

@@ -9,12 +9,12 @@ from typing import Literal
 from calumma.errors import ConfigError
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import NORM_GROUPS, VQConfig
-from calumma.train.watch import WatchConfig
+from calumma.train.watch import StabilityConfig
 from calumma.train.writers import LogConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class VQLossConfig:
     """What the reconstructions are judged by, and how much each judgement counts."""
 
     l1_weight: float = 1.0
@@ -29,14 +29,14 @@ class LossConfig:
 
     perceptual_weight: float = 1.0
 
-    adversarial_weight: float = 0.0
+    disc_weight: float = 0.0
     """Weight of the discriminator's judgement, on top of the adaptive one; 0 trains none."""
 
-    adversarial_start_step: int = 0
+    disc_start_step: int = 0
     """The first step at which the discriminator is trained and asked."""
 
-    discriminator_channels: int = 64
-    discriminator_layers: int = 3
+    disc_channels: int = 64
+    disc_num_layers: int = 3
 
     def __post_init__(self) -> None:
         known = ("none", "pyramid", "efficientnet-lite0")
@@ -45,15 +45,15 @@ class LossConfig:
                 f"losses.perceptual={self.perceptual!r} is not known; expected "
                 f"{', '.join(known)}, or the path of a TorchScript file (.pt)."
             )
-        weights = (self.l1_weight, self.l2_weight, self.perceptual_weight, self.adversarial_weight)
+        weights = (self.l1_weight, self.l2_weight, self.perceptual_weight, self.disc_weight)
         if min(weights) < 0.0 or self.l1_weight + self.l2_weight == 0.0:
             raise ConfigError(
                 f"losses: l1_weight={self.l1_weight} and l2_weight={self.l2_weight}; expected no "
                 "weight under 0, and one of these two above it."
             )
-        if self.discriminator_channels % NORM_GROUPS or self.discriminator_channels < 1:
+        if self.disc_channels % NORM_GROUPS or self.disc_channels < 1:
             raise ConfigError(
-                f"losses.discriminator_channels={self.discriminator_channels}; expected a multiple "
+                f"losses.discriminator_channels={self.disc_channels}; expected a multiple "
                 f"of {NORM_GROUPS}, such as {2 * NORM_GROUPS}."
             )
 
@@ -74,7 +74,7 @@ class RegionConfig:
     """Whose features faces are to keep: the packaged backbone, or the path of a TorchScript file
     with a network taught on faces, which keeps likenesses better."""
 
-    face_repeats: int = 2
+    face_oversampling: int = 2
     """How often an epoch a picture with a face comes; the paper's is 2."""
 
     objects: Literal["none", "saliency", "given"] = "none"
@@ -85,7 +85,7 @@ class RegionConfig:
     object_network: str = "efficientnet-lite0"
     """Whose features objects are to keep; as `face_network`."""
 
-    side: int = 64
+    crop_size: int = 64
     """Pixels of the square to which a region is stretched; a multiple of 32."""
 
     def __post_init__(self) -> None:
@@ -98,9 +98,9 @@ class RegionConfig:
                     f"regions.{name}={getattr(self, name)!r} is not known; expected one of "
                     f"{', '.join(known)}."
                 )
-        if self.side < 1 or self.side % 32 or self.face_repeats < 1:
+        if self.crop_size < 1 or self.crop_size % 32 or self.face_oversampling < 1:
             raise ConfigError(
-                f"regions.side={self.side} and regions.face_repeats={self.face_repeats}; expected a "
+                f"regions.side={self.crop_size} and regions.face_repeats={self.face_oversampling}; expected a "
                 "multiple of 32, and at least 1."
             )
 
@@ -115,17 +115,17 @@ class RegionConfig:
 class AugmentConfig:
     """How a picture is changed each time it comes."""
 
-    smallest_crop: float = 1.0
+    min_crop_scale: float = 1.0
     """Squares are cut out anywhere, their sides from this share of the picture's shorter side up
     to all of it; 1 takes the middle, as the finished tokenizer does."""
 
-    mirror: bool = False
+    horizontal_flip: bool = False
     """Whether half of the pictures are mirrored left to right; text then is, too."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.smallest_crop <= 1.0:
+        if not 0.0 < self.min_crop_scale <= 1.0:
             raise ConfigError(
-                f"augment.smallest_crop={self.smallest_crop}; expected a share above 0 and at most "
+                f"augment.smallest_crop={self.min_crop_scale}; expected a share above 0 and at most "
                 "1 (off), such as 0.5."
             )
 
@@ -140,15 +140,15 @@ class ImageTokenizerTrainConfig:
 
     network: VQConfig
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    losses: LossConfig = field(default_factory=LossConfig)
+    losses: VQLossConfig = field(default_factory=VQLossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
 
-    continuous_steps: int = 0
+    quantize_start_step: int = 0
     """First steps without quantisation, after which the codebook starts as the k-means centres
     of that batch. 0 quantises from the start, with k-means on the first batch."""
 
-    peak_rate: float = 1e-3
+    lr: float = 1e-3
     """The highest learning rate of both optimizers."""
 
     betas: tuple[float, float] = (0.5, 0.9)
@@ -158,11 +158,11 @@ class ImageTokenizerTrainConfig:
     warmup_steps: int = 0
     """Steps over which the rate rises from 0 to its peak; then it falls as half a cosine."""
 
-    final_rate_share: float = 0.0
+    min_lr_factor: float = 0.0
     """The rate at the last step, as a share of the peak."""
 
-    max_gradient_norm: float = 1.0
-    averaging_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
     """How slowly the running mean of the weights, which is what is kept, forgets; 0 keeps the
     weights themselves."""
 
@@ -177,27 +177,27 @@ class ImageTokenizerTrainConfig:
             raise ConfigError(
                 f"steps={self.steps} and batch_size={self.batch_size}; expected at least 1 of each."
             )
-        if not 0 <= self.continuous_steps < self.steps:
+        if not 0 <= self.quantize_start_step < self.steps:
             raise ConfigError(
-                f"continuous_steps={self.continuous_steps} leaves no step with codes; "
+                f"continuous_steps={self.quantize_start_step} leaves no step with codes; "
                 f"expected less than steps={self.steps}."
             )
-        if not 0.0 <= self.averaging_decay < 1.0:
+        if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(
-                f"averaging_decay={self.averaging_decay}; expected from 0 (off) to below 1."
+                f"averaging_decay={self.ema_decay}; expected from 0 (off) to below 1."
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(
                 f'precision={self.precision!r} is not known; expected "float32" or "bfloat16".'
             )
 
-    def rate(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         if step < self.warmup_steps:
-            return self.peak_rate * (step + 1) / self.warmup_steps
+            return self.lr * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-        return self.peak_rate * (self.final_rate_share + (1.0 - self.final_rate_share) * fall)
+        return self.lr * (self.min_lr_factor + (1.0 - self.min_lr_factor) * fall)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class ImageTokenizerRun:
     save_every: int = 200
     """Steps between two checkpoints; the last two are kept."""
 
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     """Of its loss and gradients alone."""
 
     log: LogConfig = field(default_factory=LogConfig)

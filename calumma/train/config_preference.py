@@ -8,23 +8,23 @@ from pathlib import Path
 from calumma.errors import ConfigError
 from calumma.train.config import ComputeConfig, ParallelConfig
 from calumma.train.config_finetune import (
-    AdaptConfig,
     FinetuneOptimizerConfig,
     FinetuneScheduleConfig,
+    TrainableConfig,
 )
-from calumma.train.watch import WatchConfig
+from calumma.train.watch import StabilityConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceOptimizerConfig(FinetuneOptimizerConfig):
+class DPOOptimizerConfig(FinetuneOptimizerConfig):
     """As for fine-tuning, but for the rate."""
 
-    peak_rate: float = 1e-6
+    lr: float = 1e-6
     """Highest learning rate of AdamW: a tenth of fine-tuning's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig:
+class DPOConfig:
     """Which answers were preferred, and how far the model may go for them."""
 
     pairs: tuple[Path, ...]
@@ -33,41 +33,46 @@ class PairsConfig:
     beta: float = 0.1
     """Weight of the pull back to the model that the run starts from."""
 
-    doubt: float = 0.0
+    label_smoothing: float = 0.0
     """Probability that a preference is the wrong way round (conservative DPO), below a half."""
 
-    answer_weight: float = 0.0
+    sft_weight: float = 0.0
     """Weight of the chosen answers' own loss, in nats an id: keeps them likely in themselves."""
 
     def __post_init__(self) -> None:
-        if not self.pairs or self.beta <= 0 or not 0 <= self.doubt < 0.5 or self.answer_weight < 0:
+        if (
+            not self.pairs
+            or self.beta <= 0
+            or not 0 <= self.label_smoothing < 0.5
+            or self.sft_weight < 0
+        ):
             raise ConfigError(
                 f"preference.pairs={[str(path) for path in self.pairs]}, beta={self.beta}, "
-                f"doubt={self.doubt}, answer_weight={self.answer_weight}; expected a file, a beta "
+                f"doubt={self.label_smoothing}, answer_weight={self.sft_weight}; expected a file, a beta "
                 "above 0, a doubt below 0.5, and no negative weight."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceConfig:
+class DPOTrainConfig:
     """Preference tuning of a model folder (DPO, arXiv:2305.18290) on mixed-modal answers."""
 
     model: Path
     """Folder of the model to start from, which is the reference too."""
 
-    preference: PairsConfig
+    dpo: DPOConfig
 
     steps: int = 200
     seed: int = 0
     device: str = "auto"
 
-    pairs_per_step: int = 32
+    batch_size: int = 32
     """Pairs that a step learns from, on all ranks together."""
 
-    row_length: int = 4096
+    seq_len: int = 4096
     """Ids in a row; a row holds as many answers as fit, isolated."""
 
-    pairs_at_once: int = 4
+    micro_batch_size: int = 4
     """Pairs that go through the decoder together; a step takes its pairs one such group after
     another, and what it learns does not depend on it."""
 
@@ -77,23 +82,23 @@ class PreferenceConfig:
     keep_every: int = 0
     """As in `TrainConfig`."""
 
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    optimizer: PreferenceOptimizerConfig = field(default_factory=PreferenceOptimizerConfig)
+    trainable: TrainableConfig = field(default_factory=TrainableConfig)
+    optimizer: DPOOptimizerConfig = field(default_factory=DPOOptimizerConfig)
     schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.save_every, self.pairs_per_step, self.pairs_at_once) < 1:
+        if min(self.steps, self.save_every, self.batch_size, self.micro_batch_size) < 1:
             raise ConfigError(
                 f"steps={self.steps}, save_every={self.save_every}, pairs_per_step="
-                f"{self.pairs_per_step} and pairs_at_once={self.pairs_at_once}; expected at least 1 "
+                f"{self.batch_size} and pairs_at_once={self.micro_batch_size}; expected at least 1 "
                 "of each."
             )
-        if self.parallel.tensor > 1:
+        if self.parallel.tensor_parallel > 1:
             raise ConfigError(
-                f"parallel.tensor={self.parallel.tensor}: preference tuning judges whole answers, "
+                f"parallel.tensor={self.parallel.tensor_parallel}: preference tuning judges whole answers, "
                 "which tensor ranks cut; expected 1. FSDP2 over all ranks is there without it."
             )
         if self.compute.precision == "float8":

@@ -15,9 +15,11 @@ from torch import Tensor
 from calumma.batches.ahead import AheadStream
 from calumma.batches.batch import Batch
 from calumma.batches.stream import Stream, StreamState
-from calumma.checkpoints.run import Keep, Saved
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint
+from calumma.gpu_specs import gpu_called
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.plan.time_estimate import flops_a_token
 from calumma.runtime import choose_device, most_memory
 from calumma.shards.reader import ShardReader
 from calumma.train.compute import computed_in, prepare
@@ -25,7 +27,6 @@ from calumma.train.config import TrainConfig
 from calumma.train.exports import Exporter, Exports
 from calumma.train.eyes import Look, look
 from calumma.train.float8 import require_float8, to_float8
-from calumma.train.gpus import gpu_called
 from calumma.train.loop import Course, LoopConfig, Progress, run_loop
 from calumma.train.optimizer import (
     make_optimizers,
@@ -42,7 +43,6 @@ from calumma.train.parallel import (
     placed,
     unchanged,
 )
-from calumma.train.plan_speed import flops_a_token
 from calumma.train.schedule import rate_share
 from calumma.train.step import ALL, StepRules, optimizer_step, seed_step, to_device
 from calumma.train.world import joined
@@ -70,8 +70,8 @@ class DecoderLearner:
         self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
         self.rules = StepRules(
             vocabulary=self.stream.vocabulary,
-            z_loss=self.config.z_loss,
-            max_gradient_norm=self.config.optimizer.max_gradient_norm,
+            z_loss=self.config.z_loss_weight,
+            max_gradient_norm=self.config.optimizer.max_grad_norm,
             computed_in=computed_in(self.config.compute, self.decoder.embedding.weight.device),
         )
 
@@ -96,15 +96,15 @@ class DecoderLearner:
         whole = time.perf_counter() - started
         return told | {
             "stage": 1 if self.weights_at(number) == self.weights_at(0) else 2,
-            "rate": self.config.optimizer.peak_rate * share,
+            "rate": self.config.optimizer.lr * share,
             "data_wait_share": waited / whole,
             "memory_bytes": most_memory(self.decoder.embedding.weight.device),
         }
 
     def _look(self, number: int, batch: Batch) -> Look | None:
         """What is looked at now and then."""
-        eyes = self.config.eyes
-        if not eyes.every or number % eyes.every:
+        eyes = self.config.diagnostics
+        if not eyes.interval or number % eyes.interval:
             return None
         micro = to_device(batch, self.decoder.embedding.weight.device)
         return look(self.decoder, micro, eyes, self.rules, self.place)
@@ -120,7 +120,7 @@ class DecoderLearner:
         rest = {"stream": asdict(self.stream.state), "course": asdict(self.course)}
         return decoder_state(self.decoder, self.optimizers) | rest
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
         form = restore_decoder(saved, self.decoder, self.optimizers)
         self.stream.restore(StreamState(**form["stream"]))
@@ -134,7 +134,7 @@ def _peak_seconds_a_token(
     gpu = gpu_called(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
         return None
-    work = flops_a_token(decoder.config, config.stream.row_length)
+    work = flops_a_token(decoder.config, config.data.seq_len)
     return work / (gpu.flops * place.world.size)
 
 
@@ -144,16 +144,16 @@ def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer])
 
 
 def restore_decoder(
-    saved: Saved, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]
+    saved: SavedCheckpoint, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Any:
     """Put back what `decoder_state` told; gives the state's form, for what else is in it."""
-    form = saved.form()
+    form = saved.load_meta()
     parameters = dict(decoder.named_parameters())
     remembered = {
         name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
         for name, entries in form["optimizer"].items()
     }
-    saved.fill(form | {"model": _learning(decoder), "optimizer": remembered})
+    saved.load_into(form | {"model": _learning(decoder), "optimizer": remembered})
     restore_optimizers(decoder, optimizers, remembered)
     return form
 
@@ -206,12 +206,12 @@ def learn(
         decoder, place = placed(shape, weights, ranks, _changing(lesson, shape, device))
         stream = AheadStream(
             lesson.reader,
-            config.stream,
+            config.data,
             rank=place.row_group,
             size=place.row_groups,
             workers=_workers(config, device),
         )
-        keep = Keep(config.keep_last, config.keep_every)
+        keep = RetentionPolicy(config.keep_last, config.keep_every)
         exporter = None
         if lesson.exports is not None and world.first:
             exporter = Exporter(run=run, shape=shape, keep=keep, exports=lesson.exports)
@@ -222,7 +222,7 @@ def learn(
             keep=keep,
             beside=_beside(config, device),
             saved=exporter or _nobody,
-            watch=config.watch,
+            watch=config.stability,
             limits=_limits(config, shape),
             log=config.log,
         )
@@ -277,9 +277,9 @@ def _workers(config: TrainConfig, device: torch.device) -> int:
 
 def _limits(config: TrainConfig, shape: DecoderConfig) -> dict[str, float]:
     """The safe ranges of what the watch looks at."""
-    watch = config.watch
+    watch = config.stability
     return {
-        "output_norm": watch.most_output * shape.model_dim**0.5,
-        "z": watch.most_z,
-        "attention_max": watch.most_attention,
+        "output_norm": watch.max_output_rms * shape.model_dim**0.5,
+        "z": watch.max_log_z,
+        "attention_max": watch.max_attention_logit,
     }

@@ -13,12 +13,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from calumma.checkpoints.model_folder import CONFIG_NAME, Rest, write_model
-from calumma.checkpoints.run import Keep, Saved, saved_at, saved_steps
-from calumma.checkpoints.stored import Stored
+from calumma.checkpoints.lazy_tensor import LazyTensor
+from calumma.checkpoints.model_folder import CONFIG_NAME, in_memory_model, write_model
+from calumma.checkpoints.training_checkpoint import (
+    RetentionPolicy,
+    SavedCheckpoint,
+    open_checkpoint,
+    saved_steps,
+)
 from calumma.model.config import DecoderConfig
+from calumma.tokens.folder import Tokenizers
 
-Tensors = Mapping[str, Stored]
+Tensors = Mapping[str, LazyTensor]
 """A decoder's, by our names."""
 
 
@@ -31,7 +37,7 @@ def as_they_are(tensors: Tensors) -> Tensors:
 class Exports:
     """What goes into a run's model folders beside the learned weights."""
 
-    rest: Rest
+    tokenizers: Tokenizers
 
     merge: Callable[[Tensors], Tensors] = as_they_are
     """Makes a plain decoder's tensors of those in a checkpoint."""
@@ -43,13 +49,13 @@ class Exporter:
 
     run: Path
     shape: DecoderConfig
-    keep: Keep
+    keep: RetentionPolicy
     exports: Exports
 
     def __call__(self, step: int) -> None:
         """Write that of a step, if it is to stay for good."""
-        if self.keep.stays(step):
-            self._write(saved_at(self.run, step), self.folder(step))
+        if self.keep.is_permanent(step):
+            self._write(open_checkpoint(self.run, step), self.folder(step))
 
     def catch_up(self) -> None:
         """Write those that a killed run still owes."""
@@ -60,13 +66,13 @@ class Exporter:
     def last(self) -> Path:
         """Write that of the newest checkpoint, and say where."""
         folder = self.run / "model"
-        self._write(saved_at(self.run, saved_steps(self.run)[-1]), folder)
+        self._write(open_checkpoint(self.run, saved_steps(self.run)[-1]), folder)
         return folder
 
     def folder(self, step: int) -> Path:
         """Where a step's model lies."""
         return self.run / "models" / f"step-{step:08d}"
 
-    def _write(self, saved: Saved, folder: Path) -> None:
-        tensors = self.exports.merge(saved.stored()["model"])
-        write_model(folder, self.exports.rest.beside(self.shape, tensors))
+    def _write(self, saved: SavedCheckpoint, folder: Path) -> None:
+        tensors = self.exports.merge(saved.load_lazy()["model"])
+        write_model(folder, in_memory_model(self.exports.tokenizers, self.shape, tensors))

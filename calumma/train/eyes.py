@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from calumma.model.attention_backends import AttentionMetadata
 from calumma.model.decoder import Decoder
-from calumma.model.sight import Sight
-from calumma.train.config import EyesConfig
+from calumma.train.config import DiagnosticsConfig
 from calumma.train.parallel import Place, part_of
 from calumma.train.step import Micro, StepRules, lower_precision
 
@@ -48,7 +48,7 @@ class Look:
 
 
 def look(
-    decoder: Decoder, micro: Micro, config: EyesConfig, rules: StepRules, place: Place
+    decoder: Decoder, micro: Micro, config: DiagnosticsConfig, rules: StepRules, place: Place
 ) -> Look:
     """Look at a decoder before a step; called by all ranks together.
 
@@ -59,7 +59,7 @@ def look(
         rules: of the step.
         place: what of the batch is ours.
     """
-    some = min(config.places, micro.ids.shape[1]) // place.parts * place.parts
+    some = min(config.num_tokens, micro.ids.shape[1]) // place.parts * place.parts
     first = Micro(*(tensor[:1, :some] for tensor in micro))
     with lower_precision(rules.computed_in, first.ids.device, place):
         tops = attention_maxima(decoder, first)
@@ -98,7 +98,9 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 def _instead(attend: Attend) -> Callable[[nn.Module, Any], Any]:
     """A hook that lets a block attend in another way."""
 
-    def hook(block: nn.Module, given: tuple[Tensor, Sight]) -> tuple[Tensor, Sight]:
+    def hook(
+        block: nn.Module, given: tuple[Tensor, AttentionMetadata]
+    ) -> tuple[Tensor, AttentionMetadata]:
         x, sight = given
         return x, replace(sight, attend=attend)
 

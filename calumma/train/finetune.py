@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from calumma.batches.pairings import Balance, balance_of, with_equal_pairings
-from calumma.checkpoints.model_folder import Rest
-from calumma.checkpoints.stored import Stored
+from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.files import fingerprint_of, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import is_first_rank
 from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 from calumma.train.adapters import adapt, fresh_additions, merged, require_shardable, save_adapter
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder import Lesson, learn
@@ -37,12 +37,12 @@ def finetune(
     run: Path,
     progress: Progress = lambda step, metrics: None,
     *,
-    rest: Rest | None = None,
+    tokenizers: Tokenizers | None = None,
 ) -> Decoder | None:
     """Go on from `start` on the turns in the shards; under torchrun the ranks share it.
 
     The run's folder gets `balance.json`, what the mixture comes to, and, where not all weights
-    learn, `adapter.safetensors` with those that did. With `rest`, what a model folder holds beside
+    learn, `adapter.safetensors` with those that did. With `tokenizers`, what a model folder holds beside
     the decoder, each checkpoint that is kept for good becomes one, too.
 
     Returns:
@@ -53,7 +53,7 @@ def finetune(
     """
     reader = ShardReader(config.shards)
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
-    require_shardable(config.adapt, config.parallel.tensor)
+    require_shardable(config.trainable, config.parallel.tensor_parallel)
     weights = mixture(config, reader)
     record = balance_of(weights, reader).to_json()
 
@@ -62,10 +62,10 @@ def finetune(
             write_json(run / BALANCE_NAME, record)
         progress(step, metrics)
 
-    change = partial(adapt, config=config.adapt, vocabulary=vocabulary)
+    change = partial(adapt, config=config.trainable, vocabulary=vocabulary)
     shape = replace(start.config, dropout=config.dropout)
     merge = as_they_are
-    if not config.adapt.is_whole:
+    if not config.trainable.is_whole:
         merge = partial(_merged, start=start, change=change)
     lesson = Lesson(
         config,
@@ -73,7 +73,7 @@ def finetune(
         lambda step: weights,
         run_fingerprint(config, reader, weights_fingerprint(start)),
         change,
-        Exports(rest=rest, merge=merge) if rest is not None else None,
+        Exports(tokenizers=tokenizers, merge=merge) if tokenizers is not None else None,
     )
     decoder = learn(
         shape,
@@ -82,9 +82,9 @@ def finetune(
         run,
         told,
     )
-    if decoder is None or config.adapt.is_whole:
+    if decoder is None or config.trainable.is_whole:
         return decoder
-    save_adapter(run, decoder, config.adapt)
+    save_adapter(run, decoder, config.trainable)
     return merged(decoder).eval()
 
 
@@ -95,7 +95,10 @@ def _merged(tensors: Tensors, *, start: Decoder, change: Change) -> Tensors:
         change(decoder)
     learned = {name: tensor.read() for name, tensor in tensors.items()}
     decoder.load_state_dict({**start.state_dict(), **learned}, assign=True)
-    return {name: Stored.of(tensor) for name, tensor in merged(decoder).state_dict().items()}
+    return {
+        name: LazyTensor.from_tensor(tensor)
+        for name, tensor in merged(decoder).state_dict().items()
+    }
 
 
 def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:

@@ -47,9 +47,9 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
             f"{asked}, and torchao is not installed; expected it. Install it with "
             f"`pip install 'calumma[float8]'`, or use bfloat16."
         )
-    if config.parallel.tensor > 1:
+    if config.parallel.tensor_parallel > 1:
         raise ConfigError(
-            f"{asked} with parallel.tensor={config.parallel.tensor}; expected tensor=1, since "
+            f"{asked} with parallel.tensor={config.parallel.tensor_parallel}; expected tensor=1, since "
             "DTensor does not cut float8 products here. Shard over all ranks instead. "
             f"{way_out}"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from calumma.checkpoints.run import Saved
+from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.documents.document import Document
 from calumma.errors import ConfigError
 from calumma.files import fingerprint_of
@@ -21,7 +21,7 @@ from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_s
 from calumma.train.loop import Course, LoopConfig, Progress, run_loop
 from calumma.train.pictures import Pictures
 from calumma.train.regions import Regions, look_for_regions
-from calumma.train.watch import WatchConfig
+from calumma.train.watch import StabilityConfig
 from calumma.train.world import ALONE, World, joined
 from calumma.train.writers import LogConfig
 
@@ -63,8 +63,8 @@ class ImageLearner:
     def _stage(self, number: int) -> int:
         """Each of what changes the loss on the way is a stage: codes, and the discriminator."""
         losses = self.config.losses
-        judged = losses.adversarial_weight > 0 and number >= losses.adversarial_start_step
-        return 1 + (number >= self.config.continuous_steps) + judged
+        judged = losses.disc_weight > 0 and number >= losses.disc_start_step
+        return 1 + (number >= self.config.quantize_start_step) + judged
 
     def turn(self, number: int, course: Course) -> None:
         """Before a step: which pictures come, and at which share of the rate."""
@@ -74,9 +74,9 @@ class ImageLearner:
         """Networks, optimizers, codebook and generator, and which pictures come."""
         return {**self.learned.state_dict(), "course": asdict(self.course)}
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state."""
-        state = saved.whole()
+        state = saved.load_full()
         self.learned.load_state_dict(state)
         self.course = Course(**state["course"])
 
@@ -89,7 +89,7 @@ def train_image_tokenizer(
     save_every: int = 100,
     progress: Progress = lambda step, metrics: None,
     device: str | torch.device = "cpu",
-    watch: WatchConfig | None = None,
+    watch: StabilityConfig | None = None,
     log: LogConfig | None = None,
 ) -> ImageTokenizer:
     """Train from the newest checkpoint, or from the start; the result stands in `run` too.
@@ -107,7 +107,7 @@ def train_image_tokenizer(
         steps=config.steps,
         save_every=save_every,
         fingerprint=fingerprint_of(text),
-        watch=watch or WatchConfig(),
+        watch=watch or StabilityConfig(),
         log=log or LogConfig(),
     )
     with joined(device) as world:

@@ -60,7 +60,7 @@ class ImageTokenizerState:
             parameters = self.discriminator.parameters()
             self.discriminator_optimizer = torch.optim.Adam(parameters, betas=config.betas)
         self.average: dict[str, Tensor] | None = None
-        if config.averaging_decay:
+        if config.ema_decay:
             self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def image_tokenizer_step(
         nothing was learned.
     """
     config = state.config
-    rate = config.rate(state.step) * rate_share
+    rate = config.lr_at(state.step) * rate_share
     _set_rate(state, rate)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
@@ -180,7 +180,7 @@ def _step_back(state: ImageTokenizerState, total: Tensor) -> float:
     state.optimizer.zero_grad()
     total.backward()
     state.world.average_gradients(parameters)
-    length = float(nn.utils.clip_grad_norm_(parameters, state.config.max_gradient_norm))
+    length = float(nn.utils.clip_grad_norm_(parameters, state.config.max_grad_norm))
     if math.isfinite(length):
         state.optimizer.step()
     return length
@@ -196,11 +196,9 @@ def _told(losses: dict[str, Tensor], world: World) -> dict[str, float]:
 
 def _discriminator(config: ImageTokenizerTrainConfig) -> PatchDiscriminator | None:
     losses = config.losses
-    if losses.adversarial_weight == 0.0:
+    if losses.disc_weight == 0.0:
         return None
-    return PatchDiscriminator(
-        channels=losses.discriminator_channels, num_layers=losses.discriminator_layers
-    )
+    return PatchDiscriminator(channels=losses.disc_channels, num_layers=losses.disc_num_layers)
 
 
 def _set_rate(state: ImageTokenizerState, rate: float) -> None:
@@ -225,11 +223,11 @@ def _reconstruct(
     with _autocast(state):
         latents = network.latents(pixels).float()
     latents = spread(latents, codebook)
-    if state.step < state.config.continuous_steps:
+    if state.step < state.config.quantize_start_step:
         with _autocast(state):
             made = network.pixels(latents).float()
         return made, latents, None, {"quantization": latents.new_zeros(())}
-    if state.step == state.config.continuous_steps:
+    if state.step == state.config.quantize_start_step:
         vectors = vectors_of(latents.detach())
         state.keeper.initialise(network.quantizer, vectors, state.generator)
     found = match(network.quantizer, latents, codebook, state.world.mean)
@@ -257,7 +255,7 @@ def _likeness(
 
 
 def _adversarial(state: ImageTokenizerState) -> bool:
-    started = state.step >= state.config.losses.adversarial_start_step
+    started = state.step >= state.config.losses.disc_start_step
     return state.discriminator is not None and started
 
 
@@ -271,7 +269,7 @@ def _adversarial_loss(
     losses["loss_adversarial"] = adversarial
     last_weight = state.network.decoder.conv_out.weight
     share = adversarial_share(likeness, adversarial, last_weight, state.world.mean)
-    return state.config.losses.adversarial_weight * share * adversarial
+    return state.config.losses.disc_weight * share * adversarial
 
 
 def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, made: Tensor) -> Tensor:
@@ -299,6 +297,6 @@ def _average(state: ImageTokenizerState) -> None:
     if state.average is None:
         return
     # Young runs forget faster, or the first weights would stay in the mean for long.
-    decay = min(state.config.averaging_decay, (1 + state.step) / (10 + state.step))
+    decay = min(state.config.ema_decay, (1 + state.step) / (10 + state.step))
     for name, tensor in state.network.state_dict().items():
         state.average[name].lerp_(tensor, 1.0 - decay)

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from calumma.checkpoints.run import (
+from calumma.checkpoints.checkpointer import Saver
+from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
-    Keep,
-    Saved,
-    drop_after,
+    RetentionPolicy,
+    SavedCheckpoint,
+    delete_checkpoints_after,
     newest_checkpoint,
     saved_steps,
 )
-from calumma.checkpoints.saver import Saver
 from calumma.errors import TrainingError
 from calumma.files import make_folder, writing
 from calumma.runtime import STOP
@@ -25,8 +25,8 @@ from calumma.train.journal import Event, Journal
 from calumma.train.page import RunPage
 from calumma.train.watch import (
     Limits,
+    StabilityConfig,
     Told,
-    WatchConfig,
     Way,
     findings,
     growth,
@@ -66,7 +66,7 @@ class Learner(Protocol):
         """All that decides what comes next: tensors, numbers, and lists and dicts of them."""
         ...
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state."""
         ...
 
@@ -80,7 +80,7 @@ class LoopConfig:
     fingerprint: str
     """Of everything that decides the run's course; a checkpoint of another is refused."""
 
-    keep: Keep = field(default_factory=Keep)
+    keep: RetentionPolicy = field(default_factory=RetentionPolicy)
 
     beside: bool = False
     """Whether training goes on while a checkpoint is written."""
@@ -88,7 +88,7 @@ class LoopConfig:
     saved: Callable[[int], None] = lambda step: None
     """Is told, on the first rank, of each checkpoint that is whole."""
 
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    watch: StabilityConfig = field(default_factory=StabilityConfig)
 
     limits: Limits = field(default_factory=dict)
     """Safe ranges of what the learner tells."""
@@ -140,7 +140,7 @@ class _Loop:
     """When the last step was over."""
 
     def __post_init__(self) -> None:
-        seconds = self.config.log.report_seconds if self.world.first else 0.0
+        seconds = self.config.log.report_interval_seconds if self.world.first else 0.0
         self.page = RunPage(self.journal, self.config.steps, seconds)
         self.writers: list[Writer] = []
 
@@ -251,7 +251,7 @@ class _Loop:
                 journal.note(event)
                 lines.append(f"step {done}: {one.text}")
         if way.back is not None:
-            drop_after(journal.run, way.back.to)
+            delete_checkpoints_after(journal.run, way.back.to)
             text = f"back to step {way.back.to}, past the batches of {done - way.back.to} steps"
             if way.back.rate_share != 1.0:
                 text += f", from now on with {way.back.rate_share:g} of the rate"

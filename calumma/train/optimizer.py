@@ -25,7 +25,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
     inner = [
         (n, p) for n, p in named if p.ndim == 2 and n.startswith("blocks.") and "norm" not in n
     ]
-    if config.kind == "adamw":
+    if config.name == "adamw":
         inner = []
     elif any(mesh_of(p) is not None for _, p in inner):
         raise ConfigError(
@@ -37,7 +37,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
     optimizers: list[torch.optim.Optimizer] = [_adamw(rest, config)]
     if inner:
         muon = torch.optim.Muon(
-            [p for _, p in inner], lr=config.muon_rate, weight_decay=config.weight_decay
+            [p for _, p in inner], lr=config.muon_lr, weight_decay=config.weight_decay
         )
         optimizers.append(muon)
     for optimizer in optimizers:
@@ -57,9 +57,9 @@ def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -
             {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0}
             for (decays, _), parameters in groups.items()
         ],
-        lr=config.peak_rate,
+        lr=config.lr,
         betas=config.betas,
-        eps=config.epsilon,
+        eps=config.eps,
         fused=True,
     )
 

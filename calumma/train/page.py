@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from calumma.curves import STYLE, Chart, Curve, Mark
+from calumma.charts import STYLE, Chart, Curve, Mark
 from calumma.files import read_json, write_text
-from calumma.settings import lines_of
+from calumma.toml_config import lines_of
 from calumma.train.journal import Journal, read_metrics
 from calumma.train.watch import Told
 

@@ -19,7 +19,7 @@ from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.files import fingerprint_of
 from calumma.shards.encode import DocumentEncoder
-from calumma.tokens.sequence import Sequence as TokenSequence
+from calumma.tokens.sequence import TokenSequence
 from calumma.train.epochs import drawn
 
 
@@ -60,7 +60,7 @@ def encoded_pairs(
     items: list[tuple[Item, Item]] = []
     for preference in preferences:
         chosen, rejected = encoder.encode(preference.conversations)
-        longest = max(len(chosen.ids), len(rejected.ids)) - 1
+        longest = max(len(chosen.token_ids), len(rejected.token_ids)) - 1
         if longest > row_length:
             raise ConfigError(
                 f"pair {preference.id!r} takes {longest} ids with its prompt; expected at most "
@@ -76,7 +76,9 @@ def encoded_pairs(
 
 
 def _item(sequence: TokenSequence) -> Item:
-    return np.array(sequence.ids, dtype=np.int64), np.array(sequence.counted, dtype=np.bool_)
+    return np.array(sequence.token_ids, dtype=np.int64), np.array(
+        sequence.loss_mask, dtype=np.bool_
+    )
 
 
 @dataclass(frozen=True)
@@ -114,5 +116,5 @@ def paired_batch(pairs: Sequence[tuple[Item, Item]], row_length: int, pad: int) 
     table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for row, members in enumerate(rows):
         table[row, : len(members)] = members
-    where, owner = np.nonzero(batch.counted)[0], batch.owners[batch.counted]
+    where, owner = np.nonzero(batch.loss_mask)[0], batch.document_ids[batch.loss_mask]
     return PairBatch(batch, table[where, owner], len(sequences))

@@ -119,28 +119,28 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
     _require_fitting(decoder.config, config, world)
     if world.size == 1:
         return Place()
-    shards = world.size // (config.replicas * config.tensor)
+    shards = world.size // (config.data_parallel_replicate * config.tensor_parallel)
     kind = ranks.device.type
-    shape = (config.replicas, shards, config.tensor)
+    shape = (config.data_parallel_replicate, shards, config.tensor_parallel)
     mesh = init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard", "tensor"))
     # The same ranks in the same order, with shards and tensor ranks as one side.
-    flat_shape = (config.replicas, shards * config.tensor)
+    flat_shape = (config.data_parallel_replicate, shards * config.tensor_parallel)
     flat = init_device_mesh(kind, flat_shape, mesh_dim_names=("replica", "shard"))
     tensor_rank = mesh.get_local_rank("tensor")
     place = Place(
         world=world,
         row_group=mesh.get_local_rank("replica") * shards + mesh.get_local_rank("shard"),
-        row_groups=config.replicas * shards,
+        row_groups=config.data_parallel_replicate * shards,
         part=tensor_rank,
-        parts=config.tensor,
+        parts=config.tensor_parallel,
     )
     policy = MixedPrecisionPolicy(param_dtype=ranks.computed_in, reduce_dtype=torch.float32)
-    sides = ("replica", "shard") if config.replicas > 1 else ("shard",)
+    sides = ("replica", "shard") if config.data_parallel_replicate > 1 else ("shard",)
     for block in decoder.blocks:
-        if config.tensor > 1:
+        if config.tensor_parallel > 1:
             parallelize_module(block, mesh["tensor"], _block_plan())
         fully_shard(block, mesh=mesh[sides], mp_policy=policy)
-    if config.tensor > 1:
+    if config.tensor_parallel > 1:
         # A copy: FSDP2 warns of a view, which a change in place would cut from its hooks.
         decoder.embedding.register_forward_hook(
             lambda module, ids, looked_up: place.of_places(looked_up).clone()
@@ -157,20 +157,23 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
 
 
 def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: World) -> None:
-    if world.size % (config.replicas * config.tensor):
+    if world.size % (config.data_parallel_replicate * config.tensor_parallel):
         raise ConfigError(
-            f"{world.size} ranks are no multiple of parallel.replicas={config.replicas} times "
-            f"parallel.tensor={config.tensor}; expected one. "
+            f"{world.size} ranks are no multiple of parallel.replicas={config.data_parallel_replicate} times "
+            f"parallel.tensor={config.tensor_parallel}; expected one. "
             "Start another number, or give another --parallel.replicas or --parallel.tensor."
         )
-    if shape.num_kv_heads % config.tensor or shape.feed_forward_dim % config.tensor:
+    if (
+        shape.num_kv_heads % config.tensor_parallel
+        or shape.feed_forward_dim % config.tensor_parallel
+    ):
         raise ConfigError(
-            f"parallel.tensor={config.tensor} does not divide {shape.num_kv_heads} key heads and "
+            f"parallel.tensor={config.tensor_parallel} does not divide {shape.num_kv_heads} key heads and "
             f"a feed-forward of {shape.feed_forward_dim}; expected a divisor of both."
         )
-    if config.tensor > 1 and shape.qk_norm_groups > 1:
+    if config.tensor_parallel > 1 and shape.qk_norm_groups > 1:
         raise ConfigError(
-            f"parallel.tensor={config.tensor} cuts the heads, but their norms stand in "
+            f"parallel.tensor={config.tensor_parallel} cuts the heads, but their norms stand in "
             f"{shape.qk_norm_groups} groups; expected one. Use parallel.tensor=1, which shards all."
         )
 

@@ -126,24 +126,24 @@ class Pictures:
         return Batch(torch.stack([pixels for pixels, _ in made]), numbers, [v for _, v in made])
 
     def _pixels(self, number: int, drawing: np.random.Generator) -> tuple[Tensor, View]:
-        mirrored = self.augment.mirror and bool(drawing.random() < 0.5)
+        mirrored = self.augment.horizontal_flip and bool(drawing.random() < 0.5)
         kept = self._kept.get(number) or self._keep(number)
-        if self.augment.smallest_crop == 1.0:
+        if self.augment.min_crop_scale == 1.0:
             view, values = _middle(kept.size, mirrored), kept.values
         else:
-            view = _somewhere(kept.size, self.augment.smallest_crop, mirrored, drawing)
+            view = _somewhere(kept.size, self.augment.min_crop_scale, mirrored, drawing)
             values = _cut(kept.values, view, self.resolution)
         pixels = scaled(torch.from_numpy(values).permute(2, 0, 1))
         return (pixels.flip(2) if mirrored else pixels), view
 
     def _keep(self, number: int) -> _Kept:
         picture = to_rgb(self.images[number].open())
-        if self.augment.smallest_crop == 1.0:
+        if self.augment.min_crop_scale == 1.0:
             square = to_square(picture, self.resolution, "crop")
             kept = _Kept(np.array(square), picture.size)
         else:
             # More pixels than the smallest cut needs would only cost memory.
-            most = math.ceil(self.resolution / self.augment.smallest_crop)
+            most = math.ceil(self.resolution / self.augment.min_crop_scale)
             if min(picture.size) > most:
                 share = most / min(picture.size)
                 width, height = (round(side * share) for side in picture.size)

@@ -22,7 +22,11 @@ from torch.nn import functional as F
 
 from calumma.batches.pack import Item
 from calumma.checkpoints.model_folder import ModelParts
-from calumma.checkpoints.run import Keep, Saved, newest_checkpoint
+from calumma.checkpoints.training_checkpoint import (
+    RetentionPolicy,
+    SavedCheckpoint,
+    newest_checkpoint,
+)
 from calumma.documents.preferences import read_preferences
 from calumma.errors import ConfigError
 from calumma.files import read_json, write_json
@@ -31,7 +35,7 @@ from calumma.runtime import choose_device, most_memory
 from calumma.shards.encode import DocumentEncoder
 from calumma.train.adapters import adapt, fresh_additions, merged, save_adapter
 from calumma.train.compute import computed_in, prepare
-from calumma.train.config_preference import PairsConfig, PreferenceConfig
+from calumma.train.config_preference import DPOConfig, DPOTrainConfig
 from calumma.train.decoder import decoder_state, restore_decoder
 from calumma.train.finetune import weights_fingerprint
 from calumma.train.logprobs import logprobs
@@ -57,7 +61,7 @@ class PairLoss(NamedTuple):
     """By how much the chosen answer's reward is above the rejected one's; no gradient."""
 
 
-def pair_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: PairsConfig) -> PairLoss:
+def pair_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: DPOConfig) -> PairLoss:
     """The loss of pairs.
 
     Args:
@@ -68,9 +72,11 @@ def pair_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: PairsCon
     """
     chosen, rejected = (told - reference).view(-1, 2).unbind(1)
     margin = config.beta * (chosen - rejected)
-    loss = -(1 - config.doubt) * F.logsigmoid(margin) - config.doubt * F.logsigmoid(-margin)
+    loss = -(1 - config.label_smoothing) * F.logsigmoid(
+        margin
+    ) - config.label_smoothing * F.logsigmoid(-margin)
     own = -(told / lengths.clamp(min=1)).view(-1, 2)[:, 0]
-    return PairLoss(loss + config.answer_weight * own, margin.detach())
+    return PairLoss(loss + config.sft_weight * own, margin.detach())
 
 
 @dataclass
@@ -79,7 +85,7 @@ class PreferenceLearner:
 
     decoder: Decoder
     pairs: Pairs
-    config: PreferenceConfig
+    config: DPOTrainConfig
     pad: int
     place: Place = ALL
 
@@ -95,7 +101,7 @@ class PreferenceLearner:
     def answers(self, pairs: Sequence[tuple[Item, Item]]) -> tuple[Tensor, Tensor, int]:
         """The log-probabilities of some pairs' answers, [S]; how many ids each has, [S]; and how
         many ids were read."""
-        laid = paired_batch(pairs, self.config.row_length, self.pad)
+        laid = paired_batch(pairs, self.config.seq_len, self.pad)
         micro = to_device(laid.batch, self.device)
         owners = torch.from_numpy(laid.owners).to(self.device)
 
@@ -107,7 +113,7 @@ class PreferenceLearner:
             each = self.decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
         zeros = each.new_zeros(laid.num_sequences)
         lengths = zeros.index_add(0, owners, torch.ones_like(each))
-        num_ids = int((laid.batch.owners >= 0).sum())
+        num_ids = int((laid.batch.document_ids >= 0).sum())
         return zeros.index_add(0, owners, each), lengths.detach(), num_ids
 
     @torch.no_grad()
@@ -115,7 +121,7 @@ class PreferenceLearner:
         """[P, 2] the answers' log-probabilities by the decoder as it is, on all ranks together."""
         self.decoder.eval()
         told = torch.zeros_like(self.reference, device=self.device)
-        size, count = self.place.world.size, self.config.pairs_at_once
+        size, count = self.place.world.size, self.config.micro_batch_size
         # All ranks go through the decoder equally often: the last ones may judge pairs again.
         whole = -(-len(told) // (size * count)) * size * count
         for start in range(self.place.world.rank * count, whole, size * count):
@@ -133,12 +139,12 @@ class PreferenceLearner:
         self.decoder.train()
         share = rate_share(number, config.steps, config.schedule) * self.course.rate_share
         set_rates(self.optimizers, share)
-        numbers = self.pairs.of_step(self.course.drawn, config.pairs_per_step, config.seed)
+        numbers = self.pairs.of_step(self.course.drawn, config.batch_size, config.seed)
         ours = numbers[world.rank :: world.size]
         seen = torch.zeros(6, dtype=torch.float64, device=self.device)
-        for start in range(0, len(ours), config.pairs_at_once):
-            seen += self._learn(ours[start : start + config.pairs_at_once])
-        most = config.optimizer.max_gradient_norm
+        for start in range(0, len(ours), config.micro_batch_size):
+            seen += self._learn(ours[start : start + config.micro_batch_size])
+        most = config.optimizer.max_grad_norm
         norm = float(clip_gradients(self.decoder.named_parameters(), most)[0])
         for optimizer in self.optimizers:
             if math.isfinite(norm):
@@ -155,7 +161,7 @@ class PreferenceLearner:
             "gradient_norm": norm,
             "num_tokens": num_ids,
             "skipped": float(not math.isfinite(norm)),
-            "rate": config.optimizer.peak_rate * share,
+            "rate": config.optimizer.lr * share,
             "memory_bytes": most_memory(self.device),
         }
 
@@ -163,8 +169,8 @@ class PreferenceLearner:
         """Add the gradients of some pairs; gives what is told of them, [6]."""
         told, lengths, num_ids = self.answers([self.pairs.items[n] for n in numbers])
         reference = self.reference[numbers].view(-1).to(self.device)
-        found = pair_loss(told, reference, lengths, self.config.preference)
-        count = self.config.pairs_per_step
+        found = pair_loss(told, reference, lengths, self.config.dpo)
+        count = self.config.batch_size
         (found.loss.sum() / count).backward()
         gains = (told.detach() - reference).view(-1, 2).mean(0) * len(numbers) / count
         right = (found.margin > 0).double() + (found.margin == 0).double() / 2
@@ -179,13 +185,13 @@ class PreferenceLearner:
         """Weights, what the optimizers remember of each, and how far the pairs are used."""
         return decoder_state(self.decoder, self.optimizers) | {"course": asdict(self.course)}
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
         self.course = Course(**restore_decoder(saved, self.decoder, self.optimizers)["course"])
 
 
 def prefer(
-    config: PreferenceConfig,
+    config: DPOTrainConfig,
     start: ModelParts,
     run: Path,
     progress: Progress = lambda step, metrics: None,
@@ -201,15 +207,15 @@ def prefer(
         ConfigError: there are no pairs, one is longer than a row, or ranks cannot share a step's.
         DocumentError: a line is no pair.
     """
-    found = (pair for path in config.preference.pairs for pair in read_preferences(path))
-    encoder = DocumentEncoder(start.text, start.image)
-    pairs = encoded_pairs(found, encoder, config.row_length)
-    vocabulary = start.text.vocabulary
-    change = partial(adapt, config=config.adapt, vocabulary=vocabulary)
+    found = (pair for path in config.dpo.pairs for pair in read_preferences(path))
+    encoder = DocumentEncoder(start.tokenizers.text, start.tokenizers.image)
+    pairs = encoded_pairs(found, encoder, config.seq_len)
+    vocabulary = start.tokenizers.text.vocabulary
+    change = partial(adapt, config=config.trainable, vocabulary=vocabulary)
     fingerprint = course_fingerprint(config, pairs.fingerprint, weights_fingerprint(start.decoder))
     device = choose_device(config.device)
     with joined(device) as world:
-        _require_equal_parts(config.pairs_per_step, world.size)
+        _require_equal_parts(config.batch_size, world.size)
         ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
         decoder, place = placed(
             replace(start.decoder.config, dropout=config.dropout),
@@ -226,15 +232,15 @@ def prefer(
             steps=config.steps,
             save_every=config.save_every,
             fingerprint=fingerprint,
-            keep=Keep(config.keep_last, config.keep_every),
-            watch=config.watch,
+            keep=RetentionPolicy(config.keep_last, config.keep_every),
+            watch=config.stability,
         )
         run_loop(learner, run, loop, progress, world)
         whole = gathered(decoder, place, change)
     if whole is None:
         return None
-    if not config.adapt.is_whole:
-        save_adapter(run, whole, config.adapt)
+    if not config.trainable.is_whole:
+        save_adapter(run, whole, config.trainable)
     return merged(whole).eval()
 
 

@@ -58,7 +58,7 @@ def course_fingerprint(config: Any, *others: str) -> str:
 
 def stage_two_begins(config: PretrainConfig) -> int:
     """The first step, from 0, that draws from stage two's mixture."""
-    return round(config.steps * (1 - config.stage_two_share))
+    return round(config.steps * (1 - config.stage_two_fraction))
 
 
 def pretrain(

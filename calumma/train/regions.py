@@ -95,7 +95,8 @@ def region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
     """The losses that a config asks for, by kind."""
     networks = {"faces": config.face_network, "objects": config.object_network}
     return {
-        kind: RegionLoss(feature_distance(networks[kind]), config.side) for kind in config.weights
+        kind: RegionLoss(feature_distance(networks[kind]), config.crop_size)
+        for kind in config.weights
     }
 
 
@@ -119,5 +120,5 @@ def look_for_regions(
         find_boxes(pictures, finders, run / BOXES_NAME)
     world.wait()
     regions = Regions(find_boxes(pictures, finders, run / BOXES_NAME))
-    pictures.repeat(regions.pictures_with("faces"), config.face_repeats)
+    pictures.repeat(regions.pictures_with("faces"), config.face_oversampling)
     return regions

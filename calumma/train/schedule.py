@@ -26,7 +26,7 @@ def rate_share(step: int, steps: int, config: ScheduleConfig) -> float:
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup + 1) / max(1, steps - warmup)
-    if config.decay == "exponential":
-        return float(config.final_share**progress)
-    floor = config.final_share
+    if config.decay_type == "exponential":
+        return float(config.min_lr_factor**progress)
+    floor = config.min_lr_factor
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2

@@ -103,7 +103,13 @@ class Micro(NamedTuple):
 
 def to_device(batch: Batch, device: torch.device) -> Micro:
     """A batch where it is computed on."""
-    arrays = (batch.ids, batch.targets, batch.counted, batch.owners, batch.positions)
+    arrays = (
+        batch.input_ids,
+        batch.labels,
+        batch.loss_mask,
+        batch.document_ids,
+        batch.position_ids,
+    )
     return Micro(*(torch.from_numpy(array).to(device) for array in arrays))
 
 

@@ -25,7 +25,7 @@ WATCHED = ("output_norm", "z", "attention_max")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchConfig:
+class StabilityConfig:
     """When a run is in trouble, and how often it may go back."""
 
     window: int = 100
@@ -34,46 +34,46 @@ class WatchConfig:
     spike_steps: int = 3
     """Steps in a row that must lie too high before it is a spike: one may be a hard batch."""
 
-    spike_deviations: float = 8.0
+    spike_sigma: float = 8.0
     """How far above the window's median a spike lies, in robust standard deviations."""
 
-    spike_share: float = 0.1
+    spike_min_relative: float = 0.1
     """How far above the window's median a spike lies at least, as a share of the median."""
 
-    warn_steps: int = 300
+    warn_horizon_steps: int = 300
     """A warning is given where fitted growth leaves the safe range within so many steps."""
 
-    most_output: float = 100.0
+    max_output_rms: float = 100.0
     """Safe range of the last layer's output: root mean square of its channels."""
 
-    most_z: float = 50.0
+    max_log_z: float = 50.0
     """Safe range of the mean log Z, on both sides of 0."""
 
-    most_attention: float = 1000.0
+    max_attention_logit: float = 1000.0
     """Safe range of attention's logits, which queries and keys with norms never leave."""
 
-    most_skipped: int = 10
+    max_skipped_steps: int = 10
     """Steps in a row without a finite gradient that are borne, each skipped."""
 
-    most_roll_backs: int = 4
+    max_rollbacks: int = 4
     """Times that a run may go back within `retry_steps`; then it stops. 0 never goes back."""
 
-    retry_steps: int = 1000
+    rollback_memory_steps: int = 1000
     """So many steps later, a roll-back is no longer held against a run."""
 
-    rate_factor: float = 0.5
+    rollback_lr_factor: float = 0.5
     """What the learning rate is multiplied by, for the rest of the run, at each roll-back within
     `retry_steps` of another: where skipping batches did not help, the rate is too high."""
 
     def __post_init__(self) -> None:
-        if self.window < 4 or self.spike_steps < 1 or self.warn_steps < 1:
+        if self.window < 4 or self.spike_steps < 1 or self.warn_horizon_steps < 1:
             raise ConfigError(
                 f"watch.window={self.window}, watch.spike_steps={self.spike_steps} and "
-                f"watch.warn_steps={self.warn_steps}; expected at least 4, 1 and 1."
+                f"watch.warn_steps={self.warn_horizon_steps}; expected at least 4, 1 and 1."
             )
-        if not 0.0 < self.rate_factor <= 1.0:
+        if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(
-                f"watch.rate_factor={self.rate_factor}; expected a share above 0 and at most 1, "
+                f"watch.rate_factor={self.rollback_lr_factor}; expected a share above 0 and at most 1, "
                 "such as 0.5."
             )
 
@@ -106,7 +106,7 @@ class Finding:
         return self.kind in ("spike", "range", "blind")
 
 
-def findings(history: Sequence[Told], config: WatchConfig, limits: Limits) -> list[Finding]:
+def findings(history: Sequence[Told], config: StabilityConfig, limits: Limits) -> list[Finding]:
     """What the newest step shows, trouble first.
 
     Args:
@@ -138,28 +138,28 @@ def findings(history: Sequence[Told], config: WatchConfig, limits: Limits) -> li
     return told
 
 
-def kept_steps(config: WatchConfig) -> int:
+def kept_steps(config: StabilityConfig) -> int:
     """How many steps `findings` looks back at most."""
-    return config.window + max(config.spike_steps, config.most_skipped) + 1
+    return config.window + max(config.spike_steps, config.max_skipped_steps) + 1
 
 
 def _number(told: Told, name: str) -> int:
     return int(told.get(name) or 0)
 
 
-def _blind(history: Sequence[Told], config: WatchConfig) -> Finding | None:
+def _blind(history: Sequence[Told], config: StabilityConfig) -> Finding | None:
     """Too many steps in a row without a finite gradient."""
     row = 0
     while row < len(history) and history[-1 - row].get("skipped"):
         row += 1
-    if row <= config.most_skipped:
+    if row <= config.max_skipped_steps:
         return None
     first, last = _number(history[-row], "step"), _number(history[-1], "step")
     text = f"steps {first} to {last} gave no finite gradient and were skipped"
     return Finding("blind", last, first, text, "skipped")
 
 
-def _spike(seen: Sequence[Told], config: WatchConfig) -> Finding | None:
+def _spike(seen: Sequence[Told], config: StabilityConfig) -> Finding | None:
     """The last steps lie far above those before them."""
     late, before = seen[-config.spike_steps :], seen[: -config.spike_steps][-config.window :]
     usual = [value for told in before if (value := told.get("loss")) is not None]
@@ -168,7 +168,7 @@ def _spike(seen: Sequence[Told], config: WatchConfig) -> Finding | None:
     median = statistics.median(usual)
     # Of a normal distribution, 1.4826 times the median deviation is the standard deviation.
     deviation = 1.4826 * statistics.median(abs(value - median) for value in usual)
-    least = max(config.spike_deviations * deviation, config.spike_share * abs(median))
+    least = max(config.spike_sigma * deviation, config.spike_min_relative * abs(median))
     losses = [value for told in late if (value := told.get("loss")) is not None]
     if len(losses) < len(late) or min(losses) <= median + least:
         return None
@@ -179,7 +179,9 @@ def _spike(seen: Sequence[Told], config: WatchConfig) -> Finding | None:
     return Finding("spike", _number(late[-1], "step"), _number(late[0], "step"), text)
 
 
-def _outside(seen: Sequence[Told], name: str, config: WatchConfig, limit: float) -> Finding | None:
+def _outside(
+    seen: Sequence[Told], name: str, config: StabilityConfig, limit: float
+) -> Finding | None:
     """The last steps lie outside the safe range."""
     points = told_points(seen, name)[-config.spike_steps :]
     if len(points) < config.spike_steps or min(abs(value) for _, value in points) <= limit:
@@ -251,7 +253,9 @@ _CLEAR = 4.0
 """So many standard errors above 0, a rate is no chance."""
 
 
-def _warning(seen: Sequence[Told], name: str, config: WatchConfig, limit: float) -> Finding | None:
+def _warning(
+    seen: Sequence[Told], name: str, config: StabilityConfig, limit: float
+) -> Finding | None:
     """Growth that is steady, not that of a beginning that slows down, and will leave the range."""
     seen = seen[-config.window :]
     if abs(seen[-1].get(name) or 0.0) < _NEAR * limit:
@@ -262,7 +266,7 @@ def _warning(seen: Sequence[Told], name: str, config: WatchConfig, limit: float)
         return None
     steady = whole.rate > _CLEAR * whole.error and late.rate > _CLEAR * late.error
     left = late.steps_to(limit)
-    if not steady or late.rate < whole.rate / 2 or left > config.warn_steps:
+    if not steady or late.rate < whole.rate / 2 or left > config.warn_horizon_steps:
         return None
     step = _number(seen[-1], "step")
     text = (
@@ -311,7 +315,7 @@ def way_on(
     found: Sequence[Finding],
     saved: Sequence[int],
     before: Sequence[RollBack],
-    config: WatchConfig,
+    config: StabilityConfig,
 ) -> Way:
     """What to do about what was found.
 
@@ -329,29 +333,29 @@ def way_on(
     trouble = next((one for one in found if one.is_trouble), None)
     if trouble is None:
         return Way(found)
-    held = [one for one in before if abs(trouble.step - one.step) <= config.retry_steps]
+    held = [one for one in before if abs(trouble.step - one.step) <= config.rollback_memory_steps]
     tries = len(held)
     before_it = sorted(step for step in saved if step < trouble.since)
     # The first step of the trouble met weights that the step before it may have spoilt.
     good = [step for step in before_it if step < trouble.since - 1] or before_it
-    if good and tries < config.most_roll_backs:
+    if good and tries < config.max_rollbacks:
         share = before[-1].rate_share if before else 1.0
         back = RollBack(
             step=trouble.step,
             to=good[max(0, len(good) - 1 - tries)],
-            rate_share=share * (config.rate_factor if tries else 1.0),
+            rate_share=share * (config.rollback_lr_factor if tries else 1.0),
             text=trouble.text,
         )
         return Way(found, back)
     if tries:
         text = (
-            f"{trouble.text}; going back {tries} times within {config.retry_steps} steps did not "
+            f"{trouble.text}; going back {tries} times within {config.rollback_memory_steps} steps did not "
             "help (events.jsonl tells of them)"
         )
         return Way(found, ends=True, text=text, bound="most-roll-backs")
     if trouble.kind == "blind":
         text = (
-            f"{trouble.text}; expected at most {config.most_skipped} in a row, or a checkpoint to go "
+            f"{trouble.text}; expected at most {config.max_skipped_steps} in a row, or a checkpoint to go "
             "back to"
         )
         return Way(found, ends=True, text=text, bound="most-skipped")

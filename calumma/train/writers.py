@@ -15,7 +15,7 @@ from calumma.train.watch import Told
 class LogConfig:
     """Where a run tells of itself, beside `metrics.jsonl`."""
 
-    report_seconds: float = 30.0
+    report_interval_seconds: float = 30.0
     """Seconds between two writings of the run's `report.html`; 0 writes none."""
 
     tensorboard: bool = False

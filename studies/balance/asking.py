@@ -9,16 +9,16 @@ from typing import Any
 
 import PIL.Image
 
-from calumma.corpora.instructions.safety import is_refusal
+from calumma.corpora.instructions.safety_prompts import is_refusal
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
-from calumma.evaluate.figure import wilson_interval
-from calumma.generate.config import ImageSampling, TextSampling
+from calumma.evaluate.metric import wilson_interval
+from calumma.generate.events import Sample
 from calumma.generate.model import Model
-from calumma.generate.sample import Sample
+from calumma.generate.params import ImageSampling, TextSampling
 
 TEXT = TextSampling(temperature=0.7, top_p=0.9, repetition_penalty=1.0)
-IMAGE = ImageSampling(temperature=0.7, top_p=0.9, text_guidance=1.0, image_guidance=1.0)
+IMAGE = ImageSampling(temperature=0.7, top_p=0.9, guidance_scale=1.0, image_guidance_scale=1.0)
 """No guidance: what is asked here is whether a picture comes, not how good it is."""
 
 AT_ONCE = 40

@@ -23,7 +23,7 @@ from turns import prepare
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
-from calumma.settings import make_config, read_toml
+from calumma.toml_config import make_config, read_toml
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import balance, finetune
 
@@ -57,14 +57,14 @@ def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> Fin
 
 def figures(decoder: Decoder, start: ModelParts, out: Path, most: int) -> dict[str, Any]:
     """How often a picture is drawn where one is asked for, and where words are."""
-    model = Model(ModelParts(decoder, start.text, start.image))
-    wanted = ask(model, held_out(out, "draw", most), max_new_tokens=80)
+    model = Model(ModelParts(decoder, start.tokenizers))
+    expected = ask(model, held_out(out, "draw", most), max_new_tokens=80)
     words = [
         answer
         for kind in ("describe", "ground", "meaning", "word")
         for answer in ask(model, held_out(out, kind, -(-most // 4)), max_new_tokens=80)
     ]
-    return {"asked for a picture": _drew(wanted), "asked for words": _drew(words)}
+    return {"asked for a picture": _drew(expected), "asked for words": _drew(words)}
 
 
 def _drew(answers: list[Answer]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def run(drawn: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         return found
     config = config_of(drawn, seed, args.demo, args.out, 2 if args.quick else STEPS)
     start = load_model(config.model)
-    decoder = finetune(config, start.decoder, start.text.vocabulary, folder)
+    decoder = finetune(config, start.decoder, start.tokenizers.text.vocabulary, folder)
     assert decoder is not None, "one process"
     found = {"drawn": drawn, "seed": seed, "warning": balance(config).warning}
     found |= figures(decoder, start, args.out, 1 if args.quick else MOST)

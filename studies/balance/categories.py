@@ -20,7 +20,7 @@ from turns import prepare
 
 from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
 from calumma.generate.model import Model
-from calumma.settings import load_config
+from calumma.toml_config import load_config
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 
@@ -51,9 +51,9 @@ def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
             path = Path(__file__).parent / f"{name}.toml"
             config = load_config(FinetuneConfig, path, [*places, *changes])
             parts = load_model(config.model)
-            decoder = finetune(config, parts.decoder, parts.text.vocabulary, out / name)
+            decoder = finetune(config, parts.decoder, parts.tokenizers.text.vocabulary, out / name)
             assert decoder is not None, "one process"
-            save_model(folder, ModelParts(decoder, parts.text, parts.image))
+            save_model(folder, ModelParts(decoder, parts.tokenizers))
         start = folder
     return start
 
@@ -95,8 +95,8 @@ def _refused(answers: list[Answer], why: str) -> list[bool]:
 
 
 def _as_asked(kind: str, answers: list[Answer]) -> list[bool]:
-    wanted = kind in ("draw", "tell", "show")
-    return [answer.drew == wanted for answer in answers]
+    expected = kind in ("draw", "tell", "show")
+    return [answer.drew == expected for answer in answers]
 
 
 def main() -> None:

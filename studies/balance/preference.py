@@ -27,14 +27,14 @@ from asking import Answer, ask, held_out, line, share
 
 from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
 from calumma.documents.document import Document, Image, Part, Text
-from calumma.documents.picture_file import png_of
+from calumma.documents.image_formats import encode_png
 from calumma.documents.preferences import Preference, write_preferences
 from calumma.documents.readers import read_documents
-from calumma.evaluate.colour import ground_word
-from calumma.generate.config import ImageSampling, TextSampling
+from calumma.evaluate.color import ground_word
 from calumma.generate.model import Model
-from calumma.settings import load_config
-from calumma.train.config_preference import PreferenceConfig
+from calumma.generate.params import ImageSampling, TextSampling
+from calumma.toml_config import load_config
+from calumma.train.config_preference import DPOTrainConfig
 from calumma.train.preference import prefer
 
 CONFIG = Path(__file__).parent / "preference.toml"
@@ -44,7 +44,9 @@ KINDS = {"meaning": 0, "tell": 1}
 
 AS_IT_IS = {
     "text": TextSampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0),
-    "image": ImageSampling(temperature=1.0, top_p=1.0, text_guidance=1.0, image_guidance=1.0),
+    "image": ImageSampling(
+        temperature=1.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0
+    ),
     "max_new_tokens": 160,
 }
 """Drawn from the model's own distribution, which is what DPO changes."""
@@ -62,8 +64,8 @@ def is_right(answer: Answer) -> bool:
     pictures = [part for part in answer.sample.parts if isinstance(part, PIL.Image.Image)]
     ground = asked_ground(answer.asked)
     drawn = all(ground_word(picture) == ground for picture in pictures)
-    wanted = KINDS[answer.asked.attributes["kind"]]
-    return answer.ended and bool(answer.text) and len(pictures) == wanted and drawn
+    expected = KINDS[answer.asked.attributes["kind"]]
+    return answer.ended and bool(answer.text) and len(pictures) == expected and drawn
 
 
 def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference], dict[str, int]]:
@@ -95,7 +97,7 @@ def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference
 def _parts(answer: Answer) -> tuple[Part, ...]:
     made: list[Part] = []
     for part in answer.sample.parts:
-        made.append(Text(part) if isinstance(part, str) else Image(data=png_of(part)))
+        made.append(Text(part) if isinstance(part, str) else Image(data=encode_png(part)))
     return tuple(made) or (Text(""),)
 
 
@@ -142,10 +144,10 @@ def main() -> None:
     before = ask(model, prompts, **AS_IT_IS)
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
     places = ["--model", f"{args.out}/categories/model", "--preference.pairs", f'["{pairs}"]']
-    config = load_config(PreferenceConfig, CONFIG, [*places, *quick, *args.changes])
+    config = load_config(DPOTrainConfig, CONFIG, [*places, *quick, *args.changes])
     decoder = prefer(config, load_model(config.model), args.out / "preferred")
     assert decoder is not None, "one process"
-    made = ModelParts(decoder, start.text, start.image)
+    made = ModelParts(decoder, start.tokenizers)
     save_model(args.out / "preferred" / "model", made)
     tuned = Model(made)
     after = ask(tuned, prompts, **AS_IT_IS)

@@ -15,14 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from calumma.corpora.captions import normalised
-from calumma.corpora.compose import Scene
-from calumma.corpora.instructions import pictures
-from calumma.corpora.instructions.builder import embedded_instructions
-from calumma.corpora.instructions.turns import Origin, instruction
+from calumma.corpora.instructions import image_conversations
+from calumma.corpora.instructions.conversation_templates import Origin, instruction
+from calumma.corpora.instructions.embedded_conversations import embedded_instructions
+from calumma.corpora.synthetic_scenes import Scene
 from calumma.demo.scenes import Painter, load_slice
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 
@@ -40,18 +41,18 @@ def scene_turns(scenes: Iterable[Scene], painter: Painter, split: str) -> Iterat
     """Visual chat, drawing and text with pictures, of the demo's composed scenes."""
     chosen = list(scenes)
     pairs = [_captioned(painter.pair(scene), scene, split) for scene in chosen]
-    glosses = pictures.glosses_of(_pages())
+    glosses = image_conversations.glosses_of(_pages())
     told = {normalised(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
     for scene, pair in zip(chosen, pairs, strict=True):
-        yield from pictures.chat(pair)
-        yield pictures.drawing(pair)
+        yield from image_conversations.chat(pair)
+        yield image_conversations.drawing(pair)
         asked = [pair.images[0], "What colour is the ground?"]
         of = Origin(name=pair.id, licence=pair.licence, split=split)  # type: ignore[arg-type]
         yield instruction("visual_chat", "ground", asked, [scene.ground], of)
-        telling = pictures.telling(pair, told)
+        telling = image_conversations.telling(pair, told)
         if telling is not None and len(told[normalised(scene.caption)]) <= GLOSS:
             yield telling
-    yield from pictures.showing(pairs)
+    yield from image_conversations.showing(pairs)
 
 
 def _captioned(pair: Document, scene: Scene, split: str) -> Document:

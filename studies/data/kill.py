@@ -107,8 +107,8 @@ def study(
     kills = []
     for number, workers in enumerate(WORKERS[:5]):
         # Anywhere in the next sixth of the tasks, and anywhere in the second after that.
-        wanted = chance.randint(number * tasks // 6, (number + 1) * tasks // 6)
-        kills.append(kill_when(command, killed, workers, wanted, chance.random()))
+        expected = chance.randint(number * tasks // 6, (number + 1) * tasks // 6)
+        kills.append(kill_when(command, killed, workers, expected, chance.random()))
         say(f"killed {kills[-1]}")
     build(command, killed, "--workers", str(WORKERS[5]))
     manifest = ShardReader(whole).manifest

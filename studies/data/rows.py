@@ -19,7 +19,7 @@ import numpy as np
 
 from calumma.batches.drawing import Draw
 from calumma.batches.order import pair_parts
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.stream import DataConfig, Stream
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ImageError
@@ -60,7 +60,7 @@ def main() -> None:
 
 def stream_of(reader: ShardReader, weights: dict[str, float], **settings: Any) -> Stream:
     """A stream with these weights."""
-    stream = Stream(reader, StreamConfig(num_rows=ROWS, **settings))
+    stream = Stream(reader, DataConfig(global_batch_size=ROWS, **settings))
     stream.mix(weights)
     return stream
 
@@ -71,8 +71,8 @@ def owned(stream: Stream) -> Iterator[tuple[Draw, int, list[int]]]:
     batch = stream.next()
     for row, owners in enumerate(planned):
         for owner, (draw, which) in enumerate(owners):
-            places = np.flatnonzero(batch.owners[row] == owner)
-            ids = [*batch.ids[row][places].tolist(), int(batch.targets[row][places[-1]])]
+            places = np.flatnonzero(batch.document_ids[row] == owner)
+            ids = [*batch.input_ids[row][places].tolist(), int(batch.labels[row][places[-1]])]
             yield draw, which, ids
 
 
@@ -80,7 +80,7 @@ def fill(reader: ShardReader, row_length: int, share_of: str, batches: int) -> f
     """Share of the rows, all sources weighing the same, that is no padding."""
     even = dict.fromkeys(reader.manifest.sources, 1.0)
     stream = stream_of(reader, even, row_length=row_length, share_of=share_of)
-    return round(float(np.mean([stream.next().fill for _ in range(BATCHES)])), 4)
+    return round(float(np.mean([stream.next().non_padding_fraction for _ in range(BATCHES)])), 4)
 
 
 def share_error(reader: ShardReader, row_length: int, share_of: str, batches: int) -> float:
@@ -124,8 +124,8 @@ def given_back(
             continue
         parts = [pieces[read][which] for which in sorted(pieces[read])]
         ids = parts[0] + [id_ for part in parts[1:] for id_ in part[1:]]
-        wanted, found = told(document, codes), told_by(ids, text, vocabulary)
-        same += found in (wanted, wanted[::-1] if len(wanted) == 2 else wanted)
+        expected, found = told(document, codes), told_by(ids, text, vocabulary)
+        same += found in (expected, expected[::-1] if len(expected) == 2 else expected)
         read += 1
     return {
         "documents_read": read,
@@ -147,7 +147,7 @@ def epoch_of(
                 missing.discard(draw.number)
                 yield draw, which, ids
     # The last sequence seen may have other pieces in later rows of its window.
-    for _ in range(stream.config.window):
+    for _ in range(stream.config.pack_window):
         yield from (owner for owner in owned(stream) if owner[0].epoch == 0)
 
 

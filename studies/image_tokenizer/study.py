@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from calumma.documents.readers import read_documents
-from calumma.settings import load_config
+from calumma.toml_config import load_config
 from calumma.train.config_image_tokenizer import ImageTokenizerRun
 from calumma.train.image_learner import train_image_tokenizer
 

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 import calumma
-from calumma.generate.config import ImageSampling, Request
 from calumma.generate.model import Model
+from calumma.generate.params import ImageSampling, Request
 
 PROMPTS = (
     "draw a large red circle on a blue ground",
@@ -37,7 +37,7 @@ PROMPTS = (
 WINDOWS = (0, 4, 8, 16, 32)
 RULES = {
     "the release's": ImageSampling(),
-    "no guidance": ImageSampling(text_guidance=1.0, image_guidance=1.0),
+    "no guidance": ImageSampling(guidance_scale=1.0, image_guidance_scale=1.0),
     "temperature 1, top-p 1": ImageSampling(temperature=1.0, top_p=1.0),
     "greedy": ImageSampling(temperature=0.0),
 }
@@ -49,7 +49,7 @@ def drawn(model: Model, request: Request) -> tuple[list[int], int, float]:
     work = model.engine.submit(request)
     codes: list[int] = []
     steps = 0
-    while not work.done:
+    while not work.is_finished:
         new = [id_ for _, id_ in model.engine.step() if id_ in model.vocabulary.codes]
         codes += new
         steps += bool(new)

@@ -23,7 +23,7 @@ from typing import Any
 
 from study import made_shards
 
-from calumma.checkpoints.run import saved_steps
+from calumma.checkpoints.training_checkpoint import saved_steps
 from calumma.files import make_folder, sha256
 
 CONFIG = """

@@ -23,14 +23,15 @@ import torch
 from torch import Tensor
 
 from calumma.batches.batch import Batch
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.stream import DataConfig, Stream
 from calumma.demo.config import load_demo_config
 from calumma.demo.scenes import Painter, limited, load_slice, pretraining_documents
 from calumma.files import make_folder, replacing
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config import OptimizerConfig
 from calumma.train.image_learner import train_image_tokenizer
@@ -73,7 +74,7 @@ WARM_UP = 20
 MIXTURE = {"objects": 0.54, "shapes": 0.28, "pages": 0.12, "glosses": 0.06}
 """The demo's first stage."""
 
-STREAM = StreamConfig(row_length=512, num_rows=2)
+STREAM = DataConfig(seq_len=512, global_batch_size=2)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def shape_of(variant: Variant, vocabulary_size: int) -> DecoderConfig:
         num_heads=4,
         num_kv_heads=4,
         feed_forward_dim=352,
-        max_tokens=STREAM.row_length,
+        max_seq_len=STREAM.seq_len,
         qk_norm=variant.qk_norm,  # type: ignore[arg-type]
         norm_order=variant.norm_order,  # type: ignore[arg-type]
         dropout=variant.dropout,
@@ -119,7 +120,7 @@ def train(run: Run, reader: ShardReader, steps: int) -> Iterator[dict[str, float
     decoder.train()
     stream = Stream(reader, replace(STREAM, seed=run.seed))
     stream.mix(MIXTURE)
-    optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=run.rate))
+    optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.rate))
     rules = StepRules(vocabulary=stream.vocabulary, z_loss=variant.z_loss, max_gradient_norm=1.0)
     with widest_logits(decoder) as widest:
         for step in range(steps):
@@ -137,8 +138,8 @@ def train(run: Run, reader: ShardReader, steps: int) -> Iterator[dict[str, float
 def without_codes(batch: Batch, stream: Stream) -> Batch:
     """The batch with no code among its counted targets."""
     codes = stream.vocabulary.codes
-    is_code = (batch.targets >= codes.start) & (batch.targets < codes.stop)
-    return replace(batch, counted=np.logical_and(batch.counted, ~is_code))
+    is_code = (batch.labels >= codes.start) & (batch.labels < codes.stop)
+    return replace(batch, counted=np.logical_and(batch.loss_mask, ~is_code))
 
 
 @contextmanager

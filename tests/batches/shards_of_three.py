@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.batches.batch import NOBODY, Batch
+from calumma.batches.batch import PADDING, Batch
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.shards.writer import PieceWriter
@@ -42,5 +42,9 @@ def written(folder: Path, sizes: dict[str, int] = SIZES) -> ShardReader:
 def names(batch: Batch) -> list[int]:
     """The names of the sequences in a batch, in no order."""
     first = V.text.start
-    inside = batch.ids[(batch.owners != NOBODY) & (batch.ids >= first) & (batch.ids < first + 300)]
+    inside = batch.input_ids[
+        (batch.document_ids != PADDING)
+        & (batch.input_ids >= first)
+        & (batch.input_ids < first + 300)
+    ]
     return (inside - first).tolist()

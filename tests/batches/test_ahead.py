@@ -14,12 +14,12 @@ import pytest
 
 from calumma.batches.ahead import AheadStream
 from calumma.batches.batch import Batch
-from calumma.batches.stream import Stream, StreamConfig, StreamState
+from calumma.batches.stream import DataConfig, Stream, StreamState
 from calumma.errors import ShardError
 from calumma.shards.reader import ShardReader
 from tests.batches.shards_of_three import written
 
-CONFIG = StreamConfig(row_length=16, num_rows=3, window=2, drop_condition=0.2)
+CONFIG = DataConfig(seq_len=16, global_batch_size=3, pack_window=2, cond_dropout_prob=0.2)
 ONE, TWO = {"pairs": 3.0, "text": 1.0}, {"answers": 1.0, "text": 1.0}
 
 

@@ -60,6 +60,6 @@ def test_lengths_are_those_of_the_items(reader: ShardReader, drop: float) -> Non
 def test_another_drawer_makes_the_same_of_a_draw(reader: ShardReader, tmp_path: Path) -> None:
     one, other = drawer(reader, drop=0.3), drawer(reader, drop=0.3)
     numbers = np.random.default_rng(0).permutation(len(reader))[:200]
-    wanted = {int(n): one.items(Draw(int(n), 2))[0][0].tolist() for n in numbers}
-    for number in sorted(wanted):
-        assert other.items(Draw(number, 2))[0][0].tolist() == wanted[number]
+    expected = {int(n): one.items(Draw(int(n), 2))[0][0].tolist() for n in numbers}
+    for number in sorted(expected):
+        assert other.items(Draw(number, 2))[0][0].tolist() == expected[number]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.batches.batch import NOBODY
+from calumma.batches.batch import PADDING
 from calumma.batches.pack import Item, Packer, Rooms, cut
 from calumma.vocabulary import Vocabulary
 
@@ -27,11 +27,11 @@ def test_a_row_by_hand() -> None:
     assert packer.add([item([0, 23, 2])])
     assert not packer.add([item([0, 24, 25, 26, 2])])
     batch = packer.batch(pad=1)
-    assert batch.ids.tolist() == [[0, 20, 0, 21, 22], [0, 23, 1, 1, 1]]
-    assert batch.targets.tolist() == [[20, 2, 21, 22, 2], [23, 2, 1, 1, 1]]
-    assert batch.counted.tolist() == [[False, True, True, True, True], [True] * 2 + [False] * 3]
-    assert batch.owners.tolist() == [[0, 0, 1, 1, 1], [0, 0, NOBODY, NOBODY, NOBODY]]
-    assert batch.positions.tolist() == [[0, 1, 0, 1, 2], [0, 1, 0, 0, 0]]
+    assert batch.input_ids.tolist() == [[0, 20, 0, 21, 22], [0, 23, 1, 1, 1]]
+    assert batch.labels.tolist() == [[20, 2, 21, 22, 2], [23, 2, 1, 1, 1]]
+    assert batch.loss_mask.tolist() == [[False, True, True, True, True], [True] * 2 + [False] * 3]
+    assert batch.document_ids.tolist() == [[0, 0, 1, 1, 1], [0, 0, PADDING, PADDING, PADDING]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2], [0, 1, 0, 0, 0]]
 
 
 def test_what_does_not_fit_whole_is_not_taken_in_part() -> None:
@@ -48,17 +48,17 @@ def test_each_goes_where_it_fits_best_and_a_refusal_changes_nothing(
 ) -> None:
     rooms, left = Rooms(3, 6), [6, 6, 6]
     for lengths in sequences:
-        wanted: list[int] | None = []
+        expected: list[int] | None = []
         after = list(left)
         for length in lengths:
             fitting = [row for row in range(3) if after[row] >= length]
             if not fitting:
-                wanted, after = None, left
+                expected, after = None, left
                 break
-            assert wanted is not None
-            wanted.append(min(fitting, key=lambda row: after[row]))
-            after[wanted[-1]] -= length
-        assert rooms.place(lengths) == wanted
+            assert expected is not None
+            expected.append(min(fitting, key=lambda row: after[row]))
+            after[expected[-1]] -= length
+        assert rooms.place(lengths) == expected
         left = after
 
 
@@ -69,10 +69,10 @@ def test_all_that_was_taken_stands_in_some_row_once(lengths: list[int], num_rows
     items = [item([20 + number] * length) for number, length in enumerate(lengths)]
     taken = [number for number, one in enumerate(items) if packer.add([one])]
     batch = packer.batch(pad=1)
-    found = sorted(batch.ids[batch.owners != NOBODY].tolist())
+    found = sorted(batch.input_ids[batch.document_ids != PADDING].tolist())
     assert found == sorted(20 + n for n in taken for _ in range(lengths[n] - 1))
-    assert np.array_equal(batch.targets[batch.counted], batch.ids[batch.counted])
-    assert batch.num_counted == len(found)
+    assert np.array_equal(batch.labels[batch.loss_mask], batch.input_ids[batch.loss_mask])
+    assert batch.num_loss_tokens == len(found)
 
 
 def test_a_long_text_is_cut_and_every_target_stands_once() -> None:

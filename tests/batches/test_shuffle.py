@@ -37,8 +37,8 @@ def test_things_go_anywhere_and_their_neighbours_elsewhere() -> None:
 @pytest.mark.parametrize("size", [2, 3, 5, 12])
 def test_in_short_orders_each_thing_is_first_equally_often(size: int) -> None:
     firsts = np.bincount([Shuffle(size, [seed])[0] for seed in range(4000)], minlength=size)
-    wanted = 4000 / size
-    chi_square = float(((firsts - wanted) ** 2 / wanted).sum())
+    expected = 4000 / size
+    chi_square = float(((firsts - expected) ** 2 / expected).sum())
     assert chi_square < size - 1 + 5 * (2 * (size - 1)) ** 0.5
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.batches.batch import NOBODY, Batch
-from calumma.batches.stream import Stream, StreamConfig, StreamState
+from calumma.batches.batch import PADDING, Batch
+from calumma.batches.stream import DataConfig, Stream, StreamState
 from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
@@ -23,7 +23,7 @@ from calumma.shards.writer import PieceWriter
 from tests.batches.shards_of_three import SIZES, V, names, written
 
 ALL = {"pairs": 1.0, "text": 1.0}
-SMALL = StreamConfig(row_length=16, num_rows=2, window=3, patience=0)
+SMALL = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, max_deferred=0)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     return written(tmp_path_factory.mktemp("shards"))
 
 
-def begun(reader: ShardReader, config: StreamConfig, weights: Mapping[str, float]) -> Stream:
+def begun(reader: ShardReader, config: DataConfig, weights: Mapping[str, float]) -> Stream:
     stream = Stream(reader, config)
     stream.mix(weights)
     return stream
 
 
 def same(one: Batch, other: Batch) -> bool:
-    fields = ("ids", "targets", "counted", "owners", "positions")
+    fields = ("input_ids", "labels", "loss_mask", "document_ids", "position_ids")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in fields)
 
 
@@ -47,8 +47,12 @@ def same(one: Batch, other: Batch) -> bool:
 def test_nothing_is_lost_or_doubled_in_an_epoch(
     reader: ShardReader, seed: int, row_length: int, num_rows: int, window: int
 ) -> None:
-    config = StreamConfig(
-        row_length=row_length, num_rows=num_rows, window=window, patience=0, seed=seed
+    config = DataConfig(
+        seq_len=row_length,
+        global_batch_size=num_rows,
+        pack_window=window,
+        max_deferred=0,
+        seed=seed,
     )
     stream = begun(reader, config, {"pairs": 1.0})
     drawn: list[int] = []
@@ -65,15 +69,15 @@ def test_no_image_is_cut(reader: ShardReader) -> None:
     stream = begun(reader, SMALL, ALL)
     for _ in range(12):
         batch = stream.next()
-        opened = (batch.ids == V.begin_image).sum(axis=1)
-        assert ((batch.ids == 4).sum(axis=1) == opened).all()
-        assert ((batch.ids == 5).sum(axis=1) == opened).all()
+        opened = (batch.input_ids == V.begin_image).sum(axis=1)
+        assert ((batch.input_ids == 4).sum(axis=1) == opened).all()
+        assert ((batch.input_ids == 5).sum(axis=1) == opened).all()
 
 
 def test_positions_and_owners_tell_sequences_apart(reader: ShardReader) -> None:
     batch = begun(reader, SMALL, ALL).next()
-    inside = batch.owners != NOBODY
-    assert ((batch.ids == V.bos) == (inside & (batch.positions == 0))).all()
+    inside = batch.document_ids != PADDING
+    assert ((batch.input_ids == V.bos) == (inside & (batch.position_ids == 0))).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -81,16 +85,16 @@ def test_positions_and_owners_tell_sequences_apart(reader: ShardReader) -> None:
 def test_any_state_goes_on_with_the_same_batches(
     reader: ShardReader, step: int, fresh: bool
 ) -> None:
-    config = StreamConfig(row_length=16, num_rows=2, window=3, drop_condition=0.3)
+    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, cond_dropout_prob=0.3)
     whole = begun(reader, config, ALL)
     for _ in range(step):
         whole.next()
     state = StreamState(**json.loads(json.dumps(asdict(whole.state))))
     resumed = Stream(reader, config) if fresh else whole
-    wanted = [whole.next() for _ in range(8)]
+    expected = [whole.next() for _ in range(8)]
     resumed.restore(state)
     resumed.mix(ALL)
-    assert all(same(batch, resumed.next()) for batch in wanted)
+    assert all(same(batch, resumed.next()) for batch in expected)
 
 
 @pytest.mark.parametrize("boundary", [1, 2, 3, 4, 6, 7])
@@ -139,7 +143,7 @@ def test_every_window_has_the_mixture_to_within_a_sequence_or_two(
     stream = begun(reader, SMALL, weights)
     for _ in range(3):
         before = dict(stream.state.drawn)
-        for _ in range(SMALL.window + 1):
+        for _ in range(SMALL.pack_window + 1):
             stream.next()
         drawn = {n: stream.state.drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
         stream.restore(StreamState(stream.state.drawn, 0, stream.state.weights))
@@ -153,23 +157,25 @@ def test_about_half_of_the_pairs_come_image_first(reader: ShardReader) -> None:
     orders: list[bool] = []
     while len(orders) < 400:
         batch = stream.next()
-        orders += (batch.ids[batch.positions == 1] == V.begin_image).tolist()
+        orders += (batch.input_ids[batch.position_ids == 1] == V.begin_image).tolist()
     assert 0.4 < np.mean(orders) < 0.6
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_share_of_image_first_is_obeyed(reader: ShardReader, share: float) -> None:
-    config = StreamConfig(row_length=16, num_rows=2, window=3, image_first=share)
+    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, image_first_prob=share)
     batch = begun(reader, config, {"pairs": 1.0}).next()
-    assert (batch.ids[batch.positions == 1] == V.begin_image).mean() == share
+    assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).mean() == share
 
 
 def test_number_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None:
     def orders(weights: Mapping[str, float], rows: int) -> dict[int, list[bool]]:
-        stream = begun(reader, StreamConfig(row_length=6, num_rows=rows, window=2), weights)
+        stream = begun(
+            reader, DataConfig(seq_len=6, global_batch_size=rows, pack_window=2), weights
+        )
         seen: dict[int, list[bool]] = {}
         while min([len(seen.get(n, [])) for n in range(SIZES["pairs"])]) < 4:
-            for row in stream.next().ids:
+            for row in stream.next().input_ids:
                 name = int(row.max()) - V.text.start
                 if 0 <= name < 100:
                     seen.setdefault(name, []).append(int(row[1]) == V.begin_image)
@@ -183,11 +189,13 @@ def test_number_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> Non
 
 
 def test_conditions_are_dropped_and_what_is_left_counts(reader: ShardReader) -> None:
-    config = StreamConfig(row_length=16, num_rows=4, window=3, image_first=0.0, drop_condition=1.0)
+    config = DataConfig(
+        seq_len=16, global_batch_size=4, pack_window=3, image_first_prob=0.0, cond_dropout_prob=1.0
+    )
     batch = begun(reader, config, {"pairs": 1.0, "answers": 1.0}).next()
     assert names(batch) == []
-    assert (batch.ids[batch.positions == 1] == V.begin_image).all()
-    assert (batch.counted == (batch.owners != NOBODY)).all()
+    assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).all()
+    assert (batch.loss_mask == (batch.document_ids != PADDING)).all()
 
 
 def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
@@ -215,7 +223,7 @@ def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
     writer.add([V.bos, *([V.text.start] * 30), V.eos], [True] * 32, "long")
     pieces = [writer.write(tmp_path, "piece-00000")]
     Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
-    config = StreamConfig(row_length=8, num_rows=1, window=2)
+    config = DataConfig(seq_len=8, global_batch_size=1, pack_window=2)
     stream = begun(ShardReader(tmp_path), config, {"long": 1.0})
     with pytest.raises(ConfigError) as caught:
         stream.next()
@@ -227,7 +235,7 @@ def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
 
 def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
-        Stream(reader, StreamConfig(row_length=3))
+        Stream(reader, DataConfig(seq_len=3))
     assert str(caught.value) == (
         f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; expected "
         "at least that. Raise stream.row_length."
@@ -239,8 +247,13 @@ def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
 def test_what_is_put_off_is_neither_lost_nor_doubled(
     reader: ShardReader, seed: int, patience: int, share_of: Any
 ) -> None:
-    config = StreamConfig(
-        row_length=9, num_rows=3, window=2, patience=patience, share_of=share_of, seed=seed
+    config = DataConfig(
+        seq_len=9,
+        global_batch_size=3,
+        pack_window=2,
+        max_deferred=patience,
+        mixture_unit=share_of,
+        seed=seed,
     )
     stream = begun(reader, config, ALL)
     seen: Counter[int] = Counter()
@@ -259,9 +272,9 @@ def test_what_is_put_off_is_neither_lost_nor_doubled(
 def test_patience_fills_rows(reader: ShardReader) -> None:
     fills = []
     for patience in (0, 8):
-        config = StreamConfig(row_length=30, num_rows=4, window=4, patience=patience)
+        config = DataConfig(seq_len=30, global_batch_size=4, pack_window=4, max_deferred=patience)
         stream = begun(reader, config, ALL)
-        fills.append(np.mean([stream.next().fill for _ in range(40)]))
+        fills.append(np.mean([stream.next().non_padding_fraction for _ in range(40)]))
     assert fills[1] > 0.985 > fills[0]
 
 
@@ -269,7 +282,7 @@ def test_patience_fills_rows(reader: ShardReader) -> None:
 def test_any_number_of_ranks_reads_the_same_rows_between_them(
     reader: ShardReader, size: int
 ) -> None:
-    config = StreamConfig(row_length=16, num_rows=5, window=3, drop_condition=0.2)
+    config = DataConfig(seq_len=16, global_batch_size=5, pack_window=3, cond_dropout_prob=0.2)
     whole = begun(reader, config, ALL)
     ranks = [Stream(reader, config, rank=rank, size=size) for rank in range(size)]
     for step in range(8):
@@ -292,8 +305,13 @@ def test_any_number_of_ranks_reads_the_same_rows_between_them(
 def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks(
     reader: ShardReader, step: int, sizes: tuple[int, int], patience: int, share_of: Any
 ) -> None:
-    config = StreamConfig(
-        row_length=12, num_rows=4, window=2, patience=patience, share_of=share_of, seed=step
+    config = DataConfig(
+        seq_len=12,
+        global_batch_size=4,
+        pack_window=2,
+        max_deferred=patience,
+        mixture_unit=share_of,
+        seed=step,
     )
     before, after = sizes
     stopped = [Stream(reader, config, rank=rank, size=before) for rank in range(before)]
@@ -316,7 +334,7 @@ def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks(
 
 
 def test_the_state_is_a_few_hundred_bytes(reader: ShardReader) -> None:
-    stream = begun(reader, StreamConfig(row_length=9, num_rows=4, window=4), ALL)
+    stream = begun(reader, DataConfig(seq_len=9, global_batch_size=4, pack_window=4), ALL)
     for _ in range(50):
         stream.next()
     assert len(json.dumps(asdict(stream.state))) < 400
@@ -330,11 +348,11 @@ def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
             writer.add(ids, [True] * len(ids), source)
     pieces = [writer.write(tmp_path, "piece-00000")]
     Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
-    config = StreamConfig(row_length=128, num_rows=16, share_of="ids")
+    config = DataConfig(seq_len=128, global_batch_size=16, mixture_unit="ids")
     stream = begun(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})
     counts = np.zeros(2)
     for _ in range(2000 // 16):
-        ids = stream.next().ids
+        ids = stream.next().input_ids
         counts += [(ids == V.text.start + 1).sum(), (ids == V.text.start).sum()]
     # Each sequence has one more id, its <s>, that names no source: 1 in 94 and 1 in 10.
     shares = counts * [94 / 93, 10 / 9]

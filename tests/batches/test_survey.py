@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.stream import DataConfig, Stream
 from calumma.batches.survey import Survey, survey, survey_lines
 from tests.batches.shards_of_three import written
 
 
 def test_counts_are_those_of_the_batches(tmp_path: Path) -> None:
-    config = StreamConfig(row_length=16, num_rows=2, window=3)
+    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3)
     streams = [Stream(written(tmp_path), config) for _ in range(2)]
     for stream in streams:
         stream.mix({"pairs": 1.0, "answers": 1.0})
     found = survey(streams[0], 7)
     batches = [streams[1].next() for _ in range(4)]
     assert found.rows == 8
-    assert found.placed == sum(int((batch.owners >= 0).sum()) for batch in batches)
-    assert found.counted == sum(batch.num_counted for batch in batches)
+    assert found.placed == sum(int((batch.document_ids >= 0).sum()) for batch in batches)
+    assert found.counted == sum(batch.num_loss_tokens for batch in batches)
     assert found.fill == found.placed / (8 * 16)
     assert found.targets["pairs", "text"] == found.sequences["pairs"]
     assert found.targets["pairs", "codes"] == 2 * found.sequences["pairs"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benches.train_step import flops_a_token
-from calumma.model.sizes import SIZES
+from calumma.model.presets import SIZES
 
 BENCH = Path(__file__).parents[2] / "benches" / "train_step.py"
 

@@ -13,9 +13,9 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.checkpoints.convert import Target, convert, open_model
+from calumma.checkpoints.conversion import Target, convert, open_model
+from calumma.checkpoints.hf_weight_names import decoder_names, heads_of_norm
 from calumma.checkpoints.model_folder import ModelParts, load_model
-from calumma.checkpoints.names import decoder_names, heads_of_norm
 from calumma.model.decoder import Decoder
 from tests.checkpoints.drawn import GQA, MHA, bytes_of, mixed_ids, save_drawn
 from tests.checkpoints.meta_reference import run_release
@@ -96,7 +96,10 @@ def test_logits_of_transformers_qwen3(
         difference = (theirs(ids).logits - ours(ids)).abs().max()
     assert difference < 1e-5
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "qwen3")
-    assert tokenizer("a red circle")["input_ids"] == [0, *model_parts.text.encode("a red circle")]
+    assert tokenizer("a red circle")["input_ids"] == [
+        0,
+        *model_parts.tokenizers.text.encode("a red circle"),
+    ]
     assert theirs.generation_config.eos_token_id == 2
 
 
@@ -181,4 +184,7 @@ def test_the_image_tokenizer_comes_back_with_its_decoder(
     assert {"encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight"} <= names
     assert {"decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"} <= names
     convert(open_model(tmp_path / "meta"), source, tmp_path / "back", Target(layout="calumma"))
-    assert load_model(tmp_path / "back").image.fingerprint == model_parts.image.fingerprint
+    assert (
+        load_model(tmp_path / "back").tokenizers.image.fingerprint
+        == model_parts.tokenizers.image.fingerprint
+    )

@@ -22,7 +22,8 @@ from calumma.model.decoder import Decoder
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_codes
 from calumma.tokens.text import TextTokenizer
-from tests.pictures import noise
+from tests.checkpoints.drawn import without_image_decoder
+from tests.images import noise
 
 SHAPES: dict[str, dict[str, Any]] = {
     "every head its own keys": {"num_kv_heads": 4},
@@ -62,11 +63,11 @@ def some_ids(text: TextTokenizer) -> Tensor:
 def assert_same_logits(theirs: Any, ours: Decoder, text: TextTokenizer) -> None:
     """Equal to 1e-4, but for the image codes, which transformers masks."""
     ids = some_ids(text)
-    wanted, found = theirs(input_ids=ids).logits.float(), ours(ids).float()
+    expected, found = theirs(input_ids=ids).logits.float(), ours(ids).float()
     codes = text.vocabulary.codes
-    assert (wanted[..., codes.start : codes.stop] < -1e30).all()
+    assert (expected[..., codes.start : codes.stop] < -1e30).all()
     for part in (slice(0, codes.start), slice(codes.stop, None)):
-        assert torch.allclose(wanted[..., part], found[..., part], atol=1e-4)
+        assert torch.allclose(expected[..., part], found[..., part], atol=1e-4)
     assert found.std() > 0.1
 
 
@@ -80,13 +81,13 @@ def test_transformers_loads_our_folder(
         tmp_path, output_loading_info=True
     )
     assert {key: list(found) for key, found in report.items() if found} == {}
-    assert_same_logits(theirs, decoder, model_parts.text)
+    assert_same_logits(theirs, decoder, model_parts.tokenizers.text)
     again = load_model(tmp_path)
     assert again.decoder.config == decoder.config
-    assert again.draws
+    assert again.tokenizers.has_image_decoder
     for name, tensor in decoder.state_dict().items():
         assert torch.equal(again.decoder.state_dict()[name], tensor)
-    assert again.image.fingerprint == model_parts.image.fingerprint
+    assert again.tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def make_theirs(
     parts: ModelParts, folder: Path, *, swin_norm: bool, kv_heads: int, groups: int
 ) -> Any:
     config = transformers.ChameleonConfig(
-        vocab_size=parts.text.vocabulary.size,
+        vocab_size=parts.tokenizers.text.vocabulary.size,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -111,7 +112,7 @@ def make_theirs(
         max_position_embeddings=128,
         swin_norm=swin_norm,
         model_parallel_size=groups,
-        vocabulary_map=parts.text.tokenizer.get_vocab(with_added_tokens=True),
+        vocabulary_map=parts.tokenizers.text.tokenizer.get_vocab(with_added_tokens=True),
         vq_config={
             "resolution": 16,
             "base_channels": 32,
@@ -132,7 +133,7 @@ def make_theirs(
                 parameter.copy_(drawn)
             else:
                 parameter.add_(torch.randn_like(parameter) / 5)
-    parts.text.save(folder)
+    parts.tokenizers.text.save(folder)
     return theirs
 
 
@@ -146,10 +147,10 @@ def test_we_load_a_folder_of_transformers(
     )
     theirs.save_pretrained(tmp_path)
     ours = load_model(tmp_path)
-    assert not ours.draws
+    assert not ours.tokenizers.has_image_decoder
     assert ours.decoder.config.qk_norm_groups == groups
     assert ours.decoder.config.norm_order == ("reordered" if swin_norm else "pre")
-    assert_same_logits(theirs, ours.decoder, ours.text)
+    assert_same_logits(theirs, ours.decoder, ours.tokenizers.text)
 
 
 @torch.no_grad()
@@ -157,7 +158,7 @@ def test_the_image_tokenizer_of_transformers_gives_our_codes(
     theirs_folder: Path, model_parts: ModelParts
 ) -> None:
     theirs = transformers.ChameleonForConditionalGeneration.from_pretrained(theirs_folder)
-    ours = load_model(theirs_folder).image
+    ours = load_model(theirs_folder).tokenizers.image
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1
     ids = theirs.model.get_image_tokens(pixels).reshape(2, -1)
     assert (ids - 4).tolist() == ours.encode(pixels).flatten(1).tolist()
@@ -169,17 +170,19 @@ def test_the_processor_of_transformers_prepares_our_prompt(
     save_model(tmp_path, model_parts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     made = tokenizer("a red circle")["input_ids"]
-    assert made == [0, *model_parts.text.encode("a red circle")]
+    assert made == [0, *model_parts.tokenizers.text.encode("a red circle")]
     images = transformers.ChameleonImageProcessor.from_pretrained(tmp_path)
     processor = transformers.ChameleonProcessor.from_pretrained(tmp_path)
     inputs = processor(text="what is <image>", images=noise(0), return_tensors="pt")
-    vocabulary = model_parts.text.vocabulary
+    vocabulary = model_parts.tokenizers.text.vocabulary
     opened = [vocabulary.begin_image, *([vocabulary.placeholder] * 4), vocabulary.end_image]
-    wanted = [0, *model_parts.text.encode("what is "), *opened]
-    assert inputs["input_ids"][0].tolist()[: len(wanted)] == wanted
+    expected = [0, *model_parts.tokenizers.text.encode("what is "), *opened]
+    assert inputs["input_ids"][0].tolist()[: len(expected)] == expected
     assert images is not None
-    codes = model_parts.image.encode(inputs["pixel_values"].clamp(-1, 1)).flatten().tolist()
-    assert codes == model_parts.image.encode_image(noise(0))
+    codes = (
+        model_parts.tokenizers.image.encode(inputs["pixel_values"].clamp(-1, 1)).flatten().tolist()
+    )
+    assert codes == model_parts.tokenizers.image.encode_image(noise(0))
 
 
 def test_weights_of_several_files_are_one_model(theirs_folder: Path, tmp_path: Path) -> None:
@@ -199,8 +202,10 @@ def test_a_folder_without_decoder_weights_takes_the_place_of_one_with_them(
     model_parts: ModelParts, tmp_path: Path
 ) -> None:
     save_model(tmp_path, model_parts)
-    save_model(tmp_path, replace(model_parts, draws=False))
-    assert not load_model(tmp_path).draws
+    save_model(
+        tmp_path, replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers))
+    )
+    assert not load_model(tmp_path).tokenizers.has_image_decoder
 
 
 def test_a_killed_save_leaves_no_model_that_is_half_another(
@@ -299,4 +304,4 @@ def test_a_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
 def test_the_fixture_s_image_tokenizer_is_that_of_the_folders(
     image_tokenizer: ImageTokenizer, theirs_folder: Path
 ) -> None:
-    assert load_model(theirs_folder).image.config == image_tokenizer.config
+    assert load_model(theirs_folder).tokenizers.image.config == image_tokenizer.config

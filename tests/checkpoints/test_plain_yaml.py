@@ -39,9 +39,9 @@ data:
 
 
 def test_what_is_read_is_what_the_library_reads() -> None:
-    wanted = yaml.safe_load(TEXT)
+    expected = yaml.safe_load(TEXT)
     # YAML 1.1 takes 4.5e-06 for a number only with a sign in the exponent, as here.
-    assert parse_yaml(TEXT, "x.yaml") == wanted
+    assert parse_yaml(TEXT, "x.yaml") == expected
 
 
 def test_what_is_written_is_read_by_both() -> None:

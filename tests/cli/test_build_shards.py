@@ -10,8 +10,8 @@ import pytest
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import Tokenizers
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from calumma.cli.main import main
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
-from tests.documents.test_choice import DOCUMENTS
+from tests.documents.test_image_selection import DOCUMENTS
 
 
 def test_chosen_pictures_are_written_and_the_rest_is_accounted_for(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calumma.cli.main import main
-from calumma.compare.store import Judgement, Store
+from calumma.compare.judgement_store import Judgement, Store
 from calumma.compare.study import open_study
 
 

@@ -70,7 +70,7 @@ def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
     capsys.readouterr()
     tok = str(tmp_path / "tok")
     assert main(["convert", "held", tok, "--to", "tokenizers"]) == 0
-    vocabulary = model_parts.text.vocabulary
+    vocabulary = model_parts.tokenizers.text.vocabulary
     kind = "a model folder" if layout == "calumma" else "a release in Meta's layout (one shard)"
     blind = "" if draws else "; the image tokenizer has no decoder: it cannot draw"
     assert capsys.readouterr().out == (
@@ -82,7 +82,7 @@ def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
         "finetune finetune.toml --out tuned --stream.row-length 64",
     ):
         assert main(line.split()) == 0, line
-    assert load_model(Path("tuned/model")).draws is draws
+    assert load_model(Path("tuned/model")).tokenizers.has_image_decoder is draws
     capsys.readouterr()
     assert main(["inspect", tok]) == 0
     told = capsys.readouterr().out.endswith(", no decoder: codes cannot become pictures\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.cli.corpus import add_parser, run
+from calumma.cli.corpus import _run, add_corpus_command
 from calumma.errors import ConfigError
 from tests.corpora.small_corpus import in_cache
 
@@ -20,8 +20,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call(*arguments: str) -> None:
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    run(parser.parse_args(["corpus", *arguments]))
+    add_corpus_command(parser.add_subparsers())
+    _run(parser.parse_args(["corpus", *arguments]))
 
 
 def test_fetch_says_what_it_did_and_again_that_it_was_done(

@@ -17,7 +17,7 @@ from tests.evaluate.published import write_pictured
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="calumma")
-    evaluate.add_parser(parser.add_subparsers())
+    evaluate.add_evaluate_command(parser.add_subparsers())
     return parser
 
 
@@ -68,7 +68,7 @@ def test_a_report_is_written_and_its_command_makes_it_again(
 
 
 def test_the_list_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:
-    from calumma.evaluate.tasks import TASKS
+    from calumma.evaluate.evaluator import TASKS
 
     _run("--list")
     told = capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_the_list_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
-    for given, missing, wanted in (
+    for given, missing, expected in (
         ([], "MODEL", "MODEL --tasks"),
         (["m"], "--tasks", "MODEL --tasks"),
         (["m", "--tasks", "likelihood"], "--out", "MODEL --tasks --out --documents"),
@@ -86,7 +86,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             _run(*given)
         assert str(caught.value) == (
-            f"{missing} is missing; expected {wanted} for this. `calumma evaluate --help` shows "
+            f"{missing} is missing; expected {expected} for this. `calumma evaluate --help` shows "
             "examples, `--list` the tasks."
         )
 
@@ -146,7 +146,7 @@ def test_documents_that_are_not_there_are_refused(folder: Path, tmp_path: Path) 
 def test_an_image_tokenizer_alone_is_measured_too(
     folder: Path, model_parts: ModelParts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model_parts.image.save(tmp_path / "tokenizer")
+    model_parts.tokenizers.image.save(tmp_path / "tokenizer")
     words = ["--documents", folder / "held.parquet", "--out", tmp_path / "out", "--limit", "6"]
     _run(tmp_path / "tokenizer", "--tasks", "reconstruction", *words, "--features", "none")
     written = json.loads((tmp_path / "out" / "report.json").read_text())

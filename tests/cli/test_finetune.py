@@ -10,7 +10,7 @@ from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.files import read_json
-from calumma.shards.build import Tokenizers
+from calumma.tokens.folder import Tokenizers
 from tests.road.test_verbs import FINETUNE
 from tests.train.test_preference import PAIRS
 

@@ -13,7 +13,7 @@ import calumma
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.cli.main import main
 from calumma.generate import model as generate_model
-from tests.pictures import noise
+from tests.images import noise
 
 
 @pytest.fixture(scope="module")

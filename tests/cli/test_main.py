@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import calumma.cli
-from calumma.cli import inspect
+from calumma.cli.inspect import inspect_command
 from calumma.cli.main import VERBS, main, make_parser
 from calumma.errors import Interrupted
 from tests.road.test_verbs import FINETUNE, PRETRAIN, VQ

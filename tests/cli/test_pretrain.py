@@ -14,7 +14,7 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.cli.main import main
-from calumma.shards.build import Tokenizers
+from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.drawn import save_drawn
 from tests.road.test_verbs import PRETRAIN
 
@@ -50,8 +50,8 @@ def test_tokenizers_without_a_decoder_make_a_model_that_says_it_cannot_draw(
     Path("run.toml").write_text(PRETRAIN)
     assert main(["pretrain", "run.toml", "--out", "run", "--steps", "2"]) == 0
     made, blind = load_model(Path("run/model")), load_model(Path("blind"))
-    assert not made.draws
-    assert made.image.fingerprint == blind.image.fingerprint
+    assert not made.tokenizers.has_image_decoder
+    assert made.tokenizers.image.fingerprint == blind.tokenizers.image.fingerprint
 
 
 RUN = """\

@@ -19,9 +19,9 @@ from calumma.cli import serve
 from calumma.cli.main import main
 from calumma.cli.serve import limits_of
 from calumma.errors import ConfigError
-from calumma.generate import group
+from calumma.generate.tensor_parallel import launcher
+from calumma.serve.api_keys import load_keys
 from calumma.serve.config import Limits
-from calumma.serve.keys import load_keys
 from tests.launch import SERVER
 
 

@@ -11,8 +11,8 @@ from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_jsonl
 from calumma.files import sha256
+from tests.images import png
 from tests.launch import Death, launch
-from tests.pictures import png
 from tests.road.test_verbs import VQ
 
 
@@ -62,7 +62,7 @@ def test_killed_in_a_step_and_while_saving_it_ends_in_the_same_weights(
 
     run = tmp_path / "killed"
     in_a_step = Death("calumma.train.image_learner", "image_tokenizer_step", 4)
-    while_saving = Death("calumma.checkpoints.run", "write_json", 2)
+    while_saving = Death("calumma.checkpoints.training_checkpoint", "write_json", 2)
     for death in (in_a_step, while_saving):
         assert launch(*words, run, log=log, death=death).status == -signal.SIGKILL
         assert not (run / "image_tokenizer.safetensors").exists()

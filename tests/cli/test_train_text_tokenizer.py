@@ -9,7 +9,7 @@ import pytest
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import Tokenizers
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
 
 

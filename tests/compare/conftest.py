@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from calumma.checkpoints.model_folder import ModelParts
-from calumma.compare.store import Judgement
+from calumma.compare.judgement_store import Judgement
 from calumma.compare.study import Study, new_study, open_study
 from calumma.documents.document import Document, Image, Text
 from calumma.generate.model import Model
-from tests.pictures import png
+from tests.images import png
 
 
 def prompt(id: str, category: str, *, picture: bool = False) -> Document:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from calumma.compare.app import make_app
-from calumma.compare.report import figures
-from calumma.compare.store import Store
+from calumma.compare.annotation_app import make_app
+from calumma.compare.judgement_store import Store
 from calumma.compare.study import Study
+from calumma.compare.study_report import figures
 from tests.browser import browser, served
 
 pytest.importorskip("playwright", reason="playwright is not installed")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from calumma.corpora.corpus import Corpus, Folders, Package
-from calumma.corpora.pictures import image_from_file
+from calumma.corpora.catalog_entry import Corpus, Folders, Package
+from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 from tests.corpora.packages import picture, text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calumma.corpora.still_life import Cupboard, Thing
-from tests.documents.pictures import png
+from tests.documents.image_files import png
 
 BEAR = Thing("bear", source="emoji", licence="MIT", data=png("brown"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calumma.corpora.attribution import notice_of, write_attribution
-from calumma.corpora.corpus import Package
+from calumma.corpora.catalog_entry import Package
 from tests.corpora.packages import text
 from tests.corpora.small_corpus import in_cache
 

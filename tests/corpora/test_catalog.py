@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from calumma.corpora.build import CLIP_ART, DOCUMENTATION, EMOJI
+from calumma.corpora.build_embedded import CLIP_ART, DOCUMENTATION, EMOJI
 from calumma.corpora.catalog import CORPORA, find_corpus
 from calumma.errors import CorpusError
 

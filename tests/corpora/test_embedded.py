@@ -12,7 +12,7 @@ import pytest
 import calumma.corpora
 from calumma.corpora.captions import group_of, split_of
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.colours import COLOUR_WORDS
+from calumma.corpora.color_words import COLOUR_WORDS
 from calumma.corpora.embedded import (
     EMBEDDED_KINDS,
     EmbeddedKind,

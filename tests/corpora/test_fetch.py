@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from calumma.corpora import fetch
-from calumma.corpora.corpus import Corpus
+from calumma.corpora.catalog_entry import Corpus
 from calumma.corpora.fetch import fetch_corpus, is_fetched
-from calumma.documents.tables import read_parquet
+from calumma.documents.parquet import read_parquet
 from calumma.errors import CorpusError, Interrupted
 from calumma.runtime import STOP
 from tests.corpora.small_corpus import in_cache

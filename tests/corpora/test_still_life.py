@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from calumma.corpora.compose import GROUNDS, SHAPES
 from calumma.corpora.still_life import LAYOUTS, PATTERNS, Ground, StillLife, Thing, cupboard
-from tests.documents.pictures import png
+from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES
+from tests.documents.image_files import png
 
 SIDE = 96
 

@@ -18,7 +18,7 @@ from calumma.demo.charts import (
     thin,
     ticks,
 )
-from calumma.demo.story import Curve, FigureRow, Series
+from calumma.demo.page_data import Curve, FigureRow, Series
 
 STRAIGHT = Curve("a", "bits", [Series("text", [(0, 10.0), (50, 5.0), (100, 0.0)])])
 

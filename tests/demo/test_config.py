@@ -17,15 +17,15 @@ def test_the_shipped_config_is_whole(tmp_path: Path) -> None:
     pretraining, finetuning = config.pretraining(tmp_path), config.finetuning(tmp_path)
     assert pretraining.shards == finetuning.shards == tmp_path / "shards"
     assert finetuning.model == tmp_path / "runs" / "pretrain" / "model"
-    longest = pretraining.model.max_tokens
-    assert max(pretraining.stream.row_length, finetuning.stream.row_length) <= longest
-    assert config.image_tokenizer.network.codes_per_image < pretraining.stream.row_length
+    longest = pretraining.model.max_seq_len
+    assert max(pretraining.data.seq_len, finetuning.data.seq_len) <= longest
+    assert config.image_tokenizer.network.codes_per_image < pretraining.data.seq_len
 
 
 def test_one_seed_is_the_seed_of_everything(tmp_path: Path) -> None:
     config = load_demo_config(TINY, {"seed": 7})
     for run in (config.pretraining(tmp_path), config.finetuning(tmp_path)):
-        assert (run.seed, run.stream.seed) == (7, 7)
+        assert (run.seed, run.data.seed) == (7, 7)
 
 
 def test_checkpoints_are_as_often_as_the_demo_says(tmp_path: Path) -> None:

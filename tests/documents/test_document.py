@@ -18,9 +18,9 @@ from calumma.documents.document import (
     document_to_json,
     part_from_json,
 )
-from calumma.documents.places import Url
+from calumma.documents.paths import RemotePath
 from calumma.errors import DocumentError, ImageError
-from tests.documents.pictures import BLUE, RED, png
+from tests.documents.image_files import BLUE, RED, png
 
 FOLDER = Path("/data/web")
 
@@ -271,6 +271,6 @@ def test_a_picture_with_too_many_pixels_is_refused_unread(
 
 def test_a_header_tells_of_a_picture_that_is_none_and_nothing_is_fetched_for_it() -> None:
     Image(data=RED).require_header()
-    Image(path=Url("memory://nowhere/gone.png")).require_header()
+    Image(path=RemotePath("memory://nowhere/gone.png")).require_header()
     with pytest.raises(ImageError, match="holds no picture that can be read"):
         Image(data=b"no").require_header()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.faults import Faults
+from calumma.documents.error_policy import Faults
 from calumma.documents.html import local_path, read_html, tidied
 from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
-from tests.pictures import png
+from tests.images import png
 
 
 def page(folder: Path, body: str) -> Path:

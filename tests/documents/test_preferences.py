@@ -10,7 +10,7 @@ import pytest
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference, read_preferences, write_preferences
 from calumma.errors import DocumentError
-from tests.pictures import png
+from tests.images import png
 
 PAIR = Preference(
     id="a",

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Text
-from calumma.documents.faults import Faults
+from calumma.documents.error_policy import Faults
 from calumma.documents.readers import find_sources, read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
-from tests.documents.pictures import RED
-from tests.documents.test_tables import pairs, save
+from tests.documents.image_files import RED
+from tests.documents.test_parquet import pairs, save
 from tests.documents.test_webdataset import tar
 
 WANTED = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar, .html or a folder written by save_to_disk"

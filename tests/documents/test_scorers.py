@@ -10,8 +10,8 @@ import PIL.ImageFilter
 import pytest
 
 from calumma.corpora.embedded import load_embedded
-from calumma.documents.clean import CleanConfig, ScoreRule
 from calumma.documents.document import Document, Text
+from calumma.documents.document_filter import FilterConfig, ScoreRule
 from calumma.documents.scorers import (
     colourfulness,
     detail,
@@ -30,8 +30,8 @@ def test_sharpness_by_hand_and_after_blurring() -> None:
     dot = np.zeros((224, 224), np.uint8)
     dot[100, 100] = 100
     # The Laplacian is -400 at the dot and 100 at its four neighbours; their sum is nothing.
-    wanted = (400**2 + 4 * 100**2) / 224**2
-    assert sharpness()(PIL.Image.fromarray(dot)) == pytest.approx(wanted)
+    expected = (400**2 + 4 * 100**2) / 224**2
+    assert sharpness()(PIL.Image.fromarray(dot)) == pytest.approx(expected)
     blurred = [NOISE.filter(PIL.ImageFilter.GaussianBlur(radius)) for radius in (0, 1, 4)]
     first, second, third = map(sharpness(), blurred)
     assert first > 10 * second > 100 * third > 0
@@ -66,8 +66,8 @@ def test_the_classifier_of_pictures_finds_nothing_in_clip_art() -> None:
 
 
 def test_abuse_is_left_out_by_its_line_and_told_from_what_is_none() -> None:
-    rule = ScoreRule(name="abuse", call="profanity", most=0.8)
-    clean = CleanConfig(scores=(rule,))
+    rule = ScoreRule(name="abuse", function="profanity", max=0.8)
+    clean = FilterConfig(scores=(rule,))
     kind = "The weather is fine today.\nLet us walk along the river."
     assert clean.judge(Document(id="1", content=(Text(kind),))) is None
     assert profanity()("") == 0.0

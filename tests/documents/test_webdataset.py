@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.faults import Faults
+from calumma.documents.error_policy import Faults
 from calumma.documents.webdataset import read_tar
 from calumma.errors import DocumentError
-from tests.documents.pictures import BLUE, RED
+from tests.documents.image_files import BLUE, RED
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:

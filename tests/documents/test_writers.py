@@ -14,7 +14,7 @@ from calumma.documents.document import ROLES, Document, Image, Part, Text, Turn
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import ROWS_PER_GROUP, SCHEMA, write_jsonl, write_parquet
 from calumma.errors import ImageError
-from tests.documents.pictures import BLUE, RED
+from tests.documents.image_files import BLUE, RED
 
 DOCUMENTS = [
     Document(

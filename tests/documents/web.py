@@ -25,13 +25,13 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         return self.left[0] >= 0 and super().parse_request()
 
     def do_GET(self) -> None:
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        expected = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         path = Path(self.translate_path(self.path))
-        if wanted is None or not path.is_file():
+        if expected is None or not path.is_file():
             super().do_GET()
             return
         data = path.read_bytes()
-        start, end = int(wanted[1]), int(wanted[2] or len(data) - 1)
+        start, end = int(expected[1]), int(expected[2] or len(data) - 1)
         part = data[start : end + 1]
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")

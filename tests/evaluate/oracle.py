@@ -15,9 +15,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.corpora.compose import draw_scene, picture_bytes, scene_document, shape_scenes
+from calumma.corpora.synthetic_scenes import draw_scene, picture_bytes, scene_document, shape_scenes
 from calumma.documents.document import Document, Image, Text
-from calumma.evaluate.held_out import HeldOut
+from calumma.evaluate.context import EvalContext
 from calumma.tokens.text import TextTokenizer
 
 LETTERS = "abcdefghij"
@@ -65,10 +65,10 @@ def letter_documents(letters: str) -> list[Document]:
     ]
 
 
-def oracle_held_out(letters: str, logit: float, **parts: Any) -> HeldOut:
+def oracle_held_out(letters: str, logit: float, **parts: Any) -> EvalContext:
     """The letters with their pictures, before an oracle."""
     model = oracle_model(logit, **parts)
-    held_out = HeldOut(model, letter_documents(letters))
+    held_out = EvalContext(model, letter_documents(letters))
     held_out.codes = [[[LETTERS.index(letter)] * CELLS] for letter in letters]
     return held_out
 

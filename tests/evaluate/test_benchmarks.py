@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calumma.evaluate.benchmarks import BENCHMARKS
-from calumma.evaluate.held_out import Options
+from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.text_tasks import questions_of
 from tests.evaluate.published import write_benchmarks
 
@@ -23,10 +23,10 @@ def test_the_papers_text_benchmarks_are_there_with_its_shots() -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_is_read_from_its_published_files(name: str, tmp_path: Path) -> None:
-    asked, examples = questions_of(name, Options(data=write_benchmarks(tmp_path)))
+    asked, examples = questions_of(name, EvalConfig(benchmarks_folder=write_benchmarks(tmp_path)))
     assert asked
-    wanted = BENCHMARKS[name].shots > 0 and BENCHMARKS[name].train is not None
-    assert bool(examples) == wanted
+    expected = BENCHMARKS[name].shots > 0 and BENCHMARKS[name].train is not None
+    assert bool(examples) == expected
 
 
 def test_a_benchmark_names_the_files_it_reads() -> None:

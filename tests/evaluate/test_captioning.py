@@ -12,7 +12,7 @@ from calumma.evaluate.captioning import (
     nearest_captions,
     write_captions,
 )
-from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.generate.model import Model
 from tests.evaluate.oracle import oracle_held_out, picture
 
@@ -61,24 +61,24 @@ def test_known_words_are_those_that_the_caption_names(model: Model) -> None:
         content=(Text("a red cat"), picture()),
         attributes={"thing": "cat", "ground": "red", "licence": "mine"},
     )
-    [pair] = HeldOut(model, [document]).pairs
+    [pair] = EvalContext(model, [document]).pairs
     assert known_words(pair) == {"thing": "cat", "ground": "red"}
 
 
 def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = HeldOut(model, scenes[:4])
+    held_out = EvalContext(model, scenes[:4])
     # The room for a caption follows from the longest one: that pair is asked alone.
     longest = max(range(4), key=lambda place: len(held_out.pairs[place].text_ids))
-    together = write_captions(held_out, held_out.pairs, Options())
-    alone = write_captions(held_out, [held_out.pairs[longest]], Options(seed=9))
+    together = write_captions(held_out, held_out.pairs, EvalConfig())
+    alone = write_captions(held_out, [held_out.pairs[longest]], EvalConfig(seed=9))
     assert [together[longest]] == alone
 
 
 def test_documents_without_named_attributes_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        captioning(oracle_held_out("ab", 0.0), Options())
+        captioning(oracle_held_out("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
         "captioning: found no attribute named in the texts of 2 pairs; expected attributes such as "
         '"thing" or "ground" whose words stand in the caption. Give such documents (--documents), '

@@ -28,9 +28,9 @@ def test_covariances_that_do_not_commute_are_compared_by_their_roots() -> None:
     one, other = (chance.normal(size=(40, 5)) @ chance.normal(size=(5, 5)) for _ in "ab")
     a, b = np.cov(one.T), np.cov(other.T)
     roots = np.sqrt(np.linalg.eigvals(a @ b).astype(complex)).real.sum()
-    wanted = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(a + b) - 2 * roots
-    assert frechet_distance(one, other) == pytest.approx(wanted)
-    assert frechet_distance(other, one) == pytest.approx(wanted)
+    expected = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(a + b) - 2 * roots
+    assert frechet_distance(one, other) == pytest.approx(expected)
+    assert frechet_distance(other, one) == pytest.approx(expected)
 
 
 def test_fewer_pictures_than_features_are_no_trouble() -> None:

@@ -12,8 +12,8 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.harness import HarnessModel, registered
-from calumma.evaluate.held_out import Options
 from calumma.evaluate.text_tasks import questions_of, run_harness
 from calumma.generate.model import Model
 from tests.evaluate.published import lines, write_benchmarks
@@ -52,7 +52,7 @@ def test_the_harness_gives_for_our_class_what_it_gives_for_its_own(
     name: str, model: Model, theirs: Any, published: Path
 ) -> None:
     benchmark = BENCHMARKS[name]
-    asked, examples = questions_of(name, Options(data=published))
+    asked, examples = questions_of(name, EvalConfig(benchmarks_folder=published))
     ours = run_harness(HarnessModel(model), benchmark, asked, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,7 +72,7 @@ def test_what_is_written_is_what_transformers_writes(
     model: Model, theirs: Any, published: Path
 ) -> None:
     benchmark = BENCHMARKS["gsm8k"]
-    asked, examples = questions_of("gsm8k", Options(data=published))
+    asked, examples = questions_of("gsm8k", EvalConfig(benchmarks_folder=published))
     short = replace(benchmark, changes={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}})
     ours = run_harness(HarnessModel(model), short, asked, examples)
     with warnings.catch_warnings():

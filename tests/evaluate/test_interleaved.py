@@ -9,8 +9,8 @@ import pytest
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate import interleaved as room
+from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.frechet import FrechetFeatures
-from calumma.evaluate.held_out import HeldOut, Options
 from calumma.evaluate.interleaved import (
     Exchange,
     answer_all,
@@ -20,18 +20,18 @@ from calumma.evaluate.interleaved import (
     make_up,
     on_topic,
 )
-from calumma.evaluate.scorer import Scorer
+from calumma.evaluate.text_image_scorer import Scorer
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
 from tests.evaluate.oracle import picture
-from tests.evaluate.test_scorer import COLOURS, colour_features, coloured
-from tests.pictures import png
+from tests.evaluate.test_text_image_scorer import COLOURS, colour_features, coloured
+from tests.images import png
 
 PICTURE = PIL.Image.new("RGB", (4, 4))
 
 
-def _asked(number: int, wanted: tuple[Text | Image, ...]) -> Document:
-    turns = (Turn("user", (Text(f"ask {number}"),)), Turn("assistant", wanted))
+def _asked(number: int, expected: tuple[Text | Image, ...]) -> Document:
+    turns = (Turn("user", (Text(f"ask {number}"),)), Turn("assistant", expected))
     return Document(id=str(number), messages=turns)
 
 
@@ -46,7 +46,7 @@ def _sample(*parts: str | PIL.Image.Image, ended: bool = True) -> Any:
 
 def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
     words, image = Text("words"), picture()
-    asked = [Exchange((Turn("user", (Text("ask"),)),), wanted) for wanted in
+    asked = [Exchange((Turn("user", (Text("ask"),)),), expected) for expected in
              ((words, image), (words, image), (words,), (image, words, image))]  # fmt: skip
     samples = [
         _sample("a ", "b", PICTURE),  # as asked
@@ -77,7 +77,7 @@ def test_the_last_answer_is_the_reference() -> None:
     last = (Turn("user", (Text("c"), picture())), Turn("assistant", (Text("d"),)))
     found = exchange(Document(id="1", messages=(*first, *last)))
     assert found is not None
-    assert (found.text, found.wanted) == ("a b c", (Text("d"),))
+    assert (found.text, found.expected) == ("a b c", (Text("d"),))
     assert exchange(Document(id="2", messages=first[:1])) is None
     assert exchange(Document(id="3", content=(Text("a"),))) is None
     assert exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
@@ -92,15 +92,17 @@ def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tunin
     )  # fmt: skip
     document = Document(id="1", messages=(*turns, Turn("assistant", (Text("c"),))))
     asked = [each for each in [exchange(document)] if each]
-    [sample] = answer_all(model, asked, Options())
+    [sample] = answer_all(model, asked, EvalConfig())
     codes = [model.encode_image(wide.open(), fit=fit) for fit in ("pad", "crop")]
-    assert sample.prompt_ids == encode_turns(turns, model.text, codes)
+    assert sample.prompt_token_ids == encode_turns(
+        [("user", ["a", codes[0]]), ("assistant", [codes[1]]), ("user", ["b"])], model.text
+    )
 
 
 def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> None:
     long = _asked(1, (Text("?" * 200),))
-    held_out = HeldOut(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
-    figures = interleaved(held_out, Options())
+    held_out = EvalContext(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
+    figures = interleaved(held_out, EvalConfig())
     assert figures[0].n == 3
     assert held_out.skipped == ["interleaved: 1 of 4 conversations, which are longer than a row."]
 
@@ -108,13 +110,13 @@ def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> 
 def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
     documents = [_asked(n, (Text("words"), picture()) if n % 2 else (Text("words"),))
                  for n in range(6)]  # fmt: skip
-    held_out = HeldOut(model, documents)
-    figures = interleaved(held_out, Options(show=2, max_prompts=4))
+    held_out = EvalContext(model, documents)
+    figures = interleaved(held_out, EvalConfig(log_samples=2, max_prompts=4))
     assert {figure.name: figure.n for figure in figures}["interleaved_present"] == 4
-    assert [shown.task for shown in held_out.shown] == ["interleaved"] * 2
+    assert [shown.task for shown in held_out.logged_samples] == ["interleaved"] * 2
     asked = [each for document in documents if (each := exchange(document))]
-    one, other = (answer_all(model, asked[:2], Options(seed=3)) for _ in range(2))
-    assert [sample.ids for sample in one] == [sample.ids for sample in other]
+    one, other = (answer_all(model, asked[:2], EvalConfig(seed=3)) for _ in range(2))
+    assert [sample.token_ids for sample in one] == [sample.token_ids for sample in other]
 
 
 def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
@@ -134,19 +136,19 @@ def test_the_scorer_is_asked_where_ten_different_prompts_drew(
     monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
     documents = [_asked(n, (picture(),)) for n in range(12)]
 
-    def draws(model: Model, asked: list[Exchange], options: Options) -> list[Any]:
+    def draws(model: Model, asked: list[Exchange], options: EvalConfig) -> list[Any]:
         return [_sample(PICTURE) for _ in asked]
 
     monkeypatch.setattr(room, "answer_all", draws)
-    options = Options(features="colours", training=coloured(30))
-    figures = interleaved(HeldOut(model, documents), options)
+    options = EvalConfig(feature_network="colours", training_documents=coloured(30))
+    figures = interleaved(EvalContext(model, documents), options)
     assert figures[-1].name == "interleaved_on_topic"
     assert np.isfinite(figures[-1].value)
 
 
 def test_documents_without_answers_are_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
-        interleaved(HeldOut(model, [Document(id="1", content=(Text("a"),))]), Options())
+        interleaved(EvalContext(model, [Document(id="1", content=(Text("a"),))]), EvalConfig())
     assert str(caught.value) == (
         "interleaved: found no conversation with an answer among 1 document; expected documents "
         "with turns. Give such documents (--documents), or leave this task out."

@@ -7,16 +7,16 @@ import pytest
 
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.figure import Figure
-from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.likelihood import likelihood, other_texts, unigram_bits
+from calumma.evaluate.metric import Metric
 from tests.evaluate.oracle import LETTERS, VOCABULARY, oracle_held_out, oracle_model
 
 THREE_BITS = 3 * math.log(2)
 
 
-def _figures(held_out: HeldOut, options: Options | None = None) -> dict[str, Figure]:
-    return {figure.name: figure for figure in likelihood(held_out, options or Options())}
+def _figures(held_out: EvalContext, options: EvalConfig | None = None) -> dict[str, Metric]:
+    return {figure.name: figure for figure in likelihood(held_out, options or EvalConfig())}
 
 
 def test_an_even_model_needs_the_bits_of_the_whole_vocabulary() -> None:
@@ -62,19 +62,19 @@ def test_the_unigram_of_training_counts_adds_one_to_each_id_of_its_kind() -> Non
 
 
 def test_text_alone_gives_the_text_figure_alone() -> None:
-    held_out = HeldOut(oracle_model(0.0), [Document(id="1", content=(Text("abc"),))])
+    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("abc"),))])
     assert list(_figures(held_out)) == ["text_bits_per_token"]
 
 
 def test_a_document_that_is_too_long_is_cut_to_what_the_model_reads() -> None:
-    held_out = HeldOut(oracle_model(0.0), [Document(id="1", content=(Text("a" * 99),))])
+    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a" * 99),))])
     assert _figures(held_out)["text_bits_per_token"].note.startswith("63 tokens")
 
 
 def test_documents_without_any_token_are_refused() -> None:
-    held_out = HeldOut(oracle_model(0.0), [Document(id="1", content=(Text(""),))])
+    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text(""),))])
     with pytest.raises(EvaluationError) as caught:
-        likelihood(held_out, Options())
+        likelihood(held_out, EvalConfig())
     assert str(caught.value) == (
         "likelihood: found no token of text or image in 1 document; expected at least one. Give "
         "documents with text or pictures (--documents)."
@@ -101,8 +101,8 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
 
 def test_what_is_shown_stands_in_the_order_in_which_it_was_read() -> None:
     held_out = oracle_held_out(LETTERS, 0.0)
-    likelihood(held_out, Options(show=2))
-    caption_before, image_before = held_out.shown
+    likelihood(held_out, EvalConfig(log_samples=2))
+    caption_before, image_before = held_out.logged_samples
     assert [isinstance(part, str) for part in caption_before.prompt] == [True, False]
     assert [isinstance(part, str) for part in image_before.prompt] == [False, True]
     bits = math.log2(VOCABULARY.size)

@@ -5,8 +5,8 @@ import pytest
 
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.held_out import HeldOut, Options
-from calumma.evaluate.likeness import psnr_db
+from calumma.evaluate.context import EvalConfig, EvalContext
+from calumma.evaluate.image_similarity import psnr_db
 from calumma.evaluate.reconstruction import codebook_figures, reconstruct, reconstruction
 from calumma.generate.model import Model
 from calumma.tokens.pixels import to_pixels
@@ -16,7 +16,7 @@ from tests.evaluate.oracle import letter_documents, oracle_model
 def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
     model: Model, scenes: list[Document]
 ) -> None:
-    figure = reconstruction(HeldOut(model, scenes), Options())[0]
+    figure = reconstruction(EvalContext(model, scenes), EvalConfig())[0]
     each, flat = [], []
     for document in scenes:
         pixels = to_pixels(document.images[0].open(), 16)
@@ -38,9 +38,9 @@ def test_codebook_figures_by_hand() -> None:
 
 
 def test_documents_without_pictures_are_refused() -> None:
-    held_out = HeldOut(oracle_model(0.0), [Document(id="1", content=(Text("a"),))])
+    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a"),))])
     with pytest.raises(EvaluationError) as caught:
-        reconstruction(held_out, Options())
+        reconstruction(held_out, EvalConfig())
     assert str(caught.value) == (
         "reconstruction: found no picture in 1 document; expected at least one. Give documents with "
         "pictures (--documents), or leave this task out."
@@ -48,9 +48,9 @@ def test_documents_without_pictures_are_refused() -> None:
 
 
 def test_a_model_without_its_image_decoder_is_refused() -> None:
-    held_out = HeldOut(oracle_model(0.0, draws=False), letter_documents("a"))
+    held_out = EvalContext(oracle_model(0.0, draws=False), letter_documents("a"))
     with pytest.raises(EvaluationError) as caught:
-        reconstruction(held_out, Options())
+        reconstruction(held_out, EvalConfig())
     assert str(caught.value) == (
         "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot become "
         "pictures; expected the decoder of its image tokenizer. Put that file into the folder, or "
@@ -60,14 +60,14 @@ def test_a_model_without_its_image_decoder_is_refused() -> None:
 
 def test_a_tokenizer_alone_gives_the_same_figures(model: Model, scenes: list[Document]) -> None:
     images = [image for document in scenes for image in document.images]
-    figures, sheets, skipped = reconstruct(model.image, images, Options())
-    assert figures == reconstruction(HeldOut(model, scenes), Options())
+    figures, sheets, skipped = reconstruct(model.image, images, EvalConfig())
+    assert figures == reconstruction(EvalContext(model, scenes), EvalConfig())
     assert sheets == [] and skipped == []
 
 
 def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
-        reconstruct(model.image, [], Options())
+        reconstruct(model.image, [], EvalConfig())
     assert str(caught.value) == (
         "reconstruction: found no picture in the documents; expected at least one. Give documents "
         "with pictures (--documents)."

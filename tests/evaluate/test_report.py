@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from calumma.evaluate.figure import Figure
+from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import Report
 
 REPORT = Report(
     figures=[
-        Figure("codebook_used", 0.5, None, 7, None, "share", "of <8> codes"),
-        Figure("text_bits_per_token", 2.0, 3.0, 9, (1.5, 2.5), "bits"),
+        Metric("codebook_used", 0.5, None, 7, None, "share", "of <8> codes"),
+        Metric("text_bits_per_token", 2.0, 3.0, 9, (1.5, 2.5), "bits"),
     ],
     seconds=1.23456,
     seed=4,
@@ -46,9 +46,9 @@ def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -
 
 
 def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> None:
-    figure = Figure("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
+    figure = Metric("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
     page = Report(
-        figures=[figure.beside({"chance": 0.1, "unigram": 0.3}), *REPORT.figures],
+        figures=[figure.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.figures],
         seconds=1,
         seed=0,
     ).to_html()

@@ -4,7 +4,7 @@ import pytest
 
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
-from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.retrieval import draw_candidates, nearest_neighbour, retrieval
 from tests.evaluate.oracle import LETTERS, oracle_held_out, oracle_model, picture
 
@@ -17,7 +17,7 @@ NAMES = [
 
 
 def test_who_knows_finds_every_one() -> None:
-    figures = retrieval(oracle_held_out(LETTERS, 5.0), Options())
+    figures = retrieval(oracle_held_out(LETTERS, 5.0), EvalConfig())
     assert [figure.name for figure in figures] == NAMES
     assert [figure.value for figure in figures] == [1.0] * 4
     assert figures[0].n == 10
@@ -25,7 +25,7 @@ def test_who_knows_finds_every_one() -> None:
 
 
 def test_who_knows_nothing_is_right_one_time_in_ten() -> None:
-    figures = retrieval(oracle_held_out(LETTERS, 0.0), Options())
+    figures = retrieval(oracle_held_out(LETTERS, 0.0), EvalConfig())
     assert [figure.value for figure in figures] == pytest.approx([0.1] * 4)
 
 
@@ -36,21 +36,23 @@ def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() ->
         return Document(id=str(number), content=(text, picture((shade, 0, 0))))
 
     documents = [pair(number, 25 * number) for number in range(10)]
-    held_out = HeldOut(oracle_model(0.0), documents)
-    options = Options(training=[pair(number, 25 * number + 2) for number in range(10)], show=1)
+    held_out = EvalContext(oracle_model(0.0), documents)
+    options = EvalConfig(
+        training_documents=[pair(number, 25 * number + 2) for number in range(10)], log_samples=1
+    )
     figures = retrieval(held_out, options)
     assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in figures)
     assert all(f.baseline == 0.1 for f in figures)
-    caption, pictured = held_out.shown
-    assert caption.wanted == ["shade0 here"] == pictured.prompt
+    caption, pictured = held_out.logged_samples
+    assert caption.expected == ["shade0 here"] == pictured.prompt
     assert caption.answer[0] == f"{0.0:10.2f}  shade0 here\n" and len(caption.answer) == 10
     assert pictured.answer[1] == "0.00 " and len(pictured.answer) == 20
     candidates = draw_candidates([f"{n}" for n in range(10)], 0)
-    known = Options(training=[pair(3, 75)])
+    known = EvalConfig(training_documents=[pair(3, 75)])
     found = nearest_neighbour(held_out.pairs, candidates, known)
     # One caption for all: it shares one word with each, and two with its own.
     assert found["text_given_image"] == pytest.approx((1 + 9 * 0) / 10)
-    assert nearest_neighbour(held_out.pairs, candidates, Options()) == {}
+    assert nearest_neighbour(held_out.pairs, candidates, EvalConfig()) == {}
 
 
 def test_candidates_begin_with_the_own_place_and_have_ten_different_texts() -> None:
@@ -67,4 +69,4 @@ def test_the_same_seed_draws_the_same_candidates() -> None:
 
 def test_nine_texts_are_too_few() -> None:
     with pytest.raises(EvaluationError, match="retrieval: found 9 different texts among 9 docu"):
-        retrieval(oracle_held_out(LETTERS[:9], 0.0), Options())
+        retrieval(oracle_held_out(LETTERS[:9], 0.0), EvalConfig())

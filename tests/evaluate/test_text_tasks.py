@@ -9,8 +9,8 @@ import pytest
 
 from calumma.errors import ConfigError, EvaluationError
 from calumma.evaluate import text_tasks
-from calumma.evaluate.figure import wilson_interval
-from calumma.evaluate.held_out import HeldOut, Options
+from calumma.evaluate.context import EvalConfig, EvalContext
+from calumma.evaluate.metric import wilson_interval
 from calumma.evaluate.text_tasks import text_benchmark
 from calumma.generate.model import Model
 from tests.evaluate.published import lines, write_benchmarks
@@ -25,9 +25,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _measured(
     name: str, model: Model, published: Path, **options: Any
-) -> tuple[dict[str, Any], HeldOut]:
-    held_out = HeldOut(model, [])
-    figures = text_benchmark(name, held_out, Options(data=published, **options))
+) -> tuple[dict[str, Any], EvalContext]:
+    held_out = EvalContext(model, [])
+    figures = text_benchmark(name, held_out, EvalConfig(benchmarks_folder=published, **options))
     return {figure.name: figure for figure in figures}, held_out
 
 
@@ -46,12 +46,12 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
     assert figure.baselines["commonest place"] == pytest.approx(2 / 3)
     assert figure.baselines["unigram"] == pytest.approx(2 / 3)
     assert figure.baseline == pytest.approx(2 / 3)
-    first, second = held_out.shown
+    first, second = held_out.logged_samples
     assert first.prompt == ["Question: open box 0\nAnswer:"]
     assert [str(line).split("  ")[-1] for line in first.answer] == [
         "' use a key'\n", "' use a cloud'\n",
     ]  # fmt: skip
-    assert (first.wanted, second.wanted) == ([" use a key"], [" use a cloud"])
+    assert (first.expected, second.expected) == ([" use a key"], [" use a cloud"])
 
 
 def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
@@ -65,7 +65,7 @@ def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     figures, held_out = _measured("mmlu", model, published, show=9, tick=tick)
     assert told[-1] == (4, 4) and sorted(told) == told
     assert figures["mmlu_acc"].n == 4
-    prompts = [shown.prompt[0] for shown in held_out.shown]
+    prompts = [shown.prompt[0] for shown in held_out.logged_samples]
     assert [prompt.count("Answer: B") for prompt in prompts if isinstance(prompt, str)] == [5] * 4
     assert "about anatomy" in str(prompts[0]) and "about astronomy" in str(prompts[3])
 
@@ -80,8 +80,8 @@ def test_tasks_of_big_bench_have_figures_of_their_own(model: Model, published: P
 
 def test_where_contexts_differ_they_are_the_candidates(model: Model, published: Path) -> None:
     _, held_out = _measured("winogrande", model, published, show=1)
-    [shown] = held_out.shown
-    assert shown.wanted == ["The cup beat the jug as the cup"]
+    [shown] = held_out.logged_samples
+    assert shown.expected == ["The cup beat the jug as the cup"]
     assert "the jug'" in str(shown.answer[1])
 
 
@@ -118,7 +118,7 @@ def test_competition_mathematics_is_scored_by_the_harness_own_rules(
 
 def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
-        text_benchmark("piqa", HeldOut(model, []), Options())
+        text_benchmark("piqa", EvalContext(model, []), EvalConfig())
     assert str(caught.value) == (
         "piqa: no folder of benchmarks is given; expected its files in a folder 'piqa' of --data "
         "DIR. `calumma evaluate --list` names them."
@@ -126,14 +126,16 @@ def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> 
     with pytest.raises(
         EvaluationError, match=r"^piqa: .*/mmlu/piqa is not there; expected its files"
     ):
-        text_benchmark("piqa", HeldOut(model, []), Options(data=published / "mmlu"))
+        text_benchmark(
+            "piqa", EvalContext(model, []), EvalConfig(benchmarks_folder=published / "mmlu")
+        )
 
 
 def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
     for split in ("test", "dev"):
         lines(tmp_path / f"mmlu/{split}/cooking_{split}.csv", ["Tea?,a,b,c,d,B"] * 5)
     with pytest.raises(EvaluationError) as caught:
-        text_benchmark("mmlu", HeldOut(model, []), Options(data=tmp_path))
+        text_benchmark("mmlu", EvalContext(model, []), EvalConfig(benchmarks_folder=tmp_path))
     assert str(caught.value) == (
         "the harness has no task 'mmlu_cooking'; expected a benchmark's own subjects as names of "
         "files. Leave the others out of the folder."
@@ -142,7 +144,7 @@ def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
 
 def test_another_number_of_examples_may_be_asked_for(model: Model, published: Path) -> None:
     _, held_out = _measured("piqa", model, published, shots=1, show=1)
-    assert str(held_out.shown[0].prompt[0]).count("Question: ") == 2
+    assert str(held_out.logged_samples[0].prompt[0]).count("Question: ") == 2
     with pytest.raises(EvaluationError) as caught:
         _measured("math", model, published, shots=1)
     assert str(caught.value) == (
@@ -155,7 +157,7 @@ def test_without_the_harness_the_way_to_it_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError) as caught:
-        text_benchmark("piqa", HeldOut(model, []), Options(data=published))
+        text_benchmark("piqa", EvalContext(model, []), EvalConfig(benchmarks_folder=published))
     assert str(caught.value) == (
         "lm-evaluation-harness is not installed; expected it for this benchmark. `pip install "
         "'calumma[evaluate]'` brings it."

@@ -9,8 +9,8 @@ import pytest
 
 from calumma.documents.document import Document
 from calumma.evaluate import text_to_image as room
+from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.frechet import FrechetFeatures
-from calumma.evaluate.held_out import HeldOut, Options
 from calumma.evaluate.text_to_image import (
     NO_FEATURES,
     NO_PAIRS,
@@ -20,7 +20,7 @@ from calumma.evaluate.text_to_image import (
     with_ten_texts,
 )
 from calumma.generate.model import Model
-from tests.evaluate.test_scorer import colour_features, coloured
+from tests.evaluate.test_text_image_scorer import colour_features, coloured
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def seeing_colours(monkeypatch: pytest.MonkeyPatch) -> None:
 def _copies(documents: list[Document]) -> Any:
     own = {document.text: document.images[0].open() for document in documents}
 
-    def drawn(model: Model, captions: list[str], options: Options) -> list[PIL.Image.Image]:
+    def drawn(model: Model, captions: list[str], options: EvalConfig) -> list[PIL.Image.Image]:
         return [own[caption] for caption in captions]
 
     return drawn
@@ -43,8 +43,10 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
 ) -> None:
     documents = coloured(70)
     monkeypatch.setattr(room, "draw_captions", _copies(documents))
-    held_out = HeldOut(model, documents)
-    options = Options(features="colours", training=coloured(40), max_prompts=66, show=1)
+    held_out = EvalContext(model, documents)
+    options = EvalConfig(
+        feature_network="colours", training_documents=coloured(40), max_prompts=66, log_samples=1
+    )
     fits, like, frechet = text_to_image(held_out, options)
     assert (like.name, like.value, like.n) == ("drawn_like_reference", 1.0, 66)
     assert set(like.baselines) == {"chance", "nearest caption's picture"}
@@ -54,7 +56,7 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
     assert (frechet.name, frechet.unit, frechet.interval) == ("drawn_frechet", "mean colour", None)
     assert frechet.value == pytest.approx(0.0, abs=1e-9)
     assert frechet.baseline is not None and frechet.baseline >= 0
-    assert held_out.shown[0].task == "text_to_image"
+    assert held_out.logged_samples[0].task == "text_to_image"
     assert held_out.skipped == []
 
 
@@ -62,8 +64,8 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
 def test_without_training_pairs_likeness_alone_is_told(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = HeldOut(model, scenes)
-    figures = text_to_image(held_out, Options(features="colours", max_prompts=10))
+    held_out = EvalContext(model, scenes)
+    figures = text_to_image(held_out, EvalConfig(feature_network="colours", max_prompts=10))
     assert [(figure.name, figure.n) for figure in figures] == [("drawn_like_reference", 10)]
     assert figures[0].baselines == {"chance": 0.1}
     assert held_out.skipped == [NO_PAIRS, "drawn_frechet: 10 pictures; it wants 64."]
@@ -72,9 +74,9 @@ def test_without_training_pairs_likeness_alone_is_told(
 def test_without_features_nothing_is_drawn_and_the_way_is_told(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = HeldOut(model, scenes)
-    assert text_to_image(held_out, Options()) == []
-    assert scorer_of(held_out, Options()) is None
+    held_out = EvalContext(model, scenes)
+    assert text_to_image(held_out, EvalConfig()) == []
+    assert scorer_of(held_out, EvalConfig()) is None
     assert held_out.skipped == [NO_FEATURES]
 
 
@@ -97,6 +99,6 @@ def test_likeness_by_hand() -> None:
 def test_so_many_pairs_are_asked_that_ten_texts_remain(model: Model) -> None:
     documents = coloured(30)
     twice = [replace(documents[0], id=f"again-{n}") for n in range(60)]
-    pairs = HeldOut(model, [*twice, *documents[:12]]).pairs
-    picked = with_ten_texts(pairs, Options(max_prompts=10))
+    pairs = EvalContext(model, [*twice, *documents[:12]]).pairs
+    picked = with_ten_texts(pairs, EvalConfig(max_prompts=10))
     assert len(picked) == 10 and len({pair.text for pair in picked}) == 10

@@ -4,7 +4,7 @@ import multiprocessing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from calumma.generate.shared import SharedLive
+from calumma.generate.tensor_parallel.tp_engine import SharedLive
 
 
 def sulk(line: Connection) -> None:
@@ -18,4 +18,4 @@ def lead(folder: Path, line: Connection) -> None:
         line.send([process.pid for process in multiprocessing.active_children()])
         while True:
             line.recv()
-            line.send(live.ask(["a"], max_new_tokens=2).sample().ids)
+            line.send(live.ask(["a"], max_new_tokens=2).sample().token_ids)

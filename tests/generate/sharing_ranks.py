@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from calumma.generate.config import Budget, Request
 from calumma.generate.engine import Engine
-from calumma.generate.ranks import share
+from calumma.generate.params import EngineConfig, Request
+from calumma.generate.tensor_parallel.shard import share
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ def drawn(groups: int) -> Decoder:
         num_heads=4,
         num_kv_heads=2,
         feed_forward_dim=48,
-        max_tokens=64,
+        max_seq_len=64,
         qk_norm_groups=groups,
     )
     made = Decoder(shape)
@@ -42,15 +42,19 @@ def drawn(groups: int) -> Decoder:
 
 def generated(decoder: Decoder, *, behind: bool = False) -> list[list[int]]:
     """What some requests get."""
-    engine = Engine(decoder, V, codes_per_image=4, budget=Budget(behind=behind))
+    engine = Engine(decoder, V, codes_per_image=4, budget=EngineConfig(async_scheduling=behind))
     asked = [
-        Request(ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number)
+        Request(
+            prompt_token_ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number
+        )
         for number in range(4)
     ]
-    works = engine.submit_all([*asked, Request(ids=(0,), max_new_tokens=16, modality="image")])
+    works = engine.submit_all(
+        [*asked, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")]
+    )
     while not engine.idle:
         engine.step()
-    return [work.ids for work in works]
+    return [work.output_token_ids for work in works]
 
 
 def generate(folder: Path) -> None:

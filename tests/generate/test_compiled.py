@@ -13,12 +13,12 @@ from torch._dynamo.utils import counters
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.generate import model as generate_model
 from calumma.generate.compiled import compile_blocks
-from calumma.generate.config import Budget, Request, TextSampling
 from calumma.generate.engine import Engine
 from calumma.generate.model import Model
+from calumma.generate.params import EngineConfig, Request, TextSampling
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.int8 import to_int8
+from calumma.model.quantization import to_int8
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=16, num_text=300)
@@ -36,7 +36,7 @@ def deep() -> Decoder:
         num_heads=4,
         num_kv_heads=2,
         feed_forward_dim=48,
-        max_tokens=600,
+        max_seq_len=600,
     )
     made = Decoder(shape)
     made.initialise(0)
@@ -64,12 +64,12 @@ def counting(graphs: list[int]) -> Callable[..., Any]:
 
 def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]:
     """What some requests get, of which no two are alike, with a prompt of so many ids."""
-    budget = Budget(slots=3000, rows=16, captured=captured)
+    budget = EngineConfig(max_cached_tokens=3000, max_num_seqs=16, cuda_graphs=captured)
     engine = Engine(decoder, V, codes_per_image=4, budget=budget)
     works = engine.submit_all(
         [
             Request(
-                ids=(0, *V.text[: prompt * number + 1]),
+                prompt_token_ids=(0, *V.text[: prompt * number + 1]),
                 max_new_tokens=8 + 2 * number,
                 image_first=number % 2 == 0,
                 seed=number,
@@ -80,7 +80,7 @@ def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]
     )
     while not engine.idle:
         engine.step()
-    return [work.ids for work in works]
+    return [work.output_token_ids for work in works]
 
 
 @pytest.mark.parametrize(("whole", "captured"), [(False, False), (True, True)])

@@ -20,13 +20,13 @@ from torch import nn
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.errors import GenerationError
 from calumma.generate import eight_bits
-from calumma.generate.config import ImageSampling, TextSampling
 from calumma.generate.eight_bits import require_fp8, round_weights
+from calumma.generate.events import Sample
 from calumma.generate.model import Model
-from calumma.generate.sample import Sample
+from calumma.generate.params import ImageSampling, TextSampling
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from tests.pictures import noise
+from tests.images import noise
 
 
 @pytest.fixture
@@ -79,12 +79,12 @@ def test_a_product_of_float8_is_as_near_as_its_rounding(fp8_anywhere: None) -> N
     linear, made = (one.blocks[0].get_submodule("feed_forward.gate") for one in (decoder, small))
     assert isinstance(linear, nn.Linear)
     x = torch.randn(9, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
-    wanted, found = x.float() @ linear.weight.float().t(), made(x).float()
+    expected, found = x.float() @ linear.weight.float().t(), made(x).float()
     off_x, off_weight = (farthest_off(one.float()) for one in (x, linear.weight))
     size, weight = x.float().abs(), linear.weight.float().abs()
     farthest = off_x @ weight.t() + size @ off_weight.t() + off_x @ off_weight.t()
-    assert bool(((found - wanted).abs() <= farthest + 2**-8 * (wanted.abs() + farthest)).all())
-    assert 0.01 < (found - wanted).norm() / wanted.norm() < 0.05
+    assert bool(((found - expected).abs() <= farthest + 2**-8 * (expected.abs() + farthest)).all())
+    assert 0.01 < (found - expected).norm() / expected.norm() < 0.05
     loud = torch.cat([x, 1000 * x])
     assert torch.allclose(made(loud)[:9].float(), found, rtol=2**-6, atol=1e-3)
 
@@ -107,9 +107,9 @@ def test_what_a_decoder_says_stays_near(
     plain = Model(parts[0], dtype="bfloat16")
     small = Model(parts[1], dtype="bfloat16", weights=weights)
     ids = list(range(40, 70))
-    wanted, found = (one.logits(ids).log_softmax(-1) for one in (plain, small))
-    apart = (wanted.exp() * (wanted - found)).sum(-1).mean()
-    flat = (wanted.exp() * (wanted + math.log(wanted.shape[-1]))).sum(-1).mean()
+    expected, found = (one.logits(ids).log_softmax(-1) for one in (plain, small))
+    apart = (expected.exp() * (expected - found)).sum(-1).mean()
+    flat = (expected.exp() * (expected + math.log(expected.shape[-1]))).sum(-1).mean()
     assert 0 < apart < most * flat
 
 
@@ -124,16 +124,16 @@ def test_int8_draws_and_writes_alone_as_in_company(model_parts: ModelParts) -> N
     small = Model(parts, weights="int8")
     prompts: list[list[Any]] = [["a red"], [noise(1), "what?"], ["draw"]]
     for prompt, sample in zip(prompts, drawn(small, prompts, max_new_tokens=12), strict=True):
-        assert sample.ids.count(small.vocabulary.begin_image) >= 1
-        assert sample.ids == drawn(small, [prompt], max_new_tokens=12)[0].ids
+        assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.token_ids == drawn(small, [prompt], max_new_tokens=12)[0].token_ids
 
 
 def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelParts) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     small = Model(parts, dtype="bfloat16", weights="fp8")
     for sample in drawn(small, [["a red"], [noise(1), "what?"]], max_new_tokens=9):
-        assert sample.ids.count(small.vocabulary.begin_image) >= 1
-        assert sample.ids.count(small.vocabulary.end_image) >= 1
+        assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.token_ids.count(small.vocabulary.end_image) >= 1
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
 
 

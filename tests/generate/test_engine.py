@@ -11,13 +11,19 @@ import pytest
 import torch
 
 from calumma.errors import GenerationError
-from calumma.generate.config import Budget, ImageSampling, Request, Sampling, TextSampling
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Grammar, Next, ids_of
-from calumma.generate.sampling import chances
-from calumma.generate.work import Work
-from calumma.model.cache import Cache
+from calumma.generate.params import (
+    EngineConfig,
+    ImageSampling,
+    Request,
+    SamplingParams,
+    TextSampling,
+)
+from calumma.generate.request import RequestState
+from calumma.generate.sampling_ops import chances
 from calumma.model.decoder import Decoder
+from calumma.model.kv_cache import KVCache
 from calumma.tokens.sequence import encode_codes
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -47,7 +53,7 @@ def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
 @torch.no_grad()
 def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     """One request, slowly: no cache, no batch, the guidance's contexts filtered at each step."""
-    ids, asked = list(request.ids), len(request.ids)
+    ids, asked = list(request.prompt_token_ids), len(request.prompt_token_ids)
     images = ids.count(v.begin_image) + (request.modality != "text") * request.max_images
     grammar = Grammar(v, CODES, room=asked + request.max_new_tokens, max_images=images)
     for id_ in ids:
@@ -72,7 +78,10 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
             begun = max(place for place, id_ in enumerate(ids) if id_ == v.begin_image)
             none = last([v.bos, *ids[begun:]])
             image = last(kept) if v.end_image in ids else none
-            text_scale, image_scale = request.image.text_guidance, request.image.image_guidance
+            text_scale, image_scale = (
+                request.image.guidance_scale,
+                request.image.image_guidance_scale,
+            )
             scores = none + image_scale * (image - none) + text_scale * (scores - image)
         else:
             by = request.text.repetition_penalty
@@ -89,7 +98,7 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     return ids[asked:]
 
 
-def slow_draw(scores: torch.Tensor, rule: Sampling, chance: float) -> int:
+def slow_draw(scores: torch.Tensor, rule: SamplingParams, chance: float) -> int:
     """Id by id, in Python's numbers."""
     if rule.temperature == 0:
         return int(scores.argmax())
@@ -111,14 +120,14 @@ def requests(prompts: list[list[int]]) -> list[Request]:
     """All prompts, with rules that make text and images likely; no two alike."""
     return [
         Request(
-            ids=tuple(ids),
+            prompt_token_ids=tuple(ids),
             max_new_tokens=14 + number,
             seed=number,
             text=TextSampling(temperature=1.0 + number / 4, top_p=0.95, min_p=number / 100),
             image=ImageSampling(
                 temperature=1.0,
-                text_guidance=1.0 + number,
-                image_guidance=1.5,
+                guidance_scale=1.0 + number,
+                image_guidance_scale=1.5,
                 top_k=number * 3,
             ),
             image_first=number % 2 == 0,
@@ -140,7 +149,7 @@ def greedy(request: Request) -> Request:
 def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
     works = engine.submit_all(wanted)
     list(engine.follow(works))
-    return [work.ids for work in works]
+    return [work.output_token_ids for work in works]
 
 
 @pytest.mark.parametrize("chosen", [greedy, replace])
@@ -151,7 +160,7 @@ def test_the_engine_is_the_slow_reference(
     prompts: list[list[int]],
 ) -> None:
     wanted = [chosen(request) for request in requests(prompts)]
-    behind = Engine(decoder, engine.vocabulary, CODES, budget=Budget(behind=True))
+    behind = Engine(decoder, engine.vocabulary, CODES, budget=EngineConfig(async_scheduling=True))
     slow = [reference(decoder, engine.vocabulary, request) for request in wanted]
     assert run(engine, wanted) == run(behind, wanted) == slow
 
@@ -161,7 +170,12 @@ def test_reading_prompts_in_pieces_changes_nothing(
     chunk: int, behind: bool, engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     wanted = requests(prompts)
-    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(chunk=chunk, behind=behind))
+    small = Engine(
+        decoder,
+        engine.vocabulary,
+        CODES,
+        budget=EngineConfig(prefill_chunk_size=chunk, async_scheduling=behind),
+    )
     assert run(small, wanted) == run(engine, wanted)
 
 
@@ -169,7 +183,7 @@ def test_steps_as_a_gpu_captures_them_change_nothing(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     wanted = requests(prompts)
-    captured = Engine(decoder, engine.vocabulary, CODES, budget=Budget(captured=True))
+    captured = Engine(decoder, engine.vocabulary, CODES, budget=EngineConfig(cuda_graphs=True))
     assert run(captured, wanted) == run(engine, wanted)
 
 
@@ -177,40 +191,54 @@ def test_equal_prompts_are_read_once_and_say_the_same(
     engine: Engine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = tuple(range(24, 64))
-    wanted = [Request(ids=ids, max_new_tokens=9, seed=seed, image_first=True) for seed in range(4)]
+    wanted = [
+        Request(prompt_token_ids=ids, max_new_tokens=9, seed=seed, image_first=True)
+        for seed in range(4)
+    ]
     copied: list[int] = []
-    copy = Cache.copy
+    copy = KVCache.copy_prefix
     monkeypatch.setattr(
-        Cache, "copy", lambda *args, count: (copied.append(count), copy(*args, count=count))
+        KVCache, "copy", lambda *args, count: (copied.append(count), copy(*args, count=count))
     )
     found = run(engine, wanted)
     assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
     assert copied == [40, 40, 40]
 
     # The next turn of the last one goes on from where that ended, whose last id was never read.
-    longer = Request(ids=(*ids, *found[3], 24, 25), max_new_tokens=20, seed=7, max_images=0)
+    longer = Request(
+        prompt_token_ids=(*ids, *found[3], 24, 25), max_new_tokens=20, seed=7, max_images=0
+    )
     assert run(engine, [longer]) == [reference(decoder, engine.vocabulary, longer)]
     assert copied[3:] == [40 + len(found[3]) - 1]
 
 
 def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
-    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(slots=100))
+    small = Engine(decoder, engine.vocabulary, CODES, budget=EngineConfig(max_cached_tokens=100))
     wanted = [
-        Request(ids=(24 + number, *range(30, 60)), max_new_tokens=9, seed=number, max_images=0)
+        Request(
+            prompt_token_ids=(24 + number, *range(30, 60)),
+            max_new_tokens=9,
+            seed=number,
+            max_images=0,
+        )
         for number in range(8)
     ]
     found = [run(small, [request])[0] for request in wanted]
     assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
     # 8 rows of 39 ids are more than 100: the oldest are gone. The whole cache can still be had.
-    assert sum(row.length for row in small._ended) == small._slots.used <= 100
-    whole = Request(ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0))
+    assert sum(row.num_computed_tokens for row in small._ended) == small._slots.used <= 100
+    whole = Request(
+        prompt_token_ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0)
+    )
     run(small, [whole])
     assert len(small._ended) <= 1
 
 
 def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine: Engine) -> None:
-    small = Engine(decoder, engine.vocabulary, CODES, budget=Budget(keep_ended=False))
-    run(small, [Request(ids=tuple(range(24, 64)), max_new_tokens=9)])
+    small = Engine(
+        decoder, engine.vocabulary, CODES, budget=EngineConfig(enable_prefix_caching=False)
+    )
+    run(small, [Request(prompt_token_ids=tuple(range(24, 64)), max_new_tokens=9)])
     assert (small._slots.used, len(small._ended)) == (0, 0)
 
 
@@ -225,24 +253,30 @@ def test_waiting_for_room_changes_nothing(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     wanted = requests(prompts)
-    narrow = Engine(decoder, engine.vocabulary, CODES, budget=Budget(rows=3, slots=140))
+    narrow = Engine(
+        decoder,
+        engine.vocabulary,
+        CODES,
+        budget=EngineConfig(max_num_seqs=3, max_cached_tokens=140),
+    )
     works = narrow.submit_all(wanted * 2)
     most = 0
     while not narrow.idle:
         narrow.step()
-        most = max(most, narrow.load.running)
-        assert narrow.load.rows <= 3
+        most = max(most, narrow.load.num_running)
+        assert narrow.load.num_sequences <= 3
     assert most < len(works)
-    assert [work.ids for work in works] == run(engine, wanted) * 2
+    assert [work.output_token_ids for work in works] == run(engine, wanted) * 2
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0)])
 def test_every_pair_of_scales_is_the_reference(
     scales: tuple[float, float], engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
-    image = ImageSampling(temperature=1.0, text_guidance=scales[0], image_guidance=scales[1])
+    image = ImageSampling(temperature=1.0, guidance_scale=scales[0], image_guidance_scale=scales[1])
     wanted = [
-        Request(ids=tuple(ids), max_new_tokens=9, image=image, image_first=True) for ids in prompts
+        Request(prompt_token_ids=tuple(ids), max_new_tokens=9, image=image, image_first=True)
+        for ids in prompts
     ]
     assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
 
@@ -253,23 +287,27 @@ def test_100_cancelled_requests_leave_the_others_as_they_were(
     random = np.random.default_rng(0)
     pool = requests(prompts)
     undisturbed = run(engine, pool)
-    left: list[tuple[int, Work]] = []
+    left: list[tuple[int, RequestState]] = []
     for trial in range(100):
         if trial == 50:
             list(engine.follow([work for _, work in left]))
-            engine = Engine(decoder, engine.vocabulary, CODES, budget=Budget(behind=True))
+            engine = Engine(
+                decoder, engine.vocabulary, CODES, budget=EngineConfig(async_scheduling=True)
+            )
         victim, *others = random.integers(len(pool), size=3)
         works = engine.submit_all([pool[number] for number in (victim, *others)])
         left += zip(others, works[1:], strict=True)
         for _ in range(random.integers(12)):
             engine.step()
-        done = works[0].done
+        done = works[0].is_finished
         engine.cancel(works[0])
-        assert works[0].ids == undisturbed[victim][: len(works[0].ids)]
+        assert works[0].output_token_ids == undisturbed[victim][: len(works[0].output_token_ids)]
         assert works[0].finish_reason == "cancelled" or done
     list(engine.follow([work for _, work in left]))
-    assert [work.ids for _, work in left] == [undisturbed[number] for number, _ in left]
-    assert engine.load.slots_used == 0
+    assert [work.output_token_ids for _, work in left] == [
+        undisturbed[number] for number, _ in left
+    ]
+    assert engine.load.num_reserved_tokens == 0
 
 
 def test_who_stops_listening_cancels(engine: Engine, prompts: list[list[int]]) -> None:
@@ -292,7 +330,7 @@ def test_several_may_follow_one_engine(engine: Engine, prompts: list[list[int]])
 
 def test_of_several_requests_all_are_taken_or_none(engine: Engine) -> None:
     with pytest.raises(GenerationError):
-        engine.submit_all([Request(ids=(0,)), Request(ids=())])
+        engine.submit_all([Request(prompt_token_ids=(0,)), Request(prompt_token_ids=())])
     assert engine.idle
 
 
@@ -300,7 +338,9 @@ def test_a_longer_run_is_the_reference(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     text = TextSampling(temperature=5.0, top_p=1.0)
-    long = Request(ids=tuple(prompts[1]), max_new_tokens=90, seed=4, text=text, max_images=20)
+    long = Request(
+        prompt_token_ids=tuple(prompts[1]), max_new_tokens=90, seed=4, text=text, max_images=20
+    )
     (ids,) = run(engine, [long])
     assert ids == reference(decoder, engine.vocabulary, long)
     assert len(ids) > 64
@@ -310,21 +350,21 @@ def test_limits_are_kept(engine: Engine, prompts: list[list[int]]) -> None:
     v = engine.vocabulary
     text = TextSampling(temperature=20.0, top_p=1.0)
     for seed in range(6):
-        one = Request(ids=tuple(prompts[1]), max_new_tokens=30, seed=seed, text=text)
+        one = Request(prompt_token_ids=tuple(prompts[1]), max_new_tokens=30, seed=seed, text=text)
         for images in (0, 1):
             limited = replace(one, max_images=images, image_first=True)
             (ids,) = run(engine, [limited])
             assert ids.count(v.begin_image) == images
             assert ids.count(v.begin_image) == ids.count(v.end_image)
             assert len(ids) <= 30
-    (ids,) = run(engine, [Request(ids=(0,), max_new_tokens=5, image_first=True)])
+    (ids,) = run(engine, [Request(prompt_token_ids=(0,), max_new_tokens=5, image_first=True)])
     assert v.begin_image not in ids
-    assert run(engine, [Request(ids=(0,), max_new_tokens=0)]) == [[]]
+    assert run(engine, [Request(prompt_token_ids=(0,), max_new_tokens=0)]) == [[]]
 
 
 def test_a_model_s_longest_row_is_not_passed(engine: Engine) -> None:
     text = TextSampling(temperature=20.0, top_p=1.0)
-    (ids,) = run(engine, [Request(ids=(0,) * 120, max_new_tokens=100, text=text)])
+    (ids,) = run(engine, [Request(prompt_token_ids=(0,) * 120, max_new_tokens=100, text=text)])
     assert 120 + len(ids) <= 128
 
 
@@ -332,9 +372,9 @@ def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list
     wanted = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
     work = engine.submit(wanted)
     list(engine.follow([work]))
-    assert len(work.logprobs) == len(work.ids)
+    assert len(work.logprobs) == len(work.output_token_ids)
     assert all(logprob <= 0 for logprob in work.logprobs)
-    begun = work.ids.index(engine.vocabulary.begin_image)
+    begun = work.output_token_ids.index(engine.vocabulary.begin_image)
     assert (work.logprobs[begun], work.logprobs[begun + CODES + 1]) == (0.0, 0.0)
 
 
@@ -361,14 +401,14 @@ def refusal(engine: Engine, request: Request) -> str:
 
 @pytest.mark.parametrize("length", [0, 128])
 def test_a_prompt_that_does_not_fit_is_refused(engine: Engine, length: int) -> None:
-    assert refusal(engine, Request(ids=(0,) * length)) == (
+    assert refusal(engine, Request(prompt_token_ids=(0,) * length)) == (
         f"the prompt has {length} ids; expected between 1 and 127, the most this model reads. "
         "Shorten it, or leave an image out."
     )
 
 
 def test_an_open_image_without_room_is_refused(engine: Engine, prompts: list[list[int]]) -> None:
-    assert refusal(engine, Request(ids=tuple(prompts[3]), max_new_tokens=2)) == (
+    assert refusal(engine, Request(prompt_token_ids=tuple(prompts[3]), max_new_tokens=2)) == (
         "an open image still needs 3 ids, but max_new_tokens leaves 2; expected room for the whole "
         "image. Raise max_new_tokens."
     )
@@ -376,7 +416,7 @@ def test_an_open_image_without_room_is_refused(engine: Engine, prompts: list[lis
 
 def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
     ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
-    assert refusal(engine, Request(ids=ids)) == (
+    assert refusal(engine, Request(prompt_token_ids=ids)) == (
         "the prompt's last image is open with 5 codes; expected at most 4, as this model draws them. "
         "Leave codes out."
     )

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calumma.generate.config import Budget, ImageSampling, Request, TextSampling
-from calumma.generate.drawn import Choice, Drawn
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Next
-from calumma.generate.reading import Reader
-from calumma.generate.work import Work
-from calumma.model.cache import Cache, Piece
+from calumma.generate.model_runner import Reader
+from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
+from calumma.generate.request import RequestState
+from calumma.generate.step_output import Choice, Drawn
 from calumma.model.decoder import Decoder, Head
+from calumma.model.kv_cache import KVCache, SequenceChunk
 from tests.generate.test_engine_under_load import CODES, CONFIG, V, any_request
 
 
@@ -38,22 +38,24 @@ class Exact(nn.Module):
         self.head.weight = nn.Parameter(whole.float())
         self.said = torch.randint(-1, 2, (997, CONFIG.model_dim), generator=generator).float()
 
-    def hidden(self, ids: Tensor, cache: Cache, pieces: Sequence[Piece]) -> Tensor:
+    def hidden(self, ids: Tensor, cache: KVCache, pieces: Sequence[SequenceChunk]) -> Tensor:
         said: list[Tensor] = []
-        for piece, new in zip(pieces, ids[0].split([p.count for p in pieces]), strict=True):
-            line = cache.keys[0, 0, piece.first : piece.first + piece.end, 0]
-            line[piece.length :] = new.float()
-            mixed = ((line.long() + 1) * (torch.arange(piece.end) * 31 + 7)).cumsum(0) % 997
-            said.append(self.said[mixed[piece.length :]])
+        for piece, new in zip(
+            pieces, ids[0].split([p.num_new_tokens for p in pieces]), strict=True
+        ):
+            line = cache.keys[0, 0, piece.start_slot : piece.start_slot + piece.seq_len, 0]
+            line[piece.num_computed_tokens :] = new.float()
+            mixed = ((line.long() + 1) * (torch.arange(piece.seq_len) * 31 + 7)).cumsum(0) % 997
+            said.append(self.said[mixed[piece.num_computed_tokens :]])
         return torch.cat(said).unsqueeze(0)
 
 
 def exact(**budget: Any) -> Engine:
     decoder: Any = Exact().requires_grad_(False)
-    return Engine(decoder, V, CODES, budget=Budget(**budget))
+    return Engine(decoder, V, CODES, budget=EngineConfig(**budget))
 
 
-def played(seed: int, speculate: int, *, behind: bool) -> list[Work]:
+def played(seed: int, speculate: int, *, behind: bool) -> list[RequestState]:
     """A random mixture of requests that come and are cancelled while others run."""
     random = np.random.default_rng(seed)
     asked = [any_request(random, number) for number in range(50)]
@@ -68,10 +70,10 @@ def played(seed: int, speculate: int, *, behind: bool) -> list[Work]:
         for work, most in zip(works, wanted, strict=False):
             if len(work.ids) >= most:
                 engine.cancel(work)
-        assert engine.load.slots_used <= 300
-    assert engine.load.slots_used == engine.load.rows == 0
-    assert engine._slots.used == sum(row.length for row in engine._ended)
-    assert all(id_ >= 0 for row in engine._ended for id_ in row.ids)
+        assert engine.load.num_reserved_tokens <= 300
+    assert engine.load.num_reserved_tokens == engine.load.num_sequences == 0
+    assert engine._slots.used == sum(row.num_computed_tokens for row in engine._ended)
+    assert all(id_ >= 0 for row in engine._ended for id_ in row.token_ids)
     return works
 
 
@@ -80,7 +82,7 @@ def played(seed: int, speculate: int, *, behind: bool) -> list[Work]:
 def test_a_mixture_says_what_it_says_step_by_step(seed: int, speculate: int) -> None:
     found, wanted = (played(seed, speculate, behind=behind) for behind in (True, False))
     assert {work.finish_reason for work in wanted} == {"stop", "length", "cancelled"}
-    assert [work.ids for work in found] == [work.ids for work in wanted]
+    assert [work.output_token_ids for work in found] == [work.output_token_ids for work in wanted]
     assert [work.logprobs for work in found] == [work.logprobs for work in wanted]
     assert [work.finish_reason for work in found] == [work.finish_reason for work in wanted]
 
@@ -91,7 +93,9 @@ def test_a_decoder_that_rounds_says_the_same(decoder: Decoder, captured: bool) -
     asked = [any_request(random, number) for number in range(16)]
     works = []
     for behind in (True, False):
-        budget = Budget(rows=24, chunk=16, captured=captured, behind=behind)
+        budget = EngineConfig(
+            max_num_seqs=24, prefill_chunk_size=16, cuda_graphs=captured, async_scheduling=behind
+        )
         engine = Engine(decoder, vocabulary, CODES, budget=budget)
         works.append(engine.submit_all(asked))
         list(engine.follow(works[-1]))
@@ -114,8 +118,10 @@ def logged(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return log
 
 
-TEXT = Request(ids=(V.bos, V.text[0]), max_new_tokens=4, max_images=0)
-IMAGE = Request(ids=(V.bos, V.text[0]), max_new_tokens=CODES + 2, modality="image", max_images=1)
+TEXT = Request(prompt_token_ids=(V.bos, V.text[0]), max_new_tokens=4, max_images=0)
+IMAGE = Request(
+    prompt_token_ids=(V.bos, V.text[0]), max_new_tokens=CODES + 2, modality="image", max_images=1
+)
 
 
 @pytest.mark.parametrize("request_", [TEXT, IMAGE])
@@ -128,14 +134,14 @@ def test_a_step_is_launched_before_the_last_one_is_looked_at(
     work = engine.submit(request_)
     begun = len(engine.step())
     assert (log, begun) == (["read"], int(request_ is IMAGE))
-    assert engine.step()[0] == (work, work.ids[begun])
+    assert engine.step()[0] == (work, work.output_token_ids[begun])
     engine.step()
     assert log[:5] == ["read", "read", "told", "read", "told"]
     # The last draw is known to be the last one: nothing is read behind it.
     while not engine.idle:
         engine.step()
     assert log[-2:] == ["told", "told"]
-    assert log.count("read") == len(work.ids) - 2 * begun
+    assert log.count("read") == len(work.output_token_ids) - 2 * begun
 
 
 def never_ending(engine: Engine) -> Tensor:
@@ -148,7 +154,7 @@ def never_ending(engine: Engine) -> Tensor:
 def test_guesses_are_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = exact(behind=True)
     log = logged(engine, monkeypatch)
-    engine.submit(replace(IMAGE, image=ImageSampling(speculate=1)))
+    engine.submit(replace(IMAGE, image=ImageSampling(num_speculative_tokens=1)))
     engine.step()
     engine.step()
     assert log == ["read", "told", "read"]
@@ -169,11 +175,21 @@ def test_what_is_drawn_behind_a_wrong_supposition_is_nobody_s(
     work = engine.submit(asked)
     list(engine.follow([work]))
     # Behind begin-of-image text 2 was drawn, and behind end of sequence text 4: for nothing.
-    codes = [id_ for id_ in work.ids if id_ in V.codes]
-    assert work.ids == [V.text[1], V.begin_image, *codes, V.end_image, V.text[3], V.eos]
+    codes = [id_ for id_ in work.output_token_ids if id_ in V.codes]
+    assert work.output_token_ids == [
+        V.text[1],
+        V.begin_image,
+        *codes,
+        V.end_image,
+        V.text[3],
+        V.eos,
+    ]
     assert next(picked, None) is None
-    assert (work.finish_reason, work.full.length) == ("stop", len(work.full.ids) - 1)
-    seen = engine.chooser._seen[work.seat, columns.column[list(V.text)]]
+    assert (work.finish_reason, work.cond.num_computed_tokens) == (
+        "stop",
+        len(work.cond.token_ids) - 1,
+    )
+    seen = engine.chooser._seen[work.batch_slot, columns.column[list(V.text)]]
     assert seen.nonzero().flatten().tolist() == [0, 1, 3]
 
 
@@ -192,10 +208,12 @@ def test_a_launch_reads_nothing_back_from_the_device(
         return [(work, [likely.get(kind, V.eos)], [0.0]) for work, kind in kinds.items()]
 
     monkeypatch.setattr(Drawn, "told", told)
-    engine = Engine(bare, V, CODES, budget=Budget(behind=True, captured=captured))
+    engine = Engine(
+        bare, V, CODES, budget=EngineConfig(async_scheduling=True, cuda_graphs=captured)
+    )
     works = engine.submit_all([any_request(random, number) for number in range(10)])
     list(engine.follow(works))
-    assert {id_ for work in works for id_ in work.ids} == {
+    assert {id_ for work in works for id_ in work.output_token_ids} == {
         V.text[0], V.begin_image, 4, V.end_image, V.eos
     }  # fmt: skip
 
@@ -206,11 +224,15 @@ def test_a_cancelled_request_s_draw_is_nobody_s() -> None:
     first = engine.submit(asked)
     engine.step()
     engine.cancel(first)
-    assert (first.ids, engine.load.slots_used) == ([], 0)
+    assert (first.output_token_ids, engine.load.num_reserved_tokens) == ([], 0)
     # Its seat and its slots are taken while its draw is still on the way.
     second = engine.submit(asked)
     list(engine.follow([second]))
     plain = exact(behind=False)
     alone = plain.submit(asked)
     list(plain.follow([alone]))
-    assert (first.ids, second.ids, second.logprobs) == ([], alone.ids, alone.logprobs)
+    assert (first.output_token_ids, second.output_token_ids, second.logprobs) == (
+        [],
+        alone.output_token_ids,
+        alone.logprobs,
+    )

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from calumma.errors import GenerationError
-from calumma.generate.config import Budget, ImageSampling, Modality, Request, TextSampling
 from calumma.generate.engine import Engine
-from calumma.generate.work import Work
-from calumma.model.cache import Piece
+from calumma.generate.params import EngineConfig, ImageSampling, Modality, Request, TextSampling
+from calumma.generate.request import RequestState
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Head
+from calumma.model.kv_cache import SequenceChunk
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=6)
@@ -28,7 +28,7 @@ CONFIG = DecoderConfig(
     num_heads=1,
     num_kv_heads=1,
     feed_forward_dim=4,
-    max_tokens=64,
+    max_seq_len=64,
 )
 SCALES = [(1.0, 1.0), (3.0, 1.2), (2.0, 2.0), (3.0, 1.0)]
 MODALITIES: tuple[Modality, ...] = ("any", "text", "image")
@@ -44,17 +44,19 @@ class Noise(nn.Module):
         self.head = Head(CONFIG.model_dim, V.size, bias=False)
         nn.init.normal_(self.head.weight, std=2.0)
 
-    def hidden(self, ids: Tensor, cache: object, pieces: Sequence[Piece]) -> Tensor:
-        slots = [n for piece in pieces for n in range(piece.first, piece.first + piece.end)]
+    def hidden(self, ids: Tensor, cache: object, pieces: Sequence[SequenceChunk]) -> Tensor:
+        slots = [
+            n for piece in pieces for n in range(piece.start_slot, piece.start_slot + piece.seq_len)
+        ]
         assert len(slots) == len(set(slots)), "two rows share a slot"
-        assert sum(piece.count for piece in pieces) == ids.shape[1]
+        assert sum(piece.num_new_tokens for piece in pieces) == ids.shape[1]
         return torch.randn(1, ids.shape[1], CONFIG.model_dim)
 
 
 def noise(**budget: Any) -> Engine:
     torch.manual_seed(0)
     decoder: Any = Noise().requires_grad_(False)
-    return Engine(decoder, V, CODES, budget=Budget(**budget))
+    return Engine(decoder, V, CODES, budget=EngineConfig(**budget))
 
 
 def any_request(random: np.random.Generator, number: int, longest: int = 30) -> Request:
@@ -65,26 +67,26 @@ def any_request(random: np.random.Generator, number: int, longest: int = 30) -> 
     scales = SCALES[random.integers(len(SCALES))]
     modality = MODALITIES[random.integers(3)]
     return Request(
-        ids=tuple(int(id_) for part in parts for id_ in part),
+        prompt_token_ids=tuple(int(id_) for part in parts for id_ in part),
         max_new_tokens=int(random.integers(5, longest)),
         seed=number,
         modality=modality,
         max_images=int(random.integers(modality == "image", 4)),
         image_first=bool(random.integers(2)),
         text=TextSampling(temperature=float(random.integers(3)), top_p=0.95),
-        image=ImageSampling(text_guidance=scales[0], image_guidance=scales[1]),
+        image=ImageSampling(guidance_scale=scales[0], image_guidance_scale=scales[1]),
     )
 
 
-def require_well_formed(work: Work) -> None:
+def require_well_formed(work: RequestState) -> None:
     """Whole images, no code outside, no text inside, and every limit of the request kept."""
-    request, ids = work.request, list(work.ids)
+    request, ids = work.request, list(work.output_token_ids)
     assert len(ids) == len(work.logprobs) <= request.max_new_tokens
-    marks = [id_ for id_ in request.ids if id_ in (V.begin_image, V.end_image)]
+    marks = [id_ for id_ in request.prompt_token_ids if id_ in (V.begin_image, V.end_image)]
     if marks[-1:] == [V.begin_image]:
-        opened = request.ids[::-1].index(V.begin_image)
-        ids = [*request.ids[len(request.ids) - 1 - opened :], *ids]
-    begun = work.ids.count(V.begin_image)
+        opened = request.prompt_token_ids[::-1].index(V.begin_image)
+        ids = [*request.prompt_token_ids[len(request.prompt_token_ids) - 1 - opened :], *ids]
+    begun = work.output_token_ids.count(V.begin_image)
     place = 0
     while place < len(ids):
         if ids[place] == V.begin_image:
@@ -99,7 +101,7 @@ def require_well_formed(work: Work) -> None:
         place += 1
     assert begun <= (request.modality != "text") * request.max_images
     asked_first = request.modality == "image" or (request.image_first and request.max_images)
-    if asked_first and request.modality != "text" and ids == work.ids:
+    if asked_first and request.modality != "text" and ids == work.output_token_ids:
         fits = request.max_new_tokens >= CODES + 2
         assert not fits or ids[0] == V.begin_image
     assert work.finish_reason in ("stop", "length")
@@ -113,32 +115,32 @@ def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
         engine.step()
     for work in works:
         require_well_formed(work)
-    kinds = {work.request.modality for work in works if V.begin_image in work.ids}
+    kinds = {work.request.modality for work in works if V.begin_image in work.output_token_ids}
     assert kinds == {"any", "image"}
 
 
 def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
     engine = noise(slots=300, rows=12, chunk=16)
     random = np.random.default_rng(1)
-    works: list[Work] = []
-    waited: dict[Work, int] = {}
+    works: list[RequestState] = []
+    waited: dict[RequestState, int] = {}
     while len(works) < 1000 or not engine.idle:
         if len(works) < 1000:  # they come while others run
             works.append(engine.submit(any_request(random, len(works))))
-        before = [work for work in works if work.full.first < 0 and not work.done]
+        before = [work for work in works if work.cond.start_slot < 0 and not work.is_finished]
         engine.step()
         load = engine.load
-        assert load.slots_used <= load.slots == 300
-        assert load.rows <= 12
-        assert load.running + load.waiting == sum(not work.done for work in works)
-        admitted = [work for work in before if work.full.first >= 0 or work.done]
+        assert load.num_reserved_tokens <= load.max_cached_tokens == 300
+        assert load.num_sequences <= 12
+        assert load.num_running + load.num_waiting == sum(not work.is_finished for work in works)
+        admitted = [work for work in before if work.cond.start_slot >= 0 or work.is_finished]
         assert admitted == before[: len(admitted)], "somebody was overtaken"
         for work in admitted:
             waited[work] = len(works)
-    assert all(work.done and work.finish_reason != "cancelled" for work in works)
+    assert all(work.is_finished and work.finish_reason != "cancelled" for work in works)
     assert len(waited) == 1000
-    assert engine.load.slots_used == engine.load.rows == 0
-    assert engine._slots.used == sum(row.length for row in engine._ended)
+    assert engine.load.num_reserved_tokens == engine.load.num_sequences == 0
+    assert engine._slots.used == sum(row.num_computed_tokens for row in engine._ended)
     for work in works:
         require_well_formed(work)
 
@@ -146,27 +148,27 @@ def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
 def test_what_can_never_fit_is_refused_at_once() -> None:
     engine = noise(slots=40, rows=2)
     with pytest.raises(GenerationError) as caught:
-        engine.submit(Request(ids=(0, 12), max_new_tokens=39, max_images=0))
+        engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=39, max_images=0))
     assert str(caught.value) == (
         "the request may need 41 slots in 1 rows of the cache; expected at most 40 in 2. Shorten it, "
         "ask for fewer new tokens or less guidance, or give the engine a larger budget."
     )
     with pytest.raises(GenerationError, match="in 3 rows of the cache; expected at most 40 in 2"):
-        engine.submit(Request(ids=(0, 12), max_new_tokens=10))
+        engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=10))
     assert engine.idle
 
 
 def test_a_long_prompt_does_not_hold_up_the_others() -> None:
     engine = noise(slots=1000, rows=12, chunk=4)
-    short = engine.submit(Request(ids=(0, 12), max_new_tokens=30, max_images=0))
+    short = engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=30, max_images=0))
     engine.step()
-    long = engine.submit(Request(ids=(0, *[13] * 50), max_new_tokens=4, max_images=0))
+    long = engine.submit(Request(prompt_token_ids=(0, *[13] * 50), max_new_tokens=4, max_images=0))
     steps = 0
-    while not long.ids:
-        told = len(short.ids)
+    while not long.output_token_ids:
+        told = len(short.output_token_ids)
         engine.step()
         steps += 1
-        assert short.done or len(short.ids) == told + 1
+        assert short.is_finished or len(short.output_token_ids) == told + 1
     assert steps == 12  # 11 of 4 ids, and the last 7 are few enough to be read as they are
 
 
@@ -177,14 +179,14 @@ def test_cancelling_at_any_step_frees_everything(seed: int) -> None:
     works = engine.submit_all([any_request(random, number) for number in range(60)])
     while not engine.idle:
         engine.step()
-        used = engine.load.slots_used
+        used = engine.load.num_reserved_tokens
         work = works[random.integers(len(works))]
-        held = 0 if work.done or work.full.first < 0 else work.extent.slots
-        ended = work.done
+        held = 0 if work.is_finished or work.cond.start_slot < 0 else work.reservation.num_slots
+        ended = work.is_finished
         engine.cancel(work)
-        assert work.done and work.cancelled == (work.cancelled or not ended)
-        assert engine.load.slots_used == used - held
-    assert engine.load.slots_used == engine.load.rows == 0
+        assert work.is_finished and work.is_aborted == (work.is_aborted or not ended)
+        assert engine.load.num_reserved_tokens == used - held
+    assert engine.load.num_reserved_tokens == engine.load.num_sequences == 0
     for work in works:
-        if not work.cancelled:
+        if not work.is_aborted:
             require_well_formed(work)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from calumma.errors import GenerationError
-from calumma.generate.config import Budget, ImageSampling, Request
 from calumma.generate.engine import Engine
 from calumma.generate.jacobi import Guesses
-from calumma.generate.work import Work
+from calumma.generate.params import EngineConfig, ImageSampling, Request
+from calumma.generate.request import RequestState
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
 
@@ -96,7 +96,7 @@ def test_all_pictures_come_as_often_as_their_probabilities_say(window: int) -> N
     assert sum(steps for _, steps in made) < 0.9 * LENGTH * number
 
 
-def followed(engine: Engine, requests: list[Request]) -> tuple[list[Work], int]:
+def followed(engine: Engine, requests: list[Request]) -> tuple[list[RequestState], int]:
     """The works of all requests, and the steps they took."""
     works, steps = engine.submit_all(requests), 0
     while not engine.idle:
@@ -110,39 +110,45 @@ def test_a_batch_where_some_guess_and_some_do_not_says_what_it_says_without(
     decoder: Decoder, chunk: int
 ) -> None:
     v = Vocabulary(num_codes=16, num_text=300)
-    engine = Engine(decoder, v, 16, budget=Budget(chunk=chunk))
+    engine = Engine(decoder, v, 16, budget=EngineConfig(prefill_chunk_size=chunk))
     prompts = [(0, 30, 31), (0, 40, v.begin_image, 4, 5, 6), (0, v.begin_image, *range(4, 20), 20)]
     scales = [(1.0, 1.0), (3.0, 1.2), (2.0, 2.0)]
     plain, guessing = [], []
     for number, (ids, (text, image)) in enumerate(product(prompts, scales)):
-        rules = ImageSampling(temperature=0.4, text_guidance=text, image_guidance=image)
+        rules = ImageSampling(temperature=0.4, guidance_scale=text, image_guidance_scale=image)
         window = (0, 1, 5, 40)[number % 4]
-        one = Request(ids=ids, image=rules, seed=number, max_new_tokens=40, image_first=True)
+        one = Request(
+            prompt_token_ids=ids, image=rules, seed=number, max_new_tokens=40, image_first=True
+        )
         plain.append(one)
         guessing.append(replace(one, image=replace(rules, speculate=window)))
     without, many = followed(engine, plain)
     found, fewer = followed(engine, guessing)
-    assert [work.ids for work in found] == [work.ids for work in without]
+    assert [work.output_token_ids for work in found] == [work.output_token_ids for work in without]
     for one, other in zip(found, without, strict=True):
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=1e-4)
     assert fewer <= many
-    assert engine.load.slots_used == 0
+    assert engine.load.num_reserved_tokens == 0
 
 
 def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
     v = Vocabulary(num_codes=16, num_text=300)
     engine = Engine(decoder, v, 16)
     # Drawn from one id alone, every code is the same, and every guess is right.
-    rules = ImageSampling(temperature=0.0, speculate=5, text_guidance=1.0, image_guidance=1.0)
+    rules = ImageSampling(
+        temperature=0.0, num_speculative_tokens=5, guidance_scale=1.0, image_guidance_scale=1.0
+    )
     engine.chooser.columns.of_codes = lambda hidden: torch.eye(16)[3].expand(len(hidden), -1)  # type: ignore[method-assign]
-    one = Request(ids=(0,), image=rules, modality="image", max_images=1, max_new_tokens=18)
+    one = Request(
+        prompt_token_ids=(0,), image=rules, modality="image", max_images=1, max_new_tokens=18
+    )
     (work,), steps = followed(engine, [one])
-    assert work.ids == [v.begin_image, *[v.id_of_code(3)] * 16, v.end_image]
+    assert work.output_token_ids == [v.begin_image, *[v.id_of_code(3)] * 16, v.end_image]
     # The first code alone, twice six, and the three that are left.
     assert steps == 1 + 2 + 1
 
 
 def test_a_window_of_less_than_nothing_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
-        ImageSampling(speculate=-1)
+        ImageSampling(num_speculative_tokens=-1)
     assert str(caught.value) == "speculate=-1; expected at least 0, the codes to guess ahead."

@@ -15,11 +15,12 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.errors import DocumentError, GenerationError
-from calumma.generate.config import TextSampling
+from calumma.generate.events import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model, load
-from calumma.generate.sample import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.generate.params import TextSampling
 from calumma.tokens.sequence import encode_codes
-from tests.pictures import noise, png
+from tests.checkpoints.drawn import without_image_decoder
+from tests.images import noise, png
 
 WILD = TextSampling(temperature=5.0, top_p=1.0)
 
@@ -42,9 +43,9 @@ def test_parts_become_ids_and_come_back(model: Model) -> None:
     picture = noise(3)
     codes = model.encode_image(picture)
     text = model.text.encode
-    wanted = [0, *text("see "), *encode_codes(codes, model.vocabulary), *text("a <s>")]
-    assert model.encode(["see ", picture, {"type": "text", "text": "a <s>"}]) == wanted
-    first, drawn, last = model.decode(wanted)
+    expected = [0, *text("see "), *encode_codes(codes, model.vocabulary), *text("a <s>")]
+    assert model.encode(["see ", picture, {"type": "text", "text": "a <s>"}]) == expected
+    first, drawn, last = model.decode(expected)
     assert (first, last) == ("see ", "a <s>")
     assert isinstance(drawn, PIL.Image.Image)
     assert drawn.tobytes() == model.decode_image(codes).tobytes()
@@ -75,8 +76,8 @@ def test_a_saved_model_says_the_same(model: Model, model_parts: ModelParts, tmp_
     again = load(tmp_path)
     options: dict[str, Any] = {"max_new_tokens": 20, "seed": 3, "text": WILD, "image_first": True}
     one, other = (m.generate(["a red", noise(1)], **options) for m in (model, again))
-    assert one.ids == other.ids
-    assert one.prompt_ids == [
+    assert one.token_ids == other.token_ids
+    assert one.prompt_token_ids == [
         *model.encode(["a red", noise(1)], fit="pad"),
         model.vocabulary.end_turn,
     ]
@@ -88,7 +89,7 @@ def test_a_batch_says_what_each_alone_would(model: Model) -> None:
     batch = model.generate_batch(prompts, seeds=[5, 6, 7], **options)
     for prompt, seed, sample in zip(prompts, (5, 6, 7), batch, strict=True):
         alone = model.generate(prompt, seed=seed, **options)
-        assert alone.ids == sample.ids
+        assert alone.token_ids == sample.token_ids
         assert alone.logprobs == pytest.approx(sample.logprobs, abs=1e-4)
         assert 0 < sample.timings["first_token"] <= sample.timings["total"]
 
@@ -96,10 +97,10 @@ def test_a_batch_says_what_each_alone_would(model: Model) -> None:
 def test_an_answer_says_why_it_ended(model: Model) -> None:
     for seed in range(20):
         sample = model.generate(["a"], max_new_tokens=30, seed=seed, text=WILD, answer=False)
-        ended = sample.ids[-1] == model.vocabulary.eos
+        ended = sample.token_ids[-1] == model.vocabulary.eos
         assert sample.finish_reason == ("stop" if ended else "length")
-        assert ended or len(sample.ids) == 30
-        assert sample.prompt_ids == model.encode(["a"])
+        assert ended or len(sample.token_ids) == 30
+        assert sample.prompt_token_ids == model.encode(["a"])
 
 
 def pieces(events: list[Event]) -> Iterator[str | PIL.Image.Image]:
@@ -124,13 +125,13 @@ def test_the_events_tell_of_the_sample(model: Model, seed: int) -> None:
     events = list(model.stream(["a red"], **options))
     assert isinstance(events[-1], End)
     sample = events[-1].sample
-    assert sample.ids == model.generate(["a red"], **options).ids
+    assert sample.token_ids == model.generate(["a red"], **options).token_ids
     told = list(pieces(events))
     assert [p if isinstance(p, str) else p.tobytes() for p in told] == [
         p if isinstance(p, str) else p.tobytes() for p in sample.parts
     ]
     kinds = [type(event) for event in events if not isinstance(event, TextPiece)]
-    drawn = sample.ids.count(model.vocabulary.begin_image)
+    drawn = sample.token_ids.count(model.vocabulary.begin_image)
     assert kinds == [ImageBegun, ImageProgress, ImageProgress, ImageDone] * drawn + [End]
     counts = [event.num_codes for event in events if isinstance(event, ImageProgress)]
     assert counts == [2, 4] * drawn
@@ -148,21 +149,21 @@ def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
     image = encode_codes([3, 1, 4, 15], model.vocabulary)
     monkeypatch.setattr(model, "_prompt", lambda *parts, **options: [0, 30, *image[:3]])
     sample = model.generate(["x"], max_new_tokens=3)
-    codes = [model.vocabulary.code_of_id(id_) for id_ in sample.ids[:2]]
-    assert sample.ids[2] == model.vocabulary.end_image
+    codes = [model.vocabulary.code_of_id(id_) for id_ in sample.token_ids[:2]]
+    assert sample.token_ids[2] == model.vocabulary.end_image
     (drawn,) = sample.parts
     assert isinstance(drawn, PIL.Image.Image)
     assert drawn.tobytes() == model.decode_image([3, 1, *codes]).tobytes()
 
 
 def test_without_an_image_decoder_all_else_works(model_parts: ModelParts) -> None:
-    blind = Model(replace(model_parts, draws=False))
+    blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
     message = (
         "this model folder has no vq_decoder.safetensors, so codes cannot become pictures; expected "
         "the decoder of its image tokenizer. Put that file into the folder, or ask for text only "
         "(max_images=0)."
     )
-    assert blind.generate(["a", noise(1)], max_images=0, max_new_tokens=4).ids
+    assert blind.generate(["a", noise(1)], max_images=0, max_new_tokens=4).token_ids
     assert blind.encode([noise(1)])
     for asked in (
         lambda: blind.decode_image([1, 2, 3, 4]),
@@ -185,7 +186,7 @@ def test_smaller_weights_answer_too(model_parts: ModelParts, options: dict[str, 
         [["a red"], [noise(1)]], seeds=[1, 2], max_new_tokens=20, image_first=True, text=WILD
     )
     for sample in samples:
-        assert sample.ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
 
 

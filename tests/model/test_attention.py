@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from calumma.model.attention import Attention
+from calumma.model.attention_backends import build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.rope import rotate
-from calumma.model.sight import look
 
 CONFIG = DecoderConfig(
     vocabulary_size=4,
@@ -36,10 +36,10 @@ def attention(**changes: Any) -> Attention:
 def by_definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     """One row, [T, M]: softmax(q k / sqrt D) v, head by head, place by place."""
     length, dim = len(x), layer.head_dim
-    sight = look(torch.zeros(1, length), CONFIG)
+    sight = build_attention_metadata(torch.zeros(1, length), CONFIG)
     q = layer.query_norm(layer.query(x).reshape(1, length, -1, dim))
     k = layer.key_norm(layer.key(x).reshape(1, length, -1, dim))
-    q, k = (rotate(one, sight.cosine, sight.sine)[0] for one in (q, k))
+    q, k = (rotate(one, sight.cos, sight.sin)[0] for one in (q, k))
     v = layer.value(x).reshape(length, -1, dim)
     shared = q.shape[1] // k.shape[1]
     mixed = torch.zeros(length, q.shape[1], dim)
@@ -56,7 +56,7 @@ def by_definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
 def test_attention_is_its_definition(kv_heads: int, groups: int, qk_norm: str) -> None:
     layer = attention(num_kv_heads=kv_heads, qk_norm_groups=groups, qk_norm=qk_norm)
     x = torch.randn(2, 6, 16)
-    made = layer(x, look(torch.zeros(2, 6), CONFIG))
+    made = layer(x, build_attention_metadata(torch.zeros(2, 6), CONFIG))
     for row in range(2):
         assert torch.allclose(made[row], by_definition(layer, x[row]), atol=1e-4)
 
@@ -64,7 +64,7 @@ def test_attention_is_its_definition(kv_heads: int, groups: int, qk_norm: str) -
 @torch.no_grad()
 def test_the_norms_bound_the_scores() -> None:
     layer = attention()
-    sight = look(torch.zeros(1, 6), CONFIG)
+    sight = build_attention_metadata(torch.zeros(1, 6), CONFIG)
     x = torch.randn(1, 6, 16)
     # Queries and keys are normed: their size does not matter, only that of the values does.
     once, twice = layer(x, sight), layer(1000 * x, sight)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calumma.model.cache import Cache, Piece
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import INITIAL_STD, Decoder
+from calumma.model.kv_cache import KVCache, SequenceChunk
 
 SMALL = DecoderConfig(
     vocabulary_size=40,
@@ -38,10 +38,10 @@ def test_a_cache_changes_nothing(norm_order: str) -> None:
     model = decoder(norm_order=norm_order)
     ids = torch.randint(40, (2, 12))
     whole = model(ids)
-    cache = Cache(model.config, 24, whole)
+    cache = KVCache(model.config, 24, whole)
     read = []
     for start, stop in [(0, 5), (5, 6), (6, 7), (7, 12)]:
-        pieces = [Piece(first, start, stop - start) for first in (0, 12)]
+        pieces = [SequenceChunk(first, start, stop - start) for first in (0, 12)]
         flat = ids[:, start:stop].reshape(1, -1)
         read.append(model(flat, cache=cache, pieces=pieces).view(2, stop - start, -1))
     assert torch.allclose(torch.cat(read, dim=1), whole, atol=1e-5)
@@ -52,11 +52,15 @@ def test_rows_of_a_cache_may_stand_at_different_places() -> None:
     model = decoder()
     ids = torch.randint(40, (2, 9))
     whole = model(ids)
-    cache = Cache(model.config, 32, whole)
-    model(ids[:, :4].reshape(1, -1), cache=cache, pieces=[Piece(20, 0, 4), Piece(3, 0, 4)])
+    cache = KVCache(model.config, 32, whole)
+    model(
+        ids[:, :4].reshape(1, -1),
+        cache=cache,
+        pieces=[SequenceChunk(20, 0, 4), SequenceChunk(3, 0, 4)],
+    )
     # The second row goes back to its third id: what stood behind it is seen no more.
     step = torch.cat([ids[0, 4:7], ids[1, 2:3]])[None]
-    made = model(step, cache=cache, pieces=[Piece(20, 4, 3), Piece(3, 2, 1)])
+    made = model(step, cache=cache, pieces=[SequenceChunk(20, 4, 3), SequenceChunk(3, 2, 1)])
     assert torch.allclose(made[0, :3], whole[0, 4:7], atol=1e-5)
     assert torch.allclose(made[0, 3], whole[1, 2], atol=1e-5)
 
@@ -155,6 +159,6 @@ def test_ids_without_their_rows_are_our_mistake() -> None:
     with pytest.raises(AssertionError, match="1 ids, but the pieces of their rows have 2"):
         model(
             torch.zeros(1, 1).long(),
-            cache=Cache(SMALL, 4, model.head.weight),
-            pieces=[Piece(0, 0, 2)],
+            cache=KVCache(SMALL, 4, model.head.weight),
+            pieces=[SequenceChunk(0, 0, 2)],
         )

@@ -11,8 +11,8 @@ from calumma.checkpoints.model_folder import ModelParts
 from tests.checkpoints.drawn import bytes_of, save_drawn
 from tests.launch import Death, launch
 
-KILLED = Death("calumma.checkpoints.weights", "write_tensors", 2)
-STOPPED = Death("calumma.checkpoints.vqgan_files", "write_pickled", 1, signal.SIGTERM)
+KILLED = Death("calumma.checkpoints.hf_weights", "write_tensors", 2)
+STOPPED = Death("calumma.checkpoints.meta.vqgan_files", "write_pickled", 1, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

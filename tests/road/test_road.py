@@ -31,16 +31,16 @@ NAMES = (
 WEIGHTS = ("model.safetensors", "vq_decoder.safetensors")
 DEATHS = {
     "in the image tokenizer, half-way through a checkpoint": Death(
-        "calumma.checkpoints.run", "write_json", 2
+        "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
     "in the shards, behind a piece that nothing vouches for": Death(
         "calumma.shards.piece", "write_json", 2
     ),
     "in pre-training, some steps behind its checkpoint": Death(
-        "calumma.checkpoints.saver", "write_checkpoint", 3
+        "calumma.checkpoints.checkpointer", "write_checkpoint", 3
     ),
 }
-BEFORE_THE_REPORT = Death("calumma.demo.report", "load", 1)
+BEFORE_THE_REPORT = Death("calumma.demo.measure", "load", 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,13 +140,13 @@ def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
     out = tmp_path / "demo"
     for death in DEATHS.values():
         assert demo(out, death=death).status == -signal.SIGKILL
-    stopping = Death("calumma.checkpoints.saver", "write_checkpoint", 1, signal.SIGTERM)
+    stopping = Death("calumma.checkpoints.checkpointer", "write_checkpoint", 1, signal.SIGTERM)
     stopped = demo(out, death=stopping)
     assert stopped.status == 3
     last = stopped.said.splitlines()[-1]
     assert last.startswith(f"stopped by a signal; {out}/runs/")
     assert last.endswith("The same command goes on from there.")
-    in_report = Death("calumma.demo.report", "load", 1, signal.SIGINT)
+    in_report = Death("calumma.demo.measure", "load", 1, signal.SIGINT)
     stopped = demo(out, death=in_report)
     assert stopped.status == 3
     assert stopped.said.splitlines()[-1] == (

@@ -11,7 +11,7 @@ import pytest
 from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.writers import write_jsonl
-from tests.pictures import png
+from tests.images import png
 
 VQ = """
 documents = ["docs.jsonl"]

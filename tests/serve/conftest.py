@@ -13,14 +13,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.checkpoints.model_folder import ModelParts
-from calumma.generate.config import Budget, ImageSampling, TextSampling
 from calumma.generate.model import Model
+from calumma.generate.params import EngineConfig, ImageSampling, TextSampling
+from calumma.serve.api_keys import Keys
 from calumma.serve.app import make_app, make_service
 from calumma.serve.config import ServeConfig
-from calumma.serve.keys import Keys
 from calumma.serve.server import Server, bind
 from calumma.serve.service import Service
-from tests.pictures import noise, png
+from tests.images import noise, png
 
 HOME = "http://localhost"
 
@@ -35,7 +35,7 @@ def serving(
     model: Model, config: ServeConfig | None = None, keys: Keys | None = None, **budget: int
 ) -> Iterator[tuple[TestClient, Service]]:
     """A client of a server in this process."""
-    service = make_service(model, config or ServeConfig(name="tiny"), Budget(**budget))
+    service = make_service(model, config or ServeConfig(name="tiny"), EngineConfig(**budget))
     with TestClient(make_app(service, keys), HOME, raise_server_exceptions=False) as client:
         yield client, service
 
@@ -45,7 +45,7 @@ def listening(
     model: Model, config: ServeConfig | None = None, keys: Keys | None = None, **budget: int
 ) -> Iterator[tuple[str, Service, Server]]:
     """A server on a socket of this machine: its address, its inside, and its switch."""
-    service = make_service(model, config or ServeConfig(name="tiny"), Budget(**budget))
+    service = make_service(model, config or ServeConfig(name="tiny"), EngineConfig(**budget))
     with bind("127.0.0.1", 0) as place:
         server = Server(make_app(service, keys), service.desk)
         thread = threading.Thread(target=server.run, args=([place],))
@@ -111,7 +111,7 @@ def drawing_seed(model: Model) -> int:
     """A seed with which the answer to "a red " and picture 1 holds both text and a picture."""
     for seed in range(200):
         usage = model.generate(["a red ", noise(1)], seed=seed, **ALONE).usage
-        if usage.new_image and usage.new_text > 1:
+        if usage.new_image and usage.num_text_tokens > 1:
             return seed
     raise AssertionError("the tiny model draws nothing")
 

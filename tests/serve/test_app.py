@@ -7,9 +7,9 @@ from starlette.testclient import TestClient
 
 from calumma.errors import ConfigError
 from calumma.generate.model import Model
+from calumma.serve.api_keys import Keys
 from calumma.serve.app import make_service, require_safe
 from calumma.serve.config import ServeConfig
-from calumma.serve.keys import Keys
 from tests.serve.conftest import said, serving
 
 

@@ -15,7 +15,7 @@ from calumma.documents.readers import read_documents
 from calumma.generate.engine import Engine
 from calumma.serve.service import Service
 from tests.browser import browser
-from tests.pictures import png
+from tests.images import png
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
@@ -123,7 +123,7 @@ def test_an_answer_is_stopped_and_made_anew(
         page.get_by_role("button", name="Another answer").click()
         expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=30_000)
         expect(page.get_by_role("button", name="Another answer")).to_be_visible()
-    assert heard[1].live.load.running == 0
+    assert heard[1].live.load.num_running == 0
 
 
 def test_a_prompt_is_edited_and_the_history_outlives_a_reload(

@@ -11,15 +11,15 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from calumma.generate.config import Request
-from calumma.generate.live import Live
+from calumma.generate.async_engine import Live
 from calumma.generate.model import Model
+from calumma.generate.params import Request
 from calumma.serve import desk as desk_module
 from calumma.serve.config import Limits, ServeConfig
 from calumma.serve.desk import Desk, Manner, Talk
-from calumma.serve.metrics import Metrics
-from calumma.serve.narration import Chosen, Drawn, Ended, Growing, Quiet, Said
-from calumma.serve.picture_readers import PictureReaders
+from calumma.serve.images.decoder_pool import PictureReaders
+from calumma.serve.output_processor import Chosen, Drawn, Ended, Growing, Quiet, Said
+from calumma.serve.prometheus_metrics import Metrics
 from calumma.serve.prompts import Scribe, plain_prompt
 from calumma.serve.refusals import Refusal
 from tests.serve.conftest import ALONE
@@ -68,7 +68,7 @@ def emptied(desk: Desk) -> bool:
     end = time.monotonic() + 5
     while time.monotonic() < end:
         load = desk.live.load
-        if desk.under_way == load.slots_used == load.running == load.waiting == 0:
+        if desk.under_way == load.num_reserved_tokens == load.num_running == load.num_waiting == 0:
             return True
         time.sleep(0.01)
     return False
@@ -134,7 +134,7 @@ def test_a_request_that_cannot_be_answered_takes_the_others_along(
         talk = desk.admit(2)
         (good,) = requests(model, 1)
         with pytest.raises(Exception, match="expected between 1 and 127"):
-            talk.ask([good, Request(ids=(0,) * 200)], MANNER)
+            talk.ask([good, Request(prompt_token_ids=(0,) * 200)], MANNER)
         talk.close()
 
     run(work)

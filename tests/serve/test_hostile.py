@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from calumma.generate.model import Model
 from calumma.serve.config import Limits, ServeConfig
 from calumma.serve.service import Service
-from tests.pictures import png
+from tests.images import png
 from tests.serve.conftest import listening, said, serving, url_of
 
 CHAT = "/v1/chat/completions"
@@ -252,6 +252,6 @@ def test_after_all_this_the_server_answers_as_before(
     client, service = server
     response = client.post(CHAT, json={"messages": [TEXT], "seed": 5, "max_tokens": 9})
     alone = model.generate(["a"], seed=5, max_new_tokens=9)
-    assert response.json()["usage"]["completion_tokens"] == len(alone.ids)
+    assert response.json()["usage"]["completion_tokens"] == len(alone.token_ids)
     assert service.desk.under_way == 0
-    assert service.live.load.slots_used == 0
+    assert service.live.load.num_reserved_tokens == 0

@@ -47,9 +47,9 @@ def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
 
 @pytest.mark.parametrize("expected", [False, True])
 def test_a_prompt_is_logged_only_where_the_operator_says_so(
-    model: Model, stream: io.StringIO, wanted: bool
+    model: Model, stream: io.StringIO, expected: bool
 ) -> None:
-    config = ServeConfig(name="tiny", prompts_in_logs=wanted)
+    config = ServeConfig(name="tiny", prompts_in_logs=expected)
     with serving(model, config) as (client, _):
         body = {"messages": said("a secret"), "max_tokens": 2}
         response = client.post("/v1/chat/completions", json=body)
@@ -58,4 +58,4 @@ def test_a_prompt_is_logged_only_where_the_operator_says_so(
     assert (told["method"], told["status"]) == ("POST", 200)
     assert told["prompt_tokens"] > 0
     assert told["text_tokens"] + told["image_tokens"] == 2
-    assert ("a secret" in stream.getvalue()) is wanted
+    assert ("a secret" in stream.getvalue()) is expected

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from calumma.checkpoints.model_folder import ModelParts
-from calumma.generate.config import ImageSampling, TextSampling
 from calumma.generate.model import Model
+from calumma.generate.params import ImageSampling, TextSampling
 from calumma.serve.config import Limits
 from calumma.serve.messages import Sampling
 from calumma.serve.options import (
@@ -20,6 +20,7 @@ from calumma.serve.options import (
     sampling_of,
 )
 from calumma.serve.refusals import Refusal
+from tests.checkpoints.drawn import without_image_decoder
 
 
 def test_without_values_the_model_s_defaults_hold() -> None:
@@ -33,9 +34,9 @@ def test_a_temperature_holds_for_both_and_guidance_for_images() -> None:
     made = sampling_of(body)
     both = {"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}
     assert made["text"] == TextSampling(**both, repetition_penalty=1.1)  # type: ignore[arg-type]
-    assert made["image"] == ImageSampling(**both, text_guidance=2.0)  # type: ignore[arg-type]
+    assert made["image"] == ImageSampling(**both, guidance_scale=2.0)  # type: ignore[arg-type]
     apart = sampling_of(Sampling(temperature=0.0, image_temperature=0.9, image_guidance=1.5))
-    assert apart["image"] == ImageSampling(temperature=0.9, image_guidance=1.5)
+    assert apart["image"] == ImageSampling(temperature=0.9, image_guidance_scale=1.5)
 
 
 def test_seeds_are_whole_numbers_that_the_engine_takes() -> None:
@@ -57,13 +58,13 @@ def test_seeds_are_whole_numbers_that_the_engine_takes() -> None:
     ],
 )
 def test_modalities_say_what_an_answer_may_hold(
-    model: Model, wanted: list[str] | None, kind: str
+    model: Model, expected: list[str] | None, kind: str
 ) -> None:
-    assert modality_of(wanted, model) == kind
+    assert modality_of(expected, model) == kind
 
 
 def test_a_model_that_draws_nothing_answers_in_text(model_parts: ModelParts) -> None:
-    blind = Model(replace(model_parts, draws=False))
+    blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
     assert modality_of(None, blind) == modality_of(["text"], blind) == "text"
     with pytest.raises(Refusal) as caught:
         modality_of(["text", "image"], blind)
@@ -87,4 +88,4 @@ def test_pictures_are_counted() -> None:
 
 def test_each_seed_is_a_request() -> None:
     one, two = requests_of([1, 2], [5, 6], {"max_new_tokens": 3})
-    assert (one.ids, one.seed, two.seed, two.max_new_tokens) == ((1, 2), 5, 6, 3)
+    assert (one.prompt_token_ids, one.seed, two.seed, two.max_new_tokens) == ((1, 2), 5, 6, 3)

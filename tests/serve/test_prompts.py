@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 
+from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import CalummaError
+from calumma.evaluate.context import EvalConfig
+from calumma.evaluate.interleaved import answer_all, exchange
 from calumma.generate.model import Model
 from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.images.decoder_pool import PictureReaders
 from calumma.serve.messages import Message
-from calumma.serve.picture_readers import PictureReaders
 from calumma.serve.prompts import Prompt, Scribe, chat_prompt, data_of, plain_prompt
 from calumma.serve.refusals import Refusal
-from tests.pictures import noise, png
+from calumma.shards.encode import DocumentEncoder
+from tests.images import noise, png
 from tests.serve.conftest import picture_part, url_of
-from tests.serve.test_filters import NoWord
+from tests.serve.test_moderation import NoWord
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def refusal(scribe: Scribe, prompt: Prompt) -> str:
 
 def test_one_message_is_the_prompt_of_the_model(scribe: Scribe, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
-    asked = model.request(["what is ", noise(1, 40, 20), "?"]).ids
+    asked = model.request(["what is ", noise(1, 40, 20), "?"]).prompt_token_ids
     assert tuple(scribe.ids(chat("what is ", wide, "?"))) == asked
 
 
@@ -58,7 +62,7 @@ def test_a_continuation_is_the_prompt_without_a_turn(scribe: Scribe, model: Mode
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     parts = chat("what is ", wide).turns[0]
     prompt = Prompt((parts,), is_chat=False)
-    asked = model.request(["what is ", noise(1, 40, 20)], answer=False).ids
+    asked = model.request(["what is ", noise(1, 40, 20)], answer=False).prompt_token_ids
     assert tuple(scribe.ids(prompt)) == asked
     assert scribe.ids(plain_prompt("")) == [model.vocabulary.bos]
 
@@ -144,3 +148,28 @@ def test_broken_base64_is_refused() -> None:
         "picture 2: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
         "again."
     )
+
+
+def test_server_library_evaluator_and_shards_encode_a_conversation_alike(
+    scribe: Scribe, model: Model
+) -> None:
+    data = png(1, 40, 20)
+    turns = (
+        Turn("user", (Text("a"), Image(data=data))),
+        Turn("assistant", (Text("b"), Image(data=data))),
+        Turn("user", (Text("c"),)),
+    )
+    document = Document(id="1", messages=(*turns, Turn("assistant", (Text("d"),))))
+    conversation = exchange(document)
+    assert conversation is not None
+    wide = {"type": "image_url", "image_url": {"url": url_of(data)}}
+    messages = [
+        message("user", [{"type": "text", "text": "a"}, wide]),
+        message("assistant", [{"type": "text", "text": "b"}, wide]),
+        message("user", "c"),
+    ]
+    ids = model.encode_chat(turns)
+    assert scribe.ids(chat_prompt(messages)) == ids
+    assert answer_all(model, [conversation], EvalConfig())[0].prompt_token_ids == ids
+    [sequence] = DocumentEncoder(model.text, model.image).encode([document])
+    assert sequence.token_ids[: len(ids)] == ids

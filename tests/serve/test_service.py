@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 from calumma.generate.model import Model
 from calumma.serve.answers import TokenCounts
 from calumma.serve.config import ServeConfig
-from calumma.serve.provenance import GENERATED, Origin
+from calumma.serve.provenance.image_metadata import GENERATED, Origin
 from calumma.serve.refusals import Refusal
 from calumma.serve.service import Service, base64_of
-from tests.pictures import noise
+from tests.images import noise
 from tests.serve.chain import Authority, read
 from tests.serve.conftest import WILD, picture_part, said, serving
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from calumma.errors import GenerationError
 from calumma.serve.desk import Talk
-from calumma.serve.narration import Ended, Piece, Quiet, Said
+from calumma.serve.output_processor import Ended, Piece, Quiet, Said
 from calumma.serve.streaming import events, line
 
 

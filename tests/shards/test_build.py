@@ -14,14 +14,15 @@ import calumma.shards.piece
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
 from calumma.shards.encode import Codes, pictures_of
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 from calumma.tokens.sequence import encode_document
 from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
-from tests.pictures import noise, png
+from tests.images import noise, png
 
 
 class FakeImageTokenizer:
@@ -85,9 +86,9 @@ def test_every_sequence_is_that_of_its_document(
     for number, document in enumerate(documents):
         pictures = pictures_of(document)
         codes = [tokenizers.image.encode_image(p.open(), mode=fit) for p, fit in pictures]
-        wanted = encode_document(document, tokenizers.text, codes)
+        expected = encode_document(document, tokenizers.text, codes)
         ids, counted = reader.read(number)
-        assert (ids.tolist(), counted.tolist()) == (wanted.ids, wanted.counted)
+        assert (ids.tolist(), counted.tolist()) == (expected.token_ids, expected.loss_mask)
         assert reader.source(number) == document.source
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from calumma.documents.clean import CleanConfig
 from calumma.documents.document import Document, Image, Text
+from calumma.documents.document_filter import FilterConfig
 from calumma.documents.writers import write_parquet
 from calumma.files import read_json
-from calumma.shards.build import Tokenizers
 from calumma.shards.duplicates import duplicate_file, find_duplicates, signature_file, signatures
 from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import WORK, BuildJob
-from tests.pictures import noise, png
+from calumma.tokens.folder import Tokenizers
+from tests.images import noise, png
 
-RULES = CleanConfig(exact_duplicates=True, near_duplicates=True, fewest_letters=3)
+RULES = FilterConfig(exact_duplicates=True, near_duplicates=True, min_chars=3)
 
 
 def bmp(seed: int) -> Image:
@@ -52,7 +52,7 @@ def test_signatures_are_kept_only_of_what_other_rules_keep() -> None:
     assert [value is None for value in made["exact"]] == [True, False, False, False, False]
     assert [value is None for value in made["near"]] == [True, False, False, False, True]
     assert made["exact"][2] == made["exact"][3]
-    assert signatures(DOCUMENTS[:2], CleanConfig()) == {"exact": [None] * 2, "near": [None] * 2}
+    assert signatures(DOCUMENTS[:2], FilterConfig()) == {"exact": [None] * 2, "near": [None] * 2}
 
 
 def test_the_earliest_by_task_and_place_is_kept(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
-from calumma.shards.build import Tokenizers
 from calumma.shards.encode import Codes, DocumentEncoder, pictures_of
-from calumma.tokens.sequence import Sequence as TokenSequence
-from calumma.tokens.sequence import encode_document
+from calumma.tokens.folder import Tokenizers
+from calumma.tokens.sequence import TokenSequence, encode_document
 from calumma.tokens.squares import Fit
-from tests.pictures import png
+from tests.images import png
 
 
 def test_pictures_of_prompts_are_padded_and_all_others_cropped() -> None:

@@ -15,9 +15,8 @@ import pytest
 import calumma.shards.executors
 from calumma.documents.document import Document
 from calumma.documents.writers import write_jsonl, write_parquet
-from calumma.errors import ConfigError, ImageError, Interrupted, PlaceError, ShardError
+from calumma.errors import ConfigError, ImageError, Interrupted, ShardError, StorageError
 from calumma.runtime import STOP
-from calumma.shards.build import Tokenizers
 from calumma.shards.executors import (
     SlurmConfig,
     _Slurm,
@@ -27,6 +26,7 @@ from calumma.shards.executors import (
 )
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import WORK, BuildJob, BuildTask, plan
+from calumma.tokens.folder import Tokenizers
 from tests.documents.web import served
 
 
@@ -76,7 +76,7 @@ def test_a_server_that_stops_answering_loses_nothing(folder: Path, tmp_path: Pat
     asked = replace(job(folder, tmp_path / "web"), skip_bad=True)
     with served(folder / "docs", 10) as address:
         port = address.rpartition(":")[2]
-        with pytest.raises(PlaceError, match="nothing was left out for this"):
+        with pytest.raises(StorageError, match="nothing was left out for this"):
             build_local(asked, [address], 1)
     assert not (tmp_path / "web" / "manifest.json").exists()
     with served(folder / "docs", port=int(port)) as address:

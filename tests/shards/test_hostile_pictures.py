@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.readers import read_documents
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
+from calumma.tokens.folder import Tokenizers
 from tests.documents.hostile import hostile_files
 
 HOSTILE = hostile_files()

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.faults import Drop
+from calumma.documents.error_policy import DroppedDocument
 from calumma.errors import ImageError
-from calumma.shards.build import Tokenizers
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.piece import PieceMaker, groups_of
-from tests.pictures import png
+from calumma.tokens.folder import Tokenizers
+from tests.images import png
 
 GROUP = [Document(id=str(n), source="s", content=(Text("a"), Image(data=png(n)))) for n in range(3)]
 BROKEN = Document(id="broken", source="s", content=(Image(data=b"no picture", name="here"),))
@@ -20,7 +20,7 @@ BROKEN = Document(id="broken", source="s", content=(Image(data=b"no picture", na
 
 def maker(tokenizers: Tokenizers, folder: Path, *, skip_bad: bool = False) -> PieceMaker:
     encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
-    return PieceMaker(encoder, folder, tokenizers.fingerprint, skip_bad)
+    return PieceMaker(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
 
 
 def test_a_piece_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
@@ -44,7 +44,7 @@ def test_a_piece_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
 def test_what_was_left_out_before_is_part_of_the_piece(
     tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
-    drop = Drop(id="x", source="s", reason="too small", detail="3 px")
+    drop = DroppedDocument(id="x", source="s", reason="too small", detail="3 px")
     plain = maker(tokenizers, tmp_path).make("p", GROUP)
     piece = maker(tokenizers, tmp_path).make("p", GROUP, [drop])
     assert (piece.dropped, piece.sources) == ({"too small": 1}, plain.sources)

@@ -37,12 +37,12 @@ def folder(tmp_path: Path) -> Path:
 def test_every_sequence_comes_back(folder: Path) -> None:
     reader = ShardReader(folder)
     assert len(reader) == 3
-    for number, (wanted, _) in enumerate(PIECES[0] + PIECES[2]):
+    for number, (expected, _) in enumerate(PIECES[0] + PIECES[2]):
         ids, counted = reader.read(number)
         assert (ids.dtype, counted.dtype) == (np.int64, np.bool_)
-        assert ids.tolist() == wanted
-        assert counted.tolist() == [False] + [True] * (len(wanted) - 1)
-        assert reader.length(number) == len(wanted)
+        assert ids.tolist() == expected
+        assert counted.tolist() == [False] + [True] * (len(expected) - 1)
+        assert reader.length(number) == len(expected)
 
 
 def test_sources_name_their_sequences(folder: Path) -> None:
@@ -68,13 +68,13 @@ def test_an_unknown_source_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "expected"), [("ids", 10), ("ends", 16), ("counted", 5)])
-def test_a_truncated_piece_is_refused(folder: Path, suffix: str, wanted: int) -> None:
+def test_a_truncated_piece_is_refused(folder: Path, suffix: str, expected: int) -> None:
     path = folder / f"piece-00000.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{path} holds {wanted - 1} bytes; its manifest says {wanted}. Build the shards again: "
+        f"{path} holds {expected - 1} bytes; its manifest says {expected}. Build the shards again: "
         "what is whole is kept."
     )
 
@@ -167,8 +167,8 @@ def test_threads_share_a_reader_that_may_open_one_piece_at_a_time(
     numbers = [0, 2, 1, 2] * 100
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda number: reader.read(number)[0].tolist(), numbers))
-    wanted = {0: [0, 20, 2], 1: [0, 2], 2: [0, 30, 31, 2]}
-    assert found == [wanted[number] for number in numbers]
+    expected = {0: [0, 20, 2], 1: [0, 2], 2: [0, 30, 31, 2]}
+    assert found == [expected[number] for number in numbers]
 
 
 def test_a_piece_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> None:

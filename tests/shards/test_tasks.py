@@ -16,9 +16,10 @@ from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError, ImageError, ShardError
 from calumma.runtime import STOP
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import WORK, BuildJob, BuildTask, FinishTask, finish, plan
+from calumma.tokens.folder import Tokenizers
 from tests.documents.test_webdataset import tar
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.documents.faults import Drop
+from calumma.documents.error_policy import DroppedDocument
 from calumma.shards.manifest import SourceCounts
 from calumma.shards.writer import PieceWriter
 from calumma.vocabulary import Vocabulary
@@ -62,7 +62,7 @@ def test_a_wide_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
 def test_what_was_left_out_stands_beside_the_piece_with_its_reason(tmp_path: Path) -> None:
     writer = PieceWriter(SMALL)
     for id_, reason in [("d", "why"), ("ä", "other"), ("d", "why")]:
-        writer.dropped.append(Drop(id=id_, source="s", reason=reason, detail="7 px"))
+        writer.dropped.append(DroppedDocument(id=id_, source="s", reason=reason, detail="7 px"))
     piece = writer.write(tmp_path, "p")
     assert (piece.num_sequences, piece.num_ids) == (0, 0)
     assert piece.dropped == {"other": 1, "why": 2}
@@ -72,7 +72,9 @@ def test_what_was_left_out_stands_beside_the_piece_with_its_reason(tmp_path: Pat
 
 
 def test_a_piece_that_is_made_again_without_drops_lists_none(tmp_path: Path) -> None:
-    writer = PieceWriter(SMALL, dropped=[Drop(id="d", source="s", reason="why", detail="")])
+    writer = PieceWriter(
+        SMALL, dropped=[DroppedDocument(id="d", source="s", reason="why", detail="")]
+    )
     writer.write(tmp_path, "p")
     assert PieceWriter(SMALL).write(tmp_path, "p").dropped == {}
     assert not (tmp_path / "p.dropped").exists()

@@ -11,7 +11,8 @@ import pytest
 
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import Tokenizers, build_shards
+from calumma.shards.build import build_shards
+from calumma.tokens.folder import Tokenizers
 from studies.data import kill, rows
 
 

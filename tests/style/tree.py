@@ -50,3 +50,28 @@ def literal(node: ast.AST) -> list[str]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return literal(node.left) + literal(node.right)
     return []
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the public classes, functions, type aliases and constants that a module defines."""
+    for node in tree.body:
+        if isinstance(node, ast.If):  # `if TYPE_CHECKING` and the like define nothing twice
+            continue
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names = [node.target.id]
+        else:
+            continue
+        yield from {name for name in names if not name.startswith("_")}
+
+
+def names_defined_twice() -> dict[str, list[str]]:
+    """Return each public name that two or more modules of the package define, with the modules."""
+    modules_of: dict[str, list[str]] = {}
+    for path in sources():
+        for name in public_names(parsed(path)):
+            modules_of.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
+    return {name: found for name, found in sorted(modules_of.items()) if len(found) > 1}

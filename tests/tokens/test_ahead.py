@@ -9,17 +9,17 @@ from calumma.documents.document import Image
 from calumma.errors import ImageError
 from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
 from calumma.tokens.pixels import to_array
-from tests.pictures import noise, png
+from tests.images import noise, png
 
 
 def test_pictures_come_out_in_the_order_given_opened_or_not() -> None:
     pictures: list[Picture] = [(Image(data=png(n, 20, 16)), "crop") for n in range(7)]
     pictures += [(noise(n, 20, 16), "pad") for n in range(7)]
     found = list(arrays_ahead(pictures, 8, workers=3, ahead=4))
-    wanted = [to_array(noise(n, 20, 16), 8, "crop") for n in range(7)]
-    wanted += [to_array(noise(n, 20, 16), 8, "pad") for n in range(7)]
+    expected = [to_array(noise(n, 20, 16), 8, "crop") for n in range(7)]
+    expected += [to_array(noise(n, 20, 16), 8, "pad") for n in range(7)]
     assert len(found) == 14
-    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_a_broken_picture_is_an_error_in_its_place() -> None:

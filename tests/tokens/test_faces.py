@@ -10,7 +10,7 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.tokens.faces import cascade_faces
-from tests.pictures import noise
+from tests.images import noise
 
 
 def drawn_face(left: int) -> PIL.Image.Image:

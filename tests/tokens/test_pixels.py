@@ -8,7 +8,7 @@ import PIL.ImageOps
 import pytest
 import torch
 
-from calumma.checkpoints.hugging_face import preprocessor_config
+from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.errors import ImageError
 from calumma.tokens.pixels import scaled, to_array, to_picture, to_pixels
 from calumma.tokens.vq.config import VQConfig
@@ -67,8 +67,8 @@ def test_pixels_equal_the_slow_reference(width: int, height: int) -> None:
     for fit, slow in (("crop", slow_pixels.cropped), ("pad", slow_pixels.padded)):
         found = to_pixels(picture, 16, fit).numpy()  # type: ignore[arg-type]
         orders = [slow(rgb, 16, down_first=down_first) for down_first in (False, True)]
-        assert any(np.allclose(found, wanted, rtol=0, atol=1e-6) for wanted in orders)
-        assert all(np.abs(found - wanted).max() < 0.3 for wanted in orders)
+        assert any(np.allclose(found, expected, rtol=0, atol=1e-6) for expected in orders)
+        assert all(np.abs(found - expected).max() < 0.3 for expected in orders)
 
 
 # Of other sizes than these it rounds the longer side down, and of other modes it shows what

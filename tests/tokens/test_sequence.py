@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.documents.document import Document, Image, Text, Turn
+from calumma.documents.document import Document, Image, Role, Text, Turn
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.sequence import (
-    Sequence,
+    TokenSequence,
     encode_codes,
     encode_document,
     encode_prompt,
@@ -33,8 +33,8 @@ def test_an_image_by_hand() -> None:
 def test_a_plain_document_by_hand() -> None:
     document = Document(id="d", content=(Text("ab"), PICTURE, Text("c"), PICTURE))
     made = encode_document(document, TOKENIZER, [[0, 1], [2, 2]])
-    assert made.ids == [BOS, A, B, BEGIN, 4, 5, END, C, BEGIN, 6, 6, END, EOS]
-    assert made.counted == [True] * 13
+    assert made.token_ids == [BOS, A, B, BEGIN, 4, 5, END, C, BEGIN, 6, 6, END, EOS]
+    assert made.loss_mask == [True] * 13
 
 
 def test_a_conversation_by_hand() -> None:
@@ -47,36 +47,45 @@ def test_a_conversation_by_hand() -> None:
     )
     made = encode_document(Document(id="d", messages=turns), TOKENIZER, [[0], [1]])
     first = [BOS, A, BEGIN, 4, END, TURN, B, BEGIN, 5, END, EOS]
-    assert made == Sequence(
+    assert made == TokenSequence(
         [*first, C, TURN, A, EOS], [False] * 6 + [True] * 5 + [False] * 2 + [True] * 2
     )
 
 
 def test_a_prompt_by_hand() -> None:
-    parts = [Text("a"), PICTURE]
-    assert encode_prompt(parts, TOKENIZER, [[1]], answer=False) == [BOS, A, BEGIN, 5, END]
-    assert encode_prompt(parts, TOKENIZER, [[1]], answer=True) == [BOS, A, BEGIN, 5, END, TURN]
+    for add_generation_prompt, end in ((False, []), (True, [TURN])):
+        ids = encode_prompt(["a", [1]], TOKENIZER, add_generation_prompt=add_generation_prompt)
+        assert ids == [BOS, A, BEGIN, 5, END, *end]
 
 
-def test_what_a_conversation_goes_on_from_is_the_document_up_to_there() -> None:
-    turns = (
-        Turn("system", (Text("a"),)),
-        Turn("user", (PICTURE,)),
-        Turn("assistant", (Text("b"), PICTURE)),
-        Turn("user", (Text("c"),)),
-        Turn("assistant", (Text("a"),)),
+def test_the_prompt_of_an_answer_is_the_document_up_to_it() -> None:
+    turns: list[tuple[Role, list[str | list[int]]]] = [
+        ("system", ["a"]),
+        ("user", [[0]]),
+        ("assistant", ["b", [1]]),
+        ("user", ["c"]),
+        ("assistant", ["a"]),
+    ]
+    document = Document(
+        id="d",
+        messages=tuple(
+            Turn(role, tuple(Text(s) if isinstance(s, str) else PICTURE for s in segments))
+            for role, segments in turns
+        ),
     )
-    whole = encode_document(Document(id="d", messages=turns), TOKENIZER, [[0], [1]]).ids
-    assert encode_turns(turns[:4], TOKENIZER, [[0], [1]]) == whole[:-2]
-    assert encode_turns(turns, TOKENIZER, [[0], [1]]) == whole[:-1]
-    assert encode_turns(turns[:2], TOKENIZER, [[0]]) == [BOS, A, BEGIN, 4, END, TURN]
+    expected = encode_document(document, TOKENIZER, [[0], [1]]).token_ids
+    assert encode_turns(turns[:4], TOKENIZER) == expected[:-2]
+    assert encode_turns(turns, TOKENIZER) == expected[:-1]
+    assert encode_turns(turns[:2], TOKENIZER) == [BOS, A, BEGIN, 4, END, TURN]
 
 
 @pytest.mark.parametrize("roles", ["a", "uaa"])
-def test_a_conversation_with_an_answer_to_nothing_is_refused(roles: str) -> None:
-    turns = [Turn("user" if role == "u" else "assistant", (Text("a"),)) for role in roles]
+def test_an_assistant_turn_without_a_prompt_is_refused(roles: str) -> None:
+    turns: list[tuple[Role, list[str]]] = [
+        ("user" if role == "u" else "assistant", ["a"]) for role in roles
+    ]
     with pytest.raises(DocumentError) as caught:
-        encode_turns(turns, TOKENIZER, [])
+        encode_turns(turns, TOKENIZER)
     assert str(caught.value) == (
         "an answer stands without a prompt; expected a user turn before every assistant turn. Add "
         "the prompt, or join the two answers."
@@ -145,7 +154,7 @@ def test_a_document_is_read_off_its_ids(runs: list[tuple[str, str | list[int]]])
     content = tuple(Text(value) if kind == "text" else PICTURE for kind, value in parts)
     codes = [value for kind, value in parts if kind == "image"]
     made = encode_document(Document(id="d", content=content), TOKENIZER, codes)
-    read = [(k, TOKENIZER.decode(v) if k == "text" else v) for k, v in split_ids(made.ids, V)]
+    read = [(k, TOKENIZER.decode(v) if k == "text" else v) for k, v in split_ids(made.token_ids, V)]
     assert read == parts
 
 

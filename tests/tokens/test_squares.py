@@ -74,8 +74,8 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out() -> None:
 def test_the_longer_side_is_rounded() -> None:
     # 10 x 3 to 8: the scale is 8/3, the longer side 26.67 -> 27, its left edge (27 - 8) // 2 = 9
     picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 10, 3), np.uint8))
-    wanted = picture.resize((27, 8), PIL.Image.Resampling.LANCZOS).crop((9, 0, 17, 8))
-    assert np.array_equal(np.asarray(to_square(picture, 8)), np.asarray(wanted))
+    expected = picture.resize((27, 8), PIL.Image.Resampling.LANCZOS).crop((9, 0, 17, 8))
+    assert np.array_equal(np.asarray(to_square(picture, 8)), np.asarray(expected))
 
 
 def test_padding_keeps_the_whole_picture_between_white_borders() -> None:
@@ -136,7 +136,7 @@ def test_every_orientation_is_turned_as_pillow_turns_it_and_only_once(orientatio
     exif[0x0112] = orientation
     scene().crop((0, 0, 40, 20)).save(file, "PNG", exif=exif)
     picture = PIL.Image.open(file)
-    wanted = np.asarray(PIL.ImageOps.exif_transpose(picture))
+    expected = np.asarray(PIL.ImageOps.exif_transpose(picture))
     once = to_rgb(picture)
-    assert np.array_equal(np.asarray(once), wanted)
-    assert np.array_equal(np.asarray(to_rgb(once)), wanted)
+    assert np.array_equal(np.asarray(once), expected)
+    assert np.array_equal(np.asarray(to_rgb(once)), expected)

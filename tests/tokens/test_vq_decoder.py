@@ -93,11 +93,11 @@ def test_the_decoder_at_full_width_is_the_papers_layout() -> None:
     count = sum(t.numel() for name, t in tensors.items() if name.startswith("decoder."))
     assert round(count / 1e6, 2) == 39.29
     latents = torch.randn(1, 256, 4, 4, generator=torch.Generator().manual_seed(1))
-    wanted = PlainDecoder(tensors, RELEASE.widths).decode(latents.double())
+    expected = PlainDecoder(tensors, RELEASE.widths).decode(latents.double())
     found = network.pixels(latents)
     assert found.shape == (1, 3, 64, 64)
-    assert float(wanted.std()) > 0.01
-    assert float((found - wanted).abs().max()) < 1e-4 * max(1.0, float(wanted.abs().max()))
+    assert float(expected.std()) > 0.01
+    assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 def test_transformers_gives_the_same_code_in_every_cell_at_full_resolution() -> None:
@@ -115,7 +115,7 @@ def test_transformers_gives_the_same_code_in_every_cell_at_full_resolution() -> 
     ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
     pixels = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        wanted = theirs.encode(pixels).image_tokens.flatten()
+        expected = theirs.encode(pixels).image_tokens.flatten()
         found = ours.encode(pixels).flatten()
     assert found.numel() == 1024 and found.unique().numel() > 500
-    assert torch.equal(found, wanted)
+    assert torch.equal(found, expected)

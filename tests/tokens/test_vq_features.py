@@ -22,10 +22,10 @@ class Plain(nn.Module):
 
 def test_only_directions_of_features_count() -> None:
     distance = FeatureDistance(Plain())
-    wanted = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
-    assert distance(5 * wanted, wanted).item() == 0.0
+    expected = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    assert distance(5 * expected, expected).item() == 0.0
     # at a right angle: 1 + 1
-    assert distance(wanted.flip(1), wanted).item() == pytest.approx(2.0)
+    assert distance(expected.flip(1), expected).item() == pytest.approx(2.0)
 
 
 def test_the_packaged_backbone_sees_blur_and_noise_and_gives_a_gradient() -> None:

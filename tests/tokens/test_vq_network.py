@@ -8,7 +8,7 @@ from torch import nn
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.layers import BlockStyle, Downsample, NormSwish, Upsample
 from calumma.tokens.vq.names import decoder_names, transformers_names
-from calumma.tokens.vq.network import VQNetwork, absent_parts
+from calumma.tokens.vq.network import VQNetwork, missing_modules
 
 SMALL = {"resolution": 32, "latent_channels": 16, "code_dim": 8, "num_codes": 64}
 SHAPES = {
@@ -32,13 +32,13 @@ SHAPES = {
 def test_the_half_that_decodes_may_be_left_out() -> None:
     whole = VQNetwork(SHAPES["plain"])
     names = [name for name in whole.state_dict() if not name.startswith("decoder.")]
-    assert absent_parts(names) == ["decoder"]
-    assert absent_parts(whole.state_dict().keys()) == []
-    assert absent_parts(["decoder.conv_in.weight"]) == []
-    assert absent_parts([]) == ["decoder", "post_quant_conv"]
-    half = VQNetwork(SHAPES["plain"], absent_parts(names))
+    assert missing_modules(names) == ["decoder"]
+    assert missing_modules(whole.state_dict().keys()) == []
+    assert missing_modules(["decoder.conv_in.weight"]) == []
+    assert missing_modules([]) == ["decoder", "post_quant_conv"]
+    half = VQNetwork(SHAPES["plain"], missing_modules(names))
     assert list(half.state_dict()) == names
-    assert whole.draws and not half.draws
+    assert whole.has_decoder and not half.has_decoder
 
 
 def transformers_network(config: VQConfig) -> nn.Module:
@@ -71,11 +71,11 @@ def test_transformers_gives_the_same_codes(config: VQConfig) -> None:
     ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
     pixels = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        wanted, found = theirs.encode(pixels), ours.encode(pixels)
+        expected, found = theirs.encode(pixels), ours.encode(pixels)
         latents = ours.latents(pixels)
-    assert torch.equal(found.flatten(), wanted.image_tokens)
+    assert torch.equal(found.flatten(), expected.image_tokens)
     assert found.unique().numel() > 4, "the test says little if all cells have one code"
-    torch.testing.assert_close(latents, theirs.quant_conv(wanted.last_hidden_state))
+    torch.testing.assert_close(latents, theirs.quant_conv(expected.last_hidden_state))
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
@@ -118,16 +118,16 @@ def test_norm_and_swish_in_one_equal_pytorch_one_after_the_other(
     nn.init.normal_(ours.bias)
     x = torch.randn(3, channels, 5, 4, dtype=torch.double).to(memory_format=layout)
     x.requires_grad_()
-    wanted = F.silu(
+    expected = F.silu(
         F.group_norm(x, min(32, channels // smallest_group), ours.weight, ours.bias, eps=1e-6)
     )
-    upstream = torch.randn_like(wanted)
+    upstream = torch.randn_like(expected)
     inputs = (x, ours.weight, ours.bias)
     found = ours(x)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
     for one, other in zip(
         torch.autograd.grad(found, inputs, upstream),
-        torch.autograd.grad(wanted, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
         strict=True,
     ):
         torch.testing.assert_close(one, other)

@@ -40,10 +40,10 @@ def test_latents_are_those_of_the_plain_encoder(
     network = random_network()
     pixels = torch.rand(2, 3, *size) * 2 - 1
     with torch.inference_mode():
-        wanted = network.encoder(pixels)
+        expected = network.encoder(pixels)
     found = QuickEncoder(network.encoder)(pixels)
-    assert found.shape == wanted.shape
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
 def test_transformers_gives_the_same_codes_in_every_cell() -> None:
@@ -52,10 +52,10 @@ def test_transformers_gives_the_same_codes_in_every_cell() -> None:
     ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
     pixels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
-        wanted = theirs.encode(pixels).image_tokens
+        expected = theirs.encode(pixels).image_tokens
         latents = ours.quant_conv(QuickEncoder(ours.encoder)(pixels))
         found = ours.quantizer.codes(latents)
-    assert torch.equal(found.flatten(), wanted) and found.unique().numel() > 8
+    assert torch.equal(found.flatten(), expected) and found.unique().numel() > 8
 
 
 def test_it_is_for_large_pictures_of_whole_quads_in_float32_on_a_cpu() -> None:

@@ -23,9 +23,9 @@ def test_codes_do_not_depend_on_how_many_distances_are_known_at_a_time(
 ) -> None:
     trunk = Trunk(random_network(), "float32", compiled=False)
     pixels = torch.rand(5, 3, 32, 32) * 2 - 1
-    wanted = trunk.codes(pixels)
+    expected = trunk.codes(pixels)
     monkeypatch.setattr(trunk_module, "_CELLS", 1)
-    assert torch.equal(trunk.codes(pixels), wanted)
+    assert torch.equal(trunk.codes(pixels), expected)
 
 
 @pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.9), ("float16", 0.99)])

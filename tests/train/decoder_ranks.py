@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calumma.batches.batch import NOBODY, Batch
-from calumma.batches.stream import StreamConfig
-from calumma.model.sizes import decoder_size
+from calumma.batches.batch import PADDING, Batch
+from calumma.batches.stream import DataConfig
+from calumma.model.presets import decoder_size
 from calumma.train.config import (
-    DecoderShape,
-    EyesConfig,
+    DecoderShapeConfig,
+    DiagnosticsConfig,
     OptimizerConfig,
     ParallelConfig,
     PretrainConfig,
@@ -31,7 +31,7 @@ from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, gathered, placed
 from calumma.train.pretrain import pretrain
 from calumma.train.step import StepRules, optimizer_step, to_device
-from calumma.train.watch import WatchConfig
+from calumma.train.watch import StabilityConfig
 from calumma.train.world import World, joined
 from calumma.vocabulary import Vocabulary
 
@@ -53,7 +53,7 @@ def batch(number: int) -> Batch:
     chance = np.random.default_rng(number)
     ids = chance.integers(4, VOCABULARY.size, (4, 25))
     owners = np.sort(chance.integers(0, 3, (4, 24)), axis=1)
-    owners[3, 20:] = NOBODY
+    owners[3, 20:] = PADDING
     counted = chance.random((4, 24)) < np.array([[1.0], [0.5], [0.2], [0.05]])
     positions = np.tile(np.arange(24), (4, 1))
     return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), counted, owners, positions)
@@ -63,7 +63,7 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
     """Some steps of two batches each; the first rank writes losses and whole weights."""
     ranks = Ranks(world, torch.device("cpu"), parallel, torch.float32)
     decoder, place = placed(SHAPES[name], lambda made: made.fresh_weights(0), ranks)
-    optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=1e-3))
+    optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
     rules = StepRules(vocabulary=VOCABULARY, z_loss=1e-2, max_gradient_norm=1.0)
     told = []
     for number in range(STEPS[name]):
@@ -71,7 +71,11 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
         rows = [b.rows(slice(place.row_group, None, place.row_groups)) for b in batches]
         # Each rank looks at the first row that it is given: here at the same one.
         same = to_device(batches[0], torch.device("cpu"))
-        seen = look(decoder, same, EyesConfig(places=20), rules, place) if number % 7 == 0 else None
+        seen = (
+            look(decoder, same, DiagnosticsConfig(num_tokens=20), rules, place)
+            if number % 7 == 0
+            else None
+        )
         report = optimizer_step(decoder, optimizers, rows, rules, place)
         told.append([report.loss, report.z, report.output_norm, report.gradient_norm])
         told[-1] += seen.told().values() if seen is not None else []
@@ -91,13 +95,13 @@ def run_config(shards: Path) -> PretrainConfig:
         save_async=True,
         accumulate=2,
         device="cpu",
-        stream=StreamConfig(row_length=32, num_rows=4, window=2),
-        optimizer=OptimizerConfig(peak_rate=1e-3),
+        data=DataConfig(seq_len=32, global_batch_size=4, pack_window=2),
+        optimizer=OptimizerConfig(lr=1e-3),
         schedule=ScheduleConfig(warmup_steps=2),
         stage_one=StageConfig(weights={"pairs": 1.0, "text": 1.0}),
         stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
-        stage_two_share=0.5,
-        model=DecoderShape(
+        stage_two_fraction=0.5,
+        model=DecoderShapeConfig(
             model_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=48
         ),
     )
@@ -110,7 +114,7 @@ def begin(run: Path, shards: Path) -> None:
         if step == 3:
             os._exit(0)
 
-    pretrain(replace(run_config(shards), parallel=ParallelConfig(tensor=2)), run, progress)
+    pretrain(replace(run_config(shards), parallel=ParallelConfig(tensor_parallel=2)), run, progress)
 
 
 def take_up(run: Path, shards: Path, progress: Progress = lambda step, seen: None) -> None:
@@ -133,7 +137,7 @@ def troubled(run: Path, shards: Path) -> None:
         return told
 
     still = replace(run_config(shards), stage_two_share=0.0, steps=16, save_every=2)
-    watch = WatchConfig(window=8, spike_steps=2)
+    watch = StabilityConfig(window=8, spike_steps=2)
     DecoderLearner.step = step  # type: ignore[method-assign]
     try:
         decoder = pretrain(replace(still, watch=watch), run)

@@ -16,16 +16,16 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.train.config_image_tokenizer import (
     AugmentConfig,
     ImageTokenizerTrainConfig,
-    LossConfig,
     RegionConfig,
+    VQLossConfig,
 )
 from calumma.train.image_learner import train_image_tokenizer
-from tests.pictures import png
+from tests.images import png
 
 _BASE = ImageTokenizerTrainConfig(
     steps=4,
     batch_size=8,
-    peak_rate=1e-3,
+    lr=1e-3,
     network=VQConfig(
         resolution=16,
         base_channels=64,
@@ -35,7 +35,7 @@ _BASE = ImageTokenizerTrainConfig(
         code_dim=4,
         num_codes=16,
     ),
-    augment=AugmentConfig(smallest_crop=0.5, mirror=True),
+    augment=AugmentConfig(min_crop_scale=0.5, horizontal_flip=True),
 )
 RUNS = {
     "means": replace(
@@ -43,14 +43,14 @@ RUNS = {
         continuous_steps=2,
         averaging_decay=0.9,
         codebook=CodebookConfig(update="ema", decay=0.9, legacy_beta=False, revive_after_steps=1),
-        losses=LossConfig(
+        losses=VQLossConfig(
             perceptual="pyramid",
-            adversarial_weight=0.5,
-            adversarial_start_step=1,
-            discriminator_channels=32,
-            discriminator_layers=1,
+            disc_weight=0.5,
+            disc_start_step=1,
+            disc_channels=32,
+            disc_num_layers=1,
         ),
-        regions=RegionConfig(faces="given", side=32),
+        regions=RegionConfig(faces="given", crop_size=32),
     ),
     "ibq": replace(_BASE, codebook=CodebookConfig(lookup="ibq", entropy_weight=0.1)),
 }

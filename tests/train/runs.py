@@ -41,10 +41,10 @@ def told(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
 
 
-def assert_same_course(ours: Path, wanted: Path) -> None:
+def assert_same_course(ours: Path, expected: Path) -> None:
     """Ranks tell what one process told: to 1e-5. How far the weights moved is an estimate from
     other numbers where a tensor lies in other parts: to 5 %."""
-    for one, other in zip(told(ours), told(wanted), strict=True):
+    for one, other in zip(told(ours), told(expected), strict=True):
         assert one.keys() == other.keys()
         for name, value in other.items():
             estimate = name.startswith("update_ratio_")

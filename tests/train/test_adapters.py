@@ -21,20 +21,20 @@ from calumma.train.adapters import (
     require_shardable,
     save_adapter,
 )
-from calumma.train.config_finetune import AdaptConfig, FinetuneConfig
+from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetune import finetune
 from calumma.train.loss import summed_loss
 from calumma.vocabulary import Vocabulary
 from tests.train.runs import KilledError, assert_same_weights, dies_after
 from tests.train.test_finetune import config
 
-LORA = AdaptConfig(matrices="lora", rank=2, alpha=4.0, tables="none")
-BOTH = AdaptConfig(matrices="lora", rank=2, rows="image")
-ANOLE = AdaptConfig(matrices="none", tables="head", rows="image")
-TABLES = AdaptConfig(matrices="none", tables="all")
+LORA = TrainableConfig(blocks="lora", lora_rank=2, lora_alpha=4.0, embeddings="none")
+BOTH = TrainableConfig(blocks="lora", lora_rank=2, vocab_rows="image")
+ANOLE = TrainableConfig(blocks="none", embeddings="head", vocab_rows="image")
+TABLES = TrainableConfig(blocks="none", embeddings="all")
 
 
-def adapted(start: Decoder, rules: AdaptConfig, vocabulary: Vocabulary) -> Decoder:
+def adapted(start: Decoder, rules: TrainableConfig, vocabulary: Vocabulary) -> Decoder:
     """A copy of a decoder with additions that have their first values."""
     made = Decoder(start.config)
     adapt(made, rules, vocabulary)
@@ -53,7 +53,7 @@ IDS = torch.tensor([[0, 4, 5, 40, 41, 20, 21]])
 
 @pytest.mark.parametrize("rules", [LORA, BOTH, ANOLE, TABLES])
 def test_additions_change_nothing_at_first_and_merging_never_does(
-    rules: AdaptConfig, decoder: Decoder, vocabulary: Vocabulary
+    rules: TrainableConfig, decoder: Decoder, vocabulary: Vocabulary
 ) -> None:
     made = adapted(decoder, rules, vocabulary)
     assert torch.allclose(made(IDS), decoder(IDS), atol=1e-6)
@@ -80,7 +80,7 @@ def test_what_learns_is_what_was_told(decoder: Decoder, vocabulary: Vocabulary) 
     both = learning(adapted(decoder, BOTH, vocabulary))
     assert both - lora == {"embedding.rows", "head.rows"}
     whole = Decoder(decoder.config)
-    adapt(whole, AdaptConfig(), vocabulary)
+    adapt(whole, TrainableConfig(), vocabulary)
     assert learning(whole) == {name for name, _ in whole.named_parameters()}
 
 
@@ -107,7 +107,7 @@ def test_rows_get_the_gradient_that_the_whole_table_would(
     assert made.head.weight.grad is None and made.embedding.weight.grad is None
 
 
-def tuned(shards: Path, rules: AdaptConfig, draws: bool = False) -> FinetuneConfig:
+def tuned(shards: Path, rules: TrainableConfig, draws: bool = False) -> FinetuneConfig:
     made = replace(config(shards), adapt=rules)
     return replace(made, weights={"pairs": 1.0}) if draws else made
 
@@ -116,10 +116,10 @@ def test_a_killed_run_of_additions_ends_in_the_bits_of_an_undisturbed_one(
     shards: Path, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     arguments = (tuned(shards, BOTH), decoder, vocabulary)
-    wanted = finetune(*arguments, tmp_path / "whole")
+    expected = finetune(*arguments, tmp_path / "whole")
     with pytest.raises(KilledError):
         finetune(*arguments, tmp_path / "killed", dies_after(3))
-    assert_same_weights(finetune(*arguments, tmp_path / "killed"), wanted)
+    assert_same_weights(finetune(*arguments, tmp_path / "killed"), expected)
 
 
 def test_image_rows_alone_change_and_are_kept_alone_too(
@@ -152,7 +152,7 @@ def test_the_file_of_additions_says_how_they_are_scaled(
 
 
 def test_tensor_ranks_cannot_share_additions() -> None:
-    require_shardable(AdaptConfig(), tensor=2)
+    require_shardable(TrainableConfig(), tensor=2)
     require_shardable(LORA, tensor=1)
     with pytest.raises(ConfigError) as caught:
         require_shardable(LORA, tensor=2)

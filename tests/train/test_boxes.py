@@ -15,15 +15,15 @@ from calumma.tokens.faces import Box
 from calumma.train import boxes
 from calumma.train.boxes import find_boxes, given_boxes, salient_object
 from calumma.train.pictures import Pictures
-from tests.pictures import png
+from tests.images import png
 
 
 def test_what_stands_out_is_boxed() -> None:
     picture = PIL.Image.new("RGB", (128, 128), (120, 130, 140))
     PIL.ImageDraw.Draw(picture).ellipse((16, 80, 48, 104), fill=(220, 40, 40))
     ((left, top, right, bottom),) = salient_object(picture)
-    found, wanted = np.array([left, top, right, bottom]), np.array([16, 80, 48, 104]) / 128
-    assert np.abs(found - wanted).max() < 0.03
+    found, expected = np.array([left, top, right, bottom]), np.array([16, 80, 48, 104]) / 128
+    assert np.abs(found - expected).max() < 0.03
 
 
 def test_nothing_stands_out_of_a_plain_picture() -> None:

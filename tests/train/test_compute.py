@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from calumma.model.decoder import Decoder
-from calumma.model.sizes import decoder_size
+from calumma.model.presets import decoder_size
 from calumma.train.compute import computed_in, prepare
 from calumma.train.config import ComputeConfig
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.settings import make_config
+from calumma.toml_config import make_config
 from calumma.train.config import (
     OptimizerConfig,
     ParallelConfig,
@@ -31,7 +31,9 @@ def test_counts_below_one_are_refused(name: str) -> None:
 
 def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        TrainConfig(shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor=3))
+        TrainConfig(
+            shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor_parallel=3)
+        )
     assert str(caught.value) == (
         "stream.row_length=256 does not divide over parallel.tensor=3 ranks; expected a multiple."
     )
@@ -42,15 +44,15 @@ def test_the_defaults_are_the_paper_s() -> None:
         shards=Path("s"),
         tokenizers=Path("t"),
         stage_one=StageConfig(weights={"a": 1.0}),
-        stage_two=StageTwoConfig(added={"b": 1.0}),
+        stage_two=StageTwoConfig(added_weights={"b": 1.0}),
     )
-    assert config.z_loss == 1e-5
-    assert config.stage_two_share == 0.2
+    assert config.z_loss_weight == 1e-5
+    assert config.stage_two_fraction == 0.2
     assert config.stage_two_weights == {"a": 0.5, "b": 0.5}
     assert config.schedule.warmup_steps == 4000
     optimizer = OptimizerConfig()
     assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.95), 0.1)
-    assert (optimizer.peak_rate, optimizer.max_gradient_norm) == (1e-4, 1.0)
+    assert (optimizer.lr, optimizer.max_grad_norm) == (1e-4, 1.0)
 
 
 STAGES = {"stage_one": {"weights": {"a": 1.0}}, "stage_two": {"weights": {"a": 1.0}}}
@@ -61,7 +63,7 @@ def test_a_named_size_stands_for_the_fields_that_are_left_out() -> None:
     model = {"size": "34B", "max_tokens": 2048}
     shape = make_config(PretrainConfig, TREE | {"model": model}, "run.toml").model
     assert (shape.model_dim, shape.num_kv_heads, shape.norm_order) == (8192, 8, "reordered")
-    assert shape.max_tokens == 2048
+    assert shape.max_seq_len == 2048
 
 
 def test_an_unknown_size_is_refused_with_the_file_s_name() -> None:

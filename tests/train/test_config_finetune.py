@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.settings import load_config, make_config
-from calumma.train.config_finetune import CATEGORIES, AdaptConfig, FinetuneConfig
+from calumma.toml_config import load_config, make_config
+from calumma.train.config_finetune import CATEGORIES, FinetuneConfig, TrainableConfig
 
 TREE = {"shards": "s", "tokenizers": "t", "model": "m"}
 RUNS = Path(__file__).parents[2] / "runs"
@@ -28,17 +28,17 @@ def refusal(**changes: Any) -> str:
 def test_the_defaults_are_the_paper_s() -> None:
     # A table that says something else of the optimizer does not bring pre-training's rate back.
     made = config(weights={"a": 1.0}, optimizer={"epsilon": 1e-8}, schedule={"warmup_steps": 3})
-    assert (made.optimizer.peak_rate, made.optimizer.weight_decay) == (1e-5, 0.1)
-    assert (made.schedule.decay, made.dropout, made.z_loss) == ("cosine", 0.05, 1e-5)
-    assert made.adapt.is_whole
+    assert (made.optimizer.lr, made.optimizer.weight_decay) == (1e-5, 0.1)
+    assert (made.schedule.decay_type, made.dropout, made.z_loss_weight) == ("cosine", 0.05, 1e-5)
+    assert made.trainable.is_whole
 
 
 def test_the_recipe_in_runs_has_the_paper_s_batch() -> None:
     made = load_config(FinetuneConfig, RUNS / "finetune-7B.toml", [])
-    assert made.stream.num_rows * made.accumulate == 128
-    assert made.stream.row_length == 4096
+    assert made.data.global_batch_size * made.accumulate == 128
+    assert made.data.seq_len == 4096
     assert set(made.categories) == set(CATEGORIES)
-    assert (made.optimizer.peak_rate, made.dropout) == (1e-5, 0.05)
+    assert (made.optimizer.lr, made.dropout) == (1e-5, 0.05)
 
 
 def test_categories_share_equally_unless_told_otherwise() -> None:
@@ -108,5 +108,5 @@ def test_adaptations_that_contradict_themselves_are_refused(
     fields: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        AdaptConfig(**fields)
+        TrainableConfig(**fields)
     assert str(caught.value) == told

@@ -6,24 +6,24 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.settings import load_config
 from calumma.tokens.vq.config import VQConfig
+from calumma.toml_config import load_config
 from calumma.train.config_image_tokenizer import (
     AugmentConfig,
     ImageTokenizerRun,
     ImageTokenizerTrainConfig,
-    LossConfig,
     RegionConfig,
+    VQLossConfig,
 )
 
 ROOT = Path(__file__).parents[2]
 
-PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=VQConfig(), peak_rate=2e-3)
+PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=VQConfig(), lr=2e-3)
 
 
 def test_the_rate_rises_and_falls_as_half_a_cosine() -> None:
     config = replace(PLAIN, steps=12, warmup_steps=2, peak_rate=1.0, final_rate_share=0.1)
-    rates = [config.rate(step) for step in (0, 1, 2, 7, 12)]
+    rates = [config.lr_at(step) for step in (0, 1, 2, 7, 12)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
 
 
@@ -75,7 +75,7 @@ LOSS_REFUSALS = {
 @pytest.mark.parametrize(("fields", "message"), LOSS_REFUSALS.values(), ids=LOSS_REFUSALS)
 def test_losses_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        LossConfig(**fields)  # type: ignore[arg-type]
+        VQLossConfig(**fields)  # type: ignore[arg-type]
     assert str(caught.value) == message
 
 
@@ -125,7 +125,7 @@ def test_every_shipped_config_is_understood(name: str) -> None:
     config = load_config(ImageTokenizerRun, ROOT / name, []).training
     network = config.network
     assert (network.resolution, network.codes_per_image, network.num_codes) == SHIPPED[name]
-    assert config.continuous_steps < config.losses.adversarial_start_step < config.steps
+    assert config.quantize_start_step < config.losses.disc_start_step < config.steps
 
 
 def test_the_full_size_config_is_the_releases_network() -> None:

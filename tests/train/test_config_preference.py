@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.settings import make_config
+from calumma.toml_config import make_config
 from calumma.train.config import ComputeConfig, ParallelConfig
-from calumma.train.config_preference import PairsConfig, PreferenceConfig
+from calumma.train.config_preference import DPOConfig, DPOTrainConfig
 
 
 def test_a_table_is_read_and_the_rest_has_defaults() -> None:
     tree = {"model": "m", "preference": {"pairs": ["a.jsonl", "b.jsonl"]}}
-    config = make_config(PreferenceConfig, tree, "dpo.toml")
-    assert config.preference.pairs == (Path("a.jsonl"), Path("b.jsonl"))
-    assert (config.preference.beta, config.optimizer.peak_rate) == (0.1, 1e-6)
-    assert config.schedule.decay == "cosine"
+    config = make_config(DPOTrainConfig, tree, "dpo.toml")
+    assert config.dpo.pairs == (Path("a.jsonl"), Path("b.jsonl"))
+    assert (config.dpo.beta, config.optimizer.lr) == (0.1, 1e-6)
+    assert config.schedule.decay_type == "cosine"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"pairs": (Path("a"),), "beta": 0.1, "doubt": 0.0}
     fields |= {"answer_weight": 0.0} | changes
     with pytest.raises(ConfigError) as caught:
-        PairsConfig(**fields)
+        DPOConfig(**fields)
     assert str(caught.value) == (
         f"preference.pairs={[str(path) for path in fields['pairs']]}, beta={fields['beta']}, "
         f"doubt={fields['doubt']}, answer_weight={fields['answer_weight']}; expected a file, a beta "
@@ -40,7 +40,7 @@ def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
 def test_counts_below_one_are_refused(name: str) -> None:
     counts = {"steps": 200, "save_every": 50, "pairs_per_step": 32, "pairs_at_once": 4} | {name: 0}
     with pytest.raises(ConfigError) as caught:
-        PreferenceConfig(model=Path("m"), preference=PairsConfig(pairs=(Path("a"),)), **{name: 0})
+        DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), **{name: 0})
     told = [f"{key}={value}" for key, value in counts.items()]
     assert str(caught.value) == (
         f"{told[0]}, {told[1]}, {told[2]} and {told[3]}; expected at least 1 of each."
@@ -49,10 +49,10 @@ def test_counts_below_one_are_refused(name: str) -> None:
 
 def test_tensor_ranks_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        PreferenceConfig(
+        DPOTrainConfig(
             model=Path("m"),
-            preference=PairsConfig(pairs=(Path("a"),)),
-            parallel=ParallelConfig(tensor=2),
+            dpo=DPOConfig(pairs=(Path("a"),)),
+            parallel=ParallelConfig(tensor_parallel=2),
         )
     assert str(caught.value) == (
         "parallel.tensor=2: preference tuning judges whole answers, which tensor ranks cut; "
@@ -62,9 +62,9 @@ def test_tensor_ranks_are_refused() -> None:
 
 def test_float8_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        PreferenceConfig(
+        DPOTrainConfig(
             model=Path("m"),
-            preference=PairsConfig(pairs=(Path("a"),)),
+            dpo=DPOConfig(pairs=(Path("a"),)),
             compute=ComputeConfig(precision="float8"),
         )
     assert str(caught.value) == (

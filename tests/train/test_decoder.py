@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from calumma.batches.stream import Stream, StreamConfig
-from calumma.checkpoints.run import (
+from calumma.batches.stream import DataConfig, Stream
+from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
-    Keep,
+    RetentionPolicy,
+    flatten_checkpoint,
     newest_checkpoint,
-    taken_apart,
     write_checkpoint,
 )
 from calumma.model.config import DecoderConfig
@@ -27,8 +27,8 @@ CONFIG = TrainConfig(
     shards=Path("s"),
     tokenizers=Path("t"),
     steps=10,
-    stream=StreamConfig(row_length=32, num_rows=2, window=2),
-    optimizer=OptimizerConfig(kind="muon", peak_rate=1e-2),
+    data=DataConfig(seq_len=32, global_batch_size=2, pack_window=2),
+    optimizer=OptimizerConfig(name="muon", lr=1e-2),
     schedule=ScheduleConfig(warmup_steps=2),
 )
 
@@ -36,7 +36,7 @@ CONFIG = TrainConfig(
 def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderLearner:
     decoder = Decoder(shape)
     decoder.initialise(seed)
-    return DecoderLearner(decoder, Stream(reader, CONFIG.stream), CONFIG, lambda step: {"pairs": 1})
+    return DecoderLearner(decoder, Stream(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1})
 
 
 def test_a_state_put_into_another_learner_makes_it_the_same(
@@ -46,7 +46,9 @@ def test_a_state_put_into_another_learner_makes_it_the_same(
     for number in range(3):
         one.step(number)
     other.step(0)
-    write_checkpoint(tmp_path, taken_apart(Checkpoint(3, one.state()), "f"), Keep())
+    write_checkpoint(
+        tmp_path, flatten_checkpoint(Checkpoint(3, one.state()), "f"), RetentionPolicy()
+    )
     saved = newest_checkpoint(tmp_path, "f")
     assert saved is not None
     other.restore(saved)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.stream import DataConfig, Stream
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.rope import rotary_angles, rotate
 from calumma.shards.reader import ShardReader
 from calumma.train import eyes as module
 from calumma.train.compute import prepare
-from calumma.train.config import ComputeConfig, EyesConfig
+from calumma.train.config import ComputeConfig, DiagnosticsConfig
 from calumma.train.eyes import attention_maxima, look, sampled, update_ratios
 from calumma.train.step import ALL, Micro, StepRules, to_device
 
@@ -24,7 +24,7 @@ from calumma.train.step import ALL, Micro, StepRules, to_device
 @pytest.fixture
 def micro(reader: ShardReader) -> Micro:
     """Two rows of several documents each."""
-    stream = Stream(reader, StreamConfig(row_length=32, num_rows=2, window=2))
+    stream = Stream(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
     stream.mix({"pairs": 1.0, "text": 1.0})
     return to_device(stream.next(), torch.device("cpu"))
 
@@ -99,7 +99,7 @@ def test_a_look_leaves_no_trace(
     decoder_config: DecoderConfig, micro: Micro, recompute: Any
 ) -> None:
     decoder = fresh(decoder_config, dropout=0.5)
-    prepare(decoder, ComputeConfig(recompute=recompute, compile="aot_eager"))
+    prepare(decoder, ComputeConfig(activation_checkpointing=recompute, compile="aot_eager"))
     weights = copy.deepcopy(decoder.state_dict())
     torch.manual_seed(1)
     before = decoder(micro.ids)
@@ -150,7 +150,7 @@ def test_a_look_tells_by_layer_and_part(
 ) -> None:
     rules = StepRules(vocabulary=reader.manifest.vocabulary, z_loss=0.0, max_gradient_norm=1.0)
     decoder = fresh(decoder_config)
-    told = look(decoder, micro, EyesConfig(places=16), rules, ALL).told()
+    told = look(decoder, micro, DiagnosticsConfig(num_tokens=16), rules, ALL).told()
     assert told["attention_max"] == max(told["attention_max_0"], told["attention_max_1"])
     assert told["update_ratio_head"] == 0.0
     short = Micro(*(one[:1, :16] for one in micro))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calumma.batches.stream import StreamConfig
+from calumma.batches.stream import DataConfig
 from calumma.errors import CheckpointError, ShardError
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -30,8 +30,8 @@ def config(shards: Path) -> FinetuneConfig:
         save_every=2,
         device="cpu",
         dropout=0.2,
-        stream=StreamConfig(row_length=32, num_rows=2, window=2),
-        optimizer=OptimizerConfig(peak_rate=1e-2),
+        data=DataConfig(seq_len=32, global_batch_size=2, pack_window=2),
+        optimizer=OptimizerConfig(lr=1e-2),
         schedule=ScheduleConfig(warmup_steps=1),
     )
 
@@ -41,12 +41,12 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(
 ) -> None:
     before = copy.deepcopy(decoder.state_dict())
     arguments = (config(shards), decoder, text_tokenizer.vocabulary)
-    wanted = finetune(*arguments, tmp_path / "whole")
+    expected = finetune(*arguments, tmp_path / "whole")
     for dead in (1, 3):
         with pytest.raises(KilledError):
             finetune(*arguments, tmp_path / f"{dead}", dies_after(dead))
-        assert_same_weights(finetune(*arguments, tmp_path / f"{dead}"), wanted)
-    assert wanted.config.dropout == 0.2
+        assert_same_weights(finetune(*arguments, tmp_path / f"{dead}"), expected)
+    assert expected.config.dropout == 0.2
     assert told(tmp_path / "whole")[-1]["loss"] < told(tmp_path / "whole")[0]["loss"]
     assert all(torch.equal(before[n], t) for n, t in decoder.state_dict().items())
 

@@ -35,7 +35,7 @@ def emulated(decoder: Decoder) -> None:
 
 def refusal(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], **change: Any) -> str:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    config = replace(CONFIG, parallel=ParallelConfig(tensor=change.pop("tensor", 1)))
+    config = replace(CONFIG, parallel=ParallelConfig(tensor_parallel=change.pop("tensor", 1)))
     shape = replace(decoder_ranks.SHAPE, **change)
     with pytest.raises(ConfigError) as caught:
         require_float8(config, shape, torch.device("cuda"))
@@ -89,7 +89,7 @@ def test_steps_in_float8_learn_nearly_what_others_do() -> None:
         if kind == "float8":
             emulated(decoder)
         assert list(decoder.state_dict()) == names
-        optimizers = make_optimizers(decoder, OptimizerConfig(peak_rate=1e-3))
+        optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
         rules = StepRules(vocabulary=decoder_ranks.VOCABULARY, z_loss=0.0, max_gradient_norm=1.0)
         losses[kind] = [
             optimizer_step(decoder, optimizers, [decoder_ranks.batch(n)], rules).loss

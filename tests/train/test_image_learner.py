@@ -18,14 +18,14 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.image_learner import ImageLearner, train_image_tokenizer
 from calumma.train.journal import EVENTS_NAME, METRICS_NAME
-from calumma.train.watch import WatchConfig
-from tests.pictures import png
+from calumma.train.watch import StabilityConfig
+from tests.images import png
 from tests.train.runs import KilledError, dies_after
 
 CONFIG = ImageTokenizerTrainConfig(
     steps=4,
     batch_size=2,
-    continuous_steps=1,
+    quantize_start_step=1,
     network=VQConfig(
         resolution=16,
         base_channels=32,
@@ -102,7 +102,7 @@ def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
         return told
 
     monkeypatch.setattr(ImageLearner, "step", step)
-    watch = WatchConfig(window=8, spike_steps=2)
+    watch = StabilityConfig(window=8, spike_steps=2)
     longer = replace(CONFIG, steps=24, continuous_steps=2)
 
     def train(run: Path, **more: Any) -> None:

@@ -12,8 +12,8 @@ from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
 from calumma.train.config_image_tokenizer import (
     ImageTokenizerTrainConfig,
-    LossConfig,
     RegionConfig,
+    VQLossConfig,
 )
 from calumma.train.image_tokenizer import ImageTokenizerState, image_tokenizer_step
 
@@ -27,7 +27,7 @@ NETWORK = VQConfig(
     num_codes=16,
 )
 EMA = CodebookConfig(update="ema", decay=0.9, legacy_beta=False, revive_after_steps=3)
-PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, peak_rate=2e-3)
+PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, lr=2e-3)
 CONFIGS = {
     "gradient": PLAIN,
     "means, late start": replace(PLAIN, codebook=EMA, continuous_steps=2, averaging_decay=0.9),
@@ -39,18 +39,18 @@ CONFIGS = {
     "normalised means": replace(PLAIN, codebook=replace(EMA, lookup="normalised")),
     "ibq": replace(PLAIN, codebook=CodebookConfig(lookup="ibq", entropy_weight=0.05)),
     "features": replace(
-        PLAIN, losses=LossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)
+        PLAIN, losses=VQLossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)
     ),
     "dropout": replace(PLAIN, network=replace(NETWORK, dropout=0.1)),
     "discriminator": replace(
         PLAIN,
         codebook=EMA,
-        losses=LossConfig(
+        losses=VQLossConfig(
             perceptual="pyramid",
-            adversarial_weight=0.5,
-            adversarial_start_step=2,
-            discriminator_channels=32,
-            discriminator_layers=1,
+            disc_weight=0.5,
+            disc_start_step=2,
+            disc_channels=32,
+            disc_num_layers=1,
         ),
     ),
 }
@@ -79,7 +79,7 @@ def test_it_learns(config: ImageTokenizerTrainConfig) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_stopped_and_gone_on_it_has_the_same_bits(config: ImageTokenizerTrainConfig) -> None:
     straight = ImageTokenizerState(config)
-    wanted = run(straight, range(8))
+    expected = run(straight, range(8))
 
     first = ImageTokenizerState(config)
     before = run(first, range(4))
@@ -87,7 +87,7 @@ def test_stopped_and_gone_on_it_has_the_same_bits(config: ImageTokenizerTrainCon
     torch.save(first.state_dict(), file)
     second = ImageTokenizerState(replace(config, seed=7))
     second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    assert before + run(second, range(4, 8)) == wanted
+    assert before + run(second, range(4, 8)) == expected
 
     ours, theirs = straight.finished_network(), second.finished_network()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -128,7 +128,7 @@ def test_the_discriminator_waits_for_its_step() -> None:
 
 
 def test_a_perceptual_distance_of_ones_own_is_asked() -> None:
-    def seven(pixels: Tensor, wanted: Tensor) -> Tensor:
+    def seven(pixels: Tensor, expected: Tensor) -> Tensor:
         return pixels.new_tensor(7.0)
 
     state = ImageTokenizerState(PLAIN, perceptual=seven)
@@ -153,7 +153,7 @@ def test_the_kept_network_of_every_variant_reads_and_draws_as_in_training() -> N
 
 
 def test_regions_count_in_the_loss() -> None:
-    config = replace(PLAIN, regions=RegionConfig(objects="given", side=32, object_weight=0.5))
+    config = replace(PLAIN, regions=RegionConfig(objects="given", crop_size=32, object_weight=0.5))
     whole = torch.tensor([[float(n), 0.0, 0.0, 1.0, 1.0] for n in range(8)])
     with_regions, without = ImageTokenizerState(config), ImageTokenizerState(config)
     seen = image_tokenizer_step(with_regions, batch(), {"objects": whole})

@@ -23,11 +23,11 @@ def test_lines_beyond_the_checkpoint_go_and_the_newest_are_remembered(
 ) -> None:
     written(open_journal, tmp_path, 20)
     taken_up = open_journal(tmp_path, 12)
-    wanted = [{"step": step, "loss": step / 3} for step in range(8, 13)]
-    assert taken_up.history == wanted
+    expected = [{"step": step, "loss": step / 3} for step in range(8, 13)]
+    assert taken_up.history == expected
     taken_up.tell({"step": 13, "loss": math.inf})
     taken_up.close()
-    assert taken_up.history == [*wanted[1:], {"step": 13, "loss": None}]
+    assert taken_up.history == [*expected[1:], {"step": 13, "loss": None}]
     told = list(read_metrics(tmp_path))
     assert [one["step"] for one in told] == list(range(1, 14))
     assert told[-1] == {"step": 13, "loss": None}

@@ -20,14 +20,14 @@ def test_chunks_of_any_size_give_what_a_log_softmax_gives(
     torch.manual_seed(0)
     head = Head(WIDTH, SIZE, bias=False)
     hidden = torch.randn(PLACES, WIDTH, requires_grad=True)
-    wanted = torch.randint(SIZE, (PLACES,))
+    expected = torch.randint(SIZE, (PLACES,))
     weights = torch.randn(PLACES)
 
-    told = logprobs(hidden, head, wanted)
+    told = logprobs(hidden, head, expected)
     (told * weights).sum().backward()
     ours = hidden.grad.clone(), head.weight.grad.clone()
     hidden.grad = head.weight.grad = None
-    direct = head(hidden).log_softmax(dim=1).gather(1, wanted[:, None]).squeeze(1)
+    direct = head(hidden).log_softmax(dim=1).gather(1, expected[:, None]).squeeze(1)
     (direct * weights).sum().backward()
 
     assert torch.allclose(told, direct, atol=1e-6)
@@ -46,10 +46,10 @@ def test_under_autocast_products_are_computed_low_and_sums_high() -> None:
     torch.manual_seed(0)
     head = Head(WIDTH, SIZE, bias=False)
     hidden = torch.randn(PLACES, WIDTH, requires_grad=True)
-    wanted = torch.randint(SIZE, (PLACES,))
+    expected = torch.randint(SIZE, (PLACES,))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        told = logprobs(hidden, head, wanted)
+        told = logprobs(hidden, head, expected)
     told.sum().backward()
-    direct = head(hidden).log_softmax(dim=1).gather(1, wanted[:, None]).squeeze(1)
+    direct = head(hidden).log_softmax(dim=1).gather(1, expected[:, None]).squeeze(1)
     assert told.dtype == hidden.grad.dtype == torch.float32
     assert torch.allclose(told, direct, atol=2e-2)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from calumma.checkpoints.run import Keep, Saved, saved_steps
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
 from calumma.train.journal import Journal
 from calumma.train.loop import Course, LoopConfig, _Loop, run_loop
-from calumma.train.watch import WatchConfig
+from calumma.train.watch import StabilityConfig
 
 
 class Counting:
@@ -41,8 +41,8 @@ class Counting:
     def state(self) -> dict[str, Any]:
         return {"sum": self.sum, "course": asdict(self.course)}
 
-    def restore(self, saved: Saved) -> None:
-        state = saved.whole()
+    def restore(self, saved: SavedCheckpoint) -> None:
+        state = saved.load_full()
         self.sum, self.course = state["sum"], Course(**state["course"])
 
 
@@ -146,7 +146,7 @@ class Troubled(Counting):
         return {"loss": 9.0 if drawn in self.spoilt else 1.0, "rate": self.course.rate_share}
 
 
-WATCH = WatchConfig(window=6, spike_steps=2, retry_steps=20, most_roll_backs=2)
+WATCH = StabilityConfig(window=6, spike_steps=2, rollback_memory_steps=20, max_rollbacks=2)
 WATCHED = replace(CONFIG, steps=16, watch=WATCH)
 
 
@@ -181,7 +181,7 @@ def test_a_spike_rolls_back_and_its_batches_are_passed_over(tmp_path: Path) -> N
 
 def test_what_lay_behind_the_checkpoint_that_is_taken_up_is_dropped(tmp_path: Path) -> None:
     # A checkpoint at every step: that of step 8 holds what the spike left, that of 7 may.
-    every = replace(WATCHED, save_every=1, keep=Keep(last=9))
+    every = replace(WATCHED, save_every=1, keep=RetentionPolicy(keep_latest=9))
     seen: list[list[int]] = []
 
     def look(step: int, told: object) -> None:
@@ -204,8 +204,8 @@ def test_a_run_that_is_killed_around_a_roll_back_ends_the_same(
     run_loop(second, tmp_path / "run", WATCHED)
     assert (second.sum, second.course) == (whole.sum, whole.course)
     assert events(tmp_path / "run") == events(tmp_path / "whole")
-    told, wanted = ([m["rate"] for m in metrics(tmp_path / r)] for r in ("run", "whole"))
-    assert told == wanted
+    told, expected = ([m["rate"] for m in metrics(tmp_path / r)] for r in ("run", "whole"))
+    assert told == expected
 
 
 @pytest.mark.parametrize("moment", ["before the event", "after the event", "in the restoring"])
@@ -228,8 +228,8 @@ def test_a_roll_back_that_is_killed_is_made_anew(
             run_loop(Troubled([7, 8]), tmp_path / "run", WATCHED)
     run_loop(second, tmp_path / "run", WATCHED)
     assert (second.sum, second.course) == (whole.sum, whole.course)
-    ended, wanted = (events(tmp_path / name)[-1] for name in ("run", "whole"))
-    assert ended == wanted
+    ended, expected = (events(tmp_path / name)[-1] for name in ("run", "whole"))
+    assert ended == expected
 
 
 def after_the_first(killed: Any) -> Any:
@@ -276,7 +276,7 @@ def test_a_warning_is_told_once_in_a_window(tmp_path: Path) -> None:
     growing = replace(
         CONFIG,
         steps=60,
-        watch=WatchConfig(window=20, warn_steps=200),
+        watch=StabilityConfig(window=20, warn_horizon_steps=200),
         limits={"output_norm": 60.0},
     )
     run_loop(Growing(), tmp_path, growing)

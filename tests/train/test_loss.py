@@ -33,8 +33,8 @@ def sums(z_loss: float = 1e-2) -> LossSums:
 
 def test_the_loss_is_torch_s_cross_entropy_over_what_counts() -> None:
     hidden, head, targets, counted = inputs()
-    wanted = F.cross_entropy(head(hidden[counted]), targets[counted], reduction="sum")
-    assert torch.allclose(sums(0.0).total, wanted, atol=1e-4)
+    expected = F.cross_entropy(head(hidden[counted]), targets[counted], reduction="sum")
+    assert torch.allclose(sums(0.0).total, expected, atol=1e-4)
 
 
 def test_the_z_loss_by_hand() -> None:
@@ -51,9 +51,9 @@ def test_the_z_loss_by_hand() -> None:
 def test_the_modalities_sum_to_the_whole() -> None:
     made, (_, _, targets, counted) = sums(0.0), inputs()
     assert torch.allclose(made.text + made.image + made.control, made.total, atol=1e-4)
-    wanted = targets[counted]
-    assert made.num_image == ((wanted >= 4) & (wanted < 9)).sum()
-    assert made.num_text == (wanted >= 13).sum()
+    expected = targets[counted]
+    assert made.num_image == ((expected >= 4) & (expected < 9)).sum()
+    assert made.num_text == (expected >= 13).sum()
     assert made.num_text + made.num_image + made.num_control == counted.sum()
 
 
@@ -129,10 +129,10 @@ def test_very_large_logits_do_no_harm(terms: Terms) -> None:
 
 def test_the_way_of_a_gpu_gives_the_numbers_of_the_way_of_a_cpu() -> None:
     torch.manual_seed(0)
-    logits, wanted = 5 * torch.randn(6, 50), torch.randint(50, (6,))
+    logits, expected = 5 * torch.randn(6, 50), torch.randint(50, (6,))
     eager, compiled = (
-        _terms_eager(logits.clone(), wanted, 1e-2),
-        _terms_compiled(logits, wanted, 1e-2),
+        _terms_eager(logits.clone(), expected, 1e-2),
+        _terms_compiled(logits, expected, 1e-2),
     )
     assert torch.allclose(eager[0] * eager[1], compiled[0] * compiled[1], atol=1e-5)
     for one, other in zip(eager[2:], compiled[2:], strict=True):

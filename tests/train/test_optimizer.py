@@ -23,7 +23,7 @@ def names(model: Decoder, group: dict[str, object]) -> set[str]:
 
 
 def test_adamw_takes_everything_and_vectors_do_not_decay(model: Decoder) -> None:
-    (adamw,) = make_optimizers(model, OptimizerConfig(peak_rate=3e-3))
+    (adamw,) = make_optimizers(model, OptimizerConfig(lr=3e-3))
     matrices, vectors = adamw.param_groups
     assert names(model, matrices) | names(model, vectors) == set(dict(model.named_parameters()))
     assert not names(model, matrices) & names(model, vectors)
@@ -34,10 +34,10 @@ def test_adamw_takes_everything_and_vectors_do_not_decay(model: Decoder) -> None
 
 
 def test_muon_takes_the_blocks_matrices_alone(model: Decoder) -> None:
-    adamw, muon = make_optimizers(model, OptimizerConfig(kind="muon", muon_rate=0.05))
+    adamw, muon = make_optimizers(model, OptimizerConfig(name="muon", muon_lr=0.05))
     assert isinstance(muon, torch.optim.Muon)
     (group,) = muon.param_groups
-    wanted = {
+    expected = {
         f"blocks.{layer}.{name}.weight"
         for layer in range(2)
         for name in (
@@ -45,11 +45,11 @@ def test_muon_takes_the_blocks_matrices_alone(model: Decoder) -> None:
             *(f"feed_forward.{part}" for part in ("gate", "up", "down")),
         )
     }
-    assert names(model, group) == wanted
+    assert names(model, group) == expected
     assert group["lr"] == 0.05
     matrices, vectors = adamw.param_groups
     assert names(model, matrices) == {"embedding.weight", "head.weight"}
-    assert names(model, vectors) == set(dict(model.named_parameters())) - wanted - names(
+    assert names(model, vectors) == set(dict(model.named_parameters())) - expected - names(
         model, matrices
     )
 
@@ -61,7 +61,7 @@ def test_frozen_parameters_are_left_out(model: Decoder) -> None:
 
 
 def test_every_group_has_its_share_of_its_own_peak(model: Decoder) -> None:
-    optimizers = make_optimizers(model, OptimizerConfig(kind="muon", peak_rate=1.0, muon_rate=8.0))
+    optimizers = make_optimizers(model, OptimizerConfig(name="muon", lr=1.0, muon_lr=8.0))
     for share in (0.5, 0.25):
         set_rates(optimizers, share)
         rates = [group["lr"] for one in optimizers for group in one.param_groups]
@@ -73,7 +73,7 @@ def test_muon_is_refused_where_ranks_share_matrices(
 ) -> None:
     monkeypatch.setattr("calumma.train.optimizer.mesh_of", lambda tensor: "a mesh")
     with pytest.raises(ConfigError) as caught:
-        make_optimizers(model, OptimizerConfig(kind="muon"))
+        make_optimizers(model, OptimizerConfig(name="muon"))
     assert str(caught.value) == (
         "optimizer.kind='muon' wants whole matrices, and the ranks hold parts of them; expected one "
         "process. Use adamw, or start without torchrun."

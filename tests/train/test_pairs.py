@@ -8,10 +8,10 @@ import pytest
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
-from calumma.shards.build import Tokenizers
 from calumma.shards.encode import DocumentEncoder
+from calumma.tokens.folder import Tokenizers
 from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
-from tests.pictures import png
+from tests.images import png
 
 
 def item(*ids: int, answer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +26,8 @@ OTHER = (item(0, 25, 2, answer=2), item(0, 25, 26, 2, answer=2))
 def test_a_row_holds_as_many_answers_as_fit_and_each_knows_its_sequence() -> None:
     laid = paired_batch([PAIR, OTHER], 6, pad=1)
     # Places: 4, 3, 2, 3; the fullest row that fits takes each.
-    assert laid.batch.ids.tolist() == [[0, 20, 21, 22, 0, 25], [0, 20, 21, 0, 25, 26]]
-    assert laid.batch.targets[laid.batch.counted].tolist() == [22, 2, 2, 2, 26, 2]
+    assert laid.batch.input_ids.tolist() == [[0, 20, 21, 22, 0, 25], [0, 20, 21, 0, 25, 26]]
+    assert laid.batch.labels[laid.batch.loss_mask].tolist() == [22, 2, 2, 2, 26, 2]
     assert laid.owners.tolist() == [0, 0, 2, 1, 3, 3]
     assert laid.num_sequences == 4
 

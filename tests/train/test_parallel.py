@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
-from calumma.checkpoints.run import Keep
+from calumma.checkpoints.training_checkpoint import RetentionPolicy
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.sizes import decoder_size
+from calumma.model.presets import decoder_size
 from calumma.train.config import ParallelConfig
 from calumma.train.exports import Exporter, Exports
 from calumma.train.parallel import Ranks, placed
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     def tasks(name: str, **what: Any) -> decoder_ranks.Tasks:
         return decoder_ranks.Tasks(folder=made / name, shards=shards, **what)
 
-    with_ranks(4, tasks("both", steps=ParallelConfig(tensor=2), begin=made / "begun"))
+    with_ranks(4, tasks("both", steps=ParallelConfig(tensor_parallel=2), begin=made / "begun"))
     for size in (1, 2, 3):
         shutil.copytree(made / "begun", made / f"run-{size}")
     decoder_ranks.take_up(made / "run-1", shards)
@@ -81,8 +81,8 @@ def test_a_run_of_four_ranks_goes_on_with_another_number(
     assert len(told(folder / "begun")) == 3
     run = folder / f"run-{size}"
     assert_same_course(run, undisturbed)
-    weights, wanted = (torch.load(r / "weights.pt") for r in (run, undisturbed))
-    for key, tensor in wanted.items():
+    weights, expected = (torch.load(r / "weights.pt") for r in (run, undisturbed))
+    for key, tensor in expected.items():
         assert torch.allclose(tensor, weights[key], atol=1e-5), key
 
 
@@ -91,11 +91,11 @@ def test_a_model_folder_of_what_ranks_saved_is_what_one_process_saves(
 ) -> None:
     """A tensor at a time, out of the ranks' files."""
     run = folder / "run-2"
-    size = model_parts.text.vocabulary.size
+    size = model_parts.tokenizers.text.vocabulary.size
     model = decoder_ranks.run_config(shards).model
     shape = DecoderConfig(vocabulary_size=size, **asdict(model))
-    exports = Exports(rest=model_parts.rest)
-    made = Exporter(run=run, shape=shape, keep=Keep(), exports=exports).last()
+    exports = Exports(tokenizers=model_parts.tokenizers)
+    made = Exporter(run=run, shape=shape, keep=RetentionPolicy(), exports=exports).last()
     decoder = Decoder(shape)
     decoder.load_state_dict(torch.load(run / "weights.pt"))
     save_model(tmp_path, replace(model_parts, decoder=decoder))
@@ -113,8 +113,8 @@ def test_ranks_go_back_together_and_end_where_one_process_ends(
     [*_, back] = one
     assert (back["event"], back["step"], back["to"], back["drawn"]) == ("roll_back", 14, 10, 14)
     assert two[-1] == back
-    weights, wanted = (torch.load(r / "weights.pt") for r in (folder / "trouble-2", tmp_path))
-    for key, tensor in wanted.items():
+    weights, expected = (torch.load(r / "weights.pt") for r in (folder / "trouble-2", tmp_path))
+    for key, tensor in expected.items():
         assert torch.allclose(tensor, weights[key], atol=1e-4), key
 
 
@@ -126,7 +126,7 @@ def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
 
 
 def test_ranks_that_do_not_divide_are_refused() -> None:
-    assert refusal(ParallelConfig(replicas=2, tensor=2), 6) == (
+    assert refusal(ParallelConfig(data_parallel_replicate=2, tensor_parallel=2), 6) == (
         "6 ranks are no multiple of parallel.replicas=2 times parallel.tensor=2; expected one. "
         "Start another number, or give another --parallel.replicas "
         "or --parallel.tensor."
@@ -134,14 +134,14 @@ def test_ranks_that_do_not_divide_are_refused() -> None:
 
 
 def test_heads_that_cannot_be_shared_are_refused() -> None:
-    assert refusal(ParallelConfig(tensor=8), 8) == (
+    assert refusal(ParallelConfig(tensor_parallel=8), 8) == (
         "parallel.tensor=8 does not divide 4 key heads and a feed-forward of 256; expected a "
         "divisor of both."
     )
 
 
 def test_norms_in_groups_are_not_cut() -> None:
-    assert refusal(ParallelConfig(tensor=2), 2, qk_norm_groups=2) == (
+    assert refusal(ParallelConfig(tensor_parallel=2), 2, qk_norm_groups=2) == (
         "parallel.tensor=2 cuts the heads, but their norms stand in 2 groups; expected one. Use "
         "parallel.tensor=1, which shards all."
     )

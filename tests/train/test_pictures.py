@@ -13,7 +13,7 @@ from calumma.tokens.pixels import to_pixels
 from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.pictures import Pictures, View
 from calumma.train.world import World
-from tests.pictures import png
+from tests.images import png
 
 
 def documents(number: int = 5, width: int = 16) -> list[Document]:
@@ -58,7 +58,7 @@ def test_pictures_with_faces_may_come_twice_an_epoch() -> None:
 
 
 def test_ranks_share_a_batch_in_their_order() -> None:
-    source = Pictures(documents(6), 16, AugmentConfig(smallest_crop=0.5, mirror=True))
+    source = Pictures(documents(6), 16, AugmentConfig(min_crop_scale=0.5, horizontal_flip=True))
     whole = source.batch(1, 4, seed=3)
     parts = [source.batch(1, 4, 3, World(rank, 2)) for rank in range(2)]
     assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
@@ -66,10 +66,14 @@ def test_ranks_share_a_batch_in_their_order() -> None:
 
 
 def test_cuts_are_drawn_anew_each_time_and_alike_for_the_same_draw() -> None:
-    source = Pictures(documents(1, width=40), 8, AugmentConfig(smallest_crop=0.4, mirror=True))
+    source = Pictures(
+        documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
+    )
     views = [source.batch(step, 1, 0).views[0] for step in range(8)]
     assert len(set(views)) == 8 and {view.mirrored for view in views} == {True, False}
-    again = Pictures(documents(1, width=40), 8, AugmentConfig(smallest_crop=0.4, mirror=True))
+    again = Pictures(
+        documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
+    )
     assert torch.equal(again.batch(5, 1, 0).pixels, source.batch(5, 1, 0).pixels)
     for view in views:
         # squares of 0.4 to 1 of the height of 16, inside the 40 x 16 of the picture
@@ -86,7 +90,7 @@ def test_a_cut_shows_what_its_view_says() -> None:
     values[:, :, 0], values[:, :, 1] = steps[None, :], steps[:, None]
     image = _image(PIL.Image.fromarray(values))
     document = Document(id="a", content=(image,))
-    source = Pictures([document], 32, AugmentConfig(smallest_crop=0.3, mirror=True))
+    source = Pictures([document], 32, AugmentConfig(min_crop_scale=0.3, horizontal_flip=True))
     for step in range(6):
         batch = source.batch(step, 1, 0)
         view, (red, green, _) = batch.views[0], batch.pixels[0] / 2 + 0.5

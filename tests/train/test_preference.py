@@ -17,15 +17,15 @@ from calumma.errors import CheckpointError, ConfigError
 from calumma.model.decoder import Decoder
 from calumma.shards.encode import DocumentEncoder
 from calumma.train import preference
-from calumma.train.config_finetune import AdaptConfig, FinetuneScheduleConfig
+from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.config_preference import (
-    PairsConfig,
-    PreferenceConfig,
-    PreferenceOptimizerConfig,
+    DPOConfig,
+    DPOOptimizerConfig,
+    DPOTrainConfig,
 )
 from calumma.train.pairs import encoded_pairs
 from calumma.train.preference import PreferenceLearner, pair_loss, prefer
-from tests.pictures import png
+from tests.images import png
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
 PAIRS = [
@@ -46,17 +46,17 @@ def pairs_file(tmp_path: Path) -> Path:
     return path
 
 
-def config(pairs: Path, **changes: object) -> PreferenceConfig:
-    made = PreferenceConfig(
+def config(pairs: Path, **changes: object) -> DPOTrainConfig:
+    made = DPOTrainConfig(
         model=Path("not read"),
-        preference=PairsConfig(pairs=(pairs,), beta=0.2),
+        dpo=DPOConfig(pairs=(pairs,), beta=0.2),
         steps=6,
         save_every=2,
         device="cpu",
-        pairs_per_step=2,
-        row_length=64,
+        batch_size=2,
+        seq_len=64,
         dropout=0.2,
-        optimizer=PreferenceOptimizerConfig(peak_rate=1e-3),
+        optimizer=DPOOptimizerConfig(lr=1e-3),
         schedule=FinetuneScheduleConfig(warmup_steps=1),
     )
     return replace(made, **changes)
@@ -68,14 +68,14 @@ def test_the_loss_of_a_pair_by_hand() -> None:
         torch.tensor([-3.0, -6.0]),
         torch.tensor([-5.0, -5.0]),
         torch.tensor([2.0, 3.0]),
-        PairsConfig(pairs=(Path("p"),), beta=0.5),
+        DPOConfig(pairs=(Path("p"),), beta=0.5),
     )
     assert found.margin.tolist() == [1.5]
     assert float(found.loss) == pytest.approx(math.log(1 + math.exp(-1.5)))
 
 
 def test_doubt_and_the_answer_s_own_loss_add_up_by_hand() -> None:
-    rules = PairsConfig(pairs=(Path("p"),), beta=0.5, doubt=0.25, answer_weight=2.0)
+    rules = DPOConfig(pairs=(Path("p"),), beta=0.5, label_smoothing=0.25, sft_weight=2.0)
     told_, reference = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -5.0])
     found = pair_loss(told_, reference, torch.tensor([2.0, 3.0]), rules)
     right, wrong = math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(1.5))
@@ -85,7 +85,7 @@ def test_doubt_and_the_answer_s_own_loss_add_up_by_hand() -> None:
 def test_gradients_are_those_of_the_formula_on_whole_logits(
     model_parts: ModelParts, decoder: Decoder, pairs_file: Path
 ) -> None:
-    encoder = DocumentEncoder(model_parts.text, model_parts.image)
+    encoder = DocumentEncoder(model_parts.tokenizers.text, model_parts.tokenizers.image)
     pairs = encoded_pairs(PAIRS[:2], encoder, 64)
     rules = config(pairs_file, pairs_per_step=2, pairs_at_once=1, dropout=0.0)
     ours, direct = (_copy(decoder) for _ in range(2))
@@ -101,9 +101,9 @@ def test_gradients_are_those_of_the_formula_on_whole_logits(
         margin = 0.2 * ((sums[0] - chosen) - (sums[1] - rejected))
         losses.append(-torch.log(torch.sigmoid(margin)))
     (sum(losses) / 2).backward()
-    wanted = dict(direct.named_parameters())
+    expected = dict(direct.named_parameters())
     for name, parameter in ours.named_parameters():
-        assert torch.allclose(parameter.grad, wanted[name].grad, atol=1e-5), name
+        assert torch.allclose(parameter.grad, expected[name].grad, atol=1e-5), name
 
 
 def _copy(decoder: Decoder) -> Decoder:
@@ -138,11 +138,11 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one_and_judges_once(
     model_parts: ModelParts, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = config(pairs_file)
-    wanted = prefer(rules, model_parts, tmp_path / "whole")
+    expected = prefer(rules, model_parts, tmp_path / "whole")
     with pytest.raises(KilledError):
         prefer(rules, model_parts, tmp_path / "killed", dies_after(3))
     monkeypatch.setattr(preference.PreferenceLearner, "judged", None)
-    assert_same_weights(prefer(rules, model_parts, tmp_path / "killed"), wanted)
+    assert_same_weights(prefer(rules, model_parts, tmp_path / "killed"), expected)
     assert told(tmp_path / "killed") == told(tmp_path / "whole")
 
 
@@ -164,7 +164,7 @@ def test_what_goes_through_the_decoder_together_changes_nothing(
 def test_additions_alone_learn_and_come_out_merged(
     model_parts: ModelParts, pairs_file: Path, tmp_path: Path
 ) -> None:
-    rules = config(pairs_file, adapt=AdaptConfig(matrices="lora", rank=2, tables="none"))
+    rules = config(pairs_file, adapt=TrainableConfig(blocks="lora", lora_rank=2, embeddings="none"))
     made = prefer(rules, model_parts, tmp_path / "run")
     start = model_parts.decoder.state_dict()
     assert made.state_dict().keys() == start.keys()

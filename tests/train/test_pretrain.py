@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import pytest
 
-from calumma.batches.stream import StreamConfig
+from calumma.batches.stream import DataConfig
 from calumma.errors import CheckpointError
 from calumma.shards.reader import ShardReader
 from calumma.train.config import (
-    DecoderShape,
+    DecoderShapeConfig,
     OptimizerConfig,
     PretrainConfig,
     ScheduleConfig,
@@ -25,10 +25,10 @@ from calumma.train.config import (
 )
 from calumma.train.decoder import DecoderLearner
 from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_begins
-from calumma.train.watch import WatchConfig
+from calumma.train.watch import StabilityConfig
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
-SHAPE = DecoderShape(
+SHAPE = DecoderShapeConfig(
     model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2
 )
 
@@ -43,10 +43,10 @@ def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any
         accumulate=2,
         stage_one=StageConfig(weights={"pairs": 2.0, "text": 1.0}),
         stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
-        stage_two_share=0.5,
+        stage_two_fraction=0.5,
         model=SHAPE,
-        stream=StreamConfig(row_length=32, num_rows=2, window=3, drop_condition=0.2),
-        optimizer=OptimizerConfig(kind=kind, peak_rate=1e-2),
+        data=DataConfig(seq_len=32, global_batch_size=2, pack_window=3, cond_dropout_prob=0.2),
+        optimizer=OptimizerConfig(name=kind, lr=1e-2),
         schedule=ScheduleConfig(warmup_steps=2),
     )
     return replace(made, **changes)
@@ -56,24 +56,24 @@ def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any
 def test_killed_runs_end_in_the_bits_of_an_undisturbed_one(
     kind: Literal["adamw", "muon"], shards: Path, tmp_path: Path
 ) -> None:
-    wanted = pretrain(config(shards, kind), tmp_path / "whole")
+    expected = pretrain(config(shards, kind), tmp_path / "whole")
     # Before the first save, on a save, at the stages' boundary, and shortly before the end.
     for dead in (2, 4, 7):
         run = tmp_path / f"killed-{dead}"
         with pytest.raises(KilledError):
             pretrain(config(shards, kind), run, dies_after(dead))
-        assert_same_weights(pretrain(config(shards, kind), run), wanted)
+        assert_same_weights(pretrain(config(shards, kind), run), expected)
         assert told(run) == told(tmp_path / "whole")
     assert [line["step"] for line in told(tmp_path / "whole")] == list(range(1, 9))
 
 
 def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> None:
     every = config(shards, steps=5, save_every=1)
-    wanted = pretrain(every, tmp_path / "whole")
+    expected = pretrain(every, tmp_path / "whole")
     for dead in range(1, 5):
         with pytest.raises(KilledError):
             pretrain(every, tmp_path / "killed", dies_after(dead))
-    assert_same_weights(pretrain(every, tmp_path / "killed"), wanted)
+    assert_same_weights(pretrain(every, tmp_path / "killed"), expected)
 
 
 def test_the_loss_falls_and_every_step_tells_what_the_contract_names(
@@ -141,7 +141,7 @@ def rate_times_a_thousand(learner: DecoderLearner) -> Iterator[None]:
     learner.course = replace(learner.course, rate_share=share)
 
 
-WATCH = WatchConfig(window=12, spike_steps=2, warn_steps=50)
+WATCH = StabilityConfig(window=12, spike_steps=2, warn_horizon_steps=50)
 
 
 def longer(shards: Path, **changes: Any) -> PretrainConfig:
@@ -160,10 +160,10 @@ def test_a_planted_batch_without_finite_gradients_is_skipped_and_recorded(
 ) -> None:
     with monkeypatch.context() as patch:
         Planted(patch, [10, 17], nothing_finite)
-        wanted = pretrain(longer(shards), tmp_path / "whole")
+        expected = pretrain(longer(shards), tmp_path / "whole")
         with pytest.raises(KilledError):
             pretrain(longer(shards), tmp_path / "killed", dies_after(19))
-        assert_same_weights(pretrain(longer(shards), tmp_path / "killed"), wanted)
+        assert_same_weights(pretrain(longer(shards), tmp_path / "killed"), expected)
     for run in ("whole", "killed"):
         assert [(one["event"], one["step"]) for one in events(tmp_path / run)] == [
             ("skipped", 11),
@@ -219,8 +219,8 @@ def test_a_decoder_without_head_norms_at_a_high_rate_is_warned_of_and_slowed_dow
         shards,
         steps=60,
         model=free,
-        optimizer=OptimizerConfig(peak_rate=0.1),
-        schedule=ScheduleConfig(warmup_steps=25, final_share=1.0),
+        optimizer=OptimizerConfig(lr=0.1),
+        schedule=ScheduleConfig(warmup_steps=25, min_lr_factor=1.0),
         watch=replace(WATCH, window=20, most_output=10.0, most_roll_backs=8),
     )
     assert pretrain(steps, tmp_path) is not None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from calumma.model.sizes import SIZES
-from calumma.settings import load_config
+from calumma.gpu_specs import gpu_kind
+from calumma.model.presets import SIZES
+from calumma.plan.run_plan import Question, make_plan
+from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
-from calumma.train.gpus import gpu_kind
-from calumma.train.plan import Question, make_plan
 
 RUNS = Path(__file__).parents[2] / "runs"
 BATCHES = {
@@ -36,19 +36,19 @@ def test_every_size_has_a_recipe() -> None:
 @pytest.mark.parametrize("size", BATCHES)
 def test_batches_and_steps_are_the_paper_s(size: str) -> None:
     config = recipe(size)
-    ids = config.stream.num_rows * config.stream.row_length * config.accumulate
+    ids = config.data.global_batch_size * config.data.seq_len * config.accumulate
     assert ids == pytest.approx(BATCHES[size], rel=5e-3)
     assert config.steps == STEPS[size]
     assert config.model.model_dim == SIZES[size].model_dim
-    assert (config.schedule.warmup_steps, config.schedule.decay) == (4000, "exponential")
-    assert (config.optimizer.betas, config.optimizer.epsilon) == ((0.9, 0.95), 1e-5)
-    assert (config.z_loss, config.stage_two_share) == (1e-5, 0.2)
+    assert (config.schedule.warmup_steps, config.schedule.decay_type) == (4000, "exponential")
+    assert (config.optimizer.betas, config.optimizer.eps) == ((0.9, 0.95), 1e-5)
+    assert (config.z_loss_weight, config.stage_two_fraction) == (1e-5, 0.2)
 
 
 def test_dropout_and_reordered_norms_are_never_together() -> None:
     assert (recipe("7B").model.norm_order, recipe("7B").model.dropout) == ("pre", 0.1)
     assert (recipe("34B").model.norm_order, recipe("34B").model.dropout) == ("reordered", 0.0)
-    assert recipe("7B").optimizer.peak_rate == recipe("34B").optimizer.peak_rate == 1e-4
+    assert recipe("7B").optimizer.lr == recipe("34B").optimizer.lr == 1e-4
 
 
 def test_stage_two_halves_the_weights_of_stage_one() -> None:

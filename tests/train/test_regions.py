@@ -14,7 +14,7 @@ from calumma.train.config_image_tokenizer import RegionConfig
 from calumma.train.pictures import Batch, Pictures, View
 from calumma.train.regions import RegionLoss, Regions, crops, look_for_regions, region_losses
 from calumma.train.world import ALONE
-from tests.pictures import png
+from tests.images import png
 
 
 class Doubled(nn.Module):
@@ -75,5 +75,5 @@ def test_pictures_with_faces_are_found_once_and_come_twice(tmp_path: Path) -> No
 
 def test_the_losses_are_those_that_the_config_looks_for() -> None:
     assert region_losses(RegionConfig()) == {}
-    found = region_losses(RegionConfig(objects="saliency", side=32))
+    found = region_losses(RegionConfig(objects="saliency", crop_size=32))
     assert list(found) == ["objects"] and found["objects"].side == 32

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from calumma.shards.build import Tokenizers
+from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.drawn import bytes_of
 from tests.launch import SERVER, Death, launch
 from tests.train import restarting
@@ -19,8 +19,12 @@ from tests.train.runs import assert_same_course, told
 
 MOMENTS = {
     "in a step": Death("calumma.train.decoder", "optimizer_step", 2),
-    "with the tensors of a save not written": Death("calumma.checkpoints.run", "save_file", 3),
-    "with the tensors written and no record": Death("calumma.checkpoints.run", "write_json", 2),
+    "with the tensors of a save not written": Death(
+        "calumma.checkpoints.training_checkpoint", "save_file", 3
+    ),
+    "with the tensors written and no record": Death(
+        "calumma.checkpoints.training_checkpoint", "write_json", 2
+    ),
     "in a model folder": Death("calumma.checkpoints.model_folder", "write_tensors", 1),
 }
 """Counted from where the run goes on each time."""
@@ -107,7 +111,7 @@ def test_killed_at_any_moment_one_process_ends_with_the_same_bits(
     for moment, death in MOMENTS.items():
         assert run("killed", death) == -signal.SIGKILL, moment
     assert run("killed") == 0
-    ours, wanted = tmp_path / "killed", tmp_path / "undisturbed"
-    assert told(ours) == told(wanted)
-    assert bytes_of(ours / "model") == bytes_of(wanted / "model")
-    assert bytes_of(ours / "models") == bytes_of(wanted / "models")
+    ours, expected = tmp_path / "killed", tmp_path / "undisturbed"
+    assert told(ours) == told(expected)
+    assert bytes_of(ours / "model") == bytes_of(expected / "model")
+    assert bytes_of(ours / "models") == bytes_of(expected / "models")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from calumma.batches.batch import NOBODY, Batch
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.batch import PADDING, Batch
+from calumma.batches.stream import DataConfig, Stream
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
@@ -27,12 +27,12 @@ def model(decoder_config: DecoderConfig) -> Decoder:
 @pytest.fixture
 def batch(reader: ShardReader) -> Batch:
     """Four rows with very different numbers of counted targets."""
-    stream = Stream(reader, StreamConfig(row_length=32, num_rows=4, window=2))
+    stream = Stream(reader, DataConfig(seq_len=32, global_batch_size=4, pack_window=2))
     stream.mix({"pairs": 1.0, "chat": 1.0, "text": 1.0})
     made = stream.next()
-    counted = made.counted.copy()
+    counted = made.loss_mask.copy()
     counted[0, 3:] = False
-    return Batch(made.ids, made.targets, counted, made.owners, made.positions)
+    return Batch(made.input_ids, made.labels, counted, made.document_ids, made.position_ids)
 
 
 def rules(reader: ShardReader, norm: float = 1.0) -> StepRules:
@@ -56,7 +56,7 @@ def test_one_batch_of_four_is_two_of_one_and_three(
         assert torch.allclose(one, two, atol=1e-5)
     for name in ("loss", "loss_text", "loss_image", "z", "gradient_norm"):
         assert getattr(whole, name) == pytest.approx(getattr(parted, name), rel=1e-4)
-    assert whole.num_tokens == parted.num_tokens == (batch.owners != NOBODY).sum()
+    assert whole.num_tokens == parted.num_tokens == (batch.document_ids != PADDING).sum()
 
 
 def test_the_report_is_what_the_loss_says(
@@ -64,23 +64,23 @@ def test_the_report_is_what_the_loss_says(
 ) -> None:
     with torch.no_grad():
         stream = model.stream(
-            torch.from_numpy(batch.ids),
-            owners=torch.from_numpy(batch.owners),
-            positions=torch.from_numpy(batch.positions),
+            torch.from_numpy(batch.input_ids),
+            owners=torch.from_numpy(batch.document_ids),
+            positions=torch.from_numpy(batch.position_ids),
         )
         sums = summed_loss(
             model.norm(stream),
             model.head,
-            torch.from_numpy(batch.targets),
-            torch.from_numpy(batch.counted),
+            torch.from_numpy(batch.labels),
+            torch.from_numpy(batch.loss_mask),
             reader.manifest.vocabulary,
             z_loss=0.0,
         )
     report = learn(model, [batch], rules(reader))
-    assert report.loss == pytest.approx(float(sums.total) / batch.num_counted, rel=1e-5)
+    assert report.loss == pytest.approx(float(sums.total) / batch.num_loss_tokens, rel=1e-5)
     assert report.loss_text == pytest.approx(float(sums.text / sums.num_text), rel=1e-5)
     assert report.loss_image == pytest.approx(float(sums.image / sums.num_image), rel=1e-5)
-    inside = torch.from_numpy(batch.owners >= 0)
+    inside = torch.from_numpy(batch.document_ids >= 0)
     assert report.output_norm == pytest.approx(float(stream[inside].norm(dim=-1).mean()), rel=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_a_long_gradient_is_cut(model: Decoder, batch: Batch, reader: ShardReade
 def test_a_batch_of_padding_alone_teaches_nothing(model: Decoder, reader: ShardReader) -> None:
     before = copy.deepcopy(model.state_dict())
     pad = np.full((2, 8), 1)
-    nothing = Batch(pad, pad, pad == 0, np.full((2, 8), NOBODY), pad * 0)
+    nothing = Batch(pad, pad, pad == 0, np.full((2, 8), PADDING), pad * 0)
     report = learn(model, [nothing], rules(reader))
     assert (report.loss, report.output_norm, report.num_tokens) == (0.0, 0.0, 0)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())

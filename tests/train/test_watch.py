@@ -12,15 +12,15 @@ from calumma.errors import ConfigError
 from calumma.train.watch import (
     Finding,
     RollBack,
+    StabilityConfig,
     Told,
-    WatchConfig,
     findings,
     growth,
     kept_steps,
     way_on,
 )
 
-WATCH = WatchConfig(window=20, spike_steps=3, most_skipped=2, warn_steps=50)
+WATCH = StabilityConfig(window=20, spike_steps=3, max_skipped_steps=2, warn_horizon_steps=50)
 LIMITS = {"output_norm": 100.0, "z": 50.0}
 
 
@@ -34,7 +34,7 @@ def noisy(many: int, level: float = 4.0, seed: int = 0) -> list[float | None]:
     return [level + chance.gauss(0, 0.1) for _ in range(many)]
 
 
-def kinds(history: list[Told], config: WatchConfig = WATCH) -> list[str]:
+def kinds(history: list[Told], config: StabilityConfig = WATCH) -> list[str]:
     return [one.kind for one in findings(history, config, LIMITS)]
 
 
@@ -197,12 +197,12 @@ def test_without_a_checkpoint_a_run_goes_on_unless_it_learns_nothing() -> None:
 
 def test_a_watch_that_cannot_see_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        WatchConfig(window=3)
+        StabilityConfig(window=3)
     assert str(caught.value) == (
         "watch.window=3, watch.spike_steps=3 and watch.warn_steps=300; expected at least 4, 1 and 1."
     )
     with pytest.raises(ConfigError) as caught:
-        WatchConfig(rate_factor=0.0)
+        StabilityConfig(rollback_lr_factor=0.0)
     assert str(caught.value) == (
         "watch.rate_factor=0.0; expected a share above 0 and at most 1, such as 0.5."
     )

@@ -33,12 +33,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def require_equal_weights(run: Path, wanted: Path) -> None:
+def require_equal_weights(run: Path, expected: Path) -> None:
     """To 1e-5; one in ten thousand may be off by a step or two of 1e-3.
 
     Where a gradient is nearly zero, Adam turns the rounding of its last bits into a step.
     """
-    ours, theirs = (load_file(r / "image_tokenizer.safetensors") for r in (run, wanted))
+    ours, theirs = (load_file(r / "image_tokenizer.safetensors") for r in (run, expected))
     assert ours.keys() == theirs.keys()
     apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
     assert float((apart > 1e-5).float().mean()) < 1e-4

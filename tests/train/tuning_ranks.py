@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from calumma.checkpoints.model_folder import load_model
-from calumma.train.config_finetune import AdaptConfig, FinetuneScheduleConfig
+from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.config_preference import (
-    PairsConfig,
-    PreferenceConfig,
-    PreferenceOptimizerConfig,
+    DPOConfig,
+    DPOOptimizerConfig,
+    DPOTrainConfig,
 )
 from calumma.train.finetune import finetune
 from calumma.train.preference import prefer
 from tests.train.test_finetune import config
 
-ADAPT = AdaptConfig(matrices="lora", rank=2, tables="all", rows="image")
+ADAPT = TrainableConfig(blocks="lora", lora_rank=2, embeddings="all", vocab_rows="image")
 
 
 def tune(folder: Path, shards: Path, size: int) -> None:
@@ -30,22 +30,22 @@ def tune(folder: Path, shards: Path, size: int) -> None:
     start = load_model(folder / "model")
     rules = replace(config(shards), adapt=ADAPT, dropout=0.0, weights={"chat": 1.0, "pairs": 1.0})
     run = folder / str(size)
-    made = finetune(rules, start.decoder, start.text.vocabulary, run / "tuned")
+    made = finetune(rules, start.decoder, start.tokenizers.text.vocabulary, run / "tuned")
     if made is not None:
         torch.save(made.state_dict(), run / "tuned.pt")
 
 
 def choose(folder: Path, size: int) -> None:
     """A few steps on pairs with all weights."""
-    rules = PreferenceConfig(
+    rules = DPOTrainConfig(
         model=folder / "model",
-        preference=PairsConfig(pairs=(folder / "pairs.jsonl",), beta=0.2),
+        dpo=DPOConfig(pairs=(folder / "pairs.jsonl",), beta=0.2),
         steps=4,
         device="cpu",
-        pairs_per_step=2,
-        pairs_at_once=1,
-        row_length=64,
-        optimizer=PreferenceOptimizerConfig(peak_rate=1e-3),
+        batch_size=2,
+        micro_batch_size=1,
+        seq_len=64,
+        optimizer=DPOOptimizerConfig(lr=1e-3),
         schedule=FinetuneScheduleConfig(warmup_steps=1),
     )
     run = folder / str(size)

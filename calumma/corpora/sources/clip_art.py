@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calumma.corpora.captions import tidy
-from calumma.corpora.corpus import Folders
-from calumma.corpora.pictures import image_from_file
+from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import ImageError
 

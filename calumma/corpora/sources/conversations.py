@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calumma.corpora.captions import tidy
-from calumma.corpora.corpus import Folders
-from calumma.corpora.pictures import image_from_file
+from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text
 
 _ROOT = "usr/share/games/endless-sky"

@@ -7,7 +7,7 @@ import itertools
 import string
 from collections.abc import Iterator
 
-from calumma.corpora.corpus import Folders, Reader
+from calumma.corpora.catalog_entry import Folders, Reader
 from calumma.documents.document import Document, Text
 
 ENTRIES_PER_DOCUMENT = 25

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calumma.corpora.captions import TONES
-from calumma.corpora.corpus import Folders, Reader
-from calumma.corpora.pictures import draw_svg
+from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.image_conversion import draw_svg
 from calumma.documents.document import Document, Image, Text
 
 _TEST_FILE = "usr/share/unicode/emoji/emoji-test.txt"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from calumma.corpora.corpus import Folders
-from calumma.corpora.pictures import image_from_file
+from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 
 _FLAGS = "usr/share/iso-flags-png-320x240"

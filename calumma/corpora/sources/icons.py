@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.corpus import Folders, Reader
-from calumma.corpora.pictures import draw_svg, image_from_file
+from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.image_conversion import draw_svg, image_from_file
 from calumma.corpora.sources.emoji import icon_svg
 from calumma.documents.document import Document, Image, Text
 

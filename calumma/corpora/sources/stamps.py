@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from calumma.corpora.captions import tidy
-from calumma.corpora.corpus import Folders, Reader
-from calumma.corpora.pictures import image_from_file
+from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 from calumma.errors import ImageError
 

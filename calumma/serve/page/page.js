@@ -24,7 +24,7 @@ function fresh() {
 const value = (id) => at(id).type === "checkbox" ? at(id).checked : at(id).value;
 
 function rememberSettings() {
-  localStorage.setItem("calumma.settings", JSON.stringify(Object.fromEntries(SETTINGS.map((id) => [id, value(id)]))));
+  localStorage.setItem("calumma.toml_config", JSON.stringify(Object.fromEntries(SETTINGS.map((id) => [id, value(id)]))));
   sessionStorage.setItem("calumma.key", at("key").value);
   for (const output of document.querySelectorAll("output")) output.value = at(output.htmlFor.value).value;
 }
@@ -32,7 +32,7 @@ function rememberSettings() {
 function recallSettings() {
   let told = {};
   try {
-    told = JSON.parse(localStorage.getItem("calumma.settings") ?? "{}");
+    told = JSON.parse(localStorage.getItem("calumma.toml_config") ?? "{}");
   } catch { /* the defaults hold */ }
   for (const id of SETTINGS) {
     if (!(id in told)) continue;

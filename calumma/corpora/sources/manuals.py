@@ -1,0 +1,103 @@
+"""Documentation with figures: the HTML pages of a package that hold a picture."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.html_pages import Figure, Piece, read_page
+from calumma.corpora.image_conversion import image_from_file
+from calumma.documents.document import Document, Image, Text
+from calumma.errors import ImageError
+
+FEWEST_WORDS = 20
+"""Pages with fewer words are galleries or redirects."""
+
+LARGEST_PAGE = 3_000_000
+"""Bytes; larger pages are generated indexes."""
+
+_TRANSLATED = re.compile(r"\.(ca|cs|de|es|fr|hu|it|ja|ko|nl|pt|ru|uk|zh)\.html$")
+_INDEXES = (
+    "big-page", "genindex", "search.", "py-modindex", "-members", "_8h", "dir_", "functions_",
+    "globals_",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Page:
+    name: str
+    pieces: list[Piece]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [piece for piece in self.pieces if isinstance(piece, Figure)]
+
+    @property
+    def words(self) -> int:
+        return sum(len(piece.split()) for piece in self.pieces if isinstance(piece, str))
+
+
+def pages_reader(package: str, folder: str, pattern: str = "**/*.html") -> Reader:
+    """A reader of the pages under a folder of a package that hold a picture and some words."""
+
+    def read(folders: Folders) -> Iterator[Document]:
+        root = folders[package]
+        pages = [page for page in _pages(root, root / folder, pattern) if page.figures]
+        furniture = _furniture(pages)
+        for page in pages:
+            kept = [p for p in page.pieces if not (isinstance(p, Figure) and p.path in furniture)]
+            document = _document(_Page(page.name, kept))
+            if document.images:
+                yield document
+
+    return read
+
+
+def _pages(root: Path, folder: Path, pattern: str) -> Iterator[_Page]:
+    for path in sorted(folder.glob(pattern)):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_PAGE:
+            continue
+        if _TRANSLATED.search(path.name) or any(index in path.name for index in _INDEXES):
+            continue
+        page = _Page(str(path.relative_to(folder).with_suffix("")), read_page(path, root))
+        if page.words >= FEWEST_WORDS:
+            yield page
+
+
+def _furniture(pages: list[_Page]) -> set[Path]:
+    """Pictures that stand on more than 8 pages and more than 5 % of them: arrows, marks, logos."""
+    counts = Counter(path for page in pages for path in {figure.path for figure in page.figures})
+    limit = max(8.0, 0.05 * len(pages))
+    return {path for path, count in counts.items() if count > limit}
+
+
+def _document(page: _Page) -> Document:
+    parts: list[Text | Image] = []
+    for piece in page.pieces:
+        if isinstance(piece, str):
+            parts.append(Text(piece))
+            continue
+        try:
+            parts.append(image_from_file(piece.path))
+        except ImageError:
+            continue
+    first = next((part.text for part in parts if isinstance(part, Text)), "")
+    return Document(
+        id=page.name, content=tuple(parts), attributes={"title": first.split("\n")[0][:120]}
+    )
+
+
+def texts_reader(package: str, folder: str, pattern: str = "**/*.html") -> Reader:
+    """A reader of the words of all pages under a folder of a package, pictures left out."""
+
+    def read(folders: Folders) -> Iterator[Document]:
+        root = folders[package]
+        for page in _pages(root, root / folder, pattern):
+            words = [piece for piece in page.pieces if isinstance(piece, str)]
+            yield _document(_Page(page.name, ["\n".join(words)]))
+
+    return read

@@ -1,0 +1,94 @@
+"""Documentation in files of plain text: manual pages in roff, pages in reStructuredText."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.documents.document import Document, Text
+
+FEWEST_WORDS = 20
+"""Files with fewer words are lists of contents and references to other pages."""
+
+_ESCAPES = {
+    r"\-": "-", r"\e": "\\", r"\(aq": "'", r"\(dq": '"', r"\(ha": "^", r"\(ti": "~", r"\(bu": "*",
+    r"\(em": "--", r"\(en": "-", r"\(co": "(c)", r"\(ga": "`", r"\ ": " ", r"\&": "", r"\c": "",
+    r"\|": "", r"\^": "", r"\/": "", r"\%": "", r"\:": "",
+}  # fmt: skip
+_ESCAPE = re.compile("|".join(map(re.escape, _ESCAPES)))
+_FONT = re.compile(r"\\f(?:\[[A-Z]*\]|\([A-Z]{2}|[A-Z0-9])|\\s[-+]?\d")
+_ALTERNATING = {"BR", "RB", "IR", "RI", "BI", "IB"}
+_IN_FONT = {"B", "I", "SH", "SS", "SM", "IP", "UR", "MT"}
+_WORD = re.compile(r'"([^"]*)"|(\S+)')
+
+
+def texts_reader(
+    package: str, folder: str, pattern: str, words: Callable[[str], str], *, without: str = ""
+) -> Reader:
+    """A reader of the files under a folder, packed by gzip or not, that `words` makes readable.
+
+    Files with `without` in their path are left out, if it is given.
+    """
+
+    def read(folders: Folders) -> Iterator[Document]:
+        root = folders[package] / folder
+        for path in sorted(root.glob(pattern)):
+            name = str(path.relative_to(root)).removesuffix(".gz")
+            if path.is_symlink() or not path.is_file() or (without and without in f"/{name}"):
+                continue
+            text = words(_content(path)).strip()
+            if len(text.split()) >= FEWEST_WORDS:
+                yield Document(id=name, content=(Text(text),), attributes={"title": name})
+
+    return read
+
+
+def _content(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace")
+
+
+def without_comments(text: str) -> str:
+    """A page in reStructuredText without the licence notes at its head.
+
+    >>> without_comments(".. SPDX-License-Identifier: GPL-2.0\\n\\nTitle\\n=====\\n")
+    '\\nTitle\\n=====\\n'
+    """
+    return re.sub(r"(?m)^\.\. SPDX-License-Identifier.*\n", "", text)
+
+
+def roff_words(text: str) -> str:
+    """The words of a manual page in roff, without its requests; an empty line parts paragraphs.
+
+    >>> roff_words('.SH NAME\\n.BR ls (1)\\n\\\\- list \\\\fIfiles\\\\fP\\n.PP\\nOnce.')
+    'NAME\\nls(1)\\n- list files\\n\\nOnce.'
+    """
+    lines = (_roff_line(line) for line in text.splitlines())
+    joined = "\n".join(line for line in lines if line is not None)
+    return re.sub(r"\n{3,}", "\n\n", joined).strip()
+
+
+def _roff_line(line: str) -> str | None:
+    """The words of one line; none if it only asks for something."""
+    if line.startswith("'") or line.startswith('.\\"') or line.strip() == ".":
+        return None
+    if not line.startswith("."):
+        return _unescaped(line)
+    request, _, rest = line[1:].strip().partition(" ")
+    if request in ("PP", "P", "LP", "TP"):
+        return ""
+    arguments = [quoted or plain for quoted, plain in _WORD.findall(rest)]
+    if request in _ALTERNATING:
+        return _unescaped("".join(arguments))
+    if request in _IN_FONT:
+        head = "\n" if request in ("SH", "SS") else ""
+        return head + _unescaped(" ".join(arguments))
+    return None
+
+
+def _unescaped(text: str) -> str:
+    text = _FONT.sub("", text.split('\\"')[0])
+    return _ESCAPE.sub(lambda match: _ESCAPES[match[0]], text)

@@ -1,0 +1,262 @@
+"""The whole road, from pictures and words to a model that reads and draws, in one folder.
+
+    OUT/documents/     pairs, pages, text and turns for training; held-out pairs
+    OUT/runs/          image-tokenizer, pretrain, finetune: metrics and checkpoints
+    OUT/tokenizers/    both tokenizers
+    OUT/shards/        the documents as ids
+    OUT/model/         the model folder
+    OUT/report.json, OUT/report.html
+
+A step that is done leaves a note in OUT/steps/ and is not done again; a step that was killed goes
+on from what it had saved.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.demo.config import DemoConfig
+from calumma.demo.scenes import (
+    Painter,
+    Slice,
+    limited,
+    load_slice,
+    pretraining_documents,
+    turns,
+)
+from calumma.documents.document import Document
+from calumma.documents.readers import read_documents
+from calumma.documents.writers import write_parquet
+from calumma.files import fingerprint_of, make_folder, read_json, write_json
+from calumma.runtime import STOP
+from calumma.shards.build import build_shards
+from calumma.tokens.folder import Tokenizers
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+from calumma.toml_config import config_tree
+from calumma.train.finetune import finetune
+from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.journal import read_metrics
+from calumma.train.loop import Progress
+from calumma.train.pretrain import pretrain
+from calumma.train.watch import Told
+
+STEPS = (
+    "documents",
+    "image tokenizer",
+    "text tokenizer",
+    "shards",
+    "pre-training",
+    "fine-tuning",
+    "report",
+)
+"""The road, in order."""
+
+
+RUNS = {
+    "image tokenizer": "image-tokenizer",
+    "pre-training": "pretrain",
+    "fine-tuning": "finetune",
+}
+"""Steps that are training runs, with their folders."""
+
+Tell = Callable[[int], None]
+"""Hears how many more things are done."""
+
+
+class Teller(Protocol):
+    """Who hears how far the road has come."""
+
+    def begin(self, number: int, name: str) -> None:
+        """A step begins; `number` counts from 1."""
+        ...
+
+    def skip(self, number: int, name: str) -> None:
+        """A step was done before."""
+        ...
+
+    def training(self, name: str, steps: int) -> Progress:
+        """A training of so many steps begins; what hears of each."""
+        ...
+
+    def counting(self, name: str, total: int | None, unit: str) -> Tell:
+        """Work on so many things begins; what hears how many more are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Road:
+    """The demo in a folder."""
+
+    out: Path
+    config: DemoConfig
+
+    @property
+    def pairs(self) -> Path:
+        """Training pairs alone: the image tokenizer's food, and the nearest-picture baseline."""
+        return self.out / "documents" / "pairs.parquet"
+
+    @property
+    def others(self) -> Path:
+        """Pages, text and turns for training."""
+        return self.out / "documents" / "others.parquet"
+
+    @property
+    def held_out(self) -> Path:
+        """Pairs whose captions never occur in training."""
+        return self.out / "documents" / "held-out.parquet"
+
+    @property
+    def new_objects(self) -> Path:
+        """Pairs of objects that never occur in training."""
+        return self.out / "documents" / "new-objects.parquet"
+
+    @property
+    def tokenizers(self) -> Path:
+        """Folder of both tokenizers."""
+        return self.out / "tokenizers"
+
+    def run(self, name: str) -> Path:
+        """Folder of a training run."""
+        return self.out / "runs" / name
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.out / "model"
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of the config: steps of another config are done again."""
+        return fingerprint_of(json.dumps(config_tree(self.config), sort_keys=True))
+
+    def metrics(self, run: str) -> list[Told]:
+        """What each step of a training run saw, in order; empty before the first."""
+        return list(read_metrics(self.run(run)))
+
+    def seconds(self) -> dict[str, float]:
+        """How long each finished step took.
+
+        A training that was stopped and taken up again counts every step once, whichever launch
+        did it; of other steps the launch that finished them counts.
+        """
+        known = {}
+        for name in STEPS:
+            if self._note(name).is_file():
+                trained = sum(m["seconds"] or 0.0 for m in self.metrics(RUNS.get(name, name)))
+                known[name] = max(read_json(self._note(name))["seconds"], trained)
+        return known
+
+    def _note(self, name: str) -> Path:
+        return self.out / "steps" / f"{STEPS.index(name) + 1}-{name.replace(' ', '-')}.json"
+
+    def is_done(self, name: str) -> bool:
+        """Whether a step of this config was finished before."""
+        path = self._note(name)
+        return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
+
+    def walk(self, teller: Teller, report: Callable[[Road, Tell], None]) -> None:
+        """Do every step that is not done.
+
+        Args:
+            teller: hears how far it has come.
+            report: the last step, which measures the model and writes the report.
+
+        Raises:
+            Interrupted: a signal asked to stop; what is done is saved.
+        """
+        make_folder(self.out)
+        work: dict[str, Callable[[Teller], None]] = {
+            "documents": self._documents,
+            "image tokenizer": self._image_tokenizer,
+            "text tokenizer": self._text_tokenizer,
+            "shards": self._shards,
+            "pre-training": self._pretrain,
+            "fine-tuning": self._finetune,
+            "report": lambda teller: report(self, teller.counting("measured", None, "pieces")),
+        }
+        again = False
+        for number, name in enumerate(STEPS, 1):
+            if self.is_done(name) and not again:
+                teller.skip(number, name)
+                continue
+            again = True  # what comes after a step that was done anew is done anew
+            STOP.check(f"{self.out} holds {number - 1} of {len(STEPS)} steps")
+            teller.begin(number, name)
+            started = time.perf_counter()
+            work[name](teller)
+            note = {"fingerprint": self.fingerprint, "seconds": time.perf_counter() - started}
+            write_json(self._note(name), note)
+
+    def _documents(self, teller: Teller) -> None:
+        chosen = limited(load_slice(), self.config.max_scenes)
+        painter = Painter(chosen.objects)
+        seed = self.config.seed
+        tell = teller.counting("documents", None, "documents")
+        self._write(self.pairs, painter.pairs(chosen.train), tell)
+        self._write(self.others, _others(chosen, painter, seed), tell)
+        self._write(self.held_out, (painter.pair(scene) for scene in chosen.held_out), tell)
+        self._write(self.new_objects, (painter.pair(s) for s in chosen.new_objects), tell)
+
+    def _write(self, path: Path, documents: Iterable[Document], tell: Tell) -> None:
+        made = list(documents)
+        write_parquet(path, made)
+        tell(len(made))
+
+    def _image_tokenizer(self, teller: Teller) -> None:
+        config = replace(self.config.image_tokenizer, seed=self.config.seed)
+        tokenizer = train_image_tokenizer(
+            config,
+            read_documents([self.pairs]),
+            self.run("image-tokenizer"),
+            save_every=self.config.save_every * 4,
+            progress=teller.training("image tokenizer", config.steps),
+        )
+        tokenizer.save(self.tokenizers)
+
+    def _text_tokenizer(self, teller: Teller) -> None:
+        tokenizer = TextTokenizer.train(
+            (document.text for document in read_documents([self.pairs, self.others])),
+            num_text=self.config.num_text,
+            num_codes=self.config.image_tokenizer.network.num_codes,
+        )
+        tokenizer.save(self.tokenizers)
+
+    def _shards(self, teller: Teller) -> None:
+        build_shards(
+            read_documents([self.pairs, self.others]),
+            Tokenizers.load(self.tokenizers),
+            self.out / "shards",
+            progress=teller.counting("shards", None, "documents"),
+        )
+
+    def _pretrain(self, teller: Teller) -> None:
+        config = self.config.pretraining(self.out)
+        run = self.run("pretrain")
+        decoder = pretrain(config, run, teller.training("pre-training", config.steps))
+        assert decoder is not None, "the demo is one process"
+        save_model(run / "model", ModelParts(decoder, Tokenizers.load(self.tokenizers)))
+
+    def _finetune(self, teller: Teller) -> None:
+        config = self.config.finetuning(self.out)
+        start = load_model(config.model)
+        decoder = finetune(
+            config,
+            start.decoder,
+            start.tokenizers.text.vocabulary,
+            self.run("finetune"),
+            teller.training("fine-tuning", config.steps),
+        )
+        assert decoder is not None, "the demo is one process"
+        save_model(self.model, ModelParts(decoder, start.tokenizers))
+
+
+def _others(chosen: Slice, painter: Painter, seed: int) -> Iterable[Document]:
+    yield from pretraining_documents(chosen, painter, seed)
+    yield from turns(chosen, painter, seed)

@@ -1,0 +1,137 @@
+"""The endpoints that answer at once: models, tokens, health, metrics, and the page."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from calumma.serve.answers import Card, Cards, Token, Tokens
+from calumma.serve.messages import TokensRequest
+from calumma.serve.page import Page
+from calumma.serve.prometheus_metrics import CONTENT_TYPE
+from calumma.serve.prompts import chat_prompt, plain_prompt
+from calumma.serve.request_context import visit_of
+from calumma.serve.service import Service
+from calumma.serve.streaming import REFUSED
+
+
+def model_routes(service: Service, created: int) -> APIRouter:
+    """What is served, and what its prompts are in ids."""
+    router = APIRouter()
+    card = Card(
+        id=service.config.name,
+        created=created,
+        owned_by="calumma",
+        modalities=["text", "image"]
+        if service.model.parts.tokenizers.has_image_decoder
+        else ["text"],
+        max_tokens=service.model.decoder.config.max_seq_len,
+        image_size=service.size,
+    )
+
+    @router.get("/v1/models")
+    async def models() -> Cards:
+        """All models: one."""
+        return Cards(data=[card])
+
+    @router.get("/v1/models/{name}", responses=REFUSED)
+    async def model(name: str) -> Card:
+        """One model."""
+        service.require_model(name)
+        return card
+
+    @router.post("/v1/tokens", responses=REFUSED)
+    async def tokens(body: TokensRequest, request: Request) -> Tokens:
+        """The ids that a prompt becomes, and what each id is."""
+        if body.ids is not None:
+            ids = service.require_ids(body.ids)
+        else:
+            talk = service.desk.admit(1)
+            visit_of(request).closers.append(talk.close)
+            chat = body.messages
+            ids = await talk.read(chat_prompt(chat) if chat else plain_prompt(body.prompt or ""))
+        return Tokens(
+            tokens=[_token(service, id_) for id_ in ids],
+            num_tokens=service.counts(ids),
+            codes_per_side=service.model.image.config.codes_per_side,
+        )
+
+    return router
+
+
+def _token(service: Service, id_: int) -> Token:
+    vocabulary = service.model.vocabulary
+    if id_ in vocabulary.text:
+        text = service.model.text.bytes_of(id_).decode(errors="replace")
+        return Token(id=id_, kind="text", text=text)
+    if id_ in vocabulary.codes:
+        return Token(id=id_, kind="code", text=str(vocabulary.code_of_id(id_)))
+    return Token(id=id_, kind="control", text=_controls(service).get(id_, "reserved"))
+
+
+def _controls(service: Service) -> dict[int, str]:
+    vocabulary = service.model.vocabulary
+    return {
+        vocabulary.bos: "begin",
+        vocabulary.eos: "end",
+        vocabulary.begin_image: "begin of image",
+        vocabulary.end_image: "end of image",
+        vocabulary.end_turn: "end of turn",
+    }
+
+
+def watch_routes(service: Service) -> APIRouter:
+    """For those who watch over the server."""
+    router = APIRouter()
+
+    def is_live() -> bool:
+        return service.live.error is None
+
+    def is_ready() -> bool:
+        return is_live() and not service.desk.stopping
+
+    def told(*, well: bool) -> JSONResponse:
+        load = service.live.load
+        state = {
+            "live": is_live(),
+            "ready": is_ready(),
+            "answers": service.desk.under_way,
+            "running": load.num_running,
+            "waiting": load.num_waiting,
+        }
+        return JSONResponse(state, 200 if well else 503)
+
+    @router.get("/health")
+    @router.get("/health/ready")
+    async def ready() -> JSONResponse:
+        """Whether requests are taken."""
+        return told(well=is_ready())
+
+    @router.get("/health/live")
+    async def live() -> JSONResponse:
+        """Whether the engine runs; if not, the server wants to be started anew."""
+        return told(well=is_live())
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def page_routes(page: Page) -> APIRouter:
+    """The page."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def index() -> Response:
+        """The page itself."""
+        return page.response("index.html")
+
+    @router.get("/static/{name}")
+    async def file(name: str) -> Response:
+        """A file of it."""
+        return page.response(name)
+
+    return router

@@ -1,0 +1,73 @@
+"""A folder of both tokenizers, and the container of the two.
+
+tokenizer.json                                              text
+image_tokenizer.json, image_tokenizer.safetensors           images
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from calumma.errors import TokenizerError
+from calumma.files import fingerprint_of
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+
+PREPROCESSING_VERSION = (
+    "content cropped, prompts padded; white ground; Lanczos; 32 pictures at a time; 1"
+)
+"""Preprocessing of images and text; its number goes up when the token ids of a document change."""
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The text tokenizer and the image tokenizer of one vocabulary."""
+
+    text: TextTokenizer
+    image: ImageTokenizer
+
+    def __post_init__(self) -> None:
+        expected, found = self.text.vocabulary.num_codes, self.image.config.num_codes
+        if expected != found:
+            raise TokenizerError(
+                f"the image tokenizer has {found} codes, the text tokenizer's vocabulary "
+                f"{expected}; expected the same number. Train the text tokenizer with "
+                f"--num-codes {found}."
+            )
+
+    @property
+    def has_image_decoder(self) -> bool:
+        """Whether the image tokenizer has its decoder, so that codes can become images."""
+        return self.image.has_decoder
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Twelve hex digits of each component that decides the token ids of a document."""
+        return {
+            "text_tokenizer": fingerprint_of(self.text.tokenizer.to_str(pretty=False)),
+            "image_tokenizer": self.image.fingerprint,
+            "preprocessing": fingerprint_of(PREPROCESSING_VERSION),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write both tokenizers into `folder`, which is created if it does not exist.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        self.image.save(folder)
+        self.text.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> Tokenizers:
+        """Read both tokenizers of a folder.
+
+        Raises:
+            TokenizerError: one is missing or broken, they have different numbers of codes, or the
+                folder is a model's.
+        """
+        return cls(TextTokenizer.load(folder), ImageTokenizer.load(folder, device=device))

@@ -1,0 +1,174 @@
+"""The JSON files beside the weights, as transformers itself reads them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ChameleonConfig
+
+from calumma.checkpoints.hf_config import (
+    model_config,
+    preprocessor_config,
+    processor_config,
+    read_decoder_config,
+    read_vq_config,
+    special_ids,
+    text_model_tokenizer_config,
+    tokenizer_config,
+)
+from calumma.errors import CheckpointError
+from calumma.model.config import DecoderConfig
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.config import VQConfig
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"norm_order": "reordered"},
+        {"rope_theta": 500.0, "norm_epsilon": 1e-3, "max_tokens": 77},
+        {"num_kv_heads": 4, "dropout": 0.0},
+    ],
+)
+def test_transformers_reads_and_writes_our_shapes(
+    change: dict[str, object],
+    decoder_config: DecoderConfig,
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
+    tmp_path: Path,
+) -> None:
+    shape = replace(decoder_config, **change)  # type: ignore[arg-type]
+    written = model_config(shape, image_tokenizer.config, text_tokenizer, torch.float32)
+    assert read_decoder_config(written) == shape
+    assert read_vq_config(written["vq_config"]) == image_tokenizer.config
+    ChameleonConfig(**written).save_pretrained(tmp_path)
+    theirs = json.loads((tmp_path / "config.json").read_text())
+    assert read_decoder_config(theirs) == shape
+    assert read_vq_config(theirs["vq_config"]) == image_tokenizer.config
+    assert theirs["vocabulary_map"] == text_tokenizer.tokenizer.get_vocab(with_added_tokens=True)
+
+
+def test_what_a_config_leaves_out_is_transformers_default() -> None:
+    assert read_vq_config({}) == VQConfig()
+    theirs = ChameleonConfig()
+    shape = read_decoder_config(theirs.to_dict())
+    assert (shape.model_dim, shape.num_layers, shape.feed_forward_dim) == (4096, 32, 11008)
+    assert (shape.vocabulary_size, shape.num_kv_heads, shape.norm_order) == (65536, 32, "pre")
+    assert (shape.rope_theta, shape.norm_epsilon, shape.max_seq_len) == (10_000.0, 1e-5, 4096)
+
+
+def test_the_old_place_of_the_wavelength_is_read() -> None:
+    config = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "rope_theta": 123.0,
+    }
+    assert read_decoder_config(config).rope_theta == 123.0
+    assert read_decoder_config(config).num_kv_heads == 2
+
+
+def test_pixels_run_from_minus_one_to_one() -> None:
+    record = preprocessor_config(VQConfig())
+    assert 255 * record["rescale_factor"] - record["image_mean"][0] == pytest.approx(1)
+    assert record["crop_size"] == {"height": 512, "width": 512}
+
+
+def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
+    assert special_ids(text_tokenizer.vocabulary) == {
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+    assert processor_config(VQConfig())["image_seq_length"] == 1024
+    tokens = tokenizer_config(77)
+    assert (tokens["boi_token"], tokens["eoi_token"]) == ("<racm3:break>", "<eoss>")
+    assert tokens["model_max_length"] == 77
+    assert tokens["processor_class"] == "ChameleonProcessor"
+    assert "processor_class" not in text_model_tokenizer_config(77)
+
+
+ANOTHER_FUNCTION = [
+    ("hidden_act", "gelu", '"gelu"; expected "silu"'),
+    ("attention_bias", True, "true; expected false"),
+    ("mlp_bias", True, "true; expected false"),
+    ("tie_word_embeddings", True, "true; expected false"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), ANOTHER_FUNCTION)
+def test_a_config_of_another_function_is_refused(name: str, value: object, told: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_decoder_config({name: value}, "X/config.json")
+    assert str(caught.value) == (
+        f"X/config.json: {name} is {told}, the only value that calumma's decoder knows. Loaded all "
+        "the same, the model would be another one."
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "yarn"}, "rope_theta": 10_000.0},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0}},
+    ],
+)
+def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_decoder_config(change, "X/config.json")
+    assert str(caught.value) == (
+        "X/config.json: rotary positions of type 'yarn'; expected 'default', since scaled ones are "
+        "not implemented. Take the model from before its context was stretched."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"num_attention_heads": 48},
+            "its numbers do not fit. model_dim=4096 does not divide over num_heads=48; the nearest "
+            "that does is model_dim=4080.",
+        ),
+        (
+            {"num_key_value_heads": 5},
+            "its numbers do not fit. num_heads=32 is not a multiple of num_kv_heads=5: the query "
+            "heads cannot share keys evenly.",
+        ),
+        (
+            {"hidden_size": 0},
+            "hidden_size is 0; expected a whole number of at least 1. Copy the file again from where "
+            "the weights come.",
+        ),
+        (
+            {"num_hidden_layers": "32"},
+            'num_hidden_layers is "32"; expected a whole number of at least 1. Copy the file again '
+            "from where the weights come.",
+        ),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_decoder_config(change, "X/config.json")
+    assert str(caught.value) == f"X/config.json: {message}"
+
+
+def test_another_image_network_is_refused() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_vq_config({"double_latent": True}, "X/config.json")
+    assert str(caught.value) == (
+        "X/config.json: double_latent of the image tokenizer is true; expected false, the only value "
+        "that calumma's network knows."
+    )
+    told = r"X/config\.json: its numbers do not fit\. resolution=30 cannot be halved"
+    with pytest.raises(CheckpointError, match=told):
+        read_vq_config({"resolution": 30}, "X/config.json")

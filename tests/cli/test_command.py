@@ -1,0 +1,74 @@
+"""What the verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from calumma.cli.command import (
+    Parser,
+    add_command,
+    add_config_arguments,
+    load_run_config,
+    training_progress,
+)
+from calumma.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 3
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = Parser(prog="calumma")
+    verb = add_command(
+        parser.add_subparsers(), "train", "CONFIG", "Train.\nLong.", "  calumma train"
+    )
+    add_config_arguments(verb)
+    args, args.changes = parser.parse_known_args(["train", *words])
+    return args
+
+
+def config_file(folder: Path) -> str:
+    (folder / "c.toml").write_text("steps = 4")
+    return str(folder / "c.toml")
+
+
+def test_a_config_is_resolved_and_the_folder_made(tmp_path: Path) -> None:
+    args = parsed(config_file(tmp_path), "--out", str(tmp_path / "run"), "--steps", "5")
+    assert load_run_config(Config, args) == Config(steps=5)
+    assert (tmp_path / "run").is_dir()
+
+
+def test_a_dry_run_only_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = parsed(config_file(tmp_path), "--out", str(tmp_path / "run"), "--dry-run")
+    assert load_run_config(Config, args) is None
+    assert capsys.readouterr().out == "steps = 4\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_are_not_guessed_from_their_beginnings(tmp_path: Path) -> None:
+    # "--d" would otherwise be a dry run, and "--o" the folder.
+    args = parsed(config_file(tmp_path), "--out", "o", "--d", "1")
+    assert (args.changes, args.dry_run) == (["--d", "1"], False)
+
+
+def test_a_mistake_is_raised_and_not_printed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed("c.toml")
+    assert str(caught.value) == (
+        "the following arguments are required: --out; `calumma train --help` says what is expected."
+    )
+
+
+def test_the_config_is_kept_when_the_loop_begins_and_not_before(tmp_path: Path) -> None:
+    with training_progress(tmp_path, Config(), "training", 3) as progress:
+        assert not (tmp_path / "config.json").exists()
+        progress(0, {})
+        assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 3}
+        progress(1, {"loss": 1.0})

@@ -1,0 +1,131 @@
+"""The annotators' page over HTTP: blind, guarded, and exact about what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from calumma.compare.annotation_app import MOST_BYTES, Desk, Told, make_app
+from calumma.compare.judgement_store import Store
+from calumma.compare.questions import QUESTIONS
+from calumma.compare.study import Study
+from calumma.errors import EvaluationError
+
+
+@pytest.fixture
+def store(study: Study) -> Iterator[Store]:
+    made = Store(study.folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(study: Study, store: Store) -> TestClient:
+    return TestClient(make_app(study, store))
+
+
+def _next(client: TestClient, annotator: str) -> dict[str, Any]:
+    answer = client.get("/api/item", params={"annotator": annotator})
+    assert answer.status_code == 200
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def _say(client: TestClient, annotator: str, item: dict[str, Any], place: int = 0) -> Any:
+    answers = {question["name"]: question["options"][place][0] for question in item["questions"]}
+    told = {"annotator": annotator, "item": item["key"], "answers": answers, "seconds": 1.5}
+    return client.post("/api/judgement", json=told)
+
+
+def test_an_annotator_goes_through_all_items_and_is_told_the_end(
+    client: TestClient, study: Study, store: Store
+) -> None:
+    seen = set()
+    while (told := _next(client, "ann"))["item"] is not None:
+        seen.add(told["item"]["key"])
+        assert _say(client, "ann", told["item"]).json() == {"done": len(seen)}
+    assert seen == {item.key for item in study.items()}
+    assert told["done"] == told["of"] == 9
+    assert {judgement.seconds for judgement in store.judgements()} == {1.5}
+
+
+def test_nothing_shown_names_a_system(client: TestClient) -> None:
+    while (told := _next(client, "ann"))["item"] is not None:
+        shown = dict(told["item"])
+        shown["answers"] = [part for parts in shown["answers"] for part in parts]
+        for part in shown.pop("answers"):
+            assert set(part) <= {"type", "text", "url"}
+        assert "ours" not in str(shown) and "other" not in str(shown)
+        _say(client, "ann", told["item"])
+
+
+def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: Store) -> None:
+    desk = Desk(study, store)
+    pairs = [item for item in study.items() if item.kind == "pairwise"]
+    swapped = {desk.swapped(f"a{n}", item) for n in range(8) for item in pairs}
+    assert swapped == {True, False}
+    for number in range(4):
+        name = f"a{number}"
+        for item in pairs:
+            shown = desk.shown(name, item)["answers"]
+            place = ["first", "second"][[part[0]["text"][:4] for part in shown].index("ours")]
+            desk.record(Told(annotator=name, item=item.key, answers={"preference": place}))
+    assert {told.answers["preference"] for told in store.judgements()} == {"first"}
+
+
+def test_pictures_travel_inside(client: TestClient) -> None:
+    told = _next(client, "ann")["item"]
+    assert told["answers"][0][1]["url"].startswith("data:image/png;base64,")
+
+
+def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestClient) -> None:
+    desk = Desk(study, store)
+    with pytest.raises(EvaluationError) as caught:
+        desk.record(Told(annotator="ann", item="x", answers={}))
+    assert str(caught.value) == (
+        "the item 'x' is none of this study's 9; expected one that the page was given. Load the page "
+        "again."
+    )
+    pair = next(item for item in study.items() if item.kind == "pairwise")
+    answer = client.post(
+        "/api/judgement", json={"annotator": "a", "item": pair.key, "answers": {"preference": "?"}}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["error"] == (
+        "preference is answered '?'; expected one of first, same, second. Answer every question."
+    )
+    assert store.judgements() == []
+
+
+def test_a_key_is_asked_for_where_there_is_one(study: Study, store: Store) -> None:
+    client = TestClient(make_app(study, store, key="word"))
+    assert client.get("/").status_code == 200
+    for headers in ({}, {"X-Key": "wrong"}):
+        refused = client.get("/api/item", params={"annotator": "a"}, headers=headers)
+        assert refused.status_code == 401
+        assert refused.json()["error"].startswith(
+            "the key is missing or wrong; expected the one in"
+        )
+    right = client.get("/api/item", params={"annotator": "a"}, headers={"X-Key": "word"})
+    assert right.status_code == 200
+
+
+def test_a_large_request_is_not_read(client: TestClient) -> None:
+    answer = client.post("/api/judgement", content=b"x" * (MOST_BYTES + 1))
+    assert answer.status_code == 413
+    assert answer.json()["error"] == (
+        f"a request of {MOST_BYTES + 1} bytes; expected 1 to {MOST_BYTES}, told beforehand."
+    )
+    assert client.post("/api/judgement", content=b"{").status_code == 422
+
+
+def test_the_page_runs_nothing_but_its_own(client: TestClient) -> None:
+    page = client.get("/")
+    assert "calumma compare" in page.text and "<script>" not in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert client.get("/compare.js").status_code == 200
+    assert client.get("/../study.json").status_code == 404
+    assert len(QUESTIONS["absolute"]) == 8

@@ -1,0 +1,32 @@
+"""A prompt and an answer by a template."""
+
+from __future__ import annotations
+
+from calumma.corpora.instructions.conversation_templates import (
+    Origin,
+    chosen,
+    instruction,
+    number_of,
+)
+from calumma.documents.document import Text
+
+
+def test_a_conversation_says_what_it_is_and_that_a_template_wrote_it() -> None:
+    of = Origin(name="cat", licence="MIT", split="train")
+    made = instruction("text", "meaning", ["What is a cat?"], ["an animal"], of)
+    assert (made.id, made.source, made.licence) == ("meaning/cat", "text", "MIT")
+    assert [(turn.role, turn.parts) for turn in made.messages] == [
+        ("user", (Text("What is a cat?"),)),
+        ("assistant", (Text("an animal"),)),
+    ]
+    assert made.attributes == {
+        "category": "text", "kind": "meaning", "split": "train", "written-by": "template"
+    }  # fmt: skip
+
+
+def test_the_wording_of_a_name_never_changes_and_all_wordings_occur() -> None:
+    wordings = ("a", "b", "c")
+    names = [str(number) for number in range(30)]
+    assert [chosen(wordings, n) for n in names] == [chosen(wordings, n) for n in names]
+    assert {chosen(wordings, name) for name in names} == set(wordings)
+    assert number_of("cat") == 0x77AF778B

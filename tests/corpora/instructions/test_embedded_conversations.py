@@ -1,0 +1,34 @@
+"""All six categories come out of the corpus inside the package."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from calumma.corpora.instructions.embedded_conversations import embedded_instructions
+from calumma.documents.document import Image, Turn
+
+PICTURES = {
+    "text": (False, False),
+    "code": (False, False),
+    "visual_chat": (True, False),
+    "image_generation": (False, True),
+    "interleaved_generation": (False, True),
+    "safety": (False, False),
+}
+"""Whether prompts and answers of a category have pictures."""
+
+
+def has_picture(turn: Turn) -> bool:
+    return any(isinstance(part, Image) for part in turn.parts)
+
+
+@pytest.mark.parametrize("category", PICTURES)
+def test_every_conversation_has_the_modalities_of_its_category(category: str) -> None:
+    for made in itertools.islice(embedded_instructions(category), 40):
+        asked, answered = made.messages
+        assert (has_picture(asked), has_picture(answered)) == PICTURES[category]
+        assert made.source == category and made.licence
+        assert made.attributes["written-by"] == "template"
+        assert made.attributes["split"] in ("train", "held-out")

@@ -1,0 +1,58 @@
+"""Questions about words and code, from pages small enough to read."""
+
+from __future__ import annotations
+
+from calumma.corpora.instructions.text_conversations import about_code, about_words
+from calumma.documents.document import Document, Text
+
+GLOSSES = (
+    "sea lion, otary (noun): an eared seal; large\nto swim (verb): move in water\n(what) is this?"
+)
+PAGE = """\
+Adding is easy:
+>>> 1 + 1
+2
+and so is
+>>> x = [1,
+...      2]
+Here x is bound."""
+
+
+def said(documents: list[Document]) -> list[tuple[str, str, str]]:
+    """Kind, prompt and answer of each."""
+    return [(d.attributes["kind"], *(turn.parts[0].text for turn in d.messages)) for d in documents]
+
+
+def test_glosses_ask_for_the_word_and_for_the_meaning_in_turn() -> None:
+    page = Document(id="noun-1", licence="WordNet-3.0", content=(Text(GLOSSES),))
+    first, second = said(list(about_words(page)))
+    assert (first[0], first[2]) == ("word", "sea lion")
+    assert "an eared seal" in first[1] and "large" not in first[1]
+    assert (second[0], second[2]) == ("meaning", "move in water")
+    assert "to swim" in second[1]
+    assert {d.licence for d in about_words(page)} == {"WordNet-3.0"}
+
+
+def test_a_word_is_held_out_wherever_it_stands() -> None:
+    lines = "\n".join(f"word{n} (noun): a thing called {n}" for n in range(200))
+    there = Document(id="a", content=(Text(lines),))
+    shifted = Document(id="b", content=(Text("other (noun): one more\n" + lines),))
+    splits = [d.attributes["split"] for d in about_words(there)]
+    assert splits == [d.attributes["split"] for d in about_words(shifted)][1:]
+    assert 2 <= splits.count("held-out") <= 25
+
+
+def test_code_is_asked_for_by_the_sentence_before_it_and_for_what_it_prints() -> None:
+    page = Document(id="guide", content=(Text(PAGE),))
+    program, printed = said(list(about_code(page)))
+    assert (program[0], program[2]) == ("program", "1 + 1")
+    assert "Adding is easy." in program[1]
+    assert (printed[0], printed[2]) == ("printed", "2")
+    assert printed[1].endswith("\n1 + 1")
+
+
+def test_a_session_goes_on_over_its_continued_lines() -> None:
+    text = "This is a list of two:\n>>> x = [1,\n...      2]\n>>> x\n[1, 2]"
+    program, printed = said(list(about_code(Document(id="g", content=(Text(text),)))))
+    assert program[2] == "x = [1,\n     2]\nx"
+    assert printed[2] == "[1, 2]"

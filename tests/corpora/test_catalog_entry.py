@@ -1,0 +1,27 @@
+"""A corpus names its documents after itself."""
+
+from __future__ import annotations
+
+from calumma.corpora.catalog_entry import Corpus, Package
+from calumma.documents.document import Document, Text
+
+
+def test_documents_carry_source_and_licence() -> None:
+    corpus = Corpus(
+        name="x",
+        kind="text",
+        packages=(),
+        licence="MIT",
+        redistributable=True,
+        documents=2,
+        reader=lambda folders: iter(
+            [Document(id="1", content=(Text("a"),)), Document(id="2", licence="CC0-1.0")]
+        ),
+    )
+    first, second = corpus.read({})
+    assert (first.id, first.source, first.licence) == ("x/1", "x", "MIT")
+    assert second.licence == "CC0-1.0"
+
+
+def test_a_package_says_where_it_is_from() -> None:
+    assert str(Package("apt", "words", "1.0-1")) == "words 1.0-1 (apt)"

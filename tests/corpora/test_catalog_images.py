@@ -1,0 +1,22 @@
+"""The table of pictures and questions."""
+
+from __future__ import annotations
+
+from calumma.corpora.catalog_images import PICTURES, QUESTIONS
+
+
+def test_pictures_are_pairs_of_one_picture_each() -> None:
+    for corpus in PICTURES:
+        assert corpus.kind == "pairs"
+        assert corpus.documents == corpus.images
+
+
+def test_questions_are_for_training_or_for_evaluation_alone() -> None:
+    assert {corpus.kind for corpus in QUESTIONS} == {"questions", "evaluation"}
+
+
+def test_emoji_have_the_packages_that_name_them() -> None:
+    for corpus in PICTURES:
+        if corpus.name in ("fluent-flat", "fluent-3d", "noto", "twemoji"):
+            names = {package.name for package in corpus.packages}
+            assert {"unicode-data", "cldr-annotations-full"} < names

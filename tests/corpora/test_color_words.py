@@ -1,0 +1,49 @@
+"""Colour words, on colours that everybody names alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.corpora.color_words import COLOUR_WORDS, NO_WORD, MainColour, colour_codes, main_colour
+
+PLAIN = {
+    (220, 30, 30): "red",
+    (255, 130, 20): "orange",
+    (252, 213, 63): "yellow",
+    (30, 160, 60): "green",
+    (40, 90, 220): "blue",
+    (125, 50, 180): "purple",
+    (245, 130, 190): "pink",
+    (120, 70, 30): "brown",
+    (10, 10, 10): "black",
+    (250, 250, 250): "white",
+    (140, 140, 140): "grey",
+}
+
+
+@pytest.mark.parametrize(("rgb", "word"), PLAIN.items())
+def test_plain_colours_have_their_names(rgb: tuple[int, int, int], word: str) -> None:
+    (code,) = colour_codes(np.array([rgb], dtype=np.uint8))
+    assert COLOUR_WORDS[code] == word
+
+
+def test_beige_has_no_word() -> None:
+    assert colour_codes(np.array([[240, 220, 190]], dtype=np.uint8)).tolist() == [NO_WORD]
+
+
+def test_only_opaque_pixels_count() -> None:
+    picture = PIL.Image.new("RGBA", (4, 4), (220, 30, 30, 0))
+    picture.paste((40, 90, 220, 255), (0, 0, 4, 1))
+    assert main_colour(picture) == MainColour("blue", 1.0)
+
+
+def test_the_share_is_of_all_opaque_pixels() -> None:
+    picture = PIL.Image.new("RGB", (4, 4), (220, 30, 30))
+    picture.paste((250, 250, 250), (0, 0, 4, 1))
+    assert main_colour(picture) == MainColour("red", 0.75)
+
+
+def test_a_picture_without_opaque_pixels_has_no_colour() -> None:
+    assert main_colour(PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0))) is None

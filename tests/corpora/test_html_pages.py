@@ -1,0 +1,77 @@
+"""HTML as text and pictures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from calumma.corpora.html_pages import Figure, read_page
+from calumma.documents.html import tidied
+from calumma.errors import CorpusError
+from tests.corpora.packages import picture, text
+
+
+def pieces(root: Path, body: str) -> list[object]:
+    page = text(
+        root / "page.html", f"<html><head><title>T</title></head><body>{body}</body></html>"
+    )
+    return list(read_page(page, root))
+
+
+def test_furniture_of_the_page_is_left_out(tmp_path: Path) -> None:
+    body = '<nav>menu</nav><div class="sphinxsidebar">side</div><p>text</p><script>x</script>'
+    assert pieces(tmp_path, body) == ["text"]
+
+
+def test_the_main_part_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    body = '<p>around</p><div role="main"><p>the text of the page</p></div>'
+    assert pieces(tmp_path, body) == ["the text of the page"]
+
+
+def test_a_small_main_part_is_not_believed(tmp_path: Path) -> None:
+    assert pieces(tmp_path, "<main>x</main><p>a long text beside it</p>") == [
+        "x\na long text beside it"
+    ]
+
+
+def test_text_after_skipped_elements_is_kept(tmp_path: Path) -> None:
+    assert pieces(tmp_path, "<p>a <!-- no --><script>x</script>b</p>") == ["a b"]
+
+
+def test_figures_need_a_size_and_a_place_inside_the_package(tmp_path: Path) -> None:
+    picture(tmp_path / "outside.png")
+    root = tmp_path / "package"
+    large = picture(root / "large.png", (48, 48))
+    picture(root / "small.png", (47, 90))
+    picture(root / "x_logo.png")
+    body = "".join(
+        f'<img src="{name}" alt="a figure">'
+        for name in (
+            "large.png?x=1", "small.png", "x_logo.png", "gone.png", "../outside.png",
+            "https://example.org/a.png", "data:image/png;base64,xx", "http://[bad",
+        )
+    )  # fmt: skip
+    assert pieces(root, body) == [Figure(large.resolve(), "a figure")]
+
+
+def test_code_keeps_its_indents_and_text_does_not_sprawl() -> None:
+    assert tidied("if a:\n    b  =  c ¶\n\n\n") == "if a:\n    b = c"
+
+
+def test_an_empty_page_is_empty(tmp_path: Path) -> None:
+    assert read_page(text(tmp_path / "a.html", ""), tmp_path) == []
+
+
+def test_without_lxml_the_way_to_get_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lxml", None)
+    monkeypatch.setitem(sys.modules, "lxml.html", None)
+    with pytest.raises(CorpusError) as caught:
+        pieces(tmp_path, "")
+    assert str(caught.value) == (
+        "this corpus is read from HTML pages, and lxml is not installed; expected it to read them. "
+        "Install it: pip install 'calumma[corpora]'."
+    )

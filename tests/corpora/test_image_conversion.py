@@ -1,0 +1,103 @@
+"""Pictures: drawn, fitted, and refused."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from calumma.corpora.image_conversion import (
+    draw_svg,
+    fitted,
+    has_transparency,
+    image_from_file,
+    is_blank,
+    shrunk,
+    size_of_file,
+    webp,
+)
+from calumma.errors import CorpusError, ImageError
+
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}">'
+    '<rect width="5" height="5" fill="red"/></svg>'
+)
+
+
+def saved(path: Path, size: tuple[int, int], colour: str = "red") -> Path:
+    PIL.Image.new("RGB", size, colour).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("width", "height"), [(10, 10), (10, 20), (20, 10)])
+def test_a_vector_fits_the_square_and_keeps_its_shape(width: int, height: int) -> None:
+    picture = PIL.Image.open(io.BytesIO(draw_svg(SVG.format(width, height), 64)))
+    assert max(picture.size) == 64
+    assert picture.width * height == picture.height * width
+    assert has_transparency(picture)
+
+
+def test_a_vector_that_is_none_is_refused() -> None:
+    with pytest.raises(ImageError, match="a vector picture cannot be drawn") as caught:
+        draw_svg("<p>no drawing")
+    assert str(caught.value).endswith("expected SVG. Leave it out.")
+
+
+def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(CorpusError) as caught:
+        draw_svg(SVG.format(1, 1))
+    assert str(caught.value) == (
+        "this corpus holds vector pictures, and resvg_py is not installed; expected it to draw "
+        "them. Install it: pip install 'calumma[corpora]'."
+    )
+
+
+def test_small_pictures_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", (30, 20))
+    assert shrunk(image_from_file(path)).data == path.read_bytes()
+
+
+def test_large_pictures_are_made_smaller(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", (1024, 256))
+    assert shrunk(image_from_file(path)).open().size == (512, 128)
+
+
+def test_a_file_without_a_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_text("no picture")
+    with pytest.raises(ImageError) as caught:
+        image_from_file(path)
+    assert str(caught.value) == f"{path}: no picture can be read there; leave it out."
+
+
+def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    PIL.Image.new("1", (10_000, 6_401)).save(path)
+    with pytest.raises(ImageError) as caught:
+        size_of_file(path)
+    assert str(caught.value) == f"{path}: 10000 x 6401 pixels are too many; leave it out."
+
+
+def test_fitting_never_enlarges() -> None:
+    assert fitted(PIL.Image.new("RGB", (10, 5)), 64).size == (10, 5)
+
+
+def test_webp_keeps_what_is_transparent() -> None:
+    picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    kept = PIL.Image.open(io.BytesIO(webp(picture, 60))).convert("RGBA")
+    assert kept.getpixel((2, 2))[3] == 0
+    assert kept.getpixel((60, 2))[3] == 255
+
+
+def test_blank_is_one_colour_or_hardly_anything() -> None:
+    assert is_blank(PIL.Image.new("RGB", (64, 64), "red"))
+    speck = PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    speck.paste((255, 0, 0, 255), (0, 0, 4, 4))
+    assert is_blank(speck)
+    speck.paste((0, 0, 255, 255), (0, 0, 40, 40))
+    assert not is_blank(speck)

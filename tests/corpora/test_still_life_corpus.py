@@ -1,0 +1,65 @@
+"""A corpus made: as long as asked for, gone on with, and with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import calumma.corpora.still_life_corpus
+from calumma.corpora.still_life_corpus import MakeConfig, make_corpus
+from calumma.documents.readers import read_documents
+from calumma.errors import Interrupted
+from calumma.runtime import STOP
+from tests.corpora.small_cupboard import SMALL
+
+
+@pytest.fixture(autouse=True)
+def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calumma.corpora.still_life_corpus, "DOCUMENTS_PER_FILE", 5)
+    monkeypatch.setattr(calumma.corpora.still_life_corpus, "cupboard", lambda: SMALL)
+
+
+def config(documents: int, seed: int = 0) -> MakeConfig:
+    return MakeConfig(documents=documents, seed=seed, side=32)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_corpus_is_as_long_as_asked_for_and_done_once(tmp_path: Path) -> None:
+    told: list[int] = []
+    made = make_corpus(tmp_path, config(12), told.append)
+    documents = list(read_documents([made.folder]))
+    assert (made.fresh, made.documents, told) == (True, 12, [5, 5, 2])
+    assert [d.id for d in documents] == [f"still-lifes/0/{n}" for n in range(12)]
+    assert made.images == sum(len(d.images) for d in documents)
+    assert made.words == sum(len(d.text.split()) for d in documents)
+    again = make_corpus(tmp_path, config(12))
+    assert (again.fresh, again.documents, again.images) == (False, 12, made.images)
+
+
+def test_longer_shorter_and_stopped_end_in_the_same_files(tmp_path: Path) -> None:
+    whole = make_corpus(tmp_path / "whole", config(12)).folder
+    for start in (7, 23):
+        make_corpus(tmp_path / str(start), config(start))
+        make_corpus(tmp_path / str(start), config(12))
+        assert files(tmp_path / str(start) / "still-lifes") == files(whole)
+    STOP.expected = True
+    with pytest.raises(Interrupted):
+        make_corpus(tmp_path / "stopped", config(12))
+    STOP.expected = False
+    make_corpus(tmp_path / "stopped", config(12, seed=1))
+    assert files(make_corpus(tmp_path / "stopped", config(12)).folder) == files(whole)
+
+
+def test_the_card_counts_and_the_licences_travel_along(tmp_path: Path) -> None:
+    made = make_corpus(tmp_path, config(6))
+    card = (made.folder / "CARD.md").read_text()
+    assert "| documents | 6: " in card
+    assert f"| images | {made.images}, JPEG, 32 pixels to a side |" in card
+    assert "Known to be bad: " in card
+    attribution = (made.folder / "ATTRIBUTION.md").read_text()
+    assert "## noto" in attribution
+    assert list((made.folder / "licences").iterdir())

@@ -1,0 +1,191 @@
+import re
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.demo.page_data import (
+    Captioned,
+    Curve,
+    Drawing,
+    FigureRow,
+    Interleaved,
+    RowCell,
+    Series,
+    Story,
+    Strip,
+    ways_on,
+)
+from calumma.demo.report_page import page, write_page
+from calumma.errors import OutputError
+
+RED = PIL.Image.new("RGB", (16, 16), "red")
+BARE = Story(title="A title", lead="A lead.", command="", machine="")
+FULL = Story(
+    title="A title",
+    lead="A lead.",
+    command="calumma demo",
+    machine="two cores",
+    seconds={"shards": 5.0},
+    warnings=["a warning"],
+    drawings=[Drawing("a red fox", [RED] * 4, "never seen")],
+    captions=[Captioned(RED, "a red fox", "a red hat", "a blue fox")],
+    interleaved=[Interleaved(["a fox", RED], [RED, "two foxes"])],
+    strip=Strip("a red fox", RED, [[1, 2], [3, 4]], 8, RED, [RowCell(5, "text", "fox", 0)]),
+    curves=[Curve("Pre-training", "bits", [Series("text", [(0, 9.0), (5, 2.0)])])],
+    reconstructions=[(RED, RED)],
+    figures=[FigureRow("codebook_used", 0.9, None, 100, None, "share")],
+    sizes=[("parameters", "3.1 M")],
+    ways_on=ways_on("out/demo", "a red fox", "what is this?"),
+    attribution=["Emoji, MIT"],
+)
+LISTS = {field.name for field in fields(Story)} - {"title", "lead", "command", "machine"}
+
+
+class Reader(HTMLParser):
+    """What a browser would find: text, headings, and everything it would load."""
+
+    VOID = frozenset({"meta", "link", "img"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.text: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+        self.text.append(data)
+
+
+def test_every_part_is_on_the_page() -> None:
+    found = Reader(page(FULL))
+    assert found.headings == [
+        "What it drew",
+        "What it saw",
+        "Words and pictures in one",
+        "The road",
+        "How it learned",
+        "Through the tokenizer",
+        "How good it is",
+        "Where the time went",
+        "How large it is",
+        "How to go on",
+        "Where it comes from",
+    ]
+    text = " ".join(found.text)
+    for piece in (
+        *("A lead.", "calumma demo", "two cores", "a warning", "never seen", "two foxes"),
+        *("Pre-training", "90.0 %", "5.0 s", "3.1 M", "--prompt 'a red fox'", "Emoji, MIT"),
+    ):
+        assert piece in text
+    assert sum(tag == "img" for tag, _ in found.tags) == 4 + 1 + 2 + 2 + 2
+
+
+def test_a_bare_story_has_no_headings() -> None:
+    found = Reader(page(BARE))
+    assert found.headings == [] and ("nav", {}) not in found.tags
+
+
+@pytest.mark.parametrize("name", sorted(LISTS - {"warnings"}))
+def test_an_empty_part_takes_its_heading_with_it(name: str) -> None:
+    without = replace(FULL, **{name: getattr(BARE, name)})
+    assert len(Reader(page(without)).headings) == len(Reader(page(FULL)).headings) - 1
+
+
+def test_curves_and_times_without_a_value_have_no_heading() -> None:
+    empty = replace(BARE, curves=[Curve("a", "b", [])], seconds={"nothing": 0.0})
+    assert Reader(page(empty)).headings == []
+
+
+def test_the_page_loads_nothing_and_runs_nothing() -> None:
+    html = page(FULL)
+    found = Reader(html)
+    for tag, attributes in found.tags:
+        assert tag not in {"script", "iframe", "object", "embed", "video", "audio", "base"}
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "xlink:href", "action", "srcset", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style and "@import" not in style and "@font-face" not in style
+    assert "default-src 'none'" in html
+
+
+def test_whatever_is_said_stays_text() -> None:
+    evil = '"><script>alert(1)</script>$style'
+    story = Story(
+        title=evil,
+        lead=evil,
+        command=evil,
+        machine=evil,
+        seconds={evil: 1.0},
+        warnings=[evil],
+        drawings=[Drawing(evil, [RED], evil)],
+        captions=[Captioned(RED, evil, evil + " x", evil)],
+        interleaved=[Interleaved([evil], [evil])],
+        strip=Strip(evil, RED, [[1]], 2, RED, [RowCell(5, "text", evil, 0)]),
+        curves=[Curve(evil, evil, [Series(evil, [(0, 1.0), (4, 2.0)])], 2, evil, {evil: 1.5})],
+        figures=[FigureRow(evil, 0.9, None, 100, None, evil, evil, evil, True)],
+        sizes=[(evil, evil)],
+        ways_on=[(evil, evil)],
+        attribution=[evil],
+    )
+    html = page(story)
+    assert "<script" not in html
+    assert html.count("$style") > 20
+    Reader(html)
+
+
+def test_words_that_the_truth_has_not_are_marked() -> None:
+    html = page(FULL)
+    assert "a red <u>hat</u>" in html and "a <u>blue</u> fox" in html
+    right = replace(BARE, captions=[Captioned(RED, "A red  fox", "a red fox")])
+    assert 'a red fox <b class="met">✓</b>' in page(right)
+    assert "<dt>nearest</dt>" not in page(right)
+
+
+def test_the_same_story_is_the_same_bytes(tmp_path: Path) -> None:
+    write_page(tmp_path / "a.html", FULL)
+    write_page(tmp_path / "b.html", FULL)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == page(FULL)
+
+
+def test_two_hundred_pictures_stay_under_three_megabytes() -> None:
+    # Smooth shades with some noise: harder to pack than what a model draws.
+    generator = np.random.default_rng(0)
+    shades = np.linspace(0, 200, 64)[:, None, None] + generator.normal(0, 4, (64, 64, 3))
+    image = PIL.Image.fromarray(shades.clip(0, 255).astype(np.uint8))
+    story = replace(BARE, drawings=[Drawing("p", [image] * 4)] * 50)
+    assert len(page(story).encode()) < 3_000_000
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="expected a folder that you may write to"):
+        write_page(tmp_path / "file" / "report.html", BARE)
+
+
+def test_the_style_has_light_dark_phone_and_paper() -> None:
+    html = page(BARE)
+    for query in ("prefers-color-scheme: dark", "max-width: 720px", "@media print", "pixelated"):
+        assert re.search(re.escape(query), html)

@@ -1,0 +1,245 @@
+"""Filters: each leaves out what it says, with its reason, and nothing else."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.document_filter import (
+    FilterConfig,
+    ScoreRule,
+    difference_hash,
+    duplicate_5gram_fraction,
+    exact_signature,
+    near_signature,
+)
+from calumma.documents.error_policy import DroppedDocument
+from calumma.errors import ConfigError
+from calumma.toml_config import load_config
+from tests.images import noise, png
+
+
+def file_of(picture: PIL.Image.Image, kind: str = "PNG") -> Image:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return Image(data=file.getvalue())
+
+
+WIDE, SMALL = file_of(noise(0, 90, 30)), file_of(noise(1, 12, 40))
+BLANK = file_of(PIL.Image.new("RGB", (40, 40), (200, 201, 202)))
+GLASS = file_of(PIL.Image.new("RGBA", (40, 40), (0, 0, 0, 0)))
+BROKEN = Image(data=b"no picture", name="here")
+PARTS = (Text("a red bird on a boat"), file_of(noise(2, 40, 40)))
+GOOD = Document(id="d", source="s", licence="MIT", content=PARTS)
+
+
+def with_picture(image: Image) -> Document:
+    return replace(GOOD, content=(PARTS[0], image))
+
+
+def with_text(text: str) -> Document:
+    return replace(GOOD, content=(Text(text), PARTS[1]))
+
+
+FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
+    (
+        {"smallest_side": 30},
+        with_picture(SMALL),
+        "image too small",
+        "image 0: 12 x 40 pixels; expected a side of at least 30",
+    ),
+    (
+        {"longest_ratio": 2.5},
+        with_picture(WIDE),
+        "aspect ratio",
+        "image 0: 90 x 30 pixels; expected sides at most 2.5 to 1",
+    ),
+    (
+        {"least_contrast": 4.0},
+        with_picture(BLANK),
+        "near-blank",
+        "image 0: contrast 0.00; expected 4",
+    ),
+    (
+        {"least_contrast": 4.0},
+        with_picture(GLASS),
+        "near-blank",
+        "image 0: contrast 0.00; expected 4",
+    ),
+    (
+        {"smallest_side": 1},
+        with_picture(BROKEN),
+        "unreadable",
+        "here: holds no picture that can be read (its first bytes are b'no pictu'); expected PNG, "
+        "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out.",
+    ),
+    (
+        {"fewest_letters": 10},
+        with_text("a bird"),
+        "text too short",
+        "6 letters; expected at least 10",
+    ),
+    (
+        {"most_letters": 30},
+        with_text("bird " * 9),
+        "text too long",
+        "45 letters; expected at most 30",
+    ),
+    (
+        {"languages": ("en",)},
+        with_text("der die das und ist nicht ein eine zu den von mit sich auf " * 2),
+        "language",
+        "de; expected en",
+    ),
+    (
+        {"most_repetition": 0.3},
+        with_text("one two three four five six " * 9),
+        "repetition",
+        "0.88 of it; expected at most 0.3",
+    ),
+    (
+        {"order": "image-first"},
+        GOOD,
+        "order",
+        "text-first; expected image-first",
+    ),
+    ({"licences": ("CC0-1.0", "ISC")}, GOOD, "licence", "MIT; expected CC0-1.0, ISC"),
+    (
+        {
+            "scores": (
+                ScoreRule(
+                    name="unsafe", function="tests.documents.test_document_filter:score", max=0.4
+                ),
+            )
+        },
+        GOOD,
+        "unsafe",
+        "image 0: 0.5; expected -inf to 0.4",
+    ),
+    (
+        {
+            "scores": (
+                ScoreRule(
+                    name="toxic",
+                    function="tests.documents.test_document_filter:score",
+                    applies_to="text",
+                    max=0.4,
+                ),
+            )
+        },
+        GOOD,
+        "toxic",
+        "0.5; expected -inf to 0.4",
+    ),
+    (
+        {"scores": (ScoreRule(name="grey", function="colourfulness", min=20.0),)},
+        with_picture(BLANK),
+        "grey",
+        "image 0: 0.5408; expected 20 to inf",
+    ),
+]
+
+
+def score(judged: PIL.Image.Image | str) -> float:
+    """What some package says of every picture and every text."""
+    return 0.5
+
+
+@pytest.mark.parametrize(("rule", "document", "reason", "detail"), FAULTS)
+def test_a_rule_leaves_out_what_it_says(
+    rule: dict[str, Any], document: Document, reason: str, detail: str
+) -> None:
+    drop = FilterConfig(**rule).judge(document)
+    assert drop == DroppedDocument(id="d", source="s", reason=reason, detail=detail)
+    assert FilterConfig().judge(document) is None
+
+
+def test_a_good_document_passes_all_rules() -> None:
+    rules = [rule for rule, document, _, _ in FAULTS if document is not GOOD]
+    everything = {name: value for rule in rules for name, value in rule.items()}
+    assert FilterConfig(**everything, licenses=("MIT",), order="text-first").judge(GOOD) is None
+
+
+def test_text_alone_has_no_order() -> None:
+    only = replace(GOOD, content=PARTS[:1])
+    assert FilterConfig(order="image-first").judge(only) is None
+
+
+def test_repetition_by_hand() -> None:
+    assert duplicate_5gram_fraction("") == duplicate_5gram_fraction("too short") == 0.0
+    assert duplicate_5gram_fraction("a b c d e f a b c d e") == 1 - 6 / 7
+
+
+def test_exact_signatures_tell_one_letter_and_one_byte() -> None:
+    same = replace(GOOD, id="other", source="elsewhere")
+    assert exact_signature(same) == exact_signature(GOOD)
+    assert exact_signature(with_text("a red bird on a boat.")) != exact_signature(GOOD)
+    assert exact_signature(with_picture(WIDE)) != exact_signature(GOOD)
+
+
+def test_near_signatures_see_what_a_picture_looks_like() -> None:
+    steps = np.tile(np.arange(9, dtype=np.uint8) * 28, (8, 1))
+    cells = PIL.Image.fromarray(np.random.default_rng(0).permuted(steps, axis=1))
+    picture = cells.resize((180, 160), PIL.Image.Resampling.NEAREST)
+    signature = near_signature(with_picture(file_of(picture)))
+    smaller = picture.resize((90, 80), PIL.Image.Resampling.BOX)
+    assert near_signature(with_picture(file_of(smaller))) == signature
+    assert near_signature(with_picture(file_of(picture, "WEBP"))) == signature
+    assert near_signature(with_picture(file_of(noise(6)))) != signature
+    assert near_signature(replace(GOOD, content=PARTS[:1])) is None
+
+
+def test_a_difference_hash_by_hand() -> None:
+    rising = PIL.Image.fromarray(np.tile(np.arange(9, dtype=np.uint8) * 20, (8, 1)))
+    assert difference_hash(rising) == b"\xff" * 8
+    assert difference_hash(rising.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)) == bytes(8)
+
+
+def test_rules_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "clean.toml").write_text(
+        'smallest_side = 32\nlanguages = ["en"]\nnear_duplicates = true\n'
+        '[[scores]]\nname = "fine"\ncall = "a.b:c"\nleast = 0.2\n'
+    )
+    config = load_config(FilterConfig, tmp_path / "clean.toml", [])
+    fine = ScoreRule(name="fine", function="a.b:c", min=0.2)
+    assert config == FilterConfig(
+        min_image_side=32, languages=("en",), near_duplicates=True, scores=(fine,)
+    )
+    assert config.needs_dedup and config.reads_images
+    assert config.fingerprint != FilterConfig().fingerprint
+
+
+def test_a_scorer_that_is_not_there_is_named() -> None:
+    config = FilterConfig(scores=(ScoreRule(name="fine", function="nowhere:score"),))
+    with pytest.raises(ConfigError) as caught:
+        config.judge(GOOD)
+    assert str(caught.value) == (
+        "the score 'fine' is given by 'nowhere:score', which cannot be imported (No module named "
+        "'nowhere'); expected nudity, sharpness, detail, colourfulness, profanity or "
+        "package.module:function. Install the package, or fix the name."
+    )
+
+
+def test_pictures_stay_closed_where_a_score_judges_text_alone() -> None:
+    assert not FilterConfig(scores=(ScoreRule(name="toxic", function="profanity"),)).reads_images
+    assert FilterConfig(scores=(ScoreRule(name="unsafe", function="nudity"),)).reads_images
+
+
+def test_a_language_that_is_not_known_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        FilterConfig(languages=("en", "xx"))
+    assert str(caught.value) == (
+        "languages names 'xx', which is not told apart; expected some of en, de, fr, es, it, pt, nl, "
+        "other. Leave it out."
+    )
+
+
+def test_the_pictures_of_the_tests_differ() -> None:
+    assert len({png(number) for number in range(10)}) == 10

@@ -1,0 +1,41 @@
+"""Files of pictures in memory."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from calumma.documents.image_formats import data_url, encode_png, image_suffix
+
+
+def test_the_suffix_of_a_picture_comes_from_its_bytes() -> None:
+    starts = {
+        b"\x89PNG\r\n\x1a\n": ".png",
+        b"\xff\xd8\xff\xe0": ".jpg",
+        b"GIF89a": ".gif",
+        b"RIFF\0\0\0\0WEBP": ".webp",
+        b"words": ".bin",
+    }
+    assert {data: image_suffix(data) for data in starts} == starts
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_png_there_and_back_is_the_same_picture(mode: str) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 5, len(mode)), dtype=np.uint8)
+    picture = PIL.Image.fromarray(drawn.squeeze())
+    with PIL.Image.open(io.BytesIO(encode_png(picture))) as back:
+        assert (back.format, back.mode) == ("PNG", mode)
+        assert np.array_equal(np.asarray(back), np.asarray(picture))
+
+
+@pytest.mark.parametrize(
+    ("data", "media"), [(b"\xff\xd8\xff\xe0", "jpeg"), (b"RIFF\0\0\0\0WEBP", "webp"), (b"?", "png")]
+)
+def test_a_url_tells_the_kind_and_holds_the_bytes(data: bytes, media: str) -> None:
+    head, _, inside = data_url(data).partition(",")
+    assert head == f"data:image/{media};base64"
+    assert base64.b64decode(inside) == data

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from calumma.corpora.synthetic_scenes import GROUNDS
+from calumma.documents.document import Document
+from calumma.errors import EvaluationError
+from calumma.evaluate import color_accuracy as room
+from calumma.evaluate.color_accuracy import Asked, colour_figures, draw_captions, drawing
+from calumma.evaluate.context import EvalConfig, EvalContext
+from calumma.evaluate.metric import wilson_interval
+from calumma.generate.model import Model
+from tests.evaluate.oracle import oracle_held_out
+
+
+def _pixels(pictures: list[PIL.Image.Image]) -> list[bytes]:
+    return [picture.tobytes() for picture in pictures]
+
+
+def test_a_picture_is_held_against_what_was_asked_of_it() -> None:
+    picture = PIL.Image.new("RGB", (32, 32), GROUNDS["green"])
+    picture.paste(GROUNDS["red"], (8, 8, 24, 24))
+    assert Asked("green", "red").hits(picture) == {"ground": True, "thing": True}
+    assert Asked("red", "green").hits(picture) == {"ground": False, "thing": False}
+    assert Asked("green", None).hits(picture) == {"ground": True}
+
+
+def test_shares_are_of_all_colours_and_of_each_kind() -> None:
+    drawn = [{"ground": True, "thing": False}, {"ground": True}, {"ground": False, "thing": False}]
+    ruler = [{"ground": True, "thing": True}, {"ground": True}, {"ground": True, "thing": False}]
+    both, ground, thing = colour_figures(drawn, ruler)
+    assert (both.name, both.value, both.n) == ("colour_asked_colour_drawn", 2 / 5, 3)
+    assert both.baseline == 1 / 8
+    assert both.interval == pytest.approx(wilson_interval(1.2, 3))
+    assert both.note == (
+        "5 colours asked of 3 drawn pictures, by pixels; the documents' own pictures get 0.800"
+    )
+    assert (ground.name, ground.value) == ("colour_asked_colour_drawn_ground", 2 / 3)
+    assert (thing.name, thing.value, thing.n) == ("colour_asked_colour_drawn_thing", 0.0, 2)
+
+
+def test_a_model_that_copies_the_documents_gets_everything_right(
+    model: Model, scenes: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {document.text: document.images[0].open() for document in scenes}
+
+    def copies(model: Model, captions: list[str], options: EvalConfig) -> list[PIL.Image.Image]:
+        return [own[caption] for caption in captions]
+
+    monkeypatch.setattr(room, "draw_captions", copies)
+    held_out = EvalContext(model, scenes)
+    figures = drawing(held_out, EvalConfig(max_prompts=5, log_samples=1, chat_template=True))
+    [shown] = held_out.logged_samples
+    assert str(shown.prompt[0]).startswith("draw ")
+    assert shown.answer == shown.expected
+    assert [(figure.value, figure.n) for figure in figures] == [(1.0, 5)] * 3
+
+
+def test_a_drawing_depends_on_its_seed_alone(model: Model) -> None:
+    captions = ["a small red circle", "a ring", "a small red circle"]
+    first = _pixels(draw_captions(model, captions, EvalConfig(seed=1)))
+    assert first == _pixels(draw_captions(model, captions, EvalConfig(seed=1)))
+    assert first[1:] == _pixels(draw_captions(model, captions[1:], EvalConfig(seed=2)))
+    assert first[0] != first[2]
+
+
+def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, bool]] = []
+    real = model.generate_batch
+
+    def listening(prompts: Any, *, answer: bool, **options: Any) -> Any:
+        asked.append((prompts, answer))
+        return real(prompts, answer=answer, **options)
+
+    monkeypatch.setattr(model, "generate_batch", listening)
+    draw_captions(model, ["a ring"], EvalConfig())
+    draw_captions(model, ["a ring"], EvalConfig(chat_template=True))
+    draw_captions(
+        model, ["a ring"], EvalConfig(chat_template=True, format_prompt=lambda text: ["show", text])
+    )
+    assert asked == [
+        ([["a ring"]], False), ([["draw a ring"]], True), ([["show", "a ring"]], True),
+    ]  # fmt: skip
+
+
+def test_documents_without_known_colours_are_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        drawing(oracle_held_out("ab", 0.0), EvalConfig())
+    assert str(caught.value) == (
+        "drawing: found no colour of ground or thing known of 2 pairs; expected attributes "
+        '"ground" or "colour" among red, orange, yellow, green, blue, purple, black, white. Give '
+        "composed scenes such as the embedded corpus has (--documents), or leave this task out."
+    )
+
+
+def test_a_prompt_without_room_for_a_picture_is_refused(model: Model) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        draw_captions(model, ["?" * 125], EvalConfig())
+    assert str(caught.value) == (
+        "drawing: a prompt leaves no room for a picture; expected it and the picture's codes within "
+        "the longest row the model reads. Ask more briefly, or leave this task out."
+    )

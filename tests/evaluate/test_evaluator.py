@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from calumma.documents.document import Document, Text, Turn
+from calumma.errors import EvaluationError
+from calumma.evaluate.context import EvalConfig
+from calumma.evaluate.evaluator import TASKS, evaluate, list_tasks, require_tasks
+from calumma.generate.model import Model
+from tests.evaluate.test_refusal_rates import safety_prompt
+
+CONTRACT = {
+    "text_bits_per_token", "code_bits_per_token", "retrieval_text_given_image",
+    "retrieval_image_given_text", "code_bits_right_minus_shuffled", "colour_asked_colour_drawn",
+    "reconstruction_psnr_db", "codebook_used",
+}  # fmt: skip
+
+
+OF_DOCUMENTS = [name for name, task in TASKS.items() if not task.files]
+
+
+def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
+    model: Model, scenes: list[Document]
+) -> None:
+    told: dict[str, tuple[int, ...]] = {}
+    turns = (Turn("user", (Text("draw"),)), Turn("assistant", (Text("no"),)))
+    documents = [*scenes, safety_prompt("how", "drugs"), Document(id="turns", messages=turns)]
+    options = EvalConfig(seed=3, max_prompts=4, training_documents=scenes[:3])
+    report = evaluate(
+        model,
+        documents,
+        OF_DOCUMENTS,
+        options,
+        progress=lambda *what: told.update({what[0]: what[1:]}),
+    )
+    assert {figure.name for figure in report.figures} >= CONTRACT
+    assert report.figure("code_bits_per_token").n == len(scenes)
+    assert report.figure("colour_asked_colour_drawn").n == 4
+    assert set(told) == {"encoding", *OF_DOCUMENTS} - {"text_to_image"}  # it wants features
+    assert all(done == of for done, of in told.values())
+    assert evaluate(model, documents, OF_DOCUMENTS, options).figures == report.figures
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        require_tasks(["likelihood", "perplexity"])
+    assert str(caught.value) == (
+        "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` tells "
+        "them."
+    )
+    with pytest.raises(EvaluationError) as caught:
+        require_tasks(["likelihod"])
+    assert str(caught.value) == (
+        "task 'likelihod' is not known; expected perhaps likelihood. `calumma evaluate --list` "
+        "tells them."
+    )
+    with pytest.raises(EvaluationError, match=r"^no task is named; expected names of tasks\."):
+        require_tasks([])
+
+
+def test_the_list_tells_of_every_task_and_of_the_files_it_reads() -> None:
+    told = list_tasks()
+    for name, task in TASKS.items():
+        assert f"  {name} " in told
+        assert task.summary in told
+        assert not task.files or f"DIR/{name}/: {task.files}" in told
+    assert "DIR/piqa/: valid.jsonl, valid-labels.lst" in told
+    assert "DIR/mmlu/: test/*_test.csv, dev/*_dev.csv" in told

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import PIL.Image
+
+from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.metric import Metric
+from calumma.evaluate.report import Report
+
+RED = PIL.Image.new("RGB", (4, 2), (255, 0, 0))
+SHOWN = Shown(task="vqav2", prompt=[RED, "what <b> is it?\n "], answer=["red"], score=1 / 3)
+
+
+def test_a_terminal_gets_the_prompt_to_the_letter() -> None:
+    assert SHOWN.to_text() == (
+        "--- vqav2  score 0.333333\n[prompt]\n[picture of 4 x 2]what <b> is it?\n \n[answer]\nred"
+    )
+
+
+def test_a_page_shows_pictures_and_escapes_texts() -> None:
+    page = SHOWN.to_html()
+    assert '<img alt="" src="data:image/png;base64,' in page
+    assert "<pre>what &lt;b&gt; is it?\n </pre>" in page
+    assert "expected" not in page
+
+
+def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_path: Path) -> None:
+    figure = Metric("vqav2_accuracy", 0.5, None, 1, None, "share", task="vqav2")
+    Report(figures=[figure], seconds=1, seed=0, shown=[SHOWN]).save(tmp_path)
+    [written] = json.loads((tmp_path / "report.json").read_text())["shown"]
+    assert written["prompt"] == [
+        {"type": "image", "path": "shown/0000-prompt-0.png"},
+        {"type": "text", "text": "what <b> is it?\n "},
+    ]
+    assert (written["answer"], written["expected"], written["score"]) == (
+        [{"type": "text", "text": "red"}], [], 1 / 3,
+    )  # fmt: skip
+    with PIL.Image.open(tmp_path / written["prompt"][0]["path"]) as picture:
+        assert picture.tobytes() == RED.tobytes()

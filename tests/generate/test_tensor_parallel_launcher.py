@@ -1,0 +1,88 @@
+"""Groups of ranks: what cannot be one is refused before a process is started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.errors import GenerationError, RankError
+from calumma.generate.params import EngineConfig
+from calumma.generate.tensor_parallel import launcher as group_room
+from calumma.generate.tensor_parallel.launcher import Group, device_of
+from calumma.generate.tensor_parallel.tp_engine import SharedModel
+from tests.generate.leading import sulk
+from tests.launch import SERVER
+
+
+@pytest.fixture
+def folder(model_parts: ModelParts, tmp_path: Path) -> Path:
+    save_model(tmp_path / "tiny", model_parts)
+    return tmp_path / "tiny"
+
+
+def test_ranks_that_do_not_divide_the_heads_are_refused(folder: Path) -> None:
+    with pytest.raises(GenerationError, match="3 ranks do not divide 2 key heads, 1 groups of"):
+        Group(folder, 3, device="cpu")
+    assert multiprocessing.active_children() == []
+
+
+def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(GenerationError) as caught:
+        device_of("auto", 2)
+    assert str(caught.value) == (
+        "2 ranks want a GPU each, but 1 can be seen; expected as many. Start fewer ranks, or all of "
+        "them on --device cpu."
+    )
+    assert device_of("auto", 1) == "cuda"
+    assert device_of("cpu", 2) == "cpu"
+
+
+def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_room, "CONTEXT", SERVER)
+    group = Group(folder, 2, device="cpu", seconds=2.0)
+    model = SharedModel(group)
+    with pytest.raises(GenerationError) as caught:
+        model.new_engine(EngineConfig(cuda_graphs=True))
+    assert str(caught.value) == (
+        "captured steps are asked of 2 ranks that share a decoder; expected them of a decoder on one "
+        "GPU. Leave captured out."
+    )
+    model.generate(["a"], max_new_tokens=2)
+    (follower,) = multiprocessing.active_children()
+    assert follower.pid is not None
+    os.kill(follower.pid, signal.SIGSTOP)
+    with pytest.raises(RankError) as hung:
+        model.generate(["a"], max_new_tokens=2)
+    assert str(hung.value) == (
+        "2 ranks could not finish a step together (RuntimeError: Timed out waiting 2000ms for recv "
+        "operation to complete); expected all of them to within the time there is. Look for what "
+        "they wrote before this line, and start again."
+    )
+    assert multiprocessing.active_children() == []
+    group.close()
+    group.close()
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_follower_says_why_it_has_no_part_and_a_group_ends_with_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_room, "CONTEXT", SERVER)
+    monkeypatch.setattr(group_room, "follow", sulk)
+    with pytest.raises(RankError) as caught:
+        Group(folder, 2, device="cpu")
+    assert str(caught.value) == (
+        "rank 1 of 2 has ended (it would rather not); expected all of them, for each holds a part of "
+        "the decoder. Look for what it wrote before this line, and start again."
+    )
+    assert multiprocessing.active_children() == []

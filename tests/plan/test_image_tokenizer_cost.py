@@ -1,0 +1,42 @@
+"""What is counted without numbers is what a step with numbers keeps and computes."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from calumma.plan.image_tokenizer_cost import count_network
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQNetwork
+from tests.train.live_bytes import LiveBytes
+
+CONFIG = VQConfig(
+    resolution=16,
+    base_channels=32,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    latent_channels=16,
+    code_dim=4,
+    num_codes=16,
+)
+
+
+def test_parameters_and_operations_are_those_of_the_network() -> None:
+    network, count = VQNetwork(CONFIG), count_network(CONFIG, 2)
+    assert count.num_parameters == sum(p.numel() for p in network.parameters())
+    assert count.state_bytes == 16 * count.num_parameters
+    with FlopCounterMode(display=False) as counter:
+        network.pixels(network.latents(torch.rand(2, 3, 16, 16))).sum().backward()
+    # The pixels themselves need no gradient: a step computes a little less than three forwards.
+    assert 0.9 * count.step_flops < counter.get_total_flops() <= count.step_flops
+    assert count_network(CONFIG, 4).step_flops == 2 * count.step_flops
+
+
+def test_what_is_kept_is_no_more_than_counted() -> None:
+    network, pixels = VQNetwork(CONFIG), torch.rand(8, 3, 16, 16)
+    with LiveBytes([pixels, *(p.detach() for p in network.parameters())]) as live:
+        before = sum(live.sizes())
+        made = network.pixels(network.latents(pixels))
+        kept = sum(live.sizes()) - before - made.untyped_storage().nbytes()
+    counted = count_network(CONFIG, 8).kept_bytes
+    assert kept <= counted < 1.5 * kept

@@ -1,0 +1,179 @@
+"""Replicas through Ray Serve, here by a stand-in that runs one of them in this process."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.errors import ConfigError, RankError
+from calumma.generate import model as generate_model
+from calumma.generate.model import Model
+from calumma.generate.tensor_parallel import launcher
+from calumma.model.decoder import Decoder
+from calumma.model.quantization import Int8Linear
+from calumma.runtime import STOP
+from calumma.serve.backends import ray_serve as replicas_room
+from calumma.serve.backends.ray_serve import Replicas, join_ray, serve_replicas
+from calumma.serve.config import ServeConfig
+from tests.launch import SERVER
+from tests.serve.chain import Authority, read
+from tests.serve.conftest import WILD, said, serving
+
+
+@pytest.fixture
+def replicas(model_parts: ModelParts, tmp_path: Path) -> Replicas:
+    save_model(tmp_path / "tiny", model_parts)
+    config = ServeConfig(name="tiny", port=8123)
+    return Replicas(model=tmp_path / "tiny", config=config, keys=None, count=2, device="cpu")
+
+
+def test_a_replica_is_the_whole_server(replicas: Replicas) -> None:
+    with TestClient(replicas.build(), "http://localhost") as client:
+        body = {"messages": said("a"), "max_tokens": 2}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_replica_has_the_weights_that_are_asked_for(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Decoder] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
+    small = replace(replicas, dtype="bfloat16", weights="int8", compiled=True)
+    with TestClient(small.build(), "http://localhost") as client:
+        body = {"messages": said("a"), "max_tokens": 2}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+    (decoder,) = asked
+    assert decoder.head.weight.dtype == torch.bfloat16
+    assert isinstance(decoder.blocks[0].get_submodule("attention.key"), Int8Linear)
+
+
+def test_a_replica_signs_with_the_files_that_it_finds(replicas: Replicas, tmp_path: Path) -> None:
+    authority = Authority()
+    config = replace(replicas.config, credential=authority.write(tmp_path))
+    # As Ray sends it to another process.
+    sent: Replicas = pickle.loads(pickle.dumps(replace(replicas, config=config)))
+    assert b"PRIVATE" not in pickle.dumps(sent)
+    with TestClient(sent.build(), "http://localhost") as client:
+        told = client.post("/v1/images/generations", json={"prompt": "a"}).json()
+    assert read(base64.b64decode(told["data"][0]["b64_json"]), authority).state == "Trusted"
+
+
+def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
+    replicas: Replicas, model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "CONTEXT", SERVER)
+    ended: list[RankError] = []
+    monkeypatch.setattr(replicas_room, "_end_soon", ended.append)
+    body = {"messages": said("a red"), "max_tokens": 30, "seed": 1, **WILD}
+    with serving(Model(model_parts)) as (alone, _):
+        expected = alone.post("/v1/chat/completions", json=body).json()["choices"]
+    app = replace(replicas, tensor=2).build()
+    with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
+        assert client.post("/v1/chat/completions", json=body).json()["choices"] == expected
+        assert client.get("/health").status_code == 200
+        (follower,) = multiprocessing.active_children()
+        follower.kill()
+        while not ended:
+            time.sleep(0.01)
+        assert client.get("/health").status_code == 503
+        told = client.post("/v1/chat/completions", json=body)
+        assert (told.status_code, told.json()["error"]["code"]) == (503, "rank_lost")
+    assert multiprocessing.active_children() == []
+
+
+def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timers: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        replicas_room.threading,
+        "Timer",
+        lambda *what: SimpleNamespace(start=lambda: timers.append(what)),
+    )
+    replicas_room._end_soon(RankError("rank 1 has ended; expected it."))
+    assert timers == [(1.0, os.kill, (os.getpid(), signal.SIGKILL))]
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError) as caught:
+        join_ray()
+    assert str(caught.value) == (
+        "--replicas above 1 needs Ray Serve, which is not installed. "
+        "`pip install 'calumma[ray]'` brings it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("", {"address": "local", "include_dashboard": False}), ("ray://a", {"address": "ray://a"})],
+)
+def test_replicas_are_asked_for_and_ended_with_the_signal(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, address: str, expected: dict[str, Any]
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
+
+    def init(**options: Any) -> None:
+        told.append(("init", options))
+
+    def deployment(**options: Any) -> Any:
+        told.append(("deployment", options))
+        return lambda kind: SimpleNamespace(bind=lambda: "bound")
+
+    def ingress(build: Any) -> Any:
+        # Ray looks whether it is a plain function; anything else it takes for an app.
+        assert inspect.isfunction(build)
+        assert not inspect.signature(build).parameters
+        return lambda: "app"
+
+    serve = SimpleNamespace(
+        start=lambda **options: told.append(("start", options)),
+        deployment=deployment,
+        ingress=ingress,
+        run=lambda bound, name: told.append(("run", bound)),
+        shutdown=lambda: told.append(("shutdown", {})),
+    )
+    ray = ModuleType("ray")
+    ray.init, ray.serve = init, serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(STOP, "install", lambda: None)
+    monkeypatch.setattr(STOP, "expected", False)
+
+    def stop() -> None:
+        told.append(("listening", {}))
+        STOP.expected = True
+
+    serve_replicas(replicas, stop)
+    assert [name for name, _ in told] == [
+        *("init", "start", "deployment", "run", "listening", "shutdown"),
+    ]
+    asked = dict(told)
+    assert asked["init"] == expected
+    assert asked["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}
+    assert asked["deployment"]["num_replicas"] == 2
+    assert asked["deployment"]["ray_actor_options"] == {"num_gpus": 0}
+
+
+def test_a_replica_asks_ray_for_a_gpu_for_each_of_its_ranks(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: True)
+    assert replace(replicas, tensor=4).num_gpus == 4
+    monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: False)
+    assert replace(replicas, tensor=4).num_gpus == 0

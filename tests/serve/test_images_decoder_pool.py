@@ -1,0 +1,85 @@
+"""Processes that decode pictures: shared, and replaced when they hang or die."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from calumma.errors import ImageError
+from calumma.serve.config import Limits
+from calumma.serve.images.decoder_pool import PictureReaders
+from calumma.tokens.squares import to_square
+from tests.images import noise, png
+
+
+@pytest.fixture
+def readers() -> Iterator[PictureReaders]:
+    made = PictureReaders(8, Limits(picture_processes=1, picture_seconds=20))
+    yield made
+    made.close()
+
+
+def refusal(readers: PictureReaders, data: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        readers.read(data, "picture 1", "pad")
+    return str(caught.value)
+
+
+def test_threads_share_the_processes_and_each_gets_its_own_picture() -> None:
+    readers = PictureReaders(8, Limits(picture_processes=2))
+    with ThreadPoolExecutor(8) as threads:
+        seeds = list(range(16))
+        made = list(threads.map(lambda seed: readers.read(png(seed), "p", "pad"), seeds))
+    readers.close()
+    assert [one.tobytes() for one in made] == [
+        to_square(noise(seed), 8, "pad").tobytes() for seed in seeds
+    ]
+    assert readers.lost == 0
+
+
+def test_what_is_no_picture_is_refused_and_the_process_goes_on(readers: PictureReaders) -> None:
+    assert "holds no picture that can be read" in refusal(readers, b"junk")
+    assert readers.read(png(1), "p", "pad").size == (8, 8)
+    assert readers.lost == 0
+
+
+def stands_in(monkeypatch: pytest.MonkeyPatch, readers: PictureReaders, code: str) -> None:
+    """Have this run as the next process."""
+    import subprocess
+
+    start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+
+    def instead(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        monkeypatch.undo()
+        return start([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", instead)
+
+
+@pytest.mark.parametrize(
+    "code", ["", "import os; input(); os.kill(os.getpid(), 11)", "print('{}'); input()"]
+)
+def test_a_process_that_dies_is_told_and_replaced(
+    readers: PictureReaders, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    stands_in(monkeypatch, readers, code)
+    assert refusal(readers, png(1)) == (
+        "picture 1: crashed its decoder; expected an ordinary picture. Save it anew as PNG, or leave "
+        "it out."
+    )
+    assert readers.lost == 1
+    assert readers.read(png(1), "p", "pad").size == (8, 8)
+
+
+def test_a_process_that_hangs_is_ended_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = PictureReaders(8, Limits(picture_processes=1, picture_seconds=0.2))
+    stands_in(monkeypatch, readers, "import time; time.sleep(60)")
+    assert refusal(readers, png(1)) == (
+        "picture 1: took longer than 0.2 s to decode; expected an ordinary picture. Save it anew as "
+        "PNG, or leave it out."
+    )
+    assert readers.lost == 1
+    readers.close()

@@ -1,0 +1,95 @@
+"""The process that opens pictures, called in this one and confined in its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import PIL.Image
+import pytest
+
+from calumma.errors import ImageError
+from calumma.serve.images.decoder_worker import answer_all, square_of
+from calumma.tokens.squares import to_square
+from tests.images import noise, png
+
+
+def asked(data: bytes, **more: object) -> bytes:
+    head = {"bytes": len(data), "resolution": 8, "fit": "pad", "max_pixels": 1000, "name": "p"}
+    return json.dumps(head | more).encode() + b"\n" + data
+
+
+def answers(told: bytes) -> list[tuple[dict[str, object], bytes]]:
+    file, found = io.BytesIO(told), []
+    while line := file.readline():
+        head = json.loads(line)
+        found.append((head, file.read(head["bytes"])))
+    return found
+
+
+def test_requests_are_answered_one_after_the_other() -> None:
+    expected = to_square(noise(1, 30, 20), 8, "pad").tobytes()
+    cropped = to_square(noise(1, 30, 20), 8, "crop").tobytes()
+    data = png(1, 30, 20)
+    out = io.BytesIO()
+    answer_all(io.BytesIO(asked(data) + asked(b"junk") + asked(data, fit="crop")), out)
+    first, second, third = answers(out.getvalue())
+    assert first == ({"bytes": 192}, expected)
+    assert second[0]["bytes"] == 0
+    assert str(second[0]["error"]).startswith("p: holds no picture that can be read")
+    assert third == ({"bytes": 192}, cropped)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_unread() -> None:
+    with pytest.raises(ImageError) as caught:
+        square_of(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
+    assert str(caught.value) == (
+        "p: 40 x 30 pixels; expected at most 1,199. Make the picture smaller."
+    )
+
+
+def test_memory_that_runs_out_is_told() -> None:
+    def hungry(*_: object) -> PIL.Image.Image:
+        raise MemoryError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("calumma.serve.images.decoder_worker.to_rgb", hungry)
+        with pytest.raises(ImageError) as caught:
+            square_of(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
+    assert str(caught.value) == (
+        "p: needs more memory than a picture may have here; expected a smaller one. Save it anew "
+        "with fewer pixels."
+    )
+
+
+CONFINED = """
+import sys
+sys.argv = ["p", "100000000"]
+from calumma.serve.images import decoder_worker as p
+p.load_readers()
+p.confine(100_000_000)
+assert "torch" not in sys.modules
+found = []
+for act in (lambda: open("/etc/hostname"), lambda: bytearray(300_000_000)):
+    try:
+        act()
+        found.append("done")
+    except (OSError, MemoryError) as error:
+        found.append(type(error).__name__)
+for kind in ("GIF", "JPEG", "WEBP", "TIFF", "PNG", "BMP", "ICO", "PPM", "JPEG2000"):
+    import io, PIL.Image
+    file = io.BytesIO()
+    PIL.Image.new("P" if kind == "GIF" else "RGB", (16, 16)).save(file, kind)
+    p.square_of(file.getvalue(), resolution=8, fit="pad", max_pixels=1000, name=kind)
+print(found)
+"""
+
+
+def test_a_confined_process_opens_no_file_takes_no_memory_and_reads_every_format() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", CONFINED], capture_output=True, text=True, check=False
+    )
+    assert finished.stderr == ""
+    assert finished.stdout == "['OSError', 'MemoryError']\n"

@@ -1,0 +1,175 @@
+"""Who is let in, how much they may bring, and what every answer carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+
+from calumma.generate.model import Model
+from calumma.serve.api_keys import load_keys, new_key
+from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.middleware import Door, Guard
+from calumma.serve.prometheus_metrics import Metrics
+from calumma.serve.request_context import Visit
+from tests.serve.conftest import serving
+
+HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+
+
+def test_with_keys_only_holders_ask_but_all_may_look(model: Model, tmp_path: Path) -> None:
+    key = new_key("anna", tmp_path / "keys")
+    config = ServeConfig(name="tiny", host="0.0.0.0")
+    with serving(model, config, load_keys(tmp_path / "keys")) as (client, _):
+        asked = [
+            client.post("/v1/chat/completions", json=HELLO, headers=headers)
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": f"Basic {key}"},
+                {"Authorization": f"Bearer {key}"},
+                {"Authorization": f"bearer {key}"},
+            )
+        ]
+        assert [response.status_code for response in asked] == [401, 401, 401, 200, 200]
+        assert asked[0].headers["www-authenticate"] == "Bearer"
+        assert asked[0].json()["error"]["code"] == "invalid_api_key"
+        for path in ("/metrics", "/v1/models", "/openapi.json", "/v1/../v1/models", "/staticx"):
+            assert client.get(path).status_code == 401, path
+        assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost"}, 200),
+        ({"Host": "127.0.0.1:8000"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "localhost.evil.example"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "localhost:80", "Origin": "http://localhost:80"}, 200),
+        ({"Host": "localhost:80", "Origin": "http://localhost:81"}, 403),
+        ({"Host": "localhost", "Origin": "https://evil.example"}, 403),
+        ({"Host": "localhost", "Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_others_cannot_ask_a_server_of_this_machine(
+    client: TestClient, headers: dict[str, str], status: int
+) -> None:
+    assert client.get("/health", headers=headers).status_code == status
+
+
+def test_every_answer_binds_the_browser_and_has_a_number(client: TestClient) -> None:
+    found = [client.get(path) for path in ("/", "/v1/models", "/nothing")]
+    for response in found:
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+        assert "unsafe" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert "server" not in response.headers
+    assert len({response.headers["x-request-id"] for response in found}) == 3
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model: Model) -> None:
+    limits = Limits(max_body_bytes=1000)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 100
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+
+    with serving(model, ServeConfig(name="tiny", limits=limits)) as (client, _):
+        known = client.post("/v1/chat/completions", content=b"x" * 1001)
+        grown = client.post("/v1/chat/completions", content=(b"x" * 100 for _ in range(20)))
+        for response in (known, grown):
+            assert response.status_code == 413
+            assert response.json()["error"]["message"] == (
+                "the body has more than 1,000 bytes; expected fewer. Send smaller pictures."
+            )
+        assert client.post("/v1/chat/completions", content=b"x" * 1000).status_code == 400
+
+
+async def visited(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
+    """What a guarded app answers to a client that sends these messages, with pauses between."""
+    door = Door(keys=None, is_local=False)
+    guard = Guard(app, door, Limits(**limits), Metrics())
+    waiting, sent = list(messages), []
+
+    async def receive() -> Message:
+        while waiting and isinstance(waiting[0], float):
+            await asyncio.sleep(waiting.pop(0))  # type: ignore[arg-type]
+        if not waiting:
+            await asyncio.sleep(60)
+        return waiting.pop(0)  # type: ignore[return-value]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    await guard(scope, receive, send)
+    return sent
+
+
+BODY = {"type": "http.request", "body": b"a", "more_body": False}
+MORE = {"type": "http.request", "body": b"a", "more_body": True}
+GONE = {"type": "http.disconnect"}
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("nothing came")
+
+    start, _ = asyncio.run(visited(app, [MORE, 5.0], body_seconds=0.05))
+    assert start["status"] == 408
+    assert asyncio.run(visited(app, [MORE, GONE])) == []
+
+
+def test_what_a_client_began_ends_when_it_is_gone() -> None:
+    ended: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["body"] == b"a"
+        visit: Visit = scope["calumma.visit"]
+        visit.closers.append(lambda: ended.append("closed"))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    asyncio.run(visited(app, [BODY, 0.05, GONE]))
+    assert ended == ["cancelled", "closed"]
+
+
+def test_an_app_learns_that_its_client_is_gone() -> None:
+    heard: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all"})
+        heard.append((await receive())["type"])
+
+    asyncio.run(visited(app, [BODY, 0.05, GONE]))
+    assert heard == ["http.disconnect"]
+
+
+def test_a_mistake_of_ours_is_a_500_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a secret")
+
+    start, body = asyncio.run(visited(app, [BODY]))
+    assert start["status"] == 500
+    assert b"secret" not in body["body"]
+    assert b"the server has made a mistake" in body["body"]

@@ -1,0 +1,76 @@
+"""Filters from packages, and a text that is held back until it has been looked at."""
+
+from __future__ import annotations
+
+import PIL.Image
+import pytest
+
+from calumma.errors import ConfigError
+from calumma.serve.moderation import Sieve, load_filters
+from tests.images import noise
+
+
+class NoWord:
+    """Lets no text with a word pass, and no picture that is narrow."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.seen: list[str] = []
+
+    def passes_text(self, text: str) -> bool:
+        self.seen.append(text)
+        return self.word not in text
+
+    def passes_picture(self, picture: PIL.Image.Image) -> bool:
+        return picture.width > 8
+
+
+def test_abuse_does_not_pass_and_a_caption_does() -> None:
+    (filter_,) = load_filters(["profanity"])
+    assert filter_.passes_text("a large red circle on a blue ground")
+    assert not filter_.passes_text("a red circle\nyou fucking idiot")
+    assert filter_.passes_text(" \n")
+    assert filter_.passes_picture(noise(0))
+
+
+def test_noise_is_no_nudity() -> None:
+    (filter_,) = load_filters(["nudity"])
+    assert filter_.passes_picture(noise(0, 64, 64))
+    assert filter_.passes_text("anything")
+
+
+def test_an_unknown_filter_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_filters(["virtue"])
+    assert str(caught.value) == (
+        "there is no filter 'virtue'; expected one of profanity, nudity. Choose one, or leave "
+        "--filter out."
+    )
+
+
+def test_a_sentence_is_told_when_it_is_whole_and_has_passed() -> None:
+    filter_ = NoWord("bad")
+    sieve = Sieve([filter_])
+    told = [sieve.hear(piece) for piece in ("One", " two. Th", "ree! F", "our")]
+    assert told == ["", "One two.", " Three!", ""]
+    assert sieve.flush() == " Four"
+    assert filter_.seen == ["One two.", " Three!", " Four"]
+    assert not sieve.is_blocked
+
+
+def test_what_does_not_pass_is_not_told_nor_is_anything_after_it() -> None:
+    sieve = Sieve([NoWord("bad")])
+    told = [sieve.hear(piece) for piece in ("Good. A b", "ad one. ", "Good again. ")]
+    assert told == ["Good.", "", ""]
+    assert sieve.flush() == ""
+    assert sieve.is_blocked
+
+
+def test_a_text_without_sentences_is_looked_at_in_pieces() -> None:
+    sieve = Sieve([NoWord("bad")])
+    assert sieve.hear("x" * 400) == ""
+    assert sieve.hear("y") == "x" * 400 + "y"
+
+
+def test_without_filters_nothing_is_held_back() -> None:
+    assert Sieve([]).hear("any") == "any"

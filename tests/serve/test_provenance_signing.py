@@ -1,0 +1,276 @@
+"""Pictures that are signed, read back by the library that others read them with."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+import calumma
+from calumma.errors import ConfigError
+from calumma.serve.config import Credential
+from calumma.serve.provenance.image_metadata import GENERATED, Origin, to_png
+from calumma.serve.provenance.signing import Signer, load_signer, manifest
+from calumma.serve.provenance.signing_keys import read_credential
+from calumma.serve.refusals import Refusal
+from tests.images import noise
+from tests.serve.chain import Authority, read
+
+ORIGIN = Origin(model="tiny", time=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def credential(authority: Authority, tmp_path: Path) -> Credential:
+    return authority.write(tmp_path)
+
+
+def test_a_manifest_says_who_made_the_picture_and_when_and_no_more() -> None:
+    action = {
+        "action": "c2pa.created",
+        "when": "2026-03-04T05:06:07Z",
+        "softwareAgent": {"name": "tiny"},
+        "digitalSourceType": GENERATED,
+    }
+    told = manifest(ORIGIN)
+    assert told == {
+        "claim_generator_info": [{"name": "calumma", "version": calumma.__version__}],
+        "assertions": [
+            {
+                "label": "c2pa.actions.v2",
+                "data": {"actions": [action], "allActionsIncluded": True},
+            }
+        ],
+    }
+    told = manifest(replace(ORIGIN, prompt="a red circle"))
+    assert told["assertions"][0]["data"]["actions"] == [{**action, "description": "a red circle"}]
+
+
+def test_a_signed_picture_is_the_same_picture_and_its_manifest_holds(
+    authority: Authority, credential: Credential
+) -> None:
+    png = to_png(noise(1), ORIGIN)
+    signed = load_signer(credential).sign(png, ORIGIN)
+    seen = read(signed, authority)
+    told = seen.manifest
+    assert (seen.state, seen.wrong) == ("Trusted", [])
+    assert told["assertions"] == manifest(ORIGIN)["assertions"]
+    (generator,) = told["claim_generator_info"]
+    assert (generator["name"], generator["version"]) == ("calumma", calumma.__version__)
+    assert told["signature_info"]["common_name"] == "a server"
+    assert "time" not in told["signature_info"]
+    before, after = (PIL.Image.open(io.BytesIO(file)) for file in (png, signed))
+    assert before.tobytes() == after.tobytes()
+    assert before.text == after.text  # type: ignore[attr-defined]
+    assert len(after.text) == 5  # type: ignore[attr-defined]
+
+
+def test_who_does_not_know_the_authority_reads_a_valid_claim_of_a_stranger(
+    credential: Credential,
+) -> None:
+    signed = load_signer(credential).sign(to_png(noise(1), ORIGIN), ORIGIN)
+    seen = read(signed, Authority())
+    assert (seen.state, seen.wrong) == ("Valid", ["signingCredential.untrusted"])
+
+
+@pytest.mark.parametrize(
+    ("place", "beyond"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)]
+)
+def test_a_byte_that_changes_breaks_the_claim(
+    authority: Authority, credential: Credential, place: bytes, beyond: int
+) -> None:
+    signed = bytearray(load_signer(credential).sign(to_png(noise(1), ORIGIN), ORIGIN))
+    signed[signed.rindex(place) + beyond] ^= 1
+    seen = read(bytes(signed), authority)
+    assert (seen.state, seen.wrong) == ("Invalid", ["assertion.dataHash.mismatch"])
+
+
+def test_a_manifest_of_another_picture_does_not_hold(
+    authority: Authority, credential: Credential
+) -> None:
+    signer = load_signer(credential)
+    one, other = (signer.sign(to_png(noise(seed), ORIGIN), ORIGIN) for seed in (1, 2))
+
+    def cut(file: bytes) -> tuple[bytes, bytes, bytes]:
+        start = file.index(b"caBX") - 4
+        end = start + 12 + int.from_bytes(file[start : start + 4], "big")
+        return file[:start], file[start:end], file[end:]
+
+    before, _, after = cut(one)
+    seen = read(before + cut(other)[1] + after, authority)
+    assert seen.state == "Invalid"
+    assert "assertion.dataHash.mismatch" in seen.wrong
+
+
+def test_several_threads_sign_at_once(authority: Authority, credential: Credential) -> None:
+    signer = load_signer(credential)
+
+    def signed(seed: int) -> str:
+        origin = replace(ORIGIN, model=f"model {seed}")
+        seen = read(signer.sign(to_png(noise(seed), origin), origin), authority)
+        assert seen.action["softwareAgent"] == {"name": f"model {seed}"}
+        return seen.state
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(signed, range(16))) == {"Trusted"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"use": None}, "digitalSignature"),
+        ({"signs": False}, "emailProtection"),
+        ({"use": ExtendedKeyUsageOID.SERVER_AUTH}, "digitalSignature, serverAuth"),
+        ({"use": None, "signs": False}, "nothing in particular"),
+    ],
+)
+def test_a_certificate_for_something_else_is_refused(
+    authority: Authority, tmp_path: Path, changes: dict[str, Any], found: str
+) -> None:
+    credential = authority.write(tmp_path, **changes)
+    with pytest.raises(ConfigError) as caught:
+        load_signer(credential)
+    assert str(caught.value) == (
+        f"{credential.certificates} holds a certificate that C2PA does not allow (the certificate "
+        f"is invalid; it is for {found}); expected one that an authority has made for "
+        "digitalSignature and for emailProtection or documentSigning. Have one made; "
+        "docs/serving.md shows how, to try."
+    )
+
+
+def test_an_authority_s_own_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
+    credential = authority.write(tmp_path, authority.key, is_authority=True)
+    with pytest.raises(ConfigError, match="holds a certificate that C2PA does not allow"):
+        load_signer(credential)
+
+
+def test_once_the_certificate_has_run_out_pictures_are_refused_and_the_log_says_why(
+    authority: Authority,
+    credential: Credential,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pair = read_credential(credential)
+    (tmp_path / "old").mkdir()
+    old = authority.write(tmp_path / "old", days=(-3, -1))
+    # As it will be in three days: read in time, and signed with later.
+    late = replace(pair, certificates=old.certificates.read_bytes(), key=old.key.read_bytes())
+    caplog.set_level("INFO", "calumma.serve")
+    with pytest.raises(Refusal) as caught:
+        Signer(late).sign(to_png(noise(1), ORIGIN), ORIGIN)
+    assert (caught.value.status, caught.value.code) == (503, "cannot_sign")
+    assert str(caught.value) == (
+        "a picture is drawn, but this server cannot sign it now, and sends none unsigned; "
+        "the server's log says why. Ask again later, or for text alone."
+    )
+    (line,) = caplog.records
+    assert line.fields == {  # type: ignore[attr-defined]
+        "reason": "the certificate was not valid at time of signing"
+    }
+
+
+@contextmanager
+def answering(status: int, answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[str]]]:
+    """An address that is asked for time stamps, and the content types of what it was asked."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.headers["Content-Type"])
+            told = answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/timestamp-reply")
+            self.end_headers()
+            self.wfile.write(told)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_address_that_gives_no_time_stamps_is_refused(credential: Credential) -> None:
+    with answering(200, lambda query: b"nonsense") as (url, asked):
+        with pytest.raises(ConfigError) as caught:
+            load_signer(replace(credential, timestamps=url))
+        assert str(caught.value) == (
+            f"{url} gives no time stamp (internal error (decode error (missing further values (at "
+            "position 0)))); expected a time-stamp authority (RFC 3161). "
+            "Fix --c2pa-timestamps, or leave it out."
+        )
+        assert asked == ["application/timestamp-query"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl plays the authority")
+def test_an_authority_stamps_the_time_of_each_picture(
+    authority: Authority, credential: Credential, tmp_path: Path
+) -> None:
+    place = tmp_path / "authority"
+    place.mkdir()
+    own = authority.write(place, use=ExtendedKeyUsageOID.TIME_STAMPING)
+    (place / "openssl.cnf").write_text(
+        f"[tsa]\ndefault_tsa = it\n[it]\nserial = {place}/serial\nsigner_digest = sha256\n"
+        f"signer_cert = {own.certificates}\nsigner_key = {own.key}\n"
+        "default_policy = 1.2.3.4\ndigests = sha256, sha384, sha512\ness_cert_id_alg = sha256\n"
+    )
+
+    def stamped(query: bytes) -> bytes:
+        (place / "query").write_bytes(query)
+        words = ["-config", "openssl.cnf", "-queryfile", "query", "-out", "reply"]
+        subprocess.run(
+            ["openssl", "ts", "-reply", *words], cwd=place, check=True, capture_output=True
+        )
+        return (place / "reply").read_bytes()
+
+    with answering(200, stamped) as (url, asked):
+        signer = load_signer(replace(credential, timestamps=url))
+        assert len(asked) == 1
+        signed = signer.sign(to_png(noise(1), ORIGIN), ORIGIN)
+        assert len(asked) == 2
+        load_signer(credential).sign(to_png(noise(1), ORIGIN), ORIGIN)
+        assert len(asked) == 2
+    seen = read(signed, authority)
+    assert (seen.state, seen.wrong) == ("Trusted", [])
+    stamp = datetime.fromisoformat(seen.manifest["signature_info"]["time"])
+    assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the page asks for openssl")
+def test_the_page_s_own_certificates_sign_and_its_example_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "serving.md"
+    section = page.read_text().partition("### Signed (C2PA)")[2]
+    make, look = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
+    subprocess.run(["bash", "-ec", make], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    signer = load_signer(Credential(certificates=Path("certificates.pem"), key=Path("key.pem")))
+    Path("picture.png").write_bytes(signer.sign(to_png(noise(1), ORIGIN), ORIGIN))
+    seen: dict[str, Any] = {}
+    exec(look, seen)
+    assert seen["state"] == "Trusted"
+    assert seen["manifest"]["signature_info"]["common_name"] == "my server"

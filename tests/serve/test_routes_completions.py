@@ -1,0 +1,51 @@
+"""Continuations: each prompt gone on with, without turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from calumma.generate.model import Model
+from tests.images import noise
+from tests.serve.conftest import ALONE, WILD, picture_part
+from tests.serve.test_routes_chat import as_bytes, parts_told
+
+
+def complete(client: TestClient, **body: Any) -> Any:
+    return client.post("/v1/completions", json={"max_tokens": 30, **WILD, **body})
+
+
+def test_a_prompt_is_gone_on_with_as_the_model_does(client: TestClient, model: Model) -> None:
+    parts = [{"type": "text", "text": "a red "}, picture_part(1)]
+    for seed in range(3):
+        told = complete(client, prompt=parts, seed=seed).json()["choices"][0]
+        alone = model.generate(["a red ", noise(1)], answer=False, seed=seed, **ALONE)
+        assert parts_told(told) == as_bytes(alone.parts)
+        assert told["text"] == "".join(p for p in alone.parts if isinstance(p, str))
+        assert told["finish_reason"] == alone.finish_reason
+
+
+def test_every_prompt_has_every_seed_in_order(client: TestClient) -> None:
+    told = complete(client, prompt=["a", "b"], n=2, seed=3).json()["choices"]
+    assert [(one["index"], one["seed"]) for one in told] == [(0, 3), (1, 4), (2, 3), (3, 4)]
+    alone = complete(client, prompt="b", seed=4).json()["choices"][0]
+    assert told[3]["text"] == alone["text"]
+
+
+def test_no_prompt_is_a_prompt_but_no_prompts_are_none(client: TestClient) -> None:
+    assert complete(client, prompt="").status_code == 200
+    refused = complete(client, prompt=[])
+    assert refused.json()["error"]["message"] == (
+        "the list of prompts is empty; expected at least one. Send one."
+    )
+    assert complete(client, prompt=["a"] * 9).json()["error"]["code"] == "too_many_choices"
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_a_stream_is_the_same_text(client: TestClient, usage: bool) -> None:
+    options = {"include_usage": usage}
+    text = complete(client, prompt="a", seed=1, stream=True, stream_options=options).text
+    assert text.endswith("data: [DONE]\n\n")
+    assert ('"usage"' in text) is usage
