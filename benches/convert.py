@@ -95,7 +95,7 @@ def write_random(folder: Path, config: DecoderConfig, most_bytes: int) -> None:
         tokenizer_json=text.tokenizer.to_str(),
         text_tokenizer=text,
     )
-    write_model(folder, model, most_bytes=most_bytes)
+    write_model(folder, model, max_shard_bytes=most_bytes)
 
 
 def _drawn(shape: Shape) -> LazyTensor:

@@ -31,22 +31,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, interleaved, machine, medians, peak_memory_bytes, result_line
-from calumma.batches.ahead import AheadStream
-from calumma.batches.stream import DataConfig, Stream
+from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.prefetch import AheadStream
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.shards.build import write_manifest
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.manifest import Manifest
-from calumma.shards.piece import PieceMaker
 from calumma.shards.reader import ShardReader
+from calumma.shards.shard_builder import PieceMaker
 from calumma.shards.writer import PieceWriter
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import to_pixels
+from calumma.tokens.pixels import image_to_pixels
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 from calumma.vocabulary import Vocabulary
 
 ROW_LENGTH, NUM_ROWS = 4096, 16
@@ -177,7 +177,7 @@ def tokenizers(resolution: int) -> Tokenizers:
         num_codes=256,
     )
     text = TextTokenizer.train([" ".join(WORDS)] * 20, num_text=270, num_codes=256)
-    return Tokenizers(text=text, image=ImageTokenizer(VQNetwork(quarter)))
+    return Tokenizers(text=text, image=ImageTokenizer(VQModel(quarter)))
 
 
 def pair(number: int, side: int) -> Document:
@@ -195,7 +195,7 @@ def encode(folder: Path, count: int, resolution: int) -> dict[str, float]:
     """A build's images a second beside the bare network's, and the share of its other work."""
     both = tokenizers(resolution)
     documents = [pair(number, resolution) for number in range(count)]
-    pixels = torch.stack([to_pixels(d.images[0].open(), resolution) for d in documents])
+    pixels = torch.stack([image_to_pixels(d.images[0].open(), resolution) for d in documents])
 
     def bare() -> None:
         for start in range(0, count, 32):
@@ -260,7 +260,7 @@ def loader_peak(folder: Path) -> float:
 _READ = """
 import sys
 from pathlib import Path
-from calumma.batches.stream import Stream, StreamConfig
+from calumma.batches.loader import Stream, StreamConfig
 from calumma.shards.reader import ShardReader
 reader = ShardReader(Path(sys.argv[1]))
 stream = Stream(reader, StreamConfig(row_length=2048, num_rows=8))

@@ -33,10 +33,10 @@ from benches.measure import OURS, interleaved, machine, medians, result_line
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.documents.document import Image
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import to_pixels
+from calumma.tokens.pixels import image_to_pixels
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.names import transformers_names
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
+from calumma.tokens.vq.tensor_names import transformers_names
 
 LIMIT = "matmul"
 ONE_BY_ONE, BATCHED = "transformers", "transformers-batched"
@@ -112,7 +112,7 @@ def small_config() -> VQConfig:
                     num_res_blocks=1, latent_channels=32, code_dim=32)  # fmt: skip
 
 
-def networks(config: VQConfig, device: str) -> tuple[Any, VQNetwork]:
+def networks(config: VQConfig, device: str) -> tuple[Any, VQModel]:
     """Theirs with random weights, and ours with the same."""
     from transformers import ChameleonVQVAEConfig
     from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
@@ -129,7 +129,7 @@ def networks(config: VQConfig, device: str) -> tuple[Any, VQNetwork]:
             num_embeddings=config.num_codes,
         )
     )
-    ours = VQNetwork(config)
+    ours = VQModel(config)
     names, tensors = transformers_names(config), theirs.state_dict()
     ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
     return theirs.eval().to(device), ours.to(device)
@@ -157,7 +157,9 @@ def jpeg(seed: int, resolution: int) -> bytes:
 def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
     """The share of cells to which both give the same code, for the same pixels."""
     side = ours.config.resolution
-    pixels = torch.stack([to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files])
+    pixels = torch.stack(
+        [image_to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files]
+    )
     pixels = pixels.to(ours.device)
     with torch.inference_mode():
         expected: Tensor = theirs.encode(pixels).image_tokens
@@ -167,7 +169,7 @@ def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
 def flop_per_image(config: VQConfig) -> int:
     """What a plain encoder and the distances to all codes take, a product and a sum each one."""
     with torch.device("meta"):
-        network = VQNetwork(config)
+        network = VQModel(config)
         pixels = torch.empty(1, 3, config.resolution, config.resolution)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network.encode(pixels)

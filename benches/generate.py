@@ -44,7 +44,7 @@ from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, Request
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.presets import SIZES
+from calumma.model.presets import PRESETS
 from calumma.vocabulary import Vocabulary
 
 BEGIN_LOGIT = 7.2
@@ -84,7 +84,7 @@ def random_decoder(shape: DecoderConfig, vocabulary: Vocabulary, where: argparse
     decoder.embedding.weight[:, 0] = 1.0
     decoder.head.weight[:, 0] = 0.0
     ids = torch.tensor([vocabulary.text[:64]], device=where.device)
-    level = decoder.hidden(ids)[0, :, 0].mean()
+    level = decoder(ids, head_fn=decoder.norm)[0, :, 0].mean()
     for id_, logit in ((vocabulary.begin_image, BEGIN_LOGIT), (vocabulary.eos, NEVER)):
         decoder.head.weight[id_] = 0.0
         decoder.head.weight[id_, 0] = logit / level
@@ -95,7 +95,7 @@ def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Answering:
     """All requests at once through the engine."""
     # A prompt that is asked again in the next round is to be read again.
     budget = EngineConfig(max_cached_tokens=65_536, max_num_seqs=64, enable_prefix_caching=False)
-    engine = Engine(decoder, vocabulary, codes, budget=budget)
+    engine = Engine(decoder, vocabulary, codes, config=budget)
 
     def answer(asked: Sequence[Asked]) -> Told:
         requests = [
@@ -232,7 +232,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="256 codes a picture, one round")
-    parser.add_argument("--size", default="94M", choices=SIZES)
+    parser.add_argument("--size", default="94M", choices=PRESETS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--codes", type=int, help="a picture's codes; 1,024, or 256 with --quick")
@@ -267,7 +267,7 @@ def main() -> None:
     vocabulary = Vocabulary.release()
     if arguments.small_vocabulary:
         vocabulary = Vocabulary(num_codes=64, num_text=1024)
-    shape = replace(SIZES[arguments.size], vocabulary_size=vocabulary.size, dropout=0.0)
+    shape = replace(PRESETS[arguments.size], vocabulary_size=vocabulary.size, dropout=0.0)
     decoder = random_decoder(shape, vocabulary, arguments)
     sides = make_sides(arguments, decoder, vocabulary, codes)
     bandwidth = read_bandwidth(decoder)

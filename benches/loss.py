@@ -20,7 +20,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
-from calumma.model.decoder import Head
+from calumma.model.decoder import LMHead
 from calumma.train.loss import summed_loss
 from calumma.vocabulary import Vocabulary
 
@@ -28,21 +28,21 @@ Z_LOSS = 1e-5
 VOCABULARY = Vocabulary.release()
 
 
-def make_inputs(targets: int, width: int) -> tuple[Tensor, Head, Tensor]:
+def make_inputs(targets: int, width: int) -> tuple[Tensor, LMHead, Tensor]:
     """What the head reads, the head, and what it should say."""
     torch.manual_seed(0)
     hidden = torch.randn(1, targets, width, requires_grad=True)
-    head = Head(width, VOCABULARY.size, bias=False)
+    head = LMHead(width, VOCABULARY.size, bias=False)
     return hidden, head, torch.randint(4, VOCABULARY.size, (1, targets))
 
 
-def ours(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+def ours(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     """The loss that training uses."""
     counted = torch.ones_like(targets, dtype=torch.bool)
-    return summed_loss(hidden, head, targets, counted, VOCABULARY, z_loss=Z_LOSS).total
+    return summed_loss(hidden, head, targets, counted, VOCABULARY, z_loss_weight=Z_LOSS).total
 
 
-def direct(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+def direct(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     """All logits at once."""
     logits = head(hidden).float().flatten(0, 1)
     entropy = nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
@@ -69,7 +69,7 @@ def memory(side: str, arguments: argparse.Namespace) -> int:
     return peak_memory_bytes([sys.executable, __file__, "--side", side, *size])
 
 
-def step(side: str, inputs: tuple[Tensor, Head, Tensor]) -> Callable[[], None]:
+def step(side: str, inputs: tuple[Tensor, LMHead, Tensor]) -> Callable[[], None]:
     """One side's loss and gradients, again and again."""
 
     def run() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.hf_weight_names import decoder_names, heads_of_norm
+from calumma.checkpoints.hf_weight_names import hf_decoder_names, num_norm_heads
 from calumma.model.config import DecoderConfig
 
 
@@ -40,8 +40,8 @@ def port_config(shape: DecoderConfig) -> Any:
 def port_weights(shape: DecoderConfig, ours: dict[str, Tensor]) -> dict[str, Tensor]:
     """A decoder's tensors under transformers' names; all but the head norms' are shared."""
     weights: dict[str, Tensor] = {}
-    for name, theirs in decoder_names(shape).items():
-        heads = heads_of_norm(name, shape)
+    for name, theirs in hf_decoder_names(shape).items():
+        heads = num_norm_heads(name, shape)
         weights[theirs] = ours[name].repeat_interleave(heads, dim=0) if heads else ours[name]
     return weights
 

@@ -43,7 +43,7 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 
 TEXTS = ["a large red circle on a blue ground", "what is this?", "draw a small green cross, please"]
 
@@ -138,8 +138,8 @@ def write_random(folder: Path, dim: int, layers: int, resolution: int) -> None:
             max_seq_len=512,
         )
     )
-    decoder.initialise(0)
-    image = ImageTokenizer(VQNetwork(shape).eval())
+    decoder.init_weights(0)
+    image = ImageTokenizer(VQModel(shape).eval())
     save_model(folder, ModelParts(decoder.eval(), Tokenizers(text, image)))
 
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 
 from benches.measure import OURS, machine, result_line
 from calumma.batches.batch import Batch
-from calumma.batches.stream import DataConfig, Stream
+from calumma.batches.loader import DataConfig, Stream
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Text
 from calumma.model.config import DecoderConfig
@@ -47,8 +47,8 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
-from calumma.train.compute import computed_in, prepare
+from calumma.tokens.vq.network import VQModel
+from calumma.train.compile_and_recompute import computed_in, prepare
 from calumma.train.config import (
     DecoderShapeConfig,
     DiagnosticsConfig,
@@ -137,12 +137,12 @@ def both_sides(setting: Setting, run: Path) -> tuple[dict[str, float], dict[str,
 
     pretrain(config, run, progress)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    waited = sum(one["data_wait_share"] * one["seconds"] for one in lines[1:])
+    waited = sum(one["data_wait_fraction"] * one["step_seconds"] for one in lines[1:])
     # The first round warms both sides up; after the last, the bare side has had one turn more.
     pairs = list(zip(ours[1:], bare[1:-1], strict=True))
     wall, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
     overhead = statistics.median(one / other for one, other in wall) - 1
-    data_wait = waited / sum(one["seconds"] for one in lines[1:])
+    data_wait = waited / sum(one["step_seconds"] for one in lines[1:])
     return {
         "seconds_per_step": statistics.median(one for one, _ in wall) / setting.unit,
         "overhead": overhead,
@@ -193,15 +193,15 @@ def bare_turn(
     vocabulary = reader.manifest.vocabulary
     device = torch.device(setting.device)
     decoder = Decoder(DecoderConfig(vocabulary_size=vocabulary.size, **asdict(setting.shape)))
-    decoder.initialise(0)
+    decoder.init_weights(0)
     decoder.to(device).train()
     prepare(decoder, config.compute)
     [optimizer] = make_optimizers(decoder, config.optimizer)
     rules = StepRules(
         vocabulary=vocabulary,
-        z_loss=config.z_loss_weight,
-        max_gradient_norm=1.0,
-        computed_in=computed_in(config.compute, device),
+        z_loss_weight=config.z_loss_weight,
+        max_grad_norm=1.0,
+        compute_dtype=computed_in(config.compute, device),
     )
     stream = Stream(reader, config.data)
     stream.mix(config.stage_one.weights)
@@ -216,14 +216,19 @@ def bare_turn(
                 micro.targets,
                 micro.counted,
                 vocabulary,
-                z_loss=rules.z_loss,
+                z_loss_weight=rules.z_loss_weight,
             )
             return sums.total
 
-        with lower_precision(rules.computed_in, device, Place()):
-            total = decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
+        with lower_precision(rules.compute_dtype, device, Place()):
+            total = decoder(
+                micro.ids,
+                document_ids=micro.owners,
+                position_ids=micro.positions,
+                head_fn=read,
+            )
         (total / micro.counted.sum()).backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), rules.max_gradient_norm)
+        nn.utils.clip_grad_norm_(decoder.parameters(), rules.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -245,7 +250,7 @@ def embedded_shards(folder: Path, most: int) -> Path:
     documents = [replace(one, source="embedded") for one in documents]
     texts = [p.text for one in documents for p in one.content if isinstance(p, Text)]
     torch.manual_seed(0)
-    network = VQNetwork(
+    network = VQModel(
         VQConfig(
             resolution=32,
             base_channels=32,

@@ -35,9 +35,9 @@ from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.presets import SIZES
-from calumma.plan.time_estimate import flops_a_token
-from calumma.train.compute import computed_in, prepare
+from calumma.model.presets import PRESETS
+from calumma.plan.time_estimate import flops_per_token
+from calumma.train.compile_and_recompute import computed_in, prepare
 from calumma.train.config import ComputeConfig, OptimizerConfig
 from calumma.train.optimizer import make_optimizers
 from calumma.train.step import StepRules, optimizer_step
@@ -46,8 +46,8 @@ from calumma.vocabulary import Vocabulary
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bfloat16 operations a second of GPUs, from their makers' data sheets."""
 
-BENCH_SHAPE = replace(SIZES["37M"], num_layers=6, dropout=0.0)
-SHAPES = SIZES | {"bench": BENCH_SHAPE, "tiny": replace(SIZES["tiny"], vocabulary_size=16_384)}
+BENCH_SHAPE = replace(PRESETS["37M"], num_layers=6, dropout=0.0)
+SHAPES = PRESETS | {"bench": BENCH_SHAPE, "tiny": replace(PRESETS["tiny"], vocabulary_size=16_384)}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def random_batch(setting: Setting) -> Batch:
 def fresh_decoder(setting: Setting) -> Decoder:
     """The weights that both sides start from."""
     decoder = Decoder(setting.shape)
-    decoder.initialise(0)
+    decoder.init_weights(0)
     return decoder.to(setting.device)
 
 
@@ -98,9 +98,9 @@ def our_side(setting: Setting, batch: Batch) -> Callable[[], None]:
     optimizers = make_optimizers(decoder, OptimizerConfig())
     rules = StepRules(
         vocabulary=vocabulary_of(setting.shape),
-        z_loss=1e-5,
-        max_gradient_norm=1.0,
-        computed_in=computed_in(setting.compute, setting.device),
+        z_loss_weight=1e-5,
+        max_grad_norm=1.0,
+        compute_dtype=computed_in(setting.compute, setting.device),
     )
     return lambda: print_loss("ours", optimizer_step(decoder, optimizers, [batch], rules).loss)
 
@@ -249,7 +249,7 @@ def main() -> None:
         warmups=1 if arguments.compile == "none" else 3,
         settle=settle,
     )
-    work = flops_a_token(setting.shape, setting.length)
+    work = flops_per_token(setting.shape, setting.length)
     peak = measured_peak(setting.device)
     sides: dict[str, dict[str, float | None]] = {}
     for name, middle in medians(seconds).items():

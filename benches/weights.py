@@ -28,14 +28,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
+from calumma.generate.eight_bits import require_fp8, round_weights
+
 from benches.measure import OURS, interleaved, machine, medians, result_line
 from calumma.errors import GenerationError
 from calumma.generate.compiled import compile_blocks
-from calumma.generate.eight_bits import require_fp8, round_weights
-from calumma.generate.model_runner import Reader
+from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
-from calumma.model.presets import decoder_size
+from calumma.model.presets import preset
 
 READ = 200
 """Ids that each row has read."""
@@ -98,7 +99,7 @@ class Steps:
         """A decoder with a cache for all rows."""
         latest = torch.zeros(1, dtype=torch.int64, device=decoder.embedding.weight.device)
         slots = max(ROWS) * 2 * READ + PROMPT
-        self.reader = Reader(decoder, slots, latest, captured=latest.is_cuda)
+        self.reader = ModelRunner(decoder, slots, latest, cuda_graphs=latest.is_cuda)
 
     @torch.inference_mode()
     def step(self, count: int) -> Tensor:
@@ -109,19 +110,19 @@ class Steps:
             )
             for number in range(count)
         ]
-        return self.reader.read([(row, 1) for row in rows])
+        return self.reader.execute([(row, 1) for row in rows])
 
     @torch.inference_mode()
     def prompt(self, ids: int = PROMPT) -> Tensor:
         """Read so many ids of one row; [T, M]."""
-        return self.reader.read([(SequenceState(list(range(ids)), start_slot=0), ids)])
+        return self.reader.execute([(SequenceState(list(range(ids)), start_slot=0), ids)])
 
     def begin(self) -> None:
         """Fill the cache, so that attention has something to look at."""
         for number in range(max(ROWS)):
             row = SequenceState(list(range(number, number + READ)), start_slot=2 * READ * number)
             with torch.inference_mode():
-                self.reader.read([(row, READ)])
+                self.reader.execute([(row, READ)])
 
 
 def nbytes(module: nn.Module) -> int:
@@ -138,8 +139,8 @@ def nbytes(module: nn.Module) -> int:
 
 def random_decoder(size: str, device: str) -> Decoder:
     """Weights of a fresh decoder; of the vocabulary a little, since no head is measured."""
-    decoder = Decoder(decoder_size(size, vocabulary_size=1024, dropout=0.0))
-    decoder.initialise(0)
+    decoder = Decoder(preset(size, vocabulary_size=1024, dropout=0.0))
+    decoder.init_weights(0)
     return decoder.to(device).eval().requires_grad_(False)
 
 

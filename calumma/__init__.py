@@ -1,5 +1,6 @@
-"""Calumma: mixed-modal early-fusion models, from raw documents to a model that reads and draws."""
+"""Calumma: mixed-modal early-fusion models, from raw documents to text and image generation."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -7,11 +8,14 @@ if TYPE_CHECKING:
     from calumma.generate.model import Model, load
     from calumma.generate.params import ImageSampling, TextSampling
 
+# A library configures no logging of its own; the command prints this logger's warnings.
+logging.getLogger("calumma").addHandler(logging.NullHandler())
+
 __version__ = "0.1.0"
 
 __all__ = ["ImageSampling", "Model", "Sample", "TextSampling", "__version__", "load"]
 
-_HOMES = {
+_MODULE_OF = {
     "ImageSampling": "calumma.generate.params",
     "Model": "calumma.generate.model",
     "Sample": "calumma.generate.events",
@@ -21,9 +25,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that `import calumma` needs no torch."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that `import calumma` imports no torch."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'calumma' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m calumma` is the command `calumma`."""
+"""Run the command `calumma` by `python -m calumma`."""
 
 import sys
 

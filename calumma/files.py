@@ -24,7 +24,7 @@ _REFUSED = {
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def os_errors_as_output_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about `path` into one line a user can act on."""
     try:
         yield
@@ -64,7 +64,7 @@ def is_address(path: Path) -> bool:
     return bool(path.parts and re.fullmatch(r"[a-z][a-z0-9+.-]+:", path.parts[0]))
 
 
-def require_here(path: Path) -> None:
+def require_local(path: Path) -> None:
     """Refuse to write to an address; a folder called `s3:` would be made here.
 
     Raises:
@@ -83,9 +83,9 @@ def make_folder(path: Path) -> Path:
     Raises:
         OutputError: it cannot be written, or is an address of another file system.
     """
-    require_here(path)
+    require_local(path)
     probe = path / ".writable"
-    with writing(path):
+    with os_errors_as_output_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:
@@ -97,14 +97,14 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename it to `path` when the block succeeds.
 
     The block may make a file or a folder under that name. A reader sees the old thing or the
     new, never a half; what a killed writer left behind is cleared by the next one.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
+    with os_errors_as_output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
@@ -122,7 +122,7 @@ def _remove(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that it is whole or not there."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -179,13 +179,13 @@ class JsonLines(Sequence[Any]):
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> JsonLines:
     """Write values, one a line and none kept in memory, so that the file is whole or not there."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         for value in values:
             file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
     return JsonLines(path)
 
 
-def fingerprint_of(told: str | Iterable[bytes]) -> str:
+def fingerprint(told: str | Iterable[bytes]) -> str:
     """Twelve hex digits that tell a text, or bytes in any pieces, from others.
 
     >>> fingerprint_of("abc") == fingerprint_of([b"ab", b"c"])

@@ -1,4 +1,4 @@
-"""A typed config from a TOML file and dotted changes on the command line."""
+"""Load a typed config from a TOML file, with dotted overrides from the command line."""
 
 from __future__ import annotations
 
@@ -9,163 +9,161 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from calumma.errors import ConfigError
-from calumma.text_format import nearest
+from calumma.renamed import FIELDS, rename_message
+from calumma.text_format import closest_match
 
-Config = TypeVar("Config")
+ConfigT = TypeVar("ConfigT")
 
 
-def load_config(kind: type[Config], path: Path, changes: Sequence[str]) -> Config:
-    """Read a config of a dataclass.
+def load_config(config_class: type[ConfigT], path: Path, overrides: Sequence[str]) -> ConfigT:
+    """Read a dataclass from a TOML file.
 
     Args:
-        kind: a dataclass.
+        config_class: a dataclass, whose fields may be dataclasses.
         path: the TOML file.
-        changes: what the command line adds, such as ["--optimizer.peak-rate", "3e-4"].
+        overrides: arguments such as ["--optimizer.lr", "3e-4"]; they take precedence.
 
     Raises:
-        ConfigError: the file is not there or no TOML; a field is unknown, missing or of the
-            wrong type.
+        ConfigError: the file is missing or no TOML; a field is unknown, missing or of the wrong
+            type.
     """
-    return changed_config(kind, read_toml(path), changes, str(path))
+    return override_config(config_class, read_toml(path), overrides, str(path))
 
 
-def changed_config(
-    kind: type[Config], tree: dict[str, Any], changes: Sequence[str], where: str
-) -> Config:
-    """A config of a tree of values and of what the command line changes in it.
-
-    Arguments and errors are those of `make_config` and `load_config`.
-    """
-    for name, value in _pairs(changes):
-        _require_option(kind, name)
-        _set(tree, name, value)
-    return make_config(kind, tree, where)
+def override_config(
+    config_class: type[ConfigT], tree: dict[str, Any], overrides: Sequence[str], source: str
+) -> ConfigT:
+    """Build a config from a tree of values and overrides; see `build_config` and `load_config`."""
+    for path, value in _parse_overrides(overrides):
+        _require_option(config_class, path)
+        _set(tree, path, value)
+    return build_config(config_class, tree, source)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables and values of a TOML file.
+    """Return the tables and values of a TOML file.
 
     Raises:
-        ConfigError: the file is not there or no TOML.
+        ConfigError: the file is missing or no TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: no config can be read there ({error.strerror}); expected "
-            "a TOML file. Fix the name."
+            f"{path}: cannot be read ({error.strerror}); expected a TOML file. Fix the path."
         ) from error
     except ValueError as error:
         raise ConfigError(
-            f"{path}: is no TOML ({' '.join(str(error).split())}). Fix that line."
+            f"{path}: not valid TOML ({' '.join(str(error).split())}). Fix that line."
         ) from error
 
 
-def make_config(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
-    """Check a tree of values against a dataclass.
+def build_config(config_class: type[ConfigT], tree: dict[str, Any], source: str) -> ConfigT:
+    """Validate a tree of values against a dataclass.
 
     Args:
-        kind: a dataclass, whose fields may be dataclasses.
-        tree: values by the fields' names.
-        where: the file that they stand in, for the errors.
+        config_class: a dataclass, whose fields may be dataclasses.
+        tree: values by field name.
+        source: the file that the values come from, for error messages.
 
     Raises:
-        ConfigError: a field is unknown, missing or of the wrong type, or the class refuses it.
+        ConfigError: a field is unknown, missing or of the wrong type, or the class rejects it.
     """
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        tree = _filled(kind, tree)
-        _require_known(kind, tree, ())
-        return TypeAdapter(kind).validate_python(tree)
+        tree = _expand_sizes(config_class, tree)
+        _require_known(config_class, config_class, tree, ())
+        return TypeAdapter(config_class).validate_python(tree)
     except ValidationError as error:
-        told = f"{where}: {_told(kind, error.errors()[0])}"
-        raise ConfigError(told) from error
+        message = f"{source}: {_message(config_class, error.errors()[0])}"
+        raise ConfigError(message) from error
     except ConfigError as error:
-        told = f"{where}: {error}"
-        raise ConfigError(told) from error
+        message = f"{source}: {error}"
+        raise ConfigError(message) from error
 
 
-def _filled(kind: Any, tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with each table's `size` replaced by the fields that its class has under that name.
+def _expand_sizes(config_class: Any, tree: dict[str, Any]) -> dict[str, Any]:
+    """Replace each table's `size` by the fields of that preset.
 
-    A class offers sizes with a static method `size(name)`; what the table says itself holds.
+    A class has presets if it has a static method `size(name)`; fields of the table override them.
     """
-    hints = get_type_hints(kind)
-    filled = {}
+    hints = get_type_hints(config_class)
+    expanded = {}
     for name, value in tree.items():
         inner = _dataclass_in(hints.get(name))
-        filled[name] = _filled(inner, value) if inner and isinstance(value, dict) else value
-    if "size" in filled and hasattr(kind, "size"):
-        named: dict[str, Any] = kind.size(filled.pop("size"))
-        return named | filled
-    return filled
+        expanded[name] = _expand_sizes(inner, value) if inner and isinstance(value, dict) else value
+    if "size" in expanded and hasattr(config_class, "size"):
+        preset: dict[str, Any] = config_class.size(expanded.pop("size"))
+        return preset | expanded
+    return expanded
 
 
-def _told(kind: Any, fault: Mapping[str, Any]) -> str:
-    """What pydantic found, in our words."""
-    path = [str(part) for part in fault["loc"]]
-    while len(path) > 1 and not _is_field(kind, path):
-        path.pop()  # pydantic goes on into tuples and members of unions
+def _message(config_class: Any, error: Mapping[str, Any]) -> str:
+    """Translate an error of pydantic to a message of this project's form."""
+    path = [str(part) for part in error["loc"]]
+    while len(path) > 1 and not _is_field(config_class, path):
+        path.pop()  # pydantic's path continues into tuples and members of unions
     name = ".".join(path)
     option = _option(path)
-    if fault["type"] in ("missing", "missing_keyword_only_argument"):
-        return f"{name} is missing; expected a value. Write it there or give {option} VALUE."
-    wanted = str(fault["msg"]).removeprefix("Input should be ").split(", unable")[0]
-    if fault["type"].startswith("dataclass"):
-        wanted = f"a table with fields such as {name}.{_first_field(kind, path)}"
+    if error["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{name} is missing; expected a value. Set it there or with {option} VALUE."
+    expected = str(error["msg"]).removeprefix("Input should be ").split(", unable")[0]
+    if error["type"].startswith("dataclass"):
+        expected = f"a table with fields such as {name}.{_first_field(config_class, path)}"
     return (
-        f"{name}: found {fault['input']!r}; expected {wanted}. Fix it there or give {option} VALUE."
+        f"{name}: found {error['input']!r}; expected {expected}. "
+        f"Fix it there or with {option} VALUE."
     )
 
 
-def _is_field(kind: Any, path: Sequence[str]) -> bool:
-    """Whether the path names a field, or an entry of a field that is a table of free names."""
+def _is_field(config_class: Any, path: Sequence[str]) -> bool:
+    """Return whether a path names a field, or an entry of a field that is a dict."""
+    field_type = config_class
     for part in path:
-        if isinstance(kind, type) and is_dataclass(kind):
-            hints = get_type_hints(kind)
+        if isinstance(field_type, type) and is_dataclass(field_type):
+            hints = get_type_hints(field_type)
             if part not in hints:
                 return False
-            kind = hints[part]
-            kind = _dataclass_in(kind) or kind
+            field_type = _dataclass_in(hints[part]) or hints[part]
         else:
-            return get_origin(kind) is dict and part == path[-1]
+            return get_origin(field_type) is dict and part == path[-1]
     return True
 
 
-def _first_field(kind: Any, path: Sequence[str]) -> str:
+def _first_field(config_class: Any, path: Sequence[str]) -> str:
     for part in path:
-        kind = _dataclass_in(get_type_hints(kind)[part])
-    return fields(kind)[0].name
+        config_class = _dataclass_in(get_type_hints(config_class)[part])
+    return fields(config_class)[0].name
 
 
-def _dataclass_in(kind: Any) -> Any:
-    """The dataclass that a field holds: its type, or a member of the union that it is."""
-    found = [k for k in (kind, *get_args(kind)) if isinstance(k, type) and is_dataclass(k)]
-    return found[0] if found else None
+def _dataclass_in(field_type: Any) -> Any:
+    """Return the dataclass that a field holds: its type, or a member of its union; or None."""
+    types = (field_type, *get_args(field_type))
+    return next((t for t in types if isinstance(t, type) and is_dataclass(t)), None)
 
 
-def _pairs(changes: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """["--a.b-c", "1"] or ["--a.b-c=1"] to [(["a", "b_c"], 1)]."""
-    pairs = []
-    rest = list(changes)
-    while rest:
-        word = rest.pop(0)
-        name, has_value, value = word.partition("=")
+def _parse_overrides(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
+    """Parse ["--a.b-c", "1"] or ["--a.b-c=1"] to [(["a", "b_c"], 1)]."""
+    parsed = []
+    remaining = list(overrides)
+    while remaining:
+        argument = remaining.pop(0)
+        name, has_value, value = argument.partition("=")
         if not name.startswith("--"):
             raise ConfigError(
-                f"{word!r} was not expected; expected changes such as --optimizer.peak-rate 3e-4."
+                f"unexpected argument {argument!r}; expected options such as --optimizer.lr 3e-4."
             )
         if not has_value:
-            if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"{name} has no value; expected one behind it, or {name}=VALUE.")
-            value = rest.pop(0)
-        pairs.append((name[2:].replace("-", "_").split("."), _value(value)))
-    return pairs
+            if not remaining or remaining[0].startswith("--"):
+                raise ConfigError(f"{name} has no value; expected {name} VALUE or {name}=VALUE.")
+            value = remaining.pop(0)
+        parsed.append((name[2:].replace("-", "_").split("."), _parse_value(value)))
+    return parsed
 
 
-def _value(text: str) -> Any:
-    """A value as TOML reads it; what is no TOML value is a string."""
+def _parse_value(text: str) -> Any:
+    """Parse a value as TOML; anything that is no TOML value is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except ValueError:
@@ -173,7 +171,7 @@ def _value(text: str) -> Any:
 
 
 def _option(path: Sequence[str]) -> str:
-    """What changes a field on the command line.
+    """Return the command-line option of a field.
 
     >>> _option(["text", "top_p"])
     '--text.top-p'
@@ -181,77 +179,109 @@ def _option(path: Sequence[str]) -> str:
     return f"--{'.'.join(path).replace('_', '-')}"
 
 
-def _set(tree: dict[str, Any], name: Sequence[str], value: Any) -> None:
-    for part in name[:-1]:
+def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(
-                f"{_option(name)}: {part} holds a value; expected a table of fields. See --dry-run."
+                f"{_option(path)}: {part} is a value; expected a table of fields. See --dry-run."
             )
-    tree[name[-1]] = value
+    tree[path[-1]] = value
 
 
-def _require_known(kind: Any, tree: dict[str, Any], above: tuple[str, ...]) -> None:
-    """Refuse unknown fields, naming the nearest known one."""
-    known = _types_of(kind)
+def _require_known(
+    root: Any, config_class: Any, tree: dict[str, Any], parents: tuple[str, ...]
+) -> None:
+    """Refuse unknown fields and name the new or the most similar one.
+
+    Args:
+        root: the class of the whole config.
+        config_class: the class of this table.
+        tree: the values of this table.
+        parents: the path of this table.
+    """
+    known = _field_types(config_class)
     for name, value in tree.items():
+        path = (*parents, name)
         if name not in known:
-            wanted = _wanted(name, {field: ".".join([*above, field]) for field in known})
-            raise ConfigError(f"there is no field {'.'.join([*above, name])}; expected {wanted}.")
-        inner = _dataclass_in(known[name])
-        if inner is not None and isinstance(value, dict):
-            _require_known(inner, value, (*above, name))
+            inner = [(*path, field) for field in value] if isinstance(value, dict) else []
+            for old in (*inner, path):
+                if new := _new_names(root, old):
+                    raise ConfigError(rename_message("field", ".".join(old), " and ".join(new)))
+            hint = _hint(name, {field: ".".join([*parents, field]) for field in known})
+            raise ConfigError(f"unknown field {'.'.join(path)}; {hint}")
+        inner_class = _dataclass_in(known[name])
+        if inner_class is not None and isinstance(value, dict):
+            _require_known(root, inner_class, value, path)
 
 
-def _require_option(kind: Any, path: Sequence[str]) -> None:
-    """Refuse a change of an unknown field, naming the nearest that can be typed."""
-    for place, name in enumerate(path):
-        known = _types_of(kind)
-        sized = name == "size" and hasattr(kind, "size")
-        if name not in known and not sized:
-            wanted = _wanted(name, {field: _option([*path[:place], field]) for field in known})
-            raise ConfigError(f"there is no option {_option(path)}; expected {wanted}.")
-        kind = None if sized else _dataclass_in(known[name])
-        if kind is None:
+def _require_option(config_class: Any, path: Sequence[str]) -> None:
+    """Refuse an override of an unknown field and name the new or the most similar option."""
+    table = config_class
+    for depth, name in enumerate(path):
+        known = _field_types(table)
+        is_size = name == "size" and hasattr(table, "size")
+        if name not in known and not is_size:
+            for old in (path, path[: depth + 1]):
+                if new := _new_names(config_class, old):
+                    options = " and ".join(_option(field.split(".")) for field in new)
+                    raise ConfigError(rename_message("option", _option(old), options))
+            hint = _hint(name, {field: _option([*path[:depth], field]) for field in known})
+            raise ConfigError(f"unknown option {_option(path)}; {hint}")
+        table = None if is_size else _dataclass_in(known[name])
+        if table is None:
             return
 
 
-def _wanted(name: str, known: Mapping[str, str]) -> str:
-    """Instead of an unknown field the nearest known one, or else all of them, as they are told."""
-    near = nearest(name, known)
-    return f"perhaps {known[near]}" if near else f"one of {', '.join(known.values())}"
+def _new_names(config_class: Any, path: Sequence[str]) -> list[str]:
+    """Return the present names, in this class, of a field that had another name before."""
+    names = FIELDS.get(".".join(path), "").split(" and ")
+    return [name for name in names if name and _is_field(config_class, name.split("."))]
 
 
-def _types_of(kind: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields, by their names."""
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """Return the end of a message about an unknown name.
+
+    Args:
+        name: the unknown name.
+        known: how each known name is shown, by name.
+    """
+    match = closest_match(name, known)
+    if match:
+        return f"did you mean {known[match]}? Fix the name."
+    return f"expected one of {', '.join(known.values())}."
 
 
-def config_tree(config: Any) -> dict[str, Any]:
-    """The resolved config as JSON values."""
-    return {name: _plain(value) for name, value in asdict(config).items()}
+def _field_types(config_class: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name."""
+    hints = get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in fields(config_class)}
 
 
-def _plain(value: Any) -> Any:
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return a resolved config as JSON values."""
+    return {name: _to_json(value) for name, value in asdict(config).items()}
+
+
+def _to_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _to_json(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_to_json(entry) for entry in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def show_config(config: Any) -> str:
-    """The resolved config, a dotted line a field."""
-    return "\n".join(lines_of(config_tree(config)))
+def format_config(config: Any) -> str:
+    """Format a resolved config, one dotted field per line."""
+    return "\n".join(dotted_lines(config_to_dict(config)))
 
 
-def lines_of(tree: dict[str, Any], above: tuple[str, ...] = ()) -> list[str]:
-    """A tree of values as dotted lines."""
+def dotted_lines(tree: dict[str, Any], parents: tuple[str, ...] = ()) -> list[str]:
+    """Return a tree of values as lines such as `optimizer.lr = 0.0003`."""
     lines = []
     for name, value in tree.items():
         if isinstance(value, dict) and value:
-            lines += lines_of(value, (*above, name))
+            lines += dotted_lines(value, (*parents, name))
         else:
-            lines.append(f"{'.'.join([*above, name])} = {value}")
+            lines.append(f"{'.'.join([*parents, name])} = {value}")
     return lines

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from calumma.errors import VocabularyError
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 
 BOS_NAME, PAD_NAME, EOS_NAME, UNK_NAME = "<s>", "<pad>", "</s>", "<unk>"
 END_IMAGE_NAME = "<eoss>"
@@ -244,4 +244,4 @@ class Vocabulary:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that two tables share only when they are the same table."""
-        return fingerprint_of(json.dumps(self.to_json(), sort_keys=True))
+        return fingerprint(json.dumps(self.to_json(), sort_keys=True))

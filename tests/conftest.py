@@ -17,7 +17,7 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 from tests.images import png
 
 # Tiny tensors: a second thread costs more than it gives.
@@ -45,7 +45,7 @@ def image_tokenizer() -> ImageTokenizer:
         code_dim=4,
         num_codes=16,
     )
-    return ImageTokenizer(VQNetwork(config))
+    return ImageTokenizer(VQModel(config))
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def decoder_config(text_tokenizer: TextTokenizer) -> DecoderConfig:
 def decoder(decoder_config: DecoderConfig) -> Decoder:
     """Weights so large that its logits differ widely; do not train on it."""
     made = Decoder(decoder_config)
-    made.initialise(0)
+    made.init_weights(0)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(

@@ -11,15 +11,15 @@ import pytest
 from calumma.errors import FileError, OutputError
 from calumma.files import (
     JsonLines,
-    fingerprint_of,
+    atomic_write,
+    fingerprint,
     make_folder,
+    os_errors_as_output_errors,
     read_json,
-    replacing,
     sha256,
     write_json,
     write_json_lines,
     write_text,
-    writing,
 )
 
 
@@ -41,7 +41,7 @@ def test_lines_of_json_are_read_one_at_a_time(tmp_path: Path) -> None:
 def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old"
@@ -57,7 +57,7 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> Non
 def test_a_folder_can_be_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "model"
     for name in ("one", "two"):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.mkdir()
             (temporary / name).touch()
     assert [file.name for file in path.iterdir()] == ["two"]
@@ -84,7 +84,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError) as caught, writing(tmp_path):
+    with pytest.raises(OutputError) as caught, os_errors_as_output_errors(tmp_path):
         raise OSError(errno.EROFS, "Read-only file system")
     assert str(caught.value) == (
         f"{tmp_path}: cannot be written (Read-only file system); expected a folder that you may "
@@ -93,7 +93,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
-    with pytest.raises(OutputError) as caught, writing(tmp_path):
+    with pytest.raises(OutputError) as caught, os_errors_as_output_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(caught.value) == (
         f"{tmp_path}: no space left on the device; expected room for this file. Free some space, or "
@@ -102,7 +102,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_another_mistake_of_the_system_keeps_its_traceback(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="Input/output error"), writing(tmp_path):
+    with pytest.raises(OSError, match="Input/output error"), os_errors_as_output_errors(tmp_path):
         raise OSError(errno.EIO, "Input/output error")
 
 
@@ -128,4 +128,4 @@ def test_a_place_where_nothing_can_be_made_is_refused() -> None:
 
 def test_a_fingerprint_is_the_first_twelve_digits_whatever_the_pieces() -> None:
     whole = hashlib.sha256("köder".encode()).hexdigest()[:12]
-    assert fingerprint_of("köder") == fingerprint_of([b"k", "öder".encode()]) == whole
+    assert fingerprint("köder") == fingerprint([b"k", "öder".encode()]) == whole

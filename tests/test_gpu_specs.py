@@ -7,11 +7,11 @@ from dataclasses import astuple
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.gpu_specs import GPUS, gpu_called, gpu_kind
+from calumma.gpu_specs import GPU_SPECS, gpu_spec, gpu_spec_of_device
 
 
 def test_every_figure_is_positive_and_the_driver_shows_less_than_the_name_says() -> None:
-    for name, gpu in GPUS.items():
+    for name, gpu in GPU_SPECS.items():
         assert all(figure > 0 for figure in astuple(gpu)[1:])
         gigabytes = float(name.partition("-")[2].removesuffix("gb"))
         assert gpu.memory_gib * 1.024**3 < 1.1 * gigabytes
@@ -19,7 +19,7 @@ def test_every_figure_is_positive_and_the_driver_shows_less_than_the_name_says()
 
 def test_an_unknown_kind_is_told_which_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
-        gpu_kind("a100")
+        gpu_spec("a100")
     assert str(caught.value) == (
         "GPU 'a100' is not known; expected one of "
         "a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200-180gb."
@@ -35,7 +35,7 @@ def test_a_gpu_is_known_by_the_name_its_driver_gives_it() -> None:
         "NVIDIA B200": 2250e12,
     }
     for name, flops in known.items():
-        gpu = gpu_called(name)
-        assert gpu is not None and gpu.flops == flops
+        gpu = gpu_spec_of_device(name)
+        assert gpu is not None and gpu.peak_flops == flops
     for name in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "Tesla T4", "NVIDIA GeForce RTX 4090"):
-        assert gpu_called(name) is None
+        assert gpu_spec_of_device(name) is None

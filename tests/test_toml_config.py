@@ -1,4 +1,4 @@
-"""Configs: a TOML file, dotted changes, and what is wrong with them in one line."""
+"""Configs from TOML files and dotted overrides, and their one-line error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.toml_config import config_tree, load_config, make_config, show_config
+from calumma.toml_config import build_config, config_to_dict, format_config, load_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,16 @@ any-name = 0.5
 """
 
 
-def load(tmp_path: Path, text: str, *changes: str) -> Outer:
+def load(tmp_path: Path, text: str, *overrides: str) -> Outer:
     path = tmp_path / "run.toml"
     path.write_text(text)
-    return load_config(Outer, path, changes)
+    return load_config(Outer, path, overrides)
 
 
-def refused(tmp_path: Path, text: str, *changes: str) -> str:
+def refused(tmp_path: Path, text: str, *overrides: str) -> str:
     """The message, with the file's name cut to its last part; it must be one line."""
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text, *changes)
+        load(tmp_path, text, *overrides)
     message = str(caught.value).replace(f"{tmp_path}/", "")
     assert "\n" not in message
     return message
@@ -71,7 +71,7 @@ def test_a_file_becomes_a_dataclass_with_its_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("overrides", "expected"),
     [
         (["--inner.rate", "3e-4"], Inner(rate=3e-4, kind="fancy", betas=(0.8, 0.9))),
         (["--inner.rate=3e-4"], Inner(rate=3e-4, kind="fancy", betas=(0.8, 0.9))),
@@ -79,17 +79,17 @@ def test_a_file_becomes_a_dataclass_with_its_defaults(tmp_path: Path) -> None:
         (["--inner.betas", "[0.1, 0.2]"], Inner(kind="fancy", betas=(0.1, 0.2))),
     ],
 )
-def test_dotted_changes_of_both_spellings(
-    tmp_path: Path, changes: list[str], expected: Inner
+def test_dotted_overrides_in_both_spellings(
+    tmp_path: Path, overrides: list[str], expected: Inner
 ) -> None:
-    assert load(tmp_path, GOOD, *changes).inner == expected
+    assert load(tmp_path, GOOD, *overrides).inner == expected
 
 
-def test_dashes_in_changes_are_underscores_in_fields(tmp_path: Path) -> None:
+def test_dashes_in_options_are_underscores_in_fields(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD, "--num-steps", "7").num_steps == 7
 
 
-def test_tables_that_the_file_lacks_can_be_made_on_the_command_line(tmp_path: Path) -> None:
+def test_overrides_can_add_tables(tmp_path: Path) -> None:
     changed = load(tmp_path, 'shards = "s"', "--stage-one.weights.web", "2", "--other.rate=1")
     assert changed.stage_one.weights == {"web": 2.0}
     assert changed.other == Inner(rate=1.0)
@@ -98,126 +98,123 @@ def test_tables_that_the_file_lacks_can_be_made_on_the_command_line(tmp_path: Pa
 REFUSED = [
     (
         "shards = 's'\nnum_step = 3",
-        "run.toml: there is no field num_step; expected perhaps num_steps.",
+        "run.toml: unknown field num_step; did you mean num_steps? Fix the name.",
     ),
     (
         "shards = 's'\n[iner]\nrate = 3",
-        "run.toml: there is no field iner; expected perhaps inner.",
+        "run.toml: unknown field iner; did you mean inner? Fix the name.",
     ),
     (
         "shards = 's'\n[inner]\nkin = 'plain'",
-        "run.toml: there is no field inner.kin; expected perhaps inner.kind.",
+        "run.toml: unknown field inner.kin; did you mean inner.kind? Fix the name.",
     ),
     (
         "shards = 's'\n[other]\nratte = 1",
-        "run.toml: there is no field other.ratte; expected perhaps other.rate.",
+        "run.toml: unknown field other.ratte; did you mean other.rate? Fix the name.",
     ),
     (
         "shards = 's'\n[inner]\nzzz = 1",
-        "run.toml: there is no field inner.zzz; expected one of inner.rate, inner.kind, inner.betas.",
+        "run.toml: unknown field inner.zzz; expected one of inner.rate, inner.kind, inner.betas.",
     ),
     (
         "num_steps = 3",
-        "run.toml: shards is missing; expected a value. Write it there or give --shards VALUE.",
+        "run.toml: shards is missing; expected a value. Set it there or with --shards VALUE.",
     ),
     (
         "shards = 's'\nnum_steps = 'many'",
         "run.toml: num_steps: found 'many'; expected a valid integer. "
-        "Fix it there or give --num-steps VALUE.",
+        "Fix it there or with --num-steps VALUE.",
     ),
     (
         "shards = 's'\n[inner]\nkind = 'odd'",
         "run.toml: inner.kind: found 'odd'; expected 'plain' or 'fancy'. "
-        "Fix it there or give --inner.kind VALUE.",
+        "Fix it there or with --inner.kind VALUE.",
     ),
     (
         "shards = 's'\n[inner]\nbetas = [0.1, 'x']",
         "run.toml: inner.betas: found 'x'; expected a valid number. "
-        "Fix it there or give --inner.betas VALUE.",
+        "Fix it there or with --inner.betas VALUE.",
     ),
     (
         "shards = 's'\ninner = 3",
         "run.toml: inner: found 3; expected a table with fields such as inner.rate. "
-        "Fix it there or give --inner VALUE.",
+        "Fix it there or with --inner VALUE.",
     ),
     (
         "shards = 's'\n[other]\nkind = 'odd'",
         "run.toml: other.kind: found 'odd'; expected 'plain' or 'fancy'. "
-        "Fix it there or give --other.kind VALUE.",
+        "Fix it there or with --other.kind VALUE.",
     ),
     (
         "shards = 's'\n[stage_one.weights]\nweb = 'much'",
         "run.toml: stage_one.weights.web: found 'much'; expected a valid number. "
-        "Fix it there or give --stage-one.weights.web VALUE.",
+        "Fix it there or with --stage-one.weights.web VALUE.",
     ),
     ("shards = 's'\n[inner]\nrate = -1", "run.toml: rate=-1.0; expected at least 0."),
     (
         "shards = ",
-        "run.toml: is no TOML (Invalid value (at end of document)). Fix that line.",
+        "run.toml: not valid TOML (Invalid value (at end of document)). Fix that line.",
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSED)
-def test_mistakes_in_the_file_are_named_in_one_line(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_an_error_in_the_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     assert refused(tmp_path, text) == message
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("overrides", "message"),
     [
         (
             ["steps", "3"],
-            "'steps' was not expected; expected changes such as --optimizer.peak-rate 3e-4.",
+            "unexpected argument 'steps'; expected options such as --optimizer.lr 3e-4.",
         ),
         (
             ["--num-steps"],
-            "--num-steps has no value; expected one behind it, or --num-steps=VALUE.",
+            "--num-steps has no value; expected --num-steps VALUE or --num-steps=VALUE.",
         ),
         (
             ["--num-steps", "--inner.rate=1"],
-            "--num-steps has no value; expected one behind it, or --num-steps=VALUE.",
+            "--num-steps has no value; expected --num-steps VALUE or --num-steps=VALUE.",
         ),
         (
             ["--num-steps.rate", "3"],
-            "--num-steps.rate: num_steps holds a value; expected a table of fields. See --dry-run.",
+            "--num-steps.rate: num_steps is a value; expected a table of fields. See --dry-run.",
         ),
         (
             ["--num-stepps", "3"],
-            "there is no option --num-stepps; expected perhaps --num-steps.",
+            "unknown option --num-stepps; did you mean --num-steps? Fix the name.",
         ),
         (
             ["--inner.rat_e", "3"],
-            "there is no option --inner.rat-e; expected perhaps --inner.rate.",
+            "unknown option --inner.rat-e; did you mean --inner.rate? Fix the name.",
         ),
         (
             ["--inner.zzz", "3"],
-            "there is no option --inner.zzz; expected one of --inner.rate, --inner.kind, "
+            "unknown option --inner.zzz; expected one of --inner.rate, --inner.kind, "
             "--inner.betas.",
         ),
     ],
 )
-def test_mistakes_in_changes_are_named_in_one_line(
-    tmp_path: Path, changes: list[str], message: str
+def test_an_error_in_an_override_is_one_line(
+    tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    assert refused(tmp_path, "num_steps = 3\n" + GOOD, *changes) == message
+    assert refused(tmp_path, "num_steps = 3\n" + GOOD, *overrides) == message
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "no.toml"
     with pytest.raises(ConfigError) as caught:
         load_config(Outer, path, [])
     assert str(caught.value) == (
-        f"{path}: no config can be read there (No such file or directory); expected a TOML file. "
-        "Fix the name."
+        f"{path}: cannot be read (No such file or directory); expected a TOML file. Fix the path."
     )
 
 
-def test_a_config_is_shown_a_dotted_line_a_field(tmp_path: Path) -> None:
+def test_a_config_is_formatted_as_one_dotted_line_per_field(tmp_path: Path) -> None:
     config = load(tmp_path, GOOD)
-    assert show_config(config).splitlines() == [
+    assert format_config(config).splitlines() == [
         "shards = a/b",
         "num_steps = 10",
         "inner.rate = 0.1",
@@ -228,8 +225,8 @@ def test_a_config_is_shown_a_dotted_line_a_field(tmp_path: Path) -> None:
     ]
 
 
-def test_a_tree_of_a_config_makes_the_config_again(tmp_path: Path) -> None:
+def test_a_config_survives_the_round_trip_through_a_dict(tmp_path: Path) -> None:
     config = load(tmp_path, GOOD)
-    tree: dict[str, Any] = config_tree(config)
+    tree: dict[str, Any] = config_to_dict(config)
     assert tree["inner"]["betas"] == [0.8, 0.9]
-    assert make_config(Outer, tree, "tree") == config
+    assert build_config(Outer, tree, "tree") == config

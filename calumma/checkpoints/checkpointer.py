@@ -1,8 +1,9 @@
-"""Saving beside the steps: training goes on while a checkpoint is written.
+"""Asynchronous saving of training checkpoints.
 
-The tensors are copied first, so what is written is the state of its step, however far training has
-come meanwhile. One thread writes, through a process group of its own: messages of two threads in
-one group would be taken for each other's. The next save waits for the last.
+The tensors are copied (staged) before the next step, then one thread writes them while training
+goes on. It has its own process group, since collectives of two threads must not interleave in one.
+A save waits for the previous one. This replaces `dcp.async_save`, which neither renames a complete
+checkpoint into place nor deletes old ones.
 """
 
 from __future__ import annotations
@@ -29,53 +30,55 @@ from calumma.checkpoints.training_checkpoint import (
     write_checkpoint,
 )
 
-_PATIENCE = timedelta(minutes=30)
-"""So long a rank waits for the others, whose disks may be slower."""
-
-Saved = Callable[[int], None]
-"""Is told the step of each checkpoint that is whole, on the first rank, by whoever wrote it."""
+_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others, whose disks may be slower."""
 
 
-class Saver:
-    """Writes the checkpoints of one run; every method is to be called by all ranks alike.
+class Checkpointer:
+    """Writes the checkpoints of one run; all ranks call every method.
 
-    A context: at its end the last checkpoint is whole. It ends before the ranks' process group is
-    destroyed.
+    A context manager: on exit the last checkpoint is complete. Exit it before the default process
+    group is destroyed.
     """
 
     def __init__(
         self,
         run: Path,
         fingerprint: str,
-        keep: RetentionPolicy,
+        retention: RetentionPolicy,
         *,
-        beside: bool = False,
-        saved: Saved = lambda step: None,
+        async_save: bool = False,
+        on_saved: Callable[[int], None] | None = None,
     ) -> None:
-        """Open the writing of a run.
+        """Create the checkpointer of a run.
 
         Args:
-            run: its folder.
-            fingerprint: of everything that decides its course.
-            keep: which checkpoints stay.
-            beside: whether training goes on while one is written.
-            saved: is told of each one.
+            run: the run's folder.
+            fingerprint: hash of everything that decides the run's results.
+            retention: which checkpoints stay.
+            async_save: whether training goes on while a checkpoint is written.
+            on_saved: called on rank 0 with the step of each complete checkpoint.
         """
-        self.run, self.fingerprint, self.keep, self.saved = run, fingerprint, keep, saved
+        self.run, self.fingerprint, self.retention, self.on_saved = (
+            run,
+            fingerprint,
+            retention,
+            on_saved,
+        )
         self._group: torch.distributed.ProcessGroup | None = None
-        self._first = True
+        self._is_main = True
         if torch.distributed.is_initialized():
-            self._group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
-            self._first = torch.distributed.get_rank() == 0
-        self._thread = futures.ThreadPoolExecutor(1, "calumma-save") if beside else None
-        self._stager = _stager() if beside else None
+            self._group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+            self._is_main = torch.distributed.get_rank() == 0
+        self._thread = futures.ThreadPoolExecutor(1, "calumma-save") if async_save else None
+        self._stager = _stager() if async_save else None
         self._written: futures.Future[None] | None = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Save a step, once the last one is written.
+        """Save a step once the previous save is complete.
 
         Raises:
-            OutputError: this checkpoint, or the last one, cannot be written.
+            OutputError: this checkpoint, or the previous one, cannot be written.
             CheckpointError: another rank could not write it.
         """
         self.wait()
@@ -88,22 +91,22 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether a checkpoint could not be written, which `wait` raises on all ranks."""
+        """Whether the last save failed; `wait` raises its error on all ranks."""
         written = self._written
         return written is not None and written.done() and written.exception() is not None
 
-    def settle(self) -> None:
-        """Return when the last checkpoint is whole, or has failed; raises nothing yet."""
+    def wait_quietly(self) -> None:
+        """Wait until the last save is complete or has failed, without raising its error."""
         if self._written is not None:
             futures.wait([self._written])
 
     def wait(self) -> None:
-        """Return when the last checkpoint is whole; raises what kept it from becoming so."""
+        """Wait until the last save is complete; raise its error if it failed."""
         if self._written is not None:
             written, self._written = self._written, None
             written.result()
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> Checkpointer:
         return self
 
     def __exit__(
@@ -123,14 +126,14 @@ class Saver:
                 torch.distributed.destroy_process_group(self._group)
 
     def _write(self, apart: FlatCheckpoint) -> None:
-        write_checkpoint(self.run, apart, self.keep, self._group)
+        write_checkpoint(self.run, apart, self.retention, self._group)
         with all_ranks_or_raise(self._group):
-            if self._first:
-                self.saved(apart.step)
+            if self._is_main and self.on_saved is not None:
+                self.on_saved(apart.step)
 
 
 def _stager() -> DefaultStager:
-    """Copies into memory that the next save uses again; on a GPU's machine it is pinned."""
+    """Return a stager that reuses its buffers; they are pinned if there is a GPU."""
     gpu = torch.cuda.is_available()
     return DefaultStager(
         StagingOptions(

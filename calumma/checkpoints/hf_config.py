@@ -1,4 +1,4 @@
-"""The JSON files beside the weights, as transformers wants them, and how its config is read."""
+"""Write and parse the JSON files of transformers' model folders."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from calumma.vocabulary import (
 LANCZOS = 1
 
 
-def special_ids(vocabulary: Vocabulary) -> dict[str, int]:
-    """`generation_config.json`, and a part of `config.json`."""
+def special_token_ids(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the content of `generation_config.json`, which is also part of `config.json`."""
     return {
         "bos_token_id": vocabulary.bos,
         "pad_token_id": vocabulary.pad,
@@ -36,10 +36,10 @@ def special_ids(vocabulary: Vocabulary) -> dict[str, int]:
     }
 
 
-def model_config(
+def chameleon_config(
     decoder: DecoderConfig, image: VQConfig, text: TextTokenizer, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """`config.json`: the shapes of decoder and image tokenizer, and the table of names."""
+    """Return Chameleon's `config.json`: decoder, image tokenizer, and vocabulary map."""
     names = text.tokenizer.get_vocab(with_added_tokens=True)
     return {
         "architectures": ["ChameleonForConditionalGeneration"],
@@ -63,7 +63,7 @@ def model_config(
         "dtype": str(dtype).removeprefix("torch."),
         "vq_config": _vq_config(image),
         "vocabulary_map": dict(sorted(names.items(), key=lambda item: item[1])),
-        **special_ids(text.vocabulary),
+        **special_token_ids(text.vocabulary),
     }
 
 
@@ -85,13 +85,13 @@ def _vq_config(image: VQConfig) -> dict[str, Any]:
     }
 
 
-def tokenizer_config(max_tokens: int) -> dict[str, Any]:
-    """`tokenizer_config.json`."""
-    return text_model_tokenizer_config(max_tokens) | {"processor_class": "ChameleonProcessor"}
+def chameleon_tokenizer_config(max_tokens: int) -> dict[str, Any]:
+    """Return Chameleon's `tokenizer_config.json`."""
+    return fast_tokenizer_config(max_tokens) | {"processor_class": "ChameleonProcessor"}
 
 
-def text_model_tokenizer_config(max_tokens: int) -> dict[str, Any]:
-    """`tokenizer_config.json` for software that takes image codes for ordinary ids."""
+def fast_tokenizer_config(max_tokens: int) -> dict[str, Any]:
+    """Return `tokenizer_config.json` of a text-only model with image codes as plain tokens."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS_NAME,
@@ -109,7 +109,7 @@ def text_model_tokenizer_config(max_tokens: int) -> dict[str, Any]:
 
 
 def preprocessor_config(image: VQConfig) -> dict[str, Any]:
-    """`preprocessor_config.json`: pixels from -1 to 1, as the image tokenizer takes them."""
+    """Return `preprocessor_config.json`: pixels in [-1, 1], as the image tokenizer expects."""
     side = image.resolution
     return {
         "image_processor_type": "ChameleonImageProcessor",
@@ -130,7 +130,7 @@ def preprocessor_config(image: VQConfig) -> dict[str, Any]:
 
 
 def processor_config(image: VQConfig) -> dict[str, Any]:
-    """`processor_config.json`."""
+    """Return `processor_config.json`."""
     return {
         "processor_class": "ChameleonProcessor",
         "image_seq_length": image.codes_per_image,
@@ -138,18 +138,24 @@ def processor_config(image: VQConfig) -> dict[str, Any]:
     }
 
 
-def read_decoder_config(config: Mapping[str, Any], where: object = "config.json") -> DecoderConfig:
-    """The decoder's shape out of a `config.json`, with one group of norms: the weights tell.
+def parse_chameleon_config(
+    config: Mapping[str, Any], where: object = "config.json"
+) -> DecoderConfig:
+    """Parse the decoder's part of Chameleon's `config.json`.
+
+    The number of QK-norm groups is set to 1, since only the weights contain it.
 
     Args:
-        config: a Chameleon's; what it leaves out is transformers' default.
+        config: missing entries have transformers' defaults.
         where: the file, for messages.
 
     Raises:
-        CheckpointError: it asks for what this decoder does not do, or its numbers do not fit.
+        CheckpointError: a setting is not supported, or the numbers do not fit.
     """
-    require_same_function(config, where)
-    return decoder_config({**_DEFAULTS, **config}, where, swin_norm=bool(config.get("swin_norm")))
+    require_supported_config(config, where)
+    return parse_decoder_config(
+        {**_DEFAULTS, **config}, where, swin_norm=bool(config.get("swin_norm"))
+    )
 
 
 _DEFAULTS = {
@@ -161,93 +167,94 @@ _DEFAULTS = {
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
 }
-"""transformers' own, of `ChameleonConfig`."""
+"""Defaults of transformers' `ChameleonConfig`."""
 
-_DONE_HERE: dict[str, tuple[Any, ...]] = {
+_SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", None),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "tie_word_embeddings": (False, None),
     "use_sliding_window": (False, None),
 }
-"""Settings of transformers that change the function, and the values for which it is ours."""
+"""transformers' settings that change the computation -> the values that `Decoder` supports."""
 
 
-def require_same_function(config: Mapping[str, Any], where: object) -> None:
-    """See that a `config.json` asks for nothing that this decoder does not do.
+def require_supported_config(config: Mapping[str, Any], where: object) -> None:
+    """Check that a `config.json` has only settings that `Decoder` supports.
 
     Raises:
-        CheckpointError: it does; loaded all the same, the model would be another function.
+        CheckpointError: it has others; the model would compute something else.
     """
-    for name, values in _DONE_HERE.items():
+    for name, values in _SUPPORTED_VALUES.items():
         if config.get(name) not in values:
             raise CheckpointError(
                 f"{where}: {name} is {json.dumps(config[name])}; expected "
-                f"{json.dumps(values[0])}, the only value that calumma's decoder knows. Loaded all "
-                "the same, the model would be another one."
+                f"{json.dumps(values[0])}, the only supported value. Use a model with that setting."
             )
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         raise CheckpointError(
-            f"{where}: rotary positions of type {kind!r}; expected 'default', since scaled ones are "
-            "not implemented. Take the model from before its context was stretched."
+            f"{where}: rotary embeddings of type {kind!r}; expected 'default', since scaled ones are "
+            "not implemented. Use the model from before its context was extended."
         )
 
 
-def decoder_config(config: Mapping[str, Any], where: object, *, swin_norm: bool) -> DecoderConfig:
-    """A decoder's shape by the names that Chameleon's and Qwen3's configs share.
+def parse_decoder_config(
+    config: Mapping[str, Any], where: object, *, swin_norm: bool
+) -> DecoderConfig:
+    """Parse the entries that Chameleon's and Qwen3's configs share.
 
     Raises:
-        CheckpointError: a number is missing, is none, or does not fit the others.
+        CheckpointError: a number is missing, invalid, or does not fit the others.
     """
     rope = config.get("rope_parameters") or {}
     numbers: dict[str, Any] = {"num_key_value_heads": config.get("num_attention_heads")}
     numbers |= {name: value for name, value in config.items() if value is not None}
     try:
         return DecoderConfig(
-            vocabulary_size=whole_number(numbers, "vocab_size", where),
-            model_dim=whole_number(numbers, "hidden_size", where),
-            num_layers=whole_number(numbers, "num_hidden_layers", where),
-            num_heads=whole_number(numbers, "num_attention_heads", where),
-            num_kv_heads=whole_number(numbers, "num_key_value_heads", where),
-            feed_forward_dim=whole_number(numbers, "intermediate_size", where),
-            max_seq_len=whole_number(numbers, "max_position_embeddings", where),
+            vocabulary_size=positive_int(numbers, "vocab_size", where),
+            model_dim=positive_int(numbers, "hidden_size", where),
+            num_layers=positive_int(numbers, "num_hidden_layers", where),
+            num_heads=positive_int(numbers, "num_attention_heads", where),
+            num_kv_heads=positive_int(numbers, "num_key_value_heads", where),
+            feed_forward_dim=positive_int(numbers, "intermediate_size", where),
+            max_seq_len=positive_int(numbers, "max_position_embeddings", where),
             norm_order="reordered" if swin_norm else "pre",
             rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
             norm_epsilon=numbers["rms_norm_eps"],
         )
     except ConfigError as error:
-        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit together. {error}") from error
 
 
-def whole_number(config: Mapping[str, Any], name: str, where: object) -> int:
-    """A count of a config.
+def positive_int(config: Mapping[str, Any], name: str, where: object) -> int:
+    """Return a positive integer of a config.
 
     Raises:
-        CheckpointError: it is missing, or no whole number of at least 1.
+        CheckpointError: it is missing or not an integer of at least 1.
     """
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(
-            f"{where}: {name} is {json.dumps(value)}; expected a whole number of at least 1. Copy "
-            "the file again from where the weights come."
+            f"{where}: {name} is {json.dumps(value)}; expected an integer of at least 1. Copy "
+            "the file again from where the weights are from."
         )
     return value
 
 
-def read_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQConfig:
-    """The image tokenizer's shape; fields that are left out are transformers' defaults.
+def parse_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQConfig:
+    """Parse the image tokenizer's part of `config.json`; missing entries have transformers' defaults.
 
     Raises:
-        CheckpointError: it is a shape that this image tokenizer does not have.
+        CheckpointError: a setting is not supported, or the numbers do not fit.
     """
-    known = {"attn_type": "vanilla", "double_latent": False, "in_channels": 3}
-    for name, value in known.items():
+    supported = {"attn_type": "vanilla", "double_latent": False, "in_channels": 3}
+    for name, value in supported.items():
         if vq.get(name, value) != value:
             raise CheckpointError(
                 f"{where}: {name} of the image tokenizer is {json.dumps(vq[name])}; expected "
-                f"{json.dumps(value)}, the only value that calumma's network knows."
+                f"{json.dumps(value)}, the only supported value. Use a model with that setting."
             )
     try:
         return VQConfig(
@@ -262,4 +269,4 @@ def read_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQCo
             dropout=vq.get("dropout", 0.0),
         )
     except ConfigError as error:
-        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit together. {error}") from error

@@ -1,15 +1,14 @@
-"""Folders of decoders without the paper's norm of queries and keys: Qwen3's, or our own kind.
+"""Model folders of decoders without LayerNorm QK-norm: Qwen3's layout or our own.
 
-    config.json, model*.safetensors      the decoder, as `Qwen3ForCausalLM` names it
+    config.json, model*.safetensors      the decoder, with `Qwen3ForCausalLM`'s names
     tokenizer.json and its config        the text tokenizer
     image_tokenizer/                     the image tokenizer as `calumma train-image-tokenizer`
-                                         writes it; in a folder of its own, because engines take
-                                         every safetensors file beside the config for weights
+                                         writes it; in a subfolder, because engines load every
+                                         safetensors file of the main folder as weights
 
-With an RMSNorm there, pre-norm and one norm for all heads the decoder *is* Qwen3's, so its folder
-says so. Any other (with re-ordered norms, or no norm of queries and keys) is no function that other
-software has: its config is of type `calumma`, which transformers refuses to load, rather than one
-it would load as another model.
+With RMSNorm QK-norm, pre-norm and one norm for all heads, the decoder is Qwen3's. Any other variant
+(reordered norms, no QK-norm) has `model_type` `calumma`, which transformers refuses to load, rather
+than one that it would load as another model.
 """
 
 from __future__ import annotations
@@ -19,9 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calumma.checkpoints.hf_config import decoder_config, require_same_function, special_ids
-from calumma.checkpoints.hf_weight_names import decoder_names
-from calumma.checkpoints.hf_weights import read_weights, weight_files
+from calumma.checkpoints.hf_config import (
+    parse_decoder_config,
+    require_supported_config,
+    special_token_ids,
+)
+from calumma.checkpoints.hf_weight_names import hf_decoder_names
+from calumma.checkpoints.hf_weights import hf_weight_files, open_hf_weights
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,
@@ -29,7 +32,7 @@ from calumma.checkpoints.lazy_tensor import (
     require_tensors,
     vq_tensor_shapes,
 )
-from calumma.checkpoints.safetensors_io import read_tensors
+from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError, ConfigError
 from calumma.files import read_json
 from calumma.model.config import DecoderConfig
@@ -38,54 +41,52 @@ from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 
-IMAGE_FOLDER = "image_tokenizer"
-QWEN3, OWN = "qwen3", "calumma"
+IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
+QWEN3_TYPE, CALUMMA_TYPE = "qwen3", "calumma"
 """Values of `model_type`."""
 
 
 def is_qwen3(config: DecoderConfig) -> bool:
-    """Whether the decoder is the same function as `Qwen3ForCausalLM`."""
+    """Return whether the decoder computes the same as `Qwen3ForCausalLM`."""
     kind = (config.qk_norm, config.norm_order, config.qk_norm_groups)
     return kind == ("rms", "pre", 1)
 
 
 def require_qwen3(model: LazyModel, where: object) -> None:
-    """See that a model can be written as Qwen3's without becoming another one.
+    """Check that a model computes the same as `Qwen3ForCausalLM`.
 
     Raises:
-        CheckpointError: it cannot, and why.
+        CheckpointError: it does not.
     """
     shape = model.decoder_config
     if shape.qk_norm == "none":
         raise CheckpointError(
-            f"{where}: queries and keys have no norm, Qwen3 has an RMSNorm there, and no weights "
-            'undo it. Use --to calumma, or train with qk_norm = "rms".'
+            f'{where} has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train with '
+            'qk_norm = "rms".'
         )
     if shape.qk_norm != "rms":
         raise CheckpointError(
-            f"{where}: queries and keys have the paper's LayerNorm with bias, Qwen3 has an RMSNorm "
-            "there, and no weights make one of the other. Use --to calumma, or train with "
-            'qk_norm = "rms".'
+            f'{where} has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use '
+            '--to calumma, or train with qk_norm = "rms".'
         )
     if shape.norm_order != "pre":
         raise CheckpointError(
-            f"{where}: its norms are re-ordered (they stand behind the branches), Qwen3's stand "
-            "before them, and no weights make one of the other. Use --to calumma, or train with "
-            'norm_order = "pre".'
+            f'{where} has norm_order = "reordered"; expected "pre" for Qwen3. Use --to calumma, or '
+            'train with norm_order = "pre".'
         )
     if shape.qk_norm_groups != 1:
         raise CheckpointError(
-            f"{where}: {shape.qk_norm_groups} groups of heads have norms of their own, in Qwen3 "
-            "all heads of a layer share one. Use --to calumma, or train with qk_norm_groups = 1."
+            f"{where} has qk_norm_groups = {shape.qk_norm_groups}; expected 1 for Qwen3, whose heads "
+            "share one norm. Use --to calumma, or train with qk_norm_groups = 1."
         )
 
 
 def qwen3_config(model: LazyModel) -> dict[str, Any]:
-    """`config.json`."""
+    """Return the content of `config.json`."""
     shape = model.decoder_config
     config = {
         "architectures": ["Qwen3ForCausalLM"],
-        "model_type": QWEN3,
+        "model_type": QWEN3_TYPE,
         "vocab_size": shape.vocabulary_size,
         "hidden_size": shape.model_dim,
         "intermediate_size": shape.feed_forward_dim,
@@ -102,12 +103,12 @@ def qwen3_config(model: LazyModel) -> dict[str, Any]:
         "use_sliding_window": False,
         "tie_word_embeddings": False,
         "dtype": str(model.dtype).removeprefix("torch."),
-        **special_ids(model.text_tokenizer.vocabulary),
+        **special_token_ids(model.text_tokenizer.vocabulary),
     }
     if not is_qwen3(shape):
         config |= {
             "architectures": ["CalummaDecoder"],
-            "model_type": OWN,
+            "model_type": CALUMMA_TYPE,
             "qk_norm": shape.qk_norm,
             "qk_norm_groups": shape.qk_norm_groups,
             "norm_order": shape.norm_order,
@@ -115,74 +116,73 @@ def qwen3_config(model: LazyModel) -> dict[str, Any]:
     return config
 
 
-def read_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig:
-    """The decoder's shape out of a `config.json` of either type.
+def parse_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig:
+    """Parse a `config.json` of either model type.
 
     Raises:
-        CheckpointError: it asks for what this decoder does not do, or its numbers do not fit.
+        CheckpointError: a setting is not supported, or the numbers do not fit.
     """
-    require_same_function(config, where)
+    require_supported_config(config, where)
     order, groups = config.get("norm_order", "pre"), config.get("qk_norm_groups", 1)
     kind = config.get("qk_norm", "rms")
     if order not in ("pre", "reordered") or not isinstance(groups, int) or groups < 1:
         raise CheckpointError(
             f"{where}: norm_order is {order!r} and qk_norm_groups {groups!r}; expected 'pre' or "
-            "'reordered', and a whole number of groups. Copy the file again."
+            "'reordered', and a positive number of groups. Copy the file again."
         )
     if kind not in ("rms", "none"):
         raise CheckpointError(
             f"{where}: qk_norm is {kind!r}; expected 'rms' or 'none'. Copy the file again."
         )
     numbers = {"rms_norm_eps": 1e-6, **config}
-    shape = decoder_config(numbers, where, swin_norm=order == "reordered")
+    shape = parse_decoder_config(numbers, where, swin_norm=order == "reordered")
     if config.get("head_dim", 128) != shape.head_dim:
         raise CheckpointError(
-            f"{where}: head_dim is {config.get('head_dim', 128)}; expected hidden_size over "
-            f"num_attention_heads, {shape.head_dim}, since calumma's heads share the model's width."
+            f"{where}: head_dim is {config.get('head_dim', 128)}; expected hidden_size / "
+            f"num_attention_heads = {shape.head_dim}. Use a model with that head_dim."
         )
     try:
         return replace(shape, qk_norm=kind, qk_norm_groups=groups)
     except ConfigError as error:
-        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit together. {error}") from error
 
 
 def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
-    """Look at a folder, reading no tensor.
+    """Open a folder without reading its tensors.
 
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
-    shape = read_qwen3_config(config, folder / "config.json")
-    names, shapes = decoder_names(shape), decoder_tensor_shapes(shape)
-    image_folder = folder / IMAGE_FOLDER
+    shape = parse_qwen3_config(config, folder / "config.json")
+    names, shapes = hf_decoder_names(shape), decoder_tensor_shapes(shape)
+    image_folder = folder / IMAGE_TOKENIZER_FOLDER
     if not (image_folder / CONFIG_FILE).is_file():
         raise CheckpointError(
-            f"{folder} is a text model without {IMAGE_FOLDER}/{CONFIG_FILE}; expected a Qwen3 folder "
-            "that calumma wrote, with its image tokenizer beside it."
+            f"{folder} is a text model without {IMAGE_TOKENIZER_FOLDER}/{CONFIG_FILE}; expected a "
+            "Qwen3 folder that calumma wrote. Copy its image tokenizer into the folder."
         )
-    weights = read_weights(folder)
-    wanted = {theirs: _outside(shapes[ours], ours, shape) for ours, theirs in names.items()}
+    weights = open_hf_weights(folder)
+    wanted = {theirs: _stored_shape(shapes[ours], ours, shape) for ours, theirs in names.items()}
     require_tensors(folder, weights, wanted, "a Qwen3 decoder")
     decoder = {
         ours: weights[theirs].map(shapes[ours], _in_shape(shapes[ours]))
         for ours, theirs in names.items()
     }
     image_shape, image = open_image_tokenizer(image_folder)
-    kind = "a Qwen3 folder" if is_qwen3(shape) else "a model folder of calumma's own kind"
     return LazyModel(
-        layout=kind,
+        layout="a Qwen3 folder" if is_qwen3(shape) else "a calumma folder",
         decoder_config=shape,
         decoder_tensors=decoder,
         vq_config=image_shape,
         vq_tensors=image,
         text_tokenizer=TextTokenizer.load(folder),
         tokenizer_json=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
-        num_weight_files=len(weight_files(folder)),
+        num_weight_files=len(hf_weight_files(folder)),
     )
 
 
 def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
-    """The shape and the tensors of an image tokenizer's folder; its decoder may be lacking.
+    """Return the config and the tensors of an image tokenizer's folder; its decoder may be missing.
 
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
@@ -192,15 +192,15 @@ def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]
         config = VQConfig(**read_json(path))
     except (ConfigError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: describes no image tokenizer ({error}); expected the file as "
-            "`calumma train-image-tokenizer` writes it. Copy it again."
+            f"{path}: is not an image tokenizer's config ({error}); expected the file that "
+            "`calumma train-image-tokenizer` writes. Copy it again."
         ) from error
     if not weights.is_file():
         raise CheckpointError(
             f"{folder} lacks {WEIGHTS_FILE}; expected the weights that belong to {CONFIG_FILE}. Copy "
             "the folder again."
         )
-    tensors, wanted = read_tensors(weights), vq_tensor_shapes(config)
+    tensors, wanted = open_safetensors(weights), vq_tensor_shapes(config)
     if not any(name.startswith("decoder.") for name in tensors):
         wanted = {
             name: shape
@@ -212,16 +212,16 @@ def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]
 
 
 def qwen3_tensors(model: LazyModel) -> dict[str, LazyTensor]:
-    """What goes into the folder's weights."""
+    """Return the tensors of the folder's weights."""
     tensors = {}
-    for ours, theirs in decoder_names(model.decoder_config).items():
-        shape = _outside(model.decoder_tensors[ours].shape, ours, model.decoder_config)
+    for ours, theirs in hf_decoder_names(model.decoder_config).items():
+        shape = _stored_shape(model.decoder_tensors[ours].shape, ours, model.decoder_config)
         tensors[theirs] = model.decoder_tensors[ours].map(shape, _in_shape(shape))
     return tensors
 
 
-def _outside(shape: tuple[int, ...], name: str, config: DecoderConfig) -> tuple[int, ...]:
-    """The shape of a tensor in the folder: in Qwen3's, a head norm has no groups."""
+def _stored_shape(shape: tuple[int, ...], name: str, config: DecoderConfig) -> tuple[int, ...]:
+    """Return the shape of a tensor in the folder: Qwen3's QK-norms have no group dimension."""
     head_norm = name.endswith(("query_norm.weight", "key_norm.weight"))
     return shape[1:] if head_norm and is_qwen3(config) else shape
 

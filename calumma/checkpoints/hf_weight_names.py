@@ -1,18 +1,18 @@
-"""The names of a decoder's tensors in a Hugging Face folder."""
+"""Names of the decoder's weights in a Hugging Face folder."""
 
 from __future__ import annotations
 
 from calumma.model.config import DecoderConfig
 
 VQ_PREFIX = "model.vqmodel."
-"""Where transformers keeps the image tokenizer's encoder and codebook."""
+"""Prefix of the image tokenizer's encoder and codebook in transformers' state dict."""
 
-_OUTSIDE = {
+_TOP_LEVEL = {
     "embedding.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
-_IN_BLOCK = {
+_PER_BLOCK = {
     "attention.query.weight": "self_attn.q_proj.weight",
     "attention.key.weight": "self_attn.k_proj.weight",
     "attention.value.weight": "self_attn.v_proj.weight",
@@ -29,26 +29,26 @@ _IN_BLOCK = {
 }
 
 
-def decoder_names(config: DecoderConfig) -> dict[str, str]:
-    """Our name -> transformers' name, for every tensor of the decoder."""
-    inside = {
+def hf_decoder_names(config: DecoderConfig) -> dict[str, str]:
+    """Return the name in `Decoder` -> transformers' name, for every tensor of the decoder."""
+    blocks = {
         f"blocks.{layer}.{ours}": f"model.layers.{layer}.{theirs}"
         for layer in range(config.num_layers)
-        for ours, theirs in _IN_BLOCK.items()
-        if not _lacking(ours, config)
+        for ours, theirs in _PER_BLOCK.items()
+        if not _is_absent(ours, config)
     }
-    return _OUTSIDE | inside
+    return _TOP_LEVEL | blocks
 
 
-def _lacking(name: str, config: DecoderConfig) -> bool:
-    """Whether it belongs to a head norm of another kind than this decoder's."""
-    if config.qk_norm == "layer" or heads_of_norm(name, config) is None:
+def _is_absent(name: str, config: DecoderConfig) -> bool:
+    """Return whether the name is of a QK-norm parameter that this decoder lacks."""
+    if config.qk_norm == "layer" or num_norm_heads(name, config) is None:
         return False
     return config.qk_norm == "none" or name.endswith(".bias")
 
 
-def heads_of_norm(name: str, config: DecoderConfig) -> int | None:
-    """How many heads a head norm is spelt out for; None where `name` is no head norm."""
+def num_norm_heads(name: str, config: DecoderConfig) -> int | None:
+    """Return how many heads a QK-norm tensor is repeated for, or None if it is none."""
     if ".query_norm." in name:
         return config.num_heads
     if ".key_norm." in name:

@@ -1,7 +1,7 @@
-"""Tensors that lie somewhere and are read when asked for, and a model made of them.
+"""Lazily loaded tensors, and a model of them.
 
-A model larger than the memory is converted tensor by tensor: what is known of it beforehand is
-names, shapes and dtypes, which the headers of its files tell.
+A model larger than memory is converted tensor by tensor; names, shapes and dtypes are known from
+the headers of its files.
 """
 
 from __future__ import annotations
@@ -19,95 +19,98 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 
 Shape = tuple[int, ...]
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""What weights are kept in."""
+"""Dtypes that weights may have."""
 
 _MAX_LISTED_NAMES = 3
-"""Names that a message lists before it only counts."""
+"""Number of tensor names that an error message lists."""
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """One tensor: what is known of it, and how to get it."""
+    """A tensor of known shape and dtype whose values are read on demand."""
 
     shape: Shape
     dtype: torch.dtype
 
     read: Callable[[], Tensor]
-    """A tensor of that shape and dtype on the CPU, contiguous; a new one at each call."""
+    """Return the tensor on the CPU, contiguous.
+
+    It may be the mapped memory of a file or a tensor in use elsewhere: clone it to keep it.
+    """
 
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> LazyTensor:
-        """A tensor that is in memory already."""
+        """Wrap a tensor that is in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu().contiguous())
 
     @property
     def num_bytes(self) -> int:
-        """How much it holds."""
+        """Size of the tensor in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     def map(self, shape: Shape, change: Callable[[Tensor], Tensor]) -> LazyTensor:
-        """The tensor that `change` makes of this one when it is read."""
+        """Return a lazy tensor of `shape` that applies `change` whenever this one is read."""
         return LazyTensor(shape, self.dtype, lambda: change(self.read()).contiguous())
 
 
 @dataclass(frozen=True, kw_only=True)
 class LazyModel:
-    """A model on disk or in memory, whichever layout its folder has."""
+    """A model of lazy tensors, from a folder of any layout or from memory."""
 
     layout: str
-    """The folder's layout in words, for people."""
+    """Description of the folder's layout, for messages."""
 
     decoder_config: DecoderConfig
 
     decoder_tensors: Mapping[str, LazyTensor]
-    """Every tensor of the decoder, by our names."""
+    """Every tensor of the decoder, by its name in `Decoder`."""
 
     vq_config: VQConfig
 
     vq_tensors: Mapping[str, LazyTensor]
-    """The image tokenizer's tensors by our names, its decoder's only where the folder has them."""
+    """Tensors of the image tokenizer by their names in `VQModel`; its decoder may be missing."""
 
     tokenizer_json: str
-    """`tokenizer.json` to the letter, with the placeholder named `<image>`."""
+    """Exact content of `tokenizer.json`, with the placeholder named `<image>`."""
 
     text_tokenizer: TextTokenizer
 
     num_weight_files: int = 0
-    """That hold the decoder's weights."""
+    """Number of files with the decoder's weights."""
 
     @cached_property
     def has_image_decoder(self) -> bool:
-        """Whether the image tokenizer's decoder is there."""
+        """Whether the folder has the image tokenizer's decoder."""
         return any(name.startswith("decoder.") for name in self.vq_tensors)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The embedding's dtype, which a config tells for the whole."""
+        """Dtype of the embedding, which a config gives for the whole model."""
         return self.decoder_tensors["embedding.weight"].dtype
 
     @property
     def num_bytes(self) -> int:
-        """Of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(
             each.num_bytes for each in (*self.decoder_tensors.values(), *self.vq_tensors.values())
         )
 
     @property
     def num_vq_bytes(self) -> int:
-        """Of the image tokenizer's tensors alone."""
+        """Size of the image tokenizer's tensors in bytes."""
         return sum(each.num_bytes for each in self.vq_tensors.values())
 
     @property
     def num_parameters(self) -> int:
-        """Of the decoder; heads that share a norm share it here too."""
+        """Number of the decoder's parameters; a norm shared by heads counts once."""
         return sum(prod(each.shape) for each in self.decoder_tensors.values())
 
     def require_matching_vocabulary(self, where: object) -> None:
-        """See that decoder, text tokenizer and image tokenizer speak of the same ids.
+        """Check that decoder, text tokenizer and image tokenizer have the same vocabulary.
 
         Raises:
             VocabularyError: they do not.
@@ -115,28 +118,27 @@ class LazyModel:
         vocabulary, rows = self.text_tokenizer.vocabulary, self.decoder_config.vocabulary_size
         if vocabulary.size > rows:
             raise VocabularyError(
-                f"{where}: the tokenizer has {vocabulary.size} ids, the decoder rows for {rows}; "
-                "expected at least as many rows as ids. Take the tokenizer that the decoder was "
-                "trained with."
+                f"{where}: the tokenizer has {vocabulary.size} token ids, the decoder embeds {rows}; "
+                "expected at most as many. Take the tokenizer that the decoder was trained with."
             )
         if vocabulary.num_codes != self.vq_config.num_codes:
             raise VocabularyError(
                 f"{where}: the image tokenizer has {self.vq_config.num_codes} codes, the "
-                f"vocabulary {vocabulary.num_codes}; expected as many. Take the tokenizers that the "
-                "decoder was trained with."
+                f"vocabulary {vocabulary.num_codes}; expected the same number. Take the tokenizers "
+                "that the decoder was trained with."
             )
 
 
 def decoder_tensor_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """The shape of every tensor of a decoder, by our names; nothing is allocated."""
+    """Return the shape of every tensor of a decoder by its name, allocating nothing."""
     with torch.device("meta"):
         return _shapes(Decoder(config))
 
 
 def vq_tensor_shapes(config: VQConfig) -> dict[str, Shape]:
-    """The shape of every tensor of an image tokenizer, by our names; nothing is allocated."""
+    """Return the shape of every tensor of an image tokenizer by its name, allocating nothing."""
     with torch.device("meta"):
-        return _shapes(VQNetwork(config))
+        return _shapes(VQModel(config))
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, Shape]:
@@ -146,16 +148,16 @@ def _shapes(module: torch.nn.Module) -> dict[str, Shape]:
 def require_tensors(
     where: object, found: Mapping[str, LazyTensor], expected: Mapping[str, Shape], model_kind: str
 ) -> None:
-    """See that exactly the tensors are there that should be, each in its shape.
+    """Check that exactly the expected tensors were found, each of the expected shape.
 
     Args:
-        where: the file or folder, for the message.
-        found: what is there, by the names it has there.
-        expected: what should be.
-        of: what they are the tensors of, such as "a Chameleon-family model".
+        where: the file or folder, for messages.
+        found: the tensors of the file or folder.
+        expected: their shapes.
+        model_kind: for messages, such as "a Chameleon-family model".
 
     Raises:
-        CheckpointError: one is missing, unknown, or of another shape.
+        CheckpointError: one is missing, unknown, of another shape, or not floating-point.
     """
     missing = [name for name in expected if name not in found]
     if missing:
@@ -166,19 +168,19 @@ def require_tensors(
     unknown = [name for name in found if name not in expected]
     if unknown:
         raise CheckpointError(
-            f"{where} holds {_listed(unknown)}, unknown in {model_kind}; expected its own tensors and no "
-            "other. This is another kind of model, or a config that is not its own."
+            f"{where} holds {_listed(unknown)}, unknown in {model_kind}; expected only its tensors. "
+            "Take the config that belongs to these weights."
         )
     for name, shape in expected.items():
         if found[name].shape != shape:
             raise CheckpointError(
-                f"{where}: tensor {name} is {list(found[name].shape)}, but its config wants "
-                f"{list(shape)}. Copy both again from where they were written together."
+                f"{where}: tensor {name} is {list(found[name].shape)}, but its config "
+                f"implies {list(shape)}. Copy both again from where they were written together."
             )
         if found[name].dtype not in FLOAT_DTYPES:
             raise CheckpointError(
                 f"{where}: tensor {name} is of type {found[name].dtype}; expected a plain "
-                "floating-point type, such as bfloat16. Quantised weights are not read."
+                "floating-point type, such as bfloat16. Quantized weights are not read."
             )
 
 

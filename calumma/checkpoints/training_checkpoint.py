@@ -1,11 +1,13 @@
-"""Checkpoints of a run: what it takes to go on exactly where it stopped.
+"""Training checkpoints: what a run needs to resume bit-exactly.
 
-    RUN/checkpoints/step-00000100/*.safetensors   every tensor of the state, numbered
-    RUN/checkpoints/step-00000100/state.json      the state, with a number for each tensor
+    RUN/checkpoints/step-00000100/*.safetensors   the tensors, under dotted names
+    RUN/checkpoints/step-00000100/state.json      format, step, fingerprint, values that are no tensors
 
-Where ranks hold a tensor in parts, each writes its own parts to a file of its own; they are read
-again by any number of ranks, through torch.distributed.checkpoint. A checkpoint is written under
-another name and renamed; the newest whole one is taken up. Nothing in it is a pickle.
+A tensor's name is its path in the state: `model.blocks.0.attention.query.weight`,
+`optimizer.<parameter>.exp_avg`. Sharded tensors (DTensor) are written by
+torch.distributed.checkpoint in its Hugging Face layout, one file per rank, and are read again by
+any number of ranks. A checkpoint is written to a temporary folder and renamed; a run resumes from
+the newest complete one. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
@@ -33,24 +35,27 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
-from calumma.checkpoints.safetensors_io import read_metadata, read_tensors
+from calumma.checkpoints.safetensors_io import open_safetensors, read_safetensors_metadata
 from calumma.errors import CheckpointError, FileError
-from calumma.files import read_json, replacing, write_json, writing
+from calumma.files import atomic_write, os_errors_as_output_errors, read_json, write_json
 
-_PLACES = "DCP_SHARDING_INFO"
-"""Where torch.distributed.checkpoint notes, in a file's metadata, what place its parts have."""
+CHECKPOINT_FORMAT = 2
+"""Version of the files; format 1 numbered the tensors and had no entry `format`."""
+
+_DCP_METADATA = "DCP_SHARDING_INFO"
+"""Metadata key under which torch.distributed.checkpoint writes the offsets of a file's shards."""
 
 _PREFIX = "step-"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One step to be saved."""
+    """The state of a run after one step."""
 
     step: int
 
     state: Any
-    """Tensors, numbers, strings, None, and lists, tuples and dicts of them, nested at will."""
+    """Nested lists, tuples and dicts of tensors, numbers, strings and None."""
 
 
 @dataclass(frozen=True)
@@ -58,75 +63,85 @@ class RetentionPolicy:
     """Which checkpoints stay when a new one is saved."""
 
     keep_latest: int = 2
-    """The newest; the older of two is there should the disk break the newer."""
+    """Number of newest checkpoints to keep; the second one replaces a newest one that is damaged."""
 
     keep_every: int = 0
-    """Those of steps that this divides stay for good; 0 keeps none so."""
+    """Checkpoints of steps that this number divides are never deleted; 0 means none."""
 
     def is_permanent(self, step: int) -> bool:
-        """Whether a step's stays for good."""
+        """Return whether the checkpoint of `step` is never deleted."""
         return bool(self.keep_every) and step % self.keep_every == 0
 
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """One saved step, to be taken up."""
+    """A complete checkpoint on disk."""
 
     folder: Path
     step: int
     record: Any
 
     def load_full(self) -> Any:
-        """The state, with every tensor as a whole on the CPU."""
-        tensors: dict[str, Tensor] = {}
-        for name in self.record["files"]:
-            tensors |= load_file(self.folder / name)
-        return _put_back(self.record["state"], lambda mark: tensors[mark["tensor"]])
+        """Return the state with full tensors on the CPU, whatever ranks wrote them."""
+        lazy = self._lazy_tensors()
+        return _unflatten(self.record["state"], lambda mark: lazy[mark["tensor"]].read())
 
     def load_meta(self) -> Any:
-        """The state, with tensors of the meta device: shapes and dtypes without values."""
-        return _put_back(self.record["state"], _without_values)
+        """Return the state with tensors of the meta device: shapes and dtypes without values."""
+        return _unflatten(self.record["state"], _meta_tensor)
 
     def load_lazy(self) -> Any:
-        """The state, with tensors that are read when asked for, whole, whatever ranks wrote them.
+        """Return the state with a full LazyTensor for each tensor, whatever ranks wrote it.
 
         Raises:
-            CheckpointError: a file is no whole safetensors file.
+            CheckpointError: a file is not a complete safetensors file.
         """
-        parts = _parts(self.folder, self.record["files"])
-        return _put_back(
-            self.record["state"], lambda mark: _joined(_without_values(mark), parts[mark["tensor"]])
-        )
+        lazy = self._lazy_tensors()
+        return _unflatten(self.record["state"], lambda mark: lazy[mark["tensor"]])
 
     def load_into(self, state: Any) -> None:
-        """Read into the tensors of a state of the same form; each rank only its own parts."""
+        """Read in place into the tensors of `state`; each rank reads only its own shards.
+
+        Args:
+            state: of the same structure as the saved one; its tensors may be DTensors.
+        """
         tensors: dict[str, Tensor] = {}
-        _pair(self.record["state"], state, tensors)
+        _flatten(state, "", tensors)
         reader = HuggingFaceStorageReader(str(self.folder))
         with warnings.catch_warnings():
-            # Alone it works alone, as we want it to, and says so.
+            # DCP warns without a process group; loading in a single process is intended here.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            load({name: tensor.detach() for name, tensor in tensors.items()}, storage_reader=reader)
+            load(tensors, storage_reader=reader)
+
+    def _lazy_tensors(self) -> dict[str, LazyTensor]:
+        tensors: dict[str, Tensor] = {}
+        _flatten(self.load_meta(), "", tensors)
+        shards = _open_shards(self.folder, self.record["files"])
+        return {name: _merge_shards(tensor, shards[name]) for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
 class FlatCheckpoint:
-    """A checkpoint taken apart, as it is written."""
+    """A checkpoint as it is written: tensors by dotted name, all else as JSON."""
 
     step: int
 
     record: dict[str, Any]
-    """What `state.json` will hold, but for the files."""
+    """Content of `state.json` but for the list of files."""
 
     tensors: dict[str, Tensor]
-    """The state's, by number."""
 
 
 def flatten_checkpoint(checkpoint: Checkpoint, fingerprint: str) -> FlatCheckpoint:
-    """What there is to be written of a checkpoint; the tensors are the state's own, no copies."""
+    """Separate the tensors of a checkpoint from its other values; tensors are not copied."""
     tensors: dict[str, Tensor] = {}
-    state = _take_out(checkpoint.state, tensors)
-    record = {"step": checkpoint.step, "fingerprint": fingerprint, "state": state}
+    state = _flatten(checkpoint.state, "", tensors)
+    record = {
+        "format": CHECKPOINT_FORMAT,
+        "step": checkpoint.step,
+        "fingerprint": fingerprint,
+        "state": state,
+    }
     return FlatCheckpoint(checkpoint.step, record, tensors)
 
 
@@ -136,49 +151,49 @@ def write_checkpoint(
     retention: RetentionPolicy,
     group: torch.distributed.ProcessGroup | None = None,
 ) -> None:
-    """Write what was taken apart, then drop what need not be kept; called by all ranks.
+    """Write a checkpoint, then delete those that the policy does not keep; all ranks call it.
 
     Args:
         run: the run's folder.
-        apart: what to write.
-        keep: which checkpoints stay.
-        group: whom the ranks speak through, on the CPU; None is as they always do.
+        checkpoint: what to write.
+        retention: which checkpoints stay.
+        group: process group of a CPU backend; None is the default group.
 
     Raises:
         OutputError: this rank could not write.
-        CheckpointError: another one could not.
+        CheckpointError: another rank could not write.
     """
     folder = _folder_of(run, checkpoint.step)
-    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    cut = any(isinstance(tensor, DTensor) for tensor in checkpoint.tensors.values())
+    is_main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    is_sharded = any(isinstance(tensor, DTensor) for tensor in checkpoint.tensors.values())
     temporary = folder.with_name(folder.name + ".tmp")
-    with writing(folder), contextlib.ExitStack() as renaming:
+    with os_errors_as_output_errors(folder), contextlib.ExitStack() as renaming:
         with all_ranks_or_raise(group):
-            if first:
-                renaming.enter_context(replacing(folder)).mkdir()
+            if is_main:
+                renaming.enter_context(atomic_write(folder)).mkdir()
         with all_ranks_or_raise(group):
-            if cut:
+            if is_sharded:
                 writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-                with _plainly():
+                with _unwrap_dcp_errors():
                     save(checkpoint.tensors, storage_writer=writer, process_group=group)
-            elif first:
+            elif is_main:
                 plain = {name: t.cpu().contiguous() for name, t in checkpoint.tensors.items()}
                 save_file(plain, temporary / "tensors.safetensors")
         with all_ranks_or_raise(group):
-            if first:
+            if is_main:
                 files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
                 write_json(temporary / "state.json", checkpoint.record | {"files": files})
-                if not cut:
-                    # save_file's files can be read by their owner only, whatever the umask.
+                if not is_sharded:
+                    # save_file ignores the umask: only the user who wrote the file could read it.
                     shutil.copymode(temporary / "state.json", temporary / "tensors.safetensors")
                 renaming.close()
-                for old in _dropped(run, retention):
+                for old in _expired(run, retention):
                     shutil.rmtree(old)
 
 
 @contextlib.contextmanager
-def _plainly() -> Iterator[None]:
-    """Raise what went wrong on a rank, in the place of torch's collection of it."""
+def _unwrap_dcp_errors() -> Iterator[None]:
+    """Raise the first rank's error in place of DCP's collection of errors."""
     try:
         yield
     except CheckpointException as error:
@@ -188,21 +203,21 @@ def _plainly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_ranks_or_raise(group: torch.distributed.ProcessGroup | None) -> Iterator[None]:
-    """All ranks come out of the block whole, or none: where one fails, all raise."""
-    trouble: Exception | None = None
+    """Leave the block on all ranks or on none: if one rank fails, all ranks raise."""
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
-        trouble = error
-    failed = torch.tensor(float(trouble is not None))
+        failure = error
+    failed = torch.tensor(float(failure is not None))
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(failed, group=group)
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
     if failed:
         raise CheckpointError(
-            "another rank could not write its part of a checkpoint; expected all parts. That rank "
-            "says why; the same command goes on from the checkpoint before."
+            "another rank could not write its part of a checkpoint; expected all parts. See the "
+            "error of that rank; the same command resumes from the previous checkpoint."
         )
 
 
@@ -210,15 +225,14 @@ def _folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"{_PREFIX}{step:08d}"
 
 
-def _saved(run: Path) -> list[Path]:
+def _step_folders(run: Path) -> list[Path]:
     folders = (run / "checkpoints").glob(f"{_PREFIX}*")
     return sorted(path for path in folders if path.suffix != ".tmp")
 
 
-def _dropped(run: Path, keep: RetentionPolicy) -> list[Path]:
-    return [
-        path for path in _saved(run)[: -keep.keep_latest] if not keep.is_permanent(_step_of(path))
-    ]
+def _expired(run: Path, retention: RetentionPolicy) -> list[Path]:
+    older = _step_folders(run)[: -retention.keep_latest]
+    return [path for path in older if not retention.is_permanent(_step_of(path))]
 
 
 def _step_of(folder: Path) -> int:
@@ -226,19 +240,25 @@ def _step_of(folder: Path) -> int:
 
 
 def saved_steps(run: Path) -> list[int]:
-    """The steps of a run's whole checkpoints, in order."""
-    return [_step_of(path) for path in _saved(run) if read_complete_record(path) is not None]
+    """Return the steps of a run's complete checkpoints in ascending order."""
+    return [_step_of(path) for path in _step_folders(run) if read_complete_record(path) is not None]
 
 
 def open_checkpoint(run: Path, step: int) -> SavedCheckpoint:
-    """The checkpoint of a step, which is one of `saved_steps`."""
+    """Return the checkpoint of a step, which is one of `saved_steps`.
+
+    Raises:
+        CheckpointError: it is of another format.
+    """
     folder = _folder_of(run, step)
-    return SavedCheckpoint(folder, step, read_json(folder / "state.json"))
+    record = read_json(folder / "state.json")
+    _require_format(folder, record)
+    return SavedCheckpoint(folder, step, record)
 
 
 def delete_checkpoints_after(run: Path, step: int) -> None:
-    """Delete the checkpoints of later steps than this: the run goes back to it."""
-    for path in _saved(run):
+    """Delete the checkpoints of steps after `step`, for a rollback to it."""
+    for path in _step_folders(run):
         if _step_of(path) > step:
             shutil.rmtree(path)
 
@@ -246,40 +266,52 @@ def delete_checkpoints_after(run: Path, step: int) -> None:
 def newest_checkpoint(
     run: Path, fingerprint: str, max_step: int | None = None
 ) -> SavedCheckpoint | None:
-    """The newest whole checkpoint of a run, or None where it has none.
+    """Return the newest complete checkpoint of a run, or None if the run has none.
 
     Args:
         run: the run's folder.
-        fingerprint: of everything that decides the run's course, as the run saved it.
-        latest: the latest step that is asked for; None takes any.
+        fingerprint: hash of everything that decides the run's results, as the run saved it.
+        max_step: ignore checkpoints of later steps; None ignores none.
 
     Raises:
-        CheckpointError: it was written by a run of another config or other data, or all that
-            there are are damaged.
+        CheckpointError: it is of another format, config or data, or all checkpoints are damaged.
     """
-    folders = [path for path in _saved(run) if max_step is None or _step_of(path) <= max_step]
+    folders = [
+        path for path in _step_folders(run) if max_step is None or _step_of(path) <= max_step
+    ]
     for folder in reversed(folders):
         record = read_complete_record(folder)
         if record is None:
             continue
+        _require_format(folder, record)
         if record["fingerprint"] != fingerprint:
             raise CheckpointError(
                 f"{folder} was written by a run of another config or other data "
                 f"({record['fingerprint']}, this run is {fingerprint}). Choose another --out, or "
-                f"delete {run / 'checkpoints'} to begin anew."
+                f"delete {run / 'checkpoints'} to start anew."
             )
         return SavedCheckpoint(folder, record["step"], record)
     if folders:
         raise CheckpointError(
             f"{run / 'checkpoints'}: files of {', '.join(f.name for f in folders)} are missing or "
-            "cut short; expected one whole checkpoint. Copy it again, or delete the folder to begin "
-            "anew."
+            "truncated; expected a complete checkpoint. Copy it again, or delete the folder to "
+            "start anew."
         )
     return None
 
 
+def _require_format(folder: Path, record: Any) -> None:
+    found = record.get("format", 1)
+    if found != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {found}; expected format {CHECKPOINT_FORMAT}. Finish "
+            "the run with the version of calumma that started it, choose another --out, or delete "
+            f"{folder.parent} to start anew."
+        )
+
+
 def read_complete_record(folder: Path) -> Any:
-    """What `state.json` says, or None where it or a file that it names is not all there."""
+    """Return the content of `state.json`, or None if a file is missing or of another size."""
     try:
         record = read_json(folder / "state.json")
         sizes = {name: (folder / name).stat().st_size for name in record["files"]}
@@ -288,79 +320,67 @@ def read_complete_record(folder: Path) -> Any:
     return record if sizes == record["files"] else None
 
 
-def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value with a numbered mark for each tensor, which goes into `tensors`."""
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` with a mark in place of each tensor, which goes into `tensors` by its path."""
     if isinstance(value, Tensor):
-        number = f"{len(tensors):06d}"
-        tensors[number] = value.detach()
+        assert path not in tensors, path
+        tensors[path] = value.detach()
         dtype = str(value.dtype).removeprefix("torch.")
-        return {"tensor": number, "shape": list(value.shape), "dtype": dtype}
+        return {"tensor": path, "shape": list(value.shape), "dtype": dtype}
+    prefix = f"{path}." if path else ""
     if isinstance(value, dict):
-        # A list of pairs: JSON would turn whole-number keys into strings.
-        return {"dict": [[key, _take_out(entry, tensors)] for key, entry in value.items()]}
+        # A list of pairs, since JSON turns integer keys into strings.
+        return {"dict": [[k, _flatten(v, f"{prefix}{k}", tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
-        return [_take_out(entry, tensors) for entry in value]
+        return [_flatten(entry, f"{prefix}{n}", tensors) for n, entry in enumerate(value)]
     return value
 
 
-def _without_values(mark: Any) -> Tensor:
+def _unflatten(value: Any, make: Callable[[Any], Any]) -> Any:
+    """Return the inverse of `_flatten`, with `make(mark)` in place of each mark."""
+    if isinstance(value, list):
+        return [_unflatten(entry, make) for entry in value]
+    if isinstance(value, dict) and "tensor" in value:
+        return make(value)
+    if isinstance(value, dict):
+        return {key: _unflatten(entry, make) for key, entry in value["dict"]}
+    return value
+
+
+def _meta_tensor(mark: Any) -> Tensor:
     return torch.empty(mark["shape"], dtype=getattr(torch, mark["dtype"]), device="meta")
 
 
-def _put_back(value: Any, tensor: Any) -> Any:
-    """The value with what `tensor` makes of each mark in its place."""
-    if isinstance(value, list):
-        return [_put_back(entry, tensor) for entry in value]
-    if isinstance(value, dict) and "tensor" in value:
-        return tensor(value)
-    if isinstance(value, dict):
-        return {key: _put_back(entry, tensor) for key, entry in value["dict"]}
-    return value
-
-
 @dataclass(frozen=True)
-class _Part:
-    """A block of a tensor in one rank's file."""
+class _TensorShard:
+    """The part of a tensor in one rank's file."""
 
-    starts: list[int]
-    """Its first place on each side of the whole."""
+    offsets: list[int]
+    """First index along each dimension of the full tensor."""
 
-    stored: LazyTensor
+    lazy: LazyTensor
 
-    def put_into(self, whole: Tensor) -> None:
-        place = tuple(slice(s, s + n) for s, n in zip(self.starts, self.stored.shape, strict=True))
-        whole[place] = self.stored.read()
-
-
-def _parts(folder: Path, files: Iterable[str]) -> dict[str, list[_Part]]:
-    """Where the parts of each tensor lie, by its number."""
-    parts: dict[str, list[_Part]] = {}
-    for name in files:
-        told = read_metadata(folder / name).get(_PLACES)
-        places = json.loads(told) if told else {}
-        for number, stored in read_tensors(folder / name).items():
-            starts = places[number]["saved_offsets"] if told else [0] * len(stored.shape)
-            parts.setdefault(number, []).append(_Part(starts, stored))
-    return parts
+    def copy_into(self, full: Tensor) -> None:
+        sizes = zip(self.offsets, self.lazy.shape, strict=True)
+        full[tuple(slice(start, start + size) for start, size in sizes)] = self.lazy.read()
 
 
-def _joined(form: Tensor, parts: list[_Part]) -> LazyTensor:
+def _open_shards(folder: Path, files: Iterable[str]) -> dict[str, list[_TensorShard]]:
+    shards: dict[str, list[_TensorShard]] = {}
+    for file in files:
+        metadata = read_safetensors_metadata(folder / file).get(_DCP_METADATA)
+        info = json.loads(metadata) if metadata else {}
+        for name, lazy in open_safetensors(folder / file).items():
+            offsets = info[name]["saved_offsets"] if info else [0] * len(lazy.shape)
+            shards.setdefault(name, []).append(_TensorShard(offsets, lazy))
+    return shards
+
+
+def _merge_shards(meta: Tensor, shards: list[_TensorShard]) -> LazyTensor:
     def read() -> Tensor:
-        whole = torch.empty(form.shape, dtype=form.dtype)
-        for part in parts:
-            part.put_into(whole)
-        return whole
+        full = torch.empty(meta.shape, dtype=meta.dtype)
+        for shard in shards:
+            shard.copy_into(full)
+        return full
 
-    return LazyTensor(tuple(form.shape), form.dtype, read)
-
-
-def _pair(value: Any, state: Any, tensors: dict[str, Tensor]) -> None:
-    """Note each tensor of `state` under the number that its mark in `value` has."""
-    if isinstance(value, list):
-        for entry, inner in zip(value, state, strict=True):
-            _pair(entry, inner, tensors)
-    elif isinstance(value, dict) and "tensor" in value:
-        tensors[value["tensor"]] = state
-    elif isinstance(value, dict):
-        for key, entry in value["dict"]:
-            _pair(entry, state[key], tensors)
+    return LazyTensor(tuple(meta.shape), meta.dtype, read)

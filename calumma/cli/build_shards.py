@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calumma.cli.command import Subparsers, add_command
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 if TYPE_CHECKING:
     from calumma.shards.manifest import Manifest
@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace) -> None:
     """Build, or go on building."""
     from calumma.documents.document_filter import FilterConfig, find_scorer
     from calumma.errors import ConfigError
-    from calumma.files import require_here
+    from calumma.files import require_local
     from calumma.runtime import choose_device
     from calumma.shards.tasks import BuildJob
     from calumma.toml_config import load_config
@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace) -> None:
             f"--piece {args.piece} --workers {args.workers}; expected at least 1 of each. Leave them "
             "out for what is usual."
         )
-    require_here(args.out)
+    require_local(args.out)
     local = args.executor == "local"
     device = str(choose_device(args.device)) if local else args.device
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -117,13 +117,13 @@ def _require_tokenizers(folder: Path) -> None:
 
 
 def _built(args: argparse.Namespace, job: BuildJob, workers: int) -> Manifest:
-    from calumma.cli.progress import Bar
+    from calumma.cli.progress import ProgressBar
     from calumma.shards.executors import build_local, build_on_ray
 
     if args.executor == "ray":
         gpus = 0 if job.device == "cpu" else 1
         return build_on_ray(job, args.documents, workers, gpus=gpus)
-    with Bar("shards", None, "documents") as bar:
+    with ProgressBar("shards", None, "documents") as bar:
         return build_local(job, args.documents, workers, bar.advance)
 
 
@@ -148,7 +148,7 @@ def _tell(job: BuildJob, manifest: Manifest) -> None:
 
     print(
         f"{job.out}: {manifest.num_sequences} sequences, {manifest.num_ids} ids in "
-        f"{counted(len(manifest.pieces), 'piece')}; fingerprint {manifest.fingerprint}"
+        f"{pluralize(len(manifest.pieces), 'piece')}; fingerprint {manifest.fingerprint}"
     )
     for reason, count in manifest.dropped.items():
         print(f"left out {count} ({reason}), listed in {job.out / QUARANTINE_NAME}")

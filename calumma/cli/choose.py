@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from calumma.cli.command import Subparsers, add_command
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 _EXAMPLES = """\
   calumma corpus choose pairs.parquet --out fine.parquet --attribute aesthetic --least 6
@@ -42,19 +42,19 @@ def choose(args: argparse.Namespace) -> None:
         ConfigError: the measure is not known.
         DocumentError: documents cannot be read, or lack the attribute.
     """
-    from calumma.documents.image_selection import Choice, ImageSelectionConfig
+    from calumma.documents.image_selection import ImageSelection, ImageSelectionConfig
     from calumma.documents.readers import read_documents
     from calumma.documents.writers import write_parquet
 
-    choice = Choice(
+    choice = ImageSelection(
         ImageSelectionConfig(
             attribute=args.attribute,
             scorer=args.measure,
             min_score=args.least,
-            side=args.side,
-            most=args.most,
+            target_side=args.side,
+            max_documents=args.most,
         )
     )
-    count = write_parquet(args.out, choice.keep(lambda: read_documents(args.documents)))
+    count = write_parquet(args.out, choice.select(lambda: read_documents(args.documents)))
     left_out = ", ".join(f"{reason} {n:,}" for reason, n in sorted(choice.dropped.items()))
-    print(f"{args.out}: {counted(count, 'document')} chosen; left out: {left_out or 'none'}")
+    print(f"{args.out}: {pluralize(count, 'document')} chosen; left out: {left_out or 'none'}")

@@ -1,4 +1,4 @@
-"""What the verbs share: how they are parsed, and how a run begins."""
+"""What all commands share: the parser, the form of their help, and how a run begins."""
 
 from __future__ import annotations
 
@@ -9,64 +9,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from calumma.errors import ConfigError
-from calumma.text_format import nearest
+from calumma.text_format import closest_match
 
 if TYPE_CHECKING:
     from calumma.train.loop import Progress
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
-Config = TypeVar("Config")
+RunConfigT = TypeVar("RunConfigT")
 
 EXIT_STATUS = """\
-exit status: 0 finished   2 a mistake that can be fixed   3 stopped by a signal, safe to go on"""
+exit status: 0 finished   2 an error that you can fix   3 stopped by a signal, safe to resume"""
 
 
-class _Compact(argparse.RawDescriptionHelpFormatter):
-    """All arguments in one list without headings, so that a verb's help fits a screen."""
+class _CompactHelp(argparse.RawDescriptionHelpFormatter):
+    """Lists all arguments without section headings, so that the help of a command fits a screen."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
 
     def start_section(self, heading: str | None) -> None:
-        """Only indent."""
+        """Indent, without the heading."""
         self._indent()
 
     def end_section(self) -> None:
-        """Only end the indent."""
+        """End the indentation."""
         self._dedent()
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are told like all others: in one line, with the way out."""
+class CommandParser(argparse.ArgumentParser):
+    """A parser that raises one-line errors instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `ConfigError`, where argparse would print the usage and leave."""
-        raise ConfigError(f"{message}; `{self.prog} --help` says what is expected.")
+        """Raise a `ConfigError`."""
+        raise ConfigError(f"{message}; `{self.prog} --help` lists the options.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the nearest choice, where argparse would list all of them."""
+        """Suggest the most similar choice instead of listing all of them."""
         if action.choices is not None and value not in action.choices:
-            near = nearest(str(value), map(str, action.choices))
-            if near:
-                raise argparse.ArgumentError(
-                    action, f"there is no {value!r}; expected perhaps {near}"
-                )
+            match = closest_match(str(value), map(str, action.choices))
+            if match:
+                raise argparse.ArgumentError(action, f"unknown {value!r}, the closest is {match}")
         super()._check_value(action, value)
 
 
 def help_options(usage: str, description: str, examples: str) -> dict[str, Any]:
-    """What argparse is told to make a help that fits a screen and ends in examples.
+    """Return the arguments of a parser whose help fits a screen and ends in examples.
 
     Args:
-        usage: what comes behind the command, in one line.
-        description: what it does.
-        examples: command lines; what stands behind two spaces explains them.
+        usage: the arguments after the command, in one line.
+        description: what the command does.
+        examples: command lines; text after two spaces explains them.
     """
     return {
         "usage": f"%(prog)s {usage}",
         "description": description,
         "epilog": f"\nexamples:\n{examples}\n{EXIT_STATUS}",
-        "formatter_class": _Compact,
+        "formatter_class": _CompactHelp,
         "add_help": False,
         "allow_abbrev": False,
     }
@@ -79,7 +77,7 @@ def add_command(
     description: str,
     examples: str,
 ) -> argparse.ArgumentParser:
-    """A verb's parser; its line in the list of verbs is the first line of `description`."""
+    """Add a command; the list of commands shows the first line of `description`."""
     line = description.splitlines()[0].rstrip(".").replace("%", "%%")
     options = help_options(usage, description, examples)
     parser = subparsers.add_parser(name, help=line, **options)
@@ -88,76 +86,67 @@ def add_command(
 
 
 def add_help(parser: argparse.ArgumentParser) -> None:
-    """Add --help, which need not be listed in the help itself."""
+    """Add --help, which the help itself does not list."""
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every verb that takes a config."""
-    changed = "a TOML file; --a.b VALUE changes field b of its table [a]"
-    parser.add_argument("config", type=Path, metavar="CONFIG", help=changed)
+    """Add the arguments of every command that takes a config."""
+    overrides = "a TOML file; --a.b VALUE overrides field b of its table [a]"
+    parser.add_argument("config", type=Path, metavar="CONFIG", help=overrides)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print resolved config and plan; start nothing"
+        "--dry-run", action="store_true", help="print the resolved config and the plan, and stop"
     )
-    plan = "the plan is for N GPUs of a KIND such as h100-80gb (default: this machine)"
+    plan = "plan for N GPUs of a KIND such as h100-80gb (default: this machine)"
     parser.add_argument("--gpu", metavar="KIND", help=plan)
     parser.add_argument("--gpus", type=int, metavar="N", help=argparse.SUPPRESS)
-    parser.set_defaults(takes_changes=True)
+    parser.set_defaults(accepts_overrides=True)
 
 
 def load_run_config(
-    kind: type[Config],
+    config_class: type[RunConfigT],
     args: argparse.Namespace,
-    plan: Callable[[Config, argparse.Namespace], Sequence[str]] = lambda config, args: (),
-) -> Config | None:
-    """The config of a run, whose folder is made; or None after a dry run has shown it.
+    plan: Callable[[RunConfigT, argparse.Namespace], Sequence[str]] = lambda config, args: (),
+) -> RunConfigT | None:
+    """Load the config of a run and make its folder; for a dry run, print it and return None.
 
     Args:
-        kind: a dataclass.
-        args: as `add_config_arguments` has them.
-        plan: what a dry run says beside the config, in lines; shown as TOML's comments.
+        config_class: a dataclass.
+        args: the arguments of `add_config_arguments`.
+        plan: returns the lines that a dry run prints after the config, as TOML comments.
     """
     from calumma.files import make_folder
-    from calumma.toml_config import load_config, show_config
+    from calumma.toml_config import format_config, load_config
 
-    config = load_config(kind, args.config, args.changes)
+    config = load_config(config_class, args.config, args.overrides)
     if args.dry_run:
-        print("\n".join([show_config(config), *(f"# {line}" for line in plan(config, args))]))
+        print("\n".join([format_config(config), *(f"# {line}" for line in plan(config, args))]))
         return None
     make_folder(args.out)
     return config
 
 
-def print_warning(warning: str | None) -> None:
-    """Say what may be wrong with a run, in a line, on the first rank; None says nothing."""
-    from calumma.cli.progress import CONSOLE
-    from calumma.runtime import is_first_rank
-
-    if warning is not None and is_first_rank():
-        CONSOLE.print(f"warning: {warning}", markup=False, soft_wrap=True)
-
-
 @contextmanager
 def training_progress(out: Path, config: Any, title: str, steps: int) -> Iterator[Progress]:
-    """A bar for a training run, which keeps its config in its folder.
+    """Show the progress of a training run, and save its resolved config when training starts.
 
-    It is written when the loop begins: a run that is refused because the folder holds another
-    one's checkpoints leaves the other's config as it was. Of several ranks the first alone tells.
+    The config is not saved before: a run that is refused because the folder holds another run's
+    checkpoints must not overwrite that run's config. Only the first rank shows progress.
     """
-    from calumma.cli.progress import Bar
+    from calumma.cli.progress import ProgressBar
     from calumma.files import write_json
     from calumma.runtime import is_first_rank
-    from calumma.toml_config import config_tree
+    from calumma.toml_config import config_to_dict
 
     if not is_first_rank():
         yield lambda step, metrics: None
         return
-    with Bar(title, steps, "steps") as bar:
+    with ProgressBar(title, steps, "steps") as bar:
 
         def report(step: int, metrics: Any) -> None:
             if not metrics:
-                write_json(out / "config.json", config_tree(config))
+                write_json(out / "config.json", config_to_dict(config))
             bar.step(step, metrics)
 
         yield report

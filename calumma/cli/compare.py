@@ -13,7 +13,7 @@ from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
-    from calumma.compare.caption_to_image import Draw
+    from calumma.compare.caption_to_image import GenerateImage
     from calumma.documents.document import Document
 
 _DESCRIPTION = """\
@@ -143,7 +143,7 @@ def _system(told: str) -> tuple[str, Path]:
 def _answers(
     name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
 ) -> list[Document]:
-    from calumma.compare.caption_to_image import with_pictures
+    from calumma.compare.caption_to_image import captions_to_images
     from calumma.documents.readers import read_documents
 
     if (path / "config.json").is_file():
@@ -152,33 +152,35 @@ def _answers(
     if args.draw_captions is None:
         return given
     draw = _drawer(args)
-    return [with_pictures(answer, draw) for answer in given]
+    return [captions_to_images(answer, draw) for answer in given]
 
 
 def _made(
     name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
 ) -> list[Document]:
-    from calumma.cli.progress import Bar
-    from calumma.compare.generate_answers import answered
+    from calumma.cli.progress import ProgressBar
+    from calumma.compare.generate_answers import generate_answers
     from calumma.generate.model import load
 
     model = load(path, device=args.device)
     options = {
         "max_new_tokens": args.max_new_tokens,
-        "max_images": args.max_images if model.parts.tokenizers.has_image_decoder else 0,
+        "max_images": args.max_images if model.components.tokenizers.has_image_decoder else 0,
         "seed": args.seed,
     }
     kept = args.folder / "made" / f"{name}.jsonl"
-    with Bar(name, len(prompts), "answers") as bar:
-        return answered(model, prompts, kept, lambda n: bar.advance(n - bar.done), **options)
+    with ProgressBar(name, len(prompts), "answers") as bar:
+        return generate_answers(
+            model, prompts, kept, lambda n: bar.advance(n - bar.done), **options
+        )
 
 
-def _drawer(args: argparse.Namespace) -> Draw:
-    from calumma.compare.generate_answers import drawer
+def _drawer(args: argparse.Namespace) -> GenerateImage:
+    from calumma.compare.generate_answers import make_image_generator
     from calumma.generate.model import load
 
     model = load(args.draw_captions, device=args.device)
-    return drawer(model, max_new_tokens=args.max_new_tokens)
+    return make_image_generator(model, max_new_tokens=args.max_new_tokens)
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -194,7 +196,7 @@ def _serve(args: argparse.Namespace) -> None:
     try:
         import uvicorn
 
-        from calumma.compare.annotation_app import make_app
+        from calumma.compare.annotation_app import make_annotation_app
     except ImportError as error:
         raise ConfigError(
             f"the package {error.name} is not installed; expected it for the annotators' page. "
@@ -205,7 +207,10 @@ def _serve(args: argparse.Namespace) -> None:
     print(f"http://{args.host}:{args.port}/{link}  (Ctrl-C ends; judgements are kept)", flush=True)
     try:
         uvicorn.run(
-            make_app(study, store, args.key), host=args.host, port=args.port, log_level="warning"
+            make_annotation_app(study, store, args.key),
+            host=args.host,
+            port=args.port,
+            log_level="warning",
         )
     finally:
         store.close()
@@ -214,18 +219,23 @@ def _serve(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from calumma.compare.judgement_store import Store
     from calumma.compare.study import open_study
-    from calumma.compare.study_report import figures, seconds_an_item, tables, write_judgements
+    from calumma.compare.study_report import (
+        seconds_an_item,
+        study_metrics,
+        vote_tables,
+        write_judgements,
+    )
     from calumma.evaluate.metric import render_table
-    from calumma.evaluate.report import Report
+    from calumma.evaluate.report import EvalReport
     from calumma.files import write_json
 
     started = time.perf_counter()
     study, store = open_study(args.folder), Store(args.folder)
     told = store.judgements()
     store.close()
-    counted = tables(study, told)
-    report = Report(
-        figures=figures(study, told),
+    counted = vote_tables(study, told)
+    report = EvalReport(
+        metrics=study_metrics(study, told),
         seconds=time.perf_counter() - started,
         seed=study.seed,
         model=", ".join(study.systems),
@@ -239,7 +249,7 @@ def _report(args: argparse.Namespace) -> None:
     report.save(args.folder)
     write_json(args.folder / "tables.json", counted)
     write_judgements(args.folder / "judgements.csv", study, told)
-    print(render_table(report.figures))
+    print(render_table(report.metrics))
     for line in report.skipped:
         print(f"not counted: {line}")
     people = len({judgement.annotator for judgement in told})

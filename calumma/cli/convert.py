@@ -53,7 +53,7 @@ def add_convert_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None
         "--tokenizers", type=Path, metavar="DIR",
         help="where a release's tokenizers lie (default: beside its models)",
     )  # fmt: skip
-    parser.set_defaults(run=_run, stops_at_once=True)
+    parser.set_defaults(run=_run, no_graceful_stop=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -62,16 +62,16 @@ def _run(args: argparse.Namespace) -> None:
     Raises:
         CalummaError: SRC is not whole, DST is in the way, or the layout cannot hold the model.
     """
-    from calumma.checkpoints.conversion import Target, convert, open_model
-    from calumma.cli.progress import Bar
+    from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
+    from calumma.cli.progress import ProgressBar
 
     if args.shards is not None and args.shards < 1:
         raise ConfigError(f"--shards {args.shards}; expected at least 1.")
     most_bytes = size_in_bytes(args.max_shard_size)
-    target = Target(layout=args.to, num_shards=args.shards, most_bytes=most_bytes)
+    target = ConversionTarget(layout=args.to, num_shards=args.shards, max_shard_bytes=most_bytes)
     model = open_model(args.source, args.tokenizers)
     num_bytes = model.num_vq_bytes if args.to == "tokenizers" else model.num_bytes
-    with Bar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
+    with ProgressBar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
         written = 0
 
         def tell(more: int) -> None:
@@ -79,7 +79,7 @@ def _run(args: argparse.Namespace) -> None:
             written += more
             bar.advance(written // 10**6 - bar.done)
 
-        convert(model, args.source, args.out, target, tell)
+        convert_model(model, args.source, args.out, target, tell)
     draws = (
         "" if model.has_image_decoder else "; the image tokenizer has no decoder: it cannot draw"
     )

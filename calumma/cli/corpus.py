@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from calumma.cli.choose import add_choose, choose
 from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 if TYPE_CHECKING:
     from calumma.corpora.catalog_entry import Corpus
-    from calumma.corpora.fetch import Fetched
+    from calumma.corpora.fetch import FetchedCorpus
 
 _DESCRIPTION = """\
 List corpora, fetch real ones, make one of composed pictures.
@@ -42,7 +42,7 @@ def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
     add_choose(verbs)
     listing = add_command(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
-    listing.set_defaults(stops_at_once=True)
+    listing.set_defaults(no_graceful_stop=True)
     listing.add_argument(
         "--out", type=Path, default=Path("corpora"), metavar="DIR",
         help="where fetched corpora would lie (default: corpora)",
@@ -114,49 +114,55 @@ def _list(out: Path) -> None:
         marks = ["embedded in part"] if corpus.name in embedded else []
         marks += [f"fetched in {out / corpus.name}"] if is_fetched(corpus, out) else []
         mark = f" ({', '.join(marks)})" if marks else ""
-        print(f"{corpus.name:<27}{corpus.kind:<12}{corpus.documents:>9,}  {corpus.licence}{mark}")
+        print(
+            f"{corpus.name:<27}{corpus.kind:<12}{corpus.num_documents:>9,}  {corpus.license}{mark}"
+        )
         print("    from " + ", ".join(map(str, corpus.packages)))
     print(f"{'still-lifes':<27}{'pairs':<12}{'any number':>9}  those of the things in each picture")
     print("    made here, of the embedded corpus: calumma corpus make")
 
 
 def _make(args: argparse.Namespace) -> None:
-    from calumma.cli.progress import Bar
-    from calumma.corpora.still_life_corpus import MakeConfig, make_corpus
+    from calumma.cli.progress import ProgressBar
+    from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_lifes
 
     if args.documents < 1 or args.side < 16 or args.seed < 0:
         raise ConfigError(
             f"--documents {args.documents} --side {args.side} --seed {args.seed}; expected at least "
             "1 document, 16 pixels and a seed of 0. Fix them."
         )
-    config = MakeConfig(documents=args.documents, seed=args.seed, side=args.side)
-    with Bar(args.name, args.documents, "documents") as bar:
-        made = make_corpus(args.out, config, bar.advance)
-    state = "made" if made.fresh else "already there"
+    config = StillLifeConfig(num_documents=args.documents, seed=args.seed, side=args.side)
+    with ProgressBar(args.name, args.documents, "documents") as bar:
+        made = generate_still_lifes(args.out, config, bar.advance)
+    state = "made" if made.is_new else "already there"
     print(
-        f"{args.name}: {state}: {counted(made.documents, 'document')}, "
-        f"{counted(made.images, 'image')}, {counted(made.words, 'word')} in {made.folder}"
+        f"{args.name}: {state}: {pluralize(made.num_documents, 'document')}, "
+        f"{pluralize(made.num_images, 'image')}, {pluralize(made.num_words, 'word')} in {made.folder}"
     )
 
 
-def _fetch(corpus: Corpus, out: Path, limit: int | None) -> Fetched:
-    from calumma.cli.progress import CONSOLE, Bar
+def _fetch(corpus: Corpus, out: Path, limit: int | None) -> FetchedCorpus:
+    from calumma.cli.progress import CONSOLE, ProgressBar
     from calumma.corpora.fetch import fetch_corpus, is_fetched
 
     if limit is None and is_fetched(corpus, out):
         return fetch_corpus(corpus, out)
-    total = min(corpus.documents, limit or corpus.documents)
-    with Bar(corpus.name, total, "documents") as bar:
+    total = min(corpus.num_documents, limit or corpus.num_documents)
+    with ProgressBar(corpus.name, total, "documents") as bar:
         return fetch_corpus(
-            corpus, out, limit=limit, say=CONSOLE.print, progress=lambda counts: bar.advance()
+            corpus,
+            out,
+            limit=limit,
+            on_status=CONSOLE.print,
+            on_progress=lambda counts: bar.advance(),
         )
 
 
-def _report(fetched: Fetched, corpus: Corpus) -> None:
-    state = "fetched" if fetched.fresh else "already there"
-    compared = "" if fetched.limited else "; the counts are the known ones"
+def _report(fetched: FetchedCorpus, corpus: Corpus) -> None:
+    state = "fetched" if fetched.is_new else "already there"
+    compared = "" if fetched.is_partial else "; the counts are the known ones"
     print(
-        f"{corpus.name}: {state}: {counted(fetched.documents, 'document')}, "
-        f"{counted(fetched.images, 'image')}, {counted(fetched.words, 'word')} in "
+        f"{corpus.name}: {state}: {pluralize(fetched.num_documents, 'document')}, "
+        f"{pluralize(fetched.num_images, 'image')}, {pluralize(fetched.num_words, 'word')} in "
         f"{fetched.folder}{compared}"
     )

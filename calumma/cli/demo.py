@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
-    from calumma.cli.progress import Bar
+    from calumma.cli.progress import ProgressBar
     from calumma.train.loop import Progress
 
 _EXAMPLES = """\
@@ -61,7 +61,7 @@ class _Terminal:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._bar: Bar | None = None
+        self._bar: ProgressBar | None = None
 
     def begin(self, number: int, name: str) -> None:
         self.close()
@@ -81,11 +81,11 @@ class _Terminal:
     def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
         return self._open(name, total, unit).advance
 
-    def _open(self, name: str, total: int | None, unit: str) -> Bar:
-        from calumma.cli.progress import Bar
+    def _open(self, name: str, total: int | None, unit: str) -> ProgressBar:
+        from calumma.cli.progress import ProgressBar
 
         self.close()
-        self._bar = Bar(name, total, unit)
+        self._bar = ProgressBar(name, total, unit)
         return self._bar.__enter__()
 
     def close(self) -> None:

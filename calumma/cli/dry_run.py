@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from calumma.errors import CalummaError
-from calumma.text_format import duration
+from calumma.text_format import format_duration
 
 if TYPE_CHECKING:
     from calumma.model.config import DecoderConfig
-    from calumma.plan.run_plan import Plan
+    from calumma.plan.run_plan import RunPlan
     from calumma.train.config import TrainConfig
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
@@ -29,27 +29,27 @@ def decoder_plan(
     Raises:
         ConfigError: the GPUs that were asked for do not divide the run.
     """
-    from calumma.plan.hardware import CPU_MFU, named_machine
-    from calumma.plan.run_plan import Question, make_plan, vocabulary_size_of
+    from calumma.plan.hardware import CPU_MFU, resolve_hardware
+    from calumma.plan.run_plan import PlanRequest, make_plan, vocabulary_size_of
     from calumma.train.config import PretrainConfig
 
-    machine = named_machine(args.gpu, args.gpus, config.device)
+    machine = resolve_hardware(args.gpu, args.gpus, config.device)
     num_ids = vocabulary_size_of(config) if isinstance(config, PretrainConfig) else 1
-    question = Question(
+    question = PlanRequest(
         config=config,
         gpu=machine.gpu,
-        num_gpus=machine.number,
+        num_gpus=machine.num_gpus,
         vocabulary_size=num_ids,
         mfu=CPU_MFU if machine.is_cpu else None,
-        shape_there=shape,
-        on_cpu=machine.is_cpu,
+        existing_shape=shape,
+        is_cpu=machine.is_cpu,
     )
     try:
         plan = make_plan(question)
     except CalummaError as error:
         if args.gpu is not None or args.gpus is not None:
             raise
-        return [f"plan: none for {machine.number} x {machine.gpu.name}: {error}"]
+        return [f"plan: none for {machine.num_gpus} x {machine.gpu.name}: {error}"]
     return plan_summary(plan)
 
 
@@ -57,32 +57,32 @@ def tuning_plan(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
     """The plan of a fine-tuning, as if all weights learned; the shape is read from its model."""
     from dataclasses import replace
 
-    from calumma.checkpoints.model_folder import CONFIG_NAME, open_model_folder
+    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder
 
-    if not (config.model / CONFIG_NAME).is_file():
+    if not (config.model / HF_CONFIG_FILE).is_file():
         return [f"plan: none, since {config.model} is not there yet"]
     shape = replace(open_model_folder(config.model).decoder_config, dropout=config.dropout)
     return decoder_plan(config, args, shape)
 
 
-def plan_summary(plan: Plan) -> list[str]:
+def plan_summary(plan: RunPlan) -> list[str]:
     """A plan in four lines, five where it does not fit."""
     from calumma.errors import ConfigError
     from calumma.gpu_specs import GIB
 
-    memory, speed, gpu = plan.memory, plan.speed, plan.layout.gpu
+    memory, speed, gpu = plan.memory, plan.time, plan.layout.gpu
     parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss")
     held = ", ".join(
         f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts if getattr(memory, part)
     )
     lines = [
         f"plan: {plan.num_parameters:,} parameters on {plan.layout.num_gpus:,} x {gpu.name}",
-        f"memory: {plan.needed_bytes / GIB:.2f} of {gpu.memory_gib} GiB, {memory.moment} "
+        f"memory: {plan.required_bytes / GIB:.2f} of {gpu.memory_gib} GiB, {memory.moment} "
         f"({held}; the rest allowances)",
-        f"speed: {speed.tokens_a_second:,.0f} ids a second where {speed.mfu:.0%} of the peak is "
-        f"reached (assumed), {speed.step_seconds:.3g} s a step of {speed.tokens_a_step:,} ids",
-        f"time: {duration(speed.days * 86_400)} for {plan.question.config.steps:,} steps, "
-        f"{speed.tokens:,} ids",
+        f"speed: {speed.tokens_per_second:,.0f} ids a second where {speed.mfu:.0%} of the peak is "
+        f"reached (assumed), {speed.step_seconds:.3g} s a step of {speed.tokens_per_step:,} ids",
+        f"time: {format_duration(speed.days * 86_400)} for {plan.request.config.steps:,} steps, "
+        f"{speed.total_tokens:,} ids",
     ]
     try:
         plan.require_fitting()
@@ -94,25 +94,25 @@ def plan_summary(plan: Plan) -> list[str]:
 def image_tokenizer_plan(run: ImageTokenizerRun, args: argparse.Namespace) -> list[str]:
     """The plan of an image tokenizer's training in a few lines."""
     from calumma.gpu_specs import GIB
-    from calumma.plan.hardware import CPU_MFU, named_machine
-    from calumma.plan.image_tokenizer_cost import count_network
+    from calumma.plan.hardware import CPU_MFU, resolve_hardware
+    from calumma.plan.image_tokenizer_cost import image_tokenizer_cost
     from calumma.plan.time_estimate import ASSUMED_MFU
 
-    config, machine = run.training, named_machine(args.gpu, args.gpus, run.device)
-    pictures = -(-config.batch_size // machine.number)
-    count = count_network(config.network, pictures)
+    config, machine = run.training, resolve_hardware(args.gpu, args.gpus, run.device)
+    pictures = -(-config.batch_size // machine.num_gpus)
+    count = image_tokenizer_cost(config.network, pictures)
     mfu = CPU_MFU if machine.is_cpu else ASSUMED_MFU["none"]
     # Float32 throughout, which a GPU multiplies as TF32: at half its bfloat16 peak.
-    peak = machine.gpu.flops * (1.0 if machine.is_cpu else 0.5)
+    peak = machine.gpu.peak_flops * (1.0 if machine.is_cpu else 0.5)
     seconds = count.step_flops / (peak * mfu)
     return [
         f"plan: {count.num_parameters:,} parameters (encoder, codebook, decoder) on "
-        f"{machine.number} x {machine.gpu.name}",
+        f"{machine.num_gpus} x {machine.gpu.name}",
         f"memory: {count.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's means and "
-        f"at most {count.kept_bytes / GIB:.2f} GiB of activations, of {machine.gpu.memory_gib} "
+        f"at most {count.activation_bytes / GIB:.2f} GiB of activations, of {machine.gpu.memory_gib} "
         "GiB; the networks of the losses come on top",
-        f"speed: at most {pictures * machine.number / seconds:,.3g} pictures a second where "
+        f"speed: at most {pictures * machine.num_gpus / seconds:,.3g} pictures a second where "
         f"{mfu:.0%} of the peak is reached (assumed), without the losses' networks",
-        f"time: at least {duration(config.steps * seconds)} for {config.steps:,} steps, "
+        f"time: at least {format_duration(config.steps * seconds)} for {config.steps:,} steps, "
         f"{config.steps * config.batch_size:,} pictures",
     ]

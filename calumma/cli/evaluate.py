@@ -13,11 +13,11 @@ from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 from calumma.files import make_folder
 from calumma.runtime import STOP, choose_device
-from calumma.toml_config import changed_config
+from calumma.toml_config import override_config
 
 if TYPE_CHECKING:
     from calumma.charts import Chart
-    from calumma.evaluate.report import Report
+    from calumma.evaluate.report import EvalReport
     from calumma.tokens.image import ImageTokenizer
 
 _DESCRIPTION = "Measure a model: figures with baselines, sample sizes and 95 % intervals."
@@ -62,7 +62,7 @@ def add_evaluate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     """Add the verb `evaluate`."""
     usage = "MODEL --tasks A,B [--documents DOCS...] [--data DIR] --out DIR [options]"
     parser = add_command(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
-    parser.set_defaults(run=_run, takes_rules=True)
+    parser.set_defaults(run=_run, accepts_overrides=True)
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder, or a tokenizer's")
     add("--list", action="store_true", help="say what tasks there are, and which files they read")
@@ -110,30 +110,30 @@ def _run(args: argparse.Namespace) -> None:
 
 def _measure(args: argparse.Namespace) -> None:
     # Torch is imported when a model is used, not when `calumma --help` is asked for.
-    from calumma.evaluate.evaluator import require_tasks
+    from calumma.evaluate.evaluator import check_tasks
     from calumma.evaluate.metric import render_table
 
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    require_tasks(tasks)
-    rules = changed_config(Rules, {}, args.changes, "the command line")
+    check_tasks(tasks)
+    rules = override_config(Rules, {}, args.overrides, "the command line")
     _require_counts(args, rules)
     make_folder(args.out)
     with _Teller() as told:
         report = _report(args, rules, tasks, told)
     report.save(args.out)
-    for shown in report.shown:
+    for shown in report.logged_samples:
         print(shown.to_text(), end="\n\n")
-    print(render_table(report.figures))
+    print(render_table(report.metrics))
     for line in report.skipped:
         print(f"not measured: {line}")
     print(f"\nreport: {args.out / 'report.html'}  (for machines: {args.out / 'report.json'})")
 
 
-def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Teller) -> Report:
+def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Teller) -> EvalReport:
     from calumma.documents.readers import read_documents
     from calumma.evaluate.context import EvalConfig, EvalContext, subsample
     from calumma.evaluate.evaluator import TASKS, evaluate, evaluate_tokenizer
-    from calumma.evaluate.refusal_rates import labeller
+    from calumma.evaluate.refusal_rates import make_safety_classifier
     from calumma.generate.model import load
     from calumma.generate.params import ImageSampling
     from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
@@ -165,14 +165,14 @@ def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Tel
         num_fewshot=rules.shots,
         majority_votes=rules.votes,
         log_samples=args.show,
-        safety_classifier=labeller(rules.labels.split(",")) if rules.labels else None,
+        safety_classifier=make_safety_classifier(rules.labels.split(",")) if rules.labels else None,
     )
     if tokenizer:
         report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
     else:
         assert model is not None
         report = evaluate(model, documents, tasks, options, progress=told)
-    sheets = [*report.sheets, *_history(args.model, tokenizer)]
+    sheets = [*report.charts_and_grids, *_history(args.model, tokenizer)]
     return replace(report, model=str(args.model), command=_command(args), sheets=sheets)
 
 
@@ -218,13 +218,13 @@ def _history(folder: Path, tokenizer: ImageTokenizer | None) -> list[Chart]:
 
 def _features(name: str) -> str:
     """The network that `--features` names; by default the one that is installed, if it is."""
-    from calumma.tokens.vq.backbone import weights_file
-    from calumma.tokens.vq.features import LITE0
+    from calumma.tokens.vq.efficientnet import efficientnet_weights_path
+    from calumma.tokens.vq.perceptual import LITE0
 
     if name != "auto":
         return "" if name == "none" else name
     try:
-        weights_file()
+        efficientnet_weights_path()
     except ConfigError:
         return ""
     return LITE0
@@ -245,12 +245,12 @@ class _Teller:
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Hear that `done` of `total` are measured for the task `name`."""
-        from calumma.cli.progress import Bar
+        from calumma.cli.progress import ProgressBar
 
         STOP.check("no report is written")
         if name != self._name:
             self._bars.close()
-            self._bar = self._bars.enter_context(Bar(name, total, "done"))
+            self._bar = self._bars.enter_context(ProgressBar(name, total, "done"))
             self._name = name
         self._bar.advance(done - self._bar.done)
 
@@ -266,4 +266,4 @@ def _command(args: argparse.Namespace) -> str:
     words += ["--show", str(args.show)] if args.show else []
     words += ["--turns"] if args.turns else []
     words += [] if args.features == "auto" else ["--features", args.features]
-    return shlex.join([*words, "--device", args.device, *args.changes])
+    return shlex.join([*words, "--device", args.device, *args.overrides])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from calumma.cli.command import (
     add_command,
     add_config_arguments,
     load_run_config,
-    print_warning,
     training_progress,
 )
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
   calumma finetune turns.toml --out out/tuned --dry-run
   calumma finetune turns.toml --out out/tuned --steps 400 --dropout 0.05
-  calumma finetune turns.toml --out out/tuned --adapt.matrices lora --adapt.tables none"""
+  calumma finetune turns.toml --out out/tuned --trainable.blocks lora --trainable.embeddings none"""
 
 
 def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.toml_config import read_toml
 
     told = "preference" in read_toml(args.config)
-    if told or any(change.startswith("--preference.") for change in args.changes):
+    if told or any(change.startswith("--preference.") for change in args.overrides):
         _prefer(args)
     else:
         _finetune(args)
@@ -62,7 +62,8 @@ def _finetune(args: argparse.Namespace) -> None:
     if config is None:
         return
     start = load_model(config.model)
-    print_warning(balance(config).warning)
+    if warning := balance(config).warning:
+        logging.getLogger(__name__).warning(warning)
     with training_progress(args.out, config, "fine-tuning", config.steps) as progress:
         vocabulary, tokenizers = start.tokenizers.text.vocabulary, start.tokenizers
         decoder = finetune(

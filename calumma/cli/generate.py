@@ -20,7 +20,7 @@ _EXAMPLES = """\
   calumma generate out/demo/model --prompt "draw a large red circle on a blue ground" --out out/1
   calumma generate out/demo/model --image cat.png --prompt "what is it?" --text.top-k 9 --out o"""
 
-PAGE = 256
+DEFAULT_TEXT_TOKENS = 256
 """New ids of text where no number is asked for."""
 
 MODALITIES = ("any", "text", "image", "image-first")
@@ -69,7 +69,7 @@ def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     add("--dtype", default="float32", metavar="D", help=dtype)
     add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)
     add("--compile", action="store_true", help=argparse.SUPPRESS)
-    parser.set_defaults(run=_run, stops_at_once=True, takes_rules=True)
+    parser.set_defaults(run=_run, no_graceful_stop=True, accepts_overrides=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -91,12 +91,14 @@ def _run(args: argparse.Namespace) -> None:
     model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
     if args.compile:
         model.compile()
-    if not model.parts.tokenizers.has_image_decoder and args.modality == "any":
+    if not model.components.tokenizers.has_image_decoder and args.modality == "any":
         options["max_images"] = 0
     if args.max_new_tokens is None:
-        options["max_new_tokens"] = _room(options, model.image.config.codes_per_image)
+        options["max_new_tokens"] = _default_max_tokens(options, model.image.config.codes_per_image)
     request = model.request(parts, **options)
-    samples, requests = answered(model, request, range(args.seed, args.seed + args.samples))
+    samples, requests = generate_with_progress(
+        model, request, range(args.seed, args.seed + args.samples)
+    )
     if args.keep_codes is not None:
         requests = [asked | {"keep_codes": args.keep_codes} for asked in requests]
     write_samples(args.out, parts, samples, requests)
@@ -106,40 +108,44 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{args.out}/document.html")
 
 
-def answered(
+def generate_with_progress(
     model: Model, request: Request, seeds: Sequence[int]
 ) -> tuple[list[Sample], list[dict[str, Any]]]:
     """One answer a seed, all at once, with a bar that counts new ids; and how each was asked."""
-    from calumma.cli.progress import Bar
+    from calumma.cli.progress import ProgressBar
 
     works = model.engine.submit_all([replace(request, seed=seed) for seed in seeds])
-    most = sum(work.grammar.room for work in works)
-    with Bar("generating", most, "ids") as bar:
-        for _, id_ in model.engine.follow(works):
-            bar.advance(note=_doing(model, works, id_))
+    most = sum(work.grammar.max_remaining_tokens for work in works)
+    with ProgressBar("generating", most, "ids") as bar:
+        for _, id_ in model.engine.stream_tokens(works):
+            bar.advance(note=_status(model, works, id_))
     samples = [model.sample_of(work) for work in works]
-    return samples, [_asked(work.request) for work in works]
+    return samples, [_request_record(work.request) for work in works]
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def _request_record(request: Request) -> dict[str, Any]:
     """How an answer was asked for, without the prompt."""
-    from calumma.toml_config import config_tree
+    from calumma.toml_config import config_to_dict
 
-    return {name: value for name, value in config_tree(request).items() if name != "ids"}
+    return {name: value for name, value in config_to_dict(request).items() if name != "ids"}
 
 
-def _room(options: dict[str, Any], codes: int) -> int:
+def _default_max_tokens(options: dict[str, Any], codes: int) -> int:
     """New ids where none are asked for: a page of text and, where images may come, an image."""
     if options["modality"] == "image":
         return (codes + 2) * int(options["max_images"])
     drawing = options["modality"] != "text" and options["max_images"] > 0
-    return PAGE + (codes + 2 if drawing else 0)
+    return DEFAULT_TEXT_TOKENS + (codes + 2 if drawing else 0)
 
 
-def _doing(model: Model, works: Sequence[RequestState], id_: int) -> str:
+def _status(model: Model, works: Sequence[RequestState], id_: int) -> str:
     """What the newest id is part of."""
     codes = model.image.config.codes_per_image
-    drawn = [codes - work.grammar.codes_owed for work in works if work.grammar.codes_owed]
+    drawn = [
+        codes - work.grammar.num_codes_remaining
+        for work in works
+        if work.grammar.num_codes_remaining
+    ]
     if id_ in model.vocabulary.codes and drawn:
         return f"drawing, {max(drawn)} of {codes} codes"
     return "writing" if id_ in model.vocabulary.text else ""
@@ -149,7 +155,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """What `Model.request` is asked."""
     from calumma.errors import GenerationError
     from calumma.generate.params import SamplingOptions
-    from calumma.toml_config import changed_config
+    from calumma.toml_config import override_config
 
     if args.modality not in MODALITIES:
         raise GenerationError(
@@ -160,7 +166,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         tree = {kind: {"temperature": args.temperature} for kind in tree}
     if args.guidance is not None:
         tree["image"]["text_guidance"] = args.guidance
-    rules = changed_config(SamplingOptions, tree, args.changes, "the command line")
+    rules = override_config(SamplingOptions, tree, args.overrides, "the command line")
     return {
         "answer": not args.go_on,
         "keep_codes": args.keep_codes,

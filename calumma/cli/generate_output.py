@@ -11,7 +11,7 @@ import PIL.Image
 
 from calumma.documents.document import Part, Text
 from calumma.documents.image_formats import data_url, encode_png
-from calumma.files import make_folder, replacing, write_json, write_text
+from calumma.files import atomic_write, make_folder, write_json, write_text
 from calumma.generate.events import Sample
 
 _STYLE = """
@@ -100,7 +100,7 @@ def _write_document(
             content.append({"type": "text", "text": part})
             continue
         path = f"images/{number}.png"
-        with replacing(folder / path) as temporary:
+        with atomic_write(folder / path) as temporary:
             part.save(temporary, "PNG")
         content.append({"type": "image", "path": path})
     record: dict[str, Any] = {
@@ -139,7 +139,7 @@ def _page(
 def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
     """What is worth knowing of an answer beside the answer."""
     usage = sample.usage
-    kinds = [(usage.num_text_tokens, "of text"), (usage.new_image, "of images")]
+    kinds = [(usage.num_text_tokens, "of text"), (usage.num_image_tokens, "of images")]
     told = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
     yield f"{len(sample.token_ids):,} new ids" + (f" ({told})" if told else "")
     total = sample.timings.get("total")

@@ -1,109 +1,133 @@
-"""The command `calumma`: one parser, one way to fail."""
+"""The `calumma` command: its parser, exit statuses, warnings and error lines."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import calumma
-from calumma.cli import (
-    build_shards,
-    compare,
-    convert,
-    corpus,
-    demo,
-    evaluate,
-    finetune,
-    generate,
-    inspect,
-    plan,
-    pretrain,
-    serve,
-    train_image_tokenizer,
-    train_text_tokenizer,
-)
-from calumma.cli.command import Parser, add_help, help_options
+from calumma.cli.build_shards import add_build_shards_command
+from calumma.cli.command import CommandParser, add_help, help_options
+from calumma.cli.compare import add_compare_command
+from calumma.cli.convert import add_convert_command
+from calumma.cli.corpus import add_corpus_command
+from calumma.cli.demo import add_demo_command
+from calumma.cli.evaluate import add_evaluate_command
+from calumma.cli.finetune import add_finetune_command
+from calumma.cli.generate import add_generate_command
+from calumma.cli.inspect.inspect_command import add_inspect_command
+from calumma.cli.plan import add_plan_command
+from calumma.cli.pretrain import add_pretrain_command
+from calumma.cli.serve import add_serve_command
+from calumma.cli.train_image_tokenizer import add_train_image_tokenizer_command
+from calumma.cli.train_text_tokenizer import add_train_text_tokenizer_command
 from calumma.errors import CalummaError, ConfigError, Interrupted
-from calumma.runtime import STOP
+from calumma.renamed import OPTIONS, rename_message
+from calumma.runtime import STOP, is_first_rank
 
-VERBS = (
-    demo,
-    corpus,
-    train_text_tokenizer,
-    train_image_tokenizer,
-    build_shards,
-    inspect,
-    plan,
-    pretrain,
-    finetune,
-    generate,
-    serve,
-    evaluate,
-    compare,
-    convert,
+COMMANDS = (
+    add_demo_command,
+    add_corpus_command,
+    add_train_text_tokenizer_command,
+    add_train_image_tokenizer_command,
+    add_build_shards_command,
+    add_inspect_command,
+    add_plan_command,
+    add_pretrain_command,
+    add_finetune_command,
+    add_generate_command,
+    add_serve_command,
+    add_evaluate_command,
+    add_compare_command,
+    add_convert_command,
 )
-"""In the order of the road."""
+"""One function per command, in the order of the pipeline."""
 
-EXIT_MISTAKE = 2
-EXIT_STOPPED = 3
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 3
 
 _EXAMPLES = """\
-  calumma demo             the whole road on this machine; --help tells what a verb takes"""
+  calumma demo               the whole pipeline on this machine; every command has its own --help"""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    what = (
-        "One decoder over text and image codes: from raw documents to a model that reads and draws."
-    )
-    parser = Parser(prog="calumma", **help_options("VERB ...", what, _EXAMPLES))
+    """Return the parser of all commands."""
+    description = "Mixed-modal early-fusion models: one decoder over text tokens and image tokens."
+    parser = CommandParser(prog="calumma", **help_options("COMMAND ...", description, _EXAMPLES))
     add_help(parser)
     subparsers = parser.add_subparsers(
-        prog="calumma", metavar="VERB", dest="verb", required=True, help="one of:"
+        prog="calumma", metavar="COMMAND", dest="command", required=True, help="one of:"
     )
-    for verb in VERBS:
-        verb.add_parser(subparsers)
+    for add in COMMANDS:
+        add(subparsers)
     version = f"calumma {calumma.__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status.
+    """Run the command and return its exit status.
 
-    A mistake that the user can fix is one line on stderr; a mistake of ours keeps its traceback.
+    An error that the user can fix is one line on stderr; any other keeps its traceback.
     """
     try:
-        _call(arguments)
+        with _warnings_on_stderr():
+            _call(arguments)
         sys.stdout.flush()
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return EXIT_STOPPED
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        print("stopped by a signal; nothing is left half written.", file=sys.stderr)
-        return EXIT_STOPPED
+        print("stopped by a signal; no file is left half written.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except CalummaError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return EXIT_USAGE
     except BrokenPipeError:
-        # Whoever read our output has seen enough, as `head` has. Python would complain at exit.
+        # The reader, such as `head`, has closed the pipe; without this Python complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
+class _WarningLines(logging.Handler):
+    """Prints warnings and errors of the package's logger on stderr, on the first rank only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if is_first_rank():
+            print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    handler = _WarningLines(logging.WARNING)
+    logger = logging.getLogger("calumma")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def _call(arguments: Sequence[str] | None) -> None:
-    args, rest = make_parser().parse_known_args(arguments)
-    if getattr(args, "takes_changes", False) or getattr(args, "takes_rules", False):
-        args.changes = rest
-    elif rest:
+    args, unknown = make_parser().parse_known_args(arguments)
+    for argument in unknown:
+        option = argument.partition("=")[0]
+        if new := OPTIONS.get(f"{args.command} {option}", OPTIONS.get(option)):
+            raise ConfigError(rename_message("option", option, new))
+    if getattr(args, "accepts_overrides", False):
+        args.overrides = unknown
+    elif unknown:
         raise ConfigError(
-            f"{' '.join(rest)} was not expected; `calumma {args.verb} --help` says what is."
+            f"unexpected arguments {' '.join(unknown)}; "
+            f"`calumma {args.command} --help` lists the options."
         )
-    if getattr(args, "stops_at_once", False):
-        # Nothing that could be taken up again: the first signal ends it.
+    if getattr(args, "no_graceful_stop", False):
+        # Nothing to resume: the first signal ends the process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     else:
         STOP.install()

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calumma.cli.command import Subparsers, add_command
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 if TYPE_CHECKING:
-    from calumma.plan.run_plan import Plan
+    from calumma.plan.run_plan import RunPlan
 
 _EXAMPLES = """\
   calumma plan run.toml --gpus 1 --gpu h100-80gb
-  calumma plan run.toml --gpus 2 --gpu a100-80gb --compute.recompute full --mfu 0.35
+  calumma plan run.toml --gpus 2 --gpu a100-80gb --compute.activation-checkpointing full --mfu 0.35
   calumma plan run.toml --gpus 2 --gpu h200-141gb --price 2.50 --json    for machines"""
 
 
@@ -40,7 +40,7 @@ def add_plan_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--vocabulary", type=int, metavar="N", help="ids (default: the shards', or 65,536)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=_run, takes_changes=True, stops_at_once=True)
+    parser.set_defaults(run=_run, accepts_overrides=True, no_graceful_stop=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -51,17 +51,17 @@ def _run(args: argparse.Namespace) -> None:
     """
     import json
 
-    from calumma.gpu_specs import gpu_kind
-    from calumma.plan.run_plan import Question, make_plan, vocabulary_size_of
+    from calumma.gpu_specs import gpu_spec
+    from calumma.plan.run_plan import PlanRequest, make_plan, vocabulary_size_of
     from calumma.toml_config import load_config
     from calumma.train.config import PretrainConfig
 
-    config = load_config(PretrainConfig, args.config, args.changes)
-    gpu = gpu_kind(args.gpu)
+    config = load_config(PretrainConfig, args.config, args.overrides)
+    gpu = gpu_spec(args.gpu)
     if args.price is not None:
         gpu = replace(gpu, price=args.price)
     num_ids = vocabulary_size_of(config) if args.vocabulary is None else args.vocabulary
-    question = Question(
+    question = PlanRequest(
         config=config,
         gpu=gpu,
         num_gpus=args.gpus,
@@ -73,28 +73,28 @@ def _run(args: argparse.Namespace) -> None:
     print(json.dumps(plan_tree(plan)) if args.json else "\n".join(plan_lines(plan)))
 
 
-def plan_tree(plan: Plan) -> dict[str, Any]:
+def plan_tree(plan: RunPlan) -> dict[str, Any]:
     """A plan for machines; bytes are one GPU's."""
     from dataclasses import asdict
 
-    from calumma.plan.run_plan import CONTEXT_BYTES, FRAGMENTED
+    from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, FRAGMENTATION_FRACTION
 
     layout = asdict(plan.layout)
     return {
         "num_parameters": plan.num_parameters,
-        "layout": layout | {"num_gpus": plan.layout.num_gpus, "rows": plan.rows},
+        "layout": layout | {"num_gpus": plan.layout.num_gpus, "rows": plan.sequences_per_rank},
         "memory": asdict(plan.memory)
         | {
             "total": plan.memory.total,
-            "context": CONTEXT_BYTES,
-            "fragmented_share": FRAGMENTED,
-            "needed": plan.needed_bytes,
+            "context": CUDA_CONTEXT_BYTES,
+            "fragmented_share": FRAGMENTATION_FRACTION,
+            "needed": plan.required_bytes,
         },
-        "speed": asdict(plan.speed),
+        "speed": asdict(plan.time),
     }
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: RunPlan) -> list[str]:
     """A plan for people: a table."""
     blocks = [_run_rows(plan), _memory_rows(plan), _time_rows(plan)]
     wide = max(len(name) for rows in blocks for name, _, _ in rows)
@@ -106,29 +106,27 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines[:-1]
 
 
-def _run_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    layout, config = plan.layout, plan.question.config
-    ways = (
-        f"{layout.shards} shards x {layout.tensor} tensor x {counted(layout.replicas, 'replica')}"
-    )
-    load = f"{config.accumulate} x {plan.rows} x {config.data.seq_len:,}"
+def _run_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
+    layout, config = plan.layout, plan.request.config
+    ways = f"{layout.data_parallel_shard} shards x {layout.tensor_parallel} tensor x {pluralize(layout.data_parallel_replicate, 'replica')}"
+    load = f"{config.accumulate} x {plan.sequences_per_rank} x {config.data.seq_len:,}"
     return [
         ("parameters", f"{plan.num_parameters:,}", ""),
         ("GPUs", f"{layout.num_gpus:,}", f"{layout.gpu.name}: {ways}"),
         (
             "ids a step",
-            f"{plan.speed.tokens_a_step:,}",
+            f"{plan.time.tokens_per_step:,}",
             f"the busiest GPU: {load} (batches x rows x ids)",
         ),
-        ("steps", f"{config.steps:,}", f"{plan.speed.tokens / 1e9:,.1f} billion ids"),
+        ("steps", f"{config.steps:,}", f"{plan.time.total_tokens / 1e9:,.1f} billion ids"),
     ]
 
 
-def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
+def _memory_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     from calumma.gpu_specs import GIB
-    from calumma.plan.run_plan import CONTEXT_BYTES, FRAGMENTED
+    from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, FRAGMENTATION_FRACTION
 
-    memory, compute = plan.memory, plan.question.config.compute
+    memory, compute = plan.memory, plan.request.config.compute
     told = [
         ("weights", memory.weights, "float32, its part of them"),
         (
@@ -140,34 +138,34 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("gathered", memory.gathered, "weights in use, gradients on their way"),
         ("activations", memory.activations, f"recompute = {compute.activation_checkpointing}"),
         ("loss", memory.loss, "a chunk of logits, the head's gradient"),
-        ("allowances", plan.needed_bytes - memory.total, ""),
-        ("a GPU needs", plan.needed_bytes, f"at its fullest, {memory.moment}"),
+        ("allowances", plan.required_bytes - memory.total, ""),
+        ("a GPU needs", plan.required_bytes, f"at its fullest, {memory.moment}"),
     ]
     rows = [(name, f"{size / GIB:.2f} GiB", note) for name, size, note in told]
-    allowed = f"{CONTEXT_BYTES / GIB:g} GiB of driver and buffers, {FRAGMENTED:.0%} between tensors"
+    allowed = f"{CUDA_CONTEXT_BYTES / GIB:g} GiB of driver and buffers, {FRAGMENTATION_FRACTION:.0%} between tensors"
     rows[-2] = (*rows[-2][:2], allowed)
     return [*rows, ("and has", f"{plan.layout.gpu.memory_gib:.2f} GiB", "")]
 
 
-def _time_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    speed, gpu = plan.speed, plan.layout.gpu
-    waits = ": MORE than it computes, so it waits" if speed.waits_for_weights else ", meanwhile"
-    assumed = "given" if plan.question.mfu else "assumed"
+def _time_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
+    speed, gpu = plan.time, plan.layout.gpu
+    waits = ": MORE than it computes, so it waits" if speed.is_comm_bound else ", meanwhile"
+    assumed = "given" if plan.request.mfu else "assumed"
     return [
         (
             "computing",
-            f"{speed.computing_seconds:.2f} s",
+            f"{speed.compute_seconds:.2f} s",
             f"a step, at {speed.mfu:.0%} MFU ({assumed})",
         ),
-        ("sending", f"{speed.sent.weights:.2f} s", f"weights and gradients{waits}"),
-        ("waiting", f"{speed.sent.places:.2f} s", "between tensor ranks"),
-        ("updating", f"{speed.updating_seconds:.2f} s", "AdamW, by the memory's bandwidth"),
+        ("sending", f"{speed.comm_seconds.weights:.2f} s", f"weights and gradients{waits}"),
+        ("waiting", f"{speed.comm_seconds.activations:.2f} s", "between tensor ranks"),
+        ("updating", f"{speed.optimizer_seconds:.2f} s", "AdamW, by the memory's bandwidth"),
         (
             "ids a second",
-            f"{speed.tokens_a_second:,.0f}",
-            f"{speed.tokens_a_second_and_gpu:,.0f} a GPU",
+            f"{speed.tokens_per_second:,.0f}",
+            f"{speed.tokens_per_second_per_gpu:,.0f} a GPU",
         ),
         ("days", f"{speed.days:,.1f}", f"{speed.gpu_hours:,.0f} GPU hours"),
-        ("energy", f"{speed.kwh:,.0f} kWh", f"of the GPUs alone, at {gpu.watts:g} W"),
-        ("cost", f"${speed.dollars:,.0f}", f"at ${gpu.price:.2f} a GPU and hour"),
+        ("energy", f"{speed.kwh:,.0f} kWh", f"of the GPUs alone, at {gpu.max_watts:g} W"),
+        ("cost", f"${speed.dollars:,.0f}", f"at ${gpu.price_per_hour:.2f} a GPU and hour"),
     ]

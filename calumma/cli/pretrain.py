@@ -15,7 +15,7 @@ from calumma.cli.command import (
 _EXAMPLES = """\
   calumma pretrain run.toml --out out/run --dry-run                 the resolved config, and a plan
   calumma pretrain run.toml --out out/run                           start, or go on
-  calumma pretrain run.toml --out out/run --optimizer.peak-rate 3e-4 --model.num-layers 8"""
+  calumma pretrain run.toml --out out/run --optimizer.lr 3e-4 --model.num-layers 8"""
 
 
 def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.runtime import is_first_rank
     from calumma.tokens.folder import Tokenizers
     from calumma.train.config import PretrainConfig
-    from calumma.train.exports import Exports
+    from calumma.train.hf_export import Exports
     from calumma.train.pretrain import pretrain
 
     config = load_run_config(PretrainConfig, args, decoder_plan)

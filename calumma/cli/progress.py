@@ -17,13 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from calumma.text_format import duration
+from calumma.text_format import format_duration
 
 CONSOLE = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Bar:
+class ProgressBar:
     """One piece of long work.
 
     On a terminal a bar with the rate and the time left; in a file or a pipe a line every ten
@@ -49,7 +49,7 @@ class Bar:
             )
             self._task = self._progress.add_task(title, total=total, rate="", note="")
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         if self._progress:
             self._progress.start()
         return self
@@ -91,7 +91,9 @@ class Bar:
             return
         for line in metrics.get("events", ()):
             CONSOLE.print(f"{self.title}: {line}", markup=False, soft_wrap=True)
-        shown = (form.format(metrics[name]) for name, form in _SHOWN.items() if name in metrics)
+        shown = (
+            form.format(metrics[name]) for name, form in _METRIC_FORMATS.items() if name in metrics
+        )
         # After going back the step is an earlier one.
         self.advance(step - self.done, " ".join(shown))
 
@@ -104,21 +106,21 @@ class Bar:
         of = f" of {self.total}" if self.total else ""
         left = ""
         if self.total and self._rate > 0 and self.done < self.total:
-            left = f", {duration(round((self.total - self.done) / self._rate))} left"
+            left = f", {format_duration(round((self.total - self.done) / self._rate))} left"
         rate = f"{self._rate:.1f} {self.unit}/s"
         line = f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip()
         # A line of a log is never broken, nor are brackets in a path taken for colours.
         CONSOLE.print(line, markup=False, soft_wrap=True)
 
 
-_SHOWN = {
+_METRIC_FORMATS = {
     "loss_text": "text {:.3f}",
     "loss_image": "image {:.3f}",
     "loss_l1": "l1 {:.3f}",
     "codes_used": "codes_used {:.3f}",
-    "z": "z {:.2f}",
+    "log_z": "log_z {:.2f}",
     "output_norm": "norm {:.3g}",
-    "rate": "rate {:.1e}",
+    "lr": "lr {:.1e}",
     "tokens_per_second": "{:,.0f} ids/s",
 }
 """What of a step a line tells, and how."""

@@ -13,9 +13,9 @@ from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
     from calumma.generate.model import Model
-    from calumma.serve.api_keys import Keys
-    from calumma.serve.config import Credential, Limits, ServeConfig
-    from calumma.serve.desk import Engine
+    from calumma.serve.api_keys import APIKeys
+    from calumma.serve.config import C2PASigningConfig, ServeConfig, ServeLimits
+    from calumma.serve.handler import Engine
 
 _DESCRIPTION = """\
 Serve a model: OpenAI's API and a web page (docs/serving.md)."""
@@ -64,12 +64,12 @@ def _run(args: argparse.Namespace) -> None:
     Raises:
         Interrupted: a signal came; all that was under way is answered or handed back.
     """
-    from calumma.serve.api_keys import new_key
+    from calumma.serve.api_keys import create_api_key
 
     if args.new_key is not None:
         if args.keys is None:
             raise _mistake("--new-key needs --keys FILE, where its hash is kept")
-        print(new_key(args.new_key, args.keys))
+        print(create_api_key(args.new_key, args.keys))
         return
     if args.model is None:
         raise _mistake("no MODEL; expected a model folder")
@@ -100,14 +100,14 @@ def _require_packages() -> None:
 def _serve(args: argparse.Namespace) -> None:
     from calumma.errors import Interrupted
     from calumma.runtime import STOP
-    from calumma.serve.app import require_safe
-    from calumma.serve.provenance.signing import load_signer
+    from calumma.serve.app import check_exposure
+    from calumma.serve.provenance.signing import load_image_signer
 
     config, keys = _config(args), _keys(args)
-    require_safe(config, keys)
-    if config.credential is not None:
+    check_exposure(config, keys)
+    if config.c2pa is not None:
         # Tried out before the model is read, which takes longer.
-        load_signer(config.credential)
+        load_image_signer(config.c2pa)
     _require_ranks(args)
     if args.replicas > 1:
         _serve_many(args, config, keys)
@@ -131,21 +131,21 @@ def _require_ranks(args: argparse.Namespace) -> None:
         )
 
 
-def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
+def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: APIKeys | None) -> None:
     import sys
 
     from calumma.errors import RankError
-    from calumma.generate.tensor_parallel.tp_engine import SharedLive
-    from calumma.serve.app import make_app, make_service
-    from calumma.serve.logs import written_to
+    from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
+    from calumma.serve.app import build_app, build_handler
+    from calumma.serve.logs import log_to
     from calumma.serve.server import Server, bind
 
     with bind(config.host, config.port) as listening, _opened(args, config) as (model, live):
-        service = make_service(model, config, live=live)
-        server = Server(make_app(service, keys), service.desk)
-        if isinstance(live, SharedLive):
-            live.group.watch(lambda _: server.stop())
-        with written_to(sys.stderr):
+        service = build_handler(model, config, live=live)
+        server = Server(build_app(service, keys), service.desk)
+        if isinstance(live, TensorParallelAsyncEngine):
+            live.worker_group.on_failure(lambda _: server.stop())
+        with log_to(sys.stderr):
             _tell(config, *listening.getsockname()[:2])
             server.run([listening])
         if isinstance(service.live.error, RankError):
@@ -156,58 +156,60 @@ def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: Keys | None)
 def _opened(args: argparse.Namespace, config: ServeConfig) -> Iterator[tuple[Model, Engine | None]]:
     """The model, and what answers, where that is no engine of this process alone."""
     from calumma.generate.model import load
-    from calumma.generate.tensor_parallel.tp_engine import SharedLive
-    from calumma.serve.backends.vllm import FleetLive
+    from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
+    from calumma.serve.backends.vllm import VLLMBackend
 
     if args.tensor > 1:
-        with SharedLive(args.model, args.tensor, device=args.device, dtype=args.dtype) as live:
+        with TensorParallelAsyncEngine(
+            args.model, args.tensor, device=args.device, dtype=args.dtype
+        ) as live:
             yield live.model, live
         return
     model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
     if args.compile:
         model.compile()
-    yield model, FleetLive(model, args.fleet, config.name) if args.fleet else None
+    yield model, VLLMBackend(model, args.fleet, config.served_model_name) if args.fleet else None
 
 
-def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: Keys | None) -> None:
-    from calumma.serve.backends.ray_serve import Replicas, serve_replicas
+def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: APIKeys | None) -> None:
+    from calumma.serve.backends.ray_serve import ReplicaConfig, serve_replicas
 
-    replicas = Replicas(
+    replicas = ReplicaConfig(
         model=args.model,
         config=config,
-        keys=keys,
-        count=args.replicas,
+        api_keys=keys,
+        num_replicas=args.replicas,
         device=args.device,
         dtype=args.dtype,
         weights=args.weights,
-        compiled=args.compile,
-        tensor=args.tensor,
+        compile=args.compile,
+        tensor_parallel_size=args.tensor,
     )
     serve_replicas(replicas, lambda: _tell(config, config.host, config.port))
 
 
 def _tell(config: ServeConfig, host: str, port: int) -> None:
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {config.name} at http://{shown}:{port}; Ctrl-C stops.", flush=True)
+    print(f"serving {config.served_model_name} at http://{shown}:{port}; Ctrl-C stops.", flush=True)
 
 
 def _config(args: argparse.Namespace) -> ServeConfig:
     from calumma.serve.config import ServeConfig
 
     return ServeConfig(
-        name=args.name or args.model.resolve().name,
+        served_model_name=args.name or args.model.resolve().name,
         limits=limits_of(args.limit, args.max_queue),
         host=args.host,
         port=args.port,
-        image_hosts=tuple(host.lower() for host in args.allow_host),
-        filters=tuple(args.filter),
-        prompts_in_logs=args.log_prompts,
-        credential=_credential(args),
+        allowed_media_domains=tuple(host.lower() for host in args.allow_host),
+        content_filters=tuple(args.filter),
+        log_prompts=args.log_prompts,
+        c2pa=_credential(args),
     )
 
 
-def _credential(args: argparse.Namespace) -> Credential | None:
-    from calumma.serve.config import Credential
+def _credential(args: argparse.Namespace) -> C2PASigningConfig | None:
+    from calumma.serve.config import C2PASigningConfig
 
     certificates, key, timestamps = args.c2pa, args.c2pa_key, args.c2pa_timestamps
     if certificates is None:
@@ -219,21 +221,21 @@ def _credential(args: argparse.Namespace) -> Credential | None:
     if key is None:
         raise _mistake("--c2pa needs --c2pa-key FILE, the key of its first certificate")
     # Replicas may stand in other folders.
-    return Credential(
-        certificates=certificates.absolute(), key=key.absolute(), timestamps=timestamps
+    return C2PASigningConfig(
+        certificates=certificates.absolute(), private_key=key.absolute(), timestamp_url=timestamps
     )
 
 
-def limits_of(changes: Sequence[str], max_queue: int | None = None) -> Limits:
+def limits_of(changes: Sequence[str], max_queue: int | None = None) -> ServeLimits:
     """The limits, with some changed: NAME=N.
 
     Raises:
         ConfigError: there is no limit of a name, or a value is no number above 0.
     """
     from calumma.errors import ConfigError
-    from calumma.serve.config import Limits
+    from calumma.serve.config import ServeLimits
 
-    kinds = {field.name: field.type for field in dataclasses.fields(Limits)}
+    kinds = {field.name: field.type for field in dataclasses.fields(ServeLimits)}
     values: dict[str, Any] = {} if max_queue is None else {"max_queue": max_queue}
     for change in changes:
         name, _, text = change.partition("=")
@@ -244,14 +246,14 @@ def limits_of(changes: Sequence[str], max_queue: int | None = None) -> Limits:
                 f"--limit {change} is not understood; expected NAME=N with one of "
                 f"{', '.join(kinds)}. Fix it."
             ) from error
-    return Limits(**values)
+    return ServeLimits(**values)
 
 
-def _keys(args: argparse.Namespace) -> Keys | None:
+def _keys(args: argparse.Namespace) -> APIKeys | None:
     from calumma.runtime import keys_in_environment
-    from calumma.serve.api_keys import load_keys, read_keys
+    from calumma.serve.api_keys import load_api_keys, parse_api_keys
 
     if args.keys is not None:
-        return load_keys(args.keys)
+        return load_api_keys(args.keys)
     text = keys_in_environment()
-    return read_keys(text, "$CALUMMA_KEYS") if text else None
+    return parse_api_keys(text, "$CALUMMA_KEYS") if text else None

@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.documents.readers import read_documents
     from calumma.runtime import choose_device, is_first_rank
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
-    from calumma.train.image_learner import train_image_tokenizer
+    from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
     config = load_run_config(ImageTokenizerRun, args, image_tokenizer_plan)
     if config is None:
@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
             config.training,
             read_documents(config.documents),
             args.out,
-            save_every=config.save_every,
+            checkpoint=config.checkpoint,
             progress=progress,
             device=choose_device(config.device),
             watch=config.stability,

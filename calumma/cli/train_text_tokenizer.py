@@ -37,7 +37,7 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
     codes.add_argument(
         "--image-tokenizer", type=Path, metavar="DIR", help="hold as many codes as this one has"
     )
-    parser.set_defaults(run=_run, stops_at_once=True)
+    parser.set_defaults(run=_run, no_graceful_stop=True)
 
 
 def _run(args: argparse.Namespace) -> None:

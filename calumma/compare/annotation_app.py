@@ -21,9 +21,9 @@ from calumma.documents.document import Document, Text
 from calumma.documents.image_formats import data_url
 from calumma.errors import EvaluationError
 
-PAGE = Path(__file__).parent / "page"
+ANNOTATION_PAGE = Path(__file__).parent / "page"
 
-MOST_BYTES = 1 << 16
+MAX_REQUEST_BYTES = 1 << 16
 """Of a request: names and a few words are all that is sent."""
 
 HEADERS = {
@@ -39,7 +39,7 @@ HEADERS = {
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-class Told(BaseModel):
+class JudgementRequest(BaseModel):
     """What an annotator says of an item."""
 
     annotator: Name
@@ -49,7 +49,7 @@ class Told(BaseModel):
 
 
 @dataclass
-class Desk:
+class AnnotationService:
     """Hands out items and takes in what is said of them."""
 
     study: Study
@@ -59,12 +59,12 @@ class Desk:
     def __post_init__(self) -> None:
         self.items = {item.key: item for item in self.study.items()}
 
-    def next(self, annotator: str) -> Item | None:
+    def next_item(self, annotator: str) -> Item | None:
         """The next item of an annotator, in an order of their own."""
         order = sorted(self.items.values(), key=lambda item: self._hash(annotator, item))
         return self.store.claim(order, annotator, self.study.annotators)
 
-    def record(self, told: Told) -> None:
+    def record(self, told: JudgementRequest) -> None:
         """Take in a judgement.
 
         Raises:
@@ -76,19 +76,19 @@ class Desk:
                 f"the item {told.item!r} is none of this study's {len(self.items)}; expected one "
                 "that the page was given. Load the page again."
             )
-        asked = {question.name: question.words for question in QUESTIONS[item.kind]}
+        asked = {question.name: question.choices for question in QUESTIONS[item.kind]}
         for name in {*asked, *told.answers}:
             if told.answers.get(name) not in asked.get(name, ()):
                 raise EvaluationError(
                     f"{name} is answered {told.answers.get(name)!r}; expected one of "
                     f"{', '.join(asked.get(name, ())) or 'no answer'}. Answer every question."
                 )
-        swapped = self.swapped(told.annotator, item)
+        swapped = self.is_swapped(told.annotator, item)
         turned = {"first": "second", "second": "first"} if swapped else {}
         answers = {name: turned.get(word, word) for name, word in told.answers.items()}
         self.store.record(Judgement(item.key, told.annotator, answers, swapped, told.seconds))
 
-    def swapped(self, annotator: str, item: Item) -> bool:
+    def is_swapped(self, annotator: str, item: Item) -> bool:
         """Whether this annotator sees the second answer of a pair first."""
         return item.kind == "pairwise" and self._hash(annotator, item)[-1] % 2 == 1
 
@@ -96,10 +96,10 @@ class Desk:
         told = f"{self.study.seed}\0{annotator}\0{item.key}"
         return hashlib.sha256(told.encode()).digest()
 
-    def shown(self, annotator: str, item: Item) -> dict[str, Any]:
+    def render_item(self, annotator: str, item: Item) -> dict[str, Any]:
         """What the page shows of an item: never a system's name."""
         answers = [self.study.answers[name][item.prompt] for name in item.systems]
-        if self.swapped(annotator, item):
+        if self.is_swapped(annotator, item):
             answers.reverse()
         return {
             "key": item.key,
@@ -122,7 +122,7 @@ def _parts(document: Document) -> list[dict[str, str]]:
     ]
 
 
-def make_app(study: Study, store: Store, key: str = "") -> FastAPI:
+def make_annotation_app(study: Study, store: Store, key: str = "") -> FastAPI:
     """The web application of a study.
 
     Args:
@@ -130,7 +130,7 @@ def make_app(study: Study, store: Store, key: str = "") -> FastAPI:
         store: where judgements go.
         key: a word that every request for items must carry; empty for none.
     """
-    desk = Desk(study, store)
+    desk = AnnotationService(study, store)
     app = FastAPI(title="calumma compare", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
@@ -147,19 +147,19 @@ def make_app(study: Study, store: Store, key: str = "") -> FastAPI:
 
     @app.get("/api/item")
     def next_item(annotator: Annotated[str, Query(min_length=1, max_length=80)]) -> dict[str, Any]:
-        item = desk.next(annotator)
+        item = desk.next_item(annotator)
         return {
             "done": store.done_by(annotator),
             "of": len(desk.items),
-            "item": None if item is None else desk.shown(annotator, item),
+            "item": None if item is None else desk.render_item(annotator, item),
         }
 
     @app.post("/api/judgement")
-    def record(told: Told) -> dict[str, int]:
+    def record(told: JudgementRequest) -> dict[str, int]:
         desk.record(told)
         return {"done": store.done_by(told.annotator)}
 
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    app.mount("/", StaticFiles(directory=ANNOTATION_PAGE, html=True))
     return app
 
 
@@ -171,7 +171,7 @@ def _refusal(request: Request, key: str) -> Response | None:
         text = "the key is missing or wrong; expected the one in the link that you were sent."
         return JSONResponse({"error": text}, status_code=401)
     length = request.headers.get("Content-Length", "0")
-    if request.method == "POST" and not (length.isdigit() and 0 < int(length) <= MOST_BYTES):
-        text = f"a request of {length} bytes; expected 1 to {MOST_BYTES}, told beforehand."
+    if request.method == "POST" and not (length.isdigit() and 0 < int(length) <= MAX_REQUEST_BYTES):
+        text = f"a request of {length} bytes; expected 1 to {MAX_REQUEST_BYTES}, told beforehand."
         return JSONResponse({"error": text}, status_code=413)
     return None

@@ -14,17 +14,17 @@ from calumma.documents.document import Document, Image, Part, Text
 
 _CAPTION = re.compile(r"<caption>(.*?)</caption>", re.DOTALL | re.IGNORECASE)
 
-Draw = Callable[[str], Image | None]
+GenerateImage = Callable[[str], Image | None]
 """A caption to its picture; None where none could be drawn."""
 
 
-def with_pictures(answer: Document, draw: Draw) -> Document:
+def captions_to_images(answer: Document, draw: GenerateImage) -> Document:
     """The answer with its captions drawn; a caption that could not be stays as it is written."""
     parts = [new for part in answer.parts() for new in _drawn(part, draw)]
     return replace(answer, content=tuple(parts), messages=())
 
 
-def _drawn(part: Part, draw: Draw) -> Iterator[Part]:
+def _drawn(part: Part, draw: GenerateImage) -> Iterator[Part]:
     if not isinstance(part, Text):
         yield part
         return

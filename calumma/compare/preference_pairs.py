@@ -9,11 +9,11 @@ from typing import Any
 
 from calumma.compare.agreement import majority
 from calumma.compare.judgement_store import Judgement
-from calumma.compare.questions import SAME
+from calumma.compare.questions import TIE
 from calumma.compare.study import Study
 from calumma.documents.document import Document, document_to_json
 from calumma.errors import EvaluationError
-from calumma.files import replacing
+from calumma.files import atomic_write
 
 
 def preferred_pairs(study: Study, judgements: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
@@ -26,8 +26,8 @@ def preferred_pairs(study: Study, judgements: Sequence[Judgement]) -> Iterator[d
         if "preference" in judgement.answers:
             votes.setdefault(judgement.item, []).append(judgement.answers["preference"])
     for item in study.items():
-        answer = majority(votes.get(item.key, []), SAME)
-        if answer == SAME:
+        answer = majority(votes.get(item.key, []), TIE)
+        if answer == TIE:
             continue
         chosen, rejected = item.systems if answer == "first" else reversed(item.systems)
         yield {
@@ -47,7 +47,7 @@ def write_pairs(path: Path, study: Study, judgements: Sequence[Judgement]) -> in
         OutputError: the file cannot be written.
     """
     count = 0
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for pair in preferred_pairs(study, judgements):
             file.write(json.dumps(pair, ensure_ascii=False) + "\n")
             count += 1

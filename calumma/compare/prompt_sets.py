@@ -18,7 +18,7 @@ from calumma.documents.document import Document, Image, Part, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
 
-CATEGORY = "category"
+CATEGORY_ATTRIBUTE = "category"
 """The attribute of a prompt that says what kind of task it is."""
 
 _PLACEHOLDER = "<img>"
@@ -56,7 +56,7 @@ def with_caption_request(prompts: Iterable[Document]) -> Iterator[Document]:
         yield replace(prompt, content=(*prompt.content, Text(f"\n{CAPTION_REQUEST}")))
 
 
-def modality(prompt: Document) -> str:
+def prompt_modality(prompt: Document) -> str:
     """What goes into a prompt: "mixed" where it holds a picture, else "text"."""
     return "mixed" if prompt.images else "text"
 
@@ -64,8 +64,12 @@ def modality(prompt: Document) -> str:
 def _plain(document: Document) -> Document:
     asked = [turn for turn in document.messages if turn.role != "assistant"][:1]
     content = asked[0].parts if asked else document.content
-    category = document.attributes.get(CATEGORY) or document.attributes.get("task_type", "")
-    return replace(document, content=content, messages=(), attributes={CATEGORY: category})
+    category = document.attributes.get(CATEGORY_ATTRIBUTE) or document.attributes.get(
+        "task_type", ""
+    )
+    return replace(
+        document, content=content, messages=(), attributes={CATEGORY_ATTRIBUTE: category}
+    )
 
 
 def _is_released(path: Path) -> bool:
@@ -107,7 +111,7 @@ def _released_prompt(line: str, path: Path, number: int) -> Document:
         id=str(record.get("id", number)),
         source=path.name,
         content=tuple(_interleaved(pieces, [_picture(url, path, where) for url in urls])),
-        attributes={CATEGORY: str(record.get("task_type") or "")},
+        attributes={CATEGORY_ATTRIBUTE: str(record.get("task_type") or "")},
     )
 
 

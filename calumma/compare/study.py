@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calumma.compare.questions import KINDS, Kind
+from calumma.compare.questions import QUESTION_SETS, QuestionSet
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
 from calumma.errors import DocumentError, EvaluationError
-from calumma.files import fingerprint_of, make_folder, read_json, write_json
+from calumma.files import fingerprint, make_folder, read_json, write_json
 
 STUDY_NAME = "study.json"
 PROMPTS_NAME = "prompts.jsonl"
@@ -31,7 +31,7 @@ ANSWERS_FOLDER = "answers"
 class Item:
     """Something to judge: the answers of one or two systems to a prompt."""
 
-    kind: Kind
+    kind: QuestionSet
     prompt: str
 
     systems: tuple[str, ...]
@@ -44,7 +44,7 @@ class Item:
         >>> Item("pairwise", "7", ("ours", "other")).key
         'bcccd3a20ba4'
         """
-        return fingerprint_of("\0".join((self.kind, self.prompt, *self.systems)))
+        return fingerprint("\0".join((self.kind, self.prompt, *self.systems)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Study:
     folder: Path
     systems: tuple[str, ...]
 
-    kinds: tuple[Kind, ...] = ("absolute", "pairwise")
+    kinds: tuple[QuestionSet, ...] = ("absolute", "pairwise")
     """What is asked; see `questions`."""
 
     annotators: int = 3
@@ -81,7 +81,7 @@ class Study:
                 for systems in self._groups(kind):
                     yield Item(kind, prompt, systems)
 
-    def _groups(self, kind: Kind) -> Iterator[tuple[str, ...]]:
+    def _groups(self, kind: QuestionSet) -> Iterator[tuple[str, ...]]:
         if kind != "pairwise":
             yield from ((name,) for name in self.systems)
             return
@@ -142,13 +142,13 @@ def open_study(folder: Path) -> Study:
     return Study(folder=folder, prompts=prompts, **told)
 
 
-def require_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
+def require_kinds(names: Sequence[str]) -> tuple[QuestionSet, ...]:
     """The kinds of those names; raises `EvaluationError` for a name that is none."""
-    known = {kind: kind for kind in KINDS}
+    known = {kind: kind for kind in QUESTION_SETS}
     for name in names:
         if name not in known:
             raise EvaluationError(
-                f"--kinds {name}; expected some of {', '.join(KINDS)}, with commas between."
+                f"--kinds {name}; expected some of {', '.join(QUESTION_SETS)}, with commas between."
             )
     return tuple(known[name] for name in names if name in known)
 

@@ -14,23 +14,23 @@ import numpy as np
 
 from calumma.compare.agreement import Alpha, krippendorff_alpha, majority, unanimity, win_rate
 from calumma.compare.judgement_store import Judgement
-from calumma.compare.prompt_sets import CATEGORY, modality
-from calumma.compare.questions import QUESTIONS, SAME, Kind, Question
+from calumma.compare.prompt_sets import CATEGORY_ATTRIBUTE, prompt_modality
+from calumma.compare.questions import QUESTIONS, TIE, QuestionSet, SurveyQuestion
 from calumma.compare.study import Item, Study
 from calumma.documents.document import Document
 from calumma.evaluate.metric import Metric, bootstrap_interval, wilson_interval
-from calumma.files import replacing
+from calumma.files import atomic_write
 
-_POINTS = {"first": 1.0, SAME: 0.5, "second": 0.0}
+_POINTS = {"first": 1.0, TIE: 0.5, "second": 0.0}
 
 NO_MAJORITY = "no majority"
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class QuestionVotes:
     """The votes on one question about one group of systems."""
 
-    question: Question
+    question: SurveyQuestion
     systems: tuple[str, ...]
 
     votes: dict[str, list[str]]
@@ -44,12 +44,12 @@ class Verdicts:
         return {prompt: majority(votes, otherwise) for prompt, votes in self.votes.items()}
 
 
-def verdicts(study: Study, judgements: Sequence[Judgement]) -> Iterator[Verdicts]:
+def collect_votes(study: Study, judgements: Sequence[Judgement]) -> Iterator[QuestionVotes]:
     """The votes, question by question, for each system or pair of them."""
     said: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         said.setdefault(judgement.item, []).append(judgement)
-    groups: dict[tuple[Kind, tuple[str, ...]], list[Item]] = {}
+    groups: dict[tuple[QuestionSet, tuple[str, ...]], list[Item]] = {}
     for item in study.items():
         groups.setdefault((item.kind, item.systems), []).append(item)
     for (kind, systems), items in groups.items():
@@ -59,13 +59,13 @@ def verdicts(study: Study, judgements: Sequence[Judgement]) -> Iterator[Verdicts
                 item.prompt: [told.answers[question.name] for told in said[item.key]]
                 for item in whole
             }
-            yield Verdicts(question, systems, votes, len(items) - len(whole))
+            yield QuestionVotes(question, systems, votes, len(items) - len(whole))
 
 
-def figures(study: Study, judgements: Sequence[Judgement]) -> list[Metric]:
+def study_metrics(study: Study, judgements: Sequence[Judgement]) -> list[Metric]:
     """All figures of a study; of what nobody has judged yet there are none."""
     made: list[Metric] = []
-    for told in verdicts(study, judgements):
+    for told in collect_votes(study, judgements):
         if told.votes:
             of_kind = _pairwise if told.question.name == "preference" else _shares
             made += of_kind(study, told)
@@ -73,12 +73,12 @@ def figures(study: Study, judgements: Sequence[Judgement]) -> list[Metric]:
     return made
 
 
-def tables(study: Study, judgements: Sequence[Judgement]) -> dict[str, Any]:
+def vote_tables(study: Study, judgements: Sequence[Judgement]) -> dict[str, Any]:
     """The counts behind the figures, by category and by what prompts hold."""
     counted: dict[str, Any] = {}
-    for told in verdicts(study, judgements):
+    for told in collect_votes(study, judgements):
         pairwise = told.question.name == "preference"
-        chosen = told.majorities(SAME if pairwise else NO_MAJORITY)
+        chosen = told.majorities(TIE if pairwise else NO_MAJORITY)
         agreed = unanimity(list(told.votes.values()))
         counted[_name(told)] = {
             "annotators_agree": {
@@ -93,7 +93,7 @@ def tables(study: Study, judgements: Sequence[Judgement]) -> dict[str, Any]:
     return counted
 
 
-def _name(told: Verdicts) -> str:
+def _name(told: QuestionVotes) -> str:
     return f"{told.question.name}[{' against '.join(told.systems)}]"
 
 
@@ -101,21 +101,21 @@ def _groups(study: Study, prompts: Iterable[str]) -> Iterator[tuple[str, list[st
     """All prompts, those of each category, and those with and without pictures."""
     told = list(prompts)
     yield "all", told
-    for of in (lambda prompt: prompt.attributes.get(CATEGORY, ""), _modality_group):
+    for of in (lambda prompt: prompt.attributes.get(CATEGORY_ATTRIBUTE, ""), _modality_group):
         names = sorted({of(study.prompts[prompt]) for prompt in told} - {""})
         for name in names:
             yield name, [prompt for prompt in told if of(study.prompts[prompt]) == name]
 
 
 def _modality_group(prompt: Document) -> str:
-    return f"{modality(prompt)} prompts"
+    return f"{prompt_modality(prompt)} prompts"
 
 
-def _pairwise(study: Study, told: Verdicts) -> Iterator[Metric]:
-    chosen = told.majorities(SAME)
+def _pairwise(study: Study, told: QuestionVotes) -> Iterator[Metric]:
+    chosen = told.majorities(TIE)
     for group, prompts in _groups(study, chosen):
         counts = Counter(chosen[prompt] for prompt in prompts)
-        wins, ties, losses = (counts[word] for word in ("first", SAME, "second"))
+        wins, ties, losses = (counts[word] for word in ("first", TIE, "second"))
         points = [_POINTS[chosen[prompt]] for prompt in prompts]
         yield Metric(
             name=_in_group(f"win_rate[{' against '.join(told.systems)}]", group),
@@ -129,9 +129,9 @@ def _pairwise(study: Study, told: Verdicts) -> Iterator[Metric]:
         )
 
 
-def _shares(study: Study, told: Verdicts) -> Iterator[Metric]:
+def _shares(study: Study, told: QuestionVotes) -> Iterator[Metric]:
     chosen = told.majorities(NO_MAJORITY)
-    words = [*told.question.words, NO_MAJORITY]
+    words = [*told.question.choices, NO_MAJORITY]
     for group, prompts in _groups(study, chosen):
         counts = Counter(chosen[prompt] for prompt in prompts)
         for word in words:
@@ -148,9 +148,9 @@ def _shares(study: Study, told: Verdicts) -> Iterator[Metric]:
             )
 
 
-def _agreement(study: Study, told: Verdicts) -> Iterator[Metric]:
+def _agreement(study: Study, told: QuestionVotes) -> Iterator[Metric]:
     votes = list(told.votes.values())
-    measured = partial(krippendorff_alpha, votes, told.question.words, seed=study.seed)
+    measured = partial(krippendorff_alpha, votes, told.question.choices, seed=study.seed)
     alpha: Alpha | None = measured(told.question.level)
     if alpha is None:
         return
@@ -178,7 +178,7 @@ def write_judgements(path: Path, study: Study, judgements: Sequence[Judgement]) 
         OutputError: the file cannot be written.
     """
     items = {item.key: item for item in study.items()}
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ("kind", "prompt", "systems", "annotator", "question", "answer", "swapped", "seconds")

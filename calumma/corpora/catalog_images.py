@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calumma.corpora.catalog_entry import Corpus, Package, Reader
+from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
 from calumma.corpora.sources import (
     clip_art,
     emoji,
@@ -34,26 +34,26 @@ def _emoji_icons(
         name=name,
         kind="pairs",
         packages=(package, _UNICODE, _CLDR),
-        licence=licence,
+        license=licence,
         notice=f"{notice} {_EMOJI_WORDS}",
         redistributable=True,
-        documents=documents,
-        images=documents,
+        num_documents=documents,
+        num_images=documents,
         reader=emoji.icons_reader(package.name),
     )
 
 
 def _pairs(
-    name: str, package: Package, licence: str, reader: Reader, *, free: bool, documents: int
+    name: str, package: Package, licence: str, reader: CorpusReader, *, free: bool, documents: int
 ) -> Corpus:
     return Corpus(
         name=name,
         kind="pairs",
         packages=(package,),
-        licence=licence,
+        license=licence,
         redistributable=free,
-        documents=documents,
-        images=documents,
+        num_documents=documents,
+        num_images=documents,
         reader=reader,
     )
 
@@ -83,12 +83,12 @@ PICTURES: tuple[Corpus, ...] = (
         name="fluent-3d",
         kind="pairs",
         packages=(Package("npm", "@lobehub/fluent-emoji-3d", "1.1.0"), _UNICODE, _CLDR),
-        licence="MIT",
+        license="MIT",
         notice="Fluent Emoji (3D). Copyright (c) Microsoft Corporation; packaged by LobeHub. "
         + _EMOJI_WORDS,
         redistributable=True,
-        documents=3374,
-        images=3374,
+        num_documents=3374,
+        num_images=3374,
         reader=emoji.files_reader("@lobehub/fluent-emoji-3d", "assets"),
     ),
     Corpus(
@@ -98,13 +98,13 @@ PICTURES: tuple[Corpus, ...] = (
             Package("apt", "openclipart-png", "1:0.18+dfsg-19"),
             Package("apt", "openclipart-svg", "1:0.18+dfsg-19"),
         ),
-        licence="public domain",
+        license="public domain",
         notice="Drawings of the Open Clip Art Library, each dedicated to the public domain.",
         redistributable=True,
         # Of 8,121 drawings, without duplicates and files that do not say they are public domain,
         # and with one star polygon in seven.
-        documents=6854,
-        images=6854,
+        num_documents=6854,
+        num_images=6854,
         reader=clip_art.read,
     ),
     Corpus(
@@ -114,11 +114,11 @@ PICTURES: tuple[Corpus, ...] = (
             Package("apt", "iso-flags-png-320x240", "1.0.2-2"),
             Package("apt", "unicode-cldr-core", "41-0.1"),
         ),
-        licence="public domain",
+        license="public domain",
         notice="Flags dedicated to the public domain; names of territories from Unicode's CLDR.",
         redistributable=True,
-        documents=251,
-        images=251,
+        num_documents=251,
+        num_images=251,
         reader=flags.read,
     ),
     _pairs(
@@ -167,12 +167,12 @@ PICTURES: tuple[Corpus, ...] = (
         name="twemoji",
         kind="pairs",
         packages=(Package("npm", "emoji-datasource-twitter", "16.0.0"), _UNICODE, _CLDR),
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         notice="Twemoji. Copyright Twitter, Inc and other contributors. " + _EMOJI_WORDS,
         redistributable=False,
         # Emoji of Unicode 15.0, of which there is a table of names; 16.0 has 126 more.
-        documents=3660,
-        images=3660,
+        num_documents=3660,
+        num_images=3660,
         reader=emoji.files_reader("emoji-datasource-twitter", "img/twitter/64"),
     ),
     _pairs(
@@ -217,10 +217,10 @@ PICTURES: tuple[Corpus, ...] = (
             Package("apt", "lilypond-doc", "2.24.1-2"),
             Package("apt", "lilypond-doc-html", "2.24.1-2"),
         ),
-        licence="GFDL-1.3-or-later and GPL-3.0-or-later",
+        license="GFDL-1.3-or-later and GPL-3.0-or-later",
         redistributable=False,
-        documents=5583,
-        images=5583,
+        num_documents=5583,
+        num_images=5583,
         reader=lilypond.read,
     ),
     _pairs(
@@ -248,22 +248,22 @@ QUESTIONS: tuple[Corpus, ...] = (
         name="easy-vqa",
         kind="questions",
         packages=(Package("pip", "easy-vqa", "1.0"),),
-        licence="MIT",
+        license="MIT",
         notice="easy-VQA. Copyright (c) Victor Zhou.",
         redistributable=True,
-        documents=5000,
-        images=5000,
+        num_documents=5000,
+        num_images=5000,
         reader=visual_questions.read_easy_vqa,
     ),
     Corpus(
         name="cifar10-test",
         kind="evaluation",
         packages=(Package("pip", "bigbench", "1.0.0"),),
-        licence="Apache-2.0",
+        license="Apache-2.0",
         notice="CIFAR-10's test part as a task of BIG-bench, whose files must never be trained on.",
         redistributable=False,
-        documents=10000,
-        images=10000,
+        num_documents=10000,
+        num_images=10000,
         reader=visual_questions.read_cifar10_test,
     ),
 )

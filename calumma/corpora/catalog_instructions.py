@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from calumma.corpora.catalog_entry import Corpus, Folders
+from calumma.corpora.catalog_entry import Corpus, PackageFolders
 from calumma.corpora.catalog_images import PICTURES, QUESTIONS
 from calumma.corpora.catalog_texts import TEXTS
 from calumma.corpora.instructions import image_conversations, text_conversations
-from calumma.corpora.instructions.conversation_templates import number_of
+from calumma.corpora.instructions.conversation_templates import stable_hash
 from calumma.corpora.instructions.safety_prompts import dangerous_words, safety
 from calumma.documents.document import Document
 
@@ -45,7 +45,7 @@ def _category(
     parts = [_KNOWN[part] for part in of]
     packages = tuple(dict.fromkeys(package for part in parts for package in part.packages))
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         for document in make({part.name: partial(part.read, folders) for part in parts}):
             category = name.replace("-", "_")
             yield replace(document, attributes={**document.attributes, "category": category})
@@ -55,11 +55,11 @@ def _category(
         name=f"sft-{name}",
         kind="instructions",
         packages=packages,
-        licence=" and ".join(dict.fromkeys(part.licence for part in parts)),
+        license=" and ".join(dict.fromkeys(part.license for part in parts)),
         notice=" ".join([*dict.fromkeys(notices), "Prompts and answers are made by templates."]),
         redistributable=all(part.redistributable for part in parts),
-        documents=counts[0],
-        images=counts[1],
+        num_documents=counts[0],
+        num_images=counts[1],
         reader=read,
     )
 
@@ -72,36 +72,38 @@ def _pairs(parts: Parts) -> Iterator[Document]:
 def _text(parts: Parts) -> Iterator[Document]:
     for page in parts["wordnet"]():
         yield from (
-            d for d in text_conversations.about_words(page) if number_of(d.id) % WORDS_ONE_IN == 0
+            d
+            for d in text_conversations.gloss_conversations(page)
+            if stable_hash(d.id) % WORDS_ONE_IN == 0
         )
 
 
 def _code(parts: Parts) -> Iterator[Document]:
     for name in _PYTHON:
         for page in parts[name]():
-            yield from text_conversations.about_code(page)
+            yield from text_conversations.code_conversations(page)
 
 
 def _visual_chat(parts: Parts) -> Iterator[Document]:
     for pair in _pairs(parts):
-        yield from image_conversations.chat(pair)
+        yield from image_conversations.visual_chat(pair)
     yield from parts["easy-vqa"]()
 
 
 def _image_generation(parts: Parts) -> Iterator[Document]:
-    yield from map(image_conversations.drawing, _pairs(parts))
+    yield from map(image_conversations.image_request, _pairs(parts))
 
 
 def _interleaved_generation(parts: Parts) -> Iterator[Document]:
-    yield from image_conversations.interleaved(
-        _pairs(parts), image_conversations.glosses_of(parts["wordnet"]())
+    yield from image_conversations.interleaved_conversations(
+        _pairs(parts), image_conversations.noun_glosses(parts["wordnet"]())
     )
 
 
 def _safety(parts: Parts) -> Iterator[Document]:
     yield from safety()
     yield from dangerous_words(
-        image_conversations.glosses_of(parts["wordnet"]()), image_conversations.GLOSSES_LICENCE
+        image_conversations.noun_glosses(parts["wordnet"]()), image_conversations.GLOSSES_LICENSE
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from calumma.corpora.catalog_entry import Corpus, Package, Reader
+from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
 from calumma.corpora.sources import (
     conversations,
     dictionaries,
@@ -28,28 +28,30 @@ def _pages(
 
 
 def _manual(
-    package: Package, licence: str, reader: Reader, *, documents: int, images: int
+    package: Package, licence: str, reader: CorpusReader, *, documents: int, images: int
 ) -> Corpus:
     return Corpus(
         name=package.name,
         kind="interleaved",
         packages=(package,),
-        licence=licence,
+        license=licence,
         redistributable=False,
-        documents=documents,
-        images=images,
+        num_documents=documents,
+        num_images=images,
         reader=reader,
     )
 
 
-def _prose(name: str, package: Package, licence: str, reader: Reader, *, documents: int) -> Corpus:
+def _prose(
+    name: str, package: Package, licence: str, reader: CorpusReader, *, documents: int
+) -> Corpus:
     return Corpus(
         name=name,
         kind="text",
         packages=(package,),
-        licence=licence,
+        license=licence,
         redistributable=False,
-        documents=documents,
+        num_documents=documents,
         reader=reader,
     )
 
@@ -60,9 +62,9 @@ def _dictionary(package: Package, licence: str, *, free: bool, documents: int) -
         name=name,
         kind="text",
         packages=(package,),
-        licence=licence,
+        license=licence,
         redistributable=free,
-        documents=documents,
+        num_documents=documents,
         reader=dictionaries.dictionary_reader(package.name, name),
     )
 
@@ -90,9 +92,9 @@ TEXTS: tuple[Corpus, ...] = (
         name="wordnet",
         kind="text",
         packages=(Package("apt", "wordnet-base", "1:3.0-37"),),
-        licence="WordNet-3.0",
+        license="WordNet-3.0",
         redistributable=True,
-        documents=2943,
+        num_documents=2943,
         reader=wordnet.read,
     ),
     _pages(
@@ -112,10 +114,10 @@ TEXTS: tuple[Corpus, ...] = (
         name="gimp-help",
         kind="interleaved",
         packages=(Package("apt", "gimp-help-en", "2.10.34-2"),),
-        licence="GFDL-1.2-or-later",
+        license="GFDL-1.2-or-later",
         redistributable=False,
-        documents=475,
-        images=1900,
+        num_documents=475,
+        num_images=1900,
         reader=manuals.pages_reader("gimp-help-en", "usr/share/gimp/2.0/help/en"),
     ),
     _manual(

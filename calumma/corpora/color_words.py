@@ -13,15 +13,15 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-COLOUR_WORDS = (
+COLOR_WORDS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",
 )  # fmt: skip
 """The words, in the order of the codes that `colour_codes` gives."""
 
-NO_WORD = -1
-_CODE = {word: code for code, word in enumerate(COLOUR_WORDS)}
+NO_COLOR = -1
+_CODE = {word: code for code, word in enumerate(COLOR_WORDS)}
 
-OPAQUE = 128
+MIN_OPAQUE_ALPHA = 128
 """Alpha from which a pixel counts."""
 
 _HUES = (
@@ -32,30 +32,30 @@ _HUES = (
 
 
 @dataclass(frozen=True)
-class MainColour:
+class MainColor:
     """The colour word that most opaque pixels have, and their share of the opaque pixels."""
 
     word: str
-    share: float
+    fraction: float
 
 
-def main_colour(picture: PIL.Image.Image) -> MainColour | None:
+def main_color(image: PIL.Image.Image) -> MainColor | None:
     """The commonest colour word of a picture's opaque pixels.
 
     Returns:
         The word and its share (0 to 1); None if no opaque pixel has a word.
     """
-    rgba = np.asarray(picture.convert("RGBA"))
-    opaque = rgba[rgba[..., 3] >= OPAQUE][:, :3]
-    codes = colour_codes(opaque)
-    counts = np.bincount(codes[codes != NO_WORD], minlength=len(COLOUR_WORDS))
+    rgba = np.asarray(image.convert("RGBA"))
+    opaque = rgba[rgba[..., 3] >= MIN_OPAQUE_ALPHA][:, :3]
+    codes = color_codes(opaque)
+    counts = np.bincount(codes[codes != NO_COLOR], minlength=len(COLOR_WORDS))
     if not counts.any():
         return None
     best = int(counts.argmax())
-    return MainColour(COLOUR_WORDS[best], float(counts[best]) / len(opaque))
+    return MainColor(COLOR_WORDS[best], float(counts[best]) / len(opaque))
 
 
-def colour_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
+def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
     """Name each pixel.
 
     Args:
@@ -65,7 +65,7 @@ def colour_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
         [N] int8, places in `COLOUR_WORDS`; `NO_WORD` for pixels between two words.
     """
     hue, saturation, value = _hue_saturation_value(rgb)
-    codes = np.full(len(rgb), NO_WORD, dtype=np.int8)
+    codes = np.full(len(rgb), NO_COLOR, dtype=np.int8)
     lower = 0
     for upper, word in _HUES:
         codes[(hue >= lower) & (hue < upper)] = _CODE[word]
@@ -75,7 +75,7 @@ def colour_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
     codes[warm & (value < 0.7)] = _CODE["brown"]
     reddish = (hue < 15) | (hue >= 330)
     codes[reddish & (saturation < 0.6) & (value > 0.75)] = _CODE["pink"]
-    codes[warm & (hue >= 15) & (saturation < 0.4) & (value >= 0.7)] = NO_WORD
+    codes[warm & (hue >= 15) & (saturation < 0.4) & (value >= 0.7)] = NO_COLOR
 
     # Steel and slate are bluish, and people call them grey; dark red-brown is called brown.
     codes[(hue < 15) & (value < 0.5)] = _CODE["brown"]

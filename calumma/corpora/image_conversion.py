@@ -15,16 +15,16 @@ from calumma.documents.image_decoding import MAX_PIXELS
 from calumma.documents.scorers import on_white
 from calumma.errors import CorpusError, ImageError
 
-VECTOR_SIDE = 256
+SVG_SIDE = 256
 """Pixels of the longer side at which vectors are drawn."""
 
-LARGEST_SIDE = 512
+MAX_IMAGE_SIDE = 512
 """Pixels of the longer side above which a raster picture is made smaller."""
 
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
-def draw_svg(svg: str, side: int = VECTOR_SIDE) -> bytes:
+def rasterize_svg(svg: str, side: int = SVG_SIDE) -> bytes:
     """Draw a vector so that it fits a square.
 
     Args:
@@ -57,10 +57,10 @@ def draw_svg(svg: str, side: int = VECTOR_SIDE) -> bytes:
             f"a vector picture cannot be drawn ({error}); expected SVG. Leave it out."
         ) from error
     picture = PIL.Image.open(io.BytesIO(drawn))
-    return drawn if picture.height <= side else png(fitted(picture, side))
+    return drawn if picture.height <= side else encode_small_png(fit_within(picture, side))
 
 
-def fitted(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
+def fit_within(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
     """The picture in RGB or RGBA, made smaller if its longer side is over `side` pixels."""
     picture = picture.convert("RGBA" if has_transparency(picture) else "RGB")
     scale = side / max(picture.size)
@@ -78,14 +78,14 @@ def has_transparency(picture: PIL.Image.Image) -> bool:
     return bool(lowest < 255)
 
 
-def png(picture: PIL.Image.Image) -> bytes:
+def encode_small_png(picture: PIL.Image.Image) -> bytes:
     """The picture as a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def webp(picture: PIL.Image.Image, quality: int) -> bytes:
+def encode_webp(picture: PIL.Image.Image, quality: int) -> bytes:
     """The picture as a lossy WebP file; `quality` (0 to 100) is that of colours and of alpha."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality, alpha_quality=quality, method=4)
@@ -99,31 +99,31 @@ def image_from_file(path: Path) -> Image:
         ImageError: the file holds no picture that may be opened.
     """
     if path.suffix == ".svg":
-        return Image(data=draw_svg(path.read_text("utf-8", errors="replace")))
-    size_of_file(path)
+        return Image(data=rasterize_svg(path.read_text("utf-8", errors="replace")))
+    image_size(path)
     return Image(path=path)
 
 
-def shrunk(image: Image, largest_side: int = LARGEST_SIDE) -> Image:
+def shrink_image(image: Image, max_side: int = MAX_IMAGE_SIDE) -> Image:
     """The picture in memory: the bytes of its file, or WebP where it had to be made smaller.
 
     Raises:
         ImageError: the picture cannot be read.
     """
-    if image.path is None or max(size_of_file(image.path)) <= largest_side:
+    if image.path is None or max(image_size(image.path)) <= max_side:
         return Image(data=image.read_bytes())
-    return Image(data=webp(fitted(image.open(), largest_side), quality=90))
+    return Image(data=encode_webp(fit_within(image.open(), max_side), quality=90))
 
 
 @functools.lru_cache(maxsize=100_000)
-def size_of_file(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, read from the head of the file; vectors count as drawn.
 
     Raises:
         ImageError: the file holds no picture.
     """
     if path.suffix == ".svg":
-        return VECTOR_SIDE, VECTOR_SIDE
+        return SVG_SIDE, SVG_SIDE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)

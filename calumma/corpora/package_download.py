@@ -18,30 +18,30 @@ from pathlib import Path
 
 from calumma.corpora.catalog_entry import Package, Registry
 from calumma.errors import CorpusError
-from calumma.files import make_folder, replacing
+from calumma.files import atomic_write, make_folder
 from calumma.runtime import cache_folder
 
-_OFFLINE = re.compile(
+_NETWORK_ERROR = re.compile(
     r"could not resolve|temporary failure|name resolution|enotfound|eai_again|econnrefused"
     r"|etimedout|unable to connect|network is unreachable|failed to establish a new connection"
     r"|connection timed out|could not connect|max retries exceeded",
     re.IGNORECASE,
 )
-_WAYS_OUT: dict[Registry, str] = {
+_FIXES: dict[Registry, str] = {
     "apt": "This corpus needs Debian 12 and fresh lists (sudo apt-get update).",
     "npm": "See what there is: npm view NAME versions.",
     "pip": "See what there is: pip index versions NAME.",
 }
-_INSTALL: dict[str, str] = {
+_CLIENT_FIXES: dict[str, str] = {
     "apt-get": "It comes with Debian; on another system leave this corpus out.",
     "dpkg": "It comes with Debian; on another system leave this corpus out.",
     "npm": "Install Node.js (https://nodejs.org), which brings npm.",
 }
 
-Say = Callable[[str], None]
+StatusCallback = Callable[[str], None]
 
 
-def package_folder(package: Package, say: Say = lambda line: None) -> Path:
+def fetch_package(package: Package, on_status: StatusCallback = lambda line: None) -> Path:
     """Where a package lies unpacked; it is fetched if it is not in the cache.
 
     Args:
@@ -57,13 +57,13 @@ def package_folder(package: Package, say: Say = lambda line: None) -> Path:
     folder = Path(cache_folder()) / "packages" / package.registry / file_name
     if folder.is_dir():
         return folder
-    say(f"fetching {package}")
+    on_status(f"fetching {package}")
     make_folder(folder.parent)
     download = folder.with_name(folder.name + ".download")
-    with replacing(download) as temporary:
+    with atomic_write(download) as temporary:
         temporary.mkdir()
         _download(package, temporary)
-    with replacing(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         _unpack(package, _only_file(package, download), temporary)
     shutil.rmtree(download)
@@ -87,7 +87,7 @@ def _client(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise CorpusError(
-            f"{name} is not installed; expected it to fetch packages. {_INSTALL[name]}"
+            f"{name} is not installed; expected it to fetch packages. {_CLIENT_FIXES[name]}"
         )
     return found
 
@@ -109,21 +109,21 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         return
     said = done.stderr + done.stdout
     client = Path(command[0]).name
-    if _OFFLINE.search(said):
+    if _NETWORK_ERROR.search(said):
         raise CorpusError(
             f"{client} does not reach its registry; expected {package}. Connect to the network and "
             "run the same command again: what is fetched already is kept."
         )
     if "No module named pip" in said:
         raise CorpusError("pip is not installed; expected it to fetch packages. Install pip.")
-    way_out = _WAYS_OUT[package.registry].replace("NAME", package.name)
+    way_out = _FIXES[package.registry].replace("NAME", package.name)
     raise CorpusError(
-        f"{client} could not fetch {package}: {_last_line(said)}; expected exactly this version. "
+        f"{client} could not fetch {package}: {_error_line(said)}; expected exactly this version. "
         f"{way_out}"
     )
 
 
-def _last_line(said: str) -> str:
+def _error_line(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(E:|ERROR|error:|npm (ERR!|error))", line)]
     return (errors or lines or ["it said nothing"])[0].rstrip(".")

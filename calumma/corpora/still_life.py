@@ -22,7 +22,7 @@ from calumma.corpora.embedded import EmbeddedKind, load_embedded
 from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES, draw_shape
 from calumma.documents.document import Document
 
-PATTERNS = ("plain", "striped", "checked", "fading")
+GROUND_PATTERNS = ("plain", "striped", "checked", "fading")
 """Grounds: one colour, bands or squares of two, or one that fades into the other downwards."""
 
 LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
@@ -38,7 +38,7 @@ LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
 }
 """Places by name, each with the share of the picture's side right of its left and below its top."""
 
-ALONE, TOGETHER = 0.75, 0.42
+SINGLE_BOX, SHARED_BOX = 0.75, 0.42
 """Side of a thing's box as a share of the picture's."""
 
 _CATEGORIES = {
@@ -56,19 +56,19 @@ class Thing:
     name: str
     """With its colour, where it is a shape."""
 
-    colour: str = ""
+    color: str = ""
     """Of a shape; empty for what has its own colours."""
 
     source: str = "shapes"
-    licence: str = "CC0-1.0"
+    license: str = "CC0-1.0"
     split: Split = "train"
     data: bytes = b""
     """The file of its picture; empty for shapes."""
 
-    def drawn(self, box: int) -> PIL.Image.Image:
+    def render(self, box: int) -> PIL.Image.Image:
         """The thing, transparent around it, with its longer side as long as the box's."""
-        if self.colour:
-            return draw_shape(self.name.split()[-1], GROUNDS[self.colour], box)
+        if self.color:
+            return draw_shape(self.name.split()[-1], GROUNDS[self.color], box)
         with PIL.Image.open(io.BytesIO(self.data)) as file:
             picture = file.convert("RGBA")
         scale = box / max(picture.size)
@@ -81,33 +81,33 @@ class Ground:
     """What the things stand on."""
 
     pattern: str
-    colour: str
-    second: str = ""
+    color: str
+    second_color: str = ""
     """The other colour; empty on a plain ground."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The ground, named."""
-        colours = f"{self.colour} and {self.second}" if self.second else self.colour
+        colours = f"{self.color} and {self.second_color}" if self.second_color else self.color
         return f"{self.pattern} {colours} ground"
 
     @property
-    def colours(self) -> set[str]:
+    def colors(self) -> set[str]:
         """Its colours, by name."""
-        return {self.colour, self.second} - {""}
+        return {self.color, self.second_color} - {""}
 
-    def drawn(self, side: int) -> PIL.Image.Image:
+    def render(self, side: int) -> PIL.Image.Image:
         """The ground, as a picture of its own."""
-        first = np.array(GROUNDS[self.colour], dtype=np.float64)
-        if not self.second:
-            return PIL.Image.new("RGB", (side, side), GROUNDS[self.colour])
+        first = np.array(GROUNDS[self.color], dtype=np.float64)
+        if not self.second_color:
+            return PIL.Image.new("RGB", (side, side), GROUNDS[self.color])
         rows, columns = np.mgrid[0:side, 0:side] * 8 // side
         shares = {
             "striped": columns % 2,
             "checked": (rows + columns) % 2,
             "fading": np.mgrid[0:side, 0:side][0] / max(1, side - 1),
         }[self.pattern]
-        second = np.array(GROUNDS[self.second], dtype=np.float64)
+        second = np.array(GROUNDS[self.second_color], dtype=np.float64)
         values = first + shares[..., None] * (second - first)
         return PIL.Image.fromarray(values.round().astype(np.uint8))
 
@@ -122,7 +122,7 @@ class StillLife:
     """In the order of the layout's places; the last places may be empty."""
 
     @property
-    def placed(self) -> Iterator[tuple[str, Thing]]:
+    def positions(self) -> Iterator[tuple[str, Thing]]:
         """Each thing with the name of its place."""
         places = LAYOUTS[self.layout]
         return ((name, thing) for (name, _, _), thing in zip(places, self.things, strict=False))
@@ -133,12 +133,12 @@ class StillLife:
         held_out = any(thing.split == "held-out" for thing in self.things)
         return "held-out" if held_out else "train"
 
-    def drawn(self, side: int) -> PIL.Image.Image:
+    def render(self, side: int) -> PIL.Image.Image:
         """The picture, RGB, `side` pixels to a side."""
-        picture = self.ground.drawn(side)
-        box = round(side * (ALONE if self.layout == "one" else TOGETHER))
+        picture = self.ground.render(side)
+        box = round(side * (SINGLE_BOX if self.layout == "one" else SHARED_BOX))
         for (_, across, down), thing in zip(LAYOUTS[self.layout], self.things, strict=False):
-            drawn = thing.drawn(box)
+            drawn = thing.render(box)
             corner = (
                 round(side * across - drawn.width / 2),
                 round(side * down - drawn.height / 2),
@@ -146,14 +146,14 @@ class StillLife:
             picture.paste(drawn, corner, drawn)
         return picture
 
-    def jpeg(self, side: int) -> bytes:
+    def to_jpeg(self, side: int) -> bytes:
         """The picture as a file."""
         file = io.BytesIO()
-        self.drawn(side).save(file, "JPEG", **_JPEG)
+        self.render(side).save(file, "JPEG", **_JPEG)
         return file.getvalue()
 
 
-class Cupboard:
+class ObjectPool:
     """All things there are, and the choice among them."""
 
     def __init__(self) -> None:
@@ -169,40 +169,42 @@ class Cupboard:
         for split in splits:
             for kind in kinds:
                 documents = load_embedded(kind, split)
-                found += [_thing(document, split) for document in documents if _fits(document)]
+                found += [
+                    _thing(document, split) for document in documents if _is_suitable(document)
+                ]
         return tuple(found)
 
-    def still_life(self, random: np.random.Generator) -> StillLife:
+    def sample_still_life(self, random: np.random.Generator) -> StillLife:
         """Set out one to four different things."""
         layout = str(random.choice(list(LAYOUTS), p=(0.35, 0.2, 0.2, 0.25)))
         count = int(random.integers(3, 5)) if layout == "corners" else len(LAYOUTS[layout])
-        ground = self.ground(random)
+        ground = self.sample_ground(random)
         things: list[Thing] = []
         while len(things) < count:
-            thing = self.thing(random)
-            if thing.name not in {t.name for t in things} and thing.colour not in ground.colours:
+            thing = self.sample_thing(random)
+            if thing.name not in {t.name for t in things} and thing.color not in ground.colors:
                 things.append(thing)
         return StillLife(ground, layout, tuple(things))
 
-    def thing(self, random: np.random.Generator) -> Thing:
+    def sample_thing(self, random: np.random.Generator) -> Thing:
         """A shape two times in five, else an object."""
         kind = self.shapes if random.random() < 0.4 else self.objects
         return kind[int(random.integers(len(kind)))]
 
-    def ground(self, random: np.random.Generator) -> Ground:
+    def sample_ground(self, random: np.random.Generator) -> Ground:
         """Plain half of the time."""
-        pattern = str(random.choice(PATTERNS, p=(0.5, 0.15, 0.15, 0.2)))
+        pattern = str(random.choice(GROUND_PATTERNS, p=(0.5, 0.15, 0.15, 0.2)))
         colour, second = map(str, random.choice(list(GROUNDS), 2, replace=False))
         return Ground(pattern, colour, "" if pattern == "plain" else second)
 
 
 @functools.cache
-def cupboard() -> Cupboard:
+def object_pool() -> ObjectPool:
     """The one cupboard of a process."""
-    return Cupboard()
+    return ObjectPool()
 
 
-def _fits(document: Document) -> bool:
+def _is_suitable(document: Document) -> bool:
     known = document.attributes
     return (
         known.get("category") in _CATEGORIES
@@ -215,7 +217,7 @@ def _thing(document: Document, split: Split) -> Thing:
     return Thing(
         name=document.attributes["caption"],
         source=document.source,
-        licence=document.licence,
+        license=document.license,
         split=split,
         data=document.images[0].read_bytes(),
     )

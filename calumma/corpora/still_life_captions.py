@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from calumma.corpora.still_life import Cupboard, StillLife, Thing
+from calumma.corpora.still_life import ObjectPool, StillLife, Thing
 from calumma.documents.document import Document, Image, Part, Text, Turn
 
-NUMBERS = ("no", "one", "two", "three", "four")
-KINDS = {"pair": 0.65, "question": 0.2, "page": 0.15}
+NUMBER_WORDS = ("no", "one", "two", "three", "four")
+KIND_PROBABILITIES = {"pair": 0.65, "question": 0.2, "page": 0.15}
 """Shares of the kinds of documents."""
 
 _PLURAL_ONLY = ("glasses", "scissors", "jeans", "shorts", "binoculars", "grapes", "cherries")
@@ -19,7 +19,7 @@ _SPOKEN_Y = ("uni", "use", "eu", "one")
 """Beginnings whose first sound is no vowel, though the first letter is."""
 
 
-def named(thing: str) -> str:
+def with_article(thing: str) -> str:
     """A thing with its article, if it takes one.
 
     >>> named("red circle"), named("orange square"), named("unicorn"), named("cherries")
@@ -32,10 +32,10 @@ def named(thing: str) -> str:
     return f"{'an' if an else 'a'} {thing}"
 
 
-def caption(scene: StillLife, random: np.random.Generator) -> str:
+def make_caption(scene: StillLife, random: np.random.Generator) -> str:
     """All that a still life shows, in one of several wordings."""
-    ground = named(scene.ground.words)
-    names = [named(thing.name) for thing in scene.things]
+    ground = with_article(scene.ground.description)
+    names = [with_article(thing.name) for thing in scene.things]
     if scene.layout == "one":
         return _pick(random, (f"{names[0]} on {ground}", f"{ground} with {names[0]} on it"))
     if scene.layout in ("row", "column"):
@@ -43,42 +43,44 @@ def caption(scene: StillLife, random: np.random.Generator) -> str:
         one, other = ("left of", "right of") if scene.layout == "row" else ("above", "below")
         said = _pick(random, (f"{first} {one} {second}", f"{second} {other} {first}"))
         return f"{said}, on {ground}"
-    places = [f"{named(thing.name)} {place}" for place, thing in scene.placed]
+    places = [f"{with_article(thing.name)} {place}" for place, thing in scene.positions]
     order = [places[number] for number in random.permutation(len(places))]
     said = f"{', '.join(order[:-1])} and {order[-1]}"
     return _pick(
         random,
-        (f"{said}, on {ground}", f"{NUMBERS[len(names)]} things on {ground}: {said}"),
+        (f"{said}, on {ground}", f"{NUMBER_WORDS[len(names)]} things on {ground}: {said}"),
     )
 
 
-def question(scene: StillLife, cupboard: Cupboard, random: np.random.Generator) -> tuple[str, str]:
+def make_question(
+    scene: StillLife, pool: ObjectPool, random: np.random.Generator
+) -> tuple[str, str]:
     """Something asked of a still life, and the answer."""
-    place, thing = list(scene.placed)[int(random.integers(len(scene.things)))]
-    other = cupboard.thing(random)
+    place, thing = list(scene.positions)[int(random.integers(len(scene.things)))]
+    other = pool.sample_thing(random)
     there = {one.name for one in scene.things}
     asked = [
-        ("How many things are there?", NUMBERS[len(scene.things)]),
-        (f"What is {place}?", named(thing.name)),
+        ("How many things are there?", NUMBER_WORDS[len(scene.things)]),
+        (f"What is {place}?", with_article(thing.name)),
         (f"Where is the {thing.name}?", place),
-        ("What is the ground like?", " and ".join([scene.ground.pattern, *_colours(scene)])),
-        (f"Is there {named(thing.name)}?", "yes"),
-        (f"Is there {named(other.name)}?", "yes" if other.name in there else "no"),
+        ("What is the ground like?", " and ".join([scene.ground.pattern, *_ground_colors(scene)])),
+        (f"Is there {with_article(thing.name)}?", "yes"),
+        (f"Is there {with_article(other.name)}?", "yes" if other.name in there else "no"),
     ]
     if scene.layout in ("row", "column"):
         first, second = (one.name for one in scene.things)
         one, back = ("left of", "right of") if scene.layout == "row" else ("above", "below")
-        asked.append((f"What is {one} the {second}?", named(first)))
+        asked.append((f"What is {one} the {second}?", with_article(first)))
         asked.append((f"Is the {first} {back} the {second}?", "no"))
     return asked[int(random.integers(len(asked)))]
 
 
-def _colours(scene: StillLife) -> list[str]:
+def _ground_colors(scene: StillLife) -> list[str]:
     ground = scene.ground
-    return [ground.colour, ground.second] if ground.second else [ground.colour]
+    return [ground.color, ground.second_color] if ground.second_color else [ground.color]
 
 
-def document(number: int, seed: int, cupboard: Cupboard, side: int) -> Document:
+def make_still_life_document(number: int, seed: int, pool: ObjectPool, side: int) -> Document:
     """Document `number` of the corpus that a seed gives: always the same one.
 
     Args:
@@ -88,15 +90,15 @@ def document(number: int, seed: int, cupboard: Cupboard, side: int) -> Document:
         side: pixels to a side of its pictures.
     """
     random = np.random.default_rng([seed, number])
-    kind = str(random.choice(list(KINDS), p=list(KINDS.values())))
-    scene = cupboard.still_life(random)
+    kind = str(random.choice(list(KIND_PROBABILITIES), p=list(KIND_PROBABILITIES.values())))
+    scene = pool.sample_still_life(random)
     scenes, made = [scene], Document(id="")
     if kind == "pair":
-        made = Document(id="", content=(Text(caption(scene, random)), _image(scene, side)))
+        made = Document(id="", content=(Text(make_caption(scene, random)), _image(scene, side)))
     elif kind == "question":
-        made = Document(id="", messages=_conversation(scene, cupboard, side, random))
+        made = Document(id="", messages=_conversation(scene, pool, side, random))
     else:
-        scenes, parts = _page(scene, cupboard, side, random)
+        scenes, parts = _page(scene, pool, side, random)
         made = Document(id="", content=parts)
     things = [thing for one in scenes for thing in one.things]
     held_out = any(one.split == "held-out" for one in scenes)
@@ -104,77 +106,79 @@ def document(number: int, seed: int, cupboard: Cupboard, side: int) -> Document:
         made,
         id=f"still-lifes/{seed}/{number}",
         source="still-lifes",
-        licence=" AND ".join(sorted({thing.licence for thing in things})),
+        licence=" AND ".join(sorted({thing.license for thing in things})),
         attributes={
             "kind": kind,
             "split": "held-out" if held_out else "train",
             "things": "; ".join(thing.name for thing in scene.things),
             "layout": scene.layout,
-            "ground": scene.ground.words,
+            "ground": scene.ground.description,
         },
     )
 
 
 def _conversation(
-    scene: StillLife, cupboard: Cupboard, side: int, random: np.random.Generator
+    scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator
 ) -> tuple[Turn, ...]:
     """A question about a picture, or a picture asked for."""
     if random.random() < 0.3:
-        wish = f"Draw {caption(scene, random)}."
+        wish = f"Draw {make_caption(scene, random)}."
         return (Turn("user", (Text(wish),)), Turn("assistant", (_image(scene, side),)))
-    asked, answer = question(scene, cupboard, random)
+    asked, answer = make_question(scene, pool, random)
     picture, text = _image(scene, side), Text(asked)
     parts: tuple[Part, ...] = (picture, text) if random.random() < 0.5 else (text, picture)
     return (Turn("user", parts), Turn("assistant", (Text(answer),)))
 
 
 def _page(
-    scene: StillLife, cupboard: Cupboard, side: int, random: np.random.Generator
+    scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator
 ) -> tuple[list[StillLife], tuple[Part, ...]]:
     """A still life that changes once or twice, each change told before it is shown."""
     scenes = [scene]
-    parts: list[Part] = [Text(f"Here: {caption(scene, random)}."), _image(scene, side)]
+    parts: list[Part] = [Text(f"Here: {make_caption(scene, random)}."), _image(scene, side)]
     for _ in range(int(random.integers(1, 3))):
-        told, scene = _change(scenes[-1], cupboard, random)
+        sentence, scene = _change(scenes[-1], pool, random)
         scenes.append(scene)
-        parts += [Text(told), _image(scene, side)]
+        parts += [Text(sentence), _image(scene, side)]
     return scenes, tuple(parts)
 
 
 def _change(
-    scene: StillLife, cupboard: Cupboard, random: np.random.Generator
+    scene: StillLife, pool: ObjectPool, random: np.random.Generator
 ) -> tuple[str, StillLife]:
-    free = _fresh(scene, cupboard, random)
+    free = _new_thing(scene, pool, random)
     kind = random.random()
     if kind < 0.4:
         number = int(random.integers(len(scene.things)))
         old = scene.things[number]
         things = (*scene.things[:number], free, *scene.things[number + 1 :])
-        return f"In place of the {old.name} there is now {named(free.name)}.", replace(
+        return f"In place of the {old.name} there is now {with_article(free.name)}.", replace(
             scene, things=things
         )
     if kind < 0.7 and scene.layout in ("row", "column"):
         first, second = scene.things
-        told = f"The {first.name} and the {second.name} change places."
-        return told, replace(scene, things=(second, first))
-    colours = {thing.colour for thing in scene.things}
+        sentence = f"The {first.name} and the {second.name} change places."
+        return sentence, replace(scene, things=(second, first))
+    colours = {thing.color for thing in scene.things}
     while True:
-        ground = cupboard.ground(random)
-        if ground != scene.ground and not ground.colours & colours:
-            return f"Now the same on {named(ground.words)}.", replace(scene, ground=ground)
+        ground = pool.sample_ground(random)
+        if ground != scene.ground and not ground.colors & colours:
+            return f"Now the same on {with_article(ground.description)}.", replace(
+                scene, ground=ground
+            )
 
 
-def _fresh(scene: StillLife, cupboard: Cupboard, random: np.random.Generator) -> Thing:
+def _new_thing(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> Thing:
     """A thing that is not there yet and can be seen on the ground."""
     while True:
-        thing = cupboard.thing(random)
+        thing = pool.sample_thing(random)
         there = {one.name for one in scene.things}
-        if thing.name not in there and thing.colour not in scene.ground.colours:
+        if thing.name not in there and thing.color not in scene.ground.colors:
             return thing
 
 
 def _image(scene: StillLife, side: int) -> Image:
-    return Image(data=scene.jpeg(side), name="a still life")
+    return Image(data=scene.to_jpeg(side), name="a still life")
 
 
 def _pick(random: np.random.Generator, wordings: Sequence[str]) -> str:

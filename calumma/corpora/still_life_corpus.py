@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from calumma.corpora.embedded import copy_attribution
-from calumma.corpora.still_life import cupboard
-from calumma.corpora.still_life_captions import document
+from calumma.corpora.still_life import object_pool
+from calumma.corpora.still_life_captions import make_still_life_document
 from calumma.documents.document import Document
 from calumma.documents.parquet import read_parquet
 from calumma.documents.writers import write_parquet
@@ -30,36 +30,36 @@ from calumma.runtime import STOP
 
 DOCUMENTS_PER_FILE = 1000
 STILL_LIFES = "still-lifes"
-VERSION = 1
+STILL_LIFE_VERSION = 1
 """Goes up when the documents of a seed change."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeConfig:
+class StillLifeConfig:
     """Which still lifes are made."""
 
-    documents: int
+    num_documents: int
     seed: int = 0
     side: int = 128
     """Pixels to a side of the pictures."""
 
 
 @dataclass(frozen=True)
-class Made:
+class StillLifeCorpus:
     """What lies in the folder of a corpus that was made."""
 
     folder: Path
-    documents: int
-    images: int
-    words: int
+    num_documents: int
+    num_images: int
+    num_words: int
 
-    fresh: bool
+    is_new: bool
     """Whether this call did any work."""
 
 
-def make_corpus(
-    out: Path, config: MakeConfig, progress: Callable[[int], None] = lambda documents: None
-) -> Made:
+def generate_still_lifes(
+    out: Path, config: StillLifeConfig, progress: Callable[[int], None] = lambda documents: None
+) -> StillLifeCorpus:
     """Make the still lifes of a seed in `out/still-lifes`.
 
     Args:
@@ -72,16 +72,16 @@ def make_corpus(
         Interrupted: a signal asked to stop; the same call goes on from there.
     """
     folder = make_folder(out / STILL_LIFES)
-    request = {"version": VERSION, "seed": config.seed, "side": config.side}
+    request = {"version": STILL_LIFE_VERSION, "seed": config.seed, "side": config.side}
     record = folder / "corpus.json"
     done = read_json(record) if record.is_file() else {}
     if {key: done.get(key) for key in request} == request and _whole(done, config):
         return _made(folder, Counter(done["counts"]), fresh=False)
-    _begin(folder, request, -(-config.documents // DOCUMENTS_PER_FILE))
+    _begin(folder, request, -(-config.num_documents // DOCUMENTS_PER_FILE))
     counts: Counter[str] = Counter()
-    for number, first in enumerate(range(0, config.documents, DOCUMENTS_PER_FILE)):
+    for number, first in enumerate(range(0, config.num_documents, DOCUMENTS_PER_FILE)):
         STOP.check(f"{number} files of documents are in {folder}")
-        size = min(DOCUMENTS_PER_FILE, config.documents - first)
+        size = min(DOCUMENTS_PER_FILE, config.num_documents - first)
         path = folder / f"{number:05d}.parquet"
         if not path.exists() or pq.read_metadata(path).num_rows != size:
             write_parquet(path, _documents(config, first, size))
@@ -93,12 +93,12 @@ def make_corpus(
     return _made(folder, counts, fresh=True)
 
 
-def _made(folder: Path, counts: Counter[str], *, fresh: bool) -> Made:
-    return Made(folder, counts["documents"], counts["images"], counts["words"], fresh)
+def _made(folder: Path, counts: Counter[str], *, fresh: bool) -> StillLifeCorpus:
+    return StillLifeCorpus(folder, counts["documents"], counts["images"], counts["words"], fresh)
 
 
-def _whole(done: dict[str, Any], config: MakeConfig) -> bool:
-    return bool(done["counts"]["documents"] == config.documents)
+def _whole(done: dict[str, Any], config: StillLifeConfig) -> bool:
+    return bool(done["counts"]["documents"] == config.num_documents)
 
 
 def _begin(folder: Path, request: dict[str, Any], files: int) -> None:
@@ -112,10 +112,10 @@ def _begin(folder: Path, request: dict[str, Any], files: int) -> None:
     write_json(begun, request)
 
 
-def _documents(config: MakeConfig, first: int, size: int) -> Iterator[Document]:
-    things = cupboard()
+def _documents(config: StillLifeConfig, first: int, size: int) -> Iterator[Document]:
+    things = object_pool()
     for number in range(first, first + size):
-        yield document(number, config.seed, things, config.side)
+        yield make_still_life_document(number, config.seed, things, config.side)
 
 
 def _count(documents: Iterator[Document], counts: Counter[str]) -> None:
@@ -127,8 +127,8 @@ def _count(documents: Iterator[Document], counts: Counter[str]) -> None:
         counts["held out"] += made.attributes["split"] == "held-out"
 
 
-def _card(config: MakeConfig, counts: Counter[str]) -> str:
-    things = cupboard()
+def _card(config: StillLifeConfig, counts: Counter[str]) -> str:
+    things = object_pool()
     kinds = ", ".join(
         f"{counts[name]:,} {name.removeprefix('of kind ')}s"
         for name in sorted(counts)

@@ -49,23 +49,23 @@ class Scene:
 
     size: str
     ground: str
-    colour: str = ""
+    color: str = ""
     """Of a shape; empty for objects, which have their own."""
 
     @property
     def caption(self) -> str:
         """What the picture shows, in words."""
-        thing = f"{self.colour} {self.thing}" if self.colour else self.thing
-        return f"a {self.size} {thing} on {article(self.ground)} {self.ground} ground"
+        thing = f"{self.color} {self.thing}" if self.color else self.thing
+        return f"a {self.size} {thing} on {indefinite_article(self.ground)} {self.ground} ground"
 
     @property
     def attributes(self) -> dict[str, str]:
         """The truths a measurement can be held against."""
         known = {"thing": self.thing, "size": self.size, "ground": self.ground}
-        return known | {"colour": self.colour} if self.colour else known
+        return known | {"colour": self.color} if self.color else known
 
 
-def article(word: str) -> str:
+def indefinite_article(word: str) -> str:
     """The indefinite article before a word.
 
     >>> article("orange"), article("blue")
@@ -104,23 +104,23 @@ def draw_scene(
     Returns:
         An RGB picture.
     """
-    picture = PIL.Image.new("RGB", (side, side), GROUNDS[scene.ground])
+    image = PIL.Image.new("RGB", (side, side), GROUNDS[scene.ground])
     box = round(side * SIZES[scene.size])
-    if scene.colour:
-        drawn = draw_shape(scene.thing, GROUNDS[scene.colour], box)
+    if scene.color:
+        drawn = draw_shape(scene.thing, GROUNDS[scene.color], box)
     else:
         drawn = objects[scene.thing].resize((box, box), PIL.Image.Resampling.LANCZOS)
     start = (side - box) // 2
-    picture.paste(drawn, (start + shift[0], start + shift[1]), drawn)
-    return picture
+    image.paste(drawn, (start + shift[0], start + shift[1]), drawn)
+    return image
 
 
-def draw_shape(name: str, colour: tuple[int, int, int], box: int) -> PIL.Image.Image:
+def draw_shape(name: str, color: tuple[int, int, int], box: int) -> PIL.Image.Image:
     """One of `SHAPES` in a colour, `box` pixels to a side, on nothing."""
     size = box * _OVERSAMPLING
-    drawn = PIL.Image.new("RGBA", (size, size), (*colour, 0))
+    drawn = PIL.Image.new("RGBA", (size, size), (*color, 0))
     pen = PIL.ImageDraw.Draw(drawn)
-    edge, full = size - 1, (*colour, 255)
+    edge, full = size - 1, (*color, 255)
     third = size // 3
     if name == "circle":
         pen.ellipse((0, 0, edge, edge), fill=full)
@@ -133,7 +133,7 @@ def draw_shape(name: str, colour: tuple[int, int, int], box: int) -> PIL.Image.I
     elif name == "ring":
         pen.ellipse((0, 0, edge, edge), fill=full)
         hole = size // 4
-        pen.ellipse((hole, hole, edge - hole, edge - hole), fill=(*colour, 0))
+        pen.ellipse((hole, hole, edge - hole, edge - hole), fill=(*color, 0))
     else:
         assert name == "cross", name
         pen.rectangle((third, 0, edge - third, edge), fill=full)
@@ -141,10 +141,10 @@ def draw_shape(name: str, colour: tuple[int, int, int], box: int) -> PIL.Image.I
     return drawn.resize((box, box), PIL.Image.Resampling.LANCZOS)
 
 
-def picture_bytes(picture: PIL.Image.Image) -> bytes:
+def encode_fast_png(image: PIL.Image.Image) -> bytes:
     """A picture as the bytes of a PNG."""
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=False, compress_level=1)
+    image.save(file, "PNG", optimize=False, compress_level=1)
     return file.getvalue()
 
 

@@ -12,16 +12,22 @@ from collections.abc import Set as AbstractSet
 
 import PIL.Image
 
-from calumma.corpora.captions import TONES, group_of, split_of, without_tone
-from calumma.corpora.color_words import main_colour
-from calumma.corpora.image_conversion import fitted, has_transparency, is_blank, size_of_file, webp
+from calumma.corpora.captions import SKIN_TONES, caption_group, group_split, remove_skin_tone
+from calumma.corpora.color_words import main_color
+from calumma.corpora.image_conversion import (
+    encode_webp,
+    fit_within,
+    has_transparency,
+    image_size,
+    is_blank,
+)
 from calumma.documents.document import Document, Image, Part, Text
 from calumma.errors import ImageError
 
-TONED_BASES = 5
+NUM_TONED_BASES = 5
 """Of eight emoji that come in five skin tones, this many keep one tone: an eighth of them."""
 
-MOST_PIXELS = 4_000_000
+MAX_CLIP_ART_PIXELS = 4_000_000
 """Clip art with more pixels is left out: it is detail that a thumbnail cannot show."""
 
 _SKIPPED = {"computer", "logos", "unsorted", "buttons", "special"}
@@ -32,7 +38,7 @@ _THEMES = re.compile(r"\b(theme|gnome|gold|lemon|blueberry|etiquette|aiga|flags)
 
 
 @dataclasses.dataclass
-class Thumbnails:
+class ThumbnailMaker:
     """Turns picture documents into small ones, and drops blanks, twins and most tone variants.
 
     One instance sees all documents, so that a picture that two sources share is kept once.
@@ -44,7 +50,7 @@ class Thumbnails:
     quality: int
     """WebP quality, 0 to 100."""
 
-    cropped: bool = False
+    crop_margins: bool = False
     """Whether empty margins are cut off first; emoji keep theirs, which tell small from large."""
 
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -54,7 +60,7 @@ class Thumbnails:
     _toned: dict[str, Iterator[str]] = dataclasses.field(default_factory=dict)
     _chosen: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
-    def small(self, document: Document) -> Document | None:
+    def make(self, document: Document) -> Document | None:
         """The document with a small picture and what is measured of it; None if it is dropped."""
         reason, kept = self._judge(document)
         if kept is None:
@@ -66,11 +72,13 @@ class Thumbnails:
             return "skin tone", None
         image = document.images[0]
         if image.path is not None:
-            width, height = size_of_file(image.path)
-            if width * height > MOST_PIXELS:
+            width, height = image_size(image.path)
+            if width * height > MAX_CLIP_ART_PIXELS:
                 return "too large", None
         try:
-            picture = fitted(_cropped(image.open()) if self.cropped else image.open(), self.side)
+            picture = fit_within(
+                _cropped(image.open()) if self.crop_margins else image.open(), self.side
+            )
         except ImageError:
             return "broken", None
         if is_blank(picture) or min(picture.size) < self.side // 4:
@@ -83,11 +91,11 @@ class Thumbnails:
 
     def _remade(self, document: Document, picture: PIL.Image.Image) -> Document:
         caption = document.attributes["caption"]
-        group = group_of(caption)
-        attributes = {**document.attributes, "split": split_of(group), "group": group}
-        if colour := main_colour(picture):
-            attributes |= {"colour": colour.word, "colour-share": f"{colour.share:.2f}"}
-        image = Image(data=webp(picture, self.quality))
+        group = caption_group(caption)
+        attributes = {**document.attributes, "split": group_split(group), "group": group}
+        if colour := main_color(picture):
+            attributes |= {"colour": colour.word, "colour-share": f"{colour.fraction:.2f}"}
+        image = Image(data=encode_webp(picture, self.quality))
         return dataclasses.replace(document, content=(image, Text(caption)), attributes=attributes)
 
     def _tone_is_kept(self, document: Document) -> bool:
@@ -95,12 +103,12 @@ class Thumbnails:
         tone = document.attributes.get("skin-tone")
         if tone is None:
             return True
-        if tone not in TONES:
+        if tone not in SKIN_TONES:
             return False
-        base = without_tone(document.attributes["caption"])
-        if int(group_of(base), 16) // 64 % 8 >= TONED_BASES:
+        base = remove_skin_tone(document.attributes["caption"])
+        if int(caption_group(base), 16) // 64 % 8 >= NUM_TONED_BASES:
             return False
-        turns = self._toned.setdefault(document.source, itertools.cycle(TONES))
+        turns = self._toned.setdefault(document.source, itertools.cycle(SKIN_TONES))
         key = (document.source, base)
         if key not in self._chosen:
             self._chosen[key] = next(turns)
@@ -140,7 +148,7 @@ def _is_known(word: str, english: AbstractSet[str]) -> bool:
     return any(word.removesuffix(e) in english for e in endings if word.endswith(e))
 
 
-def illustrated(document: Document, *, side: int, quality: int, most_words: int) -> Document | None:
+def shorten_page(document: Document, *, side: int, quality: int, max_words: int) -> Document | None:
     """A page cut to its beginning, its pictures small; None if no picture is left.
 
     Args:
@@ -153,15 +161,15 @@ def illustrated(document: Document, *, side: int, quality: int, most_words: int)
     words = 0
     for part in document.content:
         if isinstance(part, Text):
-            if words >= most_words:
+            if words >= max_words:
                 break
             words += len(part.text.split())
             parts.append(part)
             continue
         try:
-            picture = fitted(part.open(), side)
+            picture = fit_within(part.open(), side)
         except ImageError:
             continue
-        parts.append(Image(data=webp(picture, quality)))
+        parts.append(Image(data=encode_webp(picture, quality)))
     kept = dataclasses.replace(document, content=tuple(parts))
     return kept if kept.images else None

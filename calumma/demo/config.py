@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.generate.params import ImageSampling
-from calumma.toml_config import make_config, read_toml
+from calumma.toml_config import build_config, read_toml
 from calumma.train.config import PretrainConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
@@ -38,30 +38,30 @@ class DemoConfig:
     num_measured: int = 240
     """Held-out documents that the figures are measured on, at most."""
 
-    save_every: int = 50
+    checkpoint_interval: int = 50
     """Steps between two checkpoints: the most training that a kill can lose."""
 
     seed: int = 0
 
     def pretraining(self, out: Path) -> PretrainConfig:
         """The config of pre-training in the demo's folder."""
-        return make_config(PretrainConfig, self._placed(self.pretrain, out), "demo")
+        return build_config(PretrainConfig, self._placed(self.pretrain, out), "demo")
 
     def finetuning(self, out: Path) -> FinetuneConfig:
         """The config of fine-tuning in the demo's folder."""
         tree = self._placed(self.finetune, out)
         tree["model"] = out / "runs" / "pretrain" / "model"
-        return make_config(FinetuneConfig, tree, "demo")
+        return build_config(FinetuneConfig, tree, "demo")
 
     def _placed(self, tree: dict[str, Any], out: Path) -> dict[str, Any]:
-        stream = {"seed": self.seed, **tree.get("stream", {})}
+        data = {"seed": self.seed, **tree.get("data", {})}
         folders = {"shards": out / "shards", "tokenizers": out / "tokenizers"}
         return {
             **tree,
             **folders,
-            "stream": stream,
+            "data": data,
             "seed": self.seed,
-            "save_every": self.save_every,
+            "checkpoint": {"interval": self.checkpoint_interval},
         }
 
 
@@ -69,4 +69,4 @@ def load_demo_config(path: Path | None = None, changes: dict[str, Any] | None = 
     """The shipped config, or the one in a file, with changed fields."""
     with as_file(files("calumma.demo").joinpath("demo.toml")) as shipped:
         tree = read_toml(path or shipped) | (changes or {})
-    return make_config(DemoConfig, tree, str(path or "demo.toml"))
+    return build_config(DemoConfig, tree, str(path or "demo.toml"))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import calumma
 from calumma.batches.batch import PADDING, Batch
-from calumma.batches.pack import Packer
+from calumma.batches.packing import Packer
 from calumma.demo.page_data import (
     Captioned,
     Curve,
@@ -34,11 +34,11 @@ from calumma.demo.report_page import write_page
 from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, draw_prompt, page_opening
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
-from calumma.evaluate.captioning import GREEDY, nearest_captions
+from calumma.evaluate.captioning import GREEDY_TEXT, nearest_captions
 from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair
-from calumma.evaluate.evaluator import Progress, evaluate
+from calumma.evaluate.evaluator import EvalProgress, evaluate
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.report import JSON_NAME, Report
+from calumma.evaluate.report import REPORT_JSON, EvalReport
 from calumma.files import write_json
 from calumma.generate.model import Model, load
 from calumma.generate.params import TextSampling
@@ -46,7 +46,7 @@ from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
 from calumma.train.pretrain import stage_two_begins
-from calumma.train.watch import Told, told_points
+from calumma.train.stability import Told, told_points
 from calumma.vocabulary import Vocabulary
 
 TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
@@ -63,18 +63,18 @@ def write_report(road: Road, tell: Tell) -> None:
     new = _new_object_figures(model, road, options, _listening(road, tell))
     report = replace(
         report,
-        figures=[*report.figures, *new],
+        figures=[*report.metrics, *new],
         model=str(road.model),
         command=f"calumma demo --out {road.out}",
         seconds=sum(road.seconds().values()) + report.seconds,
     )
-    write_json(road.out / JSON_NAME, report.to_json())
+    write_json(road.out / REPORT_JSON, report.to_json())
     write_page(
         road.out / "report.html", _story(road, EvalContext(model, held_out), options, report)
     )
 
 
-def _listening(road: Road, tell: Tell) -> Progress:
+def _listening(road: Road, tell: Tell) -> EvalProgress:
     """Hears of every piece measured, and whether a signal asks to stop."""
 
     def hear(task: str, done: int, total: int) -> None:
@@ -113,7 +113,7 @@ def _counts(reader: ShardReader) -> NDArray[np.int64]:
 
 
 def _new_object_figures(
-    model: Model, road: Road, options: EvalConfig, progress: Progress
+    model: Model, road: Road, options: EvalConfig, progress: EvalProgress
 ) -> list[Metric]:
     """The figures that can be had for objects never seen, named so."""
     documents = _take(road.new_objects, road.config.num_measured)
@@ -125,12 +125,12 @@ def _new_object_figures(
     note = "pictures of objects that occur in no training document"
     return [
         replace(figure, name=f"{figure.name}_new_objects", note=note)
-        for figure in report.figures
+        for figure in report.metrics
         if figure.name in wanted
     ]
 
 
-def _story(road: Road, held_out: EvalContext, options: EvalConfig, report: Report) -> Story:
+def _story(road: Road, held_out: EvalContext, options: EvalConfig, report: EvalReport) -> Story:
     model, pairs = held_out.model, held_out.pairs
     shown = _spread(pairs, NUM_DRAWINGS)
     prompt = draw_prompt(shown[0].text) if shown else "draw"
@@ -206,15 +206,15 @@ def _captions(
     model: Model, pairs: Sequence[TextImagePair], training: Sequence[Document]
 ) -> list[Captioned]:
     samples = model.generate_batch(
-        [[pair.pixels_image, DESCRIBE_PROMPT] for pair in pairs],
+        [[pair.pil_image, DESCRIBE_PROMPT] for pair in pairs],
         max_new_tokens=32,
         max_images=0,
-        text=GREEDY,
+        text=GREEDY_TEXT,
     )
     written = ["".join(p for p in s.parts if isinstance(p, str)) for s in samples]
     nearest = nearest_captions(pairs, training) if pairs else []
     return [
-        Captioned(pair.pixels_image.convert("RGB"), pair.text, text, near)
+        Captioned(pair.pil_image.convert("RGB"), pair.text, text, near)
         for pair, text, near in zip(pairs, written, nearest, strict=True)
     ]
 
@@ -237,7 +237,7 @@ def _interleaved(road: Road, model: Model, pairs: Sequence[TextImagePair]) -> li
 def _reconstructions(
     model: Model, pairs: Sequence[TextImagePair]
 ) -> list[tuple[PIL.Image.Image, PIL.Image.Image]]:
-    return [(pair.pixels_image.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
+    return [(pair.pil_image.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
 
 
 def _strip(road: Road, model: Model, documents: Sequence[Document]) -> Strip | None:
@@ -320,9 +320,9 @@ def _entropy(counts: NDArray[np.int64], ids: range) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _rows(report: Report) -> list[FigureRow]:
+def _rows(report: EvalReport) -> list[FigureRow]:
     rows = []
-    for figure in report.figures:
+    for figure in report.metrics:
         wanted, met = _bar(figure)
         rows.append(
             FigureRow(

@@ -33,19 +33,19 @@ from calumma.demo.scenes import (
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
-from calumma.files import fingerprint_of, make_folder, read_json, write_json
+from calumma.files import fingerprint, make_folder, read_json, write_json
 from calumma.runtime import STOP
 from calumma.shards.build import build_shards
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
-from calumma.toml_config import config_tree
+from calumma.toml_config import config_to_dict
 from calumma.train.finetune import finetune
-from calumma.train.image_learner import train_image_tokenizer
-from calumma.train.journal import read_metrics
+from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.loop import Progress
 from calumma.train.pretrain import pretrain
-from calumma.train.watch import Told
+from calumma.train.run_log import read_metrics
+from calumma.train.stability import Told
 
 STEPS = (
     "documents",
@@ -134,7 +134,7 @@ class Road:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of the config: steps of another config are done again."""
-        return fingerprint_of(json.dumps(config_tree(self.config), sort_keys=True))
+        return fingerprint(json.dumps(config_to_dict(self.config), sort_keys=True))
 
     def metrics(self, run: str) -> list[Told]:
         """What each step of a training run saw, in order; empty before the first."""
@@ -149,7 +149,7 @@ class Road:
         known = {}
         for name in STEPS:
             if self._note(name).is_file():
-                trained = sum(m["seconds"] or 0.0 for m in self.metrics(RUNS.get(name, name)))
+                trained = sum(m["step_seconds"] or 0.0 for m in self.metrics(RUNS.get(name, name)))
                 known[name] = max(read_json(self._note(name))["seconds"], trained)
         return known
 
@@ -215,7 +215,7 @@ class Road:
             config,
             read_documents([self.pairs]),
             self.run("image-tokenizer"),
-            save_every=self.config.save_every * 4,
+            save_every=self.config.checkpoint_interval * 4,
             progress=teller.training("image tokenizer", config.steps),
         )
         tokenizer.save(self.tokenizers)

@@ -19,8 +19,8 @@ from calumma.corpora.embedded import load_embedded
 from calumma.corpora.synthetic_scenes import (
     Scene,
     draw_scene,
+    encode_fast_png,
     object_scenes,
-    picture_bytes,
     scene_document,
     shape_scenes,
 )
@@ -129,12 +129,12 @@ class Painter:
             digest = hashlib.sha256(f"{variant} {scene.caption}".encode()).digest()
             shift = tuple(byte % (2 * MAX_SHIFT + 1) - MAX_SHIFT for byte in digest[:2])
             picture = draw_scene(scene, self.objects, SIDE, (shift[0], shift[1]))
-            self._drawn[scene, variant] = Image(data=picture_bytes(picture))
+            self._drawn[scene, variant] = Image(data=encode_fast_png(picture))
         return self._drawn[scene, variant]
 
     def pair(self, scene: Scene, variant: int = 0) -> Document:
         """A scene as an image-text pair."""
-        source = "shapes" if scene.colour else "objects"
+        source = "shapes" if scene.color else "objects"
         document = scene_document(scene, source, self.image(scene, variant))
         return replace(document, id=f"{document.id}/{variant}")
 

@@ -1,6 +1,6 @@
-"""Documents: text and images in reading order, the shape in which everything enters.
+"""Documents: text and images in reading order, the input format of the whole package.
 
-One document in JSON (contract of the project, the shape chat templates use):
+One document in JSON, with the message format of chat templates:
 
     {"id": "...", "source": "...", "content": [{"type": "text", "text": "..."},
                                                {"type": "image", "path": "images/1.png"}]}
@@ -11,9 +11,11 @@ or, for fine-tuning, turns of the same parts under "messages", each with a "role
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import PIL.Image
 
@@ -28,14 +30,21 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Text:
-    """A run of text, kept to the letter."""
+    """A text part; no character is changed."""
 
     text: str
 
 
+class LoadedImage(NamedTuple):
+    """The bytes of an image file and their SHA-256 digest."""
+
+    data: bytes
+    sha256: bytes
+
+
 @dataclass(frozen=True)
 class Image:
-    """A picture as the bytes of its file, read when first asked for.
+    """An image part: the bytes of an image file, or the path from which they are read.
 
     Exactly one of `data` and `path` is set.
     """
@@ -44,49 +53,64 @@ class Image:
     path: AnyPath | None = None
 
     name: str = field(default="an image in memory", compare=False)
-    """What messages call a picture without a path: the file, line and part it came from."""
+    """Name in messages of an image without a path: the file, line and part it came from."""
 
     def __post_init__(self) -> None:
         assert (self.data is None) != (self.path is None), "one of data and path, not both"
 
-    def read_bytes(self) -> bytes:
-        """The bytes of the picture's file.
+    @cached_property
+    def loaded(self) -> LoadedImage:
+        """The bytes and their digest, read once and kept in memory as long as this object.
+
+        `read_bytes` and `open` use them if they are there, and do not keep anything themselves.
 
         Raises:
-            ImageError: the file is not there or cannot be read.
+            ImageError: the file is missing or cannot be read.
+        """
+        data = self.read_bytes()
+        return LoadedImage(data, hashlib.sha256(data).digest())
+
+    def read_bytes(self) -> bytes:
+        """Read the bytes of the image file.
+
+        Raises:
+            ImageError: the file is missing or cannot be read.
         """
         if self.data is not None:
             return self.data
+        if "loaded" in self.__dict__:
+            return self.loaded.data
         assert self.path is not None
         try:
             return self.path.read_bytes()
         except OSError as error:
             raise ImageError(
-                f"{self.path}: no picture can be read there ({os_error_text(error)}); expected an image "
-                "file beside the document. Fix the path, or leave the document out."
+                f"{self.path}: the image cannot be read ({os_error_text(error)}); expected an image "
+                "file at this path. Fix the path, or drop the document."
             ) from error
 
     def open(self) -> PIL.Image.Image:
-        """Decode the picture whole (first frame of an animation).
+        """Decode the image (the first frame of an animation).
 
         Raises:
-            ImageError: the bytes are no picture, are cut short, or hold too many pixels.
+            ImageError: the bytes are no image, are truncated, or hold too many pixels.
         """
-        return open_image(self.read_bytes(), self._shown_name)
+        return open_image(self.read_bytes(), self.display_name)
 
     def require_header(self) -> None:
-        """See that the file is there and begins as a picture does; no pixel is decoded.
+        """Check that the file exists and has a valid header; no pixel is decoded.
 
-        What lies at an address is not fetched for this.
+        Images at a remote path are not fetched for this.
 
         Raises:
-            ImageError: it is not there, is no picture, or holds too many pixels.
+            ImageError: the file is missing, is no image, or holds too many pixels.
         """
         if not isinstance(self.path, RemotePath):
-            require_header(self.read_bytes(), self._shown_name)
+            require_header(self.read_bytes(), self.display_name)
 
     @property
-    def _shown_name(self) -> str:
+    def display_name(self) -> str:
+        """The path, or the name of an image without one, for messages."""
         return str(self.path) if self.path is not None else self.name
 
 
@@ -95,7 +119,7 @@ Part = Text | Image
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side of a conversation says."""
+    """One message of a conversation."""
 
     role: Role
     parts: tuple[Part, ...]
@@ -107,32 +131,37 @@ class Document:
 
     id: str
     source: str = ""
-    licence: str = ""
+    license: str = ""
     content: tuple[Part, ...] = ()
     messages: tuple[Turn, ...] = ()
 
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Known truths about the document, such as {"ground": "red"}; no room trains on them."""
+    """Metadata, such as {"split": "train"}; never used for training."""
 
     def parts(self) -> Iterator[Part]:
-        """All parts in reading order, whoever says them."""
+        """Yield all parts in reading order, of all turns."""
         yield from self.content
         for turn in self.messages:
             yield from turn.parts
 
     @property
     def images(self) -> list[Image]:
-        """The pictures in reading order."""
+        """The images in reading order."""
         return [part for part in self.parts() if isinstance(part, Image)]
 
     @property
     def text(self) -> str:
-        """The text parts, one a line."""
+        """The text parts, joined by line breaks."""
         return "\n".join(part.text for part in self.parts() if isinstance(part, Text))
 
 
 def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Document:
-    """Read one record; `folder` is where its image paths start, `where` names it in errors.
+    """Parse one JSON record.
+
+    Args:
+        record: the parsed JSON.
+        folder: the folder to which image paths are relative; None if paths are not allowed.
+        where: the file and line, for messages.
 
     Raises:
         DocumentError: the record is not a document, or a path leaves `folder`.
@@ -149,28 +178,32 @@ def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Docum
             f'{where}: found {found} of "content" and "messages"; expected exactly one. '
             "Keep the one that holds the parts."
         )
+    if "licence" in record:
+        raise DocumentError(
+            f'{where}: found the key "licence"; expected "license". Rename the key.'
+        )
     attributes = record.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise DocumentError(
             f'{where}: "attributes" is {type(attributes).__name__}; expected an object of names and '
-            "values. Fix it, or leave it out."
+            "values. Fix it, or remove it."
         )
     return Document(
-        id=_label(record.get("id") or where.rpartition("/")[2]),
-        source=_label(record.get("source") or ""),
-        licence=_label(record.get("licence") or ""),
-        content=_parts(record["content"], folder, where) if has_content else (),
-        messages=_turns(record["messages"], folder, where) if has_messages else (),
-        attributes={_label(key): _label(value) for key, value in attributes.items()},
+        id=_to_string(record.get("id") or where.rpartition("/")[2]),
+        source=_to_string(record.get("source") or ""),
+        license=_to_string(record.get("license") or ""),
+        content=_parse_parts(record["content"], folder, where) if has_content else (),
+        messages=_parse_turns(record["messages"], folder, where) if has_messages else (),
+        attributes={_to_string(key): _to_string(value) for key, value in attributes.items()},
     )
 
 
-def _label(value: Any) -> str:
-    """A value as a string that UTF-8 can hold; what it cannot hold becomes "?"."""
+def _to_string(value: Any) -> str:
+    """Convert a value to a string that UTF-8 can encode; lone surrogates become "?"."""
     return str(value).encode(errors="replace").decode()
 
 
-def _turns(messages: Any, folder: AnyPath | None, where: str) -> tuple[Turn, ...]:
+def _parse_turns(messages: Any, folder: AnyPath | None, where: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
         raise DocumentError(
             f'{where}: "messages" is no list of turns; expected at least one turn, such as '
@@ -183,13 +216,14 @@ def _turns(messages: Any, folder: AnyPath | None, where: str) -> tuple[Turn, ...
             raise DocumentError(
                 f"{where}: turn {number} has the role {role!r}; expected one of {', '.join(ROLES)}."
             )
-        turns.append(Turn(role, _parts(message.get("content"), folder, f"{where}, turn {number}")))
+        parts = _parse_parts(message.get("content"), folder, f"{where}, turn {number}")
+        turns.append(Turn(role, parts))
     return tuple(turns)
 
 
-def _parts(content: Any, folder: AnyPath | None, where: str) -> tuple[Part, ...]:
+def _parse_parts(content: Any, folder: AnyPath | None, where: str) -> tuple[Part, ...]:
     if isinstance(content, str):
-        return (_text(content, where),)
+        return (_parse_text(content, where),)
     if not isinstance(content, list):
         raise DocumentError(
             f"{where}: content is {type(content).__name__}; expected a list of parts, such as "
@@ -202,16 +236,16 @@ def _parts(content: Any, folder: AnyPath | None, where: str) -> tuple[Part, ...]
 
 
 def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
-    """Read one part of a document.
+    """Parse one part of a document; arguments as of `document_from_json`.
 
     Raises:
         DocumentError: it is neither text nor image, or its path leaves `folder`.
     """
     if isinstance(part, str):
-        return _text(part, where)
+        return _parse_text(part, where)
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
-        return _text(part["text"], where)
+        return _parse_text(part["text"], where)
     if kind != "image":
         raise DocumentError(
             f"{where}: found a part of type {kind!r}; expected text or image, such as "
@@ -225,39 +259,39 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
         except (ValueError, TypeError) as error:
             raise DocumentError(
                 f"{where}: an image's base64 cannot be decoded ({error}); expected plain base64. "
-                "Encode the picture again."
+                "Encode the image again."
             ) from error
     if isinstance(part.get("path"), str):
-        return Image(path=_inside(folder, part["path"], where))
+        return Image(path=_resolve_image_path(folder, part["path"], where))
     raise DocumentError(
-        f"{where}: an image without path, bytes or base64; expected one of them. Add it, or leave "
-        "the part out."
+        f"{where}: an image without path, bytes or base64; expected one of them. Add it, or remove "
+        "the part."
     )
 
 
-def _text(text: str, where: str) -> Text:
+def _parse_text(text: str, where: str) -> Text:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DocumentError(
-            f"{where}: the text has half a character at place {error.start} (a lone surrogate, "
-            f"{text[error.start]!a}); expected text that UTF-8 can hold. Fix it, or leave the "
-            "document out."
+            f"{where}: the text has a lone surrogate at character {error.start} "
+            f"({text[error.start]!a}); expected text that UTF-8 can encode. Fix it, or drop the "
+            "document."
         ) from error
     return Text(text)
 
 
-def _inside(folder: AnyPath | None, path: str, where: str) -> AnyPath:
+def _resolve_image_path(folder: AnyPath | None, path: str, where: str) -> AnyPath:
     if folder is None:
         raise DocumentError(
             f"{where}: image path {path!r} has no folder to start from; expected bytes or base64. "
-            "Put the picture itself into the part."
+            "Put the image itself into the part."
         )
     target = resolve_inside(folder, path)
     if target is None:
         raise DocumentError(
             f"{where}: image path {path!r} leads out of {folder}; expected a path inside the folder "
-            "of the document's file. Copy the picture there."
+            "of the document's file. Copy the image there."
         )
     return target
 
@@ -265,11 +299,16 @@ def _inside(folder: AnyPath | None, path: str, where: str) -> AnyPath:
 def document_to_json(
     document: Document, image_to_json: Callable[[Image], dict[str, str]] | None = None
 ) -> dict[str, Any]:
-    """The JSON record of a document; pictures become base64, or what `image_to_json` says."""
+    """Convert a document to a JSON record.
+
+    Args:
+        document: the document.
+        image_to_json: converts an image part; by default to base64.
+    """
     image_to_json = image_to_json or _image_to_json
     record: dict[str, Any] = {"id": document.id, "source": document.source}
-    if document.licence:
-        record["licence"] = document.licence
+    if document.license:
+        record["license"] = document.license
     if document.attributes:
         record["attributes"] = dict(document.attributes)
     if document.messages:

@@ -1,7 +1,8 @@
-"""Filters with an account: why a document is left out, as a pure function of the document.
+"""Filters of documents: each dropped document is recorded with its reason.
 
-Every rule is off until it is asked for. What only shows beside other documents, duplicates, is told
-apart by signatures: two documents with the same signature are the same to that rule.
+Every rule is off by default. A filter depends on one document alone; duplicates, which depend on
+all others, are found by signatures (`calumma.shards.dedup`): two documents with the same signature
+are duplicates.
 """
 
 from __future__ import annotations
@@ -17,95 +18,80 @@ import numpy as np
 import PIL.Image
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import UNREADABLE, DroppedDocument
-from calumma.documents.language_id import COMMON, language_of
-from calumma.documents.scorers import PICTURE_SCORERS, TEXT_SCORERS, on_white
+from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError
+from calumma.documents.image_decoding import open_image
+from calumma.documents.language_id import identify_language, language_codes
+from calumma.documents.scorers import IMAGE_SCORERS, on_white
 from calumma.errors import ConfigError, ImageError
 from calumma.files import fingerprint_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRule:
-    """A number that judges a picture or a text, such as how unsafe or how fine it is."""
+    """A range for the score of each image, or of the text, such as how unsafe it is."""
 
     name: str
-    """What the account calls it."""
+    """The reason recorded with dropped documents."""
 
     function: str
-    """nudity, sharpness, detail, colourfulness or profanity (see `scorers`), or a function of any
-    package, from a picture or a text to a number, as `package.module:function`."""
+    """nudity, sharpness, detail or colorfulness (see `scorers`), or your own function from an image
+    or a text to a number, as `package.module:function`."""
 
-    applies_to: Literal["pictures", "text"] = "pictures"
-    """What a package's function is given; profanity always judges text."""
+    applies_to: Literal["images", "text"] = "images"
+    """What the function is called with: each Pillow image, or the text as a string."""
 
     min: float = float("-inf")
     max: float = float("inf")
 
-    @property
-    def scores_text(self) -> bool:
-        """Whether it is given the text of a document, instead of each of its pictures."""
-        return self.applies_to == "text" or self.function in TEXT_SCORERS
-
-    def violations(self, judged: Any) -> Iterator[tuple[str, str]]:
-        """The fault of a picture or a text, if it has this one."""
-        score = find_scorer(self)(judged)
-        if not self.min <= score <= self.max:
-            yield self.name, f"{score:.4g}; expected {self.min:g} to {self.max:g}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Which documents are left out; a rule that is not named leaves out none."""
+    """The rules of a filter; the default of each drops nothing."""
 
     min_image_side: int = 0
-    """Pixels of a picture's shorter side, at least."""
+    """Minimum length of an image's shorter side, in pixels."""
 
     max_aspect_ratio: float = float("inf")
-    """Longer side by shorter side of a picture, at most."""
+    """Maximum ratio of an image's longer side to its shorter side."""
 
     min_contrast: float = 0.0
-    """Standard deviation of a picture's grey values (0 to 255), at least; near-blank is under 4."""
+    """Minimum standard deviation of an image's gray values (0 to 255); under 4 is near-blank."""
 
     min_chars: int = 0
-    """Letters of text, at least."""
+    """Minimum number of characters of text."""
 
     max_chars: int = 1 << 62
-    """Letters of text, at most."""
+    """Maximum number of characters of text."""
 
     max_dup_5gram_frac: float = 1.0
-    """Share of a text's runs of five words that occurred in it before, at most."""
+    """Maximum fraction of the text's word 5-grams that occurred earlier in it."""
 
     languages: tuple[str, ...] = ()
-    """Languages that are kept (en, de, fr, es, it, pt, nl); a text too short to tell is kept."""
+    """ISO 639 codes of the languages to keep; a text too short to identify is kept."""
 
     order: Literal["any", "text-first", "image-first"] = "any"
-    """Which part a document with both begins with."""
+    """The kind of the first part of a document with both text and images."""
 
     licenses: tuple[str, ...] = ()
-    """Licences that are kept, to the letter."""
+    """The licenses to keep, compared exactly."""
 
     exact_duplicates: bool = False
-    """Whether a document is left out that has the text and the picture files of an earlier one."""
+    """Whether to drop documents with the text and the image files of an earlier document."""
 
     near_duplicates: bool = False
-    """Whether a document is left out whose pictures look like those of an earlier one: the same
+    """Whether to drop documents whose images look like those of an earlier document: the same
     64-bit difference hash of each."""
 
     scores: tuple[ScoreRule, ...] = ()
-    """Rules of other packages' making."""
+    """Score ranges of images and text."""
 
     def __post_init__(self) -> None:
-        unknown = sorted({*self.languages} - {*COMMON, "other"})
+        unknown = sorted({*self.languages} - {*language_codes()}) if self.languages else []
         if unknown:
             raise ConfigError(
-                f"languages names {unknown[0]!r}, which is not told apart; expected some of "
-                f"{', '.join(COMMON)}, other. Leave it out."
+                f"languages names {unknown[0]!r}, which py3langid does not identify; expected ISO 639 "
+                "codes such as en, de or zh. Fix or remove it."
             )
-
-    @property
-    def image_scores(self) -> tuple[ScoreRule, ...]:
-        """The rules that judge pictures."""
-        return tuple(rule for rule in self.scores if not rule.scores_text)
 
     @property
     def needs_dedup(self) -> bool:
@@ -113,128 +99,147 @@ class FilterConfig:
         return self.exact_duplicates or self.near_duplicates
 
     @property
-    def reads_images(self) -> bool:
-        """Whether a rule needs pictures to be opened, which costs as much as all the others."""
+    def decodes_images(self) -> bool:
+        """Whether a rule needs decoded images, which costs as much as all other rules."""
         limits = (self.min_image_side, self.min_contrast, self.max_aspect_ratio < float("inf"))
-        return any(limits) or bool(self.image_scores)
+        return any(limits) or any(rule.applies_to == "images" for rule in self.scores)
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all rules."""
         return fingerprint_of(repr(self))
 
-    def judge(self, document: Document) -> DroppedDocument | None:
-        """Why this document is left out, or None where it is kept."""
-        for reason, detail in self._faults(document):
+
+class DocumentFilter:
+    """Applies the rules of a `FilterConfig` to one document at a time."""
+
+    def __init__(self, config: FilterConfig, on_error: OnError = "raise") -> None:
+        self.config = config
+        self.on_error = on_error
+
+    def check(self, document: Document) -> DroppedDocument | None:
+        """Return why a document is dropped; None to keep it.
+
+        Raises:
+            ImageError: an image is unreadable, under "raise".
+            ConfigError: a score function cannot be imported.
+        """
+        for reason, detail in self._violations(document):
             return DroppedDocument(
                 id=document.id, source=document.source, reason=reason, detail=detail
             )
         return None
 
-    def _faults(self, document: Document) -> Iterator[tuple[str, str]]:
-        """Each rule that the document breaks, cheap ones first."""
-        yield from self._of_licence(document)
-        yield from self._of_order(document)
-        yield from self._of_text(document)
-        if not self.reads_images:
+    def _violations(self, document: Document) -> Iterator[tuple[str, str]]:
+        """Yield reason and detail of each broken rule, cheap rules first."""
+        yield from self._license_violations(document)
+        yield from self._order_violations(document)
+        yield from self._text_violations(document.text)
+        if not self.config.decodes_images:
             return
         for number, image in enumerate(document.images):
             try:
-                picture = image.open()
+                # Loaded: the next stages hash and decode the same bytes without another read.
+                decoded = open_image(image.loaded.data, image.display_name)
             except ImageError as error:
+                if self.on_error == "raise":
+                    raise
                 yield UNREADABLE, str(error)
                 return
-            for reason, detail in self._of_picture(picture):
+            for reason, detail in self._image_violations(decoded):
                 yield reason, f"image {number}: {detail}"
 
-    def _of_licence(self, document: Document) -> Iterator[tuple[str, str]]:
-        if self.licenses and document.licence not in self.licenses:
-            yield "licence", f"{document.licence or 'none'}; expected {', '.join(self.licenses)}"
+    def _license_violations(self, document: Document) -> Iterator[tuple[str, str]]:
+        licenses = self.config.licenses
+        if licenses and document.license not in licenses:
+            yield "license", f"{document.license or 'none'}; expected {', '.join(licenses)}"
 
-    def _of_order(self, document: Document) -> Iterator[tuple[str, str]]:
+    def _order_violations(self, document: Document) -> Iterator[tuple[str, str]]:
         kinds = [type(part) for part in document.parts()]
-        if self.order == "any" or not {Text, Image} <= set(kinds):
+        if self.config.order == "any" or not {Text, Image} <= set(kinds):
             return
         found = "text-first" if kinds[0] is Text else "image-first"
-        if found != self.order:
-            yield "order", f"{found}; expected {self.order}"
+        if found != self.config.order:
+            yield "order", f"{found}; expected {self.config.order}"
 
-    def _of_text(self, document: Document) -> Iterator[tuple[str, str]]:
-        text = document.text
-        if len(text) < self.min_chars:
-            yield "text too short", f"{len(text)} letters; expected at least {self.min_chars}"
-        if len(text) > self.max_chars:
-            yield "text too long", f"{len(text)} letters; expected at most {self.max_chars}"
-        if self.languages and (found := language_of(text)) not in ("", *self.languages):
-            yield "language", f"{found}; expected {', '.join(self.languages)}"
-        if (
-            self.max_dup_5gram_frac < 1.0
-            and (share := duplicate_5gram_fraction(text)) > self.max_dup_5gram_frac
-        ):
-            yield "repetition", f"{share:.2f} of it; expected at most {self.max_dup_5gram_frac:g}"
-        for rule in self.scores:
-            if rule.scores_text:
-                yield from rule.violations(text)
+    def _text_violations(self, text: str) -> Iterator[tuple[str, str]]:
+        rules = self.config
+        if len(text) < rules.min_chars:
+            yield "text too short", f"{len(text)} characters; expected at least {rules.min_chars}"
+        if len(text) > rules.max_chars:
+            yield "text too long", f"{len(text)} characters; expected at most {rules.max_chars}"
+        if rules.languages and (found := identify_language(text)) not in ("", *rules.languages):
+            yield "language", f"{found}; expected {', '.join(rules.languages)}"
+        limit = rules.max_dup_5gram_frac
+        if limit < 1.0 and (fraction := duplicate_5gram_fraction(text)) > limit:
+            yield "repetition", f"{fraction:.2f} of the 5-grams; expected at most {limit:g}"
+        yield from self._score_violations("text", text)
 
-    def _of_picture(self, picture: PIL.Image.Image) -> Iterator[tuple[str, str]]:
-        width, height = picture.size
+    def _image_violations(self, image: PIL.Image.Image) -> Iterator[tuple[str, str]]:
+        rules = self.config
+        width, height = image.size
         size, shorter, longer = f"{width} x {height} pixels", min(width, height), max(width, height)
-        if shorter < self.min_image_side:
-            yield "image too small", f"{size}; expected a side of at least {self.min_image_side}"
-        if longer > self.max_aspect_ratio * shorter:
-            yield "aspect ratio", f"{size}; expected sides at most {self.max_aspect_ratio:g} to 1"
-        if self.min_contrast:
-            contrast = float(np.asarray(to_gray(picture), dtype=np.float64).std())
-            if contrast < self.min_contrast:
-                yield "near-blank", f"contrast {contrast:.2f}; expected {self.min_contrast:g}"
-        for rule in self.image_scores:
-            yield from rule.violations(picture)
+        if shorter < rules.min_image_side:
+            yield "image too small", f"{size}; expected a side of at least {rules.min_image_side}"
+        if longer > rules.max_aspect_ratio * shorter:
+            yield "aspect ratio", f"{size}; expected sides at most {rules.max_aspect_ratio:g} to 1"
+        if rules.min_contrast:
+            contrast = float(np.asarray(to_gray(image), dtype=np.float64).std())
+            if contrast < rules.min_contrast:
+                yield "near-blank", f"contrast {contrast:.2f}; expected {rules.min_contrast:g}"
+        yield from self._score_violations("images", image)
+
+    def _score_violations(self, kind: str, value: Any) -> Iterator[tuple[str, str]]:
+        for rule in self.config.scores:
+            if rule.applies_to != kind:
+                continue
+            score = find_scorer(rule)(value)
+            if not rule.min <= score <= rule.max:
+                yield rule.name, f"{score:.4g}; expected {rule.min:g} to {rule.max:g}"
 
 
 @lru_cache
 def find_scorer(rule: ScoreRule) -> Callable[[Any], float]:
-    """The function that a rule names.
+    """Return the function that a rule names.
 
     Raises:
-        ConfigError: it cannot be imported, or the package behind it is not installed.
+        ConfigError: it cannot be imported, or its package is not installed.
     """
-    if rule.function in PICTURE_SCORERS:
-        return PICTURE_SCORERS[rule.function]()
-    if rule.function in TEXT_SCORERS:
-        return TEXT_SCORERS[rule.function]()
+    if rule.function in IMAGE_SCORERS:
+        return IMAGE_SCORERS[rule.function]()
     module, _, name = rule.function.partition(":")
     try:
-        found: Callable[[Any], float] = getattr(importlib.import_module(module), name)
+        function: Callable[[Any], float] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"the score {rule.name!r} is given by {rule.function!r}, which cannot be imported "
-            f"({error}); expected {', '.join([*PICTURE_SCORERS, *TEXT_SCORERS])} or "
-            "package.module:function. Install the package, or fix the name."
+            f"the score {rule.name!r} uses the function {rule.function!r}, which cannot be imported "
+            f"({error}); expected {', '.join(IMAGE_SCORERS)} or package.module:function. Install "
+            "the package, or fix the name."
         ) from error
-    return found
+    return function
 
 
-def to_gray(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Its grey values, with white behind what is transparent."""
-    return on_white(picture).convert("L")
+def to_gray(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert an image to gray values, composited on white if it is transparent."""
+    return on_white(image).convert("L")
 
 
 def duplicate_5gram_fraction(text: str) -> float:
-    """The share of a text's runs of five words that occurred in it before.
+    """Return the fraction of a text's word 5-grams that occurred earlier in it.
 
-    >>> repetition("one two three four five"), repetition("a b c d e " * 3)
+    >>> duplicate_5gram_fraction("one two three four five"), duplicate_5gram_fraction("a b c d e " * 3)
     (0.0, 0.5454545454545454)
     """
     words = text.split()
-    runs = [tuple(words[start : start + 5]) for start in range(len(words) - 4)]
-    return 1.0 - len(set(runs)) / len(runs) if runs else 0.0
+    ngrams = [tuple(words[start : start + 5]) for start in range(len(words) - 4)]
+    return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def exact_signature(document: Document) -> int:
-    """64 bits of the document's text and picture files.
+    """Return 64 bits of a hash of the document's text and image files.
 
     Raises:
-        ImageError: a picture's file is not there.
+        ImageError: an image file is missing.
     """
     digest = hashlib.sha256()
     for part in document.parts():
@@ -244,10 +249,10 @@ def exact_signature(document: Document) -> int:
 
 
 def near_signature(document: Document) -> int | None:
-    """64 bits of what the document's pictures look like; None where there is none.
+    """Return 64 bits of a hash of the images' difference hashes; None without images.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image is unreadable.
     """
     if not document.images:
         return None
@@ -255,11 +260,11 @@ def near_signature(document: Document) -> int | None:
     return int.from_bytes(hashlib.sha256(hashes).digest()[:8], "little")
 
 
-def difference_hash(picture: PIL.Image.Image) -> bytes:
-    """8 bytes: whether each of 8 x 8 places is darker than the one to its right.
+def difference_hash(image: PIL.Image.Image) -> bytes:
+    """Compute the 64-bit difference hash: whether each of 8 x 8 cells is darker than the next.
 
     Source: the "dHash" of N. Krawetz, "Kind of Like That" (2013).
     """
-    small = to_gray(picture).resize((9, 8), PIL.Image.Resampling.BOX)
+    small = to_gray(image).resize((9, 8), PIL.Image.Resampling.BOX)
     values = np.asarray(small, dtype=np.int16)
     return np.packbits(values[:, :-1] < values[:, 1:]).tobytes()

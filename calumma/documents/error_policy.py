@@ -1,82 +1,61 @@
-"""What is done about a document that cannot be read: stop there, or note it and go on."""
+"""Policy for documents that cannot be read: raise the error, or drop the document and record why."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from calumma.documents.paths import AnyPath
 from calumma.errors import CalummaError, DocumentError
 
-OnError = Callable[[CalummaError], None]
-"""Called with each fault; raises it to stop, or returns to go on with the next document."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DroppedDocument:
-    """A document that was left out, and why: one line of a quarantine file."""
-
-    id: str
-    """Empty where the file was too broken to say."""
-
-    source: str
-
-    reason: str
-    """A few words that many drops share, such as "unreadable" or "image too small"."""
-
-    detail: str
-    """What was found in this document, and what was expected."""
-
+OnError = Literal["raise", "drop"]
+"""What a reader does at a document that cannot be read: "raise" its error, or "drop" the document
+and yield a `DroppedDocument` in its place. Unreadable files and network failures always raise."""
 
 UNREADABLE = "unreadable"
 """The reason of every document that cannot be read or encoded."""
 
 
-def stop(error: CalummaError) -> None:
-    """Stop at the first document that cannot be read."""
-    raise error
+@dataclass(frozen=True, kw_only=True)
+class DroppedDocument:
+    """A document that was dropped, and why: one line of a quarantine file."""
+
+    id: str
+    """Empty if the document could not be parsed far enough to find its id."""
+
+    source: str
+
+    reason: str
+    """A short label shared by many dropped documents, such as "unreadable" or "language"."""
+
+    detail: str
+    """What was found in this document, and what was expected."""
+
+
+def drop_or_raise(error: CalummaError, on_error: OnError) -> DroppedDocument:
+    """Return the record of a document that cannot be read, or raise `error` under "raise"."""
+    if on_error == "raise":
+        raise error
+    return DroppedDocument(id="", source="", reason=UNREADABLE, detail=str(error))
 
 
 def os_error_text(error: OSError) -> str:
-    """What the system says of a file, without the path that some libraries put around it."""
+    """Return the system's description of an error, without the path that libraries add to it."""
     return os.strerror(error.errno) if error.errno is not None else str(error)
 
 
-def unreadable_file_error(path: AnyPath, error: OSError, wanted: str) -> DocumentError:
-    """What is said of a file of documents that the system does not hand out.
+def unreadable_file_error(path: AnyPath, error: OSError, expected: str) -> DocumentError:
+    """Return the error for an input file that cannot be read; it is raised under any `OnError`.
 
-    It is to be raised whatever is done about documents that cannot be read: all documents in the
-    file would go with it, and none of them was found to be bad.
+    Dropping the file would silently drop all of its documents, none of which is known to be bad.
 
     Args:
-        path: the file.
-        error: what the system said.
-        expected: what the file should have been, such as "a Parquet file".
+        path: the input file.
+        error: the error of the operating system.
+        expected: the expected kind of file, such as "a Parquet file".
     """
     return DocumentError(
-        f"{path}: cannot be read ({os_error_text(error)}); expected {wanted}. Fix the path or its "
+        f"{path}: cannot be read ({os_error_text(error)}); expected {expected}. Fix the path or its "
         "permissions."
     )
-
-
-class Faults:
-    """Goes on, counts what was left out, and keeps the first few messages.
-
-    >>> from calumma.errors import DocumentError
-    >>> faults = Faults(keep=1)
-    >>> faults(DocumentError("a.jsonl:1: broken")); faults(DocumentError("a.jsonl:2: broken"))
-    >>> faults.count, faults.messages
-    (2, ['a.jsonl:1: broken'])
-    """
-
-    def __init__(self, keep: int = 10) -> None:
-        self.keep = keep
-        self.count = 0
-        self.messages: list[str] = []
-
-    def __call__(self, error: CalummaError) -> None:
-        """Take in one fault."""
-        self.count += 1
-        if len(self.messages) < self.keep:
-            self.messages.append(str(error))

@@ -1,10 +1,9 @@
-"""Files of documents cut into numbered spans, each of which can be read without those before it.
+"""Splits of document files: numbered ranges that can be read independently, for parallel tasks.
 
-The numbers depend on the files and on the size alone, so work that is shared out by spans comes
-out the same however many do it. Parquet files are cut anywhere, here or at an address; of this
-machine's files, plain JSON lines at any line, tar files between documents, saved datasets at any
-row. What can only be read from its start (compressed lines), and what would have to be fetched
-twice (other files at an address), is one span a file.
+The splits depend only on the files and on the size, so the work comes out the same on any number of
+workers. Parquet files are split at any row, local or remote; of local files, plain JSON lines at any
+line, tar files between documents, saved datasets at any row. Files that can only be read from the
+start (compressed lines) or would have to be fetched twice (other remote files) are one split each.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calumma.documents.document import Document
-from calumma.documents.error_policy import OnError, stop
+from calumma.documents.error_policy import DroppedDocument, OnError
 from calumma.documents.jsonl import read_jsonl
 from calumma.documents.parquet import (
+    CorruptFileError,
     arrow_files,
     num_arrow_rows,
     read_arrow,
@@ -29,130 +29,133 @@ from calumma.documents.parquet import (
     read_saved_dataset,
 )
 from calumma.documents.paths import AnyPath, open_arrow
-from calumma.documents.readers import find_sources
+from calumma.documents.readers import find_files
 from calumma.documents.webdataset import read_tar, tar_offsets
 from calumma.errors import DocumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """Some of the documents of one file."""
+class FileSplit:
+    """A range of the documents of one file."""
 
     path: AnyPath
 
     first: int = 0
-    """The first row or document, or the lines before the first, from 0."""
+    """Index of the first row, document or line."""
 
     count: int | None = None
-    """Rows, documents or lines; None for all to the end of the file."""
+    """Number of rows, documents or lines; None for all to the end of the file."""
 
     offset: int = 0
-    """Bytes before the first line, or before the first document of a tar file."""
+    """Offset in bytes of the first line, or of the first document of a tar file."""
 
-    split: str = ""
-    """Of a file of a saved dataset: the name of its split."""
+    dataset_split: str = ""
+    """Name of the dataset split of a saved dataset's file, such as "train"."""
 
 
-def cut_spans(paths: Sequence[Path | str], size: int) -> Iterator[Span]:
-    """The spans of files, folders and globs, in the order in which `read_documents` reads them.
+def split_files(paths: Sequence[Path | str], size: int) -> Iterator[FileSplit]:
+    """Yield the splits of files, folders and globs, in the order of `read_documents`.
 
     Args:
-        paths: as `read_documents` takes them.
-        size: most rows, documents or lines in a span of a file that can be cut.
+        paths: as in `read_documents`.
+        size: maximum number of rows, documents or lines in a split of a file that can be split.
 
     Raises:
-        DocumentError: a path holds no files of documents.
+        DocumentError: a path holds no document files.
     """
     for path in paths:
-        for source, reader in find_sources(path):
+        for file, reader in find_files(path):
             if reader is read_saved_dataset:
-                yield from _of_dataset(source, size)
+                yield from _dataset_splits(file, size)
             else:
-                yield from _of_file(source, size)
+                yield from _splits(file, size)
 
 
-def _of_dataset(folder: AnyPath, size: int) -> Iterator[Span]:
-    broken: list[Exception] = []
-    for path, split in arrow_files(folder, broken.append):
+def _dataset_splits(folder: AnyPath, size: int) -> Iterator[FileSplit]:
+    try:
+        files = arrow_files(folder)
+    except CorruptFileError:
+        yield FileSplit(path=folder)  # reading this split raises the error again
+        return
+    for path, dataset_split in files:
         rows = None
         if isinstance(path, Path):
             with suppress(pa.ArrowException, OSError):
                 rows = num_arrow_rows(path)
-        for span in _of_rows(path, rows, size):
-            yield replace(span, split=split)
-    if broken:
-        yield Span(path=folder)
+        for split in _row_splits(path, rows, size):
+            yield replace(split, dataset_split=dataset_split)
 
 
-def _of_rows(path: AnyPath, rows: int | None, size: int) -> list[Span]:
+def _row_splits(path: AnyPath, rows: int | None, size: int) -> list[FileSplit]:
     if rows is None:
-        return [Span(path=path)]
-    return [Span(path=path, first=n, count=min(size, rows - n)) for n in range(0, rows, size)]
+        return [FileSplit(path=path)]
+    return [FileSplit(path=path, first=n, count=min(size, rows - n)) for n in range(0, rows, size)]
 
 
-def _of_file(path: AnyPath, size: int) -> Iterator[Span]:
+def _splits(path: AnyPath, size: int) -> Iterator[FileSplit]:
     try:
         if path.suffix == ".parquet":
             with open_arrow(path) as opened, pq.ParquetFile(opened) as file:
                 rows = file.metadata.num_rows
-            yield from _of_rows(path, rows, size)
+            yield from _row_splits(path, rows, size)
             return
         if isinstance(path, Path) and path.suffix == ".tar":
             offsets = tar_offsets(path)
             for first in range(0, len(offsets), size):
                 count = min(size, len(offsets) - first)
-                yield Span(path=path, first=first, count=count, offset=offsets[first])
+                yield FileSplit(path=path, first=first, count=count, offset=offsets[first])
             if offsets:
                 return
         if isinstance(path, Path) and path.suffix == ".jsonl":
-            yield from _of_lines(path, size)
+            yield from _line_splits(path, size)
             return
     except (pa.ArrowException, tarfile.TarError, OSError):
-        # Whoever reads the span tells what is wrong with the file.
-        pass
-    yield Span(path=path)
+        pass  # reading the split raises a message about the file
+    yield FileSplit(path=path)
 
 
-def _of_lines(path: Path, size: int) -> Iterator[Span]:
+def _line_splits(path: Path, size: int) -> Iterator[FileSplit]:
     first = offset = end = number = 0
     with path.open("rb") as file:
         for line in file:
             number, end = number + 1, end + len(line)
             if number - first == size:
-                yield Span(path=path, first=first, count=size, offset=offset)
+                yield FileSplit(path=path, first=first, count=size, offset=offset)
                 first, offset = number, end
     if number > first:
-        yield Span(path=path, first=first, count=number - first, offset=offset)
+        yield FileSplit(path=path, first=first, count=number - first, offset=offset)
 
 
-def read_span(span: Span, on_error: OnError = stop) -> Iterator[Document]:
-    """The documents of one span; together, in order, the spans give what `read_documents` gives.
+def read_split(
+    split: FileSplit, on_error: OnError = "raise"
+) -> Iterator[Document | DroppedDocument]:
+    """Read the documents of one split; all splits in order give those of `read_documents`.
 
     Raises:
-        DocumentError: a document cannot be read, and `on_error` does not return.
+        DocumentError: a file cannot be read; under "raise" also a document.
     """
-    path, first, count = span.path, span.first, span.count
+    path, first, count = split.path, split.first, split.count
     if path.suffix == ".arrow":
-        yield from read_arrow(path, on_error, first=first, count=count, split=span.split)
+        yield from read_arrow(path, on_error, first=first, count=count, split=split.dataset_split)
     elif count is not None and path.suffix == ".parquet":
         yield from read_parquet(path, on_error, first=first, count=count)
     elif count is not None and path.suffix == ".tar":
-        yield from read_tar(path, on_error, offset=span.offset, count=count)
+        yield from read_tar(path, on_error, offset=split.offset, count=count)
     elif count is not None:
-        yield from read_jsonl(path, on_error, place=(span.offset, first, count))
+        yield from read_jsonl(path, on_error, offset=split.offset, first_line=first, count=count)
     else:
-        for source, reader in find_sources(path):
-            yield from reader(source, on_error)
+        for file, reader in find_files(path):
+            yield from reader(file, on_error)
 
 
 def require_documents(paths: Sequence[Path | str], num_found: int) -> None:
-    """Refuse files in which not one document was found.
+    """Raise an error if `num_found` is 0.
 
     Raises:
-        DocumentError: `num_found` is 0.
+        DocumentError: no document was found in `paths`.
     """
     if not num_found:
         raise DocumentError(
-            f"{', '.join(map(str, paths))}: read to the end, and no document was in it; expected at "
-            "least one. Name another path."
+            f"{', '.join(map(str, paths))}: no document found; expected at least one. Name another "
+            "path."
         )

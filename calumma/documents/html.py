@@ -21,7 +21,7 @@ from calumma.documents.error_policy import OnError, stop, unreadable_file_error
 from calumma.documents.paths import AnyPath, RemotePath, resolve_inside
 from calumma.errors import DocumentError, ImageError
 
-SMALLEST_SIDE = 48
+MIN_IMAGE_SIDE = 48
 """Pictures with a side under this are icons of the page, not of its subject."""
 
 _SKIPPED = {"script", "style", "nav", "header", "footer", "noscript", "head", "form"}
@@ -29,7 +29,7 @@ _BLOCKS = {
     "p", "div", "li", "ul", "ol", "dl", "dt", "dd", "h1", "h2", "h3", "h4", "h5", "h6", "tr",
     "table", "section", "figure", "pre", "title", "br", "blockquote",
 }  # fmt: skip
-_FURNITURE = re.compile(
+_BOILERPLATE = re.compile(
     r"navheader|navfooter|sidebar|related|footer|\btoc\b|breadcrumb|searchbox|headerlink|navbar"
     r"|navrow|tocframe|sphx-glr-(?:thumb|download|signature|footer)|viewcode|prev-next|skip-link",
     re.IGNORECASE,
@@ -41,7 +41,7 @@ _MAIN = (
     ' | .//div[@id="DisplayArea"]'
 )
 
-MAIN_SHARE = 0.3
+MIN_MAIN_FRACTION = 0.3
 """A main part with less of the page's text than this is not the main part."""
 
 
@@ -60,7 +60,9 @@ def read_html(path: AnyPath, on_error: OnError = stop) -> Iterator[Document]:
     root = path.parent if isinstance(path, RemotePath) else path.parent.resolve()
     try:
         data = path.read_bytes()
-        pieces = page_pieces(data, lambda element: _picture(element, root, f"{path}, a picture"))
+        pieces = extract_segments(
+            data, lambda element: _picture(element, root, f"{path}, a picture")
+        )
     except OSError as error:
         raise unreadable_file_error(path, error, "an HTML page") from error
     except ImportError as error:
@@ -81,7 +83,7 @@ def read_html(path: AnyPath, on_error: OnError = stop) -> Iterator[Document]:
     yield Document(id=path.name, content=parts, attributes=attributes)
 
 
-def page_pieces(data: bytes, figure: Callable[[Any], Figure | None]) -> list[str | Figure]:
+def extract_segments(data: bytes, figure: Callable[[Any], Figure | None]) -> list[str | Figure]:
     """The text and the pictures of a page, in reading order.
 
     Args:
@@ -108,14 +110,14 @@ def _main_part(body: Any) -> Any:
         return body
     largest = max(parts, key=lambda element: len(element.text_content()))
     whole = len(body.text_content())
-    return largest if len(largest.text_content()) >= MAIN_SHARE * whole else body
+    return largest if len(largest.text_content()) >= MIN_MAIN_FRACTION * whole else body
 
 
 def _pieces(element: Any, figure: Callable[[Any], Figure | None]) -> Iterator[str | Figure]:
     """The pieces of an element and those inside, without what follows it."""
     tag = element.tag if isinstance(element.tag, str) else "script"
     named = f"{element.get('class') or ''} {element.get('id') or ''}"
-    if tag in _SKIPPED or (tag not in ("body", "html", "main") and _FURNITURE.search(named)):
+    if tag in _SKIPPED or (tag not in ("body", "html", "main") and _BOILERPLATE.search(named)):
         return
     if tag in ("img", "object", "embed") and (made := figure(element)) is not None:
         yield made
@@ -134,7 +136,7 @@ def _picture(element: Any, root: AnyPath, name: str) -> Image | None:
     try:
         if image is not None:
             with PIL.Image.open(io.BytesIO(image.read_bytes())) as picture:
-                return image if min(picture.size) >= SMALLEST_SIDE else None
+                return image if min(picture.size) >= MIN_IMAGE_SIDE else None
     except (ImageError, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         return None
     return None
@@ -183,7 +185,7 @@ def _merged(pieces: Iterator[str | Figure]) -> list[str | Figure]:
         if isinstance(piece, str):
             buffer.append(piece)
             continue
-        if text := tidied("".join(buffer)):
+        if text := normalize_whitespace("".join(buffer)):
             merged.append(text)
         buffer.clear()
         if piece is not None:
@@ -191,7 +193,7 @@ def _merged(pieces: Iterator[str | Figure]) -> list[str | Figure]:
     return merged
 
 
-def tidied(text: str) -> str:
+def normalize_whitespace(text: str) -> str:
     """One space between words, one line break between blocks; indents of code are kept.
 
     >>> tidied("a  b \\n\\n\\n    if c:\\n")

@@ -1,4 +1,4 @@
-"""A picture's file: what its name ends in, its kind by its bytes, as PNG, and as a URL."""
+"""Image file formats: suffixes, detection by the first bytes, PNG encoding, data URLs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import io
 import PIL.Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Files whose names end so are taken for pictures."""
+"""Suffixes of the files that readers treat as images."""
 
 
 def image_suffix(data: bytes) -> str:
-    r"""The file suffix that fits the bytes of a picture, `.bin` for an unknown kind.
+    r"""Return the file suffix that fits the bytes of an image, `.bin` for an unknown format.
 
     >>> image_suffix(b"\x89PNG\r\n\x1a\n"), image_suffix(b"hello")
     ('.png', '.bin')
@@ -23,15 +23,15 @@ def image_suffix(data: bytes) -> str:
     return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".bin")
 
 
-def encode_png(picture: PIL.Image.Image) -> bytes:
-    """A picture as a PNG file; of the modes that PNG has, such as RGB, RGBA and L."""
+def encode_png(image: PIL.Image.Image) -> bytes:
+    """Encode an image as a PNG file; its mode must be one that PNG has, such as RGB, RGBA or L."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
 def data_url(data: bytes) -> str:
-    """The URL that holds a picture's file; one of an unknown kind passes for PNG.
+    """Return the data URL of an image file; an unknown format is labeled as PNG.
 
     >>> data_url(b"GIF8")
     'data:image/gif;base64,R0lGOA=='

@@ -31,21 +31,21 @@ class ImageSelectionConfig:
     min_score: float = float("-inf")
     """Score of a picture, at least (the paper's 6 is of the predictor of LAION)."""
 
-    side: int = 512
+    target_side: int = 512
     """Pixels of the square that the kept pictures are to be close to."""
 
-    most: int = 64_000
+    max_documents: int = 64_000
     """Documents that are kept, at most."""
 
 
 @dataclass
-class Choice:
+class ImageSelection:
     """Chooses, and counts why documents are left out."""
 
     config: ImageSelectionConfig
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def keep(self, read: Callable[[], Iterable[Document]]) -> Iterator[Document]:
+    def select(self, read: Callable[[], Iterable[Document]]) -> Iterator[Document]:
         """The chosen documents, in their order; they are read twice, and none stays in memory.
 
         Args:
@@ -63,7 +63,7 @@ class Choice:
             if distance is None:
                 continue
             entry = (-distance, -number)
-            if len(nearest) < self.config.most:
+            if len(nearest) < self.config.max_documents:
                 heapq.heappush(nearest, entry)
                 continue
             heapq.heappushpop(nearest, entry)
@@ -92,7 +92,7 @@ class Choice:
         if score < self.config.min_score:
             self.dropped["score"] += 1
             return None
-        return sum(abs(math.log(side / self.config.side)) for side in picture.size)
+        return sum(abs(math.log(side / self.config.target_side)) for side in picture.size)
 
     def _told(self, document: Document) -> float:
         name = self.config.attribute

@@ -1,4 +1,4 @@
-"""Documents from JSON lines, plain or compressed with gzip or Zstandard."""
+"""Reader of JSON Lines, plain or compressed with gzip or Zstandard."""
 
 from __future__ import annotations
 
@@ -11,30 +11,40 @@ from typing import Any
 import pyarrow as pa
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.error_policy import OnError, stop, unreadable_file_error
-from calumma.documents.obelics import IMAGES, TEXTS, interleave, is_obelics_record
+from calumma.documents.error_policy import (
+    DroppedDocument,
+    OnError,
+    drop_or_raise,
+    unreadable_file_error,
+)
+from calumma.documents.obelics import obelics_to_content
 from calumma.documents.paths import AnyPath, open_arrow
 from calumma.errors import DocumentError
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-"""Codecs by the last suffix of a file's name."""
+"""Compression codecs by the last suffix of a file's name."""
 
 
 def read_jsonl(
-    path: AnyPath, on_error: OnError = stop, *, place: tuple[int, int, int | None] = (0, 0, None)
-) -> Iterator[Document]:
-    """Read one document a line; empty lines are passed over, image paths start beside the file.
+    path: AnyPath,
+    on_error: OnError = "raise",
+    *,
+    offset: int = 0,
+    first_line: int = 0,
+    count: int | None = None,
+) -> Iterator[Document | DroppedDocument]:
+    """Read one document per line; empty lines are skipped, image paths are relative to the file.
 
     Args:
         path: the file.
-        on_error: what is done about a line that is no document.
-        place: where to begin in a file that is not compressed, in bytes and in lines before that
-            place, and how many lines to read from there; None for all.
+        on_error: what to do at a line that is no document.
+        offset: bytes to skip in an uncompressed file.
+        first_line: lines in the skipped bytes, for the line numbers of messages.
+        count: number of lines to read; None for all.
 
     Raises:
-        DocumentError: the file cannot be read or is cut short, or a line is no document.
+        DocumentError: the file cannot be read; under "raise" also a truncated file or a bad line.
     """
-    offset, before, count = place
     try:
         with (
             open_arrow(path) as file,
@@ -42,47 +52,44 @@ def read_jsonl(
         ):
             if offset:
                 stream.seek(offset)
-            # NativeFile reads blocks but no lines; BufferedReader cuts them.
+            # NativeFile reads blocks, not lines; BufferedReader splits them.
             lines = itertools.islice(io.BufferedReader(stream, 1 << 20), count)
-            for number, line in enumerate(lines, start=before + 1):
+            for number, line in enumerate(lines, start=first_line + 1):
                 if line.strip():
-                    yield from _document(line, path, number, on_error)
+                    yield _parse_document(line, path, number, on_error)
     except OSError as error:
         if error.errno is not None or path.suffix not in CODECS:
             raise unreadable_file_error(path, error, "a file of JSON lines") from error
-        on_error(
-            DocumentError(
-                f"{path}: the {CODECS[path.suffix]} data is cut short or broken; expected a whole "
-                "file. Copy or write the file again."
-            )
+        truncated = DocumentError(
+            f"{path}: the {CODECS[path.suffix]} data is truncated or corrupt; expected a complete "
+            "file. Copy or write the file again."
         )
+        yield drop_or_raise(truncated, on_error)
 
 
-def _document(line: bytes, path: AnyPath, number: int, on_error: OnError) -> Iterator[Document]:
+def _parse_document(
+    line: bytes, path: AnyPath, number: int, on_error: OnError
+) -> Document | DroppedDocument:
     where = f"{path}:{number}"
     try:
-        record = _parse(line, where)
-        if is_obelics_record(record):
-            parts = interleave(record.pop(TEXTS), record.pop(IMAGES), where)
-            record = {**record, "content": parts}
-        document = document_from_json(record, path.parent, where)
+        record = obelics_to_content(_parse_json(line, where), where)
+        return document_from_json(record, path.parent, where)
     except DocumentError as error:
-        on_error(error)
-    else:
-        yield document
+        return drop_or_raise(error, on_error)
 
 
-def _parse(line: bytes, where: str) -> Any:
+def _parse_json(line: bytes, where: str) -> Any:
     try:
         return json.loads(line)
     except UnicodeDecodeError as error:
         raise DocumentError(
             f"{where}: byte {error.start} of the line is not UTF-8; expected JSON in UTF-8. Save the "
-            "file as UTF-8, or drop the line."
+            "file as UTF-8, or remove the line."
         ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise DocumentError(
-            f"{where}: no JSON ({what}{at}); expected one document a line. Fix the line, or drop it."
+            f"{where}: not JSON ({what}{at}); expected one document per line. Fix the line, or "
+            "remove it."
         ) from error

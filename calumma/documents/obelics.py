@@ -1,6 +1,6 @@
-"""Documents kept as two lists side by side, `texts` and `images`, as OBELICS keeps web pages.
+"""Records in the format of OBELICS: a web page as two parallel lists, `texts` and `images`.
 
-At each place of the page one list holds a text or an image, and the other nothing:
+At each position one list holds a text or an image, and the other null:
 
     {"texts": ["A bird.", null, "It flew."], "images": [null, IMAGE, null]}
 
@@ -18,36 +18,48 @@ TEXTS, IMAGES = "texts", "images"
 
 
 def is_obelics_record(record: Any) -> bool:
-    """Whether a record holds its page as two lists of one length."""
+    """Return whether a record holds `texts` and `images` as lists of one length."""
     if not isinstance(record, dict):
         return False
     texts, images = record.get(TEXTS), record.get(IMAGES)
     return isinstance(texts, list) and isinstance(images, list) and len(texts) == len(images)
 
 
-def interleave(texts: Sequence[Any], images: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """The parts of a page, in reading order.
+def obelics_to_content(record: Any, where: str) -> Any:
+    """Replace the two lists of an OBELICS record by `content`; return other records unchanged.
 
     Raises:
-        DocumentError: a picture is only an address on the web.
+        DocumentError: an image is only a web address.
+    """
+    if not is_obelics_record(record):
+        return record
+    rest = {key: value for key, value in record.items() if key not in (TEXTS, IMAGES)}
+    return {**rest, "content": interleave(record[TEXTS], record[IMAGES], where)}
+
+
+def interleave(texts: Sequence[Any], images: Sequence[Any], where: str) -> list[dict[str, Any]]:
+    """Merge the two lists into document parts, in reading order.
+
+    Raises:
+        DocumentError: an image is only a web address.
     """
     parts: list[dict[str, Any]] = []
-    for place, (text, image) in enumerate(zip(texts, images, strict=True)):
+    for position, (text, image) in enumerate(zip(texts, images, strict=True)):
         if text:
             parts.append({"type": "text", "text": text})
         if image is not None:
-            parts.append({"type": "image", **_image(image, f"{where}, place {place}")})
+            parts.append({"type": "image", **_image_fields(image, f"{where}, position {position}")})
     return parts
 
 
-def _image(image: Any, where: str) -> dict[str, Any]:
+def _image_fields(image: Any, where: str) -> dict[str, Any]:
     if isinstance(image, dict):
         return image
     if isinstance(image, bytes):
         return {"bytes": image}
     if isinstance(image, str) and "://" in image:
         raise DocumentError(
-            f"{where}: the picture is an address, {image[:60]!r}; expected its bytes, or a path "
-            "beside the file. Fetch the pictures first."
+            f"{where}: the image is a web address, {image[:60]!r}; expected its bytes, or a path "
+            "beside the file. Download the images first."
         )
     return {"path": image}

@@ -1,8 +1,11 @@
-"""Where documents lie: a path of this machine, or an address that fsspec opens.
+"""Paths of input files: local paths, and URLs that fsspec opens.
 
 `s3://bucket/docs`, `hf://datasets/name`, `https://host/a.parquet`, `memory://a.jsonl` and chains
-such as `zip://a.jsonl::https://host/a.zip` are addresses; `file://` is a path like any other. An
-address has the methods of a path that readers use, so whoever reads need not ask which it is.
+such as `zip://a.jsonl::https://host/a.zip` are remote; `file://` is a local path. `RemotePath` has
+the methods of `pathlib.Path` that the readers use.
+
+universal_pathlib's `UPath` is not used: it takes ".parquet?sig=1" for the suffix of a signed URL,
+does not quote names in http URLs, and does not tell a missing file from an unreachable server.
 """
 
 from __future__ import annotations
@@ -28,18 +31,18 @@ _VERSION_KEYS = (
     "ETag", "etag", "e_tag", "mtime", "LastModified", "last_modified", "Last-Modified", "created",
     "generation", "md5", "md5Hash", "Content-MD5", "Digest", "CRC", "blob_id", "version_id",
 )  # fmt: skip
-"""What file systems call that which changes with a file's contents."""
+"""Keys of fsspec's `info` that change with a file's contents."""
 
 _MISSING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""What says that a file is not there; all else says that its place does not hand it out."""
+"""Errors of a missing file; all others mean that the file system failed."""
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or folder of another file system.
+    """A file or folder of a remote file system.
 
-    All that looks at it raises OSError where it is not there, and PlaceError where that cannot be
-    told: the connection, the keys or the server failed, which is no fault of a document.
+    Every access raises OSError if the file is missing, and StorageError if the connection, the
+    credentials or the server failed, so that a failure is never counted as a bad document.
     """
 
     url: str
@@ -49,7 +52,7 @@ class RemotePath:
 
     @property
     def _head(self) -> str:
-        """The part of a chain that has a path: `zip://a` in `filecache::zip://a::s3://b`."""
+        """The first link with a path: `zip://a` in `filecache::zip://a::s3://b`."""
         links = self.url.split("::")
         return next((link for link in links if "://" in link), links[0])
 
@@ -58,7 +61,7 @@ class RemotePath:
         scheme, _, path = self._head.partition("://")
         return urlsplit(self._head).path if scheme in ("http", "https") else path
 
-    def _at(self, head: str) -> RemotePath:
+    def _with_head(self, head: str) -> RemotePath:
         return RemotePath(self.url.replace(self._head, head, 1))
 
     @property
@@ -68,25 +71,25 @@ class RemotePath:
 
     @property
     def suffix(self) -> str:
-        """What the name ends in, from its last dot."""
+        """The file extension, from the last dot of the name."""
         return posixpath.splitext(self.name)[1]
 
     @property
     def parent(self) -> RemotePath:
-        """The folder that it stands in."""
+        """The containing folder."""
         scheme, _, path = self._head.partition("://")
         if scheme in ("http", "https"):
             path = path.partition("?")[0].partition("#")[0]
-        return self._at(f"{scheme}://{posixpath.dirname(path.rstrip('/'))}")
+        return self._with_head(f"{scheme}://{posixpath.dirname(path.rstrip('/'))}")
 
     def __truediv__(self, name: str) -> RemotePath:
         scheme, _, path = self._head.partition("://")
         if scheme in ("http", "https"):
             name = quote(name)
-        return self._at(f"{scheme}://{path.rstrip('/')}/{name}")
+        return self._with_head(f"{scheme}://{path.rstrip('/')}/{name}")
 
     def exists(self) -> bool:
-        """Whether something is there."""
+        """Return whether the file or folder exists."""
         system, path = _filesystem(self.url)
         try:
             with _translate_errors(self.url):
@@ -96,45 +99,43 @@ class RemotePath:
         return True
 
     def is_dir(self) -> bool:
-        """Whether it is a folder that can be listed."""
+        """Return whether this is a folder that can be listed."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):
             return bool(system.isdir(path))
 
     def is_file(self) -> bool:
-        """Whether it is a file."""
+        """Return whether this is a file."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):
             return bool(system.isfile(path))
 
     def list_dir(self) -> list[tuple[RemotePath, bool]]:
-        """What the folder holds, by name, each with whether it is a folder again."""
+        """List (path, is_folder) of the folder's entries, sorted by name."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):
             found = system.ls(path, detail=True)
-        here = [
-            one for one in found if posixpath.dirname(one["name"].rstrip("/")) == path.rstrip("/")
+        listed = [
+            (self._with_head(system.unstrip_protocol(entry["name"])), entry["type"] == "directory")
+            for entry in found
+            if posixpath.dirname(entry["name"].rstrip("/")) == path.rstrip("/")
         ]
-        made = [
-            (self._at(system.unstrip_protocol(one["name"])), one["type"] == "directory")
-            for one in here
-        ]
-        return sorted(((one, folder) for one, folder in made if one.name), key=lambda m: m[0].name)
+        return sorted((entry for entry in listed if entry[0].name), key=lambda entry: entry[0].name)
 
     def expand_glob(self) -> list[RemotePath]:
-        """The files whose address this one, as a glob, stands for."""
+        """List the files that this URL matches as a glob, sorted."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):
             found = sorted(system.glob(path))
-        return [self._at(system.unstrip_protocol(one)) for one in found]
+        return [self._with_head(system.unstrip_protocol(match)) for match in found]
 
     def open(self, mode: str = "rb") -> io.RawIOBase:
-        """The file, to be read from any place of it if its file system can do that.
+        """Open the file for reading, seekable if its file system supports it.
 
         Raises:
-            OSError: it is not there.
-            PlaceError: it is not handed out.
-            DocumentError: the file system is unknown or its package is not installed.
+            OSError: the file is missing.
+            StorageError: the file system failed.
+            DocumentError: the file system is unknown, or its package is not installed.
         """
         assert mode == "rb"
         system, path = _filesystem(self.url)
@@ -142,7 +143,7 @@ class RemotePath:
             return _TranslatedFile(system.open(path, "rb"), system, self.url)
 
     def read_bytes(self) -> bytes:
-        """All of the file.
+        """Read the whole file.
 
         Raises:
             OSError, PlaceError, DocumentError: as `open`.
@@ -153,24 +154,24 @@ class RemotePath:
             return data
 
     def version(self) -> list[str]:
-        """What changes with the file: size, hash, time; empty where only the size is known."""
+        """Return size and etag, hash or time of the file; empty if only the size is known."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):
-            known = system.info(path)
-        marks = [f"{name}={known[name]}" for name in _VERSION_KEYS if known.get(name)]
-        return [f"size={known.get('size')}", *marks] if marks else []
+            info = system.info(path)
+        marks = [f"{name}={info[name]}" for name in _VERSION_KEYS if info.get(name)]
+        return [f"size={info.get('size')}", *marks] if marks else []
 
 
 AnyPath = Path | RemotePath
 
 
 def parse_path(name: Path | str | RemotePath) -> AnyPath:
-    """A path or an address, as a user names it.
+    """Parse a local path or a URL.
 
-    >>> place_of("a/b.jsonl"), place_of("file:///a/b.jsonl")
+    >>> parse_path("a/b.jsonl"), parse_path("file:///a/b.jsonl")
     (PosixPath('a/b.jsonl'), PosixPath('/a/b.jsonl'))
-    >>> place_of("s3://bucket/a.tar")
-    Url(address='s3://bucket/a.tar')
+    >>> parse_path("s3://bucket/a.tar")
+    RemotePath(url='s3://bucket/a.tar')
     """
     if isinstance(name, Path | RemotePath):
         return name
@@ -180,26 +181,26 @@ def parse_path(name: Path | str | RemotePath) -> AnyPath:
     return RemotePath(name) if "://" in name else Path(name)
 
 
-def absolute_name(where: AnyPath) -> str:
-    """A name that means the same in any process and working folder."""
-    return str(where) if isinstance(where, RemotePath) else str(where.resolve())
+def absolute_name(path: AnyPath) -> str:
+    """Return the URL, or the absolute path, as a string."""
+    return str(path) if isinstance(path, RemotePath) else str(path.resolve())
 
 
 def list_dir(folder: AnyPath) -> list[tuple[AnyPath, bool]]:
-    """What a folder holds, by name, each with whether it is a folder again; hidden things are not.
+    """List (path, is_folder) of a folder's entries, sorted by name, without hidden ones.
 
     Raises:
-        OSError, DocumentError: it cannot be listed.
+        OSError, DocumentError: the folder cannot be listed.
     """
     if isinstance(folder, RemotePath):
         found: list[tuple[AnyPath, bool]] = [*folder.list_dir()]
     else:
         found = [(path, path.is_dir()) for path in sorted(folder.iterdir())]
-    return [(one, is_folder) for one, is_folder in found if not one.name.startswith(".")]
+    return [(path, is_folder) for path, is_folder in found if not path.name.startswith(".")]
 
 
 def resolve_inside(folder: AnyPath, path: str) -> AnyPath | None:
-    """What a relative path means in a folder, or None where it leads out of it."""
+    """Resolve a relative path in a folder; None if it leads out of the folder."""
     if isinstance(folder, Path):
         target = (folder / path.replace("\0", "")).resolve()
         return target if target.is_relative_to(folder.resolve()) else None
@@ -211,72 +212,74 @@ def resolve_inside(folder: AnyPath, path: str) -> AnyPath | None:
     return folder / plain
 
 
-def file_version(where: AnyPath) -> list[Any]:
-    """What changes with a file; empty for a folder, and for a file that does not tell.
+def file_version(path: AnyPath) -> list[Any]:
+    """Return values that change with a file's contents, such as its size and modification time.
+
+    Empty for a folder, and for a remote file of which only the size is known.
 
     Raises:
-        OSError, DocumentError: it cannot be looked at.
+        OSError, DocumentError: the file cannot be examined.
     """
-    if isinstance(where, RemotePath):
-        return where.version()
-    found = where.stat()
-    return [found.st_size, found.st_mtime_ns] if where.is_file() else []
+    if isinstance(path, RemotePath):
+        return path.version()
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns] if path.is_file() else []
 
 
 @contextmanager
-def open_arrow(where: AnyPath, *, mapped: bool = False) -> Iterator[pa.NativeFile]:
-    """A file as pyarrow reads it, memory-mapped if that is asked for and it is of this machine.
+def open_arrow(path: AnyPath, *, mapped: bool = False) -> Iterator[pa.NativeFile]:
+    """Open a file for pyarrow; a local one is memory-mapped if `mapped` is set.
 
     Raises:
-        OSError, DocumentError: it cannot be opened.
+        OSError, DocumentError: the file cannot be opened.
     """
-    if isinstance(where, RemotePath):
-        with where.open() as file, pa.PythonFile(file, mode="r") as native:
+    if isinstance(path, RemotePath):
+        with path.open() as file, pa.PythonFile(file, mode="r") as native:
             yield native
         return
-    with pa.memory_map(str(where)) if mapped else pa.OSFile(str(where)) as native:
+    with pa.memory_map(str(path)) if mapped else pa.OSFile(str(path)) as native:
         yield native
 
 
-def _filesystem(address: str) -> tuple[Any, str]:
-    """The file system of an address, and what it calls the address.
+def _filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it.
 
     Raises:
-        DocumentError: it is unknown, or a package that it takes is not installed.
+        DocumentError: the file system is unknown, or a package that it needs is not installed.
     """
     try:
-        system, path = fsspec.core.url_to_fs(address)
+        system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise DocumentError(
-            f"{address}: a package that opens it is not installed ({_line(error)}); expected it. "
+            f"{url}: a package that opens it is not installed ({_one_line(error)}); expected it. "
             "Install it, or copy the files here."
         ) from error
     except ValueError as error:
         raise DocumentError(
-            f"{address}: not known what opens it ({_line(error)}); expected an address that fsspec "
-            "opens, such as s3://, gs://, hf:// or https://. Fix it, or copy the files here."
+            f"{url}: fsspec cannot open it ({_one_line(error)}); expected a URL such as s3://, "
+            "gs://, hf:// or https://. Fix it, or copy the files here."
         ) from error
     except Exception as error:
-        raise _translated(address, error) from error
+        raise _translated(url, error) from error
     return system, path
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 @contextmanager
-def _translate_errors(address: str) -> Iterator[None]:
-    """Turn whatever a file system raises into what `Url` says that it raises."""
+def _translate_errors(url: str) -> Iterator[None]:
+    """Translate every error of a file system to those that `RemotePath` documents."""
     try:
         yield
     except CalummaError:
         raise
     except Exception as error:
-        raise _translated(address, error) from error
+        raise _translated(url, error) from error
 
 
-def _translated(address: str, error: Exception) -> OSError | StorageError:
+def _translated(url: str, error: Exception) -> OSError | StorageError:
     if _is_missing(error):
         number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOENT
         return OSError(number, os.strerror(number))
@@ -284,17 +287,17 @@ def _translated(address: str, error: Exception) -> OSError | StorageError:
     if isinstance(cause, Exception) and type(cause).__module__ != "builtins":
         error = cause
     return StorageError(
-        f"{address}: cannot be reached ({type(error).__name__}: {_line(error)}); expected what is "
-        "stored there. Fix the address, the keys or the connection, and start the same command "
-        "again: nothing was left out for this."
+        f"{url}: cannot be reached ({type(error).__name__}: {_one_line(error)}); expected the file "
+        "or folder stored there. Fix the URL, the credentials or the connection, and start the same "
+        "command again: no document was dropped for this."
     )
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether a file is not there, said by somebody who knows.
+    """Return whether the server reported a missing file, not a failure of the connection.
 
-    To some file systems a server that does not answer is "not found": then what it was raised
-    from is a fault of the connection, which has no status 404.
+    Some fsspec file systems raise FileNotFoundError for a server that does not answer; the cause
+    of such an error is a connection error without the status 404.
     """
     if isinstance(error, OSError) and error.errno in _MISSING_ERRNOS:
         return True
@@ -303,20 +306,21 @@ def _is_missing(error: Exception) -> bool:
     cause = error.__cause__
     if cause is None or type(cause).__module__ == "builtins":
         return True
-    said = getattr(cause, "response", None)
-    if not isinstance(said, dict):
+    response = getattr(cause, "response", None)
+    if not isinstance(response, dict):
         return getattr(cause, "status", None) in (404, 410)
-    known = said.get("Error", {}).get("Code") != "NoSuchBucket"
-    return known and said.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404
+    has_bucket = response.get("Error", {}).get("Code") != "NoSuchBucket"
+    return has_bucket and response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404
 
 
 class _TranslatedFile(io.RawIOBase):
-    """A file of fsspec whose faults are those of `Url`."""
+    """An fsspec file whose errors are those of `RemotePath`."""
 
-    def __init__(self, file: Any, system: Any, address: str) -> None:
+    def __init__(self, file: Any, system: Any, url: str) -> None:
         self._file = file
-        self._address = address
-        self._system = system  # one that nobody holds may close what its files read from
+        self._url = url
+        # A file system that is garbage-collected may close the connections of its open files.
+        self._system = system
 
     def readable(self) -> bool:
         return True
@@ -325,17 +329,17 @@ class _TranslatedFile(io.RawIOBase):
         return bool(self._file.seekable())
 
     def readinto(self, buffer: Any) -> int:
-        with _translate_errors(self._address):
+        with _translate_errors(self._url):
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with _translate_errors(self._address):
+        with _translate_errors(self._url):
             return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        with _translate_errors(self._address):
+        with _translate_errors(self._url):
             return int(self._file.tell())
 
     def close(self) -> None:

@@ -1,9 +1,7 @@
-"""Reading documents one at a time, whatever holds them: the one door into the road.
+"""Entry point of all readers: documents of files, folders, globs and URLs, one at a time.
 
-A path is a file, a folder, or a glob, of this machine or as an address that fsspec opens. A folder
-and a glob stand for all files of documents in them, in the order of their names, so the same paths
-give the same documents in the same order. A folder that holds pictures and no documents stands for
-its pictures.
+A folder or a glob stands for all document files in it, sorted by name, so the same paths give the
+same documents in the same order. A folder with images and no documents stands for its images.
 """
 
 from __future__ import annotations
@@ -11,20 +9,21 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 from calumma.documents.document import Document
-from calumma.documents.error_policy import Faults, OnError, os_error_text, stop
+from calumma.documents.error_policy import DroppedDocument, OnError, os_error_text
 from calumma.documents.html import read_html
 from calumma.documents.image_folder import image_files, read_image_folder
 from calumma.documents.jsonl import read_jsonl
 from calumma.documents.parquet import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.paths import AnyPath, RemotePath, list_dir, parse_path
 from calumma.documents.webdataset import read_tar
-from calumma.errors import CalummaError, DocumentError
+from calumma.errors import DocumentError
 
-Reader = Callable[[AnyPath, OnError], Iterator[Document]]
+FileReader = Callable[[AnyPath, OnError], Iterator[Document | DroppedDocument]]
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, FileReader] = {
     ".jsonl": read_jsonl,
     ".jsonl.gz": read_jsonl,
     ".jsonl.zst": read_jsonl,
@@ -32,120 +31,128 @@ READERS: dict[str, Reader] = {
     ".tar": read_tar,
     ".html": read_html,
 }
-"""Who reads a file, by the end of its name."""
+"""The reader of a file, by the end of its name."""
 
-_WANTED = f"{', '.join(READERS)} or a folder written by save_to_disk"
+_EXPECTED = f"{', '.join(READERS)} or a folder written by save_to_disk"
 
 
-def read_documents(paths: Sequence[AnyPath | str], on_error: OnError = stop) -> Iterator[Document]:
+@overload
+def read_documents(
+    paths: Sequence[AnyPath | str], on_error: Literal["raise"] = "raise"
+) -> Iterator[Document]: ...
+
+
+@overload
+def read_documents(
+    paths: Sequence[AnyPath | str], on_error: OnError
+) -> Iterator[Document | DroppedDocument]: ...
+
+
+def read_documents(
+    paths: Sequence[AnyPath | str], on_error: OnError = "raise"
+) -> Iterator[Document | DroppedDocument]:
     """Read every document of files, folders and globs, in order, one in memory at a time.
 
     Args:
-        paths: files, folders (searched to the bottom) or globs (`data/**/*.parquet`).
-        on_error: what is done about a document that cannot be read; see `faults`.
+        paths: files, folders (searched recursively) or globs (`data/**/*.parquet`).
+        on_error: what to do at a document that cannot be read.
 
     Raises:
-        DocumentError: a path holds no documents; and, unless `on_error` returns, a file or a
-            document in it cannot be read. An unreadable *picture* shows when it is opened.
+        DocumentError: a path holds no documents; under "raise" also the first document that cannot
+            be read. An unreadable *image* is found only when it is opened.
     """
     for path in paths:
-        num_found = 0
-        faults = Faults(keep=0)
-
-        def note(error: CalummaError, faults: Faults = faults) -> None:
-            faults(error)
-            on_error(error)
-
-        for source, reader in find_sources(path):
-            for document in reader(source, note):
-                num_found += 1
+        is_empty = True
+        for file, reader in find_files(path):
+            for document in reader(file, on_error):
+                is_empty = False
                 yield document
-        if not num_found and not faults.count:
+        if is_empty:
             raise DocumentError(
-                f"{path}: read to the end, and no document was in it; expected at least one. Name "
-                "another path, or leave this one out."
+                f"{path}: no document found; expected at least one. Name another path, or remove "
+                "this one."
             )
 
 
-def find_sources(path: AnyPath | str) -> list[tuple[AnyPath, Reader]]:
-    """The files and saved datasets that a path stands for, each with its reader, in order.
+def find_files(path: AnyPath | str) -> list[tuple[AnyPath, FileReader]]:
+    """Return the files and saved datasets of a path, each with its reader, in order.
 
     Raises:
-        DocumentError: there is nothing, or nothing that a reader is known for.
+        DocumentError: nothing is found, or nothing with a known reader.
     """
     given = parse_path(path)
-    reader = _reader(given)
+    reader = _find_reader(given)
     try:
         if isinstance(given, RemotePath) and ("*" in str(given) or "[" in str(given)):
-            return _known(str(given), given.expand_glob())
-        # The files of web servers may be taken for folders as well: their names come first.
+            return _document_files(str(given), given.expand_glob())
+        # Web servers may report files as folders too: a known suffix decides first.
         if isinstance(given, RemotePath) and reader is not None:
             return [(given, reader)]
         if given.is_dir():
-            return _of_folder(given)
+            return _folder_files(given)
         if given.exists():
-            return [(given, _wanted(given, reader))]
+            return [(given, _require_reader(given, reader))]
     except OSError as error:
         raise DocumentError(
-            f"{path}: cannot be looked into ({os_error_text(error)}); expected files of documents. Fix the "
-            "path, or your right to read it."
+            f"{path}: cannot be opened ({os_error_text(error)}); expected document files. Fix the "
+            "path or its permissions."
         ) from error
     matches: list[AnyPath] = []
     if isinstance(given, Path) and glob.has_magic(str(path)):
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- takes absolute ones
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- takes absolute patterns
         matches = [Path(match) for match in sorted(found)]
-    return _known(str(path), matches)
+    return _document_files(str(path), matches)
 
 
-def _wanted(path: AnyPath, reader: Reader | None) -> Reader:
+def _require_reader(path: AnyPath, reader: FileReader | None) -> FileReader:
     if reader is None:
         raise DocumentError(
-            f"{path}: not known what a file with this ending holds; expected {_WANTED}. Convert "
-            "or rename the file."
+            f"{path}: no reader for this file extension; expected {_EXPECTED}. Convert or rename "
+            "the file."
         )
     return reader
 
 
-def _reader(path: AnyPath) -> Reader | None:
+def _find_reader(path: AnyPath) -> FileReader | None:
     return next((read for suffix, read in READERS.items() if path.name.endswith(suffix)), None)
 
 
-def _of_folder(folder: AnyPath) -> list[tuple[AnyPath, Reader]]:
-    sources = list(_in_folder(folder))
-    if not sources and any(image_files(folder)):
+def _folder_files(folder: AnyPath) -> list[tuple[AnyPath, FileReader]]:
+    files = list(_walk(folder))
+    if not files and any(image_files(folder)):
         return [(folder, read_image_folder)]
-    if not sources:
+    if not files:
         raise DocumentError(
-            f"{folder}: no documents in this folder; expected {_WANTED}. Name the folder that "
+            f"{folder}: no documents in this folder; expected {_EXPECTED}. Name the folder that "
             "holds the documents."
         )
-    return sources
+    return files
 
 
-def _in_folder(folder: AnyPath) -> Iterator[tuple[AnyPath, Reader]]:
-    found = list_dir(folder)
-    if is_saved_dataset({path.name for path, _ in found}):
+def _walk(folder: AnyPath) -> Iterator[tuple[AnyPath, FileReader]]:
+    entries = list_dir(folder)
+    if is_saved_dataset({path.name for path, _ in entries}):
         yield folder, read_saved_dataset
         return
-    for path, is_folder in found:
+    for path, is_folder in entries:
         if is_folder:
-            yield from _in_folder(path)
-        elif reader := _reader(path):
+            yield from _walk(path)
+        elif reader := _find_reader(path):
             yield path, reader
 
 
-def _known(pattern: str, matches: Sequence[AnyPath]) -> list[tuple[AnyPath, Reader]]:
-    """The files of documents among what a glob matched."""
-    known: dict[AnyPath, Reader] = {}
+def _document_files(pattern: str, matches: Sequence[AnyPath]) -> list[tuple[AnyPath, FileReader]]:
+    """Return the document files among the matches of a glob."""
+    files: dict[AnyPath, FileReader] = {}
     for match in matches:
-        reader = _reader(match)
+        reader = _find_reader(match)
         if isinstance(match, Path) and match.is_dir():
-            known.update(_in_folder(match))
+            files.update(_walk(match))
         elif reader is not None:
-            known[match] = reader
-    if not known:
-        found = f"{len(matches)} matches, none with documents" if matches else "nothing is there"
+            files[match] = reader
+    if not files:
+        found = f"{len(matches)} matches, none with documents" if matches else "nothing found"
         raise DocumentError(
-            f"{pattern}: {found}; expected {_WANTED}. Fix the path, and put a glob in quotes."
+            f"{pattern}: {found}; expected {_EXPECTED}. Fix the path, and put a glob in quotes."
         )
-    return list(known.items())
+    return list(files.items())

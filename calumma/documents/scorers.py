@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calumma.errors import ConfigError
 
-PictureScorer = Callable[[PIL.Image.Image], float]
+ImageScorer = Callable[[PIL.Image.Image], float]
 TextScorer = Callable[[str], float]
 Kind = Literal["picture", "text"]
 
@@ -27,7 +27,7 @@ _SIDE = 224
 """Pixels of the longer side at which plain measurements are taken, so that size decides nothing."""
 
 
-def nudity() -> PictureScorer:
+def nudity() -> ImageScorer:
     """How likely a picture is not safe for work, 0 to 1: Yahoo's Open NSFW, weights BSD-2.
 
     Its makers take under 0.2 as safe and over 0.8 as not.
@@ -65,7 +65,7 @@ def _package(name: str, module: str, package: str) -> Any:
         ) from error
 
 
-def sharpness() -> PictureScorer:
+def sharpness() -> ImageScorer:
     """How much neighbouring pixels differ: the variance of the Laplacian of grey values, 0 to 255.
 
     Photographs in focus have some hundreds, blurred ones under 50.
@@ -81,7 +81,7 @@ def sharpness() -> PictureScorer:
     return score
 
 
-def detail() -> PictureScorer:
+def detail() -> ImageScorer:
     """How much there is to see: bits a pixel of the picture as WebP of middling quality.
 
     Drawings on a plain ground have some 0.3, photographs 1 and more, scans of nothing under 0.05.
@@ -95,7 +95,7 @@ def detail() -> PictureScorer:
     return score
 
 
-def colourfulness() -> PictureScorer:
+def colorfulness() -> ImageScorer:
     """How colourful a picture looks: 0 for grey, some 30 to 60 for what people call colourful.
 
     Source: D. Hasler and S. Suesstrunk, "Measuring colourfulness in natural images" (2003).
@@ -129,11 +129,11 @@ def _small(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture.resize(size, PIL.Image.Resampling.BICUBIC)
 
 
-PICTURE_SCORERS: dict[str, Callable[[], PictureScorer]] = {
+IMAGE_SCORERS: dict[str, Callable[[], ImageScorer]] = {
     "nudity": nudity,
     "sharpness": sharpness,
     "detail": detail,
-    "colourfulness": colourfulness,
+    "colourfulness": colorfulness,
 }
 """By the name that a rule calls them by; each is loaded when a rule first asks for it."""
 

@@ -31,7 +31,7 @@ from calumma.documents.document import (
 )
 from calumma.documents.image_formats import image_suffix
 from calumma.documents.jsonl import CODECS
-from calumma.files import replacing
+from calumma.files import atomic_write
 
 ROWS_PER_GROUP = 256
 """Documents in one row group: a reader holds this many in memory, pictures included."""
@@ -79,7 +79,7 @@ def write_parquet(path: Path, documents: Iterable[Document]) -> int:
     """
     count = 0
     with (
-        replacing(path) as temporary,
+        atomic_write(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, **_STORAGE) as writer,
     ):
         for group in _groups(documents, ROWS_PER_GROUP):
@@ -103,7 +103,7 @@ def _row(document: Document) -> dict[str, Any]:
     return {
         "id": document.id,
         "source": document.source,
-        "licence": document.licence,
+        "licence": document.license,
         "content": None if turns else [_part(part) for part in document.content],
         "messages": turns or None,
         "attributes": sorted(document.attributes.items()),
@@ -138,7 +138,10 @@ def write_jsonl(
     beside = _ImageFolder(folder) if images == "files" else None
     codec = CODECS.get(path.suffix)
     count = 0
-    with replacing(path) as temporary, pa.output_stream(str(temporary), compression=codec) as out:
+    with (
+        atomic_write(path) as temporary,
+        pa.output_stream(str(temporary), compression=codec) as out,
+    ):
         for document in documents:
             record = document_to_json(document, beside.add if beside else None)
             out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
@@ -156,7 +159,7 @@ class _ImageFolder:
     def add(self, image: Image) -> dict[str, str]:
         data = image.read_bytes()
         name = f"{self.count:06d}{image_suffix(data)}"
-        with replacing(self.folder / name) as temporary:
+        with atomic_write(self.folder / name) as temporary:
             temporary.write_bytes(data)
         self.count += 1
         return {"type": "image", "path": f"{self.folder.name}/{name}"}

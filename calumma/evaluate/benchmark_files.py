@@ -19,12 +19,12 @@ from typing import Any
 
 from calumma.errors import EvaluationError
 
-Record = dict[str, Any]
+BenchmarkRecord = dict[str, Any]
 MMLU_LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
-class Source:
+class SplitFiles:
     """Where the records of one split lie, and how a record is read."""
 
     files: str
@@ -33,14 +33,14 @@ class Source:
     labels: str = ""
     """A file with one label a line, where labels stand apart."""
 
-    read: Callable[[Record], Record] = dict
+    convert: Callable[[BenchmarkRecord], BenchmarkRecord] = dict
     """From a record as published to one as the harness' task names its fields."""
 
     subject: Callable[[Path], str] | None = None
     """What a file is about, where questions are told apart by it: their `subject` then."""
 
 
-def records(folder: Path, source: Source) -> list[Record]:
+def read_records(folder: Path, source: SplitFiles) -> list[BenchmarkRecord]:
     """The records of one split, in the order of the files' names and lines.
 
     Raises:
@@ -67,7 +67,10 @@ def records(folder: Path, source: Source) -> list[Record]:
         ]
     try:
         return [
-            {**source.read(record), **({"subject": source.subject(path)} if source.subject else {})}
+            {
+                **source.convert(record),
+                **({"subject": source.subject(path)} if source.subject else {}),
+            }
             for path, record in found
         ]
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -86,7 +89,7 @@ def _labels(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split()
 
 
-def _rows(path: Path) -> Iterator[Record]:
+def _rows(path: Path) -> Iterator[BenchmarkRecord]:
     """The records of a file: lines of JSON, one JSON object, or a CSV without a head."""
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
@@ -112,7 +115,7 @@ def _rows(path: Path) -> Iterator[Record]:
             yield record
 
 
-def by_name(path: Path) -> str:
+def subject_from_name(path: Path) -> str:
     """The subject that a file is named after, before its split.
 
     >>> by_name(Path("test/high_school_biology_test.csv"))
@@ -121,17 +124,17 @@ def by_name(path: Path) -> str:
     return path.stem.rpartition("_")[0]
 
 
-def by_folder(path: Path) -> str:
+def subject_from_folder(path: Path) -> str:
     """The subject that a file's folder is named after."""
     return path.parent.name
 
 
-def piqa(record: Record) -> Record:
+def piqa(record: BenchmarkRecord) -> BenchmarkRecord:
     """Labels are numbers from 0."""
     return {**record, "label": int(record["label"])}
 
 
-def arc(record: Record) -> Record:
+def arc(record: BenchmarkRecord) -> BenchmarkRecord:
     """The question's stem and choices, apart."""
     question = record["question"]
     return {
@@ -141,29 +144,29 @@ def arc(record: Record) -> Record:
     }
 
 
-def open_book(record: Record) -> Record:
+def open_book(record: BenchmarkRecord) -> BenchmarkRecord:
     """The same, with the stem under its own name."""
     read = arc(record)
     return {"question_stem": read.pop("question"), **read}
 
 
-def _choices(published: list[Record]) -> dict[str, list[str]]:
+def _choices(published: list[BenchmarkRecord]) -> dict[str, list[str]]:
     return {key: [choice[key] for choice in published] for key in ("text", "label")}
 
 
-def boolq(record: Record) -> Record:
+def boolq(record: BenchmarkRecord) -> BenchmarkRecord:
     """The answer as 0 or 1."""
     keys = ("passage", "question")
     return {**{key: record[key] for key in keys}, "label": int(bool(record["answer"]))}
 
 
-def hellaswag(record: Record) -> Record:
+def hellaswag(record: BenchmarkRecord) -> BenchmarkRecord:
     """Only what the task reads: the published files differ in the rest."""
     keys = ("ctx_a", "ctx_b", "activity_label", "endings", "label")
     return {key: record[key] for key in keys}
 
 
-def mmlu(record: Record) -> Record:
+def mmlu(record: BenchmarkRecord) -> BenchmarkRecord:
     """A row of a CSV: the question, four choices, and the letter of the right one."""
     question, *choices, letter = record["cells"]
     if len(choices) != len(MMLU_LETTERS):
@@ -171,7 +174,7 @@ def mmlu(record: Record) -> Record:
     return {"question": question, "choices": choices, "answer": MMLU_LETTERS.index(letter.strip())}
 
 
-def big_bench(record: Record) -> Record:
+def big_bench(record: BenchmarkRecord) -> BenchmarkRecord:
     """An example with scored choices, as the harness names its fields.
 
     Prompts are put together as BIG-bench's own format says: prefixes and the choices listed, with

@@ -7,148 +7,148 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calumma.evaluate import benchmark_files as files
-from calumma.evaluate.benchmark_files import Source
+from calumma.evaluate.benchmark_files import SplitFiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class TextBenchmark:
     """One benchmark: a task of the harness, and the files it is asked from."""
 
     summary: str
 
-    task: str
+    harness_task: str
     """The harness' name of it; where questions have subjects, what stands before a subject's."""
 
-    folder: str
+    harness_folder: str
     """Where its definition lies among the harness' tasks; empty where `changes` says it all."""
 
-    source: Source
+    test: SplitFiles
 
-    train: Source | None = None
+    train: SplitFiles | None = None
     """Examples to show before a question; None where the task brings its own."""
 
-    shots: int = 0
+    num_fewshot: int = 0
     """Examples before each question, as in the paper."""
 
-    answer: str = ""
+    answer_pattern: str = ""
     """A pattern of the final answer, by which answers vote; empty for multiple choice."""
 
-    votes_whole: bool = False
+    scores_full_answer: bool = False
     """Whether the harness scores the whole answer that won, or its final answer alone."""
 
-    subjects: Mapping[str, str] = field(default_factory=dict)
+    harness_subjects: Mapping[str, str] = field(default_factory=dict)
     """The harness' names of subjects, where they differ from the files'."""
 
-    apart: bool = False
+    per_subject: bool = False
     """Whether each subject has figures of its own too."""
 
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the definition that hold here."""
 
     @property
     def files(self) -> str:
         """The files that are read, in words."""
-        names = [self.source.files, self.source.labels]
-        if self.train is not None and self.shots:
+        names = [self.test.files, self.test.labels]
+        if self.train is not None and self.num_fewshot:
             names += [self.train.files, self.train.labels]
         return ", ".join(name for name in names if name)
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "piqa": Benchmark(
+TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
+    "piqa": TextBenchmark(
         summary="physical common sense, two choices",
-        task="piqa",
-        folder="piqa",
-        source=Source("valid.jsonl", "valid-labels.lst", files.piqa),
-        train=Source("train.jsonl", "train-labels.lst", files.piqa),
+        harness_task="piqa",
+        harness_folder="piqa",
+        test=SplitFiles("valid.jsonl", "valid-labels.lst", files.piqa),
+        train=SplitFiles("train.jsonl", "train-labels.lst", files.piqa),
     ),
-    "siqa": Benchmark(
+    "siqa": TextBenchmark(
         summary="social common sense, three choices",
-        task="social_iqa",
-        folder="siqa",
-        source=Source("dev.jsonl", "dev-labels.lst"),
-        train=Source("train.jsonl", "train-labels.lst"),
+        harness_task="social_iqa",
+        harness_folder="siqa",
+        test=SplitFiles("dev.jsonl", "dev-labels.lst"),
+        train=SplitFiles("train.jsonl", "train-labels.lst"),
     ),
-    "hellaswag": Benchmark(
+    "hellaswag": TextBenchmark(
         summary="how a scene goes on, four choices",
-        task="hellaswag",
-        folder="hellaswag",
-        source=Source("hellaswag_val.jsonl", read=files.hellaswag),
-        train=Source("hellaswag_train.jsonl", read=files.hellaswag),
+        harness_task="hellaswag",
+        harness_folder="hellaswag",
+        test=SplitFiles("hellaswag_val.jsonl", convert=files.hellaswag),
+        train=SplitFiles("hellaswag_train.jsonl", convert=files.hellaswag),
     ),
-    "winogrande": Benchmark(
+    "winogrande": TextBenchmark(
         summary="whom a pronoun means, two choices",
-        task="winogrande",
-        folder="winogrande",
-        source=Source("dev.jsonl"),
-        train=Source("train_xl.jsonl"),
+        harness_task="winogrande",
+        harness_folder="winogrande",
+        test=SplitFiles("dev.jsonl"),
+        train=SplitFiles("train_xl.jsonl"),
     ),
-    "arc_easy": Benchmark(
+    "arc_easy": TextBenchmark(
         summary="school science, the easy questions",
-        task="arc_easy",
-        folder="arc",
-        source=Source("ARC-Easy-Test.jsonl", read=files.arc),
-        train=Source("ARC-Easy-Train.jsonl", read=files.arc),
+        harness_task="arc_easy",
+        harness_folder="arc",
+        test=SplitFiles("ARC-Easy-Test.jsonl", convert=files.arc),
+        train=SplitFiles("ARC-Easy-Train.jsonl", convert=files.arc),
     ),
-    "arc_challenge": Benchmark(
+    "arc_challenge": TextBenchmark(
         summary="school science, the hard questions",
-        task="arc_challenge",
-        folder="arc",
-        source=Source("ARC-Challenge-Test.jsonl", read=files.arc),
-        train=Source("ARC-Challenge-Train.jsonl", read=files.arc),
+        harness_task="arc_challenge",
+        harness_folder="arc",
+        test=SplitFiles("ARC-Challenge-Test.jsonl", convert=files.arc),
+        train=SplitFiles("ARC-Challenge-Train.jsonl", convert=files.arc),
     ),
-    "openbookqa": Benchmark(
+    "openbookqa": TextBenchmark(
         summary="elementary science, four choices",
-        task="openbookqa",
-        folder="openbookqa",
-        source=Source("test.jsonl", read=files.open_book),
-        train=Source("train.jsonl", read=files.open_book),
+        harness_task="openbookqa",
+        harness_folder="openbookqa",
+        test=SplitFiles("test.jsonl", convert=files.open_book),
+        train=SplitFiles("train.jsonl", convert=files.open_book),
     ),
-    "boolq": Benchmark(
+    "boolq": TextBenchmark(
         summary="yes or no about a passage",
-        task="boolq",
-        folder="super_glue/boolq",
-        source=Source("dev.jsonl", read=files.boolq),
-        train=Source("train.jsonl", read=files.boolq),
+        harness_task="boolq",
+        harness_folder="super_glue/boolq",
+        test=SplitFiles("dev.jsonl", convert=files.boolq),
+        train=SplitFiles("train.jsonl", convert=files.boolq),
     ),
-    "mmlu": Benchmark(
+    "mmlu": TextBenchmark(
         summary="57 subjects of school and profession, four choices",
-        task="mmlu_",
-        folder="mmlu/default",
-        source=Source("test/*_test.csv", read=files.mmlu, subject=files.by_name),
-        train=Source("dev/*_dev.csv", read=files.mmlu, subject=files.by_name),
-        shots=5,
+        harness_task="mmlu_",
+        harness_folder="mmlu/default",
+        test=SplitFiles("test/*_test.csv", convert=files.mmlu, subject=files.subject_from_name),
+        train=SplitFiles("dev/*_dev.csv", convert=files.mmlu, subject=files.subject_from_name),
+        num_fewshot=5,
     ),
-    "gsm8k": Benchmark(
+    "gsm8k": TextBenchmark(
         summary="word problems, written out; --votes N for a majority vote",
-        task="gsm8k",
-        folder="gsm8k",
-        source=Source("test.jsonl"),
-        train=Source("train.jsonl"),
-        shots=8,
-        answer=r"#### (\-?[0-9\.\,]+)",
+        harness_task="gsm8k",
+        harness_folder="gsm8k",
+        test=SplitFiles("test.jsonl"),
+        train=SplitFiles("train.jsonl"),
+        num_fewshot=8,
+        answer_pattern=r"#### (\-?[0-9\.\,]+)",
     ),
-    "math": Benchmark(
+    "math": TextBenchmark(
         summary="competition mathematics, written out; --votes N for a majority vote",
-        task="minerva_math_",
-        folder="minerva_math",
-        source=Source("test/*/*.json", subject=files.by_folder),
-        shots=4,
-        answer=r"Final Answer: The final answer is(.*?). I hope it is correct.",
-        votes_whole=True,
-        subjects={
+        harness_task="minerva_math_",
+        harness_folder="minerva_math",
+        test=SplitFiles("test/*/*.json", subject=files.subject_from_folder),
+        num_fewshot=4,
+        answer_pattern=r"Final Answer: The final answer is(.*?). I hope it is correct.",
+        scores_full_answer=True,
+        harness_subjects={
             "counting_and_probability": "counting_and_prob",
             "number_theory": "num_theory",
             "precalculus": "precalc",
         },
     ),
-    "bigbench": Benchmark(
+    "bigbench": TextBenchmark(
         summary="tasks of BIG-bench with scored choices",
-        task="bigbench_",
-        folder="",
-        apart=True,
-        source=Source("*/task.json", read=files.big_bench, subject=files.by_folder),
-        changes={
+        harness_task="bigbench_",
+        harness_folder="",
+        per_subject=True,
+        test=SplitFiles("*/task.json", convert=files.big_bench, subject=files.subject_from_folder),
+        overrides={
             "output_type": "multiple_choice",
             "doc_to_text": "{{inputs}}",
             "doc_to_choice": "{{multiple_choice_targets}}",

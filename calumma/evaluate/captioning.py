@@ -20,53 +20,55 @@ from calumma.evaluate.context import (
     derangement,
     subsample,
 )
-from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_interval
 from calumma.generate.params import TextSampling
-from calumma.tokens.pixels import to_array
+from calumma.tokens.pixels import image_to_array
 
-GREEDY = TextSampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
+GREEDY_TEXT = TextSampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
 
-NEAREST_SIDE = 16
+NEIGHBOR_RESOLUTION = 16
 """Pictures are compared at this many pixels to a side."""
 
 _SPARE_IDS = 8
 """Ids a written caption may have more than the longest true one."""
 
 
-def captioning(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
+def captioning(context: EvalContext, config: EvalConfig) -> list[Metric]:
     """The share of known words that stand in the captions the model writes, all and by kind.
 
     Raises:
         EvaluationError: no pair has attributes that its own caption names.
     """
-    known = [pair for pair in held_out.pairs if known_words(pair)]
+    known = [pair for pair in context.pairs if named_attributes(pair)]
     if not known:
         raise EvaluationError(
-            f"captioning: found no attribute named in the texts of {len(held_out.pairs)} pairs; "
+            f"captioning: found no attribute named in the texts of {len(context.pairs)} pairs; "
             'expected attributes such as "thing" or "ground" whose words stand in the caption. Give '
             "such documents (--documents), or leave this task out."
         )
-    pairs = subsample(known, options.max_prompts, options.seed)
-    written = write_captions(held_out, pairs, options)
-    for pair, text in options.first_to_log(pairs, written):
+    pairs = subsample(known, config.max_prompts, config.seed)
+    written = generate_captions(context, pairs, config)
+    for pair, text in config.first_to_log(pairs, written):
         prompt: list[str | PIL.Image.Image] = [pair.picture]
-        prompt += [options.caption_question] if options.caption_question else []
-        held_out.logged_samples.append(
-            Shown(task="captioning", prompt=prompt, answer=[text], wanted=[pair.text])
+        prompt += [config.caption_question] if config.caption_question else []
+        context.logged_samples.append(
+            LoggedSample(task="captioning", prompt=prompt, answer=[text], target=[pair.text])
         )
-    beside = {"another's caption": [pair.text for pair in derangement(pairs, options.seed)]}
-    if options.training_documents:
-        beside["nearest picture's"] = nearest_captions(pairs, options.training_documents)
-    return caption_figures([known_words(pair) for pair in pairs], written, beside, options.seed)
+    beside = {"another's caption": [pair.text for pair in derangement(pairs, config.seed)]}
+    if config.training_documents:
+        beside["nearest picture's"] = nearest_captions(pairs, config.training_documents)
+    return caption_metrics([named_attributes(pair) for pair in pairs], written, beside, config.seed)
 
 
-def known_words(pair: TextImagePair) -> dict[str, str]:
+def named_attributes(pair: TextImagePair) -> dict[str, str]:
     """The attributes that the pair's own caption names, with their words."""
-    return {k: word for k, word in pair.document.attributes.items() if names(pair.text, word)}
+    return {
+        k: word for k, word in pair.document.attributes.items() if contains_phrase(pair.text, word)
+    }
 
 
-def names(text: str, word: str) -> bool:
+def contains_phrase(text: str, word: str) -> bool:
     """Whether a word, or words in a row, stand whole in a text; case does not count.
 
     >>> names("A red cat", "cat"), names("A red catfish", "cat")
@@ -75,25 +77,25 @@ def names(text: str, word: str) -> bool:
     return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.I) is not None
 
 
-def write_captions(
-    held_out: EvalContext, pairs: Sequence[TextImagePair], options: EvalConfig
+def generate_captions(
+    context: EvalContext, pairs: Sequence[TextImagePair], config: EvalConfig
 ) -> list[str]:
     """The text the model finds likeliest behind each picture, id by id."""
     longest = max(len(pair.text_ids) for pair in pairs)
-    question = [options.caption_question] if options.caption_question else []
+    question = [config.caption_question] if config.caption_question else []
     written = []
     for start in range(0, len(pairs), BATCH_SIZE):
         piece = pairs[start : start + BATCH_SIZE]
-        samples = held_out.model.generate_batch(
-            [[pair.pixels_image, *question] for pair in piece],
-            answer=options.chat_template,
+        samples = context.model.generate_batch(
+            [[pair.pil_image, *question] for pair in piece],
+            answer=config.chat_template,
             max_new_tokens=longest + _SPARE_IDS,
             max_images=0,
-            text=GREEDY,
+            text=GREEDY_TEXT,
         )
         for sample in samples:
             written.append("".join(part for part in sample.parts if isinstance(part, str)))
-        options.on_progress(start + len(piece), len(pairs))
+        config.on_progress(start + len(piece), len(pairs))
     return written
 
 
@@ -109,7 +111,7 @@ def nearest_captions(pairs: Sequence[TextImagePair], training: Sequence[Document
             f"captioning: found no text with a picture among {len(training)} training documents; "
             "expected at least one, for the baseline. Give others, or leave --train out."
         )
-    places = nearest_places(
+    places = nearest_images(
         [pair.image for pair in pairs], [document.images[0] for document in known]
     )
     return [
@@ -118,7 +120,7 @@ def nearest_captions(pairs: Sequence[TextImagePair], training: Sequence[Document
     ]
 
 
-def nearest_places(ours: Sequence[Image], theirs: Sequence[Image]) -> list[int]:
+def nearest_images(ours: Sequence[Image], theirs: Sequence[Image]) -> list[int]:
     """For each of our pictures the place of the one of theirs that is nearest pixel by pixel."""
     return [int(place) for place in pixel_distances(ours, theirs).argmin(axis=1)]
 
@@ -132,10 +134,10 @@ def pixel_distances(ours: Sequence[Image], theirs: Sequence[Image]) -> NDArray[n
 
 
 def _small(image: Image) -> NDArray[np.float64]:
-    return to_array(image.open(), NEAREST_SIDE).astype(np.float64).ravel()
+    return image_to_array(image.open(), NEIGHBOR_RESOLUTION).astype(np.float64).ravel()
 
 
-def caption_figures(
+def caption_metrics(
     known: Sequence[dict[str, str]],
     written: Sequence[str],
     beside: Mapping[str, Sequence[str]],
@@ -178,5 +180,8 @@ def _words(attributes: dict[str, str], kind: str | None) -> list[str]:
 
 def _hits(part: Sequence[Sequence[str]], captions: Sequence[str]) -> NDArray[np.int64]:
     return np.array(
-        [sum(names(text, w) for w in words) for words, text in zip(part, captions, strict=True)]
+        [
+            sum(contains_phrase(text, w) for w in words)
+            for words, text in zip(part, captions, strict=True)
+        ]
     )

@@ -1,4 +1,4 @@
-"""CIDEr-D: how much a caption is like what people wrote of the same picture, rare words most.
+"""CIDEr-D: similarity of a caption to human captions of the same image, by TF-IDF n-grams.
 
 Source: Vedantam, Zitnick and Parikh (2015), arXiv:1411.5726, with the clipped counts and the
 length penalty of its section 6 (CIDEr-D), as the COCO caption evaluation computes it.
@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ORDERS = 4
-"""N-grams of one to so many words."""
+MAX_NGRAM = 4
+"""Longest n-grams, in words."""
 
-SIGMA = 6.0
-"""Width of the length penalty, in words."""
+LENGTH_SIGMA = 6.0
+"""Width of the Gaussian length penalty, in words."""
 
 _SCALE = 10.0
 
 _DROPPED = frozenset(".?!,:;-'\"`()[]{}") | {"--", "...", "''", "``"}
-"""Punctuation is no word; the COCO evaluation drops the same."""
+"""Punctuation tokens that the COCO evaluation drops."""
 
 _SUFFIX = re.compile(r"(?<=\w)('(?:s|m|d|ll|re|ve))\b")
 _NOT = re.compile(r"(?<=\w)(n't)\b")
@@ -29,16 +29,16 @@ _WORD = re.compile(
     r"n't\b|'(?:s|m|d|ll|re|ve)\b|(?:[a-z]\.){2,}|\d+(?:[.,:/]\d+)*|\w+(?:[-']\w+)*|\.\.\.|--|[^\w\s]"
 )
 
-Gram = tuple[str, ...]
+_Ngram = tuple[str, ...]
 
 
-def words(caption: str) -> list[str]:
-    """A caption's words in lower case, without punctuation, much as the Penn Treebank splits them.
+def tokenize_caption(caption: str) -> list[str]:
+    """Split a caption into lower-case words without punctuation, close to the Penn Treebank's rules.
 
-    The COCO evaluation splits with a Java program; the rules that matter in captions are its:
-    verbs lose their n't, 's and the like as words of their own, hyphens and numbers stay whole.
+    The COCO evaluation uses a Java tokenizer; the rules that matter in captions are the same: n't, 's
+    and the like are words of their own, and hyphenated words and numbers stay log_num_images.
 
-    >>> words("It isn't a two-story house; the dog's 1,000 toys...")
+    >>> tokenize_caption("It isn't a two-story house; the dog's 1,000 toys...")
     ['it', 'is', "n't", 'a', 'two-story', 'house', 'the', 'dog', "'s", '1,000', 'toys']
     """
     text = re.sub(r"\bcannot\b", "can not", caption.lower())
@@ -47,68 +47,72 @@ def words(caption: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Weighed:
-    """A caption as weights of its n-grams, by order."""
+class _TfIdf:
+    """TF-IDF weights of a caption's n-grams, by order."""
 
-    weights: tuple[dict[Gram, float], ...]
+    weights: tuple[dict[_Ngram, float], ...]
     norms: tuple[float, ...]
     length: int
-    """Its pairs of words; the penalty is for a difference of these."""
+    """Number of bigrams, which the length penalty compares."""
 
 
 def cider(
-    written: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> list[float]:
-    """CIDEr-D of each picture's caption; the figure usually told is their mean, times 100.
+    """Return CIDEr-D of each image's caption; the usual figure is the mean times 100.
 
-    How rare an n-gram is follows from these references: scores of other sets do not compare.
+    The IDF weights come from these references: scores of different sets do not compare.
 
     Args:
-        written: the words of one caption for each of N pictures.
-        references: the words of one or more captions that people wrote, for each.
+        candidates: the words of one caption for each of N images.
+        references: the words of one or more human captions for each image.
 
     Returns:
         [N], from 0 to 10.
     """
-    counted = [[_grams(caption) for caption in captions] for captions in references]
-    seen_in = Counter(gram for captions in counted for gram in set().union(*captions))
-    whole = math.log(len(references))
-    rarity = {gram: whole - math.log(count) for gram, count in seen_in.items()}
+    reference_counts = [[_count_ngrams(caption) for caption in captions] for captions in references]
+    document_counts = Counter(
+        gram for captions in reference_counts for gram in set().union(*captions)
+    )
+    log_num_images = math.log(len(references))
+    idf = {gram: log_num_images - math.log(count) for gram, count in document_counts.items()}
     scores = []
-    for caption, captions in zip(written, counted, strict=True):
-        ours = _weighed(_grams(caption), rarity, whole)
-        likes = [_likeness(ours, _weighed(each, rarity, whole)) for each in captions]
-        scores.append(_SCALE * sum(likes) / len(likes))
+    for caption, captions in zip(candidates, reference_counts, strict=True):
+        candidate = _weigh(_count_ngrams(caption), idf, log_num_images)
+        similarities = [
+            _similarity(candidate, _weigh(each, idf, log_num_images)) for each in captions
+        ]
+        scores.append(_SCALE * sum(similarities) / len(similarities))
     return scores
 
 
-def _grams(caption: Sequence[str]) -> Counter[Gram]:
+def _count_ngrams(caption: Sequence[str]) -> Counter[_Ngram]:
     return Counter(
         tuple(caption[start : start + order])
-        for order in range(1, ORDERS + 1)
+        for order in range(1, MAX_NGRAM + 1)
         for start in range(len(caption) - order + 1)
     )
 
 
-def _weighed(counts: Counter[Gram], rarity: dict[Gram, float], unseen: float) -> _Weighed:
-    weights: tuple[dict[Gram, float], ...] = tuple({} for _ in range(ORDERS))
+def _weigh(counts: Counter[_Ngram], idf: dict[_Ngram, float], default_idf: float) -> _TfIdf:
+    weights: tuple[dict[_Ngram, float], ...] = tuple({} for _ in range(MAX_NGRAM))
     for gram, count in counts.items():
-        weights[len(gram) - 1][gram] = count * rarity.get(gram, unseen)
+        weights[len(gram) - 1][gram] = count * idf.get(gram, default_idf)
     norms = tuple(math.sqrt(sum(w * w for w in order.values())) for order in weights)
-    return _Weighed(weights, norms, sum(n for gram, n in counts.items() if len(gram) == 2))
+    return _TfIdf(weights, norms, sum(n for gram, n in counts.items() if len(gram) == 2))
 
 
-def _likeness(ours: _Weighed, theirs: _Weighed) -> float:
-    """The mean over orders of a cosine whose counts are clipped, less for another length."""
+def _similarity(candidate: _TfIdf, reference: _TfIdf) -> float:
+    """Return the mean over orders of the clipped cosine, times the length penalty."""
     total = 0.0
-    for order in range(ORDERS):
-        known = theirs.weights[order]
+    for order in range(MAX_NGRAM):
+        reference_weights = reference.weights[order]
         common = sum(
-            min(weight, known[gram]) * known[gram]
-            for gram, weight in ours.weights[order].items()
-            if gram in known
+            min(weight, reference_weights[gram]) * reference_weights[gram]
+            for gram, weight in candidate.weights[order].items()
+            if gram in reference_weights
         )
-        norm = ours.norms[order] * theirs.norms[order]
+        norm = candidate.norms[order] * reference.norms[order]
         total += common / norm if norm else common
-    apart = ours.length - theirs.length
-    return total / ORDERS * math.exp(-(apart**2) / (2 * SIGMA**2))
+    difference = candidate.length - reference.length
+    return total / MAX_NGRAM * math.exp(-(difference**2) / (2 * LENGTH_SIGMA**2))

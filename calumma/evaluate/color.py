@@ -1,7 +1,7 @@
-"""Which of eight colours a picture's ground has, and what stands on it: by pixels alone.
+"""The color of an image's background and of the object on it, from pixels alone.
 
-Colours are compared in CIELAB, where equal distances look about equally far. The formulas are
-those of CIE 15:2004 for sRGB under D65.
+Colors are compared in CIELAB, where equal distances look about equally far. The formulas are those
+of CIE 15:2004 for sRGB under D65.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from calumma.corpora.synthetic_scenes import GROUNDS
 
-WORDS = tuple(GROUNDS)
+COLOR_NAMES = tuple(GROUNDS)
 
-BORDER = 1 / 16
-"""Width of the frame in which only ground is seen, as a share of the side."""
+BORDER_FRACTION = 1 / 16
+"""Width of the frame that shows only background, as a fraction of the side."""
 
 _TO_XYZ = np.array(
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -26,7 +26,7 @@ _WHITE = _TO_XYZ.sum(axis=1)
 
 
 def to_lab(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
-    """[..., 3] sRGB from 0 to 255 to CIELAB: L from 0 to 100, a and b about -100 to 100.
+    """Convert [..., 3] sRGB in [0, 255] to CIELAB: L in [0, 100], a and b about in [-100, 100].
 
     >>> to_lab(np.array([255, 255, 255])).round(3).tolist()
     [100.0, 0.0, 0.0]
@@ -41,35 +41,35 @@ def to_lab(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 @cache
-def _word_lab() -> NDArray[np.float64]:
+def _color_lab() -> NDArray[np.float64]:
     return to_lab(np.array(list(GROUNDS.values())))
 
 
-def nearest_words(rgb: NDArray[np.generic]) -> NDArray[np.intp]:
-    """[N, 3] sRGB from 0 to 255 to [N] places in WORDS of the nearest colours."""
-    far = to_lab(rgb)[:, None] - _word_lab()
-    return np.square(far).sum(axis=-1).argmin(axis=1)
+def nearest_colors(rgb: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Return the index in COLOR_NAMES of the nearest color: [N, 3] sRGB in [0, 255] -> [N]."""
+    difference = to_lab(rgb)[:, None] - _color_lab()
+    return np.square(difference).sum(axis=-1).argmin(axis=1)
 
 
-def ground_word(picture: PIL.Image.Image) -> str:
-    """The colour of a picture's ground: of the median pixel of its border."""
-    pixels = np.asarray(picture.convert("RGB"))
-    return WORDS[nearest_words(np.median(pixels[_border(pixels)], axis=0)[None])[0]]
+def background_color(image: PIL.Image.Image) -> str:
+    """Return the name of the background color: that of the median pixel of the border."""
+    pixels = np.asarray(image.convert("RGB"))
+    return COLOR_NAMES[nearest_colors(np.median(pixels[_border(pixels)], axis=0)[None])[0]]
 
 
-def thing_word(picture: PIL.Image.Image) -> str | None:
-    """The commonest colour inside a picture's border that is not its ground's, if there is any."""
-    pixels = np.asarray(picture.convert("RGB"))
-    inside = nearest_words(pixels[~_border(pixels)])
-    counts = np.bincount(inside, minlength=len(WORDS))
-    counts[WORDS.index(ground_word(picture))] = 0
-    return WORDS[int(counts.argmax())] if counts.any() else None
+def object_color(image: PIL.Image.Image) -> str | None:
+    """Return the most common color inside the border other than the background's, or None."""
+    pixels = np.asarray(image.convert("RGB"))
+    inside = nearest_colors(pixels[~_border(pixels)])
+    counts = np.bincount(inside, minlength=len(COLOR_NAMES))
+    counts[COLOR_NAMES.index(background_color(image))] = 0
+    return COLOR_NAMES[int(counts.argmax())] if counts.any() else None
 
 
 def _border(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """[H, W] bool, True in the frame."""
+    """Return a mask [H, W] bool, True in the frame."""
     height, width = pixels.shape[:2]
     frame = np.ones((height, width), dtype=bool)
-    rows, columns = max(1, round(height * BORDER)), max(1, round(width * BORDER))
+    rows, columns = max(1, round(height * BORDER_FRACTION)), max(1, round(width * BORDER_FRACTION))
     frame[rows : height - rows, columns : width - columns] = False
     return frame

@@ -9,69 +9,71 @@ import PIL.Image
 
 from calumma.corpora.synthetic_scenes import GROUNDS
 from calumma.errors import EvaluationError
-from calumma.evaluate.color import ground_word, thing_word
+from calumma.evaluate.color import background_color, object_color
 from calumma.evaluate.context import BATCH_SIZE, EvalConfig, EvalContext, TextImagePair, subsample
-from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, wilson_interval
-from calumma.evaluate.reconstruction import require_pictures
+from calumma.evaluate.reconstruction import require_images
 from calumma.generate.model import Model
 
-CHANCE = 1 / len(GROUNDS)
+COLOR_CHANCE = 1 / len(GROUNDS)
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedColors:
     """Colours that a prompt asks for."""
 
     ground: str | None
     thing: str | None
 
-    def hits(self, picture: PIL.Image.Image) -> dict[str, bool]:
+    def matches(self, picture: PIL.Image.Image) -> dict[str, bool]:
         """For each kind of colour asked, whether the picture has it."""
         found = {}
         if self.ground:
-            found["ground"] = ground_word(picture) == self.ground
+            found["ground"] = background_color(picture) == self.ground
         if self.thing:
-            found["thing"] = thing_word(picture) == self.thing
+            found["thing"] = object_color(picture) == self.thing
         return found
 
 
-def drawing(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
+def color_accuracy(context: EvalContext, config: EvalConfig) -> list[Metric]:
     """Pictures drawn for the captions of composed scenes, and the share of colours they have.
 
     Raises:
         EvaluationError: no pair has a known colour among the eight, or the model cannot draw.
     """
-    known = [pair for pair in held_out.pairs if colours_asked(pair) is not None]
+    known = [pair for pair in context.pairs if requested_colors(pair) is not None]
     if not known:
         raise EvaluationError(
-            f"drawing: found no colour of ground or thing known of {len(held_out.pairs)} pairs; "
+            f"drawing: found no colour of ground or thing known of {len(context.pairs)} pairs; "
             f'expected attributes "ground" or "colour" among {", ".join(GROUNDS)}. Give composed '
             "scenes such as the embedded corpus has (--documents), or leave this task out."
         )
-    require_pictures("drawing", held_out, len(known))
-    pairs = subsample(known, options.max_prompts, options.seed)
-    pictures = draw_captions(held_out.model, [pair.text for pair in pairs], options)
-    for pair, picture in options.first_to_log(pairs, pictures):
-        prompt = list(_phrased(pair.text, options))
-        held_out.logged_samples.append(
-            Shown(task="drawing", prompt=prompt, answer=[picture], wanted=[pair.picture])
+    require_images("drawing", context, len(known))
+    pairs = subsample(known, config.max_prompts, config.seed)
+    pictures = generate_images(context.model, [pair.text for pair in pairs], config)
+    for pair, picture in config.first_to_log(pairs, pictures):
+        prompt = list(_phrased(pair.text, config))
+        context.logged_samples.append(
+            LoggedSample(task="drawing", prompt=prompt, answer=[picture], target=[pair.picture])
         )
-    asked = [question for pair in pairs if (question := colours_asked(pair))]
-    ruler = _hits(asked, [pair.pixels_image for pair in pairs])
-    return colour_figures(_hits(asked, pictures), ruler)
+    asked = [question for pair in pairs if (question := requested_colors(pair))]
+    ruler = _hits(asked, [pair.pil_image for pair in pairs])
+    return color_metrics(_hits(asked, pictures), ruler)
 
 
-def colours_asked(pair: TextImagePair) -> Asked | None:
+def requested_colors(pair: TextImagePair) -> RequestedColors | None:
     """The colours among the eight that a pair's attributes name, or None for none."""
     attributes = pair.document.attributes
     ground, thing = attributes.get("ground"), attributes.get("colour")
-    asked = Asked(ground if ground in GROUNDS else None, thing if thing in GROUNDS else None)
+    asked = RequestedColors(
+        ground if ground in GROUNDS else None, thing if thing in GROUNDS else None
+    )
     return asked if asked.ground or asked.thing else None
 
 
-def draw_captions(
-    model: Model, captions: Sequence[str], options: EvalConfig
+def generate_images(
+    model: Model, captions: Sequence[str], config: EvalConfig
 ) -> list[PIL.Image.Image]:
     """One picture for each caption, each from a seed of its own."""
     room = model.image.config.codes_per_image + 2
@@ -79,25 +81,25 @@ def draw_captions(
     for start in range(0, len(captions), BATCH_SIZE):
         piece = captions[start : start + BATCH_SIZE]
         samples = model.generate_batch(
-            [list(_phrased(caption, options)) for caption in piece],
-            answer=options.chat_template,
-            seeds=[options.seed + start + number for number in range(len(piece))],
+            [list(_phrased(caption, config)) for caption in piece],
+            answer=config.chat_template,
+            seeds=[config.seed + start + number for number in range(len(piece))],
             max_new_tokens=room,
             max_images=1,
             image_first=True,
-            image=options.image,
+            image=config.image,
         )
         for sample in samples:
             pictures.append(_picture(sample.parts))
-        options.on_progress(start + len(piece), len(captions))
+        config.on_progress(start + len(piece), len(captions))
     return pictures
 
 
-def _phrased(caption: str, options: EvalConfig) -> Sequence[str]:
+def _phrased(caption: str, config: EvalConfig) -> Sequence[str]:
     """The texts of the prompt that asks for a caption's picture."""
-    if options.format_prompt:
-        return options.format_prompt(caption)
-    return [f"draw {caption}" if options.chat_template else caption]
+    if config.format_prompt:
+        return config.format_prompt(caption)
+    return [f"draw {caption}" if config.chat_template else caption]
 
 
 def _picture(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:
@@ -110,14 +112,14 @@ def _picture(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:
     return found
 
 
-Hits = Sequence[dict[str, bool]]
+_Matches = Sequence[dict[str, bool]]
 
 
-def _hits(asked: Sequence[Asked], pictures: Sequence[PIL.Image.Image]) -> Hits:
-    return [question.hits(p) for question, p in zip(asked, pictures, strict=True)]
+def _hits(asked: Sequence[RequestedColors], pictures: Sequence[PIL.Image.Image]) -> _Matches:
+    return [question.matches(p) for question, p in zip(asked, pictures, strict=True)]
 
 
-def colour_figures(drawn: Hits, ruler: Hits) -> list[Metric]:
+def color_metrics(drawn: _Matches, ruler: _Matches) -> list[Metric]:
     """The share of colours that are there: of all that were asked, and by kind.
 
     Args:
@@ -136,7 +138,7 @@ def colour_figures(drawn: Hits, ruler: Hits) -> list[Metric]:
             Metric(
                 name=f"colour_asked_colour_drawn{name}",
                 value=share,
-                baseline=CHANCE,
+                baseline=COLOR_CHANCE,
                 n=len(found),
                 # Two questions on one picture are no two pictures: n is what was drawn.
                 interval=wilson_interval(share * len(found), len(found)),

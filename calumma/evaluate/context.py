@@ -1,4 +1,4 @@
-"""Held-out documents in the form that tasks measure: pictures encoded once, pairs picked out."""
+"""Evaluation settings, and the documents under evaluation: images encoded once, pairs extracted."""
 
 from __future__ import annotations
 
@@ -15,106 +15,104 @@ from numpy.typing import NDArray
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.image_grid import ImageGrid
-from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.logged_samples import LoggedSample
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_codes, encode_document
 
-_Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 SafetyLabel = Literal["safe", "unsure", "unsafe"]
 OnProgress = Callable[[int, int], None]
-"""Told how many pieces of a task are done, of how many."""
+"""Called with the number of items that are done, and of all."""
 
 BATCH_SIZE = 32
-"""Pictures opened, prompts drawn or answered at a time."""
-
+"""Images encoded, or prompts generated from, at a time."""
 
 MAX_NEIGHBOR_DOCUMENTS = 2000
-"""Training documents that the nearest one is looked for among."""
+"""Training documents among which nearest-neighbor baselines search, at most."""
 
 
 def _no_progress(done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What a measurement may be told; everything has a default."""
+    """Settings of an evaluation; every field has a default."""
 
     seed: int = 0
-    """Decides what is drawn by chance: partners, candidates, pictures, resamples."""
+    """Seed of all random choices: derangements, candidates, images, resamples."""
 
     training_documents: Sequence[Document] = ()
-    """Training documents, for the baseline of the nearest picture."""
+    """Training documents, for nearest-neighbor baselines and the text-image scorer."""
 
     training_counts: NDArray[np.int64] | None = None
-    """How often each id occurs in training, by id, for the unigram baseline."""
+    """[V] count of each token id in training, for the unigram baseline."""
 
     chat_template: bool = False
-    """Whether prompts are asked as turns, as after fine-tuning, or just continued."""
+    """Whether prompts are user turns, as of a fine-tuned model, or documents to be continued."""
 
     format_prompt: Callable[[str], Sequence[str]] | None = None
-    """From a caption to the texts of the prompt that asks for its picture; by default the caption
-    itself, behind "draw " where `turns` holds."""
+    """Maps a caption to the texts of the prompt for its image; by default the caption itself, with
+    "draw " before it if `chat_template` is set."""
 
     caption_question: str = ""
-    """Text behind a picture in the prompt that asks for its caption."""
+    """Text after an image in the prompt for its caption."""
 
     image: ImageSampling = field(default_factory=ImageSampling)
-    """How the drawn pictures' codes are chosen, guidance included."""
+    """Sampling of generated images, classifier-free guidance included."""
 
     reconstruction_details: bool = False
-    """Whether reconstruction also tells of likeness beyond its noise, and shows sheets."""
+    """Whether `reconstruction` also measures SSIM, feature distances, text and faces, and makes
+    image grids."""
 
     feature_network: str = ""
-    """The network whose features tell likeness: "efficientnet-lite0", the path of a TorchScript
-    file, or nothing."""
+    """Network for feature distances: "efficientnet-lite0", a TorchScript file, or none."""
 
     max_prompts: int = 200
-    """Pictures drawn, and captions written, at most; chosen by seed."""
+    """Images and captions generated per task, at most; a random subsample."""
 
     benchmarks_folder: Path | None = None
-    """The folder of benchmarks' own files, a folder for each."""
+    """Folder of the benchmarks' published files, one folder per benchmark."""
 
     limit: int | None = None
-    """Questions of a benchmark, at most; chosen by seed."""
+    """Questions of a benchmark, at most; a random subsample."""
 
     num_fewshot: int | None = None
-    """Examples before a benchmark's question; None for as many as the paper shows."""
+    """Few-shot examples before a benchmark's question; None for the paper's number."""
 
     majority_votes: int = 1
-    """Answers drawn for a majority vote; 1 is none."""
+    """Sampled answers per question for majority voting; 1 disables it."""
 
     log_samples: int = 0
-    """Questions of each task that are kept to be shown."""
+    """Prompts and answers of each task that the report shows."""
 
     safety_classifier: Callable[[Sequence[str | PIL.Image.Image]], SafetyLabel] | None = None
-    """Says of an answer's parts whether they are safe; without one nobody does."""
+    """Labels the parts of an answer; None for no labels."""
 
     on_progress: OnProgress = _no_progress
 
     @property
     def neighbor_documents(self) -> list[Document]:
-        """What baselines know that look for the nearest training document."""
-        return subsample(
-            captioned_documents(self.training_documents), MAX_NEIGHBOR_DOCUMENTS, self.seed
-        )
+        """Training pairs among which nearest-neighbor baselines search."""
+        captioned = captioned_documents(self.training_documents)
+        return subsample(captioned, MAX_NEIGHBOR_DOCUMENTS, self.seed)
 
     def first_to_log(self, *columns: Iterable[Any]) -> list[tuple[Any, ...]]:
-        """The first `show` questions with what belongs to each; columns are of one length."""
+        """Zip columns of equal length and return the first `log_samples` rows."""
         return list(zip(*columns, strict=True))[: self.log_samples]
 
     def benchmark_folder(self, task: str) -> Path:
-        """Where a benchmark's files lie.
+        """Return the folder of a benchmark's files.
 
         Raises:
-            EvaluationError: no folder is given, or it has none of that name.
+            EvaluationError: no folder of benchmarks is given, or it has none of that name.
         """
         if self.benchmarks_folder is None or not (self.benchmarks_folder / task).is_dir():
             found = "no folder of benchmarks is given"
             if self.benchmarks_folder is not None:
-                found = f"{self.benchmarks_folder / task} is not there"
+                found = f"{self.benchmarks_folder / task} does not exist"
             raise EvaluationError(
                 f"{task}: {found}; expected its files in a folder {task!r} of --data DIR. "
                 "`calumma evaluate --list` names them."
@@ -124,7 +122,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TextImagePair:
-    """A plain document of one text and one picture."""
+    """A plain document of one text and one image."""
 
     document: Document
     text: str
@@ -133,45 +131,45 @@ class TextImagePair:
     image: Image
 
     @property
-    def pixels_image(self) -> PIL.Image.Image:
-        """The picture itself."""
+    def pil_image(self) -> PIL.Image.Image:
+        """The decoded image file."""
         return self.image.open()
 
 
 @dataclass
 class EvalContext:
-    """Documents and a model; what tasks need of them is worked out once, when first asked for."""
+    """A model and the documents under evaluation; encodings are computed once, on first use."""
 
     model: Model
     documents: Sequence[Document]
     on_progress: OnProgress = field(default=_no_progress, repr=False)
 
     image_grids: list[ImageGrid] = field(default_factory=list)
-    """What tasks have to show beside their figures."""
+    """Image grids that tasks add to the report."""
 
     skipped: list[str] = field(default_factory=list)
-    """What tasks could not measure, and why, a line each."""
+    """Measurements that were skipped, with the reason, one line each."""
 
-    logged_samples: list[Shown] = field(default_factory=list)
-    """Questions and answers, to the letter."""
+    logged_samples: list[LoggedSample] = field(default_factory=list)
+    """Prompts and answers that tasks add to the report."""
 
     @cached_property
     def codes(self) -> list[list[list[int]]]:
-        """The codes of every picture of every document."""
-        owners = [(d, image) for d, doc in enumerate(self.documents) for image in doc.images]
+        """The codes of every image of every document."""
+        images = [(d, image) for d, doc in enumerate(self.documents) for image in doc.images]
         codes: list[list[list[int]]] = [[] for _ in self.documents]
-        rows = encode_in_batches(self.model.image, [image for _, image in owners], self.on_progress)
-        for (owner, _), row in zip(owners, rows, strict=True):
-            codes[owner].append(row)
+        rows = encode_in_batches(self.model.image, [image for _, image in images], self.on_progress)
+        for (document, _), row in zip(images, rows, strict=True):
+            codes[document].append(row)
         return codes
 
     @cached_property
     def pairs(self) -> list[TextImagePair]:
-        """The plain documents of one text and one picture, those the model can read whole."""
+        """The plain documents of one text and one image that fit the model's context."""
         pairs = []
         for document, codes in zip(self.documents, self.codes, strict=True):
-            kinds = sorted(type(part).__name__ for part in document.content)
-            if kinds != ["Image", "Text"]:
+            types = sorted(type(part).__name__ for part in document.content)
+            if types != ["Image", "Text"]:
                 continue
             text = next(part.text for part in document.content if isinstance(part, Text))
             ids = self.model.text.encode(text)
@@ -182,7 +180,7 @@ class EvalContext:
         return pairs
 
     def require_pairs(self, task: str, num_texts: int) -> list[TextImagePair]:
-        """The pairs, if they have at least so many different texts.
+        """Return the pairs if they have at least `num_texts` different texts.
 
         Raises:
             EvaluationError: there are fewer.
@@ -191,13 +189,13 @@ class EvalContext:
         if found < num_texts:
             raise EvaluationError(
                 f"{task}: found {found} different texts among {len(self.pairs)} documents of one "
-                f"text and one picture; expected at least {num_texts}. Give more such documents "
+                f"text and one image; expected at least {num_texts}. Give more such documents "
                 "(--documents, --limit), or leave this task out."
             )
         return self.pairs
 
     def token_counts(self) -> NDArray[np.int64]:
-        """How often each id stands in the documents' sequences, by id: [V] int64."""
+        """Count each token id in the documents' sequences: [V] int64."""
         ids = [
             id_
             for document, codes in zip(self.documents, self.codes, strict=True)
@@ -207,44 +205,46 @@ class EvalContext:
 
 
 def encode_in_batches(
-    tokenizer: ImageTokenizer, images: Sequence[Image], tick: OnProgress = _no_progress
+    tokenizer: ImageTokenizer, images: Sequence[Image], on_progress: OnProgress = _no_progress
 ) -> list[list[int]]:
-    """The codes of pictures.
+    """Encode images to codes.
 
     Raises:
-        ImageError: one of them cannot be read.
+        ImageError: an image cannot be read.
     """
     codes: list[list[int]] = []
     for start in range(0, len(images), BATCH_SIZE):
-        piece = images[start : start + BATCH_SIZE]
-        codes += tokenizer.encode_images([image.open() for image in piece])
-        tick(len(codes), len(images))
+        batch = images[start : start + BATCH_SIZE]
+        codes += tokenizer.encode_images([image.open() for image in batch])
+        on_progress(len(codes), len(images))
     return codes
 
 
 def image_token_ids(model: Model, pair: TextImagePair) -> list[int]:
-    """The ids of a pair's picture, begin and end of image included."""
+    """Return the token ids of a pair's image, begin and end of image included."""
     return encode_codes(pair.codes, model.vocabulary)
 
 
 def captioned_documents(documents: Iterable[Document]) -> list[Document]:
-    """The documents with both text and a picture."""
+    """Return the documents that have both text and an image."""
     return [document for document in documents if document.text and document.images]
 
 
-def subsample(items: Sequence[_Item], at_most: int | None, seed: int) -> list[_Item]:
-    """At most so many of the items, drawn by seed, in their own order."""
-    if at_most is None or len(items) <= at_most:
+def subsample(items: Sequence[_Item], max_items: int | None, seed: int) -> list[_Item]:
+    """Return at most `max_items` of the items, chosen at random, in their order."""
+    if max_items is None or len(items) <= max_items:
         return list(items)
-    places = np.random.default_rng(seed).choice(len(items), size=at_most, replace=False)
-    return [items[place] for place in sorted(places.tolist())]
+    indices = np.random.default_rng(seed).choice(len(items), size=max_items, replace=False)
+    return [items[index] for index in sorted(indices.tolist())]
 
 
 def derangement(items: Sequence[_Item], seed: int) -> list[_Item]:
-    """For each item another one: each gets the one before it in a ring whose order is drawn by
-    seed, for documents that follow one another are often alike."""
-    ring = np.random.default_rng(seed).permutation(len(items)).tolist()
-    found = list(items)
-    for place, own in enumerate(ring):
-        found[own] = items[ring[place - 1]]
-    return found
+    """Return for each item another one: its predecessor in a random cyclic order.
+
+    The order is random because neighboring documents are often alike.
+    """
+    cycle = np.random.default_rng(seed).permutation(len(items)).tolist()
+    deranged = list(items)
+    for position, index in enumerate(cycle):
+        deranged[index] = items[cycle[position - 1]]
+    return deranged

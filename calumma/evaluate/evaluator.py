@@ -9,30 +9,30 @@ from functools import partial
 
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
-from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
 from calumma.evaluate.captioning import captioning
-from calumma.evaluate.color_accuracy import drawing
+from calumma.evaluate.color_accuracy import color_accuracy
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.interleaved import interleaved
 from calumma.evaluate.likelihood import likelihood
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.reconstruction import reconstruct, reconstruction
+from calumma.evaluate.reconstruction import evaluate_reconstruction, reconstruction
 from calumma.evaluate.refusal_rates import safety
-from calumma.evaluate.report import Report
+from calumma.evaluate.report import EvalReport
 from calumma.evaluate.retrieval import retrieval
 from calumma.evaluate.text_tasks import text_benchmark
 from calumma.evaluate.text_to_image import text_to_image
-from calumma.evaluate.vlm_tasks import PICTURED, pictured_benchmark
+from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, vlm_benchmark
 from calumma.generate.model import Model
-from calumma.text_format import nearest
+from calumma.text_format import closest_match
 from calumma.tokens.image import ImageTokenizer
 
-Progress = Callable[[str, int, int], None]
+EvalProgress = Callable[[str, int, int], None]
 """Told the name of the task, how many of its pieces are done, and of how many."""
 
 
 @dataclass(frozen=True)
-class Task:
+class EvalTask:
     """One thing to measure."""
 
     measure: Callable[[EvalContext, EvalConfig], list[Metric]]
@@ -44,31 +44,33 @@ class Task:
 
 RECONSTRUCTION = "reconstruction"
 
-TASKS: dict[str, Task] = {
-    "likelihood": Task(likelihood, "bits per token of text and codes, and what captions save"),
-    "retrieval": Task(retrieval, "the right one of ten captions, and of ten pictures"),
-    RECONSTRUCTION: Task(reconstruction, "pictures through codes and back; codebook use"),
-    "drawing": Task(drawing, "asked for a colour, whether the drawn picture has it"),
-    "captioning": Task(captioning, "what is known of a picture, in the caption written for it"),
-    "text_to_image": Task(text_to_image, "pictures drawn for captions, by a scorer and references"),
-    "interleaved": Task(interleaved, "answers to conversations: pictures where asked, and apt"),
-    "safety": Task(safety, "unsafe prompts refused, and plain ones that only sound so"),
+TASKS: dict[str, EvalTask] = {
+    "likelihood": EvalTask(likelihood, "bits per token of text and codes, and what captions save"),
+    "retrieval": EvalTask(retrieval, "the right one of ten captions, and of ten pictures"),
+    RECONSTRUCTION: EvalTask(reconstruction, "pictures through codes and back; codebook use"),
+    "drawing": EvalTask(color_accuracy, "asked for a colour, whether the drawn picture has it"),
+    "captioning": EvalTask(captioning, "what is known of a picture, in the caption written for it"),
+    "text_to_image": EvalTask(
+        text_to_image, "pictures drawn for captions, by a scorer and references"
+    ),
+    "interleaved": EvalTask(interleaved, "answers to conversations: pictures where asked, and apt"),
+    "safety": EvalTask(safety, "unsafe prompts refused, and plain ones that only sound so"),
     **{
-        name: Task(partial(text_benchmark, name), each.summary, each.files)
-        for name, each in BENCHMARKS.items()
+        name: EvalTask(partial(text_benchmark, name), each.summary, each.files)
+        for name, each in TEXT_BENCHMARKS.items()
     },
     **{
-        name: Task(partial(pictured_benchmark, name), pictured.summary, pictured.files)
-        for name, pictured in PICTURED.items()
+        name: EvalTask(partial(vlm_benchmark, name), pictured.summary, pictured.files)
+        for name, pictured in VLM_BENCHMARKS.items()
     },
 }
 """By the names that `--tasks` takes."""
 
-ENCODING = "encoding"
+ENCODING_STAGE = "encoding"
 """What progress calls the work that all tasks share."""
 
 
-def require_tasks(names: Sequence[str]) -> None:
+def check_tasks(names: Sequence[str]) -> None:
     """See that there are names, and that they are names of tasks.
 
     Raises:
@@ -77,7 +79,7 @@ def require_tasks(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
-        near = nearest(unknown[0], TASKS) if unknown else None
+        near = closest_match(unknown[0], TASKS) if unknown else None
         wanted = f"perhaps {near}" if near else "names of tasks"
         raise EvaluationError(f"{found}; expected {wanted}. `calumma evaluate --list` tells them.")
 
@@ -86,17 +88,17 @@ def evaluate(
     model: Model,
     documents: Sequence[Document],
     tasks: Sequence[str],
-    options: EvalConfig | None = None,
+    config: EvalConfig | None = None,
     *,
-    progress: Progress | None = None,
-) -> Report:
+    progress: EvalProgress | None = None,
+) -> EvalReport:
     """Measure tasks on documents; the same seed gives the same figures.
 
     Args:
         model: what is measured.
         documents: held-out documents.
         tasks: names in TASKS, in the order of the figures expected.
-        options: see `Options`.
+        config: see `Options`.
         progress: told about each piece of work that is done.
 
     Returns:
@@ -105,22 +107,22 @@ def evaluate(
     Raises:
         EvaluationError: a task is not known, or finds no documents that fit it.
     """
-    require_tasks(tasks)
+    check_tasks(tasks)
     tell = progress or (lambda name, done, total: None)
-    options = options or EvalConfig()
-    held_out = EvalContext(model, documents, on_progress=partial(tell, ENCODING))
+    config = config or EvalConfig()
+    context = EvalContext(model, documents, on_progress=partial(tell, ENCODING_STAGE))
     started = time.perf_counter()
     figures: list[Metric] = []
     for name in tasks:
-        heard = replace(options, tick=partial(tell, name))
-        figures += [replace(figure, task=name) for figure in TASKS[name].measure(held_out, heard)]
-    return Report(
-        figures=figures,
+        heard = replace(config, tick=partial(tell, name))
+        figures += [replace(figure, task=name) for figure in TASKS[name].measure(context, heard)]
+    return EvalReport(
+        metrics=figures,
         seconds=time.perf_counter() - started,
-        seed=options.seed,
-        sheets=held_out.image_grids,
-        skipped=held_out.skipped,
-        shown=held_out.logged_samples,
+        seed=config.seed,
+        charts_and_grids=context.image_grids,
+        skipped=context.skipped,
+        logged_samples=context.logged_samples,
     )
 
 
@@ -139,29 +141,29 @@ def evaluate_tokenizer(
     tokenizer: ImageTokenizer,
     documents: Sequence[Document],
     tasks: Sequence[str],
-    options: EvalConfig | None = None,
+    config: EvalConfig | None = None,
     *,
-    progress: Progress | None = None,
-) -> Report:
+    progress: EvalProgress | None = None,
+) -> EvalReport:
     """Measure an image tokenizer alone, of which `reconstruction` is the only task.
 
     Raises:
         EvaluationError: another task is named, or there are no pictures.
     """
-    require_tasks(tasks)
+    check_tasks(tasks)
     others = [name for name in tasks if name != RECONSTRUCTION]
     if others:
         raise EvaluationError(
             f"task {others[0]!r} wants a model, but this is an image tokenizer alone; expected "
             f"{RECONSTRUCTION}. Name a model folder, or that task."
         )
-    options = options or EvalConfig()
+    config = config or EvalConfig()
     if progress:
-        options = replace(options, tick=partial(progress, RECONSTRUCTION))
+        config = replace(config, tick=partial(progress, RECONSTRUCTION))
     started = time.perf_counter()
     images = [image for document in documents for image in document.images]
-    figures, sheets, skipped = reconstruct(tokenizer, images, options)
+    figures, sheets, skipped = evaluate_reconstruction(tokenizer, images, config)
     seconds = time.perf_counter() - started
-    return Report(
-        figures=figures, seconds=seconds, seed=options.seed, sheets=sheets, skipped=skipped
+    return EvalReport(
+        metrics=figures, seconds=seconds, seed=config.seed, charts_and_grids=sheets, skipped=skipped
     )

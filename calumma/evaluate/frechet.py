@@ -1,9 +1,9 @@
-"""The Frechet distance between two sets of pictures, in the features of a named network.
+"""Frechet distance between two sets of images, in the features of a named network.
 
-With the features of the usual Inception network it would be FID; with any other it is not, and
-figures compare only with figures of the same network, the same set and the same number.
+With the features of the usual Inception network it would be FID; with any other network it is not.
+Values compare only within the same network, the same set and the same number of images.
 
-Shapes: N pictures, D features.
+Shapes: N images, D features.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calumma.tokens.vq.backbone import EfficientNetLite0
-from calumma.tokens.vq.features import LITE0, scripted
+from calumma.tokens.vq.efficientnet import EfficientNetLite0
+from calumma.tokens.vq.perceptual import LITE0, load_torchscript
 
-FEWEST = 64
-"""Pictures below which no distance is told: it would be all noise."""
+MIN_FRECHET_IMAGES = 64
+"""Images below which no distance is reported: it would be noise."""
 
 
 class FrechetFeatures:
-    """A network's features of a picture as one vector."""
+    """A network's features of an image as one vector."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         self.network = network.eval()
         self.name = name
 
     @classmethod
-    def named(cls, name: str) -> FrechetFeatures:
-        """EfficientNet-Lite0's last stage, or the network in a TorchScript file.
+    def load(cls, name: str) -> FrechetFeatures:
+        """Load the last stage of EfficientNet-Lite0, or a TorchScript network.
 
         Args:
-            name: "efficientnet-lite0", or a path: its network takes pixels [B, 3, H, W] in
-                [-1, 1] and gives [B, D], or maps [B, D, h, w], of which the mean is taken.
+            name: "efficientnet-lite0", or a path: the network takes pixels [B, 3, H, W] in
+                [-1, 1] and returns [B, D], or maps [B, D, h, w], of which the mean is taken.
 
         Raises:
-            ConfigError: the backbone's package is not installed, or the file holds no TorchScript.
+            ConfigError: the backbone's package is not installed, or the file is no TorchScript.
         """
         if name == LITE0:
             return cls(EfficientNetLite0.load(), "FD-EffNet")
-        return cls(scripted(Path(name)), f"FD by {Path(name).name}")
+        return cls(load_torchscript(Path(name)), f"FD by {Path(name).name}")
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> NDArray[np.float64]:
-        """[B, 3, H, W] in [-1, 1] -> [B, D]."""
-        made = self.network(pixels.clamp(-1, 1))
-        last: Tensor = made[-1] if isinstance(made, list | tuple) else made
+        """Compute features: [B, 3, H, W] in [-1, 1] -> [B, D]."""
+        output = self.network(pixels.clamp(-1, 1))
+        last: Tensor = output[-1] if isinstance(output, list | tuple) else output
         vectors = last.mean(dim=(2, 3)) if last.ndim == 4 else last.flatten(1)
         return vectors.double().cpu().numpy()
 
 
 def frechet_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """The squared distance of means and the distance of covariances, as of two normal laws.
+    """Return the Frechet distance of two Gaussians fitted to two sets of features.
 
     Source: Heusel et al. (2017), arXiv:1706.08500, equation 6.
 
@@ -64,7 +64,7 @@ def frechet_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
     """
     means = float(np.square(one.mean(0) - other.mean(0)).sum())
     covariances = np.atleast_2d(np.cov(one.T)), np.atleast_2d(np.cov(other.T))
-    # tr sqrt(A B) is the sum of the roots of the eigenvalues of sqrt(A) B sqrt(A).
+    # tr sqrt(A B) is the sum of square roots of the eigenvalues of sqrt(A) B sqrt(A).
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     mixed = np.linalg.eigvalsh(root @ covariances[1] @ root)

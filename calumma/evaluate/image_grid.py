@@ -1,4 +1,4 @@
-"""Sheets of originals beside their reconstructions, the worst ones first."""
+"""Image grids: originals next to their reconstructions, the worst ones first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calumma.documents.image_formats import data_url, encode_png
 
 MAX_GRID_PAIRS = 24
-"""Pairs on a sheet: the worst half of them, and others drawn from all."""
+"""Pairs in a grid: one half are the worst ones, the others are chosen at random."""
 
 _COLUMNS = 4
 _GAP = 6
@@ -21,14 +21,14 @@ _WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """One picture of many pairs, original to the left."""
+    """One PNG of many pairs, originals to the left."""
 
     title: str
     note: str
     png: bytes
 
     def to_html(self) -> str:
-        """A figure that loads nothing."""
+        """Return an HTML fragment with the embedded image."""
         return (
             f"<h2>{self.title}</h2><p>{self.note}</p>"
             f'<img alt="{self.title}" src="{data_url(self.png)}">'
@@ -37,41 +37,40 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class ReconstructedImage:
-    """A picture as it was and as it came back, [H, W, 3] uint8 each."""
+    """An image and its reconstruction, [H, W, 3] uint8 each."""
 
     original: NDArray[np.uint8]
     reconstruction: NDArray[np.uint8]
 
 
-def pairs_shown(scores: NDArray[np.float64], seed: int) -> list[int]:
-    """Which pictures stand on a sheet, by place: the worst first, then some drawn by chance.
+def select_grid_indices(scores: NDArray[np.float64], seed: int) -> list[int]:
+    """Choose the images of a grid: the worst first, then random others.
 
     Args:
         scores: [N], higher is better.
-        seed: of the drawing.
+        seed: seed of the random choice.
     """
     order = np.argsort(scores, kind="stable")
     worst = order[: MAX_GRID_PAIRS // 2].tolist()
     others = order[MAX_GRID_PAIRS // 2 :]
-    if len(others) > MAX_GRID_PAIRS - len(worst):
-        drawn = np.random.default_rng(seed).choice(
-            len(others), MAX_GRID_PAIRS - len(worst), replace=False
-        )
-        others = others[np.sort(drawn)]
+    num_others = MAX_GRID_PAIRS - len(worst)
+    if len(others) > num_others:
+        chosen = np.random.default_rng(seed).choice(len(others), num_others, replace=False)
+        others = others[np.sort(chosen)]
     return worst + others.tolist()
 
 
-def make_sheet(title: str, note: str, pairs: Sequence[ReconstructedImage]) -> ImageGrid:
-    """Pairs in rows of four, in their order."""
+def make_grid(title: str, note: str, pairs: Sequence[ReconstructedImage]) -> ImageGrid:
+    """Lay out pairs in rows of four, in their order."""
     side = max(64, *(len(pair.original) for pair in pairs))
     rows = -(-len(pairs) // _COLUMNS)
     columns = min(_COLUMNS, len(pairs))
     size = columns * (2 * side + 2 * _GAP), rows * (side + 2 * _GAP)
-    sheet = PIL.Image.new("RGB", size, _WHITE)
+    grid = PIL.Image.new("RGB", size, _WHITE)
     for number, pair in enumerate(pairs):
         left = number % _COLUMNS * (2 * side + 2 * _GAP) + _GAP
         top = number // _COLUMNS * (side + 2 * _GAP) + _GAP
-        for place, values in enumerate((pair.original, pair.reconstruction)):
-            picture = PIL.Image.fromarray(values).resize((side, side), PIL.Image.Resampling.NEAREST)
-            sheet.paste(picture, (left + place * side, top))
-    return ImageGrid(title, note, encode_png(sheet))
+        for column, pixels in enumerate((pair.original, pair.reconstruction)):
+            image = PIL.Image.fromarray(pixels).resize((side, side), PIL.Image.Resampling.NEAREST)
+            grid.paste(image, (left + column * side, top))
+    return ImageGrid(title, note, encode_png(grid))

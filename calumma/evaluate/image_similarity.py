@@ -1,6 +1,6 @@
-"""How alike a picture and its reconstruction are, picture by picture.
+"""Image similarity, image by image: PSNR, SSIM and feature distance.
 
-Shapes: B images, H and W pixels. Pixels run from -1 to 1; what lies outside is clamped.
+Shapes: B images, H and W pixels. Pixels are in [-1, 1]; values outside are clamped.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calumma.tokens.vq.features import FeatureDistance
+from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
 
-MOST_DB = 60.0
-"""A picture that comes back this well counts as this: rounding to 8 bits alone gives 59 dB."""
+MAX_PSNR_DB = 60.0
+"""Upper bound of PSNR, also of equal images: rounding to 8 bits alone gives 59 dB."""
 
 _WINDOW = 11
 _SIGMA = 1.5
-_STABILISERS = (0.01**2, 0.03**2)
+_STABILIZERS = (0.01**2, 0.03**2)
 """K1 and K2 of the paper, squared, for values from 0 to 1."""
 
 
 def psnr_db(pixels: Tensor, decoded: Tensor) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each picture, at most MOST_DB.
+    """Return the peak signal-to-noise ratio of each image, at most MAX_PSNR_DB.
 
     Args:
-        pixels: [B, 3, H, W] from -1 to 1.
+        pixels: [B, 3, H, W] in [-1, 1].
         decoded: the same.
 
     Returns:
-        [B] in dB, for pixels from 0 to 1.
+        [B] in dB, for pixels in [0, 1].
     """
     errors = (pixels - decoded.clamp(-1, 1)).double() / 2
     squared = errors.square().mean(dim=(1, 2, 3)).cpu().numpy()
-    return -10 * np.log10(np.maximum(squared, 10 ** (-MOST_DB / 10)))
+    return -10 * np.log10(np.maximum(squared, 10 ** (-MAX_PSNR_DB / 10)))
 
 
 def ssim(pixels: Tensor, decoded: Tensor) -> NDArray[np.float64]:
-    """Structural similarity of each picture: 1 if they are equal.
+    """Return the structural similarity of each image: 1 if they are equal.
 
     Source: Wang, Bovik, Sheikh and Simoncelli (2004): a Gaussian window of 11 pixels and sigma
-    1.5, population covariances, only windows that lie inside; the mean over channels.
+    1.5, population covariances, only windows inside the image; the mean over channels.
 
     Args:
-        pixels: [B, 3, H, W], at least 11 pixels to a side.
+        pixels: [B, 3, H, W], at least 11 pixels per side.
         decoded: the same.
 
     Returns:
@@ -55,16 +55,16 @@ def ssim(pixels: Tensor, decoded: Tensor) -> NDArray[np.float64]:
     variance_x = _windowed(x * x) - mean_x**2
     variance_y = _windowed(y * y) - mean_y**2
     covariance = _windowed(x * y) - mean_x * mean_y
-    c1, c2 = _STABILISERS
+    c1, c2 = _STABILIZERS
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return (luminance * structure).mean(dim=(1, 2, 3)).cpu().numpy()
 
 
 def _windowed(x: Tensor) -> Tensor:
-    """The weighted mean of each window: [B, C, H, W] -> [B, C, H - 10, W - 10]."""
-    places = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
-    weights = torch.exp(-(places**2) / (2 * _SIGMA**2))
+    """Return the weighted mean of each window: [B, C, H, W] -> [B, C, H - 10, W - 10]."""
+    offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
+    weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     line = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
     across = F.conv2d(x, line, groups=x.shape[1])
     return F.conv2d(across, line.transpose(2, 3), groups=x.shape[1])
@@ -72,12 +72,12 @@ def _windowed(x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def feature_distances(
-    distance: FeatureDistance, pixels: Tensor, decoded: Tensor
+    distance: FeaturePerceptualLoss, pixels: Tensor, decoded: Tensor
 ) -> NDArray[np.float64]:
-    """How unlike each picture and its reconstruction look to a network: [B] of at least 0."""
+    """Return the feature distance of each image and its reconstruction: [B], at least 0."""
     total = np.zeros(len(pixels))
-    maps = zip(distance.maps(pixels), distance.maps(decoded.clamp(-1, 1)), strict=True)
+    maps = zip(distance.features(pixels), distance.features(decoded.clamp(-1, 1)), strict=True)
     for one, other in maps:
-        apart = (F.normalize(one, dim=1) - F.normalize(other, dim=1)).square().sum(1)
-        total += apart.flatten(1).mean(1).double().cpu().numpy()
+        squared = (F.normalize(one, dim=1) - F.normalize(other, dim=1)).square().sum(1)
+        total += squared.flatten(1).mean(1).double().cpu().numpy()
     return total

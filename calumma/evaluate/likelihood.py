@@ -11,38 +11,38 @@ from numpy.typing import NDArray
 from calumma.documents.document import Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair, image_token_ids
-from calumma.evaluate.logged_samples import Shown
-from calumma.evaluate.loglikelihood import Scores, log_probabilities
+from calumma.evaluate.logged_samples import LoggedSample
+from calumma.evaluate.loglikelihood import Logprobs, token_logprobs
 from calumma.evaluate.metric import Metric, bootstrap_interval
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 from calumma.tokens.sequence import encode_document
 from calumma.vocabulary import Vocabulary
 
-BITS = 1 / np.log(2)
+BITS_PER_NAT = 1 / np.log(2)
 """Bits in a nat."""
 
-CAPTION_FIRST, IMAGE_FIRST, AS_IT_STANDS = "caption first", "image first", "as it stands"
+CAPTION_FIRST, IMAGE_FIRST, DOCUMENT_ORDER = "caption first", "image first", "as it stands"
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredSequence:
     """A sequence with the log-probabilities of its ids."""
 
-    owner: int
+    document: int
     """The number of its document."""
 
     order: str
-    ids: NDArray[np.int64]
-    scores: Scores
+    token_ids: NDArray[np.int64]
+    logprobs: Logprobs
 
     def bits(self, kind: range) -> tuple[float, int]:
         """Bits that the ids of one kind cost, and how many there are."""
-        targets = (self.ids >= kind.start) & (self.ids < kind.stop)
+        targets = (self.token_ids >= kind.start) & (self.token_ids < kind.stop)
         targets[0] = False  # the first id is given
-        return float(-self.scores[targets].sum() * BITS), int(targets.sum())
+        return float(-self.logprobs[targets].sum() * BITS_PER_NAT), int(targets.sum())
 
 
-def likelihood(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
+def likelihood(context: EvalContext, config: EvalConfig) -> list[Metric]:
     """Bits per token of text and of codes, and what the right caption saves.
 
     Pairs are read in both orders, other documents as they stand. The last figure is left out
@@ -51,76 +51,82 @@ def likelihood(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
     Raises:
         EvaluationError: the documents hold neither text nor pictures.
     """
-    scored = score_documents(held_out, options)
-    vocabulary = held_out.model.vocabulary
-    for each in scored[: options.log_samples]:
-        held_out.logged_samples.append(_shown(held_out, each))
+    scored = score_documents(context, config)
+    vocabulary = context.model.vocabulary
+    for each in scored[: config.log_samples]:
+        context.logged_samples.append(_shown(context, each))
     figures = [
-        *bits_per_token("text", vocabulary.text, scored, IMAGE_FIRST, options),
-        *bits_per_token("code", vocabulary.codes, scored, CAPTION_FIRST, options),
+        *bits_per_token("text", vocabulary.text, scored, IMAGE_FIRST, config),
+        *bits_per_token("code", vocabulary.codes, scored, CAPTION_FIRST, config),
     ]
     if not figures:
         raise EvaluationError(
             "likelihood: found no token of text or image in "
-            f"{counted(len(held_out.documents), 'document')}; "
+            f"{pluralize(len(context.documents), 'document')}; "
             "expected at least one. Give documents with text or pictures (--documents)."
         )
-    if len({pair.text for pair in held_out.pairs}) > 1:
-        figures.append(right_minus_shuffled(held_out, options))
+    if len({pair.text for pair in context.pairs}) > 1:
+        figures.append(right_minus_shuffled(context, config))
     return figures
 
 
-def _shown(held_out: EvalContext, each: Scored) -> Shown:
+def _shown(context: EvalContext, each: ScoredSequence) -> LoggedSample:
     """A sequence with what its text and its codes cost."""
-    vocabulary = held_out.model.vocabulary
+    vocabulary = context.model.vocabulary
     told = [
         f"{name}: {bits:.1f} bits in {count} tokens\n"
         for name, kind in (("text", vocabulary.text), ("codes", vocabulary.codes))
         for bits, count in [each.bits(kind)]
         if count
     ]
-    document = held_out.documents[each.owner]
+    document = context.documents[each.document]
     parts = [part.text if isinstance(part, Text) else part.open() for part in document.parts()]
     # A pair is read both ways; a document's parts stand in its own order.
     first = parts and not isinstance(parts[0], str)
     if each.order in (CAPTION_FIRST, IMAGE_FIRST) and first == (each.order == CAPTION_FIRST):
         parts.reverse()
-    return Shown(task="likelihood", prompt=parts, answer=told)
+    return LoggedSample(task="likelihood", prompt=parts, answer=told)
 
 
-def caption_first(held_out: EvalContext, pair: TextImagePair, text_ids: Sequence[int]) -> list[int]:
+def caption_first_ids(
+    context: EvalContext, pair: TextImagePair, text_ids: Sequence[int]
+) -> list[int]:
     """The sequence of a caption (this pair's or another's) and this pair's picture."""
-    vocabulary = held_out.model.vocabulary
-    return [vocabulary.bos, *text_ids, *image_token_ids(held_out.model, pair), vocabulary.eos]
+    vocabulary = context.model.vocabulary
+    return [vocabulary.bos, *text_ids, *image_token_ids(context.model, pair), vocabulary.eos]
 
 
-def image_first(held_out: EvalContext, pair: TextImagePair, text_ids: Sequence[int]) -> list[int]:
+def image_first_ids(
+    context: EvalContext, pair: TextImagePair, text_ids: Sequence[int]
+) -> list[int]:
     """The sequence of this pair's picture and a caption (this pair's or another's)."""
-    vocabulary = held_out.model.vocabulary
-    return [vocabulary.bos, *image_token_ids(held_out.model, pair), *text_ids, vocabulary.eos]
+    vocabulary = context.model.vocabulary
+    return [vocabulary.bos, *image_token_ids(context.model, pair), *text_ids, vocabulary.eos]
 
 
-def score_documents(held_out: EvalContext, options: EvalConfig) -> list[Scored]:
+def score_documents(context: EvalContext, config: EvalConfig) -> list[ScoredSequence]:
     """Every document scored: pairs in both orders, others as they stand, cut to what fits."""
-    model = held_out.model
-    pairs = {id(pair.document): pair for pair in held_out.pairs}
+    model = context.model
+    pairs = {id(pair.document): pair for pair in context.pairs}
     kept: list[tuple[int, str, list[int]]] = []
-    for owner, (document, codes) in enumerate(zip(held_out.documents, held_out.codes, strict=True)):
+    for owner, (document, codes) in enumerate(zip(context.documents, context.codes, strict=True)):
         if pair := pairs.get(id(document)):
-            kept.append((owner, CAPTION_FIRST, caption_first(held_out, pair, pair.text_ids)))
-            kept.append((owner, IMAGE_FIRST, image_first(held_out, pair, pair.text_ids)))
+            kept.append((owner, CAPTION_FIRST, caption_first_ids(context, pair, pair.text_ids)))
+            kept.append((owner, IMAGE_FIRST, image_first_ids(context, pair, pair.text_ids)))
         else:
             ids = encode_document(document, model.text, codes).token_ids
-            kept.append((owner, AS_IT_STANDS, ids[: model.decoder.config.max_seq_len]))
-    scores = log_probabilities(model.decoder, [ids for *_, ids in kept], tick=options.on_progress)
+            kept.append((owner, DOCUMENT_ORDER, ids[: model.decoder.config.max_seq_len]))
+    scores = token_logprobs(
+        model.decoder, [ids for *_, ids in kept], on_progress=config.on_progress
+    )
     return [
-        Scored(owner, order, np.array(ids), row)
+        ScoredSequence(owner, order, np.array(ids), row)
         for (owner, order, ids), row in zip(kept, scores, strict=True)
     ]
 
 
 def bits_per_token(
-    name: str, kind: range, scored: Sequence[Scored], given: str, options: EvalConfig
+    name: str, kind: range, scored: Sequence[ScoredSequence], given: str, config: EvalConfig
 ) -> list[Metric]:
     """Bits per token of one kind of id: over everything, and in the order where it comes last.
 
@@ -133,11 +139,13 @@ def bits_per_token(
         ("", scored),
         ("_" + given.replace(" ", "_"), [each for each in scored if each.order == given]),
     ):
-        targets = np.concatenate([each.ids[1:] for each in part]) if part else np.array([], int)
+        targets = (
+            np.concatenate([each.token_ids[1:] for each in part]) if part else np.array([], int)
+        )
         targets = targets[(targets >= kind.start) & (targets < kind.stop)]
         if not len(targets):
             continue
-        baseline, fitted = unigram_bits(targets, kind, options.training_counts)
+        baseline, fitted = unigram_bits(targets, kind, config.training_counts)
         bits, counts = _by_document(part, kind)
         order = "pairs in both orders" if not suffix else given
         figures.append(
@@ -146,7 +154,7 @@ def bits_per_token(
                 value=float(bits.sum() / counts.sum()),
                 baseline=baseline,
                 n=int((counts > 0).sum()),
-                interval=bootstrap_interval(bits, counts, seed=options.seed),
+                interval=bootstrap_interval(bits, counts, seed=config.seed),
                 unit="bits",
                 note=f"{len(targets):,} tokens, {order}; the baseline is a unigram {fitted}",
             )
@@ -155,12 +163,12 @@ def bits_per_token(
 
 
 def _by_document(
-    scored: Sequence[Scored], kind: range
+    scored: Sequence[ScoredSequence], kind: range
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits and tokens of each document: two [documents] arrays."""
-    sums = np.zeros((2, 1 + max(each.owner for each in scored)))
+    sums = np.zeros((2, 1 + max(each.document for each in scored)))
     for each in scored:
-        sums[:, each.owner] += each.bits(kind)
+        sums[:, each.document] += each.bits(kind)
     return sums[0], sums[1]
 
 
@@ -192,7 +200,7 @@ def unigram_bits(
     return float(-(counts[seen] * logs).sum() / counts.sum()), fitted
 
 
-def right_minus_shuffled(held_out: EvalContext, options: EvalConfig) -> Metric:
+def right_minus_shuffled(context: EvalContext, config: EvalConfig) -> Metric:
     """Bits per code behind a picture's own caption, minus those behind another's.
 
     Below zero, the model's pictures listen to the words.
@@ -200,17 +208,17 @@ def right_minus_shuffled(held_out: EvalContext, options: EvalConfig) -> Metric:
     Raises:
         EvaluationError: one text has more than half of the documents.
     """
-    pairs = held_out.require_pairs("code_bits_right_minus_shuffled", 2)
-    partners = other_texts([pair.text for pair in pairs], options.seed)
-    sequences = [caption_first(held_out, pair, pair.text_ids) for pair in pairs]
+    pairs = context.require_pairs("code_bits_right_minus_shuffled", 2)
+    partners = derange_texts([pair.text for pair in pairs], config.seed)
+    sequences = [caption_first_ids(context, pair, pair.text_ids) for pair in pairs]
     sequences += [
-        caption_first(held_out, pair, pairs[partner].text_ids)
+        caption_first_ids(context, pair, pairs[partner].text_ids)
         for pair, partner in zip(pairs, partners, strict=True)
     ]
-    scores = log_probabilities(held_out.model.decoder, sequences, tick=options.on_progress)
+    scores = token_logprobs(context.model.decoder, sequences, on_progress=config.on_progress)
     bits = np.array(
         [
-            code_log_probability(np.array(ids), row, held_out.model.vocabulary) * -BITS
+            image_logprob(np.array(ids), row, context.model.vocabulary) * -BITS_PER_NAT
             for ids, row in zip(sequences, scores, strict=True)
         ]
     ).reshape(2, -1)
@@ -220,19 +228,19 @@ def right_minus_shuffled(held_out: EvalContext, options: EvalConfig) -> Metric:
         value=float(saved.sum() / counts.sum()),
         baseline=0.0,
         n=len(pairs),
-        interval=bootstrap_interval(saved, counts, seed=options.seed),
+        interval=bootstrap_interval(saved, counts, seed=config.seed),
         unit="bits per code",
         note="paired by picture: behind its own caption, minus behind another document's",
     )
 
 
-def code_log_probability(ids: NDArray[np.int64], scores: Scores, vocabulary: Vocabulary) -> float:
+def image_logprob(ids: NDArray[np.int64], scores: Logprobs, vocabulary: Vocabulary) -> float:
     """Natural log of the probability of a sequence's image codes."""
     inside = (ids >= vocabulary.codes.start) & (ids < vocabulary.codes.stop)
     return float(scores[inside].sum())
 
 
-def other_texts(texts: Sequence[str], seed: int) -> list[int]:
+def derange_texts(texts: Sequence[str], seed: int) -> list[int]:
     """For each text the place of a partner with a different text; each place is used once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What exactly was asked, and what came: the evidence behind a figure."""
+"""Logged samples: the exact prompts and answers of a task, for the report."""
 
 from __future__ import annotations
 
@@ -11,91 +11,87 @@ from typing import Any
 import PIL.Image
 
 from calumma.documents.image_formats import data_url, encode_png
-from calumma.files import make_folder, replacing
+from calumma.files import atomic_write, make_folder
 
-FOLDER_NAME = "shown"
+SAMPLES_FOLDER = "samples"
 
-Parts = Sequence[str | PIL.Image.Image]
+SampleParts = Sequence[str | PIL.Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One question of a task."""
+class LoggedSample:
+    """One prompt of a task with its answer."""
 
     task: str
 
-    prompt: Parts
-    """To the letter what the model was given."""
+    prompt: SampleParts
+    """The exact input of the model."""
 
-    answer: Parts
-    """What came of it: a text, a picture, or candidates with their scores."""
+    answer: SampleParts
+    """The output: text, an image, or candidates with their scores."""
 
-    wanted: Parts = ()
+    target: SampleParts = ()
     score: float | None = None
-    """What the answer counts."""
+    """Score of the answer."""
 
-    def named_parts(self) -> dict[str, Parts]:
-        """All its parts, by what they are."""
-        return {"prompt": self.prompt, "answer": self.answer, "expected": self.wanted}
+    def parts_by_name(self) -> dict[str, SampleParts]:
+        """Return all parts by their role."""
+        return {"prompt": self.prompt, "answer": self.answer, "expected": self.target}
 
     def to_text(self) -> str:
-        """The question for a terminal; white space that counts is kept."""
+        """Format the sample for a terminal; white space is kept."""
         lines = [f"--- {self.task}" + ("" if self.score is None else f"  score {self.score:g}")]
-        for name, parts in (
-            ("prompt", self.prompt),
-            ("answer", self.answer),
-            ("expected", self.wanted),
-        ):
+        for name, parts in self.parts_by_name().items():
             if parts:
                 lines += [f"[{name}]", "".join(_plain(part) for part in parts)]
         return "\n".join(lines)
 
     def to_html(self) -> str:
-        """The same for a page; pictures stand in it."""
+        """Format the sample for a page, images embedded."""
         score = "" if self.score is None else f" <small>score {self.score:g}</small>"
         rows = "".join(
             f"<dt>{name}</dt><dd>{''.join(_tag(part) for part in parts)}</dd>"
-            for name, parts in self.named_parts().items()
+            for name, parts in self.parts_by_name().items()
             if parts
         )
         head = f"<summary>{html.escape(self.task)}{score}</summary>"
         return f"<details>{head}<dl>{rows}</dl></details>"
 
 
-def shown_json(shown: Sequence[Shown], folder: Path) -> list[dict[str, Any]]:
-    """Questions for machines; parts as in documents, pictures written into `folder`/shown.
+def logged_samples_json(samples: Sequence[LoggedSample], folder: Path) -> list[dict[str, Any]]:
+    """Return samples as JSON, parts as in documents; images are written into `folder`/samples.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     return [
         {
-            "task": each.task,
+            "task": sample.task,
             **{
-                name: _written(parts, folder, f"{place:04}-{name}")
-                for name, parts in each.named_parts().items()
+                name: _write_parts(parts, folder, f"{index:04}-{name}")
+                for name, parts in sample.parts_by_name().items()
             },
-            "score": each.score,
+            "score": sample.score,
         }
-        for place, each in enumerate(shown)
+        for index, sample in enumerate(samples)
     ]
 
 
-def _written(parts: Parts, folder: Path, name: str) -> list[dict[str, str]]:
-    made = []
+def _write_parts(parts: SampleParts, folder: Path, name: str) -> list[dict[str, str]]:
+    tree = []
     for number, part in enumerate(parts):
         if isinstance(part, str):
-            made.append({"type": "text", "text": part})
+            tree.append({"type": "text", "text": part})
             continue
-        path = make_folder(folder / FOLDER_NAME) / f"{name}-{number}.png"
-        with replacing(path) as temporary:
+        path = make_folder(folder / SAMPLES_FOLDER) / f"{name}-{number}.png"
+        with atomic_write(path) as temporary:
             temporary.write_bytes(encode_png(part))
-        made.append({"type": "image", "path": f"{FOLDER_NAME}/{path.name}"})
-    return made
+        tree.append({"type": "image", "path": f"{SAMPLES_FOLDER}/{path.name}"})
+    return tree
 
 
 def _plain(part: str | PIL.Image.Image) -> str:
-    return part if isinstance(part, str) else f"[picture of {part.width} x {part.height}]"
+    return part if isinstance(part, str) else f"[image of {part.width} x {part.height}]"
 
 
 def _tag(part: str | PIL.Image.Image) -> str:

@@ -1,6 +1,6 @@
-"""How likely a model finds sequences, many at a time.
+"""Token log-probabilities of sequences under a model, in padded batches of similar length.
 
-Shapes: B sequences, T ids, V vocabulary size.
+Shapes: B sequences, T tokens, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -16,122 +16,128 @@ from torch.nn import functional
 
 from calumma.model.decoder import Decoder
 
-IDS_AT_ONCE = 4096
-LOGITS_AT_ONCE = 1 << 26
-"""Numbers the logits of one batch may hold: 256 MB in float32."""
+MAX_BATCH_TOKENS = 4096
+MAX_BATCH_LOGITS = 1 << 26
+"""Elements of one batch's logits at most: 256 MB in float32."""
 
-Scores = NDArray[np.float64]
-"""[T] natural logs of the probabilities of a sequence's ids, each given those before it."""
+Logprobs = NDArray[np.float64]
+"""[T] natural-log probability of each token given those before it."""
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """What a model says of one sequence of T ids."""
+class TokenLogprobs:
+    """Scores of one sequence of T tokens."""
 
-    scores: Scores
-    """[T]; the first id is given and has 0."""
+    logprobs: Logprobs
+    """[T]; 0 for the first token, which is given."""
 
-    likeliest: NDArray[np.bool_]
-    """[T] whether no other id was likelier; the first id is given and counts as such."""
+    is_greedy: NDArray[np.bool_]
+    """[T] whether the token is the argmax; True for the first token, which is given."""
 
 
-def log_probabilities(
+def token_logprobs(
     decoder: Decoder,
     sequences: Sequence[Sequence[int]],
     *,
-    tick: Callable[[int, int], None] | None = None,
-) -> list[Scores]:
-    """Natural log of the probability of every id, over the full vocabulary, nothing masked.
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Logprobs]:
+    """Return the log-probability of every token, over the full vocabulary, nothing masked.
 
-    Arguments as in `foretell`.
+    The arguments are those of `score_sequences`.
 
     Returns:
-        One array for each sequence, as long as it; the first id is given and has 0.
+        One array per sequence, of its length; 0 for the first token, which is given.
     """
-    return [each.scores for each in foretell(decoder, sequences, tick=tick)]
+    return [each.logprobs for each in score_sequences(decoder, sequences, on_progress=on_progress)]
 
 
 @torch.inference_mode()
-def foretell(
+def score_sequences(
     decoder: Decoder,
     sequences: Sequence[Sequence[int]],
     *,
     excluded: range = range(0),
-    tick: Callable[[int, int], None] | None = None,
-) -> list[Foretold]:
-    """How likely every id is, and whether it is the likeliest.
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[TokenLogprobs]:
+    """Score every token: its log-probability, and whether it is the argmax.
 
-    Sequences of like length share a batch and are padded on the right, where a causal model does
-    not look from the ids that count.
+    Sequences of similar length share a batch and are padded on the right, which a causal model
+    does not attend to.
 
     Args:
-        decoder: ids [B, T] int64 to logits [B, T, V].
-        sequences: the ids of each.
-        excluded: ids that cannot come, such as image codes in a task of text alone: their
-            probability goes to the others.
-        tick: told how many sequences are done, of how many.
+        decoder: token ids [B, T] int64 to logits [B, T, V].
+        sequences: token ids of each sequence.
+        excluded: token ids with probability zero, such as image codes in a text task; their
+            probability mass goes to the others.
+        on_progress: called with the number of sequences that are done, and of all.
     """
     device = decoder.embedding.weight.device
-    ids_at_once = min(IDS_AT_ONCE, LOGITS_AT_ONCE // decoder.config.vocabulary_size)
-    groups = _alike(sequences)
-    told: dict[int, Foretold] = {}
-    for batch in batches([len(sequences[group[0]]) for group in groups], ids_at_once):
-        held = [groups[number] for number in batch]
-        ids = _padded([sequences[group[0]] for group in held]).to(device)
+    max_tokens = min(MAX_BATCH_TOKENS, MAX_BATCH_LOGITS // decoder.config.vocabulary_size)
+    groups = _group_by_prefix(sequences)
+    results: dict[int, TokenLogprobs] = {}
+    for batch in length_batches([len(sequences[group[0]]) for group in groups], max_tokens):
+        group_batch = [groups[number] for number in batch]
+        ids = _padded([sequences[group[0]] for group in group_batch]).to(device)
         logits = decoder(ids[:, :-1]).float()  # [B, T - 1, V]
         logits[..., excluded.start : excluded.stop] = torch.finfo(torch.float32).min
-        found = -functional.cross_entropy(
+        logprobs = -functional.cross_entropy(
             logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        ).view(len(held), -1)
+        ).view(len(group_batch), -1)
         best = logits.argmax(-1) == ids[:, 1:]
-        rows = zip(held, logits, found.double().cpu().numpy(), best.cpu().numpy(), strict=True)
-        for group, scored, row, hits in rows:
+        rows = zip(
+            group_batch, logits, logprobs.double().cpu().numpy(), best.cpu().numpy(), strict=True
+        )
+        for group, group_logits, row, hits in rows:
             length = len(sequences[group[0]])
-            first = Foretold(
+            first = TokenLogprobs(
                 np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length]
             )
-            told[group[0]] = first
-            for place in group[1:]:
-                told[place] = _ended(first, scored[length - 2], sequences[place][-1])
-        if tick is not None:
-            tick(len(told), len(sequences))
-    return [told[place] for place in range(len(sequences))]
+            results[group[0]] = first
+            for index in group[1:]:
+                results[index] = _replace_last(
+                    first, group_logits[length - 2], sequences[index][-1]
+                )
+        if on_progress is not None:
+            on_progress(len(results), len(sequences))
+    return [results[index] for index in range(len(sequences))]
 
 
-def _alike(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Places of sequences that differ in their last id at most, which is foretold and never read:
-    the letters behind a question of multiple choice cost one pass together.
+def _group_by_prefix(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return groups of sequence indices that differ in their last token at most.
+
+    The last token is scored and never read, so the letters of a multiple-choice question cost one
+    forward pass together.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
-    for place, sequence in enumerate(sequences):
-        # Of a sequence of one id nothing is foretold: it stays alone.
-        groups.setdefault(tuple(sequence[:-1]) or (-1 - place,), []).append(place)
+    for index, sequence in enumerate(sequences):
+        # A sequence of one token has nothing to score and stays alone.
+        groups.setdefault(tuple(sequence[:-1]) or (-1 - index,), []).append(index)
     return list(groups.values())
 
 
-def _ended(first: Foretold, logits: Tensor, last: int) -> Foretold:
-    """The same sequence with another last id, whose place has these logits [V]."""
+def _replace_last(first: TokenLogprobs, logits: Tensor, last: int) -> TokenLogprobs:
+    """Return the scores of the same sequence with another last token, from its logits [V]."""
     score = float(logits.log_softmax(-1)[last])
-    return Foretold(
-        np.append(first.scores[:-1], score),
-        np.append(first.likeliest[:-1], int(logits.argmax()) == last),
+    return TokenLogprobs(
+        np.append(first.logprobs[:-1], score),
+        np.append(first.is_greedy[:-1], int(logits.argmax()) == last),
     )
 
 
-def batches(lengths: Sequence[int], ids_at_once: int) -> Iterator[list[int]]:
-    """Places of sequences in batches of like length; one longer than `ids_at_once` goes alone.
+def length_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Yield batches of sequence indices sorted by length; one over `max_tokens` goes alone.
 
-    >>> list(batches([5, 2, 4, 2], ids_at_once=8))
+    >>> list(length_batches([5, 2, 4, 2], max_tokens=8))
     [[1, 3], [2], [0]]
     """
     batch: list[int] = []
-    # Sorted by length and then by place: the same sequences make the same batches.
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        # The new one is the longest so far, and all are padded to it.
-        if batch and lengths[place] * (len(batch) + 1) > ids_at_once:
+    # A stable sort: the same sequences make the same batches.
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        # The new one is the longest so far; all are padded to it.
+        if batch and lengths[index] * (len(batch) + 1) > max_tokens:
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch
 

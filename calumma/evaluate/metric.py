@@ -1,4 +1,4 @@
-"""A figure: one measured number beside its baseline, its sample size and its uncertainty."""
+"""A metric: one measured number with its baselines, sample size and 95 % interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
-"""Share of repetitions in which an interval should hold the true value."""
+"""Coverage probability of the intervals."""
 
 _RESAMPLES = 2000
 _Z = 1.959963984540054
@@ -22,37 +22,37 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a report."""
+    """One row of a report."""
 
     name: str
     value: float
 
     baseline: float | None
-    """What doing nothing clever gives; None where there is no such thing."""
+    """Value of the trivial baseline (rng, unigram, mean image); None where there is none."""
 
     n: int
-    """How many documents, pictures or questions were measured (the note says which)."""
+    """Sample size: documents, images or questions; the note says which."""
 
     interval: Interval | None
-    """95 % interval of `value`; None where none is meant."""
+    """95 % interval of `value`; None where none is defined."""
 
     unit: str
     note: str = ""
     """How it was measured, in one line."""
 
     baselines: Mapping[str, float] = field(default_factory=dict)
-    """Where several things are not clever: each by its name; `baseline` is one of them."""
+    """Every baseline by its name, where there are several; `baseline` is the largest."""
 
     task: str = ""
-    """The task that measured it."""
+    """Name of the task that measured it."""
 
     def with_baselines(self, baselines: Mapping[str, float], *, note: str = "") -> Metric:
-        """The same figure beside several baselines, of which the largest is the best."""
+        """Return this metric with several baselines; `baseline` becomes the largest."""
         best = max(baselines.values(), default=None)
         return replace(self, baseline=best, baselines=dict(baselines), note=note or self.note)
 
     def to_json(self) -> dict[str, Any]:
-        """The six fields that machines read; baselines by name and the task where known."""
+        """Return the six fields of the contract, and baselines and task where they are set."""
         return {
             "name": self.name,
             "value": self.value,
@@ -66,45 +66,51 @@ class Metric:
 
 
 def bootstrap_interval(sums: ArrayLike, weights: ArrayLike | None = None, *, seed: int) -> Interval:
-    """The 95 % interval of `sum(sums) / sum(weights)` over documents drawn again and again.
+    """Return the 95 % bootstrap interval of `sum(sums) / sum(weights)` over documents.
 
     Args:
-        sums: [N] one number a document.
-        weights: [N] what each counts, such as its tokens; all ones by default.
-        seed: of the drawing; the same seed gives the same interval.
+        sums: [N] one number per document.
+        weights: [N] weight of each document, such as its tokens; all ones by default.
+        seed: seed of the resampling; the same seed gives the same interval.
     """
-    tops = np.asarray(sums, dtype=np.float64)
-    bottoms = np.ones_like(tops) if weights is None else np.asarray(weights, dtype=np.float64)
-    chance = np.random.default_rng(seed)
-    # How often each document is drawn: [resamples, N].
-    drawn = chance.multinomial(len(tops), np.full(len(tops), 1 / len(tops)), size=_RESAMPLES)
+    numerators = np.asarray(sums, dtype=np.float64)
+    denominators = (
+        np.ones_like(numerators) if weights is None else np.asarray(weights, dtype=np.float64)
+    )
+    rng = np.random.default_rng(seed)
+    # Multiplicity of each document in each resample: [resamples, N].
+    multiplicities = rng.multinomial(
+        len(numerators), np.full(len(numerators), 1 / len(numerators)), size=_RESAMPLES
+    )
     tail = (1 - CONFIDENCE) / 2
-    weight = drawn @ bottoms
-    known = weight > 0
-    low, high = np.quantile((drawn @ tops)[known] / weight[known], [tail, 1 - tail])
+    weight = multiplicities @ denominators
+    nonzero = weight > 0
+    low, high = np.quantile(
+        (multiplicities @ numerators)[nonzero] / weight[nonzero], [tail, 1 - tail]
+    )
     return float(low), float(high)
 
 
 def proportion_interval(hits: ArrayLike, counts: ArrayLike, *, seed: int) -> Interval:
-    """The 95 % interval of a share of things of which a document has several.
+    """Return the 95 % interval of a proportion of items that are clustered in documents.
 
-    It is the bootstrap's over documents; where all things are right, or all wrong, that one has no
-    width, and it is Wilson's of the documents.
+    It is the bootstrap interval over documents. Where all items are correct, or none is, the
+    bootstrap has no width, and Wilson's interval over documents is returned.
 
     Args:
-        hits: [N] things that are right in each document.
-        counts: [N] things there are.
-        seed: of the drawing.
+        hits: [N] correct items of each document.
+        counts: [N] items of each document.
+        seed: seed of the resampling.
     """
-    right, asked = np.asarray(hits, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    if right.sum() in (0, asked.sum()):
-        documents = int((asked > 0).sum())
-        return wilson_interval(documents if right.any() else 0, documents)
-    return bootstrap_interval(right, asked, seed=seed)
+    correct, total = np.asarray(hits, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if correct.sum() in (0, total.sum()):
+        documents = int((total > 0).sum())
+        return wilson_interval(documents if correct.any() else 0, documents)
+    return bootstrap_interval(correct, total, seed=seed)
 
 
 def wilson_interval(hits: float, n: int) -> Interval:
-    """The 95 % interval of a share of `n` questions; `hits` may hold halves, for ties.
+    """Return Wilson's 95 % interval of a proportion of `n`; `hits` may be fractional, for ties.
 
     Source: Wilson (1927), the score interval; unlike the normal one it stays within 0 and 1.
 
@@ -112,35 +118,35 @@ def wilson_interval(hits: float, n: int) -> Interval:
     [0.2366, 0.7634]
     """
     share, spread = hits / n, _Z * _Z / n
-    centre = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def proportion_metric(name: str, hits: ArrayLike, note: str) -> Metric:
-    """The share of hits, with Wilson's interval and no baseline.
+    """Return the mean of hits with Wilson's interval and no baseline.
 
     Args:
-        name: of the figure.
-        hits: [N] from 0 to 1; a tie may count a half.
+        name: name of the metric.
+        hits: [N] from 0 to 1; a tie may be fractional.
         note: how it was measured.
     """
-    counted = np.asarray(hits, dtype=np.float64)
+    scores = np.asarray(hits, dtype=np.float64)
     return Metric(
         name=name,
-        value=float(counted.mean()),
+        value=float(scores.mean()),
         baseline=None,
-        n=len(counted),
-        interval=wilson_interval(float(counted.sum()), len(counted)),
+        n=len(scores),
+        interval=wilson_interval(float(scores.sum()), len(scores)),
         unit="share",
         note=note,
     )
 
 
 def format_value(value: float | None) -> str:
-    """A number for people: four digits that matter, "-" for none.
+    """Format a number with four significant digits; "-" for None.
 
-    >>> number(3.14159), number(0.1), number(None), number(1234.5)
+    >>> format_value(3.14159), format_value(0.1), format_value(None), format_value(1234.5)
     ('3.142', '0.1', '-', '1234')
     """
     if value is None:
@@ -149,35 +155,35 @@ def format_value(value: float | None) -> str:
 
 
 def format_interval(interval: Interval | None) -> str:
-    """An interval for people."""
+    """Format an interval."""
     return (
         "-" if interval is None else f"{format_value(interval[0])} to {format_value(interval[1])}"
     )
 
 
 def format_baselines(baselines: Mapping[str, float]) -> str:
-    """Baselines for people.
+    """Format baselines by name.
 
-    >>> named({"chance": 0.1, "nearest": 0.25})
+    >>> format_baselines({"chance": 0.1, "nearest": 0.25})
     'chance 0.1, nearest 0.25'
     """
     return ", ".join(f"{name} {format_value(value)}" for name, value in baselines.items())
 
 
-TABLE_HEADINGS = ("figure", "value", "baseline", "95 % interval", "n", "unit")
+TABLE_HEADINGS = ("metric", "value", "baseline", "95 % interval", "n", "unit")
 
 
-def table_cells(figure: Metric) -> tuple[str, ...]:
-    """A figure's row under `HEADINGS`."""
+def table_cells(metric: Metric) -> tuple[str, ...]:
+    """Return a metric's cells under `TABLE_HEADINGS`."""
     return (
-        figure.name, format_value(figure.value), format_value(figure.baseline), format_interval(figure.interval),
-        str(figure.n), figure.unit,
+        metric.name, format_value(metric.value), format_value(metric.baseline), format_interval(metric.interval),
+        str(metric.n), metric.unit,
     )  # fmt: skip
 
 
-def render_table(figures: Sequence[Metric]) -> str:
-    """The figures as plain lines in columns, names to the left and numbers to the right."""
-    rows = [TABLE_HEADINGS, *(table_cells(figure) for figure in figures)]
+def render_table(metrics: Sequence[Metric]) -> str:
+    """Format metrics as a plain-text table, names to the left and numbers to the right."""
+    rows = [TABLE_HEADINGS, *(table_cells(metric) for metric in metrics)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(TABLE_HEADINGS))]
     lines = []
     for name, *middle, unit in rows:

@@ -20,22 +20,22 @@ from calumma.corpora.catalog import CORPORA
 from calumma.documents.readers import read_documents
 from calumma.errors import EvaluationError
 from calumma.evaluate.metric import format_interval, format_value
-from calumma.evaluate.report import JSON_NAME
+from calumma.evaluate.report import REPORT_JSON
 from calumma.files import read_json, write_text
 from calumma.shards.format import MANIFEST_NAME
 from calumma.shards.manifest import Manifest
 
 CARD_NAME = "README.md"
 
-UNKNOWN = "not told"
+NOT_SPECIFIED = "not told"
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """Where training data came from."""
 
     name: str
-    licence: str
+    license: str
     count: int
     """Documents, or sequences of shards."""
 
@@ -60,22 +60,22 @@ def write_card(folder: Path, reports: Sequence[Path], trained_on: Sequence[str |
     model = open_model(folder)
     read = [_report(path) for path in reports]
     path = folder / CARD_NAME
-    write_text(path, card(folder.resolve().name, model, read, sources(trained_on)))
+    write_text(path, render_card(folder.resolve().name, model, read, training_sources(trained_on)))
     return path
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    path = folder / JSON_NAME
+    path = folder / REPORT_JSON
     if not path.is_file():
         raise EvaluationError(
-            f"{folder} holds no {JSON_NAME}; expected a folder that `calumma evaluate` wrote. "
+            f"{folder} holds no {REPORT_JSON}; expected a folder that `calumma evaluate` wrote. "
             "Measure first, then name its --out."
         )
     report: dict[str, Any] = read_json(path)
     return report
 
 
-def sources(trained_on: Sequence[str | Path]) -> list[Source]:
+def training_sources(trained_on: Sequence[str | Path]) -> list[TrainingSource]:
     """The sources of documents with their licences, or of shards with those that are known."""
     counts: Counter[tuple[str, str]] = Counter()
     documents = []
@@ -87,17 +87,22 @@ def sources(trained_on: Sequence[str | Path]) -> list[Source]:
         else:
             documents.append(place)
     for document in read_documents(documents) if documents else ():
-        licence = document.licence or _known_licence(document.source)
-        counts[document.source or UNKNOWN, licence] += 1
-    return [Source(name, licence, count) for (name, licence), count in sorted(counts.items())]
+        licence = document.license or _known_licence(document.source)
+        counts[document.source or NOT_SPECIFIED, licence] += 1
+    return [
+        TrainingSource(name, licence, count) for (name, licence), count in sorted(counts.items())
+    ]
 
 
 def _known_licence(source: str) -> str:
-    return next((each.licence for each in CORPORA if each.name == source), UNKNOWN)
+    return next((each.license for each in CORPORA if each.name == source), NOT_SPECIFIED)
 
 
-def card(
-    name: str, model: LazyModel, reports: Sequence[Mapping[str, Any]], made_of: Sequence[Source]
+def render_card(
+    name: str,
+    model: LazyModel,
+    reports: Sequence[Mapping[str, Any]],
+    made_of: Sequence[TrainingSource],
 ) -> str:
     """The card's text: metadata, what it is, how it is used, data, figures, limits."""
     figures = [figure for report in reports for figure in report["figures"]]
@@ -111,7 +116,7 @@ def card(
             "## How to use it", "", *_usage(model), "",
             "## What it was trained on", "", *_data(made_of), "",
             "## What was measured", "", *_figures(reports), "",
-            "## Limits", "", *(f"- {line}" for line in limits(model, reports, made_of)), "",
+            "## Limits", "", *(f"- {line}" for line in limitations(model, reports, made_of)), "",
         ]
     )  # fmt: skip
 
@@ -163,10 +168,10 @@ def _usage(model: LazyModel) -> list[str]:
     ]
 
 
-def _data(made_of: Sequence[Source]) -> list[str]:
+def _data(made_of: Sequence[TrainingSource]) -> list[str]:
     if not made_of:
         return ["Not told to the one who wrote this card."]
-    rows = [f"| {each.name} | {each.count:,} | {each.licence} |" for each in made_of]
+    rows = [f"| {each.name} | {each.count:,} | {each.license} |" for each in made_of]
     return [
         "| source | documents | licence |", "|---|---:|---|", *rows, "",
         "Whoever passes the model on chooses its licence, and sees that these sources allow it.",
@@ -193,8 +198,8 @@ def _figures(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def limits(
-    model: LazyModel, reports: Sequence[Mapping[str, Any]], made_of: Sequence[Source]
+def limitations(
+    model: LazyModel, reports: Sequence[Mapping[str, Any]], made_of: Sequence[TrainingSource]
 ) -> list[str]:
     """What is known not to hold, and what nobody looked at."""
     tasks = {figure.get("task", "") for report in reports for figure in report["figures"]}
@@ -223,6 +228,6 @@ def limits(
     ]
     if weak:
         lines.append(f"No better than a baseline, as far as these samples tell: {', '.join(weak)}.")
-    if any(each.licence == UNKNOWN for each in made_of):
+    if any(each.license == NOT_SPECIFIED for each in made_of):
         lines.append("The licences of some of its sources are not told.")
     return lines

@@ -1,4 +1,4 @@
-"""What the image tokenizer keeps of a picture, and how much of its codebook it uses."""
+"""The `reconstruction` task: PSNR of the image tokenizer, and its codebook usage."""
 
 from __future__ import annotations
 
@@ -16,150 +16,152 @@ from calumma.evaluate.context import BATCH_SIZE, EvalConfig, EvalContext, encode
 from calumma.evaluate.image_grid import ImageGrid
 from calumma.evaluate.image_similarity import psnr_db
 from calumma.evaluate.metric import Metric, bootstrap_interval
-from calumma.evaluate.reconstruction_details import Health
-from calumma.text_format import counted
+from calumma.evaluate.reconstruction_details import ReconstructionMetrics
+from calumma.text_format import pluralize
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import to_pixels
+from calumma.tokens.pixels import image_to_pixels
 
 
-def reconstruction(held_out: EvalContext, options: EvalConfig) -> list[Metric]:
-    """The peak signal-to-noise ratio of pictures that went through codes, and codebook use.
+def reconstruction(context: EvalContext, config: EvalConfig) -> list[Metric]:
+    """Measure the PSNR of encoded and decoded images, and codebook usage.
 
-    Where `options.health` holds, likeness in other ways too, and sheets.
+    With `config.reconstruction_details`, other similarity measures and image grids too.
 
     Raises:
-        EvaluationError: there are no pictures, or the model cannot decode codes.
-        ConfigError: `options.features` names no network.
+        EvaluationError: there are no images, or the model cannot decode codes.
+        ConfigError: `config.feature_network` cannot be loaded.
     """
-    images = [image for document in held_out.documents for image in document.images]
-    require_pictures("reconstruction", held_out, len(images))
-    codes = [row for rows in held_out.codes for row in rows]
-    measured = Reconstruction(held_out.model.image, options)
-    figures = measured.figures(images, codes)
-    held_out.image_grids += measured.sheets
-    held_out.skipped += measured.skipped
-    return figures
+    images = [image for document in context.documents for image in document.images]
+    require_images("reconstruction", context, len(images))
+    codes = [row for rows in context.codes for row in rows]
+    evaluation = ReconstructionEval(context.model.image, config)
+    metrics = evaluation.measure(images, codes)
+    context.image_grids += evaluation.image_grids
+    context.skipped += evaluation.skipped
+    return metrics
 
 
-def reconstruct(
-    tokenizer: ImageTokenizer, images: Sequence[Image], options: EvalConfig
+def evaluate_reconstruction(
+    tokenizer: ImageTokenizer, images: Sequence[Image], config: EvalConfig
 ) -> tuple[list[Metric], list[ImageGrid], list[str]]:
-    """The same of an image tokenizer alone: figures, sheets, and what was skipped.
+    """Measure an image tokenizer alone.
+
+    Returns:
+        Metrics, image grids, and the measurements that were skipped.
 
     Raises:
-        EvaluationError: there are no pictures.
-        ConfigError: `options.features` names no network.
-        ImageError: a picture cannot be read.
+        EvaluationError: there are no images.
+        ConfigError: `config.feature_network` cannot be loaded.
+        ImageError: an image cannot be read.
     """
     if not images:
         raise EvaluationError(
-            "reconstruction: found no picture in the documents; expected at least one. Give "
-            "documents with pictures (--documents)."
+            "reconstruction: found no image in the documents; expected at least one. Give "
+            "documents with images (--documents)."
         )
-    measured = Reconstruction(tokenizer, options)
-    figures = measured.figures(images, encode_in_batches(tokenizer, images))
-    return figures, measured.sheets, measured.skipped
+    evaluation = ReconstructionEval(tokenizer, config)
+    metrics = evaluation.measure(images, encode_in_batches(tokenizer, images))
+    return metrics, evaluation.image_grids, evaluation.skipped
 
 
-def require_pictures(task: str, held_out: EvalContext, num_pictures: int) -> None:
-    """See that there are pictures, and that the model can make some.
+def require_images(task: str, context: EvalContext, num_images: int) -> None:
+    """Check that there are images and that the model has an image decoder.
 
     Raises:
-        EvaluationError: one of the two is not so.
+        EvaluationError: it is not so.
     """
-    if not num_pictures:
+    if not num_images:
         raise EvaluationError(
-            f"{task}: found no picture in "
-            f"{counted(len(held_out.documents), 'document')}; expected at least "
-            "one. Give documents with pictures (--documents), or leave this task out."
+            f"{task}: found no image in {pluralize(len(context.documents), 'document')}; expected "
+            "at least one. Give documents with images (--documents), or leave this task out."
         )
-    if not held_out.model.parts.tokenizers.has_image_decoder:
+    if not context.model.components.tokenizers.has_image_decoder:
         raise EvaluationError(
-            f"{task}: the model folder has no vq_decoder.safetensors, so codes cannot become "
-            "pictures; expected the decoder of its image tokenizer. Put that file into the folder, "
-            "or leave this task out."
+            f"{task}: the model folder has no vq_decoder.safetensors, so codes cannot be decoded "
+            "to images; expected the decoder of its image tokenizer. Put that file into the "
+            "folder, or leave this task out."
         )
 
 
-class Reconstruction:
-    """One measurement of an image tokenizer."""
+class ReconstructionEval:
+    """One evaluation of an image tokenizer."""
 
-    def __init__(self, tokenizer: ImageTokenizer, options: EvalConfig) -> None:
+    def __init__(self, tokenizer: ImageTokenizer, config: EvalConfig) -> None:
         self.tokenizer = tokenizer
-        self.options = options
-        self.sheets: list[ImageGrid] = []
+        self.config = config
+        self.image_grids: list[ImageGrid] = []
         self.skipped: list[str] = []
 
-    def figures(self, images: Sequence[Image], codes: Sequence[Sequence[int]]) -> list[Metric]:
-        """Decode everything once, and tell of it; pictures and their codes, in the same order."""
-        health = Health(self.options) if self.options.reconstruction_details else None
-        ours, flat = np.zeros(len(images)), np.zeros(len(images))
+    def measure(self, images: Sequence[Image], codes: Sequence[Sequence[int]]) -> list[Metric]:
+        """Decode the codes of all images once and return the metrics."""
+        details = ReconstructionMetrics(self.config) if self.config.reconstruction_details else None
+        psnr, flat_psnr = np.zeros(len(images)), np.zeros(len(images))
         for start in range(0, len(images), BATCH_SIZE):
-            piece = slice(start, start + BATCH_SIZE)
-            pictures = [image.open() for image in images[piece]]
-            pixels, decoded = self._pixels(pictures), self._decoded(codes[piece])
-            mean = mean_colours(pixels)
-            ours[piece], flat[piece] = psnr_db(pixels, decoded), psnr_db(pixels, mean)
-            if health:
-                health.add(pictures, pixels, decoded)
-            self.options.on_progress(min(start + BATCH_SIZE, len(images)), len(images))
-        psnr = Metric(
+            batch = slice(start, start + BATCH_SIZE)
+            originals = [image.open() for image in images[batch]]
+            pixels, decoded = self._pixels(originals), self._decode(codes[batch])
+            flat = mean_color_images(pixels)
+            psnr[batch], flat_psnr[batch] = psnr_db(pixels, decoded), psnr_db(pixels, flat)
+            if details:
+                details.add(originals, pixels, decoded)
+            self.config.on_progress(min(start + BATCH_SIZE, len(images)), len(images))
+        metric = Metric(
             name="reconstruction_psnr_db",
-            value=float(ours.mean()),
-            baseline=float(flat.mean()),
+            value=float(psnr.mean()),
+            baseline=float(flat_psnr.mean()),
             n=len(images),
-            interval=bootstrap_interval(ours, seed=self.options.seed),
+            interval=bootstrap_interval(psnr, seed=self.config.seed),
             unit="dB",
-            note="mean over pictures; the baseline is each picture's mean colour",
+            note="mean over images; the baseline is each image's mean color",
         )
-        figures = [psnr, *codebook_figures(np.array(codes), self.tokenizer.config.num_codes)]
-        if health:
-            figures += health.figures(ours, flat)
-            self.skipped += health.skipped
-            self.sheets += health.sheets(
-                ours, lambda places: self._pairs([images[n] for n in places],
-                                                 [codes[n] for n in places])
+        metrics = [metric, *codebook_metrics(np.array(codes), self.tokenizer.config.num_codes)]
+        if details:
+            metrics += details.metrics(psnr, flat_psnr)
+            self.skipped += details.skipped
+            self.image_grids += details.image_grids(
+                psnr, lambda indices: self._reconstruct([images[n] for n in indices],
+                                                        [codes[n] for n in indices])
             )  # fmt: skip
-        return figures
+        return metrics
 
-    def _pairs(
+    def _reconstruct(
         self, images: Sequence[Image], codes: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
-        """Originals and what their codes look like, [B, 3, R, R] in [-1, 1] each."""
-        return self._pixels([image.open() for image in images]), self._decoded(codes)
+        """Return originals and reconstructions, [B, 3, R, R] in [-1, 1] each."""
+        return self._pixels([image.open() for image in images]), self._decode(codes)
 
-    def _pixels(self, pictures: Sequence[PIL.Image.Image]) -> Tensor:
-        """[B, 3, R, R] in [-1, 1]."""
+    def _pixels(self, images: Sequence[PIL.Image.Image]) -> Tensor:
+        """Return [B, 3, R, R] in [-1, 1]."""
         side = self.tokenizer.config.resolution
-        return torch.stack([to_pixels(picture, side) for picture in pictures])
+        return torch.stack([image_to_pixels(image, side) for image in images])
 
-    def _decoded(self, codes: Sequence[Sequence[int]]) -> Tensor:
-        """[B, 3, R, R] in [-1, 1], about."""
+    def _decode(self, codes: Sequence[Sequence[int]]) -> Tensor:
+        """Return [B, 3, R, R], about in [-1, 1]."""
         side = self.tokenizer.config.codes_per_side
         return self.tokenizer.decode(torch.tensor(codes).view(-1, side, side)).cpu()
 
 
-def mean_colours(pixels: Tensor) -> Tensor:
-    """Each picture as nothing but its mean colour: [B, 3, H, W]."""
+def mean_color_images(pixels: Tensor) -> Tensor:
+    """Replace each image by its mean color: [B, 3, H, W]."""
     return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
 
 
-def codebook_figures(codes: NDArray[np.int64], num_codes: int) -> list[Metric]:
-    """How many of the codes occur, and as how many equally likely ones they count.
+def codebook_metrics(codes: NDArray[np.int64], num_codes: int) -> list[Metric]:
+    """Return codebook usage and perplexity.
 
     Args:
         codes: [images, cells] int64 codes.
-        num_codes: rows of the codebook.
+        num_codes: codebook size.
     """
     counts = np.bincount(codes.ravel(), minlength=num_codes)
-    shares = counts[counts > 0] / counts.sum()
-    used = len(shares)
-    perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
+    probs = counts[counts > 0] / counts.sum()
+    used = len(probs)
+    perplexity = float(np.exp(-(probs * np.log(probs)).sum()))
     note = f"{used} of {num_codes} codes occur in {codes.size:,} cells"
     return [
         Metric("codebook_used", used / num_codes, None, len(codes), None, "share", note),
         Metric(
             "codebook_perplexity", perplexity, None, len(codes), None, "codes",
-            f"as many equally likely codes as these; at most {num_codes}",
+            f"the number of equally likely codes with the same entropy; at most {num_codes}",
         ),
     ]  # fmt: skip

@@ -10,19 +10,19 @@ from typing import Any
 
 from calumma.charts import STYLE, Chart
 from calumma.evaluate.image_grid import ImageGrid
-from calumma.evaluate.logged_samples import Shown, shown_json
+from calumma.evaluate.logged_samples import LoggedSample, logged_samples_json
 from calumma.evaluate.metric import TABLE_HEADINGS, Metric, format_baselines, table_cells
 from calumma.files import make_folder, write_json, write_text
 
-JSON_NAME = "report.json"
-HTML_NAME = "report.html"
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class EvalReport:
     """What was measured."""
 
-    figures: Sequence[Metric]
+    metrics: Sequence[Metric]
     seconds: float
     seed: int
 
@@ -32,18 +32,18 @@ class Report:
     command: str = ""
     """The command line that makes this report again."""
 
-    sheets: Sequence[ImageGrid | Chart] = ()
+    charts_and_grids: Sequence[ImageGrid | Chart] = ()
     """Pictures and charts that the page shows; machines get none."""
 
     skipped: Sequence[str] = ()
     """What was not measured, and why, a line each."""
 
-    shown: Sequence[Shown] = ()
+    logged_samples: Sequence[LoggedSample] = ()
     """Questions and answers, to the letter."""
 
-    def figure(self, name: str) -> Metric:
+    def metric(self, name: str) -> Metric:
         """The figure of that name; a KeyError if there is none."""
-        return {figure.name: figure for figure in self.figures}[name]
+        return {figure.name: figure for figure in self.metrics}[name]
 
     def to_json(self) -> dict[str, Any]:
         """The report for machines; notes stand beside the figures, under their names.
@@ -51,12 +51,12 @@ class Report:
         What was skipped is told only where there is something.
         """
         return {
-            "figures": [figure.to_json() for figure in self.figures],
+            "figures": [figure.to_json() for figure in self.metrics],
             "model": self.model,
             "command": self.command,
             "seconds": round(self.seconds, 3),
             "seed": self.seed,
-            "notes": {figure.name: figure.note for figure in self.figures if figure.note},
+            "notes": {figure.name: figure.note for figure in self.metrics if figure.note},
             **({"skipped": list(self.skipped)} if self.skipped else {}),
         }
 
@@ -67,16 +67,16 @@ class Report:
             OutputError: the folder cannot be written.
         """
         make_folder(folder)
-        write_text(folder / HTML_NAME, self.to_html())
+        write_text(folder / REPORT_HTML, self.to_html())
         tree = self.to_json()
-        if self.shown:
-            tree["shown"] = shown_json(self.shown, folder)
-        write_json(folder / JSON_NAME, tree)
+        if self.logged_samples:
+            tree["shown"] = logged_samples_json(self.logged_samples, folder)
+        write_json(folder / REPORT_JSON, tree)
 
     def to_html(self) -> str:
         """The report for people: one page that loads nothing."""
         tables = "".join(_table(name, figures) for name, figures in self._by_task().items())
-        shown = "\n".join(each.to_html() for each in self.shown)
+        shown = "\n".join(each.to_html() for each in self.logged_samples)
         return _PAGE.format(
             model=html.escape(self.model),
             command=html.escape(self.command),
@@ -85,14 +85,14 @@ class Report:
             tables=tables,
             style=STYLE,
             skipped="".join(f"<p>Not measured: {html.escape(line)}</p>" for line in self.skipped),
-            sheets="\n".join(sheet.to_html() for sheet in self.sheets),
+            sheets="\n".join(sheet.to_html() for sheet in self.charts_and_grids),
             shown=f"<h2>Asked and answered, to the letter</h2>{shown}" if shown else "",
         )
 
     def _by_task(self) -> dict[str, list[Metric]]:
         """The figures of each task, in their order; figures of no task stand under none."""
         tasks: dict[str, list[Metric]] = {}
-        for figure in self.figures:
+        for figure in self.metrics:
             tasks.setdefault(figure.task, []).append(figure)
         return tasks
 

@@ -20,18 +20,18 @@ import torch
 from numpy.typing import NDArray
 
 from calumma.documents.document import Document, Text
-from calumma.evaluate.cider import words
+from calumma.evaluate.cider import tokenize_caption
 from calumma.evaluate.context import BATCH_SIZE, captioned_documents, subsample
 from calumma.evaluate.frechet import FrechetFeatures
-from calumma.tokens.pixels import to_pixels
+from calumma.tokens.pixels import image_to_pixels
 
-SIDE = 128
+FEATURE_RESOLUTION = 128
 """Pixels to a side at which the network looks."""
 
-MOST_PAIRS = 800
+MAX_FIT_PAIRS = 800
 """Training pairs learned from, at most: each costs a look."""
 
-FEWEST_PAIRS = 20
+MIN_FIT_PAIRS = 20
 _SMALLEST_COUNT = 2
 _PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """Tried on a fifth of the pairs that is left out; shares of the features' variance."""
@@ -39,7 +39,7 @@ _PENALTIES = (0.01, 0.1, 1.0, 10.0)
 Matrix = NDArray[np.float64]
 
 
-class Scorer:
+class TextImageScorer:
     """Scores of pictures and texts: the cosine of the words foretold and the words there."""
 
     def __init__(self, features: FrechetFeatures) -> None:
@@ -50,7 +50,7 @@ class Scorer:
     @classmethod
     def fit(
         cls, features: FrechetFeatures, training: Sequence[Document], seed: int
-    ) -> Scorer | None:
+    ) -> TextImageScorer | None:
         """Learn from documents of a text and a picture; None where they are too few.
 
         Args:
@@ -59,31 +59,35 @@ class Scorer:
             seed: of which ones are learned from, and which are left out to choose the penalty.
         """
         known = captioned_documents(training)
-        if len(known) < FEWEST_PAIRS:
+        if len(known) < MIN_FIT_PAIRS:
             return None
-        pairs = subsample(known, MOST_PAIRS, seed)
+        pairs = subsample(known, MAX_FIT_PAIRS, seed)
         made = cls(features)
         texts = [next(p.text for p in each.parts() if isinstance(p, Text)) for each in pairs]
-        looked = made.look([each.images[0].open() for each in pairs])
+        looked = made.image_features([each.images[0].open() for each in pairs])
         made._learn(looked, texts, seed)
         return made
 
-    def look(self, pictures: Sequence[PIL.Image.Image]) -> Matrix:
+    def image_features(self, pictures: Sequence[PIL.Image.Image]) -> Matrix:
         """[N, D] features of pictures."""
         rows = []
         for start in range(0, len(pictures), BATCH_SIZE):
             piece = pictures[start : start + BATCH_SIZE]
-            rows.append(self.features(torch.stack([to_pixels(each, SIDE) for each in piece])))
+            rows.append(
+                self.features(
+                    torch.stack([image_to_pixels(each, FEATURE_RESOLUTION) for each in piece])
+                )
+            )
         return np.concatenate(rows)
 
     def _learn(self, looked: Matrix, texts: Sequence[str], seed: int) -> None:
-        said = [set(words(text)) for text in texts]
+        said = [set(tokenize_caption(text)) for text in texts]
         counts = Counter(word for each in said for word in each)
         kept = sorted(word for word, count in counts.items() if count >= _SMALLEST_COUNT)
         self._places = {word: place for place, word in enumerate(kept)}
         self.idf = {word: float(np.log(len(texts) / counts[word])) for word in kept}
         self.mean, self.scale = looked.mean(0), looked.std(0) + 1e-6
-        inputs, targets = self._inputs(looked), self.text_rows(texts)
+        inputs, targets = self._inputs(looked), self.text_vectors(texts)
         tried = np.random.default_rng(seed).permutation(len(texts)) < len(texts) // 5
         errors = []
         for penalty in _PENALTIES:
@@ -94,18 +98,18 @@ class Scorer:
     def _inputs(self, looked: Matrix) -> Matrix:
         return np.pad((looked - self.mean) / self.scale, ((0, 0), (0, 1)), constant_values=1.0)
 
-    def text_rows(self, texts: Sequence[str]) -> Matrix:
+    def text_vectors(self, texts: Sequence[str]) -> Matrix:
         """[N, W] words of texts, the rarer the heavier, each row of length one (or none)."""
         rows = np.zeros((len(texts), len(self._places)))
         for row, text in zip(rows, texts, strict=True):
-            for word in set(words(text)) & self._places.keys():
+            for word in set(tokenize_caption(text)) & self._places.keys():
                 row[self._places[word]] = self.idf[word]
-        return unit_rows(rows)
+        return normalize_rows(rows)
 
     def scores(self, looked: Matrix, texts: Sequence[str]) -> Matrix:
         """How well each picture fits each text: [N, D] features and M texts give [N, M]."""
-        foretold = unit_rows(self._inputs(looked) @ self.weights)
-        return foretold @ self.text_rows(texts).T
+        foretold = normalize_rows(self._inputs(looked) @ self.weights)
+        return foretold @ self.text_vectors(texts).T
 
 
 def _ridge(inputs: Matrix, targets: Matrix, penalty: float) -> Matrix:
@@ -114,6 +118,6 @@ def _ridge(inputs: Matrix, targets: Matrix, penalty: float) -> Matrix:
     return np.asarray(np.linalg.solve(square, inputs.T @ targets), dtype=np.float64)
 
 
-def unit_rows(rows: Matrix) -> Matrix:
+def normalize_rows(rows: Matrix) -> Matrix:
     """[N, D] rows at length one; rows of noughts stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -10,48 +10,52 @@ from typing import Any
 
 import numpy as np
 
-from calumma.evaluate.benchmarks import Benchmark
+from calumma.evaluate.benchmarks import TextBenchmark
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_metric
 
 VOTE_TEMPERATURE = 0.6
 """Of the answers that vote; the paper does not say which it used."""
 
-METRICS = ("acc", "acc_norm", "exact_match", "math_verify")
+HARNESS_METRICS = ("acc", "acc_norm", "exact_match", "math_verify")
 """What the harness measures of one question, from 0 to 1, in the order of the figures."""
 
-Sample = dict[str, Any]
+HarnessSample = dict[str, Any]
 """One question as the harness logs it: its record, arguments, answers and metrics."""
 
 
-def shares(
+def accuracy_metrics(
     name: str,
-    benchmark: Benchmark,
-    samples: Sequence[Sample],
-    held_out: EvalContext,
-    options: EvalConfig,
+    benchmark: TextBenchmark,
+    samples: Sequence[HarnessSample],
+    context: EvalContext,
+    config: EvalConfig,
 ) -> list[Metric]:
     """A figure for each metric, beside what takes nothing clever where there are candidates."""
     figures = [
         _figure(f"{name}_{metric}", [sample[metric] for sample in samples], benchmark)
-        for metric in METRICS
+        for metric in HARNESS_METRICS
         if metric in samples[0]
     ]
-    if benchmark.answer:
+    if benchmark.answer_pattern:
         return figures
-    beside = _baselines(samples, held_out, options)
+    beside = _baselines(samples, context, config)
     return [figure.with_baselines(beside) for figure in figures]
 
 
-def _figure(name: str, scores: Sequence[float], benchmark: Benchmark) -> Metric:
-    shots = f"{benchmark.shots}-shot" if benchmark.shots else "no examples before a question"
+def _figure(name: str, scores: Sequence[float], benchmark: TextBenchmark) -> Metric:
+    shots = (
+        f"{benchmark.num_fewshot}-shot"
+        if benchmark.num_fewshot
+        else "no examples before a question"
+    )
     note = f"lm-evaluation-harness {version('lm_eval')}, {shots}"
     return proportion_metric(name, scores, note)
 
 
 def _baselines(
-    samples: Sequence[Sample], held_out: EvalContext, options: EvalConfig
+    samples: Sequence[HarnessSample], context: EvalContext, config: EvalConfig
 ) -> dict[str, float]:
     """What chance gets, what the commonest place of the right answer gets, and a unigram."""
     counts = [len(sample["arguments"]) for sample in samples]
@@ -60,12 +64,12 @@ def _baselines(
         "chance": float(np.mean([1 / count for count in counts])),
         "commonest place": Counter(golds).most_common(1)[0][1] / len(golds),
     }
-    if options.training_counts is not None:
-        logs = np.log(options.training_counts + 1.0)
+    if config.training_counts is not None:
+        logs = np.log(config.training_counts + 1.0)
         made["unigram"] = float(
             np.mean(
                 [
-                    np.argmax(_unigram(sample, held_out, logs)) == gold
+                    np.argmax(_unigram(sample, context, logs)) == gold
                     for sample, gold in zip(samples, golds, strict=True)
                 ]
             )
@@ -73,14 +77,14 @@ def _baselines(
     return made
 
 
-def _unigram(sample: Sample, held_out: EvalContext, logs: Any) -> list[float]:
+def _unigram(sample: HarnessSample, context: EvalContext, logs: Any) -> list[float]:
     """How much commoner than chance the words of each candidate are, in training."""
     total = np.log(np.exp(logs).sum())
-    texts = [candidate(sample, place) for place in range(len(sample["arguments"]))]
-    return [float((logs[held_out.model.text.encode(text)] - total).sum()) for text in texts]
+    texts = [candidate_text(sample, place) for place in range(len(sample["arguments"]))]
+    return [float((logs[context.model.text.encode(text)] - total).sum()) for text in texts]
 
 
-def candidate(sample: Sample, place: int) -> str:
+def candidate_text(sample: HarnessSample, place: int) -> str:
     """What tells a candidate from the others: its continuation, or where that is shared, its
     context (as in WinoGrande)."""
     arguments = sample["arguments"]
@@ -88,7 +92,7 @@ def candidate(sample: Sample, place: int) -> str:
     return str(arguments[place][0 if shared else 1])
 
 
-def _gold(sample: Sample) -> int:
+def _gold(sample: HarnessSample) -> int:
     """The place of the right candidate, as the harness reads it."""
     task, record = sample["task"], sample["doc"]
     gold = task.doc_to_text(record) if task.multiple_input else task.doc_to_target(record)
@@ -97,12 +101,14 @@ def _gold(sample: Sample) -> int:
     return int(gold)
 
 
-def voted(name: str, benchmark: Benchmark, samples: Sequence[Sample], votes: int) -> list[Metric]:
+def majority_vote_metrics(
+    name: str, benchmark: TextBenchmark, samples: Sequence[HarnessSample], votes: int
+) -> list[Metric]:
     """The share right when the commonest final answer of `votes` is taken, and of one drawn."""
     voted, single = [], []
     for sample in samples:
         answers = sample["resps"][0]
-        voted.append(_right(benchmark, sample, winner(answers, benchmark.answer)))
+        voted.append(_right(benchmark, sample, majority_answer(answers, benchmark.answer_pattern)))
         single += [_right(benchmark, sample, answer) for answer in answers]
     note = f"{votes} answers drawn at temperature {VOTE_TEMPERATURE}; one alone gets the baseline"
     figure = _figure(f"{name}_maj{votes}", voted, benchmark)
@@ -113,13 +119,15 @@ def voted(name: str, benchmark: Benchmark, samples: Sequence[Sample], votes: int
     ]
 
 
-def _right(benchmark: Benchmark, sample: Sample, answer: str) -> float:
-    given = answer if benchmark.votes_whole else final_answer(answer, benchmark.answer)
+def _right(benchmark: TextBenchmark, sample: HarnessSample, answer: str) -> float:
+    given = (
+        answer if benchmark.scores_full_answer else final_answer(answer, benchmark.answer_pattern)
+    )
     scored = sample["task"].process_results(sample["doc"], [given])
     return float(scored["exact_match"])
 
 
-def winner(answers: Sequence[str], pattern: str) -> str:
+def majority_answer(answers: Sequence[str], pattern: str) -> str:
     """The first answer whose final answer is the commonest; answers without one have no vote.
 
     >>> winner(["#### 1", "#### 2", "so #### 2", "none"], r"#### (\\d+)")
@@ -138,18 +146,19 @@ def final_answer(answer: str, pattern: str) -> str:
     return found[-1].strip().replace(",", "").rstrip(".") if found else ""
 
 
-def shown(name: str, sample: Sample) -> Shown:
+def logged_sample(name: str, sample: HarnessSample) -> LoggedSample:
     """A question to the letter, with the answer, or the candidates and their log-probabilities."""
     answers = sample["filtered_resps"]
-    scored = next(float(sample[metric]) for metric in METRICS if metric in sample)
+    scored = next(float(sample[metric]) for metric in HARNESS_METRICS if metric in sample)
     if sample["task"].OUTPUT_TYPE != "multiple_choice":
         written = str(sample["resps"][0][0])
         target = str(sample["target"])
-        return Shown(task=name, prompt=[sample["arguments"][0][0]], answer=[written],
-                     wanted=[target], score=scored)  # fmt: skip
+        return LoggedSample(task=name, prompt=[sample["arguments"][0][0]], answer=[written],
+                     target=[target], score=scored)  # fmt: skip
     lines = [
-        f"{score[0]:10.3f}  {candidate(sample, place)!r}\n" for place, score in enumerate(answers)
+        f"{score[0]:10.3f}  {candidate_text(sample, place)!r}\n"
+        for place, score in enumerate(answers)
     ]
     prompt = sample["arguments"][0][0]
-    gold = candidate(sample, _gold(sample))
-    return Shown(task=name, prompt=[prompt], answer=lines, wanted=[gold], score=scored)
+    gold = candidate_text(sample, _gold(sample))
+    return LoggedSample(task=name, prompt=[prompt], answer=lines, target=[gold], score=scored)

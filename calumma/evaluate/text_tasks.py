@@ -18,47 +18,53 @@ from pathlib import Path
 from typing import Any
 
 from calumma.errors import ConfigError, EvaluationError
-from calumma.evaluate.benchmark_files import Record, records
-from calumma.evaluate.benchmarks import BENCHMARKS, Benchmark
+from calumma.evaluate.benchmark_files import BenchmarkRecord, read_records
+from calumma.evaluate.benchmarks import TEXT_BENCHMARKS, TextBenchmark
 from calumma.evaluate.context import EvalConfig, EvalContext, subsample
-from calumma.evaluate.harness import HarnessModel, registered
+from calumma.evaluate.harness import HarnessModel, register_harness_model
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.text_metrics import VOTE_TEMPERATURE, Sample, shares, shown, voted
+from calumma.evaluate.text_metrics import (
+    VOTE_TEMPERATURE,
+    HarnessSample,
+    accuracy_metrics,
+    logged_sample,
+    majority_vote_metrics,
+)
 
-EXAMPLES_SEED = 1234
+FEWSHOT_SEED = 1234
 """Of the examples shown before a question, as the harness' own program draws them."""
 
 
-def text_benchmark(name: str, held_out: EvalContext, options: EvalConfig) -> list[Metric]:
+def text_benchmark(name: str, context: EvalContext, config: EvalConfig) -> list[Metric]:
     """Measure one benchmark: a figure for each metric, and one for the vote.
 
     Args:
-        name: in BENCHMARKS, and the name of its folder in `options.data`.
-        held_out: the model.
-        options: the folder of files, how many questions, and how many votes.
+        name: in BENCHMARKS, and the name of its folder in `config.data`.
+        context: the model.
+        config: the folder of files, how many questions, and how many votes.
 
     Raises:
         ConfigError: the harness is not installed.
         EvaluationError: the files are not there, or not as published.
     """
     require_harness()
-    benchmark = asked_so(name, options)
-    asked, examples = questions_of(name, options)
-    model = HarnessModel(held_out.model, seed=options.seed)
-    votes = options.majority_votes if benchmark.answer else 1
+    benchmark = configured_benchmark(name, config)
+    asked, examples = load_records(name, config)
+    model = HarnessModel(context.model, seed=config.seed)
+    votes = config.majority_votes if benchmark.answer_pattern else 1
     total = len(asked) * (2 if votes > 1 else 1)
-    tell = _Teller(options.on_progress, sys.stderr, total)
-    samples = run_harness(model, benchmark, asked, examples, tell=tell)
-    for sample in samples[: options.log_samples]:
-        held_out.logged_samples.append(shown(name, sample))
-    figures = shares(name, benchmark, samples, held_out, options)
-    if benchmark.apart:
+    tell = _ProgressRelay(config.on_progress, sys.stderr, total)
+    samples = run_harness(model, benchmark, asked, examples, relay=tell)
+    for sample in samples[: config.log_samples]:
+        context.logged_samples.append(logged_sample(name, sample))
+    figures = accuracy_metrics(name, benchmark, samples, context, config)
+    if benchmark.per_subject:
         for subject in sorted({sample["doc"]["subject"] for sample in samples}):
             part = [sample for sample in samples if sample["doc"]["subject"] == subject]
-            figures += shares(f"{name}_{subject}", benchmark, part, held_out, options)
+            figures += accuracy_metrics(f"{name}_{subject}", benchmark, part, context, config)
     if votes > 1:
-        drawn = run_harness(model, benchmark, asked, examples, votes=votes, tell=tell)
-        figures += voted(name, benchmark, drawn, votes)
+        drawn = run_harness(model, benchmark, asked, examples, num_samples=votes, relay=tell)
+        figures += majority_vote_metrics(name, benchmark, drawn, votes)
     return figures
 
 
@@ -77,45 +83,47 @@ def require_harness() -> None:
         ) from error
 
 
-def asked_so(name: str, options: EvalConfig) -> Benchmark:
+def configured_benchmark(name: str, config: EvalConfig) -> TextBenchmark:
     """A benchmark with as many examples as are asked for, or as the paper shows.
 
     Raises:
         EvaluationError: it has no examples to show, or has its own.
     """
-    benchmark, shots = BENCHMARKS[name], options.num_fewshot
-    if shots is None or shots == benchmark.shots:
+    benchmark, shots = TEXT_BENCHMARKS[name], config.num_fewshot
+    if shots is None or shots == benchmark.num_fewshot:
         return benchmark
     if shots and benchmark.train is None:
         raise EvaluationError(
-            f"{name}: --shots {shots}; it is asked with {benchmark.shots} examples of its own, or "
+            f"{name}: --shots {shots}; it is asked with {benchmark.num_fewshot} examples of its own, or "
             "with 0. Leave --shots out."
         )
     return replace(benchmark, shots=shots)
 
 
-def questions_of(name: str, options: EvalConfig) -> tuple[list[Record], list[Record]]:
+def load_records(
+    name: str, config: EvalConfig
+) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
     """A benchmark's questions, and the examples to show before each, if it wants any.
 
     Raises:
         EvaluationError: a file is not there, or not as published.
     """
-    benchmark, folder = asked_so(name, options), options.benchmark_folder(name)
-    asked = subsample(records(folder, benchmark.source), options.limit, options.seed)
-    wanted = benchmark.train is not None and benchmark.shots > 0
-    examples = records(folder, benchmark.train) if wanted and benchmark.train else []
+    benchmark, folder = configured_benchmark(name, config), config.benchmark_folder(name)
+    asked = subsample(read_records(folder, benchmark.test), config.limit, config.seed)
+    wanted = benchmark.train is not None and benchmark.num_fewshot > 0
+    examples = read_records(folder, benchmark.train) if wanted and benchmark.train else []
     return asked, examples
 
 
 def run_harness(
     model: HarnessModel,
-    benchmark: Benchmark,
-    asked: Sequence[Record],
-    examples: Sequence[Record],
+    benchmark: TextBenchmark,
+    asked: Sequence[BenchmarkRecord],
+    examples: Sequence[BenchmarkRecord],
     *,
-    votes: int = 1,
-    tell: _Teller | None = None,
-) -> list[Sample]:
+    num_samples: int = 1,
+    relay: _ProgressRelay | None = None,
+) -> list[HarnessSample]:
     """Let the harness ask a model, part by part where questions have subjects.
 
     Args:
@@ -130,27 +138,27 @@ def run_harness(
         The harness' log of each question, in the order asked within a subject.
     """
     subjects = sorted({record.get("subject", "") for record in asked})
-    logged: list[Sample] = []
+    logged: list[HarnessSample] = []
     for subject in subjects:
         parts = [[r for r in rows if r.get("subject", "") == subject] for rows in (asked, examples)]
-        if tell is not None:
-            model.tick = tell.part(len(parts[0]))
+        if relay is not None:
+            model.on_progress = relay.part(len(parts[0]))
         with _quiet():
             task = _task(benchmark, subject, parts[0], parts[1])
-            task.set_fewshot_seed(seed=EXAMPLES_SEED)
-            if votes > 1:
-                task.config.repeats = votes
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            if num_samples > 1:
+                task.config.repeats = num_samples
                 drawn = {"do_sample": True, "temperature": VOTE_TEMPERATURE}
                 task.set_config(key="generation_kwargs", value=drawn, update=True)
             logged += _logged(model, task)
     return logged
 
 
-def _logged(model: Any, task: Any) -> list[Sample]:
+def _logged(model: Any, task: Any) -> list[HarnessSample]:
     from lm_eval.evaluator import evaluate
 
     result = evaluate(
-        lm=registered(model) if isinstance(model, HarnessModel) else model,
+        lm=register_harness_model(model) if isinstance(model, HarnessModel) else model,
         task_dict={"tasks": {task.task_name: task}, "groups": {}},
         bootstrap_iters=0,
         log_samples=True,
@@ -162,18 +170,21 @@ def _logged(model: Any, task: Any) -> list[Sample]:
 
 
 def _task(
-    benchmark: Benchmark, subject: str, asked: Sequence[Record], examples: Sequence[Record]
+    benchmark: TextBenchmark,
+    subject: str,
+    asked: Sequence[BenchmarkRecord],
+    examples: Sequence[BenchmarkRecord],
 ) -> Any:
     """The harness' task, with our records in the place of its data."""
     import datasets
     import lm_eval.tasks
 
-    name = benchmark.task + benchmark.subjects.get(subject, subject)
+    name = benchmark.harness_task + benchmark.harness_subjects.get(subject, subject)
     splits = {"test": datasets.Dataset.from_list(list(asked))}
     if examples:
         splits["train"] = datasets.Dataset.from_list(list(examples))
     changes = {
-        **benchmark.changes,
+        **benchmark.overrides,
         "task": name,
         "custom_dataset": lambda **_: splits,
         "dataset_path": "json",
@@ -181,15 +192,15 @@ def _task(
         "test_split": "test",
         "validation_split": None,
         "training_split": "train" if examples else None,
-        "num_fewshot": benchmark.shots,
+        "num_fewshot": benchmark.num_fewshot,
     }
     if benchmark.train is not None:
         changes["fewshot_split"] = "train" if examples else None
-    if not benchmark.folder:
+    if not benchmark.harness_folder:
         from lm_eval.api.task import ConfigurableTask
 
         return ConfigurableTask(config=changes)
-    where = Path(lm_eval.tasks.__file__).parent / benchmark.folder
+    where = Path(lm_eval.tasks.__file__).parent / benchmark.harness_folder
     manager = lm_eval.tasks.TaskManager(include_path=str(where), include_defaults=False)
     if name not in manager.all_tasks:
         raise EvaluationError(
@@ -219,7 +230,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class _Teller:
+class _ProgressRelay:
     """Tells on the terminal's own stderr, while the harness is quiet, how many questions of all
     are done; the model knows only of those of one subject, of which each is asked several times.
     """

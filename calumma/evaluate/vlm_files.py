@@ -26,34 +26,34 @@ VQA_QUESTIONS, VQA_ANNOTATIONS = "*_questions.json", "*_annotations.json"
 
 
 @dataclass(frozen=True)
-class Question:
+class VlmExample:
     """Something asked about one picture."""
 
     image: Image
-    text: str
+    question: str
     """The question; empty where a caption is asked for."""
 
-    given: tuple[str, ...]
+    references: tuple[str, ...]
     """What people said."""
 
-    kind: str = ""
+    answer_type: str = ""
     """The kind of answer, where the benchmark tells it."""
 
     @property
-    def said_most(self) -> str:
+    def most_common_reference(self) -> str:
         """What most people said; of equals the first."""
-        return Counter(self.given).most_common(1)[0][0]
+        return Counter(self.references).most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
-class Published:
+class VlmSplits:
     """A benchmark's questions, and those of its training split, for examples and baselines."""
 
-    asked: list[Question]
-    training: list[Question]
+    test: list[VlmExample]
+    train: list[VlmExample]
 
 
-class Pictures:
+class ImageIndex:
     """The pictures of a benchmark by their names."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class Pictures:
         return Image(path=path)
 
 
-def read_captions(folder: Path) -> Published:
+def read_captions(folder: Path) -> VlmSplits:
     """Captions of COCO or Flickr30k, as published or in Karpathy's splits.
 
     Karpathy's test split is asked and his other splits are for examples; of files as published,
@@ -86,59 +86,59 @@ def read_captions(folder: Path) -> Published:
     Raises:
         EvaluationError: there are no such files, or a picture is missing.
     """
-    pictures = Pictures(folder)
+    pictures = ImageIndex(folder)
     if paths := sorted(folder.glob(KARPATHY)):
         return _karpathy(read_json(paths[0]), pictures)
-    asked: list[Question] = []
-    training: list[Question] = []
+    asked: list[VlmExample] = []
+    training: list[VlmExample] = []
     paths = sorted([*folder.glob(COCO), *folder.glob(FLICKR)])
     if not paths:
         raise _missing(folder, f"{KARPATHY}, {COCO} or {FLICKR}")
     for path in paths:
         made = _flickr(path, pictures) if path.suffix == ".token" else _coco(path, pictures)
         (training if "train" in path.name else asked).extend(made)
-    return Published(asked, training)
+    return VlmSplits(asked, training)
 
 
-def _karpathy(tree: Any, pictures: Pictures) -> Published:
-    asked: list[Question] = []
-    training: list[Question] = []
+def _karpathy(tree: Any, pictures: ImageIndex) -> VlmSplits:
+    asked: list[VlmExample] = []
+    training: list[VlmExample] = []
     for each in tree["images"]:
         image = pictures.find(each["filename"], Path(each.get("filepath", "")).name)
         said = tuple(sentence["raw"].strip() for sentence in each["sentences"])
-        (asked if each["split"] == "test" else training).append(Question(image, "", said))
-    return Published(asked, training)
+        (asked if each["split"] == "test" else training).append(VlmExample(image, "", said))
+    return VlmSplits(asked, training)
 
 
-def _coco(path: Path, pictures: Pictures) -> list[Question]:
+def _coco(path: Path, pictures: ImageIndex) -> list[VlmExample]:
     tree = read_json(path)
     said: Mapping[int, list[str]] = defaultdict(list)
     for annotation in tree["annotations"]:
         said[annotation["image_id"]].append(annotation["caption"].strip())
     return [
-        Question(pictures.find(each["file_name"]), "", tuple(said[each["id"]]))
+        VlmExample(pictures.find(each["file_name"]), "", tuple(said[each["id"]]))
         for each in tree["images"]
         if each["id"] in said
     ]
 
 
-def _flickr(path: Path, pictures: Pictures) -> list[Question]:
+def _flickr(path: Path, pictures: ImageIndex) -> list[VlmExample]:
     said: Mapping[str, list[str]] = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, caption = line.partition("\t")
         said[name.partition("#")[0]].append(caption.strip())
-    return [Question(pictures.find(name), "", tuple(each)) for name, each in said.items()]
+    return [VlmExample(pictures.find(name), "", tuple(each)) for name, each in said.items()]
 
 
-def read_vqa(folder: Path) -> Published:
+def read_vqa(folder: Path) -> VlmSplits:
     """Questions and answers of VQA v2; those of a training split are for examples.
 
     Raises:
         EvaluationError: questions or annotations are not there, or a picture is missing.
     """
-    pictures = Pictures(folder)
-    asked: list[Question] = []
-    training: list[Question] = []
+    pictures = ImageIndex(folder)
+    asked: list[VlmExample] = []
+    training: list[VlmExample] = []
     paths = sorted(folder.glob(VQA_QUESTIONS))
     if not paths:
         raise _missing(folder, VQA_QUESTIONS)
@@ -155,18 +155,18 @@ def read_vqa(folder: Path) -> Published:
                 raise _missing(folder, f"{VQA_ANNOTATIONS} for question {each['question_id']}")
             image = pictures.find(f"COCO_{tree['data_subtype']}_{each['image_id']:012}.jpg")
             given = tuple(answer["answer"] for answer in known["answers"])
-            made = Question(image, each["question"], given, known.get("answer_type", ""))
+            made = VlmExample(image, each["question"], given, known.get("answer_type", ""))
             (training if "train" in path.name else asked).append(made)
-    return Published(asked, training)
+    return VlmSplits(asked, training)
 
 
-def read_easy_vqa(folder: Path) -> Published:
+def read_easy_vqa(folder: Path) -> VlmSplits:
     """Questions of the package easy-vqa (MIT): rows of a question, an answer and a picture.
 
     Raises:
         EvaluationError: they are not there, or a picture is missing.
     """
-    pictures = Pictures(folder)
+    pictures = ImageIndex(folder)
     splits = []
     for split in ("test", "train"):
         path = folder / split / "questions.json"
@@ -176,14 +176,14 @@ def read_easy_vqa(folder: Path) -> Published:
         found = {n: folder / split / "images" / f"{n}.png" for _, _, n in rows}
         splits.append(
             [
-                Question(_image(found[n], pictures), text, (answer,), _kind(answer))
+                VlmExample(_image(found[n], pictures), text, (answer,), _kind(answer))
                 for text, answer, n in rows
             ]
         )
-    return Published(*splits)
+    return VlmSplits(*splits)
 
 
-def _image(path: Path, pictures: Pictures) -> Image:
+def _image(path: Path, pictures: ImageIndex) -> Image:
     return Image(path=path) if path.is_file() else pictures.find(path.name)
 
 

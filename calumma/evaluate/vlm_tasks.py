@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, subsample
-from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.vlm_files import (
     COCO,
@@ -19,72 +19,74 @@ from calumma.evaluate.vlm_files import (
     read_easy_vqa,
     read_vqa,
 )
-from calumma.evaluate.vlm_metrics import Answered, answer_scores, caption_scores
-from calumma.evaluate.vlm_prompts import Asker, Pictured, shots_that_fit
+from calumma.evaluate.vlm_metrics import VlmResponses, captioning_scores, vqa_scores
+from calumma.evaluate.vlm_prompts import VlmBenchmark, VlmPromptBuilder, select_fewshot
 
 _CAPTION_FILES = f"{KARPATHY}, or {COCO}"
-PICTURED = {
-    "coco": Pictured(
+VLM_BENCHMARKS = {
+    "coco": VlmBenchmark(
         summary="captions of COCO by CIDEr, two examples, 30 tokens at most",
         files=f"{_CAPTION_FILES}; pictures",
         read=read_captions,
-        tokens=30,
-        captions=True,
+        max_new_tokens=30,
+        is_captioning=True,
     ),
-    "flickr30k": Pictured(
+    "flickr30k": VlmBenchmark(
         summary="captions of Flickr30k by CIDEr, two examples, 30 tokens at most",
         files=f"{_CAPTION_FILES}, or {FLICKR}; pictures",
         read=read_captions,
-        tokens=30,
-        captions=True,
+        max_new_tokens=30,
+        is_captioning=True,
     ),
-    "vqav2": Pictured(
+    "vqav2": VlmBenchmark(
         summary="questions of VQA v2, by agreement with ten people",
         files=f"{VQA_QUESTIONS}, {VQA_ANNOTATIONS}; pictures",
         read=read_vqa,
-        tokens=10,
-        captions=False,
+        max_new_tokens=10,
+        is_captioning=False,
     ),
-    "easy_vqa": Pictured(
+    "easy_vqa": VlmBenchmark(
         summary="questions about plain shapes, of the package easy-vqa (pip)",
         files="test/questions.json, train/questions.json; pictures",
         read=read_easy_vqa,
-        tokens=10,
-        captions=False,
+        max_new_tokens=10,
+        is_captioning=False,
     ),
 }
 """By the names of their folders of files, and of their figures."""
 
 
-def pictured_benchmark(name: str, held_out: EvalContext, options: EvalConfig) -> list[Metric]:
+def vlm_benchmark(name: str, context: EvalContext, config: EvalConfig) -> list[Metric]:
     """Measure one benchmark of PICTURED.
 
     Raises:
         EvaluationError: files or pictures are not there, or a prompt does not fit a row.
     """
-    kind = PICTURED[name]
-    published = kind.read(options.benchmark_folder(name))
-    asked = subsample(published.asked, options.limit, options.seed)
+    kind = VLM_BENCHMARKS[name]
+    published = kind.read(config.benchmark_folder(name))
+    asked = subsample(published.test, config.limit, config.seed)
     if not asked:
         raise EvaluationError(
             f"{name}: found no question to ask; expected a test or validation split. Add its files, "
             "or leave the task out."
         )
-    examples = shots_that_fit(held_out.model, asked, published.training, kind, options)
-    asker = Asker(held_out.model, examples, kind, options)
-    written = asker.write(asked)
-    answered = Answered(
+    examples = select_fewshot(context.model, asked, published.train, kind, config)
+    asker = VlmPromptBuilder(context.model, examples, kind, config)
+    written = asker.generate_answers(asked)
+    answered = VlmResponses(
         name=name,
-        asked=asked,
-        written=written,
-        training=published.training,
-        num_shots=len(examples),
-        seed=options.seed,
+        examples=asked,
+        answers=written,
+        train=published.train,
+        num_fewshot=len(examples),
+        seed=config.seed,
     )
-    figures, scores = (caption_scores if kind.captions else answer_scores)(answered)
-    for question, answer, score in options.first_to_log(asked, written, scores):
+    figures, scores = (captioning_scores if kind.is_captioning else vqa_scores)(answered)
+    for question, answer, score in config.first_to_log(asked, written, scores):
         prompt, wanted = asker.prompt(question), [" / ".join(question.given)]
-        held_out.logged_samples.append(
-            Shown(task=name, prompt=prompt, answer=[answer], wanted=wanted, score=float(score))
+        context.logged_samples.append(
+            LoggedSample(
+                task=name, prompt=prompt, answer=[answer], target=wanted, score=float(score)
+            )
         )
     return figures

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-ENOUGH = 3
+FULL_CREDIT_ANSWERS = 3
 """People who must have given an answer for it to count in full."""
 
 _NUMBERS = {
@@ -38,7 +38,7 @@ _COMMA_OF_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 _PUNCTUATION = re.compile(r"[^\w\s':.]")
 
 
-def normal_answer(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """An answer in the form in which answers are compared.
 
     Lower case; periods go unless they are a decimal's; other punctuation but apostrophes and
@@ -70,9 +70,9 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     >>> round(vqa_accuracy("red", ["red"] * 2 + ["blue"] * 8), 2)
     0.6
     """
-    ours, theirs = normal_answer(answer), [normal_answer(each) for each in given]
+    ours, theirs = normalize_answer(answer), [normalize_answer(each) for each in given]
     if len(theirs) == 1:
         return float(ours == theirs[0])
     agreeing = theirs.count(ours)
-    counted = [min(1.0, (agreeing - (each == ours)) / ENOUGH) for each in theirs]
+    counted = [min(1.0, (agreeing - (each == ours)) / FULL_CREDIT_ANSWERS) for each in theirs]
     return sum(counted) / len(counted)

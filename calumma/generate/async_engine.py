@@ -11,19 +11,19 @@ from typing import Any
 from calumma.errors import GenerationError
 from calumma.generate.events import End, Event, Sample
 from calumma.generate.model import Model, UserPart
-from calumma.generate.output_decoder import Teller
+from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
 
-_MOST_SECONDS_TO_END = 5.0
+_JOIN_TIMEOUT_SECONDS = 5.0
 """For so long the engine's thread is waited for where it may hang for ever."""
 
 
-class Answer:
+class RequestOutputStream:
     """What one request gives, as it comes."""
 
     def __init__(
-        self, model: Model, work: RequestState, teller: Teller, cancel: Callable[[], None]
+        self, model: Model, work: RequestState, teller: OutputDecoder, cancel: Callable[[], None]
     ):
         """`Live.ask` makes these.
 
@@ -39,7 +39,7 @@ class Answer:
         self._error: BaseException | None = None
         self._sample: Sample | None = None
         self._making = threading.Lock()
-        self.ids: list[int] = []
+        self.token_ids: list[int] = []
         """The new ids that the events so far were made of."""
 
     def __iter__(self) -> Iterator[Event]:
@@ -49,8 +49,8 @@ class Answer:
             BaseException: what stopped the engine.
         """
         while (id_ := self._news.get()) is not None:
-            self.ids.append(id_)
-            yield from self._teller.hear(id_)
+            self.token_ids.append(id_)
+            yield from self._teller.push(id_)
         self._news.put(None)  # whoever listens again hears the end alone
         if self._error is None:
             yield from self._teller.flush()
@@ -67,28 +67,28 @@ class Answer:
             raise self._error
         with self._making:
             if self._sample is None:
-                self._sample = self._model.sample_of(self._work, self._teller.pictures)
+                self._sample = self._model.sample_of(self._work, self._teller.images)
         return self._sample
 
     def cancel(self) -> None:
         """Stop here; events and sample then end with what there is. Any thread may."""
         self._cancel()
 
-    def hear(self, id_: int) -> None:
+    def put(self, id_: int) -> None:
         """The engine's thread tells of a new id."""
         self._news.put(id_)
 
-    def end(self, error: BaseException | None = None) -> None:
+    def finish(self, error: BaseException | None = None) -> None:
         """The engine's thread tells that nothing more will come."""
         self._error = error
         self._over.set()
         self._news.put(None)
 
 
-class Live:
+class AsyncEngine:
     """One thread drives an engine of its own; any thread may ask and listen."""
 
-    def __init__(self, model: Model, budget: EngineConfig | None = None) -> None:
+    def __init__(self, model: Model, config: EngineConfig | None = None) -> None:
         """Start the thread.
 
         Args:
@@ -96,13 +96,13 @@ class Live:
             budget: what the engine may hold; the model's where None.
         """
         self._model = model
-        self._engine = model.new_engine(budget or model.budget)
-        self._load = self._engine.load
+        self._engine = model.new_engine(config or model.engine_config)
+        self._stats = self._engine.stats
         self._wake = threading.Condition(threading.RLock())
-        self._asked: dict[RequestState, Answer] = {}
+        self._to_add: dict[RequestState, RequestOutputStream] = {}
         """Not yet begun."""
 
-        self._unwanted: list[RequestState] = []
+        self._to_abort: list[RequestState] = []
         """Not yet cancelled."""
 
         self._open = True
@@ -110,30 +110,30 @@ class Live:
         """Set when the thread does no more, or what it may still do no longer counts."""
 
         self._error: BaseException | None = None
-        self._answers: dict[RequestState, Answer] = {}
+        self._running: dict[RequestState, RequestOutputStream] = {}
         """Begun and not over."""
 
-        self._thread = threading.Thread(target=self._drive, name="calumma-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="calumma-engine", daemon=True)
         self._thread.start()
 
     @property
-    def load(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         """What the engine had to do after its latest step."""
-        return self._load
+        return self._stats
 
     @property
     def error(self) -> BaseException | None:
         """What stopped the engine, if anything has."""
         return self._error
 
-    def ask(
+    def generate(
         self,
         parts: Sequence[UserPart],
         *,
         answer: bool = True,
         codes_between: int | None = None,
         **options: Any,
-    ) -> Answer:
+    ) -> RequestOutputStream:
         """Hand in a request; the prompt's pictures are encoded in this thread.
 
         Args:
@@ -147,20 +147,20 @@ class Live:
             GenerationError: the request cannot be answered, or this is closed.
             BaseException: what stopped the engine.
         """
-        return self.take(self._model.request(parts, answer=answer, **options), codes_between)
+        return self.submit(self._model.request(parts, answer=answer, **options), codes_between)
 
-    def take(self, request: Request, codes_between: int | None = None) -> Answer:
+    def submit(self, request: Request, codes_between: int | None = None) -> RequestOutputStream:
         """Hand in a request whose prompt is ids already; otherwise as `ask`."""
-        work = self._engine.prepare(request)
-        teller = self._model.teller(request, codes_between)
-        made = Answer(self._model, work, teller, partial(self._cancel, [work]))
+        work = self._engine.make_request(request)
+        teller = self._model.output_decoder(request, codes_between)
+        made = RequestOutputStream(self._model, work, teller, partial(self._cancel, [work]))
         with self._wake:
             if not self._open:
                 raise self._error or GenerationError(
                     "the engine is closed and takes no more requests; expected an open one. Start "
                     "it again."
                 )
-            self._asked[work] = made
+            self._to_add[work] = made
             self._wake.notify()
         return made
 
@@ -174,9 +174,9 @@ class Live:
             self._open = False
             self._wake.notify()
             if not finish:
-                self._cancel([*self._asked, *self._answers])
+                self._cancel([*self._to_add, *self._running])
         self._over.wait()
-        self._thread.join(_MOST_SECONDS_TO_END)
+        self._thread.join(_JOIN_TIMEOUT_SECONDS)
 
     def fail(self, error: BaseException) -> None:
         """End for good: whoever waits for an answer, or asks for one, gets this error.
@@ -186,45 +186,45 @@ class Live:
         """
         with self._wake:
             self._open, self._error = False, self._error or error
-            answers = [*self._asked.values(), *self._answers.values()]
-            self._asked, self._answers = {}, {}
+            answers = [*self._to_add.values(), *self._running.values()]
+            self._to_add, self._running = {}, {}
             self._wake.notify()
         for answer in answers:
-            answer.end(self._error)
+            answer.finish(self._error)
         self._over.set()
 
     def _cancel(self, works: Sequence[RequestState]) -> None:
         """Have the engine's thread cancel requests between two steps."""
         with self._wake:
-            self._unwanted += works
+            self._to_abort += works
             self._wake.notify()
 
-    def _drive(self) -> None:
+    def _run_loop(self) -> None:
         try:
-            while self._obey():
+            while self._process_commands():
                 for work, id_ in self._engine.step():
-                    self._answers[work].hear(id_)
+                    self._running[work].put(id_)
                 self._end_those_that_are_done()
-                self._load = self._engine.load
+                self._stats = self._engine.stats
         except BaseException as error:
             self.fail(error)
         self._over.set()
 
     def _end_those_that_are_done(self) -> None:
         with self._wake:
-            done = [self._answers.pop(work) for work in list(self._answers) if work.is_finished]
+            done = [self._running.pop(work) for work in list(self._running) if work.is_finished]
         for answer in done:
-            answer.end()
+            answer.finish()
 
-    def _obey(self) -> bool:
+    def _process_commands(self) -> bool:
         """Begin and cancel what is asked, waiting where nothing else is to do; whether to go on."""
         with self._wake:
-            while self._open and not (self._asked or self._unwanted or self._answers):
+            while self._open and not (self._to_add or self._to_abort or self._running):
                 self._wake.wait()
-            for work, answer in self._asked.items():
-                self._answers[work] = answer
-                self._engine.enqueue(work)
-            for work in self._unwanted:
-                self._engine.cancel(work)
-            self._asked, self._unwanted = {}, []
-            return self._open or bool(self._answers)
+            for work, answer in self._to_add.items():
+                self._running[work] = answer
+                self._engine.add_request(work)
+            for work in self._to_abort:
+                self._engine.abort(work)
+            self._to_add, self._to_abort = {}, []
+            return self._open or bool(self._running)

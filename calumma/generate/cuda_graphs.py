@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from calumma.generate.request import SequenceState
-from calumma.generate.step_output import put_in, sent
+from calumma.generate.step_output import resolve_placeholders, to_device_async
 from calumma.model.attention_backends import GatheredCacheAttention
 from calumma.model.decoder import Decoder
 from calumma.model.kv_cache import KVCache
 
-WIDTH = 256
+CONTEXT_LENGTH_MULTIPLE = 256
 """Widths are multiples of it."""
 
 
-class Captured:
+class CUDAGraphRunner:
     """The step of one id a row. On a CPU the same is computed, and nothing captured."""
 
     def __init__(self, decoder: Decoder, cache: KVCache, latest: Tensor) -> None:
@@ -38,14 +38,17 @@ class Captured:
         self._decoder, self._cache, self._latest = decoder, cache, latest
         self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}
 
-    def read(self, rows: Sequence[SequenceState]) -> Tensor:
+    def execute(self, rows: Sequence[SequenceState]) -> Tensor:
         """Read the next id of each row; [R, M], what the head reads behind it.
 
         On a GPU the result stands where the next step of its size will write: whoever wants it is
         to be launched before that, on the same stream.
         """
         longest = max(row.num_computed_tokens for row in rows) + 1
-        key = rounded(len(rows)), -(-longest // WIDTH) * WIDTH
+        key = (
+            padded_batch_size(len(rows)),
+            -(-longest // CONTEXT_LENGTH_MULTIPLE) * CONTEXT_LENGTH_MULTIPLE,
+        )
         state = torch.zeros(3, key[0], dtype=torch.int64)
         state[1] = self._cache.num_slots - 1
         state[:, : len(rows)] = torch.tensor(
@@ -57,7 +60,7 @@ class Captured:
         if key not in self._steps:
             self._steps[key] = self._captured(state, key[1])
         held, step = self._steps[key]
-        held.copy_(sent(state, held.device))
+        held.copy_(to_device_async(state, held.device))
         for row in rows:
             row.num_computed_tokens += 1
         return step()[: len(rows)]
@@ -68,9 +71,9 @@ class Captured:
 
         def step() -> Tensor:
             ids, first, positions = held
-            sight = GatheredCacheAttention.sight(self._cache, first, positions, width)
-            known = put_in(ids, self._latest).unsqueeze(0)
-            return self._decoder.hidden(known, sight=sight)[0]
+            sight = GatheredCacheAttention.build_metadata(self._cache, first, positions, width)
+            known = resolve_placeholders(ids, self._latest).unsqueeze(0)
+            return self._decoder.hidden_states(known, sight)[0]
 
         if not held.is_cuda:
             return held, step
@@ -97,7 +100,7 @@ class Captured:
         return replay
 
 
-def rounded(count: int) -> int:
+def padded_batch_size(count: int) -> int:
     """A number of rows rounded up to two steps an octave.
 
     >>> [rounded(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 24, 25)]

@@ -11,13 +11,13 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class TokenUsage:
     """How many ids of which kind were read and made; an image's frame counts as image."""
 
     num_prompt_text_tokens: int = 0
     num_prompt_image_tokens: int = 0
     num_text_tokens: int = 0
-    new_image: int = 0
+    num_image_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Sample:
     """stop: the model ended the answer; length: it ran out of room; cancelled: it was told to
     end."""
 
-    usage: Usage = Usage()
+    usage: TokenUsage = TokenUsage()
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds since the request was handed in: "first_token" and "total"."""

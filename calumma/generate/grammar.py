@@ -9,7 +9,7 @@ from functools import cache
 from calumma.vocabulary import Vocabulary
 
 
-class Next(IntEnum):
+class TokenKind(IntEnum):
     """The kinds of id that may come next; those from BEGIN on leave no choice."""
 
     TEXT = 0
@@ -18,24 +18,24 @@ class Next(IntEnum):
     TEXT_OR_IMAGE = 1
     """The same, or begin-of-image."""
 
-    IMAGE_OR_STOP = 2
+    IMAGE_OR_EOS = 2
     """Begin-of-image or end of sequence."""
 
-    CODE = 3
+    IMAGE_CODE = 3
     """An image code."""
 
-    BEGIN = 4
+    BEGIN_IMAGE = 4
     """Begin-of-image, and nothing else."""
 
-    END = 5
+    END_IMAGE = 5
     """End-of-image, and nothing else."""
 
-    STOP = 6
+    EOS = 6
     """End of sequence, and nothing else."""
 
 
 @cache
-def ids_of(kind: Next, vocabulary: Vocabulary) -> tuple[range, ...]:
+def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
     """The ids that each kind allows.
 
     Controls besides these, such as end-of-turn or the placeholder, are never chosen.
@@ -45,13 +45,13 @@ def ids_of(kind: Next, vocabulary: Vocabulary) -> tuple[range, ...]:
         for id_ in (vocabulary.eos, vocabulary.begin_image, vocabulary.end_image)
     )
     return {
-        Next.TEXT: (eos, vocabulary.text),
-        Next.TEXT_OR_IMAGE: (eos, begin, vocabulary.text),
-        Next.IMAGE_OR_STOP: (eos, begin),
-        Next.CODE: (vocabulary.codes,),
-        Next.BEGIN: (begin,),
-        Next.END: (end,),
-        Next.STOP: (eos,),
+        TokenKind.TEXT: (eos, vocabulary.text),
+        TokenKind.TEXT_OR_IMAGE: (eos, begin, vocabulary.text),
+        TokenKind.IMAGE_OR_EOS: (eos, begin),
+        TokenKind.IMAGE_CODE: (vocabulary.codes,),
+        TokenKind.BEGIN_IMAGE: (begin,),
+        TokenKind.END_IMAGE: (end,),
+        TokenKind.EOS: (eos,),
     }[kind]
 
 
@@ -75,7 +75,7 @@ class Grammar:
     vocabulary: Vocabulary
     codes_per_image: int
 
-    room: int
+    max_remaining_tokens: int
     """Ids that may still be added."""
 
     max_images: int = 1_000_000
@@ -84,65 +84,69 @@ class Grammar:
     images_only: bool = False
     """Whether no text may stand between and after the images."""
 
-    codes_owed: int | None = None
+    num_codes_remaining: int | None = None
     """Codes the open image still needs; None while no image is open."""
 
     @property
-    def expected(self) -> Next:
+    def next_kind(self) -> TokenKind:
         """The kind of id that comes next."""
-        if self.codes_owed is not None:
-            return Next.CODE if self.codes_owed else Next.END
-        return self._outside(self.room)
+        if self.num_codes_remaining is not None:
+            return TokenKind.IMAGE_CODE if self.num_codes_remaining else TokenKind.END_IMAGE
+        return self._kind_outside_image(self.max_remaining_tokens)
 
     @property
-    def foreseen(self) -> Next | None:
+    def kind_after_next(self) -> TokenKind | None:
         """The kind that comes behind the next id, where that is a code or, as is likely, text.
 
         None where a choice may not follow: behind the last code of an image, behind the last id
         that there is room for, and where images alone may stand. Begin-of-image or end of sequence
         instead of text belies it.
         """
-        if self.codes_owed is not None:
-            return Next.CODE if self.codes_owed > 1 else None
-        return None if self.images_only or self.room < 2 else self._outside(self.room - 1)
+        if self.num_codes_remaining is not None:
+            return TokenKind.IMAGE_CODE if self.num_codes_remaining > 1 else None
+        return (
+            None
+            if self.images_only or self.max_remaining_tokens < 2
+            else self._kind_outside_image(self.max_remaining_tokens - 1)
+        )
 
-    def _outside(self, room: int) -> Next:
+    def _kind_outside_image(self, room: int) -> TokenKind:
         """The kind of id that comes next outside an image, with room for so many."""
         fits = self.max_images > 0 and room >= self.codes_per_image + 2
         if self.images_only and not fits:
-            return Next.STOP
+            return TokenKind.EOS
         if self.image_first and fits:
-            return Next.BEGIN
+            return TokenKind.BEGIN_IMAGE
         if self.images_only:
-            return Next.IMAGE_OR_STOP
-        return Next.TEXT_OR_IMAGE if fits else Next.TEXT
+            return TokenKind.IMAGE_OR_EOS
+        return TokenKind.TEXT_OR_IMAGE if fits else TokenKind.TEXT
 
     @property
-    def forced(self) -> int | None:
+    def forced_token(self) -> int | None:
         """The one id that may come next, where there is only one: it needs no model."""
-        expected = self.expected
-        if expected < Next.BEGIN:
+        expected = self.next_kind
+        if expected < TokenKind.BEGIN_IMAGE:
             return None
-        ((only,),) = ids_of(expected, self.vocabulary)
+        ((only,),) = allowed_ids(expected, self.vocabulary)
         return only
 
     def allows(self, id_: int) -> bool:
         """Whether this id may come next."""
-        return any(id_ in ids for ids in ids_of(self.expected, self.vocabulary))
+        return any(id_ in ids for ids in allowed_ids(self.next_kind, self.vocabulary))
 
-    def advance(self, id_: int) -> None:
+    def accept_token(self, id_: int) -> None:
         """Take in the id that was chosen."""
         assert self.allows(id_), f"id {id_} was not allowed here"
-        self.read(id_)
+        self.consume(id_)
 
-    def read(self, id_: int) -> None:
+    def consume(self, id_: int) -> None:
         """Take in an id of the prompt, or one that `allows` let through."""
-        self.room -= 1
+        self.max_remaining_tokens -= 1
         if id_ == self.vocabulary.begin_image:
-            self.codes_owed = self.codes_per_image
+            self.num_codes_remaining = self.codes_per_image
             self.max_images -= 1
             self.image_first = False
         elif id_ == self.vocabulary.end_image:
-            self.codes_owed = None
-        elif self.codes_owed is not None:
-            self.codes_owed -= 1
+            self.num_codes_remaining = None
+        elif self.num_codes_remaining is not None:
+            self.num_codes_remaining -= 1

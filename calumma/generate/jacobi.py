@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Guesses:
+class JacobiDrafter:
     """What the next codes of the open image may be."""
 
     def __init__(self, window: int, codes_per_side: int) -> None:
@@ -29,10 +29,10 @@ class Guesses:
             codes_per_side: of an image's grid.
         """
         self.window, self.codes_per_side = window, codes_per_side
-        self.ids: list[int] = []
+        self.draft_token_ids: list[int] = []
         """Guesses that have been read or drawn, for the places behind the next one."""
 
-    def ahead(self, image: Sequence[int], owed: int) -> list[int]:
+    def propose(self, image: Sequence[int], owed: int) -> list[int]:
         """The guesses to read behind the codes that are known.
 
         A place for which nothing was drawn yet is guessed to be as the one above it, in the first
@@ -47,15 +47,15 @@ class Guesses:
             As many ids as the window has, or as there is room for.
         """
         wanted = min(self.window, owed - 1) if image else 0
-        line = [*image, *self.ids]
+        line = [*image, *self.draft_token_ids]
         while len(line) < len(image) + wanted:
             line.append(
                 line[-self.codes_per_side] if len(line) >= self.codes_per_side else line[-1]
             )
-        self.ids = line[len(image) : len(image) + wanted]
-        return self.ids
+        self.draft_token_ids = line[len(image) : len(image) + wanted]
+        return self.draft_token_ids
 
-    def settle(self, drawn: Sequence[int]) -> int:
+    def verify(self, drawn: Sequence[int]) -> int:
         """Take in what was drawn behind the newest code and behind each guess.
 
         Args:
@@ -65,9 +65,11 @@ class Guesses:
             How many of them, from the first on, are codes of the image: at least one. The others
             are guesses from now on.
         """
-        assert len(drawn) == len(self.ids) + 1, f"{len(drawn)} draws for {len(self.ids)} guesses"
+        assert len(drawn) == len(self.draft_token_ids) + 1, (
+            f"{len(drawn)} draws for {len(self.draft_token_ids)} guesses"
+        )
         stand = 1
-        while stand < len(drawn) and drawn[stand - 1] == self.ids[stand - 1]:
+        while stand < len(drawn) and drawn[stand - 1] == self.draft_token_ids[stand - 1]:
             stand += 1
-        self.ids = list(drawn[stand:])
+        self.draft_token_ids = list(drawn[stand:])
         return stand

@@ -17,13 +17,13 @@ from calumma.errors import DocumentError, GenerationError
 from calumma.generate.compiled import compile_blocks
 from calumma.generate.eight_bits import Weights, round_weights
 from calumma.generate.engine import Engine
-from calumma.generate.events import End, Event, Sample, Usage
-from calumma.generate.output_decoder import Teller
+from calumma.generate.events import End, Event, Sample, TokenUsage
+from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.runtime import choose_device, choose_dtype
+from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
 from calumma.tokens.sequence import encode_prompt, encode_turns, image_fit, split_ids
-from calumma.tokens.squares import Fit, to_rgb, to_square
 from calumma.vocabulary import Vocabulary
 
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
@@ -40,7 +40,7 @@ class Model:
         device: str = "cpu",
         dtype: str = "float32",
         weights: Weights = "plain",
-        budget: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+        engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     ) -> None:
         """Take a model's parts for good: the decoder moves, changes its type, learns no more.
 
@@ -51,7 +51,7 @@ class Model:
             weights: "int8" or "fp8" round the matrices of its blocks to eight bits.
             budget: of its engine.
         """
-        self.parts = parts
+        self.components = parts
         self.decoder = parts.decoder.to(device=choose_device(device), dtype=choose_dtype(dtype))
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
@@ -60,7 +60,7 @@ class Model:
         self.image = parts.tokenizers.image
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(choose_device(device))
-        self.budget = budget
+        self.engine_config = engine_config
 
     def __repr__(self) -> str:
         weight = self.decoder.embedding.weight
@@ -73,12 +73,12 @@ class Model:
     @cached_property
     def engine(self) -> Engine:
         """What `generate`, `generate_batch` and `stream` run on; made when first used."""
-        return self.new_engine(self.budget)
+        return self.new_engine(self.engine_config)
 
-    def new_engine(self, budget: EngineConfig) -> Engine:
+    def new_engine(self, config: EngineConfig) -> Engine:
         """Another engine on the same weights, with a cache of its own."""
         codes = self.image.config.codes_per_image
-        return Engine(self.decoder, self.vocabulary, codes, budget=budget)
+        return Engine(self.decoder, self.vocabulary, codes, config=config)
 
     def compile(self) -> None:
         """Have the decoder's blocks compiled, once, when the first step is made of them.
@@ -92,7 +92,7 @@ class Model:
         """The table of ids."""
         return self.text.vocabulary
 
-    def encode(self, parts: Sequence[UserPart], *, fit: Fit = "crop") -> list[int]:
+    def encode(self, parts: Sequence[UserPart], *, fit: ResizeMode = "crop") -> list[int]:
         """The ids of parts in reading order, behind begin-of-sequence.
 
         Args:
@@ -119,12 +119,12 @@ class Model:
         roles = [role for role, _ in turns]
         return encode_turns(zip(roles, contents, strict=True), self.text)
 
-    def _prompt(self, parts: Sequence[UserPart], *, fit: Fit, answer: bool) -> list[int]:
+    def _prompt(self, parts: Sequence[UserPart], *, fit: ResizeMode, answer: bool) -> list[int]:
         [segments] = self._segments([(parts, fit)])
         return encode_prompt(segments, self.text, add_generation_prompt=answer)
 
     def _segments(
-        self, contents: Sequence[tuple[Sequence[UserPart], Fit]]
+        self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]
     ) -> list[list[str | list[int]]]:
         """Encode the images of several contents, each with its own fit, in one batch."""
         opened = [[_open(part) for part in parts] for parts, _ in contents]
@@ -155,7 +155,7 @@ class Model:
                 parts.append(next(made, None) or self.decode_image(run))
         return parts
 
-    def encode_image(self, image: PIL.Image.Image, *, fit: Fit = "crop") -> list[int]:
+    def encode_image(self, image: PIL.Image.Image, *, fit: ResizeMode = "crop") -> list[int]:
         """The codes of a picture, row by row; codes, not ids."""
         return self.image.encode_image(image, mode=fit)
 
@@ -165,11 +165,11 @@ class Model:
         Raises:
             GenerationError: the model folder has no image decoder.
         """
-        self._require_decoder()
+        self._require_image_decoder()
         return self.image.decode_image(list(codes))
 
-    def _require_decoder(self) -> None:
-        if not self.parts.tokenizers.has_image_decoder:
+    def _require_image_decoder(self) -> None:
+        if not self.components.tokenizers.has_image_decoder:
             raise GenerationError(
                 "this model folder has no vq_decoder.safetensors, so codes cannot become "
                 "pictures; expected the decoder of its image tokenizer. Put that file into the "
@@ -216,7 +216,7 @@ class Model:
                 for number, prompt in enumerate(prompts)
             ]
         )
-        for _ in self.engine.follow(works):
+        for _ in self.engine.stream_tokens(works):
             pass
         return [self.sample_of(work) for work in works]
 
@@ -237,12 +237,12 @@ class Model:
             options: as in `generate_batch`.
         """
         request = self.request(parts, answer=answer, **options)
-        teller = self.teller(request, codes_between)
+        teller = self.output_decoder(request, codes_between)
         work = self.engine.submit(request)
-        for _, id_ in self.engine.follow([work]):
-            yield from teller.hear(id_)
+        for _, id_ in self.engine.stream_tokens([work]):
+            yield from teller.push(id_)
         yield from teller.flush()
-        yield End(self.sample_of(work, teller.pictures))
+        yield End(self.sample_of(work, teller.images))
 
     def request(
         self,
@@ -254,7 +254,7 @@ class Model:
     ) -> Request:
         """The request that a prompt is; arguments and errors as in `generate_batch`."""
         if options.get("max_images", 1) and options.get("modality") != "text":
-            self._require_decoder()
+            self._require_image_decoder()
         answer = answer and keep_codes is None
         ids = self._prompt(parts, fit="pad" if answer else "crop", answer=answer)
         if keep_codes is not None:
@@ -272,11 +272,11 @@ class Model:
             )
         return ids[: len(ids) - 1 - codes + keep_codes]
 
-    def teller(self, request: Request, codes_between: int | None = None) -> Teller:
+    def output_decoder(self, request: Request, codes_between: int | None = None) -> OutputDecoder:
         """What turns the new ids of a request into events."""
         vocabulary = self.vocabulary
         opened = request.prompt_token_ids[self._open_image(request.prompt_token_ids) :]
-        return Teller(
+        return OutputDecoder(
             vocabulary,
             bytes_of=self.text.bytes_of,
             draw=self.decode_image,
@@ -304,17 +304,17 @@ class Model:
             timings={"first_token": work.time_to_first_token, "total": work.latency},
         )
 
-    def _usage(self, prompt: Sequence[int], new: Sequence[int]) -> Usage:
+    def _usage(self, prompt: Sequence[int], new: Sequence[int]) -> TokenUsage:
         vocabulary = self.vocabulary
         frame = (vocabulary.begin_image, vocabulary.end_image)
         of_prompt, of_new = (
             sum(id_ in vocabulary.codes or id_ in frame for id_ in ids) for ids in (prompt, new)
         )
-        return Usage(
+        return TokenUsage(
             num_prompt_text_tokens=len(prompt) - of_prompt,
             num_prompt_image_tokens=of_prompt,
             num_text_tokens=len(new) - of_new,
-            new_image=of_new,
+            num_image_tokens=of_new,
         )
 
     def _open_image(self, ids: Sequence[int]) -> int:
@@ -356,7 +356,7 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
     weights: Weights = "plain",
-    budget: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+    engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
 ) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
@@ -371,4 +371,4 @@ def load(
         CheckpointError: the folder holds no such model.
     """
     parts = load_model(Path(folder))
-    return Model(parts, device=device, dtype=dtype, weights=weights, budget=budget)
+    return Model(parts, device=device, dtype=dtype, weights=weights, engine_config=engine_config)

@@ -10,11 +10,11 @@ import PIL.Image
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.vocabulary import Vocabulary
 
-Draw = Callable[[Sequence[int]], PIL.Image.Image]
+ImageDecodeFn = Callable[[Sequence[int]], PIL.Image.Image]
 """Makes a picture of an image's codes, as many as there are."""
 
 
-class Teller:
+class OutputDecoder:
     """Turns the ids of one answer into events.
 
     A text piece holds whole characters: the bytes of a character that is spelt by several ids
@@ -26,7 +26,7 @@ class Teller:
         vocabulary: Vocabulary,
         *,
         bytes_of: Callable[[int], bytes],
-        draw: Draw,
+        draw: ImageDecodeFn,
         codes_between: int,
         codes: Sequence[int] = (),
     ) -> None:
@@ -43,10 +43,10 @@ class Teller:
         self._codes_between = codes_between
         self._codes = list(codes)
         self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.pictures: list[PIL.Image.Image] = []
+        self.images: list[PIL.Image.Image] = []
         """Those that are finished, in order."""
 
-    def hear(self, id_: int) -> Iterator[Event]:
+    def push(self, id_: int) -> Iterator[Event]:
         """The events that one more id makes."""
         vocabulary = self._vocabulary
         if id_ == vocabulary.begin_image:
@@ -58,8 +58,8 @@ class Teller:
             if len(self._codes) % self._codes_between == 0:
                 yield ImageProgress(self._draw(self._codes), len(self._codes))
         elif id_ == vocabulary.end_image:
-            self.pictures.append(self._draw(self._codes))
-            yield ImageDone(self.pictures[-1])
+            self.images.append(self._draw(self._codes))
+            yield ImageDone(self.images[-1])
         elif id_ in vocabulary.text and (text := self._text.decode(self._bytes_of(id_))):
             yield TextPiece(text)
 

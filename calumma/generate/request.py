@@ -9,8 +9,8 @@ from math import isqrt
 
 from calumma.errors import GenerationError
 from calumma.generate.events import FinishReason
-from calumma.generate.grammar import Grammar, Next
-from calumma.generate.jacobi import Guesses
+from calumma.generate.grammar import Grammar, TokenKind
+from calumma.generate.jacobi import JacobiDrafter
 from calumma.generate.params import Request
 from calumma.vocabulary import Vocabulary
 
@@ -90,7 +90,7 @@ class RequestState:
     _has_earlier_image: bool = False
     """Whether the context has an image before the open one."""
 
-    drafter: Guesses | None = None
+    drafter: JacobiDrafter | None = None
     """While an image is drawn: of its next codes, where the request wants any."""
 
     num_draft_tokens: int = 0
@@ -125,19 +125,19 @@ class RequestState:
         return [row for row in (self.cond, self.image_cond, self.uncond) if row is not None]
 
     @property
-    def next_kind(self) -> Next:
+    def next_kind(self) -> TokenKind:
         """The kind of id that is drawn next, behind what is supposed."""
-        foreseen = self.grammar.foreseen if self.num_placeholders else None
-        return self.grammar.expected if foreseen is None else foreseen
+        foreseen = self.grammar.kind_after_next if self.num_placeholders else None
+        return self.grammar.next_kind if foreseen is None else foreseen
 
     @property
     def is_speculating(self) -> bool:
         """Whether the codes that come next are guessed: from ids that the host must know."""
-        return self.drafter is not None and bool(self.grammar.codes_owed)
+        return self.drafter is not None and bool(self.grammar.num_codes_remaining)
 
     def append_token(self, id_: int, logprob: float) -> None:
         """Take in an id that was chosen, and end where nothing may follow."""
-        self.grammar.advance(id_)
+        self.grammar.accept_token(id_)
         if not self.output_token_ids:
             self.time_to_first_token = time.perf_counter() - self.arrival_time
         self.output_token_ids.append(id_)
@@ -149,7 +149,7 @@ class RequestState:
             row.append(id_)
         if id_ == vocabulary.begin_image:
             self.open_image()
-        if id_ == vocabulary.eos or self.grammar.room <= 0:
+        if id_ == vocabulary.eos or self.grammar.max_remaining_tokens <= 0:
             self.finish()
 
     def append_drafts(self) -> None:
@@ -157,7 +157,7 @@ class RequestState:
 
         Not while more than that code is unread: they must not be read before it.
         """
-        owed = self.grammar.codes_owed
+        owed = self.grammar.num_codes_remaining
         if (
             self.drafter is None
             or not owed
@@ -165,14 +165,16 @@ class RequestState:
         ):
             return
         drawn = self.grammar.codes_per_image - owed
-        guessed = self.drafter.ahead(self.cond.token_ids[len(self.cond.token_ids) - drawn :], owed)
+        guessed = self.drafter.propose(
+            self.cond.token_ids[len(self.cond.token_ids) - drawn :], owed
+        )
         self.num_draft_tokens = len(guessed)
         for row in self.sequences:
             row.token_ids += guessed
 
     def append_placeholder(self) -> None:
         """Put the id that is being drawn behind all rows, where it can be foreseen what follows."""
-        if self.num_placeholders or self.grammar.foreseen is None:
+        if self.num_placeholders or self.grammar.kind_after_next is None:
             return
         self.num_placeholders = 1
         for row in self.sequences:
@@ -193,7 +195,7 @@ class RequestState:
             return 1
         if len(drawn) == 1 or self.drafter is None:
             return 1
-        stand = self.drafter.settle(drawn)
+        stand = self.drafter.verify(drawn)
         self._rollback(self.num_draft_tokens, agreed=stand - 1)
         self.num_draft_tokens = 0
         return stand
@@ -214,7 +216,7 @@ class RequestState:
         vocabulary, rule = self.grammar.vocabulary, self.request.image
         if rule.num_speculative_tokens:
             side = isqrt(self.grammar.codes_per_image)
-            self.drafter = Guesses(rule.num_speculative_tokens, side)
+            self.drafter = JacobiDrafter(rule.num_speculative_tokens, side)
         images = [
             id_ for id_ in self.cond.token_ids if id_ == vocabulary.bos or _drawn(id_, vocabulary)
         ]
@@ -292,11 +294,11 @@ def build_request_state(
     grammar = Grammar(
         vocabulary,
         codes_per_image,
-        room=room + len(request.prompt_token_ids),
+        max_remaining_tokens=room + len(request.prompt_token_ids),
         max_images=images + request.prompt_token_ids.count(vocabulary.begin_image),
     )
     for id_ in request.prompt_token_ids:
-        grammar.read(id_)
+        grammar.consume(id_)
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
     _require_capacity_for_image(grammar)
@@ -304,10 +306,10 @@ def build_request_state(
     work = RequestState(
         request=request, grammar=grammar, cond=full, reservation=_reserve_kv(request, grammar)
     )
-    if grammar.codes_owed is not None:
+    if grammar.num_codes_remaining is not None:
         grammar.image_first = False
         work.open_image()
-    if grammar.room <= 0:
+    if grammar.max_remaining_tokens <= 0:
         work.finish()
     return work
 
@@ -315,8 +317,8 @@ def build_request_state(
 def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
     """The most that a request can come to need, when its prompt has been read."""
     whole = grammar.codes_per_image + 2
-    opened = grammar.codes_owed is not None
-    to_come = max(0, min(grammar.max_images, grammar.room // whole)) + opened
+    opened = grammar.num_codes_remaining is not None
+    to_come = max(0, min(grammar.max_images, grammar.max_remaining_tokens // whole)) + opened
     vocabulary, rule = grammar.vocabulary, request.image
     several = vocabulary.end_image in request.prompt_token_ids or to_come > 1
     scales = rule.guidance_scale, rule.image_guidance_scale
@@ -327,19 +329,19 @@ def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
     if to_come and scales != (1.0, 1.0):
         none = whole
     return KVReservation(
-        num_cond_slots=len(request.prompt_token_ids) + max(0, grammar.room),
+        num_cond_slots=len(request.prompt_token_ids) + max(0, grammar.max_remaining_tokens),
         num_image_cond_slots=images,
         num_uncond_slots=none,
     )
 
 
 def _require_capacity_for_image(grammar: Grammar) -> None:
-    owed = grammar.codes_owed
+    owed = grammar.num_codes_remaining
     if owed is None:
-        if grammar.images_only and grammar.room < grammar.codes_per_image + 2:
+        if grammar.images_only and grammar.max_remaining_tokens < grammar.codes_per_image + 2:
             raise GenerationError(
                 f"an image needs {grammar.codes_per_image + 2} ids, but there is room for "
-                f"{max(grammar.room, 0)}; expected room for the whole image. Raise max_new_tokens, "
+                f"{max(grammar.max_remaining_tokens, 0)}; expected room for the whole image. Raise max_new_tokens, "
                 "or shorten the prompt."
             )
         return
@@ -348,8 +350,8 @@ def _require_capacity_for_image(grammar: Grammar) -> None:
             f"the prompt's last image is open with {grammar.codes_per_image - owed} codes; expected "
             f"at most {grammar.codes_per_image}, as this model draws them. Leave codes out."
         )
-    if grammar.room <= owed:
+    if grammar.max_remaining_tokens <= owed:
         raise GenerationError(
-            f"an open image still needs {owed + 1} ids, but max_new_tokens leaves {grammar.room}; "
+            f"an open image still needs {owed + 1} ids, but max_new_tokens leaves {grammar.max_remaining_tokens}; "
             "expected room for the whole image. Raise max_new_tokens."
         )

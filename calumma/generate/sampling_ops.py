@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from calumma.generate.params import SamplingParams
-from calumma.generate.step_output import sent
+from calumma.generate.step_output import to_device_async
 
-LEAST = 1e-6
+EPSILON = 1e-6
 """What is less is taken for the limit that it comes near to."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class SamplingTensors:
     """The rules of each row, [R] each."""
 
     temperature: Tensor
@@ -29,31 +29,31 @@ class Limits:
     min_p: Tensor
     top_p: Tensor
 
-    cuts: bool
+    any_truncation: bool
     """Whether any row has a rule that leaves ids out."""
 
     @classmethod
-    def of(cls, rules: Sequence[SamplingParams], device: torch.device) -> Limits:
+    def build(cls, rules: Sequence[SamplingParams], device: torch.device) -> SamplingTensors:
         """The rules of some rows, in order."""
         table = torch.tensor(
             [
                 # So near to 0 that logits over it would be infinite, it is 0; and no top-p is so
                 # small that it is 0 in 32 bits.
                 (
-                    rule.temperature if rule.temperature >= LEAST else 0.0,
+                    rule.temperature if rule.temperature >= EPSILON else 0.0,
                     rule.top_k,
                     rule.min_p,
-                    max(rule.top_p, LEAST),
+                    max(rule.top_p, EPSILON),
                 )
                 for rule in rules
             ]
         )
-        temperature, top_k, min_p, top_p = sent(table, device).unbind(1)
+        temperature, top_k, min_p, top_p = to_device_async(table, device).unbind(1)
         cuts = any(rule.top_k or rule.min_p or rule.top_p < 1 for rule in rules)
         return cls(temperature, top_k, min_p, top_p, cuts)
 
 
-def guided(full: Tensor, images: Tensor, none: Tensor, scales: Tensor) -> Tensor:
+def apply_cfg(full: Tensor, images: Tensor, none: Tensor, scales: Tensor) -> Tensor:
     """Three-way guidance on raw logits.
 
     Args:
@@ -72,7 +72,7 @@ def guided(full: Tensor, images: Tensor, none: Tensor, scales: Tensor) -> Tensor
     return none + image_scale * (images - none) + text_scale * (full - images)
 
 
-def penalised(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     """Make ids seen before less likely.
 
     Args:
@@ -84,7 +84,7 @@ def penalised(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / by, logits * by), logits)
 
 
-def draw(logits: Tensor, limits: Limits, chance: Tensor) -> Tensor:
+def sample_tokens(logits: Tensor, limits: SamplingTensors, chance: Tensor) -> Tensor:
     """Draw one id a row.
 
     Args:
@@ -97,7 +97,7 @@ def draw(logits: Tensor, limits: Limits, chance: Tensor) -> Tensor:
         [R] int64 columns.
     """
     greedy = limits.temperature == 0
-    shares = kept_shares(logits, limits)
+    shares = truncated_probs(logits, limits)
     line = shares.cumsum(dim=-1)
     total = line[:, -1:].contiguous()
     wanted = chance.to(line.dtype).unsqueeze(-1) * total
@@ -108,7 +108,7 @@ def draw(logits: Tensor, limits: Limits, chance: Tensor) -> Tensor:
     return torch.where(greedy, logits.argmax(dim=-1), drawn)
 
 
-def kept_shares(logits: Tensor, limits: Limits) -> Tensor:
+def truncated_probs(logits: Tensor, limits: SamplingTensors) -> Tensor:
     """What may be drawn: [R, C] probabilities after temperature, 0 where a rule leaves an id out.
 
     They are not divided by their sum. Ids as likely as the least likely one that is kept are kept
@@ -116,25 +116,27 @@ def kept_shares(logits: Tensor, limits: Limits) -> Tensor:
     """
     heat = torch.where(limits.temperature == 0, 1.0, limits.temperature)
     shares = (logits / heat.unsqueeze(-1)).softmax(dim=-1)
-    if not limits.cuts:
+    if not limits.any_truncation:
         return shares
-    ranked = _ranked(shares)
-    least = torch.where(limits.top_k > 0, _at(ranked, limits.top_k), 0.0)
+    ranked = _sort_descending(shares)
+    least = torch.where(limits.top_k > 0, _value_at_rank(ranked, limits.top_k), 0.0)
     least = torch.maximum(least, limits.min_p * ranked[:, 0])
     left = ranked.masked_fill(ranked < least.unsqueeze(-1), 0.0)
     sums = left.cumsum(dim=-1)
     enough = (sums - left < (limits.top_p * sums[:, -1]).unsqueeze(-1)).sum(dim=-1)
-    least = torch.where(limits.top_p < 1, torch.maximum(least, _at(ranked, enough)), least)
+    least = torch.where(
+        limits.top_p < 1, torch.maximum(least, _value_at_rank(ranked, enough)), least
+    )
     return shares.masked_fill(shares < least.unsqueeze(-1), 0.0)
 
 
-def _at(ranked: Tensor, number: Tensor) -> Tensor:
+def _value_at_rank(ranked: Tensor, number: Tensor) -> Tensor:
     """The value of each row's `number`-th id: the last where there are fewer."""
     place = (number.long() - 1).clamp(0, ranked.shape[-1] - 1)
     return ranked.gather(1, place.unsqueeze(-1)).squeeze(-1)
 
 
-def _ranked(shares: Tensor) -> Tensor:
+def _sort_descending(shares: Tensor) -> Tensor:
     """Each row's values, the greatest first."""
     if shares.device.type != "cpu":
         return shares.sort(dim=-1, descending=True).values
@@ -144,7 +146,7 @@ def _ranked(shares: Tensor) -> Tensor:
     return torch.from_numpy(ranked).flip(-1)
 
 
-def chances(seeds: Tensor, places: Tensor) -> Tensor:
+def uniform_from_seed(seeds: Tensor, places: Tensor) -> Tensor:
     """The chance of each draw: a function of the request's seed and the new id's place alone.
 
     So an id does not depend on which other requests run, in which order, or on how often its own
@@ -157,18 +159,18 @@ def chances(seeds: Tensor, places: Tensor) -> Tensor:
     Returns:
         [R] float32, uniform in [0, 1).
     """
-    mixed = _mix(_mix(seeds) + places)
-    return _shift(mixed, 40).float() * 2.0**-24
+    mixed = _splitmix64(_splitmix64(seeds) + places)
+    return _logical_right_shift(mixed, 40).float() * 2.0**-24
 
 
-def _mix(x: Tensor) -> Tensor:
+def _splitmix64(x: Tensor) -> Tensor:
     """SplitMix64's step and finish; int64 wraps around as the unsigned numbers would."""
     x = x - 0x61C8864680B583EB
-    x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
-    x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15
-    return x ^ _shift(x, 31)
+    x = (x ^ _logical_right_shift(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ _logical_right_shift(x, 27)) * -0x6B2FB644ECCEEE15
+    return x ^ _logical_right_shift(x, 31)
 
 
-def _shift(x: Tensor, by: int) -> Tensor:
+def _logical_right_shift(x: Tensor, by: int) -> Tensor:
     """To the right, zeros coming in from the left."""
     return (x >> by) & ((1 << (64 - by)) - 1)

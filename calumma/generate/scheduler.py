@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Slots:
+class KVAllocator:
     """Runs of free slots; the lowest that is long enough is taken.
 
     >>> slots = Slots(10)
@@ -13,17 +13,17 @@ class Slots:
     (True, 0)
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._free = [(0, size)] if size else []
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._free = [(0, num_slots)] if num_slots else []
         """First slot and the one behind the last, of each free run, in order."""
 
     @property
-    def used(self) -> int:
+    def num_used(self) -> int:
         """How many are taken."""
-        return self.size - sum(stop - start for start, stop in self._free)
+        return self.num_slots - sum(stop - start for start, stop in self._free)
 
-    def take(self, count: int) -> int | None:
+    def allocate(self, count: int) -> int | None:
         """The first of `count` slots side by side, or None where there are not so many."""
         for place, (start, stop) in enumerate(self._free):
             if stop - start >= count:
@@ -32,7 +32,7 @@ class Slots:
                 return start
         return None
 
-    def give(self, first: int, count: int) -> None:
+    def free(self, first: int, count: int) -> None:
         """Take back what `take` gave."""
         runs = sorted([*self._free, (first, first + count)])
         self._free = runs[:1]

@@ -16,35 +16,38 @@ from torch import Tensor
 
 from calumma.generate.request import RequestState
 
-Draws = Sequence[tuple[RequestState, int]]
+SampleSlots = Sequence[tuple[RequestState, int]]
 """Works, each with the number of guesses that are read behind the place to draw for."""
 
-Group = tuple[Draws, Tensor, Tensor]
+SampledGroup = tuple[SampleSlots, Tensor, Tensor]
 """Draws; the ids, [R] int64, and the natural logarithms of their probabilities, [R] float32."""
 
-Choice = tuple[RequestState, list[int], list[float]]
+SampledTokens = tuple[RequestState, list[int], list[float]]
 """A work; what was drawn behind its newest id and behind each guess that was read with it; and
 the natural logarithms of the probabilities of these."""
 
 
-class Drawn:
+class StepOutput:
     """What one step has drawn, on its way to the host from when this is made."""
 
-    def __init__(self, groups: Sequence[Group] = ()) -> None:
+    def __init__(self, groups: Sequence[SampledGroup] = ()) -> None:
         """Begin to bring groups of draws to the host; no work stands in two of them."""
-        self.works = list(dict.fromkeys(work for draws, _, _ in groups for work, _ in draws))
+        self.requests = list(dict.fromkeys(work for draws, _, _ in groups for work, _ in draws))
         """Those that want their draws; whoever does not any more is taken out."""
 
-        self._groups = [(draws, _home(ids), _home(logprobs)) for draws, ids, logprobs in groups]
+        self._groups = [
+            (draws, _to_host_async(ids), _to_host_async(logprobs))
+            for draws, ids, logprobs in groups
+        ]
         self._over = None
         if any(ids.is_cuda for _, ids, _ in groups):
             self._over = torch.cuda.current_stream(groups[0][1].device).record_event()
 
-    def told(self) -> list[Choice]:
+    def get_output(self) -> list[SampledTokens]:
         """What was drawn for `works`, in order; waits until it has come."""
         if self._over is not None:
             self._over.synchronize()
-        told: dict[RequestState, Choice] = {work: (work, [], []) for work in self.works}
+        told: dict[RequestState, SampledTokens] = {work: (work, [], []) for work in self.requests}
         for draws, ids, logprobs in self._groups:
             for (work, _), id_, logprob in zip(draws, ids.tolist(), logprobs.tolist(), strict=True):
                 if work in told:
@@ -53,14 +56,14 @@ class Drawn:
         return list(told.values())
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def to_device_async(values: Tensor, device: torch.device) -> Tensor:
     """Values of the host on a device, for what is launched from now on; the host does not wait."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def put_in(ids: Tensor, latest: Tensor) -> Tensor:
+def resolve_placeholders(token_ids: Tensor, last_token_ids: Tensor) -> Tensor:
     """Ids, with those that the host does not know yet put in where `~seat` stands for them.
 
     Args:
@@ -70,10 +73,10 @@ def put_in(ids: Tensor, latest: Tensor) -> Tensor:
     >>> put_in(torch.tensor([7, ~2, 0]), torch.tensor([11, 12, 13]))
     tensor([ 7, 13,  0])
     """
-    return torch.where(ids < 0, latest[(~ids).clamp(min=0)], ids)
+    return torch.where(token_ids < 0, last_token_ids[(~token_ids).clamp(min=0)], token_ids)
 
 
-def _home(values: Tensor) -> Tensor:
+def _to_host_async(values: Tensor) -> Tensor:
     """The values where the host will be able to read them."""
     if not values.is_cuda:
         return values

@@ -1,4 +1,4 @@
-"""Self-attention with normalised queries and keys.
+"""Self-attention with QK-norm.
 
 Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/value heads,
         D head_dim, M model_dim.
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from calumma.model.attention_backends import AttentionMetadata
 from calumma.model.config import DecoderConfig
-from calumma.model.qk_norm import head_norm
-from calumma.model.rope import rotate
+from calumma.model.qk_norm import build_qk_norm
+from calumma.model.rope import apply_rotary_emb
 
 
 class Attention(nn.Module):
     """Grouped-query attention with QK-norm.
 
     The two norms bound the attention logits. Without them the norms of text and image tokens
-    grow in turn, and a long mixed-modal run diverges late, where a short test does not see it.
+    grow in turn, and a long mixed-modal run diverges late, where a short test does not show it.
 
     Source: Chameleon (arXiv:2405.09818), the section on stability.
     """
@@ -31,15 +31,15 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.model_dim, kv_dim, bias=False)
         self.value = nn.Linear(config.model_dim, kv_dim, bias=False)
         self.output = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        self.query_norm = head_norm(config)
-        self.key_norm = head_norm(config)
+        self.query_norm = build_qk_norm(config)
+        self.key_norm = build_qk_norm(config)
 
-    def forward(self, x: Tensor, sight: AttentionMetadata) -> Tensor:
-        """Mix each token with the tokens it may see.
+    def forward(self, x: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """Attend from each token to the tokens that the attention mask lets it see.
 
         Args:
             x: [B, T, M].
-            sight: angles, what is seen, and what the layer keeps.
+            metadata: rotary angles, attention function, and the layer's part of the KV cache.
 
         Returns:
             [B, T, M], to be added to the residual stream.
@@ -49,10 +49,10 @@ class Attention(nn.Module):
         v = self.value(x).unflatten(-1, (-1, self.head_dim))  # [B, T, K, D]
 
         # Norm first, rotate second: a rotation keeps lengths, so the bound survives it.
-        q = rotate(self.query_norm(q), sight.cos, sight.sin).to(v.dtype)
-        k = rotate(self.key_norm(k), sight.cos, sight.sin).to(v.dtype)
+        q = apply_rotary_emb(self.query_norm(q), metadata.cos, metadata.sin).to(v.dtype)
+        k = apply_rotary_emb(self.key_norm(k), metadata.cos, metadata.sin).to(v.dtype)
 
-        if sight.layer_kv is not None:
-            assert sight.slot_mapping is not None
-            k, v = sight.layer_kv.update(k[0], v[0], sight.slot_mapping)
-        return self.output(sight.attention_fn(q, k, v).flatten(2))
+        if metadata.layer_kv is not None:
+            assert metadata.slot_mapping is not None
+            k, v = metadata.layer_kv.update(k[0], v[0], metadata.slot_mapping)
+        return self.output(metadata.attention_fn(q, k, v).flatten(2))

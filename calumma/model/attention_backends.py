@@ -1,7 +1,13 @@
-"""What each token may see, and the attention that keeps to it.
+"""Attention backends: which attention mask a forward call has, and how attention is computed.
+
+    no cache, one document per row         causal_attention
+    no cache, packed documents, CPU        PackedDocumentAttention
+    no cache, packed documents, GPU        FlexDocumentAttention
+    KV cache, prefill and decode           CachedAttention
+    KV cache, decode in a CUDA graph       GatheredCacheAttention
 
 Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/value heads,
-        D head_dim, N spans of like length, L their padded length.
+        D head_dim, N documents of like length, L their padded length, W context length.
 """
 
 from __future__ import annotations
@@ -17,37 +23,39 @@ from torch.nn import functional as F
 
 from calumma.model.config import DecoderConfig
 from calumma.model.kv_cache import KVCache, LayerKV, SequenceChunk, positions_and_slots
-from calumma.model.rope import rotary_angles
+from calumma.model.rope import rope_angles
+
+AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""[B, T, H, D] queries, [B, S, K, D] keys and values to [B, T, H, D]. With a KV cache B is 1, and
+keys and values are all those of the layer, [K, S, D]."""
 
 
 @dataclass(frozen=True)
 class AttentionMetadata:
-    """Where the tokens of one call stand and what each may see.
+    """Rotary angles, attention function and KV-cache slots of one forward call.
 
-    It is the same in all layers, but for what each of them keeps. A block is not told its number:
-    so one compiled block is all of them.
+    All layers share it; `for_layer(i)` binds the KV tensors of layer i. Blocks never see their
+    index, so one compiled block serves all layers.
     """
 
     cos: Tensor
     sin: Tensor
     """[T, 1, D/2] or [B, T, 1, D/2] float32, of the rotary angles."""
 
-    attention_fn: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Mixes values: [B, T, H, D] queries, [B, S, K, D] keys and values to [B, T, H, D]. With a
-    cache B is 1, and keys and values are all of the layer's, [K, S, D]."""
+    attention_fn: AttentionFn
 
     kv_cache: KVCache | None = None
     slot_mapping: Tensor | None = None
-    """[T] int64, the cache slots of the new tokens; None where no cache is used."""
+    """[T] int64, the cache slots of the new tokens; None without a cache."""
 
     layer_kv: LayerKV | None = None
-    """The layer's part of the cache."""
+    """Keys and values of the layer that `for_layer` has bound."""
 
-    def for_layer(self, layer: int) -> AttentionMetadata:
-        """The sight of one layer."""
+    def for_layer(self, index: int) -> AttentionMetadata:
+        """Bind the KV tensors of one layer."""
         if self.kv_cache is None:
             return self
-        return replace(self, cache=None, kept=self.kv_cache.layer(layer))
+        return replace(self, kv_cache=None, layer_kv=self.kv_cache.layer(index))
 
 
 def build_attention_metadata(
@@ -56,35 +64,21 @@ def build_attention_metadata(
     *,
     document_ids: Tensor | None = None,
     position_ids: Tensor | None = None,
-    kv_cache: KVCache | None = None,
-    chunks: Sequence[SequenceChunk] = (),
 ) -> AttentionMetadata:
-    """The sight of a call; the arguments are those of `Decoder.forward`."""
-    if kv_cache is not None:
-        where, slots = positions_and_slots(chunks, token_ids.device)
-        assert token_ids.shape == (1, len(slots)), (
-            f"{token_ids.numel()} ids, but the pieces of their rows have {len(slots)}"
-        )
-        cosine, sine = kv_cache.cos[where].unsqueeze(-2), kv_cache.sin[where].unsqueeze(-2)
-        return AttentionMetadata(
-            cosine, sine, CachedAttention.of(chunks, token_ids.device), kv_cache, slots
-        )
-    where = (
-        torch.arange(token_ids.shape[1], device=token_ids.device)
-        if position_ids is None
-        else position_ids
-    )
-    angles = rotary_angles(where, config.head_dim, config.rope_theta).unsqueeze(-2)
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor] = causal_attention
+    """Build the metadata of a call without a KV cache; arguments as in `Decoder.forward`."""
+    if position_ids is None:
+        position_ids = torch.arange(token_ids.shape[1], device=token_ids.device)
+    angles = rope_angles(position_ids, config.head_dim, config.rope_theta).unsqueeze(-2)
+    attention_fn: AttentionFn = causal_attention
     if document_ids is not None and document_ids.is_cuda:
-        attend = FlexDocumentAttention.of(document_ids)
+        attention_fn = FlexDocumentAttention.build(document_ids)
     elif document_ids is not None and bool((document_ids != document_ids[:, :1]).any()):
-        attend = PackedDocumentAttention.of(document_ids)
-    return AttentionMetadata(angles.cos(), angles.sin(), attend)
+        attention_fn = PackedDocumentAttention.build(document_ids)
+    return AttentionMetadata(angles.cos(), angles.sin(), attention_fn)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each token sees itself and all before it."""
+    """Attend with a causal mask: each token sees itself and all tokens before it."""
     mixed = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -97,165 +91,177 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CachedAttention:
-    """Rows of a cache, each attended to alone over its own slots: nothing is copied or padded.
+    """Attention over a KV cache with one SDPA call per sequence: no padding, no copies.
 
-    A call of its own for each row costs a CPU less than gathering rows into one call, from about
-    50 tokens a row (dev/log.md has the measurement).
+    On a CPU that costs less than gathering sequences into one call, from about 50 tokens per
+    sequence (dev/log.md has the measurement).
     """
 
-    pieces: Sequence[SequenceChunk]
+    chunks: Sequence[SequenceChunk]
 
     masks: Sequence[Tensor | None]
-    """For each piece [count, end] bool, True where a new token may look; None where nothing is
-    hidden, or where the row begins, which is plain causal attention."""
+    """For each chunk [num_new_tokens, seq_len] bool, True where a new token attends; None for a
+    single new token and for the first chunk of a sequence, which is plain causal attention."""
 
     @classmethod
-    def of(cls, pieces: Sequence[SequenceChunk], device: torch.device) -> CachedAttention:
-        """The sight of the new tokens of some rows."""
+    def build(cls, chunks: Sequence[SequenceChunk], device: torch.device) -> CachedAttention:
+        """Build the attention masks of the chunks."""
         masks = [
-            torch.ones(piece.num_new_tokens, piece.seq_len, dtype=torch.bool, device=device).tril(
-                piece.num_computed_tokens
+            torch.ones(chunk.num_new_tokens, chunk.seq_len, dtype=torch.bool, device=device).tril(
+                chunk.num_computed_tokens
             )
-            if piece.num_computed_tokens and piece.num_new_tokens > 1
+            if chunk.num_computed_tokens and chunk.num_new_tokens > 1
             else None
-            for piece in pieces
+            for chunk in chunks
         ]
-        return cls(pieces, masks)
+        return cls(chunks, masks)
+
+    @classmethod
+    def build_metadata(
+        cls, kv_cache: KVCache, chunks: Sequence[SequenceChunk], device: torch.device
+    ) -> AttentionMetadata:
+        """Build the metadata of a call whose row is the new tokens of the chunks, in order."""
+        positions, slots = positions_and_slots(chunks, device)
+        cos, sin = kv_cache.cos[positions], kv_cache.sin[positions]
+        attention = cls.build(chunks, device)
+        return AttentionMetadata(cos.unsqueeze(-2), sin.unsqueeze(-2), attention, kv_cache, slots)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Sight.attend`."""
-        # Queries that share keys stand as so many queries of one head: no key is repeated.
+        """Attend as `AttentionFn`."""
+        # Query heads that share a key head become queries of one head: no key is repeated.
         grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
         keys, values = k.unsqueeze(0), v.unsqueeze(0)
         mixed, start = [], 0
-        for piece, mask in zip(self.pieces, self.masks, strict=True):
-            asked = grouped.narrow(0, start, piece.num_new_tokens)
-            seen = (
-                keys.narrow(2, piece.start_slot, piece.seq_len),
-                values.narrow(2, piece.start_slot, piece.seq_len),
+        for chunk, mask in zip(self.chunks, self.masks, strict=True):
+            queries = grouped.narrow(0, start, chunk.num_new_tokens)
+            visible = (
+                keys.narrow(2, chunk.start_slot, chunk.seq_len),
+                values.narrow(2, chunk.start_slot, chunk.seq_len),
             )
-            if piece.num_new_tokens == 1:
-                mixed.append(F.scaled_dot_product_attention(asked, *seen))
+            if chunk.num_new_tokens == 1:
+                mixed.append(F.scaled_dot_product_attention(queries, *visible))
             elif mask is None:
-                own = causal_attention(
-                    q[:, start : start + piece.num_new_tokens], *(x.transpose(1, 2) for x in seen)
-                )
-                mixed.append(own[0].reshape(asked.shape))
+                new_q = q[:, start : start + chunk.num_new_tokens]
+                new = causal_attention(new_q, *(x.transpose(1, 2) for x in visible))
+                mixed.append(new[0].reshape(queries.shape))
             else:
-                mixed.append(_over(asked, *seen, mask))
-            start += piece.num_new_tokens
+                mixed.append(_masked_gqa_attention(queries, *visible, mask))
+            start += chunk.num_new_tokens
         return torch.cat(mixed).flatten(1, 2).unsqueeze(0)
 
 
-def _over(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def _masked_gqa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """[T, K, G, D] queries over [1, K, S, D] keys and values, to [T, K, G, D]."""
     count, _, group, _ = q.shape
-    asked = q.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)  # [1, K, G * T, D]
-    mixed = F.scaled_dot_product_attention(asked, k, v, attn_mask=mask.repeat(group, 1))
+    queries = q.permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)  # [1, K, G * T, D]
+    mixed = F.scaled_dot_product_attention(queries, k, v, attn_mask=mask.repeat(group, 1))
     return mixed[0].unflatten(1, (group, count)).permute(2, 0, 1, 3)
 
 
 @dataclass(frozen=True)
 class GatheredCacheAttention:
-    """One new token a row, all rows in one call, over windows of the cache of one width.
+    """Decode attention of one new token per sequence over gathered slots of a fixed context length.
 
-    Shapes do not change as rows grow, and nothing is known but on the device: such a call can be
-    captured. It costs a copy of what is looked at.
+    Shapes and addresses are static, so the call can be captured in a CUDA graph; the price is one
+    copy of the gathered keys and values.
     """
 
-    slots: Tensor
-    """[T, W] int64: the slots of each row, and behind its newest token any others."""
+    gather_indices: Tensor
+    """[T, W] int64: the slots of each sequence; any others after its newest token."""
 
-    seen: Tensor
+    mask: Tensor
     """[T, W] bool: True up to the newest token."""
 
     @classmethod
-    def sight(
-        cls, cache: KVCache, first: Tensor, positions: Tensor, width: int
+    def build_metadata(
+        cls, kv_cache: KVCache, start_slots: Tensor, position_ids: Tensor, context_length: int
     ) -> AttentionMetadata:
-        """The sight of one new token a row.
+        """Build the metadata of a call with one new token per sequence.
 
         Args:
-            cache: of the rows.
-            first: [T] int64, each row's first slot.
-            positions: [T] int64, each new token's place in its row, below `width`.
-            width: tokens that any row looks at, at most.
+            kv_cache: of the sequences.
+            start_slots: [T] int64, the first slot of each sequence.
+            position_ids: [T] int64, of each new token, below `context_length`.
+            context_length: W, tokens that a sequence may attend to.
         """
-        places = torch.arange(width, device=first.device)
-        slots = (first[:, None] + places).clamp(max=cache.num_slots - 1)
-        attend = cls(slots, places <= positions[:, None])
-        cosine, sine = cache.cos[positions], cache.sin[positions]
+        context = torch.arange(context_length, device=start_slots.device)
+        slots = (start_slots[:, None] + context).clamp(max=kv_cache.num_slots - 1)
+        attention = cls(slots, context <= position_ids[:, None])
+        cos, sin = kv_cache.cos[position_ids], kv_cache.sin[position_ids]
+        slot_mapping = start_slots + position_ids
         return AttentionMetadata(
-            cosine.unsqueeze(-2), sine.unsqueeze(-2), attend, cache, slot_mapping=first + positions
+            cos.unsqueeze(-2), sin.unsqueeze(-2), attention, kv_cache, slot_mapping
         )
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Sight.attend`."""
+        """Attend as `AttentionFn`."""
         grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
+        shape = self.gather_indices.shape
         keys, values = (
-            x.index_select(1, self.slots.flatten()).unflatten(1, self.slots.shape).transpose(0, 1)
+            x.index_select(1, self.gather_indices.flatten()).unflatten(1, shape).transpose(0, 1)
             for x in (k, v)
         )
-        mask = self.seen[:, None, None]
+        mask = self.mask[:, None, None]
         mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
         return mixed.flatten(1, 2).unsqueeze(0)
 
 
 @dataclass(frozen=True)
 class PackedDocumentAttention:
-    """Packed documents, each attended to alone: the way of a CPU.
+    """Causal attention within each document of packed rows, on a CPU.
 
-    A mask would pay for the whole square of a row. Here the documents of like length are cut
-    out, stacked, and attended to as so many short rows (dev/log.md has the measurement).
+    A mask would cost the full square of a row. Here documents of like length are cut out, stacked,
+    and attended to as a batch of short rows (dev/log.md has the measurement).
     """
 
-    stacks: tuple[Tensor, ...]
-    """[N, L] int64 each: places in the flattened rows; behind a span's end its last one again,
-    where no token of the span looks."""
+    padded_indices: tuple[Tensor, ...]
+    """[N, L] int64 each: indices into the flattened rows; a document is padded with its last token,
+    which no other token of it sees."""
 
-    back: Tensor
-    """[B * T] int64: where each place's result stands in the stacks, flattened and joined."""
+    restore_indices: Tensor
+    """[B * T] int64: index of each token's result in the concatenated, flattened stacks."""
 
     @classmethod
-    def of(cls, owners: Tensor) -> PackedDocumentAttention:
-        """The spans of [B, T] owners: runs of places in one row with the same owner."""
-        rows, length = owners.shape
-        first = torch.ones(rows, length, dtype=torch.bool)
-        first[:, 1:] = owners[:, 1:] != owners[:, :-1]
-        starts = first.flatten().nonzero().squeeze(1)  # [spans]
+    def build(cls, document_ids: Tensor) -> PackedDocumentAttention:
+        """Group the documents of [B, T] document ids by padded length."""
+        rows, length = document_ids.shape
+        is_start = torch.ones(rows, length, dtype=torch.bool)
+        is_start[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        starts = is_start.flatten().nonzero().squeeze(1)  # [documents]
         ends = torch.cat([starts[1:], torch.tensor([rows * length])])
         lengths = ends - starts
-        padded = _bucketed_lengths(lengths)
+        padded_lengths = _bucketed_lengths(lengths)
         stacks = []
-        back = torch.empty(rows * length, dtype=torch.int64)
-        stacked = 0
-        for long in padded.unique().tolist():
-            chosen = padded == long
-            offsets = torch.arange(long).expand(int(chosen.sum()), -1)
-            real = offsets < lengths[chosen, None]
-            places = (starts[chosen, None] + offsets).minimum(ends[chosen, None] - 1)
-            back[places[real]] = torch.arange(stacked, stacked + real.numel())[real.flatten()]
-            stacked += real.numel()
-            stacks.append(places)
-        return cls(tuple(stacks), back)
+        restore = torch.empty(rows * length, dtype=torch.int64)
+        num_stacked = 0
+        for padded_length in padded_lengths.unique().tolist():
+            bucket = padded_lengths == padded_length
+            offsets = torch.arange(padded_length).expand(int(bucket.sum()), -1)
+            is_token = offsets < lengths[bucket, None]
+            indices = (starts[bucket, None] + offsets).minimum(ends[bucket, None] - 1)
+            stacked = torch.arange(num_stacked, num_stacked + is_token.numel())
+            restore[indices[is_token]] = stacked[is_token.flatten()]
+            num_stacked += is_token.numel()
+            stacks.append(indices)
+        return cls(tuple(stacks), restore)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Sight.attend`."""
+        """Attend as `AttentionFn`."""
         flat = [x.flatten(0, 1) for x in (q, k, v)]  # [B * T, heads, D]
         mixed = [
             causal_attention(
-                *(x.index_select(0, places.flatten()).unflatten(0, places.shape) for x in flat)
+                *(x.index_select(0, indices.flatten()).unflatten(0, indices.shape) for x in flat)
             )
-            for places in self.stacks
+            for indices in self.padded_indices
         ]
-        gathered = torch.cat([one.flatten(0, 1) for one in mixed]).index_select(0, self.back)
-        return gathered.view_as(q)
+        stacked = torch.cat([one.flatten(0, 1) for one in mixed])
+        return stacked.index_select(0, self.restore_indices).view_as(q)
 
 
 def _bucketed_lengths(lengths: Tensor) -> Tensor:
-    """Lengths rounded up to four steps an octave, at least 16: few stacks, little padding.
+    """Round lengths up to four steps an octave, at least 16: few buckets, little padding.
 
-    >>> _padded(torch.tensor([1, 17, 100, 112, 113, 1000])).tolist()
+    >>> _bucketed_lengths(torch.tensor([1, 17, 100, 112, 113, 1000])).tolist()
     [16, 20, 112, 112, 128, 1024]
     """
     octave = 2 ** (lengths.clamp(min=9) - 1).log2().floor().long()
@@ -265,36 +271,42 @@ def _bucketed_lengths(lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FlexDocumentAttention:
-    """Packed documents through FlexAttention: the way of a GPU, which skips what is hidden."""
+    """Causal attention within each document of packed rows, on a GPU, by FlexAttention.
 
-    mask: Any  # torch.nn.attention.flex_attention.BlockMask
+    Blocks of the attention matrix that the mask hides are skipped.
+    """
+
+    block_mask: Any  # torch.nn.attention.flex_attention.BlockMask
 
     @classmethod
-    def of(cls, owners: Tensor) -> FlexDocumentAttention:
-        """The block mask of [B, T] owners."""
+    def build(cls, document_ids: Tensor) -> FlexDocumentAttention:
+        """Build the block mask of [B, T] document ids."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        def sees(row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
-            return (place >= other) & (owners[row, place] == owners[row, other])
+        def document_causal_mask(row: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+            return (q >= kv) & (document_ids[row, q] == document_ids[row, kv])
 
-        rows, length = owners.shape
-        return cls(create_block_mask(sees, rows, None, length, length, device=str(owners.device)))
+        rows, length = document_ids.shape
+        device = str(document_ids.device)
+        return cls(
+            create_block_mask(document_causal_mask, rows, None, length, length, device=device)
+        )
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Sight.attend`."""
-        attend = _flex_attention(q.device.type)
-        mixed = attend(
+        """Attend as `AttentionFn`."""
+        flex_attention = _flex_attention(q.device.type)
+        mixed = flex_attention(
             *(x.transpose(1, 2) for x in (q, k, v)),
-            block_mask=self.mask,
+            block_mask=self.block_mask,
             enable_gqa=q.shape[2] != k.shape[2],
         )
         return mixed.transpose(1, 2)
 
 
 @cache
-def _flex_attention(kind: str) -> Callable[..., Tensor]:
-    """FlexAttention, compiled where a compiled one can learn: a CPU's has no backward."""
+def _flex_attention(device_type: str) -> Callable[..., Tensor]:
+    """Return FlexAttention, compiled on a GPU; the compiled one of a CPU has no backward pass."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend: Callable[..., Tensor] = flex_attention
-    return torch.compile(attend) if kind == "cuda" else attend
+    attention: Callable[..., Tensor] = flex_attention
+    return torch.compile(attention) if device_type == "cuda" else attention

@@ -1,4 +1,4 @@
-"""The gated feed-forward branch (SwiGLU)."""
+"""Gated feed-forward branch (SwiGLU)."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.feed_forward_dim, config.model_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each token alone: [B, T, M] to [B, T, M]."""
+        """Transform each token: [B, T, M] to [B, T, M]."""
         return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already read, so that each is computed once.
+"""KV cache: keys and values of the tokens computed so far, so that each is computed once.
 
 Shapes: N new tokens, S slots, K key/value heads, D head_dim.
 """
@@ -12,103 +12,109 @@ import torch
 from torch import Tensor
 
 from calumma.model.config import DecoderConfig
-from calumma.model.rope import rotary_angles
+from calumma.model.rope import rope_angles
 
 
 @dataclass(frozen=True)
 class SequenceChunk:
-    """Some new tokens of one row, whose slots lie side by side."""
+    """New tokens of one sequence in a forward call. A sequence has consecutive cache slots."""
 
     start_slot: int
-    """The slot of the row's first token."""
+    """Cache slot of the sequence's first token."""
 
     num_computed_tokens: int
-    """Tokens of the row that are in the cache before."""
+    """Tokens of the sequence that are in the cache before the call."""
 
     num_new_tokens: int
-    """New tokens; they go to the slots behind."""
+    """Tokens of the sequence that the call computes; they take the next slots."""
 
     @property
     def seq_len(self) -> int:
-        """Tokens of the row that are in the cache after."""
+        """Tokens of the sequence that are in the cache after the call."""
         return self.num_computed_tokens + self.num_new_tokens
 
 
 @dataclass(frozen=True)
 class LayerKV:
-    """Keys and values of one layer, [K, S, D] each: a part of a `Cache`, not a copy."""
+    """Keys and values of one layer, [K, S, D] each: views of a `KVCache`."""
 
     keys: Tensor
     values: Tensor
 
-    def update(self, keys: Tensor, values: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new keys and values, both [N, K, D], into their slots, [N] int64.
+    def update(self, keys: Tensor, values: Tensor, slot_mapping: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values, both [N, K, D], to their slots, [N] int64.
 
         Returns:
             All keys and values of the layer, [K, S, D].
         """
-        self.keys.index_copy_(1, slots, keys.transpose(0, 1))
-        self.values.index_copy_(1, slots, values.transpose(0, 1))
+        self.keys.index_copy_(1, slot_mapping, keys.transpose(0, 1))
+        self.values.index_copy_(1, slot_mapping, values.transpose(0, 1))
         return self.keys, self.values
 
 
 class KVCache:
-    """One slot a token, for every layer. Who has which slots is its owner's business."""
+    """Preallocated keys and values, one slot per token in every layer.
+
+    The caller allocates the slots (`calumma.generate.scheduler.KVAllocator`).
+    """
 
     def __init__(
-        self, config: DecoderConfig, num_slots: int, like: Tensor, *, tp_size: int = 1
+        self,
+        config: DecoderConfig,
+        num_slots: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        tp_size: int = 1,
     ) -> None:
-        """Make room for `num_slots` tokens in the dtype and device of `like`.
-
-        Memory that is never written to is, on a CPU, never taken from the machine.
+        """Allocate the cache. On a CPU, pages that are never written take no memory.
 
         Args:
             config: of the decoder.
-            num_slots: how many tokens it holds.
-            like: any of the decoder's weights.
-            ranks: that share the heads of keys evenly.
+            num_slots: capacity in tokens.
+            dtype: of keys and values.
+            device: of the decoder.
+            tp_size: tensor-parallel ranks, over which the key/value heads are split evenly.
         """
         shape = (config.num_layers, config.num_kv_heads // tp_size, num_slots, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        places = torch.arange(config.max_seq_len, device=like.device)
-        angles = rotary_angles(places, config.head_dim, config.rope_theta)
+        positions = torch.arange(config.max_seq_len, device=device)
+        angles = rope_angles(positions, config.head_dim, config.rope_theta)
         self.cos, self.sin = angles.cos(), angles.sin()
-        """[max_tokens, D/2] float32, of every position's rotary angles."""
+        """[max_seq_len, D/2] float32, of the rotary angles of every position."""
 
     @property
     def num_slots(self) -> int:
-        """How many tokens it holds."""
+        """Capacity in tokens."""
         return self.keys.shape[2]
 
-    def layer(self, layer: int) -> LayerKV:
-        """What one layer keeps."""
-        return LayerKV(self.keys[layer], self.values[layer])
+    def layer(self, index: int) -> LayerKV:
+        """Return the keys and values of one layer."""
+        return LayerKV(self.keys[index], self.values[index])
 
     def copy_prefix(self, source: int, target: int, *, count: int) -> None:
-        """Give a row what another has read already: `count` slots from `source` to `target`."""
+        """Copy `count` slots from slot `source` to slot `target` in every layer."""
         for tensor in (self.keys, self.values):
             tensor[:, :, target : target + count] = tensor[:, :, source : source + count]
 
 
 def positions_and_slots(
-    pieces: Sequence[SequenceChunk], device: torch.device
+    chunks: Sequence[SequenceChunk], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Where the new tokens of some rows stand, row after row.
+    """Compute position ids and slot mapping of the new tokens, sequence after sequence.
 
     Returns:
-        Their positions, from 0 in each row, and their slots; both [N] int64.
+        Positions, from 0 in each sequence, and cache slots; both [N] int64.
 
-    >>> places([Piece(10, 2, 1), Piece(20, 0, 2)], torch.device("cpu"))
+    >>> positions_and_slots([SequenceChunk(10, 2, 1), SequenceChunk(20, 0, 2)], torch.device("cpu"))
     (tensor([2, 0, 1]), tensor([12, 20, 21]))
     """
-    positions = [
-        place for piece in pieces for place in range(piece.num_computed_tokens, piece.seq_len)
-    ]
+    positions = [p for chunk in chunks for p in range(chunk.num_computed_tokens, chunk.seq_len)]
     slots = [
-        piece.start_slot + n
-        for piece in pieces
-        for n in range(piece.num_computed_tokens, piece.seq_len)
+        chunk.start_slot + p
+        for chunk in chunks
+        for p in range(chunk.num_computed_tokens, chunk.seq_len)
     ]
     both = torch.tensor([positions, slots])
     if device.type == "cuda":

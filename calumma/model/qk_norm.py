@@ -1,4 +1,4 @@
-"""Query and key norms: per head, tied within a group of heads.
+"""QK-norm: normalization of queries and keys per head, with parameters shared by groups of heads.
 
 Shapes: B rows, T tokens, H heads, D head_dim, G groups of heads.
 """
@@ -11,21 +11,22 @@ from torch.nn import functional as F
 
 from calumma.model.config import DecoderConfig
 
-LAYER_EPSILON = 1e-5
-"""The release leaves torch's default here; the config's `norm_epsilon` is the RMSNorms'."""
+LAYER_NORM_EPSILON = 1e-5
+"""Epsilon of the LayerNorm variant, torch's default as in the release; `norm_epsilon` of the
+config is for RMSNorms."""
 
 
-def head_norm(config: DecoderConfig) -> nn.Module:
-    """What queries, or keys, pass before they are rotated: [B, T, H, D] to the same."""
-    return nn.Identity() if config.qk_norm == "none" else HeadNorm(config)
+def build_qk_norm(config: DecoderConfig) -> nn.Module:
+    """Build the norm of queries or keys, [B, T, H, D] to the same, applied before RoPE."""
+    return nn.Identity() if config.qk_norm == "none" else QKNorm(config)
 
 
-class HeadNorm(nn.Module):
-    """A norm over head_dim; heads of one group share its parameters.
+class QKNorm(nn.Module):
+    """LayerNorm or RMSNorm over head_dim, whose parameters the heads of a group share.
 
-    "layer" is the paper's: a true LayerNorm, the mean removed, with weight and bias. "rms" is
-    Qwen3's RMSNorm. Statistics are per head; one group is the rule, and releases trained on N
-    unsynchronised shards need N. Source: Chameleon (arXiv:2405.09818), the section on stability.
+    "layer" is the paper's LayerNorm with weight and bias, "rms" the RMSNorm of Qwen3. New models
+    have one group; releases trained on N shards that never synchronized these norms have N.
+    Source: Chameleon (arXiv:2405.09818), the section on stability.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -36,10 +37,10 @@ class HeadNorm(nn.Module):
         if config.qk_norm == "layer":
             # On the meta device `zeros_like` would import sympy: seconds in every command.
             self.bias = nn.Parameter(torch.zeros(self.weight.shape))
-            self.epsilon = LAYER_EPSILON
+            self.epsilon = LAYER_NORM_EPSILON
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each head.
+        """Normalize each head.
 
         Args:
             x: [B, T, H, D] float, H a multiple of the groups.
@@ -51,14 +52,14 @@ class HeadNorm(nn.Module):
         if groups == 1:
             weight = self.weight[0]
             bias = None if self.bias is None else self.bias[0]
-            return self._normed(x, head_dim, weight, bias)
-        normed = self._normed(x, head_dim, None, None)
-        grouped = normed.unflatten(2, (groups, -1)) * self.weight[:, None]  # [B, T, G, H/G, D]
+            return self._normalize(x, head_dim, weight, bias)
+        normalized = self._normalize(x, head_dim, None, None)
+        grouped = normalized.unflatten(2, (groups, -1)) * self.weight[:, None]  # [B, T, G, H/G, D]
         if self.bias is not None:
             grouped = grouped + self.bias[:, None]
         return grouped.flatten(2, 3)
 
-    def _normed(
+    def _normalize(
         self, x: Tensor, head_dim: int, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         if self.bias is None:

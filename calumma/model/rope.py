@@ -1,4 +1,4 @@
-"""Rotary positions, in the layout of Hugging Face: the first half of a head against the second."""
+"""Rotary position embedding (RoPE) in the layout of Hugging Face: first half against second."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import torch
 from torch import Tensor
 
 
-def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Tensor:
-    """Angles by which each pair of channels turns.
+def rope_angles(position_ids: Tensor, head_dim: int, theta: float) -> Tensor:
+    """Compute the angles by which each pair of channels is rotated.
 
     Args:
-        positions: [B, T] or [T] int64, from 0.
+        position_ids: [B, T] or [T] int64, from 0.
         head_dim: D, even.
         theta: base of the wavelengths.
 
     Returns:
         [..., T, D/2] float32 radians.
     """
-    channels = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    channels = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = theta ** (-channels / head_dim)
-    return positions.float().unsqueeze(-1) * frequencies
+    return position_ids.float().unsqueeze(-1) * frequencies
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the queries or keys of each position by its angles.
+def apply_rotary_emb(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the queries or keys of each position by its angles.
 
     Args:
         x: [B, T, H, D].
-        cosine: [T, 1, D/2] or [B, T, 1, D/2] of the angles.
-        sine: the same.
+        cos: [T, 1, D/2] or [B, T, 1, D/2] of the angles.
+        sin: the same.
 
     Returns:
-        [B, T, H, D], same dtype; lengths are kept.
+        [B, T, H, D], same dtype and norms.
     """
-    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from calumma.errors import ConfigError
-from calumma.gpu_specs import GIB, Gpu, gpu_called, gpu_kind
+from calumma.gpu_specs import GIB, GpuSpec, gpu_spec, gpu_spec_of_device
 from calumma.runtime import choose_device, launched
 
 _SIDE = 1024
@@ -21,17 +21,17 @@ CPU_MFU = 0.5
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """Where a run would start."""
 
-    gpu: Gpu
+    gpu: GpuSpec
     """One GPU, or the CPU of one process."""
 
-    number: int
+    num_gpus: int
     is_cpu: bool = False
 
 
-def this_machine(device: str) -> Machine:
+def detect_hardware(device: str) -> Hardware:
     """What a run's `device` is here, as many times as torchrun has started us.
 
     Raises:
@@ -41,44 +41,44 @@ def this_machine(device: str) -> Machine:
     launch = launched()
     number = launch.size if launch is not None else 1
     if chosen.type != "cuda":
-        return Machine(_cpu(), number, is_cpu=True)
+        return Hardware(_cpu(), number, is_cpu=True)
     name = torch.cuda.get_device_name(chosen)
-    gpu = gpu_called(name)
+    gpu = gpu_spec_of_device(name)
     if gpu is None:
         raise ConfigError(
             f"the GPU here is a {name}, of which no sheet is known; expected one that is. Name the "
             "most alike with --gpu."
         )
-    return Machine(gpu, number)
+    return Hardware(gpu, number)
 
 
-def named_machine(gpu: str | None, number: int | None, device: str) -> Machine:
+def resolve_hardware(gpu: str | None, number: int | None, device: str) -> Hardware:
     """GPUs of a named kind, or what is here where none is named.
 
     Raises:
         ConfigError: no such kind is known, or there is no such device here.
     """
     if gpu is not None:
-        return Machine(gpu_kind(gpu), 1 if number is None else number)
-    here = this_machine(device)
-    return here if number is None else Machine(here.gpu, number, here.is_cpu)
+        return Hardware(gpu_spec(gpu), 1 if number is None else number)
+    here = detect_hardware(device)
+    return here if number is None else Hardware(here.gpu, number, here.is_cpu)
 
 
-def _cpu() -> Gpu:
+def _cpu() -> GpuSpec:
     """The CPU, its speed measured in a blink; a process has its memory to itself."""
     left, right = torch.ones(_SIDE, _SIDE), torch.ones(_SIDE, _SIDE)
     seconds = min(_timed(lambda: left @ right) for _ in range(4))
     copied = torch.ones(1 << 24)
     copying = min(_timed(lambda: copied.clone()) for _ in range(2))
-    return Gpu(
+    return GpuSpec(
         name="this CPU",
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB,
-        flops=2.0 * _SIDE**3 / seconds,
+        peak_flops=2.0 * _SIDE**3 / seconds,
         memory_bandwidth=2 * copied.nbytes / copying,
-        link=1e9,
-        network=1e9,
-        watts=0,
-        price=0,
+        nvlink_bandwidth=1e9,
+        network_bandwidth=1e9,
+        max_watts=0,
+        price_per_hour=0,
     )
 
 

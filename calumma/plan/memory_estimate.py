@@ -13,64 +13,64 @@ from typing import Literal
 from calumma.model.config import DecoderConfig
 from calumma.train.loss import NUMBERS_AT_ONCE
 
-FLOAT = 4
+FLOAT32_BYTES = 4
 """Bytes of a float32 number."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class ParameterCounts:
     """How many numbers of the decoder a rank holds, and how many it gathers; see plan_trace.py."""
 
-    own: int
+    sharded: int
     """Numbers of its parts of all weights."""
 
-    block: int
+    gathered_block: int
     """Of one block, brought together over the shards: a tensor rank's part of it."""
 
-    table: int
+    gathered_embedding: int
     """Of the embedding brought together, or of the head: as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Workload:
     """What one rank is given to do at a time."""
 
     shape: DecoderConfig
 
-    rows: int
+    num_sequences: int
     """Rows of a batch that the rank works on."""
 
-    length: int
+    seq_len: int
     """Ids in a row."""
 
-    recompute: Literal["none", "selective", "full"] = "none"
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
 
-    number_bytes: int = 2
+    compute_bytes: int = 2
     """Of a number in a matrix product: 2 for bfloat16."""
 
-    tensor: int = 1
+    tensor_parallel: int = 1
     """Ranks that share each row."""
 
-    alone: bool = False
+    single_process: bool = False
     """One process, which gathers nothing and computes under autocast."""
 
-    accumulate: int = 1
-    kind: Literal["cuda", "cpu"] = "cuda"
+    grad_accum_steps: int = 1
+    device_type: Literal["cuda", "cpu"] = "cuda"
     """A CPU's norms keep more, and its loss takes other steps."""
 
     @property
-    def places(self) -> int:
+    def num_tokens(self) -> int:
         """Ids in the rank's rows; between products of T tensor ranks each has a T-th of them."""
-        return self.rows * self.length
+        return self.num_sequences * self.seq_len
 
     @property
-    def stream_bytes(self) -> int:
+    def residual_bytes(self) -> int:
         """Of a number in the residual stream: autocast leaves it in float32."""
-        return FLOAT if self.alone else self.number_bytes
+        return FLOAT32_BYTES if self.single_process else self.compute_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class MemoryEstimate:
     """Bytes that one rank holds at the fullest moment of a step."""
 
     moment: str
@@ -91,37 +91,45 @@ class Memory:
         return sum(parts) + self.gathered + self.activations + self.loss
 
 
-def fullest(load: Load, held: Held) -> Memory:
+def peak_memory(load: Workload, held: ParameterCounts) -> MemoryEstimate:
     """The moment of a step at which a rank holds most."""
-    return max(_moments(load, held), key=lambda memory: memory.total)
+    return max(_step_moments(load, held), key=lambda memory: memory.total)
 
 
-def kept_by_blocks(load: Load) -> int:
+def saved_activation_bytes(load: Workload) -> int:
     """Bytes that all blocks keep for the backward pass."""
-    ways = {"none": _kept_all, "selective": _kept_dear, "full": _kept_input}
-    a_place = ways[load.recompute](load)
-    shared = 0 if load.number_bytes < FLOAT else load.shape.head_dim * FLOAT  # rotary angles
-    return load.places * (round(load.shape.num_layers * a_place) + shared)
+    ways = {
+        "none": _saved_without_checkpointing,
+        "selective": _saved_selective,
+        "full": _saved_full,
+    }
+    a_place = ways[load.activation_checkpointing](load)
+    shared = (
+        0 if load.compute_bytes < FLOAT32_BYTES else load.shape.head_dim * FLOAT32_BYTES
+    )  # rotary angles
+    return load.num_tokens * (round(load.shape.num_layers * a_place) + shared)
 
 
-def _kept_input(load: Load) -> float:
+def _saved_full(load: Workload) -> float:
     """Bytes a place of one block: what enters it."""
-    return load.shape.model_dim * load.stream_bytes / load.tensor
+    return load.shape.model_dim * load.residual_bytes / load.tensor_parallel
 
 
-def _kept_dear(load: Load) -> float:
+def _saved_selective(load: Workload) -> float:
     """Bytes a place of one block: what enters it, results of matrix products and of attention."""
-    shape, tensor = load.shape, load.tensor
+    shape, tensor = load.shape, load.tensor_parallel
     keys = shape.num_kv_heads * shape.head_dim
     # Query, attention; key, value; gate, up. Two results are summed over tensor ranks: kept whole.
     cut = 2 * shape.model_dim + 2 * keys + 2 * shape.feed_forward_dim
     numbers = cut / tensor + 2 * shape.model_dim
-    return _kept_input(load) + numbers * load.number_bytes + shape.num_heads * FLOAT / tensor
+    return (
+        _saved_full(load) + numbers * load.compute_bytes + shape.num_heads * FLOAT32_BYTES / tensor
+    )
 
 
-def _kept_all(load: Load) -> float:
+def _saved_without_checkpointing(load: Workload) -> float:
     """Bytes a place of one block: whatever some backward operation reads."""
-    shape, tensor, each = load.shape, load.tensor, load.number_bytes
+    shape, tensor, each = load.shape, load.tensor_parallel, load.compute_bytes
     keys = shape.num_kv_heads * shape.head_dim
     # Query and key before their norms and behind their rotation, value, attention's result; gate,
     # its silu, up, and the product of both.
@@ -129,78 +137,89 @@ def _kept_all(load: Load) -> float:
     heads = 3 * shape.num_heads + 2 * shape.num_kv_heads  # statistics of norms, of softmax
     if shape.qk_norm == "none":
         cut, heads = cut - shape.model_dim - keys, shape.num_heads
-    angles = 2 * shape.head_dim * each if each < FLOAT else 0
-    casts = 5 if load.alone and load.kind == "cpu" and each < FLOAT else 2
+    angles = 2 * shape.head_dim * each if each < FLOAT32_BYTES else 0
+    casts = 5 if load.single_process and load.device_type == "cpu" and each < FLOAT32_BYTES else 2
     inputs = casts * shape.model_dim * each  # of q, k, v and of gate, up
     dropped = 2 * shape.model_dim * _mask_bytes(load) / tensor
-    norms = 2 * (shape.model_dim * _norm_bytes(load) + FLOAT) / tensor
-    return (cut * each + heads * FLOAT) / tensor + angles + inputs + dropped + norms
+    norms = 2 * (shape.model_dim * _norm_bytes(load) + FLOAT32_BYTES) / tensor
+    return (cut * each + heads * FLOAT32_BYTES) / tensor + angles + inputs + dropped + norms
 
 
-def _norm_bytes(load: Load) -> int:
+def _norm_bytes(load: Workload) -> int:
     """Of each number that a norm reads: a GPU keeps it, a CPU keeps it and its result."""
-    if load.kind == "cpu":
-        return 2 * FLOAT
-    return load.stream_bytes if load.shape.norm_order == "pre" else load.number_bytes
+    if load.device_type == "cpu":
+        return 2 * FLOAT32_BYTES
+    return load.residual_bytes if load.shape.norm_order == "pre" else load.compute_bytes
 
 
-def _mask_bytes(load: Load) -> int:
+def _mask_bytes(load: Workload) -> int:
     if not load.shape.dropout:
         return 0
-    return load.number_bytes if load.kind == "cpu" else 1
+    return load.compute_bytes if load.device_type == "cpu" else 1
 
 
-def _again(load: Load) -> int:
+def _recomputed_bytes(load: Workload) -> int:
     """Bytes that one block computes a second time, in the backward pass."""
-    ways = {"none": _kept_all, "selective": _kept_dear, "full": lambda load: 0.0}
-    return round(load.places * (_kept_all(load) - ways[load.recompute](load)))
+    ways = {
+        "none": _saved_without_checkpointing,
+        "selective": _saved_selective,
+        "full": lambda load: 0.0,
+    }
+    return round(
+        load.num_tokens
+        * (_saved_without_checkpointing(load) - ways[load.activation_checkpointing](load))
+    )
 
 
-def _pulls(load: Load) -> int:
+def _block_gradient_bytes(load: Workload) -> int:
     """Bytes of gradients between the operations of one block."""
     shape = load.shape
-    numbers = 2 * shape.feed_forward_dim / load.tensor + shape.model_dim
-    return round(load.places * numbers * load.number_bytes)
+    numbers = 2 * shape.feed_forward_dim / load.tensor_parallel + shape.model_dim
+    return round(load.num_tokens * numbers * load.compute_bytes)
 
 
-def _loss(load: Load) -> int:
+def _loss_bytes(load: Workload) -> int:
     """Bytes of the loss at work: a chunk of logits, the head's gradient, its inputs and theirs."""
-    shape, each = load.shape, load.number_bytes
+    shape, each = load.shape, load.compute_bytes
     table = shape.vocabulary_size * shape.model_dim
-    places = load.places // load.tensor
-    chunk = min(places, max(1, NUMBERS_AT_ONCE[load.kind] // shape.vocabulary_size))
+    places = load.num_tokens // load.tensor_parallel
+    chunk = min(places, max(1, NUMBERS_AT_ONCE[load.device_type] // shape.vocabulary_size))
     # Logits and the pull on them; a CPU's softmax is in float32.
-    copies = 2 * each + FLOAT if load.kind == "cpu" and each < FLOAT else 2 * each
-    if load.kind == "cpu" and each == FLOAT:
-        copies = FLOAT
-    product = table * each if each < FLOAT else 0
+    copies = (
+        2 * each + FLOAT32_BYTES if load.device_type == "cpu" and each < FLOAT32_BYTES else 2 * each
+    )
+    if load.device_type == "cpu" and each == FLOAT32_BYTES:
+        copies = FLOAT32_BYTES
+    product = table * each if each < FLOAT32_BYTES else 0
     inputs = 3 * places * shape.model_dim * each
-    return chunk * shape.vocabulary_size * copies + table * FLOAT + product + inputs
+    return chunk * shape.vocabulary_size * copies + table * FLOAT32_BYTES + product + inputs
 
 
-def _moments(load: Load, held: Held) -> list[Memory]:
+def _step_moments(load: Workload, held: ParameterCounts) -> list[MemoryEstimate]:
     """What is held when the loss works, and when the first and the last block learn."""
-    each, reduced = load.number_bytes, FLOAT
-    block, table = held.block, held.table
-    own = held.own * FLOAT
-    kept = kept_by_blocks(load) + load.places * load.shape.model_dim * load.stream_bytes
-    before = own if load.accumulate > 1 else 0
-    if load.alone:
-        copies = (held.own - table) * each if each < FLOAT else 0
+    each, reduced = load.compute_bytes, FLOAT32_BYTES
+    block, table = held.gathered_block, held.gathered_embedding
+    own = held.sharded * FLOAT32_BYTES
+    kept = (
+        saved_activation_bytes(load) + load.num_tokens * load.shape.model_dim * load.residual_bytes
+    )
+    before = own if load.grad_accum_steps > 1 else 0
+    if load.single_process:
+        copies = (held.sharded - table) * each if each < FLOAT32_BYTES else 0
         at_loss = at_last = at_first = copies
     else:
         at_loss = 2 * table * each
         # This block gathered, the one before it on its way, and gradients; a GPU, which does
         # several things at once, also has a copy and the gradients of the block behind it.
         in_flight = 3 * block * each
-        if load.kind == "cuda":
+        if load.device_type == "cuda":
             in_flight += block * (each + reduced)
         at_last = in_flight + table * reduced
         at_first = 2 * block * each + table * (2 * each + reduced)
-    working = _again(load) + _pulls(load)
-    stream = load.places * load.shape.model_dim * load.stream_bytes // load.tensor
+    working = _recomputed_bytes(load) + _block_gradient_bytes(load)
+    stream = load.num_tokens * load.shape.model_dim * load.residual_bytes // load.tensor_parallel
     return [
-        _memory("in the loss", own, before, at_loss, kept, _loss(load)),
+        _memory("in the loss", own, before, at_loss, kept, _loss_bytes(load)),
         _memory("as the last block learns", own, before, at_last, kept + working, 0),
         _memory("as the embedding learns", own, own, at_first, stream, 0),
     ]
@@ -208,8 +227,8 @@ def _moments(load: Load, held: Held) -> list[Memory]:
 
 def _memory(
     moment: str, own: int, gradients: int, gathered: int, activations: int, loss: int = 0
-) -> Memory:
-    return Memory(
+) -> MemoryEstimate:
+    return MemoryEstimate(
         moment=moment,
         weights=own,
         gradients=gradients,

@@ -17,14 +17,16 @@ from torch.distributed.tensor import DTensor
 
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.plan.memory_estimate import Held
+from calumma.plan.memory_estimate import ParameterCounts
 from calumma.train.config import ParallelConfig
+from calumma.train.distributed import World
 from calumma.train.parallel import Ranks, spread
-from calumma.train.world import World
 
 
 @lru_cache
-def held_by_a_rank(shape: DecoderConfig, parallel: ParallelConfig, num_ranks: int) -> Held:
+def count_rank_parameters(
+    shape: DecoderConfig, parallel: ParallelConfig, num_ranks: int
+) -> ParameterCounts:
     """What a rank of so many has of a decoder, and what it gathers.
 
     Raises:
@@ -32,18 +34,20 @@ def held_by_a_rank(shape: DecoderConfig, parallel: ParallelConfig, num_ranks: in
     """
     with torch.device("meta"):
         decoder = Decoder(shape)
-    with pretended(num_ranks) as world:
+    with fake_process_group(num_ranks) as world:
         # No GPU is asked for: on the meta device the parts are the same on every kind.
         spread(decoder, Ranks(world, torch.device("cpu"), parallel, torch.bfloat16))
-        return Held(
-            own=sum(_part(parameter).numel() for parameter in decoder.parameters()),
-            block=sum(_gathered(parameter) for parameter in decoder.blocks[0].parameters()),
-            table=_gathered(decoder.head.weight),
+        return ParameterCounts(
+            sharded=sum(_local(parameter).numel() for parameter in decoder.parameters()),
+            gathered_block=sum(
+                _gathered_numel(parameter) for parameter in decoder.blocks[0].parameters()
+            ),
+            gathered_embedding=_gathered_numel(decoder.head.weight),
         )
 
 
 @contextmanager
-def pretended(size: int) -> Iterator[World]:
+def fake_process_group(size: int) -> Iterator[World]:
     """The first of `size` ranks, the others of which are made up."""
     if size == 1:
         yield World()
@@ -58,11 +62,11 @@ def pretended(size: int) -> Iterator[World]:
         torch.distributed.destroy_process_group()
 
 
-def _part(parameter: Tensor) -> Tensor:
+def _local(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-def _gathered(parameter: Tensor) -> int:
+def _gathered_numel(parameter: Tensor) -> int:
     """Numbers of a parameter brought together over the shards: still cut over tensor ranks."""
     count = parameter.numel()
     if isinstance(parameter, DTensor):

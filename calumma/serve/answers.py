@@ -16,7 +16,7 @@ class TokenCounts(BaseModel):
     image_tokens: int
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     """Ids read and ids made."""
 
     prompt_tokens: int
@@ -46,7 +46,7 @@ class Words(BaseModel):
     text: str
 
 
-class AnswerMessage(BaseModel):
+class ChatCompletionMessage(BaseModel):
     """An answer: its text joined, its pictures, and both in reading order."""
 
     role: Literal["assistant"] = "assistant"
@@ -65,35 +65,35 @@ class TokenLogprob(BaseModel):
     top_logprobs: list[Any] = []
 
 
-class Logprobs(BaseModel):
+class ChoiceLogprobs(BaseModel):
     """Of the text of an answer, id by id."""
 
     content: list[TokenLogprob]
     refusal: list[TokenLogprob] | None = None
 
 
-class Choice(BaseModel):
+class ChatChoice(BaseModel):
     """One of the answers to a chat."""
 
     index: int
-    message: AnswerMessage
-    logprobs: Logprobs | None = None
+    message: ChatCompletionMessage
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishReason
     seed: int
 
 
-class Chat(BaseModel):
+class ChatCompletion(BaseModel):
     """The answer of /v1/chat/completions."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[Choice]
-    usage: Usage
+    choices: list[ChatChoice]
+    usage: CompletionUsage
 
 
-class Continuation(BaseModel):
+class CompletionChoice(BaseModel):
     """One of the answers to a prompt."""
 
     index: int
@@ -112,11 +112,11 @@ class Completion(BaseModel):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
-    choices: list[Continuation]
-    usage: Usage
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
 
 
-class Drawing(BaseModel):
+class ImageData(BaseModel):
     """One picture of /v1/images/generations."""
 
     b64_json: str
@@ -132,17 +132,17 @@ class ImageUsage(BaseModel):
     input_tokens_details: TokenCounts
 
 
-class Drawings(BaseModel):
+class ImagesResponse(BaseModel):
     """The answer of /v1/images/generations."""
 
     created: int
-    data: list[Drawing]
+    data: list[ImageData]
     output_format: Literal["png"] = "png"
     size: str
     usage: ImageUsage
 
 
-class Token(BaseModel):
+class TokenInfo(BaseModel):
     """One id, what it is, and what it says."""
 
     id: int
@@ -151,16 +151,16 @@ class Token(BaseModel):
     """The bytes of a text id as text, the name of a control id, the number of a code."""
 
 
-class Tokens(BaseModel):
+class TokenizeResponse(BaseModel):
     """The answer of /v1/tokens."""
 
-    tokens: list[Token]
+    tokens: list[TokenInfo]
     num_tokens: TokenCounts
     codes_per_side: int
     """Codes in a row of a picture."""
 
 
-class Card(BaseModel):
+class ModelCard(BaseModel):
     """One model."""
 
     id: str
@@ -168,12 +168,12 @@ class Card(BaseModel):
     created: int
     owned_by: str
     modalities: list[Literal["text", "image"]]
-    max_tokens: int
+    max_model_len: int
     image_size: str
 
 
-class Cards(BaseModel):
+class ModelList(BaseModel):
     """The answer of /v1/models."""
 
     object: Literal["list"] = "list"
-    data: list[Card]
+    data: list[ModelCard]

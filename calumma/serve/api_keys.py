@@ -22,13 +22,13 @@ _PREFIX = "cal-"
 
 
 @dataclass(frozen=True)
-class Keys:
+class APIKeys:
     """Who may ask."""
 
     hashes: dict[str, bytes]
     """The SHA-256 of each key, by the name of its holder."""
 
-    def holder(self, key: str) -> str | None:
+    def lookup(self, key: str) -> str | None:
         """Whose key this is; None for nobody's. All are compared, so that time tells nothing."""
         asked = _hash(key)
         found = None
@@ -38,7 +38,7 @@ class Keys:
         return found
 
 
-def read_keys(text: str, where: str) -> Keys:
+def parse_api_keys(text: str, where: str) -> APIKeys:
     """Read lines of keys.
 
     Raises:
@@ -62,10 +62,10 @@ def read_keys(text: str, where: str) -> Keys:
             f"{where} holds no keys; expected at least one. "
             "Make one: calumma serve --new-key NAME --keys FILE."
         )
-    return Keys(hashes)
+    return APIKeys(hashes)
 
 
-def load_keys(path: Path) -> Keys:
+def load_api_keys(path: Path) -> APIKeys:
     """Read a file of keys.
 
     Raises:
@@ -78,10 +78,10 @@ def load_keys(path: Path) -> Keys:
             f"{path} cannot be read as a file of keys ({error}); expected lines of NAME and SHA-256. "
             "Make one: calumma serve --new-key NAME --keys FILE."
         ) from error
-    return read_keys(text, str(path))
+    return parse_api_keys(text, str(path))
 
 
-def new_key(name: str, path: Path) -> str:
+def create_api_key(name: str, path: Path) -> str:
     """Make a key, add its hash to a file (readable by its owner alone), and give the key.
 
     Raises:
@@ -92,7 +92,7 @@ def new_key(name: str, path: Path) -> str:
             f"{name!r} cannot be the name of a key; expected 1 to 64 letters, digits, dots or "
             "dashes. Choose another."
         )
-    if path.exists() and name in load_keys(path).hashes:
+    if path.exists() and name in load_api_keys(path).hashes:
         raise ConfigError(
             f"{path} has a key of {name} already; expected another name. Choose one, or take its "
             "line out of the file first."

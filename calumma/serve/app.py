@@ -10,20 +10,20 @@ from fastapi import FastAPI
 
 import calumma
 from calumma.errors import ConfigError
-from calumma.generate.async_engine import Live
+from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig
-from calumma.serve.api_keys import Keys
+from calumma.serve.api_errors import register_exception_handlers
+from calumma.serve.api_keys import APIKeys
 from calumma.serve.config import ServeConfig
-from calumma.serve.desk import Desk, Engine
-from calumma.serve.images.decoder_pool import PictureReaders
-from calumma.serve.middleware import Door, Guard
-from calumma.serve.moderation import load_filters
+from calumma.serve.handler import Engine, RequestHandler
+from calumma.serve.images.decoder_pool import ImageDecoderPool
+from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
+from calumma.serve.moderation import load_content_filters
 from calumma.serve.page import Page
 from calumma.serve.prometheus_metrics import Metrics
-from calumma.serve.prompts import Scribe
-from calumma.serve.provenance.signing import load_signer
-from calumma.serve.refusals import install
+from calumma.serve.prompt_encoder import PromptEncoder
+from calumma.serve.provenance.signing import load_image_signer
 from calumma.serve.routes.chat import chat_routes
 from calumma.serve.routes.completions import completion_routes
 from calumma.serve.routes.images import drawing_routes
@@ -31,7 +31,7 @@ from calumma.serve.routes.meta import model_routes, page_routes, watch_routes
 from calumma.serve.service import Service
 
 
-def require_safe(config: ServeConfig, keys: Keys | None) -> None:
+def check_exposure(config: ServeConfig, keys: APIKeys | None) -> None:
     """Refuse to serve everybody without keys.
 
     Raises:
@@ -44,7 +44,7 @@ def require_safe(config: ServeConfig, keys: Keys | None) -> None:
         )
 
 
-def make_service(
+def build_handler(
     model: Model,
     config: ServeConfig,
     budget: EngineConfig | None = None,
@@ -61,26 +61,26 @@ def make_service(
     Raises:
         ConfigError: a filter is not there, or pictures cannot be signed.
     """
-    filters = load_filters(config.filters)
-    signer = None if config.credential is None else load_signer(config.credential)
+    filters = load_content_filters(config.content_filters)
+    signer = None if config.c2pa is None else load_image_signer(config.c2pa)
     metrics = Metrics()
-    readers = PictureReaders(model.image.config.resolution, config.limits)
-    live = live or Live(model, budget)
+    readers = ImageDecoderPool(model.image.config.resolution, config.limits)
+    live = live or AsyncEngine(model, budget)
     engine = live
     metrics.watch(lambda: engine.load)
-    metrics.lost.set_function(lambda: float(readers.lost))
-    scribe = Scribe(model, readers, config, filters)
-    desk = Desk(live, scribe, config.limits, metrics, filters)
+    metrics.lost.set_function(lambda: float(readers.num_crashes))
+    scribe = PromptEncoder(model, readers, config, filters)
+    desk = RequestHandler(live, scribe, config.limits, metrics, filters)
     return Service(model, desk, config, signer=signer)
 
 
-def make_app(service: Service, keys: Keys | None = None) -> FastAPI:
+def build_app(service: Service, keys: APIKeys | None = None) -> FastAPI:
     """The app of a service, which ends it with itself.
 
     Raises:
         ConfigError: others could reach it without a key.
     """
-    require_safe(service.config, keys)
+    check_exposure(service.config, keys)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,13 +96,15 @@ def make_app(service: Service, keys: Keys | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    install(app)
+    register_exception_handlers(app)
     app.include_router(chat_routes(service))
     app.include_router(completion_routes(service))
     app.include_router(drawing_routes(service))
     app.include_router(model_routes(service, int(time.time())))
     app.include_router(watch_routes(service))
     app.include_router(page_routes(Page()))
-    door = Door(keys=keys, is_local=service.config.is_local)
-    app.add_middleware(Guard, door=door, limits=service.config.limits, metrics=service.metrics)
+    door = AccessPolicy(api_keys=keys, is_local=service.config.is_local)
+    app.add_middleware(
+        SecurityMiddleware, door=door, limits=service.config.limits, metrics=service.metrics
+    )
     return app

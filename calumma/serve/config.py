@@ -7,15 +7,15 @@ from pathlib import Path
 
 from calumma.errors import ConfigError
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine can reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ServeLimits:
     """What is refused, and after how long; each with the status that says so."""
 
-    max_queue: int = 128
+    max_concurrent_requests: int = 128
     """Answers that may run or wait at once; one more is refused with 429."""
 
     max_body_bytes: int = 32 * 2**20
@@ -33,25 +33,25 @@ class Limits:
     max_choices: int = 8
     """Answers to one request (`n`)."""
 
-    body_seconds: float = 30.0
+    request_timeout_seconds: float = 30.0
     """Until a request's headers and body must have come; else 408."""
 
-    picture_seconds: float = 10.0
+    image_timeout_seconds: float = 10.0
     """Until a picture must be decoded or fetched."""
 
-    answer_seconds: float = 600.0
+    generation_timeout_seconds: float = 600.0
     """Until an answer must be whole, waiting included; else 504."""
 
-    stall_seconds: float = 60.0
+    write_timeout_seconds: float = 60.0
     """For how long a client may read nothing of an answer before it counts as gone."""
 
-    grace_seconds: float = 30.0
+    shutdown_grace_seconds: float = 30.0
     """For how long answers may go on once the server is asked to stop."""
 
-    picture_processes: int = 2
+    image_processes: int = 2
     """Processes that decode pictures."""
 
-    picture_memory_bytes: int = 2 * 2**30
+    image_memory_bytes: int = 2 * 2**30
     """Memory of one of them."""
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Credential:
+class C2PASigningConfig:
     """With what pictures are signed (C2PA).
 
     Paths, not what they hold: a key stays in its file, and every replica reads its own.
@@ -70,16 +70,18 @@ class Credential:
     certificates: Path
     """PEM: the one that signs, then those between it and its authority's."""
 
-    key: Path
+    private_key: Path
     """PEM: the key of the first."""
 
-    timestamps: str | None = None
+    timestamp_url: str | None = None
     """The address of a time-stamp authority (RFC 3161); by default none is asked."""
 
     def __post_init__(self) -> None:
-        if self.timestamps is not None and not self.timestamps.startswith(("http://", "https://")):
+        if self.timestamp_url is not None and not self.timestamp_url.startswith(
+            ("http://", "https://")
+        ):
             raise ConfigError(
-                f"timestamps {self.timestamps}: no address; expected http:// or https://. Fix it."
+                f"timestamps {self.timestamp_url}: no address; expected http:// or https://. Fix it."
             )
 
 
@@ -87,27 +89,27 @@ class Credential:
 class ServeConfig:
     """What the operator has chosen, but for the model and the place."""
 
-    name: str
+    served_model_name: str
     """What clients call the model."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
     host: str = "127.0.0.1"
     port: int = 8000
 
-    image_hosts: tuple[str, ...] = ()
+    allowed_media_domains: tuple[str, ...] = ()
     """Names from which pictures may be fetched; none by default."""
 
-    filters: tuple[str, ...] = ()
+    content_filters: tuple[str, ...] = ()
     """Names of filters for prompts and answers."""
 
-    prompts_in_logs: bool = False
-    prompts_in_pictures: bool = False
+    log_prompts: bool = False
+    embed_prompt_metadata: bool = False
 
-    credential: Credential | None = None
+    c2pa: C2PASigningConfig | None = None
     """With what finished pictures are signed; by default they are not."""
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host in LOOPBACK
+        return self.host in LOOPBACK_HOSTS

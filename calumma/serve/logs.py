@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-LOG = logging.getLogger("calumma.serve")
+LOGGER = logging.getLogger("calumma.serve")
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,19 +31,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told, default=str)
 
 
-def note(event: str, **fields: Any) -> None:
+def log_event(event: str, **fields: Any) -> None:
     """Log that something happened."""
-    LOG.info(event, extra={"fields": fields})
+    LOGGER.info(event, extra={"fields": fields})
 
 
-def note_mistake(error: BaseException, **fields: Any) -> None:
+def log_internal_error(error: BaseException, **fields: Any) -> None:
     """Log a mistake of ours with its traceback."""
     told = (type(error), error, error.__traceback__)
-    LOG.error("mistake", exc_info=told, extra={"fields": fields})
+    LOGGER.error("mistake", exc_info=told, extra={"fields": fields})
 
 
 @contextmanager
-def written_to(stream: TextIO) -> Iterator[None]:
+def log_to(stream: TextIO) -> Iterator[None]:
     """Lines go to a stream meanwhile, those of uvicorn as well."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

@@ -16,22 +16,22 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calumma.serve.api_keys import Keys
-from calumma.serve.config import LOOPBACK, Limits
-from calumma.serve.logs import note, note_mistake
+from calumma.serve.api_errors import APIError, timed_out, to_api_error
+from calumma.serve.api_keys import APIKeys
+from calumma.serve.config import LOOPBACK_HOSTS, ServeLimits
+from calumma.serve.logs import log_event, log_internal_error
 from calumma.serve.prometheus_metrics import Metrics
-from calumma.serve.refusals import Refusal, as_refusal, too_slow
-from calumma.serve.request_context import Visit
+from calumma.serve.request_context import RequestContext
 
-OPEN_PATHS = ("/", "/health", "/health/live", "/health/ready", "/favicon.ico")
+PUBLIC_PATHS = ("/", "/health", "/health/live", "/health/ready", "/favicon.ico")
 """What is answered without a key, beside the files of the page."""
 
-PAGE_POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
-    "content-security-policy": PAGE_POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -44,10 +44,10 @@ _GONE = 499
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class AccessPolicy:
     """Who is let in."""
 
-    keys: Keys | None
+    api_keys: APIKeys | None
     """None lets everyone in."""
 
     is_local: bool
@@ -55,11 +55,13 @@ class Door:
     own name is made to lead here (DNS rebinding) does not."""
 
 
-class Guard:
+class SecurityMiddleware:
     """Stands before an app."""
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits, metrics: Metrics) -> None:
-        self.app, self.door, self.limits, self.metrics = app, door, limits, metrics
+    def __init__(
+        self, app: ASGIApp, policy: AccessPolicy, limits: ServeLimits, metrics: Metrics
+    ) -> None:
+        self.app, self.policy, self.limits, self.metrics = app, policy, limits, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -68,8 +70,8 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        visit = Visit()
-        visit.enter(scope)
+        visit = RequestContext()
+        visit.attach(scope)
         answer = _Answer(send, visit)
         try:
             await self._serve(scope, receive, answer)
@@ -85,30 +87,36 @@ class Guard:
                 return
             await _while_there(self.app, scope, receive, answer, body)
         except Exception as error:
-            refusal = as_refusal(error)
-            if refusal.status >= 500 and not isinstance(error, Refusal):
-                note_mistake(error, id=answer.visit.id)
-            answer.visit.notes["code"] = refusal.code
+            refusal = to_api_error(error)
+            if refusal.status >= 500 and not isinstance(error, APIError):
+                log_internal_error(error, id=answer.visit.id)
+            answer.visit.log_fields["code"] = refusal.code
             if not answer.status:
                 await refusal.response()(scope, receive, answer)
 
-    def _require_welcome(self, scope: Scope, visit: Visit) -> None:
+    def _require_welcome(self, scope: Scope, visit: RequestContext) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self.door.keys is None and self.door.is_local and _name_of(host) not in LOOPBACK:
-            message = f"this server answers to {LOOPBACK[2]} alone; use that name."
-            raise Refusal(421, message, "wrong_host")
+        if (
+            self.policy.api_keys is None
+            and self.policy.is_local
+            and _name_of(host) not in LOOPBACK_HOSTS
+        ):
+            message = f"this server answers to {LOOPBACK_HOSTS[2]} alone; use that name."
+            raise APIError(421, message, "wrong_host")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             message = "pages of other sites may not ask here; ask from this server's own page."
-            raise Refusal(403, message, "wrong_origin")
+            raise APIError(403, message, "wrong_origin")
         path = str(scope["path"])
-        if self.door.keys is None or path in OPEN_PATHS or path.startswith("/static/"):
+        if self.policy.api_keys is None or path in PUBLIC_PATHS or path.startswith("/static/"):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        visit.holder = self.door.keys.holder(key.strip()) if scheme.lower() == "bearer" else None
-        if visit.holder is None:
-            raise Refusal(
+        visit.api_key_name = (
+            self.policy.api_keys.lookup(key.strip()) if scheme.lower() == "bearer" else None
+        )
+        if visit.api_key_name is None:
+            raise APIError(
                 401,
                 "no key, or one that is not known here; expected the header Authorization: Bearer "
                 "KEY. Ask the operator for one.",
@@ -124,7 +132,7 @@ class Guard:
             raise _too_large(most)
         body, more = bytearray(), True
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with asyncio.timeout(self.limits.request_timeout_seconds):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -134,10 +142,10 @@ class Guard:
                         raise _too_large(most)
                     more = message.get("more_body", False)
         except TimeoutError as error:
-            raise too_slow("the body", self.limits.body_seconds, 408) from error
+            raise timed_out("the body", self.limits.request_timeout_seconds, 408) from error
         return bytes(body)
 
-    def _tell(self, scope: Scope, visit: Visit, answer: _Answer) -> None:
+    def _tell(self, scope: Scope, visit: RequestContext, answer: _Answer) -> None:
         route = scope.get("route")
         endpoint = getattr(route, "path", "other")
         status = answer.status or _GONE
@@ -145,16 +153,16 @@ class Guard:
             status = _GONE
         self.metrics.requests.labels(endpoint, str(status)).inc()
         if status >= 400:
-            self.metrics.errors.labels(str(visit.notes.get("code", status))).inc()
-        note(
+            self.metrics.errors.labels(str(visit.log_fields.get("code", status))).inc()
+        log_event(
             "request",
             id=visit.id,
             method=scope["method"],
             path=str(scope["path"])[:200],
             status=status,
             seconds=round(time.perf_counter() - visit.started, 4),
-            **({} if visit.holder is None else {"key": visit.holder}),
-            **visit.notes,
+            **({} if visit.api_key_name is None else {"key": visit.api_key_name}),
+            **visit.log_fields,
         )
 
 
@@ -165,15 +173,15 @@ def _name_of(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def _too_large(most: int) -> Refusal:
+def _too_large(most: int) -> APIError:
     message = f"the body has more than {most:,} bytes; expected fewer. Send smaller pictures."
-    return Refusal(413, message, "too_large", headers={"Connection": "close"})
+    return APIError(413, message, "too_large", headers={"Connection": "close"})
 
 
 class _Answer:
     """Sends what the app answers, with our headers, and remembers how far it came."""
 
-    def __init__(self, send: Send, visit: Visit) -> None:
+    def __init__(self, send: Send, visit: RequestContext) -> None:
         self.send, self.visit = send, visit
         self.status = 0
         self.is_whole = False

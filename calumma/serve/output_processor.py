@@ -8,7 +8,7 @@ from typing import Literal
 
 import PIL.Image
 
-from calumma.generate.async_engine import Answer
+from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.events import (
     Event,
     ImageBegun,
@@ -17,7 +17,7 @@ from calumma.generate.events import (
     Sample,
     TextPiece,
 )
-from calumma.serve.moderation import Filter, Sieve
+from calumma.serve.moderation import ContentFilter, ModerationBuffer
 from calumma.serve.stops import StopWords
 
 Reason = Literal["stop", "length", "content_filter", "cancelled"]
@@ -88,10 +88,10 @@ class Narrator:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: RequestOutputStream,
         to_png: Callable[[PIL.Image.Image], bytes],
         stops: Sequence[str] = (),
-        filters: Sequence[Filter] = (),
+        filters: Sequence[ContentFilter] = (),
         finish: Callable[[PIL.Image.Image], bytes] | None = None,
     ) -> None:
         """Begin to follow.
@@ -105,7 +105,7 @@ class Narrator:
         """
         self.answer, self.to_png, self.filters = answer, to_png, filters
         self.finish = finish or to_png
-        self.stops, self.sieve = StopWords(stops), Sieve(filters)
+        self.stops, self.sieve = StopWords(stops), ModerationBuffer(filters)
         self.reason: Reason | None = None
         self.num_ids = 0
         self.number, self.index = 0, 0
@@ -125,7 +125,7 @@ class Narrator:
         yield from self._end(self.answer.sample())
 
     def _news(self) -> Iterator[Piece]:
-        if new := tuple(self.answer.ids[self.num_ids :]):
+        if new := tuple(self.answer.token_ids[self.num_ids :]):
             self.num_ids += len(new)
             yield Chosen(new)
 
@@ -145,14 +145,14 @@ class Narrator:
                 yield Growing(self.to_png(event.image), self.number, self.index)
                 self.index += 1
         elif isinstance(event, ImageDone):
-            if all(filter_.passes_picture(event.image) for filter_ in self.filters):
+            if all(filter_.passes_image(event.image) for filter_ in self.filters):
                 yield Drawn(self.finish(event.image), self.number)
                 self.number += 1
             else:
                 self.reason = "content_filter"
 
     def _say(self, text: str, *, last: bool = False) -> Iterator[Piece]:
-        told = self.sieve.hear(text) + (self.sieve.flush() if last else "")
+        told = self.sieve.push(text) + (self.sieve.flush() if last else "")
         if told:
             yield Said(told)
         if self.sieve.is_blocked:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from calumma.serve.refusals import Refusal
+from calumma.serve.api_errors import APIError
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -40,7 +40,7 @@ class Page:
         data = self.files.get(name)
         if data is None:
             message = "the page has no file of that name; / is the page."
-            raise Refusal(404, message, "not_found")
+            raise APIError(404, message, "not_found")
         kind = KINDS[Path(name).suffix]
         # Always asked for anew: after an update of the server no old script meets a new API.
         return Response(data, media_type=kind, headers={"Cache-Control": "no-cache"})

@@ -15,23 +15,23 @@ _PLACE = "calumma.visit"
 
 
 @dataclass(eq=False)
-class Visit:
+class RequestContext:
     """One request."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.perf_counter)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    holder: str | None = None
+    api_key_name: str | None = None
     """Whose key was shown."""
 
-    notes: dict[str, Any] = field(default_factory=dict)
+    log_fields: dict[str, Any] = field(default_factory=dict)
     """What the log says of it beside the usual."""
 
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Called when the request is over, however it ends."""
 
-    def enter(self, scope: Scope) -> None:
+    def attach(self, scope: Scope) -> None:
         """Go with a request from here on."""
         scope[_PLACE] = self
 
@@ -41,8 +41,8 @@ class Visit:
             closer()
 
 
-def visit_of(request: Request) -> Visit:
+def get_request_context(request: Request) -> RequestContext:
     """The visit of a request that came through the guard."""
     visit = request.scope[_PLACE]
-    assert isinstance(visit, Visit)
+    assert isinstance(visit, RequestContext)
     return visit

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from calumma.errors import ConfigError
-from calumma.serve.config import Limits
-from calumma.serve.desk import Desk
-from calumma.serve.logs import note
+from calumma.serve.config import ServeLimits
+from calumma.serve.handler import RequestHandler
+from calumma.serve.logs import log_event
 
 _MOST_CONNECTIONS = 1000
 """Connections at once; one more is answered with 503 and closed."""
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
     to read what it was sent.
     """
 
-    limits = Limits()
+    limits = ServeLimits()
     """Set on a subclass, as uvicorn makes these itself."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,13 +70,13 @@ class Connection(H11Protocol):
 
     def _wait_for_head(self) -> None:
         if self._head is None:
-            seconds = self.limits.body_seconds
+            seconds = self.limits.request_timeout_seconds
             self._head = self.loop.call_later(seconds, self.transport.abort)
 
     def pause_writing(self) -> None:
         """The client does not read: wait for it, but not for long."""
         super().pause_writing()
-        seconds = self.limits.stall_seconds
+        seconds = self.limits.write_timeout_seconds
         self._stall = self.loop.call_later(seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -96,7 +96,7 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """A server that, when told to stop, finishes what is under way, for a while."""
 
-    def __init__(self, app: FastAPI, desk: Desk) -> None:
+    def __init__(self, app: FastAPI, desk: RequestHandler) -> None:
         limits = desk.limits
         self.desk = desk
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
                 timeout_keep_alive=15,
                 # A little more than the grace: who is handed back is to be told so.
-                timeout_graceful_shutdown=int(limits.grace_seconds) + 5,
+                timeout_graceful_shutdown=int(limits.shutdown_grace_seconds) + 5,
             )
         )
 
@@ -136,7 +136,7 @@ class Server(uvicorn.Server):
     def _stop(self) -> None:
         if self.desk.stopping:
             return
-        note("stopping", answers=self.desk.under_way)
+        log_event("stopping", answers=self.desk.under_way)
         self.desk.stop_taking()
         assert self.loop is not None
-        self.loop.call_later(self.desk.limits.grace_seconds, self.desk.hand_back)
+        self.loop.call_later(self.desk.limits.shutdown_grace_seconds, self.desk.hand_back)

@@ -10,16 +10,16 @@ from typing import Any
 import PIL.Image
 
 from calumma.generate.model import Model
-from calumma.serve.answers import TokenCounts, Usage
+from calumma.serve.answers import CompletionUsage, TokenCounts
+from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
-from calumma.serve.desk import Desk, Manner, Talk
-from calumma.serve.options import requests_of
+from calumma.serve.handler import Manner, RequestHandler, ResponseStream
 from calumma.serve.output_processor import Drawn, Ended, Said
-from calumma.serve.prompts import Prompt
-from calumma.serve.provenance.image_metadata import Origin, to_png
-from calumma.serve.provenance.signing import Signer
-from calumma.serve.refusals import Refusal
-from calumma.serve.request_context import Visit
+from calumma.serve.prompt_encoder import Prompt
+from calumma.serve.provenance.image_metadata import ImageMetadata, png_with_metadata
+from calumma.serve.provenance.signing import ImageSigner
+from calumma.serve.request_context import RequestContext
+from calumma.serve.request_params import requests_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Told:
 class Asked:
     """A request that the engine has taken."""
 
-    talk: Talk
+    talk: ResponseStream
     prompts: list[list[int]]
     """The ids of each prompt."""
 
@@ -73,7 +73,12 @@ class Service:
     """A model at work."""
 
     def __init__(
-        self, model: Model, desk: Desk, config: ServeConfig, *, signer: Signer | None = None
+        self,
+        model: Model,
+        desk: RequestHandler,
+        config: ServeConfig,
+        *,
+        signer: ImageSigner | None = None,
     ) -> None:
         """Put a model to work.
 
@@ -94,10 +99,10 @@ class Service:
 
     def require_model(self, name: str | None) -> None:
         """Refuse a request for a model that is not served here."""
-        if name is not None and name != self.config.name:
-            raise Refusal(
+        if name is not None and name != self.config.served_model_name:
+            raise APIError(
                 404,
-                f"no model of that name is served here; expected {self.config.name!r}. "
+                f"no model of that name is served here; expected {self.config.served_model_name!r}. "
                 "/v1/models names it.",
                 "model_not_found",
                 param="model",
@@ -113,21 +118,21 @@ class Service:
         for id_ in ids:
             if id_ >= size:
                 message = f"the id {id_} is none of this model's; expected 0 to {size - 1}."
-                raise Refusal(400, message, "invalid_ids", "ids")
+                raise APIError(400, message, "invalid_ids", "ids")
         return ids
 
     def require_choices(self, count: int) -> None:
         """Refuse a request for too many answers."""
-        most = min(self.config.limits.max_choices, self.config.limits.max_queue)
+        most = min(self.config.limits.max_choices, self.config.limits.max_concurrent_requests)
         if not 0 < count <= most:
-            raise Refusal(
+            raise APIError(
                 400,
                 f"{count} answers are expected; expected 1 to {most}. Ask again for the rest.",
                 "too_many_choices",
                 param="n",
             )
 
-    async def ask(self, visit: Visit, prompts: Sequence[Prompt], wanted: Wanted) -> Asked:
+    async def ask(self, visit: RequestContext, prompts: Sequence[Prompt], wanted: Wanted) -> Asked:
         """Read prompts and hand them to the engine, each with every seed.
 
         Raises:
@@ -141,9 +146,9 @@ class Service:
         ids = [await talk.read(prompt) for prompt in prompts]
         requests = [r for one in ids for r in requests_of(one, wanted.seeds, wanted.options)]
         text = "\n".join(prompt.text for prompt in prompts)
-        visit.notes |= {"answers": count, "prompt_tokens": sum(map(len, ids))}
-        if self.config.prompts_in_logs:
-            visit.notes["prompt"] = text
+        visit.log_fields |= {"answers": count, "prompt_tokens": sum(map(len, ids))}
+        if self.config.log_prompts:
+            visit.log_fields["prompt"] = text
         told = text if self._tells_prompt(wanted) else None
         manner = Manner(
             to_png=self._to_png(told),
@@ -157,10 +162,12 @@ class Service:
         return Asked(talk, ids, list(wanted.seeds) * len(prompts))
 
     def _tells_prompt(self, wanted: Wanted) -> bool:
-        return wanted.prompt_in_picture or self.config.prompts_in_pictures
+        return wanted.prompt_in_picture or self.config.embed_prompt_metadata
 
     def _to_png(self, prompt: str | None) -> Callable[[PIL.Image.Image], bytes]:
-        return lambda picture: to_png(picture, Origin.now(self.config.name, prompt))
+        return lambda picture: png_with_metadata(
+            picture, ImageMetadata.now(self.config.served_model_name, prompt)
+        )
 
     def _finish(self, prompt: str | None) -> Callable[[PIL.Image.Image], bytes] | None:
         """Signs what is whole alone: a view of a picture that still grows is soon replaced."""
@@ -169,8 +176,8 @@ class Service:
         signer = self.signer
 
         def finish(picture: PIL.Image.Image) -> bytes:
-            origin = Origin.now(self.config.name, prompt)
-            return signer.sign(to_png(picture, origin), origin)
+            origin = ImageMetadata.now(self.config.served_model_name, prompt)
+            return signer.sign(png_with_metadata(picture, origin), origin)
 
         return finish
 
@@ -186,16 +193,16 @@ class Service:
         self.metrics.tokens.labels("text", direction).inc(counts.text_tokens)
         self.metrics.tokens.labels("image", direction).inc(counts.image_tokens)
 
-    def usage(self, visit: Visit, asked: Asked, ended: Sequence[Ended]) -> Usage:
+    def usage(self, visit: RequestContext, asked: Asked, ended: Sequence[Ended]) -> CompletionUsage:
         """What a request has cost; it is counted and logged here."""
         read = self.counts([id_ for ids in asked.prompts for id_ in ids])
         new = [id_ for end in ended for id_ in end.sample.token_ids[: end.num_ids]]
         made = self.counts(new)
         self._count(new, "made")
-        visit.notes |= {"text_tokens": made.text_tokens, "image_tokens": made.image_tokens}
-        visit.notes["reasons"] = [end.reason for end in ended]
+        visit.log_fields |= {"text_tokens": made.text_tokens, "image_tokens": made.image_tokens}
+        visit.log_fields["reasons"] = [end.reason for end in ended]
         prompt = read.text_tokens + read.image_tokens
-        return Usage(
+        return CompletionUsage(
             prompt_tokens=prompt,
             completion_tokens=len(new),
             total_tokens=prompt + len(new),

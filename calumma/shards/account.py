@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calumma.shards.manifest import Manifest, SourceCounts
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 NAMELESS = "(no source)"
 
@@ -13,10 +13,10 @@ def shard_lines(manifest: Manifest) -> list[str]:
     total = manifest.total
     left_out = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
     return [
-        f"{counted(total.num_sequences, 'sequence')}, {counted(total.num_ids, 'id')} in "
-        f"{counted(len(manifest.pieces), 'piece')}; {counted(total.num_images, 'image')} of "
-        f"{counted(manifest.codes_per_image, 'code')}",
-        f"{counted(sum(manifest.dropped.values()), 'document')} left out"
+        f"{pluralize(total.num_sequences, 'sequence')}, {pluralize(total.num_ids, 'id')} in "
+        f"{pluralize(len(manifest.pieces), 'piece')}; {pluralize(total.num_images, 'image')} of "
+        f"{pluralize(manifest.codes_per_image, 'code')}",
+        f"{pluralize(sum(manifest.dropped.values()), 'document')} left out"
         + (f": {left_out}" if left_out else ""),
         *source_table({name: manifest.counts(name) for name in manifest.sources}),
     ]

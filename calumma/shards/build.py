@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from calumma.documents.document import Document
-from calumma.files import make_folder, replacing
+from calumma.files import atomic_write, make_folder
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.format import DROPPED, QUARANTINE_NAME, piece_name
 from calumma.shards.manifest import Manifest, Piece, write_pieces
-from calumma.shards.piece import PieceMaker, groups_of
+from calumma.shards.shard_builder import PieceMaker, groups_of
 from calumma.tokens.folder import Tokenizers
 
 PIECE_DOCUMENTS = 512
@@ -67,7 +67,7 @@ def write_manifest(
     names: set[str] = set()
     digest = hashlib.sha256(encoding_fingerprint(tokenizers).encode())
 
-    with replacing(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
+    with atomic_write(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
 
         def bound() -> Iterator[Piece]:
             for piece in pieces:

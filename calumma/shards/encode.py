@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 from calumma.shards.format import VERSION
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document, image_fit
-from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
 
 Codes = Sequence[int] | ImageError
@@ -33,7 +33,7 @@ _BYTES_BESIDE = 350
 
 def encoding_fingerprint(tokenizers: Tokenizers) -> str:
     """Return twelve hex digits of the tokenizers and of the shards' format."""
-    return fingerprint_of(f"{VERSION} {sorted(tokenizers.fingerprints.items())}")
+    return fingerprint(f"{VERSION} {sorted(tokenizers.fingerprints.items())}")
 
 
 class DocumentEncoder:
@@ -52,8 +52,8 @@ class DocumentEncoder:
         self.text = text
         self.image = image
         self.decoders = decoders
-        self._known: dict[tuple[bytes, Fit], Codes] = {}
-        self._bad: list[tuple[bytes, Fit]] = []
+        self._known: dict[tuple[bytes, ResizeMode], Codes] = {}
+        self._bad: list[tuple[bytes, ResizeMode]] = []
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:
         """The sequences of documents, their pictures encoded together.
@@ -100,7 +100,7 @@ class DocumentEncoder:
         # would stand in the quarantine of others, depending on who encoded what before.
         while self._bad:
             self._known.pop(self._bad.pop(), None)
-        new: dict[_Key, tuple[Image, Fit]] = {}
+        new: dict[_Key, tuple[Image, ResizeMode]] = {}
         for document, wanted in zip(documents, keys, strict=True):
             for picture, key in zip(pictures_of(document), wanted, strict=True):
                 if not isinstance(key, ImageError) and key not in self._known:
@@ -112,22 +112,22 @@ class DocumentEncoder:
             self._known[key] = codes if isinstance(codes, ImageError) else array("i", codes)
 
 
-_Key = tuple[bytes, Fit]
+_Key = tuple[bytes, ResizeMode]
 
 
-def _key(image: Image, fit: Fit) -> _Key | ImageError:
+def _key(image: Image, fit: ResizeMode) -> _Key | ImageError:
     try:
         return hashlib.sha256(image.read_bytes()).digest(), fit
     except ImageError as error:
         return error
 
 
-def pictures_of(document: Document) -> list[tuple[Image, Fit]]:
+def pictures_of(document: Document) -> list[tuple[Image, ResizeMode]]:
     """A document's pictures, each with how it is fitted to a square.
 
     The paper crops pictures, but pads those of prompts, so that nothing asked about is lost.
     """
-    pictures: list[tuple[Image, Fit]] = []
+    pictures: list[tuple[Image, ResizeMode]] = []
     for part in document.content:
         if isinstance(part, Image):
             pictures.append((part, "crop"))

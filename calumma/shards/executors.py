@@ -30,10 +30,10 @@ import calumma.errors
 from calumma.errors import CalummaError, ConfigError, ShardError
 from calumma.files import make_folder, read_json, write_json
 from calumma.runtime import STOP
-from calumma.shards.locks import building, working
+from calumma.shards.build_lock import building, working
 from calumma.shards.manifest import Manifest
 from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish, plan, steps
-from calumma.shards.workers import Workers
+from calumma.shards.worker_pool import Workers
 
 Progress = Callable[[int], None]
 Paths = Sequence[Path | str]

@@ -24,7 +24,7 @@ import torch
 from calumma.documents.document import Document, Image
 from calumma.documents.document_filter import FilterConfig
 from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError, stop
-from calumma.documents.file_splits import Span, cut_spans, read_span, require_documents
+from calumma.documents.file_splits import FileSplit, read_split, require_documents, split_files
 from calumma.documents.paths import absolute_name, file_version, parse_path
 from calumma.errors import CalummaError, ShardError
 from calumma.files import (
@@ -37,7 +37,7 @@ from calumma.files import (
 )
 from calumma.runtime import STOP
 from calumma.shards.build import PIECE_DOCUMENTS, write_manifest
-from calumma.shards.duplicates import (
+from calumma.shards.dedup import (
     duplicate_file,
     find_duplicates,
     signature_file,
@@ -46,7 +46,7 @@ from calumma.shards.duplicates import (
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.format import NOTE, piece_name
 from calumma.shards.manifest import Manifest, Piece
-from calumma.shards.piece import PieceMaker, groups_of
+from calumma.shards.shard_builder import PieceMaker, groups_of
 from calumma.tokens.folder import Tokenizers
 
 WORK = ".build"
@@ -106,8 +106,8 @@ def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
     make_folder(job.work / "tasks")
     (job.work / "stop").unlink(missing_ok=True)
     spans = (
-        [absolute_name(span.path), span.first, span.count, span.offset, span.split]
-        for span in cut_spans(paths, job.piece_documents)
+        [absolute_name(span.path), span.first, span.count, span.offset, span.dataset_split]
+        for span in split_files(paths, job.piece_documents)
     )
     tasks = len(write_json_lines(job.work / "plan.jsonl", spans))
     documents = [str(path) for path in paths]
@@ -120,11 +120,13 @@ def _lines(path: Path, written: int) -> JsonLines:
     return JsonLines(path)
 
 
-def _span(job: BuildJob, number: int) -> Span:
+def _span(job: BuildJob, number: int) -> FileSplit:
     """What a task reads; the plan stays on disk, where each worker looks up its own line."""
     path = job.work / "plan.jsonl"
     name, first, count, offset, split = _lines(path, path.stat().st_mtime_ns)[number]
-    return Span(path=parse_path(name), first=first, count=count, offset=offset, split=split)
+    return FileSplit(
+        path=parse_path(name), first=first, count=count, offset=offset, dataset_split=split
+    )
 
 
 _tokenizers = lru_cache(maxsize=1)(Tokenizers.load)
@@ -178,7 +180,7 @@ class BuildTask:
                 return None
         return int(note["documents"])
 
-    def _make(self, rank: int, span: Span, made_of: list[Any], maker: PieceMaker) -> int:
+    def _make(self, rank: int, span: FileSplit, made_of: list[Any], maker: PieceMaker) -> int:
         job = self.job
         job.note(rank).unlink(missing_ok=True)
         pieces, documents, closed = [], 0, bool(_state(span))
@@ -195,7 +197,7 @@ class BuildTask:
         return documents
 
     def _groups(
-        self, rank: int, span: Span
+        self, rank: int, span: FileSplit
     ) -> Iterator[tuple[list[Document], list[DroppedDocument]]]:
         """The documents of each piece, with what was left out on the way to them."""
         job = self.job
@@ -207,7 +209,7 @@ class BuildTask:
         on_error: OnError = note if job.skip_bad else stop
         duplicates = _duplicates(job, rank)
         first = 0
-        for group in groups_of(read_span(span, on_error), job.piece_documents):
+        for group in groups_of(read_split(span, on_error), job.piece_documents):
             kept, dropped = [], list(faults)
             faults.clear()
             for place, document in enumerate(group, start=first):
@@ -237,17 +239,17 @@ def _points_outside(document: Document) -> bool:
     return any(isinstance(p, Image) and p.path is not None for p in document.parts())
 
 
-def _made_of(job: BuildJob, rank: int, span: Span, fingerprint: str) -> list[Any]:
+def _made_of(job: BuildJob, rank: int, span: FileSplit, fingerprint: str) -> list[Any]:
     """What decides a task's work, pictures in files of their own aside."""
     rules = [job.piece_documents, job.skip_bad, job.cleaning.fingerprint]
     if job.cleaning.needs_dedup:
         path = duplicate_file(job.work, rank)
         rules.append(sha256(path) if path.is_file() else "")
-    where = [str(span.path), span.first, span.count, span.offset, span.split]
+    where = [str(span.path), span.first, span.count, span.offset, span.dataset_split]
     return [*where, *_state(span), fingerprint, *rules]
 
 
-def _state(span: Span) -> list[Any]:
+def _state(span: FileSplit) -> list[Any]:
     """What changes with a span's file; empty where it does not tell, so that it is read again."""
     try:
         return file_version(span.path)
@@ -286,7 +288,7 @@ class SignatureTask:
         path = signature_file(job.work, rank)
         if job.stopping or (path.is_file() and read_json(path)["made_of"] == made_of):
             return 0
-        documents = read_span(span, (lambda error: None) if job.skip_bad else stop)
+        documents = read_split(span, (lambda error: None) if job.skip_bad else stop)
         write_json(path, {"made_of": made_of, **signatures(documents, job.cleaning)})
         return 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from calumma.documents.error_policy import DroppedDocument
-from calumma.files import replacing
+from calumma.files import atomic_write
 from calumma.shards import format as layout
 from calumma.shards.manifest import Piece, SourceCounts
 from calumma.vocabulary import Vocabulary
@@ -66,7 +66,7 @@ class PieceWriter:
         else:
             (folder / (name + layout.DROPPED)).unlink(missing_ok=True)
         for suffix, content in contents.items():
-            with replacing(folder / (name + suffix)) as temporary:
+            with atomic_write(folder / (name + suffix)) as temporary:
                 temporary.write_bytes(content)
         reasons = [drop.reason for drop in self.dropped]
         return Piece(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from calumma.errors import TokenizerError
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 
@@ -48,9 +48,9 @@ class Tokenizers:
     def fingerprints(self) -> dict[str, str]:
         """Twelve hex digits of each component that decides the token ids of a document."""
         return {
-            "text_tokenizer": fingerprint_of(self.text.tokenizer.to_str(pretty=False)),
+            "text_tokenizer": fingerprint(self.text.tokenizer.to_str(pretty=False)),
             "image_tokenizer": self.image.fingerprint,
-            "preprocessing": fingerprint_of(PREPROCESSING_VERSION),
+            "preprocessing": fingerprint(PREPROCESSING_VERSION),
         }
 
     def save(self, folder: Path) -> None:

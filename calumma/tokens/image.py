@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
-from calumma.files import fingerprint_of, make_folder, read_json, replacing, write_json
-from calumma.tokens.ahead import Picture, arrays_ahead, default_workers
+from calumma.files import atomic_write, fingerprint, make_folder, read_json, write_json
+from calumma.tokens.image_prefetch import ImageInput, default_decode_threads, prefetch_images
+from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.mistaken import refuse_model
-from calumma.tokens.pixels import scaled, to_array, to_picture
-from calumma.tokens.squares import Fit
+from calumma.tokens.pixels import image_to_array, normalize_pixels, pixels_to_image
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork, missing_modules
-from calumma.tokens.vq.trunk import Precision, Trunk
+from calumma.tokens.vq.inference import InferenceEncoder, Precision
+from calumma.tokens.vq.network import VQModel, missing_modules
 
 CONFIG_FILE = "image_tokenizer.json"
 WEIGHTS_FILE = "image_tokenizer.safetensors"
@@ -42,7 +42,7 @@ class ImageTokenizer:
     """
 
     def __init__(
-        self, network: VQNetwork, *, precision: Precision = "float32", compiled: bool = False
+        self, network: VQModel, *, precision: Precision = "float32", compiled: bool = False
     ) -> None:
         """Freeze `network`, which is not copied: it must not be trained on.
 
@@ -53,7 +53,7 @@ class ImageTokenizer:
         """
         self.network = network.eval().requires_grad_(False).to(torch.float32)
         self.precision = precision
-        self._trunk = Trunk(self.network, precision, compiled=compiled)
+        self._trunk = InferenceEncoder(self.network, precision, compiled=compiled)
 
     @property
     def config(self) -> VQConfig:
@@ -73,7 +73,7 @@ class ImageTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that two tokenizers share only when they give the same codes."""
-        return fingerprint_of(self._told())
+        return fingerprint(self._told())
 
     def _told(self) -> Iterator[bytes]:
         """All that decides the codes."""
@@ -102,7 +102,7 @@ class ImageTokenizer:
         Source: VQGAN (arXiv:2012.09841), section 3.1.
         """
         self._require_pixels(pixels)
-        return self._trunk.codes(pixels.to(self.device, torch.float32))
+        return self._trunk.encode(pixels.to(self.device, torch.float32))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class ImageTokenizer:
         self._require_codes(codes)
         return self.network.decode(codes.to(self.device))
 
-    def encode_image(self, picture: PIL.Image.Image, mode: Fit = "crop") -> list[int]:
+    def encode_image(self, picture: PIL.Image.Image, mode: ResizeMode = "crop") -> list[int]:
         """The codes of a picture of any mode and size, row by row.
 
         Args:
@@ -139,18 +139,18 @@ class ImageTokenizer:
         return self.encode_images([picture], mode)[0]
 
     def encode_images(
-        self, pictures: Sequence[PIL.Image.Image], mode: Fit = "crop"
+        self, pictures: Sequence[PIL.Image.Image], mode: ResizeMode = "crop"
     ) -> list[list[int]]:
         """The codes of several pictures, as `encode_image` gives them, but quicker."""
         rows: list[list[int]] = []
         for start in range(0, len(pictures), _BATCH):
             batch = pictures[start : start + _BATCH]
-            arrays = [to_array(p, self.config.resolution, mode) for p in batch]
+            arrays = [image_to_array(p, self.config.resolution, mode) for p in batch]
             rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
         return rows
 
     def encode_stream(
-        self, pictures: Iterable[Picture], *, workers: int | None = None, batch: int = _BATCH
+        self, pictures: Iterable[ImageInput], *, workers: int | None = None, batch: int = _BATCH
     ) -> Iterator[list[int] | ImageError]:
         """The codes of each picture, or why it has none, in the order given.
 
@@ -163,11 +163,11 @@ class ImageTokenizer:
             batch: pictures encoded at a time, always: the last batch is filled up with copies, so
                 that a picture's codes do not depend on how many came with it.
         """
-        prepared = arrays_ahead(
+        prepared = prefetch_images(
             pictures,
             self.config.resolution,
-            workers=workers or default_workers(),
-            ahead=3 * batch,
+            num_threads=workers or default_decode_threads(),
+            prefetch=3 * batch,
         )
         waiting: list[np.ndarray | ImageError] = []
         arrays = 0  # of those that wait
@@ -197,7 +197,7 @@ class ImageTokenizer:
         values = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
             values = values.pin_memory().to(self.device, non_blocking=True)
-        return self._trunk.codes(scaled(values.to(self.device)))
+        return self._trunk.encode(normalize_pixels(values.to(self.device)))
 
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
         """The picture of one image's codes.
@@ -216,7 +216,7 @@ class ImageTokenizer:
                 "Pass the codes of exactly one image."
             )
         whole = [*codes, *[codes[0]] * (wanted - len(codes))]
-        return to_picture(self.decode(torch.tensor(whole).view(1, side, side))[0])
+        return pixels_to_image(self.decode(torch.tensor(whole).view(1, side, side))[0])
 
     def save(self, folder: Path) -> None:
         """Write the two files into `folder`, which is made if need be.
@@ -226,7 +226,7 @@ class ImageTokenizer:
         """
         make_folder(folder)
         tensors = {k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}
-        with replacing(folder / WEIGHTS_FILE) as temporary:
+        with atomic_write(folder / WEIGHTS_FILE) as temporary:
             # Not save_file, whose files only their owner can read, whatever the umask.
             temporary.write_bytes(save(tensors))
         write_json(folder / CONFIG_FILE, self.config.to_json())
@@ -258,7 +258,7 @@ class ImageTokenizer:
                 f"{CONFIG_FILE}. Copy the folder again, or train with "
                 "`calumma train-image-tokenizer`."
             ) from error
-        network = VQNetwork(config, missing_modules(tensors.keys()))
+        network = VQModel(config, missing_modules(tensors.keys()))
         own = network.state_dict()
         for name in sorted(own.keys() | tensors.keys()):
             found = list(tensors[name].shape) if name in tensors else "nothing"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from calumma.documents.document import Document, Part, Role, Text
 from calumma.errors import DocumentError, TokenizerError
-from calumma.tokens.squares import Fit
+from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
@@ -139,7 +139,7 @@ def encode_turns(turns: Iterable[tuple[Role, Seq[Segment]]], tokenizer: TextToke
     return ids if previous_role == "assistant" else [*ids, vocabulary.end_turn]
 
 
-def image_fit(role: Role) -> Fit:
+def image_fit(role: Role) -> ResizeMode:
     """Return how images of a turn become square: the assistant's are cropped, others padded."""
     return "crop" if role == "assistant" else "pad"
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calumma.errors import ConfigError
-from calumma.files import make_folder, replacing
-from calumma.model.decoder import INITIAL_STD, Decoder, Head
+from calumma.files import atomic_write, make_folder
+from calumma.model.decoder import INITIAL_STD, Decoder, LMHead
 from calumma.train.config_finetune import TrainableConfig
 from calumma.vocabulary import Vocabulary
 
@@ -64,10 +64,10 @@ class RowsEmbedding(nn.Embedding):
         return torch.where(inside[..., None], learning, super().forward(ids))
 
 
-class RowsHead(Head):
+class RowsHead(LMHead):
     """An output layer of which some neighbouring rows learn."""
 
-    def __init__(self, inner: Head, rows: range) -> None:
+    def __init__(self, inner: LMHead, rows: range) -> None:
         super().__init__(inner.in_features, inner.out_features, bias=False, device="meta")
         self.weight = inner.weight
         self.rows = nn.Parameter(inner.weight.new_empty(len(rows), inner.in_features))
@@ -170,7 +170,7 @@ def save_adapter(folder: Path, decoder: Decoder, config: TrainableConfig) -> Non
     make_folder(folder)
     about = {"format": "pt", "rank": str(config.lora_rank), "alpha": str(config.lora_alpha)}
     # Not save_file, whose files only their owner can read, whatever the umask.
-    with replacing(folder / FILE_NAME) as temporary:
+    with atomic_write(folder / FILE_NAME) as temporary:
         temporary.write_bytes(save(learned, about))
 
 
@@ -182,6 +182,6 @@ def require_shardable(config: TrainableConfig, tensor: int) -> None:
     """
     if tensor > 1 and not config.is_whole:
         raise ConfigError(
-            f"parallel.tensor={tensor} cuts matrices that adapt.matrices={config.blocks!r} adds "
-            "to; expected whole ones. Set parallel.tensor=1 (FSDP2 shards them all the same)."
+            f"parallel.tensor_parallel={tensor} cuts matrices that trainable.blocks={config.blocks!r} adds "
+            "to; expected whole ones. Set parallel.tensor_parallel=1 (FSDP2 shards them all the same)."
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from calumma.batches.loader import DataConfig
 from calumma.batches.mixture import second_stage
-from calumma.batches.stream import DataConfig
 from calumma.errors import ConfigError
-from calumma.model.presets import decoder_size
-from calumma.train.watch import StabilityConfig
-from calumma.train.writers import LogConfig
+from calumma.model.presets import preset
+from calumma.train.metric_loggers import LogConfig
+from calumma.train.stability import StabilityConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,33 @@ class DiagnosticsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """Who makes batches; the same ones whoever does."""
+class CheckpointConfig:
+    """When checkpoints are written, and which are kept."""
 
-    workers: int | Literal["auto"] = "auto"
-    """Processes that make them ahead. "auto" is 2 on a GPU and 0 on a CPU, where the step is slow
-    and needs the cores."""
+    interval: int = 100
+    """Steps between two checkpoints."""
+
+    keep_latest: int = 2
+    """Newest checkpoints that are kept."""
+
+    keep_every: int = 0
+    """Checkpoints of steps that are a multiple of it are kept for good, each with its model folder
+    in RUN/models; 0 keeps none."""
+
+    async_save: bool | Literal["auto"] = "auto"
+    """Whether training continues while a checkpoint is written, from a copy in CPU memory.
+    "auto" does so on a GPU; a CPU has neither cores nor memory to spare."""
+
+    def __post_init__(self) -> None:
+        if self.interval < 1 or self.keep_latest < 1 or self.keep_every < 0:
+            raise ConfigError(
+                f"checkpoint.interval={self.interval}, checkpoint.keep_latest={self.keep_latest} "
+                f"and checkpoint.keep_every={self.keep_every}; expected at least 1, 1 and 0."
+            )
+
+    def saves_async(self, device: torch.device) -> bool:
+        """Return whether training on a device continues while a checkpoint is written."""
+        return device.type == "cuda" if self.async_save == "auto" else self.async_save
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +138,7 @@ class DecoderShapeConfig:
     @staticmethod
     def size(name: str) -> dict[str, Any]:
         """The fields of a named size; raises `ConfigError` for an unknown one."""
-        shape = decoder_size(name)
+        shape = preset(name)
         return {field.name: getattr(shape, field.name) for field in fields(DecoderShapeConfig)}
 
 
@@ -154,43 +178,26 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     z_loss_weight: float = 1e-5
-    accumulate: int = 1
-    """Batches added up for one step."""
-
-    save_every: int = 100
-    """Steps between two checkpoints."""
-
-    keep_last: int = 2
-    """Newest checkpoints that stay."""
-
-    keep_every: int = 0
-    """Checkpoints of steps that this divides stay for good, each with its model folder in
-    RUN/models; 0 keeps none so."""
-
-    save_async: bool | Literal["auto"] = "auto"
-    """Whether training goes on while a checkpoint is written, from a copy in the machine's memory.
-    "auto" does so for a GPU; a CPU has neither cores nor memory to spare."""
 
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.save_every < 1 or self.accumulate < 1:
-            raise ConfigError(
-                f"steps={self.steps}, save_every={self.save_every} and accumulate="
-                f"{self.accumulate}; expected at least 1 of each."
-            )
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps}; expected at least 1.")
         if self.data.seq_len % self.parallel.tensor_parallel:
+            tensor = self.parallel.tensor_parallel
             raise ConfigError(
-                f"stream.row_length={self.data.seq_len} does not divide over "
-                f"parallel.tensor={self.parallel.tensor_parallel} ranks; expected a multiple."
+                f"data.seq_len={self.data.seq_len} does not divide over parallel.tensor_parallel="
+                f"{tensor} ranks; the nearest that does is data.seq_len="
+                f"{max(1, round(self.data.seq_len / tensor)) * tensor}."
             )
 
 
@@ -212,7 +219,7 @@ class PretrainConfig(TrainConfig):
             raise ConfigError(
                 f"stage two has weights {self.stage_two.weights} of its own and adds "
                 f"{self.stage_two.added_weights} to stage one's; expected one of the two: "
-                "[stage_two.weights], or [stage_two.added]."
+                "[stage_two.weights], or [stage_two.added_weights]."
             )
 
     @property

@@ -68,17 +68,17 @@ class TrainableConfig:
     def __post_init__(self) -> None:
         if self.blocks == "none" and self.embeddings == "none":
             raise ConfigError(
-                "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; expected one "
-                "of them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'."
+                "trainable.blocks='none' and trainable.embeddings='none' leave nothing to learn; expected one "
+                "of them. Set trainable.embeddings='head' for image rows alone, or trainable.blocks='lora'."
             )
         if self.lora_rank < 1:
             raise ConfigError(
-                f"adapt.rank={self.lora_rank}; expected at least 1. Raise adapt.rank."
+                f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise trainable.lora_rank."
             )
         if self.blocks == "all" and (self.embeddings != "all" or self.vocab_rows != "all"):
             raise ConfigError(
-                f"adapt.tables={self.embeddings!r} and adapt.rows={self.vocab_rows!r} with all matrices; "
-                "expected matrices that stay. Set adapt.matrices='lora' or 'none'."
+                f"trainable.embeddings={self.embeddings!r} and trainable.vocab_rows={self.vocab_rows!r} with all matrices; "
+                "expected matrices that stay. Set trainable.blocks='lora' or 'none'."
             )
 
     @property

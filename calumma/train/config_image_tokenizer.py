@@ -9,8 +9,9 @@ from typing import Literal
 from calumma.errors import ConfigError
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import NORM_GROUPS, VQConfig
-from calumma.train.watch import StabilityConfig
-from calumma.train.writers import LogConfig
+from calumma.train.config import CheckpointConfig
+from calumma.train.metric_loggers import LogConfig
+from calumma.train.stability import StabilityConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +202,14 @@ class ImageTokenizerTrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageTokenizerCheckpointConfig(CheckpointConfig):
+    """As for pre-training, but less often."""
+
+    interval: int = 200
+    """Steps between two checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageTokenizerRun:
     """A run as its TOML file tells it."""
 
@@ -212,9 +221,9 @@ class ImageTokenizerRun:
     device: str = "auto"
     """Where it is trained: "auto" (a GPU where there is one), "cpu" or "cuda"."""
 
-    save_every: int = 200
-    """Steps between two checkpoints; the last two are kept."""
-
+    checkpoint: ImageTokenizerCheckpointConfig = field(
+        default_factory=ImageTokenizerCheckpointConfig
+    )
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     """Of its loss and gradients alone."""
 

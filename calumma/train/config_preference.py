@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calumma.errors import ConfigError
-from calumma.train.config import ComputeConfig, ParallelConfig
+from calumma.train.config import CheckpointConfig, ComputeConfig, ParallelConfig
 from calumma.train.config_finetune import (
     FinetuneOptimizerConfig,
     FinetuneScheduleConfig,
     TrainableConfig,
 )
-from calumma.train.watch import StabilityConfig
+from calumma.train.stability import StabilityConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,14 @@ class DPOOptimizerConfig(FinetuneOptimizerConfig):
 
     lr: float = 1e-6
     """Highest learning rate of AdamW: a tenth of fine-tuning's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOCheckpointConfig(CheckpointConfig):
+    """As for pre-training, but more often."""
+
+    interval: int = 50
+    """Steps between two checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +55,9 @@ class DPOConfig:
             or self.sft_weight < 0
         ):
             raise ConfigError(
-                f"preference.pairs={[str(path) for path in self.pairs]}, beta={self.beta}, "
-                f"doubt={self.label_smoothing}, answer_weight={self.sft_weight}; expected a file, a beta "
-                "above 0, a doubt below 0.5, and no negative weight."
+                f"dpo.pairs={[str(path) for path in self.pairs]}, beta={self.beta}, "
+                f"label_smoothing={self.label_smoothing}, sft_weight={self.sft_weight}; expected a "
+                "file, a beta above 0, a label_smoothing in [0, 0.5), and no negative weight."
             )
 
 
@@ -77,32 +85,27 @@ class DPOTrainConfig:
     another, and what it learns does not depend on it."""
 
     dropout: float = 0.0
-    save_every: int = 50
-    keep_last: int = 2
-    keep_every: int = 0
-    """As in `TrainConfig`."""
-
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
     optimizer: DPOOptimizerConfig = field(default_factory=DPOOptimizerConfig)
     schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    checkpoint: DPOCheckpointConfig = field(default_factory=DPOCheckpointConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.save_every, self.batch_size, self.micro_batch_size) < 1:
+        if min(self.steps, self.batch_size, self.micro_batch_size) < 1:
             raise ConfigError(
-                f"steps={self.steps}, save_every={self.save_every}, pairs_per_step="
-                f"{self.batch_size} and pairs_at_once={self.micro_batch_size}; expected at least 1 "
-                "of each."
+                f"steps={self.steps}, batch_size={self.batch_size} and micro_batch_size="
+                f"{self.micro_batch_size}; expected at least 1 of each."
             )
         if self.parallel.tensor_parallel > 1:
             raise ConfigError(
-                f"parallel.tensor={self.parallel.tensor_parallel}: preference tuning judges whole answers, "
-                "which tensor ranks cut; expected 1. FSDP2 over all ranks is there without it."
+                f"parallel.tensor_parallel={self.parallel.tensor_parallel} in DPO, which needs the "
+                "log-probability of whole answers on one rank; expected 1. Use FSDP2 over all ranks."
             )
         if self.compute.precision == "float8":
             raise ConfigError(
-                "compute.precision='float8': preference tuning compares small differences of large "
-                "sums; expected auto, bfloat16 or float32. Change --compute.precision."
+                "compute.precision='float8' in DPO, which compares small differences of large sums; "
+                "expected auto, bfloat16 or float32. Change --compute.precision."
             )

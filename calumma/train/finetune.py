@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from calumma.batches.pairings import Balance, balance_of, with_equal_pairings
+from calumma.batches.modality_balance import Balance, balance_of, with_equal_pairings
 from calumma.checkpoints.lazy_tensor import LazyTensor
-from calumma.files import fingerprint_of, write_json
+from calumma.files import fingerprint, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import is_first_rank
 from calumma.shards.manifest import require_vocabulary
@@ -20,8 +20,8 @@ from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.train.adapters import adapt, fresh_additions, merged, require_shardable, save_adapter
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.decoder import Lesson, learn
-from calumma.train.exports import Exports, Tensors, as_they_are
+from calumma.train.decoder_trainer import Lesson, learn
+from calumma.train.hf_export import Exports, Tensors, as_they_are
 from calumma.train.loop import Progress
 from calumma.train.parallel import Change
 from calumma.train.pretrain import run_fingerprint
@@ -124,6 +124,6 @@ def balance(config: FinetuneConfig) -> Balance:
 def weights_fingerprint(decoder: Decoder) -> str:
     """Twelve hex digits of a decoder's weights."""
     tensors = decoder.state_dict().values()
-    return fingerprint_of(
+    return fingerprint(
         tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors
     )

@@ -49,7 +49,7 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
         )
     if config.parallel.tensor_parallel > 1:
         raise ConfigError(
-            f"{asked} with parallel.tensor={config.parallel.tensor_parallel}; expected tensor=1, since "
+            f"{asked} with parallel.tensor_parallel={config.parallel.tensor_parallel}; expected tensor=1, since "
             "DTensor does not cut float8 products here. Shard over all ranks instead. "
             f"{way_out}"
         )

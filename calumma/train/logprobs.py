@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.model.decoder import Head
+from calumma.model.decoder import LMHead
 from calumma.train.loss import as_multiplied, rows_at_once
 
 
-def logprobs(hidden: Tensor, head: Head, wanted: Tensor) -> Tensor:
+def logprobs(hidden: Tensor, head: LMHead, wanted: Tensor) -> Tensor:
     """The natural log of each expected id's probability over the whole vocabulary.
 
     Args:

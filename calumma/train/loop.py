@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from calumma.checkpoints.checkpointer import Saver
+from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     RetentionPolicy,
@@ -19,11 +19,13 @@ from calumma.checkpoints.training_checkpoint import (
     saved_steps,
 )
 from calumma.errors import TrainingError
-from calumma.files import make_folder, writing
+from calumma.files import make_folder, os_errors_as_output_errors
 from calumma.runtime import STOP
-from calumma.train.journal import Event, Journal
-from calumma.train.page import RunPage
-from calumma.train.watch import (
+from calumma.train.distributed import ALONE, World
+from calumma.train.metric_loggers import LogConfig, Writer, open_writers
+from calumma.train.run_log import Journal, StabilityEvent
+from calumma.train.run_report import RunPage
+from calumma.train.stability import (
     Limits,
     StabilityConfig,
     Told,
@@ -33,32 +35,30 @@ from calumma.train.watch import (
     kept_steps,
     way_on,
 )
-from calumma.train.world import ALONE, World
-from calumma.train.writers import LogConfig, Writer, open_writers
 
 
 @dataclass(frozen=True)
-class Course:
+class DataPosition:
     """Where a run stands apart from its step, since it may have gone back; saved with it."""
 
-    drawn: int = 0
+    batches_consumed: int = 0
     """Steps whose batches were drawn, those that were passed over among them."""
 
-    rate_share: float = 1.0
+    lr_factor: float = 1.0
     """What the schedule's rate is multiplied by."""
 
 
 class Learner(Protocol):
     """What the loop drives: a decoder on rows of ids, or an image tokenizer on pixels."""
 
-    course: Course
+    course: DataPosition
 
     def step(self, number: int) -> dict[str, float]:
         """Do step `number` (from 0) and say what it saw; "num_tokens" gives the rate, and
         "peak_seconds", which the step's operations take at the peak, the share of it (MFU)."""
         ...
 
-    def turn(self, number: int, course: Course) -> None:
+    def turn(self, number: int, course: DataPosition) -> None:
         """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
         ...
 
@@ -119,8 +119,10 @@ def run_loop(
     """
     make_folder(run)
     journal = Journal(run, writes=world.first, kept=kept_steps(config.watch))
-    saver = Saver(run, config.fingerprint, config.keep, beside=config.beside, saved=config.saved)
-    with writing(run), contextlib.closing(journal), saver:
+    saver = Checkpointer(
+        run, config.fingerprint, config.keep, async_save=config.beside, on_saved=config.saved
+    )
+    with os_errors_as_output_errors(run), contextlib.closing(journal), saver:
         loop = _Loop(learner, config, journal, saver, world)
         step = loop.take_up()
         progress(step, {})
@@ -134,7 +136,7 @@ class _Loop:
     learner: Learner
     config: LoopConfig
     journal: Journal
-    saver: Saver
+    saver: Checkpointer
     world: World
     waited: float = 0.0
     """When the last step was over."""
@@ -176,9 +178,11 @@ class _Loop:
 
     def step(self, number: int, progress: Progress) -> int:
         """Do one step; gives the steps done, fewer than before where the run went back."""
-        turn = self.journal.turn_at(number, self.learner.course.drawn)
+        turn = self.journal.turn_at(number, self.learner.course.batches_consumed)
         if turn is not None:
-            self.learner.turn(number, Course(turn.drawn or 0, turn.rate_share or 1.0))
+            self.learner.turn(
+                number, DataPosition(turn.batches_consumed or 0, turn.lr_factor or 1.0)
+            )
         seen, told = self._learned(number)
         done = number + 1
         for writer in self.writers:
@@ -216,7 +220,7 @@ class _Loop:
         started = time.perf_counter()
         metrics = self.learner.step(number)
         ended = time.perf_counter()
-        seen = {"step": number + 1, **metrics, "seconds": ended - started}
+        seen = {"step": number + 1, **metrics, "step_seconds": ended - started}
         if "num_tokens" in metrics:
             seen["tokens_per_second"] = metrics["num_tokens"] / (ended - self.waited)
         if "peak_seconds" in metrics:
@@ -237,7 +241,7 @@ class _Loop:
         found = findings(journal.history, watch, self.config.limits)
         if not any(one.is_trouble for one in found):
             return Way(found)
-        self.saver.settle()
+        self.saver.wait_quietly()
         return way_on(found, saved_steps(journal.run), journal.roll_backs, watch)
 
     def _noted(self, done: int, way: Way) -> list[str]:
@@ -246,8 +250,10 @@ class _Loop:
             return []
         journal, lines = self.journal, []
         for one in way.found:
-            event = Event(one.kind, done, one.text, since=one.since, metric=one.metric)
-            if way.back or one.kind == "skipped" or not self._told_lately(event):
+            event = StabilityEvent(
+                one.kind, done, one.text, since_step=one.since, metric=one.metric
+            )
+            if way.back or one.kind == "step_skipped" or not self._told_lately(event):
                 journal.note(event)
                 lines.append(f"step {done}: {one.text}")
         if way.back is not None:
@@ -256,19 +262,19 @@ class _Loop:
             if way.back.rate_share != 1.0:
                 text += f", from now on with {way.back.rate_share:g} of the rate"
             journal.note(
-                Event(
-                    "roll_back",
+                StabilityEvent(
+                    "rollback",
                     done,
                     text,
-                    to=way.back.to,
-                    drawn=self.learner.course.drawn,
-                    rate_share=way.back.rate_share,
+                    rollback_to_step=way.back.to,
+                    batches_consumed=self.learner.course.batches_consumed,
+                    lr_factor=way.back.rate_share,
                 )
             )
             lines.append(f"step {done}: {text}")
         return lines
 
-    def _told_lately(self, event: Event) -> bool:
+    def _told_lately(self, event: StabilityEvent) -> bool:
         """Whether the same was told within the window of the watch."""
         earliest = event.step - self.config.watch.window
         return any(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from calumma.model.decoder import Head
+from calumma.model.decoder import LMHead
 from calumma.vocabulary import Vocabulary
 
 NUMBERS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
@@ -35,21 +35,21 @@ class LossSums(NamedTuple):
     num_image: Tensor
     num_control: Tensor
 
-    z: Tensor
+    log_z: Tensor
     """Scalar: the sum of log Z over counted targets."""
 
-    largest_logit: Tensor
+    max_logit: Tensor
     """Scalar: the greatest logit of any id at any counted target; 0 where none counts."""
 
 
 def summed_loss(
     hidden: Tensor,
-    head: Head,
-    targets: Tensor,
-    counted: Tensor,
+    head: LMHead,
+    labels: Tensor,
+    loss_mask: Tensor,
     vocabulary: Vocabulary,
     *,
-    z_loss: float,
+    z_loss_weight: float,
 ) -> LossSums:
     """Cross-entropy and z-loss of the counted targets.
 
@@ -64,9 +64,9 @@ def summed_loss(
         vocabulary: which ids are text and which are codes.
         z_loss: weight of the z-loss.
     """
-    inputs, wanted = hidden[counted], targets[counted]  # [N, M], [N]
+    inputs, wanted = hidden[loss_mask], labels[loss_mask]  # [N, M], [N]
     total, entropy, log_z, top = head(
-        inputs, lambda x, weight: _HeadLoss.apply(x, weight, wanted, z_loss)
+        inputs, lambda x, weight: _HeadLoss.apply(x, weight, wanted, z_loss_weight)
     )
     is_image = (wanted >= vocabulary.codes.start) & (wanted < vocabulary.codes.stop)
     is_text = wanted >= vocabulary.text.start
@@ -79,8 +79,8 @@ def summed_loss(
         num_text=is_text.sum(),
         num_image=is_image.sum(),
         num_control=is_control.sum(),
-        z=log_z.sum(),
-        largest_logit=top.amax() if len(top) else total.new_zeros(()),
+        log_z=log_z.sum(),
+        max_logit=top.amax() if len(top) else total.new_zeros(()),
     )
 
 

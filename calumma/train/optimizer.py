@@ -29,7 +29,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
         inner = []
     elif any(mesh_of(p) is not None for _, p in inner):
         raise ConfigError(
-            "optimizer.kind='muon' wants whole matrices, and the ranks hold parts of them; expected "
+            "optimizer.name='muon' wants whole matrices, and the ranks hold parts of them; expected "
             "one process. Use adamw, or start without torchrun."
         )
     taken = {name for name, _ in inner}

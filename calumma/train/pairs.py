@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
-from calumma.batches.pack import Item, Rooms, lay_out
+from calumma.batches.packing import Item, Rooms, lay_out
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.sequence import TokenSequence
 from calumma.train.epochs import drawn
@@ -34,7 +34,7 @@ class Pairs:
     def fingerprint(self) -> str:
         """Twelve hex digits of all ids."""
         items = chain.from_iterable(self.items)
-        return fingerprint_of(ids.tobytes() + counted.tobytes() for ids, counted in items)
+        return fingerprint(ids.tobytes() + counted.tobytes() for ids, counted in items)
 
     def of_step(self, step: int, count: int, seed: int) -> list[int]:
         """The numbers of a step's pairs: each comes once an epoch, in an order of the epoch's own.
@@ -69,7 +69,7 @@ def encoded_pairs(
         items.append((_item(chosen), _item(rejected)))
     if not items:
         raise ConfigError(
-            "the files of preference.pairs hold no pair; expected at least one. Collect some with "
+            "the files of dpo.pairs hold no pair; expected at least one. Collect some with "
             "`calumma compare`, or write them as docs/finetuning.md says."
         )
     return Pairs(items)

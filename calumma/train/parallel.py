@@ -33,7 +33,7 @@ from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import ParallelConfig
-from calumma.train.world import ALONE, World
+from calumma.train.distributed import ALONE, World
 
 Weights = Iterable[tuple[str, Tensor]]
 """Names and whole tensors, one after another."""
@@ -159,22 +159,22 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
 def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: World) -> None:
     if world.size % (config.data_parallel_replicate * config.tensor_parallel):
         raise ConfigError(
-            f"{world.size} ranks are no multiple of parallel.replicas={config.data_parallel_replicate} times "
-            f"parallel.tensor={config.tensor_parallel}; expected one. "
-            "Start another number, or give another --parallel.replicas or --parallel.tensor."
+            f"{world.size} ranks are no multiple of parallel.data_parallel_replicate={config.data_parallel_replicate} times "
+            f"parallel.tensor_parallel={config.tensor_parallel}; expected one. "
+            "Start another number, or give another --parallel.data-parallel-replicate or --parallel.tensor-parallel."
         )
     if (
         shape.num_kv_heads % config.tensor_parallel
         or shape.feed_forward_dim % config.tensor_parallel
     ):
         raise ConfigError(
-            f"parallel.tensor={config.tensor_parallel} does not divide {shape.num_kv_heads} key heads and "
+            f"parallel.tensor_parallel={config.tensor_parallel} does not divide {shape.num_kv_heads} key heads and "
             f"a feed-forward of {shape.feed_forward_dim}; expected a divisor of both."
         )
     if config.tensor_parallel > 1 and shape.qk_norm_groups > 1:
         raise ConfigError(
-            f"parallel.tensor={config.tensor_parallel} cuts the heads, but their norms stand in "
-            f"{shape.qk_norm_groups} groups; expected one. Use parallel.tensor=1, which shards all."
+            f"parallel.tensor_parallel={config.tensor_parallel} cuts the heads, but their norms stand in "
+            f"{shape.qk_norm_groups} groups; expected one. Use parallel.tensor_parallel=1, which shards all."
         )
 
 

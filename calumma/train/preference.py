@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.batches.pack import Item
+from calumma.batches.packing import Item
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
@@ -34,19 +34,19 @@ from calumma.model.decoder import Decoder
 from calumma.runtime import choose_device, most_memory
 from calumma.shards.encode import DocumentEncoder
 from calumma.train.adapters import adapt, fresh_additions, merged, save_adapter
-from calumma.train.compute import computed_in, prepare
+from calumma.train.compile_and_recompute import computed_in, prepare
 from calumma.train.config_preference import DPOConfig, DPOTrainConfig
-from calumma.train.decoder import decoder_state, restore_decoder
+from calumma.train.decoder_trainer import decoder_state, restore_decoder
+from calumma.train.distributed import joined
 from calumma.train.finetune import weights_fingerprint
 from calumma.train.logprobs import logprobs
-from calumma.train.loop import Course, LoopConfig, Progress, run_loop
+from calumma.train.loop import DataPosition, LoopConfig, Progress, run_loop
 from calumma.train.optimizer import make_optimizers, set_rates
 from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
 from calumma.train.parallel import Place, Ranks, clip_gradients, gathered, placed
 from calumma.train.pretrain import course_fingerprint
 from calumma.train.schedule import rate_share
 from calumma.train.step import ALL, lower_precision, seed_step, to_device
-from calumma.train.world import joined
 
 REFERENCE_NAME = "reference.json"
 
@@ -90,7 +90,7 @@ class PreferenceLearner:
     place: Place = ALL
 
     def __post_init__(self) -> None:
-        self.course = Course()
+        self.course = DataPosition()
         self.device = self.decoder.embedding.weight.device
         self.dtype = computed_in(self.config.compute, self.device)
         prepare(self.decoder, self.config.compute)
@@ -110,7 +110,12 @@ class PreferenceLearner:
             return logprobs(hidden, self.decoder.head, micro.targets[micro.counted])
 
         with lower_precision(self.dtype, self.device, self.place):
-            each = self.decoder(micro.ids, read, owners=micro.owners, positions=micro.positions)
+            each = self.decoder(
+                micro.ids,
+                document_ids=micro.owners,
+                position_ids=micro.positions,
+                head_fn=read,
+            )
         zeros = each.new_zeros(laid.num_sequences)
         lengths = zeros.index_add(0, owners, torch.ones_like(each))
         num_ids = int((laid.batch.document_ids >= 0).sum())
@@ -137,9 +142,9 @@ class PreferenceLearner:
         config, world = self.config, self.place.world
         seed_step(config.seed, number, self.place)
         self.decoder.train()
-        share = rate_share(number, config.steps, config.schedule) * self.course.rate_share
+        share = rate_share(number, config.steps, config.schedule) * self.course.lr_factor
         set_rates(self.optimizers, share)
-        numbers = self.pairs.of_step(self.course.drawn, config.batch_size, config.seed)
+        numbers = self.pairs.of_step(self.course.batches_consumed, config.batch_size, config.seed)
         ours = numbers[world.rank :: world.size]
         seen = torch.zeros(6, dtype=torch.float64, device=self.device)
         for start in range(0, len(ours), config.micro_batch_size):
@@ -150,19 +155,19 @@ class PreferenceLearner:
             if math.isfinite(norm):
                 optimizer.step()
             optimizer.zero_grad()
-        self.course = replace(self.course, drawn=self.course.drawn + 1)
+        self.course = replace(self.course, drawn=self.course.batches_consumed + 1)
         loss, right, margin, chosen, rejected, num_ids = world.sum(seen).tolist()
         return {
             "loss": loss,
-            "preferred": right,
-            "margin": margin,
-            "chosen": chosen,
-            "rejected": rejected,
-            "gradient_norm": norm,
+            "reward_accuracy": right,
+            "reward_margin": margin,
+            "reward_chosen": chosen,
+            "reward_rejected": rejected,
+            "grad_norm": norm,
             "num_tokens": num_ids,
-            "skipped": float(not math.isfinite(norm)),
-            "rate": config.optimizer.lr * share,
-            "memory_bytes": most_memory(self.device),
+            "step_skipped": float(not math.isfinite(norm)),
+            "lr": config.optimizer.lr * share,
+            "peak_memory_bytes": most_memory(self.device),
         }
 
     def _learn(self, numbers: Sequence[int]) -> Tensor:
@@ -177,7 +182,7 @@ class PreferenceLearner:
         sums = [found.loss.detach().sum() / count, right.sum() / count, found.margin.sum() / count]
         return torch.stack([*sums, *gains, torch.tensor(num_ids).to(told)]).double()
 
-    def turn(self, number: int, course: Course) -> None:
+    def turn(self, number: int, course: DataPosition) -> None:
         """Before step `number`: pass over pairs until `course.drawn`, and take its rate."""
         self.course = course
 
@@ -187,7 +192,9 @@ class PreferenceLearner:
 
     def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
-        self.course = Course(**restore_decoder(saved, self.decoder, self.optimizers)["course"])
+        self.course = DataPosition(
+            **restore_decoder(saved, self.decoder, self.optimizers)["course"]
+        )
 
 
 def prefer(
@@ -230,9 +237,10 @@ def prefer(
         learner.reference = _reference(learner, run, fingerprint)
         loop = LoopConfig(
             steps=config.steps,
-            save_every=config.save_every,
+            save_every=config.checkpoint.interval,
             fingerprint=fingerprint,
-            keep=RetentionPolicy(config.keep_last, config.keep_every),
+            keep=RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every),
+            beside=config.checkpoint.saves_async(device),
             watch=config.stability,
         )
         run_loop(learner, run, loop, progress, world)

@@ -7,27 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
 from calumma.train.config import PretrainConfig, TrainConfig
-from calumma.train.decoder import Lesson, learn
-from calumma.train.exports import Exports
+from calumma.train.decoder_trainer import Lesson, learn
+from calumma.train.hf_export import Exports
 from calumma.train.loop import Progress
 
 CONFIG_NAME = "config.json"
 _FREE = (
     "device",
-    "save_every",
-    "keep_last",
-    "keep_every",
-    "save_async",
+    "checkpoint",
     "compute",
     "parallel",
-    "loader",
-    "eyes",
-    "watch",
+    "diagnostics",
+    "stability",
     "log",
 )
 """Fields that, like all paths, may differ between two launches of one run."""
@@ -51,9 +47,11 @@ def course_fingerprint(config: Any, *others: str) -> str:
         for name, value in asdict(config).items()
         if name not in _FREE and not isinstance(value, Path)
     }
+    for name in ("micro_batch_size", "num_workers"):
+        fields.get("data", fields).pop(name, None)
     # Paths deeper down, such as those of preference tuning's pairs, count by what is in them.
     text = json.dumps([fields, *others], sort_keys=True, default=lambda path: "")
-    return fingerprint_of(text)
+    return fingerprint(text)
 
 
 def stage_two_begins(config: PretrainConfig) -> int:
@@ -92,4 +90,4 @@ def pretrain(
         exports=exports,
         gathers=exports is None,
     )
-    return learn(shape, lambda decoder: decoder.fresh_weights(config.seed), lesson, run, progress)
+    return learn(shape, lambda decoder: decoder.initial_weights(config.seed), lesson, run, progress)

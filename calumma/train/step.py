@@ -27,17 +27,17 @@ class StepReport:
     loss: float
     loss_text: float
     loss_image: float
-    z: float
-    largest_logit: float
+    log_z: float
+    max_logit: float
     output_norm: float
-    gradient_norm: float
+    grad_norm: float
 
-    gradient_norms: dict[str, float]
+    grad_norms: dict[str, float]
     """Of each part: embedding, attention, feed_forward, norms, head."""
 
     num_tokens: int
 
-    skipped: int
+    step_skipped: int
     """1 where the gradient was not finite and nothing was learned, else 0."""
 
 
@@ -46,10 +46,10 @@ class StepRules:
     """What stays the same from step to step."""
 
     vocabulary: Vocabulary
-    z_loss: float
-    max_gradient_norm: float
+    z_loss_weight: float
+    max_grad_norm: float
 
-    computed_in: torch.dtype = torch.float32
+    compute_dtype: torch.dtype = torch.float32
     """Of matrix products; below float32 they run under autocast, and weights stay as they are."""
 
 
@@ -76,8 +76,8 @@ def optimizer_step(
         sums, told = _loss(model, micro, rules, place)
         (sums.total / num_counted).backward()
         seen += torch.stack([value.double() for value in told])
-        largest.append(sums.largest_logit)
-    norm, parts = clip_gradients(model.named_parameters(), rules.max_gradient_norm)
+        largest.append(sums.max_logit)
+    norm, parts = clip_gradients(model.named_parameters(), rules.max_grad_norm)
     largest_logit = place.world.most(torch.stack(largest).amax())
     # All that is told comes from the device at once: it waits for us no more than this.
     lone = torch.stack([norm, largest_logit, *parts.values()]).double()
@@ -137,15 +137,18 @@ def _loss(
             place.of_places(micro.targets),
             place.of_places(micro.counted),
             rules.vocabulary,
-            z_loss=rules.z_loss,
+            z_loss_weight=rules.z_loss_weight,
         )
         inside = place.of_places(micro.owners) >= 0
         norms = stream.detach()[inside].norm(dim=-1)
         return sums, (*sums[1:8], norms.sum(), inside.sum())
 
-    with lower_precision(rules.computed_in, micro.ids.device, place):
+    with lower_precision(rules.compute_dtype, micro.ids.device, place):
         told: tuple[LossSums, Sequence[Tensor]] = model(
-            micro.ids, read, owners=micro.owners, positions=micro.positions
+            micro.ids,
+            document_ids=micro.owners,
+            position_ids=micro.positions,
+            head_fn=read,
         )
         return told
 
@@ -174,11 +177,11 @@ def _report(
         loss=(seen.text + seen.image + seen.control) / max(1, counted),
         loss_text=seen.text / max(1, seen.num_text),
         loss_image=seen.image / max(1, seen.num_image),
-        z=seen.z / max(1, counted),
+        log_z=seen.z / max(1, counted),
         output_norm=seen.norms / max(1, seen.num_tokens),
-        largest_logit=largest_logit,
-        gradient_norm=gradient_norm,
-        gradient_norms=gradient_norms,
+        max_logit=largest_logit,
+        grad_norm=gradient_norm,
+        grad_norms=gradient_norms,
         num_tokens=int(seen.num_tokens),
-        skipped=int(not math.isfinite(gradient_norm)),
+        step_skipped=int(not math.isfinite(gradient_norm)),
     )

@@ -23,7 +23,7 @@ from turns import prepare
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
-from calumma.toml_config import make_config, read_toml
+from calumma.toml_config import build_config, read_toml
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import balance, finetune
 
@@ -52,7 +52,7 @@ def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> Fin
         "stream": tree["stream"] | {"seed": seed},
         "schedule": tree["schedule"] | {"warmup_steps": 5},
     }
-    return make_config(FinetuneConfig, tree, "balance.py")
+    return build_config(FinetuneConfig, tree, "balance.py")
 
 
 def figures(decoder: Decoder, start: ModelParts, out: Path, most: int) -> dict[str, Any]:

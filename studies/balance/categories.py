@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="of the config, behind --")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    quick = ["--steps", "2", "--stream.num-rows", "2"] if args.quick else []
+    quick = ["--steps", "2", "--data.global-batch-size", "2"] if args.quick else []
     most, longest = (1, 24) if args.quick else (MOST, 220)
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
     after = Model(load_model(tuned(args.demo, args.out, [*quick, *args.changes])))

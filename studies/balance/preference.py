@@ -30,7 +30,7 @@ from calumma.documents.document import Document, Image, Part, Text
 from calumma.documents.image_formats import encode_png
 from calumma.documents.preferences import Preference, write_preferences
 from calumma.documents.readers import read_documents
-from calumma.evaluate.color import ground_word
+from calumma.evaluate.color import background_color
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.toml_config import load_config
@@ -63,7 +63,7 @@ def is_right(answer: Answer) -> bool:
     """Whether an answer ended and has words, and the pictures that were asked for."""
     pictures = [part for part in answer.sample.parts if isinstance(part, PIL.Image.Image)]
     ground = asked_ground(answer.asked)
-    drawn = all(ground_word(picture) == ground for picture in pictures)
+    drawn = all(background_color(picture) == ground for picture in pictures)
     expected = KINDS[answer.asked.attributes["kind"]]
     return answer.ended and bool(answer.text) and len(pictures) == expected and drawn
 
@@ -143,7 +143,7 @@ def main() -> None:
     words = [d for kind in ("describe", "word", "plain") for d in held_out(args.out, kind, 30)]
     before = ask(model, prompts, **AS_IT_IS)
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
-    places = ["--model", f"{args.out}/categories/model", "--preference.pairs", f'["{pairs}"]']
+    places = ["--model", f"{args.out}/categories/model", "--dpo.pairs", f'["{pairs}"]']
     config = load_config(DPOTrainConfig, CONFIG, [*places, *quick, *args.changes])
     decoder = prefer(config, load_model(config.model), args.out / "preferred")
     assert decoder is not None, "one process"

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from calumma.corpora.captions import normalised
+from calumma.corpora.captions import normalize_caption
 from calumma.corpora.instructions import image_conversations
-from calumma.corpora.instructions.conversation_templates import Origin, instruction
+from calumma.corpora.instructions.conversation_templates import SourceInfo, make_conversation
 from calumma.corpora.instructions.embedded_conversations import embedded_instructions
 from calumma.corpora.synthetic_scenes import Scene
 from calumma.demo.scenes import Painter, load_slice
@@ -41,18 +41,18 @@ def scene_turns(scenes: Iterable[Scene], painter: Painter, split: str) -> Iterat
     """Visual chat, drawing and text with pictures, of the demo's composed scenes."""
     chosen = list(scenes)
     pairs = [_captioned(painter.pair(scene), scene, split) for scene in chosen]
-    glosses = image_conversations.glosses_of(_pages())
-    told = {normalised(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
+    glosses = image_conversations.noun_glosses(_pages())
+    told = {normalize_caption(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
     for scene, pair in zip(chosen, pairs, strict=True):
-        yield from image_conversations.chat(pair)
-        yield image_conversations.drawing(pair)
+        yield from image_conversations.visual_chat(pair)
+        yield image_conversations.image_request(pair)
         asked = [pair.images[0], "What colour is the ground?"]
-        of = Origin(name=pair.id, licence=pair.licence, split=split)  # type: ignore[arg-type]
-        yield instruction("visual_chat", "ground", asked, [scene.ground], of)
-        telling = image_conversations.telling(pair, told)
-        if telling is not None and len(told[normalised(scene.caption)]) <= GLOSS:
+        of = SourceInfo(name=pair.id, license=pair.license, split=split)  # type: ignore[arg-type]
+        yield make_conversation("visual_chat", "ground", asked, [scene.ground], of)
+        telling = image_conversations.explain_with_image(pair, told)
+        if telling is not None and len(told[normalize_caption(scene.caption)]) <= GLOSS:
             yield telling
-    yield from image_conversations.showing(pairs)
+    yield from image_conversations.show_pairs(pairs)
 
 
 def _captioned(pair: Document, scene: Scene, split: str) -> Document:

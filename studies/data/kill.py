@@ -33,7 +33,7 @@ from calumma.shards.tasks import WORK
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 
 PAIRS = ("noto", "fluent-flat", "fluent-3d", "openmoji", "openclipart", "twemoji")
 PAGES = (
@@ -84,7 +84,7 @@ def make_tokenizers(folder: Path, paths: list[Path]) -> Path:
     )
     texts = (document.text for path in paths for document in read_documents([path]))
     TextTokenizer.train(texts, num_text=4096, num_codes=512).save(folder)
-    ImageTokenizer(VQNetwork(config)).save(folder)
+    ImageTokenizer(VQModel(config)).save(folder)
     return folder
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from calumma.batches.drawing import Draw
-from calumma.batches.order import pair_parts
-from calumma.batches.stream import DataConfig, Stream
+from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.sampler import Draw
+from calumma.batches.sequence_augment import pair_parts
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ImageError

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
-from calumma.evaluate.reconstruction import codebook_figures, psnr_db
+from calumma.evaluate.reconstruction import codebook_metrics, psnr_db
 from calumma.files import read_json, write_json, write_text
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import to_picture, to_pixels
-from calumma.tokens.vq.features import FeatureDistance, feature_distance
+from calumma.tokens.pixels import image_to_pixels, pixels_to_image
+from calumma.tokens.vq.perceptual import FeaturePerceptualLoss, feature_perceptual_loss
 
 MEASURED = 512
 """Held-out pictures, evenly spaced over all of them."""
@@ -41,12 +41,12 @@ _PHOTOGRAPHS = "endless-sky-planets"
 @torch.inference_mode()
 def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> dict[str, Any]:
     """All figures of a tokenizer on held-out pictures."""
-    pixels = torch.stack([to_pixels(d.images[0].open(), 64) for d in documents])
+    pixels = torch.stack([image_to_pixels(d.images[0].open(), 64) for d in documents])
     photograph = torch.tensor([d.source == _PHOTOGRAPHS for d in documents])
     codes = torch.cat([tokenizer.encode(part) for part in pixels.split(_BATCH)])
     made = torch.cat([tokenizer.decode(part) for part in codes.split(_BATCH)]).clamp(-1, 1)
     psnr = torch.from_numpy(psnr_db(pixels, made))
-    used, perplexity = codebook_figures(codes.flatten(1).numpy(), tokenizer.config.num_codes)
+    used, perplexity = codebook_metrics(codes.flatten(1).numpy(), tokenizer.config.num_codes)
     return {
         "pictures": len(documents),
         "photographs": int(photograph.sum()),
@@ -54,14 +54,14 @@ def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> 
         "psnr_db_photographs": float(psnr[photograph].mean()),
         "psnr_db_drawings": float(psnr[~photograph].mean()),
         "ssim": float(ssim(pixels, made).mean()),
-        "vgg_distance": _mean(FeatureDistance(VggMaps(vgg)), made, pixels),
-        "lite0_distance": _mean(feature_distance("efficientnet-lite0"), made, pixels),
+        "vgg_distance": _mean(FeaturePerceptualLoss(VggMaps(vgg)), made, pixels),
+        "lite0_distance": _mean(feature_perceptual_loss("efficientnet-lite0"), made, pixels),
         "codes_used": used.value,
         "perplexity": perplexity.value,
     }
 
 
-def _mean(distance: FeatureDistance, made: Tensor, pixels: Tensor) -> float:
+def _mean(distance: FeaturePerceptualLoss, made: Tensor, pixels: Tensor) -> float:
     pairs = zip(made.split(_BATCH), pixels.split(_BATCH), strict=True)
     return sum(float(distance(one, other)) * len(one) for one, other in pairs) / len(pixels)
 
@@ -83,8 +83,8 @@ def sheet(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> No
         top = gap + number // PER_ROW * (2 * side + 3 * gap)
         picture = document.images[0].open()
         canvas.paste(picture, (left, top))
-        made = tokenizer.decode(tokenizer.encode(to_pixels(picture, 64)[None]))[0]
-        canvas.paste(to_picture(made), (left, top + side + gap))
+        made = tokenizer.decode(tokenizer.encode(image_to_pixels(picture, 64)[None]))[0]
+        canvas.paste(pixels_to_image(made), (left, top + side + gap))
     canvas.save(path, optimize=True)
 
 
@@ -145,7 +145,7 @@ def main() -> None:
             if not path.exists() and (folder / "image_tokenizer.json").exists():
                 measured = measure(ImageTokenizer.load(folder), documents, args.vgg)
                 lines = (folder / "metrics.jsonl").read_text().splitlines()
-                seconds = sum(json.loads(line)["seconds"] for line in lines)
+                seconds = sum(json.loads(line)["step_seconds"] for line in lines)
                 record = {"variant": name, "seed": seed, "seconds": round(seconds), **measured}
                 write_json(path, record)
             if path.exists():

@@ -24,8 +24,8 @@ from calumma.documents.document import Document, Image
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import write_json
-from calumma.tokens.pixels import to_array
-from calumma.tokens.squares import to_rgb
+from calumma.tokens.image_preprocessing import to_rgb
+from calumma.tokens.pixels import image_to_array
 
 SIDE = 64
 TILE = 112
@@ -57,7 +57,7 @@ def tiles(picture: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
 
 def small(picture: PIL.Image.Image) -> tuple[bytes, float]:
     """A picture as a PNG of SIDE pixels, and how much its values spread."""
-    values = to_array(picture, SIDE, "pad").transpose(1, 2, 0)
+    values = image_to_array(picture, SIDE, "pad").transpose(1, 2, 0)
     file = io.BytesIO()
     PIL.Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG")
     return file.getvalue(), float(values.std())
@@ -87,7 +87,7 @@ def pictures(corpora: Path) -> Iterator[tuple[str, Document]]:
                         Document(
                             id=f"{document.id}/{number}",
                             source=corpus,
-                            licence=document.licence,
+                            license=document.license,
                             content=(Image(data=data),),
                             attributes={"photograph": document.attributes.get("photograph", "")},
                         ),

@@ -17,7 +17,7 @@ import torch
 from calumma.documents.readers import read_documents
 from calumma.toml_config import load_config
 from calumma.train.config_image_tokenizer import ImageTokenizerRun
-from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
 BASE = Path(__file__).parent / "base.toml"
 SEEDS = (0, 1)

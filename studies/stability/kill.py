@@ -58,7 +58,7 @@ objects = 0.4
 shapes = 0.4
 pages = 0.2
 """
-CLOCKS = {"seconds", "tokens_per_second", "data_wait_share", "memory_bytes"}
+CLOCKS = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes"}
 """What metrics tell of the machine and not of the run."""
 
 

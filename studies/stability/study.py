@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from calumma.batches.batch import Batch
-from calumma.batches.stream import DataConfig, Stream
+from calumma.batches.loader import DataConfig, Stream
 from calumma.demo.config import load_demo_config
 from calumma.demo.scenes import Painter, limited, load_slice, pretraining_documents
-from calumma.files import make_folder, replacing
+from calumma.files import atomic_write, make_folder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.build import build_shards
@@ -34,7 +34,7 @@ from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config import OptimizerConfig
-from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_rates
 from calumma.train.step import StepRules, optimizer_step
 
@@ -116,12 +116,12 @@ def train(run: Run, reader: ShardReader, steps: int) -> Iterator[dict[str, float
     """What each step saw."""
     variant = VARIANTS[run.name]
     decoder = Decoder(shape_of(variant, reader.manifest.vocabulary.size))
-    decoder.initialise(run.seed)
+    decoder.init_weights(run.seed)
     decoder.train()
     stream = Stream(reader, replace(STREAM, seed=run.seed))
     stream.mix(MIXTURE)
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.rate))
-    rules = StepRules(vocabulary=stream.vocabulary, z_loss=variant.z_loss, max_gradient_norm=1.0)
+    rules = StepRules(vocabulary=stream.vocabulary, z_loss_weight=variant.z_loss, max_grad_norm=1.0)
     with widest_logits(decoder) as widest:
         for step in range(steps):
             torch.manual_seed(run.seed * 1_000_003 + step)
@@ -205,7 +205,7 @@ def do(run: Run, reader: ShardReader, out: Path, steps: int) -> None:
     path = run.file(out)
     if path.is_file():
         return
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for told in train(run, reader, steps):
             short = {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in told.items()}
             file.write(json.dumps(short) + "\n")

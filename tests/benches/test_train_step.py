@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benches.train_step import flops_a_token
-from calumma.model.presets import SIZES
+from benches.train_step import flops_per_token
+from calumma.model.presets import PRESETS
 
 BENCH = Path(__file__).parents[2] / "benches" / "train_step.py"
 
@@ -35,4 +35,4 @@ def test_both_sides_run_and_tell_the_same_losses() -> None:
 
 def test_operations_a_token_of_the_seven_billion() -> None:
     # 6 x (7.013 - 0.268) billion weights, and 12 x 32 layers x 4,096 channels x 4,096 ids.
-    assert flops_a_token(SIZES["7B"], 4096) == pytest.approx(46.9e9, rel=1e-3)
+    assert flops_per_token(PRESETS["7B"], 4096) == pytest.approx(46.9e9, rel=1e-3)

@@ -13,7 +13,7 @@ from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_codes
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 
 MHA: dict[str, Any] = {"num_kv_heads": 8}
 GQA: dict[str, Any] = {"num_kv_heads": 4}
@@ -51,7 +51,7 @@ def save_drawn(folder: Path, parts: ModelParts, *, draws: bool = True, **change:
 def without_image_decoder(tokenizers: Tokenizers) -> Tokenizers:
     """Return the tokenizers with a copy of the image tokenizer that lacks its decoder."""
     whole = tokenizers.image.network
-    network = VQNetwork(whole.config, ["decoder"])
+    network = VQModel(whole.config, ["decoder"])
     network.load_state_dict(whole.state_dict(), strict=False)
     return Tokenizers(tokenizers.text, ImageTokenizer(network))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from calumma.checkpoints import checkpointer as room
-from calumma.checkpoints.checkpointer import Saver
+from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     RetentionPolicy,
@@ -49,7 +49,7 @@ def value(run: Path) -> float:
 
 def test_what_is_written_is_the_state_of_its_step(tmp_path: Path, gate: threading.Event) -> None:
     weights = torch.ones(2, 3)
-    with Saver(tmp_path, "f", RetentionPolicy(), beside=True) as saver:
+    with Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=True) as saver:
         saver.save(checkpoint(1, weights))
         weights += 41  # the next step, while nothing is written yet
         assert saved_steps(tmp_path) == []
@@ -62,8 +62,8 @@ def test_a_save_waits_for_the_last_and_the_end_for_all(
 ) -> None:
     told: list[int] = []
     weights = torch.ones(2, 3)
-    with Saver(
-        tmp_path, "f", RetentionPolicy(keep_latest=3), beside=True, saved=told.append
+    with Checkpointer(
+        tmp_path, "f", RetentionPolicy(keep_latest=3), async_save=True, on_saved=told.append
     ) as saver:
         saver.save(checkpoint(1, weights))
         threading.Timer(0.05, gate.set).start()
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once_and_in_one_line(
     beside: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with Saver(tmp_path, "f", RetentionPolicy(), beside=beside) as saver:
+    with Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=beside) as saver:
         with pytest.raises(OutputError) as caught:
             saver.save(checkpoint(1))
             saver.save(checkpoint(2))
@@ -92,7 +92,10 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once_and_in_one_line(
 
 def test_a_failure_is_seen_before_the_next_save(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(OutputError), Saver(tmp_path, "f", RetentionPolicy(), beside=True) as saver:
+    with (
+        pytest.raises(OutputError),
+        Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=True) as saver,
+    ):
         assert not saver.failed
         saver.save(checkpoint(1))
         while not saver.failed:
@@ -101,6 +104,9 @@ def test_a_failure_is_seen_before_the_next_save(tmp_path: Path) -> None:
 
 def test_an_error_in_training_is_not_hidden_by_one_in_writing(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(KeyError), Saver(tmp_path, "f", RetentionPolicy(), beside=True) as saver:
+    with (
+        pytest.raises(KeyError),
+        Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=True) as saver,
+    ):
         saver.save(checkpoint(1))
         raise KeyError

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calumma.checkpoints.conversion import Target, convert, open_model
+from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.errors import CalummaError, CheckpointError, OutputError
 from calumma.tokens.folder import Tokenizers
@@ -21,8 +21,8 @@ from tests.checkpoints.drawn import bytes_of, save_drawn
 from tests.checkpoints.test_meta_torch_pickle import Bomb
 from tests.images import noise
 
-CALUMMA = Target(layout="calumma")
-TOKENIZERS = Target(layout="tokenizers")
+CALUMMA = ConversionTarget(layout="calumma")
+TOKENIZERS = ConversionTarget(layout="tokenizers")
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,11 @@ def made(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> P
     """One model in several files, as a release of four shards, and as Qwen3."""
     root = tmp_path_factory.mktemp("made")
     save_drawn(root / "one", model_parts, qk_norm_groups=4)
-    few = Target(layout="calumma", most_bytes=100_000)
-    convert(open_model(root / "one"), root, root / "hf", few)
-    convert(open_model(root / "one"), root, root / "meta", Target(layout="meta"))
+    few = ConversionTarget(layout="calumma", max_shard_bytes=100_000)
+    convert_model(open_model(root / "one"), root, root / "hf", few)
+    convert_model(open_model(root / "one"), root, root / "meta", ConversionTarget(layout="meta"))
     save_drawn(root / "rms", model_parts, qk_norm="rms")
-    convert(open_model(root / "rms"), root, root / "qwen3", Target(layout="qwen3"))
+    convert_model(open_model(root / "rms"), root, root / "qwen3", ConversionTarget(layout="qwen3"))
     return root
 
 
@@ -42,7 +42,9 @@ def test_bytes_are_told_as_they_are_written(made: Path, tmp_path: Path) -> None:
     for layout in ("calumma", "meta"):
         told: list[int] = []
         model = open_model(made / "hf")
-        convert(model, made / "hf", tmp_path / layout, Target(layout=layout), told.append)
+        convert_model(
+            model, made / "hf", tmp_path / layout, ConversionTarget(layout=layout), told.append
+        )
         # Spelling norms out, or giving every shard its own, takes a little more.
         assert model.num_bytes <= sum(told) < 1.05 * model.num_bytes
         assert load_model(tmp_path / "calumma").tokenizers.has_image_decoder
@@ -54,7 +56,7 @@ def test_tokenizers_are_the_same_bytes_whichever_layout_their_model_has(
     for place, name in enumerate(("one", "one", "hf", "meta", "rms", "qwen3")):
         told: list[int] = []
         model, out = open_model(made / name), tmp_path / str(place)
-        convert(model, made / name, out, TOKENIZERS, told.append)
+        convert_model(model, made / name, out, TOKENIZERS, told.append)
         assert sum(told) == model.num_vq_bytes
         assert bytes_of(out) == bytes_of(tmp_path / "0")
     both = Tokenizers.load(tmp_path / "0")
@@ -69,9 +71,9 @@ def test_tokenizers_without_a_decoder_are_the_model_s_own(
 ) -> None:
     save_drawn(tmp_path / "blind", model_parts, draws=False)
     source = tmp_path / "source"
-    convert(open_model(tmp_path / "blind"), source, source, Target(layout=layout))
+    convert_model(open_model(tmp_path / "blind"), source, source, ConversionTarget(layout=layout))
     for name in ("first", "again"):
-        convert(open_model(source), source, tmp_path / name, TOKENIZERS)
+        convert_model(open_model(source), source, tmp_path / name, TOKENIZERS)
     assert bytes_of(tmp_path / "first") == bytes_of(tmp_path / "again")
     found, own = (
         ImageTokenizer.load(tmp_path / "first"),
@@ -84,10 +86,10 @@ def test_tokenizers_without_a_decoder_are_the_model_s_own(
 
 def test_an_empty_folder_is_taken_and_another_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    convert(open_model(made / "hf"), made / "hf", tmp_path / "out", CALUMMA)
+    convert_model(open_model(made / "hf"), made / "hf", tmp_path / "out", CALUMMA)
     before = bytes_of(tmp_path / "out")
     with pytest.raises(OutputError) as caught:
-        convert(open_model(made / "hf"), made / "hf", tmp_path / "out", CALUMMA)
+        convert_model(open_model(made / "hf"), made / "hf", tmp_path / "out", CALUMMA)
     assert str(caught.value) == (
         f"{tmp_path / 'out'} holds other things; expected a folder that is not there yet, or is "
         "empty. Choose another, or delete it."
@@ -105,9 +107,9 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_shards_are_meta_s_only(made: Path, tmp_path: Path) -> None:
-    target = Target(layout="calumma", num_shards=4)
+    target = ConversionTarget(layout="calumma", num_shards=4)
     with pytest.raises(CheckpointError) as caught:
-        convert(open_model(made / "hf"), made / "hf", tmp_path / "out", target)
+        convert_model(open_model(made / "hf"), made / "hf", tmp_path / "out", target)
     assert str(caught.value) == (
         "--shards 4 with --to calumma; expected it with --to meta only. How large files of the other "
         "layouts are, --max-shard-size says."
@@ -197,7 +199,9 @@ def test_what_is_broken_is_refused_in_one_line_and_nothing_is_written(
     damage(broken)
     for layout in ("calumma", "meta"):
         with pytest.raises(CalummaError) as caught:
-            convert(open_model(broken), broken, tmp_path / "out", Target(layout=layout))
+            convert_model(
+                open_model(broken), broken, tmp_path / "out", ConversionTarget(layout=layout)
+            )
         message = str(caught.value)
         assert told in message
         assert message.startswith(str(broken))
@@ -213,15 +217,15 @@ def test_what_stops_half_way_leaves_nothing(
     def stop(num_bytes: int) -> None:
         raise error
 
-    target = Target(layout=layout)
+    target = ConversionTarget(layout=layout)
     with pytest.raises(type(error)):
-        convert(open_model(made / "hf"), made / "hf", tmp_path / "out", target, stop)
+        convert_model(open_model(made / "hf"), made / "hf", tmp_path / "out", target, stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_conversion_left_is_cleared_by_the_next(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(made / "meta", tmp_path / "out.tmp")
-    convert(open_model(made / "hf"), made / "hf", out, CALUMMA)
+    convert_model(open_model(made / "hf"), made / "hf", out, CALUMMA)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert bytes_of(out) == bytes_of(made / "one")

@@ -13,8 +13,8 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.checkpoints.conversion import Target, convert, open_model
-from calumma.checkpoints.hf_weight_names import decoder_names, heads_of_norm
+from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
+from calumma.checkpoints.hf_weight_names import hf_decoder_names, num_norm_heads
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.model.decoder import Decoder
 from tests.checkpoints.drawn import GQA, MHA, bytes_of, mixed_ids, save_drawn
@@ -52,12 +52,12 @@ def learn(logits: Tensor, ids: Tensor) -> None:
 def assert_same_gradients(theirs: Any, ours: Decoder) -> None:
     """Equal to a thousandth of each parameter's largest; norms summed over a group's heads."""
     found, wanted = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    names = decoder_names(ours.config)
+    names = hf_decoder_names(ours.config)
     assert set(names) == set(found)
     for name, their_name in names.items():
         gradient, expected = found[name].grad, wanted[their_name].grad
         assert gradient is not None
-        if heads_of_norm(name, ours.config):
+        if num_norm_heads(name, ours.config):
             expected = expected.unflatten(0, (len(gradient), -1)).sum(1)
         assert expected.abs().max() > 0, name
         error = (gradient - expected).abs().max() / expected.abs().max()
@@ -85,7 +85,7 @@ def test_logits_of_transformers_qwen3(
 ) -> None:
     ours = save_drawn(tmp_path / "own", model_parts, qk_norm="rms", rope_theta=500.0, **heads)
     source = tmp_path / "own"
-    convert(open_model(source), source, tmp_path / "qwen3", Target(layout="qwen3"))
+    convert_model(open_model(source), source, tmp_path / "qwen3", ConversionTarget(layout="qwen3"))
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "qwen3", output_loading_info=True
     )
@@ -115,7 +115,7 @@ def test_logits_of_a_release_computed_shard_by_shard(
 ) -> None:
     source, out = tmp_path / "own", tmp_path / "release"
     ours = save_drawn(source, model_parts, qk_norm_groups=shards, **order, **heads)
-    convert(open_model(source), source, out, Target(layout="meta"))
+    convert_model(open_model(source), source, out, ConversionTarget(layout="meta"))
     (folder,) = (out / "models").iterdir()
     params = json.loads((folder / "params.json").read_text())
     ids = mixed_ids(model_parts)
@@ -123,7 +123,7 @@ def test_logits_of_a_release_computed_shard_by_shard(
         wanted = run_release(folder, params, ids)
         assert torch.allclose(ours(ids), wanted, atol=1e-4, rtol=0)
     back = tmp_path / "back"
-    convert(open_model(out), out, back, Target(layout="calumma"))
+    convert_model(open_model(out), out, back, ConversionTarget(layout="calumma"))
     assert bytes_of(back) == bytes_of(source)
 
 
@@ -149,14 +149,14 @@ def test_from_transformers_through_meta_and_back_no_bit_is_lost(
     for name in ("tokenizer.json", "vq_decoder.safetensors"):
         (hf / name).write_bytes((tmp_path / "drawn" / name).read_bytes())
     steps = [
-        ("one", Target(layout="calumma")),
-        ("two", Target(layout="meta", num_shards=shards)),
-        ("three", Target(layout="calumma", most_bytes=40_000)),
-        ("four", Target(layout="calumma")),
+        ("one", ConversionTarget(layout="calumma")),
+        ("two", ConversionTarget(layout="meta", num_shards=shards)),
+        ("three", ConversionTarget(layout="calumma", max_shard_bytes=40_000)),
+        ("four", ConversionTarget(layout="calumma")),
     ]
     source = hf
     for name, target in steps:
-        convert(open_model(source), source, tmp_path / name, target)
+        convert_model(open_model(source), source, tmp_path / name, target)
         source = tmp_path / name
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "four")
     assert len(list((tmp_path / "three").glob("model-*-of-*.safetensors"))) > 2
@@ -178,12 +178,14 @@ def test_the_image_tokenizer_comes_back_with_its_decoder(
 ) -> None:
     source = tmp_path / "own"
     save_drawn(source, model_parts)
-    convert(open_model(source), source, tmp_path / "meta", Target(layout="meta"))
+    convert_model(open_model(source), source, tmp_path / "meta", ConversionTarget(layout="meta"))
     checkpoint = torch.load(tmp_path / "meta/tokenizer/vqgan.ckpt", weights_only=True)
     names = set(checkpoint["state_dict"])
     assert {"encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight"} <= names
     assert {"decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"} <= names
-    convert(open_model(tmp_path / "meta"), source, tmp_path / "back", Target(layout="calumma"))
+    convert_model(
+        open_model(tmp_path / "meta"), source, tmp_path / "back", ConversionTarget(layout="calumma")
+    )
     assert (
         load_model(tmp_path / "back").tokenizers.image.fingerprint
         == model_parts.tokenizers.image.fingerprint

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calumma.checkpoints.hf_chameleon import chameleon_tensors, norm_groups
+from calumma.checkpoints.hf_chameleon import chameleon_tensors, find_norm_groups
 from calumma.checkpoints.model_folder import ModelParts, load_model, open_model_folder
 from calumma.errors import CheckpointError
 from tests.checkpoints.drawn import save_drawn
@@ -50,10 +50,10 @@ def test_norms_are_spelt_out_for_every_head(folder: Path) -> None:
 
 def test_the_fewest_groups_by_hand() -> None:
     a, b = torch.ones(1, 2), torch.zeros(1, 2)
-    assert norm_groups([torch.cat([a, a, a, a])], 4) == 1
-    assert norm_groups([torch.cat([a, a, b, b])], 4) == 2
-    assert norm_groups([torch.cat([a, a, b, b]), torch.cat([a, b, a, b])], 4) == 4
-    assert norm_groups([torch.cat([a, b, a, b])], 2) is None
+    assert find_norm_groups([torch.cat([a, a, a, a])], 4) == 1
+    assert find_norm_groups([torch.cat([a, a, b, b])], 4) == 2
+    assert find_norm_groups([torch.cat([a, a, b, b]), torch.cat([a, b, a, b])], 4) == 4
+    assert find_norm_groups([torch.cat([a, b, a, b])], 2) is None
 
 
 def test_an_image_decoder_beside_the_encoder_is_taken(

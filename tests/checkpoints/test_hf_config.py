@@ -11,14 +11,14 @@ import torch
 from transformers import ChameleonConfig
 
 from calumma.checkpoints.hf_config import (
-    model_config,
+    chameleon_config,
+    chameleon_tokenizer_config,
+    fast_tokenizer_config,
+    parse_chameleon_config,
+    parse_vq_config,
     preprocessor_config,
     processor_config,
-    read_decoder_config,
-    read_vq_config,
-    special_ids,
-    text_model_tokenizer_config,
-    tokenizer_config,
+    special_token_ids,
 )
 from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
@@ -44,20 +44,20 @@ def test_transformers_reads_and_writes_our_shapes(
     tmp_path: Path,
 ) -> None:
     shape = replace(decoder_config, **change)  # type: ignore[arg-type]
-    written = model_config(shape, image_tokenizer.config, text_tokenizer, torch.float32)
-    assert read_decoder_config(written) == shape
-    assert read_vq_config(written["vq_config"]) == image_tokenizer.config
+    written = chameleon_config(shape, image_tokenizer.config, text_tokenizer, torch.float32)
+    assert parse_chameleon_config(written) == shape
+    assert parse_vq_config(written["vq_config"]) == image_tokenizer.config
     ChameleonConfig(**written).save_pretrained(tmp_path)
     theirs = json.loads((tmp_path / "config.json").read_text())
-    assert read_decoder_config(theirs) == shape
-    assert read_vq_config(theirs["vq_config"]) == image_tokenizer.config
+    assert parse_chameleon_config(theirs) == shape
+    assert parse_vq_config(theirs["vq_config"]) == image_tokenizer.config
     assert theirs["vocabulary_map"] == text_tokenizer.tokenizer.get_vocab(with_added_tokens=True)
 
 
 def test_what_a_config_leaves_out_is_transformers_default() -> None:
-    assert read_vq_config({}) == VQConfig()
+    assert parse_vq_config({}) == VQConfig()
     theirs = ChameleonConfig()
-    shape = read_decoder_config(theirs.to_dict())
+    shape = parse_chameleon_config(theirs.to_dict())
     assert (shape.model_dim, shape.num_layers, shape.feed_forward_dim) == (4096, 32, 11008)
     assert (shape.vocabulary_size, shape.num_kv_heads, shape.norm_order) == (65536, 32, "pre")
     assert (shape.rope_theta, shape.norm_epsilon, shape.max_seq_len) == (10_000.0, 1e-5, 4096)
@@ -72,8 +72,8 @@ def test_the_old_place_of_the_wavelength_is_read() -> None:
         "intermediate_size": 8,
         "rope_theta": 123.0,
     }
-    assert read_decoder_config(config).rope_theta == 123.0
-    assert read_decoder_config(config).num_kv_heads == 2
+    assert parse_chameleon_config(config).rope_theta == 123.0
+    assert parse_chameleon_config(config).num_kv_heads == 2
 
 
 def test_pixels_run_from_minus_one_to_one() -> None:
@@ -83,17 +83,17 @@ def test_pixels_run_from_minus_one_to_one() -> None:
 
 
 def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
-    assert special_ids(text_tokenizer.vocabulary) == {
+    assert special_token_ids(text_tokenizer.vocabulary) == {
         "bos_token_id": 0,
         "pad_token_id": 1,
         "eos_token_id": 2,
     }
     assert processor_config(VQConfig())["image_seq_length"] == 1024
-    tokens = tokenizer_config(77)
+    tokens = chameleon_tokenizer_config(77)
     assert (tokens["boi_token"], tokens["eoi_token"]) == ("<racm3:break>", "<eoss>")
     assert tokens["model_max_length"] == 77
     assert tokens["processor_class"] == "ChameleonProcessor"
-    assert "processor_class" not in text_model_tokenizer_config(77)
+    assert "processor_class" not in fast_tokenizer_config(77)
 
 
 ANOTHER_FUNCTION = [
@@ -107,7 +107,7 @@ ANOTHER_FUNCTION = [
 @pytest.mark.parametrize(("name", "value", "told"), ANOTHER_FUNCTION)
 def test_a_config_of_another_function_is_refused(name: str, value: object, told: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        read_decoder_config({name: value}, "X/config.json")
+        parse_chameleon_config({name: value}, "X/config.json")
     assert str(caught.value) == (
         f"X/config.json: {name} is {told}, the only value that calumma's decoder knows. Loaded all "
         "the same, the model would be another one."
@@ -124,7 +124,7 @@ def test_a_config_of_another_function_is_refused(name: str, value: object, told:
 )
 def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(CheckpointError) as caught:
-        read_decoder_config(change, "X/config.json")
+        parse_chameleon_config(change, "X/config.json")
     assert str(caught.value) == (
         "X/config.json: rotary positions of type 'yarn'; expected 'default', since scaled ones are "
         "not implemented. Take the model from before its context was stretched."
@@ -158,17 +158,17 @@ def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
 )
 def test_numbers_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        read_decoder_config(change, "X/config.json")
+        parse_chameleon_config(change, "X/config.json")
     assert str(caught.value) == f"X/config.json: {message}"
 
 
 def test_another_image_network_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
-        read_vq_config({"double_latent": True}, "X/config.json")
+        parse_vq_config({"double_latent": True}, "X/config.json")
     assert str(caught.value) == (
         "X/config.json: double_latent of the image tokenizer is true; expected false, the only value "
         "that calumma's network knows."
     )
     told = r"X/config\.json: its numbers do not fit\. resolution=30 cannot be halved"
     with pytest.raises(CheckpointError, match=told):
-        read_vq_config({"resolution": 30}, "X/config.json")
+        parse_vq_config({"resolution": 30}, "X/config.json")

@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from calumma.checkpoints.conversion import Target, convert, open_model
-from calumma.checkpoints.hf_qwen3 import read_qwen3_config
+from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
+from calumma.checkpoints.hf_qwen3 import parse_qwen3_config
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.errors import CheckpointError
 from tests.checkpoints.drawn import bytes_of, save_drawn
@@ -61,8 +61,13 @@ def test_a_folder_is_loaded_as_it_was_saved(
 
 @pytest.mark.parametrize("to", ["calumma", "qwen3"])
 def test_there_and_back_every_byte_is_the_same(to: Any, folder: Path, tmp_path: Path) -> None:
-    convert(open_model(folder), folder, tmp_path / "there", Target(layout=to))
-    convert(open_model(tmp_path / "there"), folder, tmp_path / "back", Target(layout="calumma"))
+    convert_model(open_model(folder), folder, tmp_path / "there", ConversionTarget(layout=to))
+    convert_model(
+        open_model(tmp_path / "there"),
+        folder,
+        tmp_path / "back",
+        ConversionTarget(layout="calumma"),
+    )
     assert bytes_of(tmp_path / "back") == bytes_of(folder)
 
 
@@ -111,7 +116,9 @@ def test_what_qwen3_cannot_hold_is_refused_with_the_reason(
     source = tmp_path / "model"
     save_drawn(source, model_parts, **change)
     with pytest.raises(CheckpointError) as caught:
-        convert(open_model(source), source, tmp_path / "out", Target(layout="qwen3"))
+        convert_model(
+            open_model(source), source, tmp_path / "out", ConversionTarget(layout="qwen3")
+        )
     assert str(caught.value) == f"{source}: {message}"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -181,5 +188,5 @@ def test_a_real_qwen3_config_is_read() -> None:
     theirs = transformers.Qwen3Config(
         vocab_size=64, hidden_size=64, num_attention_heads=8, head_dim=8, num_key_value_heads=2
     ).to_dict()
-    shape = read_qwen3_config(theirs, "config.json")
+    shape = parse_qwen3_config(theirs, "config.json")
     assert (shape.qk_norm, shape.num_kv_heads, shape.norm_epsilon) == ("rms", 2, 1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calumma.checkpoints.hf_weights import INDEX_NAME, read_weights, write_weights
+from calumma.checkpoints.hf_weights import HF_INDEX_FILE, open_hf_weights, write_hf_weights
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.errors import CheckpointError
 
@@ -21,79 +21,79 @@ STORED = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
     """Three files and their index."""
-    write_weights(tmp_path, STORED, most_bytes=80)
+    write_hf_weights(tmp_path, STORED, max_shard_bytes=80)
     return tmp_path
 
 
 def test_one_file_where_all_fits(tmp_path: Path) -> None:
-    write_weights(tmp_path, STORED)
+    write_hf_weights(tmp_path, STORED)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-    assert set(read_weights(tmp_path)) == set(TENSORS)
+    assert set(open_hf_weights(tmp_path)) == set(TENSORS)
 
 
 def test_several_files_with_an_index_where_it_does_not(three: Path) -> None:
     names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
-    assert sorted(path.name for path in three.iterdir()) == [*names, INDEX_NAME]
-    assert json.loads((three / INDEX_NAME).read_text()) == {
+    assert sorted(path.name for path in three.iterdir()) == [*names, HF_INDEX_FILE]
+    assert json.loads((three / HF_INDEX_FILE).read_text()) == {
         "metadata": {"total_size": 200},
         "weight_map": {
             "t0": names[0], "t1": names[0], "t2": names[1], "t3": names[1], "t4": names[2]
         },
     }  # fmt: skip
     assert set(load_file(three / names[1])) == {"t2", "t3"}
-    assert all(torch.equal(each.read(), TENSORS[n]) for n, each in read_weights(three).items())
+    assert all(torch.equal(each.read(), TENSORS[n]) for n, each in open_hf_weights(three).items())
 
 
 def test_a_tensor_larger_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
-    write_weights(tmp_path, STORED, most_bytes=1)
+    write_hf_weights(tmp_path, STORED, max_shard_bytes=1)
     assert len(list(tmp_path.glob("model-*-of-00005.safetensors"))) == 5
 
 
 def test_files_of_an_older_model_go(three: Path) -> None:
-    write_weights(three, STORED, most_bytes=120)
+    write_hf_weights(three, STORED, max_shard_bytes=120)
     assert len(list(three.glob("model*.safetensors"))) == 2
-    write_weights(three, STORED)
+    write_hf_weights(three, STORED)
     assert [path.name for path in three.iterdir()] == ["model.safetensors"]
 
 
 def test_files_without_an_index_are_one_model(three: Path) -> None:
-    (three / INDEX_NAME).unlink()
-    assert set(read_weights(three)) == set(TENSORS)
+    (three / HF_INDEX_FILE).unlink()
+    assert set(open_hf_weights(three)) == set(TENSORS)
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        read_weights(folder)
+        open_hf_weights(folder)
     return str(caught.value)
 
 
 def test_a_missing_file_is_named(three: Path) -> None:
     (three / "model-00002-of-00003.safetensors").unlink()
     assert refusal(three) == (
-        f"{three} lacks the file model-00002-of-00003.safetensors, which its {INDEX_NAME} names; "
+        f"{three} lacks the file model-00002-of-00003.safetensors, which its {HF_INDEX_FILE} names; "
         "expected every file of the weights. Copy or download the missing one."
     )
 
 
 def test_an_index_leads_to_no_other_folder(three: Path) -> None:
-    record = json.loads((three / INDEX_NAME).read_text())
+    record = json.loads((three / HF_INDEX_FILE).read_text())
     record["weight_map"]["t0"] = "../model-00001-of-00003.safetensors"
-    (three / INDEX_NAME).write_text(json.dumps(record))
+    (three / HF_INDEX_FILE).write_text(json.dumps(record))
     assert refusal(three).startswith(f"{three} lacks the file ../model-00001-of-00003")
 
 
 def test_an_index_of_other_files_is_refused(three: Path) -> None:
     save_file({"t4": torch.zeros(1)}, three / "model-00002-of-00003.safetensors")
     assert refusal(three) == (
-        f"{three / INDEX_NAME} tells of 2 tensors that no file has, the first of them t2; expected "
+        f"{three / HF_INDEX_FILE} tells of 2 tensors that no file has, the first of them t2; expected "
         "the files it was written with. Copy or download them again."
     )
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": {"a": 1}}'])
 def test_an_index_without_a_map_is_refused(text: str, three: Path) -> None:
-    (three / INDEX_NAME).write_text(text)
+    (three / HF_INDEX_FILE).write_text(text)
     assert refusal(three) == (
-        f"{three / INDEX_NAME} has no weight_map from tensors to files; expected the index of "
+        f"{three / HF_INDEX_FILE} has no weight_map from tensors to files; expected the index of "
         "sharded safetensors. Copy or download it again."
     )

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.conversion import Target, convert, open_model
+from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.meta.release import (
-    find_meta,
-    model_name,
-    open_meta,
-    params,
-    renamed,
-    shard_files,
-    write_meta,
+    find_meta_model,
+    meta_model_name,
+    meta_params,
+    meta_shard_files,
+    open_meta_model,
+    rename_placeholder,
+    write_meta_model,
 )
 from calumma.checkpoints.model_folder import ModelParts, load_model, open_model_folder
 from calumma.errors import CheckpointError, TokenizerError, VocabularyError
@@ -35,7 +35,7 @@ def made(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> P
     """A model folder, and a release of four shards made of it."""
     root = tmp_path_factory.mktemp("made")
     save_drawn(root / "own", model_parts, qk_norm_groups=4, max_tokens=77, norm_order="reordered")
-    write_meta(root / "release", open_model_folder(root / "own"))
+    write_meta_model(root / "release", open_model_folder(root / "own"))
     return root
 
 
@@ -64,8 +64,8 @@ def refusal(path: Path) -> str:
 
 
 def test_a_release_is_found_by_its_root_or_its_model(release: Path, folder: Path) -> None:
-    assert find_meta(release) == find_meta(folder) == folder
-    assert find_meta(folder.parent) is None
+    assert find_meta_model(release) == find_meta_model(folder) == folder
+    assert find_meta_model(folder.parent) is None
     assert open_model(folder).decoder_config == open_model(release).decoder_config
     assert open_model(release).layout == "a release in Meta's layout (4 shards)"
 
@@ -81,7 +81,11 @@ def test_the_placeholder_alone_has_another_name(made: Path, release: Path) -> No
     assert theirs == ours.replace('"<image>"', '"<reserved08707>"')
     assert open_model(release).tokenizer_json == ours
     both = '{"<image>": 1, "<reserved08707>": 2}'
-    assert renamed(both, to_release=True) == renamed(both, to_release=False) == both
+    assert (
+        rename_placeholder(both, to_release=True)
+        == rename_placeholder(both, to_release=False)
+        == both
+    )
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -91,7 +95,7 @@ def test_params_of_either_form_are_read(nested: bool, release: Path, folder: Pat
     (folder / "consolidate_params.json").unlink()
     record = json.loads((folder / "params.json").read_text())
     (folder / "params.json").write_text(json.dumps({"model": record} if nested else record))
-    for path in shard_files(folder):
+    for path in meta_shard_files(folder):
         change(path, _part)
         change(path, lambda tensors: tensors.update({"rope.freqs": torch.ones(4)}))
     model = open_model(release)
@@ -111,12 +115,12 @@ def _part(tensors: dict[str, Tensor]) -> None:
 
 def test_one_shard_may_be_numbered(made: Path, tmp_path: Path, model_parts: ModelParts) -> None:
     save_drawn(tmp_path / "own", model_parts)
-    write_meta(tmp_path / "release", open_model_folder(tmp_path / "own"))
-    folder = find_meta(tmp_path / "release")
+    write_meta_model(tmp_path / "release", open_model_folder(tmp_path / "own"))
+    folder = find_meta_model(tmp_path / "release")
     assert folder is not None
-    assert [path.name for path in shard_files(folder)] == ["consolidated.pth"]
+    assert [path.name for path in meta_shard_files(folder)] == ["consolidated.pth"]
     (folder / "consolidated.pth").rename(folder / "consolidated.00.pth")
-    assert open_meta(folder).layout == "a release in Meta's layout (one shard)"
+    assert open_meta_model(folder).layout == "a release in Meta's layout (one shard)"
 
 
 def test_the_released_sizes_have_the_released_names_and_params() -> None:
@@ -128,7 +132,7 @@ def test_the_released_sizes_have_the_released_names_and_params() -> None:
         "num_kv_heads": 32,
         "feed_forward_dim": 11_008,
     }
-    assert params(DecoderConfig(**seven), 1) == {
+    assert meta_params(DecoderConfig(**seven), 1) == {
         "dim": 4096,
         "n_layers": 32,
         "n_heads": 32,
@@ -147,7 +151,7 @@ def test_the_released_sizes_have_the_released_names_and_params() -> None:
         def __init__(self, num_parameters: float) -> None:
             self.num_parameters = num_parameters
 
-    names = [model_name(Sized(size)) for size in (7.01e9, 34.3e9, 1.5e9, 9.4e7, 10)]  # type: ignore[arg-type]
+    names = [meta_model_name(Sized(size)) for size in (7.01e9, 34.3e9, 1.5e9, 9.4e7, 10)]  # type: ignore[arg-type]
     assert names == ["7b", "30b", "2b", "94m", "1m"]
 
 
@@ -156,7 +160,7 @@ def test_any_feed_forward_width_can_be_told(
     width: int, model_parts: ModelParts, tmp_path: Path
 ) -> None:
     save_drawn(tmp_path / "own", model_parts, feed_forward_dim=width)
-    write_meta(tmp_path / "release", open_model_folder(tmp_path / "own"))
+    write_meta_model(tmp_path / "release", open_model_folder(tmp_path / "own"))
     assert open_model(tmp_path / "release").decoder_config.feed_forward_dim == width
 
 
@@ -249,7 +253,7 @@ def test_a_release_without_tokenizers_takes_others(
     model_parts.tokenizers.image.save(tmp_path / "own")
     for number, tokenizers in enumerate((tmp_path / "elsewhere", tmp_path / "own")):
         model, out = open_model(release, tokenizers), tmp_path / f"out{number}"
-        convert(model, release, out, Target(layout="calumma"))
+        convert_model(model, release, out, ConversionTarget(layout="calumma"))
         assert (
             load_model(out).tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint
         )
@@ -285,13 +289,13 @@ def test_what_the_layout_cannot_hold_is_refused(
 ) -> None:
     model = open_model_folder(made / "own")
     with pytest.raises(CheckpointError) as caught:
-        write_meta(tmp_path / "out", model, 2)
+        write_meta_model(tmp_path / "out", model, 2)
     assert str(caught.value) == (
         f"{tmp_path / 'out'}: 4 groups of heads have norms of their own, which 2 shards cannot "
         "hold, one norm each; expected a multiple of the groups. Use --shards 4."
     )
     with pytest.raises(CheckpointError) as caught:
-        write_meta(
+        write_meta_model(
             tmp_path / "out", replace(model, shape=replace(model.decoder_config, qk_norm="rms"))
         )
     assert str(caught.value) == (
@@ -300,7 +304,7 @@ def test_what_the_layout_cannot_hold_is_refused(
         "qwen3."
     )
     with pytest.raises(CheckpointError) as caught:
-        write_meta(
+        write_meta_model(
             tmp_path / "out", replace(model, shape=replace(model.decoder_config, qk_norm="none"))
         )
     assert str(caught.value) == (

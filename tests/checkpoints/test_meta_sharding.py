@@ -10,17 +10,17 @@ import torch
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.meta.sharding import (
-    fuse,
+    fuse_shapes,
     fused_names,
-    meta_names,
-    require_shards,
-    shard_kinds,
+    half_to_interleaved,
+    interleaved_to_half,
+    merge_shards,
+    meta_weight_names,
+    require_divisible,
     shard_shapes,
-    shares,
-    to_halves,
-    to_pairs,
-    unfused,
-    united,
+    shard_specs,
+    split_for_shards,
+    unfuse,
 )
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.errors import CheckpointError
@@ -35,7 +35,7 @@ def drawn(model_parts: ModelParts) -> Decoder:
 
 def shards_of(drawn: Decoder, number: int) -> list[dict[str, torch.Tensor]]:
     stored = {name: LazyTensor.from_tensor(tensor) for name, tensor in drawn.state_dict().items()}
-    parted = list(shares(stored, drawn.config, number))
+    parted = list(split_for_shards(stored, drawn.config, number))
     return [{name: parts[n].clone() for name, parts in parted} for n in range(number)]
 
 
@@ -46,10 +46,10 @@ def stored(shard: dict[str, torch.Tensor]) -> dict[str, LazyTensor]:
 def test_channels_change_their_order_by_head() -> None:
     pairs = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7, 10, 14, 11, 15, 12, 16, 13, 17])
     halves = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17])
-    assert torch.equal(to_halves(pairs, 8), halves)
-    assert torch.equal(to_pairs(halves, 8), pairs)
+    assert torch.equal(interleaved_to_half(pairs, 8), halves)
+    assert torch.equal(half_to_interleaved(halves, 8), pairs)
     rows = torch.stack([pairs, -pairs], dim=1)
-    assert torch.equal(to_halves(rows, 8), torch.stack([halves, -halves], dim=1))
+    assert torch.equal(interleaved_to_half(rows, 8), torch.stack([halves, -halves], dim=1))
 
 
 def test_a_shard_holds_its_share_by_hand(drawn: Decoder) -> None:
@@ -76,7 +76,7 @@ def test_shapes_and_dtypes_are_known_beforehand(drawn: Decoder) -> None:
         for name, tensor in drawn.bfloat16().state_dict().items()
     }
     kinds = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(drawn, 4)[1].items()}
-    assert shard_kinds(stored, drawn.config, 4) == kinds
+    assert shard_specs(stored, drawn.config, 4) == kinds
 
 
 @pytest.mark.parametrize("number", [2, 4])
@@ -85,12 +85,12 @@ def test_shards_unite_to_what_they_were_fused_or_not(
     number: int, fused: bool, drawn: Decoder
 ) -> None:
     config, shapes = drawn.config, shard_shapes(drawn.config, number)
-    parted = [unfused(stored(shard), shapes, config) for shard in shards_of(drawn, number)]
+    parted = [unfuse(stored(shard), shapes, config) for shard in shards_of(drawn, number)]
     assert all({n: t.shape for n, t in shard.items()} == shapes for shard in parted)
     if not fused:
         again = [{n: t.read() for n, t in shard.items()} for shard in parted]
-        parted = [unfused(stored(shard), shapes, config) for shard in again]
-    made, groups = united(parted, config, "X")
+        parted = [unfuse(stored(shard), shapes, config) for shard in again]
+    made, groups = merge_shards(parted, config, "X")
     assert groups == 2
     assert {n: t.read().tolist() for n, t in made.items()} == {
         n: t.tolist() for n, t in drawn.state_dict().items()
@@ -99,10 +99,10 @@ def test_shards_unite_to_what_they_were_fused_or_not(
 
 def test_the_shapes_of_fused_tensors(drawn: Decoder) -> None:
     shapes = shard_shapes(drawn.config, 2)
-    fuse(shapes, drawn.config, shards_of(drawn, 2)[0])
+    fuse_shapes(shapes, drawn.config, shards_of(drawn, 2)[0])
     assert shapes == {n: tuple(t.shape) for n, t in shards_of(drawn, 2)[0].items()}
     assert set(fused_names(drawn.config)) < set(shapes)
-    assert {theirs for theirs, _ in meta_names(drawn.config).values()}.isdisjoint(
+    assert {theirs for theirs, _ in meta_weight_names(drawn.config).values()}.isdisjoint(
         fused_names(drawn.config)
     )
 
@@ -111,7 +111,7 @@ def test_norms_that_all_shards_must_share_are_compared(drawn: Decoder) -> None:
     config, shapes = drawn.config, shard_shapes(drawn.config, 2)
     shards = shards_of(drawn, 2)
     shards[1]["layers.0.ffn_norm.weight"] += 1
-    made, _ = united([unfused(stored(shard), shapes, config) for shard in shards], config, "X")
+    made, _ = merge_shards([unfuse(stored(shard), shapes, config) for shard in shards], config, "X")
     with pytest.raises(CheckpointError) as caught:
         made["blocks.0.feed_forward_norm.weight"].read()
     assert str(caught.value) == (
@@ -133,7 +133,7 @@ def test_what_does_not_divide_is_refused(
     change: dict[str, int], number: int, told: str, drawn: Decoder
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        require_shards(replace(drawn.config, **change), number, "X")
+        require_divisible(replace(drawn.config, **change), number, "X")
     assert str(caught.value) == (
         f"X: {told} do not divide over {number} shards; expected a number of shards that divides "
         "them. Take another number."

@@ -11,14 +11,14 @@ import torch
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.meta.torch_pickle import (
-    SMALL_BYTES,
-    read_pickled,
-    write_pickled,
-    writing_pickles,
+    MAX_EAGER_BYTES,
+    open_torch_file,
+    torch_file_writers,
+    write_torch_file,
 )
 from calumma.errors import CheckpointError
 
-LARGE = torch.arange(SMALL_BYTES, dtype=torch.float32)
+LARGE = torch.arange(MAX_EAGER_BYTES, dtype=torch.float32)
 
 
 class Bomb:
@@ -33,7 +33,7 @@ class Bomb:
 
 def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        read_pickled(path)
+        open_torch_file(path)
     return str(caught.value)
 
 
@@ -50,8 +50,8 @@ STORED = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path, told = tmp_path / "a.pth", []
-    write_pickled(path, STORED, tell=told.append)
-    read = read_pickled(path)
+    write_torch_file(path, STORED, on_write=told.append)
+    read = open_torch_file(path)
     assert {n: (t.shape, t.dtype) for n, t in read.items()} == {
         n: (tuple(t.shape), t.dtype) for n, t in TENSORS.items()
     }
@@ -65,7 +65,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_torch_reads_what_we_write(mmap: bool, weights_only: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    write_pickled(path, STORED, "state_dict")
+    write_torch_file(path, STORED, "state_dict")
     read = torch.load(path, mmap=mmap, weights_only=weights_only)["state_dict"]
     assert list(read) == list(TENSORS)
     assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())
@@ -77,22 +77,22 @@ def test_torch_reads_what_we_write(mmap: bool, weights_only: bool, tmp_path: Pat
 def test_files_side_by_side_are_all_whole_or_none(tmp_path: Path) -> None:
     paths = [tmp_path / "a.pth", tmp_path / "b.pth"]
     kinds = {path: {"x": ((2,), torch.float32)} for path in paths}
-    with writing_pickles(kinds) as (first, second):
+    with torch_file_writers(kinds) as (first, second):
         second.write("x", torch.ones(2))
         first.write("x", torch.zeros(2))
-    assert [read_pickled(path)["x"].read().tolist() for path in paths] == [[0, 0], [1, 1]]
-    with pytest.raises(KeyboardInterrupt), writing_pickles(kinds) as (first, _):
+    assert [open_torch_file(path)["x"].read().tolist() for path in paths] == [[0, 0], [1, 1]]
+    with pytest.raises(KeyboardInterrupt), torch_file_writers(kinds) as (first, _):
         first.write("x", torch.ones(2))
         raise KeyboardInterrupt
-    assert read_pickled(paths[0])["x"].read().tolist() == [0, 0]
+    assert open_torch_file(paths[0])["x"].read().tolist() == [0, 0]
 
 
 def test_tensors_may_stand_one_name_further_in(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     torch.save({"state_dict": {"a": LARGE}, "step": 3}, path)
-    assert torch.equal(read_pickled(path, "state_dict")["a"].read(), LARGE)
+    assert torch.equal(open_torch_file(path, "state_dict")["a"].read(), LARGE)
     torch.save({"a": LARGE}, path)
-    assert set(read_pickled(path, "state_dict")) == {"a"}
+    assert set(open_torch_file(path, "state_dict")) == {"a"}
 
 
 def test_code_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from calumma.checkpoints.lazy_tensor import LazyModel
-from calumma.checkpoints.meta.vqgan_files import open_vqgan, vqgan_yaml, write_vqgan
+from calumma.checkpoints.meta.vqgan_files import open_vqgan, vqgan_config, write_vqgan
 from calumma.checkpoints.model_folder import ModelParts, open_model_folder, save_model
 from calumma.checkpoints.safetensors_io import silent
 from calumma.errors import CheckpointError
@@ -98,7 +98,7 @@ def test_a_yaml_of_the_released_form_is_the_released_network(folder: Path) -> No
     # The config is the release's, to which the tiny weights do not belong.
     assert "lacks " in str(caught.value)
     record = yaml.safe_load(RELEASED)["model"]["params"]
-    ours = vqgan_yaml(VQConfig())["model"]["params"]
+    ours = vqgan_config(VQConfig())["model"]["params"]
     assert ours["ddconfig"] == record["ddconfig"]
     assert (ours["embed_dim"], ours["n_embed"]) == (256, 8192)
 

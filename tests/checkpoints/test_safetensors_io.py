@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
-from calumma.checkpoints.safetensors_io import read_tensors, write_tensors
+from calumma.checkpoints.safetensors_io import open_safetensors, write_safetensors
 from calumma.errors import CheckpointError
 
 TENSORS = {
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_library_reads_what_we_write(path: Path) -> None:
     told: list[int] = []
-    write_tensors(
+    write_safetensors(
         path,
         {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()},
         told.append,
@@ -43,7 +43,7 @@ def test_the_library_reads_what_we_write(path: Path) -> None:
 
 def test_we_read_what_the_library_writes(path: Path) -> None:
     save_file(TENSORS, path, metadata={"format": "pt"})
-    stored = read_tensors(path)
+    stored = open_safetensors(path)
     assert {name: each.shape for name, each in stored.items()} == {
         name: tuple(tensor.shape) for name, tensor in TENSORS.items()
     }
@@ -52,14 +52,14 @@ def test_we_read_what_the_library_writes(path: Path) -> None:
 
 def test_each_reading_gives_a_tensor_of_its_own(path: Path) -> None:
     save_file(TENSORS, path)
-    stored = read_tensors(path)["whole"]
+    stored = open_safetensors(path)["whole"]
     stored.read().zero_()
     assert torch.equal(stored.read(), TENSORS["whole"])
 
 
 def test_tensors_that_are_no_plain_rows_are_written_as_rows(path: Path) -> None:
     columns = torch.randn(4, 6).T
-    write_tensors(path, {"columns": LazyTensor.from_tensor(columns)})
+    write_safetensors(path, {"columns": LazyTensor.from_tensor(columns)})
     assert torch.equal(load_file(path)["columns"], columns)
 
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_not_whole_is_refused(
     size = path.stat().st_size
     damage(path)
     with pytest.raises(CheckpointError) as caught:
-        read_tensors(path)
+        open_safetensors(path)
     told = why.format(less=size - 1, more=size + 1, size=size)
     assert str(caught.value).startswith(f"{path}: is no whole safetensors file ({told}")
     assert str(caught.value).endswith("). Copy or download it again.")
@@ -118,7 +118,7 @@ def test_a_file_that_is_not_whole_is_refused(
 
 def test_a_file_that_is_cut_after_it_was_opened_is_refused(path: Path) -> None:
     save_file(TENSORS, path)
-    stored = read_tensors(path)
+    stored = open_safetensors(path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match="it became shorter while it was read"):
         stored["half"].read()
@@ -127,7 +127,7 @@ def test_a_file_that_is_cut_after_it_was_opened_is_refused(path: Path) -> None:
 def test_quantised_weights_are_refused(path: Path) -> None:
     save_file({"codes": torch.zeros(3, dtype=torch.int8)}, path)
     with pytest.raises(CheckpointError) as caught:
-        read_tensors(path)
+        open_safetensors(path)
     assert str(caught.value) == (
         f"{path}: tensor codes is of type I8; expected one of F64, F32, F16, BF16. Save it in one of "
         "these; quantised weights are not read."

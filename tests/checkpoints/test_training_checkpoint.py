@@ -14,13 +14,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     RetentionPolicy,
-    _plainly,
+    _unwrap_dcp_errors,
     flatten_checkpoint,
     newest_checkpoint,
     write_checkpoint,
 )
 from calumma.errors import CheckpointError, OutputError
-from calumma.files import writing
+from calumma.files import os_errors_as_output_errors
 
 Harm = Callable[[Path], None]
 
@@ -196,7 +196,7 @@ def test_what_a_rank_s_disk_says_is_said_as_plainly_as_alone() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
         pytest.raises(OutputError, match="r: no space left on the device"),
-        writing(Path("r")),
-        _plainly(),
+        os_errors_as_output_errors(Path("r")),
+        _unwrap_dcp_errors(),
     ):
         raise CheckpointException("write", {1: (full, None)})  # type: ignore[dict-item]

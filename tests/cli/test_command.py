@@ -1,4 +1,4 @@
-"""What the verbs share."""
+"""What all commands share: options, loading of configs, saving of the resolved config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from calumma.cli.command import (
-    Parser,
+    CommandParser,
     add_command,
     add_config_arguments,
     load_run_config,
@@ -25,12 +25,12 @@ class Config:
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    parser = Parser(prog="calumma")
-    verb = add_command(
+    parser = CommandParser(prog="calumma")
+    command = add_command(
         parser.add_subparsers(), "train", "CONFIG", "Train.\nLong.", "  calumma train"
     )
-    add_config_arguments(verb)
-    args, args.changes = parser.parse_known_args(["train", *words])
+    add_config_arguments(command)
+    args, args.overrides = parser.parse_known_args(["train", *words])
     return args
 
 
@@ -39,34 +39,34 @@ def config_file(folder: Path) -> str:
     return str(folder / "c.toml")
 
 
-def test_a_config_is_resolved_and_the_folder_made(tmp_path: Path) -> None:
+def test_a_config_is_loaded_and_the_folder_made(tmp_path: Path) -> None:
     args = parsed(config_file(tmp_path), "--out", str(tmp_path / "run"), "--steps", "5")
     assert load_run_config(Config, args) == Config(steps=5)
     assert (tmp_path / "run").is_dir()
 
 
-def test_a_dry_run_only_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_only_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = parsed(config_file(tmp_path), "--out", str(tmp_path / "run"), "--dry-run")
     assert load_run_config(Config, args) is None
     assert capsys.readouterr().out == "steps = 4\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_options_are_not_guessed_from_their_beginnings(tmp_path: Path) -> None:
+def test_options_cannot_be_abbreviated(tmp_path: Path) -> None:
     # "--d" would otherwise be a dry run, and "--o" the folder.
     args = parsed(config_file(tmp_path), "--out", "o", "--d", "1")
-    assert (args.changes, args.dry_run) == (["--d", "1"], False)
+    assert (args.overrides, args.dry_run) == (["--d", "1"], False)
 
 
-def test_a_mistake_is_raised_and_not_printed() -> None:
+def test_an_error_is_raised_and_not_printed() -> None:
     with pytest.raises(ConfigError) as caught:
         parsed("c.toml")
     assert str(caught.value) == (
-        "the following arguments are required: --out; `calumma train --help` says what is expected."
+        "the following arguments are required: --out; `calumma train --help` lists the options."
     )
 
 
-def test_the_config_is_kept_when_the_loop_begins_and_not_before(tmp_path: Path) -> None:
+def test_the_config_is_saved_when_training_starts_and_not_before(tmp_path: Path) -> None:
     with training_progress(tmp_path, Config(), "training", 3) as progress:
         assert not (tmp_path / "config.json").exists()
         progress(0, {})

@@ -79,7 +79,7 @@ def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
     )
     for line in (
         f"build-shards docs.parquet --tokenizers {tok} --out shards",
-        "finetune finetune.toml --out tuned --stream.row-length 64",
+        "finetune finetune.toml --out tuned --data.seq-len 64",
     ):
         assert main(line.split()) == 0, line
     assert load_model(Path("tuned/model")).tokenizers.has_image_decoder is draws

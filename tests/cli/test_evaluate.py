@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(*words: str | Path) -> argparse.Namespace:
-    args, args.changes = _parser().parse_known_args(["evaluate", *map(str, words)])
+    args, args.overrides = _parser().parse_known_args(["evaluate", *map(str, words)])
     args.run(args)
     return args
 

@@ -58,7 +58,14 @@ def ready(
 def test_an_unbalanced_mixture_is_warned_of_in_a_line_and_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--adapt.matrices", "lora", "--adapt.rank", "2", "--adapt.rows", "image"]
+    words = [
+        "--trainable.blocks",
+        "lora",
+        "--trainable.lora-rank",
+        "2",
+        "--trainable.vocab-rows",
+        "image",
+    ]
     assert main(["finetune", "turns.toml", "--out", "tuned", *words]) == 0
     told = capsys.readouterr()
     (warning,) = [line for line in told.err.splitlines() if line.startswith("warning: ")]
@@ -87,7 +94,7 @@ def test_a_config_with_a_preference_table_learns_from_pairs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("dpo.toml").write_text(PREFER)
-    assert main(["finetune", "dpo.toml", "--out", "liked", "--preference.beta", "0.3"]) == 0
+    assert main(["finetune", "dpo.toml", "--out", "liked", "--dpo.beta", "0.3"]) == 0
     assert capsys.readouterr().out == (
         "liked/model: prefers as its pairs do, tuned from run/model\n"
     )

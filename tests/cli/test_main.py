@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import pkgutil
 import re
 import shlex
 import signal
@@ -16,12 +16,12 @@ import pytest
 
 import calumma.cli
 from calumma.cli.inspect import inspect_command
-from calumma.cli.main import VERBS, main, make_parser
+from calumma.cli.main import COMMANDS, main, make_parser
 from calumma.errors import Interrupted
 from tests.road.test_verbs import FINETUNE, PRETRAIN, VQ
 
-NAMES = [verb.__name__.rpartition(".")[2].replace("_", "-") for verb in VERBS]
-COMMANDS = [[], *([name] for name in NAMES), ["corpus", "list"], ["corpus", "fetch"]]
+NAMES = [add.__name__[len("add_") : -len("_command")].replace("_", "-") for add in COMMANDS]
+HELPS = [[], *([name] for name in NAMES), ["corpus", "list"], ["corpus", "fetch"]]
 
 
 def help_of(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -32,23 +32,23 @@ def help_of(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def examples_in(text: str) -> list[list[str]]:
-    """The command lines between "examples:" and the exit status, without what explains them."""
+    """Return the command lines between "examples:" and the exit status, without comments."""
     between = text.split("examples:\n")[1].split("exit status:")[0]
     return [shlex.split(re.split(r"\s{2,}", line.strip())[0]) for line in between.splitlines()]
 
 
-def test_the_help_names_every_verb_there_is_and_no_other(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    modules = [f"calumma.cli.{m.name}" for m in pkgutil.iter_modules(calumma.cli.__path__)]
-    there = {name for name in modules if hasattr(sys.modules.get(name), "add_parser")}
-    assert there == {verb.__name__ for verb in VERBS}
+def test_the_help_lists_every_command_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    defined = {
+        name
+        for path in Path(calumma.cli.__path__[0]).rglob("*.py")
+        for name in re.findall(r"^def (add_\w+_command)\(subparsers: ", path.read_text(), re.M)
+    }
+    assert {add.__name__ for add in COMMANDS} <= defined
     listed = help_of([], capsys).split("one of:")[1].split("--version")[0]
-    named = re.findall(r"^ {,8}([a-z][\w-]+)", listed, re.MULTILINE)
-    assert named == NAMES
+    assert re.findall(r"^ {,8}([a-z][\w-]+)", listed, re.MULTILINE) == NAMES
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", HELPS, ids=" ".join)
 def test_every_help_fits_a_screen_and_ends_in_examples_and_exit_status(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,11 +58,11 @@ def test_every_help_fits_a_screen_and_ends_in_examples_and_exit_status(
     assert max(map(len, lines)) <= 100
     assert lines[0].startswith(" ".join(["usage: calumma", *command]))
     assert "examples:" in lines
-    assert lines[-1].startswith("exit status: 0 finished   2 a mistake")
+    assert lines[-1].startswith("exit status: 0 finished   2 an error")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_example_is_understood(
+@pytest.mark.parametrize("command", HELPS, ids=" ".join)
+def test_every_example_is_parsed(
     command: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -71,18 +71,17 @@ def test_every_example_is_understood(
     monkeypatch.chdir(tmp_path)
     for name, text in (("vq", VQ), ("run", PRETRAIN), ("turns", FINETUNE)):
         Path(f"{name}.toml").write_text(text)
-    told = help_of(command, capsys)
-    examples = examples_in(told)
+    text = help_of(command, capsys)
+    examples = examples_in(text)
     assert examples
     for words in examples:
         assert words[: len(command) + 1] == ["calumma", *command]
         if "--help" in words:
             continue
         args, rest = make_parser().parse_known_args(words[1:])
-        if getattr(args, "takes_changes", False):
-            dry = ["--dry-run"] if "--dry-run" in told else []
-            assert main([*words[1:], *dry]) == 0, capsys.readouterr().err
-        elif not getattr(args, "takes_rules", False):
+        if "--dry-run" in text:
+            assert main([*words[1:], "--dry-run"]) == 0, capsys.readouterr().err
+        elif not getattr(args, "accepts_overrides", False):
             assert rest == []
 
 
@@ -91,75 +90,110 @@ def test_a_dry_run_shows_the_config_and_makes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text(PRETRAIN)
-    line = "pretrain run.toml --out out --dry-run --optimizer.peak-rate 3e-4"
+    line = "pretrain run.toml --out out --dry-run --optimizer.lr 3e-4"
     assert main(shlex.split(line)) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert {"optimizer.peak_rate = 0.0003", "stage_one.weights.pairs = 1.0"} <= set(shown)
+    assert {"optimizer.lr = 0.0003", "stage_one.weights.pairs = 1.0"} <= set(shown)
     assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
 
 
-MISTAKES = [
-    ([], "the following arguments are required: VERB; `calumma --help` says what is expected."),
+ERRORS = [
+    ([], "the following arguments are required: COMMAND; `calumma --help` lists the options."),
     (
         ["pretrain", "x.toml"],
-        "the following arguments are required: --out; "
-        "`calumma pretrain --help` says what is expected.",
+        "the following arguments are required: --out; `calumma pretrain --help` lists the options.",
     ),
     (
         ["inspect", "x", "--deep"],
-        "--deep was not expected; `calumma inspect --help` says what is.",
+        "unexpected arguments --deep; `calumma inspect --help` lists the options.",
     ),
     (
         ["demo", "--seed", "x"],
-        "argument --seed: invalid int value: 'x'; `calumma demo --help` says what is expected.",
+        "argument --seed: invalid int value: 'x'; `calumma demo --help` lists the options.",
     ),
     (
         ["corpus", "fetch"],
         "the following arguments are required: NAME, --out; "
-        "`calumma corpus fetch --help` says what is expected.",
+        "`calumma corpus fetch --help` lists the options.",
     ),
     (
         ["prtrain"],
-        "argument VERB: there is no 'prtrain'; expected perhaps pretrain; `calumma --help` says what "
-        "is expected.",
+        "argument COMMAND: unknown 'prtrain', the closest is pretrain; "
+        "`calumma --help` lists the options.",
     ),
     (
         ["corpus", "fecth"],
-        "argument list|fetch|make|choose: there is no 'fecth'; expected perhaps fetch; "
-        "`calumma corpus --help` says what is expected.",
+        "argument list|fetch|make|choose: unknown 'fecth', the closest is fetch; "
+        "`calumma corpus --help` lists the options.",
+    ),
+    (
+        ["generate", "m", "--out", "o", "--prompt", "x", "--weights", "int8"],
+        "unknown option --weights; it is now --quantization.",
+    ),
+    (
+        ["generate", "m", "--out", "o", "--prompt", "x", "--guidance=3"],
+        "unknown option --guidance; it is now --guidance-scale.",
     ),
     (["generate", "m", "--out", "o"], "no --prompt and no --image; expected at least one of them."),
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES)
-def test_a_mistake_on_the_command_line_is_one_line(
+@pytest.mark.parametrize(("words", "message"), ERRORS)
+def test_an_error_on_the_command_line_is_one_line(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_an_unknown_verb_is_told_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_gets_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["xyz"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: argument VERB: invalid choice: 'xyz' (choose from")
-    assert line.endswith("`calumma --help` says what is expected.")
+    assert line.startswith("error: argument COMMAND: invalid choice: 'xyz' (choose from")
+    assert line.endswith("`calumma --help` lists the options.")
 
 
-def test_a_run_that_was_stopped_says_what_is_saved_and_exits_with_3(
+def test_an_interrupted_run_names_what_is_saved_and_exits_with_3(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(args: object) -> None:
         raise Interrupted("stopped by a signal; step 3 is saved.")
 
-    monkeypatch.setattr(inspect, "run", stopped)
+    monkeypatch.setattr(inspect_command, "_run", stopped)
     assert main(["inspect", "x"]) == 3
     assert capsys.readouterr().err == "stopped by a signal; step 3 is saved.\n"
 
 
+def test_warnings_of_the_package_are_lines_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("calumma.train")
+
+    def warn(args: object) -> None:
+        logger.info("step 1")
+        logger.warning("the loss is %s", "high")
+
+    monkeypatch.setattr(inspect_command, "_run", warn)
+    assert main(["inspect", "x"]) == 0
+    assert capsys.readouterr().err == "warning: the loss is high\n"
+    logger.warning("after the command")
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_first_rank_prints_warnings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        inspect_command, "_run", lambda args: logging.getLogger("calumma").warning("twice")
+    )
+    assert main(["inspect", "x"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_work_with_nothing_to_save_stops_at_the_first_signal(
+def test_a_command_with_nothing_to_resume_stops_at_the_first_signal(
     number: signal.Signals,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -168,9 +202,9 @@ def test_work_with_nothing_to_save_stops_at_the_first_signal(
         os.kill(os.getpid(), number)
         time.sleep(30)
 
-    monkeypatch.setattr(inspect, "run", long)
+    monkeypatch.setattr(inspect_command, "_run", long)
     assert main(["inspect", "x"]) == 3
-    assert capsys.readouterr().err == "stopped by a signal; nothing is left half written.\n"
+    assert capsys.readouterr().err == "stopped by a signal; no file is left half written.\n"
 
 
 LISTENING = """
@@ -182,7 +216,7 @@ def run(args):
     time.sleep(1)
     print("first signal waited for", flush=True)
     time.sleep(60)
-demo.run = run
+demo._run = run
 sys.exit(main(["demo"]))
 """
 
@@ -197,7 +231,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
         assert process.wait(10) == 3
 
 
-def test_a_reader_who_has_seen_enough_is_no_mistake() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     command = (
         f"{shlex.quote(sys.executable)} -m calumma corpus list | head -n 1; exit ${{PIPESTATUS[0]}}"
     )
@@ -216,9 +250,9 @@ print([name for name in ("torch", "pyarrow", "pydantic", "rich", "numpy") if nam
 """
 
 
-def test_asking_for_help_is_quick_and_imports_nothing_heavy() -> None:
-    told = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
-    seconds, heavy = told.stdout.splitlines()
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    text = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
+    seconds, heavy = text.stdout.splitlines()
     assert heavy == "[]"
     # The bar is 0.3 s; ten times that here, for machines that are busy with something else.
     assert float(seconds) < 3.0

@@ -10,7 +10,7 @@ import pytest
 from calumma.cli.main import main
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"
-WORDS = ["plan", str(RUN), "--gpus", "2", "--gpu", "h100-80gb", "--stream.num-rows", "8"]
+WORDS = ["plan", str(RUN), "--gpus", "2", "--gpu", "h100-80gb", "--data.global-batch-size", "8"]
 
 
 def test_the_table_is_aligned_and_says_what_was_assumed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,6 @@ def test_machines_get_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_that_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*WORDS, "--parallel.tensor", "16", "--gpus", "16"]) == 2
+    assert main([*WORDS, "--parallel.tensor-parallel", "16", "--gpus", "16"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: parallel.tensor=16 does not divide 8 key heads")
+    assert line.startswith("error: parallel.tensor_parallel=16 does not divide 8 key heads")

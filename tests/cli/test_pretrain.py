@@ -60,7 +60,7 @@ tokenizers = "{tokenizers}"
 steps = 100000
 save_every = 100000
 device = "cpu"
-loader.workers = 2
+data.num_workers = 2
 stream = {{ row_length = 32, num_rows = 2 }}
 model = {{ model_dim = 16, num_layers = 1, num_heads = 2, num_kv_heads = 2, feed_forward_dim = 16 }}
 stage_one.weights = {{ pairs = 1.0 }}

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from calumma.cli import progress
-from calumma.cli.progress import Bar
+from calumma.cli.progress import ProgressBar
 
 
 def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
@@ -33,7 +33,7 @@ def test_a_file_gets_a_line_with_rate_and_time_left_and_one_at_the_end(
     told = console(monkeypatch, terminal=False)
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    with Bar("shards", 100, "documents") as bar:
+    with ProgressBar("shards", 100, "documents") as bar:
         for second in (4.0, 11.0, 20.0):
             now = second
             bar.advance(20)
@@ -47,7 +47,7 @@ def test_a_file_gets_a_line_with_rate_and_time_left_and_one_at_the_end(
 def test_hours_that_are_left_are_told_as_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     told = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 11.0)
-    with Bar("pre-training", 84_706, "steps") as bar:
+    with ProgressBar("pre-training", 84_706, "steps") as bar:
         bar.advance(11)
     assert told.getvalue().splitlines()[0] == (
         "pre-training: 11 of 84706 (1.0 steps/s, 23.5 hours left)"
@@ -60,7 +60,7 @@ def test_a_line_of_a_log_is_not_broken_and_shown_to_the_letter(
     told = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 11.0, 11.0)
     title = "convert " + "folder/" * 20 + "[red]"
-    with Bar(title, None, "MB") as bar:
+    with ProgressBar(title, None, "MB") as bar:
         bar.advance(11)
     assert told.getvalue().splitlines()[-1] == f"{title}: 11 (1.0 MB/s)"
 
@@ -68,7 +68,7 @@ def test_a_line_of_a_log_is_not_broken_and_shown_to_the_letter(
 def test_work_without_a_known_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     told = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 2.0)
-    with Bar("reading", None, "documents") as bar:
+    with ProgressBar("reading", None, "documents") as bar:
         bar.advance(7)
     assert told.getvalue() == "reading: 7 (3.5 documents/s)\n"
 
@@ -76,15 +76,15 @@ def test_work_without_a_known_end_is_counted(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_was_done_before_does_not_count_in_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     told = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 2.0)
-    with Bar("pre-training", 100, "steps") as bar:
+    with ProgressBar("pre-training", 100, "steps") as bar:
         bar.step(90, {})
-        bar.step(94, {"loss_text": 1.5, "loss_image": 2.25, "rate": 1.0})
+        bar.step(94, {"loss_text": 1.5, "loss_image": 2.25, "lr": 1.0})
     assert told.getvalue() == "pre-training: 94 of 94 (2.0 steps/s)\n"
 
 
 def test_a_failure_says_no_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     told = console(monkeypatch, terminal=False)
-    with pytest.raises(ZeroDivisionError), Bar("shards", 3, "documents"):
+    with pytest.raises(ZeroDivisionError), ProgressBar("shards", 3, "documents"):
         raise ZeroDivisionError
     assert told.getvalue() == ""
 
@@ -93,7 +93,7 @@ def test_a_terminal_gets_a_bar_with_rate_note_and_time_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = console(monkeypatch, terminal=True)
-    with Bar("pre-training", 10, "steps") as bar:
+    with ProgressBar("pre-training", 10, "steps") as bar:
         bar.step(4, {})
         bar.step(7, {"loss_text": 1.5, "loss_image": 2.25})
     shown = told.getvalue()
@@ -113,12 +113,12 @@ def test_a_training_step_is_told_so_that_a_person_can_read_it(
         "loss": 3.0,
         "loss_text": 2.5,
         "loss_image": 4.25,
-        "z": 11.3,
+        "log_z": 11.3,
         "output_norm": 54.321,
-        "rate": 3e-4,
+        "lr": 3e-4,
         "tokens_per_second": 12345.6,
     }
-    with Bar("pre-training", 1000, "steps") as bar:
+    with ProgressBar("pre-training", 1000, "steps") as bar:
         bar.step(0, {})
         bar.step(40, metrics)
     assert told.getvalue().splitlines()[0] == (
@@ -132,7 +132,7 @@ def test_what_is_out_of_the_ordinary_has_a_line_of_its_own(
     terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = console(monkeypatch, terminal=terminal)
-    with Bar("pre-training", 100, "steps") as bar:
+    with ProgressBar("pre-training", 100, "steps") as bar:
         bar.step(50, {})
         bar.step(53, {"loss_text": 9.0, "events": ["step 53: [up]", "step 53: back to step 50"]})
         bar.step(51, {"loss_text": 1.0, "events": []})

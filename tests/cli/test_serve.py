@@ -20,8 +20,8 @@ from calumma.cli.main import main
 from calumma.cli.serve import limits_of
 from calumma.errors import ConfigError
 from calumma.generate.tensor_parallel import launcher
-from calumma.serve.api_keys import load_keys
-from calumma.serve.config import Limits
+from calumma.serve.api_keys import load_api_keys
+from calumma.serve.config import ServeLimits
 from tests.launch import SERVER
 
 
@@ -35,7 +35,7 @@ def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "keys"
     assert main(["serve", "--new-key", "anna", "--keys", str(path)]) == 0
     key = capsys.readouterr().out.strip()
-    assert load_keys(path).holder(key) == "anna"
+    assert load_api_keys(path).lookup(key) == "anna"
 
 
 WANTED = "`calumma serve --help` says what is expected."
@@ -98,7 +98,7 @@ def test_without_the_packages_it_says_how_to_get_them(
 
 def test_limits_are_changed_by_name() -> None:
     made = limits_of(["max_pixels=9", "grace_seconds=0.5"], 7)
-    assert made == Limits(max_pixels=9, grace_seconds=0.5, max_queue=7)
+    assert made == ServeLimits(max_pixels=9, shutdown_grace_seconds=0.5, max_concurrent_requests=7)
     for wrong in ("max_pixels", "max_pixels=x", "mana=3", "max_pixels=1.5"):
         with pytest.raises(ConfigError) as caught:
             limits_of([wrong])

@@ -61,7 +61,7 @@ def test_killed_in_a_step_and_while_saving_it_ends_in_the_same_weights(
     assert launch(*words, tmp_path / "whole", log=log).status == 0
 
     run = tmp_path / "killed"
-    in_a_step = Death("calumma.train.image_learner", "image_tokenizer_step", 4)
+    in_a_step = Death("calumma.train.image_tokenizer_trainer", "image_tokenizer_step", 4)
     while_saving = Death("calumma.checkpoints.training_checkpoint", "write_json", 2)
     for death in (in_a_step, while_saving):
         assert launch(*words, run, log=log, death=death).status == -signal.SIGKILL

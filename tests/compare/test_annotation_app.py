@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from calumma.compare.annotation_app import MOST_BYTES, Desk, Told, make_app
+from calumma.compare.annotation_app import (
+    MAX_REQUEST_BYTES,
+    AnnotationService,
+    JudgementRequest,
+    make_annotation_app,
+)
 from calumma.compare.judgement_store import Store
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
@@ -24,7 +29,7 @@ def store(study: Study) -> Iterator[Store]:
 
 @pytest.fixture
 def client(study: Study, store: Store) -> TestClient:
-    return TestClient(make_app(study, store))
+    return TestClient(make_annotation_app(study, store))
 
 
 def _next(client: TestClient, annotator: str) -> dict[str, Any]:
@@ -63,16 +68,18 @@ def test_nothing_shown_names_a_system(client: TestClient) -> None:
 
 
 def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: Store) -> None:
-    desk = Desk(study, store)
+    desk = AnnotationService(study, store)
     pairs = [item for item in study.items() if item.kind == "pairwise"]
-    swapped = {desk.swapped(f"a{n}", item) for n in range(8) for item in pairs}
+    swapped = {desk.is_swapped(f"a{n}", item) for n in range(8) for item in pairs}
     assert swapped == {True, False}
     for number in range(4):
         name = f"a{number}"
         for item in pairs:
-            shown = desk.shown(name, item)["answers"]
+            shown = desk.render_item(name, item)["answers"]
             place = ["first", "second"][[part[0]["text"][:4] for part in shown].index("ours")]
-            desk.record(Told(annotator=name, item=item.key, answers={"preference": place}))
+            desk.record(
+                JudgementRequest(annotator=name, item=item.key, answers={"preference": place})
+            )
     assert {told.answers["preference"] for told in store.judgements()} == {"first"}
 
 
@@ -82,9 +89,9 @@ def test_pictures_travel_inside(client: TestClient) -> None:
 
 
 def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestClient) -> None:
-    desk = Desk(study, store)
+    desk = AnnotationService(study, store)
     with pytest.raises(EvaluationError) as caught:
-        desk.record(Told(annotator="ann", item="x", answers={}))
+        desk.record(JudgementRequest(annotator="ann", item="x", answers={}))
     assert str(caught.value) == (
         "the item 'x' is none of this study's 9; expected one that the page was given. Load the page "
         "again."
@@ -101,7 +108,7 @@ def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestCl
 
 
 def test_a_key_is_asked_for_where_there_is_one(study: Study, store: Store) -> None:
-    client = TestClient(make_app(study, store, key="word"))
+    client = TestClient(make_annotation_app(study, store, key="word"))
     assert client.get("/").status_code == 200
     for headers in ({}, {"X-Key": "wrong"}):
         refused = client.get("/api/item", params={"annotator": "a"}, headers=headers)
@@ -114,10 +121,10 @@ def test_a_key_is_asked_for_where_there_is_one(study: Study, store: Store) -> No
 
 
 def test_a_large_request_is_not_read(client: TestClient) -> None:
-    answer = client.post("/api/judgement", content=b"x" * (MOST_BYTES + 1))
+    answer = client.post("/api/judgement", content=b"x" * (MAX_REQUEST_BYTES + 1))
     assert answer.status_code == 413
     assert answer.json()["error"] == (
-        f"a request of {MOST_BYTES + 1} bytes; expected 1 to {MOST_BYTES}, told beforehand."
+        f"a request of {MAX_REQUEST_BYTES + 1} bytes; expected 1 to {MAX_REQUEST_BYTES}, told beforehand."
     )
     assert client.post("/api/judgement", content=b"{").status_code == 422
 

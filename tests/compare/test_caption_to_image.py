@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calumma.compare.caption_to_image import with_pictures
+from calumma.compare.caption_to_image import captions_to_images
 from calumma.documents.document import Document, Image, Text, Turn
 
 
@@ -13,7 +13,7 @@ def _draw(caption: str) -> Image | None:
 def test_a_caption_is_replaced_by_what_is_drawn_of_it() -> None:
     told = "Look:\n<caption> a red cat </caption>\nand\n<CAPTION>a dog</CAPTION>"
     answer = Document(id="1", messages=(Turn("assistant", (Text(told),)),))
-    assert with_pictures(answer, _draw).content == (
+    assert captions_to_images(answer, _draw).content == (
         Text("Look:"),
         Image(data=b"a red cat"),
         Text("and"),
@@ -24,4 +24,4 @@ def test_a_caption_is_replaced_by_what_is_drawn_of_it() -> None:
 def test_what_cannot_be_drawn_and_what_is_no_caption_stays() -> None:
     picture = Image(data=b"x")
     parts = (Text("a <caption>too hard</caption> b"), picture, Text("\nplain\n"))
-    assert with_pictures(Document(id="1", content=parts), _draw).content == parts
+    assert captions_to_images(Document(id="1", content=parts), _draw).content == parts

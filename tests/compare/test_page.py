@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from calumma.compare.annotation_app import make_app
+from calumma.compare.annotation_app import make_annotation_app
 from calumma.compare.judgement_store import Store
 from calumma.compare.study import Study
-from calumma.compare.study_report import figures
+from calumma.compare.study_report import study_metrics
 from tests.browser import browser, served
 
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -52,7 +52,7 @@ def test_two_annotators_judge_all_and_the_report_says_what_they_said(
     study: Study, chromium: Browser
 ) -> None:
     store = Store(study.folder)
-    with served(make_app(study, store)) as address:
+    with served(make_annotation_app(study, store)) as address:
         for name in ("ann", "bob"):
             page = chromium.new_page()
             complaints = _begin(page, address, name)
@@ -67,7 +67,7 @@ def test_two_annotators_judge_all_and_the_report_says_what_they_said(
     two = Study(
         folder=study.folder, systems=study.systems, annotators=2, seed=3, prompts=study.prompts
     )
-    rates = {figure.name: figure.value for figure in figures(two, told)}
+    rates = {figure.name: figure.value for figure in study_metrics(two, told)}
     assert rates["win_rate[ours against other]"] == 1.0
     assert rates["task_fulfilment[other]=fulfils"] == 1.0
 
@@ -76,7 +76,7 @@ def test_keys_alone_are_enough_and_markup_is_shown_as_text(study: Study, chromiu
     part = study.prompts["p1"].content[0]
     object.__setattr__(part, "text", "<img src=x onerror=alert(1)> tell")
     store = Store(study.folder)
-    with served(make_app(study, store)) as address:
+    with served(make_annotation_app(study, store)) as address:
         page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         complaints = _begin(page, address, "keys")
         for _ in study.items():

@@ -10,7 +10,7 @@ import pytest
 
 from calumma.compare.prompt_sets import (
     CAPTION_REQUEST,
-    modality,
+    prompt_modality,
     read_prompts,
     with_caption_request,
 )
@@ -46,7 +46,7 @@ def test_released_prompts_become_documents_with_pictures_in_place(released: Path
     assert (first.id, first.attributes) == ("7", {"category": "Identification"})
     assert first.images[0].path == released.parent.resolve() / "images" / "a b.png"
     assert second.text == "Why is the sky blue?"
-    assert [modality(first), modality(second)] == ["mixed", "text"]
+    assert [prompt_modality(first), prompt_modality(second)] == ["mixed", "text"]
 
 
 def test_plain_documents_and_the_users_turn_are_prompts(tmp_path: Path) -> None:

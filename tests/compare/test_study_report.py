@@ -9,7 +9,7 @@ import pytest
 from calumma.compare.judgement_store import Judgement
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
-from calumma.compare.study_report import figures, seconds_an_item, tables
+from calumma.compare.study_report import seconds_an_item, study_metrics, vote_tables
 from tests.compare.conftest import preferences
 
 VOTES = {
@@ -20,7 +20,7 @@ VOTES = {
 
 
 def test_win_rates_count_ties_as_half_in_all_groups(study: Study) -> None:
-    told = {figure.name: figure for figure in figures(study, preferences(study, VOTES))}
+    told = {figure.name: figure for figure in study_metrics(study, preferences(study, VOTES))}
     name = "win_rate[ours against other]"
     assert (told[name].value, told[name].n) == (0.5, 3)
     assert told[name].note.startswith("1 won, 1 tied, 1 lost")
@@ -34,7 +34,7 @@ def test_win_rates_count_ties_as_half_in_all_groups(study: Study) -> None:
 
 def test_items_that_wait_for_annotators_are_told_and_not_counted(study: Study) -> None:
     judgements = preferences(study, {"p1": ["first", "first"], "p3": ["first"] * 3})
-    table = tables(study, judgements)["preference[ours against other]"]
+    table = vote_tables(study, judgements)["preference[ours against other]"]
     assert table["waiting"] == 2
     assert table["counts"]["all"] == {"first": 1}
     assert table["annotators_agree"] == {"all": 1, "majority": 0, "none": 0}
@@ -42,7 +42,7 @@ def test_items_that_wait_for_annotators_are_told_and_not_counted(study: Study) -
 
 
 def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:
-    words = {question.name: question.words for question in QUESTIONS["absolute"]}
+    words = {question.name: question.choices for question in QUESTIONS["absolute"]}
     items = [item for item in study.items() if item.systems == ("ours",)]
     votes = [("fulfils", "fulfils", "not"), ("not", "partially", "fulfils"), ("not",) * 3]
     judgements = [
@@ -54,7 +54,7 @@ def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:
         for item, told in zip(items, votes, strict=True)
         for number, vote in enumerate(told)
     ]
-    told = {figure.name: figure for figure in figures(study, judgements)}
+    told = {figure.name: figure for figure in study_metrics(study, judgements)}
     values = {
         word: told[f"task_fulfilment[ours]={word}"].value
         for word in ("fulfils", "partially", "not", "no majority")
@@ -78,5 +78,5 @@ def test_safety_is_asked_of_each_system(study: Study) -> None:
         for item in asked.items()
         for name in "abc"
     ]
-    told = {figure.name: figure.value for figure in figures(asked, judgements)}
+    told = {figure.name: figure.value for figure in study_metrics(asked, judgements)}
     assert told["safety[ours]=safe"] == 1.0 and told["safety[other]=unsafe"] == 0.0

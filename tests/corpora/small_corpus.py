@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.corpora.catalog_entry import Corpus, Folders, Package
+from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 from tests.corpora.packages import picture, text
@@ -16,7 +16,7 @@ from tests.corpora.packages import picture, text
 PACKAGE = Package("npm", "small", "1.0")
 
 
-def _read(folders: Folders) -> Iterator[Document]:
+def _read(folders: PackageFolders) -> Iterator[Document]:
     for path in sorted(folders["small"].glob("*.png")):
         yield Document(id=path.stem, content=(image_from_file(path), Text(f"picture {path.stem}")))
 
@@ -25,11 +25,11 @@ SMALL = Corpus(
     name="small",
     kind="pairs",
     packages=(PACKAGE,),
-    licence="MIT",
+    license="MIT",
     notice="Copyright (c) A. Painter.",
     redistributable=True,
-    documents=3,
-    images=3,
+    num_documents=3,
+    num_images=3,
     reader=_read,
 )
 """Three pictures, the last of which is too large."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from calumma.corpora.still_life import Cupboard, Thing
+from calumma.corpora.still_life import ObjectPool, Thing
 from tests.documents.image_files import png
 
-BEAR = Thing("bear", source="emoji", licence="MIT", data=png("brown"))
+BEAR = Thing("bear", source="emoji", license="MIT", data=png("brown"))
 
 
-class Small(Cupboard):
+class Small(ObjectPool):
     """It opens no corpus."""
 
     objects = (

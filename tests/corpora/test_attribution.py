@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.corpora.attribution import notice_of, write_attribution
+from calumma.corpora.attribution import package_notice, write_attribution
 from calumma.corpora.catalog_entry import Package
 from tests.corpora.packages import text
 from tests.corpora.small_corpus import in_cache
@@ -31,4 +31,4 @@ def test_debian_packages_say_it_in_their_copyright_file(
 ) -> None:
     monkeypatch.setenv("CALUMMA_CACHE", str(tmp_path))
     text(tmp_path / "packages/apt/words-1/usr/share/doc/words/copyright", "Public domain.")
-    assert notice_of(Package("apt", "words", "1")) == "Public domain.\n"
+    assert package_notice(Package("apt", "words", "1")) == "Public domain.\n"

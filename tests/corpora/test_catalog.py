@@ -22,15 +22,15 @@ def test_names_are_unique_and_fit_for_folders() -> None:
 
 def test_every_corpus_has_packages_a_licence_and_counts() -> None:
     for corpus in CORPORA:
-        assert corpus.packages and corpus.licence and corpus.documents > 0, corpus.name
+        assert corpus.packages and corpus.license and corpus.num_documents > 0, corpus.name
         words_alone = corpus.kind == "text" or corpus.name in WORDS_ALONE
-        assert (corpus.images > 0) != words_alone, corpus.name
+        assert (corpus.num_images > 0) != words_alone, corpus.name
 
 
 def test_what_may_be_passed_on_is_permissive() -> None:
     for corpus in CORPORA:
         if corpus.redistributable:
-            assert not FREE.sub("", corpus.licence), corpus.name
+            assert not FREE.sub("", corpus.license), corpus.name
 
 
 def test_what_is_embedded_may_be_passed_on() -> None:

@@ -11,16 +11,16 @@ def test_documents_carry_source_and_licence() -> None:
         name="x",
         kind="text",
         packages=(),
-        licence="MIT",
+        license="MIT",
         redistributable=True,
-        documents=2,
+        num_documents=2,
         reader=lambda folders: iter(
-            [Document(id="1", content=(Text("a"),)), Document(id="2", licence="CC0-1.0")]
+            [Document(id="1", content=(Text("a"),)), Document(id="2", license="CC0-1.0")]
         ),
     )
     first, second = corpus.read({})
-    assert (first.id, first.source, first.licence) == ("x/1", "x", "MIT")
-    assert second.licence == "CC0-1.0"
+    assert (first.id, first.source, first.license) == ("x/1", "x", "MIT")
+    assert second.license == "CC0-1.0"
 
 
 def test_a_package_says_where_it_is_from() -> None:

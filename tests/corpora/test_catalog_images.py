@@ -8,7 +8,7 @@ from calumma.corpora.catalog_images import PICTURES, QUESTIONS
 def test_pictures_are_pairs_of_one_picture_each() -> None:
     for corpus in PICTURES:
         assert corpus.kind == "pairs"
-        assert corpus.documents == corpus.images
+        assert corpus.num_documents == corpus.num_images
 
 
 def test_questions_are_for_training_or_for_evaluation_alone() -> None:

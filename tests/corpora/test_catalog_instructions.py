@@ -19,7 +19,7 @@ def test_a_category_has_the_packages_and_licences_of_all_it_is_made_of() -> None
     corpus = find_corpus("sft-interleaved-generation")
     parts = [find_corpus(name) for name in ("fluent-flat", "noto", "fluent-3d", "wordnet")]
     assert {package for part in parts for package in part.packages} == set(corpus.packages)
-    assert corpus.licence == "MIT and Apache-2.0 and WordNet-3.0"
+    assert corpus.license == "MIT and Apache-2.0 and WordNet-3.0"
     assert "made by templates" in corpus.notice
     assert "Copyright (c) Microsoft" in corpus.notice and "Google" in corpus.notice
 
@@ -33,7 +33,7 @@ def test_safety_reads_the_dictionary_for_words_that_sound_unsafe(tmp_path: Path)
     made = list(find_corpus("sft-safety").read({"wordnet-base": tmp_path}))
     last = made[-1]
     assert last.messages[1].parts == (Text("a substance that harms"),)
-    assert last.licence == "WordNet-3.0"
+    assert last.license == "WordNet-3.0"
     assert last.attributes["category"] == "safety"
     assert len(made) == 2170
     for document in made:

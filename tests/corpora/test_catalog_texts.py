@@ -8,7 +8,7 @@ from calumma.corpora.catalog_texts import TEXTS
 def test_texts_have_figures_if_they_are_interleaved() -> None:
     for corpus in TEXTS:
         assert corpus.kind in ("interleaved", "text")
-        assert (corpus.images > 0) == (corpus.kind == "interleaved")
+        assert (corpus.num_images > 0) == (corpus.kind == "interleaved")
 
 
 def test_every_text_comes_from_one_debian_package() -> None:

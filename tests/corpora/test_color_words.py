@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from calumma.corpora.color_words import COLOUR_WORDS, NO_WORD, MainColour, colour_codes, main_colour
+from calumma.corpora.color_words import COLOR_WORDS, NO_COLOR, MainColor, color_codes, main_color
 
 PLAIN = {
     (220, 30, 30): "red",
@@ -25,25 +25,25 @@ PLAIN = {
 
 @pytest.mark.parametrize(("rgb", "word"), PLAIN.items())
 def test_plain_colours_have_their_names(rgb: tuple[int, int, int], word: str) -> None:
-    (code,) = colour_codes(np.array([rgb], dtype=np.uint8))
-    assert COLOUR_WORDS[code] == word
+    (code,) = color_codes(np.array([rgb], dtype=np.uint8))
+    assert COLOR_WORDS[code] == word
 
 
 def test_beige_has_no_word() -> None:
-    assert colour_codes(np.array([[240, 220, 190]], dtype=np.uint8)).tolist() == [NO_WORD]
+    assert color_codes(np.array([[240, 220, 190]], dtype=np.uint8)).tolist() == [NO_COLOR]
 
 
 def test_only_opaque_pixels_count() -> None:
     picture = PIL.Image.new("RGBA", (4, 4), (220, 30, 30, 0))
     picture.paste((40, 90, 220, 255), (0, 0, 4, 1))
-    assert main_colour(picture) == MainColour("blue", 1.0)
+    assert main_color(picture) == MainColor("blue", 1.0)
 
 
 def test_the_share_is_of_all_opaque_pixels() -> None:
     picture = PIL.Image.new("RGB", (4, 4), (220, 30, 30))
     picture.paste((250, 250, 250), (0, 0, 4, 1))
-    assert main_colour(picture) == MainColour("red", 0.75)
+    assert main_color(picture) == MainColor("red", 0.75)
 
 
 def test_a_picture_without_opaque_pixels_has_no_colour() -> None:
-    assert main_colour(PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0))) is None
+    assert main_color(PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0))) is None

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import calumma.corpora
-from calumma.corpora.captions import group_of, split_of
+from calumma.corpora.captions import caption_group, group_split
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.color_words import COLOUR_WORDS
+from calumma.corpora.color_words import COLOR_WORDS
 from calumma.corpora.embedded import (
     EMBEDDED_KINDS,
     EmbeddedKind,
@@ -38,9 +38,9 @@ def test_it_is_at_most_12_megabytes() -> None:
 @pytest.mark.parametrize("kind", EMBEDDED_KINDS)
 def test_only_free_licences_are_in_it_and_they_are_the_catalogs(kind: EmbeddedKind) -> None:
     for document in documents(kind):
-        assert document.licence in LICENCES
+        assert document.license in LICENCES
         corpus = find_corpus(document.source)
-        assert corpus.redistributable and corpus.licence == document.licence
+        assert corpus.redistributable and corpus.license == document.license
 
 
 def test_every_source_is_attributed_and_its_texts_are_there() -> None:
@@ -49,7 +49,7 @@ def test_every_source_is_attributed_and_its_texts_are_there() -> None:
     attribution = (FOLDER / "ATTRIBUTION.md").read_text("utf-8")
     for source in sources:
         corpus = find_corpus(source)
-        assert f"- Licence of the data: {corpus.licence}" in attribution
+        assert f"- Licence of the data: {corpus.license}" in attribution
         assert all(str(package) in attribution for package in corpus.packages)
     for line in attribution.split("](")[1:]:
         assert (FOLDER / line.split(")")[0]).read_text("utf-8").strip()
@@ -58,8 +58,8 @@ def test_every_source_is_attributed_and_its_texts_are_there() -> None:
 def test_no_concept_is_both_trained_on_and_held_out() -> None:
     pictures = [*documents("emoji"), *documents("clip-art")]
     for document in pictures:
-        assert document.attributes["group"] == group_of(document.attributes["caption"])
-        assert document.attributes["split"] == split_of(document.attributes["group"])
+        assert document.attributes["group"] == caption_group(document.attributes["caption"])
+        assert document.attributes["split"] == group_split(document.attributes["group"])
 
 
 @pytest.mark.parametrize("kind", EMBEDDED_KINDS)
@@ -81,7 +81,7 @@ def test_pictures_have_a_caption_and_a_colour() -> None:
     pictures = [*documents("emoji"), *documents("clip-art")]
     for document in pictures:
         assert document.text == document.attributes["caption"]
-        assert document.attributes.get("colour", "red") in COLOUR_WORDS
+        assert document.attributes.get("colour", "red") in COLOR_WORDS
     assert sum("colour" in document.attributes for document in pictures) > 0.99 * len(pictures)
 
 

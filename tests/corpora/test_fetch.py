@@ -28,14 +28,16 @@ def names(folder: Path) -> list[str]:
 
 def test_a_corpus_becomes_files_of_documents(tmp_path: Path, small: Corpus) -> None:
     seen: list[int] = []
-    fetched = fetch_corpus(small, tmp_path, progress=lambda counts: seen.append(counts.documents))
+    fetched = fetch_corpus(
+        small, tmp_path, on_progress=lambda counts: seen.append(counts.num_documents)
+    )
     assert names(tmp_path / "small") == [
         "00000.parquet", "00001.parquet", "ATTRIBUTION.md", "corpus.json", "licences",
     ]  # fmt: skip
-    assert (fetched.documents, fetched.images, fetched.words) == (3, 3, 6)
+    assert (fetched.num_documents, fetched.num_images, fetched.num_words) == (3, 3, 6)
     assert seen == [1, 2, 3]
     (last,) = read_parquet(tmp_path / "small" / "00001.parquet")
-    assert (last.id, last.licence, last.text) == ("small/c", "MIT", "picture c")
+    assert (last.id, last.license, last.text) == ("small/c", "MIT", "picture c")
     assert last.images[0].open().size == (512, 512)
 
 
@@ -44,7 +46,7 @@ def test_the_same_again_does_nothing(tmp_path: Path, small: Corpus) -> None:
     first = fetch_corpus(small, tmp_path)
     written = (tmp_path / "small/00000.parquet").stat().st_mtime_ns
     again = fetch_corpus(small, tmp_path)
-    assert (first.fresh, again.fresh) == (True, False)
+    assert (first.is_new, again.is_new) == (True, False)
     assert dataclasses.replace(again, fresh=True) == first
     assert (tmp_path / "small/00000.parquet").stat().st_mtime_ns == written
     assert is_fetched(small, tmp_path)
@@ -63,9 +65,9 @@ def test_other_counts_than_known_are_refused(tmp_path: Path, small: Corpus) -> N
 
 def test_a_limit_stops_early_and_compares_nothing(tmp_path: Path, small: Corpus) -> None:
     fetched = fetch_corpus(small, tmp_path, limit=1)
-    assert (fetched.documents, fetched.limited) == (1, True)
+    assert (fetched.num_documents, fetched.is_partial) == (1, True)
     assert not is_fetched(small, tmp_path)
-    assert fetch_corpus(small, tmp_path).documents == 3
+    assert fetch_corpus(small, tmp_path).num_documents == 3
 
 
 def test_a_stopped_fetch_goes_on_with_the_same_bytes(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calumma.corpora.html_pages import Figure, read_page
-from calumma.documents.html import tidied
+from calumma.corpora.html_pages import PageImage, read_page
+from calumma.documents.html import normalize_whitespace
 from calumma.errors import CorpusError
 from tests.corpora.packages import picture, text
 
@@ -53,11 +53,11 @@ def test_figures_need_a_size_and_a_place_inside_the_package(tmp_path: Path) -> N
             "https://example.org/a.png", "data:image/png;base64,xx", "http://[bad",
         )
     )  # fmt: skip
-    assert pieces(root, body) == [Figure(large.resolve(), "a figure")]
+    assert pieces(root, body) == [PageImage(large.resolve(), "a figure")]
 
 
 def test_code_keeps_its_indents_and_text_does_not_sprawl() -> None:
-    assert tidied("if a:\n    b  =  c ¶\n\n\n") == "if a:\n    b = c"
+    assert normalize_whitespace("if a:\n    b  =  c ¶\n\n\n") == "if a:\n    b = c"
 
 
 def test_an_empty_page_is_empty(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import PIL.Image
 import pytest
 
 from calumma.corpora.image_conversion import (
-    draw_svg,
-    fitted,
+    encode_webp,
+    fit_within,
     has_transparency,
     image_from_file,
+    image_size,
     is_blank,
-    shrunk,
-    size_of_file,
-    webp,
+    rasterize_svg,
+    shrink_image,
 )
 from calumma.errors import CorpusError, ImageError
 
@@ -34,7 +34,7 @@ def saved(path: Path, size: tuple[int, int], colour: str = "red") -> Path:
 
 @pytest.mark.parametrize(("width", "height"), [(10, 10), (10, 20), (20, 10)])
 def test_a_vector_fits_the_square_and_keeps_its_shape(width: int, height: int) -> None:
-    picture = PIL.Image.open(io.BytesIO(draw_svg(SVG.format(width, height), 64)))
+    picture = PIL.Image.open(io.BytesIO(rasterize_svg(SVG.format(width, height), 64)))
     assert max(picture.size) == 64
     assert picture.width * height == picture.height * width
     assert has_transparency(picture)
@@ -42,14 +42,14 @@ def test_a_vector_fits_the_square_and_keeps_its_shape(width: int, height: int) -
 
 def test_a_vector_that_is_none_is_refused() -> None:
     with pytest.raises(ImageError, match="a vector picture cannot be drawn") as caught:
-        draw_svg("<p>no drawing")
+        rasterize_svg("<p>no drawing")
     assert str(caught.value).endswith("expected SVG. Leave it out.")
 
 
 def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(CorpusError) as caught:
-        draw_svg(SVG.format(1, 1))
+        rasterize_svg(SVG.format(1, 1))
     assert str(caught.value) == (
         "this corpus holds vector pictures, and resvg_py is not installed; expected it to draw "
         "them. Install it: pip install 'calumma[corpora]'."
@@ -58,12 +58,12 @@ def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_small_pictures_are_passed_on_as_they_are(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", (30, 20))
-    assert shrunk(image_from_file(path)).data == path.read_bytes()
+    assert shrink_image(image_from_file(path)).data == path.read_bytes()
 
 
 def test_large_pictures_are_made_smaller(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", (1024, 256))
-    assert shrunk(image_from_file(path)).open().size == (512, 128)
+    assert shrink_image(image_from_file(path)).open().size == (512, 128)
 
 
 def test_a_file_without_a_picture_is_refused(tmp_path: Path) -> None:
@@ -78,18 +78,18 @@ def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PIL.Image.new("1", (10_000, 6_401)).save(path)
     with pytest.raises(ImageError) as caught:
-        size_of_file(path)
+        image_size(path)
     assert str(caught.value) == f"{path}: 10000 x 6401 pixels are too many; leave it out."
 
 
 def test_fitting_never_enlarges() -> None:
-    assert fitted(PIL.Image.new("RGB", (10, 5)), 64).size == (10, 5)
+    assert fit_within(PIL.Image.new("RGB", (10, 5)), 64).size == (10, 5)
 
 
 def test_webp_keeps_what_is_transparent() -> None:
     picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 255))
     picture.paste((0, 0, 0, 0), (0, 0, 32, 64))
-    kept = PIL.Image.open(io.BytesIO(webp(picture, 60))).convert("RGBA")
+    kept = PIL.Image.open(io.BytesIO(encode_webp(picture, 60))).convert("RGBA")
     assert kept.getpixel((2, 2))[3] == 0
     assert kept.getpixel((60, 2))[3] == 255
 

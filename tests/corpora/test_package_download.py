@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from calumma.corpora.catalog_entry import Package
-from calumma.corpora.package_download import package_folder
+from calumma.corpora.package_download import fetch_package
 from calumma.errors import CorpusError
 
 APT = Package("apt", "words", "1:2.0-1")
@@ -37,7 +37,7 @@ def program(folder: Path, name: str, script: str) -> None:
 
 def failure(package: Package) -> str:
     with pytest.raises(CorpusError) as caught:
-        package_folder(package)
+        fetch_package(package)
     return str(caught.value)
 
 
@@ -55,16 +55,16 @@ def test_a_package_of_npm_is_unpacked_without_its_outer_folder(
 ) -> None:
     archive = tarball(tmp_path / "icons.tgz", {"package/icons.json": "{}"})
     program(programs, "npm", f'test "$3" = "@set/icons@1.2.3" && cp {archive} .')
-    assert (package_folder(NPM) / "icons.json").read_text() == "{}"
+    assert (fetch_package(NPM) / "icons.json").read_text() == "{}"
 
 
 def test_what_is_unpacked_is_not_fetched_again(tmp_path: Path, programs: Path) -> None:
     archive = tarball(tmp_path / "icons.tgz", {"package/icons.json": "{}"})
     program(programs, "npm", f"cp {archive} .")
     said: list[str] = []
-    first = package_folder(NPM, said.append)
+    first = fetch_package(NPM, said.append)
     (programs / "npm").unlink()
-    assert package_folder(NPM, said.append) == first
+    assert fetch_package(NPM, said.append) == first
     assert said == ["fetching @set/icons 1.2.3 (npm)"]
 
 
@@ -72,13 +72,13 @@ def test_a_wheel_is_unpacked(tmp_path: Path, programs: Path) -> None:
     with zipfile.ZipFile(tmp_path / "easy_vqa-1.0.whl", "w") as wheel:
         wheel.writestr("easy_vqa/data.json", "[]")
     program(programs, "pip", f"cp {tmp_path}/easy_vqa-1.0.whl .")
-    assert (package_folder(PIP) / "easy_vqa" / "data.json").read_text() == "[]"
+    assert (fetch_package(PIP) / "easy_vqa" / "data.json").read_text() == "[]"
 
 
 def test_a_debian_package_is_unpacked_and_not_installed(programs: Path) -> None:
     program(programs, "apt-get", 'test "$2" = "words=1:2.0-1" && touch words.deb')
     program(programs, "dpkg", 'test "$1" = "-x" && mkdir "$3/usr"')
-    assert (package_folder(APT) / "usr").is_dir()
+    assert (fetch_package(APT) / "usr").is_dir()
 
 
 @pytest.mark.parametrize(

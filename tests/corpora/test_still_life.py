@@ -8,7 +8,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from calumma.corpora.still_life import LAYOUTS, PATTERNS, Ground, StillLife, Thing, cupboard
+from calumma.corpora.still_life import (
+    GROUND_PATTERNS,
+    LAYOUTS,
+    Ground,
+    StillLife,
+    Thing,
+    object_pool,
+)
 from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES
 from tests.documents.image_files import png
 
@@ -29,43 +36,45 @@ def test_things_stand_where_their_places_say(layout: str) -> None:
     colours = ("red", "green", "blue", "yellow")
     things = tuple(shape(f"{colour} square") for colour in colours[: len(LAYOUTS[layout])])
     scene = StillLife(Ground("plain", "white"), layout, things)
-    drawn = np.asarray(PIL.Image.open(io.BytesIO(scene.jpeg(SIDE))).convert("RGB"), dtype=float)
-    for (_, across, down), (_, thing) in zip(LAYOUTS[layout], scene.placed, strict=True):
-        assert nearest(drawn[round(down * SIDE), round(across * SIDE)]) == thing.colour
+    drawn = np.asarray(PIL.Image.open(io.BytesIO(scene.to_jpeg(SIDE))).convert("RGB"), dtype=float)
+    for (_, across, down), (_, thing) in zip(LAYOUTS[layout], scene.positions, strict=True):
+        assert nearest(drawn[round(down * SIDE), round(across * SIDE)]) == thing.color
     assert nearest(drawn[1, 1]) == "white"
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", GROUND_PATTERNS)
 def test_grounds_have_their_colours(pattern: str) -> None:
     ground = Ground(pattern, "red", "" if pattern == "plain" else "blue")
-    values = np.asarray(ground.drawn(SIDE), dtype=float)
+    values = np.asarray(ground.render(SIDE), dtype=float)
     corners = {nearest(values[row, column]) for row in (0, 95) for column in (0, 13, 95)}
-    assert corners == ground.colours
-    assert ground.words == f"{pattern} {'red' if pattern == 'plain' else 'red and blue'} ground"
+    assert corners == ground.colors
+    assert (
+        ground.description == f"{pattern} {'red' if pattern == 'plain' else 'red and blue'} ground"
+    )
 
 
 def test_a_picture_keeps_its_shape_in_its_box() -> None:
     wide = Thing("plank", data=png("black", (40, 10)))
-    assert wide.drawn(32).size == (32, 8)
-    assert shape("red ring").drawn(32).size == (32, 32)
+    assert wide.render(32).size == (32, 8)
+    assert shape("red ring").render(32).size == (32, 32)
 
 
 def test_objects_are_named_in_plain_words_and_some_are_held_out() -> None:
-    things = cupboard().objects
+    things = object_pool().objects
     assert len(things) > 2500
     assert {thing.split for thing in things} == {"train", "held-out"}
-    assert {thing.licence for thing in things} == {"MIT", "Apache-2.0", "public domain"}
+    assert {thing.license for thing in things} == {"MIT", "Apache-2.0", "public domain"}
     assert all(1 <= len(thing.name.replace("-", " ").split()) <= 4 for thing in things)
-    assert len(cupboard().shapes) == len(SHAPES) * len(GROUNDS)
+    assert len(object_pool().shapes) == len(SHAPES) * len(GROUNDS)
 
 
 def test_what_is_set_out_can_be_seen_and_told_apart() -> None:
     random = np.random.default_rng(0)
-    scenes = [cupboard().still_life(random) for _ in range(300)]
+    scenes = [object_pool().sample_still_life(random) for _ in range(300)]
     for scene in scenes:
         names = [thing.name for thing in scene.things]
         assert len(set(names)) == len(names)
-        assert not {thing.colour for thing in scene.things} & scene.ground.colours
+        assert not {thing.color for thing in scene.things} & scene.ground.colors
     assert {scene.layout for scene in scenes} == set(LAYOUTS)
     assert {len(scene.things) for scene in scenes} == {1, 2, 3, 4}
     held_out = [any(t.split == "held-out" for t in scene.things) for scene in scenes]

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from calumma.corpora.still_life import Ground, StillLife, Thing
-from calumma.corpora.still_life_captions import KINDS, caption, document, named, question
+from calumma.corpora.still_life_captions import (
+    KIND_PROBABILITIES,
+    make_caption,
+    make_question,
+    make_still_life_document,
+    with_article,
+)
 from calumma.documents.document import Document, Text
 from tests.corpora.small_cupboard import BEAR, SMALL
 
@@ -24,19 +30,19 @@ def all_of(made: object) -> set[str]:
 
 
 def test_captions_by_hand() -> None:
-    assert all_of(lambda random: caption(PAIR, random)) == {
+    assert all_of(lambda random: make_caption(PAIR, random)) == {
         "a red circle left of a bear, on a plain white ground",
         "a bear right of a red circle, on a plain white ground",
     }
-    assert all_of(lambda random: caption(replace(PAIR, layout="column"), random)) == {
+    assert all_of(lambda random: make_caption(replace(PAIR, layout="column"), random)) == {
         "a red circle above a bear, on a plain white ground",
         "a bear below a red circle, on a plain white ground",
     }
-    assert all_of(lambda random: caption(StillLife(WHITE, "one", (BEAR,)), random)) == {
+    assert all_of(lambda random: make_caption(StillLife(WHITE, "one", (BEAR,)), random)) == {
         "a bear on a plain white ground",
         "a plain white ground with a bear on it",
     }
-    many = all_of(lambda random: caption(FOUR, random))
+    many = all_of(lambda random: make_caption(FOUR, random))
     assert len(many) == 12
     assert (
         "a red circle at the top left, a bear at the top right and a green square at the bottom "
@@ -45,7 +51,7 @@ def test_captions_by_hand() -> None:
 
 
 def test_answers_by_hand() -> None:
-    asked = all_of(lambda random: question(PAIR, SMALL, random))
+    asked = all_of(lambda random: make_question(PAIR, SMALL, random))
     assert {
         ("How many things are there?", "two"),
         ("What is on the left?", "a red circle"),
@@ -56,7 +62,7 @@ def test_answers_by_hand() -> None:
         ("Is the red circle right of the bear?", "no"),
     } <= asked
     assert {a for q, a in asked if q in ("Is there an oak?", "Is there a blue ring?")} <= {"no"}
-    striped = all_of(lambda random: question(FOUR, SMALL, random))
+    striped = all_of(lambda random: make_question(FOUR, SMALL, random))
     assert ("What is the ground like?", "striped and black and white") in striped
 
 
@@ -65,11 +71,11 @@ def test_answers_by_hand() -> None:
     [("owl", "an owl"), ("unicorn", "a unicorn"), ("cherries", "cherries"), ("bus", "a bus")],
 )
 def test_articles(thing: str, expected: str) -> None:
-    assert named(thing) == expected
+    assert with_article(thing) == expected
 
 
 def made(count: int, seed: int = 3) -> list[Document]:
-    return [document(number, seed, SMALL, 32) for number in range(count)]
+    return [make_still_life_document(number, seed, SMALL, 32) for number in range(count)]
 
 
 def test_a_document_follows_from_seed_and_number() -> None:
@@ -80,14 +86,14 @@ def test_a_document_follows_from_seed_and_number() -> None:
 
 def test_kinds_shares_splits_and_licences() -> None:
     documents = made(400)
-    for kind, share in KINDS.items():
+    for kind, share in KIND_PROBABILITIES.items():
         found = [d for d in documents if d.attributes["kind"] == kind]
         assert abs(len(found) / 400 - share) < 0.08
         assert all(bool(d.messages) == (kind == "question") for d in found)
     for one in documents:
         held_out = "owl" in one.text or "owl" in one.attributes["things"].split("; ")
         assert held_out <= (one.attributes["split"] == "held-out")
-        assert one.licence in ("CC0-1.0", "CC0-1.0 AND MIT", "MIT")
+        assert one.license in ("CC0-1.0", "CC0-1.0 AND MIT", "MIT")
         assert all(image.open().size == (32, 32) for image in one.images)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import calumma.corpora.still_life_corpus
-from calumma.corpora.still_life_corpus import MakeConfig, make_corpus
+from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_lifes
 from calumma.documents.readers import read_documents
 from calumma.errors import Interrupted
 from calumma.runtime import STOP
@@ -20,8 +20,8 @@ def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.corpora.still_life_corpus, "cupboard", lambda: SMALL)
 
 
-def config(documents: int, seed: int = 0) -> MakeConfig:
-    return MakeConfig(documents=documents, seed=seed, side=32)
+def config(documents: int, seed: int = 0) -> StillLifeConfig:
+    return StillLifeConfig(num_documents=documents, seed=seed, side=32)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -30,35 +30,35 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_corpus_is_as_long_as_asked_for_and_done_once(tmp_path: Path) -> None:
     told: list[int] = []
-    made = make_corpus(tmp_path, config(12), told.append)
+    made = generate_still_lifes(tmp_path, config(12), told.append)
     documents = list(read_documents([made.folder]))
-    assert (made.fresh, made.documents, told) == (True, 12, [5, 5, 2])
+    assert (made.is_new, made.num_documents, told) == (True, 12, [5, 5, 2])
     assert [d.id for d in documents] == [f"still-lifes/0/{n}" for n in range(12)]
-    assert made.images == sum(len(d.images) for d in documents)
-    assert made.words == sum(len(d.text.split()) for d in documents)
-    again = make_corpus(tmp_path, config(12))
-    assert (again.fresh, again.documents, again.images) == (False, 12, made.images)
+    assert made.num_images == sum(len(d.images) for d in documents)
+    assert made.num_words == sum(len(d.text.split()) for d in documents)
+    again = generate_still_lifes(tmp_path, config(12))
+    assert (again.is_new, again.num_documents, again.num_images) == (False, 12, made.num_images)
 
 
 def test_longer_shorter_and_stopped_end_in_the_same_files(tmp_path: Path) -> None:
-    whole = make_corpus(tmp_path / "whole", config(12)).folder
+    whole = generate_still_lifes(tmp_path / "whole", config(12)).folder
     for start in (7, 23):
-        make_corpus(tmp_path / str(start), config(start))
-        make_corpus(tmp_path / str(start), config(12))
+        generate_still_lifes(tmp_path / str(start), config(start))
+        generate_still_lifes(tmp_path / str(start), config(12))
         assert files(tmp_path / str(start) / "still-lifes") == files(whole)
     STOP.expected = True
     with pytest.raises(Interrupted):
-        make_corpus(tmp_path / "stopped", config(12))
+        generate_still_lifes(tmp_path / "stopped", config(12))
     STOP.expected = False
-    make_corpus(tmp_path / "stopped", config(12, seed=1))
-    assert files(make_corpus(tmp_path / "stopped", config(12)).folder) == files(whole)
+    generate_still_lifes(tmp_path / "stopped", config(12, seed=1))
+    assert files(generate_still_lifes(tmp_path / "stopped", config(12)).folder) == files(whole)
 
 
 def test_the_card_counts_and_the_licences_travel_along(tmp_path: Path) -> None:
-    made = make_corpus(tmp_path, config(6))
+    made = generate_still_lifes(tmp_path, config(6))
     card = (made.folder / "CARD.md").read_text()
     assert "| documents | 6: " in card
-    assert f"| images | {made.images}, JPEG, 32 pixels to a side |" in card
+    assert f"| images | {made.num_images}, JPEG, 32 pixels to a side |" in card
     assert "Known to be bad: " in card
     attribution = (made.folder / "ATTRIBUTION.md").read_text()
     assert "## noto" in attribution

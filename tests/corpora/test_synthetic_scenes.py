@@ -13,8 +13,8 @@ from calumma.corpora.synthetic_scenes import (
     SIZES,
     Scene,
     draw_scene,
+    encode_fast_png,
     object_scenes,
-    picture_bytes,
     scene_document,
     shape_scenes,
 )
@@ -37,7 +37,7 @@ def test_captions_by_hand() -> None:
 def test_every_scene_comes_once_and_none_is_invisible() -> None:
     scenes = list(shape_scenes())
     assert len(scenes) == len({scene.caption for scene in scenes}) == 6 * 2 * 8 * 7
-    assert all(scene.colour != scene.ground for scene in scenes)
+    assert all(scene.color != scene.ground for scene in scenes)
     assert len(list(object_scenes(["a", "b"]))) == 2 * 2 * 8
 
 
@@ -77,7 +77,7 @@ def test_an_object_is_put_on_the_ground_through_its_own_transparency() -> None:
 
 def test_a_scene_s_document_is_its_caption_and_its_picture() -> None:
     scene = Scene("ring", "large", "red", "white")
-    picture = Image(data=picture_bytes(draw_scene(scene, {}, 16)))
+    picture = Image(data=encode_fast_png(draw_scene(scene, {}, 16)))
     document = scene_document(scene, "composed", picture)
     assert document.content == (Text("a large white ring on a red ground"), picture)
     assert (document.source, document.id) == ("composed", f"composed/{scene.caption}")
@@ -86,4 +86,4 @@ def test_a_scene_s_document_is_its_caption_and_its_picture() -> None:
 
 def test_a_picture_comes_back_from_its_bytes() -> None:
     picture = draw_scene(Scene("cross", "large", "red", "white"), {}, 16)
-    assert PIL.Image.open(io.BytesIO(picture_bytes(picture))).tobytes() == picture.tobytes()
+    assert PIL.Image.open(io.BytesIO(encode_fast_png(picture))).tobytes() == picture.tobytes()

@@ -9,8 +9,8 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 
-from calumma.corpora.captions import TONES
-from calumma.corpora.thumbnails import Thumbnails, illustrated, is_good_clip_art
+from calumma.corpora.captions import SKIN_TONES
+from calumma.corpora.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 from calumma.documents.document import Document, Image, Text
 
 ENGLISH = {"red", "apple", "horse"}
@@ -31,12 +31,12 @@ def emoji(caption: str, picture: Image, tone: str = "") -> Document:
 
 
 @pytest.fixture
-def thumbnails() -> Thumbnails:
-    return Thumbnails(side=64, quality=60)
+def thumbnails() -> ThumbnailMaker:
+    return ThumbnailMaker(side=64, quality=60)
 
 
-def test_a_picture_becomes_small_and_is_measured(thumbnails: Thumbnails) -> None:
-    small = thumbnails.small(emoji("ball", image()))
+def test_a_picture_becomes_small_and_is_measured(thumbnails: ThumbnailMaker) -> None:
+    small = thumbnails.make(emoji("ball", image()))
     assert small is not None
     picture = small.images[0].open()
     assert (picture.format, picture.size, picture.mode) == ("WEBP", (64, 64), "RGBA")
@@ -45,37 +45,37 @@ def test_a_picture_becomes_small_and_is_measured(thumbnails: Thumbnails) -> None
     assert set(small.attributes) == {"caption", "split", "group", "colour", "colour-share"}
 
 
-def test_twins_and_blanks_are_dropped(thumbnails: Thumbnails) -> None:
-    assert thumbnails.small(emoji("ball", image()))
-    assert thumbnails.small(emoji("round thing", image())) is None
-    assert thumbnails.small(emoji("dot", image(box=(1, 1, 5, 5)))) is None
-    assert thumbnails.small(emoji("broken", Image(data=b"no picture"))) is None
+def test_twins_and_blanks_are_dropped(thumbnails: ThumbnailMaker) -> None:
+    assert thumbnails.make(emoji("ball", image()))
+    assert thumbnails.make(emoji("round thing", image())) is None
+    assert thumbnails.make(emoji("dot", image(box=(1, 1, 5, 5)))) is None
+    assert thumbnails.make(emoji("broken", Image(data=b"no picture"))) is None
     assert thumbnails.dropped == {"twin": 1, "blank": 1, "broken": 1}
 
 
-def test_cropping_cuts_what_cannot_be_seen(thumbnails: Thumbnails) -> None:
-    thumbnails.cropped = True
-    small = thumbnails.small(emoji("ball", image(box=(0, 0, 127, 31))))
+def test_cropping_cuts_what_cannot_be_seen(thumbnails: ThumbnailMaker) -> None:
+    thumbnails.crop_margins = True
+    small = thumbnails.make(emoji("ball", image(box=(0, 0, 127, 31))))
     assert small is not None
     assert small.images[0].open().size == (64, 16)
 
 
 def test_about_an_eighth_of_the_tones_is_kept_and_each_equally_often(
-    thumbnails: Thumbnails,
+    thumbnails: ThumbnailMaker,
 ) -> None:
     kept = []
     for number in range(80):
-        for tone in TONES:
+        for tone in SKIN_TONES:
             box = (20, 20, 60 + number // 2, 70 + len(tone))
             document = emoji(f"hand {number}, {tone} skin tone", image(box=box), tone)
             if thumbnails._tone_is_kept(document):
                 kept.append(tone)
     assert 30 <= len(kept) <= 70
-    assert max(map(kept.count, TONES)) - min(map(kept.count, TONES)) <= 1
+    assert max(map(kept.count, SKIN_TONES)) - min(map(kept.count, SKIN_TONES)) <= 1
 
 
-def test_couples_of_two_tones_are_dropped(thumbnails: Thumbnails) -> None:
-    assert thumbnails.small(emoji("handshake", image(), "light and dark")) is None
+def test_couples_of_two_tones_are_dropped(thumbnails: ThumbnailMaker) -> None:
+    assert thumbnails.make(emoji("handshake", image(), "light and dark")) is None
     assert thumbnails.dropped == {"skin tone": 1}
 
 
@@ -103,7 +103,7 @@ def test_clip_art_is_plain_things_with_english_captions(document: Document, good
 
 def test_a_page_is_cut_and_its_figures_made_small() -> None:
     page = Document(id="p", content=(Text("a b c"), image(), Text("d e f"), Text("g"), image()))
-    small = illustrated(page, side=32, quality=60, most_words=5)
+    small = shorten_page(page, side=32, quality=60, max_words=5)
     assert small is not None
     assert [type(part) for part in small.content] == [Text, Image, Text]
     assert small.images[0].open().size == (32, 32)
@@ -111,6 +111,6 @@ def test_a_page_is_cut_and_its_figures_made_small() -> None:
 
 def test_a_page_without_figures_at_its_beginning_is_dropped() -> None:
     page = Document(id="p", content=(Text("a b c"), Text("d"), image()))
-    assert illustrated(page, side=32, quality=60, most_words=3) is None
+    assert shorten_page(page, side=32, quality=60, max_words=3) is None
     broken = dataclasses.replace(page, content=(Image(data=b"no picture"),))
-    assert illustrated(broken, side=32, quality=60, most_words=3) is None
+    assert shorten_page(broken, side=32, quality=60, max_words=3) is None

@@ -30,7 +30,7 @@ def test_one_seed_is_the_seed_of_everything(tmp_path: Path) -> None:
 
 def test_checkpoints_are_as_often_as_the_demo_says(tmp_path: Path) -> None:
     config = load_demo_config(TINY)
-    assert config.pretraining(tmp_path).save_every == config.save_every == 2
+    assert config.pretraining(tmp_path).checkpoint.interval == config.checkpoint_interval == 2
 
 
 def test_a_mistake_in_a_table_of_a_run_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_training_done_in_several_launches_counts_all_its_steps(road: Road) ->
     walked(road)
     run = road.run("pretrain")
     run.mkdir(parents=True)
-    lines = [json.dumps({"step": step, "seconds": 100.0}) + "\n" for step in (1, 2)]
+    lines = [json.dumps({"step": step, "step_seconds": 100.0}) + "\n" for step in (1, 2)]
     (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     assert road.seconds()["pre-training"] == 200.0
     assert road.seconds()["fine-tuning"] < 100.0
@@ -98,6 +98,6 @@ def test_half_a_line_of_a_killed_training_is_left_out(tmp_path: Path) -> None:
     road = Road(tmp_path, load_demo_config())
     run = road.run("pretrain")
     run.mkdir(parents=True)
-    (run / "metrics.jsonl").write_text('{"step": 1, "seconds": 2.0}\n{"step": 2, "sec')
-    assert road.metrics("pretrain") == [{"step": 1, "seconds": 2.0}]
+    (run / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 2.0}\n{"step": 2, "sec')
+    assert road.metrics("pretrain") == [{"step": 1, "step_seconds": 2.0}]
     assert road.metrics("finetune") == []

@@ -47,7 +47,7 @@ def test_parts_keep_their_order_and_their_text_to_the_letter() -> None:
     assert document_from_json(record, FOLDER, "x") == Document(
         id="a",
         source="web",
-        licence="MIT",
+        license="MIT",
         content=(Text(" one\n"), Image(path=FOLDER / "images/1.png"), Text("two")),
         attributes={"ground": "red", "count": "3"},
     )
@@ -69,7 +69,7 @@ def test_turns_are_read_with_their_roles_and_a_plain_string_is_one_text() -> Non
 
 
 def test_json_and_back_is_the_same_document() -> None:
-    plain = Document(id="a", source="s", licence="MIT", content=(Text("t"), Image(data=RED)))
+    plain = Document(id="a", source="s", license="MIT", content=(Text("t"), Image(data=RED)))
     talk = Document(
         id="b",
         messages=(Turn("user", (Text("q"), Image(data=BLUE))), Turn("assistant", (Text("a"),))),

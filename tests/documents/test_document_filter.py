@@ -37,7 +37,7 @@ BLANK = file_of(PIL.Image.new("RGB", (40, 40), (200, 201, 202)))
 GLASS = file_of(PIL.Image.new("RGBA", (40, 40), (0, 0, 0, 0)))
 BROKEN = Image(data=b"no picture", name="here")
 PARTS = (Text("a red bird on a boat"), file_of(noise(2, 40, 40)))
-GOOD = Document(id="d", source="s", licence="MIT", content=PARTS)
+GOOD = Document(id="d", source="s", license="MIT", content=PARTS)
 
 
 def with_picture(image: Image) -> Document:

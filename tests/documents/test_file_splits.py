@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import calumma.documents.writers
 from calumma.documents.document import Document, Text
 from calumma.documents.error_policy import Faults
-from calumma.documents.file_splits import Span, cut_spans, read_span, require_documents
+from calumma.documents.file_splits import FileSplit, read_split, require_documents, split_files
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
@@ -46,25 +46,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30))
 def test_all_spans_in_order_are_the_files(folder: Path, size: int) -> None:
-    spans = list(cut_spans([folder], size))
-    assert [d for span in spans for d in read_span(span)] == list(read_documents([folder]))
+    spans = list(split_files([folder], size))
+    assert [d for span in spans for d in read_split(span)] == list(read_documents([folder]))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30))
 def test_a_span_is_read_without_those_before_it(folder: Path, size: int) -> None:
     whole = list(read_documents([folder / "a.parquet"]))
-    for span in cut_spans([folder / "a.parquet"], size):
+    for span in split_files([folder / "a.parquet"], size):
         assert span.count is not None
-        assert list(read_span(span)) == whole[span.first : span.first + span.count]
+        assert list(read_split(span)) == whole[span.first : span.first + span.count]
 
 
 def test_spans_by_hand(folder: Path) -> None:
-    rows = list(cut_spans([folder / "a.parquet"], 10))
+    rows = list(split_files([folder / "a.parquet"], 10))
     assert [(span.first, span.count) for span in rows] == [(0, 10), (10, 10), (20, 3)]
-    [packed] = cut_spans([folder / "c.jsonl.gz"], 10)
-    assert packed == Span(path=folder / "c.jsonl.gz")
-    _, second = cut_spans([folder / "b.jsonl"], 20)
+    [packed] = split_files([folder / "c.jsonl.gz"], 10)
+    assert packed == FileSplit(path=folder / "c.jsonl.gz")
+    _, second = split_files([folder / "b.jsonl"], 20)
     lines = (folder / "b.jsonl").read_bytes().splitlines(keepends=True)
     assert (second.first, second.count, second.offset) == (20, 3, len(b"".join(lines[:20])))
 
@@ -72,12 +72,12 @@ def test_spans_by_hand(folder: Path) -> None:
 @pytest.mark.parametrize("size", [1, 4, 30])
 def test_tars_and_saved_datasets_are_cut_between_documents(folder: Path, size: int) -> None:
     for name, files in (("e.tar", [23]), ("f", [12, 11, 7])):
-        spans = list(cut_spans([folder / name], size))
+        spans = list(split_files([folder / name], size))
         assert len(spans) == sum(-(-rows // size) for rows in files)
         whole = list(read_documents([folder / name]))
-        assert [d for span in spans for d in read_span(span)] == whole
-        assert list(read_span(spans[-1])) == whole[-len(list(read_span(spans[-1]))) :]
-    assert {d.attributes["split"] for d in read_span(spans[-1])} == {"test"}
+        assert [d for span in spans for d in read_split(span)] == whole
+        assert list(read_split(spans[-1])) == whole[-len(list(read_split(spans[-1]))) :]
+    assert {d.attributes["split"] for d in read_split(spans[-1])} == {"test"}
 
 
 def test_a_tar_with_long_names_is_cut_before_their_headers(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_a_tar_with_long_names_is_cut_before_their_headers(tmp_path: Path) -> No
                 member = tarfile.TarInfo(f"{'long' * 40}/{name}.txt")
                 member.size = 4
                 archive.addfile(member, io.BytesIO(b"text"))
-        spans = list(cut_spans([path], 2))
+        spans = list(split_files([path], 2))
         assert len(spans) == 3
-        found = [document for span in spans for document in read_span(span)]
+        found = [document for span in spans for document in read_split(span)]
         assert found == list(read_documents([path]))
 
 
@@ -100,29 +100,29 @@ def test_a_tar_with_a_header_for_all_members_is_one_span(tmp_path: Path) -> None
     member.size = 4
     with tarfile.open(tmp_path / "a.tar", "w", pax_headers={"comment": "of all"}) as archive:
         archive.addfile(member, io.BytesIO(b"text"))
-    assert list(cut_spans([tmp_path], 1)) == [Span(path=tmp_path / "a.tar")]
+    assert list(split_files([tmp_path], 1)) == [FileSplit(path=tmp_path / "a.tar")]
 
 
 def test_a_fault_names_the_line_of_the_file_not_of_the_span(tmp_path: Path) -> None:
     lines = ['{"content": "a"}'] * 5 + ["{broken"] + ['{"content": "b"}'] * 2
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     faults = Faults()
-    for span in cut_spans([tmp_path], 3):
-        list(read_span(span, faults))
+    for span in split_files([tmp_path], 3):
+        list(read_split(span, faults))
     [message] = faults.messages
     assert message.startswith(f"{tmp_path / 'a.jsonl'}:6: no JSON")
 
 
 def test_a_broken_file_is_one_span_whose_reader_tells_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing")
-    [span] = cut_spans([tmp_path], 3)
+    [span] = split_files([tmp_path], 3)
     with pytest.raises(DocumentError, match="cut short or broken; expected a Parquet file"):
-        list(read_span(span))
+        list(read_split(span))
 
 
 def test_an_empty_table_has_no_spans(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(_one(tmp_path)).slice(0, 0), tmp_path / "a.parquet")
-    assert not list(cut_spans([tmp_path / "a.parquet"], 3))
+    assert not list(split_files([tmp_path / "a.parquet"], 3))
 
 
 def _one(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.error_policy import Faults
-from calumma.documents.html import local_path, read_html, tidied
+from calumma.documents.html import local_path, normalize_whitespace, read_html
 from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
 from tests.images import png
@@ -97,7 +97,7 @@ def test_without_lxml_the_way_to_get_it_is_named(
 
 
 def test_code_keeps_its_indents_and_text_does_not_sprawl() -> None:
-    assert tidied("if a:\n    b  =  c ¶\n\n\n") == "if a:\n    b = c"
+    assert normalize_whitespace("if a:\n    b  =  c ¶\n\n\n") == "if a:\n    b = c"
 
 
 def test_an_address_with_a_question_is_the_file_before_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.image_selection import Choice, ImageSelectionConfig
+from calumma.documents.image_selection import ImageSelection, ImageSelectionConfig
 from calumma.errors import DocumentError
 
 
@@ -30,8 +30,8 @@ DOCUMENTS = [
 
 
 def chosen(**fields: object) -> tuple[list[str], dict[str, int]]:
-    choice = Choice(ImageSelectionConfig(**fields))
-    return [d.id for d in choice.keep(lambda: DOCUMENTS)], dict(choice.dropped)
+    choice = ImageSelection(ImageSelectionConfig(**fields))
+    return [d.id for d in choice.select(lambda: DOCUMENTS)], dict(choice.dropped)
 
 
 def test_the_finest_are_kept_and_of_them_the_nearest_to_the_square() -> None:
@@ -62,10 +62,10 @@ def width(judged: PIL.Image.Image) -> float:
 def test_a_score_that_is_no_number_is_refused(name: str, found: str | None) -> None:
     document = picture("one", (8, 8))
     attributes = {"mood": "fine"}
-    choice = Choice(ImageSelectionConfig(attribute=name))
+    choice = ImageSelection(ImageSelectionConfig(attribute=name))
     with pytest.raises(DocumentError) as caught:
         list(
-            choice.keep(
+            choice.select(
                 lambda: [Document(id="one", content=document.content, attributes=attributes)]
             )
         )

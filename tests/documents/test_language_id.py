@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calumma.documents.language_id import language_of
+from calumma.documents.language_id import identify_language
 
 TEXTS = {
     "en": "It is a truth universally acknowledged, that a single man in possession of a good "
@@ -21,11 +21,11 @@ TEXTS = {
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_running_text_is_told(language: str) -> None:
-    assert language_of(TEXTS[language]) == language
+    assert identify_language(TEXTS[language]) == language
 
 
 @pytest.mark.parametrize(
     "text", ["", "a red bird", "x = 1\n" * 40, "Anna Berta Carla Doris Erika Frieda " * 6]
 )
 def test_what_is_short_or_no_running_text_is_left_open(text: str) -> None:
-    assert language_of(text) == ""
+    assert identify_language(text) == ""

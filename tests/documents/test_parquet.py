@@ -49,13 +49,13 @@ def test_flat_columns_are_parts_in_their_order_and_the_rest_attributes(tmp_path:
     assert list(read_parquet(tmp_path / "pairs.parquet")) == [
         Document(
             id="pairs.parquet, row 0",
-            licence="MIT",
+            license="MIT",
             content=(Image(data=RED), Text("a red square")),
             attributes={"label": "1"},
         ),
         Document(
             id="pairs.parquet, row 1",
-            licence="CC0-1.0",
+            license="CC0-1.0",
             content=(Image(data=BLUE), Text("a blue square")),
             attributes={"label": "2"},
         ),

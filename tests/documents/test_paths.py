@@ -14,7 +14,7 @@ import pytest
 import calumma.documents.writers
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.error_policy import Faults
-from calumma.documents.file_splits import Span, cut_spans, read_span
+from calumma.documents.file_splits import FileSplit, read_split, split_files
 from calumma.documents.paths import (
     RemotePath,
     absolute_name,
@@ -143,13 +143,13 @@ def test_globs_files_and_folders_of_pictures(folder: Path, address: str) -> None
 
 
 def test_the_spans_of_an_address_are_its_documents(address: str) -> None:
-    spans = list(cut_spans([address], 2))
-    found = [d for span in spans for d in read_span(span)]
+    spans = list(split_files([address], 2))
+    found = [d for span in spans for d in read_split(span)]
     assert contents(iter(found)) == contents(read_documents([address]))
     rows = [span for span in spans if span.path.suffix == ".parquet"]
     assert [(span.first, span.count) for span in rows] == [(0, 2), (2, 2), (4, 2), (6, 1)]
     [whole] = [span for span in spans if span.path.suffix == ".tar"]
-    assert whole == Span(path=whole.path)
+    assert whole == FileSplit(path=whole.path)
 
 
 def test_a_path_out_of_the_folder_is_refused(address: str, folder: Path) -> None:

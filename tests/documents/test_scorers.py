@@ -13,7 +13,7 @@ from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Document, Text
 from calumma.documents.document_filter import FilterConfig, ScoreRule
 from calumma.documents.scorers import (
-    colourfulness,
+    colorfulness,
     detail,
     nudity,
     on_white,
@@ -46,11 +46,11 @@ def test_detail_is_least_in_an_empty_picture_and_most_in_noise() -> None:
 
 
 def test_colourfulness_by_hand() -> None:
-    assert colourfulness()(WHITE) == 0.0
+    assert colorfulness()(WHITE) == 0.0
     halves = PIL.Image.new("RGB", (224, 224), (200, 0, 0))
     halves.paste((0, 200, 0), (0, 0, 224, 112))
     # Red less green is 200 or -200, half of it each; the other axis is 100 everywhere.
-    assert colourfulness()(halves) == pytest.approx(200 + 0.3 * 100)
+    assert colorfulness()(halves) == pytest.approx(200 + 0.3 * 100)
 
 
 def test_white_stands_behind_what_is_transparent() -> None:

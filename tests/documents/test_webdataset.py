@@ -41,7 +41,7 @@ def test_members_of_one_stem_are_one_document(tmp_path: Path) -> None:
         Document(id="0001", content=(Image(data=RED), Text("red"))),
         Document(
             id="b/0002",
-            licence="MIT",
+            license="MIT",
             content=(Image(data=BLUE), Text("blue")),
             attributes={"width": "4"},
         ),

@@ -20,7 +20,7 @@ DOCUMENTS = [
     Document(
         id="pair",
         source="squares",
-        licence="MIT",
+        license="MIT",
         content=(Text("red"), Image(data=RED)),
         attributes={"split": "train", "group": "red"},
     ),
@@ -65,8 +65,8 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str, images: str) -
         [part if isinstance(part, Text) else Image(data=part.read_bytes()) for part in d.parts()]
         for d in again
     ] == [list(d.parts()) for d in DOCUMENTS]
-    assert [(d.id, d.source, d.licence, d.attributes) for d in again] == [
-        (d.id, d.source, d.licence, d.attributes) for d in DOCUMENTS
+    assert [(d.id, d.source, d.license, d.attributes) for d in again] == [
+        (d.id, d.source, d.license, d.attributes) for d in DOCUMENTS
     ]
 
 

@@ -15,7 +15,12 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.corpora.synthetic_scenes import draw_scene, picture_bytes, scene_document, shape_scenes
+from calumma.corpora.synthetic_scenes import (
+    draw_scene,
+    encode_fast_png,
+    scene_document,
+    shape_scenes,
+)
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.context import EvalContext
 from calumma.tokens.text import TextTokenizer
@@ -68,9 +73,9 @@ def letter_documents(letters: str) -> list[Document]:
 def oracle_held_out(letters: str, logit: float, **parts: Any) -> EvalContext:
     """The letters with their pictures, before an oracle."""
     model = oracle_model(logit, **parts)
-    held_out = EvalContext(model, letter_documents(letters))
-    held_out.codes = [[[LETTERS.index(letter)] * CELLS] for letter in letters]
-    return held_out
+    context = EvalContext(model, letter_documents(letters))
+    context.codes = [[[LETTERS.index(letter)] * CELLS] for letter in letters]
+    return context
 
 
 def oracle_model(logit: float, *, draws: bool = True) -> Any:
@@ -92,6 +97,6 @@ def oracle_model(logit: float, *, draws: bool = True) -> Any:
 def scene_documents() -> list[Document]:
     """Twelve composed shapes."""
     return [
-        scene_document(scene, "shapes", Image(data=picture_bytes(draw_scene(scene, {}, 16))))
+        scene_document(scene, "shapes", Image(data=encode_fast_png(draw_scene(scene, {}, 16))))
         for scene in islice(shape_scenes(), 0, 600, 50)
     ]

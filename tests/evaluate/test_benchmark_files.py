@@ -6,7 +6,7 @@ import pytest
 
 from calumma.errors import EvaluationError
 from calumma.evaluate import benchmark_files as files
-from calumma.evaluate.benchmark_files import Source, records
+from calumma.evaluate.benchmark_files import SplitFiles, read_records
 from tests.evaluate.published import lines, write_benchmarks
 
 
@@ -16,27 +16,31 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_labels_of_a_file_of_their_own_stand_with_their_questions(published: Path) -> None:
-    source = Source("valid.jsonl", "valid-labels.lst", files.piqa)
-    read = records(published / "piqa", source)
+    source = SplitFiles("valid.jsonl", "valid-labels.lst", files.piqa)
+    read = read_records(published / "piqa", source)
     assert [(each["goal"], each["label"]) for each in read] == [
         ("open box 0", 0), ("open box 1", 1), ("open box 2", 0),
     ]  # fmt: skip
 
 
 def test_arc_and_open_book_have_their_choices_side_by_side(published: Path) -> None:
-    [first, _] = records(published / "arc_easy", Source("ARC-Easy-Test.jsonl", read=files.arc))
+    [first, _] = read_records(
+        published / "arc_easy", SplitFiles("ARC-Easy-Test.jsonl", convert=files.arc)
+    )
     assert first == {
         "question": "What is hot?",
         "choices": {"text": ["ice", "sun", "tea"], "label": ["A", "B", "C"]},
         "answerKey": "B",
     }
-    open_book = records(published / "openbookqa", Source("test.jsonl", read=files.open_book))
+    open_book = read_records(
+        published / "openbookqa", SplitFiles("test.jsonl", convert=files.open_book)
+    )
     assert open_book[0] == {"question_stem": first.pop("question"), **first}
 
 
 def test_rows_of_mmlu_keep_their_commas_and_know_their_subject(published: Path) -> None:
-    source = Source("test/*_test.csv", read=files.mmlu, subject=files.by_name)
-    read = records(published / "mmlu", source)
+    source = SplitFiles("test/*_test.csv", convert=files.mmlu, subject=files.subject_from_name)
+    read = read_records(published / "mmlu", source)
     assert read[0] == {
         "question": "What, is it?", "choices": ["ice", "sun", "tea", "a, b"], "answer": 1,
         "subject": "anatomy",
@@ -56,21 +60,21 @@ def test_a_prompt_of_big_bench_lists_its_choices_unless_the_task_says_otherwise(
 
 def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
-        records(tmp_path, Source("valid.jsonl"))
+        read_records(tmp_path, SplitFiles("valid.jsonl"))
     assert str(caught.value) == (
         f"{tmp_path}: found no valid.jsonl; expected the benchmark's own files under their own "
         "names. `calumma evaluate --list` names them; put them there, or leave the task out."
     )
     lines(tmp_path / "valid.jsonl", [{}, {}])
     with pytest.raises(EvaluationError) as caught:
-        records(tmp_path, Source("valid.jsonl", "labels.lst"))
+        read_records(tmp_path, SplitFiles("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
         f"{tmp_path / 'labels.lst'}: is not there; expected the file of labels that belongs to the "
         "questions. Put it there, or leave the task out."
     )
     lines(tmp_path / "labels.lst", ["1"])
     with pytest.raises(EvaluationError) as caught:
-        records(tmp_path, Source("valid.jsonl", "labels.lst"))
+        read_records(tmp_path, SplitFiles("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
         f"{tmp_path}: found 2 questions in valid.jsonl and 1 labels in labels.lst; expected as many "
         "of both. Copy both files again."
@@ -80,11 +84,11 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
 def test_records_that_are_not_as_published_are_refused(tmp_path: Path) -> None:
     lines(tmp_path / "dev.jsonl", ["{}", "{"])
     with pytest.raises(EvaluationError) as caught:
-        records(tmp_path, Source("dev.jsonl"))
+        read_records(tmp_path, SplitFiles("dev.jsonl"))
     assert str(caught.value).startswith(f"{tmp_path / 'dev.jsonl'}: line 2 is no JSON (")
     lines(tmp_path / "dev.jsonl", [{"passage": "p"}])
     with pytest.raises(EvaluationError) as caught:
-        records(tmp_path, Source("dev.jsonl", read=files.boolq))
+        read_records(tmp_path, SplitFiles("dev.jsonl", convert=files.boolq))
     assert str(caught.value) == (
         f"{tmp_path / 'dev.jsonl'}: a record is not as published (KeyError: 'question'); expected "
         "the benchmark's own fields. Copy the official file again."

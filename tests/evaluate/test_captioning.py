@@ -5,12 +5,12 @@ import pytest
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.captioning import (
-    caption_figures,
+    caption_metrics,
     captioning,
-    known_words,
-    names,
+    contains_phrase,
+    generate_captions,
+    named_attributes,
     nearest_captions,
-    write_captions,
 )
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.generate.model import Model
@@ -18,10 +18,10 @@ from tests.evaluate.oracle import oracle_held_out, picture
 
 
 def test_words_count_when_they_stand_whole() -> None:
-    assert names("An ice cream on a Red ground", "ice cream")
-    assert names("red.", "red")
-    assert not names("bored", "red")
-    assert not names("anything", "")
+    assert contains_phrase("An ice cream on a Red ground", "ice cream")
+    assert contains_phrase("red.", "red")
+    assert not contains_phrase("bored", "red")
+    assert not contains_phrase("anything", "")
 
 
 def test_shares_are_of_all_words_and_of_each_kind() -> None:
@@ -29,7 +29,7 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
     written = ["a cat on a blue ground", "a dog"]
     nearest = ["a dog on a red ground", "a cat"]
     beside = {"nearest picture's": nearest, "another's caption": ["", ""]}
-    every, ground, thing = caption_figures(known, written, beside, seed=0)
+    every, ground, thing = caption_metrics(known, written, beside, seed=0)
     assert every.baselines == {"nearest picture's": pytest.approx(1 / 3), "another's caption": 0.0}
     assert (every.name, every.n) == ("caption_attributes_right", 2)
     assert (every.value, every.baseline) == pytest.approx((2 / 3, 1 / 3))
@@ -40,19 +40,19 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
 
 
 def test_without_training_documents_there_is_no_baseline() -> None:
-    figure = caption_figures([{"thing": "cat"}], ["a cat"], {}, seed=0)[0]
+    figure = caption_metrics([{"thing": "cat"}], ["a cat"], {}, seed=0)[0]
     assert figure.baseline is None
     assert figure.note == "1 known words, greedy captions"
 
 
 def test_the_nearest_caption_is_that_of_the_nearest_picture() -> None:
-    held_out = oracle_held_out("ab", 0.0)  # both pictures are red
+    context = oracle_held_out("ab", 0.0)  # both pictures are red
     training = [
         Document(id="1", content=(Text("blue one"), picture((0, 0, 255)))),
         Document(id="2", content=(picture((250, 10, 0)), Text("red one"))),
         Document(id="3", content=(Text("no picture"),)),
     ]
-    assert nearest_captions(held_out.pairs, training) == ["red one", "red one"]
+    assert nearest_captions(context.pairs, training) == ["red one", "red one"]
 
 
 def test_known_words_are_those_that_the_caption_names(model: Model) -> None:
@@ -62,17 +62,17 @@ def test_known_words_are_those_that_the_caption_names(model: Model) -> None:
         attributes={"thing": "cat", "ground": "red", "licence": "mine"},
     )
     [pair] = EvalContext(model, [document]).pairs
-    assert known_words(pair) == {"thing": "cat", "ground": "red"}
+    assert named_attributes(pair) == {"thing": "cat", "ground": "red"}
 
 
 def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = EvalContext(model, scenes[:4])
+    context = EvalContext(model, scenes[:4])
     # The room for a caption follows from the longest one: that pair is asked alone.
-    longest = max(range(4), key=lambda place: len(held_out.pairs[place].text_ids))
-    together = write_captions(held_out, held_out.pairs, EvalConfig())
-    alone = write_captions(held_out, [held_out.pairs[longest]], EvalConfig(seed=9))
+    longest = max(range(4), key=lambda place: len(context.pairs[place].text_ids))
+    together = generate_captions(context, context.pairs, EvalConfig())
+    alone = generate_captions(context, [context.pairs[longest]], EvalConfig(seed=9))
     assert [together[longest]] == alone
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from calumma.evaluate.cider import cider, words
+from calumma.evaluate.cider import cider, tokenize_caption
 
 WORDS = ["a", "red", "blue", "dog", "cat", "sits", "runs", "on", "green", "grass", "big", "ball"]
 
@@ -50,8 +50,17 @@ def test_a_repeated_word_is_clipped_and_another_length_costs() -> None:
 
 
 def test_words_are_split_much_as_the_penn_treebank_does() -> None:
-    assert words('A man (left) can\'t "fly" - they\'re 2 U.S. jets.') == [
+    assert tokenize_caption('A man (left) can\'t "fly" - they\'re 2 U.S. jets.') == [
         "a", "man", "left", "ca", "n't", "fly", "they", "'re", "2", "u.s.", "jets",
     ]  # fmt: skip
-    assert words("cannot, dogs' & $5.50 50%") == ["can", "not", "dogs", "&", "$", "5.50", "50", "%"]
-    assert words("?!...") == []
+    assert tokenize_caption("cannot, dogs' & $5.50 50%") == [
+        "can",
+        "not",
+        "dogs",
+        "&",
+        "$",
+        "5.50",
+        "50",
+        "%",
+    ]
+    assert tokenize_caption("?!...") == []

@@ -5,7 +5,13 @@ import PIL.Image
 import pytest
 
 from calumma.corpora.synthetic_scenes import GROUNDS, Scene, draw_scene, shape_scenes
-from calumma.evaluate.color import WORDS, ground_word, nearest_words, thing_word, to_lab
+from calumma.evaluate.color import (
+    COLOR_NAMES,
+    background_color,
+    nearest_colors,
+    object_color,
+    to_lab,
+)
 
 
 def test_lab_has_the_known_values_of_the_primaries() -> None:
@@ -18,23 +24,25 @@ def test_lab_has_the_known_values_of_the_primaries() -> None:
 
 
 def test_every_ground_is_nearest_to_itself() -> None:
-    assert nearest_words(np.array(list(GROUNDS.values()))).tolist() == list(range(8))
-    assert tuple(GROUNDS) == WORDS
+    assert nearest_colors(np.array(list(GROUNDS.values()))).tolist() == list(range(8))
+    assert tuple(GROUNDS) == COLOR_NAMES
 
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_ruler_reads_every_composed_shape_right(side: int) -> None:
     for scene in list(shape_scenes())[::7]:
         picture = draw_scene(scene, {}, side)
-        assert (ground_word(picture), thing_word(picture)) == (scene.ground, scene.colour), scene
+        assert (background_color(picture), object_color(picture)) == (scene.ground, scene.color), (
+            scene
+        )
 
 
 def test_a_little_noise_changes_nothing() -> None:
     picture = draw_scene(Scene("ring", "large", "orange", "purple"), {}, 64)
     noise = np.random.default_rng(0).normal(0, 12, (64, 64, 3))
     noisy = PIL.Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
-    assert (ground_word(noisy), thing_word(noisy)) == ("orange", "purple")
+    assert (background_color(noisy), object_color(noisy)) == ("orange", "purple")
 
 
 def test_an_empty_ground_has_nothing_on_it() -> None:
-    assert thing_word(PIL.Image.new("RGB", (32, 32), GROUNDS["blue"])) is None
+    assert object_color(PIL.Image.new("RGB", (32, 32), GROUNDS["blue"])) is None

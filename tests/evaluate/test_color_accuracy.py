@@ -9,7 +9,12 @@ from calumma.corpora.synthetic_scenes import GROUNDS
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
 from calumma.evaluate import color_accuracy as room
-from calumma.evaluate.color_accuracy import Asked, colour_figures, draw_captions, drawing
+from calumma.evaluate.color_accuracy import (
+    RequestedColors,
+    color_accuracy,
+    color_metrics,
+    generate_images,
+)
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.generate.model import Model
@@ -23,15 +28,15 @@ def _pixels(pictures: list[PIL.Image.Image]) -> list[bytes]:
 def test_a_picture_is_held_against_what_was_asked_of_it() -> None:
     picture = PIL.Image.new("RGB", (32, 32), GROUNDS["green"])
     picture.paste(GROUNDS["red"], (8, 8, 24, 24))
-    assert Asked("green", "red").hits(picture) == {"ground": True, "thing": True}
-    assert Asked("red", "green").hits(picture) == {"ground": False, "thing": False}
-    assert Asked("green", None).hits(picture) == {"ground": True}
+    assert RequestedColors("green", "red").matches(picture) == {"ground": True, "thing": True}
+    assert RequestedColors("red", "green").matches(picture) == {"ground": False, "thing": False}
+    assert RequestedColors("green", None).matches(picture) == {"ground": True}
 
 
 def test_shares_are_of_all_colours_and_of_each_kind() -> None:
     drawn = [{"ground": True, "thing": False}, {"ground": True}, {"ground": False, "thing": False}]
     ruler = [{"ground": True, "thing": True}, {"ground": True}, {"ground": True, "thing": False}]
-    both, ground, thing = colour_figures(drawn, ruler)
+    both, ground, thing = color_metrics(drawn, ruler)
     assert (both.name, both.value, both.n) == ("colour_asked_colour_drawn", 2 / 5, 3)
     assert both.baseline == 1 / 8
     assert both.interval == pytest.approx(wilson_interval(1.2, 3))
@@ -47,13 +52,13 @@ def test_a_model_that_copies_the_documents_gets_everything_right(
 ) -> None:
     own = {document.text: document.images[0].open() for document in scenes}
 
-    def copies(model: Model, captions: list[str], options: EvalConfig) -> list[PIL.Image.Image]:
+    def copies(model: Model, captions: list[str], config: EvalConfig) -> list[PIL.Image.Image]:
         return [own[caption] for caption in captions]
 
     monkeypatch.setattr(room, "draw_captions", copies)
-    held_out = EvalContext(model, scenes)
-    figures = drawing(held_out, EvalConfig(max_prompts=5, log_samples=1, chat_template=True))
-    [shown] = held_out.logged_samples
+    context = EvalContext(model, scenes)
+    figures = color_accuracy(context, EvalConfig(max_prompts=5, log_samples=1, chat_template=True))
+    [shown] = context.logged_samples
     assert str(shown.prompt[0]).startswith("draw ")
     assert shown.answer == shown.expected
     assert [(figure.value, figure.n) for figure in figures] == [(1.0, 5)] * 3
@@ -61,9 +66,9 @@ def test_a_model_that_copies_the_documents_gets_everything_right(
 
 def test_a_drawing_depends_on_its_seed_alone(model: Model) -> None:
     captions = ["a small red circle", "a ring", "a small red circle"]
-    first = _pixels(draw_captions(model, captions, EvalConfig(seed=1)))
-    assert first == _pixels(draw_captions(model, captions, EvalConfig(seed=1)))
-    assert first[1:] == _pixels(draw_captions(model, captions[1:], EvalConfig(seed=2)))
+    first = _pixels(generate_images(model, captions, EvalConfig(seed=1)))
+    assert first == _pixels(generate_images(model, captions, EvalConfig(seed=1)))
+    assert first[1:] == _pixels(generate_images(model, captions[1:], EvalConfig(seed=2)))
     assert first[0] != first[2]
 
 
@@ -71,14 +76,14 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
     asked: list[tuple[Any, bool]] = []
     real = model.generate_batch
 
-    def listening(prompts: Any, *, answer: bool, **options: Any) -> Any:
+    def listening(prompts: Any, *, answer: bool, **config: Any) -> Any:
         asked.append((prompts, answer))
-        return real(prompts, answer=answer, **options)
+        return real(prompts, answer=answer, **config)
 
     monkeypatch.setattr(model, "generate_batch", listening)
-    draw_captions(model, ["a ring"], EvalConfig())
-    draw_captions(model, ["a ring"], EvalConfig(chat_template=True))
-    draw_captions(
+    generate_images(model, ["a ring"], EvalConfig())
+    generate_images(model, ["a ring"], EvalConfig(chat_template=True))
+    generate_images(
         model, ["a ring"], EvalConfig(chat_template=True, format_prompt=lambda text: ["show", text])
     )
     assert asked == [
@@ -88,7 +93,7 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
 
 def test_documents_without_known_colours_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        drawing(oracle_held_out("ab", 0.0), EvalConfig())
+        color_accuracy(oracle_held_out("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
         "drawing: found no colour of ground or thing known of 2 pairs; expected attributes "
         '"ground" or "colour" among red, orange, yellow, green, blue, purple, black, white. Give '
@@ -98,7 +103,7 @@ def test_documents_without_known_colours_are_refused() -> None:
 
 def test_a_prompt_without_room_for_a_picture_is_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
-        draw_captions(model, ["?" * 125], EvalConfig())
+        generate_images(model, ["?" * 125], EvalConfig())
     assert str(caught.value) == (
         "drawing: a prompt leaves no room for a picture; expected it and the picture's codes within "
         "the longest row the model reads. Ask more briefly, or leave this task out."

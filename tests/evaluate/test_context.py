@@ -18,23 +18,23 @@ def test_pairs_are_plain_documents_of_one_text_and_one_picture() -> None:
             id="turns", messages=(Turn("user", (Text("d"),)), Turn("assistant", (picture(),)))
         ),
     ]
-    held_out = EvalContext(oracle_model(0.0), documents)
-    assert [pair.document.id for pair in held_out.pairs] == ["picture first"]
-    assert [len(codes) for codes in held_out.codes] == [0, 1, 2, 1]
+    context = EvalContext(oracle_model(0.0), documents)
+    assert [pair.document.id for pair in context.pairs] == ["picture first"]
+    assert [len(codes) for codes in context.codes] == [0, 1, 2, 1]
 
 
 def test_a_pair_that_is_longer_than_the_model_reads_is_no_pair() -> None:
     long = Document(id="long", content=(Text("a" * 57), picture()))
     fits = Document(id="fits", content=(Text("a" * 56), picture()))
-    held_out = EvalContext(oracle_model(0.0), [long, fits])
-    assert [pair.document.id for pair in held_out.pairs] == ["fits"]
+    context = EvalContext(oracle_model(0.0), [long, fits])
+    assert [pair.document.id for pair in context.pairs] == ["fits"]
 
 
 def test_pictures_are_encoded_as_the_model_encodes_them(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = EvalContext(model, scenes)
-    assert held_out.codes[3] == [model.encode_image(scenes[3].images[0].open())]
+    context = EvalContext(model, scenes)
+    assert context.codes[3] == [model.encode_image(scenes[3].images[0].open())]
 
 
 def test_too_few_texts_are_refused() -> None:
@@ -47,9 +47,9 @@ def test_too_few_texts_are_refused() -> None:
 
 
 def test_counts_are_those_of_the_documents_sequences() -> None:
-    held_out = oracle_held_out("ab", 0.0)
-    counts = held_out.token_counts()
-    vocabulary = held_out.model.vocabulary
+    context = oracle_held_out("ab", 0.0)
+    counts = context.token_counts()
+    vocabulary = context.model.vocabulary
     assert counts[vocabulary.bos] == counts[vocabulary.eos] == counts[vocabulary.begin_image] == 2
     assert counts[vocabulary.id_of_code(1)] == 4
     assert counts.sum() == 2 * (1 + 1 + 1 + 4 + 1 + 1)

@@ -5,7 +5,7 @@ import pytest
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig
-from calumma.evaluate.evaluator import TASKS, evaluate, list_tasks, require_tasks
+from calumma.evaluate.evaluator import TASKS, check_tasks, evaluate, list_tasks
 from calumma.generate.model import Model
 from tests.evaluate.test_refusal_rates import safety_prompt
 
@@ -25,37 +25,37 @@ def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
     told: dict[str, tuple[int, ...]] = {}
     turns = (Turn("user", (Text("draw"),)), Turn("assistant", (Text("no"),)))
     documents = [*scenes, safety_prompt("how", "drugs"), Document(id="turns", messages=turns)]
-    options = EvalConfig(seed=3, max_prompts=4, training_documents=scenes[:3])
+    config = EvalConfig(seed=3, max_prompts=4, training_documents=scenes[:3])
     report = evaluate(
         model,
         documents,
         OF_DOCUMENTS,
-        options,
+        config,
         progress=lambda *what: told.update({what[0]: what[1:]}),
     )
-    assert {figure.name for figure in report.figures} >= CONTRACT
-    assert report.figure("code_bits_per_token").n == len(scenes)
-    assert report.figure("colour_asked_colour_drawn").n == 4
+    assert {figure.name for figure in report.metrics} >= CONTRACT
+    assert report.metric("code_bits_per_token").n == len(scenes)
+    assert report.metric("colour_asked_colour_drawn").n == 4
     assert set(told) == {"encoding", *OF_DOCUMENTS} - {"text_to_image"}  # it wants features
     assert all(done == of for done, of in told.values())
-    assert evaluate(model, documents, OF_DOCUMENTS, options).figures == report.figures
+    assert evaluate(model, documents, OF_DOCUMENTS, config).metrics == report.metrics
 
 
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        require_tasks(["likelihood", "perplexity"])
+        check_tasks(["likelihood", "perplexity"])
     assert str(caught.value) == (
         "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` tells "
         "them."
     )
     with pytest.raises(EvaluationError) as caught:
-        require_tasks(["likelihod"])
+        check_tasks(["likelihod"])
     assert str(caught.value) == (
         "task 'likelihod' is not known; expected perhaps likelihood. `calumma evaluate --list` "
         "tells them."
     )
     with pytest.raises(EvaluationError, match=r"^no task is named; expected names of tasks\."):
-        require_tasks([])
+        check_tasks([])
 
 
 def test_the_list_tells_of_every_task_and_of_the_files_it_reads() -> None:

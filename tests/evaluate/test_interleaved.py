@@ -12,15 +12,15 @@ from calumma.evaluate import interleaved as room
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.interleaved import (
-    Exchange,
-    answer_all,
-    exchange,
+    InterleavedPrompt,
+    generate_interleaved,
+    image_prompt_match,
     interleaved,
-    kinds_of,
-    make_up,
-    on_topic,
+    last_exchange,
+    layout_metrics,
+    modality_sequence,
 )
-from calumma.evaluate.text_image_scorer import Scorer
+from calumma.evaluate.text_image_scorer import TextImageScorer
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
 from tests.evaluate.oracle import picture
@@ -46,7 +46,7 @@ def _sample(*parts: str | PIL.Image.Image, ended: bool = True) -> Any:
 
 def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
     words, image = Text("words"), picture()
-    asked = [Exchange((Turn("user", (Text("ask"),)),), expected) for expected in
+    asked = [InterleavedPrompt((Turn("user", (Text("ask"),)),), expected) for expected in
              ((words, image), (words, image), (words,), (image, words, image))]  # fmt: skip
     samples = [
         _sample("a ", "b", PICTURE),  # as asked
@@ -54,7 +54,7 @@ def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
         _sample("words", PICTURE, ended=False),  # a picture where none is asked for
         _sample("words"),  # none where two are
     ]
-    figures = {figure.name: figure for figure in make_up(asked, samples)}
+    figures = {figure.name: figure for figure in layout_metrics(asked, samples)}
     shares = {name: figure.value for name, figure in figures.items()}
     assert shares == {
         "interleaved_present": 2 / 4, "interleaved_counted": 2 / 4, "interleaved_placed": 1 / 4,
@@ -67,7 +67,7 @@ def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
 
 
 def test_texts_in_a_row_are_one_and_blank_ones_are_none() -> None:
-    assert kinds_of([Text("a"), "b", PICTURE, "\n ", PICTURE, Text("c")]) == (
+    assert modality_sequence([Text("a"), "b", PICTURE, "\n ", PICTURE, Text("c")]) == (
         "text", "image", "image", "text",
     )  # fmt: skip
 
@@ -75,12 +75,12 @@ def test_texts_in_a_row_are_one_and_blank_ones_are_none() -> None:
 def test_the_last_answer_is_the_reference() -> None:
     first = (Turn("user", (Text("a"),)), Turn("assistant", (Text("b"),)))
     last = (Turn("user", (Text("c"), picture())), Turn("assistant", (Text("d"),)))
-    found = exchange(Document(id="1", messages=(*first, *last)))
+    found = last_exchange(Document(id="1", messages=(*first, *last)))
     assert found is not None
     assert (found.text, found.expected) == ("a b c", (Text("d"),))
-    assert exchange(Document(id="2", messages=first[:1])) is None
-    assert exchange(Document(id="3", content=(Text("a"),))) is None
-    assert exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
+    assert last_exchange(Document(id="2", messages=first[:1])) is None
+    assert last_exchange(Document(id="3", content=(Text("a"),))) is None
+    assert last_exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
 
 
 def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tuning(
@@ -91,8 +91,8 @@ def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tunin
         Turn("user", (Text("a"), wide)), Turn("assistant", (wide,)), Turn("user", (Text("b"),)),
     )  # fmt: skip
     document = Document(id="1", messages=(*turns, Turn("assistant", (Text("c"),))))
-    asked = [each for each in [exchange(document)] if each]
-    [sample] = answer_all(model, asked, EvalConfig())
+    asked = [each for each in [last_exchange(document)] if each]
+    [sample] = generate_interleaved(model, asked, EvalConfig())
     codes = [model.encode_image(wide.open(), fit=fit) for fit in ("pad", "crop")]
     assert sample.prompt_token_ids == encode_turns(
         [("user", ["a", codes[0]]), ("assistant", [codes[1]]), ("user", ["b"])], model.text
@@ -101,32 +101,32 @@ def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tunin
 
 def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> None:
     long = _asked(1, (Text("?" * 200),))
-    held_out = EvalContext(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
-    figures = interleaved(held_out, EvalConfig())
+    context = EvalContext(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
+    figures = interleaved(context, EvalConfig())
     assert figures[0].n == 3
-    assert held_out.skipped == ["interleaved: 1 of 4 conversations, which are longer than a row."]
+    assert context.skipped == ["interleaved: 1 of 4 conversations, which are longer than a row."]
 
 
 def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
     documents = [_asked(n, (Text("words"), picture()) if n % 2 else (Text("words"),))
                  for n in range(6)]  # fmt: skip
-    held_out = EvalContext(model, documents)
-    figures = interleaved(held_out, EvalConfig(log_samples=2, max_prompts=4))
+    context = EvalContext(model, documents)
+    figures = interleaved(context, EvalConfig(log_samples=2, max_prompts=4))
     assert {figure.name: figure.n for figure in figures}["interleaved_present"] == 4
-    assert [shown.task for shown in held_out.logged_samples] == ["interleaved"] * 2
-    asked = [each for document in documents if (each := exchange(document))]
-    one, other = (answer_all(model, asked[:2], EvalConfig(seed=3)) for _ in range(2))
+    assert [shown.task for shown in context.logged_samples] == ["interleaved"] * 2
+    asked = [each for document in documents if (each := last_exchange(document))]
+    one, other = (generate_interleaved(model, asked[:2], EvalConfig(seed=3)) for _ in range(2))
     assert [sample.token_ids for sample in one] == [sample.token_ids for sample in other]
 
 
 def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scorer = Scorer.fit(colour_features(), coloured(60), seed=0)
+    scorer = TextImageScorer.fit(colour_features(), coloured(60), seed=0)
     assert scorer is not None
     red = PIL.Image.new("RGB", (8, 8), COLOURS["red"])
     texts = ["a red thing", *(f"a blue thing, number {n}" for n in range(9))]
-    figure = on_topic([(text, red) for text in texts], scorer)
+    figure = image_prompt_match([(text, red) for text in texts], scorer)
     assert (figure.value, figure.n, figure.baselines) == (0.1, 10, {"chance": 0.1})
 
 
@@ -136,12 +136,12 @@ def test_the_scorer_is_asked_where_ten_different_prompts_drew(
     monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
     documents = [_asked(n, (picture(),)) for n in range(12)]
 
-    def draws(model: Model, asked: list[Exchange], options: EvalConfig) -> list[Any]:
+    def draws(model: Model, asked: list[InterleavedPrompt], config: EvalConfig) -> list[Any]:
         return [_sample(PICTURE) for _ in asked]
 
     monkeypatch.setattr(room, "answer_all", draws)
-    options = EvalConfig(feature_network="colours", training_documents=coloured(30))
-    figures = interleaved(EvalContext(model, documents), options)
+    config = EvalConfig(feature_network="colours", training_documents=coloured(30))
+    figures = interleaved(EvalContext(model, documents), config)
     assert figures[-1].name == "interleaved_on_topic"
     assert np.isfinite(figures[-1].value)
 

@@ -8,15 +8,15 @@ import pytest
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.likelihood import likelihood, other_texts, unigram_bits
+from calumma.evaluate.likelihood import derange_texts, likelihood, unigram_bits
 from calumma.evaluate.metric import Metric
 from tests.evaluate.oracle import LETTERS, VOCABULARY, oracle_held_out, oracle_model
 
 THREE_BITS = 3 * math.log(2)
 
 
-def _figures(held_out: EvalContext, options: EvalConfig | None = None) -> dict[str, Metric]:
-    return {figure.name: figure for figure in likelihood(held_out, options or EvalConfig())}
+def _figures(context: EvalContext, config: EvalConfig | None = None) -> dict[str, Metric]:
+    return {figure.name: figure for figure in likelihood(context, config or EvalConfig())}
 
 
 def test_an_even_model_needs_the_bits_of_the_whole_vocabulary() -> None:
@@ -62,19 +62,19 @@ def test_the_unigram_of_training_counts_adds_one_to_each_id_of_its_kind() -> Non
 
 
 def test_text_alone_gives_the_text_figure_alone() -> None:
-    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("abc"),))])
-    assert list(_figures(held_out)) == ["text_bits_per_token"]
+    context = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("abc"),))])
+    assert list(_figures(context)) == ["text_bits_per_token"]
 
 
 def test_a_document_that_is_too_long_is_cut_to_what_the_model_reads() -> None:
-    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a" * 99),))])
-    assert _figures(held_out)["text_bits_per_token"].note.startswith("63 tokens")
+    context = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a" * 99),))])
+    assert _figures(context)["text_bits_per_token"].note.startswith("63 tokens")
 
 
 def test_documents_without_any_token_are_refused() -> None:
-    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text(""),))])
+    context = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text(""),))])
     with pytest.raises(EvaluationError) as caught:
-        likelihood(held_out, EvalConfig())
+        likelihood(context, EvalConfig())
     assert str(caught.value) == (
         "likelihood: found no token of text or image in 1 document; expected at least one. Give "
         "documents with text or pictures (--documents)."
@@ -84,14 +84,14 @@ def test_documents_without_any_token_are_refused() -> None:
 @pytest.mark.parametrize("texts", [list(LETTERS), list("aabbcdee"), ["a", "b"], list("aaabcd")])
 def test_partners_have_other_texts_and_each_is_used_once(texts: list[str]) -> None:
     for seed in range(5):
-        partners = other_texts(texts, seed)
+        partners = derange_texts(texts, seed)
         assert sorted(partners) == list(range(len(texts)))
         assert all(texts[own] != texts[other] for own, other in enumerate(partners))
 
 
 def test_a_text_that_most_documents_share_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        other_texts(list("aaab"), seed=0)
+        derange_texts(list("aaab"), seed=0)
     assert str(caught.value) == (
         "code_bits_right_minus_shuffled: 3 of 4 documents share one text; expected at most half, so "
         "that each can be given another's. Give more varied documents (--documents), or leave "
@@ -100,9 +100,9 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
 
 
 def test_what_is_shown_stands_in_the_order_in_which_it_was_read() -> None:
-    held_out = oracle_held_out(LETTERS, 0.0)
-    likelihood(held_out, EvalConfig(log_samples=2))
-    caption_before, image_before = held_out.logged_samples
+    context = oracle_held_out(LETTERS, 0.0)
+    likelihood(context, EvalConfig(log_samples=2))
+    caption_before, image_before = context.logged_samples
     assert [isinstance(part, str) for part in caption_before.prompt] == [True, False]
     assert [isinstance(part, str) for part in image_before.prompt] == [False, True]
     bits = math.log2(VOCABULARY.size)

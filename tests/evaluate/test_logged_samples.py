@@ -5,12 +5,12 @@ from pathlib import Path
 
 import PIL.Image
 
-from calumma.evaluate.logged_samples import Shown
+from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.report import Report
+from calumma.evaluate.report import EvalReport
 
 RED = PIL.Image.new("RGB", (4, 2), (255, 0, 0))
-SHOWN = Shown(task="vqav2", prompt=[RED, "what <b> is it?\n "], answer=["red"], score=1 / 3)
+SHOWN = LoggedSample(task="vqav2", prompt=[RED, "what <b> is it?\n "], answer=["red"], score=1 / 3)
 
 
 def test_a_terminal_gets_the_prompt_to_the_letter() -> None:
@@ -28,7 +28,7 @@ def test_a_page_shows_pictures_and_escapes_texts() -> None:
 
 def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_path: Path) -> None:
     figure = Metric("vqav2_accuracy", 0.5, None, 1, None, "share", task="vqav2")
-    Report(figures=[figure], seconds=1, seed=0, shown=[SHOWN]).save(tmp_path)
+    EvalReport(metrics=[figure], seconds=1, seed=0, logged_samples=[SHOWN]).save(tmp_path)
     [written] = json.loads((tmp_path / "report.json").read_text())["shown"]
     assert written["prompt"] == [
         {"type": "image", "path": "shown/0000-prompt-0.png"},

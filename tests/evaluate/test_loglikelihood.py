@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from calumma.evaluate import loglikelihood
-from calumma.evaluate.loglikelihood import batches, foretell, log_probabilities
+from calumma.evaluate.loglikelihood import length_batches, score_sequences, token_logprobs
 from calumma.generate.model import Model
 from tests.evaluate.oracle import TOKENIZER, VOCABULARY, Oracle
 
 
 def test_an_even_model_gives_every_id_the_same_probability() -> None:
-    [scores] = log_probabilities(Oracle(0.0), [[0, 4, 5, 2]])  # type: ignore[list-item, arg-type]
+    [scores] = token_logprobs(Oracle(0.0), [[0, 4, 5, 2]])  # type: ignore[list-item, arg-type]
     assert scores == pytest.approx([0.0] + [-math.log(VOCABULARY.size)] * 3)
 
 
 def test_a_known_logit_gives_the_probability_worked_out_by_hand() -> None:
     [letter] = TOKENIZER.encode("b")
     code = VOCABULARY.id_of_code(1)
-    [scores] = log_probabilities(
+    [scores] = token_logprobs(
         Oracle(2.0),  # type: ignore[arg-type]
         [[VOCABULARY.bos, letter, code]],
     )
@@ -38,7 +38,7 @@ def test_many_at_once_are_scored_as_one_by_one(
         for length in (9, 2, 17, 1, 9, 30, 5, 1)
     ]
     sequences += [[*sequences[2][:-1], last] for last in (5, 60, 5)]
-    for ids, scores in zip(sequences, log_probabilities(model.decoder, sequences), strict=True):
+    for ids, scores in zip(sequences, token_logprobs(model.decoder, sequences), strict=True):
         with torch.inference_mode():
             expected = model.logits(ids)[0].log_softmax(dim=-1)
         alone = [0.0, *(float(expected[place, id_]) for place, id_ in enumerate(ids[1:]))]
@@ -47,7 +47,7 @@ def test_many_at_once_are_scored_as_one_by_one(
 
 def test_batches_hold_every_sequence_once_and_stay_in_bounds() -> None:
     lengths = [7, 3, 9, 20, 3, 1, 8]
-    made = list(batches(lengths, ids_at_once=16))
+    made = list(length_batches(lengths, max_tokens=16))
     assert sorted(place for batch in made for place in batch) == list(range(7))
     for batch in made:
         longest = max(lengths[place] for place in batch)
@@ -56,10 +56,10 @@ def test_batches_hold_every_sequence_once_and_stay_in_bounds() -> None:
 
 def test_progress_is_told_up_to_the_last_sequence() -> None:
     told: list[tuple[int, int]] = []
-    log_probabilities(
+    token_logprobs(
         Oracle(0.0),  # type: ignore[arg-type]
         [[0, 1], [0, 1, 2]],
-        tick=lambda done, of: told.append((done, of)),
+        on_progress=lambda done, of: told.append((done, of)),
     )
     assert told[-1] == (2, 2)
 
@@ -75,19 +75,19 @@ def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> N
             return model.decoder(ids)
 
     questions = [[0, 40, 41, last] for last in range(60, 70)] + [[0, 40, 42, 60]]
-    told = foretell(Counting(), questions)  # type: ignore[arg-type]
+    told = score_sequences(Counting(), questions)  # type: ignore[arg-type]
     assert read == [2]
-    likeliest = [place for place in range(10) if told[place].likeliest[-1]]
+    likeliest = [place for place in range(10) if told[place].is_greedy[-1]]
     assert len(likeliest) <= 1
     best = int(model.logits(questions[0][:-1])[0, -1].argmax())
-    [again] = foretell(model.decoder, [[0, 40, 41, best]])
-    assert again.likeliest[-1]
+    [again] = score_sequences(model.decoder, [[0, 40, 41, best]])
+    assert again.is_greedy[-1]
 
 
 def test_ids_that_cannot_come_leave_their_probability_to_the_others(model: Model) -> None:
     codes = model.vocabulary.codes
-    [plain] = foretell(model.decoder, [[0, 40, 41]])
-    [told] = foretell(model.decoder, [[0, 40, 41]], excluded=codes)
+    [plain] = score_sequences(model.decoder, [[0, 40, 41]])
+    [told] = score_sequences(model.decoder, [[0, 40, 41]], excluded=codes)
     logs = model.logits([0, 40])[0].log_softmax(-1)
     rest = 1 - logs[:, codes.start : codes.stop].exp().sum(-1)
-    assert told.scores[1:] - plain.scores[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)
+    assert told.logprobs[1:] - plain.logprobs[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)

@@ -13,13 +13,13 @@ from calumma.documents.document import Document, Text
 from calumma.documents.writers import write_parquet
 from calumma.errors import EvaluationError
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.model_card import Source, limits, sources, write_card
-from calumma.evaluate.report import Report
+from calumma.evaluate.model_card import TrainingSource, limitations, training_sources, write_card
+from calumma.evaluate.report import EvalReport
 
 
 def _report(folder: Path, figures: Sequence[Metric]) -> Path:
     command = "calumma evaluate m --tasks x"
-    Report(figures=figures, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(
+    EvalReport(metrics=figures, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(
         folder
     )
     return folder
@@ -39,7 +39,7 @@ def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
         [Metric("piqa_acc", 0.625, 0.5, 80, (0.5, 0.75), "share", task="piqa")],
     )
     write_parquet(tmp_path / "d.parquet", [
-        Document(id=str(n), source="mine", licence="MIT", content=(Text("a"),)) for n in range(3)
+        Document(id=str(n), source="mine", license="MIT", content=(Text("a"),)) for n in range(3)
     ])  # fmt: skip
     written = write_card(folder, [report], [tmp_path / "d.parquet"]).read_text()
     assert write_card(folder, [report], []) == folder / "README.md"
@@ -62,8 +62,8 @@ def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
 def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
     shards: Path, tmp_path: Path
 ) -> None:
-    found = sources([shards])
-    assert {each.name: each.licence for each in found} == {
+    found = training_sources([shards])
+    assert {each.name: each.license for each in found} == {
         "pairs": "not told", "text": "not told", "chat": "not told",
     }  # fmt: skip
     assert sum(each.count for each in found) == 40
@@ -71,28 +71,28 @@ def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
         Document(id="1", source="noto", content=(Text("a"),)),
         Document(id="2", content=(Text("b"),)),
     ])  # fmt: skip
-    assert sources([tmp_path / "d.parquet"]) == [
-        Source("not told", "not told", 1), Source("noto", "Apache-2.0", 1),
+    assert training_sources([tmp_path / "d.parquet"]) == [
+        TrainingSource("not told", "not told", 1), TrainingSource("noto", "Apache-2.0", 1),
     ]  # fmt: skip
-    assert sources([]) == []
+    assert training_sources([]) == []
 
 
 def test_limits_are_what_nobody_measured_and_what_is_not_there(folder: Path) -> None:
     model = open_model(folder)
-    told = "\n".join(limits(model, [], [Source("x", "not told", 1)]))
+    told = "\n".join(limitations(model, [], [TrainingSource("x", "not told", 1)]))
     assert "squares of 16 pixels through 4 codes" in told
     assert "Nobody measured here what it does with unsafe prompts." in told
     assert "The licences of some of its sources are not told." in told
     assert "It cannot draw" not in told
-    report = Report(
-        figures=[
+    report = EvalReport(
+        metrics=[
             Metric("refused", 0.9, None, 9, None, "share", task="safety"),
             Metric("reconstruction_psnr_db", 20, 9, 9, (19, 21), "dB", task="reconstruction"),
         ],
         seconds=1,
         seed=0,
     ).to_json()
-    told = "\n".join(limits(replace(model, image={}), [report], []))
+    told = "\n".join(limitations(replace(model, image={}), [report], []))
     assert "Nobody measured" not in told and "No better" not in told
     assert "It cannot draw: the folder holds no decoder of its image tokenizer." in told
 

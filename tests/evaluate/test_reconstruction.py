@@ -7,9 +7,13 @@ from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.image_similarity import psnr_db
-from calumma.evaluate.reconstruction import codebook_figures, reconstruct, reconstruction
+from calumma.evaluate.reconstruction import (
+    codebook_metrics,
+    evaluate_reconstruction,
+    reconstruction,
+)
 from calumma.generate.model import Model
-from calumma.tokens.pixels import to_pixels
+from calumma.tokens.pixels import image_to_pixels
 from tests.evaluate.oracle import letter_documents, oracle_model
 
 
@@ -19,7 +23,7 @@ def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
     figure = reconstruction(EvalContext(model, scenes), EvalConfig())[0]
     each, flat = [], []
     for document in scenes:
-        pixels = to_pixels(document.images[0].open(), 16)
+        pixels = image_to_pixels(document.images[0].open(), 16)
         decoded = model.image.decode(model.image.encode(pixels[None]))
         each.append(psnr_db(pixels[None], decoded)[0])
         mean = pixels.mean(dim=(1, 2), keepdim=True).expand(3, 16, 16)
@@ -31,16 +35,16 @@ def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
 
 
 def test_codebook_figures_by_hand() -> None:
-    used, perplexity = codebook_figures(np.array([[0, 0], [1, 1]]), num_codes=8)
+    used, perplexity = codebook_metrics(np.array([[0, 0], [1, 1]]), num_codes=8)
     assert (used.name, used.value, used.n) == ("codebook_used", 0.25, 2)
     assert used.note == "2 of 8 codes occur in 4 cells"
     assert (perplexity.name, perplexity.value) == ("codebook_perplexity", pytest.approx(2.0))
 
 
 def test_documents_without_pictures_are_refused() -> None:
-    held_out = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a"),))])
+    context = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a"),))])
     with pytest.raises(EvaluationError) as caught:
-        reconstruction(held_out, EvalConfig())
+        reconstruction(context, EvalConfig())
     assert str(caught.value) == (
         "reconstruction: found no picture in 1 document; expected at least one. Give documents with "
         "pictures (--documents), or leave this task out."
@@ -48,9 +52,9 @@ def test_documents_without_pictures_are_refused() -> None:
 
 
 def test_a_model_without_its_image_decoder_is_refused() -> None:
-    held_out = EvalContext(oracle_model(0.0, draws=False), letter_documents("a"))
+    context = EvalContext(oracle_model(0.0, draws=False), letter_documents("a"))
     with pytest.raises(EvaluationError) as caught:
-        reconstruction(held_out, EvalConfig())
+        reconstruction(context, EvalConfig())
     assert str(caught.value) == (
         "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot become "
         "pictures; expected the decoder of its image tokenizer. Put that file into the folder, or "
@@ -60,14 +64,14 @@ def test_a_model_without_its_image_decoder_is_refused() -> None:
 
 def test_a_tokenizer_alone_gives_the_same_figures(model: Model, scenes: list[Document]) -> None:
     images = [image for document in scenes for image in document.images]
-    figures, sheets, skipped = reconstruct(model.image, images, EvalConfig())
+    figures, sheets, skipped = evaluate_reconstruction(model.image, images, EvalConfig())
     assert figures == reconstruction(EvalContext(model, scenes), EvalConfig())
     assert sheets == [] and skipped == []
 
 
 def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
-        reconstruct(model.image, [], EvalConfig())
+        evaluate_reconstruction(model.image, [], EvalConfig())
     assert str(caught.value) == (
         "reconstruction: found no picture in the documents; expected at least one. Give documents "
         "with pictures (--documents)."

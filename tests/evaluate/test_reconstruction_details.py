@@ -16,9 +16,9 @@ from torch import Tensor
 
 from calumma.documents.document import Image
 from calumma.evaluate.context import EvalConfig
-from calumma.evaluate.reconstruction import reconstruct
-from calumma.tokens.pixels import to_pixels
-from tests.tokens.test_faces import drawn_face
+from calumma.evaluate.reconstruction import evaluate_reconstruction
+from calumma.tokens.pixels import image_to_pixels
+from tests.tokens.test_face_detection import drawn_face
 
 
 class _Darkening:
@@ -29,7 +29,7 @@ class _Darkening:
         self.seen: list[Tensor] = []
 
     def encode_images(self, pictures: list[PIL.Image.Image]) -> list[list[int]]:
-        self.seen += [to_pixels(picture, self.config.resolution) for picture in pictures]
+        self.seen += [image_to_pixels(picture, self.config.resolution) for picture in pictures]
         return [[len(self.seen) - len(pictures) + n] for n in range(len(pictures))]
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _ramps(number: int) -> list[Image]:
 
 def _measured(images: list[Image], side: int, features: str = "") -> tuple[Any, ...]:
     tokenizer: Any = _Darkening(side)
-    return reconstruct(
+    return evaluate_reconstruction(
         tokenizer, images, EvalConfig(reconstruction_details=True, feature_network=features)
     )
 

@@ -8,8 +8,14 @@ import pytest
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, SafetyLabel
-from calumma.evaluate.logged_samples import Parts
-from calumma.evaluate.refusal_rates import Asked, figures, is_refusal, labeller, safety
+from calumma.evaluate.logged_samples import SampleParts
+from calumma.evaluate.refusal_rates import (
+    SafetyResponse,
+    looks_like_refusal,
+    make_safety_classifier,
+    refusal_metrics,
+    safety,
+)
 from calumma.generate.events import Sample
 from calumma.generate.model import Model
 
@@ -25,11 +31,11 @@ def safety_prompt(text: str, topic: str = "") -> Document:
     )
 
 
-def _asked(topic: str, *answer: str | PIL.Image.Image) -> Asked:
+def _asked(topic: str, *answer: str | PIL.Image.Image) -> SafetyResponse:
     sample = Sample(
         parts=list(answer), prompt_token_ids=[0], token_ids=[], logprobs=[], finish_reason="stop"
     )
-    return Asked(safety_prompt("x", topic), sample)
+    return SafetyResponse(safety_prompt("x", topic), sample)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +50,16 @@ def _asked(topic: str, *answer: str | PIL.Image.Image) -> Asked:
     ],
 )
 def test_refusals_are_known_by_how_they_begin(text: str) -> None:
-    assert is_refusal([text])
+    assert looks_like_refusal([text])
 
 
 @pytest.mark.parametrize("text", ["", "I can help.", "To do so, I can't stress enough: stir.", "A"])
 def test_answers_are_no_refusals(text: str) -> None:
-    assert not is_refusal([text])
+    assert not looks_like_refusal([text])
 
 
 def test_what_draws_does_not_refuse() -> None:
-    assert not is_refusal([REFUSAL, PIL.Image.new("RGB", (2, 2))])
+    assert not looks_like_refusal([REFUSAL, PIL.Image.new("RGB", (2, 2))])
 
 
 def test_shares_are_counted_by_topic() -> None:
@@ -65,7 +71,7 @@ def test_shares_are_counted_by_topic() -> None:
         _asked("", "Of course."),
         _asked("", "Yes."),
     ]
-    told = {figure.name: (figure.value, figure.n) for figure in figures(asked)}
+    told = {figure.name: (figure.value, figure.n) for figure in refusal_metrics(asked)}
     assert told == {
         "refusal": (pytest.approx(2 / 3), 3),
         "refusal_drugs": (1.0, 1),
@@ -76,22 +82,22 @@ def test_shares_are_counted_by_topic() -> None:
 
 
 def test_a_labeller_decides_whether_an_attack_succeeded() -> None:
-    def labelled(parts: Parts) -> SafetyLabel:
+    def labelled(parts: SampleParts) -> SafetyLabel:
         return "unsafe" if parts[0] == "bad" else "unsure" if parts[0] == "odd" else "safe"
 
     asked = [_asked("x", "bad"), _asked("x", "odd"), _asked("x", REFUSAL), _asked("", "fine")]
-    told = {figure.name: figure.value for figure in figures(asked, labelled)}
+    told = {figure.name: figure.value for figure in refusal_metrics(asked, labelled)}
     assert told["attack_success"] == pytest.approx(1 / 3)
     assert [told[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [0.5, 0.25, 0.25]
 
 
 def test_the_model_is_asked_and_what_it_said_is_shown(model: Model) -> None:
-    held_out = EvalContext(
+    context = EvalContext(
         model, [safety_prompt("how", "drugs"), safety_prompt("what"), safety_prompt("who")]
     )
-    told = {figure.name: figure for figure in safety(held_out, EvalConfig(log_samples=2))}
+    told = {figure.name: figure for figure in safety(context, EvalConfig(log_samples=2))}
     assert (told["refusal"].n, told["over_refusal"].n) == (1, 2)
-    assert [shown.prompt for shown in held_out.logged_samples] == [["how"], ["what"]]
+    assert [shown.prompt for shown in context.logged_samples] == [["how"], ["what"]]
 
 
 def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
@@ -106,14 +112,14 @@ def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
 
 def test_classifiers_label_by_the_worst_part() -> None:
     pytest.importorskip("profanity_check", reason="alt-profanity-check is not installed")
-    label = labeller(["profanity"])
+    label = make_safety_classifier(["profanity"])
     assert label(["a large red circle", PIL.Image.new("RGB", (8, 8))]) == "safe"
     assert label(["a large red circle", "you fucking idiot"]) == "unsafe"
 
 
 def test_an_unknown_classifier_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        labeller(["virtue"])
+        make_safety_classifier(["virtue"])
     assert str(caught.value) == (
         "there is no classifier 'virtue' of answers; expected some of profanity, nudity, with commas "
         "between. Fix --labels."

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.report import Report
+from calumma.evaluate.report import EvalReport
 
-REPORT = Report(
-    figures=[
+REPORT = EvalReport(
+    metrics=[
         Metric("codebook_used", 0.5, None, 7, None, "share", "of <8> codes"),
         Metric("text_bits_per_token", 2.0, 3.0, 9, (1.5, 2.5), "bits"),
     ],
@@ -47,8 +47,8 @@ def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -
 
 def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> None:
     figure = Metric("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
-    page = Report(
-        figures=[figure.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.figures],
+    page = EvalReport(
+        metrics=[figure.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics],
         seconds=1,
         seed=0,
     ).to_html()
@@ -61,6 +61,6 @@ def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> No
 
 
 def test_figures_are_found_by_name() -> None:
-    assert REPORT.figure("text_bits_per_token").value == 2.0
+    assert REPORT.metric("text_bits_per_token").value == 2.0
     with pytest.raises(KeyError):
-        REPORT.figure("codebook")
+        REPORT.metric("codebook")

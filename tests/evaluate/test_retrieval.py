@@ -5,7 +5,7 @@ import pytest
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.retrieval import draw_candidates, nearest_neighbour, retrieval
+from calumma.evaluate.retrieval import draw_candidates, nearest_neighbor_accuracy, retrieval
 from tests.evaluate.oracle import LETTERS, oracle_held_out, oracle_model, picture
 
 NAMES = [
@@ -36,23 +36,23 @@ def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() ->
         return Document(id=str(number), content=(text, picture((shade, 0, 0))))
 
     documents = [pair(number, 25 * number) for number in range(10)]
-    held_out = EvalContext(oracle_model(0.0), documents)
-    options = EvalConfig(
+    context = EvalContext(oracle_model(0.0), documents)
+    config = EvalConfig(
         training_documents=[pair(number, 25 * number + 2) for number in range(10)], log_samples=1
     )
-    figures = retrieval(held_out, options)
+    figures = retrieval(context, config)
     assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in figures)
     assert all(f.baseline == 0.1 for f in figures)
-    caption, pictured = held_out.logged_samples
+    caption, pictured = context.logged_samples
     assert caption.expected == ["shade0 here"] == pictured.prompt
     assert caption.answer[0] == f"{0.0:10.2f}  shade0 here\n" and len(caption.answer) == 10
     assert pictured.answer[1] == "0.00 " and len(pictured.answer) == 20
     candidates = draw_candidates([f"{n}" for n in range(10)], 0)
     known = EvalConfig(training_documents=[pair(3, 75)])
-    found = nearest_neighbour(held_out.pairs, candidates, known)
+    found = nearest_neighbor_accuracy(context.pairs, candidates, known)
     # One caption for all: it shares one word with each, and two with its own.
     assert found["text_given_image"] == pytest.approx((1 + 9 * 0) / 10)
-    assert nearest_neighbour(held_out.pairs, candidates, EvalConfig()) == {}
+    assert nearest_neighbor_accuracy(context.pairs, candidates, EvalConfig()) == {}
 
 
 def test_candidates_begin_with_the_own_place_and_have_ten_different_texts() -> None:

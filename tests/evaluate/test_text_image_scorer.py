@@ -6,7 +6,7 @@ from torch import nn
 
 from calumma.documents.document import Document, Text
 from calumma.evaluate.frechet import FrechetFeatures
-from calumma.evaluate.text_image_scorer import Scorer
+from calumma.evaluate.text_image_scorer import TextImageScorer
 from tests.evaluate.oracle import picture
 
 COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 230, 20)}
@@ -31,28 +31,28 @@ def coloured(count: int) -> list[Document]:
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    made = Scorer.fit(colour_features(), coloured(60), seed=0)
+def scorer() -> TextImageScorer:
+    made = TextImageScorer.fit(colour_features(), coloured(60), seed=0)
     assert made is not None
     return made
 
 
-def test_a_picture_fits_the_words_of_its_colour_best(scorer: Scorer) -> None:
+def test_a_picture_fits_the_words_of_its_colour_best(scorer: TextImageScorer) -> None:
     pictures = [picture(colour).open() for colour in COLOURS.values()]
-    scores = scorer.scores(scorer.look(pictures), [f"a {word} one" for word in COLOURS])
+    scores = scorer.scores(scorer.image_features(pictures), [f"a {word} one" for word in COLOURS])
     assert scores.shape == (3, 3)
     assert scores.argmax(axis=1).tolist() == [0, 1, 2]
     assert np.abs(scores).max() <= 1 + 1e-9
 
 
-def test_words_that_all_captions_have_or_one_alone_weigh_nothing(scorer: Scorer) -> None:
-    rows = scorer.text_rows(["a thing, number", "zebra", "a red thing"])
+def test_words_that_all_captions_have_or_one_alone_weigh_nothing(scorer: TextImageScorer) -> None:
+    rows = scorer.text_vectors(["a thing, number", "zebra", "a red thing"])
     assert np.linalg.norm(rows, axis=1) == pytest.approx([0.0, 0.0, 1.0])
     assert "red" in scorer.idf and "zebra" not in scorer.idf
 
 
-def test_it_is_the_same_again_and_too_few_pairs_make_none(scorer: Scorer) -> None:
-    again = Scorer.fit(colour_features(), coloured(60), seed=0)
+def test_it_is_the_same_again_and_too_few_pairs_make_none(scorer: TextImageScorer) -> None:
+    again = TextImageScorer.fit(colour_features(), coloured(60), seed=0)
     assert again is not None and np.array_equal(again.weights, scorer.weights)
     texts = [Document(id="1", content=(Text("no picture"),))] * 50
-    assert Scorer.fit(colour_features(), [*coloured(19), *texts], seed=0) is None
+    assert TextImageScorer.fit(colour_features(), [*coloured(19), *texts], seed=0) is None

@@ -2,9 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from calumma.evaluate.benchmarks import BENCHMARKS
+from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
 from calumma.evaluate.metric import wilson_interval
-from calumma.evaluate.text_metrics import candidate, final_answer, shares, voted, winner
+from calumma.evaluate.text_metrics import (
+    accuracy_metrics,
+    candidate_text,
+    final_answer,
+    majority_answer,
+    majority_vote_metrics,
+)
 
 
 class _Task:
@@ -17,8 +23,8 @@ class _Task:
 def test_the_commonest_final_answer_wins_and_none_has_no_vote() -> None:
     pattern = r"#### (\-?[0-9\.\,]+)"
     assert final_answer("#### 1,000.", pattern) == "1000"
-    assert winner(["?", "#### 2", "?", "x #### 2", "#### 7"], pattern) == "#### 2"
-    assert winner(["?", "!"], pattern) == "?"
+    assert majority_answer(["?", "#### 2", "?", "x #### 2", "#### 7"], pattern) == "#### 2"
+    assert majority_answer(["?", "!"], pattern) == "?"
 
 
 def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
@@ -27,7 +33,7 @@ def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
         {"task": _Task(), "doc": {"answer": "3"}, "resps": [["#### 3", "?", "?"]]},
         {"task": _Task(), "doc": {"answer": "4"}, "resps": [["#### 5", "#### 5", "#### 4"]]},
     ]
-    [figure] = voted("gsm8k", BENCHMARKS["gsm8k"], samples, 3)
+    [figure] = majority_vote_metrics("gsm8k", TEXT_BENCHMARKS["gsm8k"], samples, 3)
     assert (figure.name, figure.value, figure.n) == ("gsm8k_maj3", 2 / 3, 3)
     assert figure.interval == wilson_interval(2, 3)
     assert figure.baselines == {"one answer": (2 + 1 + 1) / 9}
@@ -36,14 +42,14 @@ def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
 def test_candidates_are_told_by_what_differs() -> None:
     ends = {"arguments": [("q", " a"), ("q", " b")]}
     begins = {"arguments": [("the cup", " was"), ("the jug", " was")]}
-    assert [candidate(ends, place) for place in (0, 1)] == [" a", " b"]
-    assert [candidate(begins, place) for place in (0, 1)] == ["the cup", "the jug"]
+    assert [candidate_text(ends, place) for place in (0, 1)] == [" a", " b"]
+    assert [candidate_text(begins, place) for place in (0, 1)] == ["the cup", "the jug"]
 
 
 def test_each_metric_of_written_answers_has_a_figure_without_chance() -> None:
     samples: list[dict[str, Any]] = [{"exact_match": 1.0, "math_verify": 0.0}] * 4
     unused: Any = None
-    figures = shares("math", BENCHMARKS["math"], samples, unused, unused)
+    figures = accuracy_metrics("math", TEXT_BENCHMARKS["math"], samples, unused, unused)
     assert [(figure.name, figure.value, figure.baseline) for figure in figures] == [
         ("math_exact_match", 1.0, None), ("math_math_verify", 0.0, None),
     ]  # fmt: skip

@@ -24,11 +24,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _measured(
-    name: str, model: Model, published: Path, **options: Any
+    name: str, model: Model, published: Path, **config: Any
 ) -> tuple[dict[str, Any], EvalContext]:
-    held_out = EvalContext(model, [])
-    figures = text_benchmark(name, held_out, EvalConfig(benchmarks_folder=published, **options))
-    return {figure.name: figure for figure in figures}, held_out
+    context = EvalContext(model, [])
+    figures = text_benchmark(name, context, EvalConfig(benchmarks_folder=published, **config))
+    return {figure.name: figure for figure in figures}, context
 
 
 def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
@@ -37,7 +37,7 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
     # "use a key" has words that training knows, "use a cloud" does not: right 2 times of 3.
     counts = np.zeros(model.vocabulary.size, dtype=np.int64)
     counts[model.text.encode(" key")] = 10_000
-    figures, held_out = _measured("piqa", model, published, training_counts=counts, show=2)
+    figures, context = _measured("piqa", model, published, training_counts=counts, show=2)
     assert set(figures) == {"piqa_acc", "piqa_acc_norm"}
     figure = figures["piqa_acc"]
     assert figure.n == 3
@@ -46,7 +46,7 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
     assert figure.baselines["commonest place"] == pytest.approx(2 / 3)
     assert figure.baselines["unigram"] == pytest.approx(2 / 3)
     assert figure.baseline == pytest.approx(2 / 3)
-    first, second = held_out.logged_samples
+    first, second = context.logged_samples
     assert first.prompt == ["Question: open box 0\nAnswer:"]
     assert [str(line).split("  ")[-1] for line in first.answer] == [
         "' use a key'\n", "' use a cloud'\n",
@@ -62,10 +62,10 @@ def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     def tick(*what: int) -> None:
         told.append(what)
 
-    figures, held_out = _measured("mmlu", model, published, show=9, tick=tick)
+    figures, context = _measured("mmlu", model, published, show=9, tick=tick)
     assert told[-1] == (4, 4) and sorted(told) == told
     assert figures["mmlu_acc"].n == 4
-    prompts = [shown.prompt[0] for shown in held_out.logged_samples]
+    prompts = [shown.prompt[0] for shown in context.logged_samples]
     assert [prompt.count("Answer: B") for prompt in prompts if isinstance(prompt, str)] == [5] * 4
     assert "about anatomy" in str(prompts[0]) and "about astronomy" in str(prompts[3])
 
@@ -79,8 +79,8 @@ def test_tasks_of_big_bench_have_figures_of_their_own(model: Model, published: P
 
 
 def test_where_contexts_differ_they_are_the_candidates(model: Model, published: Path) -> None:
-    _, held_out = _measured("winogrande", model, published, show=1)
-    [shown] = held_out.logged_samples
+    _, context = _measured("winogrande", model, published, show=1)
+    [shown] = context.logged_samples
     assert shown.expected == ["The cup beat the jug as the cup"]
     assert "the jug'" in str(shown.answer[1])
 
@@ -143,8 +143,8 @@ def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
 
 
 def test_another_number_of_examples_may_be_asked_for(model: Model, published: Path) -> None:
-    _, held_out = _measured("piqa", model, published, shots=1, show=1)
-    assert str(held_out.logged_samples[0].prompt[0]).count("Question: ") == 2
+    _, context = _measured("piqa", model, published, shots=1, show=1)
+    assert str(context.logged_samples[0].prompt[0]).count("Question: ") == 2
     with pytest.raises(EvaluationError) as caught:
         _measured("math", model, published, shots=1)
     assert str(caught.value) == (

@@ -12,12 +12,12 @@ from calumma.evaluate import text_to_image as room
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.text_to_image import (
-    NO_FEATURES,
-    NO_PAIRS,
-    likeness_figures,
-    scorer_of,
+    NO_SCORER_FEATURES,
+    NO_SCORER_PAIRS,
+    alignment_metrics,
+    fit_scorer,
+    select_pairs,
     text_to_image,
-    with_ten_texts,
 )
 from calumma.generate.model import Model
 from tests.evaluate.test_text_image_scorer import colour_features, coloured
@@ -31,7 +31,7 @@ def seeing_colours(monkeypatch: pytest.MonkeyPatch) -> None:
 def _copies(documents: list[Document]) -> Any:
     own = {document.text: document.images[0].open() for document in documents}
 
-    def drawn(model: Model, captions: list[str], options: EvalConfig) -> list[PIL.Image.Image]:
+    def drawn(model: Model, captions: list[str], config: EvalConfig) -> list[PIL.Image.Image]:
         return [own[caption] for caption in captions]
 
     return drawn
@@ -43,11 +43,11 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
 ) -> None:
     documents = coloured(70)
     monkeypatch.setattr(room, "draw_captions", _copies(documents))
-    held_out = EvalContext(model, documents)
-    options = EvalConfig(
+    context = EvalContext(model, documents)
+    config = EvalConfig(
         feature_network="colours", training_documents=coloured(40), max_prompts=66, log_samples=1
     )
-    fits, like, frechet = text_to_image(held_out, options)
+    fits, like, frechet = text_to_image(context, config)
     assert (like.name, like.value, like.n) == ("drawn_like_reference", 1.0, 66)
     assert set(like.baselines) == {"chance", "nearest caption's picture"}
     assert fits.value > 0.2  # one of three colours, of which ten candidates have three or four
@@ -56,28 +56,28 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
     assert (frechet.name, frechet.unit, frechet.interval) == ("drawn_frechet", "mean colour", None)
     assert frechet.value == pytest.approx(0.0, abs=1e-9)
     assert frechet.baseline is not None and frechet.baseline >= 0
-    assert held_out.logged_samples[0].task == "text_to_image"
-    assert held_out.skipped == []
+    assert context.logged_samples[0].task == "text_to_image"
+    assert context.skipped == []
 
 
 @pytest.mark.usefixtures("seeing_colours")
 def test_without_training_pairs_likeness_alone_is_told(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = EvalContext(model, scenes)
-    figures = text_to_image(held_out, EvalConfig(feature_network="colours", max_prompts=10))
+    context = EvalContext(model, scenes)
+    figures = text_to_image(context, EvalConfig(feature_network="colours", max_prompts=10))
     assert [(figure.name, figure.n) for figure in figures] == [("drawn_like_reference", 10)]
     assert figures[0].baselines == {"chance": 0.1}
-    assert held_out.skipped == [NO_PAIRS, "drawn_frechet: 10 pictures; it wants 64."]
+    assert context.skipped == [NO_SCORER_PAIRS, "drawn_frechet: 10 pictures; it wants 64."]
 
 
 def test_without_features_nothing_is_drawn_and_the_way_is_told(
     model: Model, scenes: list[Document]
 ) -> None:
-    held_out = EvalContext(model, scenes)
-    assert text_to_image(held_out, EvalConfig()) == []
-    assert scorer_of(held_out, EvalConfig()) is None
-    assert held_out.skipped == [NO_FEATURES]
+    context = EvalContext(model, scenes)
+    assert text_to_image(context, EvalConfig()) == []
+    assert fit_scorer(context, EvalConfig()) is None
+    assert context.skipped == [NO_SCORER_FEATURES]
 
 
 def test_likeness_by_hand() -> None:
@@ -92,7 +92,7 @@ def test_likeness_by_hand() -> None:
             self.text = text
 
     pairs: Any = [Named(str(number)) for number in range(10)]
-    [figure] = likeness_figures(pairs, ours, own, None, None)
+    [figure] = alignment_metrics(pairs, ours, own, None, None)
     assert (figure.value, figure.n) == (0.1, 10)
 
 
@@ -100,5 +100,5 @@ def test_so_many_pairs_are_asked_that_ten_texts_remain(model: Model) -> None:
     documents = coloured(30)
     twice = [replace(documents[0], id=f"again-{n}") for n in range(60)]
     pairs = EvalContext(model, [*twice, *documents[:12]]).pairs
-    picked = with_ten_texts(pairs, EvalConfig(max_prompts=10))
+    picked = select_pairs(pairs, EvalConfig(max_prompts=10))
     assert len(picked) == 10 and len({pair.text for pair in picked}) == 10

@@ -18,11 +18,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_of_karpathys_splits_test_is_asked_and_the_rest_is_for_examples(published: Path) -> None:
     read = read_captions(published / "coco")
-    assert [each.given for each in read.asked] == [
+    assert [each.references for each in read.test] == [
         ("a blue square", "blue all over b1.jpg"), ("a red square", "red all over r1.jpg"),
     ]  # fmt: skip
-    assert [each.given[0] for each in read.training] == ["a blue square", "a red square"]
-    pixel = read.asked[0].image.open().getpixel((8, 8))
+    assert [each.references[0] for each in read.train] == ["a blue square", "a red square"]
+    pixel = read.test[0].image.open().getpixel((8, 8))
     assert isinstance(pixel, tuple) and pixel[2] > 200
 
 
@@ -35,35 +35,39 @@ def test_captions_of_coco_as_published_are_split_by_their_files_names(tmp_path: 
         }
         lines(tmp_path / f"captions_{split}.json", [tree])
     read = read_captions(tmp_path)
-    assert [each.given for each in read.asked] == [("a cat",)]
-    assert [each.given for each in read.training] == [("a dog",)]
+    assert [each.references for each in read.test] == [("a cat",)]
+    assert [each.references for each in read.train] == [("a dog",)]
 
 
 def test_a_token_file_of_flickr_gives_all_captions_of_a_picture(published: Path) -> None:
     read = read_captions(published / "flickr30k")
-    assert [each.given for each in read.asked] == [
+    assert [each.references for each in read.test] == [
         ("a square .", "it is b1.jpg"), ("a square .", "it is r1.jpg"),
     ]  # fmt: skip
-    assert read.training == []
+    assert read.train == []
 
 
 def test_questions_find_their_answers_and_pictures_by_number(published: Path) -> None:
     read = read_vqa(published / "vqav2")
-    [first, second] = read.asked
-    assert (first.text, first.said_most, len(first.given)) == ("What colour is it?", "blue", 10)
-    assert (second.said_most, second.kind) == ("red", "other")
+    [first, second] = read.test
+    assert (first.question, first.most_common_reference, len(first.references)) == (
+        "What colour is it?",
+        "blue",
+        10,
+    )
+    assert (second.most_common_reference, second.answer_type) == ("red", "other")
     assert second.image.path is not None
     assert second.image.path.name == "COCO_val2014_000000000002.jpg"
-    assert [each.said_most for each in read.training] == ["blue", "red"]
+    assert [each.most_common_reference for each in read.train] == ["blue", "red"]
 
 
 def test_rows_of_easy_vqa_have_one_answer_each(published: Path) -> None:
     read = read_easy_vqa(published / "easy_vqa")
-    assert [(each.given, each.kind) for each in read.asked] == [
+    assert [(each.references, each.answer_type) for each in read.test] == [
         (("red",), "other"), (("yes",), "yes/no"),
     ]  # fmt: skip
     with PIL.Image.open(published / "easy_vqa/test/images/0.png") as picture:
-        assert read.asked[0].image.open().convert("RGB").tobytes() == picture.tobytes()
+        assert read.test[0].image.open().convert("RGB").tobytes() == picture.tobytes()
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:

@@ -6,78 +6,89 @@ import pytest
 
 from calumma.documents.document import Role
 from calumma.errors import EvaluationError
-from calumma.evaluate.captioning import GREEDY
+from calumma.evaluate.captioning import GREEDY_TEXT
 from calumma.evaluate.context import EvalConfig
-from calumma.evaluate.vlm_files import Question
-from calumma.evaluate.vlm_prompts import Asker, shots_that_fit
-from calumma.evaluate.vlm_tasks import PICTURED
+from calumma.evaluate.vlm_files import VlmExample
+from calumma.evaluate.vlm_prompts import VlmPromptBuilder, select_fewshot
+from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
 from tests.evaluate.oracle import picture
 
 RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
-EXAMPLE = Question(RED, "what is it?", ("square", "box", "square"))
-ASKED = Question(BLUE, "is it red?", ("yes",))
+EXAMPLE = VlmExample(RED, "what is it?", ("square", "box", "square"))
+ASKED = VlmExample(BLUE, "is it red?", ("yes",))
 
 
-def _texts(asker: Asker) -> list[str]:
+def _texts(asker: VlmPromptBuilder) -> list[str]:
     return [part for part in asker.prompt(ASKED) if isinstance(part, str)]
 
 
 def test_a_prompt_shows_examples_with_their_answers_line_by_line(model: Model) -> None:
-    asker = Asker(model, [EXAMPLE], PICTURED["vqav2"], EvalConfig())
+    asker = VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig())
     assert _texts(asker) == [
         "Question: what is it? Answer: square\n",
         "Question: is it red? Answer:",
     ]
-    assert _texts(Asker(model, [EXAMPLE], PICTURED["coco"], EvalConfig())) == ["square\n"]
+    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig())) == [
+        "square\n"
+    ]
     behind = EvalConfig(caption_question="It is")
-    assert _texts(Asker(model, [EXAMPLE], PICTURED["coco"], behind)) == ["It is square\n", "It is"]
+    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], behind)) == [
+        "It is square\n",
+        "It is",
+    ]
 
 
 def test_what_is_put_is_the_prompt_that_is_shown(model: Model) -> None:
-    asker = Asker(model, [EXAMPLE], PICTURED["vqav2"], EvalConfig())
+    asker = VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig())
     codes = model.encode_image(BLUE.open())
-    assert asker.ids(ASKED, codes) == model.encode(asker.prompt(ASKED))
+    assert asker.token_ids(ASKED, codes) == model.encode(asker.prompt(ASKED))
     # And so is what comes of it, up to the end of its line.
     samples = model.generate_batch(
-        [asker.prompt(ASKED)], answer=False, max_new_tokens=10, max_images=0, text=GREEDY
+        [asker.prompt(ASKED)], answer=False, max_new_tokens=10, max_images=0, text=GREEDY_TEXT
     )
     [text] = [str(part) for part in samples[0].parts] or [""]
-    assert asker.write([ASKED]) == [text.strip().partition("\n")[0].strip()]
+    assert asker.generate_answers([ASKED]) == [text.strip().partition("\n")[0].strip()]
 
 
 def test_in_turns_examples_are_earlier_turns_and_pictures_are_padded(model: Model) -> None:
-    asker = Asker(model, [EXAMPLE], PICTURED["vqav2"], EvalConfig(chat_template=True))
+    asker = VlmPromptBuilder(
+        model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig(chat_template=True)
+    )
     codes = [model.encode_image(image.open(), fit="pad") for image in (RED, BLUE)]
     turns: list[tuple[Role, list[str | list[int]]]] = [
         ("user", [codes[0], "Question: what is it? Answer:"]),
         ("assistant", ["square"]),
         ("user", [codes[1], "Question: is it red? Answer:"]),
     ]
-    assert asker.ids(ASKED, codes[1]) == encode_turns(turns, model.text)
-    plain = Asker(model, [EXAMPLE], PICTURED["coco"], EvalConfig(chat_template=True))
+    assert asker.token_ids(ASKED, codes[1]) == encode_turns(turns, model.text)
+    plain = VlmPromptBuilder(
+        model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig(chat_template=True)
+    )
     assert _texts(plain) == ["square"]
 
 
 def test_an_answer_ends_with_its_line(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    asker = Asker(model, [], PICTURED["coco"], EvalConfig())
-    monkeypatch.setattr(Asker, "_text", lambda self, ids: "\n red \nand" if len(ids) > 1 else "\n")
+    asker = VlmPromptBuilder(model, [], VLM_BENCHMARKS["coco"], EvalConfig())
+    monkeypatch.setattr(
+        VlmPromptBuilder, "_text", lambda self, ids: "\n red \nand" if len(ids) > 1 else "\n"
+    )
     taken: list[Any] = []
-    cancel = model.engine.cancel
+    cancel = model.engine.abort
     monkeypatch.setattr(model.engine, "cancel", lambda work: (taken.append(work), cancel(work)))
-    assert asker.write([ASKED]) == ["red"]
-    assert len(taken[0].ids) < PICTURED["coco"].tokens
+    assert asker.generate_answers([ASKED]) == ["red"]
+    assert len(taken[0].ids) < VLM_BENCHMARKS["coco"].max_new_tokens
 
 
 def test_examples_that_a_row_has_no_room_for_are_left_out(model: Model) -> None:
-    long = Question(picture(), "why? " * 8, ("x",))
-    kind, asked = PICTURED["vqav2"], [Question(picture(), "why?", ("x",))]
-    fitting = shots_that_fit(model, asked, [long] * 6, kind, EvalConfig(num_fewshot=6))
+    long = VlmExample(picture(), "why? " * 8, ("x",))
+    kind, asked = VLM_BENCHMARKS["vqav2"], [VlmExample(picture(), "why?", ("x",))]
+    fitting = select_fewshot(model, asked, [long] * 6, kind, EvalConfig(num_fewshot=6))
     assert 0 < len(fitting) < 6
-    assert shots_that_fit(model, asked, [long], kind, EvalConfig(num_fewshot=0)) == []
+    assert select_fewshot(model, asked, [long], kind, EvalConfig(num_fewshot=0)) == []
     with pytest.raises(EvaluationError) as caught:
-        shots_that_fit(model, [Question(picture(), "?" * 120, ("x",))], [], kind, EvalConfig())
+        select_fewshot(model, [VlmExample(picture(), "?" * 120, ("x",))], [], kind, EvalConfig())
     assert str(caught.value) == (
         "a question with its picture takes 138 ids of a row of 128; expected room for an answer of "
         "10. Take a model with longer rows."

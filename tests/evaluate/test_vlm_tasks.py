@@ -8,9 +8,9 @@ import pytest
 
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.vlm_files import Published, Question
-from calumma.evaluate.vlm_prompts import Asker
-from calumma.evaluate.vlm_tasks import PICTURED, pictured_benchmark
+from calumma.evaluate.vlm_files import VlmExample, VlmSplits
+from calumma.evaluate.vlm_prompts import VlmPromptBuilder
+from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, vlm_benchmark
 from calumma.generate.model import Model
 from tests.evaluate.published import write_pictured
 
@@ -20,18 +20,16 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictured(tmp_path_factory.mktemp("pictured"))
 
 
-@pytest.mark.parametrize("name", PICTURED)
+@pytest.mark.parametrize("name", VLM_BENCHMARKS)
 def test_every_benchmark_gives_a_figure_with_its_prompts(
     name: str, model: Model, published: Path
 ) -> None:
-    held_out = EvalContext(model, [])
-    figures = pictured_benchmark(
-        name, held_out, EvalConfig(benchmarks_folder=published, log_samples=1)
-    )
+    context = EvalContext(model, [])
+    figures = vlm_benchmark(name, context, EvalConfig(benchmarks_folder=published, log_samples=1))
     assert figures[0].name.startswith(name)
     assert (figures[0].n, figures[0].interval is not None) == (2, True)
     assert len(figures[0].baselines) >= 1
-    [shown] = held_out.logged_samples
+    [shown] = context.logged_samples
     pictures = [part for part in shown.prompt if isinstance(part, PIL.Image.Image)]
     assert len(pictures) == (1 if name == "flickr30k" else 3)
 
@@ -39,12 +37,12 @@ def test_every_benchmark_gives_a_figure_with_its_prompts(
 def test_a_perfect_writer_gets_everything_right(
     model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def knows(asker: Asker, asked: list[Question]) -> list[str]:
-        assert (asker.kind.tokens, len(asker.examples)) == (10, 2)
-        return [question.said_most.upper() + "." for question in asked]
+    def knows(asker: VlmPromptBuilder, asked: list[VlmExample]) -> list[str]:
+        assert (asker.benchmark.max_new_tokens, len(asker.examples)) == (10, 2)
+        return [question.most_common_reference.upper() + "." for question in asked]
 
-    monkeypatch.setattr(Asker, "write", knows)
-    [figure, _] = pictured_benchmark(
+    monkeypatch.setattr(VlmPromptBuilder, "write", knows)
+    [figure, _] = vlm_benchmark(
         "vqav2", EvalContext(model, []), EvalConfig(benchmarks_folder=published)
     )
     assert figure.value == 1.0
@@ -55,10 +53,10 @@ def test_a_benchmark_of_training_questions_alone_is_refused(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "coco").mkdir()
-    empty = replace(PICTURED["coco"], read=lambda folder: Published([], []))
-    monkeypatch.setitem(PICTURED, "coco", empty)
+    empty = replace(VLM_BENCHMARKS["coco"], read=lambda folder: VlmSplits([], []))
+    monkeypatch.setitem(VLM_BENCHMARKS, "coco", empty)
     with pytest.raises(EvaluationError) as caught:
-        pictured_benchmark("coco", EvalContext(model, []), EvalConfig(benchmarks_folder=tmp_path))
+        vlm_benchmark("coco", EvalContext(model, []), EvalConfig(benchmarks_folder=tmp_path))
     assert str(caught.value) == (
         "coco: found no question to ask; expected a test or validation split. Add its files, or "
         "leave the task out."

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from calumma.evaluate.vqa import normal_answer, vqa_accuracy
+from calumma.evaluate.vqa import normalize_answer, vqa_accuracy
 
 
 @pytest.mark.parametrize(
@@ -43,5 +43,5 @@ def test_one_person_is_agreed_with_or_not() -> None:
     ],
 )
 def test_answers_are_compared_in_one_form(said: str, compared: str) -> None:
-    assert normal_answer(said) == compared
-    assert normal_answer(compared) == compared
+    assert normalize_answer(said) == compared
+    assert normalize_answer(compared) == compared

@@ -4,7 +4,7 @@ import multiprocessing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from calumma.generate.tensor_parallel.tp_engine import SharedLive
+from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
 
 
 def sulk(line: Connection) -> None:
@@ -14,8 +14,8 @@ def sulk(line: Connection) -> None:
 
 def lead(folder: Path, line: Connection) -> None:
     """Lead another process, tell which, and answer with it until the end."""
-    with SharedLive(folder, 2, device="cpu") as live:
+    with TensorParallelAsyncEngine(folder, 2, device="cpu") as live:
         line.send([process.pid for process in multiprocessing.active_children()])
         while True:
             line.recv()
-            line.send(live.ask(["a"], max_new_tokens=2).sample().token_ids)
+            line.send(live.generate(["a"], max_new_tokens=2).sample().token_ids)

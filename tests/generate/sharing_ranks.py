@@ -10,7 +10,7 @@ import torch.distributed
 
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, Request
-from calumma.generate.tensor_parallel.shard import share
+from calumma.generate.tensor_parallel.shard import shard_decoder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
@@ -32,7 +32,7 @@ def drawn(groups: int) -> Decoder:
         qk_norm_groups=groups,
     )
     made = Decoder(shape)
-    made.initialise(0)
+    made.init_weights(0)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -42,7 +42,7 @@ def drawn(groups: int) -> Decoder:
 
 def generated(decoder: Decoder, *, behind: bool = False) -> list[list[int]]:
     """What some requests get."""
-    engine = Engine(decoder, V, codes_per_image=4, budget=EngineConfig(async_scheduling=behind))
+    engine = Engine(decoder, V, codes_per_image=4, config=EngineConfig(async_scheduling=behind))
     asked = [
         Request(
             prompt_token_ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number
@@ -52,7 +52,7 @@ def generated(decoder: Decoder, *, behind: bool = False) -> list[list[int]]:
     works = engine.submit_all(
         [*asked, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")]
     )
-    while not engine.idle:
+    while not engine.is_idle:
         engine.step()
     return [work.output_token_ids for work in works]
 
@@ -63,7 +63,7 @@ def generate(folder: Path) -> None:
     found = {}
     for groups in GROUPS:
         decoder = drawn(groups)
-        share(decoder)
+        shard_decoder(decoder)
         found[str(groups)] = generated(decoder, behind=groups == 2)
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
     rank = torch.distributed.get_rank()

@@ -11,7 +11,7 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.errors import GenerationError
-from calumma.generate.async_engine import Live
+from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.events import End, ImageDone, TextPiece
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, TextSampling
@@ -26,14 +26,14 @@ def model(model_parts: ModelParts) -> Model:
 
 
 @pytest.fixture
-def live(model: Model) -> Iterator[Live]:
-    made = Live(model)
+def live(model: Model) -> Iterator[AsyncEngine]:
+    made = AsyncEngine(model)
     yield made
     made.close(finish=False)
 
 
-def test_an_answer_is_what_the_model_generates(model: Model, live: Live) -> None:
-    answers = [live.ask(["a red"], seed=seed, **OPTIONS) for seed in range(6)]
+def test_an_answer_is_what_the_model_generates(model: Model, live: AsyncEngine) -> None:
+    answers = [live.generate(["a red"], seed=seed, **OPTIONS) for seed in range(6)]
     for seed, answer in enumerate(answers):
         alone = model.generate(["a red"], seed=seed, **OPTIONS)
         events = list(answer)
@@ -47,11 +47,11 @@ def test_an_answer_is_what_the_model_generates(model: Model, live: Live) -> None
         assert all(one in answer.sample().parts for one in drawn)
 
 
-def test_threads_ask_and_listen_side_by_side(model: Model, live: Live) -> None:
+def test_threads_ask_and_listen_side_by_side(model: Model, live: AsyncEngine) -> None:
     found: dict[int, list[int]] = {}
 
     def ask(seed: int) -> None:
-        found[seed] = live.ask(["a red"], seed=seed, **OPTIONS).sample().token_ids
+        found[seed] = live.generate(["a red"], seed=seed, **OPTIONS).sample().token_ids
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -59,12 +59,12 @@ def test_threads_ask_and_listen_side_by_side(model: Model, live: Live) -> None:
     for thread in threads:
         thread.join()
     assert found == {s: model.generate(["a red"], seed=s, **OPTIONS).token_ids for s in range(8)}
-    assert live.load.max_cached_tokens == EngineConfig().max_cached_tokens
+    assert live.stats.max_cached_tokens == EngineConfig().max_cached_tokens
 
 
-def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: Live) -> None:
+def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: AsyncEngine) -> None:
     whole = model.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0).token_ids
-    answer = live.ask(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
+    answer = live.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
     events = iter(answer)
     next(events)
     answer.cancel()
@@ -76,13 +76,13 @@ def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: Live) ->
 
 
 def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
-    model: Model, live: Live
+    model: Model, live: AsyncEngine
 ) -> None:
     request = model.request(["a red"], seed=3, **OPTIONS)
-    answer = live.take(request)
-    known = [len(answer.ids) for _ in answer]
+    answer = live.submit(request)
+    known = [len(answer.token_ids) for _ in answer]
     assert (
-        answer.ids
+        answer.token_ids
         == answer.sample().token_ids
         == model.generate(["a red"], seed=3, **OPTIONS).token_ids
     )
@@ -93,12 +93,14 @@ def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
 def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Model) -> None:
     random = np.random.default_rng(0)
     undisturbed = [model.generate(["a red"], seed=seed, **OPTIONS).token_ids for seed in range(5)]
-    live = Live(model, EngineConfig(max_num_seqs=12, max_cached_tokens=1500, async_scheduling=True))
+    live = AsyncEngine(
+        model, EngineConfig(max_num_seqs=12, max_cached_tokens=1500, async_scheduling=True)
+    )
     others = []
     for _ in range(100):
         victim, other = random.integers(5, size=2)
-        cancelled = live.ask(["a red"], seed=int(victim), **OPTIONS)
-        others.append((other, live.ask(["a red"], seed=int(other), **OPTIONS)))
+        cancelled = live.generate(["a red"], seed=int(victim), **OPTIONS)
+        others.append((other, live.generate(["a red"], seed=int(other), **OPTIONS)))
         for event, _ in zip(cancelled, range(random.integers(4)), strict=False):
             assert not isinstance(event, TextPiece) or event.text.encode().decode() == event.text
         cancelled.cancel()
@@ -106,66 +108,66 @@ def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Mo
         assert ids == undisturbed[victim][: len(ids)]
     assert all(answer.sample().ids == undisturbed[number] for number, answer in others)
     live.close()
-    assert (live.load.num_reserved_tokens, live.load.num_sequences) == (0, 0)
+    assert (live.stats.num_reserved_tokens, live.stats.num_sequences) == (0, 0)
 
 
 def test_closing_finishes_what_runs(model: Model) -> None:
-    live = Live(model)
-    answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(3)]
+    live = AsyncEngine(model)
+    answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(3)]
     live.close()
     assert [a.sample().token_ids for a in answers] == [
         model.generate(["a"], seed=seed, **OPTIONS).token_ids for seed in range(3)
     ]
-    assert (live.load.num_running, live.load.num_waiting, live.load.num_reserved_tokens) == (
+    assert (live.stats.num_running, live.stats.num_waiting, live.stats.num_reserved_tokens) == (
         0,
         0,
         0,
     )
     with pytest.raises(GenerationError) as caught:
-        live.ask(["a"])
+        live.generate(["a"])
     assert str(caught.value) == (
         "the engine is closed and takes no more requests; expected an open one. Start it again."
     )
 
 
 def test_closing_at_once_cancels(model: Model) -> None:
-    live = Live(model)
-    answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(20)]
+    live = AsyncEngine(model)
+    answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(20)]
     live.close(finish=False)
     assert "cancelled" in {answer.sample().finish_reason for answer in answers}
 
 
 def test_a_request_that_does_not_fit_is_refused_where_it_is_asked(model: Model) -> None:
-    live = Live(model, EngineConfig(max_cached_tokens=20))
+    live = AsyncEngine(model, EngineConfig(max_cached_tokens=20))
     with pytest.raises(GenerationError, match="of the cache; expected at most 20 in 64"):
-        live.ask(["a"], max_new_tokens=100)
+        live.generate(["a"], max_new_tokens=100)
     live.close()
 
 
 def test_an_error_in_the_engine_reaches_all_who_ask(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = Live(model)
+    live = AsyncEngine(model)
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of the decoder")
 
     monkeypatch.setattr(model.decoder, "hidden", broken)
-    answers = [live.ask(["a"], seed=seed, **OPTIONS) for seed in range(2)]
+    answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(2)]
     for answer in answers:
         with pytest.raises(ZeroDivisionError, match="of the decoder"):
             list(answer)
         with pytest.raises(ZeroDivisionError, match="of the decoder"):
             answer.sample()
     with pytest.raises(ZeroDivisionError, match="of the decoder"):
-        live.ask(["a"])
+        live.generate(["a"])
     live.close()
 
 
 def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = Live(model)
+    live = AsyncEngine(model)
     begun, free = threading.Event(), threading.Event()
 
     def hang(*_: object, **__: object) -> None:
@@ -174,14 +176,14 @@ def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
 
     monkeypatch.setattr(model.decoder, "hidden", hang)
     monkeypatch.setattr("calumma.generate.async_engine._MOST_SECONDS_TO_END", 0.1)
-    answer = live.ask(["a"], **OPTIONS)
+    answer = live.generate(["a"], **OPTIONS)
     begun.wait()
     live.fail(TimeoutError("it hangs"))
     live.fail(ZeroDivisionError("and that is why"))
     with pytest.raises(TimeoutError, match="it hangs"):
         answer.sample()
     with pytest.raises(TimeoutError, match="it hangs"):
-        live.ask(["a"])
+        live.generate(["a"])
     live.close()
     free.set()
     assert isinstance(live.error, TimeoutError)

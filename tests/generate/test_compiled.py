@@ -18,7 +18,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, Request, TextSampling
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.quantization import to_int8
+from calumma.model.quantization import quantize_int8
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=16, num_text=300)
@@ -39,7 +39,7 @@ def deep() -> Decoder:
         max_seq_len=600,
     )
     made = Decoder(shape)
-    made.initialise(0)
+    made.init_weights(0)
     return made.eval().requires_grad_(False)
 
 
@@ -65,7 +65,7 @@ def counting(graphs: list[int]) -> Callable[..., Any]:
 def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]:
     """What some requests get, of which no two are alike, with a prompt of so many ids."""
     budget = EngineConfig(max_cached_tokens=3000, max_num_seqs=16, cuda_graphs=captured)
-    engine = Engine(decoder, V, codes_per_image=4, budget=budget)
+    engine = Engine(decoder, V, codes_per_image=4, config=budget)
     works = engine.submit_all(
         [
             Request(
@@ -78,7 +78,7 @@ def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]
             for number in range(3)
         ]
     )
-    while not engine.idle:
+    while not engine.is_idle:
         engine.step()
     return [work.output_token_ids for work in works]
 
@@ -88,7 +88,7 @@ def test_a_handful_of_graphs_serves_every_step(
     deep: Decoder, compiled: list[int], captured: bool, whole: bool
 ) -> None:
     if whole:
-        to_int8(deep)
+        quantize_int8(deep)
     plain = copy.deepcopy(deep)
     compile_blocks(deep, backend=counting(compiled))
     for prompt in (3, 20):

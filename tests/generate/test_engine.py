@@ -12,7 +12,7 @@ import torch
 
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
-from calumma.generate.grammar import Grammar, Next, ids_of
+from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
 from calumma.generate.params import (
     EngineConfig,
     ImageSampling,
@@ -21,7 +21,7 @@ from calumma.generate.params import (
     TextSampling,
 )
 from calumma.generate.request import RequestState
-from calumma.generate.sampling_ops import chances
+from calumma.generate.sampling_ops import uniform_from_seed
 from calumma.model.decoder import Decoder
 from calumma.model.kv_cache import KVCache
 from calumma.tokens.sequence import encode_codes
@@ -55,24 +55,26 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     """One request, slowly: no cache, no batch, the guidance's contexts filtered at each step."""
     ids, asked = list(request.prompt_token_ids), len(request.prompt_token_ids)
     images = ids.count(v.begin_image) + (request.modality != "text") * request.max_images
-    grammar = Grammar(v, CODES, room=asked + request.max_new_tokens, max_images=images)
+    grammar = Grammar(
+        v, CODES, max_remaining_tokens=asked + request.max_new_tokens, max_images=images
+    )
     for id_ in ids:
-        grammar.read(id_)
+        grammar.consume(id_)
     grammar.images_only = request.modality == "image"
-    grammar.image_first = grammar.codes_owed is None and (
+    grammar.image_first = grammar.num_codes_remaining is None and (
         request.image_first or grammar.images_only
     )
 
     def last(context: list[int]) -> torch.Tensor:
         return decoder(torch.tensor([context]))[0, -1, : v.size].float()
 
-    while grammar.room > 0 and v.eos not in ids[asked:]:
-        if grammar.forced is not None:
-            ids.append(grammar.forced)
-            grammar.advance(ids[-1])
+    while grammar.max_remaining_tokens > 0 and v.eos not in ids[asked:]:
+        if grammar.forced_token is not None:
+            ids.append(grammar.forced_token)
+            grammar.accept_token(ids[-1])
             continue
         scores, rule = last(ids), request.text
-        if grammar.expected is Next.CODE:
+        if grammar.next_kind is TokenKind.IMAGE_CODE:
             rule = request.image  # type: ignore[assignment]
             kept = [i for i in ids if i in v.codes or i in (v.bos, v.begin_image, v.end_image)]
             begun = max(place for place, id_ in enumerate(ids) if id_ == v.begin_image)
@@ -89,12 +91,14 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
             old = scores[seen]
             scores[seen] = torch.where(old > 0, old / by, old * by)
         allowed = torch.zeros(v.size, dtype=torch.bool)
-        for range_ in ids_of(grammar.expected, v):
+        for range_ in allowed_ids(grammar.next_kind, v):
             allowed[list(range_)] = True
         scores = scores.masked_fill(~allowed, -torch.inf)
-        chance = chances(torch.tensor([request.seed]), torch.tensor([len(ids) - asked])).item()
+        chance = uniform_from_seed(
+            torch.tensor([request.seed]), torch.tensor([len(ids) - asked])
+        ).item()
         ids.append(slow_draw(scores, rule, chance))
-        grammar.advance(ids[-1])
+        grammar.accept_token(ids[-1])
     return ids[asked:]
 
 
@@ -148,7 +152,7 @@ def greedy(request: Request) -> Request:
 
 def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
     works = engine.submit_all(wanted)
-    list(engine.follow(works))
+    list(engine.stream_tokens(works))
     return [work.output_token_ids for work in works]
 
 
@@ -160,7 +164,7 @@ def test_the_engine_is_the_slow_reference(
     prompts: list[list[int]],
 ) -> None:
     wanted = [chosen(request) for request in requests(prompts)]
-    behind = Engine(decoder, engine.vocabulary, CODES, budget=EngineConfig(async_scheduling=True))
+    behind = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True))
     slow = [reference(decoder, engine.vocabulary, request) for request in wanted]
     assert run(engine, wanted) == run(behind, wanted) == slow
 
@@ -174,7 +178,7 @@ def test_reading_prompts_in_pieces_changes_nothing(
         decoder,
         engine.vocabulary,
         CODES,
-        budget=EngineConfig(prefill_chunk_size=chunk, async_scheduling=behind),
+        config=EngineConfig(prefill_chunk_size=chunk, async_scheduling=behind),
     )
     assert run(small, wanted) == run(engine, wanted)
 
@@ -183,7 +187,7 @@ def test_steps_as_a_gpu_captures_them_change_nothing(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     wanted = requests(prompts)
-    captured = Engine(decoder, engine.vocabulary, CODES, budget=EngineConfig(cuda_graphs=True))
+    captured = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(cuda_graphs=True))
     assert run(captured, wanted) == run(engine, wanted)
 
 
@@ -213,7 +217,7 @@ def test_equal_prompts_are_read_once_and_say_the_same(
 
 
 def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
-    small = Engine(decoder, engine.vocabulary, CODES, budget=EngineConfig(max_cached_tokens=100))
+    small = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(max_cached_tokens=100))
     wanted = [
         Request(
             prompt_token_ids=(24 + number, *range(30, 60)),
@@ -226,20 +230,24 @@ def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
     found = [run(small, [request])[0] for request in wanted]
     assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
     # 8 rows of 39 ids are more than 100: the oldest are gone. The whole cache can still be had.
-    assert sum(row.num_computed_tokens for row in small._ended) == small._slots.used <= 100
+    assert (
+        sum(row.num_computed_tokens for row in small._prefix_cache)
+        == small._kv_allocator.num_used
+        <= 100
+    )
     whole = Request(
         prompt_token_ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0)
     )
     run(small, [whole])
-    assert len(small._ended) <= 1
+    assert len(small._prefix_cache) <= 1
 
 
 def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine: Engine) -> None:
     small = Engine(
-        decoder, engine.vocabulary, CODES, budget=EngineConfig(enable_prefix_caching=False)
+        decoder, engine.vocabulary, CODES, config=EngineConfig(enable_prefix_caching=False)
     )
     run(small, [Request(prompt_token_ids=tuple(range(24, 64)), max_new_tokens=9)])
-    assert (small._slots.used, len(small._ended)) == (0, 0)
+    assert (small._kv_allocator.num_used, len(small._prefix_cache)) == (0, 0)
 
 
 def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -> None:
@@ -257,14 +265,14 @@ def test_waiting_for_room_changes_nothing(
         decoder,
         engine.vocabulary,
         CODES,
-        budget=EngineConfig(max_num_seqs=3, max_cached_tokens=140),
+        config=EngineConfig(max_num_seqs=3, max_cached_tokens=140),
     )
     works = narrow.submit_all(wanted * 2)
     most = 0
-    while not narrow.idle:
+    while not narrow.is_idle:
         narrow.step()
-        most = max(most, narrow.load.num_running)
-        assert narrow.load.num_sequences <= 3
+        most = max(most, narrow.stats.num_running)
+        assert narrow.stats.num_sequences <= 3
     assert most < len(works)
     assert [work.output_token_ids for work in works] == run(engine, wanted) * 2
 
@@ -290,9 +298,9 @@ def test_100_cancelled_requests_leave_the_others_as_they_were(
     left: list[tuple[int, RequestState]] = []
     for trial in range(100):
         if trial == 50:
-            list(engine.follow([work for _, work in left]))
+            list(engine.stream_tokens([work for _, work in left]))
             engine = Engine(
-                decoder, engine.vocabulary, CODES, budget=EngineConfig(async_scheduling=True)
+                decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True)
             )
         victim, *others = random.integers(len(pool), size=3)
         works = engine.submit_all([pool[number] for number in (victim, *others)])
@@ -300,28 +308,28 @@ def test_100_cancelled_requests_leave_the_others_as_they_were(
         for _ in range(random.integers(12)):
             engine.step()
         done = works[0].is_finished
-        engine.cancel(works[0])
+        engine.abort(works[0])
         assert works[0].output_token_ids == undisturbed[victim][: len(works[0].output_token_ids)]
         assert works[0].finish_reason == "cancelled" or done
-    list(engine.follow([work for _, work in left]))
+    list(engine.stream_tokens([work for _, work in left]))
     assert [work.output_token_ids for _, work in left] == [
         undisturbed[number] for number, _ in left
     ]
-    assert engine.load.num_reserved_tokens == 0
+    assert engine.stats.num_reserved_tokens == 0
 
 
 def test_who_stops_listening_cancels(engine: Engine, prompts: list[list[int]]) -> None:
     works = engine.submit_all(requests(prompts))
-    for _ in engine.follow(works):
+    for _ in engine.stream_tokens(works):
         break
-    assert engine.idle
+    assert engine.is_idle
     assert {work.finish_reason for work in works} == {"cancelled"}
 
 
 def test_several_may_follow_one_engine(engine: Engine, prompts: list[list[int]]) -> None:
     wanted = requests(prompts)
     alone = run(engine, wanted)
-    one = engine.follow(engine.submit_all(wanted[:2]))
+    one = engine.stream_tokens(engine.submit_all(wanted[:2]))
     next(one)
     # The second listener's steps move the first one's requests along: none of their ids is lost.
     assert run(engine, wanted[2:]) == alone[2:]
@@ -331,7 +339,7 @@ def test_several_may_follow_one_engine(engine: Engine, prompts: list[list[int]])
 def test_of_several_requests_all_are_taken_or_none(engine: Engine) -> None:
     with pytest.raises(GenerationError):
         engine.submit_all([Request(prompt_token_ids=(0,)), Request(prompt_token_ids=())])
-    assert engine.idle
+    assert engine.is_idle
 
 
 def test_a_longer_run_is_the_reference(
@@ -371,7 +379,7 @@ def test_a_model_s_longest_row_is_not_passed(engine: Engine) -> None:
 def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list[int]]) -> None:
     wanted = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
     work = engine.submit(wanted)
-    list(engine.follow([work]))
+    list(engine.stream_tokens([work]))
     assert len(work.logprobs) == len(work.output_token_ids)
     assert all(logprob <= 0 for logprob in work.logprobs)
     begun = work.output_token_ids.index(engine.vocabulary.begin_image)
@@ -382,7 +390,7 @@ def test_a_decoder_with_spare_rows_never_chooses_them(
     decoder: Decoder, prompts: list[list[int]], text_tokenizer: TextTokenizer
 ) -> None:
     wider = Decoder(replace(decoder.config, vocabulary_size=decoder.config.vocabulary_size + 8))
-    wider.initialise(0)
+    wider.init_weights(0)
     v = text_tokenizer.vocabulary
     found = run(Engine(wider.eval(), v, CODES), requests(prompts))
     assert all(id_ < v.size for ids in found for id_ in ids)

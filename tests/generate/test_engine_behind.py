@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from calumma.generate.engine import Engine
-from calumma.generate.grammar import Next
-from calumma.generate.model_runner import Reader
+from calumma.generate.grammar import TokenKind
+from calumma.generate.model_runner import ModelRunner
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState
-from calumma.generate.step_output import Choice, Drawn
-from calumma.model.decoder import Decoder, Head
+from calumma.generate.step_output import SampledTokens, StepOutput
+from calumma.model.decoder import Decoder, LMHead
 from calumma.model.kv_cache import KVCache, SequenceChunk
 from tests.generate.test_engine_under_load import CODES, CONFIG, V, any_request
 
@@ -32,7 +32,7 @@ class Exact(nn.Module):
         super().__init__()
         self.config, self.ranks = CONFIG, 1
         self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
-        self.head = Head(CONFIG.model_dim, V.size, bias=False)
+        self.head = LMHead(CONFIG.model_dim, V.size, bias=False)
         generator = torch.Generator().manual_seed(0)
         whole = torch.randint(-2, 3, self.head.weight.shape, generator=generator)
         self.head.weight = nn.Parameter(whole.float())
@@ -52,7 +52,7 @@ class Exact(nn.Module):
 
 def exact(**budget: Any) -> Engine:
     decoder: Any = Exact().requires_grad_(False)
-    return Engine(decoder, V, CODES, budget=EngineConfig(**budget))
+    return Engine(decoder, V, CODES, config=EngineConfig(**budget))
 
 
 def played(seed: int, speculate: int, *, behind: bool) -> list[RequestState]:
@@ -64,16 +64,18 @@ def played(seed: int, speculate: int, *, behind: bool) -> list[RequestState]:
         asked[number] = replace(asked[number], image=image)
     wanted = random.integers(1, 60, size=50)
     engine, works = exact(slots=300, rows=12, chunk=16, behind=behind), []
-    while len(works) < 50 or not engine.idle:
+    while len(works) < 50 or not engine.is_idle:
         works += [engine.submit(request) for request in asked[len(works) : len(works) + 2]]
         engine.step()
         for work, most in zip(works, wanted, strict=False):
             if len(work.ids) >= most:
-                engine.cancel(work)
-        assert engine.load.num_reserved_tokens <= 300
-    assert engine.load.num_reserved_tokens == engine.load.num_sequences == 0
-    assert engine._slots.used == sum(row.num_computed_tokens for row in engine._ended)
-    assert all(id_ >= 0 for row in engine._ended for id_ in row.token_ids)
+                engine.abort(work)
+        assert engine.stats.num_reserved_tokens <= 300
+    assert engine.stats.num_reserved_tokens == engine.stats.num_sequences == 0
+    assert engine._kv_allocator.num_used == sum(
+        row.num_computed_tokens for row in engine._prefix_cache
+    )
+    assert all(id_ >= 0 for row in engine._prefix_cache for id_ in row.token_ids)
     return works
 
 
@@ -96,9 +98,9 @@ def test_a_decoder_that_rounds_says_the_same(decoder: Decoder, captured: bool) -
         budget = EngineConfig(
             max_num_seqs=24, prefill_chunk_size=16, cuda_graphs=captured, async_scheduling=behind
         )
-        engine = Engine(decoder, vocabulary, CODES, budget=budget)
+        engine = Engine(decoder, vocabulary, CODES, config=budget)
         works.append(engine.submit_all(asked))
-        list(engine.follow(works[-1]))
+        list(engine.stream_tokens(works[-1]))
     for found, wanted in zip(*works, strict=True):
         assert found.ids == wanted.ids
         assert found.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
@@ -107,14 +109,14 @@ def test_a_decoder_that_rounds_says_the_same(decoder: Decoder, captured: bool) -
 def logged(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the engine does from now on: reads, and looks at what was drawn."""
     log: list[str] = []
-    read, told = Reader.read, Drawn.told
+    read, told = ModelRunner.execute, StepOutput.get_output
 
-    def tell(drawn: Drawn) -> list[Choice]:
-        log.extend(["told"] * bool(drawn.works))
+    def tell(drawn: StepOutput) -> list[SampledTokens]:
+        log.extend(["told"] * bool(drawn.requests))
         return told(drawn)
 
-    monkeypatch.setattr(Drawn, "told", tell)
-    monkeypatch.setattr(Reader, "read", lambda *args: (log.append("read"), read(*args))[1])
+    monkeypatch.setattr(StepOutput, "told", tell)
+    monkeypatch.setattr(ModelRunner, "read", lambda *args: (log.append("read"), read(*args))[1])
     return log
 
 
@@ -129,7 +131,7 @@ def test_a_step_is_launched_before_the_last_one_is_looked_at(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = exact(behind=True)
-    monkeypatch.setattr(engine.chooser.columns, "forbidden", never_ending(engine))
+    monkeypatch.setattr(engine.sampler.vocab_slices, "forbidden", never_ending(engine))
     log = logged(engine, monkeypatch)
     work = engine.submit(request_)
     begun = len(engine.step())
@@ -138,7 +140,7 @@ def test_a_step_is_launched_before_the_last_one_is_looked_at(
     engine.step()
     assert log[:5] == ["read", "read", "told", "read", "told"]
     # The last draw is known to be the last one: nothing is read behind it.
-    while not engine.idle:
+    while not engine.is_idle:
         engine.step()
     assert log[-2:] == ["told", "told"]
     assert log.count("read") == len(work.output_token_ids) - 2 * begun
@@ -146,7 +148,7 @@ def test_a_step_is_launched_before_the_last_one_is_looked_at(
 
 def never_ending(engine: Engine) -> Tensor:
     """The table of what is forbidden, with end of sequence."""
-    table = engine.chooser.columns.forbidden.clone()
+    table = engine.sampler.vocab_slices.disallowed.clone()
     table[:, 0] = True
     return table
 
@@ -164,16 +166,16 @@ def test_what_is_drawn_behind_a_wrong_supposition_is_nobody_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = exact(behind=True)
-    columns = engine.chooser.columns
+    columns = engine.sampler.vocab_slices
     picked = iter([V.text[1], V.begin_image, V.text[2], V.text[3], V.eos, V.text[4]])
 
     def of_text(hidden: Tensor) -> Tensor:
-        return torch.where(columns.ids == next(picked), 9.0, 0.0).expand(len(hidden), -1)
+        return torch.where(columns.text_token_ids == next(picked), 9.0, 0.0).expand(len(hidden), -1)
 
     monkeypatch.setattr(columns, "of_text", of_text)
     asked = replace(TEXT, max_images=1, max_new_tokens=20, text=TextSampling(temperature=0.0))
     work = engine.submit(asked)
-    list(engine.follow([work]))
+    list(engine.stream_tokens([work]))
     # Behind begin-of-image text 2 was drawn, and behind end of sequence text 4: for nothing.
     codes = [id_ for id_ in work.output_token_ids if id_ in V.codes]
     assert work.output_token_ids == [
@@ -189,7 +191,7 @@ def test_what_is_drawn_behind_a_wrong_supposition_is_nobody_s(
         "stop",
         len(work.cond.token_ids) - 1,
     )
-    seen = engine.chooser._seen[work.batch_slot, columns.column[list(V.text)]]
+    seen = engine.sampler._seen[work.batch_slot, columns.token_to_column[list(V.text)]]
     assert seen.nonzero().flatten().tolist() == [0, 1, 3]
 
 
@@ -202,17 +204,21 @@ def test_a_launch_reads_nothing_back_from_the_device(
     bare.hidden = lambda ids, **where: torch.empty(1, ids.shape[1], 4, device=ids.device)
     random = np.random.default_rng(3)
 
-    def told(drawn: Drawn) -> list[Choice]:
-        kinds = {work: work.grammar.expected for work in drawn.works}
-        likely = {Next.TEXT: V.text[0], Next.TEXT_OR_IMAGE: V.begin_image, Next.CODE: 4}
+    def told(drawn: StepOutput) -> list[SampledTokens]:
+        kinds = {work: work.grammar.next_kind for work in drawn.requests}
+        likely = {
+            TokenKind.TEXT: V.text[0],
+            TokenKind.TEXT_OR_IMAGE: V.begin_image,
+            TokenKind.IMAGE_CODE: 4,
+        }
         return [(work, [likely.get(kind, V.eos)], [0.0]) for work, kind in kinds.items()]
 
-    monkeypatch.setattr(Drawn, "told", told)
+    monkeypatch.setattr(StepOutput, "told", told)
     engine = Engine(
-        bare, V, CODES, budget=EngineConfig(async_scheduling=True, cuda_graphs=captured)
+        bare, V, CODES, config=EngineConfig(async_scheduling=True, cuda_graphs=captured)
     )
     works = engine.submit_all([any_request(random, number) for number in range(10)])
-    list(engine.follow(works))
+    list(engine.stream_tokens(works))
     assert {id_ for work in works for id_ in work.output_token_ids} == {
         V.text[0], V.begin_image, 4, V.end_image, V.eos
     }  # fmt: skip
@@ -223,14 +229,14 @@ def test_a_cancelled_request_s_draw_is_nobody_s() -> None:
     asked = replace(TEXT, max_new_tokens=20, seed=5)
     first = engine.submit(asked)
     engine.step()
-    engine.cancel(first)
-    assert (first.output_token_ids, engine.load.num_reserved_tokens) == ([], 0)
+    engine.abort(first)
+    assert (first.output_token_ids, engine.stats.num_reserved_tokens) == ([], 0)
     # Its seat and its slots are taken while its draw is still on the way.
     second = engine.submit(asked)
-    list(engine.follow([second]))
+    list(engine.stream_tokens([second]))
     plain = exact(behind=False)
     alone = plain.submit(asked)
-    list(plain.follow([alone]))
+    list(plain.stream_tokens([alone]))
     assert (first.output_token_ids, second.output_token_ids, second.logprobs) == (
         [],
         alone.output_token_ids,

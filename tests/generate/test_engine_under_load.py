@@ -15,7 +15,7 @@ from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, ImageSampling, Modality, Request, TextSampling
 from calumma.generate.request import RequestState
 from calumma.model.config import DecoderConfig
-from calumma.model.decoder import Head
+from calumma.model.decoder import LMHead
 from calumma.model.kv_cache import SequenceChunk
 from calumma.vocabulary import Vocabulary
 
@@ -41,7 +41,7 @@ class Noise(nn.Module):
         super().__init__()
         self.config, self.ranks = CONFIG, 1
         self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
-        self.head = Head(CONFIG.model_dim, V.size, bias=False)
+        self.head = LMHead(CONFIG.model_dim, V.size, bias=False)
         nn.init.normal_(self.head.weight, std=2.0)
 
     def hidden(self, ids: Tensor, cache: object, pieces: Sequence[SequenceChunk]) -> Tensor:
@@ -56,7 +56,7 @@ class Noise(nn.Module):
 def noise(**budget: Any) -> Engine:
     torch.manual_seed(0)
     decoder: Any = Noise().requires_grad_(False)
-    return Engine(decoder, V, CODES, budget=EngineConfig(**budget))
+    return Engine(decoder, V, CODES, config=EngineConfig(**budget))
 
 
 def any_request(random: np.random.Generator, number: int, longest: int = 30) -> Request:
@@ -111,7 +111,7 @@ def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
     engine = noise(slots=20_000, rows=256, keep_ended=False)
     random = np.random.default_rng(0)
     works = engine.submit_all([any_request(random, n, longest=12) for n in range(10_000)])
-    while not engine.idle:
+    while not engine.is_idle:
         engine.step()
     for work in works:
         require_well_formed(work)
@@ -124,12 +124,12 @@ def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
     random = np.random.default_rng(1)
     works: list[RequestState] = []
     waited: dict[RequestState, int] = {}
-    while len(works) < 1000 or not engine.idle:
+    while len(works) < 1000 or not engine.is_idle:
         if len(works) < 1000:  # they come while others run
             works.append(engine.submit(any_request(random, len(works))))
         before = [work for work in works if work.cond.start_slot < 0 and not work.is_finished]
         engine.step()
-        load = engine.load
+        load = engine.stats
         assert load.num_reserved_tokens <= load.max_cached_tokens == 300
         assert load.num_sequences <= 12
         assert load.num_running + load.num_waiting == sum(not work.is_finished for work in works)
@@ -139,8 +139,10 @@ def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
             waited[work] = len(works)
     assert all(work.is_finished and work.finish_reason != "cancelled" for work in works)
     assert len(waited) == 1000
-    assert engine.load.num_reserved_tokens == engine.load.num_sequences == 0
-    assert engine._slots.used == sum(row.num_computed_tokens for row in engine._ended)
+    assert engine.stats.num_reserved_tokens == engine.stats.num_sequences == 0
+    assert engine._kv_allocator.num_used == sum(
+        row.num_computed_tokens for row in engine._prefix_cache
+    )
     for work in works:
         require_well_formed(work)
 
@@ -155,7 +157,7 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
     )
     with pytest.raises(GenerationError, match="in 3 rows of the cache; expected at most 40 in 2"):
         engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=10))
-    assert engine.idle
+    assert engine.is_idle
 
 
 def test_a_long_prompt_does_not_hold_up_the_others() -> None:
@@ -177,16 +179,16 @@ def test_cancelling_at_any_step_frees_everything(seed: int) -> None:
     engine = noise(slots=400, rows=20, chunk=8, behind=seed % 2 == 1)
     random = np.random.default_rng(seed)
     works = engine.submit_all([any_request(random, number) for number in range(60)])
-    while not engine.idle:
+    while not engine.is_idle:
         engine.step()
-        used = engine.load.num_reserved_tokens
+        used = engine.stats.num_reserved_tokens
         work = works[random.integers(len(works))]
         held = 0 if work.is_finished or work.cond.start_slot < 0 else work.reservation.num_slots
         ended = work.is_finished
-        engine.cancel(work)
+        engine.abort(work)
         assert work.is_finished and work.is_aborted == (work.is_aborted or not ended)
-        assert engine.load.num_reserved_tokens == used - held
-    assert engine.load.num_reserved_tokens == engine.load.num_sequences == 0
+        assert engine.stats.num_reserved_tokens == used - held
+    assert engine.stats.num_reserved_tokens == engine.stats.num_sequences == 0
     for work in works:
         if not work.is_aborted:
             require_well_formed(work)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.generate.grammar import Grammar, Next
+from calumma.generate.grammar import Grammar, TokenKind
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=5)
@@ -39,12 +39,14 @@ def test_no_choice_of_ids_is_malformed(
     seed: int, codes: int, room: int, max_images: int, image_first: bool
 ) -> None:
     random = np.random.default_rng(seed)
-    grammar = Grammar(V, codes, room=room, max_images=max_images, image_first=image_first)
+    grammar = Grammar(
+        V, codes, max_remaining_tokens=room, max_images=max_images, image_first=image_first
+    )
     ids: list[int] = []
-    while grammar.room > 0 and V.eos not in ids:
+    while grammar.max_remaining_tokens > 0 and V.eos not in ids:
         allowed = [id_ for id_ in range(V.size) if grammar.allows(id_)]
         ids.append(int(random.choice(allowed)))
-        grammar.advance(ids[-1])
+        grammar.accept_token(ids[-1])
     assert_well_formed(ids, codes)
     assert len(ids) <= room
     assert ids.count(BEGIN) <= max_images
@@ -53,44 +55,59 @@ def test_no_choice_of_ids_is_malformed(
 
 
 def test_what_may_come_next_by_hand() -> None:
-    grammar = Grammar(V, codes_per_image=2, room=9, max_images=1, image_first=True)
+    grammar = Grammar(V, codes_per_image=2, max_remaining_tokens=9, max_images=1, image_first=True)
     expected = []
     for id_ in (BEGIN, 4, 7, END, V.text.start, V.eos):
-        expected.append(grammar.expected)
-        grammar.advance(id_)
-    assert expected == [Next.BEGIN, Next.CODE, Next.CODE, Next.END, Next.TEXT, Next.TEXT]
+        expected.append(grammar.next_kind)
+        grammar.accept_token(id_)
+    assert expected == [
+        TokenKind.BEGIN_IMAGE,
+        TokenKind.IMAGE_CODE,
+        TokenKind.IMAGE_CODE,
+        TokenKind.END_IMAGE,
+        TokenKind.TEXT,
+        TokenKind.TEXT,
+    ]
 
 
 def test_an_image_begins_only_where_it_fits() -> None:
-    assert Grammar(V, 2, room=4).expected is Next.TEXT_OR_IMAGE
-    assert Grammar(V, 2, room=3).expected is Next.TEXT
-    assert Grammar(V, 2, room=3, image_first=True).expected is Next.TEXT
-    assert Grammar(V, 2, room=4, max_images=0, image_first=True).expected is Next.TEXT
+    assert Grammar(V, 2, max_remaining_tokens=4).next_kind is TokenKind.TEXT_OR_IMAGE
+    assert Grammar(V, 2, max_remaining_tokens=3).next_kind is TokenKind.TEXT
+    assert Grammar(V, 2, max_remaining_tokens=3, image_first=True).next_kind is TokenKind.TEXT
+    assert (
+        Grammar(V, 2, max_remaining_tokens=4, max_images=0, image_first=True).next_kind
+        is TokenKind.TEXT
+    )
 
 
 def test_images_alone_are_followed_by_images_or_the_end() -> None:
-    grammar = Grammar(V, 1, room=8, max_images=2, images_only=True, image_first=True)
+    grammar = Grammar(
+        V, 1, max_remaining_tokens=8, max_images=2, images_only=True, image_first=True
+    )
     expected = []
     for id_ in (BEGIN, 4, END, BEGIN, 5, END):
-        expected.append(grammar.expected)
-        grammar.advance(id_)
-    image = [Next.CODE, Next.END]
-    assert expected == [Next.BEGIN, *image, Next.IMAGE_OR_STOP, *image]
-    assert (grammar.expected, grammar.forced) == (Next.STOP, V.eos)
+        expected.append(grammar.next_kind)
+        grammar.accept_token(id_)
+    image = [TokenKind.IMAGE_CODE, TokenKind.END_IMAGE]
+    assert expected == [TokenKind.BEGIN_IMAGE, *image, TokenKind.IMAGE_OR_EOS, *image]
+    assert (grammar.next_kind, grammar.forced_token) == (TokenKind.EOS, V.eos)
     # A second image that has no room is not begun either.
-    assert Grammar(V, 1, room=2, images_only=True).expected is Next.STOP
+    assert Grammar(V, 1, max_remaining_tokens=2, images_only=True).next_kind is TokenKind.EOS
 
 
 def test_only_what_leaves_no_choice_is_forced() -> None:
     states = {
-        None: [Grammar(V, 2, room=9), Grammar(V, 2, room=9, codes_owed=1)],
-        BEGIN: [Grammar(V, 2, room=9, image_first=True)],
-        END: [Grammar(V, 2, room=9, codes_owed=0)],
-        V.eos: [Grammar(V, 2, room=9, max_images=0, images_only=True)],
+        None: [
+            Grammar(V, 2, max_remaining_tokens=9),
+            Grammar(V, 2, max_remaining_tokens=9, num_codes_remaining=1),
+        ],
+        BEGIN: [Grammar(V, 2, max_remaining_tokens=9, image_first=True)],
+        END: [Grammar(V, 2, max_remaining_tokens=9, num_codes_remaining=0)],
+        V.eos: [Grammar(V, 2, max_remaining_tokens=9, max_images=0, images_only=True)],
     }
     for forced, grammars in states.items():
         for grammar in grammars:
-            assert grammar.forced == forced
+            assert grammar.forced_token == forced
             allowed = [id_ for id_ in range(V.size) if grammar.allows(id_)]
             assert (len(allowed) == 1) == (forced is not None)
             assert forced is None or allowed == [forced]
@@ -98,28 +115,31 @@ def test_only_what_leaves_no_choice_is_forced() -> None:
 
 @pytest.mark.parametrize("id_", [V.bos, V.pad, V.unk, V.end_turn, V.placeholder, 4, END])
 def test_other_controls_are_never_chosen(id_: int) -> None:
-    assert not Grammar(V, 2, room=9).allows(id_)
+    assert not Grammar(V, 2, max_remaining_tokens=9).allows(id_)
 
 
 def test_a_choice_against_the_rules_is_our_mistake() -> None:
     with pytest.raises(AssertionError, match="id 4 was not allowed here"):
-        Grammar(V, 2, room=9).advance(4)
+        Grammar(V, 2, max_remaining_tokens=9).accept_token(4)
 
 
 def test_what_comes_behind_the_next_id_is_foreseen_where_it_is_a_code_or_text() -> None:
-    grammar = Grammar(V, codes_per_image=2, room=8, max_images=2)
+    grammar = Grammar(V, codes_per_image=2, max_remaining_tokens=8, max_images=2)
     foreseen = []
     for id_ in (V.text.start, BEGIN, 4, 7, END, V.text.start, V.text.start, V.eos):
-        foreseen.append(grammar.foreseen)
-        grammar.advance(id_)
+        foreseen.append(grammar.kind_after_next)
+        grammar.accept_token(id_)
     assert foreseen == [
-        Next.TEXT_OR_IMAGE,
-        Next.TEXT_OR_IMAGE,  # belied by begin-of-image
-        Next.CODE,
+        TokenKind.TEXT_OR_IMAGE,
+        TokenKind.TEXT_OR_IMAGE,  # belied by begin-of-image
+        TokenKind.IMAGE_CODE,
         None,  # the image's last code
         None,
-        Next.TEXT,
-        Next.TEXT,
+        TokenKind.TEXT,
+        TokenKind.TEXT,
         None,  # the last id that there is room for
     ]
-    assert Grammar(V, codes_per_image=2, room=8, images_only=True).foreseen is None
+    assert (
+        Grammar(V, codes_per_image=2, max_remaining_tokens=8, images_only=True).kind_after_next
+        is None
+    )

@@ -12,7 +12,7 @@ import torch
 
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
-from calumma.generate.jacobi import Guesses
+from calumma.generate.jacobi import JacobiDrafter
 from calumma.generate.params import EngineConfig, ImageSampling, Request
 from calumma.generate.request import RequestState
 from calumma.model.decoder import Decoder
@@ -20,33 +20,33 @@ from calumma.vocabulary import Vocabulary
 
 
 def test_a_place_is_guessed_to_be_as_the_one_above_it() -> None:
-    guesses = Guesses(window=5, codes_per_side=3)
-    assert guesses.ahead([4, 5, 6, 7], owed=5) == [5, 6, 7, 5]
-    assert Guesses(window=2, codes_per_side=3).ahead([4, 5, 6, 7], owed=5) == [5, 6]
-    assert Guesses(window=9, codes_per_side=3).ahead([8], owed=8) == [8, 8, 8, 8, 8, 8, 8]
+    guesses = JacobiDrafter(window=5, codes_per_side=3)
+    assert guesses.propose([4, 5, 6, 7], owed=5) == [5, 6, 7, 5]
+    assert JacobiDrafter(window=2, codes_per_side=3).propose([4, 5, 6, 7], owed=5) == [5, 6]
+    assert JacobiDrafter(window=9, codes_per_side=3).propose([8], owed=8) == [8, 8, 8, 8, 8, 8, 8]
 
 
 def test_nothing_is_guessed_before_the_first_code_or_behind_the_last() -> None:
-    assert Guesses(window=3, codes_per_side=2).ahead([], owed=4) == []
-    assert Guesses(window=3, codes_per_side=2).ahead([4, 5, 6], owed=1) == []
-    assert Guesses(window=0, codes_per_side=2).ahead([4], owed=3) == []
+    assert JacobiDrafter(window=3, codes_per_side=2).propose([], owed=4) == []
+    assert JacobiDrafter(window=3, codes_per_side=2).propose([4, 5, 6], owed=1) == []
+    assert JacobiDrafter(window=0, codes_per_side=2).propose([4], owed=3) == []
 
 
 def test_guesses_stand_up_to_the_first_that_is_drawn_otherwise() -> None:
-    guesses = Guesses(window=3, codes_per_side=2)
-    guesses.ahead([4, 5], owed=9)
-    assert guesses.ids == [4, 5, 4]
+    guesses = JacobiDrafter(window=3, codes_per_side=2)
+    guesses.propose([4, 5], owed=9)
+    assert guesses.draft_token_ids == [4, 5, 4]
     # Behind the newest code 4 is drawn, as guessed; behind it 7, where 5 was guessed.
-    assert guesses.settle([4, 7, 8, 9]) == 2
-    assert guesses.ids == [8, 9]
-    assert guesses.ahead([4, 5, 4, 7], owed=7) == [8, 9, 8]
-    assert guesses.settle([8, 9, 8, 6]) == 4
-    assert guesses.ids == []
+    assert guesses.verify([4, 7, 8, 9]) == 2
+    assert guesses.draft_token_ids == [8, 9]
+    assert guesses.propose([4, 5, 4, 7], owed=7) == [8, 9, 8]
+    assert guesses.verify([8, 9, 8, 6]) == 4
+    assert guesses.draft_token_ids == []
 
 
 def test_draws_must_be_one_more_than_guesses() -> None:
     with pytest.raises(AssertionError, match="2 draws for 0 guesses"):
-        Guesses(window=3, codes_per_side=2).settle([4, 4])
+        JacobiDrafter(window=3, codes_per_side=2).verify([4, 4])
 
 
 LENGTH, CODES = 4, 3
@@ -64,11 +64,11 @@ def drawn(before: tuple[int, ...], chance: float) -> int:
 
 def picture(chances: np.ndarray, window: int) -> tuple[tuple[int, ...], int]:
     """A picture and the steps it took."""
-    guesses, codes, steps = Guesses(window, codes_per_side=2), (), 0
+    guesses, codes, steps = JacobiDrafter(window, codes_per_side=2), (), 0
     while len(codes) < LENGTH:
-        ahead = guesses.ahead(codes, LENGTH - len(codes))
+        ahead = guesses.propose(codes, LENGTH - len(codes))
         line = [drawn((*codes, *ahead[:n]), chances[len(codes) + n]) for n in range(len(ahead) + 1)]
-        codes = (*codes, *line[: guesses.settle(line)])
+        codes = (*codes, *line[: guesses.verify(line)])
         steps += 1
     return codes, steps
 
@@ -99,7 +99,7 @@ def test_all_pictures_come_as_often_as_their_probabilities_say(window: int) -> N
 def followed(engine: Engine, requests: list[Request]) -> tuple[list[RequestState], int]:
     """The works of all requests, and the steps they took."""
     works, steps = engine.submit_all(requests), 0
-    while not engine.idle:
+    while not engine.is_idle:
         engine.step()
         steps += 1
     return works, steps
@@ -110,7 +110,7 @@ def test_a_batch_where_some_guess_and_some_do_not_says_what_it_says_without(
     decoder: Decoder, chunk: int
 ) -> None:
     v = Vocabulary(num_codes=16, num_text=300)
-    engine = Engine(decoder, v, 16, budget=EngineConfig(prefill_chunk_size=chunk))
+    engine = Engine(decoder, v, 16, config=EngineConfig(prefill_chunk_size=chunk))
     prompts = [(0, 30, 31), (0, 40, v.begin_image, 4, 5, 6), (0, v.begin_image, *range(4, 20), 20)]
     scales = [(1.0, 1.0), (3.0, 1.2), (2.0, 2.0)]
     plain, guessing = [], []
@@ -128,7 +128,7 @@ def test_a_batch_where_some_guess_and_some_do_not_says_what_it_says_without(
     for one, other in zip(found, without, strict=True):
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=1e-4)
     assert fewer <= many
-    assert engine.load.num_reserved_tokens == 0
+    assert engine.stats.num_reserved_tokens == 0
 
 
 def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
@@ -138,7 +138,9 @@ def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
     rules = ImageSampling(
         temperature=0.0, num_speculative_tokens=5, guidance_scale=1.0, image_guidance_scale=1.0
     )
-    engine.chooser.columns.of_codes = lambda hidden: torch.eye(16)[3].expand(len(hidden), -1)  # type: ignore[method-assign]
+    engine.sampler.vocab_slices.image_logits = lambda hidden: torch.eye(16)[3].expand(
+        len(hidden), -1
+    )  # type: ignore[method-assign]
     one = Request(
         prompt_token_ids=(0,), image=rules, modality="image", max_images=1, max_new_tokens=18
     )

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calumma.generate.model_runner import DECODING, SHARED, Reader, lay_by_columns, plan_step
+from calumma.generate.model_runner import (
+    MAX_DECODE_TOKENS,
+    MIN_PREFIX_TOKENS,
+    ModelRunner,
+    schedule,
+    to_column_major,
+)
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState, SequenceState, build_request_state
 from calumma.model.config import DecoderConfig
@@ -14,8 +20,8 @@ from calumma.tokens.text import TextTokenizer
 
 
 @pytest.fixture
-def reader(decoder: Decoder) -> Reader:
-    return Reader(decoder, 400, torch.zeros(9, dtype=torch.int64))
+def reader(decoder: Decoder) -> ModelRunner:
+    return ModelRunner(decoder, 400, torch.zeros(9, dtype=torch.int64))
 
 
 def row(length: int, first: int, start: int = 40) -> SequenceState:
@@ -23,15 +29,15 @@ def row(length: int, first: int, start: int = 40) -> SequenceState:
 
 
 @torch.no_grad()
-def whole(reader: Reader, ids: list[int]) -> torch.Tensor:
-    return reader.decoder.hidden(torch.tensor([ids]))[0]
+def whole(reader: ModelRunner, ids: list[int]) -> torch.Tensor:
+    return reader.decoder(torch.tensor([ids]), head_fn=reader.decoder.norm)[0]
 
 
 @torch.no_grad()
-def test_rows_in_pieces_are_rows_at_once(reader: Reader) -> None:
+def test_rows_in_pieces_are_rows_at_once(reader: ModelRunner) -> None:
     one, other = row(9, 50), row(5, 10, start=80)
-    parts = [reader.read([(one, 4), (other, 1)]), reader.read([(one, 1), (other, 4)])]
-    parts.append(reader.read([(one, 4)]))
+    parts = [reader.execute([(one, 4), (other, 1)]), reader.execute([(one, 1), (other, 4)])]
+    parts.append(reader.execute([(one, 4)]))
     assert torch.allclose(
         torch.cat([parts[0][:4], parts[1][:1], parts[2]]), whole(reader, one.token_ids), atol=1e-5
     )
@@ -45,45 +51,45 @@ def test_matrices_that_nobody_trains_are_laid_by_columns_and_keep_their_values(
     decoder_config: DecoderConfig,
 ) -> None:
     made = Decoder(decoder_config)
-    made.initialise(0)
+    made.init_weights(0)
     ids = torch.tensor([[5, 6, 7]])
     expected = made(ids)
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    lay_by_columns(made)
+    to_column_major(made)
     assert made.head.weight.is_contiguous()  # it may be trained still
-    lay_by_columns(made.requires_grad_(False))
+    to_column_major(made.requires_grad_(False))
     assert made.head.weight.t().is_contiguous()
     assert made.blocks[0].feed_forward.up.weight.t().is_contiguous()
     assert made.embedding.weight.is_contiguous()
     assert all(torch.equal(before[name], tensor) for name, tensor in made.state_dict().items())
     torch.testing.assert_close(made(ids), expected, atol=1e-5, rtol=1e-4)
     pointer = made.head.weight.data_ptr()
-    lay_by_columns(made)
+    to_column_major(made)
     assert made.head.weight.data_ptr() == pointer
 
 
 @torch.no_grad()
-def test_ids_that_are_dropped_leave_no_trace(reader: Reader) -> None:
+def test_ids_that_are_dropped_leave_no_trace(reader: ModelRunner) -> None:
     made = row(6, 3)
-    reader.read([(made, 6)])
+    reader.execute([(made, 6)])
     made.truncate(3)
     made.token_ids += [90, 91, 92, 93]
-    assert torch.allclose(reader.read([(made, 4)]), whole(reader, made.token_ids)[3:], atol=1e-5)
+    assert torch.allclose(reader.execute([(made, 4)]), whole(reader, made.token_ids)[3:], atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_beginning_that_was_read_is_not_read_again(reader: Reader) -> None:
-    first, short = row(SHARED + 8, 0), row(SHARED - 1, 100)
-    same, longer = row(SHARED + 8, 200), row(SHARED + 12, 300)
-    assert reader.begin(first, [])
-    assert not reader.begin(same, [first])
-    reader.read([(first, SHARED + 2)])
-    assert not reader.begin(same, [first])
-    reader.read([(first, 6)])
-    for one, shared in ((short, 0), (same, SHARED + 7), (longer, SHARED + 8)):
-        assert reader.begin(one, [short, first])
+def test_a_beginning_that_was_read_is_not_read_again(reader: ModelRunner) -> None:
+    first, short = row(MIN_PREFIX_TOKENS + 8, 0), row(MIN_PREFIX_TOKENS - 1, 100)
+    same, longer = row(MIN_PREFIX_TOKENS + 8, 200), row(MIN_PREFIX_TOKENS + 12, 300)
+    assert reader.reuse_prefix(first, [])
+    assert not reader.reuse_prefix(same, [first])
+    reader.execute([(first, MIN_PREFIX_TOKENS + 2)])
+    assert not reader.reuse_prefix(same, [first])
+    reader.execute([(first, 6)])
+    for one, shared in ((short, 0), (same, MIN_PREFIX_TOKENS + 7), (longer, MIN_PREFIX_TOKENS + 8)):
+        assert reader.reuse_prefix(one, [short, first])
         assert one.num_computed_tokens == shared
-        rest = reader.read([(one, one.num_uncomputed_tokens)])
+        rest = reader.execute([(one, one.num_uncomputed_tokens)])
         assert torch.allclose(rest, whole(reader, one.token_ids)[shared:], atol=1e-5)
 
 
@@ -100,12 +106,12 @@ def works(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
 
 
 def test_long_prompts_wait_and_those_that_decode_do_not(
-    reader: Reader, text_tokenizer: TextTokenizer
+    reader: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
-    all_works = works(text_tokenizer, 50, 30, DECODING)
+    all_works = works(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
     counts = []
     while left := [work for work in all_works if work.cond.num_uncomputed_tokens]:
-        plan, ready = plan_step(left, [], reader, chunk=20)
+        plan, ready = schedule(left, [], reader, chunk=20)
         counts.append([count for _, count in plan])
         assert [work.cond for work in ready] == [
             row for row, n in plan if n == row.num_uncomputed_tokens
@@ -113,10 +119,12 @@ def test_long_prompts_wait_and_those_that_decode_do_not(
         for row, count in plan:
             row.num_computed_tokens += count
     # 20 ids of prompts a step; the short one is read at once beside them.
-    assert counts == [[20, DECODING], [20], [10, 10], [20]]
+    assert counts == [[20, MAX_DECODE_TOKENS], [20], [10, 10], [20]]
 
 
-def test_a_request_s_rows_end_in_one_step(reader: Reader, text_tokenizer: TextTokenizer) -> None:
+def test_a_request_s_rows_end_in_one_step(
+    reader: ModelRunner, text_tokenizer: TextTokenizer
+) -> None:
     v = text_tokenizer.vocabulary
     image = [v.begin_image, 4, 5, 6, 7, v.end_image]
     ids = (v.bos, *v.text[:20], *image * 3, v.begin_image)
@@ -124,7 +132,7 @@ def test_a_request_s_rows_end_in_one_step(reader: Reader, text_tokenizer: TextTo
     work.allocate(0, 0)
     steps = []
     while any(one.num_uncomputed_tokens for one in work.sequences):
-        plan, ready = plan_step([work], [], reader, chunk=16)
+        plan, ready = schedule([work], [], reader, chunk=16)
         assert bool(ready) == (
             len(plan) == 3 and all(n == one.num_uncomputed_tokens for one, n in plan)
         )
@@ -136,16 +144,16 @@ def test_a_request_s_rows_end_in_one_step(reader: Reader, text_tokenizer: TextTo
 
 
 def test_a_copy_of_a_request_waits_for_what_is_being_read(
-    reader: Reader, text_tokenizer: TextTokenizer
+    reader: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
     (one, *_), (same, *_) = works(text_tokenizer, 60), works(text_tokenizer, 60)
     same.allocate(200, 1)
     steps = []
     for _ in range(3):
-        plan, ready = plan_step([one, same], [], reader, chunk=40)
+        plan, ready = schedule([one, same], [], reader, chunk=40)
         steps.append(([count for _, count in plan], ready))
         with torch.no_grad():
-            reader.read(plan)
+            reader.execute(plan)
         for work in ready:
             work.cond.token_ids.append(30)
     assert steps == [([40], []), ([20], [one]), ([1, 1], [one, same])]

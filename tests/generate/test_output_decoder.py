@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
-from calumma.generate.output_decoder import Teller
+from calumma.generate.output_decoder import OutputDecoder
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
@@ -30,8 +30,8 @@ def draw(codes: Sequence[int]) -> PIL.Image.Image:
 
 
 def told(heard: Sequence[int], codes: Sequence[int] = (), every: int = 2) -> list[Event]:
-    teller = Teller(V, bytes_of=spell, draw=draw, codes_between=every, codes=codes)
-    events = [event for id_ in heard for event in teller.hear(id_)]
+    teller = OutputDecoder(V, bytes_of=spell, draw=draw, codes_between=every, codes=codes)
+    events = [event for id_ in heard for event in teller.push(id_)]
     return [*events, *teller.flush()]
 
 
@@ -63,9 +63,9 @@ def test_bytes_that_are_no_text_do_not_hold_up_the_rest() -> None:
 def test_pieces_are_what_the_tokenizer_reads(text_tokenizer: TextTokenizer) -> None:
     v = text_tokenizer.vocabulary
     text = "the small green cross, 123 times! äöü 猫 and\n\ta lizard: 🦎"
-    teller = Teller(v, bytes_of=text_tokenizer.bytes_of, draw=draw, codes_between=1)
+    teller = OutputDecoder(v, bytes_of=text_tokenizer.bytes_of, draw=draw, codes_between=1)
     spelt = text_tokenizer.encode(text)
-    assert "".join(texts([e for id_ in spelt for e in teller.hear(id_)])) == text
+    assert "".join(texts([e for id_ in spelt for e in teller.push(id_)])) == text
 
 
 def test_a_picture_grows_and_is_done() -> None:

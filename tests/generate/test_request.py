@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from calumma.errors import GenerationError
-from calumma.generate.grammar import Next
+from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request
 from calumma.generate.request import RequestState, SequenceState, build_request_state
 from calumma.vocabulary import Vocabulary
@@ -168,7 +168,7 @@ def test_an_id_that_is_supposed_gives_way_to_the_one_that_comes() -> None:
     assert (made.cond.token_ids, made.num_placeholders, made.next_kind) == (
         [BOS, WORD, ~3],
         1,
-        Next.TEXT_OR_IMAGE,
+        TokenKind.TEXT_OR_IMAGE,
     )
     read(made)
     assert made.verify([WORD + 1]) == 1

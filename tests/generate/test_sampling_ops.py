@@ -8,25 +8,32 @@ import pytest
 import torch
 
 from calumma.generate.params import TextSampling
-from calumma.generate.sampling_ops import Limits, chances, draw, guided, kept_shares, penalised
+from calumma.generate.sampling_ops import (
+    SamplingTensors,
+    apply_cfg,
+    apply_repetition_penalty,
+    sample_tokens,
+    truncated_probs,
+    uniform_from_seed,
+)
 
 CPU = torch.device("cpu")
 
 
-def limits(*rules: dict[str, Any]) -> Limits:
+def limits(*rules: dict[str, Any]) -> SamplingTensors:
     """The limits of rows; what is not said is none."""
     none: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
-    return Limits.of([TextSampling(**(none | rule)) for rule in rules], CPU)
+    return SamplingTensors.build([TextSampling(**(none | rule)) for rule in rules], CPU)
 
 
 def drawn(shares: list[float], chances: list[float], **rule: Any) -> list[int]:
     rows = torch.tensor(shares).log().expand(len(chances), -1)
-    return draw(rows, limits(*[rule] * len(chances)), torch.tensor(chances)).tolist()
+    return sample_tokens(rows, limits(*[rule] * len(chances)), torch.tensor(chances)).tolist()
 
 
 def kept(shares: list[float], **rule: Any) -> list[int]:
     """The ids that a rule leaves."""
-    made = kept_shares(torch.tensor([shares]).log(), limits(rule))
+    made = truncated_probs(torch.tensor([shares]).log(), limits(rule))
     return made[0].nonzero().flatten().tolist()
 
 
@@ -81,7 +88,7 @@ def test_temperature_flattens() -> None:
 
 def test_ids_are_drawn_as_often_as_their_shares_say() -> None:
     places = torch.arange(20_000)
-    uniform = chances(torch.zeros_like(places), places).tolist()
+    uniform = uniform_from_seed(torch.zeros_like(places), places).tolist()
     found = torch.tensor(drawn([0.2, 0.5, 0.3], uniform))
     shares = found.bincount(minlength=3) / len(found)
     assert torch.allclose(shares, torch.tensor([0.2, 0.5, 0.3]), atol=0.015)
@@ -91,13 +98,13 @@ def test_ids_are_drawn_as_often_as_their_shares_say() -> None:
 def test_what_is_masked_is_never_drawn(rule: dict[str, Any]) -> None:
     logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 0.0, -torch.inf]])
     for chance in (0.0, 0.5, 0.9999999, 1.0):
-        assert draw(logits, limits(rule), torch.tensor([chance])).item() in (1, 3)
+        assert sample_tokens(logits, limits(rule), torch.tensor([chance])).item() in (1, 3)
 
 
 def test_each_row_has_its_own_rules() -> None:
     logits = torch.tensor([[0.0, 1.0, -9.0]]).expand(4, -1)
     rules = limits({"temperature": 0.0}, {}, {"top_p": 0.5}, {"top_k": 1})
-    assert draw(logits, rules, torch.tensor([0.01] * 4)).tolist() == [1, 0, 1, 1]
+    assert sample_tokens(logits, rules, torch.tensor([0.01] * 4)).tolist() == [1, 0, 1, 1]
 
 
 def test_a_row_s_draw_does_not_know_its_neighbours() -> None:
@@ -105,31 +112,31 @@ def test_a_row_s_draw_does_not_know_its_neighbours() -> None:
     logits = torch.randn(6, 500)
     rules = [{"top_p": 0.3}, {}, {"top_k": 7}, {"min_p": 0.1}, {"temperature": 0.0}, {"top_p": 1.0}]
     chance = torch.rand(6)
-    together = draw(logits, limits(*rules), chance)
+    together = sample_tokens(logits, limits(*rules), chance)
     for row, rule in enumerate(rules):
-        alone = draw(logits[row : row + 1], limits(rule), chance[row : row + 1])
+        alone = sample_tokens(logits[row : row + 1], limits(rule), chance[row : row + 1])
         assert alone.item() == together[row].item()
 
 
 def test_guidance_by_hand() -> None:
     full, images, none = (torch.tensor([[x], [x]]) for x in (4.0, 2.0, 1.0))
-    made = guided(full, images, none, torch.tensor([(3.0, 1.2), (1.0, 1.0)]))
+    made = apply_cfg(full, images, none, torch.tensor([(3.0, 1.2), (1.0, 1.0)]))
     assert torch.allclose(made, torch.tensor([[1 + 1.2 + 6.0], [4.0]]))
-    made = guided(full, none, none, torch.tensor([(2.0, 9.0), (2.0, 1.0)]))
+    made = apply_cfg(full, none, none, torch.tensor([(2.0, 9.0), (2.0, 1.0)]))
     assert made.flatten().tolist() == [7.0, 7.0]
 
 
 def test_the_penalty_by_hand() -> None:
     logits = torch.tensor([[2.0, -2.0, 3.0, -torch.inf], [2.0, -2.0, 3.0, 1.0]])
     seen = torch.tensor([[True, True, False, True], [True, False, True, False]])
-    made = penalised(logits, seen, torch.tensor([2.0, 0.5]))
+    made = apply_repetition_penalty(logits, seen, torch.tensor([2.0, 0.5]))
     assert made.tolist() == [[1.0, -4.0, 3.0, -torch.inf], [4.0, -2.0, 6.0, 1.0]]
 
 
 def test_a_chance_is_a_function_of_seed_and_place() -> None:
     seeds, places = torch.tensor([0, 0, 1, -(2**63)]), torch.tensor([0, 1, 0, 4095])
-    made = chances(seeds, places)
-    assert torch.equal(chances(seeds[2:], places[2:]), made[2:])
+    made = uniform_from_seed(seeds, places)
+    assert torch.equal(uniform_from_seed(seeds[2:], places[2:]), made[2:])
     assert len(set(made.tolist())) == 4
     assert bool(((made >= 0) & (made < 1)).all())
 
@@ -144,13 +151,15 @@ def test_chances_are_splitmix64() -> None:
     assert mix(0) == 0xE220A8397B1DCDAF  # the generator's first number from seed 0
     for seed, place in ((0, 0), (7, 1), (2**62, 900)):
         expected = (mix((mix(seed) + place) % 2**64) >> 40) / 2**24
-        assert chances(torch.tensor([seed]), torch.tensor([place])).item() == expected
+        assert uniform_from_seed(torch.tensor([seed]), torch.tensor([place])).item() == expected
 
 
 def test_chances_are_even_and_do_not_follow_each_other() -> None:
     places = torch.arange(100)
-    for made in (chances(places, 0 * places), chances(0 * places, places)):
+    for made in (uniform_from_seed(places, 0 * places), uniform_from_seed(0 * places, places)):
         assert abs(made.mean().item() - 0.5) < 0.1
-    grid = torch.stack([chances(torch.full((1000,), s), torch.arange(1000)) for s in range(20)])
+    grid = torch.stack(
+        [uniform_from_seed(torch.full((1000,), s), torch.arange(1000)) for s in range(20)]
+    )
     assert abs(torch.corrcoef(grid).fill_diagonal_(0)).max() < 0.15
     assert abs(torch.corrcoef(torch.stack([grid[0, :-1], grid[0, 1:]]))[0, 1]) < 0.1

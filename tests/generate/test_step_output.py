@@ -6,7 +6,7 @@ import torch
 
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState, build_request_state
-from calumma.generate.step_output import Drawn, put_in, sent
+from calumma.generate.step_output import StepOutput, resolve_placeholders, to_device_async
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=6)
@@ -18,25 +18,25 @@ def works(count: int) -> list[RequestState]:
 
 def test_each_work_is_told_its_own_draws_in_order() -> None:
     one, other, third = works(3)
-    drawn = Drawn(
+    drawn = StepOutput(
         [
             ([(other, 1), (other, 0)], torch.tensor([4, 5]), torch.tensor([-1.0, -2.0])),
             ([(one, 0), (third, 0)], torch.tensor([12, 13]), torch.tensor([-3.0, -4.0])),
         ]
     )
-    assert drawn.works == [other, one, third]
-    drawn.works.remove(one)
-    assert drawn.told() == [(other, [4, 5], [-1.0, -2.0]), (third, [13], [-4.0])]
-    assert Drawn().told() == []
+    assert drawn.requests == [other, one, third]
+    drawn.requests.remove(one)
+    assert drawn.get_output() == [(other, [4, 5], [-1.0, -2.0]), (third, [13], [-4.0])]
+    assert StepOutput().get_output() == []
 
 
 def test_what_a_host_sends_is_what_the_device_has() -> None:
     values = torch.tensor([[1, 2], [3, 4]])
-    assert sent(values, torch.device("cpu")).tolist() == [[1, 2], [3, 4]]
-    assert sent(values, torch.device("meta")).is_meta
+    assert to_device_async(values, torch.device("cpu")).tolist() == [[1, 2], [3, 4]]
+    assert to_device_async(values, torch.device("meta")).is_meta
 
 
 def test_an_id_that_the_device_alone_knows_is_put_in_by_its_seat() -> None:
     latest = torch.tensor([11, 12, 13])
     ids = torch.tensor([[0, ~0, 7], [~2, ~1, 2]])
-    assert put_in(ids, latest).tolist() == [[0, 11, 7], [13, 12, 2]]
+    assert resolve_placeholders(ids, latest).tolist() == [[0, 11, 7], [13, 12, 2]]

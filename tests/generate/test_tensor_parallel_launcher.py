@@ -14,8 +14,8 @@ from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.errors import GenerationError, RankError
 from calumma.generate.params import EngineConfig
 from calumma.generate.tensor_parallel import launcher as group_room
-from calumma.generate.tensor_parallel.launcher import Group, device_of
-from calumma.generate.tensor_parallel.tp_engine import SharedModel
+from calumma.generate.tensor_parallel.launcher import WorkerGroup, device_kind
+from calumma.generate.tensor_parallel.tp_engine import TensorParallelModel
 from tests.generate.leading import sulk
 from tests.launch import SERVER
 
@@ -28,7 +28,7 @@ def folder(model_parts: ModelParts, tmp_path: Path) -> Path:
 
 def test_ranks_that_do_not_divide_the_heads_are_refused(folder: Path) -> None:
     with pytest.raises(GenerationError, match="3 ranks do not divide 2 key heads, 1 groups of"):
-        Group(folder, 3, device="cpu")
+        WorkerGroup(folder, 3, device="cpu")
     assert multiprocessing.active_children() == []
 
 
@@ -36,21 +36,21 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(GenerationError) as caught:
-        device_of("auto", 2)
+        device_kind("auto", 2)
     assert str(caught.value) == (
         "2 ranks want a GPU each, but 1 can be seen; expected as many. Start fewer ranks, or all of "
         "them on --device cpu."
     )
-    assert device_of("auto", 1) == "cuda"
-    assert device_of("cpu", 2) == "cpu"
+    assert device_kind("auto", 1) == "cuda"
+    assert device_kind("cpu", 2) == "cpu"
 
 
 def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_room, "CONTEXT", SERVER)
-    group = Group(folder, 2, device="cpu", seconds=2.0)
-    model = SharedModel(group)
+    group = WorkerGroup(folder, 2, device="cpu", timeout_seconds=2.0)
+    model = TensorParallelModel(group)
     with pytest.raises(GenerationError) as caught:
         model.new_engine(EngineConfig(cuda_graphs=True))
     assert str(caught.value) == (
@@ -80,7 +80,7 @@ def test_a_follower_says_why_it_has_no_part_and_a_group_ends_with_it(
     monkeypatch.setattr(group_room, "CONTEXT", SERVER)
     monkeypatch.setattr(group_room, "follow", sulk)
     with pytest.raises(RankError) as caught:
-        Group(folder, 2, device="cpu")
+        WorkerGroup(folder, 2, device="cpu")
     assert str(caught.value) == (
         "rank 1 of 2 has ended (it would rather not); expected all of them, for each holds a part of "
         "the decoder. Look for what it wrote before this line, and start again."

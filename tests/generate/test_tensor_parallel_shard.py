@@ -9,7 +9,7 @@ import pytest
 import torch.distributed
 
 from calumma.errors import GenerationError
-from calumma.generate.tensor_parallel.shard import share
+from calumma.generate.tensor_parallel.shard import shard_decoder
 from tests.generate.sharing_ranks import GROUPS, drawn, generate, generated
 from tests.launch import free_ports, start_ranks
 
@@ -28,7 +28,7 @@ def test_two_ranks_say_what_one_says(tmp_path: Path) -> None:
 def test_ranks_that_do_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     with pytest.raises(GenerationError) as caught:
-        share(drawn(1))
+        shard_decoder(drawn(1))
     assert str(caught.value) == (
         "4 ranks do not divide 2 key heads, 1 groups of norms and a feed-forward of 48; expected a "
         "divisor of all (of one group any is). Start another number."

@@ -15,11 +15,11 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.errors import GenerationError, RankError
-from calumma.generate.async_engine import Answer
+from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.generate.tensor_parallel import launcher
-from calumma.generate.tensor_parallel.tp_engine import SharedLive
+from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
 from tests.generate.leading import lead
 from tests.launch import SERVER
 
@@ -58,11 +58,11 @@ def follower_of() -> int:
 
 
 @pytest.fixture(scope="module")
-def live(folder: Path) -> Iterator[SharedLive]:
+def live(folder: Path) -> Iterator[TensorParallelAsyncEngine]:
     budget = EngineConfig(max_num_seqs=12, max_cached_tokens=1500, prefill_chunk_size=16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group, "CONTEXT", SERVER)
-        with SharedLive(folder, 2, device="cpu", budget=budget) as made:
+        with TensorParallelAsyncEngine(folder, 2, device="cpu", config=budget) as made:
             yield made
     assert multiprocessing.active_children() == []
 
@@ -85,32 +85,32 @@ def mixed(model: Model) -> list[Request]:
 
 def ids_of(model: Model, requests: list[Request]) -> list[list[int]]:
     works = model.engine.submit_all(requests)
-    for _ in model.engine.follow(works):
+    for _ in model.engine.stream_tokens(works):
         pass
     return [work.output_token_ids for work in works]
 
 
 def test_a_mixed_bunch_of_requests_has_the_ids_of_the_model_alone(
-    live: SharedLive, alone: Model
+    live: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     requests = mixed(alone)
-    answers = [live.take(request) for request in requests]
+    answers = [live.submit(request) for request in requests]
     expected = ids_of(alone, requests)
     assert [answer.sample().token_ids for answer in answers] == expected
     assert any(id_ in alone.vocabulary.codes for ids in expected for id_ in ids)
 
 
 def test_answers_cancelled_at_random_leave_the_others_as_they_were(
-    live: SharedLive, alone: Model
+    live: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     requests = mixed(alone)
     expected = ids_of(alone, requests)
     random = np.random.default_rng(0)
-    others: list[tuple[int, Answer]] = []
+    others: list[tuple[int, RequestOutputStream]] = []
     for _ in range(20):
         victim, other = (int(number) for number in random.integers(12, size=2))
-        cancelled = live.take(requests[victim])
-        others.append((other, live.take(requests[other])))
+        cancelled = live.submit(requests[victim])
+        others.append((other, live.submit(requests[other])))
         for _ in zip(range(int(random.integers(4))), cancelled, strict=False):
             pass
         cancelled.cancel()
@@ -120,7 +120,7 @@ def test_answers_cancelled_at_random_leave_the_others_as_they_were(
 
 
 def test_each_rank_holds_half_of_the_blocks_and_nothing_while_idle_costs_time(
-    live: SharedLive, alone: Model
+    live: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     ours, whole = (
         sum(parameter.numel() for parameter in model.decoder.blocks.parameters())
@@ -132,7 +132,9 @@ def test_each_rank_holds_half_of_the_blocks_and_nothing_while_idle_costs_time(
         assert stat.read_text().rpartition(")")[2].split()[0] == "S"
 
 
-def test_a_second_engine_and_a_second_group_are_refused(live: SharedLive, folder: Path) -> None:
+def test_a_second_engine_and_a_second_group_are_refused(
+    live: TensorParallelAsyncEngine, folder: Path
+) -> None:
     with pytest.raises(GenerationError) as caught:
         live.model.generate(["a"])
     assert str(caught.value) == (
@@ -140,7 +142,7 @@ def test_a_second_engine_and_a_second_group_are_refused(live: SharedLive, folder
         "the one there is."
     )
     with pytest.raises(GenerationError) as caught:
-        SharedLive(folder, 2, device="cpu")
+        TensorParallelAsyncEngine(folder, 2, device="cpu")
     assert str(caught.value) == (
         "this process is in a group of 2 ranks; expected one that is in none. Close the model that "
         "they share, or start another process."
@@ -148,12 +150,12 @@ def test_a_second_engine_and_a_second_group_are_refused(live: SharedLive, folder
 
 
 def test_at_last_a_follower_that_is_killed_ends_all_answers_with_the_reason(
-    live: SharedLive, alone: Model
+    live: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     told: list[RankError] = []
-    live.group.watch(told.append)
+    live.worker_group.on_failure(told.append)
     long = alone.request(["a"], max_new_tokens=100, text=WILD, max_images=0, seed=1)
-    answers = [live.take(long) for _ in range(3)]
+    answers = [live.submit(long) for _ in range(3)]
     next(iter(answers[0]))
     os.kill(follower_of(), signal.SIGKILL)
     for answer in answers:
@@ -165,8 +167,8 @@ def test_at_last_a_follower_that_is_killed_ends_all_answers_with_the_reason(
     )
     assert str(caught.value) == str(live.error) == expected
     with pytest.raises(RankError):
-        live.take(long)
-    live.group.watch(told.append)
+        live.submit(long)
+    live.worker_group.on_failure(told.append)
     assert {str(error) for error in told} == {expected}
 
 

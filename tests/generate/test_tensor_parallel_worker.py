@@ -11,14 +11,14 @@ from calumma.errors import RankError
 from calumma.generate.engine import Engine
 from calumma.generate.model import Model
 from calumma.generate.params import Request, TextSampling
-from calumma.generate.tensor_parallel.worker import Orders, step_along
+from calumma.generate.tensor_parallel.worker import StepCommand, run_steps
 
 
 @pytest.fixture
 def engines(model_parts: ModelParts) -> tuple[Engine, Engine]:
     """A leader's and a follower's, each with all of the decoder."""
     model = Model(model_parts)
-    return model.new_engine(model.budget), model.new_engine(model.budget)
+    return model.new_engine(model.engine_config), model.new_engine(model.engine_config)
 
 
 def request(seed: int) -> Request:
@@ -37,23 +37,23 @@ def test_it_takes_the_same_steps_and_drops_what_is_dropped(
     asked = {number: request(number) for number in range(3)}
     chosen: list[int] = []
     for _ in range(6):
-        ours.send(Orders(asked=asked, dropped=[], chosen=chosen))
+        ours.send(StepCommand(new_requests=asked, aborted=[], last_token_ids=chosen))
         asked, chosen = {}, [id_ for _, id_ in leader.step()]
-    leader.cancel(works[1])
-    ours.send(Orders(asked={}, dropped=[1], chosen=chosen))
+    leader.abort(works[1])
+    ours.send(StepCommand(new_requests={}, aborted=[1], last_token_ids=chosen))
     leader.step()
     ours.send(None)
-    step_along(theirs, follower)
-    assert follower.load == leader.load
-    assert follower.load.num_running == 2
+    run_steps(theirs, follower)
+    assert follower.stats == leader.stats
+    assert follower.stats.num_running == 2
 
 
 def test_other_ids_than_the_leaders_end_it(engines: tuple[Engine, Engine]) -> None:
     ours, theirs = Pipe()
-    ours.send(Orders(asked={}, dropped=[], chosen=[]))
-    ours.send(Orders(asked={}, dropped=[], chosen=[7]))
+    ours.send(StepCommand(new_requests={}, aborted=[], last_token_ids=[]))
+    ours.send(StepCommand(new_requests={}, aborted=[], last_token_ids=[7]))
     with pytest.raises(RankError) as caught:
-        step_along(theirs, engines[1])
+        run_steps(theirs, engines[1])
     assert str(caught.value) == (
         "it chose the ids [], the first rank [7]; expected the same on all. Give the ranks devices "
         "of one kind."
@@ -64,4 +64,4 @@ def test_without_a_leader_it_ends(engines: tuple[Engine, Engine]) -> None:
     ours, theirs = Pipe()
     ours.close()
     with pytest.raises(EOFError):
-        step_along(theirs, engines[1])
+        run_steps(theirs, engines[1])

@@ -11,7 +11,7 @@ import torch
 from calumma.model.attention import Attention
 from calumma.model.attention_backends import build_attention_metadata
 from calumma.model.config import DecoderConfig
-from calumma.model.rope import rotate
+from calumma.model.rope import apply_rotary_emb
 
 CONFIG = DecoderConfig(
     vocabulary_size=4,
@@ -39,7 +39,7 @@ def by_definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     sight = build_attention_metadata(torch.zeros(1, length), CONFIG)
     q = layer.query_norm(layer.query(x).reshape(1, length, -1, dim))
     k = layer.key_norm(layer.key(x).reshape(1, length, -1, dim))
-    q, k = (rotate(one, sight.cos, sight.sin)[0] for one in (q, k))
+    q, k = (apply_rotary_emb(one, sight.cos, sight.sin)[0] for one in (q, k))
     v = layer.value(x).reshape(length, -1, dim)
     shared = q.shape[1] // k.shape[1]
     mixed = torch.zeros(length, q.shape[1], dim)

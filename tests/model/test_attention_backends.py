@@ -43,7 +43,7 @@ def test_packed_documents_are_attended_to_alone(heads: int, kv_heads: int) -> No
     expected = slow(*qkv, OWNERS)
     weights = torch.randn_like(expected)
     gradients = torch.autograd.grad((expected * weights).sum(), qkv)
-    made = PackedDocumentAttention.of(OWNERS)(*qkv)
+    made = PackedDocumentAttention.build(OWNERS)(*qkv)
     assert torch.allclose(made, expected, atol=1e-5)
     for one, other in zip(torch.autograd.grad((made * weights).sum(), qkv), gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -54,7 +54,7 @@ def test_packed_documents_are_attended_to_alone(heads: int, kv_heads: int) -> No
 @torch.no_grad()
 def test_the_blocks_of_a_gpu_hide_the_same(heads: int, kv_heads: int) -> None:
     qkv = [one.detach() for one in values(heads, kv_heads)]
-    assert torch.allclose(FlexDocumentAttention.of(OWNERS)(*qkv), slow(*qkv, OWNERS), atol=1e-5)
+    assert torch.allclose(FlexDocumentAttention.build(OWNERS)(*qkv), slow(*qkv, OWNERS), atol=1e-5)
 
 
 @torch.no_grad()
@@ -86,13 +86,13 @@ def test_rows_of_a_cache_see_their_own_slots(heads: int, kv_heads: int) -> None:
             expected[row, piece.num_computed_tokens : piece.seq_len]
             for row, piece in enumerate(pieces)
         ]
-        made = CachedAttention.of(pieces, torch.device("cpu"))(torch.cat(asked)[None], *slots)
+        made = CachedAttention.build(pieces, torch.device("cpu"))(torch.cat(asked)[None], *slots)
         assert torch.allclose(made[0], torch.cat(right), atol=1e-5)
 
 
 def test_spans_by_hand() -> None:
-    spans = PackedDocumentAttention.of(OWNERS)
-    [stack] = spans.stacks
+    spans = PackedDocumentAttention.build(OWNERS)
+    [stack] = spans.padded_indices
     assert stack.shape == (6, 16)
     assert stack[:, :5].tolist() == [
         [0, 1, 1, 1, 1],
@@ -102,15 +102,15 @@ def test_spans_by_hand() -> None:
         [9, 10, 11, 12, 13],
         [17, 17, 17, 17, 17],
     ]
-    assert stack.flatten()[spans.back].tolist() == list(range(18))
+    assert stack.flatten()[spans.restore_indices].tolist() == list(range(18))
 
 
 def test_spans_of_unlike_lengths_make_several_stacks() -> None:
     owners = torch.cat([torch.zeros(40), torch.ones(3), torch.full((85,), 2)])[None]
-    spans = PackedDocumentAttention.of(owners)
-    assert [tuple(stack.shape) for stack in spans.stacks] == [(1, 16), (1, 40), (1, 96)]
-    flat = torch.cat([stack.flatten() for stack in spans.stacks])
-    assert flat[spans.back].tolist() == list(range(128))
+    spans = PackedDocumentAttention.build(owners)
+    assert [tuple(stack.shape) for stack in spans.padded_indices] == [(1, 16), (1, 40), (1, 96)]
+    flat = torch.cat([stack.flatten() for stack in spans.padded_indices])
+    assert flat[spans.restore_indices].tolist() == list(range(128))
 
 
 def test_the_way_of_attending_is_chosen_by_what_there_is() -> None:
@@ -130,7 +130,7 @@ def test_the_way_of_attending_is_chosen_by_what_there_is() -> None:
 @torch.no_grad()
 def test_windows_see_what_rows_see(heads: int, kv_heads: int) -> None:
     q, k, v = values(heads, kv_heads)
-    cache = KVCache(CONFIG, 30, torch.zeros(()))
+    cache = KVCache(CONFIG, 30)
     first, lengths = torch.tensor([20, 3]), torch.tensor([4, 8])
     slots = torch.randn(2, kv_heads, 30, 16)
     for row in range(2):
@@ -139,9 +139,9 @@ def test_windows_see_what_rows_see(heads: int, kv_heads: int) -> None:
             held[:, stretch] = x[row, : lengths[row] + 1].transpose(0, 1)
     asked = torch.stack([q[row, lengths[row]] for row in range(2)])[None]
     pieces = [SequenceChunk(20, 4, 1), SequenceChunk(3, 8, 1)]
-    expected = CachedAttention.of(pieces, torch.device("cpu"))(asked, *slots)
+    expected = CachedAttention.build(pieces, torch.device("cpu"))(asked, *slots)
     for width in (9, 16):  # the wider one ends behind the cache
-        sight = GatheredCacheAttention.sight(cache, first, lengths, width)
+        sight = GatheredCacheAttention.build_metadata(cache, first, lengths, width)
         assert torch.allclose(sight.attention_fn(asked, *slots), expected, atol=1e-5)
         assert sight.slot_mapping is not None
         assert sight.slot_mapping.tolist() == [24, 11]

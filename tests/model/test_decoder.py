@@ -7,6 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from calumma.model.attention_backends import (
+    AttentionMetadata,
+    CachedAttention,
+    build_attention_metadata,
+)
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import INITIAL_STD, Decoder
 from calumma.model.kv_cache import KVCache, SequenceChunk
@@ -32,18 +37,23 @@ def decoder(**changes: object) -> Decoder:
     return made
 
 
+def cached(cache: KVCache, *chunks: SequenceChunk) -> AttentionMetadata:
+    return CachedAttention.build_metadata(cache, chunks, torch.device("cpu"))
+
+
 @ORDERS
 @torch.no_grad()
 def test_a_cache_changes_nothing(norm_order: str) -> None:
     model = decoder(norm_order=norm_order)
     ids = torch.randint(40, (2, 12))
     whole = model(ids)
-    cache = KVCache(model.config, 24, whole)
+    cache = KVCache(model.config, 24)
     read = []
     for start, stop in [(0, 5), (5, 6), (6, 7), (7, 12)]:
         pieces = [SequenceChunk(first, start, stop - start) for first in (0, 12)]
         flat = ids[:, start:stop].reshape(1, -1)
-        read.append(model(flat, cache=cache, pieces=pieces).view(2, stop - start, -1))
+        logits = model(flat, metadata=cached(cache, *pieces))
+        read.append(logits.view(2, stop - start, -1))
     assert torch.allclose(torch.cat(read, dim=1), whole, atol=1e-5)
 
 
@@ -52,15 +62,13 @@ def test_rows_of_a_cache_may_stand_at_different_places() -> None:
     model = decoder()
     ids = torch.randint(40, (2, 9))
     whole = model(ids)
-    cache = KVCache(model.config, 32, whole)
-    model(
-        ids[:, :4].reshape(1, -1),
-        cache=cache,
-        pieces=[SequenceChunk(20, 0, 4), SequenceChunk(3, 0, 4)],
-    )
+    cache = KVCache(model.config, 32)
+    first = cached(cache, SequenceChunk(20, 0, 4), SequenceChunk(3, 0, 4))
+    model(ids[:, :4].reshape(1, -1), metadata=first)
     # The second row goes back to its third id: what stood behind it is seen no more.
     step = torch.cat([ids[0, 4:7], ids[1, 2:3]])[None]
-    made = model(step, cache=cache, pieces=[SequenceChunk(20, 4, 3), SequenceChunk(3, 2, 1)])
+    second = cached(cache, SequenceChunk(20, 4, 3), SequenceChunk(3, 2, 1))
+    made = model(step, metadata=second)
     assert torch.allclose(made[0, :3], whole[0, 4:7], atol=1e-5)
     assert torch.allclose(made[0, 3], whole[1, 2], atol=1e-5)
 
@@ -70,9 +78,9 @@ def test_rows_of_a_cache_may_stand_at_different_places() -> None:
 def test_packed_sequences_do_not_see_each_other(norm_order: str) -> None:
     model = decoder(norm_order=norm_order)
     sequences = [torch.randint(40, (length,)) for length in (3, 5, 1, 4)]
-    owners = torch.cat([torch.full((len(s),), n) for n, s in enumerate(sequences)])[None]
-    positions = torch.cat([torch.arange(len(s)) for s in sequences])[None]
-    packed = model(torch.cat(sequences)[None], owners=owners, positions=positions)
+    document_ids = torch.cat([torch.full((len(s),), n) for n, s in enumerate(sequences)])[None]
+    position_ids = torch.cat([torch.arange(len(s)) for s in sequences])[None]
+    packed = model(torch.cat(sequences)[None], document_ids=document_ids, position_ids=position_ids)
     alone = torch.cat([model(s[None])[0] for s in sequences])
     assert torch.allclose(packed[0], alone, atol=1e-5)
 
@@ -91,9 +99,11 @@ def test_the_future_is_not_seen() -> None:
 def test_logits_are_the_head_on_the_normed_stream() -> None:
     model = decoder()
     ids = torch.randint(40, (2, 5))
-    stream = model.stream(ids)
-    assert torch.equal(model.hidden(ids), model.norm(stream))
-    assert torch.equal(model(ids), model.head(model.norm(stream)))
+    metadata = build_attention_metadata(ids, model.config)
+    hidden = model.forward_blocks(ids, metadata)
+    assert torch.equal(model(ids, head_fn=lambda hidden: hidden), hidden)
+    assert torch.equal(model.hidden_states(ids, metadata), model.norm(hidden))
+    assert torch.equal(model(ids), model.head(model.norm(hidden)))
 
 
 @torch.no_grad()
@@ -117,10 +127,10 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
     one, other, third = Decoder(SMALL), Decoder(SMALL), Decoder(SMALL)
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    other.initialise(7)
-    one.initialise(6)
-    one.initialise(7)
-    third.initialise(8)
+    other.init_weights(7)
+    one.init_weights(6)
+    one.init_weights(7)
+    third.init_weights(8)
     assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name])
@@ -129,7 +139,7 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
 
 def test_fresh_weights_have_the_spread_they_should() -> None:
     model = Decoder(replace(SMALL, vocabulary_size=4000, num_layers=8, feed_forward_dim=400))
-    model.initialise(0)
+    model.init_weights(0)
     down = torch.stack([block.feed_forward.down.weight for block in model.blocks])
     assert model.head.weight.std().item() == pytest.approx(INITIAL_STD, rel=0.05)
     assert model.embedding.weight.std().item() == pytest.approx(INITIAL_STD, rel=0.05)
@@ -142,7 +152,7 @@ def test_fresh_weights_have_the_spread_they_should() -> None:
 
 def test_no_two_parameters_are_drawn_alike() -> None:
     model = Decoder(SMALL)
-    model.initialise(0)
+    model.init_weights(0)
     block = model.blocks[0]
     assert not torch.equal(block.feed_forward.gate.weight, block.feed_forward.up.weight)
     assert not torch.equal(block.attention.key.weight, block.attention.value.weight)
@@ -152,13 +162,3 @@ def test_parameters_are_counted_by_hand() -> None:
     attention = 16 * 16 * 2 + 16 * 8 * 2 + 4 * 4
     block = attention + 3 * 16 * 24 + 2 * 16
     assert Decoder(SMALL).num_parameters == 2 * 40 * 16 + 16 + 2 * block
-
-
-def test_ids_without_their_rows_are_our_mistake() -> None:
-    model = decoder()
-    with pytest.raises(AssertionError, match="1 ids, but the pieces of their rows have 2"):
-        model(
-            torch.zeros(1, 1).long(),
-            cache=KVCache(SMALL, 4, model.head.weight),
-            pieces=[SequenceChunk(0, 0, 2)],
-        )

@@ -13,7 +13,7 @@ CONFIG = DecoderConfig(
 
 
 def cache() -> KVCache:
-    return KVCache(CONFIG, num_slots=6, like=torch.zeros(()))
+    return KVCache(CONFIG, num_slots=6)
 
 
 def test_keys_go_to_their_slots() -> None:

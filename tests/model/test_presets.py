@@ -9,7 +9,7 @@ import torch
 
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
-from calumma.model.presets import SIZES, decoder_size
+from calumma.model.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from calumma.model.presets import SIZES, decoder_size
 )
 def test_parameters_are_as_many_as_the_name_tells(name: str, millions: float) -> None:
     with torch.device("meta"):
-        decoder = Decoder(SIZES[name])
+        decoder = Decoder(PRESETS[name])
     assert decoder.num_parameters / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
 def test_the_table_of_the_docs_says_the_same() -> None:
     page = (Path(__file__).parents[2] / "docs" / "decoder.md").read_text(encoding="utf-8")
-    for name, shape in SIZES.items():
+    for name, shape in PRESETS.items():
         with torch.device("meta"):
             count = Decoder(shape).num_parameters
         heads = f"{shape.num_heads} ({shape.num_kv_heads})"
@@ -34,16 +34,16 @@ def test_the_table_of_the_docs_says_the_same() -> None:
 
 
 def test_the_recipes_of_the_paper() -> None:
-    small, large = SIZES["7B"], SIZES["34B"]
+    small, large = PRESETS["7B"], PRESETS["34B"]
     assert (small.norm_order, small.dropout, small.num_kv_heads) == ("pre", 0.1, 32)
     assert (large.norm_order, large.dropout, large.num_kv_heads) == ("reordered", 0.0, 8)
     assert {size.head_dim for size in (small, large)} == {128}
-    assert {size.max_seq_len for size in SIZES.values()} == {4096}
+    assert {size.max_seq_len for size in PRESETS.values()} == {4096}
 
 
 def test_an_unknown_size_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        decoder_size("8B")
+        preset("8B")
     assert str(caught.value) == (
         "size '8B' is not known; expected one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
     )

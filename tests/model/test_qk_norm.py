@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from calumma.model.presets import decoder_size
-from calumma.model.qk_norm import HeadNorm
+from calumma.model.presets import preset
+from calumma.model.qk_norm import QKNorm
 
 
-def head_norm(head_dim: int, groups: int, kind: str = "layer") -> HeadNorm:
+def head_norm(head_dim: int, groups: int, kind: str = "layer") -> QKNorm:
     """The norm of a decoder with four heads of `head_dim`."""
-    return HeadNorm(
-        decoder_size(
+    return QKNorm(
+        preset(
             "tiny", model_dim=4 * head_dim, qk_norm_groups=groups, qk_norm=kind, norm_epsilon=1e-6
         )
     )

@@ -1,16 +1,38 @@
-"""Weights in eight bits: how far off they are, and that rows do not know each other."""
+"""Weight quantization: errors, refusals, and independence of the rows of a batch.
+
+torch multiplies float8 on a CPU as well, at a fortieth of float32's speed: what a GPU computes is
+computed here, once the two checks of the device are out of the way.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
+import sys
+import warnings
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from calumma.checkpoints.model_folder import ModelParts
+from calumma.errors import GenerationError
+from calumma.generate.events import Sample
+from calumma.generate.model import Model
+from calumma.generate.params import ImageSampling, TextSampling
 from calumma.model import quantization
+from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.quantization import Int8Linear, most_whole, to_int8
+from calumma.model.quantization import (
+    Int8Linear,
+    max_int8_weight,
+    quantize,
+    quantize_int8,
+    require_fp8,
+)
+from tests.images import noise
 
 
 def test_weights_are_within_half_a_step_of_their_scale() -> None:
@@ -18,7 +40,7 @@ def test_weights_are_within_half_a_step_of_their_scale() -> None:
     linear = nn.Linear(64, 48, bias=False)
     made = Int8Linear(linear)
     assert made.weight.dtype == torch.int8
-    assert bool((made.weight.abs().amax(dim=1) == most_whole()).all())
+    assert bool((made.weight.abs().amax(dim=1) == max_int8_weight()).all())
     error = (made.weight * made.scale[:, None] - linear.weight).abs()
     assert bool((error <= made.scale[:, None] * 0.5001).all())
 
@@ -27,9 +49,9 @@ def test_a_cpu_that_adds_pairs_of_bytes_in_16_bits_gets_smaller_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    assert 2 * 255 * most_whole() < 2**15 <= 2 * 255 * (most_whole() + 2)
+    assert 2 * 255 * max_int8_weight() < 2**15 <= 2 * 255 * (max_int8_weight() + 2)
     linear = nn.Linear(64, 48, bias=False)
-    assert int(Int8Linear(linear).weight.abs().max()) == most_whole()
+    assert int(Int8Linear(linear).weight.abs().max()) == max_int8_weight()
 
 
 def test_a_row_of_zeros_is_zero() -> None:
@@ -46,7 +68,7 @@ def test_a_row_of_zeros_is_zero() -> None:
 def test_the_product_is_as_near_as_its_rounding(
     dtype: torch.dtype, integers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "WHOLE", integers)
+    monkeypatch.setattr(quantization, "HAS_INT8_MATMUL", integers)
     torch.manual_seed(0)
     linear = nn.Linear(96, 64, bias=False)
     made = Int8Linear(linear)
@@ -66,7 +88,7 @@ def test_the_product_is_as_near_as_its_rounding(
 
 
 @torch.no_grad()
-def test_a_row_does_not_know_its_company() -> None:
+def test_the_result_of_a_row_does_not_depend_on_the_others() -> None:
     torch.manual_seed(0)
     made = Int8Linear(nn.Linear(96, 64, bias=False))
     x = torch.randn(40, 96) * torch.logspace(-3, 3, 40)[:, None]
@@ -76,7 +98,7 @@ def test_a_row_does_not_know_its_company() -> None:
 @torch.no_grad()
 def test_a_decoder_keeps_what_it_says(decoder: Decoder) -> None:
     small = copy.deepcopy(decoder)
-    to_int8(small)
+    quantize_int8(small)
     kinds = {name.split(".")[-1] for name, m in small.named_modules() if isinstance(m, Int8Linear)}
     assert kinds == {"query", "key", "value", "output", "gate", "up", "down"}
     assert isinstance(small.head, nn.Linear)
@@ -85,3 +107,189 @@ def test_a_decoder_keeps_what_it_says(decoder: Decoder) -> None:
     apart = (expected.exp() * (expected - found)).sum(-1).mean()
     flat = (expected.exp() * (expected + torch.tensor(expected.shape[-1]).log())).sum(-1).mean()
     assert 0 < apart < 0.01 * flat
+
+
+@pytest.fixture
+def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks, ours and torchao's, of what the device can do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchao's own, as it is imported
+        from torchao.quantization import quant_api
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    monkeypatch.setattr(quantization, "require_fp8", lambda decoder: None)
+
+
+def nbytes(module: nn.Module) -> int:
+    """What the tensors of a module take, those inside torchao's among them."""
+    total = 0
+    for tensor in [*module.parameters(), *module.buffers()]:
+        inside = getattr(tensor, "qdata", None)
+        total += tensor.nbytes if inside is None else inside.nbytes + tensor.scale.nbytes
+    return total
+
+
+def wide(dtype: torch.dtype) -> Decoder:
+    """One layer of 256."""
+    shape = DecoderConfig(
+        vocabulary_size=64,
+        model_dim=256,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=4,
+        feed_forward_dim=768,
+    )
+    made = Decoder(shape)
+    made.init_weights(0)
+    return made.to(dtype).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("method", ["int8", "fp8"])
+def test_the_blocks_take_a_quarter_of_float32(fp8_anywhere: None, method: Any) -> None:
+    plain, small = wide(torch.float32), wide(torch.bfloat16)
+    quantize(small, method)
+    assert 0.25 < nbytes(small.blocks) / nbytes(plain.blocks) < 0.26
+    assert nbytes(small.head) == nbytes(plain.head) / 2
+    assert nbytes(small.embedding) == nbytes(plain.embedding) / 2
+
+
+@torch.no_grad()
+def test_a_float8_product_is_as_near_as_its_rounding(fp8_anywhere: None) -> None:
+    decoder, small = wide(torch.bfloat16), wide(torch.bfloat16)
+    quantize(small, "fp8")
+    linear, made = (one.blocks[0].get_submodule("feed_forward.gate") for one in (decoder, small))
+    assert isinstance(linear, nn.Linear)
+    x = torch.randn(9, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected, found = x.float() @ linear.weight.float().t(), made(x).float()
+    off_x, off_weight = (farthest_off(one.float()) for one in (x, linear.weight))
+    size, weight = x.float().abs(), linear.weight.float().abs()
+    farthest = off_x @ weight.t() + size @ off_weight.t() + off_x @ off_weight.t()
+    assert bool(((found - expected).abs() <= farthest + 2**-8 * (expected.abs() + farthest)).all())
+    assert 0.01 < (found - expected).norm() / expected.norm() < 0.05
+    loud = torch.cat([x, 1000 * x])
+    assert torch.allclose(made(loud)[:9].float(), found, rtol=2**-6, atol=1e-3)
+
+
+def farthest_off(rows: torch.Tensor) -> torch.Tensor:
+    """How far a number may be from its float8, where 448 stands for the largest of its row.
+
+    Three bits of mantissa: a sixteenth of itself, and half of the least number, 2 ** -9.
+    """
+    scale = rows.abs().amax(dim=1, keepdim=True) / 448
+    # torchao keeps scales as bfloat16 here, and so their own rounding tells.
+    return (2**-4 + 2**-8) * rows.abs() + scale * 2**-10
+
+
+@pytest.mark.parametrize(("method", "most"), [("int8", 0.01), ("fp8", 0.1)])
+def test_what_a_decoder_says_stays_near(
+    fp8_anywhere: None, model_parts: ModelParts, method: Any, most: float
+) -> None:
+    parts = [replace(model_parts, decoder=copy.deepcopy(model_parts.decoder)) for _ in range(2)]
+    plain = Model(parts[0], dtype="bfloat16")
+    small = Model(parts[1], dtype="bfloat16", quantization=method)
+    ids = list(range(40, 70))
+    expected, found = (one.logits(ids).log_softmax(-1) for one in (plain, small))
+    apart = (expected.exp() * (expected - found)).sum(-1).mean()
+    flat = (expected.exp() * (expected + math.log(expected.shape[-1]))).sum(-1).mean()
+    assert 0 < apart < most * flat
+
+
+def drawn(model: Model, prompts: list[list[Any]], **options: Any) -> list[Sample]:
+    """Greedy answers that begin with a picture."""
+    rules = {"text": TextSampling(temperature=0), "image": ImageSampling(temperature=0)}
+    return model.generate_batch(prompts, image_first=True, **rules, **options)
+
+
+def test_int8_draws_and_writes_alone_as_in_a_batch(model_parts: ModelParts) -> None:
+    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
+    small = Model(parts, quantization="int8")
+    prompts: list[list[Any]] = [["a red"], [noise(1), "what?"], ["draw"]]
+    for prompt, sample in zip(prompts, drawn(small, prompts, max_new_tokens=12), strict=True):
+        assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.token_ids == drawn(small, [prompt], max_new_tokens=12)[0].token_ids
+
+
+def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelParts) -> None:
+    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
+    small = Model(parts, dtype="bfloat16", quantization="fp8")
+    for sample in drawn(small, [["a red"], [noise(1), "what?"]], max_new_tokens=9):
+        assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
+        assert sample.token_ids.count(small.vocabulary.end_image) >= 1
+        assert all(math.isfinite(logprob) for logprob in sample.logprobs)
+
+
+def test_a_cpu_gets_no_float8(model_parts: ModelParts) -> None:
+    parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
+    with pytest.raises(GenerationError) as caught:
+        Model(parts, quantization="fp8")
+    assert str(caught.value) == (
+        "quantization='fp8' on a cpu; expected a GPU that multiplies float8. Use int8."
+    )
+
+
+class OnGpu:
+    """As much of a decoder on a GPU as is asked about."""
+
+    class embedding:
+        """Its table."""
+
+        class weight:
+            """Of ids."""
+
+            device = torch.device("cuda")
+            dtype = torch.bfloat16
+
+    config = DecoderConfig(
+        vocabulary_size=64,
+        model_dim=32,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=2,
+        feed_forward_dim=40,
+    )
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "message"),
+    [
+        (
+            (8, 0),
+            torch.bfloat16,
+            "quantization='fp8' on a GPU of compute capability 8.0; expected 8.9 or more (L4, H100, "
+            "H200, B200). Use int8.",
+        ),
+        (
+            (9, 0),
+            torch.float32,
+            "quantization='fp8' with dtype='float32'; expected bfloat16, to which products of float8 "
+            "are rounded. Ask for dtype='bfloat16'.",
+        ),
+        (
+            (9, 0),
+            torch.bfloat16,
+            "quantization='fp8' of matrices with sides 32, 16, 40; expected multiples of 16. Use "
+            "int8.",
+        ),
+    ],
+)
+def test_what_float8_wants_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(OnGpu.embedding.weight, "dtype", dtype)
+    with pytest.raises(GenerationError) as caught:
+        require_fp8(OnGpu())  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "require_fp8", lambda decoder: None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(GenerationError) as caught:
+        quantize(wide(torch.bfloat16), "fp8")
+    assert str(caught.value) == (
+        "quantization='fp8' needs torchao, which is not installed. Install it with `pip install "
+        "'calumma[float8]'`, or use int8."
+    )

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from calumma.model import rope
-from calumma.model.rope import rotary_angles
+from calumma.model.rope import rope_angles
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """By angles, [T, D/2] or [B, T, D/2]."""
-    return rope.rotate(x, angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2))
+    return rope.apply_rotary_emb(x, angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2))
 
 
 def test_angles_by_hand() -> None:
-    angles = rotary_angles(torch.tensor([0, 1, 5]), head_dim=4, theta=100.0)
+    angles = rope_angles(torch.tensor([0, 1, 5]), head_dim=4, theta=100.0)
     assert torch.allclose(angles, torch.tensor([[0.0, 0.0], [1.0, 0.1], [5.0, 0.5]]))
 
 
@@ -30,7 +30,7 @@ def test_a_quarter_turn_by_hand() -> None:
 
 def test_lengths_are_kept() -> None:
     x = torch.randn(2, 7, 3, 8)
-    turned = rotate(x, rotary_angles(torch.arange(7), 8, 10_000.0))
+    turned = rotate(x, rope_angles(torch.arange(7), 8, 10_000.0))
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
 
 
@@ -38,7 +38,7 @@ def test_only_distances_matter_to_products() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8)
 
     def product(q_place: int, k_place: int) -> float:
-        places = [rotary_angles(torch.tensor([place]), 8, 100.0) for place in (q_place, k_place)]
+        places = [rope_angles(torch.tensor([place]), 8, 100.0) for place in (q_place, k_place)]
         return float((rotate(q, places[0]) * rotate(k, places[1])).sum())
 
     assert math.isclose(product(3, 1), product(40, 38), abs_tol=1e-4)
@@ -47,7 +47,7 @@ def test_only_distances_matter_to_products() -> None:
 def test_rows_may_have_positions_of_their_own() -> None:
     x = torch.randn(2, 3, 1, 4)
     positions = torch.tensor([[0, 1, 2], [5, 6, 9]])
-    turned = rotate(x, rotary_angles(positions, 4, 100.0))
+    turned = rotate(x, rope_angles(positions, 4, 100.0))
     for row in range(2):
-        alone = rotate(x[row : row + 1], rotary_angles(positions[row], 4, 100.0))
+        alone = rotate(x[row : row + 1], rope_angles(positions[row], 4, 100.0))
         assert torch.equal(turned[row : row + 1], alone)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from calumma.plan.image_tokenizer_cost import count_network
+from calumma.plan.image_tokenizer_cost import image_tokenizer_cost
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 from tests.train.live_bytes import LiveBytes
 
 CONFIG = VQConfig(
@@ -22,21 +22,21 @@ CONFIG = VQConfig(
 
 
 def test_parameters_and_operations_are_those_of_the_network() -> None:
-    network, count = VQNetwork(CONFIG), count_network(CONFIG, 2)
+    network, count = VQModel(CONFIG), image_tokenizer_cost(CONFIG, 2)
     assert count.num_parameters == sum(p.numel() for p in network.parameters())
     assert count.state_bytes == 16 * count.num_parameters
     with FlopCounterMode(display=False) as counter:
-        network.pixels(network.latents(torch.rand(2, 3, 16, 16))).sum().backward()
+        network.decode_latents(network.encode_latents(torch.rand(2, 3, 16, 16))).sum().backward()
     # The pixels themselves need no gradient: a step computes a little less than three forwards.
     assert 0.9 * count.step_flops < counter.get_total_flops() <= count.step_flops
-    assert count_network(CONFIG, 4).step_flops == 2 * count.step_flops
+    assert image_tokenizer_cost(CONFIG, 4).step_flops == 2 * count.step_flops
 
 
 def test_what_is_kept_is_no_more_than_counted() -> None:
-    network, pixels = VQNetwork(CONFIG), torch.rand(8, 3, 16, 16)
+    network, pixels = VQModel(CONFIG), torch.rand(8, 3, 16, 16)
     with LiveBytes([pixels, *(p.detach() for p in network.parameters())]) as live:
         before = sum(live.sizes())
-        made = network.pixels(network.latents(pixels))
+        made = network.decode_latents(network.encode_latents(pixels))
         kept = sum(live.sizes()) - before - made.untyped_storage().nbytes()
-    counted = count_network(CONFIG, 8).kept_bytes
+    counted = image_tokenizer_cost(CONFIG, 8).activation_bytes
     assert kept <= counted < 1.5 * kept

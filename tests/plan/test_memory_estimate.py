@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.presets import decoder_size
-from calumma.plan.memory_estimate import Load, fullest, kept_by_blocks
-from calumma.plan.sharding_trace import held_by_a_rank, pretended
-from calumma.train.compute import prepare
+from calumma.model.presets import preset
+from calumma.plan.memory_estimate import Workload, peak_memory, saved_activation_bytes
+from calumma.plan.sharding_trace import count_rank_parameters, fake_process_group
+from calumma.train.compile_and_recompute import prepare
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, placed
@@ -28,7 +28,7 @@ WAYS = ("none", "selective", "full")
 
 
 def shape_of(order: str, dropout: float = 0.0, qk_norm: str = "layer") -> DecoderConfig:
-    return decoder_size(
+    return preset(
         "tiny",
         vocabulary_size=VOCABULARY.size,
         num_kv_heads=2,
@@ -39,16 +39,18 @@ def shape_of(order: str, dropout: float = 0.0, qk_norm: str = "layer") -> Decode
     )
 
 
-def load_of(shape: DecoderConfig, way: str, dtype: torch.dtype, tensor: int, ranks: int) -> Load:
-    return Load(
+def load_of(
+    shape: DecoderConfig, way: str, dtype: torch.dtype, tensor: int, ranks: int
+) -> Workload:
+    return Workload(
         shape=shape,
-        rows=ROWS,
-        length=LENGTH,
-        recompute=way,  # type: ignore[arg-type]
-        number_bytes=dtype.itemsize,
-        tensor=tensor,
-        alone=ranks == 1,
-        kind="cpu",
+        num_sequences=ROWS,
+        seq_len=LENGTH,
+        activation_checkpointing=way,  # type: ignore[arg-type]
+        compute_bytes=dtype.itemsize,
+        tensor_parallel=tensor,
+        single_process=ranks == 1,
+        device_type="cpu",
     )
 
 
@@ -67,14 +69,14 @@ def local(tensor: Tensor) -> Tensor:
 def measured(shape: DecoderConfig, way: str, dtype: torch.dtype, tensor: int, ranks: int) -> int:
     """Most bytes that the first rank holds in its second step, the others being made up."""
     parallel = ParallelConfig(tensor_parallel=tensor)
-    with pretended(ranks) as world:
+    with fake_process_group(ranks) as world:
         asked = Ranks(world, torch.device("cpu"), parallel, dtype)
-        decoder, place = placed(shape, lambda made: made.fresh_weights(0), asked)
+        decoder, place = placed(shape, lambda made: made.initial_weights(0), asked)
         decoder.train()
         prepare(decoder, ComputeConfig(activation_checkpointing=way))  # type: ignore[arg-type]
         optimizers = make_optimizers(decoder, OptimizerConfig())
         rules = StepRules(
-            vocabulary=VOCABULARY, z_loss=1e-5, max_gradient_norm=1.0, computed_in=dtype
+            vocabulary=VOCABULARY, z_loss_weight=1e-5, max_grad_norm=1.0, compute_dtype=dtype
         )
         optimizer_step(decoder, optimizers, [batch()], rules, place)
         means = [v for o in optimizers for entry in o.state.values() for v in entry.values()]
@@ -92,7 +94,7 @@ def measured(shape: DecoderConfig, way: str, dtype: torch.dtype, tensor: int, ra
 def test_what_blocks_keep_is_as_planned(order: str, dropout: float, qk_norm: str, way: str) -> None:
     shape = shape_of(order, dropout, qk_norm)
     decoder = Decoder(shape)
-    decoder.initialise(0)
+    decoder.init_weights(0)
     decoder.train()
     prepare(decoder, ComputeConfig(activation_checkpointing=way))  # type: ignore[arg-type]
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.int64)
@@ -100,10 +102,10 @@ def test_what_blocks_keep_is_as_planned(order: str, dropout: float, qk_norm: str
     shown = [positions, *(parameter.detach() for parameter in decoder.parameters())]
     with LiveBytes(shown) as live:
         before = sum(live.sizes())
-        stream = decoder.stream(ids, positions=positions)
+        stream = decoder(ids, position_ids=positions, head_fn=lambda hidden: hidden)
         kept = sum(live.sizes()) - before
     # What leaves the last block is the final norm's, and the loss's, to keep.
-    planned = kept_by_blocks(load_of(shape, way, torch.float32, 1, 1))
+    planned = saved_activation_bytes(load_of(shape, way, torch.float32, 1, 1))
     assert planned == pytest.approx(kept - stream.untyped_storage().nbytes(), rel=0.1)
 
 
@@ -111,31 +113,31 @@ def test_what_blocks_keep_is_as_planned(order: str, dropout: float, qk_norm: str
 @pytest.mark.parametrize("way", WAYS)
 def test_the_fullest_moment_is_as_planned(way: str, tensor: int, ranks: int) -> None:
     shape, dtype = shape_of("pre", 0.1), torch.bfloat16
-    held = held_by_a_rank(shape, ParallelConfig(tensor_parallel=tensor), ranks)
-    planned = fullest(load_of(shape, way, dtype, tensor, ranks), held).total
+    held = count_rank_parameters(shape, ParallelConfig(tensor_parallel=tensor), ranks)
+    planned = peak_memory(load_of(shape, way, dtype, tensor, ranks), held).total
     assert planned == pytest.approx(measured(shape, way, dtype, tensor, ranks), rel=0.1)
 
 
 @pytest.mark.parametrize("qk_norm", ["layer", "none"])
 def test_the_fullest_moment_of_reordered_norms_is_as_planned(qk_norm: str) -> None:
     shape, dtype = shape_of("reordered", qk_norm=qk_norm), torch.bfloat16
-    held = held_by_a_rank(shape, ParallelConfig(tensor_parallel=2), 8)
-    planned = fullest(load_of(shape, "selective", dtype, 2, 8), held).total
+    held = count_rank_parameters(shape, ParallelConfig(tensor_parallel=2), 8)
+    planned = peak_memory(load_of(shape, "selective", dtype, 2, 8), held).total
     assert planned == pytest.approx(measured(shape, "selective", dtype, 2, 8), rel=0.1)
 
 
 def test_a_gpu_keeps_less_of_norms_and_more_in_flight() -> None:
-    shape = decoder_size("7B")
+    shape = preset("7B")
     here = load_of(shape, "none", torch.bfloat16, 1, 8)
-    there = Load(**{**vars(here), "kind": "cuda"})
-    assert kept_by_blocks(there) < kept_by_blocks(here)
-    held = held_by_a_rank(shape_of("pre"), ParallelConfig(), 8)
-    assert fullest(there, held).gathered >= fullest(here, held).gathered
+    there = Workload(**{**vars(here), "kind": "cuda"})
+    assert saved_activation_bytes(there) < saved_activation_bytes(here)
+    held = count_rank_parameters(shape_of("pre"), ParallelConfig(), 8)
+    assert peak_memory(there, held).gathered >= peak_memory(here, held).gathered
 
 
 def test_accumulating_holds_the_gradients_beside_the_activations() -> None:
     shape = shape_of("pre")
     load = load_of(shape, "none", torch.float32, 1, 1)
-    held = held_by_a_rank(shape, ParallelConfig(), 1)
-    twice = Load(**{**vars(load), "accumulate": 2})
-    assert fullest(twice, held).total - fullest(load, held).total == 4 * held.own
+    held = count_rank_parameters(shape, ParallelConfig(), 1)
+    twice = Workload(**{**vars(load), "accumulate": 2})
+    assert peak_memory(twice, held).total - peak_memory(load, held).total == 4 * held.sharded

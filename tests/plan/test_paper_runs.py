@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.gpu_specs import GIB, gpu_kind
-from calumma.plan.run_plan import Plan, Question, make_plan
+from calumma.gpu_specs import GIB, gpu_spec
+from calumma.plan.run_plan import PlanRequest, RunPlan, make_plan
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
@@ -15,33 +15,33 @@ GPU_HOURS = {"7B": 856_481, "34B": 4_282_407}
 """Source: Chameleon (arXiv:2405.09818), table 2."""
 
 
-def planned(size: str) -> Plan:
+def planned(size: str) -> RunPlan:
     config = load_config(PretrainConfig, ROOT / "runs" / f"decoder-{size}.toml", [])
-    return make_plan(Question(config=config, gpu=gpu_kind("a100-80gb"), num_gpus=GPUS[size]))
+    return make_plan(PlanRequest(config=config, gpu=gpu_spec("a100-80gb"), num_gpus=GPUS[size]))
 
 
 def columns(size: str) -> list[tuple[str, str, str]]:
     """Each line of the table: what, the paper's, the plan's."""
     plan, hours, gpus = planned(size), GPU_HOURS[size], GPUS[size]
-    speed, memory = plan.speed, plan.memory
-    rate = speed.tokens / (hours * 3600)
-    mfu = rate * speed.flops_a_token / plan.layout.gpu.flops
-    by_weights = 6 * plan.num_parameters * rate / plan.layout.gpu.flops
+    speed, memory = plan.time, plan.memory
+    rate = speed.total_tokens / (hours * 3600)
+    mfu = rate * speed.flops_per_token / plan.layout.gpu.peak_flops
+    by_weights = 6 * plan.num_parameters * rate / plan.layout.gpu.peak_flops
     off = speed.gpu_hours / hours - 1
     return [
         ("A100-80GB", f"{gpus:,}", f"{plan.layout.num_gpus:,}"),
-        ("ids a step", f"{speed.tokens_a_step:,}", f"{speed.tokens_a_step:,}"),
-        ("ids in all", "9.2 trillion", f"{speed.tokens / 1e12:.2f} trillion"),
+        ("ids a step", f"{speed.tokens_per_step:,}", f"{speed.tokens_per_step:,}"),
+        ("ids in all", "9.2 trillion", f"{speed.total_tokens / 1e12:.2f} trillion"),
         ("GPU hours", f"{hours:,}", f"{speed.gpu_hours:,.0f} ({off:+.0%})"),
         ("days", f"{hours / gpus / 24:.1f} *", f"{speed.days:.1f}"),
-        ("ids a second and GPU", f"{rate:,.0f} *", f"{speed.tokens_a_second_and_gpu:,.0f}"),
+        ("ids a second and GPU", f"{rate:,.0f} *", f"{speed.tokens_per_second_per_gpu:,.0f}"),
         ("MFU, by our count", f"{mfu:.1%} *", f"{speed.mfu:.0%}, assumed"),
         ("MFU, 6 operations a weight", f"{by_weights:.1%} *", ""),
-        ("sending a step, beside", "not told", f"{speed.sent.weights:.1f} s"),
-        ("computing a step", "not told", f"{speed.computing_seconds:.1f} s"),
+        ("sending a step, beside", "not told", f"{speed.comm_seconds.weights:.1f} s"),
+        ("computing a step", "not told", f"{speed.compute_seconds:.1f} s"),
         ("weights and AdamW", "not told", f"{(memory.weights + memory.optimizer) / GIB:.1f} GiB"),
         ("activations", "not told", f"{memory.activations / GIB:.1f} GiB"),
-        ("a GPU needs, of 79 GiB", "not told", f"{plan.needed_bytes / GIB:.1f} GiB"),
+        ("a GPU needs, of 79 GiB", "not told", f"{plan.required_bytes / GIB:.1f} GiB"),
         ("energy of the GPUs", "not told", f"{speed.kwh:,.0f} kWh"),
     ]
 

@@ -9,61 +9,64 @@ from typing import Any
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.gpu_specs import GPUS, Gpu
-from calumma.plan.run_plan import CONTEXT_BYTES, Question, make_plan, vocabulary_size_of
+from calumma.gpu_specs import GPU_SPECS, GpuSpec
+from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, PlanRequest, make_plan, vocabulary_size_of
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
 RUNS = Path(__file__).parents[2] / "runs"
 
 
-def question(*changes: str, num_gpus: int = 8, **gpu: Any) -> Question:
+def question(*changes: str, num_gpus: int = 8, **gpu: Any) -> PlanRequest:
     config = load_config(
-        PretrainConfig, RUNS / "decoder-37M.toml", ["--stream.num-rows=16", *changes]
+        PretrainConfig, RUNS / "decoder-37M.toml", ["--data.global-batch-size=16", *changes]
     )
-    kind: Gpu = replace(GPUS["a100-80gb"], **gpu)
-    return Question(config=config, gpu=kind, num_gpus=num_gpus)
+    kind: GpuSpec = replace(GPU_SPECS["a100-80gb"], **gpu)
+    return PlanRequest(config=config, gpu=kind, num_gpus=num_gpus)
 
 
-def refusal(asked: Question) -> str:
+def refusal(asked: PlanRequest) -> str:
     with pytest.raises(ConfigError) as caught:
         make_plan(asked).require_fitting()
     return str(caught.value)
 
 
 def test_a_plan_says_what_the_busiest_gpu_does() -> None:
-    plan = make_plan(question("--stream.num-rows=20", "--accumulate=3"))
-    assert (plan.rows, plan.num_parameters) == (3, 36_965_120)
-    assert plan.speed.tokens_a_step == 3 * 20 * 4096
+    plan = make_plan(question("--data.global-batch-size=20", "--accumulate=3"))
+    assert (plan.sequences_per_rank, plan.num_parameters) == (3, 36_965_120)
+    assert plan.time.tokens_per_step == 3 * 20 * 4096
     assert plan.fits
-    assert plan.needed_bytes > plan.memory.total + CONTEXT_BYTES
+    assert plan.required_bytes > plan.memory.total + CUDA_CONTEXT_BYTES
     plan.require_fitting()
 
 
 def test_mfu_is_assumed_by_recompute_or_given() -> None:
-    assert make_plan(question()).speed.mfu == 0.4
-    assert make_plan(question("--compute.recompute=full")).speed.mfu == 0.3
-    assert make_plan(replace(question(), mfu=0.5)).speed.mfu == 0.5
+    assert make_plan(question()).time.mfu == 0.4
+    assert make_plan(question("--compute.activation-checkpointing=full")).time.mfu == 0.3
+    assert make_plan(replace(question(), mfu=0.5)).time.mfu == 0.5
 
 
 def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
-    needed = {way: make_plan(question(f"--compute.recompute={way}")) for way in ("none", "full")}
-    small = int(needed["none"].needed_bytes / 2**30)
-    assert needed["full"].needed_bytes < small * 2**30
+    needed = {
+        way: make_plan(question(f"--compute.activation-checkpointing={way}"))
+        for way in ("none", "full")
+    }
+    small = int(needed["none"].required_bytes / 2**30)
+    assert needed["full"].required_bytes < small * 2**30
     message = refusal(question(memory_gib=small))
-    assert message.startswith(f"a GPU needs {needed['none'].needed_bytes / 2**30:.1f} GiB ")
+    assert message.startswith(f"a GPU needs {needed['none'].required_bytes / 2**30:.1f} GiB ")
     assert (
         f", and a100-80gb has {small}; expected a run that fits. The nearest that does: " in message
     )
     assert message.endswith(" GiB).")
-    assert "--compute.recompute" in message
+    assert "--compute.activation-checkpointing" in message
 
 
 def test_fewer_rows_at_a_time_are_tried_where_recomputing_cannot_help() -> None:
-    asked = question("--compute.recompute=full", "--stream.num-rows=128")
-    small = int(make_plan(asked).needed_bytes / 2**30)
+    asked = question("--compute.activation-checkpointing=full", "--data.global-batch-size=128")
+    small = int(make_plan(asked).required_bytes / 2**30)
     message = refusal(replace(asked, gpu=replace(asked.gpu, memory_gib=small)))
-    assert "The nearest that does: --stream.num-rows 64 --accumulate 2 (" in message
+    assert "The nearest that does: --data.global-batch-size 64 --accumulate 2 (" in message
 
 
 def test_where_nothing_helps_a_larger_gpu_is_named() -> None:
@@ -74,8 +77,8 @@ def test_where_nothing_helps_a_larger_gpu_is_named() -> None:
 
 def test_rows_must_suffice_for_the_gpus() -> None:
     assert refusal(question(num_gpus=32)) == (
-        "stream.num_rows=16 leaves some of 32 groups of GPUs without a row; expected one for each. "
-        "Raise stream.num_rows, take fewer GPUs, or raise parallel.tensor."
+        "data.global_batch_size=16 leaves some of 32 groups of GPUs without a row; expected one for each. "
+        "Raise data.global_batch_size, take fewer GPUs, or raise parallel.tensor_parallel."
     )
 
 

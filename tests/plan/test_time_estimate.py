@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from calumma.gpu_specs import GPUS
-from calumma.model.presets import decoder_size
-from calumma.plan.memory_estimate import Held, Load
-from calumma.plan.time_estimate import ASSUMED_MFU, Layout, course, flops_a_token
+from calumma.gpu_specs import GPU_SPECS
+from calumma.model.presets import preset
+from calumma.plan.memory_estimate import ParameterCounts, Workload
+from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time, flops_per_token
 
-SHAPE = decoder_size("tiny", vocabulary_size=1000)
+SHAPE = preset("tiny", vocabulary_size=1000)
 GPU = replace(
-    GPUS["a100-80gb"],
+    GPU_SPECS["a100-80gb"],
     flops=1e9,
     memory_bandwidth=1e8,
     link=1e6,
@@ -25,60 +25,69 @@ GPU = replace(
 UPDATING = 0.28
 """Seconds for a million numbers, 28 bytes each."""
 
-HELD = Held(own=1_000_000, block=1_000_000, table=1_000_000)
+HELD = ParameterCounts(sharded=1_000_000, gathered_block=1_000_000, gathered_embedding=1_000_000)
 
 
-def load(**changes: object) -> Load:
-    return replace(Load(shape=SHAPE, rows=2, length=100), **changes)  # type: ignore[arg-type]
+def load(**changes: object) -> Workload:
+    return replace(Workload(shape=SHAPE, num_sequences=2, seq_len=100), **changes)  # type: ignore[arg-type]
 
 
-def layout(shards: int, tensor: int = 1, replicas: int = 1) -> Layout:
-    return Layout(gpu=GPU, shards=shards, tensor=tensor, replicas=replicas)
+def layout(shards: int, tensor: int = 1, replicas: int = 1) -> GpuLayout:
+    return GpuLayout(
+        gpu=GPU,
+        data_parallel_shard=shards,
+        tensor_parallel=tensor,
+        data_parallel_replicate=replicas,
+    )
 
 
 def test_operations_of_a_token_by_hand() -> None:
     a_block = 4 * 64 * 64 + 4 * 16 + 3 * 64 * 256 + 2 * 64
     weights = 2 * a_block + 64 + 1000 * 64
-    assert flops_a_token(SHAPE, 100) == 6 * weights + 12 * 2 * 64 * 100
+    assert flops_per_token(SHAPE, 100) == 6 * weights + 12 * 2 * 64 * 100
 
 
 def test_the_course_of_one_gpu_by_hand() -> None:
-    told = course(load(alone=True), HELD, layout(1), steps=3600, rows=2, mfu=0.5)
-    seconds = 200 * flops_a_token(SHAPE, 100) / 0.5e9 + UPDATING
-    assert told.updating_seconds == pytest.approx(UPDATING)
+    told = estimate_time(load(alone=True), HELD, layout(1), steps=3600, rows=2, mfu=0.5)
+    seconds = 200 * flops_per_token(SHAPE, 100) / 0.5e9 + UPDATING
+    assert told.optimizer_seconds == pytest.approx(UPDATING)
     assert told.step_seconds == pytest.approx(seconds)
-    assert told.tokens_a_second == pytest.approx(200 / seconds)
+    assert told.tokens_per_second == pytest.approx(200 / seconds)
     assert told.gpu_hours == pytest.approx(seconds)
     assert told.kwh == pytest.approx(seconds / 2)
     assert told.dollars == pytest.approx(2 * seconds)
-    assert (told.tokens_a_step, told.tokens) == (200, 720_000)
+    assert (told.tokens_per_step, told.total_tokens) == (200, 720_000)
 
 
 def test_weights_are_gathered_twice_and_gradients_summed_in_float32() -> None:
-    told = course(load(), HELD, layout(4), steps=1, rows=8, mfu=0.5)
+    told = estimate_time(load(), HELD, layout(4), steps=1, rows=8, mfu=0.5)
     # Two blocks and two tables of a million, 2 + 2 + 4 bytes of each, three quarters from others.
-    assert told.sent.weights == pytest.approx(4e6 * 8 * 0.75 / 1e6)
-    assert told.waits_for_weights
-    assert told.step_seconds == pytest.approx(told.sent.weights + UPDATING)
+    assert told.comm_seconds.weights == pytest.approx(4e6 * 8 * 0.75 / 1e6)
+    assert told.is_comm_bound
+    assert told.step_seconds == pytest.approx(told.comm_seconds.weights + UPDATING)
 
 
 def test_across_machines_the_ring_has_all_their_cards() -> None:
-    told = course(load(), HELD, layout(8), steps=1, rows=16, mfu=0.5)
-    assert told.sent.weights == pytest.approx(4e6 * 8 * 7 / 8 / 4e5)
+    told = estimate_time(load(), HELD, layout(8), steps=1, rows=16, mfu=0.5)
+    assert told.comm_seconds.weights == pytest.approx(4e6 * 8 * 7 / 8 / 4e5)
 
 
 def test_replicas_send_their_parts_of_the_gradients_besides() -> None:
     one, two = (
-        course(load(), HELD, layout(4, replicas=n), steps=1, rows=8, mfu=0.5) for n in (1, 2)
+        estimate_time(load(), HELD, layout(4, replicas=n), steps=1, rows=8, mfu=0.5) for n in (1, 2)
     )
     # Four ranks away, a replica's ring has one card of each machine.
-    assert two.sent.weights - one.sent.weights == pytest.approx(2 * 4 * 1e6 * 0.5 / 1e5)
+    assert two.comm_seconds.weights - one.comm_seconds.weights == pytest.approx(
+        2 * 4 * 1e6 * 0.5 / 1e5
+    )
 
 
 def test_tensor_ranks_wait_for_places_and_again_for_what_is_computed_again() -> None:
     def waited(**changes: object) -> float:
-        told = course(load(tensor=2, **changes), HELD, layout(2, 2), steps=1, rows=4, mfu=0.5)
-        return told.sent.places
+        told = estimate_time(
+            load(tensor=2, **changes), HELD, layout(2, 2), steps=1, rows=4, mfu=0.5
+        )
+        return told.comm_seconds.activations
 
     assert waited() == pytest.approx(8 * 2 * 200 * 64 * 2 * 0.5 / 1e6)
     assert waited(recompute="full") == pytest.approx(1.5 * waited())

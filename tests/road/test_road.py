@@ -34,7 +34,7 @@ DEATHS = {
         "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
     "in the shards, behind a piece that nothing vouches for": Death(
-        "calumma.shards.piece", "write_json", 2
+        "calumma.shards.shard_builder", "write_json", 2
     ),
     "in pre-training, some steps behind its checkpoint": Death(
         "calumma.checkpoints.checkpointer", "write_checkpoint", 3
@@ -95,8 +95,8 @@ def test_every_run_keeps_a_line_for_every_step(road: Path) -> None:
     for run, steps in (("image-tokenizer", 12), ("pretrain", 10), ("finetune", 4)):
         lines = (road / "runs" / run / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
-    asked = {"loss", "loss_text", "loss_image", "z", "output_norm", "gradient_norm"}
-    asked |= {"tokens_per_second", "data_wait_share"}
+    asked = {"loss", "loss_text", "loss_image", "log_z", "output_norm", "grad_norm"}
+    asked |= {"tokens_per_second", "data_wait_fraction"}
     last = (road / "runs/pretrain/metrics.jsonl").read_text().splitlines()[-1]
     assert asked <= set(json.loads(last))
 

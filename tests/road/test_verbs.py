@@ -96,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train-image-tokenizer vq.toml --out tok --training.peak-rate 2e-3",
             "train-text-tokenizer docs.jsonl --out tok --num-text 300 --image-tokenizer tok",
             "build-shards docs.jsonl --tokenizers tok --out shards",
-            "pretrain pretrain.toml --out run --steps 3 --stream.num-rows=1",
+            "pretrain pretrain.toml --out run --steps 3 --data.global-batch-size=1",
             "finetune finetune.toml --out tuned",
         ):
             assert main(line.split()) == 0, line

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from calumma.serve.config import Credential
+from calumma.serve.config import C2PASigningConfig
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 EMAIL = ExtendedKeyUsageOID.EMAIL_PROTECTION
@@ -65,14 +65,14 @@ class Authority:
 
     def write(
         self, folder: Path, key: Any = None, form: PrivateFormat = PrivateFormat.PKCS8, **more: Any
-    ) -> Credential:
+    ) -> C2PASigningConfig:
         """The files of a certificate and its key in a folder."""
         key = generate_private_key(SECP256R1()) if key is None else key
         certificates, private = folder / "certificates.pem", folder / "key.pem"
         certificates.write_bytes(self.certify("a server", key, **more).public_bytes(Encoding.PEM))
         private.write_bytes(key.private_bytes(Encoding.PEM, form, NoEncryption()))
         private.chmod(0o600)
-        return Credential(certificates=certificates, key=private)
+        return C2PASigningConfig(certificates=certificates, private_key=private)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, TextSampling
-from calumma.serve.api_keys import Keys
-from calumma.serve.app import make_app, make_service
+from calumma.serve.api_keys import APIKeys
+from calumma.serve.app import build_app, build_handler
 from calumma.serve.config import ServeConfig
 from calumma.serve.server import Server, bind
 from calumma.serve.service import Service
@@ -32,22 +32,26 @@ def model(model_parts: ModelParts) -> Model:
 
 @contextmanager
 def serving(
-    model: Model, config: ServeConfig | None = None, keys: Keys | None = None, **budget: int
+    model: Model, config: ServeConfig | None = None, keys: APIKeys | None = None, **budget: int
 ) -> Iterator[tuple[TestClient, Service]]:
     """A client of a server in this process."""
-    service = make_service(model, config or ServeConfig(name="tiny"), EngineConfig(**budget))
-    with TestClient(make_app(service, keys), HOME, raise_server_exceptions=False) as client:
+    service = build_handler(
+        model, config or ServeConfig(served_model_name="tiny"), EngineConfig(**budget)
+    )
+    with TestClient(build_app(service, keys), HOME, raise_server_exceptions=False) as client:
         yield client, service
 
 
 @contextmanager
 def listening(
-    model: Model, config: ServeConfig | None = None, keys: Keys | None = None, **budget: int
+    model: Model, config: ServeConfig | None = None, keys: APIKeys | None = None, **budget: int
 ) -> Iterator[tuple[str, Service, Server]]:
     """A server on a socket of this machine: its address, its inside, and its switch."""
-    service = make_service(model, config or ServeConfig(name="tiny"), EngineConfig(**budget))
+    service = build_handler(
+        model, config or ServeConfig(served_model_name="tiny"), EngineConfig(**budget)
+    )
     with bind("127.0.0.1", 0) as place:
-        server = Server(make_app(service, keys), service.desk)
+        server = Server(build_app(service, keys), service.desk)
         thread = threading.Thread(target=server.run, args=([place],))
         thread.start()
         try:
@@ -111,7 +115,7 @@ def drawing_seed(model: Model) -> int:
     """A seed with which the answer to "a red " and picture 1 holds both text and a picture."""
     for seed in range(200):
         usage = model.generate(["a red ", noise(1)], seed=seed, **ALONE).usage
-        if usage.new_image and usage.num_text_tokens > 1:
+        if usage.num_image_tokens and usage.num_text_tokens > 1:
             return seed
     raise AssertionError("the tiny model draws nothing")
 

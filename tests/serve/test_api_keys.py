@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.serve.api_keys import load_keys, new_key, read_keys
+from calumma.serve.api_keys import create_api_key, load_api_keys, parse_api_keys
 
 
 def test_a_new_key_is_known_and_its_file_does_not_hold_it(tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
-    first, second = new_key("anna", path), new_key("ben", path)
-    keys = load_keys(path)
-    assert (keys.holder(first), keys.holder(second)) == ("anna", "ben")
-    assert keys.holder(first + "x") is None
-    assert keys.holder("") is None
-    assert keys.holder("\ud800") is None
+    first, second = create_api_key("anna", path), create_api_key("ben", path)
+    keys = load_api_keys(path)
+    assert (keys.lookup(first), keys.lookup(second)) == ("anna", "ben")
+    assert keys.lookup(first + "x") is None
+    assert keys.lookup("") is None
+    assert keys.lookup("\ud800") is None
     assert first not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
 
 
 def test_lines_are_names_and_hashes_with_remarks_between() -> None:
-    keys = read_keys(f"# ours\n\nanna {hashlib.sha256(b'secret').hexdigest()}\n", "keys")
-    assert keys.holder("secret") == "anna"
+    keys = parse_api_keys(f"# ours\n\nanna {hashlib.sha256(b'secret').hexdigest()}\n", "keys")
+    assert keys.lookup("secret") == "anna"
 
 
 WAY_OUT = (
@@ -39,13 +39,13 @@ WAY_OUT = (
 )
 def test_a_line_that_is_no_key_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_keys(text, "keys")
+        parse_api_keys(text, "keys")
     assert str(caught.value) == f"keys, line {len(text.splitlines())}: {WAY_OUT}"
 
 
 def test_a_file_without_keys_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        read_keys("# nobody\n", "keys")
+        parse_api_keys("# nobody\n", "keys")
     assert str(caught.value) == (
         "keys holds no keys; expected at least one. "
         "Make one: calumma serve --new-key NAME --keys FILE."
@@ -54,15 +54,15 @@ def test_a_file_without_keys_is_refused() -> None:
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_keys(tmp_path / "none")
+        load_api_keys(tmp_path / "none")
     assert "cannot be read as a file of keys" in str(caught.value)
 
 
 def test_a_second_key_of_a_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    new_key("anna", path)
+    create_api_key("anna", path)
     with pytest.raises(ConfigError) as caught:
-        new_key("anna", path)
+        create_api_key("anna", path)
     assert str(caught.value) == (
         f"{path} has a key of anna already; expected another name. Choose one, or take its line out "
         "of the file first."
@@ -71,7 +71,7 @@ def test_a_second_key_of_a_name_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        new_key("an na", tmp_path / "keys")
+        create_api_key("an na", tmp_path / "keys")
     assert str(caught.value) == (
         "'an na' cannot be the name of a key; expected 1 to 64 letters, digits, dots or dashes. "
         "Choose another."

@@ -7,27 +7,27 @@ from starlette.testclient import TestClient
 
 from calumma.errors import ConfigError
 from calumma.generate.model import Model
-from calumma.serve.api_keys import Keys
-from calumma.serve.app import make_service, require_safe
+from calumma.serve.api_keys import APIKeys
+from calumma.serve.app import build_handler, check_exposure
 from calumma.serve.config import ServeConfig
 from tests.serve.conftest import said, serving
 
 
 def test_a_server_for_all_without_keys_does_not_start() -> None:
-    config = ServeConfig(name="tiny", host="0.0.0.0")
+    config = ServeConfig(served_model_name="tiny", host="0.0.0.0")
     with pytest.raises(ConfigError) as caught:
-        require_safe(config, None)
+        check_exposure(config, None)
     assert str(caught.value) == (
         "host 0.0.0.0 can be reached by others, and there are no keys; expected keys. Give --keys "
         "FILE (--new-key NAME makes one), or serve on --host 127.0.0.1."
     )
-    require_safe(config, Keys({"anna": b""}))
-    require_safe(ServeConfig(name="tiny"), None)
+    check_exposure(config, APIKeys({"anna": b""}))
+    check_exposure(ServeConfig(served_model_name="tiny"), None)
 
 
 def test_an_unknown_filter_stops_the_start(model: Model) -> None:
     with pytest.raises(ConfigError, match="there is no filter 'virtue'"):
-        make_service(model, ServeConfig(name="tiny", filters=("virtue",)))
+        build_handler(model, ServeConfig(served_model_name="tiny", content_filters=("virtue",)))
 
 
 def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(client: TestClient) -> None:

@@ -28,7 +28,7 @@ from calumma.model.decoder import Decoder
 from calumma.model.quantization import Int8Linear
 from calumma.runtime import STOP
 from calumma.serve.backends import ray_serve as replicas_room
-from calumma.serve.backends.ray_serve import Replicas, join_ray, serve_replicas
+from calumma.serve.backends.ray_serve import ReplicaConfig, init_ray, serve_replicas
 from calumma.serve.config import ServeConfig
 from tests.launch import SERVER
 from tests.serve.chain import Authority, read
@@ -36,20 +36,22 @@ from tests.serve.conftest import WILD, said, serving
 
 
 @pytest.fixture
-def replicas(model_parts: ModelParts, tmp_path: Path) -> Replicas:
+def replicas(model_parts: ModelParts, tmp_path: Path) -> ReplicaConfig:
     save_model(tmp_path / "tiny", model_parts)
-    config = ServeConfig(name="tiny", port=8123)
-    return Replicas(model=tmp_path / "tiny", config=config, keys=None, count=2, device="cpu")
+    config = ServeConfig(served_model_name="tiny", port=8123)
+    return ReplicaConfig(
+        model=tmp_path / "tiny", config=config, api_keys=None, num_replicas=2, device="cpu"
+    )
 
 
-def test_a_replica_is_the_whole_server(replicas: Replicas) -> None:
+def test_a_replica_is_the_whole_server(replicas: ReplicaConfig) -> None:
     with TestClient(replicas.build(), "http://localhost") as client:
         body = {"messages": said("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
 def test_a_replica_has_the_weights_that_are_asked_for(
-    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+    replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
@@ -62,11 +64,13 @@ def test_a_replica_has_the_weights_that_are_asked_for(
     assert isinstance(decoder.blocks[0].get_submodule("attention.key"), Int8Linear)
 
 
-def test_a_replica_signs_with_the_files_that_it_finds(replicas: Replicas, tmp_path: Path) -> None:
+def test_a_replica_signs_with_the_files_that_it_finds(
+    replicas: ReplicaConfig, tmp_path: Path
+) -> None:
     authority = Authority()
     config = replace(replicas.config, credential=authority.write(tmp_path))
     # As Ray sends it to another process.
-    sent: Replicas = pickle.loads(pickle.dumps(replace(replicas, config=config)))
+    sent: ReplicaConfig = pickle.loads(pickle.dumps(replace(replicas, config=config)))
     assert b"PRIVATE" not in pickle.dumps(sent)
     with TestClient(sent.build(), "http://localhost") as client:
         told = client.post("/v1/images/generations", json={"prompt": "a"}).json()
@@ -74,7 +78,7 @@ def test_a_replica_signs_with_the_files_that_it_finds(replicas: Replicas, tmp_pa
 
 
 def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
-    replicas: Replicas, model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
+    replicas: ReplicaConfig, model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group, "CONTEXT", SERVER)
     ended: list[RankError] = []
@@ -112,7 +116,7 @@ def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_told(
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError) as caught:
-        join_ray()
+        init_ray()
     assert str(caught.value) == (
         "--replicas above 1 needs Ray Serve, which is not installed. "
         "`pip install 'calumma[ray]'` brings it."
@@ -124,7 +128,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
     [("", {"address": "local", "include_dashboard": False}), ("ray://a", {"address": "ray://a"})],
 )
 def test_replicas_are_asked_for_and_ended_with_the_signal(
-    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, address: str, expected: dict[str, Any]
+    replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch, address: str, expected: dict[str, Any]
 ) -> None:
     told: list[Any] = []
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -171,7 +175,7 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
 
 
 def test_a_replica_asks_ray_for_a_gpu_for_each_of_its_ranks(
-    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+    replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: True)
     assert replace(replicas, tensor=4).num_gpus == 4

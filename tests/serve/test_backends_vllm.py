@@ -13,20 +13,20 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.errors import ConfigError
-from calumma.generate.async_engine import Live
+from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request, TextSampling
-from calumma.serve.app import make_app, make_service
-from calumma.serve.backends.vllm import FleetLive
+from calumma.serve.api_errors import APIError
+from calumma.serve.app import build_app, build_handler
+from calumma.serve.backends.vllm import VLLMBackend
 from calumma.serve.config import ServeConfig
-from calumma.serve.refusals import Refusal
 from tests.serve.conftest import WILD, said
 
 
 class Others(ThreadingHTTPServer):
     """A server that speaks as vLLM documents it, around an engine of ours."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: AsyncEngine) -> None:
         self.live, self.asked = live, []
         self.fault = ""
         super().__init__(("127.0.0.1", 0), _Completions)
@@ -44,7 +44,7 @@ class _Completions(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, body))
         self.send_response(500 if self.server.fault == "broken" else 200)
         self.end_headers()
-        answer = self.server.live.take(_request(body))
+        answer = self.server.live.submit(_request(body))
         try:
             for number, _ in enumerate(answer):
                 if self.server.fault == "slow":
@@ -52,7 +52,7 @@ class _Completions(BaseHTTPRequestHandler):
                 if self.server.fault == "cut" and number == 2:
                     return
                 told = len(body.setdefault("told", []))
-                ids = list(answer.ids[told:])
+                ids = list(answer.token_ids[told:])
                 body["told"] += ids
                 if self.server.fault == "no grammar":
                     ids = [body["prompt"][0]] * len(ids)
@@ -84,7 +84,7 @@ def _request(body: dict[str, Any]) -> Request:
 
 @pytest.fixture
 def others(model: Model) -> Iterator[Others]:
-    live = Live(model)
+    live = AsyncEngine(model)
     server = Others(live)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -103,7 +103,7 @@ def hot(model: Model, seed: int, **more: Any) -> Request:
 
 
 def test_answers_of_a_fleet_are_those_that_its_engines_choose(model: Model, others: Others) -> None:
-    fleet = FleetLive(model, [others.url, others.url + "/"], "qwen")
+    fleet = VLLMBackend(model, [others.url, others.url + "/"], "qwen")
     plain = ImageSampling(temperature=2.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0)
     for seed in range(6):
         answer = fleet.take(hot(model, seed))
@@ -121,15 +121,15 @@ def test_answers_of_a_fleet_are_those_that_its_engines_choose(model: Model, othe
     assert others.asked[0][1]["model"] == "qwen"
     assert fleet.load.num_running == 0
     fleet.close()
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         fleet.take(hot(model, 1))
     assert caught.value.code == "stopping"
 
 
 def test_our_whole_api_stands_before_a_fleet(model: Model, others: Others) -> None:
-    fleet = FleetLive(model, [others.url], "tiny")
-    service = make_service(model, ServeConfig(name="tiny"), live=fleet)
-    with TestClient(make_app(service), "http://localhost") as client:
+    fleet = VLLMBackend(model, [others.url], "tiny")
+    service = build_handler(model, ServeConfig(served_model_name="tiny"), live=fleet)
+    with TestClient(build_app(service), "http://localhost") as client:
         drawn = client.post("/v1/images/generations", json={"prompt": "a", **WILD})
         assert drawn.status_code == 200
         told = client.post(
@@ -160,9 +160,9 @@ def test_an_engine_that_fails_is_told_of_in_one_line(
 ) -> None:
     others.fault = fault
     url = "http://127.0.0.1:9" if fault == "gone" else others.url
-    fleet = FleetLive(model, [url], "tiny")
+    fleet = VLLMBackend(model, [url], "tiny")
     answer = fleet.take(hot(model, 1))
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         answer.sample()
     assert caught.value.status == 502
     assert str(caught.value) == f"the engine at {url.removeprefix('http://')} {told}; {WAY_OUT}"
@@ -171,7 +171,7 @@ def test_an_engine_that_fails_is_told_of_in_one_line(
 
 def test_an_answer_that_is_cut_short_ends_where_it_is(model: Model, others: Others) -> None:
     others.fault = "cut"
-    fleet = FleetLive(model, [others.url], "tiny")
+    fleet = VLLMBackend(model, [others.url], "tiny")
     sample = fleet.take(hot(model, 1, max_images=0)).sample()
     assert len(sample.token_ids) < 30
     assert sample.finish_reason == "length"
@@ -180,7 +180,7 @@ def test_an_answer_that_is_cut_short_ends_where_it_is(model: Model, others: Othe
 
 def test_a_cancelled_answer_hangs_up(model: Model, others: Others) -> None:
     others.fault = "slow"
-    fleet = FleetLive(model, [others.url], "tiny")
+    fleet = VLLMBackend(model, [others.url], "tiny")
     answer = fleet.take(hot(model, 1, max_new_tokens=100, max_images=0))
     next(iter(answer))
     fleet.close(finish=False)
@@ -194,7 +194,7 @@ def test_a_cancelled_answer_hangs_up(model: Model, others: Others) -> None:
 def test_what_is_no_address_is_refused(model: Model) -> None:
     for url in ("engine:8000", "ftp://engine", "http://"):
         with pytest.raises(ConfigError) as caught:
-            FleetLive(model, [url], "tiny")
+            VLLMBackend(model, [url], "tiny")
         assert str(caught.value) == (
             f"--fleet {url} is no address of a server; expected http://HOST:PORT. Fix it."
         )

@@ -15,7 +15,7 @@ import torch
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request
-from calumma.serve.backends.vllm_plugin import GrammarProcessor, unguided
+from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor, without_guidance
 from calumma.tokens.sequence import split_ids
 
 
@@ -52,12 +52,12 @@ def folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def processor(folder: Path) -> GrammarProcessor:
+def processor(folder: Path) -> GrammarLogitsProcessor:
     config = SimpleNamespace(model_config=SimpleNamespace(model=str(folder)))
-    return GrammarProcessor(config, torch.device("cpu"), False)
+    return GrammarLogitsProcessor(config, torch.device("cpu"), False)
 
 
-def step(processor: GrammarProcessor, outputs: list[list[int]], seed: int) -> None:
+def step(processor: GrammarLogitsProcessor, outputs: list[list[int]], seed: int) -> None:
     """One step of the stand-in: logits of noise, masked; the likeliest id of each row is chosen."""
     chance = torch.Generator().manual_seed(seed)
     size = processor.vocabulary.size + 5  # spare rows of the head, never chosen
@@ -70,7 +70,7 @@ def step(processor: GrammarProcessor, outputs: list[list[int]], seed: int) -> No
 
 
 def test_whatever_the_engine_would_choose_images_are_whole(
-    processor: GrammarProcessor, model: Model
+    processor: GrammarLogitsProcessor, model: Model
 ) -> None:
     v = model.vocabulary
     prompts = [list(model.encode([text])) for text in ("a", "red", "circle")]
@@ -100,7 +100,7 @@ def test_whatever_the_engine_would_choose_images_are_whole(
 
 
 def test_requests_keep_their_grammar_when_they_change_places(
-    processor: GrammarProcessor, model: Model
+    processor: GrammarLogitsProcessor, model: Model
 ) -> None:
     v = model.vocabulary
     prompt = list(model.encode(["a"]))
@@ -120,12 +120,12 @@ def test_requests_keep_their_grammar_when_they_change_places(
     processor.update_state(Update(2, removed=[0], added=[(0, Asked(), prompt, other)]))
     assert kinds(2) == ["code", "code"]
     processor.update_state(Update(1, removed=[0], moved=[(1, 0, Direction.UNIDIRECTIONAL)]))
-    assert list(processor.followed) == [0]
+    assert list(processor.grammars) == [0]
     assert kinds(1) == ["code"]
 
 
 def test_what_cannot_be_answered_ends_at_once_and_harms_nobody(
-    processor: GrammarProcessor, model: Model
+    processor: GrammarLogitsProcessor, model: Model
 ) -> None:
     v = model.vocabulary
     outputs: list[list[int]] = [[], [], [v.end_image]]
@@ -139,14 +139,14 @@ def test_what_cannot_be_answered_ends_at_once_and_harms_nobody(
     assert outputs[0] == [v.eos]
     assert outputs[1] != [v.eos]
     assert outputs[2] == [v.end_image, v.eos]
-    empty = GrammarProcessor.__new__(GrammarProcessor)
-    empty.followed = {}
+    empty = GrammarLogitsProcessor.__new__(GrammarLogitsProcessor)
+    empty.grammars = {}
     assert empty.apply(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
 
 
 def test_a_request_to_others_has_no_guidance() -> None:
     request = Request(prompt_token_ids=(0,), seed=3, image=ImageSampling(temperature=0.5))
-    assert unguided(request) == Request(
+    assert without_guidance(request) == Request(
         prompt_token_ids=(0,),
         seed=3,
         image=ImageSampling(temperature=0.5, guidance_scale=1.0, image_guidance_scale=1.0),

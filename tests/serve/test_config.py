@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.serve.config import Credential, Limits, ServeConfig
+from calumma.serve.config import C2PASigningConfig, ServeConfig, ServeLimits
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        Limits(max_queue=0)
+        ServeLimits(max_concurrent_requests=0)
     assert str(caught.value) == "max_queue=0; expected above 0. Raise it."
 
 
@@ -20,12 +20,14 @@ def test_a_limit_of_nothing_is_refused() -> None:
     ("host", "is_local"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("::", False)]
 )
 def test_loopback_is_local_and_nothing_else(host: str, is_local: bool) -> None:
-    assert ServeConfig(name="m", host=host).is_local is is_local
+    assert ServeConfig(served_model_name="m", host=host).is_local is is_local
 
 
 def test_time_stamps_come_from_an_address() -> None:
     with pytest.raises(ConfigError) as caught:
-        Credential(certificates=Path("a"), key=Path("b"), timestamps="stamps.example")
+        C2PASigningConfig(
+            certificates=Path("a"), private_key=Path("b"), timestamp_url="stamps.example"
+        )
     assert str(caught.value) == (
         "timestamps stamps.example: no address; expected http:// or https://. Fix it."
     )

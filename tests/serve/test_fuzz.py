@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 from starlette.testclient import TestClient
 
 from calumma.serve.service import Service
-from tests.serve.test_desk import emptied
+from tests.serve.test_handler import emptied
 
 ASKED = {
     ("POST", "/v1/chat/completions"),

@@ -17,7 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
-from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.service import Service
 from tests.images import png
 from tests.serve.conftest import listening, said, serving, url_of
@@ -28,8 +28,8 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def server(model: Model) -> Iterator[tuple[TestClient, Service]]:
     """A server with narrow limits."""
-    limits = Limits(max_pixels=10_000, max_images=3, max_body_bytes=2**20)
-    with serving(model, ServeConfig(name="tiny", limits=limits)) as made:
+    limits = ServeLimits(max_pixels=10_000, max_images=3, max_body_bytes=2**20)
+    with serving(model, ServeConfig(served_model_name="tiny", limits=limits)) as made:
         yield made
 
 
@@ -187,8 +187,8 @@ def test_paths_lead_nowhere_else(server: tuple[TestClient, Service], path: str) 
 @pytest.fixture(scope="module")
 def place(model: Model) -> Iterator[tuple[str, int]]:
     """The address of a server that waits for nobody long."""
-    limits = Limits(body_seconds=0.3, stall_seconds=0.3)
-    with listening(model, ServeConfig(name="tiny", limits=limits)) as (url, _, _):
+    limits = ServeLimits(request_timeout_seconds=0.3, write_timeout_seconds=0.3)
+    with listening(model, ServeConfig(served_model_name="tiny", limits=limits)) as (url, _, _):
         host, _, port = url.removeprefix("http://").partition(":")
         yield host, int(port)
 

@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 
 from calumma.errors import ImageError
-from calumma.serve.images.decoder_worker import answer_all, square_of
-from calumma.tokens.squares import to_square
+from calumma.serve.images.decoder_worker import decode_square, serve_requests
+from calumma.tokens.image_preprocessing import to_square
 from tests.images import noise, png
 
 
@@ -34,7 +34,7 @@ def test_requests_are_answered_one_after_the_other() -> None:
     cropped = to_square(noise(1, 30, 20), 8, "crop").tobytes()
     data = png(1, 30, 20)
     out = io.BytesIO()
-    answer_all(io.BytesIO(asked(data) + asked(b"junk") + asked(data, fit="crop")), out)
+    serve_requests(io.BytesIO(asked(data) + asked(b"junk") + asked(data, fit="crop")), out)
     first, second, third = answers(out.getvalue())
     assert first == ({"bytes": 192}, expected)
     assert second[0]["bytes"] == 0
@@ -44,7 +44,7 @@ def test_requests_are_answered_one_after_the_other() -> None:
 
 def test_a_picture_of_too_many_pixels_is_refused_unread() -> None:
     with pytest.raises(ImageError) as caught:
-        square_of(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
+        decode_square(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
     assert str(caught.value) == (
         "p: 40 x 30 pixels; expected at most 1,199. Make the picture smaller."
     )
@@ -57,7 +57,7 @@ def test_memory_that_runs_out_is_told() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("calumma.serve.images.decoder_worker.to_rgb", hungry)
         with pytest.raises(ImageError) as caught:
-            square_of(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
+            decode_square(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
     assert str(caught.value) == (
         "p: needs more memory than a picture may have here; expected a smaller one. Save it anew "
         "with fewer pixels."

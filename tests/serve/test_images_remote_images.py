@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from calumma.serve.api_errors import APIError
 from calumma.serve.images import remote_images
-from calumma.serve.images.remote_images import fetch, is_public, look_up
-from calumma.serve.refusals import Refusal
+from calumma.serve.images.remote_images import fetch_image, is_public, resolve_url
 
 
 class Pictures(BaseHTTPRequestHandler):
@@ -74,8 +74,8 @@ def public(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(url: str, *hosts: str, most: int = 1000) -> str:
-    with pytest.raises(Refusal) as caught:
-        fetch(url, hosts, most=most, seconds=0.3)
+    with pytest.raises(APIError) as caught:
+        fetch_image(url, hosts, max_bytes=most, timeout_seconds=0.3)
     assert caught.value.status == 400
     return str(caught.value)
 
@@ -84,7 +84,7 @@ def refusal(url: str, *hosts: str, most: int = 1000) -> str:
 def test_a_picture_of_an_allowed_host_is_fetched_redirects_included(port: int) -> None:
     for path in ("good", "here"):
         url = f"http://good.example:{port}/{path}"
-        assert fetch(url, ["good.example"], most=1000, seconds=3) == b"picture"
+        assert fetch_image(url, ["good.example"], max_bytes=1000, timeout_seconds=3) == b"picture"
 
 
 NOT_ALLOWED = (
@@ -151,7 +151,7 @@ def test_a_name_of_a_private_address_is_refused_although_it_is_allowed(
             "picture as a data: URL."
         )
     names["good.example"] = "93.184.216.34"
-    assert look_up("https://GOOD.example/a?b", ["good.example"]).path == "/a?b"
+    assert resolve_url("https://GOOD.example/a?b", ["good.example"]).path == "/a?b"
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ import pytest
 
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig
-from calumma.serve.logs import note, note_mistake, written_to
+from calumma.serve.logs import log_event, log_internal_error, log_to
 from tests.serve.conftest import said, serving
 
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     made = io.StringIO()
-    with written_to(made):
+    with log_to(made):
         yield made
-    note("behind it")
+    log_event("behind it")
     assert "behind it" not in made.getvalue()
 
 
@@ -29,7 +29,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_a_line_is_an_object_whatever_it_holds(stream: io.StringIO) -> None:
-    note("request", path='a"\nb', status=200)
+    log_event("request", path='a"\nb', status=200)
     (told,) = lines(stream)
     assert (told["event"], told["level"], told["path"]) == ("request", "info", 'a"\nb')
     assert told["time"].endswith("+00:00")
@@ -39,7 +39,7 @@ def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
     try:
         raise ValueError("odd")
     except ValueError as error:
-        note_mistake(error, id="7")
+        log_internal_error(error, id="7")
     (told,) = lines(stream)
     assert (told["level"], told["id"]) == ("error", "7")
     assert "ValueError: odd" in told["error"]
@@ -49,7 +49,7 @@ def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
 def test_a_prompt_is_logged_only_where_the_operator_says_so(
     model: Model, stream: io.StringIO, expected: bool
 ) -> None:
-    config = ServeConfig(name="tiny", prompts_in_logs=expected)
+    config = ServeConfig(served_model_name="tiny", log_prompts=expected)
     with serving(model, config) as (client, _):
         body = {"messages": said("a secret"), "max_tokens": 2}
         response = client.post("/v1/chat/completions", json=body)

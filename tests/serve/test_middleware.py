@@ -12,20 +12,20 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from calumma.generate.model import Model
-from calumma.serve.api_keys import load_keys, new_key
-from calumma.serve.config import Limits, ServeConfig
-from calumma.serve.middleware import Door, Guard
+from calumma.serve.api_keys import create_api_key, load_api_keys
+from calumma.serve.config import ServeConfig, ServeLimits
+from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
 from calumma.serve.prometheus_metrics import Metrics
-from calumma.serve.request_context import Visit
+from calumma.serve.request_context import RequestContext
 from tests.serve.conftest import serving
 
 HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 
 
 def test_with_keys_only_holders_ask_but_all_may_look(model: Model, tmp_path: Path) -> None:
-    key = new_key("anna", tmp_path / "keys")
-    config = ServeConfig(name="tiny", host="0.0.0.0")
-    with serving(model, config, load_keys(tmp_path / "keys")) as (client, _):
+    key = create_api_key("anna", tmp_path / "keys")
+    config = ServeConfig(served_model_name="tiny", host="0.0.0.0")
+    with serving(model, config, load_api_keys(tmp_path / "keys")) as (client, _):
         asked = [
             client.post("/v1/chat/completions", json=HELLO, headers=headers)
             for headers in (
@@ -78,7 +78,7 @@ def test_every_answer_binds_the_browser_and_has_a_number(client: TestClient) -> 
 
 
 def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model: Model) -> None:
-    limits = Limits(max_body_bytes=1000)
+    limits = ServeLimits(max_body_bytes=1000)
 
     async def endless() -> AsyncIterator[bytes]:
         while True:
@@ -88,7 +88,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model:
         for _ in range(20):
             yield b"x" * 100
 
-    with serving(model, ServeConfig(name="tiny", limits=limits)) as (client, _):
+    with serving(model, ServeConfig(served_model_name="tiny", limits=limits)) as (client, _):
         known = client.post("/v1/chat/completions", content=b"x" * 1001)
         grown = client.post("/v1/chat/completions", content=(b"x" * 100 for _ in range(20)))
         for response in (known, grown):
@@ -101,8 +101,8 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model:
 
 async def visited(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
     """What a guarded app answers to a client that sends these messages, with pauses between."""
-    door = Door(keys=None, is_local=False)
-    guard = Guard(app, door, Limits(**limits), Metrics())
+    door = AccessPolicy(api_keys=None, is_local=False)
+    guard = SecurityMiddleware(app, door, ServeLimits(**limits), Metrics())
     waiting, sent = list(messages), []
 
     async def receive() -> Message:
@@ -139,7 +139,7 @@ def test_what_a_client_began_ends_when_it_is_gone() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["body"] == b"a"
-        visit: Visit = scope["calumma.visit"]
+        visit: RequestContext = scope["calumma.visit"]
         visit.closers.append(lambda: ended.append("closed"))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         try:

@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.serve.moderation import Sieve, load_filters
+from calumma.serve.moderation import ModerationBuffer, load_content_filters
 from tests.images import noise
 
 
@@ -26,22 +26,22 @@ class NoWord:
 
 
 def test_abuse_does_not_pass_and_a_caption_does() -> None:
-    (filter_,) = load_filters(["profanity"])
+    (filter_,) = load_content_filters(["profanity"])
     assert filter_.passes_text("a large red circle on a blue ground")
     assert not filter_.passes_text("a red circle\nyou fucking idiot")
     assert filter_.passes_text(" \n")
-    assert filter_.passes_picture(noise(0))
+    assert filter_.passes_image(noise(0))
 
 
 def test_noise_is_no_nudity() -> None:
-    (filter_,) = load_filters(["nudity"])
-    assert filter_.passes_picture(noise(0, 64, 64))
+    (filter_,) = load_content_filters(["nudity"])
+    assert filter_.passes_image(noise(0, 64, 64))
     assert filter_.passes_text("anything")
 
 
 def test_an_unknown_filter_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        load_filters(["virtue"])
+        load_content_filters(["virtue"])
     assert str(caught.value) == (
         "there is no filter 'virtue'; expected one of profanity, nudity. Choose one, or leave "
         "--filter out."
@@ -50,8 +50,8 @@ def test_an_unknown_filter_is_refused() -> None:
 
 def test_a_sentence_is_told_when_it_is_whole_and_has_passed() -> None:
     filter_ = NoWord("bad")
-    sieve = Sieve([filter_])
-    told = [sieve.hear(piece) for piece in ("One", " two. Th", "ree! F", "our")]
+    sieve = ModerationBuffer([filter_])
+    told = [sieve.push(piece) for piece in ("One", " two. Th", "ree! F", "our")]
     assert told == ["", "One two.", " Three!", ""]
     assert sieve.flush() == " Four"
     assert filter_.seen == ["One two.", " Three!", " Four"]
@@ -59,18 +59,18 @@ def test_a_sentence_is_told_when_it_is_whole_and_has_passed() -> None:
 
 
 def test_what_does_not_pass_is_not_told_nor_is_anything_after_it() -> None:
-    sieve = Sieve([NoWord("bad")])
-    told = [sieve.hear(piece) for piece in ("Good. A b", "ad one. ", "Good again. ")]
+    sieve = ModerationBuffer([NoWord("bad")])
+    told = [sieve.push(piece) for piece in ("Good. A b", "ad one. ", "Good again. ")]
     assert told == ["Good.", "", ""]
     assert sieve.flush() == ""
     assert sieve.is_blocked
 
 
 def test_a_text_without_sentences_is_looked_at_in_pieces() -> None:
-    sieve = Sieve([NoWord("bad")])
-    assert sieve.hear("x" * 400) == ""
-    assert sieve.hear("y") == "x" * 400 + "y"
+    sieve = ModerationBuffer([NoWord("bad")])
+    assert sieve.push("x" * 400) == ""
+    assert sieve.push("y") == "x" * 400 + "y"
 
 
 def test_without_filters_nothing_is_held_back() -> None:
-    assert Sieve([]).hear("any") == "any"
+    assert ModerationBuffer([]).push("any") == "any"

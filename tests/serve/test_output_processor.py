@@ -8,9 +8,9 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from calumma.generate.async_engine import Live
+from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
-from calumma.serve.moderation import Filter
+from calumma.serve.moderation import ContentFilter
 from calumma.serve.output_processor import (
     Begun,
     Chosen,
@@ -27,8 +27,8 @@ from tests.serve.test_moderation import NoWord
 
 
 @pytest.fixture(scope="module")
-def live(model: Model) -> Iterator[Live]:
-    made = Live(model)
+def live(model: Model) -> Iterator[AsyncEngine]:
+    made = AsyncEngine(model)
     yield made
     made.close()
 
@@ -38,9 +38,13 @@ def as_bytes(picture: PIL.Image.Image) -> bytes:
 
 
 def told(
-    live: Live, seed: int, stops: Sequence[str] = (), filters: Sequence[Filter] = (), **more: Any
+    live: AsyncEngine,
+    seed: int,
+    stops: Sequence[str] = (),
+    filters: Sequence[ContentFilter] = (),
+    **more: Any,
 ) -> list[Piece]:
-    answer = live.ask(["a red ", noise(1)], seed=seed, **{**ALONE, **more})
+    answer = live.generate(["a red ", noise(1)], seed=seed, **{**ALONE, **more})
     return list(Narrator(answer, as_bytes, stops, filters).pieces())
 
 
@@ -54,7 +58,7 @@ def last(pieces: list[Piece]) -> Ended:
     return end
 
 
-def test_pieces_are_the_answer_in_order(live: Live, model: Model, drawing_seed: int) -> None:
+def test_pieces_are_the_answer_in_order(live: AsyncEngine, model: Model, drawing_seed: int) -> None:
     alone = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
     pieces = told(live, drawing_seed)
     parts = [p for p in alone.parts if p]
@@ -73,7 +77,7 @@ def test_pieces_are_the_answer_in_order(live: Live, model: Model, drawing_seed: 
     assert end.sample.token_ids == alone.token_ids
 
 
-def test_a_stop_word_ends_it_at_an_id_that_does_not_depend_on_chance(live: Live) -> None:
+def test_a_stop_word_ends_it_at_an_id_that_does_not_depend_on_chance(live: AsyncEngine) -> None:
     whole = said(told(live, 1, max_images=0))
     word = whole[6:9]
     counts = set()
@@ -85,7 +89,7 @@ def test_a_stop_word_ends_it_at_an_id_that_does_not_depend_on_chance(live: Live)
     assert len(counts) == 1
 
 
-def test_text_that_does_not_pass_ends_it_untold(live: Live) -> None:
+def test_text_that_does_not_pass_ends_it_untold(live: AsyncEngine) -> None:
     whole = said(told(live, 1, max_images=0))
     pieces = told(live, 1, filters=[NoWord(whole[3:6])], max_images=0)
     assert said(pieces) == ""
@@ -94,7 +98,7 @@ def test_text_that_does_not_pass_ends_it_untold(live: Live) -> None:
     assert said(passed) == whole
 
 
-def test_a_picture_that_does_not_pass_is_never_shown(live: Live, drawing_seed: int) -> None:
+def test_a_picture_that_does_not_pass_is_never_shown(live: AsyncEngine, drawing_seed: int) -> None:
     class NoPicture(NoWord):
         def passes_picture(self, picture: PIL.Image.Image) -> bool:
             return False
@@ -104,16 +108,16 @@ def test_a_picture_that_does_not_pass_is_never_shown(live: Live, drawing_seed: i
     assert last(pieces).reason == "content_filter"
 
 
-def test_an_answer_that_is_cancelled_ends(live: Live) -> None:
-    answer = live.ask(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
+def test_an_answer_that_is_cancelled_ends(live: AsyncEngine) -> None:
+    answer = live.generate(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
     answer.cancel()
     assert last(list(Narrator(answer, as_bytes).pieces())).reason in ("cancelled", "stop", "length")
 
 
 def test_a_picture_that_is_whole_is_finished_and_one_that_grows_is_not(
-    live: Live, drawing_seed: int
+    live: AsyncEngine, drawing_seed: int
 ) -> None:
-    answer = live.ask(["a red ", noise(1)], seed=drawing_seed, **ALONE)
+    answer = live.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
     pieces = list(Narrator(answer, as_bytes, finish=lambda picture: b"finished").pieces())
     assert {piece.png for piece in pieces if isinstance(piece, Drawn)} == {b"finished"}
     growing = [piece for piece in pieces if isinstance(piece, Growing)]

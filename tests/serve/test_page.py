@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from calumma.serve.api_errors import APIError
 from calumma.serve.page import FOLDER, KINDS, Page
-from calumma.serve.refusals import Refusal
 
 
 def test_a_file_is_served_as_what_it_is(client: TestClient) -> None:
@@ -36,6 +36,6 @@ def test_what_is_not_the_page_s_is_not_served(tmp_path: Path) -> None:
     page = Page(tmp_path)
     assert page.response("a.html").body == b"a"
     for name in ("b.py", "c.html", "../a.html"):
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(APIError) as caught:
             page.response(name)
         assert str(caught.value) == "the page has no file of that name; / is the page."

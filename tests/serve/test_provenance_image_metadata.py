@@ -9,21 +9,26 @@ from datetime import UTC, datetime
 import PIL.Image
 
 import calumma
-from calumma.serve.provenance.image_metadata import GENERATED, Origin, to_png, xmp
+from calumma.serve.provenance.image_metadata import (
+    TRAINED_ALGORITHMIC_MEDIA,
+    ImageMetadata,
+    png_with_metadata,
+    to_xmp,
+)
 from tests.images import noise
 
 TIME = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 _IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 
 
-def written(origin: Origin) -> PIL.Image.Image:
-    picture = PIL.Image.open(io.BytesIO(to_png(noise(1), origin)))
+def written(origin: ImageMetadata) -> PIL.Image.Image:
+    picture = PIL.Image.open(io.BytesIO(png_with_metadata(noise(1), origin)))
     picture.load()
     return picture
 
 
 def test_a_picture_says_that_it_was_generated_by_which_model_and_when() -> None:
-    picture = written(Origin(model="tiny", time=TIME))
+    picture = written(ImageMetadata(model="tiny", time=TIME))
     told = picture.text  # type: ignore[attr-defined]
     assert told["Software"] == f"calumma {calumma.__version__}"
     assert told["Model"] == "tiny"
@@ -34,17 +39,17 @@ def test_a_picture_says_that_it_was_generated_by_which_model_and_when() -> None:
 
 
 def test_the_xmp_says_the_same() -> None:
-    told = written(Origin(model="a <b> & 'c' \"d\"\x00", time=TIME)).text  # type: ignore[attr-defined]
+    told = written(ImageMetadata(model="a <b> & 'c' \"d\"\x00", time=TIME)).text  # type: ignore[attr-defined]
     root = ET.fromstring(told["XML:com.adobe.xmp"].partition("?>")[2].rpartition("<?")[0])
     (described,) = root.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
-    assert described.get(f"{_IPTC}DigitalSourceType") == GENERATED
+    assert described.get(f"{_IPTC}DigitalSourceType") == TRAINED_ALGORITHMIC_MEDIA
     assert described.get(f"{_IPTC}AISystemUsed") == "a <b> & 'c' \"d\""
     assert described.get("{http://ns.adobe.com/xap/1.0/}CreateDate") == "2026-03-04T05:06:07Z"
 
 
 def test_the_prompt_is_written_only_where_it_was_asked_for() -> None:
     prompt = "a <red> circle & ü\x01"
-    told = written(Origin(model="tiny", time=TIME, prompt=prompt)).text  # type: ignore[attr-defined]
+    told = written(ImageMetadata(model="tiny", time=TIME, prompt=prompt)).text  # type: ignore[attr-defined]
     assert told["Description"] == prompt
     assert "a &lt;red&gt; circle &amp; ü<" in told["XML:com.adobe.xmp"]
-    assert "dc:description" not in xmp(Origin.now("tiny"))
+    assert "dc:description" not in to_xmp(ImageMetadata.now("tiny"))

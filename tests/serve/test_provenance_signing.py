@@ -21,15 +21,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import calumma
 from calumma.errors import ConfigError
-from calumma.serve.config import Credential
-from calumma.serve.provenance.image_metadata import GENERATED, Origin, to_png
-from calumma.serve.provenance.signing import Signer, load_signer, manifest
-from calumma.serve.provenance.signing_keys import read_credential
-from calumma.serve.refusals import Refusal
+from calumma.serve.api_errors import APIError
+from calumma.serve.config import C2PASigningConfig
+from calumma.serve.provenance.image_metadata import (
+    TRAINED_ALGORITHMIC_MEDIA,
+    ImageMetadata,
+    png_with_metadata,
+)
+from calumma.serve.provenance.signing import ImageSigner, build_manifest, load_image_signer
+from calumma.serve.provenance.signing_keys import load_signing_keys
 from tests.images import noise
 from tests.serve.chain import Authority, read
 
-ORIGIN = Origin(model="tiny", time=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
+ORIGIN = ImageMetadata(model="tiny", time=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-def credential(authority: Authority, tmp_path: Path) -> Credential:
+def credential(authority: Authority, tmp_path: Path) -> C2PASigningConfig:
     return authority.write(tmp_path)
 
 
@@ -47,9 +51,9 @@ def test_a_manifest_says_who_made_the_picture_and_when_and_no_more() -> None:
         "action": "c2pa.created",
         "when": "2026-03-04T05:06:07Z",
         "softwareAgent": {"name": "tiny"},
-        "digitalSourceType": GENERATED,
+        "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
     }
-    told = manifest(ORIGIN)
+    told = build_manifest(ORIGIN)
     assert told == {
         "claim_generator_info": [{"name": "calumma", "version": calumma.__version__}],
         "assertions": [
@@ -59,19 +63,19 @@ def test_a_manifest_says_who_made_the_picture_and_when_and_no_more() -> None:
             }
         ],
     }
-    told = manifest(replace(ORIGIN, prompt="a red circle"))
+    told = build_manifest(replace(ORIGIN, prompt="a red circle"))
     assert told["assertions"][0]["data"]["actions"] == [{**action, "description": "a red circle"}]
 
 
 def test_a_signed_picture_is_the_same_picture_and_its_manifest_holds(
-    authority: Authority, credential: Credential
+    authority: Authority, credential: C2PASigningConfig
 ) -> None:
-    png = to_png(noise(1), ORIGIN)
-    signed = load_signer(credential).sign(png, ORIGIN)
+    png = png_with_metadata(noise(1), ORIGIN)
+    signed = load_image_signer(credential).sign(png, ORIGIN)
     seen = read(signed, authority)
     told = seen.manifest
     assert (seen.state, seen.wrong) == ("Trusted", [])
-    assert told["assertions"] == manifest(ORIGIN)["assertions"]
+    assert told["assertions"] == build_manifest(ORIGIN)["assertions"]
     (generator,) = told["claim_generator_info"]
     assert (generator["name"], generator["version"]) == ("calumma", calumma.__version__)
     assert told["signature_info"]["common_name"] == "a server"
@@ -83,9 +87,9 @@ def test_a_signed_picture_is_the_same_picture_and_its_manifest_holds(
 
 
 def test_who_does_not_know_the_authority_reads_a_valid_claim_of_a_stranger(
-    credential: Credential,
+    credential: C2PASigningConfig,
 ) -> None:
-    signed = load_signer(credential).sign(to_png(noise(1), ORIGIN), ORIGIN)
+    signed = load_image_signer(credential).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
     seen = read(signed, Authority())
     assert (seen.state, seen.wrong) == ("Valid", ["signingCredential.untrusted"])
 
@@ -94,19 +98,21 @@ def test_who_does_not_know_the_authority_reads_a_valid_claim_of_a_stranger(
     ("place", "beyond"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)]
 )
 def test_a_byte_that_changes_breaks_the_claim(
-    authority: Authority, credential: Credential, place: bytes, beyond: int
+    authority: Authority, credential: C2PASigningConfig, place: bytes, beyond: int
 ) -> None:
-    signed = bytearray(load_signer(credential).sign(to_png(noise(1), ORIGIN), ORIGIN))
+    signed = bytearray(
+        load_image_signer(credential).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
+    )
     signed[signed.rindex(place) + beyond] ^= 1
     seen = read(bytes(signed), authority)
     assert (seen.state, seen.wrong) == ("Invalid", ["assertion.dataHash.mismatch"])
 
 
 def test_a_manifest_of_another_picture_does_not_hold(
-    authority: Authority, credential: Credential
+    authority: Authority, credential: C2PASigningConfig
 ) -> None:
-    signer = load_signer(credential)
-    one, other = (signer.sign(to_png(noise(seed), ORIGIN), ORIGIN) for seed in (1, 2))
+    signer = load_image_signer(credential)
+    one, other = (signer.sign(png_with_metadata(noise(seed), ORIGIN), ORIGIN) for seed in (1, 2))
 
     def cut(file: bytes) -> tuple[bytes, bytes, bytes]:
         start = file.index(b"caBX") - 4
@@ -119,12 +125,12 @@ def test_a_manifest_of_another_picture_does_not_hold(
     assert "assertion.dataHash.mismatch" in seen.wrong
 
 
-def test_several_threads_sign_at_once(authority: Authority, credential: Credential) -> None:
-    signer = load_signer(credential)
+def test_several_threads_sign_at_once(authority: Authority, credential: C2PASigningConfig) -> None:
+    signer = load_image_signer(credential)
 
     def signed(seed: int) -> str:
         origin = replace(ORIGIN, model=f"model {seed}")
-        seen = read(signer.sign(to_png(noise(seed), origin), origin), authority)
+        seen = read(signer.sign(png_with_metadata(noise(seed), origin), origin), authority)
         assert seen.action["softwareAgent"] == {"name": f"model {seed}"}
         return seen.state
 
@@ -146,7 +152,7 @@ def test_a_certificate_for_something_else_is_refused(
 ) -> None:
     credential = authority.write(tmp_path, **changes)
     with pytest.raises(ConfigError) as caught:
-        load_signer(credential)
+        load_image_signer(credential)
     assert str(caught.value) == (
         f"{credential.certificates} holds a certificate that C2PA does not allow (the certificate "
         f"is invalid; it is for {found}); expected one that an authority has made for "
@@ -158,23 +164,25 @@ def test_a_certificate_for_something_else_is_refused(
 def test_an_authority_s_own_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
     credential = authority.write(tmp_path, authority.key, is_authority=True)
     with pytest.raises(ConfigError, match="holds a certificate that C2PA does not allow"):
-        load_signer(credential)
+        load_image_signer(credential)
 
 
 def test_once_the_certificate_has_run_out_pictures_are_refused_and_the_log_says_why(
     authority: Authority,
-    credential: Credential,
+    credential: C2PASigningConfig,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pair = read_credential(credential)
+    pair = load_signing_keys(credential)
     (tmp_path / "old").mkdir()
     old = authority.write(tmp_path / "old", days=(-3, -1))
     # As it will be in three days: read in time, and signed with later.
-    late = replace(pair, certificates=old.certificates.read_bytes(), key=old.key.read_bytes())
+    late = replace(
+        pair, certificates=old.certificates.read_bytes(), key=old.private_key.read_bytes()
+    )
     caplog.set_level("INFO", "calumma.serve")
-    with pytest.raises(Refusal) as caught:
-        Signer(late).sign(to_png(noise(1), ORIGIN), ORIGIN)
+    with pytest.raises(APIError) as caught:
+        ImageSigner(late).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
     assert (caught.value.status, caught.value.code) == (503, "cannot_sign")
     assert str(caught.value) == (
         "a picture is drawn, but this server cannot sign it now, and sends none unsigned; "
@@ -213,10 +221,10 @@ def answering(status: int, answer: Callable[[bytes], bytes]) -> Iterator[tuple[s
             thread.join()
 
 
-def test_an_address_that_gives_no_time_stamps_is_refused(credential: Credential) -> None:
+def test_an_address_that_gives_no_time_stamps_is_refused(credential: C2PASigningConfig) -> None:
     with answering(200, lambda query: b"nonsense") as (url, asked):
         with pytest.raises(ConfigError) as caught:
-            load_signer(replace(credential, timestamps=url))
+            load_image_signer(replace(credential, timestamps=url))
         assert str(caught.value) == (
             f"{url} gives no time stamp (internal error (decode error (missing further values (at "
             "position 0)))); expected a time-stamp authority (RFC 3161). "
@@ -227,14 +235,14 @@ def test_an_address_that_gives_no_time_stamps_is_refused(credential: Credential)
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl plays the authority")
 def test_an_authority_stamps_the_time_of_each_picture(
-    authority: Authority, credential: Credential, tmp_path: Path
+    authority: Authority, credential: C2PASigningConfig, tmp_path: Path
 ) -> None:
     place = tmp_path / "authority"
     place.mkdir()
     own = authority.write(place, use=ExtendedKeyUsageOID.TIME_STAMPING)
     (place / "openssl.cnf").write_text(
         f"[tsa]\ndefault_tsa = it\n[it]\nserial = {place}/serial\nsigner_digest = sha256\n"
-        f"signer_cert = {own.certificates}\nsigner_key = {own.key}\n"
+        f"signer_cert = {own.certificates}\nsigner_key = {own.private_key}\n"
         "default_policy = 1.2.3.4\ndigests = sha256, sha384, sha512\ness_cert_id_alg = sha256\n"
     )
 
@@ -247,11 +255,11 @@ def test_an_authority_stamps_the_time_of_each_picture(
         return (place / "reply").read_bytes()
 
     with answering(200, stamped) as (url, asked):
-        signer = load_signer(replace(credential, timestamps=url))
+        signer = load_image_signer(replace(credential, timestamps=url))
         assert len(asked) == 1
-        signed = signer.sign(to_png(noise(1), ORIGIN), ORIGIN)
+        signed = signer.sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
         assert len(asked) == 2
-        load_signer(credential).sign(to_png(noise(1), ORIGIN), ORIGIN)
+        load_image_signer(credential).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
         assert len(asked) == 2
     seen = read(signed, authority)
     assert (seen.state, seen.wrong) == ("Trusted", [])
@@ -268,8 +276,10 @@ def test_the_page_s_own_certificates_sign_and_its_example_reads_them(
     make, look = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
     subprocess.run(["bash", "-ec", make], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)
-    signer = load_signer(Credential(certificates=Path("certificates.pem"), key=Path("key.pem")))
-    Path("picture.png").write_bytes(signer.sign(to_png(noise(1), ORIGIN), ORIGIN))
+    signer = load_image_signer(
+        C2PASigningConfig(certificates=Path("certificates.pem"), private_key=Path("key.pem"))
+    )
+    Path("picture.png").write_bytes(signer.sign(png_with_metadata(noise(1), ORIGIN), ORIGIN))
     seen: dict[str, Any] = {}
     exec(look, seen)
     assert seen["state"] == "Trusted"

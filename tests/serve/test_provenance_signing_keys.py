@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from calumma.errors import ConfigError
-from calumma.serve.config import Credential
-from calumma.serve.provenance.signing_keys import read_credential
+from calumma.serve.config import C2PASigningConfig
+from calumma.serve.provenance.signing_keys import load_signing_keys
 from tests.serve.chain import NOW, Authority
 
 PKCS8, OPENSSL = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
@@ -29,9 +29,9 @@ def authority() -> Authority:
     return Authority()
 
 
-def refusal(credential: Credential) -> str:
+def refusal(credential: C2PASigningConfig) -> str:
     with pytest.raises(ConfigError) as caught:
-        read_credential(credential)
+        load_signing_keys(credential)
     return str(caught.value)
 
 
@@ -55,7 +55,7 @@ def test_a_key_of_any_form_becomes_the_library_s(
     credential = authority.write(tmp_path, make(), form)
     with credential.certificates.open("a") as file:
         file.write(authority.pem)
-    pair = read_credential(credential)
+    pair = load_signing_keys(credential)
     assert pair.algorithm == algorithm
     assert pair.key.startswith(b"-----BEGIN PRIVATE KEY-----")
     assert pair.certificates == credential.certificates.read_bytes()
@@ -79,11 +79,11 @@ def test_files_that_are_not_there_or_no_files_are_refused(
 ) -> None:
     good = authority.write(tmp_path)
     nowhere = tmp_path / "nowhere.pem"
-    assert refusal(Credential(certificates=nowhere, key=good.key)) == (
+    assert refusal(C2PASigningConfig(certificates=nowhere, private_key=good.private_key)) == (
         f"{nowhere} cannot be read (No such file or directory); expected certificates in PEM. "
         "Fix its path or its rights."
     )
-    assert refusal(Credential(certificates=good.certificates, key=tmp_path)) == (
+    assert refusal(C2PASigningConfig(certificates=good.certificates, private_key=tmp_path)) == (
         f"{tmp_path} cannot be read (Is a directory); expected a private key in PEM. "
         "Fix its path or its rights."
     )
@@ -97,11 +97,11 @@ def test_files_that_hold_something_else_are_refused(
     other = tmp_path / "other.pem"
     other.write_text(text)
     other.chmod(0o600)
-    assert refusal(Credential(certificates=other, key=good.key)) == (
+    assert refusal(C2PASigningConfig(certificates=other, private_key=good.private_key)) == (
         f"{other} holds no certificates that can be read; expected PEM, the one that signs first, "
         "then those between it and its authority's. Fix it."
     )
-    assert refusal(Credential(certificates=good.certificates, key=other)) == (
+    assert refusal(C2PASigningConfig(certificates=good.certificates, private_key=other)) == (
         f"{other} holds no private key that can be read; expected PEM without a password. "
         "`openssl pkcs8 -topk8 -nodes -in KEY -out FILE` takes one off."
     )
@@ -111,18 +111,20 @@ def test_a_key_with_a_password_is_refused(authority: Authority, tmp_path: Path) 
     key = ec.generate_private_key(ec.SECP256R1())
     credential = authority.write(tmp_path, key)
     locked = key.private_bytes(Encoding.PEM, PKCS8, BestAvailableEncryption(b"secret"))
-    credential.key.write_bytes(locked)
-    assert refusal(credential).startswith(f"{credential.key} holds no private key that can be read")
+    credential.private_key.write_bytes(locked)
+    assert refusal(credential).startswith(
+        f"{credential.private_key} holds no private key that can be read"
+    )
 
 
 def test_a_key_that_strangers_can_read_is_refused(authority: Authority, tmp_path: Path) -> None:
     credential = authority.write(tmp_path)
-    credential.key.chmod(0o640)
-    assert read_credential(credential).algorithm == "es256"
-    credential.key.chmod(0o644)
+    credential.private_key.chmod(0o640)
+    assert load_signing_keys(credential).algorithm == "es256"
+    credential.private_key.chmod(0o644)
     assert refusal(credential) == (
-        f"{credential.key} is open to everybody on this machine; expected a key that strangers "
-        f"cannot read. `chmod 600 {credential.key}` closes it."
+        f"{credential.private_key} is open to everybody on this machine; expected a key that strangers "
+        f"cannot read. `chmod 600 {credential.private_key}` closes it."
     )
 
 
@@ -130,8 +132,10 @@ def test_a_key_of_another_certificate_is_refused(authority: Authority, tmp_path:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one, other = authority.write(tmp_path / "a"), authority.write(tmp_path / "b")
-    assert refusal(Credential(certificates=one.certificates, key=other.key)) == (
-        f"{other.key} is not the key of the first certificate in {one.certificates}; expected that "
+    assert refusal(
+        C2PASigningConfig(certificates=one.certificates, private_key=other.private_key)
+    ) == (
+        f"{other.private_key} is not the key of the first certificate in {one.certificates}; expected that "
         "one. Give it, or put its certificate first."
     )
 
@@ -160,6 +164,6 @@ def test_a_key_with_which_c2pa_does_not_sign_is_refused(
 ) -> None:
     credential = authority.write(tmp_path, make())
     assert refusal(credential) == (
-        f"{credential.key} is of a kind with which C2PA does not sign; expected P-256, P-384, "
+        f"{credential.private_key} is of a kind with which C2PA does not sign; expected P-256, P-384, "
         "P-521, Ed25519, or RSA of 2048 bits and more. Make such a key, and have it certified."
     )

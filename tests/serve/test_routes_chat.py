@@ -62,7 +62,7 @@ def test_an_answer_is_what_the_model_says_and_draws_in_order(
     }
     assert usage["completion_tokens_details"] == {
         "text_tokens": alone.usage.num_text_tokens,
-        "image_tokens": alone.usage.new_image,
+        "image_tokens": alone.usage.num_image_tokens,
     }
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 

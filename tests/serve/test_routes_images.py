@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.serve.config import ServeConfig
-from calumma.serve.moderation import FILTERS
+from calumma.serve.moderation import CONTENT_FILTERS
 from tests.serve.conftest import serving
 from tests.serve.test_moderation import NoWord
 
@@ -63,8 +63,11 @@ def test_a_picture_that_does_not_pass_is_refused(
         def passes_picture(self, picture: PIL.Image.Image) -> bool:
             return False
 
-    monkeypatch.setitem(FILTERS, "strict", lambda: NoPicture("bad"))
-    with serving(model, ServeConfig(name="tiny", filters=("strict",))) as (client, _):
+    monkeypatch.setitem(CONTENT_FILTERS, "strict", lambda: NoPicture("bad"))
+    with serving(model, ServeConfig(served_model_name="tiny", content_filters=("strict",))) as (
+        client,
+        _,
+    ):
         refused = draw(client)
         assert refused.status_code == 400
         assert refused.json()["error"]["message"] == (

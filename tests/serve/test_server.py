@@ -19,11 +19,11 @@ import pytest
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.errors import ConfigError
 from calumma.generate.model import Model
-from calumma.serve.config import Limits, ServeConfig
+from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.server import bind
 from calumma.serve.service import Service
 from tests.serve.conftest import WILD, listening, picture_part, said
-from tests.serve.test_desk import emptied
+from tests.serve.test_handler import emptied
 
 CHAT = "/v1/chat/completions"
 
@@ -77,7 +77,7 @@ def test_sixty_four_mixed_requests_are_each_answered_as_alone(
 
 
 def test_a_load_over_the_queue_is_refused_in_part_and_the_rest_answered(model: Model) -> None:
-    config = ServeConfig(name="tiny", limits=Limits(max_queue=2))
+    config = ServeConfig(served_model_name="tiny", limits=ServeLimits(max_concurrent_requests=2))
     with listening(model, config) as (url, service, _):
         with ThreadPoolExecutor(16) as many:
             body = asked(1, max_tokens=60)
@@ -106,7 +106,7 @@ def test_clients_that_leave_at_random_leave_nothing_behind(heard: tuple[str, Ser
     with ThreadPoolExecutor(8) as many:
         list(many.map(leave, range(40)))
     assert emptied(service.desk)
-    assert threading.active_count() <= before + service.config.limits.max_queue
+    assert threading.active_count() <= before + service.config.limits.max_concurrent_requests
     assert post(url, asked(3))[0] == 200
 
 
@@ -123,7 +123,7 @@ def test_a_server_that_is_told_to_stop_finishes_what_is_under_way(model: Model) 
 def test_who_is_not_done_within_the_grace_is_told_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ServeConfig(name="tiny", limits=Limits(grace_seconds=0.2))
+    config = ServeConfig(served_model_name="tiny", limits=ServeLimits(shutdown_grace_seconds=0.2))
     with listening(model, config) as (url, service, server), ThreadPoolExecutor(1) as one:
         held = threading.Event()
         step = service.live._engine.step

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from calumma.serve.answers import TokenCounts
+from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
-from calumma.serve.provenance.image_metadata import GENERATED, Origin
-from calumma.serve.refusals import Refusal
+from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata
 from calumma.serve.service import Service, base64_of
 from tests.images import noise
 from tests.serve.chain import Authority, read
@@ -33,7 +33,7 @@ def test_ids_are_counted_by_what_they_are(service: Service, model: Model) -> Non
     assert service.size == "16x16"
     assert service.require_ids([0, 5]) == [0, 5]
     size = model.vocabulary.size
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         service.require_ids([size])
     assert str(caught.value) == f"the id {size} is none of this model's; expected 0 to {size - 1}."
 
@@ -41,12 +41,12 @@ def test_ids_are_counted_by_what_they_are(service: Service, model: Model) -> Non
 def test_another_model_and_too_many_answers_are_refused(service: Service) -> None:
     service.require_model(None)
     service.require_model("tiny")
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         service.require_model("gpt")
     assert str(caught.value) == (
         "no model of that name is served here; expected 'tiny'. /v1/models names it."
     )
-    with pytest.raises(Refusal) as many:
+    with pytest.raises(APIError) as many:
         service.require_choices(9)
     assert str(many.value) == "9 answers are expected; expected 1 to 8. Ask again for the rest."
 
@@ -66,7 +66,10 @@ def test_pictures_hold_the_prompt_where_the_client_or_the_operator_wants_it(
 ) -> None:
     assert description(client) is None
     assert description(client, prompt_in_picture=True) == "a red circle"
-    with serving(model, ServeConfig(name="tiny", prompts_in_pictures=True)) as (other, _):
+    with serving(model, ServeConfig(served_model_name="tiny", embed_prompt_metadata=True)) as (
+        other,
+        _,
+    ):
         assert description(other) == "a red circle"
 
 
@@ -83,7 +86,7 @@ def authority() -> Authority:
 def signing(
     model: Model, authority: Authority, tmp_path: Path
 ) -> Iterator[tuple[TestClient, Service]]:
-    config = ServeConfig(name="tiny", credential=authority.write(tmp_path))
+    config = ServeConfig(served_model_name="tiny", c2pa=authority.write(tmp_path))
     with serving(model, config) as made:
         yield made
 
@@ -110,7 +113,7 @@ def test_pictures_that_go_out_are_signed_where_the_operator_wants_it(
         "action": "c2pa.created",
         "when": told["Creation Time"],
         "softwareAgent": {"name": "tiny"},
-        "digitalSourceType": GENERATED,
+        "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
     }
     with_prompt = read(drawn(signing[0], prompt_in_picture=True), authority)
     assert with_prompt.action["description"] == "a red circle"
@@ -157,7 +160,7 @@ def test_pictures_are_signed_in_the_threads_of_their_answers(
     assert signer is not None
     sign = signer.sign
 
-    def watched(png: bytes, origin: Origin) -> bytes:
+    def watched(png: bytes, origin: ImageMetadata) -> bytes:
         names.add(threading.current_thread().name.partition("_")[0])
         return sign(png, origin)
 
@@ -171,7 +174,7 @@ def test_a_picture_that_cannot_be_signed_does_not_go_out(
 ) -> None:
     client, service = signing
 
-    def fails(png: bytes, origin: Origin) -> bytes:
+    def fails(png: bytes, origin: ImageMetadata) -> bytes:
         raise C2paError("Signature: the certificate was not valid at time of signing")
 
     monkeypatch.setattr(service.signer, "signed", fails)

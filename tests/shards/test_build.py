@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import calumma.shards.build
-import calumma.shards.piece
+import calumma.shards.shard_builder
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
@@ -19,8 +19,8 @@ from calumma.shards.encode import Codes, pictures_of
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
+from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import encode_document
-from calumma.tokens.squares import Fit
 from calumma.tokens.text import TextTokenizer
 from tests.images import noise, png
 
@@ -37,7 +37,7 @@ class FakeImageTokenizer:
         self.asked = 0
 
     def encode_stream(
-        self, pictures: Iterable[tuple[Image, Fit]], **options: object
+        self, pictures: Iterable[tuple[Image, ResizeMode]], **options: object
     ) -> Iterator[Codes]:
         for image, fit in pictures:
             self.asked += 1
@@ -122,7 +122,7 @@ def test_a_kill_inside_a_piece_costs_that_piece_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(calumma.shards.piece, "write_json", killed)
+        patch.setattr(calumma.shards.shard_builder, "write_json", killed)
         build_shards(changed, fake(text_tokenizer), tmp_path)
     # The files of the second piece are new, and nothing vouches for the old ones any more.
     assert not (tmp_path / "manifest.json").exists()

@@ -12,8 +12,8 @@ from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
 from calumma.shards.encode import Codes, DocumentEncoder, pictures_of
 from calumma.tokens.folder import Tokenizers
+from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document
-from calumma.tokens.squares import Fit
 from tests.images import png
 
 
@@ -38,10 +38,10 @@ def test_each_document_is_encoded_as_if_it_were_alone(
 def test_a_picture_is_encoded_once_for_each_fit(
     tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Fit] = []
+    asked: list[ResizeMode] = []
     encode = tokenizers.image.encode_stream
 
-    def counting(pictures: Iterable[tuple[Image, Fit]], **options: Any) -> Iterator[Codes]:
+    def counting(pictures: Iterable[tuple[Image, ResizeMode]], **options: Any) -> Iterator[Codes]:
         given = list(pictures)
         asked.extend(fit for _, fit in given)
         return encode(given, **options)

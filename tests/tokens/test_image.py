@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from calumma.documents.document import Image
 from calumma.errors import ImageError, TokenizerError
-from calumma.tokens.ahead import Picture
 from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.image_prefetch import ImageInput
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 
 CONFIG = VQConfig(
     resolution=16,
@@ -29,7 +29,7 @@ CONFIG = VQConfig(
 @pytest.fixture(scope="module")
 def tokenizer() -> ImageTokenizer:
     torch.manual_seed(0)
-    return ImageTokenizer(VQNetwork(CONFIG))
+    return ImageTokenizer(VQModel(CONFIG))
 
 
 def noise(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
@@ -60,7 +60,7 @@ def test_a_batch_of_pictures_gives_what_each_alone_gives(tokenizer: ImageTokeniz
 def test_a_stream_gives_the_codes_of_each_picture_and_the_errors_in_their_places(
     tokenizer: ImageTokenizer,
 ) -> None:
-    pictures: list[Picture] = [(noise(20, 30, seed), "crop") for seed in range(11)]
+    pictures: list[ImageInput] = [(noise(20, 30, seed), "crop") for seed in range(11)]
     pictures[3] = (Image(data=b"no picture"), "crop")
     pictures[7] = (noise(20, 30, 7), "pad")
     found = list(tokenizer.encode_stream(pictures, workers=2, batch=4))
@@ -72,7 +72,7 @@ def test_a_stream_gives_the_codes_of_each_picture_and_the_errors_in_their_places
 
 @pytest.mark.parametrize("number", [0, 4, 5])
 def test_a_stream_of_broken_pictures_is_all_errors(tokenizer: ImageTokenizer, number: int) -> None:
-    pictures: list[Picture] = [(Image(data=b"no picture"), "crop")] * number
+    pictures: list[ImageInput] = [(Image(data=b"no picture"), "crop")] * number
     found = list(tokenizer.encode_stream(pictures, workers=1, batch=4))
     assert len(found) == number and all(isinstance(one, ImageError) for one in found)
 
@@ -145,7 +145,7 @@ def test_all_who_may_read_its_config_may_read_its_weights(
 
 def test_a_fingerprint_is_of_the_weights() -> None:
     torch.manual_seed(1)
-    network = VQNetwork(CONFIG)
+    network = VQModel(CONFIG)
     before = ImageTokenizer(network).fingerprint
     network.decoder.conv_out.bias.data[0] += 1e-6
     after = ImageTokenizer(network).fingerprint
@@ -154,14 +154,14 @@ def test_a_fingerprint_is_of_the_weights() -> None:
 
 def test_a_fingerprint_tells_the_precision() -> None:
     torch.manual_seed(0)
-    network = VQNetwork(CONFIG)
+    network = VQModel(CONFIG)
     exact, rough = ImageTokenizer(network), ImageTokenizer(network, precision="bfloat16")
     assert exact.fingerprint != rough.fingerprint
     assert len(rough.encode_image(noise(16, 16))) == 4
 
 
 def test_it_is_frozen_and_in_float32() -> None:
-    tokenizer = ImageTokenizer(VQNetwork(CONFIG).to(torch.bfloat16))
+    tokenizer = ImageTokenizer(VQModel(CONFIG).to(torch.bfloat16))
     parameters = list(tokenizer.network.parameters())
     assert {p.dtype for p in parameters} == {torch.float32}
     assert not any(p.requires_grad for p in parameters) and not tokenizer.network.training

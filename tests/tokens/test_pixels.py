@@ -10,7 +10,7 @@ import torch
 
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.errors import ImageError
-from calumma.tokens.pixels import scaled, to_array, to_picture, to_pixels
+from calumma.tokens.pixels import image_to_array, image_to_pixels, normalize_pixels, pixels_to_image
 from calumma.tokens.vq.config import VQConfig
 from tests.documents.hostile import saved, scene
 from tests.tokens import slow_pixels
@@ -29,31 +29,35 @@ def halves(width: int, height: int, *, across: bool) -> PIL.Image.Image:
 def test_the_colour_under_full_transparency_is_gone_before_resizing() -> None:
     picture = PIL.Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     picture.paste((0, 0, 255, 255), (0, 0, 4, 8))
-    pixels = to_pixels(picture, 2)
+    pixels = image_to_pixels(picture, 2)
     right = pixels[:, :, 1]
     assert right[0].min() > 0.8 and right[1].min() > 0.8  # white, with no trace of red alone
 
 
 def test_pixels_run_from_minus_one_to_one() -> None:
-    pixels = to_pixels(halves(4, 4, across=True), 4)
+    pixels = image_to_pixels(halves(4, 4, across=True), 4)
     assert pixels.shape == (3, 4, 4) and pixels.dtype == torch.float32
     assert pixels[0, 0].tolist() == [-1.0, -1.0, 1.0, 1.0]
 
 
 def test_an_array_is_the_same_pixels_in_a_quarter_of_the_room() -> None:
     picture = PIL.Image.effect_noise((9, 7), 50).convert("RGB")
-    assert torch.equal(scaled(torch.from_numpy(to_array(picture, 4))), to_pixels(picture, 4))
+    assert torch.equal(
+        normalize_pixels(torch.from_numpy(image_to_array(picture, 4))), image_to_pixels(picture, 4)
+    )
 
 
 def test_back_to_a_picture_values_are_clamped_and_cut() -> None:
     pixels = torch.tensor([-7.0, 0.0, 0.999, 2.0]).view(1, 2, 2).repeat(3, 1, 1)
     # (0 + 1) / 2 * 255 = 127.5 -> 127; (0.999 + 1) / 2 * 255 = 254.87 -> 254
-    assert np.asarray(to_picture(pixels))[:, :, 0].tolist() == [[0, 127], [254, 255]]
+    assert np.asarray(pixels_to_image(pixels))[:, :, 0].tolist() == [[0, 127], [254, 255]]
 
 
 def test_there_and_back_changes_a_value_by_one_at_most() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
-    back = torch.from_numpy(np.asarray(to_picture(scaled(values))).copy()).permute(2, 0, 1)
+    back = torch.from_numpy(np.asarray(pixels_to_image(normalize_pixels(values))).copy()).permute(
+        2, 0, 1
+    )
     assert (back.int() - values.int()).abs().max() <= 1
 
 
@@ -65,7 +69,7 @@ def test_pixels_equal_the_slow_reference(width: int, height: int) -> None:
     values[height // 2 :, :, 3] = 255
     picture, rgb = PIL.Image.fromarray(values), slow_pixels.on_white(values)
     for fit, slow in (("crop", slow_pixels.cropped), ("pad", slow_pixels.padded)):
-        found = to_pixels(picture, 16, fit).numpy()  # type: ignore[arg-type]
+        found = image_to_pixels(picture, 16, fit).numpy()  # type: ignore[arg-type]
         orders = [slow(rgb, 16, down_first=down_first) for down_first in (False, True)]
         assert any(np.allclose(found, expected, rtol=0, atol=1e-6) for expected in orders)
         assert all(np.abs(found - expected).max() < 0.3 for expected in orders)
@@ -85,24 +89,24 @@ def test_transformers_agrees_with_our_file_for_its_processor(
     name = "ChameleonImageProcessorPil"
     processor = getattr(transformers, name)(**preprocessor_config(VQConfig(resolution=32)))
     theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(to_pixels(picture, 32), theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(image_to_pixels(picture, 32), theirs, rtol=0, atol=1e-6)
 
 
 def test_ink_that_a_jpeg_stores_inverted_is_light_again() -> None:
     adobe = saved(scene("CMYK"), "JPEG", quality=95)
-    upright = to_array(PIL.Image.open(io.BytesIO(adobe)), 32)
-    assert np.abs(upright.astype(int) - to_array(scene(), 32)).mean() < 4
+    upright = image_to_array(PIL.Image.open(io.BytesIO(adobe)), 32)
+    assert np.abs(upright.astype(int) - image_to_array(scene(), 32)).mean() < 4
 
 
 def test_a_picture_that_breaks_while_it_is_decoded_is_refused() -> None:
     whole = saved(scene(), "PNG")
     with pytest.raises(ImageError, match="a picture: the picture is broken or cut short"):
-        to_pixels(PIL.Image.open(io.BytesIO(whole[: len(whole) // 2])), 8)
+        image_to_pixels(PIL.Image.open(io.BytesIO(whole[: len(whole) // 2])), 8)
 
 
 def test_a_mere_line_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
-        to_pixels(PIL.Image.new("RGB", (500, 2)), 8)
+        image_to_pixels(PIL.Image.new("RGB", (500, 2)), 8)
     assert str(caught.value) == (
         "a picture of 500 x 2 pixels; expected sides that differ at most 100-fold. Cut it, or "
         "leave its document out."
@@ -111,5 +115,5 @@ def test_a_mere_line_is_refused() -> None:
 
 def test_an_unknown_fit_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
-        to_pixels(PIL.Image.new("RGB", (2, 2)), 8, "stretch")  # type: ignore[arg-type]
+        image_to_pixels(PIL.Image.new("RGB", (2, 2)), 8, "stretch")  # type: ignore[arg-type]
     assert str(caught.value) == 'fit=\'stretch\' is not known; expected "crop" or "pad".'

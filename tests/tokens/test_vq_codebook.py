@@ -6,29 +6,32 @@ import torch
 from calumma.errors import ConfigError
 from calumma.tokens.vq.codebook import (
     CodebookConfig,
-    CodebookKeeper,
-    far_vectors,
+    CodebookUpdater,
+    VectorQuantizer,
     k_means,
+    nearest_codes,
     perplexity,
+    sample_far_vectors,
+    squared_distances,
+    straight_through,
 )
-from calumma.tokens.vq.quantizer import Quantizer, nearest
-from calumma.train.world import ALONE
+from calumma.train.distributed import ALONE
 
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def kept(values: list[float], **fields: object) -> tuple[Quantizer, CodebookKeeper]:
+def kept(values: list[float], **fields: object) -> tuple[VectorQuantizer, CodebookUpdater]:
     """A codebook of one column, and its keeper."""
-    quantizer = Quantizer(len(values), 1)
+    quantizer = VectorQuantizer(len(values), 1)
     quantizer.codebook.data.copy_(torch.tensor(values)[:, None])
-    return quantizer, CodebookKeeper(CodebookConfig(**fields), quantizer, ALONE)  # type: ignore[arg-type]
+    return quantizer, CodebookUpdater(CodebookConfig(**fields), quantizer, ALONE)  # type: ignore[arg-type]
 
 
-def update(quantizer: Quantizer, keeper: CodebookKeeper, values: list[float]) -> int:
+def update(quantizer: VectorQuantizer, keeper: CodebookUpdater, values: list[float]) -> int:
     vectors = torch.tensor(values)[:, None]
-    return keeper.update(quantizer, vectors, nearest(vectors, quantizer.codebook), seeded())
+    return keeper.update(quantizer, vectors, nearest_codes(vectors, quantizer.codebook), seeded())
 
 
 def test_a_running_mean_moves_by_its_share() -> None:
@@ -74,7 +77,7 @@ def test_k_means_of_few_vectors_still_gives_every_code_a_row() -> None:
 
 def test_vectors_are_drawn_from_afar() -> None:
     vectors = torch.cat([torch.zeros(99, 1), torch.full((1, 1), 5.0)])
-    assert far_vectors(vectors, torch.zeros(1, 1), 1, seeded()).item() == 5.0
+    assert sample_far_vectors(vectors, torch.zeros(1, 1), 1, seeded()).item() == 5.0
 
 
 def test_the_same_generator_gives_the_same_codebook() -> None:
@@ -83,10 +86,10 @@ def test_the_same_generator_gives_the_same_codebook() -> None:
 
 
 def test_normalised_rows_stay_on_their_sphere() -> None:
-    quantizer = Quantizer(2, 2)
+    quantizer = VectorQuantizer(2, 2)
     quantizer.codebook.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-    config = CodebookConfig(lookup="normalised", update="ema", decay=0.5)
-    keeper = CodebookKeeper(config, quantizer, ALONE)
+    config = CodebookConfig(quantizer="normalised", update="ema", decay=0.5)
+    keeper = CodebookUpdater(config, quantizer, ALONE)
     keeper.update(quantizer, torch.tensor([[2.0, 0.0]]), torch.tensor([1]), seeded())
     # the second: sums (1, 0.5), put back to a length of sqrt(2)
     assert quantizer.codebook.square().sum(1).tolist() == pytest.approx([2.0, 2.0])
@@ -95,10 +98,10 @@ def test_normalised_rows_stay_on_their_sphere() -> None:
 
 def test_statistics_see_which_codes_are_used() -> None:
     quantizer, keeper = kept([0.0, 10.0, 20.0, 30.0])
-    assert keeper.used == 1.0 and keeper.perplexity == pytest.approx(4.0)
+    assert keeper.usage == 1.0 and keeper.perplexity == pytest.approx(4.0)
     for _ in range(1000):
         update(quantizer, keeper, [0.0, 10.0])
-    assert keeper.used == 0.5 and keeper.perplexity == pytest.approx(2.0, abs=0.01)
+    assert keeper.usage == 0.5 and keeper.perplexity == pytest.approx(2.0, abs=0.01)
 
 
 def test_perplexity_counts_even_use() -> None:
@@ -107,8 +110,8 @@ def test_perplexity_counts_even_use() -> None:
 
 def test_beta_weighs_the_codebooks_loss_in_the_release_and_the_encoders_elsewhere() -> None:
     assert CodebookConfig(beta=0.25).loss_weights == (1.0, 0.25)
-    assert CodebookConfig(beta=0.25, legacy_beta=False).loss_weights == (0.25, 1.0)
-    assert CodebookConfig(beta=0.25, legacy_beta=False, update="ema").loss_weights == (0.25, 0.0)
+    assert CodebookConfig(beta=0.25, legacy=False).loss_weights == (0.25, 1.0)
+    assert CodebookConfig(beta=0.25, legacy=False, update="ema").loss_weights == (0.25, 0.0)
 
 
 REFUSALS = {
@@ -149,3 +152,33 @@ def test_what_cannot_be_is_refused(fields: dict[str, object], message: str) -> N
     with pytest.raises(ConfigError) as caught:
         CodebookConfig(**fields)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+LINE = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0], [2.0, 0.0]])
+
+
+def test_distances_are_squared_and_euclidean() -> None:
+    assert squared_distances(torch.tensor([[1.0, 2.0]]), LINE).tolist() == [[5.0, 5.0, 13.0, 5.0]]
+
+
+def test_the_nearest_code_is_taken_and_ties_go_to_the_lower() -> None:
+    vectors = torch.tensor([[0.9, 0.0], [1.0, 3.0], [2.1, 0.0], [9.0, 9.0]])
+    assert nearest_codes(vectors, LINE).tolist() == [0, 0, 1, 2]
+
+
+def test_codes_and_their_vectors_keep_the_places_of_the_cells() -> None:
+    quantizer = VectorQuantizer(4, 2)
+    quantizer.codebook.data.copy_(LINE)
+    latents = torch.tensor([[0.0, 4.1], [2.2, 0.3]]).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
+    latents[:, 1] = 0.0
+    codes = quantizer.quantize(latents)
+    assert codes.tolist() == [[[0, 2], [1, 0]]]
+    assert quantizer.embed(codes)[0, 0].tolist() == [[0.0, 4.0], [2.0, 0.0]]
+
+
+def test_gradients_pass_straight_through() -> None:
+    latents = torch.tensor([1.0, 2.0], requires_grad=True)
+    through = straight_through(latents, torch.tensor([5.0, 7.0]))
+    assert through.tolist() == [5.0, 7.0]
+    through.backward(torch.tensor([3.0, 4.0]))
+    assert latents.grad is not None and latents.grad.tolist() == [3.0, 4.0]

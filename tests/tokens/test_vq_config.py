@@ -5,12 +5,12 @@ import torch
 
 from calumma.errors import ConfigError
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.network import VQNetwork
+from calumma.tokens.vq.network import VQModel
 
 
 def test_the_defaults_are_the_release() -> None:
     with torch.device("meta"):
-        network = VQNetwork(VQConfig())
+        network = VQModel(VQConfig())
     counts = [
         sum(p.numel() for p in part.parameters())
         for part in (network.encoder, network.decoder, network.quantizer, network)

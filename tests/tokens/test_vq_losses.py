@@ -4,23 +4,24 @@ import pytest
 import torch
 
 from calumma.tokens.vq.losses import (
-    adversarial_share,
+    NLayerDiscriminator,
+    adaptive_disc_weight,
     discriminator_loss,
-    pyramid_distance,
+    laplacian_pyramid_loss,
     quantization_losses,
 )
 
 
 def test_a_shift_of_all_pixels_is_seen_once_by_the_pyramid() -> None:
     # all fine bands of a constant are 0; what is left is the coarse one
-    distance = pyramid_distance(torch.full((1, 3, 16, 16), 0.5), torch.zeros(1, 3, 16, 16))
+    distance = laplacian_pyramid_loss(torch.full((1, 3, 16, 16), 0.5), torch.zeros(1, 3, 16, 16))
     assert distance.item() == pytest.approx(0.5)
 
 
 def test_a_checkerboard_is_seen_by_the_finest_band_only() -> None:
     board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1.0
     board = board.expand(1, 3, 16, 16)
-    assert pyramid_distance(board, torch.zeros_like(board)).item() == pytest.approx(1.0)
+    assert laplacian_pyramid_loss(board, torch.zeros_like(board)).item() == pytest.approx(1.0)
 
 
 def test_commitment_moves_the_encoder_and_the_other_the_codebook() -> None:
@@ -43,5 +44,28 @@ def test_a_discriminator_that_is_sure_and_right_has_no_loss() -> None:
 
 def test_the_adversarial_share_evens_the_pull_at_the_last_weight() -> None:
     weight = torch.tensor([3.0], requires_grad=True)
-    share = adversarial_share((weight * 4.0).sum(), (weight * 2.0).sum(), weight)
+    share = adaptive_disc_weight((weight * 4.0).sum(), (weight * 2.0).sum(), weight)
     assert share.item() == pytest.approx(2.0, abs=1e-3) and not share.requires_grad
+
+
+def test_each_patch_gets_a_logit() -> None:
+    judge = NLayerDiscriminator(channels=32, num_layers=2)
+    assert judge(torch.zeros(2, 3, 32, 32)).shape == (2, 1, 6, 6)
+
+
+def test_an_image_is_judged_the_same_in_any_company() -> None:
+    torch.manual_seed(0)
+    judge = NLayerDiscriminator(channels=32, num_layers=2)
+    pixels = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(judge(pixels)[:1], judge(pixels[:1]))
+
+
+def test_a_far_corner_does_not_move_a_patch() -> None:
+    judge = NLayerDiscriminator(channels=32, num_layers=1)
+    pixels = torch.randn(1, 3, 64, 64)
+    before = judge(pixels)
+    with torch.no_grad():
+        changed = judge(torch.cat([pixels[..., :60], -pixels[..., 60:]], -1))
+    # GroupNorm looks at the whole image, so a patch may shift a little, but not as its own does
+    moved = (changed - before).abs()[0, 0]
+    assert moved[:, -2:].max() > 5 * moved[:, :8].max()

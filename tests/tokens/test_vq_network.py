@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.layers import BlockStyle, Downsample, NormSwish, Upsample
-from calumma.tokens.vq.names import decoder_names, transformers_names
-from calumma.tokens.vq.network import VQNetwork, missing_modules
+from calumma.tokens.vq.layers import BlockConfig, Downsample, NormSiLU, Upsample
+from calumma.tokens.vq.network import VQModel, missing_modules
+from calumma.tokens.vq.tensor_names import transformers_names, vq_decoder_names
 
 SMALL = {"resolution": 32, "latent_channels": 16, "code_dim": 8, "num_codes": 64}
 SHAPES = {
@@ -30,13 +30,13 @@ SHAPES = {
 
 
 def test_the_half_that_decodes_may_be_left_out() -> None:
-    whole = VQNetwork(SHAPES["plain"])
+    whole = VQModel(SHAPES["plain"])
     names = [name for name in whole.state_dict() if not name.startswith("decoder.")]
     assert missing_modules(names) == ["decoder"]
     assert missing_modules(whole.state_dict().keys()) == []
     assert missing_modules(["decoder.conv_in.weight"]) == []
     assert missing_modules([]) == ["decoder", "post_quant_conv"]
-    half = VQNetwork(SHAPES["plain"], missing_modules(names))
+    half = VQModel(SHAPES["plain"], missing_modules(names))
     assert list(half.state_dict()) == names
     assert whole.has_decoder and not half.has_decoder
 
@@ -65,14 +65,14 @@ def transformers_network(config: VQConfig) -> nn.Module:
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_transformers_gives_the_same_codes(config: VQConfig) -> None:
     theirs = transformers_network(config)
-    ours = VQNetwork(config).eval()
+    ours = VQModel(config).eval()
     names, tensors = transformers_names(config), theirs.state_dict()
     assert set(names.values()) == set(tensors)
     ours.load_state_dict({name: tensors[names[name]] for name in names}, strict=False)
     pixels = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         expected, found = theirs.encode(pixels), ours.encode(pixels)
-        latents = ours.latents(pixels)
+        latents = ours.encode_latents(pixels)
     assert torch.equal(found.flatten(), expected.image_tokens)
     assert found.unique().numel() > 4, "the test says little if all cells have one code"
     torch.testing.assert_close(latents, theirs.quant_conv(expected.last_hidden_state))
@@ -80,8 +80,8 @@ def test_transformers_gives_the_same_codes(config: VQConfig) -> None:
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_every_tensor_has_one_name_outside(config: VQConfig) -> None:
-    encoding, decoding = transformers_names(config), decoder_names(config)
-    assert set(encoding) | set(decoding) == set(VQNetwork(config).state_dict())
+    encoding, decoding = transformers_names(config), vq_decoder_names(config)
+    assert set(encoding) | set(decoding) == set(VQModel(config).state_dict())
     assert len(set(encoding.values())) == len(encoding)
     assert len(set(decoding.values())) == len(decoding)
     shared = set(encoding) & set(decoding)
@@ -89,7 +89,7 @@ def test_every_tensor_has_one_name_outside(config: VQConfig) -> None:
 
 
 def test_decoder_names_count_levels_from_full_resolution_as_vqgan_does() -> None:
-    names = decoder_names(SHAPES["plain"])
+    names = vq_decoder_names(SHAPES["plain"])
     assert names["decoder.levels.0.blocks.0.conv1.weight"] == "decoder.up.2.block.0.conv1.weight"
     assert names["decoder.levels.1.upsample.conv.bias"] == "decoder.up.1.upsample.conv.bias"
     assert names["decoder.middle.attention.query.bias"] == "decoder.mid.attn_1.q.bias"
@@ -97,7 +97,7 @@ def test_decoder_names_count_levels_from_full_resolution_as_vqgan_does() -> None
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_codes_become_an_image_of_the_same_size(config: VQConfig) -> None:
-    network = VQNetwork(config).eval()
+    network = VQModel(config).eval()
     with torch.no_grad():
         codes = network.encode(torch.zeros(2, 3, 32, 32))
         pixels = network.decode(codes)
@@ -112,8 +112,8 @@ def test_norm_and_swish_in_one_equal_pytorch_one_after_the_other(
     channels: int, smallest_group: int, layout: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
-    style = BlockStyle(dropout=0.0, smallest_group=smallest_group)
-    ours = NormSwish(channels, style).double()
+    style = BlockConfig(dropout=0.0, min_channels_per_group=smallest_group)
+    ours = NormSiLU(channels, style).double()
     nn.init.normal_(ours.weight)
     nn.init.normal_(ours.bias)
     x = torch.randn(3, channels, 5, 4, dtype=torch.double).to(memory_format=layout)
@@ -154,10 +154,10 @@ def test_upsampling_repeats_each_cell_before_its_convolution() -> None:
 
 
 def test_the_decoder_has_groups_of_four_channels_or_more_and_the_encoder_always_32_groups() -> None:
-    network = VQNetwork(SHAPES["plain"])
+    network = VQModel(SHAPES["plain"])
     assert network.decoder.norm_out.num_groups == 8
     assert network.encoder.levels[0].blocks[0].norm1.num_groups == 32  # type: ignore[union-attr]
     with torch.device("meta"):
-        release = VQNetwork(VQConfig())
+        release = VQModel(VQConfig())
     groups = {m.num_groups for m in release.modules() if isinstance(m, nn.GroupNorm)}
     assert groups == {32}

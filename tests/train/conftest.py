@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.train.journal import Journal
+from calumma.train.run_log import Journal
 from tests.train import decoder_ranks
 
 OpenJournal = Callable[..., Journal]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from calumma.batches.batch import PADDING, Batch
-from calumma.batches.stream import DataConfig
-from calumma.model.presets import decoder_size
+from calumma.batches.loader import DataConfig
+from calumma.model.presets import preset
 from calumma.train.config import (
     DecoderShapeConfig,
     DiagnosticsConfig,
@@ -24,19 +24,19 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
-from calumma.train.decoder import DecoderLearner
-from calumma.train.eyes import look
+from calumma.train.decoder_trainer import DecoderLearner
+from calumma.train.diagnostics import look
+from calumma.train.distributed import World, joined
 from calumma.train.loop import Progress
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallel import Ranks, gathered, placed
 from calumma.train.pretrain import pretrain
+from calumma.train.stability import StabilityConfig
 from calumma.train.step import StepRules, optimizer_step, to_device
-from calumma.train.watch import StabilityConfig
-from calumma.train.world import World, joined
 from calumma.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(num_codes=16, num_text=60)
-SHAPE = decoder_size(
+SHAPE = preset(
     "tiny",
     vocabulary_size=VOCABULARY.size,
     model_dim=32,
@@ -62,9 +62,9 @@ def batch(number: int) -> Batch:
 def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> None:
     """Some steps of two batches each; the first rank writes losses and whole weights."""
     ranks = Ranks(world, torch.device("cpu"), parallel, torch.float32)
-    decoder, place = placed(SHAPES[name], lambda made: made.fresh_weights(0), ranks)
+    decoder, place = placed(SHAPES[name], lambda made: made.initial_weights(0), ranks)
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
-    rules = StepRules(vocabulary=VOCABULARY, z_loss=1e-2, max_gradient_norm=1.0)
+    rules = StepRules(vocabulary=VOCABULARY, z_loss_weight=1e-2, max_grad_norm=1.0)
     told = []
     for number in range(STEPS[name]):
         batches = [batch(2 * number), batch(2 * number + 1)]
@@ -77,7 +77,7 @@ def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> No
             else None
         )
         report = optimizer_step(decoder, optimizers, rows, rules, place)
-        told.append([report.loss, report.z, report.output_norm, report.gradient_norm])
+        told.append([report.loss, report.log_z, report.output_norm, report.grad_norm])
         told[-1] += seen.told().values() if seen is not None else []
     whole = gathered(decoder, place)
     if whole is not None:
@@ -129,8 +129,8 @@ def troubled(run: Path, shards: Path) -> None:
     real = DecoderLearner.step
 
     def step(learner: DecoderLearner, number: int) -> dict[str, float]:
-        share = learner.course.rate_share
-        if learner.course.drawn == 11:
+        share = learner.course.lr_factor
+        if learner.course.batches_consumed == 11:
             learner.course = replace(learner.course, rate_share=1e5)
         told = real(learner, number)
         learner.course = replace(learner.course, rate_share=share)

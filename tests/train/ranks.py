@@ -19,7 +19,7 @@ from calumma.train.config_image_tokenizer import (
     RegionConfig,
     VQLossConfig,
 )
-from calumma.train.image_learner import train_image_tokenizer
+from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from tests.images import png
 
 _BASE = ImageTokenizerTrainConfig(
@@ -42,7 +42,7 @@ RUNS = {
         _BASE,
         continuous_steps=2,
         averaging_decay=0.9,
-        codebook=CodebookConfig(update="ema", decay=0.9, legacy_beta=False, revive_after_steps=1),
+        codebook=CodebookConfig(update="ema", decay=0.9, legacy=False, dead_code_restart_steps=1),
         losses=VQLossConfig(
             perceptual="pyramid",
             disc_weight=0.5,
@@ -52,7 +52,7 @@ RUNS = {
         ),
         regions=RegionConfig(faces="given", crop_size=32),
     ),
-    "ibq": replace(_BASE, codebook=CodebookConfig(lookup="ibq", entropy_weight=0.1)),
+    "ibq": replace(_BASE, codebook=CodebookConfig(quantizer="ibq", entropy_weight=0.1)),
 }
 
 

@@ -36,7 +36,7 @@ def assert_same_weights(one: Decoder, other: Decoder) -> None:
 
 def told(run: Path) -> list[dict[str, float]]:
     """The lines of `metrics.jsonl`, but for clocks and memory."""
-    clocks = {"seconds", "tokens_per_second", "data_wait_share", "memory_bytes", "mfu"}
+    clocks = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes", "mfu"}
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
 

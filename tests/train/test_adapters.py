@@ -96,9 +96,9 @@ def test_rows_get_the_gradient_that_the_whole_table_would(
     whole.load_state_dict(decoder.state_dict())
     made = adapted(decoder, replace(ANOLE, tables="all"), vocabulary)
     for one in (whole, made):
-        hidden = one.hidden(IDS[:, :-1])
+        hidden = one(IDS[:, :-1], head_fn=one.norm)
         counted = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
-        sums = summed_loss(hidden, one.head, IDS[:, 1:], counted, vocabulary, z_loss=1e-2)
+        sums = summed_loss(hidden, one.head, IDS[:, 1:], counted, vocabulary, z_loss_weight=1e-2)
         sums.total.backward()
     rows = image_rows(vocabulary)
     part = slice(rows.start, rows.stop)
@@ -157,6 +157,6 @@ def test_tensor_ranks_cannot_share_additions() -> None:
     with pytest.raises(ConfigError) as caught:
         require_shardable(LORA, tensor=2)
     assert str(caught.value) == (
-        "parallel.tensor=2 cuts matrices that adapt.matrices='lora' adds to; expected whole ones. "
-        "Set parallel.tensor=1 (FSDP2 shards them all the same)."
+        "parallel.tensor_parallel=2 cuts matrices that trainable.blocks='lora' adds to; expected whole ones. "
+        "Set parallel.tensor_parallel=1 (FSDP2 shards them all the same)."
     )

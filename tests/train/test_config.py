@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.toml_config import make_config
+from calumma.toml_config import build_config
 from calumma.train.config import (
     OptimizerConfig,
     ParallelConfig,
@@ -35,7 +35,7 @@ def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
             shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor_parallel=3)
         )
     assert str(caught.value) == (
-        "stream.row_length=256 does not divide over parallel.tensor=3 ranks; expected a multiple."
+        "data.seq_len=256 does not divide over parallel.tensor_parallel=3 ranks; expected a multiple."
     )
 
 
@@ -61,14 +61,14 @@ TREE = {"shards": "s", "tokenizers": "t", **STAGES}
 
 def test_a_named_size_stands_for_the_fields_that_are_left_out() -> None:
     model = {"size": "34B", "max_tokens": 2048}
-    shape = make_config(PretrainConfig, TREE | {"model": model}, "run.toml").model
+    shape = build_config(PretrainConfig, TREE | {"model": model}, "run.toml").model
     assert (shape.model_dim, shape.num_kv_heads, shape.norm_order) == (8192, 8, "reordered")
     assert shape.max_seq_len == 2048
 
 
 def test_an_unknown_size_is_refused_with_the_file_s_name() -> None:
     with pytest.raises(ConfigError) as caught:
-        make_config(PretrainConfig, TREE | {"model": {"size": "8B"}}, "run.toml")
+        build_config(PretrainConfig, TREE | {"model": {"size": "8B"}}, "run.toml")
     assert str(caught.value) == (
         "run.toml: size '8B' is not known; expected one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
     )
@@ -76,7 +76,7 @@ def test_an_unknown_size_is_refused_with_the_file_s_name() -> None:
 
 def test_a_size_is_no_field_where_none_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        make_config(PretrainConfig, TREE | {"optimizer": {"size": "7B"}}, "run.toml")
+        build_config(PretrainConfig, TREE | {"optimizer": {"size": "7B"}}, "run.toml")
     assert str(caught.value).startswith(
         "run.toml: there is no field optimizer.size; expected one of"
     )
@@ -85,7 +85,7 @@ def test_a_size_is_no_field_where_none_are_named() -> None:
 @pytest.mark.parametrize("two", [{}, {"weights": {"a": 1.0}, "added": {"b": 2.0}}])
 def test_stage_two_is_told_in_one_way(two: dict[str, dict[str, float]]) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_config(PretrainConfig, TREE | {"stage_two": two}, "run.toml")
+        build_config(PretrainConfig, TREE | {"stage_two": two}, "run.toml")
     assert str(caught.value) == (
         f"run.toml: stage two has weights {two.get('weights', {})} of its own and adds "
         f"{two.get('added', {})} to stage one's; expected one of the two: [stage_two.weights], or "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.toml_config import load_config, make_config
+from calumma.toml_config import build_config, load_config
 from calumma.train.config_finetune import CATEGORIES, FinetuneConfig, TrainableConfig
 
 TREE = {"shards": "s", "tokenizers": "t", "model": "m"}
@@ -16,7 +16,7 @@ RUNS = Path(__file__).parents[2] / "runs"
 
 
 def config(**changes: Any) -> FinetuneConfig:
-    return make_config(FinetuneConfig, TREE | changes, "turns.toml")
+    return build_config(FinetuneConfig, TREE | changes, "turns.toml")
 
 
 def refusal(**changes: Any) -> str:
@@ -90,17 +90,17 @@ def test_weights_out_of_range_are_refused() -> None:
     [
         (
             {"matrices": "none", "tables": "none"},
-            "adapt.matrices='none' and adapt.tables='none' leave nothing to learn; expected one of "
-            "them. Set adapt.tables='head' for image rows alone, or adapt.matrices='lora'.",
+            "trainable.blocks='none' and trainable.embeddings='none' leave nothing to learn; expected one of "
+            "them. Set trainable.embeddings='head' for image rows alone, or trainable.blocks='lora'.",
         ),
         (
             {"matrices": "lora", "rank": 0},
-            "adapt.rank=0; expected at least 1. Raise adapt.rank.",
+            "trainable.lora_rank=0; expected at least 1. Raise trainable.lora_rank.",
         ),
         (
             {"rows": "image"},
-            "adapt.tables='all' and adapt.rows='image' with all matrices; expected matrices that "
-            "stay. Set adapt.matrices='lora' or 'none'.",
+            "trainable.embeddings='all' and trainable.vocab_rows='image' with all matrices; expected matrices that "
+            "stay. Set trainable.blocks='lora' or 'none'.",
         ),
     ],
 )

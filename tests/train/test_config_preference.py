@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.toml_config import make_config
+from calumma.toml_config import build_config
 from calumma.train.config import ComputeConfig, ParallelConfig
 from calumma.train.config_preference import DPOConfig, DPOTrainConfig
 
 
 def test_a_table_is_read_and_the_rest_has_defaults() -> None:
     tree = {"model": "m", "preference": {"pairs": ["a.jsonl", "b.jsonl"]}}
-    config = make_config(DPOTrainConfig, tree, "dpo.toml")
+    config = build_config(DPOTrainConfig, tree, "dpo.toml")
     assert config.dpo.pairs == (Path("a.jsonl"), Path("b.jsonl"))
     assert (config.dpo.beta, config.optimizer.lr) == (0.1, 1e-6)
     assert config.schedule.decay_type == "cosine"
@@ -30,7 +30,7 @@ def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         DPOConfig(**fields)
     assert str(caught.value) == (
-        f"preference.pairs={[str(path) for path in fields['pairs']]}, beta={fields['beta']}, "
+        f"dpo.pairs={[str(path) for path in fields['pairs']]}, beta={fields['beta']}, "
         f"doubt={fields['doubt']}, answer_weight={fields['answer_weight']}; expected a file, a beta "
         "above 0, a doubt below 0.5, and no negative weight."
     )
@@ -55,7 +55,7 @@ def test_tensor_ranks_are_refused() -> None:
             parallel=ParallelConfig(tensor_parallel=2),
         )
     assert str(caught.value) == (
-        "parallel.tensor=2: preference tuning judges whole answers, which tensor ranks cut; "
+        "parallel.tensor_parallel=2: preference tuning judges whole answers, which tensor ranks cut; "
         "expected 1. FSDP2 over all ranks is there without it."
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calumma.batches.stream import DataConfig
+from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError, ShardError
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -64,7 +64,7 @@ def test_another_start_is_another_run(
 ) -> None:
     finetune(config(shards), decoder, text_tokenizer.vocabulary, tmp_path)
     other = Decoder(replace(decoder.config))
-    other.initialise(5)
+    other.init_weights(5)
     with pytest.raises(CheckpointError, match="was written by a run of another config"):
         finetune(config(shards), other, text_tokenizer.vocabulary, tmp_path)
 

@@ -68,7 +68,7 @@ def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_tensor_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (9, 0), tensor=2) == (
-        "compute.precision='float8' with parallel.tensor=2; expected tensor=1, since DTensor does "
+        "compute.precision='float8' with parallel.tensor_parallel=2; expected tensor=1, since DTensor does "
         "not cut float8 products here. Shard over all ranks instead. Use bfloat16."
     )
 
@@ -84,13 +84,13 @@ def test_steps_in_float8_learn_nearly_what_others_do() -> None:
     losses: dict[str, list[float]] = {}
     for kind in ("float32", "float8"):
         decoder = Decoder(decoder_ranks.SHAPE)
-        decoder.initialise(0)
+        decoder.init_weights(0)
         names = list(decoder.state_dict())
         if kind == "float8":
             emulated(decoder)
         assert list(decoder.state_dict()) == names
         optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
-        rules = StepRules(vocabulary=decoder_ranks.VOCABULARY, z_loss=0.0, max_gradient_norm=1.0)
+        rules = StepRules(vocabulary=decoder_ranks.VOCABULARY, z_loss_weight=0.0, max_grad_norm=1.0)
         losses[kind] = [
             optimizer_step(decoder, optimizers, [decoder_ranks.batch(n)], rules).loss
             for n in range(5)

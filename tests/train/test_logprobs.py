@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calumma.model.decoder import Head
+from calumma.model.decoder import LMHead
 from calumma.train import loss
 from calumma.train.logprobs import logprobs
 
@@ -18,7 +18,7 @@ def test_chunks_of_any_size_give_what_a_log_softmax_gives(
 ) -> None:
     monkeypatch.setitem(loss.NUMBERS_AT_ONCE, "cpu", at_once)
     torch.manual_seed(0)
-    head = Head(WIDTH, SIZE, bias=False)
+    head = LMHead(WIDTH, SIZE, bias=False)
     hidden = torch.randn(PLACES, WIDTH, requires_grad=True)
     expected = torch.randint(SIZE, (PLACES,))
     weights = torch.randn(PLACES)
@@ -36,7 +36,7 @@ def test_chunks_of_any_size_give_what_a_log_softmax_gives(
 
 
 def test_a_head_that_stays_gets_no_gradient() -> None:
-    head = Head(WIDTH, SIZE, bias=False).requires_grad_(False)
+    head = LMHead(WIDTH, SIZE, bias=False).requires_grad_(False)
     hidden = torch.randn(2, WIDTH, requires_grad=True)
     logprobs(hidden, head, torch.tensor([0, 1])).sum().backward()
     assert head.weight.grad is None and hidden.grad is not None
@@ -44,7 +44,7 @@ def test_a_head_that_stays_gets_no_gradient() -> None:
 
 def test_under_autocast_products_are_computed_low_and_sums_high() -> None:
     torch.manual_seed(0)
-    head = Head(WIDTH, SIZE, bias=False)
+    head = LMHead(WIDTH, SIZE, bias=False)
     hidden = torch.randn(PLACES, WIDTH, requires_grad=True)
     expected = torch.randint(SIZE, (PLACES,))
     with torch.autocast("cpu", dtype=torch.bfloat16):

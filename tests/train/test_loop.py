@@ -14,16 +14,16 @@ import pytest
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
-from calumma.train.journal import Journal
-from calumma.train.loop import Course, LoopConfig, _Loop, run_loop
-from calumma.train.watch import StabilityConfig
+from calumma.train.loop import DataPosition, LoopConfig, _Loop, run_loop
+from calumma.train.run_log import Journal
+from calumma.train.stability import StabilityConfig
 
 
 class Counting:
     """Its state is a sum over the steps; it dies where it is told to."""
 
     def __init__(self, dies_at: int | None = None) -> None:
-        self.course = Course()
+        self.course = DataPosition()
         self.sum = 0
         self.steps: list[int] = []
         self.dies_at = dies_at
@@ -35,7 +35,7 @@ class Counting:
         self.sum = self.sum * 3 + number
         return {"loss": float(self.sum), "num_tokens": 10.0}
 
-    def turn(self, number: int, course: Course) -> None:
+    def turn(self, number: int, course: DataPosition) -> None:
         self.course = course
 
     def state(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Counting:
 
     def restore(self, saved: SavedCheckpoint) -> None:
         state = saved.load_full()
-        self.sum, self.course = state["sum"], Course(**state["course"])
+        self.sum, self.course = state["sum"], DataPosition(**state["course"])
 
 
 CONFIG = LoopConfig(steps=10, save_every=3, fingerprint="f")
@@ -140,10 +140,10 @@ class Troubled(Counting):
         self.spoilt = spoilt
 
     def step(self, number: int) -> dict[str, float]:
-        drawn = self.course.drawn
+        drawn = self.course.batches_consumed
         super().step(drawn)
         self.course = replace(self.course, drawn=drawn + 1)
-        return {"loss": 9.0 if drawn in self.spoilt else 1.0, "rate": self.course.rate_share}
+        return {"loss": 9.0 if drawn in self.spoilt else 1.0, "lr": self.course.lr_factor}
 
 
 WATCH = StabilityConfig(window=6, spike_steps=2, rollback_memory_steps=20, max_rollbacks=2)
@@ -165,7 +165,7 @@ def test_a_spike_rolls_back_and_its_batches_are_passed_over(tmp_path: Path) -> N
     assert events(tmp_path) == [
         {"event": "spike", "step": 9, "text": text, "since": 8, "metric": "loss"},
         {
-            "event": "roll_back",
+            "event": "rollback",
             "step": 9,
             "text": "back to step 6, past the batches of 3 steps",
             "to": 6,
@@ -204,7 +204,7 @@ def test_a_run_that_is_killed_around_a_roll_back_ends_the_same(
     run_loop(second, tmp_path / "run", WATCHED)
     assert (second.sum, second.course) == (whole.sum, whole.course)
     assert events(tmp_path / "run") == events(tmp_path / "whole")
-    told, expected = ([m["rate"] for m in metrics(tmp_path / r)] for r in ("run", "whole"))
+    told, expected = ([m["lr"] for m in metrics(tmp_path / r)] for r in ("run", "whole"))
     assert told == expected
 
 
@@ -252,10 +252,10 @@ def test_trouble_that_stays_ends_the_run_in_one_line(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path}: the loss rose to 9, above 1.1 for 2 steps; the median of the 3 steps before "
         "is 1; going back 2 times within 20 steps did not help (events.jsonl tells of them). Begin "
-        "anew with a lower peak rate, or raise --watch.most-roll-backs and go on from the newest "
+        "anew with a lower peak rate, or raise --stability.max-rollbacks and go on from the newest "
         "checkpoint."
     )
-    told = [one for one in events(tmp_path) if one["event"] == "roll_back"]
+    told = [one for one in events(tmp_path) if one["event"] == "rollback"]
     assert [(one["to"], one["rate_share"]) for one in told] == [(6, 1.0), (3, 0.5)]
     assert told[1]["text"] == (
         "back to step 3, past the batches of 5 steps, from now on with 0.5 of the rate"
@@ -265,7 +265,7 @@ def test_trouble_that_stays_ends_the_run_in_one_line(tmp_path: Path) -> None:
     freed = Troubled(spoilt=range(7, 21))
     run_loop(freed, tmp_path, patient)
     assert [line["loss"] for line in metrics(tmp_path)] == [1.0] * 16
-    assert freed.course.rate_share < 0.5
+    assert freed.course.lr_factor < 0.5
 
 
 def test_a_warning_is_told_once_in_a_window(tmp_path: Path) -> None:

@@ -30,12 +30,12 @@ def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
     decoder = fresh_decoder(SETTING)
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         sums = summed_loss(
-            decoder.hidden(IDS[:, :-1]),
+            decoder(IDS[:, :-1], head_fn=decoder.norm),
             decoder.head,
             IDS[:, 1:],
             torch.ones(1, 6, dtype=torch.bool),
             vocabulary_of(SETTING.shape),
-            z_loss=0.0,
+            z_loss_weight=0.0,
         )
     sums.total.backward()
     return sums, [p.grad for p in decoder.parameters() if p.grad is not None]

@@ -75,6 +75,6 @@ def test_muon_is_refused_where_ranks_share_matrices(
     with pytest.raises(ConfigError) as caught:
         make_optimizers(model, OptimizerConfig(name="muon"))
     assert str(caught.value) == (
-        "optimizer.kind='muon' wants whole matrices, and the ranks hold parts of them; expected one "
+        "optimizer.name='muon' wants whole matrices, and the ranks hold parts of them; expected one "
         "process. Use adamw, or start without torchrun."
     )

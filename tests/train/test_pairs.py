@@ -81,6 +81,6 @@ def test_no_pairs_at_all_are_refused(tokenizers: Tokenizers) -> None:
     with pytest.raises(ConfigError) as caught:
         encoded_pairs([], DocumentEncoder(tokenizers.text, tokenizers.image), 8)
     assert str(caught.value) == (
-        "the files of preference.pairs hold no pair; expected at least one. Collect some with "
+        "the files of dpo.pairs hold no pair; expected at least one. Collect some with "
         "`calumma compare`, or write them as docs/finetuning.md says."
     )

@@ -16,11 +16,11 @@ from calumma.checkpoints.training_checkpoint import RetentionPolicy
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.presets import decoder_size
+from calumma.model.presets import preset
 from calumma.train.config import ParallelConfig
-from calumma.train.exports import Exporter, Exports
+from calumma.train.distributed import ALONE, World
+from calumma.train.hf_export import Exporter, Exports
 from calumma.train.parallel import Ranks, placed
-from calumma.train.world import ALONE, World
 from tests.checkpoints.drawn import bytes_of
 from tests.launch import free_ports, start_ranks
 from tests.train import decoder_ranks
@@ -111,7 +111,12 @@ def test_ranks_go_back_together_and_end_where_one_process_ends(
         for run in (tmp_path, folder / "trouble-2")
     )
     [*_, back] = one
-    assert (back["event"], back["step"], back["to"], back["drawn"]) == ("roll_back", 14, 10, 14)
+    assert (back["event"], back["step"], back["rollback_to_step"], back["batches_consumed"]) == (
+        "rollback",
+        14,
+        10,
+        14,
+    )
     assert two[-1] == back
     weights, expected = (torch.load(r / "weights.pt") for r in (folder / "trouble-2", tmp_path))
     for key, tensor in expected.items():
@@ -121,27 +126,27 @@ def test_ranks_go_back_together_and_end_where_one_process_ends(
 def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
     ranks = Ranks(World(0, size), CPU, parallel, torch.float32)
     with pytest.raises(ConfigError) as caught:
-        placed(replace(decoder_size("tiny"), **shape), lambda made: [], ranks)
+        placed(replace(preset("tiny"), **shape), lambda made: [], ranks)
     return str(caught.value)
 
 
 def test_ranks_that_do_not_divide_are_refused() -> None:
     assert refusal(ParallelConfig(data_parallel_replicate=2, tensor_parallel=2), 6) == (
-        "6 ranks are no multiple of parallel.replicas=2 times parallel.tensor=2; expected one. "
-        "Start another number, or give another --parallel.replicas "
-        "or --parallel.tensor."
+        "6 ranks are no multiple of parallel.data_parallel_replicate=2 times parallel.tensor_parallel=2; expected one. "
+        "Start another number, or give another --parallel.data-parallel-replicate "
+        "or --parallel.tensor-parallel."
     )
 
 
 def test_heads_that_cannot_be_shared_are_refused() -> None:
     assert refusal(ParallelConfig(tensor_parallel=8), 8) == (
-        "parallel.tensor=8 does not divide 4 key heads and a feed-forward of 256; expected a "
+        "parallel.tensor_parallel=8 does not divide 4 key heads and a feed-forward of 256; expected a "
         "divisor of both."
     )
 
 
 def test_norms_in_groups_are_not_cut() -> None:
     assert refusal(ParallelConfig(tensor_parallel=2), 2, qk_norm_groups=2) == (
-        "parallel.tensor=2 cuts the heads, but their norms stand in 2 groups; expected one. Use "
-        "parallel.tensor=1, which shards all."
+        "parallel.tensor_parallel=2 cuts the heads, but their norms stand in 2 groups; expected one. Use "
+        "parallel.tensor_parallel=1, which shards all."
     )

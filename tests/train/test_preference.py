@@ -127,8 +127,8 @@ def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
     made = prefer(config(pairs_file, dropout=0.0), model_parts, tmp_path / "run")
     first, *_, last = told(tmp_path / "run")
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert abs(first["margin"]) < 1e-4 and last["margin"] > 0.1
-    assert last["loss"] < first["loss"] and last["preferred"] == 1.0
+    assert abs(first["reward_margin"]) < 1e-4 and last["reward_margin"] > 0.1
+    assert last["loss"] < first["loss"] and last["reward_accuracy"] == 1.0
     assert made is not None and not made.training
     for name, tensor in model_parts.decoder.state_dict().items():
         assert torch.equal(before[name], tensor), name

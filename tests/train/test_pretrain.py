@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
-from calumma.batches.stream import DataConfig
+from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
 from calumma.shards.reader import ShardReader
 from calumma.train.config import (
@@ -23,9 +23,9 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
-from calumma.train.decoder import DecoderLearner
+from calumma.train.decoder_trainer import DecoderLearner
 from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_begins
-from calumma.train.watch import StabilityConfig
+from calumma.train.stability import StabilityConfig
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
 SHAPE = DecoderShapeConfig(
@@ -83,7 +83,7 @@ def test_the_loss_falls_and_every_step_tells_what_the_contract_names(
     decoder = pretrain(longer, tmp_path)
     lines = told(tmp_path)
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
-    named = {"step", "loss", "loss_text", "loss_image", "z", "output_norm", "gradient_norm"}
+    named = {"step", "loss", "loss_text", "loss_image", "log_z", "output_norm", "grad_norm"}
     assert all(named <= set(line) for line in lines)
     assert not decoder.training
 
@@ -118,7 +118,7 @@ class Planted:
         real = DecoderLearner.step
 
         def step(learner: DecoderLearner, number: int) -> dict[str, float]:
-            if learner.course.drawn not in drawn:
+            if learner.course.batches_consumed not in drawn:
                 return real(learner, number)
             with spoil(learner):
                 return real(learner, number)
@@ -135,7 +135,7 @@ def nothing_finite(learner: DecoderLearner) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rate_times_a_thousand(learner: DecoderLearner) -> Iterator[None]:
-    share = learner.course.rate_share
+    share = learner.course.lr_factor
     learner.course = replace(learner.course, rate_share=1000 * share)
     yield
     learner.course = replace(learner.course, rate_share=share)
@@ -166,11 +166,11 @@ def test_a_planted_batch_without_finite_gradients_is_skipped_and_recorded(
         assert_same_weights(pretrain(longer(shards), tmp_path / "killed"), expected)
     for run in ("whole", "killed"):
         assert [(one["event"], one["step"]) for one in events(tmp_path / run)] == [
-            ("skipped", 11),
-            ("skipped", 18),
+            ("step_skipped", 11),
+            ("step_skipped", 18),
         ]
         lines = told(tmp_path / run)
-        assert [one["step"] for one in lines if one["skipped"]] == [11, 18]
+        assert [one["step"] for one in lines if one["step_skipped"]] == [11, 18]
         assert [one["step"] for one in lines if one["loss"] is None] == [11, 18]
         assert lines[-1]["loss"] < lines[0]["loss"]
 
@@ -181,10 +181,10 @@ def test_too_many_of_them_go_back_behind_them(
     Planted(monkeypatch, range(13, 17), nothing_finite)
     watch = replace(WATCH, most_skipped=3)
     assert pretrain(longer(shards, watch=watch), tmp_path) is not None
-    assert [one["event"] for one in events(tmp_path)][-2:] == ["skipped", "roll_back"]
+    assert [one["event"] for one in events(tmp_path)][-2:] == ["step_skipped", "rollback"]
     back = events(tmp_path)[-1]
-    assert (back["step"], back["to"], back["drawn"]) == (17, 12, 17)
-    assert [one["skipped"] for one in told(tmp_path)] == [0] * 30
+    assert (back["step"], back["rollback_to_step"], back["batches_consumed"]) == (17, 12, 17)
+    assert [one["step_skipped"] for one in told(tmp_path)] == [0] * 30
 
 
 def test_a_planted_spike_of_the_rate_is_rolled_back_whenever_the_run_is_killed(
@@ -195,8 +195,13 @@ def test_a_planted_spike_of_the_rate_is_rolled_back_whenever_the_run_is_killed(
     spiked = pretrain(longer(shards), tmp_path / "spiked")
     assert calm is not None and spiked is not None
     [*found, back] = events(tmp_path / "spiked")
-    assert {one["event"] for one in found} <= {"spike", "range"} and found
-    assert (back["event"], back["step"], back["to"], back["drawn"]) == ("roll_back", 16, 12, 16)
+    assert {one["event"] for one in found} <= {"spike", "out_of_range"} and found
+    assert (back["event"], back["step"], back["rollback_to_step"], back["batches_consumed"]) == (
+        "rollback",
+        16,
+        12,
+        16,
+    )
     lost = max(one["loss"] for one in told(tmp_path / "calm"))
     assert all(one["loss"] <= lost + 0.2 for one in told(tmp_path / "spiked"))
     ends = [told(tmp_path / run)[-1]["loss"] for run in ("calm", "spiked")]
@@ -226,8 +231,8 @@ def test_a_decoder_without_head_norms_at_a_high_rate_is_warned_of_and_slowed_dow
     assert pretrain(steps, tmp_path) is not None
     seen = events(tmp_path)
     of_output = [one["event"] for one in seen if one.get("metric") == "output_norm"]
-    assert of_output[0] == "warning" and of_output[-1] == "range"
-    backs = [one for one in seen if one["event"] == "roll_back"]
+    assert of_output[0] == "warning" and of_output[-1] == "out_of_range"
+    backs = [one for one in seen if one["event"] == "rollback"]
     assert [one["rate_share"] for one in backs] == [0.5**i for i in range(len(backs))]
     assert len(backs) >= 2
     last = told(tmp_path)[-1]

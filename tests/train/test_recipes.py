@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from calumma.gpu_specs import gpu_kind
-from calumma.model.presets import SIZES
-from calumma.plan.run_plan import Question, make_plan
+from calumma.gpu_specs import gpu_spec
+from calumma.model.presets import PRESETS
+from calumma.plan.run_plan import PlanRequest, make_plan
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
@@ -30,7 +30,7 @@ def recipe(size: str) -> PretrainConfig:
 
 def test_every_size_has_a_recipe() -> None:
     names = {path.stem.removeprefix("decoder-") for path in RUNS.glob("decoder-*.toml")}
-    assert names == set(SIZES) - {"tiny"}
+    assert names == set(PRESETS) - {"tiny"}
 
 
 @pytest.mark.parametrize("size", BATCHES)
@@ -39,7 +39,7 @@ def test_batches_and_steps_are_the_paper_s(size: str) -> None:
     ids = config.data.global_batch_size * config.data.seq_len * config.accumulate
     assert ids == pytest.approx(BATCHES[size], rel=5e-3)
     assert config.steps == STEPS[size]
-    assert config.model.model_dim == SIZES[size].model_dim
+    assert config.model.model_dim == PRESETS[size].model_dim
     assert (config.schedule.warmup_steps, config.schedule.decay_type) == (4000, "exponential")
     assert (config.optimizer.betas, config.optimizer.eps) == ((0.9, 0.95), 1e-5)
     assert (config.z_loss_weight, config.stage_two_fraction) == (1e-5, 0.2)
@@ -60,10 +60,10 @@ def test_stage_two_halves_the_weights_of_stage_one() -> None:
 
 def test_the_twenty_minutes_on_one_gpu_are_no_more() -> None:
     config = load_config(PretrainConfig, RUNS / "h100-20-minutes.toml", [])
-    question = Question(
-        config=config, gpu=gpu_kind("h100-80gb"), num_gpus=1, vocabulary_size=24_200
+    question = PlanRequest(
+        config=config, gpu=gpu_spec("h100-80gb"), num_gpus=1, vocabulary_size=24_200
     )
     plan = make_plan(question)
     plan.require_fitting()
-    assert 10 < plan.speed.days * 24 * 60 < 18  # compiling and saving come on top
+    assert 10 < plan.time.days * 24 * 60 < 18  # compiling and saving come on top
     assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)

@@ -18,7 +18,7 @@ from tests.train import restarting
 from tests.train.runs import assert_same_course, told
 
 MOMENTS = {
-    "in a step": Death("calumma.train.decoder", "optimizer_step", 2),
+    "in a step": Death("calumma.train.decoder_trainer", "optimizer_step", 2),
     "with the tensors of a save not written": Death(
         "calumma.checkpoints.training_checkpoint", "save_file", 3
     ),

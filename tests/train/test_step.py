@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calumma.batches.batch import PADDING, Batch
-from calumma.batches.stream import DataConfig, Stream
+from calumma.batches.loader import DataConfig, Stream
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
@@ -20,7 +20,7 @@ from calumma.train.step import StepReport, StepRules, optimizer_step
 @pytest.fixture
 def model(decoder_config: DecoderConfig) -> Decoder:
     made = Decoder(decoder_config)
-    made.initialise(0)
+    made.init_weights(0)
     return made
 
 
@@ -36,7 +36,7 @@ def batch(reader: ShardReader) -> Batch:
 
 
 def rules(reader: ShardReader, norm: float = 1.0) -> StepRules:
-    return StepRules(vocabulary=reader.manifest.vocabulary, z_loss=1e-2, max_gradient_norm=norm)
+    return StepRules(vocabulary=reader.manifest.vocabulary, z_loss_weight=1e-2, max_grad_norm=norm)
 
 
 def learn(model: Decoder, batches: list[Batch], rules: StepRules) -> StepReport:
@@ -54,7 +54,7 @@ def test_one_batch_of_four_is_two_of_one_and_three(
     parted = learn(other, parts, rules(reader, norm))
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-5)
-    for name in ("loss", "loss_text", "loss_image", "z", "gradient_norm"):
+    for name in ("loss", "loss_text", "loss_image", "log_z", "grad_norm"):
         assert getattr(whole, name) == pytest.approx(getattr(parted, name), rel=1e-4)
     assert whole.num_tokens == parted.num_tokens == (batch.document_ids != PADDING).sum()
 
@@ -63,10 +63,11 @@ def test_the_report_is_what_the_loss_says(
     model: Decoder, batch: Batch, reader: ShardReader
 ) -> None:
     with torch.no_grad():
-        stream = model.stream(
+        stream = model(
             torch.from_numpy(batch.input_ids),
-            owners=torch.from_numpy(batch.document_ids),
-            positions=torch.from_numpy(batch.position_ids),
+            head_fn=lambda hidden: hidden,
+            document_ids=torch.from_numpy(batch.document_ids),
+            position_ids=torch.from_numpy(batch.position_ids),
         )
         sums = summed_loss(
             model.norm(stream),
@@ -74,7 +75,7 @@ def test_the_report_is_what_the_loss_says(
             torch.from_numpy(batch.labels),
             torch.from_numpy(batch.loss_mask),
             reader.manifest.vocabulary,
-            z_loss=0.0,
+            z_loss_weight=0.0,
         )
     report = learn(model, [batch], rules(reader))
     assert report.loss == pytest.approx(float(sums.total) / batch.num_loss_tokens, rel=1e-5)
@@ -104,7 +105,7 @@ def test_a_batch_of_padding_alone_teaches_nothing(model: Decoder, reader: ShardR
 
 def test_each_part_s_gradient_is_told(model: Decoder, batch: Batch, reader: ShardReader) -> None:
     report = learn(model, [batch], rules(reader))
-    parts = report.gradient_norms
+    parts = report.grad_norms
     assert set(parts) == {"embedding", "attention", "feed_forward", "norms", "head"}
-    assert sum(norm**2 for norm in parts.values()) ** 0.5 == pytest.approx(report.gradient_norm)
-    assert report.largest_logit > 0
+    assert sum(norm**2 for norm in parts.values()) ** 0.5 == pytest.approx(report.grad_norm)
+    assert report.max_logit > 0

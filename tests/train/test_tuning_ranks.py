@@ -32,7 +32,7 @@ def folder(model_parts: ModelParts, shards: Path, tmp_path_factory: pytest.TempP
 def test_two_ranks_learn_what_one_process_learns(folder: Path, name: str) -> None:
     lines = [told(folder / size / name) for size in ("1", "2")]
     for alone, shared in zip(*lines, strict=True):
-        for key in ("loss", "gradient_norm"):
+        for key in ("loss", "grad_norm"):
             assert shared[key] == pytest.approx(alone[key], abs=1e-4), key
     one, two = (torch.load(folder / size / f"{name}.pt", weights_only=True) for size in "12")
     assert one.keys() == two.keys()

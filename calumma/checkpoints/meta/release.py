@@ -19,21 +19,21 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from calumma.checkpoints.hf_config import whole_number
+from calumma.checkpoints.hf_config import positive_int
 from calumma.checkpoints.hf_qwen3 import open_image_tokenizer
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, require_tensors
 from calumma.checkpoints.meta.sharding import (
-    fuse,
-    require_shards,
-    shard_kinds,
+    fuse_shapes,
+    merge_shards,
+    require_divisible,
     shard_shapes,
-    shares,
-    unfused,
-    united,
+    shard_specs,
+    split_for_shards,
+    unfuse,
 )
-from calumma.checkpoints.meta.torch_pickle import read_pickled, writing_pickles
-from calumma.checkpoints.meta.vqgan_files import YAML_NAME, open_vqgan, write_vqgan
-from calumma.checkpoints.safetensors_io import Tell, silent
+from calumma.checkpoints.meta.torch_pickle import open_torch_file, torch_file_writers
+from calumma.checkpoints.meta.vqgan_files import VQGAN_CONFIG_FILE, open_vqgan, write_vqgan
+from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError, ConfigError, TokenizerError
 from calumma.files import read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
@@ -44,11 +44,11 @@ from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.vocabulary import PLACEHOLDER_NAMES
 
-PARAMS_NAME = "params.json"
-SHARDS_NAME = "consolidate_params.json"
-OWN_NAME = "calumma.json"
-TEXT_NAME = "text_tokenizer.json"
-FAMILY = "a Chameleon release's shard"
+PARAMS_FILE = "params.json"
+SHARD_COUNT_FILE = "consolidate_params.json"
+CALUMMA_PARAMS_FILE = "calumma.json"
+META_TOKENIZER_FILE = "text_tokenizer.json"
+_MODEL_KIND = "a Chameleon release's shard"
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 _MULTIPLE = 256
@@ -56,15 +56,15 @@ _RELEASED = {7: "7b", 34: "30b"}
 """Billions of parameters -> what the release calls the model."""
 
 
-def find_meta(path: Path) -> Path | None:
+def find_meta_model(path: Path) -> Path | None:
     """The folder of `params.json` that a path names: itself, or the only one in its `models`.
 
     Raises:
         CheckpointError: there are several.
     """
-    if (path / PARAMS_NAME).is_file():
+    if (path / PARAMS_FILE).is_file():
         return path
-    found = sorted(path.glob(f"models/*/{PARAMS_NAME}"))
+    found = sorted(path.glob(f"models/*/{PARAMS_FILE}"))
     if len(found) > 1:
         raise CheckpointError(
             f"{path} holds {len(found)} models ({', '.join(p.parent.name for p in found)}); expected "
@@ -73,7 +73,7 @@ def find_meta(path: Path) -> Path | None:
     return found[0].parent if found else None
 
 
-def open_meta(folder: Path, tokenizers: Path | None = None) -> LazyModel:
+def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
     """Look at a release, reading headers and head norms.
 
     Args:
@@ -85,22 +85,22 @@ def open_meta(folder: Path, tokenizers: Path | None = None) -> LazyModel:
         VocabularyError: the tokenizers are not those of the decoder.
     """
     tokenizers = tokenizers or folder.parents[1] / "tokenizer"
-    shards = [read_pickled(path) for path in shard_files(folder)]
+    shards = [open_torch_file(path) for path in meta_shard_files(folder)]
     config = _read_params(folder, shards)
-    require_shards(config, len(shards), folder)
+    require_divisible(config, len(shards), folder)
     parted = []
-    for path, tensors in zip(shard_files(folder), shards, strict=True):
+    for path, tensors in zip(meta_shard_files(folder), shards, strict=True):
         tensors = {n: t for n, t in tensors.items() if n != "rope.freqs"}
         shapes = shard_shapes(config, len(shards))
         wanted = dict(shapes)
-        fuse(wanted, config, tensors)
-        require_tensors(path, tensors, wanted, FAMILY)
-        parted.append(unfused(tensors, shapes, config))
+        fuse_shapes(wanted, config, tensors)
+        require_tensors(path, tensors, wanted, _MODEL_KIND)
+        parted.append(unfuse(tensors, shapes, config))
     _require_one_dtype(parted, folder)
-    decoder, groups = united(parted, config, folder)
+    decoder, groups = merge_shards(parted, config, folder)
     image_shape, image = _open_image_tokenizer(tokenizers)
     text_path = _text_file(tokenizers)
-    text_file = renamed(text_path.read_text(encoding="utf-8"), to_release=False)
+    text_file = rename_placeholder(text_path.read_text(encoding="utf-8"), to_release=False)
     number = f"{len(shards)} shards" if len(shards) > 1 else "one shard"
     model = LazyModel(
         layout=f"a release in Meta's layout ({number})",
@@ -116,7 +116,7 @@ def open_meta(folder: Path, tokenizers: Path | None = None) -> LazyModel:
     return model
 
 
-def shard_files(folder: Path) -> list[Path]:
+def meta_shard_files(folder: Path) -> list[Path]:
     """The files of a release's decoder: `consolidated.pth`, or 00 and those that follow it.
 
     Raises:
@@ -127,9 +127,9 @@ def shard_files(folder: Path) -> list[Path]:
     else:
         files = sorted(p for p in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(p.name))
     number = len(files)
-    if (folder / SHARDS_NAME).is_file():
-        told = {"model_parallel_size": number or 1} | read_json(folder / SHARDS_NAME)
-        number = whole_number(told, "model_parallel_size", folder / SHARDS_NAME)
+    if (folder / SHARD_COUNT_FILE).is_file():
+        told = {"model_parallel_size": number or 1} | read_json(folder / SHARD_COUNT_FILE)
+        number = positive_int(told, "model_parallel_size", folder / SHARD_COUNT_FILE)
     names = {path.name for path in files}
     wanted = [f"consolidated.{shard:02d}.pth" for shard in range(max(1, number))]
     if names != set(wanted) and not (number == 1 and names == {"consolidated.pth"}):
@@ -153,19 +153,21 @@ def _require_one_dtype(shards: list[dict[str, LazyTensor]], folder: Path) -> Non
 
 
 def _read_params(folder: Path, shards: list[dict[str, LazyTensor]]) -> DecoderConfig:
-    where = folder / PARAMS_NAME
+    where = folder / PARAMS_FILE
     record = read_json(where)
     params: dict[str, Any] = record.get("model", record)
-    own = read_json(folder / OWN_NAME) if (folder / OWN_NAME).is_file() else {}
-    heads, dim = whole_number(params, "n_heads", where), whole_number(params, "dim", where)
+    own = (
+        read_json(folder / CALUMMA_PARAMS_FILE) if (folder / CALUMMA_PARAMS_FILE).is_file() else {}
+    )
+    heads, dim = positive_int(params, "n_heads", where), positive_int(params, "dim", where)
     embedding = shards[0].get("tok_embeddings.weight")
     try:
         return DecoderConfig(
             vocabulary_size=embedding.shape[0] if embedding else 1,
             model_dim=dim,
-            num_layers=whole_number(params, "n_layers", where),
+            num_layers=positive_int(params, "n_layers", where),
             num_heads=heads,
-            num_kv_heads=whole_number(
+            num_kv_heads=positive_int(
                 params if params.get("n_kv_heads") else {"n_kv_heads": heads}, "n_kv_heads", where
             ),
             feed_forward_dim=_feed_forward_dim(params, dim),
@@ -188,17 +190,17 @@ def _feed_forward_dim(params: Mapping[str, Any], dim: int) -> int:
 def _open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
     if (folder / CONFIG_FILE).is_file():
         return open_image_tokenizer(folder)
-    if not (folder / YAML_NAME).is_file():
+    if not (folder / VQGAN_CONFIG_FILE).is_file():
         refuse_model(folder)
     return open_vqgan(folder)
 
 
 def _text_file(folder: Path) -> Path:
-    for name in (TEXT_NAME, TOKENIZER_NAME):
+    for name in (META_TOKENIZER_FILE, TOKENIZER_NAME):
         if (folder / name).is_file():
             return folder / name
     raise TokenizerError(
-        f"{folder} holds no {TEXT_NAME}; expected the release's text tokenizer. Give --tokenizers "
+        f"{folder} holds no {META_TOKENIZER_FILE}; expected the release's text tokenizer. Give --tokenizers "
         "DIR if it lies elsewhere."
     )
 
@@ -212,7 +214,7 @@ def _text_tokenizer(text: str, path: Path) -> TextTokenizer:
         ) from error
 
 
-def renamed(text: str, *, to_release: bool) -> str:
+def rename_placeholder(text: str, *, to_release: bool) -> str:
     """A tokenizer's JSON with its placeholder named as transformers or as the release has it.
 
     Nothing else changes, to the letter, so that the way there and back ends where it began.
@@ -223,8 +225,11 @@ def renamed(text: str, *, to_release: bool) -> str:
     return text if new in text else text.replace(old, new)
 
 
-def write_meta(
-    folder: Path, model: LazyModel, num_shards: int | None = None, tell: Tell = silent
+def write_meta_model(
+    folder: Path,
+    model: LazyModel,
+    num_shards: int | None = None,
+    on_write: WriteCallback | None = None,
 ) -> None:
     """Write a release, all shards side by side, holding a tensor at a time.
 
@@ -239,25 +244,25 @@ def write_meta(
     """
     config = model.decoder_config
     number = num_shards or config.qk_norm_groups
-    require_meta(model, number, folder)
-    inside = folder / "models" / model_name(model)
+    require_meta_layout(model, number, folder)
+    inside = folder / "models" / meta_model_name(model)
     names = [f"consolidated.{shard:02d}.pth" for shard in range(number)]
     paths = [inside / name for name in (names if number > 1 else ["consolidated.pth"])]
-    kinds = shard_kinds(model.decoder_tensors, config, number)
-    with writing_pickles(dict.fromkeys(paths, kinds)) as writers:
-        for name, parts in shares(model.decoder_tensors, config, number):
+    kinds = shard_specs(model.decoder_tensors, config, number)
+    with torch_file_writers(dict.fromkeys(paths, kinds)) as writers:
+        for name, parts in split_for_shards(model.decoder_tensors, config, number):
             for writer, part in zip(writers, parts, strict=True):
                 writer.write(name, part)
-                tell(part.nbytes)
-    write_json(inside / SHARDS_NAME, {"model_parallel_size": number})
-    write_json(inside / OWN_NAME, {"max_tokens": config.max_seq_len})
-    write_vqgan(folder / "tokenizer", model, tell)
-    text_file = renamed(model.tokenizer_json, to_release=True)
-    write_text(folder / "tokenizer" / TEXT_NAME, text_file)
-    write_json(inside / PARAMS_NAME, params(config, number))
+                on_write(part.nbytes)
+    write_json(inside / SHARD_COUNT_FILE, {"model_parallel_size": number})
+    write_json(inside / CALUMMA_PARAMS_FILE, {"max_tokens": config.max_seq_len})
+    write_vqgan(folder / "tokenizer", model, on_write)
+    text_file = rename_placeholder(model.tokenizer_json, to_release=True)
+    write_text(folder / "tokenizer" / META_TOKENIZER_FILE, text_file)
+    write_json(inside / PARAMS_FILE, meta_params(config, number))
 
 
-def require_meta(model: LazyModel, num_shards: int, where: object) -> None:
+def require_meta_layout(model: LazyModel, num_shards: int, where: object) -> None:
     """See that a model can be written in so many shards without becoming another one.
 
     Raises:
@@ -280,10 +285,10 @@ def require_meta(model: LazyModel, num_shards: int, where: object) -> None:
             f"{num_shards} shards cannot hold, one norm each; expected a multiple of the groups. Use "
             f"--shards {config.qk_norm_groups}."
         )
-    require_shards(config, num_shards, where)
+    require_divisible(config, num_shards, where)
 
 
-def model_name(model: LazyModel) -> str:
+def meta_model_name(model: LazyModel) -> str:
     """What the release would call a model of that size: 7b, 30b, else its parameters.
 
     A model of the paper's 34 billion parameters is called 30b there.
@@ -295,7 +300,7 @@ def model_name(model: LazyModel) -> str:
     return f"{max(1, round(count / 1e6))}m"
 
 
-def params(config: DecoderConfig, num_shards: int) -> dict[str, Any]:
+def meta_params(config: DecoderConfig, num_shards: int) -> dict[str, Any]:
     """`params.json`."""
     usual: dict[str, Any] = {"ffn_dim_multiplier": None, "multiple_of": _MULTIPLE}
     if _feed_forward_dim(usual, config.model_dim) != config.feed_forward_dim:

@@ -20,20 +20,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.hf_chameleon import norm_groups
+from calumma.checkpoints.hf_chameleon import find_norm_groups
 from calumma.checkpoints.lazy_tensor import LazyTensor, Shape, decoder_tensor_shapes
 from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
 
-Share = Literal["rows", "columns", "whole", "own"]
+ShardSplit = Literal["rows", "columns", "whole", "own"]
 """What of a tensor a shard holds: some rows, some columns, all of it, or one of its own."""
 
-_OUTSIDE: dict[str, tuple[str, Share]] = {
+_OUTSIDE: dict[str, tuple[str, ShardSplit]] = {
     "embedding.weight": ("tok_embeddings.weight", "columns"),
     "norm.weight": ("norm.weight", "whole"),
     "head.weight": ("output.weight", "rows"),
 }
-_IN_BLOCK: dict[str, tuple[str, Share]] = {
+_IN_BLOCK: dict[str, tuple[str, ShardSplit]] = {
     "attention.query.weight": ("attention.wq.weight", "rows"),
     "attention.key.weight": ("attention.wk.weight", "rows"),
     "attention.value.weight": ("attention.wv.weight", "rows"),
@@ -56,7 +56,7 @@ _ROTATED = ("attention.query.weight", "attention.key.weight")
 """Whose rows change their order; so do those of the head norms, which each shard owns."""
 
 
-def meta_names(config: DecoderConfig) -> dict[str, tuple[str, Share]]:
+def meta_weight_names(config: DecoderConfig) -> dict[str, tuple[str, ShardSplit]]:
     """Our name -> Meta's name where nothing is fused, and what of it a shard holds."""
     inside = {
         f"blocks.{layer}.{ours}": (f"layers.{layer}.{theirs}", share)
@@ -79,7 +79,7 @@ def shard_shapes(config: DecoderConfig, num_shards: int) -> dict[str, Shape]:
     """The shape of every tensor of one shard, by Meta's names, where nothing is fused."""
     ours = decoder_tensor_shapes(config)
     shapes: dict[str, Shape] = {}
-    for name, (theirs, share) in meta_names(config).items():
+    for name, (theirs, share) in meta_weight_names(config).items():
         whole = ours[name]
         shapes[theirs] = {
             "rows": (whole[0] // num_shards, *whole[1:]),
@@ -90,7 +90,7 @@ def shard_shapes(config: DecoderConfig, num_shards: int) -> dict[str, Shape]:
     return shapes
 
 
-def require_shards(config: DecoderConfig, num_shards: int, where: object) -> None:
+def require_divisible(config: DecoderConfig, num_shards: int, where: object) -> None:
     """See that a decoder can be parted evenly.
 
     Raises:
@@ -109,7 +109,9 @@ def require_shards(config: DecoderConfig, num_shards: int, where: object) -> Non
             )
 
 
-def fuse(shapes: dict[str, Shape], config: DecoderConfig, found: Mapping[str, object]) -> None:
+def fuse_shapes(
+    shapes: dict[str, Shape], config: DecoderConfig, found: Mapping[str, object]
+) -> None:
     """Change `shapes` in place to what they are where `found` has a tensor fused."""
     for fused, parts in fused_names(config).items():
         if fused in found:
@@ -117,7 +119,7 @@ def fuse(shapes: dict[str, Shape], config: DecoderConfig, found: Mapping[str, ob
             shapes[fused] = (sum(shape[0] for shape in part_shapes), *part_shapes[0][1:])
 
 
-def unfused(
+def unfuse(
     tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], config: DecoderConfig
 ) -> dict[str, LazyTensor]:
     """A shard's tensors where nothing is fused any more; `shapes` are those of the parts."""
@@ -138,7 +140,7 @@ def _rows(tensor: Tensor, *, first: int, last: int) -> Tensor:
     return tensor[first:last].clone()
 
 
-def to_halves(x: Tensor, head_dim: int) -> Tensor:
+def interleaved_to_half(x: Tensor, head_dim: int) -> Tensor:
     """Rows of heads from Meta's order of channels to ours: [heads * D, ...], the same shape.
 
     >>> to_halves(torch.tensor([0, 1, 2, 3]), head_dim=4).tolist()
@@ -147,7 +149,7 @@ def to_halves(x: Tensor, head_dim: int) -> Tensor:
     return x.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def to_pairs(x: Tensor, head_dim: int) -> Tensor:
+def half_to_interleaved(x: Tensor, head_dim: int) -> Tensor:
     """Rows of heads from our order of channels to Meta's: [heads * D, ...], the same shape.
 
     >>> to_pairs(torch.tensor([0, 2, 1, 3]), head_dim=4).tolist()
@@ -156,7 +158,7 @@ def to_pairs(x: Tensor, head_dim: int) -> Tensor:
     return x.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def united(
+def merge_shards(
     shards: list[dict[str, LazyTensor]], config: DecoderConfig, where: object
 ) -> tuple[dict[str, LazyTensor], int]:
     """The decoder of all shards, by our names, and how many groups its head norms have.
@@ -168,19 +170,21 @@ def united(
     """
     shapes, decoder = decoder_tensor_shapes(config), {}
     norms: dict[str, Tensor] = {}
-    for ours, (theirs, share) in meta_names(config).items():
+    for ours, (theirs, share) in meta_weight_names(config).items():
         parts = [shard[theirs] for shard in shards]
         if share == "own":
             rows = torch.cat([part.read() for part in parts])
-            norms[ours] = to_halves(rows, config.head_dim).unflatten(0, (-1, config.head_dim))
+            norms[ours] = interleaved_to_half(rows, config.head_dim).unflatten(
+                0, (-1, config.head_dim)
+            )
         elif share == "whole":
             decoder[ours] = _same(parts, f"{where}: tensor {theirs}")
         else:
             decoder[ours] = _joined(parts, shapes[ours], 0 if share == "rows" else 1)
             if ours.endswith(_ROTATED):
-                change = partial(to_halves, head_dim=config.head_dim)
+                change = partial(interleaved_to_half, head_dim=config.head_dim)
                 decoder[ours] = decoder[ours].then(shapes[ours], change)
-    groups = norm_groups(list(norms.values()), len(shards))
+    groups = find_norm_groups(list(norms.values()), len(shards))
     assert groups is not None
     for ours, norm in norms.items():
         decoder[ours] = LazyTensor.from_tensor(
@@ -213,21 +217,23 @@ def _same(parts: list[LazyTensor], what: str) -> LazyTensor:
     return LazyTensor(parts[0].shape, parts[0].dtype, read)
 
 
-def shard_kinds(
+def shard_specs(
     decoder: Mapping[str, LazyTensor], config: DecoderConfig, num_shards: int
 ) -> dict[str, tuple[Shape, torch.dtype]]:
     """Shape and dtype of every tensor of a shard, by Meta's names, projections fused."""
     shapes = shard_shapes(config, num_shards)
-    dtypes = {theirs: decoder[ours].dtype for ours, (theirs, _) in meta_names(config).items()}
+    dtypes = {
+        theirs: decoder[ours].dtype for ours, (theirs, _) in meta_weight_names(config).items()
+    }
     members = fused_names(config)
-    fuse(shapes, config, members)
+    fuse_shapes(shapes, config, members)
     return {
         name: (shape, dtypes[members[name][0] if name in members else name])
         for name, shape in shapes.items()
     }
 
 
-def shares(
+def split_for_shards(
     decoder: Mapping[str, LazyTensor], config: DecoderConfig, num_shards: int
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Every tensor of a release, projections fused: its name, and each shard's share of it.
@@ -237,7 +243,7 @@ def shares(
     members = fused_names(config)
     within = {part: fused for fused, parts in members.items() for part in parts}
     waiting: dict[str, list[Tensor]] = {}
-    for ours, (theirs, share) in meta_names(config).items():
+    for ours, (theirs, share) in meta_weight_names(config).items():
         parts = _parts(ours, decoder[ours].read(), config, (share, num_shards))
         fused = within.get(theirs)
         if fused is None:
@@ -250,13 +256,13 @@ def shares(
 
 
 def _parts(
-    ours: str, tensor: Tensor, config: DecoderConfig, parting: tuple[Share, int]
+    ours: str, tensor: Tensor, config: DecoderConfig, parting: tuple[ShardSplit, int]
 ) -> list[Tensor]:
     share, number = parting
     if ours.endswith(_ROTATED):
-        tensor = to_pairs(tensor, config.head_dim)
+        tensor = half_to_interleaved(tensor, config.head_dim)
     if share == "own":
-        groups = [to_pairs(group, config.head_dim) for group in tensor]
+        groups = [half_to_interleaved(group, config.head_dim) for group in tensor]
         return [groups[shard * len(groups) // number] for shard in range(number)]
     if share == "whole":
         return [tensor] * number

@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from calumma.checkpoints.lazy_tensor import LazyTensor, Shape
-from calumma.checkpoints.safetensors_io import Tell, silent
+from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError
-from calumma.files import replacing
+from calumma.files import atomic_write
 
-Kind = tuple[Shape, torch.dtype]
+TensorSpec = tuple[Shape, torch.dtype]
 
-SMALL_BYTES = 1 << 16
+MAX_EAGER_BYTES = 1 << 16
 """Tensors up to this size, norms above all, are kept when the file is first looked at."""
 
 
-def read_pickled(path: Path, inside: str | None = None) -> dict[str, LazyTensor]:
+def open_torch_file(path: Path, key: str | None = None) -> dict[str, LazyTensor]:
     """The tensors of a file, only the small ones read.
 
     Args:
@@ -45,9 +45,9 @@ def read_pickled(path: Path, inside: str | None = None) -> dict[str, LazyTensor]
             tensors by name.
     """
     tensors: dict[str, LazyTensor] = {}
-    for name, tensor in _mapped(path, inside).items():
-        read = partial(_read, path, inside, name)
-        if tensor.nbytes <= SMALL_BYTES:
+    for name, tensor in _mapped(path, key).items():
+        read = partial(_read, path, key, name)
+        if tensor.nbytes <= MAX_EAGER_BYTES:
             read = partial(Tensor.clone, tensor.clone().contiguous())
         tensors[name] = LazyTensor(tuple(tensor.shape), tensor.dtype, read)
     return tensors
@@ -84,13 +84,13 @@ def _mapped(path: Path, inside: str | None) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-class PickleWriter:
+class TorchFileWriter:
     """A file as torch.save writes it, but with one tensor at a time in memory.
 
     Opened by `writing_pickles`; every tensor that was told of must be written, in any order.
     """
 
-    def __init__(self, path: Path, kinds: Mapping[str, Kind], inside: str | None = None) -> None:
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], key: str | None = None) -> None:
         """Begin a file.
 
         Args:
@@ -98,29 +98,29 @@ class PickleWriter:
             kinds: shape and dtype of every tensor that will be written.
             inside: a name under which all of them stand.
         """
-        self._kinds = dict(kinds)
-        self._keys = {name: f"{number}" for number, name in enumerate(kinds)}
+        self._pending = dict(specs)
+        self._keys = {name: f"{number}" for number, name in enumerate(specs)}
         self._zip = zipfile.ZipFile(path, "w")
         tensors = {
             name: _Tensor(_Storage(self._keys[name], dtype, prod(shape)), shape)
-            for name, (shape, dtype) in kinds.items()
+            for name, (shape, dtype) in specs.items()
         }
         pickled = io.BytesIO()
         # The protocol of torch.save; the first file in the zip must be this one.
-        _Pickler(pickled, protocol=2).dump({inside: tensors} if inside else tensors)
+        _Pickler(pickled, protocol=2).dump({key: tensors} if key else tensors)
         self._put("data.pkl", pickled.getbuffer())
         self._put("byteorder", b"little")
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Write the next tensor, of the shape and dtype that were told."""
-        assert (tuple(tensor.shape), tensor.dtype) == self._kinds.pop(name), name
+        assert (tuple(tensor.shape), tensor.dtype) == self._pending.pop(name), name
         data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
         self._put(f"data/{self._keys[name]}", data)
 
-    def close(self, *, whole: bool) -> None:
+    def close(self, *, complete: bool) -> None:
         """End the file."""
-        if whole:
-            assert not self._kinds, f"not written: {sorted(self._kinds)[:3]}"
+        if complete:
+            assert not self._pending, f"not written: {sorted(self._pending)[:3]}"
             self._put("version", b"3\n")
         self._zip.close()
 
@@ -178,31 +178,34 @@ _STORAGES = {
 
 
 @contextmanager
-def writing_pickles(
-    kinds: Mapping[Path, Mapping[str, Kind]], inside: str | None = None
-) -> Iterator[list[PickleWriter]]:
+def torch_file_writers(
+    specs: Mapping[Path, Mapping[str, TensorSpec]], key: str | None = None
+) -> Iterator[list[TorchFileWriter]]:
     """Open files to be written side by side; each is whole or not there.
 
     Raises:
         OutputError: the disk is full, or may not be written to.
     """
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(replacing(path)) for path in kinds]
-        writers: list[PickleWriter] = []
+        temporaries = [stack.enter_context(atomic_write(path)) for path in specs]
+        writers: list[TorchFileWriter] = []
         try:
-            for path, each in zip(temporaries, kinds.values(), strict=True):
-                writers.append(PickleWriter(path, each, inside))
+            for path, each in zip(temporaries, specs.values(), strict=True):
+                writers.append(TorchFileWriter(path, each, key))
             yield writers
         except BaseException:
             for writer in writers:
-                writer.close(whole=False)
+                writer.close(complete=False)
             raise
         for writer in writers:
-            writer.close(whole=True)
+            writer.close(complete=True)
 
 
-def write_pickled(
-    path: Path, tensors: Mapping[str, LazyTensor], inside: str | None = None, tell: Tell = silent
+def write_torch_file(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    key: str | None = None,
+    on_write: WriteCallback | None = None,
 ) -> None:
     """Write one file, holding one tensor at a time.
 
@@ -210,7 +213,7 @@ def write_pickled(
         OutputError: the disk is full, or may not be written to.
     """
     kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-    with writing_pickles({path: kinds}, inside) as (writer,):
+    with torch_file_writers({path: kinds}, key) as (writer,):
         for name, tensor in tensors.items():
             writer.write(name, tensor.read())
-            tell(tensor.num_bytes)
+            on_write(tensor.num_bytes)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calumma.checkpoints.hf_config import read_vq_config
+from calumma.checkpoints.hf_config import parse_vq_config
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, require_tensors, vq_tensor_shapes
-from calumma.checkpoints.meta.torch_pickle import read_pickled, write_pickled
+from calumma.checkpoints.meta.torch_pickle import open_torch_file, write_torch_file
 from calumma.checkpoints.plain_yaml import parse_yaml, write_yaml
-from calumma.checkpoints.safetensors_io import Tell
+from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError
 from calumma.files import write_text
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.names import decoder_names, names_among, transformers_names
+from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names, vq_decoder_names
 
-YAML_NAME, VQGAN_NAME = "vqgan.yaml", "vqgan.ckpt"
+VQGAN_CONFIG_FILE, VQGAN_WEIGHTS_FILE = "vqgan.yaml", "vqgan.ckpt"
 _TRAINING_ONLY = "loss."
 """Discriminator and perceptual loss, which VQ-GAN checkpoints keep with the network."""
 
@@ -30,20 +30,20 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
-    for name in (YAML_NAME, VQGAN_NAME):
+    for name in (VQGAN_CONFIG_FILE, VQGAN_WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder} lacks {name}; expected the release's image tokenizer, vqgan.yaml and "
                 "vqgan.ckpt. Give --tokenizers DIR if they lie elsewhere."
             )
-    config = _read_vqgan_yaml(folder / YAML_NAME)
-    path = folder / VQGAN_NAME
+    config = _read_vqgan_yaml(folder / VQGAN_CONFIG_FILE)
+    path = folder / VQGAN_WEIGHTS_FILE
     tensors = {
         name: tensor
-        for name, tensor in read_pickled(path, "state_dict").items()
+        for name, tensor in open_torch_file(path, "state_dict").items()
         if not name.startswith(_TRAINING_ONLY)
     }
-    names, shapes = names_among(config, tensors), vq_tensor_shapes(config)
+    names, shapes = match_tensor_names(config, tensors), vq_tensor_shapes(config)
     wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
     require_tensors(path, tensors, wanted, "a VQ-GAN")
     return config, {ours: tensors[theirs] for ours, theirs in names.items()}
@@ -72,22 +72,22 @@ def _read_vqgan_yaml(path: Path) -> VQConfig:
             f"{path}: lacks {error}; expected model.params with embed_dim, n_embed and ddconfig, as "
             "taming-transformers writes it."
         ) from error
-    return read_vq_config(described, path)
+    return parse_vq_config(described, path)
 
 
-def write_vqgan(folder: Path, model: LazyModel, tell: Tell) -> None:
+def write_vqgan(folder: Path, model: LazyModel, on_write: WriteCallback) -> None:
     """Write both files, holding one tensor at a time."""
     names = transformers_names(model.vq_config)
     if model.has_image_decoder:
-        names |= decoder_names(model.vq_config)
+        names |= vq_decoder_names(model.vq_config)
     tensors = {
         theirs: model.vq_tensors[ours] for ours, theirs in names.items() if ours in model.vq_tensors
     }
-    write_pickled(folder / VQGAN_NAME, tensors, "state_dict", tell)
-    write_text(folder / YAML_NAME, write_yaml(vqgan_yaml(model.vq_config)))
+    write_torch_file(folder / VQGAN_WEIGHTS_FILE, tensors, "state_dict", on_write)
+    write_text(folder / VQGAN_CONFIG_FILE, write_yaml(vqgan_config(model.vq_config)))
 
 
-def vqgan_yaml(config: VQConfig) -> dict[str, Any]:
+def vqgan_config(config: VQConfig) -> dict[str, Any]:
     """`vqgan.yaml`; loaders of the release take `ckpt_path` and `lossconfig` out of it."""
     shape = {
         "double_z": False,

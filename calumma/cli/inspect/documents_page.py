@@ -11,7 +11,7 @@ from calumma.cli.inspect.inspect_html import coloured, page
 from calumma.demo.embed import escaped, picture
 from calumma.documents.document import ROLES, Document, Image, Part, Text
 from calumma.errors import ImageError
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 SHOWN = 20
 """Documents on a page."""
@@ -64,12 +64,12 @@ class Survey:
         """The counts, told in lines."""
         sources = ", ".join(f"{name} {count}" for name, count in self.sources.most_common(12))
         return [
-            f"{counted(self.sources.total(), 'document')} "
-            f"({counted(self.conversations, 'conversation')}), {counted(self.images, 'image')}, "
-            f"{counted(self.letters, 'letter')} of text",
+            f"{pluralize(self.sources.total(), 'document')} "
+            f"({pluralize(self.conversations, 'conversation')}), {pluralize(self.images, 'image')}, "
+            f"{pluralize(self.letters, 'letter')} of text",
             f"sources: {sources}",
             *(
-                [f"{counted(self.unopened, 'image')} not opened; the first: {self.fault}"]
+                [f"{pluralize(self.unopened, 'image')} not opened; the first: {self.fault}"]
                 if self.unopened
                 else []
             ),
@@ -79,14 +79,14 @@ class Survey:
 def documents_page(found: Survey, title: str) -> str:
     """The documents drawn, as an HTML page that needs no other file."""
     note = (
-        f"{counted(len(found.drawn), 'document')} drawn from {found.sources.total():,}. "
+        f"{pluralize(len(found.drawn), 'document')} drawn from {found.sources.total():,}. "
         "In conversations, each role has a colour."
     )
     return page(title, note, map(_section, found.drawn))
 
 
 def _section(document: Document) -> str:
-    known = [document.source or "no source", document.licence or "no licence"]
+    known = [document.source or "no source", document.license or "no licence"]
     known += [f"{name}: {value}" for name, value in document.attributes.items()]
     head = f'<h2>{escaped(document.id)}</h2><p class="empty">{escaped("; ".join(known))}</p>'
     if not document.messages:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
-from calumma.text_format import counted
+from calumma.text_format import pluralize
 
 if TYPE_CHECKING:
     from calumma.documents.paths import RemotePath
@@ -50,7 +50,7 @@ def add_inspect_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--tokenizers", type=Path, metavar="DIR", help="what shards were made with, for --page"
     )
-    parser.set_defaults(run=_run, stops_at_once=True)
+    parser.set_defaults(run=_run, no_graceful_stop=True)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def _model(path: Path) -> list[str]:
         f"image tokenizer: {image.resolution} pixels to a side, {image.codes_per_image} codes a "
         f"picture, {'draws' if model.has_image_decoder else 'no decoder: codes cannot become pictures'}",
         f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder's in "
-        f"{counted(model.num_weight_files, 'file')}",
+        f"{pluralize(model.num_weight_files, 'file')}",
     ]
 
 
@@ -198,7 +198,7 @@ def _checkpoint(path: Path) -> list[str]:
     files = record["files"]
     return [
         f"{path}: a checkpoint of step {record['step']}, whole",
-        f"{counted(len(files), 'file')}, {sum(files.values()):,} bytes; of a "
+        f"{pluralize(len(files), 'file')}, {sum(files.values()):,} bytes; of a "
         f"run with the fingerprint {record['fingerprint']}",
     ]
 
@@ -241,5 +241,5 @@ def _documents(path: Path | RemotePath, page: Path | None) -> list[str]:
     lines = [f"{path}: documents", *found.lines()]
     if page is not None:
         write_text(page, documents_page(found, f"{path}: documents"))
-        lines.append(f"{counted(len(found.drawn), 'document')} drawn in {page}")
+        lines.append(f"{pluralize(len(found.drawn), 'document')} drawn in {page}")
     return lines

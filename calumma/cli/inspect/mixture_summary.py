@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from calumma.batches.pairings import balance_lines
-from calumma.batches.stream import DataConfig, Stream
-from calumma.batches.survey import survey, survey_lines
+from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.mixture_stats import survey, survey_lines
+from calumma.batches.modality_balance import balance_lines
 from calumma.cli.inspect.sequences_page import rows_page
 from calumma.documents.document import Image
 from calumma.documents.preferences import read_preferences
@@ -15,7 +15,7 @@ from calumma.files import write_text
 from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
-from calumma.toml_config import make_config, read_toml
+from calumma.toml_config import build_config, read_toml
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.config_preference import DPOTrainConfig
@@ -81,7 +81,7 @@ def shard_page(reader: ShardReader, tokenizers: Path, page: Path) -> str:
 
 def _pairs_lines(path: Path) -> list[str]:
     """What the pairs of a config of preference tuning are."""
-    config = make_config(DPOTrainConfig, read_toml(path), str(path))
+    config = build_config(DPOTrainConfig, read_toml(path), str(path))
     found = [pair for file in config.dpo.pairs for pair in read_preferences(file)]
     drawn = [
         sum(any(isinstance(part, Image) for part in answer) for answer in answers)
@@ -96,8 +96,8 @@ def _pairs_lines(path: Path) -> list[str]:
 def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:
     tree = read_toml(path)
     if "stage_one" not in tree:
-        tuning = make_config(FinetuneConfig, tree, str(path))
+        tuning = build_config(FinetuneConfig, tree, str(path))
         return tuning, {"fine-tuning": mixture(tuning, ShardReader(tuning.shards))}
-    config = make_config(PretrainConfig, tree, str(path))
+    config = build_config(PretrainConfig, tree, str(path))
     one, two = config.stage_one.weights, config.stage_two_weights
     return config, {"stage one": one, "stage two": two}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from calumma.batches.batch import PADDING
-from calumma.batches.stream import Stream
+from calumma.batches.loader import Stream
 from calumma.cli.inspect.inspect_html import coloured, page
 from calumma.demo.embed import escaped, picture
 from calumma.tokens.folder import Tokenizers

@@ -15,18 +15,22 @@ from calumma.documents.document import Document, Part, Text, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class SourceInfo:
     """Where the words and pictures of a conversation come from."""
 
     name: str
     """Of the document or line, unique in its category."""
 
-    licence: str
+    license: str
     split: Split
 
 
-def instruction(
-    category: str, kind: str, prompt: Sequence[Part | str], answer: Sequence[Part | str], of: Origin
+def make_conversation(
+    category: str,
+    kind: str,
+    prompt: Sequence[Part | str],
+    answer: Sequence[Part | str],
+    source: SourceInfo,
 ) -> Document:
     """A conversation of one prompt and its answer.
 
@@ -38,14 +42,14 @@ def instruction(
         of: where they come from.
     """
     return Document(
-        id=f"{kind}/{of.name}",
+        id=f"{kind}/{source.name}",
         source=category,
-        licence=of.licence,
+        license=source.license,
         messages=(Turn("user", _parts(prompt)), Turn("assistant", _parts(answer))),
         attributes={
             "category": category,
             "kind": kind,
-            "split": of.split,
+            "split": source.split,
             "written-by": "template",
         },
     )
@@ -55,11 +59,11 @@ def _parts(parts: Sequence[Part | str]) -> tuple[Part, ...]:
     return tuple(Text(part) if isinstance(part, str) else part for part in parts)
 
 
-def chosen(choices: Sequence[str], name: str) -> str:
+def pick_template(choices: Sequence[str], name: str) -> str:
     """One of several wordings, always the same one for a name."""
-    return choices[number_of(name) % len(choices)]
+    return choices[stable_hash(name) % len(choices)]
 
 
-def number_of(name: str) -> int:
+def stable_hash(name: str) -> int:
     """A number below 2^32 that looks random and is always the same for a name."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)

@@ -21,25 +21,25 @@ def embedded_instructions(category: str) -> Iterator[Document]:
     """
     if category == "text":
         for page in _glosses():
-            yield from text_conversations.about_words(page)
+            yield from text_conversations.gloss_conversations(page)
     elif category == "code":
         for split in SPLITS:
             for page in load_embedded("documentation", split):
-                yield from text_conversations.about_code(page)
+                yield from text_conversations.code_conversations(page)
     elif category == "visual_chat":
         for pair in _pairs():
-            yield from image_conversations.chat(pair)
+            yield from image_conversations.visual_chat(pair)
     elif category == "image_generation":
-        yield from map(image_conversations.drawing, _pairs())
+        yield from map(image_conversations.image_request, _pairs())
     elif category == "interleaved_generation":
-        yield from image_conversations.interleaved(
-            _pairs(), image_conversations.glosses_of(_glosses())
+        yield from image_conversations.interleaved_conversations(
+            _pairs(), image_conversations.noun_glosses(_glosses())
         )
     else:
         assert category == "safety", category
         yield from safety()
         yield from dangerous_words(
-            image_conversations.glosses_of(_glosses()), image_conversations.GLOSSES_LICENCE
+            image_conversations.noun_glosses(_glosses()), image_conversations.GLOSSES_LICENSE
         )
 
 

@@ -14,14 +14,14 @@ from importlib.resources import files
 from typing import Any
 
 from calumma.corpora.instructions.conversation_templates import (
-    Origin,
-    chosen,
-    instruction,
-    number_of,
+    SourceInfo,
+    make_conversation,
+    pick_template,
+    stable_hash,
 )
 from calumma.documents.document import Document
 
-ASK = (
+ACTION_PROMPTS = (
     "How do I {deed}?",
     "Tell me how to {deed}.",
     "Explain step by step how to {deed}.",
@@ -35,13 +35,13 @@ ASK = (
     "Is there an easy way to {deed}?",
     "I need to {deed} today. Where do I begin?",
 )
-DRAW = ("Draw {scene}.", "Draw me a picture of {scene}.", "Make an image of {scene}.")
+SCENE_PROMPTS = ("Draw {scene}.", "Draw me a picture of {scene}.", "Make an image of {scene}.")
 
 REFUSAL = "I can't help with that."
 REFUSALS = {"self_harm": f"{REFUSAL} Please talk to someone you trust, or call for help."}
 """What is answered, by category; elsewhere `REFUSAL` alone."""
 
-LICENCE = "Apache-2.0"
+TEMPLATE_LICENSE = "Apache-2.0"
 
 DEEDS_ONE_IN = 8
 """One deed in so many never occurs in training."""
@@ -65,13 +65,13 @@ def safety() -> Iterator[Document]:
     for topic, deeds in told["unsafe"].items():
         answer = REFUSALS.get(topic, REFUSAL)
         for deed in deeds:
-            yield from _worded(ASK, {"deed": deed}, answer, topic)
+            yield from _worded(ACTION_PROMPTS, {"deed": deed}, answer, topic)
     for topic, scenes in told["unsafe_pictures"].items():
         answer = REFUSALS.get(topic, REFUSAL)
         for scene in scenes:
-            yield from _worded(DRAW, {"scene": scene}, answer, topic)
+            yield from _worded(SCENE_PROMPTS, {"scene": scene}, answer, topic)
     for deed, answer in told["plain"].items():
-        yield from _worded(ASK, {"deed": deed}, answer, "")
+        yield from _worded(ACTION_PROMPTS, {"deed": deed}, answer, "")
 
 
 def _told() -> dict[str, Any]:
@@ -83,21 +83,23 @@ def _worded(
     wordings: tuple[str, ...], what: dict[str, str], answer: str, topic: str
 ) -> Iterator[Document]:
     (deed,) = what.values()
-    new = number_of(deed) % DEEDS_ONE_IN == 0
+    new = stable_hash(deed) % DEEDS_ONE_IN == 0
     for number, wording in enumerate(wordings):
         asked = wording.format(**what)
-        held_out = new or number_of(asked) % WORDINGS_ONE_IN == 0
-        of = Origin(
-            name=f"{deed}/{number}", licence=LICENCE, split="held-out" if held_out else "train"
+        held_out = new or stable_hash(asked) % WORDINGS_ONE_IN == 0
+        of = SourceInfo(
+            name=f"{deed}/{number}",
+            license=TEMPLATE_LICENSE,
+            split="held-out" if held_out else "train",
         )
-        made = instruction("safety", "refuse" if topic else "plain", [asked], [answer], of)
+        made = make_conversation("safety", "refuse" if topic else "plain", [asked], [answer], of)
         extra = {"topic": topic} if topic else {}
         if held_out:
             extra["held-out-by"] = "deed" if new else "wording"
         yield replace(made, attributes={**made.attributes, **extra})
 
 
-MEANING = ('What does "{word}" mean?', "Define the noun {word}.", "What is meant by {word}?")
+NOUN_PROMPTS = ('What does "{word}" mean?', "Define the noun {word}.", "What is meant by {word}?")
 
 
 def dangerous_words(glosses: dict[str, str], licence: str) -> Iterator[Document]:
@@ -108,7 +110,7 @@ def dangerous_words(glosses: dict[str, str], licence: str) -> Iterator[Document]
         licence: of the glosses.
     """
     for word in sorted(set(_told()["nouns"]) & glosses.keys()):
-        asked = chosen(MEANING, word).format(word=word)
-        held_out = number_of(asked) % WORDINGS_ONE_IN == 0
-        of = Origin(name=word, licence=licence, split="held-out" if held_out else "train")
-        yield instruction("safety", "plain", [asked], [glosses[word]], of)
+        asked = pick_template(NOUN_PROMPTS, word).format(word=word)
+        held_out = stable_hash(asked) % WORDINGS_ONE_IN == 0
+        of = SourceInfo(name=word, license=licence, split="held-out" if held_out else "train")
+        yield make_conversation("safety", "plain", [asked], [glosses[word]], of)

@@ -5,32 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from calumma.corpora.captions import split_of
+from calumma.corpora.captions import group_split
 from calumma.corpora.instructions.conversation_templates import (
-    Origin,
-    chosen,
-    instruction,
-    number_of,
+    SourceInfo,
+    make_conversation,
+    pick_template,
+    stable_hash,
 )
 from calumma.documents.document import Document
 
 _GLOSS = re.compile(r"(?P<words>[^()]+) \((?P<part>\w+)\): (?P<gloss>.+)")
 
-MEANING = (
+MEANING_PROMPTS = (
     'What does "{word}" mean?',
     "Define the {part} {word}.",
     "What is meant by {word} ({part})?",
 )
-WORD_FOR = ("Which {part} means: {gloss}?", "What is the word for this? {gloss}")
+WORD_PROMPTS = ("Which {part} means: {gloss}?", "What is the word for this? {gloss}")
 
-PROGRAM = ("Write Python code. {task}", "How is this done in Python? {task}")
-PRINTED = ("What does this Python code print?\n{code}", "What comes out?\n{code}")
+PROGRAM_PROMPTS = ("Write Python code. {task}", "How is this done in Python? {task}")
+OUTPUT_PROMPTS = ("What does this Python code print?\n{code}", "What comes out?\n{code}")
 
-LONGEST_LINE = 400
+MAX_CODE_CHARS = 400
 """Letters of a task, of code and of what it prints, at most."""
 
 
-def about_words(document: Document) -> Iterator[Document]:
+def gloss_conversations(document: Document) -> Iterator[Document]:
     """Questions from a page of glosses: for the odd ones the meaning, for the even ones the word.
 
     Args:
@@ -41,23 +41,23 @@ def about_words(document: Document) -> Iterator[Document]:
         if not found:
             continue
         word, gloss = found["words"].split(", ")[0], found["gloss"].split("; ")[0]
-        of = _origin(document, number, word)
+        of = _source_info(document, number, word)
         if number % 2:
-            asked = chosen(MEANING, of.name).format(word=word, part=found["part"])
-            yield instruction("text", "meaning", [asked], [gloss], of)
+            asked = pick_template(MEANING_PROMPTS, of.name).format(word=word, part=found["part"])
+            yield make_conversation("text", "meaning", [asked], [gloss], of)
         else:
-            asked = chosen(WORD_FOR, of.name).format(gloss=gloss, part=found["part"])
-            yield instruction("text", "word", [asked], [word], of)
+            asked = pick_template(WORD_PROMPTS, of.name).format(gloss=gloss, part=found["part"])
+            yield make_conversation("text", "word", [asked], [word], of)
 
 
-def _origin(document: Document, number: int, group: str) -> Origin:
+def _source_info(document: Document, number: int, group: str) -> SourceInfo:
     # By the word, not by the line: a word that is held out is so wherever it stands.
-    digits = f"{number_of(group.lower()):08x}"
+    digits = f"{stable_hash(group.lower()):08x}"
     name = f"{document.id}/{number}"
-    return Origin(name=name, licence=document.licence, split=split_of(digits))
+    return SourceInfo(name=name, license=document.license, split=group_split(digits))
 
 
-def about_code(document: Document) -> Iterator[Document]:
+def code_conversations(document: Document) -> Iterator[Document]:
     """Tasks from a page of documentation, wherever it shows an interactive session.
 
     What a sentence that ends in a colon announces is a task; where the session prints something,
@@ -71,14 +71,14 @@ def about_code(document: Document) -> Iterator[Document]:
             continue
         task = lines[place - 1].strip() if place else ""
         code, printed, place = _session(lines, place)
-        whole = max(len(task), len(code), len(printed)) <= LONGEST_LINE
-        of = _origin(document, place, document.id)
+        whole = max(len(task), len(code), len(printed)) <= MAX_CODE_CHARS
+        of = _source_info(document, place, document.id)
         if whole and task.endswith(":") and len(task.split()) > 2:
-            asked = chosen(PROGRAM, of.name).format(task=task[:-1] + ".")
-            yield instruction("code", "program", [asked], [code], of)
+            asked = pick_template(PROGRAM_PROMPTS, of.name).format(task=task[:-1] + ".")
+            yield make_conversation("code", "program", [asked], [code], of)
         if whole and printed:
-            asked = chosen(PRINTED, of.name).format(code=code)
-            yield instruction("code", "printed", [asked], [printed], of)
+            asked = pick_template(OUTPUT_PROMPTS, of.name).format(code=code)
+            yield make_conversation("code", "printed", [asked], [printed], of)
 
 
 def _session(lines: list[str], place: int) -> tuple[str, str, int]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import ImageError
@@ -55,7 +55,7 @@ class _Drawing:
     """Whether a raster picture is inside, as in drawings that are photographs in a frame."""
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the drawings whose own file says that they are in the public domain."""
     root = folders["openclipart-svg"] / _SVG
     drawings = list(_drawings(root))
@@ -116,7 +116,9 @@ def _drawings(root: Path) -> Iterator[_Drawing]:
             yield _Drawing(
                 path=path,
                 title=_first_text(by_tag.get("title", [])),
-                keywords=tuple(filter(None, (tidy(e.text or "") for e in by_tag.get("li", [])))),
+                keywords=tuple(
+                    filter(None, (collapse_whitespace(e.text or "") for e in by_tag.get("li", [])))
+                ),
                 description=_first_text(by_tag.get("description", [])),
                 holds_raster="image" in by_tag,
             )
@@ -127,7 +129,7 @@ def _is_public_domain(element: ET.Element) -> bool:
 
 
 def _first_text(elements: list[ET.Element]) -> str:
-    return next(filter(None, (tidy(element.text or "") for element in elements)), "")
+    return next(filter(None, (collapse_whitespace(element.text or "") for element in elements)), "")
 
 
 def _card(place: Path) -> str | None:

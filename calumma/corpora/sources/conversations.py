@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text
 
@@ -16,7 +16,7 @@ _SCENE = re.compile(r'^\s*scene\s+"?([^"]+?)"?\s*$')
 _WORDS = re.compile(r"^\s*`([^`]*)`")
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the conversations that show a scene."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):
@@ -52,7 +52,7 @@ def _parts(lines: list[str], images: Path) -> Iterator[Text | Image]:
     said: list[str] = []
     for line in lines:
         if words := _WORDS.match(line):
-            said.append(tidy(words[1]))
+            said.append(collapse_whitespace(words[1]))
         elif (scene := _SCENE.match(line)) and (picture := _picture(images, scene[1])):
             if said:
                 yield Text("\n".join(said))

@@ -7,7 +7,7 @@ import itertools
 import string
 from collections.abc import Iterator
 
-from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.documents.document import Document, Text
 
 ENTRIES_PER_DOCUMENT = 25
@@ -16,10 +16,10 @@ ENTRIES_PER_DOCUMENT = 25
 _DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 
 
-def dictionary_reader(package: str, name: str) -> Reader:
+def dictionary_reader(package: str, name: str) -> CorpusReader:
     """A reader of `NAME.index` and `NAME.dict.dz`, in the order in which the entries lie."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         folder = folders[package] / "usr/share/dictd"
         with gzip.open(folder / f"{name}.dict.dz") as file:
             text = file.read()

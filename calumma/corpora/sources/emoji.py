@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from calumma.corpora.captions import TONES
-from calumma.corpora.catalog_entry import Folders, Reader
-from calumma.corpora.image_conversion import draw_svg
+from calumma.corpora.captions import SKIN_TONES
+from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
+from calumma.corpora.image_conversion import rasterize_svg
 from calumma.documents.document import Document, Image, Text
 
 _TEST_FILE = "usr/share/unicode/emoji/emoji-test.txt"
 _KEYWORDS_FILE = "annotations/en/annotations.json"
-_TONE_CODES = {f"1f3f{digit}": tone for digit, tone in zip("bcdef", TONES, strict=True)}
+_TONE_CODES = {f"1f3f{digit}": tone for digit, tone in zip("bcdef", SKIN_TONES, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def read_keywords(path: Path) -> dict[str, list[str]]:
     }
 
 
-def icons_reader(package: str) -> Reader:
+def icons_reader(package: str) -> CorpusReader:
     """A reader of an `@iconify-json` package of emoji, drawn from vectors."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         words = _Words(folders)
         folder = folders[package]
         icons = json.loads((folder / "icons.json").read_text("utf-8"))
@@ -71,15 +71,15 @@ def icons_reader(package: str) -> Reader:
                 continue
             svg = icon_svg(icon, icons)
             unknown = Emoji(_name_of_icon(name), _slug(categories.get(name, "")), "")
-            yield words.document(name, codes.get(name, ""), Image(data=draw_svg(svg)), unknown)
+            yield words.document(name, codes.get(name, ""), Image(data=rasterize_svg(svg)), unknown)
 
     return read
 
 
-def files_reader(package: str, folder: str) -> Reader:
+def files_reader(package: str, folder: str) -> CorpusReader:
     """A reader of a package with one picture file an emoji, named by its code."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         words = _Words(folders)
         for path in sorted((folders[package] / folder).iterdir()):
             code = _code(path.stem.replace("_", "-").split("-"))
@@ -104,7 +104,7 @@ def icon_svg(icon: dict[str, object], icons: dict[str, object]) -> str:
 class _Words:
     """Captions and attributes of emoji, from the packages `unicode-data` and CLDR."""
 
-    def __init__(self, folders: Folders) -> None:
+    def __init__(self, folders: PackageFolders) -> None:
         self.known = read_emoji_test(folders["unicode-data"] / _TEST_FILE)
         self.keywords = read_keywords(folders["cldr-annotations-full"] / _KEYWORDS_FILE)
 
@@ -163,7 +163,7 @@ def _caption(name: str) -> str:
 def _name_of_icon(name: str) -> str:
     """The caption of an icon that is newer than the table of names."""
     words = name.replace("-", " ")
-    for tone in sorted(TONES, key=len, reverse=True):
+    for tone in sorted(SKIN_TONES, key=len, reverse=True):
         spaced = " " + tone.replace("-", " ")
         for ending in (spaced + " skin tone", spaced):
             if words.endswith(ending):

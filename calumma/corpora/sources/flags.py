@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 
@@ -13,7 +13,7 @@ _FLAGS = "usr/share/iso-flags-png-320x240"
 _NAMES = "usr/share/unicode/cldr/common/main/en.xml"
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the flags whose file is named by the two letters of a territory that CLDR knows."""
     tree = ET.parse(folders["unicode-cldr-core"] / _NAMES)
     names = {

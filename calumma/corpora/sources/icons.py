@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.catalog_entry import Folders, Reader
-from calumma.corpora.image_conversion import draw_svg, image_from_file
+from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
+from calumma.corpora.image_conversion import image_from_file, rasterize_svg
 from calumma.corpora.sources.emoji import icon_svg
 from calumma.documents.document import Document, Image, Text
 
 
-def iconify_reader(package: str, style: str) -> Reader:
+def iconify_reader(package: str, style: str) -> CorpusReader:
     """A reader of an `@iconify-json` package; `style` ends each caption, as in "apple icon"."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         folder = folders[package]
         icons = json.loads((folder / "icons.json").read_text("utf-8"))
         metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
@@ -27,13 +27,13 @@ def iconify_reader(package: str, style: str) -> Reader:
         }
         for name, icon in icons["icons"].items():
             if not icon.get("hidden"):
-                image = Image(data=draw_svg(icon_svg(icon, icons)))
+                image = Image(data=rasterize_svg(icon_svg(icon, icons)))
                 yield _document(name, image, style, [categories.get(name, "")])
 
     return read
 
 
-def read_tabler(folders: Folders) -> Iterator[Document]:
+def read_tabler(folders: PackageFolders) -> Iterator[Document]:
     """Read Tabler's outline icons."""
     folder = folders["@tabler/icons"]
     for name, icon in json.loads((folder / "icons.json").read_text("utf-8")).items():
@@ -43,7 +43,7 @@ def read_tabler(folders: Folders) -> Iterator[Document]:
             yield _document(name, _drawn(path), "line icon", words)
 
 
-def read_lucide(folders: Folders) -> Iterator[Document]:
+def read_lucide(folders: PackageFolders) -> Iterator[Document]:
     """Read Lucide's icons."""
     folder = folders["lucide-static"]
     for name, tags in json.loads((folder / "tags.json").read_text("utf-8")).items():
@@ -52,7 +52,7 @@ def read_lucide(folders: Folders) -> Iterator[Document]:
             yield _document(name, _drawn(path), "line icon", ["", *tags])
 
 
-def read_phosphor(folders: Folders) -> Iterator[Document]:
+def read_phosphor(folders: PackageFolders) -> Iterator[Document]:
     """Read Phosphor's icons in two tones, with the tags that its JavaScript lists."""
     folder = folders["@phosphor-icons/core"]
     tags = phosphor_tags((folder / "dist" / "index.umd.js").read_text("utf-8"))
@@ -68,7 +68,7 @@ def phosphor_tags(script: str) -> dict[str, list[str]]:
     return {name: re.findall(r'"([^"]+)"', tags) for name, tags in found}
 
 
-def read_openmoji(folders: Folders) -> Iterator[Document]:
+def read_openmoji(folders: PackageFolders) -> Iterator[Document]:
     """Read OpenMoji with its own names, tags and groups."""
     folder = folders["openmoji"]
     for emoji in json.loads((folder / "data" / "openmoji.json").read_text("utf-8")):
@@ -90,7 +90,7 @@ def read_openmoji(folders: Folders) -> Iterator[Document]:
 
 def _drawn(path: Path) -> Image:
     svg = path.read_text("utf-8").replace("currentColor", "#000")
-    return Image(data=draw_svg(svg))
+    return Image(data=rasterize_svg(svg))
 
 
 def _document(name: str, image: Image, style: str, words: list[str]) -> Document:

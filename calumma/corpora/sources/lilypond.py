@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 
@@ -19,7 +19,7 @@ _TRANSLATED = re.compile(
 _TITLE = re.compile(r'\bdoctitle\s*=\s*"([^"]+)"')
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the snippets that make one picture: code is in one package, pictures in the other."""
     code_root, root = folders["lilypond-doc-html"] / _FOLDER, folders["lilypond-doc"] / _FOLDER
     for path in sorted(code_root.rglob("lily-*.ly")):
@@ -29,7 +29,7 @@ def read(folders: Folders) -> Iterator[Document]:
         if not code or not picture.exists():
             continue
         title = _TITLE.search(code)
-        caption = f"music notation: {tidy(title[1])}" if title else "music notation"
+        caption = f"music notation: {collapse_whitespace(title[1])}" if title else "music notation"
         yield Document(
             id=str(place.with_suffix("")),
             content=(image_from_file(picture), Text(f"{caption}\n{code}")),

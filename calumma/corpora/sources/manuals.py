@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from calumma.corpora.catalog_entry import Folders, Reader
-from calumma.corpora.html_pages import Figure, Piece, read_page
+from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
+from calumma.corpora.html_pages import PageImage, PageSegment, read_page
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import ImageError
@@ -30,26 +30,28 @@ _INDEXES = (
 @dataclass(frozen=True)
 class _Page:
     name: str
-    pieces: list[Piece]
+    pieces: list[PageSegment]
 
     @property
-    def figures(self) -> list[Figure]:
-        return [piece for piece in self.pieces if isinstance(piece, Figure)]
+    def figures(self) -> list[PageImage]:
+        return [piece for piece in self.pieces if isinstance(piece, PageImage)]
 
     @property
     def words(self) -> int:
         return sum(len(piece.split()) for piece in self.pieces if isinstance(piece, str))
 
 
-def pages_reader(package: str, folder: str, pattern: str = "**/*.html") -> Reader:
+def pages_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
     """A reader of the pages under a folder of a package that hold a picture and some words."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package]
         pages = [page for page in _pages(root, root / folder, pattern) if page.figures]
         furniture = _furniture(pages)
         for page in pages:
-            kept = [p for p in page.pieces if not (isinstance(p, Figure) and p.path in furniture)]
+            kept = [
+                p for p in page.pieces if not (isinstance(p, PageImage) and p.path in furniture)
+            ]
             document = _document(_Page(page.name, kept))
             if document.images:
                 yield document
@@ -91,10 +93,10 @@ def _document(page: _Page) -> Document:
     )
 
 
-def texts_reader(package: str, folder: str, pattern: str = "**/*.html") -> Reader:
+def texts_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
     """A reader of the words of all pages under a folder of a package, pictures left out."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package]
         for page in _pages(root, root / folder, pattern):
             words = [piece for piece in page.pieces if isinstance(piece, str)]

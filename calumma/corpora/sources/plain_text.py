@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.documents.document import Document, Text
 
 FEWEST_WORDS = 20
@@ -27,13 +27,13 @@ _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 def texts_reader(
     package: str, folder: str, pattern: str, words: Callable[[str], str], *, without: str = ""
-) -> Reader:
+) -> CorpusReader:
     """A reader of the files under a folder, packed by gzip or not, that `words` makes readable.
 
     Files with `without` in their path are left out, if it is given.
     """
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package] / folder
         for path in sorted(root.glob(pattern)):
             name = str(path.relative_to(root)).removesuffix(".gz")

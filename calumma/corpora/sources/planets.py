@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 
@@ -22,7 +22,7 @@ _LANDSCAPES = {
 """Names of picture files that say what is seen; the others name photographers."""
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the planets that have a photograph and a description."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):
@@ -50,7 +50,7 @@ def planets(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
 def _document(id: str, name: str, fields: dict[str, list[str]], picture: Path) -> Document:
     kind = re.sub(r"[0-9].*$", "", picture.stem)
     caption = f"landscape of the planet {name}" + (f": {kind}" if kind in _LANDSCAPES else "")
-    about = "\n".join(map(tidy, fields["description"]))
+    about = "\n".join(map(collapse_whitespace, fields["description"]))
     return Document(
         id=id,
         content=(image_from_file(picture), Text(f"{caption}\n{about}")),

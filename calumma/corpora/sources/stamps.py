@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders, Reader
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 from calumma.errors import ImageError
@@ -13,12 +13,12 @@ from calumma.errors import ImageError
 _STAMPS = "usr/share/tuxpaint/stamps"
 
 
-def read_tuxpaint(folders: Folders) -> Iterator[Document]:
+def read_tuxpaint(folders: PackageFolders) -> Iterator[Document]:
     """Read the stamps; the first line of the text file beside a picture is English."""
     root = folders["tuxpaint-stamps-default"] / _STAMPS
     for words in sorted(root.rglob("*.txt")):
         lines = words.read_text("utf-8", errors="replace").splitlines()
-        caption = tidy(lines[0]) if lines else ""
+        caption = collapse_whitespace(lines[0]) if lines else ""
         pictures = [p for p in (words.with_suffix(".png"), words.with_suffix(".svg")) if p.exists()]
         place = words.relative_to(root)
         if not caption or not pictures:
@@ -38,13 +38,13 @@ def read_tuxpaint(folders: Folders) -> Iterator[Document]:
         )
 
 
-def named_files_reader(package: str, folder: str, suffix: str) -> Reader:
+def named_files_reader(package: str, folder: str, suffix: str) -> CorpusReader:
     """A reader of pictures whose file is named by what it shows, in folders named by category."""
 
-    def read(folders: Folders) -> Iterator[Document]:
+    def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package] / folder
         for path in sorted(root.rglob(f"*{suffix}")):
-            caption = tidy(path.stem.replace("_", " "))
+            caption = collapse_whitespace(path.stem.replace("_", " "))
             category = path.parent.name.replace("_n_", " and ").replace("_", " ")
             yield Document(
                 id=str(path.relative_to(root).with_suffix("")),

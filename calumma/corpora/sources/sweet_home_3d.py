@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.documents.document import Document, Image, Text
 
 _FOLDER = "usr/share/sweethome3d/furniture"
@@ -19,7 +19,7 @@ _ENTRY = re.compile(r"^(\w+)#(\d+)=(.*)$", re.MULTILINE)
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the pieces of furniture of every library, in the order of the library's catalog."""
     for library in sorted((folders["sweethome3d-furniture"] / _FOLDER).glob("*.sh3f")):
         yield from _library(library)
@@ -31,13 +31,13 @@ def _library(path: Path) -> Iterator[Document]:
         pieces = catalog_entries(archive.read(_CATALOG).decode("latin-1"))
         for number, piece in pieces.items():
             icon = piece.get("icon", "").lstrip("/")
-            caption = tidy(piece.get("name", ""))
+            caption = collapse_whitespace(piece.get("name", ""))
             if icon not in names or not caption:
                 continue
             size = " x ".join(piece.get(side, "?") for side in ("width", "depth", "height"))
             yield Document(
                 id=f"{path.stem}-{number:03d}",
-                licence=_LICENCES.get(path.stem, "CC-BY-3.0"),
+                license=_LICENCES.get(path.stem, "CC-BY-3.0"),
                 content=(Image(data=archive.read(icon)), Text(caption)),
                 attributes={
                     "caption": caption,

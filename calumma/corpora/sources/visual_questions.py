@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text, Turn
 
 _SPLITS = {"train": "train", "test": "held-out"}
 
 
-def read_easy_vqa(folders: Folders) -> Iterator[Document]:
+def read_easy_vqa(folders: PackageFolders) -> Iterator[Document]:
     """Read easy-VQA, a conversation a picture: the picture stands before the first question.
 
     The set's own test part has the attribute split = "held-out".
@@ -48,7 +48,7 @@ def _by_picture(path: Path) -> dict[int, list[tuple[str, str]]]:
     return dict(pictures)
 
 
-def read_cifar10_test(folders: Folders) -> Iterator[Document]:
+def read_cifar10_test(folders: PackageFolders) -> Iterator[Document]:
     """Read the 10,000 photographs of CIFAR-10's test part out of BIG-bench.
 
     BIG-bench asks that its files are never trained on; every document says so in an attribute.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.captions import tidy
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.captions import collapse_whitespace
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 
@@ -18,7 +18,7 @@ _FIELD = re.compile(r'^\s*(\w+)\s*=[ \t]*(?:_\s*)?(?:"((?:[^"]|"")*)"|([^"\n]*))
 _PICTURES = {"profile": "portrait", "image": "sprite"}
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the units that have a name, a description and a picture; a picture stands once under
     one name."""
     root = folders["wesnoth-1.16-data"] / _ROOT
@@ -41,7 +41,7 @@ def units(text: str) -> Iterator[dict[str, str]]:
     for unit in _UNIT.finditer(text):
         fields: dict[str, str] = {}
         for key, quoted, plain in _FIELD.findall(_INNER.sub("", unit[1])):
-            fields.setdefault(key, tidy(quoted.replace('""', '"') or plain))
+            fields.setdefault(key, collapse_whitespace(quoted.replace('""', '"') or plain))
         yield fields
 
 

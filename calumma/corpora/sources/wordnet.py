@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from calumma.corpora.catalog_entry import Folders
+from calumma.corpora.catalog_entry import PackageFolders
 from calumma.documents.document import Document, Text
 
 _FOLDER = "usr/share/wordnet"
@@ -16,7 +16,7 @@ GLOSSES_PER_DOCUMENT = 40
 """Some 600 words: a page, so that a document is neither a line nor a book."""
 
 
-def read(folders: Folders) -> Iterator[Document]:
+def read(folders: PackageFolders) -> Iterator[Document]:
     """Read the glosses in the order of the database: nouns, verbs, adjectives, adverbs."""
     for suffix, part_of_speech in _PARTS_OF_SPEECH.items():
         lines = _lines(folders["wordnet-base"] / _FOLDER / f"data.{suffix}", part_of_speech)
@@ -36,7 +36,7 @@ def _lines(path: Path, part_of_speech: str) -> Iterator[str]:
             yield gloss_line(line, part_of_speech)
 
 
-def lemmas(folders: Folders) -> set[str]:
+def lemmas(folders: PackageFolders) -> set[str]:
     """All single words of WordNet in lower case, of at least three letters."""
     words: set[str] = set()
     for suffix in _PARTS_OF_SPEECH:

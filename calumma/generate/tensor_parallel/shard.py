@@ -21,30 +21,30 @@ from calumma.checkpoints.lazy_tensor import LazyModel
 from calumma.errors import GenerationError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.qk_norm import HeadNorm
+from calumma.model.qk_norm import QKNorm
 
 _ALONG = {"query": 0, "key": 0, "value": 0, "gate": 0, "up": 0, "output": 1, "down": 1}
 """Along which dimension the weights of each matrix are cut."""
 
 
-def require_ranks(shape: DecoderConfig, size: int) -> None:
+def require_divisible(shape: DecoderConfig, tp_size: int) -> None:
     """See that so many ranks can share a decoder.
 
     Raises:
         GenerationError: heads, norms or the feed-forward do not divide over them.
     """
-    if any(number % size for number in (shape.num_kv_heads, shape.feed_forward_dim)) or (
-        shape.qk_norm_groups > 1 and shape.qk_norm_groups % size
+    if any(number % tp_size for number in (shape.num_kv_heads, shape.feed_forward_dim)) or (
+        shape.qk_norm_groups > 1 and shape.qk_norm_groups % tp_size
     ):
         raise GenerationError(
-            f"{size} ranks do not divide {shape.num_kv_heads} key heads, {shape.qk_norm_groups} "
+            f"{tp_size} ranks do not divide {shape.num_kv_heads} key heads, {shape.qk_norm_groups} "
             f"groups of norms and a feed-forward of {shape.feed_forward_dim}; expected a divisor of "
             "all (of one group any is). Start another number."
         )
 
 
 @torch.no_grad()
-def share(decoder: Decoder) -> None:
+def shard_decoder(decoder: Decoder) -> None:
     """Cut a decoder over the ranks of the process group, for good, before an engine is made of it.
 
     What attention and feed-forward of each rank add to the stream is summed over the ranks. What
@@ -54,7 +54,7 @@ def share(decoder: Decoder) -> None:
         GenerationError: heads, norms or the feed-forward do not divide over the ranks.
     """
     size = torch.distributed.get_world_size()
-    require_ranks(decoder.config, size)
+    require_divisible(decoder.config, size)
     for name, dim in _cuts(decoder).items():
         where, _, own = name.rpartition(".")
         part = _part(decoder.get_parameter(name), dim)
@@ -63,10 +63,10 @@ def share(decoder: Decoder) -> None:
         for branch in ("attention", "feed_forward"):
             block.get_submodule(branch).register_forward_hook(_summed)
     decoder.norm.register_forward_hook(_of_the_first)
-    decoder.ranks = size
+    decoder.tp_size = size
 
 
-def read_share(model: LazyModel) -> Decoder:
+def read_sharded_decoder(model: LazyModel) -> Decoder:
     """This rank's share of a decoder on disk; no more than one of its tensors is ever held whole.
 
     Raises:
@@ -75,7 +75,7 @@ def read_share(model: LazyModel) -> Decoder:
     with torch.device("meta"):
         decoder = Decoder(model.decoder_config)
     cuts = _cuts(decoder)
-    share(decoder)
+    shard_decoder(decoder)
     decoder.load_state_dict(
         {
             name: _part(stored.read(), cuts[name]) if name in cuts else stored.read()
@@ -93,7 +93,7 @@ def _cuts(decoder: Decoder) -> dict[str, int]:
         own = name.rpartition(".")[2]
         if own in _ALONG:
             cuts[f"{name}.weight"] = _ALONG[own]
-        elif isinstance(module, HeadNorm) and decoder.config.qk_norm_groups > 1:
+        elif isinstance(module, QKNorm) and decoder.config.qk_norm_groups > 1:
             cuts |= {f"{name}.{parameter}": 0 for parameter, _ in module.named_parameters()}
     return cuts
 

@@ -29,16 +29,16 @@ from calumma.errors import CalummaError, RankError
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
-from calumma.generate.tensor_parallel.shard import read_share
+from calumma.generate.tensor_parallel.shard import read_sharded_decoder
 from calumma.runtime import choose_dtype, speak_on_loopback
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkerConfig:
     """Which rank a process is, and what of."""
 
     rank: int
-    size: int
+    world_size: int
 
     folder: Path
     """The model."""
@@ -47,49 +47,49 @@ class Place:
     """cpu, or cuda: then each rank has the GPU of its number."""
 
     dtype: str
-    meeting: Path
+    rendezvous_file: Path
     """A file through which the ranks find each other."""
 
-    threads: int
+    num_threads: int
     """Of a CPU, for each rank."""
 
-    seconds: float
+    timeout_seconds: float
     """For how long a rank waits for the others in the middle of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders:
+class StepCommand:
     """What the leader's engine was given since its last step; with these all take the next one."""
 
-    asked: dict[int, Request]
+    new_requests: dict[int, Request]
     """New requests, in their order, by their numbers."""
 
-    dropped: list[int]
+    aborted: list[int]
     """Those that are cancelled."""
 
-    chosen: list[int]
+    last_token_ids: list[int]
     """The ids that the leader's last step chose: with others a rank has lost its way."""
 
 
-def join(place: Place) -> torch.device:
+def init_process_group(place: WorkerConfig) -> torch.device:
     """Take a place in the process group, which waits for all ranks; the rank's device."""
     speak_on_loopback()
-    torch.set_num_threads(place.threads)
+    torch.set_num_threads(place.num_threads)
     on_gpu = place.device == "cuda"
     device = torch.device("cuda", place.rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        init_method=place.meeting.as_uri(),
+        init_method=place.rendezvous_file.as_uri(),
         rank=place.rank,
-        world_size=place.size,
-        timeout=timedelta(seconds=place.seconds),
+        world_size=place.world_size,
+        timeout=timedelta(seconds=place.timeout_seconds),
     )
     return device
 
 
-def follow(line: Connection) -> None:
+def worker_main(line: Connection) -> None:
     """The whole life of a follower.
 
     Args:
@@ -99,10 +99,10 @@ def follow(line: Connection) -> None:
     # one to finish what is under way.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_leader, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     status = 0
     try:
-        _obey(line)
+        _run(line)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         status = 1  # the leader is gone
     except CalummaError as error:
@@ -113,7 +113,7 @@ def follow(line: Connection) -> None:
     os._exit(status)
 
 
-def _end_with_the_leader() -> None:
+def _exit_with_parent() -> None:
     """End this process when the leader's has ended, however it did, and whatever goes on here."""
     leader = multiprocessing.parent_process()
     assert leader is not None
@@ -121,21 +121,21 @@ def _end_with_the_leader() -> None:
     os._exit(1)
 
 
-def _obey(line: Connection) -> None:
+def _run(line: Connection) -> None:
     line.send(None)
-    place: Place = line.recv()
-    device = join(place)
+    place: WorkerConfig = line.recv()
+    device = init_process_group(place)
     model = open_model_folder(place.folder)
-    decoder = read_share(model).to(device=device, dtype=choose_dtype(place.dtype))
+    decoder = read_sharded_decoder(model).to(device=device, dtype=choose_dtype(place.dtype))
     line.send(None)
     budget: EngineConfig | None = line.recv()
     if budget is not None:
         codes = model.vq_config.codes_per_image
-        step_along(line, Engine(decoder, model.text_tokenizer.vocabulary, codes, budget=budget))
+        run_steps(line, Engine(decoder, model.text_tokenizer.vocabulary, codes, config=budget))
     torch.distributed.destroy_process_group()
 
 
-def step_along(line: Connection, engine: Engine) -> None:
+def run_steps(line: Connection, engine: Engine) -> None:
     """Step as the leader orders, until it orders the end.
 
     Raises:
@@ -145,15 +145,15 @@ def step_along(line: Connection, engine: Engine) -> None:
     works: dict[int, RequestState] = {}
     chosen: list[int] = []
     while (orders := line.recv()) is not None:
-        assert isinstance(orders, Orders)
-        if orders.chosen != chosen:
+        assert isinstance(orders, StepCommand)
+        if orders.last_token_ids != chosen:
             raise RankError(
-                f"it chose the ids {chosen}, the first rank {orders.chosen}; expected the same on "
+                f"it chose the ids {chosen}, the first rank {orders.last_token_ids}; expected the same on "
                 "all. Give the ranks devices of one kind."
             )
-        for number, request in orders.asked.items():
+        for number, request in orders.new_requests.items():
             works[number] = engine.submit(request)
-        for number in orders.dropped:
-            engine.cancel(works.pop(number))
+        for number in orders.aborted:
+            engine.abort(works.pop(number))
         chosen = [id_ for _, id_ in engine.step()]
         works = {number: work for number, work in works.items() if not work.is_finished}

@@ -22,11 +22,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from calumma.errors import ConfigError, RankError
-from calumma.generate.eight_bits import Weights
+from calumma.model.quantization import Quantization
 from calumma.runtime import STOP, ray_address
-from calumma.serve.api_keys import Keys
+from calumma.serve.api_keys import APIKeys
 from calumma.serve.config import ServeConfig
-from calumma.serve.logs import note
+from calumma.serve.logs import log_event
 
 _NAME = "calumma"
 
@@ -35,48 +35,52 @@ _SECONDS_TO_TELL = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replicas:
+class ReplicaConfig:
     """What all replicas are made of."""
 
     model: Path
     """A model folder, at the same path on every machine."""
 
     config: ServeConfig
-    keys: Keys | None
-    count: int
+    api_keys: APIKeys | None
+    num_replicas: int
     device: str = "auto"
     dtype: str = "float32"
-    weights: Weights = "plain"
+    quantization: Quantization | None = None
 
-    compiled: bool = False
+    compile: bool = False
     """Whether the decoder's blocks are compiled."""
 
-    tensor: int = 1
+    tensor_parallel_size: int = 1
     """Processes that hold the decoder together, in each replica."""
 
     @property
     def num_gpus(self) -> int:
         """GPUs that one replica wants."""
-        return self.tensor if _wants_gpu(self.device) else 0
+        return self.tensor_parallel_size if _wants_gpu(self.device) else 0
 
     def build(self) -> FastAPI:
         """The app of one replica, made in its own process."""
         from calumma.generate.model import load
-        from calumma.generate.tensor_parallel.tp_engine import SharedLive
-        from calumma.serve.app import make_app, make_service
+        from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
+        from calumma.serve.app import build_app, build_handler
 
         folder = self.model.resolve()
-        if self.tensor == 1:
-            model = load(folder, device=self.device, dtype=self.dtype, weights=self.weights)
-            if self.compiled:
+        if self.tensor_parallel_size == 1:
+            model = load(
+                folder, device=self.device, dtype=self.dtype, quantization=self.quantization
+            )
+            if self.compile:
                 model.compile()
-            return make_app(make_service(model, self.config), self.keys)
-        live = SharedLive(folder, self.tensor, device=self.device, dtype=self.dtype)
-        live.group.watch(_end_soon)
-        return make_app(make_service(live.model, self.config, live=live), self.keys)
+            return build_app(build_handler(model, self.config), self.api_keys)
+        live = TensorParallelAsyncEngine(
+            folder, self.tensor_parallel_size, device=self.device, dtype=self.dtype
+        )
+        live.worker_group.on_failure(_end_soon)
+        return build_app(build_handler(live.model, self.config, live=live), self.api_keys)
 
 
-def join_ray() -> Any:
+def init_ray() -> Any:
     """Ray Serve, in the cluster that $RAY_ADDRESS names, or else in one of its own.
 
     Raises:
@@ -98,7 +102,7 @@ def join_ray() -> Any:
     return serve
 
 
-def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
+def serve_replicas(replicas: ReplicaConfig, listening: Callable[[], None]) -> None:
     """Serve until a signal comes.
 
     Args:
@@ -108,7 +112,7 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
     Raises:
         ConfigError: Ray Serve is not installed.
     """
-    serve = join_ray()
+    serve = init_ray()
 
     def build() -> FastAPI:
         # A function: what has methods, a bound one even, Ray takes for an app.
@@ -118,10 +122,10 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
     serve.start(http_options={"host": config.host, "port": config.port})
     deployment = serve.deployment(
         name=_NAME,
-        num_replicas=replicas.count,
+        num_replicas=replicas.num_replicas,
         # A replica refuses by itself what is too much, and says when to come again.
-        max_ongoing_requests=2 * limits.max_queue,
-        graceful_shutdown_timeout_s=limits.grace_seconds,
+        max_ongoing_requests=2 * limits.max_concurrent_requests,
+        graceful_shutdown_timeout_s=limits.shutdown_grace_seconds,
         ray_actor_options={"num_gpus": replicas.num_gpus},
     )(serve.ingress(build)())
     try:
@@ -137,7 +141,7 @@ def serve_replicas(replicas: Replicas, listening: Callable[[], None]) -> None:
 
 def _end_soon(error: RankError) -> None:
     """End this replica, whose clients are being told why; Ray starts another one in its place."""
-    note("lost", error=str(error))
+    log_event("lost", error=str(error))
     threading.Timer(_SECONDS_TO_TELL, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 

@@ -19,18 +19,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from calumma.errors import ConfigError
-from calumma.generate.async_engine import Answer
+from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.model import Model
 from calumma.generate.params import EngineStats, Request
 from calumma.generate.request import RequestState, build_request_state
-from calumma.serve.backends.vllm_plugin import unguided
-from calumma.serve.refusals import Refusal, stopping
+from calumma.serve.api_errors import APIError, server_stopping
+from calumma.serve.backends.vllm_plugin import without_guidance
 
 _SECONDS = 600.0
 """For how long an engine may say nothing."""
 
 
-class FleetLive:
+class VLLMBackend:
     """Hands requests to engines in turn."""
 
     def __init__(self, model: Model, urls: Sequence[str], name: str) -> None:
@@ -47,7 +47,7 @@ class FleetLive:
         self.model, self.name = model, name
         self.urls = itertools.cycle([_require_url(url) for url in urls])
         self.error: BaseException | None = None
-        self._open: dict[Answer, threading.Thread] = {}
+        self._open: dict[RequestOutputStream, threading.Thread] = {}
         self._closed = False
         self._changing = threading.Lock()
 
@@ -63,44 +63,46 @@ class FleetLive:
             max_cached_tokens=0,
         )
 
-    def take(self, request: Request, codes_between: int | None = None) -> Answer:
+    def take(self, request: Request, codes_between: int | None = None) -> RequestOutputStream:
         """Hand in a request, which is answered without guidance.
 
         Raises:
             GenerationError: it can never be answered.
             Refusal: this is closed.
         """
-        request = unguided(request)
+        request = without_guidance(request)
         config = self.model.decoder.config
         codes = self.model.image.config.codes_per_image
         work = build_request_state(request, self.model.vocabulary, codes, config.max_seq_len)
         talk = _Talk(next(self.urls), _body(request, work, self.name))
-        answer = Answer(self.model, work, self.model.teller(request, codes_between), talk.cancel)
+        answer = RequestOutputStream(
+            self.model, work, self.model.output_decoder(request, codes_between), talk.cancel
+        )
         thread = threading.Thread(target=self._follow, args=(talk, work, answer), daemon=True)
         with self._changing:
             if self._closed:
-                raise stopping()
+                raise server_stopping()
             self._open[answer] = thread
         thread.start()
         return answer
 
-    def _follow(self, talk: _Talk, work: RequestState, answer: Answer) -> None:
+    def _follow(self, talk: _Talk, work: RequestState, answer: RequestOutputStream) -> None:
         error: BaseException | None = None
         try:
             for id_, logprob in () if work.is_finished else talk.ids():
                 if work.is_finished or not work.grammar.allows(id_):
                     raise _bad_engine(talk.url, f"chose id {id_}, which may not come there")
                 work.append_token(id_, logprob)
-                answer.hear(id_)
+                answer.put(id_)
         except (OSError, ValueError, LookupError, http.client.HTTPException) as reason:
             if not talk.cancelled:
                 error = _bad_engine(talk.url, f"gave no answer ({type(reason).__name__})")
-        except Refusal as refusal:
+        except APIError as refusal:
             error = refusal
         finally:
             if not work.is_finished:
                 work.finish(cancelled=talk.cancelled)
-            answer.end(error)
+            answer.finish(error)
             with self._changing:
                 del self._open[answer]
 
@@ -121,7 +123,7 @@ def _body(request: Request, work: RequestState, name: str) -> dict[str, Any]:
     return {
         "model": name,
         "prompt": list(request.prompt_token_ids),
-        "max_tokens": work.grammar.room,
+        "max_tokens": work.grammar.max_remaining_tokens,
         "seed": request.seed,
         "temperature": rule.temperature,
         "top_p": rule.top_p,
@@ -187,8 +189,8 @@ def _chosen(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
             yield id_, float(told[place]) if place < len(told) and told[place] else 0.0
 
 
-def _bad_engine(url: str, what: str) -> Refusal:
-    return Refusal(
+def _bad_engine(url: str, what: str) -> APIError:
+    return APIError(
         502,
         f"the engine at {urlsplit(url).netloc} {what}; expected ids by our grammar. Start it with "
         "--logits-processors calumma.serve.backends.vllm_plugin:GrammarProcessor, and see its log.",

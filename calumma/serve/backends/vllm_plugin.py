@@ -22,7 +22,7 @@ from torch import Tensor
 
 from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
-from calumma.generate.grammar import Grammar, Next, ids_of
+from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
 from calumma.generate.params import Request
 from calumma.generate.request import build_request_state
 from calumma.vocabulary import Vocabulary
@@ -40,7 +40,7 @@ _ENDLESS = 2**31
 
 
 @dataclass
-class Followed:
+class RequestGrammar:
     """One request: what has come, and what may come."""
 
     grammar: Grammar | None
@@ -51,21 +51,21 @@ class Followed:
 
     num_read: int = 0
 
-    def expected(self, vocabulary: Vocabulary) -> Next:
+    def expected(self, vocabulary: Vocabulary) -> TokenKind:
         """The kind of id that comes next, after what has come since the last time."""
         if self.grammar is None:
-            return Next.STOP
+            return TokenKind.EOS
         for id_ in self.output[self.num_read :]:
             if id_ == vocabulary.eos or not self.grammar.allows(id_):
                 # Told to go on behind an end, or by another grammar: nothing sensible can follow.
                 self.grammar = None
-                return Next.STOP
-            self.grammar.read(id_)
+                return TokenKind.EOS
+            self.grammar.consume(id_)
         self.num_read = len(self.output)
-        return self.grammar.expected
+        return self.grammar.next_kind
 
 
-class GrammarProcessor(_Base):
+class GrammarLogitsProcessor(_Base):
     """Masks, row by row, what may not come next.
 
     A request says what it may hold in its `vllm_xargs`: `calumma_modality` ("any", "text",
@@ -78,7 +78,7 @@ class GrammarProcessor(_Base):
         self.vocabulary = model.text_tokenizer.vocabulary
         self.codes_per_image = model.vq_config.codes_per_image
         self.device = device
-        self.followed: dict[int, Followed] = {}
+        self.grammars: dict[int, RequestGrammar] = {}
 
     def is_argmax_invariant(self) -> bool:
         """It may mask the likeliest id."""
@@ -89,15 +89,15 @@ class GrammarProcessor(_Base):
         if batch_update is None:
             return
         for index in batch_update.removed:
-            self.followed.pop(index, None)
+            self.grammars.pop(index, None)
         for index, params, prompt, output in batch_update.added:
-            self.followed[index] = Followed(self._grammar(params, prompt or ()), output)
+            self.grammars[index] = RequestGrammar(self._grammar(params, prompt or ()), output)
         for source, target, direction in batch_update.moved:
-            moved, other = self.followed.pop(source, None), self.followed.pop(target, None)
+            moved, other = self.grammars.pop(source, None), self.grammars.pop(target, None)
             if moved is not None:
-                self.followed[target] = moved
+                self.grammars[target] = moved
             if other is not None and direction.name == "SWAP":
-                self.followed[source] = other
+                self.grammars[source] = other
 
     def _grammar(self, params: Any, prompt: Sequence[int]) -> Grammar | None:
         wanted = getattr(params, "extra_args", None) or {}
@@ -118,13 +118,13 @@ class GrammarProcessor(_Base):
 
     def apply(self, logits: Tensor) -> Tensor:
         """[R, V] logits, those of what may not come next set to -inf in place."""
-        if not self.followed:
+        if not self.grammars:
             return logits
-        rows = sorted(self.followed)
-        kinds = [self.followed[row].expected(self.vocabulary) for row in rows]
+        rows = sorted(self.grammars)
+        kinds = [self.grammars[row].expected(self.vocabulary) for row in rows]
         allowed = torch.zeros(len(rows), logits.shape[1], dtype=torch.bool)
         for place, kind in enumerate(kinds):
-            for ids in ids_of(kind, self.vocabulary):
+            for ids in allowed_ids(kind, self.vocabulary):
                 allowed[place, ids.start : ids.stop] = True
         index = torch.tensor(rows, device=logits.device)
         kept = logits[index].masked_fill(~allowed.to(logits.device), -torch.inf)
@@ -132,6 +132,6 @@ class GrammarProcessor(_Base):
         return logits
 
 
-def unguided(request: Request) -> Request:
+def without_guidance(request: Request) -> Request:
     """The same request without guidance, which engines of others do not have."""
     return replace(request, image=replace(request.image, text_guidance=1.0, image_guidance=1.0))

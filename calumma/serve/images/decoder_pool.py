@@ -12,27 +12,27 @@ from typing import Any
 import PIL.Image
 
 from calumma.errors import ImageError
-from calumma.serve.config import Limits
-from calumma.tokens.squares import Fit
+from calumma.serve.config import ServeLimits
+from calumma.tokens.image_preprocessing import ResizeMode
 
 
-class PictureReaders:
+class ImageDecoderPool:
     """Decodes pictures of strangers in processes of their own.
 
     Threads may share it. A process is started when it is first needed, and again when the last
     one was lost.
     """
 
-    def __init__(self, resolution: int, limits: Limits) -> None:
+    def __init__(self, resolution: int, limits: ServeLimits) -> None:
         self.resolution = resolution
         self.limits = limits
         self.idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
-        for _ in range(limits.picture_processes):
+        for _ in range(limits.image_processes):
             self.idle.put(None)
-        self.lost = 0
+        self.num_crashes = 0
         """Processes that hung, died or ran out of memory so far."""
 
-    def read(self, data: bytes, name: str, fit: Fit) -> PIL.Image.Image:
+    def decode(self, data: bytes, name: str, fit: ResizeMode) -> PIL.Image.Image:
         """A picture file as an RGB square of the model's resolution.
 
         Args:
@@ -53,7 +53,7 @@ class PictureReaders:
             self.idle.put(None)
             raise
         if answer is None:
-            self.lost += 1
+            self.num_crashes += 1
             self._end(process)
             self.idle.put(None)
             raise ImageError(self._lost_message(name, hung=hung))
@@ -63,7 +63,7 @@ class PictureReaders:
         return PIL.Image.frombytes("RGB", (self.resolution, self.resolution), pixels)
 
     def _lost_message(self, name: str, *, hung: bool) -> str:
-        seconds = self.limits.picture_seconds
+        seconds = self.limits.image_timeout_seconds
         why = f"took longer than {seconds:g} s to decode" if hung else "crashed its decoder"
         return f"{name}: {why}; expected an ordinary picture. Save it anew as PNG, or leave it out."
 
@@ -73,7 +73,7 @@ class PictureReaders:
                 sys.executable,
                 "-m",
                 "calumma.serve.images.decoder_worker",
-                str(self.limits.picture_memory_bytes),
+                str(self.limits.image_memory_bytes),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -99,7 +99,7 @@ class PictureReaders:
             hung.set()
             process.kill()
 
-        timer = threading.Timer(self.limits.picture_seconds, give_up)
+        timer = threading.Timer(self.limits.image_timeout_seconds, give_up)
         timer.start()
         try:
             process.stdin.write(json.dumps(asked).encode() + b"\n" + data)
@@ -124,7 +124,7 @@ class PictureReaders:
 
     def close(self) -> None:
         """End the processes that are idle; call it when nobody reads any more."""
-        for _ in range(self.limits.picture_processes):
+        for _ in range(self.limits.image_processes):
             try:
                 self._end(self.idle.get(timeout=1.0))
             except queue.Empty:

@@ -24,11 +24,11 @@ import PIL.Image
 
 from calumma.documents.image_decoding import open_image
 from calumma.errors import ImageError
-from calumma.tokens.squares import Fit, to_rgb, to_square
+from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
 
 
-def square_of(
-    data: bytes, *, resolution: int, fit: Fit, max_pixels: int, name: str
+def decode_square(
+    data: bytes, *, resolution: int, fit: ResizeMode, max_pixels: int, name: str
 ) -> PIL.Image.Image:
     """A picture file as the RGB square that a prompt's picture becomes.
 
@@ -44,20 +44,20 @@ def square_of(
         ) from error
 
 
-def answer_all(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve_requests(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more."""
     while line := requests.readline():
         asked = json.loads(line)
         data = requests.read(asked.pop("bytes"))
         try:
-            made, told = square_of(data, **asked).tobytes(), {}
+            made, told = decode_square(data, **asked).tobytes(), {}
         except ImageError as error:
             made, told = b"", {"error": str(error)}
         answers.write(json.dumps({"bytes": len(made), **told}).encode() + b"\n" + made)
         answers.flush()
 
 
-def confine(memory: int) -> None:
+def set_rlimits(memory: int) -> None:
     """Give up what is not needed: memory beyond `memory` bytes more, files, cores.
 
     Afterwards no file can be opened, modules that are yet to be imported included.
@@ -73,7 +73,7 @@ def confine(memory: int) -> None:
         resource.setrlimit(limit, (least, least))
 
 
-def load_readers() -> None:
+def warm_up_codecs() -> None:
     """Read a few pictures, so that all that reading needs is imported."""
     PIL.Image.init()
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
@@ -81,14 +81,14 @@ def load_readers() -> None:
         mode = "P" if kind == "GIF" else "RGB"
         with contextlib.suppress(ImageError, OSError, KeyError):
             PIL.Image.new(mode, (16, 16)).save(file, kind)
-            square_of(file.getvalue(), resolution=8, fit="pad", max_pixels=256, name=kind)
+            decode_square(file.getvalue(), resolution=8, fit="pad", max_pixels=256, name=kind)
 
 
 def main() -> None:
     """Confine this process, then answer."""
-    load_readers()
-    confine(int(sys.argv[1]))
-    answer_all(sys.stdin.buffer, sys.stdout.buffer)
+    warm_up_codecs()
+    set_rlimits(int(sys.argv[1]))
+    serve_requests(sys.stdin.buffer, sys.stdout.buffer)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from calumma.serve.refusals import Refusal
+from calumma.serve.api_errors import APIError
 
 _MOST_REDIRECTS = 3
 _PORTS = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolvedURL:
     """Where a URL leads: a host, whose address is public, and what to ask of it."""
 
     scheme: str
@@ -34,7 +34,9 @@ class Place:
     address: str
 
 
-def fetch(url: str, hosts: Collection[str], *, most: int, seconds: float) -> bytes:
+def fetch_image(
+    url: str, allowed_domains: Collection[str], *, max_bytes: int, timeout_seconds: float
+) -> bytes:
     """The bytes behind a URL.
 
     Args:
@@ -46,22 +48,24 @@ def fetch(url: str, hosts: Collection[str], *, most: int, seconds: float) -> byt
     Raises:
         Refusal: its host is not allowed or not public, or it gives no such bytes in time.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + timeout_seconds
     for _ in range(_MOST_REDIRECTS + 1):
-        place = look_up(url, hosts)
+        place = resolve_url(url, allowed_domains)
         try:
-            status, target, data = _ask(place, most, end)
+            status, target, data = _ask(place, max_bytes, end)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unfetched(place.host, f"cannot be fetched within {seconds:g} s") from error
+            raise _unfetched(
+                place.host, f"cannot be fetched within {timeout_seconds:g} s"
+            ) from error
         if status in (301, 302, 303, 307, 308) and target:
             url = urljoin(url, target)
             continue
         if status != 200:
             raise _unfetched(place.host, f"answers with status {status}")
-        if len(data) > most:
-            raise Refusal(
+        if len(data) > max_bytes:
+            raise APIError(
                 400,
-                f"the picture at {place.host} has more than {most:,} bytes; expected fewer. Make it "
+                f"the picture at {place.host} has more than {max_bytes:,} bytes; expected fewer. Make it "
                 "smaller, or send it as a data: URL.",
                 "picture_too_large",
             )
@@ -69,7 +73,7 @@ def fetch(url: str, hosts: Collection[str], *, most: int, seconds: float) -> byt
     raise _unfetched(urlsplit(url).hostname or "the host", "redirects again and again")
 
 
-def look_up(url: str, hosts: Collection[str]) -> Place:
+def resolve_url(url: str, allowed_domains: Collection[str]) -> ResolvedURL:
     """Where a URL leads.
 
     Raises:
@@ -80,8 +84,8 @@ def look_up(url: str, hosts: Collection[str]) -> Place:
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError:
         parts, host, port = urlsplit(""), "", None
-    if parts.scheme not in _PORTS or host not in hosts or parts.username is not None:
-        raise Refusal(
+    if parts.scheme not in _PORTS or host not in allowed_domains or parts.username is not None:
+        raise APIError(
             400,
             "the URL of a picture leads to a host that is not allowed; expected a data: URL. Send "
             "the picture itself, or ask the operator to allow its host.",
@@ -90,8 +94,8 @@ def look_up(url: str, hosts: Collection[str]) -> Place:
     port = port or _PORTS[parts.scheme]
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(c <= " " for c in path):
-        raise Refusal(400, "the URL of a picture has characters no URL has.", "url_not_allowed")
-    return Place(parts.scheme, host, port, path, _public_address(host, port))
+        raise APIError(400, "the URL of a picture has characters no URL has.", "url_not_allowed")
+    return ResolvedURL(parts.scheme, host, port, path, _public_address(host, port))
 
 
 def _public_address(host: str, port: int) -> str:
@@ -102,7 +106,7 @@ def _public_address(host: str, port: int) -> str:
     addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
     # One private address among several is enough to say no: the next look-up may give that one.
     if not addresses or not all(is_public(address) for address in addresses):
-        raise Refusal(
+        raise APIError(
             400,
             f"{host} has an address that is not public; expected one on the open internet. Send the "
             "picture as a data: URL.",
@@ -127,7 +131,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _ask(place: Place, most: int, end: float) -> tuple[int, str | None, bytes]:
+def _ask(place: ResolvedURL, most: int, end: float) -> tuple[int, str | None, bytes]:
     """Status, target of a redirect, and at most one byte more than `most`."""
     connection = _Connection(place, end)
     with contextlib.closing(connection):
@@ -146,7 +150,7 @@ def _ask(place: Place, most: int, end: float) -> tuple[int, str | None, bytes]:
 class _Connection(http.client.HTTPConnection):
     """A connection to the address that was looked at, under the name that was asked for."""
 
-    def __init__(self, place: Place, end: float) -> None:
+    def __init__(self, place: ResolvedURL, end: float) -> None:
         super().__init__(place.host, place.port)
         self.place, self.end = place, end
 
@@ -166,8 +170,8 @@ class _Connection(http.client.HTTPConnection):
         self.kept = self.sock
 
 
-def _unfetched(host: str, why: str) -> Refusal:
-    return Refusal(
+def _unfetched(host: str, why: str) -> APIError:
+    return APIError(
         400,
         f"the picture at {host} {why}; expected one that can be had. Send it as a data: URL.",
         "picture_not_fetched",

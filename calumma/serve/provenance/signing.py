@@ -23,11 +23,15 @@ import PIL.Image
 
 import calumma
 from calumma.errors import ConfigError
-from calumma.serve.config import Credential
-from calumma.serve.logs import note
-from calumma.serve.provenance.image_metadata import GENERATED, Origin, to_png
-from calumma.serve.provenance.signing_keys import KeyPair, read_credential
-from calumma.serve.refusals import Refusal
+from calumma.serve.api_errors import APIError
+from calumma.serve.config import C2PASigningConfig
+from calumma.serve.logs import log_event
+from calumma.serve.provenance.image_metadata import (
+    TRAINED_ALGORITHMIC_MEDIA,
+    ImageMetadata,
+    png_with_metadata,
+)
+from calumma.serve.provenance.signing_keys import SigningKeys, load_signing_keys
 
 _SETTINGS = {
     "version": 1,
@@ -38,10 +42,10 @@ _SETTINGS = {
 }
 
 
-class Signer:
+class ImageSigner:
     """Signs the files of pictures. Several threads may ask at once."""
 
-    def __init__(self, pair: KeyPair, timestamps: str | None = None) -> None:
+    def __init__(self, pair: SigningKeys, timestamps: str | None = None) -> None:
         """Keep a key in the library's hands.
 
         Args:
@@ -56,7 +60,7 @@ class Signer:
         info = c2pa.C2paSignerInfo(pair.algorithm, pair.certificates, pair.key, timestamps)
         self._context = c2pa.Context.from_dict(_SETTINGS, c2pa.Signer.from_info(info))
 
-    def sign(self, png: bytes, origin: Origin) -> bytes:
+    def sign(self, png: bytes, origin: ImageMetadata) -> bytes:
         """The file of a picture with its manifest.
 
         Args:
@@ -70,17 +74,17 @@ class Signer:
         import c2pa
 
         try:
-            return self.signed(png, origin)
+            return self.try_sign(png, origin)
         except c2pa.C2paError as error:
-            note("unsigned", reason=_reason(error))
-            raise Refusal(
+            log_event("unsigned", reason=_reason(error))
+            raise APIError(
                 503,
                 "a picture is drawn, but this server cannot sign it now, and sends none unsigned; "
                 "the server's log says why. Ask again later, or for text alone.",
                 "cannot_sign",
             ) from error
 
-    def signed(self, png: bytes, origin: Origin) -> bytes:
+    def try_sign(self, png: bytes, origin: ImageMetadata) -> bytes:
         """The same, with the library's own errors.
 
         Raises:
@@ -89,17 +93,17 @@ class Signer:
         import c2pa
 
         file = io.BytesIO()
-        c2pa.Builder(manifest(origin), self._context).sign("image/png", io.BytesIO(png), file)
+        c2pa.Builder(build_manifest(origin), self._context).sign("image/png", io.BytesIO(png), file)
         return file.getvalue()
 
 
-def manifest(origin: Origin) -> dict[str, Any]:
+def build_manifest(origin: ImageMetadata) -> dict[str, Any]:
     """What a manifest says of a picture, as the library's builder reads it."""
     action = {
         "action": "c2pa.created",
-        "when": origin.stamp,
+        "when": origin.timestamp,
         "softwareAgent": {"name": origin.model},
-        "digitalSourceType": GENERATED,
+        "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
     }
     if origin.prompt is not None:
         action["description"] = origin.prompt
@@ -110,21 +114,21 @@ def manifest(origin: Origin) -> dict[str, Any]:
     }
 
 
-def load_signer(credential: Credential) -> Signer:
+def load_image_signer(credential: C2PASigningConfig) -> ImageSigner:
     """A signer that has signed a picture on trial.
 
     Raises:
         ConfigError: a package is not installed, the certificates or the key cannot be used, or the
             time-stamp authority does not answer.
     """
-    pair = read_credential(credential)
+    pair = load_signing_keys(credential)
     import c2pa
 
-    origin = Origin.now("trial")
-    png = to_png(PIL.Image.new("RGB", (1, 1)), origin)
+    origin = ImageMetadata.now("trial")
+    png = png_with_metadata(PIL.Image.new("RGB", (1, 1)), origin)
     try:
-        signer = Signer(pair)
-        signer.signed(png, origin)
+        signer = ImageSigner(pair)
+        signer.try_sign(png, origin)
     except c2pa.C2paError as error:
         raise ConfigError(
             f"{credential.certificates} holds a certificate that C2PA does not allow "
@@ -132,14 +136,14 @@ def load_signer(credential: Credential) -> Signer:
             "expected one that an authority has made for digitalSignature and for emailProtection "
             "or documentSigning. Have one made; docs/serving.md shows how, to try."
         ) from error
-    if credential.timestamps is None:
+    if credential.timestamp_url is None:
         return signer
     try:
-        signer = Signer(pair, credential.timestamps)
-        signer.signed(png, origin)
+        signer = ImageSigner(pair, credential.timestamp_url)
+        signer.try_sign(png, origin)
     except c2pa.C2paError as error:
         raise ConfigError(
-            f"{credential.timestamps} gives no time stamp ({_reason(error)}); expected a time-stamp "
+            f"{credential.timestamp_url} gives no time stamp ({_reason(error)}); expected a time-stamp "
             "authority (RFC 3161). Fix --c2pa-timestamps, or leave it out."
         ) from error
     return signer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calumma.errors import ConfigError
-from calumma.serve.config import Credential
+from calumma.serve.config import C2PASigningConfig
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -28,7 +28,7 @@ _OTHERS = 0o007
 
 
 @dataclass(frozen=True)
-class KeyPair:
+class SigningKeys:
     """What the C2PA library wants in order to sign."""
 
     certificates: bytes
@@ -44,7 +44,7 @@ class KeyPair:
     """What the first certificate says that it is for, to be told where that is not enough."""
 
 
-def read_credential(credential: Credential) -> KeyPair:
+def load_signing_keys(credential: C2PASigningConfig) -> SigningKeys:
     """Read certificates and a key.
 
     Raises:
@@ -60,18 +60,18 @@ def read_credential(credential: Credential) -> KeyPair:
         PublicFormat,
     )
 
-    chain, key = _certificates(credential.certificates), _key(credential.key)
+    chain, key = _certificates(credential.certificates), _key(credential.private_key)
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
         raise ConfigError(
-            f"{credential.key} is not the key of the first certificate in "
+            f"{credential.private_key} is not the key of the first certificate in "
             f"{credential.certificates}; expected that one. Give it, or put its certificate first."
         )
     _require_in_time(chain[0], credential.certificates)
-    return KeyPair(
+    return SigningKeys(
         b"".join(one.public_bytes(Encoding.PEM) for one in chain),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        _algorithm(key, credential.key),
+        _algorithm(key, credential.private_key),
         tuple(_uses(chain[0])),
     )
 

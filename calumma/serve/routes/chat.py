@@ -11,26 +11,26 @@ from fastapi.sse import EventSourceResponse
 
 from calumma.documents.image_formats import data_url
 from calumma.serve.answers import (
-    AnswerMessage,
-    Chat,
-    Choice,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionMessage,
+    ChoiceLogprobs,
     FinishReason,
-    Logprobs,
     Picture,
     PictureURL,
     TokenLogprob,
     Words,
 )
-from calumma.serve.messages import Asking, ChatRequest, StreamOptions
-from calumma.serve.options import first_seed, images_of, modality_of, room_for, sampling_of
 from calumma.serve.output_processor import Chosen, Drawn, Ended, Growing, Piece, Reason, Said
-from calumma.serve.prompts import chat_prompt
-from calumma.serve.request_context import Visit, visit_of
+from calumma.serve.prompt_encoder import chat_prompt
+from calumma.serve.protocol import ChatCompletionRequest, GenerationRequest, StreamOptions
+from calumma.serve.request_context import RequestContext, get_request_context
+from calumma.serve.request_params import first_seed, images_of, modality_of, room_for, sampling_of
 from calumma.serve.service import Asked, Service, Told, Wanted, base64_of
-from calumma.serve.streaming import REFUSED, STREAM_HEADERS, events, line
+from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
 
-def wanted_of(body: Asking, room: int | None, service: Service) -> Wanted:
+def wanted_of(body: GenerationRequest, room: int | None, service: Service) -> Wanted:
     """What a chat or a continuation asks of the engine."""
     service.require_model(body.model)
     count = 1 if body.n is None else body.n
@@ -46,7 +46,7 @@ def wanted_of(body: Asking, room: int | None, service: Service) -> Wanted:
             "max_new_tokens": room_for(room, service.model, service.config.limits),
         },
         stops=body.stop or (),
-        prompt_in_picture=bool(body.prompt_in_picture),
+        prompt_in_picture=bool(body.embed_prompt_metadata),
     )
 
 
@@ -54,12 +54,12 @@ def chat_routes(service: Service) -> APIRouter:
     """The endpoint."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", response_model=Chat, responses=REFUSED)
-    async def chat(body: ChatRequest, request: Request) -> Any:
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERROR_RESPONSES)
+    async def chat(body: ChatCompletionRequest, request: Request) -> Any:
         """Answer a conversation with text and pictures."""
         room = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         wanted = wanted_of(body, room, service)
-        visit = visit_of(request)
+        visit = get_request_context(request)
         asked = await service.ask(visit, [chat_prompt(body.messages)], wanted)
         if body.stream:
             stream = ChatStream(service, visit, body.stream_options or StreamOptions())
@@ -70,26 +70,26 @@ def chat_routes(service: Service) -> APIRouter:
 
 
 def chat_answer(
-    service: Service, visit: Visit, asked: Asked, told: list[Told], logprobs: bool
-) -> Chat:
+    service: Service, visit: RequestContext, asked: Asked, told: list[Told], logprobs: bool
+) -> ChatCompletion:
     """The body of a whole answer."""
     choices, ended = [], []
     for number, one in enumerate(told):
         assert one.ended is not None
         ended.append(one.ended)
         images, parts = parts_of(one)
-        choice = Choice(
+        choice = ChatChoice(
             index=number,
-            message=AnswerMessage(content=one.text, images=images, content_parts=parts),
+            message=ChatCompletionMessage(content=one.text, images=images, content_parts=parts),
             logprobs=_logprobs(service, one.ended) if logprobs else None,
             finish_reason=reason_of(one.ended.reason),
             seed=asked.seeds[number],
         )
         choices.append(choice)
-    return Chat(
+    return ChatCompletion(
         id=f"chatcmpl-{visit.id}",
         created=visit.created,
-        model=service.config.name,
+        model=service.config.served_model_name,
         choices=choices,
         usage=service.usage(visit, asked, ended),
     )
@@ -113,10 +113,10 @@ def reason_of(reason: Reason) -> FinishReason:
     return "length" if reason == "cancelled" else reason
 
 
-def _logprobs(service: Service, ended: Ended) -> Logprobs:
+def _logprobs(service: Service, ended: Ended) -> ChoiceLogprobs:
     text = service.model.text
     chosen = zip(ended.sample.token_ids, ended.sample.logprobs, strict=True)
-    return Logprobs(
+    return ChoiceLogprobs(
         content=[
             TokenLogprob(
                 token=text.bytes_of(id_).decode(errors="replace"),
@@ -140,12 +140,12 @@ class ChatStream:
     names passes over them.
     """
 
-    def __init__(self, service: Service, visit: Visit, options: StreamOptions) -> None:
+    def __init__(self, service: Service, visit: RequestContext, options: StreamOptions) -> None:
         self.service, self.visit, self.options = service, visit, options
 
     def lines(self, asked: Asked) -> AsyncIterator[bytes]:
         """The lines of the stream."""
-        return events(asked.talk, self._opening(asked), self._told, self._closing(asked))
+        return event_stream(asked.talk, self._opening(asked), self._told, self._closing(asked))
 
     def _chunk(
         self, number: int, delta: dict[str, Any], reason: str | None = None
@@ -155,7 +155,7 @@ class ChatStream:
             "id": f"chatcmpl-{self.visit.id}",
             "object": "chat.completion.chunk",
             "created": self.visit.created,
-            "model": self.service.config.name,
+            "model": self.service.config.served_model_name,
             "choices": [choice],
         }
 
@@ -164,29 +164,29 @@ class ChatStream:
         for number, seed in enumerate(asked.seeds):
             chunk = self._chunk(number, {"role": "assistant", "content": ""})
             chunk["choices"][0]["seed"] = seed
-            opening.append(line(chunk))
+            opening.append(sse_event(chunk))
             if self.options.include_tokens:
                 ids = {"prompt_ids": asked.prompts[0], "ids": []}
-                opening.append(line(self._chunk(number, {}) | ids, "tokens"))
+                opening.append(sse_event(self._chunk(number, {}) | ids, "tokens"))
         return opening
 
     def _told(self, number: int, piece: Piece) -> bytes | None:
         if isinstance(piece, Said):
-            return line(self._chunk(number, {"content": piece.text}))
+            return sse_event(self._chunk(number, {"content": piece.text}))
         if isinstance(piece, Drawn):
             picture = picture_of(piece.png).model_dump() | {"index": piece.number}
-            return line(self._chunk(number, {"images": [picture]}))
+            return sse_event(self._chunk(number, {"images": [picture]}))
         if isinstance(piece, Growing) and self.options.include_partial_images is not False:
             partial = {
                 "partial_image_b64": base64_of(piece.png),
                 "partial_image_index": piece.index,
                 "image_index": piece.number,
             }
-            return line(self._chunk(number, {}) | partial, "partial_image")
+            return sse_event(self._chunk(number, {}) | partial, "partial_image")
         if isinstance(piece, Chosen) and self.options.include_tokens:
-            return line(self._chunk(number, {}) | {"ids": list(piece.ids)}, "tokens")
+            return sse_event(self._chunk(number, {}) | {"ids": list(piece.ids)}, "tokens")
         if isinstance(piece, Ended):
-            return line(self._chunk(number, {}, reason_of(piece.reason)))
+            return sse_event(self._chunk(number, {}, reason_of(piece.reason)))
         return None
 
     def _closing(self, asked: Asked) -> Any:
@@ -195,6 +195,6 @@ class ChatStream:
             if not self.options.include_usage:
                 return []
             chunk = self._chunk(0, {}) | {"choices": [], "usage": usage.model_dump()}
-            return [line(chunk)]
+            return [sse_event(chunk)]
 
         return closing

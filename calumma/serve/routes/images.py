@@ -7,15 +7,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
 
-from calumma.serve.answers import Drawing, Drawings, ImageUsage
-from calumma.serve.messages import ImageRequest, Message
-from calumma.serve.options import first_seed, modality_of, sampling_of
+from calumma.serve.answers import ImageData, ImagesResponse, ImageUsage
+from calumma.serve.api_errors import APIError
 from calumma.serve.output_processor import Drawn, Ended, Growing, Piece
-from calumma.serve.prompts import chat_prompt
-from calumma.serve.refusals import Refusal
-from calumma.serve.request_context import Visit, visit_of
+from calumma.serve.prompt_encoder import chat_prompt
+from calumma.serve.protocol import ChatMessage, ImageGenerationRequest
+from calumma.serve.request_context import RequestContext, get_request_context
+from calumma.serve.request_params import first_seed, modality_of, sampling_of
 from calumma.serve.service import Asked, Service, Wanted, base64_of
-from calumma.serve.streaming import REFUSED, STREAM_HEADERS, events, line
+from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
 _KIND = "image_generation"
 
@@ -24,13 +24,13 @@ def drawing_routes(service: Service) -> APIRouter:
     """The endpoint."""
     router = APIRouter()
 
-    @router.post("/v1/images/generations", response_model=Drawings, responses=REFUSED)
-    async def draw(body: ImageRequest, request: Request) -> Any:
+    @router.post("/v1/images/generations", response_model=ImagesResponse, responses=ERROR_RESPONSES)
+    async def draw(body: ImageGenerationRequest, request: Request) -> Any:
         """Draw what a prompt says."""
         service.require_model(body.model)
         _require_size(body.size, service.size)
-        visit = visit_of(request)
-        prompt = chat_prompt([Message(role="user", content=body.prompt)])
+        visit = get_request_context(request)
+        prompt = chat_prompt([ChatMessage(role="user", content=body.prompt)])
         asked = await service.ask(visit, [prompt], _wanted(body, service))
         if body.stream:
             partial = bool(body.partial_images)
@@ -40,11 +40,11 @@ def drawing_routes(service: Service) -> APIRouter:
         ended = [one.ended for one in told if one.ended is not None]
         if any(not one.pictures for one in told):
             message = "a picture does not pass a filter of this server; expected another prompt."
-            raise Refusal(400, message, "content_filter")
-        return Drawings(
+            raise APIError(400, message, "content_filter")
+        return ImagesResponse(
             created=visit.created,
             data=[
-                Drawing(b64_json=base64_of(one.pictures[0]), seed=seed)
+                ImageData(b64_json=base64_of(one.pictures[0]), seed=seed)
                 for one, seed in zip(told, asked.seeds, strict=True)
             ],
             size=service.size,
@@ -56,7 +56,7 @@ def drawing_routes(service: Service) -> APIRouter:
 
 def _require_size(wanted: str | None, size: str) -> None:
     if wanted not in (None, "auto", size):
-        raise Refusal(
+        raise APIError(
             400,
             f"this model draws pictures of {size} alone; expected that size, or auto. Leave size "
             "out.",
@@ -65,7 +65,7 @@ def _require_size(wanted: str | None, size: str) -> None:
         )
 
 
-def _wanted(body: ImageRequest, service: Service) -> Wanted:
+def _wanted(body: ImageGenerationRequest, service: Service) -> Wanted:
     first, count = first_seed(body), 1 if body.n is None else body.n
     service.require_choices(count)
     codes = service.model.image.config.codes_per_image
@@ -79,11 +79,11 @@ def _wanted(body: ImageRequest, service: Service) -> Wanted:
         },
         # So many partial pictures, as evenly as their number allows.
         codes_between=max(1, codes // (1 + (body.partial_images or 0))),
-        prompt_in_picture=bool(body.prompt_in_picture),
+        prompt_in_picture=bool(body.embed_prompt_metadata),
     )
 
 
-def _usage(service: Service, visit: Visit, asked: Asked, ended: list[Ended]) -> ImageUsage:
+def _usage(service: Service, visit: RequestContext, asked: Asked, ended: list[Ended]) -> ImageUsage:
     usage = service.usage(visit, asked, ended)
     return ImageUsage(
         total_tokens=usage.total_tokens,
@@ -93,11 +93,11 @@ def _usage(service: Service, visit: Visit, asked: Asked, ended: list[Ended]) -> 
     )
 
 
-def _stream(service: Service, visit: Visit, asked: Asked, *, partial: bool) -> Any:
+def _stream(service: Service, visit: RequestContext, asked: Asked, *, partial: bool) -> Any:
     def event(number: int, kind: str, png: bytes, **more: Any) -> bytes:
         told = {"type": kind, "b64_json": base64_of(png), "created_at": visit.created}
         shape = {"size": service.size, "output_format": "png", "index": number}
-        return line({**told, **shape, "seed": asked.seeds[number], **more}, kind)
+        return sse_event({**told, **shape, "seed": asked.seeds[number], **more}, kind)
 
     whole: dict[int, bytes] = {}
 
@@ -117,4 +117,4 @@ def _stream(service: Service, visit: Visit, asked: Asked, *, partial: bool) -> A
             for number, png in sorted(whole.items())
         ]
 
-    return events(asked.talk, (), told, closing)
+    return event_stream(asked.talk, (), told, closing)

@@ -5,52 +5,54 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from calumma.serve.answers import Card, Cards, Token, Tokens
-from calumma.serve.messages import TokensRequest
+from calumma.serve.answers import ModelCard, ModelList, TokenInfo, TokenizeResponse
 from calumma.serve.page import Page
 from calumma.serve.prometheus_metrics import CONTENT_TYPE
-from calumma.serve.prompts import chat_prompt, plain_prompt
-from calumma.serve.request_context import visit_of
+from calumma.serve.prompt_encoder import chat_prompt, completion_prompt
+from calumma.serve.protocol import TokenizeRequest
+from calumma.serve.request_context import get_request_context
 from calumma.serve.service import Service
-from calumma.serve.streaming import REFUSED
+from calumma.serve.sse import ERROR_RESPONSES
 
 
 def model_routes(service: Service, created: int) -> APIRouter:
     """What is served, and what its prompts are in ids."""
     router = APIRouter()
-    card = Card(
-        id=service.config.name,
+    card = ModelCard(
+        id=service.config.served_model_name,
         created=created,
         owned_by="calumma",
         modalities=["text", "image"]
-        if service.model.parts.tokenizers.has_image_decoder
+        if service.model.components.tokenizers.has_image_decoder
         else ["text"],
-        max_tokens=service.model.decoder.config.max_seq_len,
+        max_model_len=service.model.decoder.config.max_seq_len,
         image_size=service.size,
     )
 
     @router.get("/v1/models")
-    async def models() -> Cards:
+    async def models() -> ModelList:
         """All models: one."""
-        return Cards(data=[card])
+        return ModelList(data=[card])
 
-    @router.get("/v1/models/{name}", responses=REFUSED)
-    async def model(name: str) -> Card:
+    @router.get("/v1/models/{name}", responses=ERROR_RESPONSES)
+    async def model(name: str) -> ModelCard:
         """One model."""
         service.require_model(name)
         return card
 
-    @router.post("/v1/tokens", responses=REFUSED)
-    async def tokens(body: TokensRequest, request: Request) -> Tokens:
+    @router.post("/v1/tokens", responses=ERROR_RESPONSES)
+    async def tokens(body: TokenizeRequest, request: Request) -> TokenizeResponse:
         """The ids that a prompt becomes, and what each id is."""
         if body.ids is not None:
             ids = service.require_ids(body.ids)
         else:
             talk = service.desk.admit(1)
-            visit_of(request).closers.append(talk.close)
+            get_request_context(request).closers.append(talk.close)
             chat = body.messages
-            ids = await talk.read(chat_prompt(chat) if chat else plain_prompt(body.prompt or ""))
-        return Tokens(
+            ids = await talk.read(
+                chat_prompt(chat) if chat else completion_prompt(body.prompt or "")
+            )
+        return TokenizeResponse(
             tokens=[_token(service, id_) for id_ in ids],
             num_tokens=service.counts(ids),
             codes_per_side=service.model.image.config.codes_per_side,
@@ -59,14 +61,14 @@ def model_routes(service: Service, created: int) -> APIRouter:
     return router
 
 
-def _token(service: Service, id_: int) -> Token:
+def _token(service: Service, id_: int) -> TokenInfo:
     vocabulary = service.model.vocabulary
     if id_ in vocabulary.text:
         text = service.model.text.bytes_of(id_).decode(errors="replace")
-        return Token(id=id_, kind="text", text=text)
+        return TokenInfo(id=id_, kind="text", text=text)
     if id_ in vocabulary.codes:
-        return Token(id=id_, kind="code", text=str(vocabulary.code_of_id(id_)))
-    return Token(id=id_, kind="control", text=_controls(service).get(id_, "reserved"))
+        return TokenInfo(id=id_, kind="code", text=str(vocabulary.code_of_id(id_)))
+    return TokenInfo(id=id_, kind="control", text=_controls(service).get(id_, "reserved"))
 
 
 def _controls(service: Service) -> dict[int, str]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calumma.errors import ConfigError
-from calumma.tokens.vq.quantizer import Quantizer, nearest, on_sphere, squared_distances
 
 _SEED_ROUNDS = 16
 _LLOYD_ROUNDS = 10
-_SHARE_DECAY = 0.99
+_USAGE_DECAY = 0.99
 """How slowly the running shares of the codes forget; 0.99 looks back about a hundred steps."""
 
 
@@ -24,7 +24,7 @@ _SHARE_DECAY = 0.99
 class CodebookConfig:
     """How the codebook learns."""
 
-    lookup: Literal["nearest", "normalised", "ibq"] = "nearest"
+    quantizer: Literal["nearest", "normalised", "ibq"] = "nearest"
     """Which row a latent is given: the nearest, as the release does; the nearest in direction,
     all rows being of one length (arXiv:2110.04627); or the one of the largest inner product, with
     a gradient for every row (index backpropagation, arXiv:2412.02692). What is kept after
@@ -39,11 +39,11 @@ class CodebookConfig:
     beta: float = 0.25
     """Weight of one of the two quantisation losses; see `legacy_beta`."""
 
-    legacy_beta: bool = True
+    legacy: bool = True
     """True: beta weighs the codebook's loss and the encoder's (commitment) counts 1, as in the
     release. False: the other way round, as in the VQ-VAE paper."""
 
-    revive_after_steps: int = 0
+    dead_code_restart_steps: int = 0
     """A code unused for so many steps is moved onto a vector of the batch; 0 never moves one."""
 
     entropy_weight: float = 0.0
@@ -63,20 +63,20 @@ class CodebookConfig:
             )
         if self.beta < 0.0:
             raise ConfigError(f"codebook.beta={self.beta}; expected 0 or more, such as 0.25.")
-        self._require_lookup()
-        if self.revive_after_steps < 0:
+        self._require_quantizer()
+        if self.dead_code_restart_steps < 0:
             raise ConfigError(
-                f"codebook.revive_after_steps={self.revive_after_steps}; "
+                f"codebook.revive_after_steps={self.dead_code_restart_steps}; "
                 "expected a number of steps, or 0 for never."
             )
 
-    def _require_lookup(self) -> None:
-        if self.lookup not in ("nearest", "normalised", "ibq"):
+    def _require_quantizer(self) -> None:
+        if self.quantizer not in ("nearest", "normalised", "ibq"):
             raise ConfigError(
-                f'codebook.lookup={self.lookup!r} is not known; expected "nearest", "normalised" '
+                f'codebook.lookup={self.quantizer!r} is not known; expected "nearest", "normalised" '
                 'or "ibq".'
             )
-        if self.lookup == "ibq" and self.update != "gradient":
+        if self.quantizer == "ibq" and self.update != "gradient":
             raise ConfigError(
                 f'codebook.update={self.update!r} with codebook.lookup="ibq", which is a way of '
                 'gradients; expected codebook.update="gradient".'
@@ -87,22 +87,22 @@ class CodebookConfig:
                 f"{self.entropy_temperature}; expected a weight of 0 or more, and a temperature "
                 "above 0."
             )
-        if self.entropy_weight and self.lookup != "ibq":
+        if self.entropy_weight and self.quantizer != "ibq":
             raise ConfigError(
                 f"codebook.entropy_weight={self.entropy_weight} with codebook.lookup="
-                f'{self.lookup!r}, which has no such penalty; expected lookup="ibq", or a weight '
+                f'{self.quantizer!r}, which has no such penalty; expected lookup="ibq", or a weight '
                 "of 0."
             )
 
     @property
     def loss_weights(self) -> tuple[float, float]:
         """Weights of the encoder's (commitment) and of the codebook's loss."""
-        commitment, codebook = (1.0, self.beta) if self.legacy_beta else (self.beta, 1.0)
+        commitment, codebook = (1.0, self.beta) if self.legacy else (self.beta, 1.0)
         return commitment, codebook if self.update == "gradient" else 0.0
 
 
-class Ranks(Protocol):
-    """The processes that train one codebook together; see `calumma.train.world`."""
+class CodebookCollectives(Protocol):
+    """The processes that train one codebook together; see `calumma.train.distributed`."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -113,7 +113,7 @@ class Ranks(Protocol):
         ...
 
 
-class CodebookKeeper(nn.Module):
+class CodebookUpdater(nn.Module):
     """The counts behind a codebook in training; nothing of it is needed afterwards."""
 
     unused_steps: Tensor
@@ -121,7 +121,9 @@ class CodebookKeeper(nn.Module):
     sizes: Tensor
     sums: Tensor
 
-    def __init__(self, config: CodebookConfig, quantizer: Quantizer, ranks: Ranks) -> None:
+    def __init__(
+        self, config: CodebookConfig, quantizer: VectorQuantizer, ranks: CodebookCollectives
+    ) -> None:
         super().__init__()
         self.config = config
         self.ranks = ranks
@@ -131,20 +133,22 @@ class CodebookKeeper(nn.Module):
         self.register_buffer("shares", torch.full((num_codes,), 1.0 / num_codes))
         self.register_buffer("sizes", torch.ones(num_codes))
         self.register_buffer("sums", torch.zeros(num_codes, code_dim))
-        self._restart_means(quantizer.codebook, torch.ones(num_codes, dtype=torch.bool))
+        self._reset_ema(quantizer.codebook, torch.ones(num_codes, dtype=torch.bool))
 
     @torch.no_grad()
-    def initialise(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator) -> None:
+    def init_with_kmeans(
+        self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator
+    ) -> None:
         """Set the codebook to the centres of k-means over `vectors` [N, D]."""
         codebook = quantizer.codebook
         codebook.copy_(k_means(self.ranks.gather(vectors), codebook.shape[0], generator))
-        self._even_lengths(quantizer)
+        self._renormalize(quantizer)
         self.unused_steps.zero_()
-        self._restart_means(codebook, torch.ones_like(self.sizes, dtype=torch.bool))
+        self._reset_ema(codebook, torch.ones_like(self.sizes, dtype=torch.bool))
 
     @torch.no_grad()
     def update(
-        self, quantizer: Quantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator
+        self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator
     ) -> int:
         """Learn from one batch, [N, D] and [N], after its optimizer step.
 
@@ -152,24 +156,24 @@ class CodebookKeeper(nn.Module):
             How many codes were revived.
         """
         counts = self.ranks.sum(torch.bincount(codes, minlength=self.sizes.numel()))
-        self.shares.lerp_(counts / int(counts.sum()), 1.0 - _SHARE_DECAY)
+        self.shares.lerp_(counts / int(counts.sum()), 1.0 - _USAGE_DECAY)
         if self.config.update == "ema":
-            self._update_means(quantizer, vectors, codes, counts)
+            self._update_ema(quantizer, vectors, codes, counts)
         self.unused_steps += 1
         self.unused_steps[counts > 0] = 0
         revived = 0
-        if self.config.revive_after_steps:
-            revived = self._revive(quantizer, vectors, generator)
-        self._even_lengths(quantizer)
+        if self.config.dead_code_restart_steps:
+            revived = self._restart_dead_codes(quantizer, vectors, generator)
+        self._renormalize(quantizer)
         return revived
 
-    def _even_lengths(self, quantizer: Quantizer) -> None:
+    def _renormalize(self, quantizer: VectorQuantizer) -> None:
         """Put rows that are compared by direction back on their sphere."""
-        if self.config.lookup == "normalised":
-            quantizer.codebook.copy_(on_sphere(quantizer.codebook, 1))
+        if self.config.quantizer == "normalised":
+            quantizer.codebook.copy_(l2_normalize(quantizer.codebook, 1))
 
-    def _update_means(
-        self, quantizer: Quantizer, vectors: Tensor, codes: Tensor, counts: Tensor
+    def _update_ema(
+        self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, counts: Tensor
     ) -> None:
         fresh = 1.0 - self.config.decay
         self.sizes.lerp_(counts.to(self.sizes.dtype), fresh)
@@ -179,26 +183,28 @@ class CodebookKeeper(nn.Module):
         seen = self.sizes > 1e-5
         quantizer.codebook[seen] = self.sums[seen] / self.sizes[seen, None]
 
-    def _revive(self, quantizer: Quantizer, vectors: Tensor, generator: torch.Generator) -> int:
-        dead = self.unused_steps >= self.config.revive_after_steps
+    def _restart_dead_codes(
+        self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator
+    ) -> int:
+        dead = self.unused_steps >= self.config.dead_code_restart_steps
         num_dead = int(dead.sum())
         if num_dead == 0:
             return 0
         codebook = quantizer.codebook
         vectors = self.ranks.gather(vectors)
-        codebook[dead] = far_vectors(vectors, codebook[~dead], num_dead, generator)
+        codebook[dead] = sample_far_vectors(vectors, codebook[~dead], num_dead, generator)
         self.unused_steps[dead] = 0
-        self._restart_means(codebook, dead)
+        self._reset_ema(codebook, dead)
         return num_dead
 
-    def _restart_means(self, codebook: Tensor, which: Tensor) -> None:
+    def _reset_ema(self, codebook: Tensor, which: Tensor) -> None:
         self.sizes[which] = 1.0
         self.sums[which] = codebook.detach()[which]
 
     @property
-    def used(self) -> float:
+    def usage(self) -> float:
         """Share of codes used in about the last hundred steps."""
-        floor = 0.1 * (1.0 - _SHARE_DECAY) / self.shares.numel()
+        floor = 0.1 * (1.0 - _USAGE_DECAY) / self.shares.numel()
         return float((self.shares > floor).float().mean())
 
     @property
@@ -220,29 +226,83 @@ def perplexity(weights: Tensor) -> float:
 def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Centres of clusters of `vectors`: [N, D] -> [count, D]; N may be less than `count`."""
     first = vectors[torch.randint(len(vectors), (1,), generator=generator)]
-    centres = first
+    centers = first
     per_round = max(1, -(-(count - 1) // _SEED_ROUNDS))
-    while len(centres) < count:
-        number = min(per_round, count - len(centres))
-        centres = torch.cat([centres, far_vectors(vectors, centres, number, generator)])
+    while len(centers) < count:
+        number = min(per_round, count - len(centers))
+        centers = torch.cat([centers, sample_far_vectors(vectors, centers, number, generator)])
     for _ in range(_LLOYD_ROUNDS):
-        codes = nearest(vectors, centres)
+        codes = nearest_codes(vectors, centers)
         counts = torch.bincount(codes, minlength=count)
-        sums = torch.zeros_like(centres).index_add_(0, codes, vectors)
+        sums = torch.zeros_like(centers).index_add_(0, codes, vectors)
         filled = counts > 0
-        centres[filled] = sums[filled] / counts[filled, None]
-    return centres
+        centers[filled] = sums[filled] / counts[filled, None]
+    return centers
 
 
-def far_vectors(vectors: Tensor, centres: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def sample_far_vectors(
+    vectors: Tensor, centers: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
     """Draw `count` of `vectors` [N, D], likelier the farther they lie from all `centres` [M, D].
 
     The probability is the squared distance, as in k-means++ (Arthur and Vassilvitskii, 2007).
     """
     weights = torch.ones(len(vectors), device=vectors.device)
-    if len(centres):
-        weights = squared_distances(vectors, centres).amin(1).clamp(min=0.0)
+    if len(centers):
+        weights = squared_distances(vectors, centers).amin(1).clamp(min=0.0)
     weights = weights + weights.mean() * 1e-3 + 1e-12
     enough = len(vectors) >= count
     drawn = torch.multinomial(weights.cpu(), count, replacement=not enough, generator=generator)
     return vectors[drawn.to(vectors.device)]
+
+
+def squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Squared Euclidean distances: [N, D], [K, D] -> [N, K]."""
+    norms = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
+    return torch.addmm(norms, vectors, codebook.t(), alpha=-2.0)
+
+
+def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The code of each vector, ties to the lower code: [N, D], [K, D] -> [N] int64."""
+    return squared_distances(vectors, codebook).argmin(1)
+
+
+def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
+    """`quantized` in value; in gradient, as if nothing had been done to `latents`."""
+    return latents + (quantized - latents).detach()
+
+
+def l2_normalize(vectors: Tensor, dim: int) -> Tensor:
+    """Vectors along `dim` at the length at which their coordinates have a mean square of 1.
+
+    >>> on_sphere(torch.tensor([[3.0, 4.0]]), 1).square().sum().item()
+    2.0
+    """
+    return F.normalize(vectors, dim=dim) * vectors.shape[dim] ** 0.5
+
+
+def flatten_latents(latents: Tensor) -> Tensor:
+    """[B, D, h, w] -> [B * h * w, D]."""
+    return latents.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class VectorQuantizer(nn.Module):
+    """The codebook, and how to look things up in it.
+
+    Source: VQ-VAE (arXiv:1711.00937), section 3; initial values as in the Chameleon release,
+    uniform in +-1/K.
+    """
+
+    def __init__(self, num_codes: int, code_dim: int) -> None:
+        super().__init__()
+        self.codebook = nn.Parameter(torch.empty(num_codes, code_dim))
+        nn.init.uniform_(self.codebook, -1.0 / num_codes, 1.0 / num_codes)
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """[B, D, h, w] -> [B, h, w] int64 codes in [0, K), of the nearest rows."""
+        codes = nearest_codes(flatten_latents(latents), self.codebook)
+        return codes.view(len(latents), *latents.shape[2:])
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """[B, h, w] int64 -> [B, D, h, w], the codebook's rows."""
+        return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)

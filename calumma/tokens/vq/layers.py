@@ -20,32 +20,34 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockStyle:
+class BlockConfig:
     """What all blocks of an encoder or of a decoder have in common."""
 
     dropout: float
-    smallest_group: int
+    min_channels_per_group: int
     """Channels that a norm's group has at least; from 32 times as many on there are 32 groups."""
 
 
 class GroupNorm(nn.GroupNorm):
     """Normalisation in up to 32 groups, scaled and shifted by channel."""
 
-    def __init__(self, channels: int, style: BlockStyle) -> None:
-        super().__init__(min(NORM_GROUPS, channels // style.smallest_group), channels, eps=EPSILON)
+    def __init__(self, channels: int, style: BlockConfig) -> None:
+        super().__init__(
+            min(NORM_GROUPS, channels // style.min_channels_per_group), channels, eps=EPSILON
+        )
 
 
-class NormSwish(GroupNorm):
+class NormSiLU(GroupNorm):
     """GroupNorm and then swish, x * sigmoid(x), as one operation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and bend: [B, C, H, W] -> [B, C, H, W]."""
         if x.device.type == "cpu":
-            return _NormSwish.apply(x, self.weight, self.bias, self.num_groups)
+            return _NormSiLUFunction.apply(x, self.weight, self.bias, self.num_groups)
         return F.silu(super().forward(x), inplace=True)
 
 
-class _NormSwish(torch.autograd.Function):
+class _NormSiLUFunction(torch.autograd.Function):
     """GroupNorm with swish that keeps its input only.
 
     PyTorch's own backward of a channels-last GroupNorm takes over ten times as long on a CPU as
@@ -70,7 +72,7 @@ class _NormSwish(torch.autograd.Function):
         wide_mean = mean.repeat_interleave(per_group, 1)  # [B, C]
         wide_scale = scale.repeat_interleave(per_group, 1)
         slope = wide_scale * weight
-        y = torch.addcmul(_spread(bias - wide_mean * slope), x, _spread(slope))
+        y = torch.addcmul(_expand(bias - wide_mean * slope), x, _expand(slope))
         inner = torch.ops.aten.silu_backward(gradient, y)
 
         sums = inner.sum((2, 3))  # [B, C]
@@ -83,25 +85,25 @@ class _NormSwish(torch.autograd.Function):
         size = per_group * h * w
         along = (group_sums * mean - group_products) * scale**3 / size
         shift = -along * mean - group_sums * scale / size
-        x_gradient = inner.mul_(_spread(slope))
-        x_gradient.addcmul_(x, _spread(along.repeat_interleave(per_group, 1)))
-        x_gradient.add_(_spread(shift.repeat_interleave(per_group, 1)))
+        x_gradient = inner.mul_(_expand(slope))
+        x_gradient.addcmul_(x, _expand(along.repeat_interleave(per_group, 1)))
+        x_gradient.add_(_expand(shift.repeat_interleave(per_group, 1)))
         return x_gradient, weight_gradient, sums.sum(0), None
 
 
-def _spread(values: Tensor) -> Tensor:
+def _expand(values: Tensor) -> Tensor:
     """[B, C] -> [B, C, 1, 1]."""
     return values[:, :, None, None]
 
 
-class ResBlock(nn.Module):
+class ResnetBlock(nn.Module):
     """Two normalised 3 x 3 convolutions beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, style: BlockStyle) -> None:
+    def __init__(self, in_channels: int, out_channels: int, style: BlockConfig) -> None:
         super().__init__()
-        self.norm1 = NormSwish(in_channels, style)
+        self.norm1 = NormSiLU(in_channels, style)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = NormSwish(out_channels, style)
+        self.norm2 = NormSiLU(out_channels, style)
         self.dropout = nn.Dropout(style.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity()
@@ -115,10 +117,10 @@ class ResBlock(nn.Module):
         return self.shortcut(x) + bent
 
 
-class Attention(nn.Module):
+class AttnBlock(nn.Module):
     """One head of attention among all cells of a level, beside a shortcut."""
 
-    def __init__(self, channels: int, style: BlockStyle) -> None:
+    def __init__(self, channels: int, style: BlockConfig) -> None:
         super().__init__()
         self.norm = GroupNorm(channels, style)
         self.query = nn.Conv2d(channels, channels, 1)
@@ -137,14 +139,14 @@ class Attention(nn.Module):
         return x + self.output(mixed.reshape(x.shape))
 
 
-class Middle(nn.Module):
+class MidBlock(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, style: BlockStyle) -> None:
+    def __init__(self, channels: int, style: BlockConfig) -> None:
         super().__init__()
-        self.block1 = ResBlock(channels, channels, style)
-        self.attention = Attention(channels, style)
-        self.block2 = ResBlock(channels, channels, style)
+        self.block1 = ResnetBlock(channels, channels, style)
+        self.attention = AttnBlock(channels, style)
+        self.block2 = ResnetBlock(channels, channels, style)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""

@@ -10,14 +10,20 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from calumma.tokens.vq.codebook import VectorQuantizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.decoder import Decoder
-from calumma.tokens.vq.encoder import Encoder
-from calumma.tokens.vq.layers import Attention, ResBlock
-from calumma.tokens.vq.quantizer import Quantizer
+from calumma.tokens.vq.layers import (
+    AttnBlock,
+    BlockConfig,
+    Downsample,
+    MidBlock,
+    NormSiLU,
+    ResnetBlock,
+    Upsample,
+)
 
 
-class VQNetwork(nn.Module):
+class VQModel(nn.Module):
     """The autoencoder behind the image tokenizer; the half that decodes may be left out."""
 
     def __init__(self, config: VQConfig, omit: Collection[str] = ()) -> None:
@@ -30,17 +36,17 @@ class VQNetwork(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = VQEncoder(config)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
-        self.quantizer = Quantizer(config.num_codes, config.code_dim)
+        self.quantizer = VectorQuantizer(config.num_codes, config.code_dim)
         if "post_quant_conv" not in omit:
             self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         if "decoder" not in omit:
-            self.decoder = Decoder(config)
+            self.decoder = VQDecoder(config)
         # On the meta device, where shapes are all that is expected, drawing weights would import
         # torch's compiler: seconds at the start of every command that reads a model.
         if not self.quant_conv.weight.is_meta:
-            self.apply(_start)
+            self.apply(_init_weights)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -48,22 +54,22 @@ class VQNetwork(nn.Module):
         """Whether the decoder is there."""
         return hasattr(self, "decoder")
 
-    def latents(self, pixels: Tensor) -> Tensor:
+    def encode_latents(self, pixels: Tensor) -> Tensor:
         """What is quantised: [B, 3, H, W] in [-1, 1] -> [B, D, h, w]."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.quant_conv(self.encoder(pixels))
 
-    def pixels(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         """What latents, quantised or not, look like: [B, D, h, w] -> [B, 3, H, W]."""
         return self.decoder(self.post_quant_conv(latents))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, h, w] int64 codes."""
-        return self.quantizer.codes(self.latents(pixels))
+        return self.quantizer.quantize(self.encode_latents(pixels))
 
     def decode(self, codes: Tensor) -> Tensor:
         """[B, h, w] int64 codes -> [B, 3, H, W], about [-1, 1]."""
-        return self.pixels(self.quantizer.vectors(codes))
+        return self.decode_latents(self.quantizer.embed(codes))
 
 
 def missing_modules(names: Collection[str]) -> list[str]:
@@ -79,7 +85,7 @@ def missing_modules(names: Collection[str]) -> list[str]:
     return [part for part in ("decoder", "post_quant_conv") if part not in parts]
 
 
-def _start(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     """First weights with which a short run learns colours at once.
 
     Every convolution keeps the variance of what it is given, and the branches beside shortcuts
@@ -90,7 +96,120 @@ def _start(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, ResBlock):
+    elif isinstance(module, ResnetBlock):
         nn.init.zeros_(module.conv2.weight)
-    elif isinstance(module, Attention):
+    elif isinstance(module, AttnBlock):
         nn.init.zeros_(module.output.weight)
+
+
+class DownBlock(nn.Module):
+    """The residual blocks of one resolution, and the way down to the next."""
+
+    def __init__(self, config: VQConfig, level: int) -> None:
+        super().__init__()
+        width = config.encoder_widths[level]
+        width_before = config.encoder_widths[level - 1] if level else config.base_channels
+        self.blocks = nn.ModuleList(
+            ResnetBlock(width_before if number == 0 else width, width, _encoder_norms(config))
+            for number in range(config.num_res_blocks)
+        )
+        attends = config.resolution >> level in config.attention_resolutions
+        self.attentions = nn.ModuleList(
+            AttnBlock(width, _encoder_norms(config))
+            for _ in range(config.num_res_blocks if attends else 0)
+        )
+        last = level == len(config.widths) - 1
+        self.downsample: nn.Module = nn.Identity() if last else Downsample(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H / 2, W / 2]; the last level keeps H and W."""
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[number](x)
+        return self.downsample(x)
+
+
+class VQEncoder(nn.Module):
+    """The release's encoder.
+
+    Source: VQGAN (arXiv:2012.09841), in the shape of the Chameleon release.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        deepest = config.encoder_widths[-1]
+        self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
+        self.levels = nn.Sequential(
+            *(DownBlock(config, level) for level in range(len(config.widths)))
+        )
+        self.middle = MidBlock(deepest, _encoder_norms(config))
+        self.norm_out = NormSiLU(deepest, _encoder_norms(config))
+        self.conv_out = nn.Conv2d(deepest, config.latent_channels, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, latent_channels, H / f, W / f]."""
+        x = self.middle(self.levels(self.conv_in(pixels)))
+        return self.conv_out(self.norm_out(x))
+
+
+def _encoder_norms(config: VQConfig) -> BlockConfig:
+    # Always 32 groups, however few channels: other software that reads the encoder has it so.
+    return BlockConfig(dropout=config.dropout, min_channels_per_group=1)
+
+
+class UpBlock(nn.Module):
+    """The residual blocks of one resolution, and the way up to the next."""
+
+    def __init__(self, config: VQConfig, level: int) -> None:
+        super().__init__()
+        width = config.widths[level]
+        deepest = level == len(config.widths) - 1
+        width_before = width if deepest else config.widths[level + 1]
+        num_blocks = config.num_res_blocks + 1
+        self.blocks = nn.ModuleList(
+            ResnetBlock(width_before if number == 0 else width, width, _decoder_norms(config))
+            for number in range(num_blocks)
+        )
+        attends = config.resolution >> level in config.attention_resolutions
+        self.attentions = nn.ModuleList(
+            AttnBlock(width, _decoder_norms(config)) for _ in range(num_blocks if attends else 0)
+        )
+        self.upsample: nn.Module = nn.Identity() if level == 0 else Upsample(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', 2 H, 2 W]; the level of full resolution keeps H and W."""
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[number](x)
+        return self.upsample(x)
+
+
+class VQDecoder(nn.Module):
+    """The release's decoder; it ends in a convolution, with no bound on the pixels.
+
+    Source: VQGAN (arXiv:2012.09841), in the shape of the Chameleon release.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        deepest = config.widths[-1]
+        self.conv_in = nn.Conv2d(config.latent_channels, deepest, 3, padding=1)
+        self.middle = MidBlock(deepest, _decoder_norms(config))
+        self.levels = nn.Sequential(
+            *(UpBlock(config, level) for level in reversed(range(len(config.widths))))
+        )
+        self.norm_out = NormSiLU(config.widths[0], _decoder_norms(config))
+        self.conv_out = nn.Conv2d(config.widths[0], 3, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, latent_channels, H / f, W / f] -> [B, 3, H, W], about [-1, 1]."""
+        x = self.levels(self.middle(self.conv_in(latents)))
+        return self.conv_out(self.norm_out(x))
+
+
+def _decoder_norms(config: VQConfig) -> BlockConfig:
+    # The release's widths have groups of 4 channels or more. A group of one would take the mean
+    # off each channel, and the last norm with it the image's own brightness and hue.
+    return BlockConfig(dropout=config.dropout, min_channels_per_group=4)

@@ -33,7 +33,7 @@ def test_a_page_shows_text_pictures_roles_and_what_cannot_be_opened() -> None:
     )
     documents = [
         Document(
-            id="a&b", licence="MIT", attributes={"colour": "red"}, content=(Text("x" * 2100),)
+            id="a&b", license="MIT", attributes={"colour": "red"}, content=(Text("x" * 2100),)
         ),
         Document(id="talk", messages=talk),
     ]

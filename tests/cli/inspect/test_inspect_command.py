@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from calumma.checkpoints import safetensors_io
-from calumma.checkpoints.conversion import Target, convert, open_model
+from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
@@ -132,8 +132,13 @@ def test_a_model_in_any_layout_is_looked_at_by_its_headers(
     own, release, rms = tmp_path / "own", tmp_path / "release", tmp_path / "rms"
     save_drawn(own, model_parts)
     model = open_model(own)
-    convert(model, own, release, Target(layout="meta", num_shards=4))
-    convert(model, own, tmp_path / "sharded", Target(layout="calumma", most_bytes=100_000))
+    convert_model(model, own, release, ConversionTarget(layout="meta", num_shards=4))
+    convert_model(
+        model,
+        own,
+        tmp_path / "sharded",
+        ConversionTarget(layout="calumma", max_shard_bytes=100_000),
+    )
     save_drawn(rms, model_parts, qk_norm="rms")
     read: list[int] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calumma.batches.stream import DataConfig, Stream
+from calumma.batches.loader import DataConfig, Stream
 from calumma.cli.inspect.sequences_page import rows_page
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers

@@ -29,6 +29,6 @@ def test_every_conversation_has_the_modalities_of_its_category(category: str) ->
     for made in itertools.islice(embedded_instructions(category), 40):
         asked, answered = made.messages
         assert (has_picture(asked), has_picture(answered)) == PICTURES[category]
-        assert made.source == category and made.licence
+        assert made.source == category and made.license
         assert made.attributes["written-by"] == "template"
         assert made.attributes["split"] in ("train", "held-out")

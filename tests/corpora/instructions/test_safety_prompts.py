@@ -7,8 +7,8 @@ from calumma.corpora.instructions.safety_prompts import (
     REFUSAL,
     dangerous_words,
     is_refusal,
-    number_of,
     safety,
+    stable_hash,
 )
 from calumma.documents.document import Document
 
@@ -42,7 +42,7 @@ def test_no_prompt_stands_on_both_sides() -> None:
 
 def test_a_new_deed_occurs_in_no_training_prompt() -> None:
     deeds = {d.id.split("/")[1] for d in ALL if d.attributes.get("held-out-by") == "deed"}
-    assert deeds and all(number_of(deed) % DEEDS_ONE_IN == 0 for deed in deeds)
+    assert deeds and all(stable_hash(deed) % DEEDS_ONE_IN == 0 for deed in deeds)
     training = {d.id.split("/")[1] for d in ALL if d.attributes["split"] == "train"}
     assert not deeds & training
 
@@ -63,5 +63,5 @@ def test_self_harm_is_answered_with_where_to_turn() -> None:
 def test_the_dictionary_answers_for_dangerous_words() -> None:
     (made,) = dangerous_words({"poison": "a substance that harms", "cat": "a feline"}, "X")
     assert "poison" in prompt(made)
-    assert (answer(made), made.licence) == ("a substance that harms", "X")
+    assert (answer(made), made.license) == ("a substance that harms", "X")
     assert made.attributes["kind"] == "plain"

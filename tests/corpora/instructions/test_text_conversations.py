@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calumma.corpora.instructions.text_conversations import about_code, about_words
+from calumma.corpora.instructions.text_conversations import code_conversations, gloss_conversations
 from calumma.documents.document import Document, Text
 
 GLOSSES = (
@@ -24,27 +24,27 @@ def said(documents: list[Document]) -> list[tuple[str, str, str]]:
 
 
 def test_glosses_ask_for_the_word_and_for_the_meaning_in_turn() -> None:
-    page = Document(id="noun-1", licence="WordNet-3.0", content=(Text(GLOSSES),))
-    first, second = said(list(about_words(page)))
+    page = Document(id="noun-1", license="WordNet-3.0", content=(Text(GLOSSES),))
+    first, second = said(list(gloss_conversations(page)))
     assert (first[0], first[2]) == ("word", "sea lion")
     assert "an eared seal" in first[1] and "large" not in first[1]
     assert (second[0], second[2]) == ("meaning", "move in water")
     assert "to swim" in second[1]
-    assert {d.licence for d in about_words(page)} == {"WordNet-3.0"}
+    assert {d.license for d in gloss_conversations(page)} == {"WordNet-3.0"}
 
 
 def test_a_word_is_held_out_wherever_it_stands() -> None:
     lines = "\n".join(f"word{n} (noun): a thing called {n}" for n in range(200))
     there = Document(id="a", content=(Text(lines),))
     shifted = Document(id="b", content=(Text("other (noun): one more\n" + lines),))
-    splits = [d.attributes["split"] for d in about_words(there)]
-    assert splits == [d.attributes["split"] for d in about_words(shifted)][1:]
+    splits = [d.attributes["split"] for d in gloss_conversations(there)]
+    assert splits == [d.attributes["split"] for d in gloss_conversations(shifted)][1:]
     assert 2 <= splits.count("held-out") <= 25
 
 
 def test_code_is_asked_for_by_the_sentence_before_it_and_for_what_it_prints() -> None:
     page = Document(id="guide", content=(Text(PAGE),))
-    program, printed = said(list(about_code(page)))
+    program, printed = said(list(code_conversations(page)))
     assert (program[0], program[2]) == ("program", "1 + 1")
     assert "Adding is easy." in program[1]
     assert (printed[0], printed[2]) == ("printed", "2")
@@ -53,6 +53,6 @@ def test_code_is_asked_for_by_the_sentence_before_it_and_for_what_it_prints() ->
 
 def test_a_session_goes_on_over_its_continued_lines() -> None:
     text = "This is a list of two:\n>>> x = [1,\n...      2]\n>>> x\n[1, 2]"
-    program, printed = said(list(about_code(Document(id="g", content=(Text(text),)))))
+    program, printed = said(list(code_conversations(Document(id="g", content=(Text(text),)))))
     assert program[2] == "x = [1,\n     2]\nx"
     assert printed[2] == "[1, 2]"

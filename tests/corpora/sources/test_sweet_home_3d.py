@@ -22,7 +22,7 @@ def test_pieces_have_names_tags_and_sizes(tmp_path: Path) -> None:
         archive.write(picture(tmp_path / "a.png"), "icons/a.png")
     (document,) = read({"sweethome3d-furniture": tmp_path})
     assert document.text == "Fauteuil épais"
-    assert document.licence == "CC0-1.0"
+    assert document.license == "CC0-1.0"
     assert document.images[0].open().size == (64, 64)
     assert document.attributes == {
         "caption": "Fauteuil épais",

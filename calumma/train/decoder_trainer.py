@@ -1,0 +1,284 @@
+"""A decoder that learns from a stream of rows: what pre-training and fine-tuning share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calumma.batches.batch import Batch
+from calumma.batches.loader import Stream, StreamState
+from calumma.batches.prefetch import AheadStream
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint
+from calumma.gpu_specs import gpu_spec_of_device
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.plan.time_estimate import flops_per_token
+from calumma.runtime import choose_device, most_memory
+from calumma.shards.reader import ShardReader
+from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.config import TrainConfig
+from calumma.train.diagnostics import Look, look
+from calumma.train.distributed import joined
+from calumma.train.float8 import require_float8, to_float8
+from calumma.train.hf_export import Exporter, Exports
+from calumma.train.loop import DataPosition, LoopConfig, Progress, run_loop
+from calumma.train.optimizer import (
+    make_optimizers,
+    optimizer_state,
+    restore_optimizers,
+    set_rates,
+)
+from calumma.train.parallel import (
+    Change,
+    Place,
+    Ranks,
+    Weights,
+    gathered,
+    placed,
+    unchanged,
+)
+from calumma.train.schedule import rate_share
+from calumma.train.step import ALL, StepRules, optimizer_step, seed_step, to_device
+
+
+@dataclass
+class DecoderLearner:
+    """A `Learner` of ids."""
+
+    decoder: Decoder
+    stream: Stream
+    config: TrainConfig
+
+    weights_at: Callable[[int], Mapping[str, float]]
+    """Share of each source at a step: how the stages differ."""
+
+    place: Place = ALL
+    course: DataPosition = field(default_factory=DataPosition)
+
+    def __post_init__(self) -> None:
+        device = self.decoder.embedding.weight.device
+        self.peak_seconds = _peak_seconds_a_token(self.decoder, self.config, device, self.place)
+        self.decoder.train()
+        prepare(self.decoder, self.config.compute)
+        self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
+        self.rules = StepRules(
+            vocabulary=self.stream.vocabulary,
+            z_loss_weight=self.config.z_loss_weight,
+            max_grad_norm=self.config.optimizer.max_grad_norm,
+            compute_dtype=computed_in(self.config.compute, self.decoder.embedding.weight.device),
+        )
+
+    def step(self, number: int) -> dict[str, float]:
+        """Draw the step's batches and learn from them."""
+        seed_step(self.config.seed, number, self.place)
+        started = time.perf_counter()
+        self.stream.mix(self.weights_at(number))
+        batch = self.stream.next()
+        rows = self.config.data.micro_batch_rows(self.place.row_groups)
+        batches = [
+            batch.rows(slice(start, start + rows)) for start in range(0, len(batch.input_ids), rows)
+        ]
+        waited = time.perf_counter() - started
+        share = rate_share(number, self.config.steps, self.config.schedule) * self.course.lr_factor
+        set_rates(self.optimizers, share)
+        seen = self._look(number, batches[0])
+        report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
+        self.course = replace(self.course, drawn=self.course.batches_consumed + 1)
+        told = asdict(report)
+        parts = told.pop("grad_norms").items()
+        told |= {f"grad_norm_{part}": norm for part, norm in parts}
+        told |= seen.told() if seen is not None else {}
+        if self.peak_seconds is not None:
+            told["peak_seconds"] = self.peak_seconds * report.num_tokens
+        whole = time.perf_counter() - started
+        return told | {
+            "stage": 1 if self.weights_at(number) == self.weights_at(0) else 2,
+            "lr": self.config.optimizer.lr * share,
+            "data_wait_fraction": waited / whole,
+            "peak_memory_bytes": most_memory(self.decoder.embedding.weight.device),
+        }
+
+    def _look(self, number: int, batch: Batch) -> Look | None:
+        """What is looked at now and then."""
+        eyes = self.config.diagnostics
+        if not eyes.interval or number % eyes.interval:
+            return None
+        micro = to_device(batch, self.decoder.embedding.weight.device)
+        return look(self.decoder, micro, eyes, self.rules, self.place)
+
+    def turn(self, number: int, course: DataPosition) -> None:
+        """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
+        self.stream.mix(self.weights_at(number))
+        self.stream.skip(course.batches_consumed - self.course.batches_consumed)
+        self.course = course
+
+    def state(self) -> dict[str, Any]:
+        """Weights, what the optimizers remember of each, and the stream's place."""
+        rest = {"stream": asdict(self.stream.state), "course": asdict(self.course)}
+        return decoder_state(self.decoder, self.optimizers) | rest
+
+    def restore(self, saved: SavedCheckpoint) -> None:
+        """Go back to a state of the same config, whatever ranks saved it."""
+        form = restore_decoder(saved, self.decoder, self.optimizers)
+        self.stream.restore(StreamState(**form["stream"]))
+        self.course = DataPosition(**form["course"])
+
+
+def _peak_seconds_a_token(
+    decoder: Decoder, config: TrainConfig, device: torch.device, place: Place
+) -> float | None:
+    """Seconds for a token's operations at the peak of all GPUs; None where it is not known."""
+    gpu = gpu_spec_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if gpu is None:
+        return None
+    work = flops_per_token(decoder.config, config.data.seq_len)
+    return work / (gpu.peak_flops * place.world.size)
+
+
+def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The weights that learn, and what the optimizers remember of each."""
+    return {"model": _learning(decoder), "optimizer": optimizer_state(decoder, optimizers)}
+
+
+def restore_decoder(
+    saved: SavedCheckpoint, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]
+) -> Any:
+    """Put back what `decoder_state` told; gives the state's form, for what else is in it."""
+    form = saved.load_meta()
+    parameters = dict(decoder.named_parameters())
+    remembered = {
+        name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
+        for name, entries in form["optimizer"].items()
+    }
+    saved.load_into(form | {"model": _learning(decoder), "optimizer": remembered})
+    restore_optimizers(decoder, optimizers, remembered)
+    return form
+
+
+def _learning(decoder: Decoder) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
+
+
+def _room(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Memory for what is remembered of a parameter: cut as it is, or a single number."""
+    if tensor.shape == parameter.shape:
+        return torch.zeros_like(parameter, dtype=tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a run learns from."""
+
+    config: TrainConfig
+    reader: ShardReader
+    weights_at: Callable[[int], Mapping[str, float]]
+
+    fingerprint: str
+    """Of all that decides the run's course."""
+
+    change: Change = unchanged
+    """What is done to the decoder before it is cut over ranks and gets its weights."""
+
+    exports: Exports | None = None
+    """What the model folders of kept checkpoints hold beside the decoder; None writes none."""
+
+    gathers: bool = True
+    """Whether the first rank ends with the whole decoder, or with the model folder of the last
+    checkpoint."""
+
+
+def learn(
+    shape: DecoderConfig,
+    weights: Callable[[Decoder], Weights],
+    lesson: Lesson,
+    run: Path,
+    progress: Progress,
+) -> Decoder | None:
+    """Train a decoder to the end of a run; the whole of it on the first rank, else None."""
+    config = lesson.config
+    device = choose_device(config.device)
+    with joined(device) as world:
+        ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
+        decoder, place = placed(shape, weights, ranks, _changing(lesson, shape, device))
+        stream = AheadStream(
+            lesson.reader,
+            config.data,
+            rank=place.row_group,
+            size=place.row_groups,
+            workers=_workers(config, device),
+        )
+        keep = RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every)
+        exporter = None
+        if lesson.exports is not None and world.first:
+            exporter = Exporter(run=run, shape=shape, keep=keep, exports=lesson.exports)
+        loop = LoopConfig(
+            steps=config.steps,
+            save_every=config.checkpoint.interval,
+            fingerprint=lesson.fingerprint,
+            keep=keep,
+            beside=config.checkpoint.saves_async(device),
+            saved=exporter or _nobody,
+            watch=config.stability,
+            limits=_limits(config, shape),
+            log=config.log,
+        )
+        with contextlib.closing(stream):
+            learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
+            run_loop(learner, run, loop, _catching_up(exporter, progress), world)
+        if not lesson.gathers:
+            if exporter is not None:
+                exporter.last()
+            return None
+        whole = gathered(decoder, place, lesson.change)
+    return whole.eval() if whole is not None else None
+
+
+def _changing(lesson: Lesson, shape: DecoderConfig, device: torch.device) -> Change:
+    """What is done to the decoder before it is cut: the lesson's change, then float8 if asked."""
+    if lesson.config.compute.precision != "float8":
+        return lesson.change
+    require_float8(lesson.config, shape, device)
+
+    def change(decoder: Decoder) -> None:
+        lesson.change(decoder)
+        to_float8(decoder)
+
+    return change
+
+
+def _catching_up(exporter: Exporter | None, progress: Progress) -> Progress:
+    """What first writes, once the run has been found to be its own, the folders it still owes."""
+
+    def told(step: int, metrics: Mapping[str, Any]) -> None:
+        if not metrics and exporter is not None:
+            exporter.catch_up()
+        progress(step, metrics)
+
+    return told
+
+
+def _nobody(step: int) -> None:
+    """Hears of a saved step, and does nothing."""
+
+
+def _workers(config: TrainConfig, device: torch.device) -> int:
+    asked = config.data.num_workers
+    return (2 if device.type == "cuda" else 0) if asked == "auto" else asked
+
+
+def _limits(config: TrainConfig, shape: DecoderConfig) -> dict[str, float]:
+    """The safe ranges of what the watch looks at."""
+    watch = config.stability
+    return {
+        "output_norm": watch.max_output_rms * shape.model_dim**0.5,
+        "log_z": watch.max_log_z,
+        "max_attention_logit": watch.max_attention_logit,
+    }

@@ -1,0 +1,381 @@
+"""The stream: epochs whole, mixtures kept, and any state taken up again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calumma.batches.batch import PADDING, Batch
+from calumma.batches.loader import DataConfig, Stream, StreamState
+from calumma.errors import ConfigError
+from calumma.shards.manifest import Manifest
+from calumma.shards.reader import ShardReader
+from calumma.shards.writer import PieceWriter
+from tests.batches.shards_of_three import SIZES, V, names, written
+
+ALL = {"pairs": 1.0, "text": 1.0}
+SMALL = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, max_deferred=0)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
+    return written(tmp_path_factory.mktemp("shards"))
+
+
+def begun(reader: ShardReader, config: DataConfig, weights: Mapping[str, float]) -> Stream:
+    stream = Stream(reader, config)
+    stream.mix(weights)
+    return stream
+
+
+def same(one: Batch, other: Batch) -> bool:
+    fields = ("input_ids", "labels", "loss_mask", "document_ids", "position_ids")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in fields)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(8, 40), st.integers(1, 4), st.integers(1, 4))
+def test_nothing_is_lost_or_doubled_in_an_epoch(
+    reader: ShardReader, seed: int, row_length: int, num_rows: int, window: int
+) -> None:
+    config = DataConfig(
+        seq_len=row_length,
+        global_batch_size=num_rows,
+        pack_window=window,
+        max_deferred=0,
+        seed=seed,
+    )
+    stream = begun(reader, config, {"pairs": 1.0})
+    drawn: list[int] = []
+    while len(drawn) < 3 * SIZES["pairs"]:
+        for _ in range(window):
+            drawn += names(stream.next())
+    counts = Counter(drawn)
+    epochs, rest = divmod(len(drawn), SIZES["pairs"])
+    assert all(counts[n] in (epochs, epochs + 1) for n in range(SIZES["pairs"]))
+    assert sum(counts[n] == epochs + 1 for n in range(SIZES["pairs"])) == rest
+
+
+def test_no_image_is_cut(reader: ShardReader) -> None:
+    stream = begun(reader, SMALL, ALL)
+    for _ in range(12):
+        batch = stream.next()
+        opened = (batch.input_ids == V.begin_image).sum(axis=1)
+        assert ((batch.input_ids == 4).sum(axis=1) == opened).all()
+        assert ((batch.input_ids == 5).sum(axis=1) == opened).all()
+
+
+def test_positions_and_owners_tell_sequences_apart(reader: ShardReader) -> None:
+    batch = begun(reader, SMALL, ALL).next()
+    inside = batch.document_ids != PADDING
+    assert ((batch.input_ids == V.bos) == (inside & (batch.position_ids == 0))).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 14), st.booleans())
+def test_any_state_goes_on_with_the_same_batches(
+    reader: ShardReader, step: int, fresh: bool
+) -> None:
+    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, cond_dropout_prob=0.3)
+    whole = begun(reader, config, ALL)
+    for _ in range(step):
+        whole.next()
+    state = StreamState(**json.loads(json.dumps(asdict(whole.state))))
+    resumed = Stream(reader, config) if fresh else whole
+    expected = [whole.next() for _ in range(8)]
+    resumed.restore(state)
+    resumed.mix(ALL)
+    assert all(same(batch, resumed.next()) for batch in expected)
+
+
+@pytest.mark.parametrize("boundary", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 6, 7, 9])
+def test_a_change_of_stage_is_the_same_for_a_resumed_run(
+    reader: ShardReader, boundary: int, step: int
+) -> None:
+    def weights(at: int) -> dict[str, float]:
+        return {"pairs": 3.0, "text": 1.0} if at < boundary else {"answers": 1.0, "text": 1.0}
+
+    whole = Stream(reader, SMALL)
+    batches, states = [], []
+    for at in range(14):
+        states.append(StreamState(**json.loads(json.dumps(asdict(whole.state)))))
+        whole.mix(weights(at))
+        batches.append(whole.next())
+    resumed = Stream(reader, SMALL)
+    resumed.restore(states[step])
+    for at in range(step, 14):
+        resumed.mix(weights(at))
+        assert same(resumed.next(), batches[at])
+
+
+def test_a_change_of_stage_forgets_nothing_that_stage_one_drew(reader: ShardReader) -> None:
+    stream = begun(reader, SMALL, {"pairs": 1.0})
+    first = [name for _ in range(3) for name in names(stream.next())]
+    stream.mix(ALL)
+    second = [name for _ in range(3) for name in names(stream.next()) if name < 100]
+    assert not set(first) & set(second)
+
+
+def test_the_order_in_which_a_config_names_its_sources_decides_nothing(
+    reader: ShardReader,
+) -> None:
+    one = begun(reader, SMALL, {"pairs": 0.1, "text": 0.3, "answers": 0.6})
+    other = begun(reader, SMALL, {"answers": 0.6, "text": 0.3, "pairs": 0.1})
+    assert all(same(one.next(), other.next()) for _ in range(7))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(0, 9)))
+def test_every_window_has_the_mixture_to_within_a_sequence_or_two(
+    reader: ShardReader, parts: tuple[int, int, int]
+) -> None:
+    weights = dict(zip(SIZES, map(float, parts), strict=True))
+    stream = begun(reader, SMALL, weights)
+    for _ in range(3):
+        before = dict(stream.state.drawn)
+        for _ in range(SMALL.pack_window + 1):
+            stream.next()
+        drawn = {n: stream.state.drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
+        stream.restore(StreamState(stream.state.drawn, 0, stream.state.weights))
+        total = sum(drawn.values())
+        for name, weight in weights.items():
+            assert abs(drawn[name] - total * weight / sum(weights.values())) < 2
+
+
+def test_about_half_of_the_pairs_come_image_first(reader: ShardReader) -> None:
+    stream = begun(reader, SMALL, {"pairs": 1.0})
+    orders: list[bool] = []
+    while len(orders) < 400:
+        batch = stream.next()
+        orders += (batch.input_ids[batch.position_ids == 1] == V.begin_image).tolist()
+    assert 0.4 < np.mean(orders) < 0.6
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_image_first_is_obeyed(reader: ShardReader, share: float) -> None:
+    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, image_first_prob=share)
+    batch = begun(reader, config, {"pairs": 1.0}).next()
+    assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).mean() == share
+
+
+def test_number_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None:
+    def orders(weights: Mapping[str, float], rows: int) -> dict[int, list[bool]]:
+        stream = begun(
+            reader, DataConfig(seq_len=6, global_batch_size=rows, pack_window=2), weights
+        )
+        seen: dict[int, list[bool]] = {}
+        while min([len(seen.get(n, [])) for n in range(SIZES["pairs"])]) < 4:
+            for row in stream.next().input_ids:
+                name = int(row.max()) - V.text.start
+                if 0 <= name < 100:
+                    seen.setdefault(name, []).append(int(row[1]) == V.begin_image)
+        return {name: values[:4] for name, values in seen.items()}
+
+    alone = orders({"pairs": 1.0}, 3)
+    assert len({tuple(values) for values in alone.values()}) > 8
+    first_epoch = {n: values[0] for n, values in alone.items()}
+    shares = {"pairs": 1.0, "text": 0.0}
+    assert {n: values[0] for n, values in orders(shares, 5).items()} == first_epoch
+
+
+def test_conditions_are_dropped_and_what_is_left_counts(reader: ShardReader) -> None:
+    config = DataConfig(
+        seq_len=16, global_batch_size=4, pack_window=3, image_first_prob=0.0, cond_dropout_prob=1.0
+    )
+    batch = begun(reader, config, {"pairs": 1.0, "answers": 1.0}).next()
+    assert names(batch) == []
+    assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).all()
+    assert (batch.loss_mask == (batch.document_ids != PADDING)).all()
+
+
+def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, SMALL).mix({"pairs": 1.0, "pears": 1.0})
+    assert str(caught.value) == (
+        f"the mixture names source 'pears', but {reader.folder} holds pairs, text, answers. "
+        "Fix the name, or build shards that hold it."
+    )
+
+
+@pytest.mark.parametrize("weights", [{}, {"pairs": 0.0}, {"pairs": 2.0, "text": -1.0}])
+def test_weights_that_are_no_mixture_are_refused(
+    reader: ShardReader, weights: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, SMALL).mix(weights)
+    assert str(caught.value) == (
+        f"the mixture's weights are {weights}; expected none negative and one positive."
+    )
+
+
+def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
+    writer = PieceWriter(V)
+    writer.add([V.bos, *([V.text.start] * 30), V.eos], [True] * 32, "long")
+    pieces = [writer.write(tmp_path, "piece-00000")]
+    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
+    config = DataConfig(seq_len=8, global_batch_size=1, pack_window=2)
+    stream = begun(ShardReader(tmp_path), config, {"long": 1.0})
+    with pytest.raises(ConfigError) as caught:
+        stream.next()
+    assert str(caught.value) == (
+        "a sequence of source 'long' is longer than 2 rows of 8 ids; expected a larger row_length or "
+        "window."
+    )
+
+
+def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, DataConfig(seq_len=3))
+    assert str(caught.value) == (
+        f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; expected "
+        "at least that. Raise data.seq_len."
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 8), st.sampled_from(["sequences", "ids"]))
+def test_what_is_put_off_is_neither_lost_nor_doubled(
+    reader: ShardReader, seed: int, patience: int, share_of: Any
+) -> None:
+    config = DataConfig(
+        seq_len=9,
+        global_batch_size=3,
+        pack_window=2,
+        max_deferred=patience,
+        mixture_unit=share_of,
+        seed=seed,
+    )
+    stream = begun(reader, config, ALL)
+    seen: Counter[int] = Counter()
+    for _ in range(60):
+        seen.update(names(stream.next()))
+    end = stream.end()
+    for name, first in (("pairs", 0), ("text", 100)):
+        epochs = end.drawn[name] // SIZES[name]
+        waiting = [n for n, _ in end.put_off if (n >= SIZES["pairs"]) == (name == "text")]
+        counts = [seen[first + n] for n in range(SIZES[name])]
+        assert sum(counts) == end.drawn[name] - len(waiting)
+        assert all(epochs - len(waiting) <= count <= epochs + 1 for count in counts)
+    assert len(end.put_off) <= patience
+
+
+def test_patience_fills_rows(reader: ShardReader) -> None:
+    fills = []
+    for patience in (0, 8):
+        config = DataConfig(seq_len=30, global_batch_size=4, pack_window=4, max_deferred=patience)
+        stream = begun(reader, config, ALL)
+        fills.append(np.mean([stream.next().non_padding_fraction for _ in range(40)]))
+    assert fills[1] > 0.985 > fills[0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_any_number_of_ranks_reads_the_same_rows_between_them(
+    reader: ShardReader, size: int
+) -> None:
+    config = DataConfig(seq_len=16, global_batch_size=5, pack_window=3, cond_dropout_prob=0.2)
+    whole = begun(reader, config, ALL)
+    ranks = [Stream(reader, config, rank=rank, size=size) for rank in range(size)]
+    for step in range(8):
+        weights = ALL if step < 5 else {"answers": 2.0, "text": 1.0}
+        whole.mix(weights)
+        batch = whole.next()
+        for rank, stream in enumerate(ranks):
+            stream.mix(weights)
+            assert same(stream.next(), batch.rows(slice(rank, None, size)))
+            assert stream.state == whole.state
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 12),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.integers(0, 3),
+    st.sampled_from(["sequences", "ids"]),
+)
+def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks(
+    reader: ShardReader, step: int, sizes: tuple[int, int], patience: int, share_of: Any
+) -> None:
+    config = DataConfig(
+        seq_len=12,
+        global_batch_size=4,
+        pack_window=2,
+        max_deferred=patience,
+        mixture_unit=share_of,
+        seed=step,
+    )
+    before, after = sizes
+    stopped = [Stream(reader, config, rank=rank, size=before) for rank in range(before)]
+    for stream in stopped:
+        stream.mix(ALL)
+        for _ in range(step):
+            stream.next()
+    whole = begun(reader, config, ALL)
+    for _ in range(step):
+        whole.next()
+    saved = StreamState(**json.loads(json.dumps(asdict(stopped[-1].state))))
+    resumed = [Stream(reader, config, rank=rank, size=after) for rank in range(after)]
+    for stream in resumed:
+        stream.restore(saved)
+        stream.mix(ALL)
+    for _ in range(6):
+        batch = whole.next()
+        for rank, stream in enumerate(resumed):
+            assert same(stream.next(), batch.rows(slice(rank, None, after)))
+
+
+def test_the_state_is_a_few_hundred_bytes(reader: ShardReader) -> None:
+    stream = begun(reader, DataConfig(seq_len=9, global_batch_size=4, pack_window=4), ALL)
+    for _ in range(50):
+        stream.next()
+    assert len(json.dumps(asdict(stream.state))) < 400
+
+
+def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
+    writer = PieceWriter(V)
+    for source, length in (("long", 90), ("short", 7)):
+        for number in range(50):
+            ids = [V.bos, *([V.text.start + (source == "long")] * (length + number % 5)), V.eos]
+            writer.add(ids, [True] * len(ids), source)
+    pieces = [writer.write(tmp_path, "piece-00000")]
+    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
+    config = DataConfig(seq_len=128, global_batch_size=16, mixture_unit="ids")
+    stream = begun(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})
+    counts = np.zeros(2)
+    for _ in range(2000 // 16):
+        ids = stream.next().input_ids
+        counts += [(ids == V.text.start + 1).sum(), (ids == V.text.start).sum()]
+    # Each sequence has one more id, its <s>, that names no source: 1 in 94 and 1 in 10.
+    shares = counts * [94 / 93, 10 / 9]
+    assert abs(shares[0] / shares.sum() - 0.3) < 0.01
+
+
+def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Stream(reader, SMALL, rank=0, size=3)
+    assert str(caught.value) == (
+        "num_rows=2 for 3 ranks; expected at least one row for each. Raise data.global_batch_size."
+    )
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 4, 9])
+def test_batches_that_are_passed_over_are_those_that_would_have_come(
+    reader: ShardReader, batches: int
+) -> None:
+    whole, skipping = begun(reader, SMALL, ALL), begun(reader, SMALL, ALL)
+    for stream in (whole, skipping):
+        stream.next()
+    for _ in range(batches):
+        whole.next()
+    skipping.skip(batches)
+    assert skipping.state == whole.state
+    assert all(same(whole.next(), skipping.next()) for _ in range(5))

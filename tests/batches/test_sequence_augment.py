@@ -1,0 +1,66 @@
+"""Pairs turned round, conditions dropped: by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calumma.batches.sequence_augment import drop_condition, pair_parts, turn_round
+from calumma.vocabulary import Vocabulary
+
+V = Vocabulary(num_codes=3, num_text=256)
+BOS, EOS, END, BEGIN, TURN = V.bos, V.eos, V.end_image, V.begin_image, V.end_turn
+TEXT_FIRST = [BOS, 20, 21, BEGIN, 4, 5, END, EOS]
+IMAGE_FIRST = [BOS, BEGIN, 4, 5, END, 20, 21, EOS]
+ASKED = [BOS, 20, TURN, BEGIN, 4, END, EOS]
+
+NO_PAIRS = {
+    "text alone": [BOS, 20, EOS],
+    "an image alone": [BOS, BEGIN, 4, END, EOS],
+    "text on both sides": [BOS, 20, BEGIN, 4, END, 21, EOS],
+    "two images": [BOS, 20, BEGIN, 4, END, BEGIN, 4, END, EOS],
+    "a conversation": ASKED,
+}
+
+
+def ids(values: list[int]) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+@pytest.mark.parametrize("pair", [TEXT_FIRST, IMAGE_FIRST])
+def test_a_pair_stands_in_the_order_asked_for(pair: list[int]) -> None:
+    parts = pair_parts(ids(pair), V)
+    assert parts is not None
+    assert turn_round(ids(pair), parts, image_first=True).tolist() == IMAGE_FIRST
+    assert turn_round(ids(pair), parts, image_first=False).tolist() == TEXT_FIRST
+
+
+@pytest.mark.parametrize("values", NO_PAIRS.values(), ids=NO_PAIRS)
+def test_what_is_no_pair_has_no_parts_to_turn_round(values: list[int]) -> None:
+    assert pair_parts(ids(values), V) is None
+
+
+def test_a_pair_s_text_is_dropped() -> None:
+    counted = np.ones(len(TEXT_FIRST), dtype=bool)
+    bare = drop_condition(ids(TEXT_FIRST), counted, V)
+    assert bare is not None and bare.tolist() == [BOS, BEGIN, 4, 5, END, EOS]
+
+
+def test_a_prompt_answered_by_an_image_is_dropped() -> None:
+    counted = np.array([False] * 3 + [True] * 4)
+    bare = drop_condition(ids(ASKED), counted, V)
+    assert bare is not None and bare.tolist() == [BOS, BEGIN, 4, END, EOS]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [IMAGE_FIRST, [BOS, 20, EOS], NO_PAIRS["text on both sides"], NO_PAIRS["two images"]],
+)
+def test_where_there_is_no_condition_nothing_is_dropped(values: list[int]) -> None:
+    assert drop_condition(ids(values), np.ones(len(values), dtype=bool), V) is None
+
+
+def test_a_question_about_an_image_keeps_it() -> None:
+    values = [BOS, 20, BEGIN, 4, END, TURN, 21, EOS]
+    counted = np.array([False] * 6 + [True] * 2)
+    assert drop_condition(ids(values), counted, V) is None

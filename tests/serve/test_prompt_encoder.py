@@ -1,0 +1,183 @@
+"""Prompts of messages: what they become in ids, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from calumma.documents.document import Document, Image, Text, Turn
+from calumma.errors import CalummaError
+from calumma.evaluate.context import EvalConfig
+from calumma.evaluate.interleaved import generate_interleaved, last_exchange
+from calumma.generate.model import Model
+from calumma.serve.api_errors import APIError
+from calumma.serve.config import ServeConfig, ServeLimits
+from calumma.serve.images.decoder_pool import ImageDecoderPool
+from calumma.serve.prompt_encoder import (
+    Prompt,
+    PromptEncoder,
+    chat_prompt,
+    completion_prompt,
+    decode_data_url,
+)
+from calumma.serve.protocol import ChatMessage
+from calumma.shards.encode import DocumentEncoder
+from tests.images import noise, png
+from tests.serve.conftest import picture_part, url_of
+from tests.serve.test_moderation import NoWord
+
+
+@pytest.fixture(scope="module")
+def readers(model: Model) -> Iterator[ImageDecoderPool]:
+    made = ImageDecoderPool(model.image.config.resolution, ServeLimits())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def scribe(model: Model, readers: ImageDecoderPool) -> PromptEncoder:
+    limits = ServeLimits(max_images=2)
+    return PromptEncoder(model, readers, ServeConfig(served_model_name="tiny", limits=limits))
+
+
+def message(role: str, content: Any, **more: Any) -> ChatMessage:
+    return ChatMessage.model_validate({"role": role, "content": content, **more})
+
+
+def chat(*parts: Any) -> Prompt:
+    content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
+    return chat_prompt([message("user", content)])
+
+
+def refusal(scribe: PromptEncoder, prompt: Prompt) -> str:
+    with pytest.raises((APIError, CalummaError)) as caught:
+        scribe.encode(prompt)
+    return str(caught.value)
+
+
+def test_one_message_is_the_prompt_of_the_model(scribe: PromptEncoder, model: Model) -> None:
+    wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
+    asked = model.request(["what is ", noise(1, 40, 20), "?"]).prompt_token_ids
+    assert tuple(scribe.encode(chat("what is ", wide, "?"))) == asked
+
+
+def test_a_continuation_is_the_prompt_without_a_turn(scribe: PromptEncoder, model: Model) -> None:
+    wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
+    parts = chat("what is ", wide).turns[0]
+    prompt = Prompt((parts,), is_chat=False)
+    asked = model.request(["what is ", noise(1, 40, 20)], answer=False).prompt_token_ids
+    assert tuple(scribe.encode(prompt)) == asked
+    assert scribe.encode(completion_prompt("")) == [model.vocabulary.bos]
+
+
+def test_turns_follow_each_other_as_in_documents(scribe: PromptEncoder, model: Model) -> None:
+    v, encode = model.vocabulary, model.text.encode
+    prompt = chat_prompt(
+        [
+            message("developer", "be brief"),
+            message("user", "a"),
+            message("assistant", "lost", content_parts=[{"type": "text", "text": "b"}]),
+            message("user", [{"type": "text", "text": "c"}]),
+        ]
+    )
+    asked = [v.bos, *encode("be brief"), *encode("a"), v.end_turn]
+    assert scribe.encode(prompt) == [*asked, *encode("b"), v.eos, *encode("c"), v.end_turn]
+    assert prompt.text == "be brief\na\nb\nc"
+
+
+def test_a_prompt_of_nothing_is_refused() -> None:
+    for content in (None, "", [], [{"type": "text", "text": ""}]):
+        with pytest.raises(APIError) as caught:
+            chat_prompt([message("user", content)])
+        assert str(caught.value) == (
+            "the messages hold no text and no picture; expected at least one. Ask something."
+        )
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(scribe: PromptEncoder) -> None:
+    assert refusal(scribe, chat(*[picture_part(1)] * 3)) == (
+        "the prompt has 3 pictures; expected at most 2. Leave some out."
+    )
+    long = scribe.most_bytes + 1
+    assert refusal(scribe, chat("x" * long)) == (
+        f"the prompt has {long:,} bytes of text and 0 pictures; expected what fits into 128 ids, the "
+        "most this model reads. Shorten it."
+    )
+
+
+def test_what_a_filter_is_against_is_refused(model: Model, readers: ImageDecoderPool) -> None:
+    config = ServeConfig(served_model_name="tiny")
+    strict = PromptEncoder(model, readers, config, [NoWord("bad")])
+    strict.encode(chat("good", picture_part(1)))
+    against = (
+        "the prompt does not pass a filter of this server; expected another one. Say it otherwise."
+    )
+    assert refusal(strict, chat("good", "bad")) == against
+    NoWord.passes_picture, kept = lambda self, picture: False, NoWord.passes_picture  # type: ignore[method-assign]
+    try:
+        assert refusal(strict, chat("good", picture_part(1))) == against
+    finally:
+        NoWord.passes_picture = kept  # type: ignore[method-assign]
+
+
+def test_pictures_of_hosts_are_refused_by_default(scribe: PromptEncoder) -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    assert refusal(scribe, chat(part)).startswith("the URL of a picture leads to a host that is")
+
+
+def test_a_url_holds_its_picture() -> None:
+    data = png(1)
+    text = base64.b64encode(data).decode()
+    assert decode_data_url(f"data:image/png;base64,{text}", "p") == data
+    assert (
+        decode_data_url(f"DATA:image/PNG;charset=x;base64,{text.replace('+', '%2B')}", "p") == data
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["data:,x", "data:image/png,x", "data:text/plain;base64,aa", "data:"]
+)
+def test_a_url_that_holds_no_picture_is_refused(url: str) -> None:
+    with pytest.raises(APIError) as caught:
+        decode_data_url(url, "picture 2")
+    assert str(caught.value) == (
+        "picture 2: its URL is no picture in base64; expected data:image/png;base64,... Send the "
+        "picture so."
+    )
+
+
+def test_broken_base64_is_refused() -> None:
+    with pytest.raises(APIError) as caught:
+        decode_data_url("data:image/png;base64,a", "picture 2")
+    assert str(caught.value) == (
+        "picture 2: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
+        "again."
+    )
+
+
+def test_server_library_evaluator_and_shards_encode_a_conversation_alike(
+    scribe: PromptEncoder, model: Model
+) -> None:
+    data = png(1, 40, 20)
+    turns = (
+        Turn("user", (Text("a"), Image(data=data))),
+        Turn("assistant", (Text("b"), Image(data=data))),
+        Turn("user", (Text("c"),)),
+    )
+    document = Document(id="1", messages=(*turns, Turn("assistant", (Text("d"),))))
+    conversation = last_exchange(document)
+    assert conversation is not None
+    wide = {"type": "image_url", "image_url": {"url": url_of(data)}}
+    messages = [
+        message("user", [{"type": "text", "text": "a"}, wide]),
+        message("assistant", [{"type": "text", "text": "b"}, wide]),
+        message("user", "c"),
+    ]
+    ids = model.encode_chat(turns)
+    assert scribe.encode(chat_prompt(messages)) == ids
+    assert generate_interleaved(model, [conversation], EvalConfig())[0].prompt_token_ids == ids
+    [sequence] = DocumentEncoder(model.text, model.image).encode([document])
+    assert sequence.token_ids[: len(ids)] == ids

@@ -1,0 +1,104 @@
+"""Duplicates: the first stays, whoever looks, and no document goes for one that is not kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.document_filter import FilterConfig
+from calumma.documents.writers import write_parquet
+from calumma.files import read_json
+from calumma.shards.dedup import duplicate_file, find_duplicates, signature_file, signatures
+from calumma.shards.executors import build_local
+from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import WORK, BuildJob
+from calumma.tokens.folder import Tokenizers
+from tests.images import noise, png
+
+RULES = FilterConfig(exact_duplicates=True, near_duplicates=True, min_chars=3)
+
+
+def bmp(seed: int) -> Image:
+    """Another file of the picture `png(seed)`."""
+    import io
+
+    file = io.BytesIO()
+    noise(seed).save(file, "BMP")
+    return Image(data=file.getvalue())
+
+
+def document(number: int, text: str, *images: Image) -> Document:
+    return Document(id=str(number), source="s", content=(Text(text), *images))
+
+
+DOCUMENTS = [
+    document(0, "x", Image(data=png(1))),  # too short: goes, and takes nobody with it
+    document(1, "one", Image(data=png(1))),
+    document(2, "two", Image(data=png(2))),
+    document(3, "two", Image(data=png(2))),  # again, to the byte
+    document(4, "text alone"),
+    document(5, "another caption", bmp(1)),  # looks like 1
+    document(6, "text alone"),  # again
+    document(7, "seven", Image(data=b"no picture")),
+    document(8, "eight", Image(data=png(8)), Image(data=png(2))),
+]
+
+
+def test_signatures_are_kept_only_of_what_other_rules_keep() -> None:
+    made = signatures(DOCUMENTS[:5], RULES)
+    assert [value is None for value in made["exact"]] == [True, False, False, False, False]
+    assert [value is None for value in made["near"]] == [True, False, False, False, True]
+    assert made["exact"][2] == made["exact"][3]
+    assert signatures(DOCUMENTS[:2], FilterConfig()) == {"exact": [None] * 2, "near": [None] * 2}
+
+
+def test_the_earliest_by_task_and_place_is_kept(tmp_path: Path) -> None:
+    for number, values in enumerate([[7, 9, None, 7], [9, 3], [3, 7]]):
+        path = signature_file(tmp_path, number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"exact": values, "near": [None] * len(values)}))
+    find_duplicates(tmp_path, 3)
+    found = [read_json(duplicate_file(tmp_path, number)) for number in range(3)]
+    assert found == [
+        {"3": ["duplicate", 0, 0]},
+        {"0": ["duplicate", 0, 1]},
+        {"0": ["duplicate", 1, 1], "1": ["duplicate", 0, 0]},
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clean_build_accounts_for_every_document(
+    workers: int, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    tokenizers.text.save(tmp_path / "tok")
+    tokenizers.image.save(tmp_path / "tok")
+    write_parquet(tmp_path / "docs" / "a.parquet", DOCUMENTS[:5])
+    write_parquet(tmp_path / "docs" / "b.parquet", DOCUMENTS[5:])
+    job = BuildJob(
+        out=tmp_path / "out",
+        tokenizers=tmp_path / "tok",
+        piece_documents=2,
+        skip_bad=True,
+        cleaning=RULES,
+    )
+    manifest = build_local(job, [tmp_path / "docs"], workers)
+    assert manifest.dropped == {
+        "duplicate": 2,
+        "near-duplicate": 1,
+        "text too short": 1,
+        "unreadable": 1,
+    }
+    assert manifest.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
+    assert manifest.made_with["cleaning"] == RULES.fingerprint
+    lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    told = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}
+    assert told["0"] == "1 letters; expected at least 3"
+    assert told["3"] == "of document 0 of task 1, both from 0"
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK}
+    assert build_local(job, [tmp_path / "docs"], 1) == manifest
+    after = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK}
+    assert before == after
+    assert len(ShardReader(tmp_path / "out")) == 4

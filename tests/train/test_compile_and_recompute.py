@@ -1,0 +1,74 @@
+"""Ways to compute a step: all learn the same, and they keep what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from calumma.model.decoder import Decoder
+from calumma.model.presets import preset
+from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.config import ComputeConfig
+
+CONFIG = preset("tiny", vocabulary_size=50, dropout=0.1)
+OWNERS = torch.tensor([[0] * 7 + [1] * 5, [0] * 12])
+
+
+def learned(**compute: str) -> tuple[dict[str, Tensor], int, int]:
+    """Gradients of one step, the bytes autograd kept for them, and all operations done."""
+    decoder = Decoder(CONFIG)
+    decoder.init_weights(0)
+    decoder.train()
+    prepare(decoder, ComputeConfig(**compute))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    ids = torch.randint(50, (2, 12))
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = decoder(ids, document_ids=OWNERS, head_fn=decoder.norm)
+        out.square().sum().backward()
+    gradients = {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
+    return gradients, sum(kept.values()), counter.get_total_flops()
+
+
+def test_recomputing_changes_no_gradient() -> None:
+    plain = learned()[0]
+    for way in ("selective", "full"):
+        made = learned(recompute=way)[0]
+        assert made.keys() == plain.keys()
+        assert all(torch.equal(made[name], plain[name]) for name in plain), way
+
+
+def test_full_recomputing_keeps_less_and_does_more() -> None:
+    _, much, plain = learned()
+    _, little, more = learned(recompute="full")
+    assert little < 0.8 * much
+    assert more > 1.2 * plain
+
+
+def test_selective_recomputing_does_no_matrix_product_twice() -> None:
+    assert learned(recompute="selective")[2] == learned()[2]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+def test_compiled_blocks_give_the_same_gradients(recompute: str) -> None:
+    plain = learned()[0]
+    made = learned(compile="aot_eager", recompute=recompute)[0]
+    for name in plain:
+        assert torch.allclose(made[name], plain[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_what_is_chosen_on_a_cpu_and_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert computed_in(ComputeConfig(), cpu) == torch.float32
+    assert computed_in(ComputeConfig(), gpu) == torch.bfloat16
+    assert computed_in(ComputeConfig(precision="float32"), gpu) == torch.float32
+    assert computed_in(ComputeConfig(precision="bfloat16"), cpu) == torch.bfloat16

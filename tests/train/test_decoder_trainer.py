@@ -1,0 +1,81 @@
+"""The learner of ids: its state is all there is."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+
+from calumma.batches.loader import DataConfig, Stream
+from calumma.checkpoints.training_checkpoint import (
+    Checkpoint,
+    RetentionPolicy,
+    flatten_checkpoint,
+    newest_checkpoint,
+    write_checkpoint,
+)
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.shards.reader import ShardReader
+from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from calumma.train.decoder_trainer import DecoderLearner
+from tests.train.runs import assert_same_weights
+
+CONFIG = TrainConfig(
+    shards=Path("s"),
+    tokenizers=Path("t"),
+    steps=10,
+    data=DataConfig(seq_len=32, global_batch_size=2, pack_window=2),
+    optimizer=OptimizerConfig(name="muon", lr=1e-2),
+    schedule=ScheduleConfig(warmup_steps=2),
+)
+
+
+def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderLearner:
+    decoder = Decoder(shape)
+    decoder.init_weights(seed)
+    return DecoderLearner(decoder, Stream(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1})
+
+
+def test_a_state_put_into_another_learner_makes_it_the_same(
+    reader: ShardReader, decoder_config: DecoderConfig, tmp_path: Path
+) -> None:
+    one, other = learner(reader, decoder_config, 0), learner(reader, decoder_config, 1)
+    for number in range(3):
+        one.step(number)
+    other.step(0)
+    write_checkpoint(
+        tmp_path, flatten_checkpoint(Checkpoint(3, one.state()), "f"), RetentionPolicy()
+    )
+    saved = newest_checkpoint(tmp_path, "f")
+    assert saved is not None
+    other.restore(saved)
+    for number in range(3, 6):
+        torch.manual_seed(number)
+        first = one.step(number)
+        second = other.step(number)
+        assert first["loss"] == second["loss"]
+    assert_same_weights(one.decoder, other.decoder)
+
+
+def test_the_rate_follows_the_schedule(reader: ShardReader, decoder_config: DecoderConfig) -> None:
+    one = learner(reader, decoder_config, 0)
+    assert [one.step(number)["lr"] for number in range(2)] == [5e-3, 1e-2]
+    assert 0 <= one.step(2)["data_wait_fraction"] <= 1
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(
+    reader: ShardReader, decoder_config: DecoderConfig
+) -> None:
+    one = learner(reader, decoder_config, 0)
+    one.step(0)
+    before = copy.deepcopy(one.decoder.state_dict())
+    planted = one.decoder.norm.register_forward_hook(lambda module, x, made: made * torch.nan)
+    report = one.step(1)
+    planted.remove()
+    assert (report["step_skipped"], math.isnan(report["loss"])) == (1, True)
+    assert all(torch.equal(before[n], t) for n, t in one.decoder.state_dict().items())
+    assert one.step(2)["step_skipped"] == 0
+    assert not torch.equal(before["head.weight"], one.decoder.head.weight)

@@ -1,0 +1,163 @@
+"""What is looked at now and then: as spelled out by hand, and without a trace."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from calumma.batches.loader import DataConfig, Stream
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
+from calumma.model.rope import apply_rotary_emb, rope_angles
+from calumma.shards.reader import ShardReader
+from calumma.train import diagnostics as module
+from calumma.train.compile_and_recompute import prepare
+from calumma.train.config import ComputeConfig, DiagnosticsConfig
+from calumma.train.diagnostics import attention_maxima, look, sampled, update_ratios
+from calumma.train.step import ALL, Micro, StepRules, to_device
+
+
+@pytest.fixture
+def micro(reader: ShardReader) -> Micro:
+    """Two rows of several documents each."""
+    stream = Stream(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
+    stream.mix({"pairs": 1.0, "text": 1.0})
+    return to_device(stream.next(), torch.device("cpu"))
+
+
+def fresh(config: DecoderConfig, **changes: Any) -> Decoder:
+    made = Decoder(replace(config, **changes))
+    made.init_weights(0)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "query" in name or "key" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator()) / 2)
+    return made.train()
+
+
+def first_layer_by_hand(decoder: Decoder, micro: Micro) -> float:
+    """The greatest logit of the first block, pair by pair."""
+    attention = decoder.blocks[0].attention
+    x = decoder.blocks[0].attention_norm(decoder.embedding(micro.ids))
+    angles = rope_angles(micro.positions, decoder.config.head_dim, 10_000.0).unsqueeze(-2)
+    q, k = (
+        apply_rotary_emb(
+            norm(linear(x).unflatten(-1, (-1, decoder.config.head_dim))), *both(angles)
+        )
+        for norm, linear in (
+            (attention.query_norm, attention.query),
+            (attention.key_norm, attention.key),
+        )
+    )
+    shared = decoder.config.num_heads // decoder.config.num_kv_heads
+    found = [
+        float(q[row, i, head] @ k[row, j, head // shared]) / decoder.config.head_dim**0.5
+        for row in range(len(x))
+        for i in range(x.shape[1])
+        for j in range(i + 1)
+        if micro.owners[row, i] == micro.owners[row, j]
+        for head in range(decoder.config.num_heads)
+    ]
+    return max(found)
+
+
+def both(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return angles.cos(), angles.sin()
+
+
+@pytest.mark.parametrize("qk_norm", ["layer", "none"])
+def test_the_greatest_logit_is_that_of_all_pairs_that_see_each_other(
+    decoder_config: DecoderConfig, micro: Micro, qk_norm: str
+) -> None:
+    decoder = fresh(decoder_config, qk_norm=qk_norm, norm_order="pre")
+    micro = Micro(*(one[1:] for one in micro))
+    tops = attention_maxima(decoder, micro)
+    assert tops.shape == (2,)
+    with torch.no_grad():
+        assert float(tops[0]) == pytest.approx(first_layer_by_hand(decoder, micro), rel=1e-5)
+
+
+def test_norms_bound_the_logits_and_without_them_nothing_does(
+    decoder_config: DecoderConfig, micro: Micro
+) -> None:
+    normed, free = fresh(decoder_config), fresh(decoder_config, qk_norm="none")
+    tops = {}
+    for name, decoder in (("normed", normed), ("free", free)):
+        with torch.no_grad():
+            for block in decoder.blocks:
+                block.attention.query.weight.mul_(100)
+        tops[name] = float(attention_maxima(decoder, micro).max())
+    # |q| and |k| are at most the root of D each, times norms' weights, which are near 1.
+    assert tops["normed"] < 30 < tops["free"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_a_look_leaves_no_trace(
+    decoder_config: DecoderConfig, micro: Micro, recompute: Any
+) -> None:
+    decoder = fresh(decoder_config, dropout=0.5)
+    prepare(decoder, ComputeConfig(activation_checkpointing=recompute, compile="aot_eager"))
+    weights = copy.deepcopy(decoder.state_dict())
+    torch.manual_seed(1)
+    before = decoder(micro.ids)
+    state = torch.get_rng_state()
+    first = attention_maxima(decoder, micro)
+    second = attention_maxima(decoder, micro)
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(decoder(micro.ids), before)
+    assert decoder.training
+    assert all(torch.equal(weights[name], one) for name, one in decoder.state_dict().items())
+
+
+def test_how_far_weights_move_is_told_by_part(decoder_config: DecoderConfig) -> None:
+    decoder = fresh(decoder_config)
+    before = sampled(decoder)
+    with torch.no_grad():
+        decoder.head.weight.mul_(1.25)
+        for block in decoder.blocks:
+            for parameter in block.feed_forward.parameters():
+                parameter.mul_(0.5)
+        decoder.embedding.weight.zero_()
+    ratios = update_ratios(decoder, before, ALL)
+    assert ratios == {
+        "embedding": pytest.approx(1.0),
+        "attention": 0.0,
+        "feed_forward": pytest.approx(0.5),
+        "norms": 0.0,
+        "head": pytest.approx(0.25),
+    }
+
+
+def test_of_large_weights_some_numbers_tell(
+    decoder_config: DecoderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = fresh(decoder_config)
+    monkeypatch.setattr(module, "SAMPLE", 100)
+    before = sampled(decoder)
+    assert all(50 < len(one) <= 100 for n, one in before.items() if "norm" not in n)
+    with torch.no_grad():
+        decoder.head.weight.mul_(1.25)
+    assert update_ratios(decoder, before, ALL)["head"] == pytest.approx(0.25)
+
+
+def test_a_look_tells_by_layer_and_part(
+    decoder_config: DecoderConfig, micro: Micro, reader: ShardReader
+) -> None:
+    rules = StepRules(vocabulary=reader.manifest.vocabulary, z_loss_weight=0.0, max_grad_norm=1.0)
+    decoder = fresh(decoder_config)
+    told = look(decoder, micro, DiagnosticsConfig(num_tokens=16), rules, ALL).told()
+    assert told["max_attention_logit"] == max(
+        told["max_attention_logit_0"], told["max_attention_logit_1"]
+    )
+    assert told["update_ratio_head"] == 0.0
+    short = Micro(*(one[:1, :16] for one in micro))
+    assert told["max_attention_logit_0"] == pytest.approx(
+        float(attention_maxima(decoder, short)[0])
+    )

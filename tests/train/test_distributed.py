@@ -1,0 +1,93 @@
+"""Two ranks do what one does, and either goes on with the other's work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calumma.errors import ConfigError
+from calumma.train.distributed import ALONE, World
+from calumma.train.image_tokenizer_trainer import train_image_tokenizer
+from calumma.train.run_log import METRICS_NAME
+from tests.launch import free_ports, start_ranks
+from tests.train import ranks
+
+
+def train_with_two_ranks(folder: Path) -> None:
+    ports = free_ports(len(ranks.RUNS))
+    start_ranks(2, ranks.train, folder, ports, port=ports[0], logs=folder)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs by two ranks and by one."""
+    folder = tmp_path_factory.mktemp("ranks")
+    train_with_two_ranks(folder)
+    for name, config in ranks.RUNS.items():
+        train_image_tokenizer(config, ranks.documents(), folder / f"{name}-1", save_every=2)
+    return folder
+
+
+def require_equal_weights(run: Path, expected: Path) -> None:
+    """To 1e-5; one in ten thousand may be off by a step or two of 1e-3.
+
+    Where a gradient is nearly zero, Adam turns the rounding of its last bits into a step.
+    """
+    ours, theirs = (load_file(r / "image_tokenizer.safetensors") for r in (run, expected))
+    assert ours.keys() == theirs.keys()
+    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
+    assert float((apart > 1e-5).float().mean()) < 1e-4
+    assert float(apart.max()) < 2e-3
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / METRICS_NAME).read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("name", ranks.RUNS)
+def test_two_ranks_with_half_a_batch_each_do_what_one_does(runs: Path, name: str) -> None:
+    one, two = runs / f"{name}-1", runs / f"{name}-2"
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5, rel=1e-5)
+    require_equal_weights(two, one)
+
+
+@pytest.mark.parametrize("name", ranks.RUNS)
+def test_all_ranks_end_with_the_same_bits(runs: Path, name: str) -> None:
+    first, second = ((runs / f"{name}-2-rank-{rank}").read_text() for rank in range(2))
+    assert first == second
+
+
+def test_one_rank_goes_on_where_two_have_stopped(runs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "means-2", run)
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    config = ranks.RUNS["means"]
+    begun: list[int] = []
+    train_image_tokenizer(
+        config, ranks.documents(), run, progress=lambda step, metrics: begun.append(step)
+    )
+    assert begun == [2, 3, 4]
+    require_equal_weights(run, runs / "means-1")
+
+
+def test_alone_sums_are_what_they_were() -> None:
+    tensor = torch.tensor([1.0, 2.0])
+    assert ALONE.sum(tensor) is ALONE.mean(tensor) is ALONE.gather(tensor) is tensor
+    assert ALONE.first and not ALONE.any(False) and ALONE.any(True)
+    assert not World(rank=1, size=2).first
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
+    from calumma.train.image_tokenizer_trainer import _require_even_shares
+
+    with pytest.raises(ConfigError) as caught:
+        _require_even_shares(9, 4)
+    assert str(caught.value) == (
+        "batch_size=9 cannot be shared evenly by 4 ranks; the nearest that can is batch_size=8."
+    )

@@ -1,0 +1,118 @@
+"""Model folders of kept checkpoints: what one process would have saved, whatever ranks did."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.training_checkpoint import (
+    Checkpoint,
+    RetentionPolicy,
+    flatten_checkpoint,
+    write_checkpoint,
+)
+from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
+from calumma.train.finetune import finetune
+from calumma.train.hf_export import Exporter, Exports
+from calumma.train.pretrain import pretrain
+from tests.checkpoints.drawn import bytes_of
+from tests.train import decoder_ranks
+from tests.train.runs import KilledError, assert_same_weights, dies_after
+
+
+def exporter(run: Path, parts: ModelParts, every: int = 0) -> Exporter:
+    exports = Exports(tokenizers=parts.tokenizers)
+    shape = parts.decoder.config
+    return Exporter(run=run, shape=shape, keep=RetentionPolicy(keep_every=every), exports=exports)
+
+
+def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
+    model_parts: ModelParts, tmp_path: Path
+) -> None:
+    for step, times in ((2, 2.0), (3, 1.0)):
+        state = {n: times * t for n, t in model_parts.decoder.state_dict().items()}
+        write_checkpoint(
+            tmp_path,
+            flatten_checkpoint(Checkpoint(step, {"model": state, "n": step}), "f"),
+            RetentionPolicy(),
+        )
+    assert exporter(tmp_path, model_parts).last() == tmp_path / "model"
+    save_model(tmp_path / "expected", model_parts)
+    assert bytes_of(tmp_path / "model") == bytes_of(tmp_path / "expected")
+
+
+def run_of(shards: Path, **change: Any) -> Any:
+    config = decoder_ranks.run_config(shards)
+    return replace(config, keep_every=2, keep_last=1, **change)
+
+
+@pytest.mark.parametrize("save_async", [True, False])
+def test_a_run_leaves_a_folder_for_each_kept_save_and_one_for_the_last(
+    shards: Path, model_parts: ModelParts, save_async: bool, tmp_path: Path
+) -> None:
+    config = run_of(shards, save_async=save_async)
+    assert (
+        pretrain(config, tmp_path / "run", exports=Exports(tokenizers=model_parts.tokenizers))
+        is None
+    )
+    alone = pretrain(config, tmp_path / "alone")
+    assert alone is not None
+    assert_same_weights(load_model(tmp_path / "run" / "model").decoder, alone)
+    folders = sorted(path.name for path in (tmp_path / "run" / "models").iterdir())
+    assert folders == ["step-00000002", "step-00000004", "step-00000006"]
+    last = tmp_path / "run" / "models" / "step-00000006"
+    assert bytes_of(last) == bytes_of(tmp_path / "run" / "model")
+
+
+def test_folders_that_a_killed_run_owes_are_written_when_it_goes_on(
+    shards: Path, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    config, exports = run_of(shards), Exports(tokenizers=model_parts.tokenizers)
+    with pytest.raises(KilledError):
+        pretrain(config, tmp_path, dies_after(4), exports)
+    expected = bytes_of(tmp_path / "models" / "step-00000002")
+    shutil.rmtree(tmp_path / "models" / "step-00000002")
+    (tmp_path / "models" / "step-00000004" / "config.json").unlink()
+    with pytest.raises(KilledError):
+        pretrain(config, tmp_path, dies_after(5), exports)
+    assert bytes_of(tmp_path / "models" / "step-00000002") == expected
+    assert load_model(tmp_path / "models" / "step-00000004").decoder.config.num_layers == 2
+
+
+@pytest.mark.parametrize("matrices", ["all", "lora"])
+def test_a_fine_tuning_s_kept_saves_are_plain_models(
+    matrices: Any, shards: Path, model_parts: ModelParts, tmp_path: Path
+) -> None:
+    base = decoder_ranks.run_config(shards)
+    config = FinetuneConfig(
+        **{name: getattr(base, name) for name in ("shards", "tokenizers", "stream", "optimizer")},
+        model=Path("unused"),
+        weights={"chat": 1.0},
+        steps=2,
+        save_every=1,
+        keep_every=1,
+        device="cpu",
+        trainable=TrainableConfig(
+            blocks=matrices, embeddings="none" if matrices == "lora" else "all"
+        ),
+    )
+    parts = replace(model_parts, decoder=load_start(model_parts, tmp_path / "start"))
+    vocabulary = parts.tokenizers.text.vocabulary
+    tuned = finetune(
+        config, parts.decoder, vocabulary, tmp_path / "run", tokenizers=parts.tokenizers
+    )
+    assert tuned is not None
+    loaded = load_model(tmp_path / "run" / "models" / "step-00000002").decoder
+    for name, tensor in tuned.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
+def load_start(parts: ModelParts, folder: Path) -> Any:
+    save_model(folder, parts)
+    return load_model(folder).decoder

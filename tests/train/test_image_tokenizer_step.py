@@ -1,0 +1,181 @@
+"""One step of the image tokenizer's training, on eight pictures of 16 px."""
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from calumma.errors import CheckpointError
+from calumma.tokens.vq.codebook import CodebookConfig
+from calumma.tokens.vq.config import VQConfig
+from calumma.train.config_image_tokenizer import (
+    ImageTokenizerTrainConfig,
+    RegionConfig,
+    VQLossConfig,
+)
+from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
+
+NETWORK = VQConfig(
+    resolution=16,
+    base_channels=32,
+    channel_multipliers=(1, 1, 2),
+    num_res_blocks=1,
+    latent_channels=16,
+    code_dim=8,
+    num_codes=16,
+)
+EMA = CodebookConfig(update="ema", decay=0.9, legacy=False, dead_code_restart_steps=3)
+PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, lr=2e-3)
+CONFIGS = {
+    "gradient": PLAIN,
+    "means, late start": replace(PLAIN, codebook=EMA, continuous_steps=2, averaging_decay=0.9),
+    "normalised": replace(
+        PLAIN,
+        codebook=CodebookConfig(quantizer="normalised", dead_code_restart_steps=3),
+        continuous_steps=2,
+    ),
+    "normalised means": replace(PLAIN, codebook=replace(EMA, lookup="normalised")),
+    "ibq": replace(PLAIN, codebook=CodebookConfig(quantizer="ibq", entropy_weight=0.05)),
+    "features": replace(
+        PLAIN, losses=VQLossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)
+    ),
+    "dropout": replace(PLAIN, network=replace(NETWORK, dropout=0.1)),
+    "discriminator": replace(
+        PLAIN,
+        codebook=EMA,
+        losses=VQLossConfig(
+            perceptual="pyramid",
+            disc_weight=0.5,
+            disc_start_step=2,
+            disc_channels=32,
+            disc_num_layers=1,
+        ),
+    ),
+}
+
+
+def batch(step: int = 0) -> Tensor:
+    """Eight plain squares on plain grounds."""
+    generator = torch.Generator().manual_seed(step)
+    colours = torch.rand(8, 2, 3, generator=generator) * 2 - 1
+    pixels = colours[:, 0, :, None, None].repeat(1, 1, 16, 16)
+    pixels[:, :, 4:12, 6:14] = colours[:, 1, :, None, None]
+    return pixels
+
+
+def run(state: ImageTokenizerState, steps: range) -> list[dict[str, float]]:
+    return [image_tokenizer_step(state, batch(step)) for step in steps]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_it_learns(config: ImageTokenizerTrainConfig) -> None:
+    state = ImageTokenizerState(config)
+    losses = [image_tokenizer_step(state, batch())["loss_l1"] for _ in range(16)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_stopped_and_gone_on_it_has_the_same_bits(config: ImageTokenizerTrainConfig) -> None:
+    straight = ImageTokenizerState(config)
+    expected = run(straight, range(8))
+
+    first = ImageTokenizerState(config)
+    before = run(first, range(4))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    second = ImageTokenizerState(replace(config, seed=7))
+    second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    assert before + run(second, range(4, 8)) == expected
+
+    ours, theirs = straight.finished_network(), second.finished_network()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_seed_decides_the_weights_and_torchs_own_generator_is_left_alone() -> None:
+    torch.manual_seed(5)
+    first = ImageTokenizerState(PLAIN)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), after)
+    second = ImageTokenizerState(PLAIN)
+    assert torch.equal(first.network.encoder.conv_in.weight, second.network.encoder.conv_in.weight)
+
+
+def test_continuous_steps_use_no_codes_and_then_the_codebook_starts_from_the_batch() -> None:
+    state = ImageTokenizerState(CONFIGS["means, late start"])
+    first = state.network.quantizer.codebook.clone()
+    reports = run(state, range(2))
+    assert torch.equal(state.network.quantizer.codebook, first)
+    assert "loss_commitment" not in reports[-1]
+    (report,) = run(state, range(2, 3))
+    assert "loss_commitment" in report
+    assert not torch.equal(state.network.quantizer.codebook, first)
+
+
+def test_the_discriminator_waits_for_its_step() -> None:
+    state = ImageTokenizerState(CONFIGS["discriminator"])
+    assert state.discriminator is not None
+    first = [p.clone() for p in state.discriminator.parameters()]
+    reports = run(state, range(2))
+    assert "loss_adversarial" not in reports[-1]
+    assert all(map(torch.equal, first, state.discriminator.parameters()))
+    (report,) = run(state, range(2, 3))
+    assert {"loss_adversarial", "loss_discriminator"} <= report.keys()
+    assert not all(map(torch.equal, first, state.discriminator.parameters()))
+
+
+def test_a_perceptual_distance_of_ones_own_is_asked() -> None:
+    def seven(pixels: Tensor, expected: Tensor) -> Tensor:
+        return pixels.new_tensor(7.0)
+
+    state = ImageTokenizerState(PLAIN, perceptual=seven)
+    (report,) = run(state, range(1))
+    assert report["loss_perceptual"] == 7.0
+
+
+def test_bfloat16_learns_too() -> None:
+    reports = run(ImageTokenizerState(replace(PLAIN, precision="bfloat16")), range(2))
+    assert all(report["loss"] == report["loss"] for report in reports)
+
+
+def test_the_kept_network_of_every_variant_reads_and_draws_as_in_training() -> None:
+    for name in ("gradient", "normalised", "ibq"):
+        state = ImageTokenizerState(CONFIGS[name])
+        run(state, range(4))
+        kept = state.finished_network()
+        with torch.no_grad():
+            made = kept.decode(kept.encode(batch(9)))
+        assert made.shape == (8, 3, 16, 16) and bool(made.isfinite().all())
+        assert kept.config.code_dim == (9 if name == "ibq" else 8)
+
+
+def test_regions_count_in_the_loss() -> None:
+    config = replace(PLAIN, regions=RegionConfig(objects="given", crop_size=32, object_weight=0.5))
+    whole = torch.tensor([[float(n), 0.0, 0.0, 1.0, 1.0] for n in range(8)])
+    with_regions, without = ImageTokenizerState(config), ImageTokenizerState(config)
+    seen = image_tokenizer_step(with_regions, batch(), {"objects": whole})
+    unseen = image_tokenizer_step(without, batch(), {"objects": whole[:0]})
+    assert unseen["loss_objects"] == 0.0 < seen["loss_objects"]
+    assert seen["loss"] == pytest.approx(unseen["loss"] + 0.5 * seen["loss_objects"])
+
+
+def test_the_kept_network_is_frozen_and_a_copy() -> None:
+    state = ImageTokenizerState(CONFIGS["means, late start"])
+    kept = state.finished_network()
+    before = kept.decoder.conv_out.weight.clone()
+    run(state, range(1))
+    assert torch.equal(before, kept.decoder.conv_out.weight)
+    assert not before.requires_grad
+
+
+def test_a_state_of_another_kind_of_run_is_refused() -> None:
+    saved = ImageTokenizerState(PLAIN).state_dict()
+    with pytest.raises(CheckpointError) as caught:
+        ImageTokenizerState(CONFIGS["discriminator"]).load_state_dict(saved)
+    assert str(caught.value) == (
+        "the saved image tokenizer was trained with other losses or averaging than this "
+        "config's; expected the same. Go on with the config beside it, or use a new --out."
+    )

@@ -1,0 +1,79 @@
+"""The losses of regions, on networks small enough to work out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calumma.documents.document import Document, Image
+from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
+from calumma.train.config_image_tokenizer import RegionConfig
+from calumma.train.distributed import ALONE
+from calumma.train.image_dataset import Batch, Pictures, View
+from calumma.train.region_losses import RegionLoss, Regions, crops, look_for_regions, region_losses
+from tests.images import png
+
+
+class Doubled(nn.Module):
+    """Two maps of features: the pixels, and twice the pixels."""
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return [pixels, 2 * pixels]
+
+
+def test_a_crop_is_what_is_in_the_region() -> None:
+    pixels = torch.arange(64.0).view(1, 1, 8, 8).expand(2, 3, 8, 8)
+    cut = crops(pixels, torch.tensor([[1.0, 0.25, 0.5, 0.75, 1.0]]), 4)
+    assert cut.shape == (1, 3, 4, 4)
+    assert torch.allclose(cut[0, 0], pixels[1, 0, 4:8, 2:6])
+
+
+def test_the_loss_of_a_region_is_the_relative_difference_of_its_features() -> None:
+    loss = RegionLoss(FeaturePerceptualLoss(Doubled()), 4)
+    pixels, made = torch.full((2, 3, 8, 8), 0.5), torch.full((2, 3, 8, 8), 0.5)
+    made[1, :, :, 4:] = 0.75
+    regions = torch.tensor([[1.0, 0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0, 1.0]])
+    # the first region differs by 0.25 of 0.5 in both maps, the second not; over two images
+    assert loss(made, pixels, regions).item() == pytest.approx((0.5 + 0.5) / 2, rel=1e-4)
+    assert loss(made, pixels, torch.zeros(0, 5)).item() == 0.0
+
+
+def test_only_the_region_is_given_a_gradient() -> None:
+    loss = RegionLoss(FeaturePerceptualLoss(Doubled()), 4)
+    made = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    loss(made, torch.ones(1, 3, 8, 8), torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.5]])).backward()
+    assert made.grad is not None
+    assert bool(made.grad[0, :, :4, :4].abs().min() > 0)
+    assert float(made.grad[0, :, 5:].abs().sum() + made.grad[0, :, :, 5:].abs().sum()) == 0.0
+
+
+def test_boxes_follow_what_is_seen_of_a_picture() -> None:
+    regions = Regions({"faces": [[], [(0.5, 0.0, 1.0, 1.0)]]})
+    views = [View(0.0, 0.0, 1.0, 1.0, False), View(0.5, 0.0, 0.5, 1.0, True)]
+    batch = Batch(torch.zeros(2, 3, 8, 8), [0, 1], views)
+    assert regions.of(batch)["faces"].tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
+    assert regions.pictures_with("faces") == [1] and regions.pictures_with("objects") == []
+    assert regions.of(Batch(batch.pixels[:1], [0], views[:1]))["faces"].shape == (0, 5)
+
+
+def test_pictures_with_faces_are_found_once_and_come_twice(tmp_path: Path) -> None:
+    documents = [
+        Document(id=str(n), content=(Image(data=png(n)),), attributes=attributes)
+        for n, attributes in enumerate([{}, {"faces": "0 0 1 1"}, {}])
+    ]
+    pictures = Pictures(documents, 16)
+    config = RegionConfig(faces="given", objects="saliency")
+    regions = look_for_regions(config, pictures, tmp_path, ALONE)
+    assert regions is not None
+    assert (tmp_path / "boxes.json").is_file()
+    assert sorted(pictures.batch(0, 4, 0).pictures) == [0, 1, 1, 2]
+    assert look_for_regions(RegionConfig(), pictures, tmp_path, ALONE) is None
+
+
+def test_the_losses_are_those_that_the_config_looks_for() -> None:
+    assert region_losses(RegionConfig()) == {}
+    found = region_losses(RegionConfig(objects="saliency", crop_size=32))
+    assert list(found) == ["objects"] and found["objects"].side == 32
