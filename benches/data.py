@@ -31,16 +31,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.measure import OURS, interleaved, machine, medians, peak_memory_bytes, result_line
-from calumma.batches.loader import DataConfig, Stream
-from calumma.batches.prefetch import AheadStream
+from calumma.batches.loader import DataConfig, PackedLoader
+from calumma.batches.prefetch import PrefetchLoader
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.shards.build import write_manifest
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.shard_builder import PieceMaker
-from calumma.shards.writer import PieceWriter
+from calumma.shards.shard_builder import ShardBuilder
+from calumma.shards.writer import ShardWriter
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.pixels import image_to_pixels
@@ -73,10 +73,10 @@ def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, flo
     """Tokens a second of rows of 4,096."""
     reader = synthetic_shards(folder / "loader", sequences)
     config = DataConfig(seq_len=ROW_LENGTH, global_batch_size=NUM_ROWS)
-    plain, ahead = Stream(reader, config), AheadStream(reader, config, workers=2)
+    plain, ahead = PackedLoader(reader, config), PrefetchLoader(reader, config, num_workers=2)
     works: dict[str, Callable[[], None]] = {}
     for name, stream in (("here", plain), ("workers", ahead)):
-        stream.mix(dict.fromkeys(reader.manifest.sources, 1.0))
+        stream.set_mixture(dict.fromkeys(reader.manifest.sources, 1.0))
         stream.next()
         works[name] = drawing(stream)
     if (peer := grain_rows(reader)) is not None:
@@ -100,7 +100,7 @@ def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, flo
 BATCHES = 16
 
 
-def drawing(stream: Stream) -> Callable[[], None]:
+def drawing(stream: PackedLoader) -> Callable[[], None]:
     """Take a window's batches and another's."""
 
     def work() -> None:
@@ -145,7 +145,7 @@ def synthetic_shards(folder: Path, sequences: int, *, in_piece: int = 500) -> Sh
     vocabulary = Vocabulary.release()
     folder.mkdir()
     random = np.random.default_rng(0)
-    writer, pieces = PieceWriter(vocabulary), []
+    writer, pieces = ShardWriter(vocabulary), []
     for number in range(sequences):
         many = int(random.lognormal(6, 1)) + 30 if number % 2 else int(random.integers(5, 60))
         text = random.integers(vocabulary.text.start, vocabulary.text.stop, min(many, 6000))
@@ -155,10 +155,10 @@ def synthetic_shards(folder: Path, sequences: int, *, in_piece: int = 500) -> Sh
             ids += [vocabulary.begin_image, *codes, vocabulary.end_image]
         ids.append(vocabulary.eos)
         writer.add(ids, [True] * len(ids), ("pairs", "text")[number % 2])
-        if len(writer.ends) == in_piece or number == sequences - 1:
+        if len(writer.offsets) == in_piece or number == sequences - 1:
             pieces.append(writer.write(folder, f"piece-{len(pieces):05d}"))
-            writer = PieceWriter(vocabulary)
-    Manifest(vocabulary=vocabulary, fingerprint="synthetic", made_with={}, pieces=pieces).save(
+            writer = ShardWriter(vocabulary)
+    Manifest(vocabulary=vocabulary, fingerprint="synthetic", fingerprints={}, shards=pieces).save(
         folder
     )
     return ShardReader(folder)
@@ -202,9 +202,9 @@ def encode(folder: Path, count: int, resolution: int) -> dict[str, float]:
             both.image.encode(pixels[start : start + 32])
 
     def build() -> None:
-        encoder = DocumentEncoder(both.text, both.image, decoders=1)
+        encoder = DocumentEncoder(both.text, both.image, decode_threads=1)
         out = Path(tempfile.mkdtemp(dir=folder))
-        maker = PieceMaker(encoder, out, encoding_fingerprint(both))
+        maker = ShardBuilder(encoder, out, encoding_fingerprint(both))
         write_manifest(out, both, [maker.make("piece-00000", documents)])
 
     seconds = interleaved({"bare": bare, "build": build}, rounds=3, warmups=1)
@@ -219,10 +219,10 @@ def encode(folder: Path, count: int, resolution: int) -> dict[str, float]:
 def writing_seconds(folder: Path, both: Tokenizers, documents: list[Document]) -> float:
     """What a build of documents that are encoded already takes: to hash, write and look again."""
     out = Path(tempfile.mkdtemp(dir=folder))
-    encoder = DocumentEncoder(both.text, both.image, decoders=1)
+    encoder = DocumentEncoder(both.text, both.image, decode_threads=1)
     made = encoder.encode(documents)
     encoder.encode_each = lambda group: iter(made)  # type: ignore[method-assign,assignment]
-    maker = PieceMaker(encoder, out, encoding_fingerprint(both))
+    maker = ShardBuilder(encoder, out, encoding_fingerprint(both))
     started = time.perf_counter()
     write_manifest(out, both, [maker.make("piece-00000", documents)])
     return time.perf_counter() - started

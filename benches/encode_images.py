@@ -54,7 +54,7 @@ def main() -> None:
 
     def encode_ours() -> None:
         pictures = ((Image(data=file), "crop") for file in files)
-        for codes in ours.encode_stream(pictures, workers=args.workers, batch=args.batch):
+        for codes in ours.encode_stream(pictures, num_threads=args.workers, batch_size=args.batch):
             assert isinstance(codes, list)
 
     def encode_theirs(batch: int) -> Callable[[], None]:

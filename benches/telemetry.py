@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 
 from benches.measure import OURS, machine, result_line
 from calumma.batches.batch import Batch
-from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Text
 from calumma.model.config import DecoderConfig
@@ -60,9 +60,9 @@ from calumma.train.config import (
 )
 from calumma.train.loss import summed_loss
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallel import Place
+from calumma.train.parallelize import Place
 from calumma.train.pretrain import pretrain
-from calumma.train.step import StepRules, lower_precision, to_device
+from calumma.train.train_step import StepRules, lower_precision, to_device
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def bare_turn(
         max_grad_norm=1.0,
         compute_dtype=computed_in(config.compute, device),
     )
-    stream = Stream(reader, config.data)
-    stream.mix(config.stage_one.weights)
+    stream = PackedLoader(reader, config.data)
+    stream.set_mixture(config.stage_one.weights)
 
     def step(batch: Batch) -> None:
         micro = to_device(batch, device)

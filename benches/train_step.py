@@ -34,13 +34,12 @@ from benches.measure import interleaved, machine, medians, peak_memory_bytes, re
 from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
-from calumma.model.decoder import Decoder
+from calumma.model.decoder import Decoder, flops_per_token
 from calumma.model.presets import PRESETS
-from calumma.plan.time_estimate import flops_per_token
 from calumma.train.compile_and_recompute import computed_in, prepare
 from calumma.train.config import ComputeConfig, OptimizerConfig
 from calumma.train.optimizer import make_optimizers
-from calumma.train.step import StepRules, optimizer_step
+from calumma.train.train_step import StepRules, optimizer_step
 from calumma.vocabulary import Vocabulary
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-MOST_POINTS = 250
+MAX_POINTS = 250
 """A curve has at most twice as many; then neighbours share one."""
 
 _WIDTH, _HEIGHT = 460.0, 230.0
@@ -22,13 +22,13 @@ _NAMED = len(_COLOURS)
 
 
 @dataclass
-class Point:
+class CurvePoint:
     """What neighbouring steps had."""
 
     step: int
     """The last of them."""
 
-    many: int
+    count: int
     total: float
     low: float
     high: float
@@ -36,11 +36,11 @@ class Point:
     @property
     def mean(self) -> float:
         """Of their values."""
-        return self.total / self.many
+        return self.total / self.count
 
-    def join(self, other: Point) -> None:
+    def join(self, other: CurvePoint) -> None:
         """Take in a later point."""
-        self.step, self.many = other.step, self.many + other.many
+        self.step, self.count = other.step, self.count + other.count
         self.total += other.total
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
@@ -56,7 +56,7 @@ class Curve:
     (500, 2, 0.5)
     """
 
-    points: list[Point] = field(default_factory=list)
+    points: list[CurvePoint] = field(default_factory=list)
     width: int = 1
     """Values that share a point."""
 
@@ -66,11 +66,11 @@ class Curve:
     def add(self, step: int, value: float) -> None:
         """Add the value of a later step; it is finite."""
         self.last = value
-        new = Point(step, 1, value, value, value)
-        if self.points and self.points[-1].many < self.width:
+        new = CurvePoint(step, 1, value, value, value)
+        if self.points and self.points[-1].count < self.width:
             self.points[-1].join(new)
             return
-        if len(self.points) == 2 * MOST_POINTS:
+        if len(self.points) == 2 * MAX_POINTS:
             for even, odd in zip(self.points[::2], self.points[1::2], strict=True):
                 even.join(odd)
             self.points = self.points[::2]
@@ -79,7 +79,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Mark:
+class EventMark:
     """A step at which something was out of the ordinary."""
 
     step: int
@@ -93,7 +93,7 @@ class Chart:
     title: str
     curves: Mapping[str, Curve]
     note: str = ""
-    marks: Sequence[Mark] = ()
+    marks: Sequence[EventMark] = ()
 
     def to_html(self) -> str:
         """A figure that loads nothing."""
@@ -128,7 +128,7 @@ class _Axes:
     logarithmic: bool
 
     @classmethod
-    def around(cls, points: Sequence[Point]) -> _Axes:
+    def around(cls, points: Sequence[CurvePoint]) -> _Axes:
         """Axes that hold nearly all points: a spike a hundred times as high may leave them."""
         steps = [point.step for point in points]
         values = sorted(point.mean for point in points)
@@ -233,7 +233,7 @@ def _line(curve: Curve, axes: _Axes, colour: str, *, alone: bool) -> str:
     return "".join(parts)
 
 
-def _mark(mark: Mark, axes: _Axes) -> str:
+def _mark(mark: EventMark, axes: _Axes) -> str:
     x = axes.x(mark.step)
     return (
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP:g}" y2="{_HEIGHT - _BOTTOM:g}">'
@@ -253,7 +253,7 @@ def _names(curves: Mapping[str, Curve], colours: Sequence[str]) -> str:
     )
 
 
-STYLE = """\
+CHART_STYLE = """\
 figure { margin: 0; min-width: 0 }
 figcaption { font-weight: 600 }
 figure p { margin: 0; color: #666 }

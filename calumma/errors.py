@@ -1,74 +1,74 @@
-"""The mistakes a user can make, one class each.
+"""Errors that a user can fix, one class for each kind.
 
-Every message is one line: what was found, what was expected, the way out. The command line prints
-it behind `error: ` without a traceback and exits with 2; anything that is not a `CalummaError`
-is a mistake of ours and keeps its traceback.
+Every message is one line: what was found, what was expected, how to fix it. The command line
+prints it after `error: ` without a traceback and exits with status 2; any other exception is a bug
+and keeps its traceback.
 """
 
 
 class CalummaError(Exception):
-    """The root of all mistakes that a user can fix."""
+    """Base class of all errors that a user can fix."""
 
 
 class ConfigError(CalummaError):
-    """A config or a command-line value that cannot be used."""
+    """A config or command-line value is invalid."""
 
 
 class DocumentError(CalummaError):
-    """A file of documents, or one document in it, that cannot be read."""
+    """A file of documents, or a document in it, cannot be read."""
 
 
 class StorageError(CalummaError):
-    """A place on the network that does not hand out what it holds: no fault of any document."""
+    """Remote storage cannot be read; this is never counted as a bad document."""
 
 
 class ImageError(CalummaError):
-    """A picture that cannot be read, or pixels and codes of the wrong shape."""
+    """An image cannot be read, or its pixels or codes have the wrong shape."""
 
 
 class CorpusError(CalummaError):
-    """A corpus that cannot be fetched, or whose counts are not the known ones."""
+    """A corpus cannot be downloaded, or does not have the expected counts."""
 
 
 class VocabularyError(CalummaError):
-    """A table of ids that is not laid out as the release's."""
+    """A vocabulary does not have the layout of the Chameleon release."""
 
 
 class TokenizerError(CalummaError):
-    """A tokenizer that cannot be trained or does not fit what it is asked."""
+    """A tokenizer cannot be trained, or does not match its data."""
 
 
 class ShardError(CalummaError):
-    """Shards that are broken or were made with another vocabulary."""
+    """Shards are corrupt or were built with another vocabulary."""
 
 
 class CheckpointError(CalummaError):
-    """A run or model folder that cannot be loaded."""
+    """A run folder or model folder cannot be loaded."""
 
 
 class TrainingError(CalummaError):
-    """A run whose numbers have left the range that can be learned from."""
+    """Training has diverged."""
 
 
 class GenerationError(CalummaError):
-    """A prompt or sampling request that cannot be answered."""
+    """A prompt or a sampling parameter is invalid."""
 
 
 class RankError(CalummaError):
-    """A process that shares a decoder with this one has ended, or does not answer."""
+    """A tensor-parallel worker has exited or does not respond."""
 
 
 class EvaluationError(CalummaError):
-    """A task that cannot be measured on these documents."""
+    """A task cannot be evaluated on these documents."""
 
 
 class FileError(CalummaError):
-    """A file of ours that is broken."""
+    """A file that calumma wrote is corrupt."""
 
 
 class OutputError(CalummaError):
-    """A folder that cannot be written: full, read-only, or in the way."""
+    """An output folder cannot be written: the disk is full or read-only, or a file is in the way."""
 
 
 class Interrupted(CalummaError):
-    """The run was asked to stop and has saved what is done."""
+    """The run was stopped by a signal after it saved its state."""

@@ -1,4 +1,4 @@
-"""Writing that is whole or not there at all: atomic files, JSON, hashes."""
+"""Atomic file writes, JSON files and hashes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _REFUSED = {
 
 @contextlib.contextmanager
 def os_errors_as_output_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into one line a user can act on."""
+    """Raise an `OutputError` where the operating system refuses to write `path`."""
     try:
         yield
     except Exception as error:
         number = _error_number(error)
         if number in _FULL:
             raise OutputError(
-                f"{path}: no space left on the device; expected room for this file. "
-                "Free some space, or give --out a folder on another disk; "
-                "the same command then goes on from what is saved."
+                f"{path}: no space left on the device; expected free space for it. "
+                "Free some space, or give --out a folder on another disk, "
+                "and run the same command to resume."
             ) from error
         if number in _REFUSED:
             raise OutputError(
@@ -45,18 +45,18 @@ def os_errors_as_output_errors(path: Path) -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The operating system's number for an error.
+    """Return the errno of an error, or None.
 
-    Libraries written in Rust, such as safetensors, tell it at the end of their text only.
+    Libraries written in Rust, such as safetensors, have it in the text of the error only.
     """
     if isinstance(error, OSError):
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told.group(1)) if told else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match.group(1)) if match else None
 
 
 def is_address(path: Path) -> bool:
-    """Whether a path was meant as an address such as s3://bucket/a, which Path shortens.
+    """Return whether a path is a URL such as s3://bucket/a, which Path shortens to s3:/bucket/a.
 
     >>> is_address(Path("s3://bucket/a")), is_address(Path("a/s3"))
     (True, False)
@@ -65,23 +65,22 @@ def is_address(path: Path) -> bool:
 
 
 def require_local(path: Path) -> None:
-    """Refuse to write to an address; a folder called `s3:` would be made here.
+    """Refuse to write to a URL, which would create a local folder called `s3:`.
 
     Raises:
-        OutputError: it is one.
+        OutputError: the path is a URL.
     """
     if is_address(path):
         raise OutputError(
-            f"{path}: an address of another file system; expected a folder of this machine. Choose "
-            "another --out, and copy there what is in it when all is done."
+            f"{path}: a URL; expected a local folder. Choose a local --out and copy it afterwards."
         )
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents, and see that a file can be written in it.
+    """Create a folder and its parents, and check that it is writable.
 
     Raises:
-        OutputError: it cannot be written, or is an address of another file system.
+        OutputError: the folder cannot be written, or the path is a URL.
     """
     require_local(path)
     probe = path / ".writable"
@@ -89,19 +88,19 @@ def make_folder(path: Path) -> Path:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:
-            # What /proc and the like say where nothing can be made.
+            # Raised by /proc and similar file systems, which allow no new folders.
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
         probe.touch()
-        probe.unlink(missing_ok=True)  # another rank may have been quicker
+        probe.unlink(missing_ok=True)  # another rank may have removed it
     return path
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, and rename it to `path` when the block succeeds.
+    """Yield a temporary path, and rename it to `path` when the block succeeds.
 
-    The block may make a file or a folder under that name. A reader sees the old thing or the
-    new, never a half; what a killed writer left behind is cleared by the next one.
+    The block may create a file or a folder there. A reader sees the old version or the new one,
+    never a partial one; the next writer removes the temporary files of a killed one.
     """
     temporary = path.with_name(path.name + ".tmp")
     with os_errors_as_output_errors(path):
@@ -121,13 +120,13 @@ def _remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that it is whole or not there."""
+    """Write UTF-8 text atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON so that it is whole or not there."""
+    """Write a value as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -135,22 +134,22 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        FileError: it is cut short, or no JSON.
+        FileError: the file is truncated or no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FileError(
-            f"{path}: is no whole JSON ({error}); expected the file as calumma or transformers "
-            "wrote it. Copy it again, or delete it and make it anew."
+            f"{path}: not valid JSON ({error}); expected the file as calumma or transformers wrote "
+            "it. Copy it again, or delete it and rebuild it."
         ) from error
 
 
 class JsonLines(Sequence[Any]):
-    """The values of a file of JSON lines: 8 bytes of memory each, read when asked for."""
+    """A lazily read JSON Lines file; takes 8 bytes of memory per line."""
 
     def __init__(self, path: Path) -> None:
-        """Find where each line stands; the file must not change from then on."""
+        """Index the lines of the file, which must not change afterwards."""
         self.path = path
         self._ends = array("q", [0])
         with path.open("rb") as file:
@@ -161,16 +160,16 @@ class JsonLines(Sequence[Any]):
         return len(self._ends) - 1
 
     @overload
-    def __getitem__(self, place: int) -> Any: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[number] for number in range(len(self))[place]]
-        number = range(len(self))[place]
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[line] for line in range(len(self))[index]]
+        line = range(len(self))[index]
         with self.path.open("rb") as file:
-            file.seek(self._ends[number])
-            return json.loads(file.read(self._ends[number + 1] - self._ends[number]))
+            file.seek(self._ends[line])
+            return json.loads(file.read(self._ends[line + 1] - self._ends[line]))
 
     def __iter__(self) -> Iterator[Any]:
         with self.path.open("rb") as file:
@@ -178,27 +177,27 @@ class JsonLines(Sequence[Any]):
 
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> JsonLines:
-    """Write values, one a line and none kept in memory, so that the file is whole or not there."""
+    """Write an iterable as JSON Lines, atomically and one value at a time."""
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         for value in values:
             file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
     return JsonLines(path)
 
 
-def fingerprint(told: str | Iterable[bytes]) -> str:
-    """Twelve hex digits that tell a text, or bytes in any pieces, from others.
+def fingerprint(content: str | Iterable[bytes]) -> str:
+    """Return the first twelve hex digits of the SHA-256 of a text or of chunks of bytes.
 
     >>> fingerprint_of("abc") == fingerprint_of([b"ab", b"c"])
     True
     """
     digest = hashlib.sha256()
-    for piece in [told.encode()] if isinstance(told, str) else told:
-        digest.update(piece)
+    for chunk in [content.encode()] if isinstance(content, str) else content:
+        digest.update(chunk)
     return digest.hexdigest()[:12]
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hex."""
+    """Return the SHA-256 of a file in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

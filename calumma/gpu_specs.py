@@ -1,4 +1,4 @@
-"""Kinds of GPUs, as data: what their makers' sheets say, and two prices that anyone may change."""
+"""Specs of GPU kinds from their data sheets, with assumed prices and networks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSpec:
-    """One kind, as it stands in machines of eight."""
+    """Specs of one kind of GPU, in nodes of eight."""
 
     name: str
 
     memory_gib: int
-    """What the driver shows, which is less than what the name says in 10^9 bytes."""
+    """Memory that the driver reports, less than the name's multiple of 10^9 bytes."""
 
     peak_flops: float
-    """Dense bfloat16 operations a second."""
+    """Dense bfloat16 FLOPs per second."""
 
     memory_bandwidth: float
-    """Bytes a second between its memory and its cores."""
+    """Bytes per second of the GPU's memory."""
 
     nvlink_bandwidth: float
-    """Bytes a second that it sends to its neighbours in the machine (NVLink, one direction)."""
+    """Bytes per second to other GPUs of the node (NVLink, one direction)."""
 
     network_bandwidth: float
-    """Bytes a second that it sends to other machines: one card to a GPU. An assumption."""
+    """Bytes per second to other nodes, with one network card per GPU; an assumption."""
 
     max_watts: float
-    """At its limit."""
+    """Power limit in watts."""
 
     price_per_hour: float
-    """US dollars an hour. An assumption: change it to what you pay."""
+    """US dollars per hour; an assumption."""
 
     gpus_per_node: int = 8
-    """GPUs in a machine."""
+    """Number of GPUs per node."""
 
 
 _KINDS = (
@@ -93,38 +93,38 @@ _KINDS = (
     ),
 )
 GPU_SPECS = {gpu.name: gpu for gpu in _KINDS}
-"""By name."""
+"""Name -> specs."""
 
 
 def gpu_spec(name: str) -> GpuSpec:
-    """The kind called `name`.
+    """Return the specs of a kind of GPU.
 
-    >>> gpu_kind("a100-80gb").watts
+    >>> gpu_spec("a100-80gb").max_watts
     400
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: the kind is not known.
     """
     if name not in GPU_SPECS:
         raise ConfigError(f"GPU {name!r} is not known; expected one of {', '.join(GPU_SPECS)}.")
     return GPU_SPECS[name]
 
 
-_SLOWER = {"h100": ("pcie", "nvl")}
-"""Cards of a family that compute less than the others."""
+_OTHER_PEAK = {"h100": ("pcie", "nvl")}
+"""Family -> cards with a lower peak, whose specs are not listed."""
 
 
 def gpu_spec_of_device(device: str) -> GpuSpec | None:
-    """The kind whose peak a GPU has, by the name its driver gives it; None where it is not known.
+    """Return the specs for the driver's name of a GPU, or None if its peak is not known.
 
-    Of a family, such as A100s with 40 and 80 GB, it may be another size with the same peak.
+    Cards of a family with the same peak, such as A100s of 40 and 80 GB, are not distinguished.
 
-    >>> gpu_called("NVIDIA H100 80GB HBM3").name, gpu_called("NVIDIA H100 PCIe")
+    >>> gpu_spec_of_device("NVIDIA H100 80GB HBM3").name, gpu_spec_of_device("NVIDIA H100 PCIe")
     ('h100-80gb', None)
     """
     name = device.lower()
     for gpu in _KINDS:
         family = gpu.name.split("-")[0]
-        if family in name and not any(word in name for word in _SLOWER.get(family, ())):
+        if family in name and not any(word in name for word in _OTHER_PEAK.get(family, ())):
             return gpu
     return None

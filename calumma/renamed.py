@@ -69,6 +69,10 @@ FIELDS: dict[str, str] = {
     "category_shares": "category_weights",
     "preference.doubt": "dpo.label_smoothing",
     "preference.answer_weight": "dpo.sft_weight",
+    # image tokenizer: codebook
+    "training.codebook.lookup": "training.codebook.quantizer",
+    "training.codebook.legacy_beta": "training.codebook.legacy",
+    "training.codebook.revive_after_steps": "training.codebook.dead_code_restart_steps",
     # sampling
     "image.text_guidance": "image.guidance_scale",
     "image.image_guidance": "image.image_guidance_scale",
@@ -81,11 +85,37 @@ OPTIONS: dict[str, str] = {
     "--guidance": "--guidance-scale",
     "--keep-codes": "--keep-image-tokens",
     "--weights": "--quantization",
+    "serve --name": "--served-model-name",
+    "serve --keys": "--api-keys-file",
+    "serve --new-key": "--create-api-key",
+    "serve --max-queue": "--max-concurrent-requests",
+    "serve --allow-host": "--allowed-media-domains",
+    "serve --filter": "--content-filter",
+    "serve --replicas": "--num-replicas",
+    "serve --tensor": "--tensor-parallel-size",
+    "serve --fleet": "--vllm-url",
 }
 """Options that are no config fields: old -> new; "COMMAND --old" where only one command had it."""
 
-REQUEST_FIELDS: dict[str, str] = {}
+REQUEST_FIELDS: dict[str, str] = {
+    "guidance": "guidance_scale",
+    "image_guidance": "image_guidance_scale",
+    "prompt_in_picture": "embed_prompt_metadata",
+    "include_tokens": "return_token_ids",
+}
 """Fields of HTTP request bodies: old -> new."""
+
+SERVE_LIMITS: dict[str, str] = {
+    "max_queue": "max_concurrent_requests",
+    "body_seconds": "request_timeout_seconds",
+    "picture_seconds": "image_timeout_seconds",
+    "answer_seconds": "generation_timeout_seconds",
+    "stall_seconds": "write_timeout_seconds",
+    "grace_seconds": "shutdown_grace_seconds",
+    "picture_processes": "image_processes",
+    "picture_memory_bytes": "image_memory_bytes",
+}
+"""Names in `calumma serve --limit NAME=N`: old -> new."""
 
 
 def rename_message(kind: str, old: str, new: str) -> str:

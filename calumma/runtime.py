@@ -1,4 +1,4 @@
-"""Device, dtype, seeds, and the wish to stop: the only reader of the environment."""
+"""Devices, dtypes, torchrun ranks and stop signals; the only reader of environment variables."""
 
 from __future__ import annotations
 
@@ -22,53 +22,54 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def cache_folder() -> str:
-    """Where fetched packages are kept: $CALUMMA_CACHE, else the user's cache folder."""
+    """Return the download cache: $CALUMMA_CACHE, else a folder in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return os.environ.get("CALUMMA_CACHE") or str(Path(home) / "calumma")
 
 
-def keys_in_environment() -> str:
-    """The keys of a server's clients in $CALUMMA_KEYS, as lines of a file of keys; or nothing."""
-    return os.environ.get("CALUMMA_KEYS", "")
+def api_keys_from_environment() -> str:
+    """Return $CALUMMA_API_KEYS, in the format of an API key file; "" if it is not set."""
+    return os.environ.get("CALUMMA_API_KEYS", "")
 
 
 def ray_address() -> str:
-    """The Ray cluster that $RAY_ADDRESS names; or nothing."""
+    """Return $RAY_ADDRESS, the address of a Ray cluster; "" if it is not set."""
     return os.environ.get("RAY_ADDRESS", "")
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What torchrun tells a process about itself."""
+class TorchrunRank:
+    """Ranks of this process from the environment variables of torchrun."""
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
 
-    attempt: int = 0
-    """How often torchrun has begun again."""
+    restart_count: int = 0
+    """How often torchrun has restarted the processes."""
 
 
-def launched() -> Launch | None:
-    """The place that torchrun gave this process, or None where it was started alone."""
+def torchrun_rank() -> TorchrunRank | None:
+    """Return the ranks of this process, or None if it was not started by torchrun."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     rank = int(os.environ["RANK"])
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    return Launch(rank, int(os.environ["WORLD_SIZE"]), local_rank, attempt)
+    restart_count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return TorchrunRank(rank, int(os.environ["WORLD_SIZE"]), local_rank, restart_count)
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one of its run that tells and writes."""
-    launch = launched()
+    """Return whether this process is rank 0, which logs and writes files."""
+    launch = torchrun_rank()
     return launch is None or launch.rank == 0
 
 
-def speak_on_loopback() -> None:
-    """Have ranks of one machine speak where no other machine can hear or reach them.
+def use_loopback_interface() -> None:
+    """Restrict collectives between the ranks of one machine to the loopback interface.
 
-    Gloo and NCCL read the interface's name from the environment; one that is named there stays.
+    Gloo and NCCL read the name of the interface from environment variables; a variable that is
+    already set is not changed.
     """
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -76,11 +77,11 @@ def speak_on_loopback() -> None:
             os.environ.setdefault(variable, names[0])
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA where there is one.
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is CUDA if available, else the CPU.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the name is unknown, or there is no GPU.
     """
     import torch
 
@@ -89,16 +90,14 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is not known; expected auto, cpu or cuda.") from error
+        raise ConfigError(f"unknown device {name!r}; expected auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device {name!r} is not there: this torch sees no GPU. Use --device cpu."
-        )
+        raise ConfigError(f"device {name!r}: torch finds no GPU; expected cpu. Use --device cpu.")
     return device
 
 
-def most_memory(device: torch.device) -> int:
-    """The most bytes this process has held so far: on a GPU as torch counts, else in all."""
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak memory of this process in bytes: allocated by torch on a GPU, else RSS."""
     import torch
 
     if device.type == "cuda":
@@ -108,52 +107,52 @@ def most_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def choose_dtype(name: str) -> torch.dtype:
-    """The torch dtype called `name`.
+def resolve_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype called `name`.
 
     Raises:
-        ConfigError: it is none of float32, bfloat16, float16.
+        ConfigError: the name is none of float32, bfloat16, float16.
     """
     import torch
 
     if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is not known; expected one of {', '.join(DTYPES)}.")
+        raise ConfigError(f"unknown dtype {name!r}; expected one of {', '.join(DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
-def be_deterministic() -> None:
-    """Ask torch for the same bits every time, at some cost in speed on a GPU."""
+def use_deterministic_algorithms() -> None:
+    """Make torch use deterministic algorithms, which are slower on a GPU."""
     import torch
 
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class StopRequest:
-    """Remembers Ctrl-C and SIGTERM, so that work stops where it can be taken up again.
+    """Defers Ctrl-C and SIGTERM to a point where the work can be resumed.
 
-    Long loops call `check` between two steps, after they have saved what is done.
+    Long loops call `check` between two steps, after they have saved their state.
     """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.is_requested = False
 
     def install(self) -> None:
-        """Listen to SIGINT and SIGTERM; a second signal ends the process at once."""
+        """Install handlers of SIGINT and SIGTERM; a second signal ends the process at once."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._remember)
+                signal.signal(number, self._on_signal)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_requested:
             os._exit(3)
-        self.wanted = True
+        self.is_requested = True
 
     def check(self, saved: str) -> None:
-        """Raise `Interrupted`, naming what is saved, if a stop is expected."""
-        if self.wanted:
-            raise Interrupted(f"stopped by a signal; {saved}. The same command goes on from there.")
+        """Raise `Interrupted` with a sentence on what is saved if a signal has arrived."""
+        if self.is_requested:
+            raise Interrupted(f"stopped by a signal; {saved}. Run the same command to resume.")
 
 
 STOP = StopRequest()
-"""The process's one stop request; the command line installs it."""
+"""The stop request of this process; the command line installs it."""

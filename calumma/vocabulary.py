@@ -40,7 +40,7 @@ def code_name(code: int) -> str:
     return f"IMGIMG{str(code).translate(_DIGITS)}Z"
 
 
-def code_of_name(name: str) -> int | None:
+def code_from_name(name: str) -> int | None:
     """The image code a token name stands for, or None where it names something else.
 
     >>> code_of_name("IMGIMGFDZ"), code_of_name("IMGIMGZ"), code_of_name("cat")
@@ -105,13 +105,15 @@ class Vocabulary:
         return cls(num_codes=8192, num_text=49_152, num_sentinels=512, num_reserved=7672)
 
     @classmethod
-    def from_names(cls, ids: Mapping[str, int]) -> Vocabulary:
+    def from_token_names(cls, ids: Mapping[str, int]) -> Vocabulary:
         """Read the layout off a tokenizer's table of names.
 
         Raises:
             VocabularyError: a control token is missing, or stands elsewhere than in the release.
         """
-        codes = {code: id_ for name, id_ in ids.items() if (code := code_of_name(name)) is not None}
+        codes = {
+            code: id_ for name, id_ in ids.items() if (code := code_from_name(name)) is not None
+        }
         placeholder = next((ids[name] for name in PLACEHOLDER_NAMES if name in ids), None)
         missing = [n for n in (END_IMAGE_NAME, BEGIN_IMAGE_NAME, END_TURN_NAME) if n not in ids]
         if not codes or missing or placeholder is None:
@@ -148,7 +150,7 @@ class Vocabulary:
                     f"token {name} has id {ids.get(name)}; expected {id_}, as in the release's "
                     "order (bos, pad, eos, unk, codes, end of image, begin of image)."
                 )
-        wrong = next((c for c, id_ in codes.items() if id_ != self.id_of_code(c)), None)
+        wrong = next((c for c, id_ in codes.items() if id_ != self.code_to_id(c)), None)
         if wrong is not None or placeholder != self.placeholder:
             what = IMAGE_PLACEHOLDER_NAME if wrong is None else code_name(wrong)
             raise VocabularyError(
@@ -197,11 +199,11 @@ class Vocabulary:
         """Rows of the embedding table."""
         return self.text.stop
 
-    def id_of_code(self, code: int) -> int:
+    def code_to_id(self, code: int) -> int:
         """The id of an image code in `[0, num_codes)`."""
         return _FIRST_CODE + code
 
-    def code_of_id(self, id_: int) -> int:
+    def id_to_code(self, id_: int) -> int:
         """The image code of an id in `codes`."""
         return id_ - _FIRST_CODE
 

@@ -6,7 +6,7 @@ import itertools
 import re
 from xml.etree import ElementTree
 
-from calumma.charts import MOST_POINTS, Chart, Curve, Mark
+from calumma.charts import MAX_POINTS, Chart, Curve, EventMark
 
 
 def curve(*values: float) -> Curve:
@@ -26,8 +26,8 @@ def drawn(chart: Chart) -> ElementTree.Element:
 def test_a_curve_of_any_length_has_few_points_and_loses_no_value() -> None:
     many = 100_000
     long = curve(*(float(step % 1000) for step in range(many)))
-    assert MOST_POINTS <= len(long.points) <= 2 * MOST_POINTS
-    assert sum(point.many for point in long.points) == many
+    assert MAX_POINTS <= len(long.points) <= 2 * MAX_POINTS
+    assert sum(point.count for point in long.points) == many
     assert sum(point.total for point in long.points) == sum(step % 1000 for step in range(many))
     assert (min(p.low for p in long.points), max(p.high for p in long.points)) == (0.0, 999.0)
     assert [point.step for point in long.points] == sorted({point.step for point in long.points})
@@ -50,12 +50,12 @@ def test_a_chart_has_a_line_for_each_curve_and_names_with_newest_values() -> Non
 
 
 def test_marks_stand_at_their_steps_with_their_text() -> None:
-    chart = Chart("z", {"z": curve(*map(float, range(1, 12)))}, marks=[Mark(6, "a <spike>")])
+    chart = Chart("z", {"z": curve(*map(float, range(1, 12)))}, marks=[EventMark(6, "a <spike>")])
     [mark] = [one for one in drawn(chart).iter("line") if one.attrib.get("class") == "mark"]
     # Halfway between the axes' ends.
     assert float(mark.attrib["x1"]) == (52 + 460 - 10) / 2
     assert mark.findtext("title") == "a <spike>"
-    assert "mark" not in Chart("z", {"z": curve(1.0, 2.0)}, marks=[Mark(6, "")]).to_svg()
+    assert "mark" not in Chart("z", {"z": curve(1.0, 2.0)}, marks=[EventMark(6, "")]).to_svg()
 
 
 def test_what_spans_decades_has_a_logarithmic_axis() -> None:

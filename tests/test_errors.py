@@ -1,4 +1,4 @@
-"""Every mistake of a user is of one family."""
+"""All errors that a user can fix have one base class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and disks that will not have them."""
+"""Atomic writes, JSON files, and errors of full or read-only disks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_json_is_written_and_read_again(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"\n")
 
 
-def test_lines_of_json_are_read_one_at_a_time(tmp_path: Path) -> None:
+def test_json_lines_are_read_lazily(tmp_path: Path) -> None:
     values = [{"a": "Käfer"}, [1, 2], "x"]
     for lines in (write_json_lines(tmp_path / "a", iter(values)), JsonLines(tmp_path / "a")):
         assert (len(lines), list(lines), lines[0:2], lines[-1]) == (3, values, values[:2], "x")
@@ -38,7 +38,7 @@ def test_lines_of_json_are_read_one_at_a_time(tmp_path: Path) -> None:
         JsonLines(tmp_path / "a")[3]
 
 
-def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
@@ -47,14 +47,14 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+def test_the_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a.txt.tmp").mkdir()
     (tmp_path / "a.txt.tmp" / "half").touch()
     write_text(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_can_be_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_as_a_unit(tmp_path: Path) -> None:
     path = tmp_path / "model"
     for name in ("one", "two"):
         with atomic_write(path) as temporary:
@@ -96,8 +96,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught, os_errors_as_output_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(caught.value) == (
-        f"{tmp_path}: no space left on the device; expected room for this file. Free some space, or "
-        "give --out a folder on another disk; the same command then goes on from what is saved."
+        f"{tmp_path}: no space left on the device; expected free space for it. Free some space, or "
+        "give --out a folder on another disk, and run the same command to resume."
     )
 
 
@@ -106,18 +106,18 @@ def test_another_mistake_of_the_system_keeps_its_traceback(tmp_path: Path) -> No
         raise OSError(errno.EIO, "Input/output error")
 
 
-def test_json_that_is_cut_short_names_the_file_and_the_way_out(tmp_path: Path) -> None:
+def test_truncated_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"a": 1', encoding="utf-8")
     with pytest.raises(FileError) as caught:
         read_json(path)
     assert str(caught.value) == (
-        f"{path}: is no whole JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); expected the "
-        "file as calumma or transformers wrote it. Copy it again, or delete it and make it anew."
+        f"{path}: not valid JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); expected the "
+        "file as calumma or transformers wrote it. Copy it again, or delete it and rebuild it."
     )
 
 
-def test_a_place_where_nothing_can_be_made_is_refused() -> None:
+def test_a_folder_that_cannot_be_created_is_refused() -> None:
     with pytest.raises(OutputError) as caught:
         make_folder(Path("/proc/calumma"))
     assert str(caught.value) == (
@@ -127,5 +127,5 @@ def test_a_place_where_nothing_can_be_made_is_refused() -> None:
 
 
 def test_a_fingerprint_is_the_first_twelve_digits_whatever_the_pieces() -> None:
-    whole = hashlib.sha256("köder".encode()).hexdigest()[:12]
-    assert fingerprint("köder") == fingerprint([b"k", "öder".encode()]) == whole
+    complete = hashlib.sha256("köder".encode()).hexdigest()[:12]
+    assert fingerprint("köder") == fingerprint([b"k", "öder".encode()]) == complete

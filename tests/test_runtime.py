@@ -1,4 +1,4 @@
-"""Devices, dtypes, and the wish to stop."""
+"""Devices, dtypes, ranks and stop signals."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 from calumma.errors import ConfigError, Interrupted
 from calumma.runtime import (
-    Launch,
     StopRequest,
+    TorchrunRank,
+    api_keys_from_environment,
     cache_folder,
-    choose_device,
-    choose_dtype,
-    keys_in_environment,
-    launched,
-    most_memory,
+    peak_memory_bytes,
     ray_address,
-    speak_on_loopback,
+    resolve_device,
+    resolve_dtype,
+    torchrun_rank,
+    use_loopback_interface,
 )
 
 
@@ -28,93 +28,96 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("CALUMMA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert cache_folder() == str(Path("/cache/calumma"))
-    monkeypatch.setenv("CALUMMA_CACHE", "/mine")
-    assert cache_folder() == "/mine"
+    monkeypatch.setenv("CALUMMA_CACHE", "/other")
+    assert cache_folder() == "/other"
 
 
-def test_torchrun_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_come_from_the_environment_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert launched() is None
+    assert torchrun_rank() is None
     for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert launched() == Launch(rank=9, size=16, local_rank=1)
+    assert torchrun_rank() == TorchrunRank(rank=9, world_size=16, local_rank=1)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    assert launched() == Launch(rank=9, size=16, local_rank=1, attempt=2)
+    assert torchrun_rank() == TorchrunRank(rank=9, world_size=16, local_rank=1, restart_count=2)
 
 
-def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_cuda_only_if_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu")
+    assert resolve_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == torch.device("cuda")
+    assert resolve_device("auto") == torch.device("cuda")
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError) as caught:
-        choose_device("cuda")
+        resolve_device("cuda")
     assert str(caught.value) == (
-        "device 'cuda' is not there: this torch sees no GPU. Use --device cpu."
+        "device 'cuda': torch finds no GPU; expected cpu. Use --device cpu."
     )
 
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        choose_device("toaster")
-    assert str(caught.value) == "device 'toaster' is not known; expected auto, cpu or cuda."
+        resolve_device("toaster")
+    assert str(caught.value) == "unknown device 'toaster'; expected auto, cpu or cuda."
 
 
-def test_dtypes_go_by_their_names() -> None:
-    assert choose_dtype("bfloat16") is torch.bfloat16
+def test_dtypes_are_resolved_by_name() -> None:
+    assert resolve_dtype("bfloat16") is torch.bfloat16
     with pytest.raises(ConfigError) as caught:
-        choose_dtype("float8")
+        resolve_dtype("float8")
     assert str(caught.value) == (
-        "dtype 'float8' is not known; expected one of float32, bfloat16, float16."
+        "unknown dtype 'float8'; expected one of float32, bfloat16, float16."
     )
 
 
-def test_a_stop_that_is_wanted_says_what_is_saved() -> None:
+def test_a_requested_stop_raises_with_what_is_saved() -> None:
     stop = StopRequest()
     stop.check("nothing yet")
-    stop.expected = True
+    stop.is_requested = True
     with pytest.raises(Interrupted) as caught:
         stop.check("step 7 of 20 is saved")
     assert str(caught.value) == (
-        "stopped by a signal; step 7 of 20 is saved. The same command goes on from there."
+        "stopped by a signal; step 7 of 20 is saved. Run the same command to resume."
     )
 
 
-def test_a_signal_is_remembered_and_nothing_else_happens() -> None:
+def test_a_signal_only_sets_the_request() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     stop = StopRequest()
     stop.install()
     try:
         signal.raise_signal(signal.SIGTERM)
-        assert stop.expected
+        assert stop.is_requested
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
 
 
-def test_memory_is_told_in_bytes() -> None:
-    assert 10**7 < most_memory(torch.device("cpu")) < 10**12
+def test_peak_memory_is_in_bytes() -> None:
+    assert 10**7 < peak_memory_bytes(torch.device("cpu")) < 10**12
 
 
-def test_what_servers_are_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, read in (("CALUMMA_KEYS", keys_in_environment), ("RAY_ADDRESS", ray_address)):
+def test_server_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, read in (
+        ("CALUMMA_API_KEYS", api_keys_from_environment),
+        ("RAY_ADDRESS", ray_address),
+    ):
         monkeypatch.delenv(name, raising=False)
         assert read() == ""
         monkeypatch.setenv(name, "a b")
         assert read() == "a b"
 
 
-def test_ranks_of_one_machine_speak_on_its_loopback_unless_told_otherwise(
+def test_the_loopback_interface_is_used_unless_one_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
-    # Set first, so that what is set here is taken back.
+    # Set first, so that monkeypatch restores it.
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")
     monkeypatch.delenv("NCCL_SOCKET_IFNAME")
-    speak_on_loopback()
+    use_loopback_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
     assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo")

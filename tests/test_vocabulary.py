@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calumma.errors import VocabularyError
-from calumma.vocabulary import Vocabulary, code_name, code_of_name
+from calumma.vocabulary import Vocabulary, code_from_name, code_name
 
 SMALL = Vocabulary(num_codes=3, num_text=2)
 
@@ -51,19 +51,19 @@ def test_the_release_has_the_numbers_of_the_release() -> None:
 def test_every_code_has_one_name_and_one_id() -> None:
     release = Vocabulary.release()
     for code in range(release.num_codes):
-        assert code_of_name(code_name(code)) == code
-        assert release.code_of_id(release.id_of_code(code)) == code
-        assert release.id_of_code(code) in release.codes
+        assert code_from_name(code_name(code)) == code
+        assert release.id_to_code(release.code_to_id(code)) == code
+        assert release.code_to_id(code) in release.codes
 
 
 @pytest.mark.parametrize("vocabulary", [SMALL, Vocabulary.release()])
 def test_a_table_is_read_off_its_names(vocabulary: Vocabulary) -> None:
-    assert Vocabulary.from_names(names(vocabulary)) == vocabulary
+    assert Vocabulary.from_token_names(names(vocabulary)) == vocabulary
 
 
 def test_the_release_s_own_name_of_the_placeholder_will_do() -> None:
     table = {("<reserved08707>" if n == "<image>" else n): i for n, i in names(SMALL).items()}
-    assert Vocabulary.from_names(table) == SMALL
+    assert Vocabulary.from_token_names(table) == SMALL
 
 
 def test_two_tables_share_a_fingerprint_only_when_they_are_the_same() -> None:
@@ -76,7 +76,7 @@ def test_two_tables_share_a_fingerprint_only_when_they_are_the_same() -> None:
 def refusal(table: dict[str, int]) -> str:
     """What is said about a tokenizer's table."""
     with pytest.raises(VocabularyError) as caught:
-        Vocabulary.from_names(table)
+        Vocabulary.from_token_names(table)
     return str(caught.value)
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from calumma.batches.batch import Batch
-from calumma.batches.packing import Rooms, lay_out
-from calumma.batches.sampler import Draw, Drawer
+from calumma.batches.packing import BestFitBins, collate_rows
+from calumma.batches.sampler import SequenceRef, SequenceSampler
 from calumma.errors import ConfigError
 from calumma.shards.reader import ShardReader
 
@@ -91,40 +91,40 @@ class DataConfig:
 
 
 @dataclass
-class StreamState:
+class LoaderState:
     """How far a stream has come; plain numbers, saved with every checkpoint.
 
     It is the same on every rank, and holds for any number of ranks and workers.
     """
 
-    drawn: dict[str, int] = field(default_factory=dict)
+    sequences_drawn: dict[str, int] = field(default_factory=dict)
     """Sequences of each source that were drawn for the windows used up."""
 
-    rows_used: int = 0
+    rows_consumed: int = 0
     """Rows taken, by all ranks together, from the window that begins there."""
 
     weights: dict[str, float] = field(default_factory=dict)
     """Share of each source in that window; they sum to 1."""
 
-    put_off: list[list[int]] = field(default_factory=list)
+    deferred: list[list[int]] = field(default_factory=list)
     """Drawn sequences that found no room yet, as [number, epoch]; the window begins with them."""
 
-    amounts: dict[str, int] = field(default_factory=dict)
+    tokens_drawn: dict[str, int] = field(default_factory=dict)
     """Ids of each source under these weights, where weights are shares of ids."""
 
 
 @dataclass(frozen=True)
-class Window:
+class PackedWindow:
     """Rows that were packed together."""
 
-    rows: list[list[tuple[Draw, int]]]
+    rows: list[list[tuple[SequenceRef, int]]]
     """In each row the draws, with which of its items a draw has there."""
 
-    end: StreamState
+    end: LoaderState
     """Where the next window begins."""
 
 
-class Stream:
+class PackedLoader:
     """Batches from a mixture of sources.
 
     In every window the sources take turns so that two have their shares to within one sequence,
@@ -133,7 +133,7 @@ class Stream:
     """
 
     def __init__(
-        self, reader: ShardReader, config: DataConfig, *, rank: int = 0, size: int = 1
+        self, reader: ShardReader, config: DataConfig, *, rank: int = 0, world_size: int = 1
     ) -> None:
         """Open a stream; `mix` comes before the first batch.
 
@@ -153,22 +153,22 @@ class Stream:
                 f"data.seq_len={config.seq_len} holds none of the images in {reader.folder}, "
                 f"which take {codes + 2} tokens each; expected at least that. Raise data.seq_len."
             )
-        config.micro_batch_rows(size)  # refuses what cannot be shared
+        config.micro_batch_rows(world_size)  # refuses what cannot be shared
         self.reader = reader
         self.config = config
-        self.rank, self.size = rank, size
+        self.rank, self.world_size = rank, world_size
         self.vocabulary = reader.manifest.vocabulary
-        self.state = StreamState()
-        self._drawer = Drawer(
+        self.state = LoaderState()
+        self._sampler = SequenceSampler(
             reader,
             row_length=config.seq_len,
             image_first=config.image_first_prob,
-            drop=config.cond_dropout_prob,
+            cond_dropout_prob=config.cond_dropout_prob,
             seed=config.seed,
         )
-        self._window: Window | None = None
+        self._window: PackedWindow | None = None
 
-    def mix(self, weights: Mapping[str, float]) -> None:
+    def set_mixture(self, weights: Mapping[str, float]) -> None:
         """Draw by these weights; where they differ from before, a new window begins.
 
         Raises:
@@ -190,8 +190,8 @@ class Stream:
             )
         wanted = {name: weight / total for name, weight in weights.items() if weight > 0}
         if wanted != self.state.weights:
-            begin = self._packed().end if self.state.rows_used else self.state
-            self.restore(StreamState(begin.drawn, 0, wanted, begin.put_off))
+            begin = self._current_window().end if self.state.rows_consumed else self.state
+            self.restore(LoaderState(begin.sequences_drawn, 0, wanted, begin.deferred))
 
     @property
     def rows_in_window(self) -> int:
@@ -200,132 +200,139 @@ class Stream:
 
     def next(self) -> Batch:
         """Our rows of the next batch."""
-        batch = self.batch()
-        self.state.rows_used += self.config.global_batch_size
+        batch = self.build_batch()
+        self.state.rows_consumed += self.config.global_batch_size
         return batch
 
     def skip(self, batches: int) -> None:
         """Pass over so many batches, without reading them."""
-        state = copied(self.state)
+        state = copy_state(self.state)
         for _ in range(batches):
-            if state.rows_used == self.rows_in_window:
-                state = copied(self._packed().end)
+            if state.rows_consumed == self.rows_in_window:
+                state = copy_state(self._current_window().end)
                 self.restore(state)
-            state.rows_used += self.config.global_batch_size
+            state.rows_consumed += self.config.global_batch_size
         self.restore(state)
 
-    def batch(self) -> Batch:
+    def build_batch(self) -> Batch:
         """Our rows of the batch that `next` gives."""
-        items = [[self._drawer.items(draw)[which] for draw, which in row] for row in self.planned()]
-        return lay_out(items, self.config.seq_len, self.vocabulary.pad)
+        items = [
+            [self._sampler.load(draw)[which] for draw, which in row] for row in self.plan_rows()
+        ]
+        return collate_rows(items, self.config.seq_len, self.vocabulary.pad)
 
-    def planned(self) -> list[list[tuple[Draw, int]]]:
+    def plan_rows(self) -> list[list[tuple[SequenceRef, int]]]:
         """What stands in our rows of the batch that `next` gives.
 
         Returns:
             For each row its owners in order: a draw, and which of the draw's items it is, from 0.
         """
-        if self.state.rows_used == self.rows_in_window:
-            self.restore(self._packed().end)
-        start = self.state.rows_used
-        ours = range(start + self.rank, start + self.config.global_batch_size, self.size)
-        return [self._packed().rows[row] for row in ours]
+        if self.state.rows_consumed == self.rows_in_window:
+            self.restore(self._current_window().end)
+        start = self.state.rows_consumed
+        ours = range(start + self.rank, start + self.config.global_batch_size, self.world_size)
+        return [self._current_window().rows[row] for row in ours]
 
-    def end(self) -> StreamState:
+    def end_state(self) -> LoaderState:
         """Where the window after the one that the state stands in begins."""
-        return copied(self._packed().end)
+        return copy_state(self._current_window().end)
 
-    def restore(self, state: StreamState) -> None:
+    def restore(self, state: LoaderState) -> None:
         """Go on from a saved state."""
-        begins = (state.drawn, state.weights, state.put_off, state.amounts)
-        known = (self.state.drawn, self.state.weights, self.state.put_off, self.state.amounts)
+        begins = (state.sequences_drawn, state.weights, state.deferred, state.tokens_drawn)
+        known = (
+            self.state.sequences_drawn,
+            self.state.weights,
+            self.state.deferred,
+            self.state.tokens_drawn,
+        )
         if begins != known:
             self._window = None
-        self.state = copied(state)
+        self.state = copy_state(state)
 
-    def _packed(self) -> Window:
+    def _current_window(self) -> PackedWindow:
         """The window that the state stands in."""
         if self._window is None:
-            self._window = self._pack(copied(self.state))
+            self._window = self._pack(copy_state(self.state))
         return self._window
 
-    def _pack(self, at: StreamState) -> Window:
+    def _pack(self, at: LoaderState) -> PackedWindow:
         """Draw until the rows are full; what found no room opens the next window."""
         assert at.weights, "mix() comes before next()"
         num_rows = self.rows_in_window
-        rooms = Rooms(num_rows, self.config.seq_len)
-        rows: list[list[tuple[Draw, int]]] = [[] for _ in range(num_rows)]
-        waiting: list[Draw] = []
-        for draw in (Draw(*pair) for pair in at.put_off):
-            if not self._place(draw, self._drawer.lengths(draw), rooms, rows):
+        rooms = BestFitBins(num_rows, self.config.seq_len)
+        rows: list[list[tuple[SequenceRef, int]]] = [[] for _ in range(num_rows)]
+        waiting: list[SequenceRef] = []
+        for draw in (SequenceRef(*pair) for pair in at.deferred):
+            if not self._insert(draw, self._sampler.lengths(draw), rooms, rows):
                 waiting.append(draw)
-        turns = _Turns(at, self.config.mixture_unit)
+        turns = _SourceSchedule(at, self.config.mixture_unit)
         while True:
-            name = turns.name()
-            draw = self._drawer.draw(name, turns.drawn[name])
-            lengths = self._drawer.lengths(draw)
-            if not self._place(draw, lengths, rooms, rows):
+            name = turns.next_source()
+            draw = self._sampler.sample(name, turns.drawn[name])
+            lengths = self._sampler.lengths(draw)
+            if not self._insert(draw, lengths, rooms, rows):
                 self._require_room(draw, rows)
                 if len(waiting) >= self.config.max_deferred:
                     break
                 waiting.append(draw)
-            turns.take(name, sum(lengths))
+            turns.advance(name, sum(lengths))
         # Early rows fill first and best; shuffled, all batches of a window look alike.
         order = np.random.default_rng([self.config.seed, turns.begun]).permutation(num_rows)
-        end = StreamState(turns.drawn, 0, at.weights, [list(d) for d in waiting], turns.amounts)
-        return Window([rows[row] for row in order], end)
+        end = LoaderState(turns.drawn, 0, at.weights, [list(d) for d in waiting], turns.amounts)
+        return PackedWindow([rows[row] for row in order], end)
 
-    def _place(
+    def _insert(
         self,
-        draw: Draw,
+        draw: SequenceRef,
         lengths: list[int],
-        rooms: Rooms,
-        rows: list[list[tuple[Draw, int]]],
+        rooms: BestFitBins,
+        rows: list[list[tuple[SequenceRef, int]]],
     ) -> bool:
         """Put all items of a draw into rows, or none."""
-        found = rooms.place(lengths)
+        found = rooms.insert(lengths)
         for which, row in enumerate(found or ()):
             rows[row].append((draw, which))
         return found is not None
 
-    def _require_room(self, draw: Draw, rows: list[list[tuple[Draw, int]]]) -> None:
+    def _require_room(self, draw: SequenceRef, rows: list[list[tuple[SequenceRef, int]]]) -> None:
         """Refuse a sequence that found no room even in empty rows."""
         if not any(rows):
             raise ConfigError(
-                f"a sequence of source {self.reader.source(draw.number)!r} is longer than "
+                f"a sequence of source {self.reader.source_of(draw.sequence)!r} is longer than "
                 f"{len(rows)} rows of {self.config.seq_len} tokens; expected a larger data.seq_len or "
                 "data.pack_window."
             )
 
 
-def copied(state: StreamState) -> StreamState:
+def copy_state(state: LoaderState) -> LoaderState:
     """A state that does not change with this one."""
-    return StreamState(
-        dict(state.drawn),
-        state.rows_used,
+    return LoaderState(
+        dict(state.sequences_drawn),
+        state.rows_consumed,
         dict(state.weights),
-        [list(pair) for pair in state.put_off],
-        dict(state.amounts),
+        [list(pair) for pair in state.deferred],
+        dict(state.tokens_drawn),
     )
 
 
-class _Turns:
+class _SourceSchedule:
     """Whose turn it is."""
 
-    def __init__(self, at: StreamState, share_of: Literal["sequences", "ids"]) -> None:
+    def __init__(self, at: LoaderState, mixture_unit: Literal["sequences", "tokens"]) -> None:
         self.weights = at.weights
-        self.drawn = dict.fromkeys(at.weights, 0) | at.drawn
-        self.begun = sum(at.drawn.values())
+        self.drawn = dict.fromkeys(at.weights, 0) | at.sequences_drawn
+        self.begun = sum(at.sequences_drawn.values())
         self.by_ids = mixture_unit == "tokens"
-        self.amounts = dict.fromkeys(at.weights, 0) | at.amounts if self.by_ids else {}
+        self.amounts = dict.fromkeys(at.weights, 0) | at.tokens_drawn if self.by_ids else {}
         self._count = self.amounts if self.by_ids else dict.fromkeys(at.weights, 0)
 
-    def name(self) -> str:
+    def next_source(self) -> str:
         """The source that is furthest behind its share."""
         ahead = 0 if self.by_ids else 1
         return min(self.weights, key=lambda n: (self._count[n] + ahead) / self.weights[n])
 
-    def take(self, name: str, num_ids: int) -> None:
+    def advance(self, name: str, num_ids: int) -> None:
         """A sequence of so many ids was drawn."""
         self.drawn[name] += 1
         self._count[name] += num_ids if self.by_ids else 1

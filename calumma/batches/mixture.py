@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from calumma.errors import ConfigError
 
 
-def second_stage(
-    first: Mapping[str, float], added: Mapping[str, float], *, kept: float = 0.5
+def stage_two_weights(
+    first: Mapping[str, float], added: Mapping[str, float], *, stage_one_fraction: float = 0.5
 ) -> dict[str, float]:
     """Stage two's weights: stage one's times `kept`, and the rest given to named sources.
 
@@ -26,10 +26,10 @@ def second_stage(
     >>> second_stage({"web": 3.0, "pairs": 1.0}, {"best": 1.0, "pairs": 1.0})
     {'web': 0.375, 'pairs': 0.375, 'best': 0.25}
     """
-    if not 0.0 <= kept <= 1.0:
-        raise ConfigError(f"kept={kept} of stage one; expected a share from 0 to 1.")
+    if not 0.0 <= stage_one_fraction <= 1.0:
+        raise ConfigError(f"kept={stage_one_fraction} of stage one; expected a share from 0 to 1.")
     weights: dict[str, float] = {}
-    for part, share in ((first, kept), (added, 1.0 - kept)):
+    for part, share in ((first, stage_one_fraction), (added, 1.0 - stage_one_fraction)):
         total = sum(part.values())
         if total <= 0 or min(part.values()) < 0:
             raise ConfigError(

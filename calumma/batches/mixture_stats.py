@@ -8,76 +8,76 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from calumma.batches.batch import CONTROL, IMAGE, PADDING, TEXT
-from calumma.batches.loader import Stream
+from calumma.batches.loader import PackedLoader
 
 _KINDS = {TEXT: "text", IMAGE: "codes", CONTROL: "control"}
 
 
 @dataclass
-class Survey:
+class MixtureStats:
     """Counts over some rows of a stream."""
 
-    rows: int = 0
-    row_length: int = 0
-    placed: int = 0
+    num_rows: int = 0
+    seq_len: int = 0
+    num_tokens: int = 0
     """Places of rows that are no padding."""
 
-    counted: int = 0
+    num_loss_tokens: int = 0
     """Targets that count."""
 
     sequences: Counter[str] = field(default_factory=Counter)
     """Sequences, or pieces of long ones, by source."""
 
-    targets: Counter[tuple[str, str]] = field(default_factory=Counter)
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Targets by source and kind: text, codes or control."""
 
-    longest: int = 0
+    max_length: int = 0
     """Most places that one owner takes."""
 
     @property
-    def fill(self) -> float:
+    def non_padding_fraction(self) -> float:
         """Share of the places that is no padding."""
-        return self.placed / max(1, self.rows * self.row_length)
+        return self.num_tokens / max(1, self.num_rows * self.seq_len)
 
-    def share(self, kind: str) -> float:
+    def label_fraction(self, kind: str) -> float:
         """Share of the targets that are of a kind."""
-        of_kind = sum(n for (_, k), n in self.targets.items() if k == kind)
-        return of_kind / max(1, self.placed)
+        of_kind = sum(n for (_, k), n in self.labels.items() if k == kind)
+        return of_kind / max(1, self.num_tokens)
 
 
-def survey(stream: Stream, rows: int) -> Survey:
+def measure_mixture(stream: PackedLoader, rows: int) -> MixtureStats:
     """Count over at least so many rows, from where the stream stands."""
-    found = Survey(row_length=stream.config.seq_len)
-    while found.rows < rows:
-        planned = stream.planned()
+    found = MixtureStats(seq_len=stream.config.seq_len)
+    while found.num_rows < rows:
+        planned = stream.plan_rows()
         batch = stream.next()
         kinds = batch.modalities(stream.vocabulary)
-        found.rows += len(planned)
-        found.placed += int((batch.document_ids != PADDING).sum())
-        found.counted += batch.num_loss_tokens
+        found.num_rows += len(planned)
+        found.num_tokens += int((batch.document_ids != PADDING).sum())
+        found.num_loss_tokens += batch.num_loss_tokens
         for row, owners in enumerate(planned):
             for owner, (draw, _) in enumerate(owners):
-                source = stream.reader.source(draw.number)
+                source = stream.reader.source_of(draw.sequence)
                 mine = kinds[row][batch.document_ids[row] == owner]
                 found.sequences[source] += 1
-                found.longest = max(found.longest, len(mine))
+                found.max_length = max(found.max_length, len(mine))
                 for kind, name in _KINDS.items():
-                    found.targets[source, name] += int(np.count_nonzero(mine == kind))
+                    found.labels[source, name] += int(np.count_nonzero(mine == kind))
     return found
 
 
-def survey_lines(found: Survey) -> list[str]:
+def format_mixture_stats(found: MixtureStats) -> list[str]:
     """A survey, told in lines."""
     sources = sorted(found.sequences)
     width = max([len("source"), *map(len, sources)])
     lines = [
-        f"{found.rows:,} rows of {found.row_length:,}: {found.fill:.1%} full, "
-        f"{found.counted / max(1, found.placed):.1%} of it counted, "
-        f"{found.share('codes'):.1%} codes of images; longest sequence {found.longest:,}",
+        f"{found.num_rows:,} rows of {found.seq_len:,}: {found.non_padding_fraction:.1%} full, "
+        f"{found.num_loss_tokens / max(1, found.num_tokens):.1%} of it counted, "
+        f"{found.label_fraction('codes'):.1%} codes of images; longest sequence {found.max_length:,}",
         f"{'source':{width}}" + "".join(f"{c:>12}" for c in ("sequences", "ids", "share")),
     ]
     for name in sources:
-        ids = sum(n for (source, _), n in found.targets.items() if source == name)
-        share = f"{ids / max(1, found.placed):.1%}"
+        ids = sum(n for (source, _), n in found.labels.items() if source == name)
+        share = f"{ids / max(1, found.num_tokens):.1%}"
         lines.append(f"{name:{width}}{found.sequences[name]:>12,}{ids:>12,}{share:>12}")
     return lines

@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 from calumma.shards.reader import ShardReader
 from calumma.vocabulary import Vocabulary
 
-PLAIN = "plain"
+PLAIN_PAIRING = "plain"
 """The pairing of a document without turns."""
 
-EXAMINED = 256
+SAMPLED_SEQUENCES = 256
 """Sequences of each source that its pairings are counted over."""
 
-LEAST_SHARE = 0.05
+MIN_ANSWER_FRACTION = 0.05
 """Least share of answers with a picture, and of those without, that draws no warning."""
 
 
-def pairing_of(ids: NDArray[np.int64], counted: NDArray[np.bool_], vocabulary: Vocabulary) -> str:
+def modality_pairing(
+    ids: NDArray[np.int64], counted: NDArray[np.bool_], vocabulary: Vocabulary
+) -> str:
     """What a sequence of turns asks and answers in: "text->image", "text+image->text", ...
 
     Args:
@@ -40,7 +42,7 @@ def pairing_of(ids: NDArray[np.int64], counted: NDArray[np.bool_], vocabulary: V
         The pairing, or `PLAIN` where there are no turns.
     """
     if vocabulary.end_turn not in ids:
-        return PLAIN
+        return PLAIN_PAIRING
     return f"{_modality(ids[~counted], vocabulary)}->{_modality(ids[counted], vocabulary)}"
 
 
@@ -52,7 +54,7 @@ def _modality(ids: NDArray[np.int64], vocabulary: Vocabulary) -> str:
     return "+".join(kind for kind, there in kinds.items() if there) or "nothing"
 
 
-def draws(pairing: str) -> bool:
+def answers_with_images(pairing: str) -> bool:
     """Whether the answers of a pairing have pictures.
 
     >>> draws("text->text+image"), draws("text+image->text")
@@ -61,19 +63,20 @@ def draws(pairing: str) -> bool:
     return "image" in pairing.partition("->")[2]
 
 
-def source_pairings(reader: ShardReader, source: str) -> dict[str, float]:
+def measure_pairings(reader: ShardReader, source: str) -> dict[str, float]:
     """Share of each pairing in a source, over sequences that are spread evenly over it."""
-    size = reader.num_of_source(source)
-    places = {int(place) for place in np.linspace(0, size - 1, min(size, EXAMINED))}
+    size = reader.num_sequences(source)
+    places = {int(place) for place in np.linspace(0, size - 1, min(size, SAMPLED_SEQUENCES))}
     vocabulary = reader.manifest.vocabulary
     found = Counter(
-        pairing_of(*reader.read(reader.number(source, place)), vocabulary) for place in places
+        modality_pairing(*reader.read(reader.sequence_index(source, place)), vocabulary)
+        for place in places
     )
     return {pairing: count / len(places) for pairing, count in sorted(found.items())}
 
 
 @dataclass(frozen=True)
-class Balance:
+class ModalityBalance:
     """What a mixture of sources asks and answers in, by shares of its sequences."""
 
     sources: Mapping[str, float]
@@ -83,18 +86,20 @@ class Balance:
     """Share of each pairing; they sum to 1."""
 
     @property
-    def drawn(self) -> float:
+    def image_answer_fraction(self) -> float:
         """Share of the answers that have a picture."""
-        return sum(share for pairing, share in self.pairings.items() if draws(pairing))
+        return sum(
+            share for pairing, share in self.pairings.items() if answers_with_images(pairing)
+        )
 
     @property
     def warning(self) -> str | None:
         """What is wrong with it, in a line; None where nothing is."""
-        told = f"{self.drawn:.1%} of the answers have a picture"
+        told = f"{self.image_answer_fraction:.1%} of the answers have a picture"
         remedy = 'Give other sources a larger share, or set balance = "pairings".'
-        if self.drawn < LEAST_SHARE:
+        if self.image_answer_fraction < MIN_ANSWER_FRACTION:
             return f"unbalanced: {told}; the model may forget to draw when it is asked to. {remedy}"
-        if self.drawn > 1 - LEAST_SHARE:
+        if self.image_answer_fraction > 1 - MIN_ANSWER_FRACTION:
             return f"unbalanced: {told}; the model may draw whatever it is asked. {remedy}"
         return None
 
@@ -103,12 +108,12 @@ class Balance:
         return {
             "sources": dict(self.sources),
             "pairings": dict(self.pairings),
-            "drawn": self.drawn,
+            "drawn": self.image_answer_fraction,
             "warning": self.warning,
         }
 
 
-def balance_of(weights: Mapping[str, float], reader: ShardReader) -> Balance:
+def measure_balance(weights: Mapping[str, float], reader: ShardReader) -> ModalityBalance:
     """What a mixture comes to.
 
     Args:
@@ -122,12 +127,12 @@ def balance_of(weights: Mapping[str, float], reader: ShardReader) -> Balance:
     sources = {name: weight / total for name, weight in weights.items() if weight > 0}
     pairings: dict[str, float] = {}
     for name, share in sources.items():
-        for pairing, part in source_pairings(reader, name).items():
+        for pairing, part in measure_pairings(reader, name).items():
             pairings[pairing] = pairings.get(pairing, 0.0) + share * part
-    return Balance(sources, dict(sorted(pairings.items())))
+    return ModalityBalance(sources, dict(sorted(pairings.items())))
 
 
-def with_equal_pairings(weights: Mapping[str, float], reader: ShardReader) -> dict[str, float]:
+def equalize_pairings(weights: Mapping[str, float], reader: ShardReader) -> dict[str, float]:
     """Weights under which every pairing has as many sequences as every other.
 
     A source counts for the pairing that most of its sequences have; sources of one pairing keep
@@ -139,7 +144,7 @@ def with_equal_pairings(weights: Mapping[str, float], reader: ShardReader) -> di
     of_source = {}
     for name, weight in weights.items():
         if weight > 0:
-            shares = source_pairings(reader, name)
+            shares = measure_pairings(reader, name)
             of_source[name] = max(shares, key=lambda pairing: shares[pairing])
     sums: dict[str, float] = {}
     for name, pairing in of_source.items():
@@ -147,7 +152,7 @@ def with_equal_pairings(weights: Mapping[str, float], reader: ShardReader) -> di
     return {name: weights[name] / sums[p] / len(sums) for name, p in of_source.items()}
 
 
-def balance_lines(balance: Balance) -> list[str]:
+def format_balance(balance: ModalityBalance) -> list[str]:
     """A balance, told in lines."""
     width = max([len("pairing"), *map(len, balance.pairings)])
     lines = [f"{'pairing':{width}}{'sequences':>12}"]

@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
-from calumma.batches.loader import DataConfig, Stream, StreamState, copied
+from calumma.batches.loader import DataConfig, LoaderState, PackedLoader, copy_state
 from calumma.errors import ShardError
 from calumma.shards.reader import ShardReader
-from calumma.shards.worker_pool import Workers
+from calumma.shards.worker_pool import WorkerPool
 
-AHEAD = 2
+PREFETCH_FACTOR = 2
 """Batches that are being made for each worker, beside the one that is asked for."""
 
 
 @dataclass(frozen=True)
-class _Made:
+class _PackedBatch:
     narrow: Batch
     """The batch in the narrowest dtypes that hold it: a quarter of the bytes are to be sent."""
 
-    end: StreamState
+    end: LoaderState
     """Where the window after the batch's own begins."""
 
     @property
@@ -42,12 +42,12 @@ class _Made:
         )
 
 
-def _narrow(values: NDArray[np.int64]) -> NDArray[Any]:
+def _downcast(values: NDArray[np.int64]) -> NDArray[Any]:
     least, most = np.min_scalar_type(values.min()), np.min_scalar_type(values.max())
     return values.astype(np.promote_types(least, most))
 
 
-class AheadStream(Stream):
+class PrefetchLoader(PackedLoader):
     """As `Stream`, batch for batch and state for state, whatever the number of workers.
 
     A worker plans the window that its batch stands in and reads its rows; nothing is decided by
@@ -60,8 +60,8 @@ class AheadStream(Stream):
         config: DataConfig,
         *,
         rank: int = 0,
-        size: int = 1,
-        workers: int = 1,
+        world_size: int = 1,
+        num_workers: int = 1,
     ) -> None:
         """Open a stream and start its workers; `close` ends them.
 
@@ -75,25 +75,25 @@ class AheadStream(Stream):
         Raises:
             ConfigError: as `Stream`.
         """
-        super().__init__(reader, config, rank=rank, size=size)
-        self.workers = workers
-        self._coming: deque[Future[_Made]] = deque()
-        self._next_asked = StreamState()
-        self._end: StreamState | None = None
+        super().__init__(reader, config, rank=rank, world_size=world_size)
+        self.num_workers = num_workers
+        self._coming: deque[Future[_PackedBatch]] = deque()
+        self._next_asked = LoaderState()
+        self._end: LoaderState | None = None
         """Where the window after that of the last batch begins."""
 
-        self._pool: Workers | None = None
-        if workers:
-            begin = (reader.folder, config, rank, size)
-            self._pool = Workers(workers, _open, begin, preload=[__name__])
+        self._pool: WorkerPool | None = None
+        if num_workers:
+            begin = (reader.folder, config, rank, world_size)
+            self._pool = WorkerPool(num_workers, _open, begin, preload=[__name__])
 
-    def restore(self, state: StreamState) -> None:
+    def restore(self, state: LoaderState) -> None:
         """Go on from a saved state; what was made ahead is thrown away."""
         super().restore(state)
         for future in self._coming:
             future.cancel()
         self._coming.clear()
-        self._next_asked = copied(state)
+        self._next_asked = copy_state(state)
         self._end = None
 
     def next(self) -> Batch:
@@ -116,10 +116,10 @@ class AheadStream(Stream):
         """The next batch of those that workers make."""
         self._ask()
         made = self._coming.popleft().result()
-        if self.state.rows_used == self.rows_in_window:
-            self.state = copied(self._end or self.end())
+        if self.state.rows_consumed == self.rows_in_window:
+            self.state = copy_state(self._end or self.end_state())
         self._end = made.end
-        self.state.rows_used += self.config.global_batch_size
+        self.state.rows_consumed += self.config.global_batch_size
         self._window = None
         self._ask()
         return made.batch
@@ -127,19 +127,19 @@ class AheadStream(Stream):
     def _ask(self) -> None:
         """Have batches made, as far ahead as is known where they stand."""
         assert self._pool is not None
-        while len(self._coming) <= AHEAD * self.workers:
-            if self._next_asked.rows_used == self.rows_in_window:
+        while len(self._coming) <= PREFETCH_FACTOR * self.num_workers:
+            if self._next_asked.rows_consumed == self.rows_in_window:
                 end = self._end_of_window_asked()
                 if end is None:
                     return
-                self._next_asked = copied(end)
-            self._coming.append(self._pool.submit(_make, copied(self._next_asked)))
-            self._next_asked.rows_used += self.config.global_batch_size
+                self._next_asked = copy_state(end)
+            self._coming.append(self._pool.submit(_make, copy_state(self._next_asked)))
+            self._next_asked.rows_consumed += self.config.global_batch_size
 
-    def _end_of_window_asked(self) -> StreamState | None:
+    def _end_of_window_asked(self) -> LoaderState | None:
         """Where the next window begins; None where it is better to wait than to plan it here."""
         if not self._coming:
-            return self._end or self.end()
+            return self._end or self.end_state()
         last = self._coming[-1]
         return last.result().end if last.done() or len(self._coming) == 1 else None
 
@@ -149,23 +149,23 @@ class AheadStream(Stream):
             self._pool.close()
 
 
-_STREAMS: list[Stream] = []
+_STREAMS: list[PackedLoader] = []
 """The stream of a worker process."""
 
 
 def _open(folder: Path, config: DataConfig, rank: int, size: int) -> None:
-    _STREAMS.append(Stream(ShardReader(folder), config, rank=rank, size=size))
+    _STREAMS.append(PackedLoader(ShardReader(folder), config, rank=rank, world_size=size))
 
 
-def _make(state: StreamState) -> _Made:
+def _make(state: LoaderState) -> _PackedBatch:
     [stream] = _STREAMS
     stream.restore(state)
-    batch = stream.batch()
+    batch = stream.build_batch()
     narrow = Batch(
-        _narrow(batch.input_ids),
-        _narrow(batch.labels),
+        _downcast(batch.input_ids),
+        _downcast(batch.labels),
         batch.loss_mask,
-        _narrow(batch.document_ids),
-        _narrow(batch.position_ids),
+        _downcast(batch.document_ids),
+        _downcast(batch.position_ids),
     )
-    return _Made(narrow, stream.end())
+    return _PackedBatch(narrow, stream.end_state())

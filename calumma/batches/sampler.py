@@ -10,25 +10,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calumma.batches.packing import Item, cut
-from calumma.batches.sequence_augment import drop_condition, pair_parts, turn_round
-from calumma.batches.shuffle import Shuffle
+from calumma.batches.packing import MaskedSequence, split_long_sequence
+from calumma.batches.sequence_augment import drop_condition, set_pair_order, split_pair
+from calumma.batches.shuffle import FeistelPermutation
 from calumma.shards.reader import ShardReader
 
-CUT_REMEMBERED = 64
+SPLIT_CACHE_SIZE = 64
 
 
-class Draw(NamedTuple):
+class SequenceRef(NamedTuple):
     """A sequence in an epoch."""
 
-    number: int
+    sequence: int
     """Its number in the shards."""
 
     epoch: int
     """How often its source has been gone through before."""
 
 
-class Drawer:
+class SequenceSampler:
     """Turns draws into items."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Drawer:
         *,
         row_length: int,
         image_first: float,
-        drop: float,
+        cond_dropout_prob: float,
         seed: int,
     ) -> None:
         """Draw from `reader`.
@@ -53,56 +53,60 @@ class Drawer:
         self.vocabulary = reader.manifest.vocabulary
         self.row_length = row_length
         self.image_first = image_first
-        self.drop = drop
+        self.cond_dropout_prob = cond_dropout_prob
         self.seed = seed
-        self._orders: dict[str, tuple[int, Shuffle]] = {}
-        self._cut: OrderedDict[Draw, list[Item]] = OrderedDict()
+        self._permutations: dict[str, tuple[int, FeistelPermutation]] = {}
+        self._split_cache: OrderedDict[SequenceRef, list[MaskedSequence]] = OrderedDict()
         """Long sequences that were cut lately: each row that holds a piece asks for all."""
 
-    def draw(self, source: str, count: int) -> Draw:
+    def sample(self, source: str, count: int) -> SequenceRef:
         """What comes after `count` other draws from a source; each sequence once an epoch."""
-        epoch, place = divmod(count, self.reader.num_of_source(source))
-        return Draw(self.reader.number(source, self._order(source, epoch)[place]), epoch)
+        epoch, place = divmod(count, self.reader.num_sequences(source))
+        return SequenceRef(
+            self.reader.sequence_index(source, self._permutation(source, epoch)[place]), epoch
+        )
 
-    def _order(self, source: str, epoch: int) -> Shuffle:
-        if source not in self._orders or self._orders[source][0] != epoch:
+    def _permutation(self, source: str, epoch: int) -> FeistelPermutation:
+        if source not in self._permutations or self._permutations[source][0] != epoch:
             seed = [self.seed, self.reader.manifest.sources.index(source), epoch]
-            size = self.reader.num_of_source(source)
-            self._orders[source] = (epoch, Shuffle(size, seed))
-        return self._orders[source][1]
+            size = self.reader.num_sequences(source)
+            self._permutations[source] = (epoch, FeistelPermutation(size, seed))
+        return self._permutations[source][1]
 
-    def lengths(self, draw: Draw) -> list[int]:
+    def lengths(self, draw: SequenceRef) -> list[int]:
         """How many places of a row each item takes; the ids are read only where that matters."""
-        places = self.reader.length(draw.number) - 1
-        if places <= self.row_length and not (self.drop and self._chances(draw)[1]):
+        places = self.reader.length(draw.sequence) - 1
+        if places <= self.row_length and not (
+            self.cond_dropout_prob and self._random_choices(draw)[1]
+        ):
             return [places]
-        return [len(ids) - 1 for ids, _ in self.items(draw)]
+        return [len(ids) - 1 for ids, _ in self.load(draw)]
 
-    def items(self, draw: Draw) -> list[Item]:
+    def load(self, draw: SequenceRef) -> list[MaskedSequence]:
         """The sequence turned round, without its condition, or cut, as its number decides."""
-        if draw in self._cut:
-            return self._cut[draw]
-        made = self._items(draw)
+        if draw in self._split_cache:
+            return self._split_cache[draw]
+        made = self._load(draw)
         if len(made) > 1:
-            self._cut[draw] = made
-            if len(self._cut) > CUT_REMEMBERED:
-                self._cut.popitem(last=False)
+            self._split_cache[draw] = made
+            if len(self._split_cache) > SPLIT_CACHE_SIZE:
+                self._split_cache.popitem(last=False)
         return made
 
-    def _items(self, draw: Draw) -> list[Item]:
-        ids, counted = self.reader.read(draw.number)
-        parts = pair_parts(ids, self.vocabulary)
-        if self.drop or parts is not None:
-            image_first, dropped = self._chances(draw)
+    def _load(self, draw: SequenceRef) -> list[MaskedSequence]:
+        ids, counted = self.reader.read(draw.sequence)
+        parts = split_pair(ids, self.vocabulary)
+        if self.cond_dropout_prob or parts is not None:
+            image_first, dropped = self._random_choices(draw)
             if parts is not None:
-                ids = turn_round(ids, parts, image_first=image_first)
+                ids = set_pair_order(ids, parts, image_first=image_first)
             bare = drop_condition(ids, counted, self.vocabulary) if dropped else None
             if bare is not None:
                 return [(bare, np.ones(len(bare), dtype=np.bool_))]
-        return cut((ids, counted), self.row_length, self.vocabulary)
+        return split_long_sequence((ids, counted), self.row_length, self.vocabulary)
 
-    def _chances(self, draw: Draw) -> tuple[bool, bool]:
+    def _random_choices(self, draw: SequenceRef) -> tuple[bool, bool]:
         """Whether the image comes first, and whether the condition is dropped."""
-        random = np.random.default_rng([self.seed, draw.number, draw.epoch])
+        random = np.random.default_rng([self.seed, draw.sequence, draw.epoch])
         image_first = bool(random.random() < self.image_first)
-        return image_first, bool(random.random() < self.drop)
+        return image_first, bool(random.random() < self.cond_dropout_prob)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calumma.batches.packing import Ids
+from calumma.batches.packing import TokenArray
 from calumma.vocabulary import Vocabulary
 
 
-def pair_parts(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
+def split_pair(ids: TokenArray, vocabulary: Vocabulary) -> tuple[TokenArray, TokenArray] | None:
     """The text and the image of an image-text pair, or None where the sequence is no pair.
 
     A pair is <s>, one run of text, one image (in either order), </s>.
@@ -28,14 +28,18 @@ def pair_parts(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
     return (before if len(before) else after), ids[begin:end]
 
 
-def turn_round(ids: Ids, parts: tuple[Ids, Ids], *, image_first: bool) -> Ids:
+def set_pair_order(
+    ids: TokenArray, parts: tuple[TokenArray, TokenArray], *, image_first: bool
+) -> TokenArray:
     """A pair, whose parts these are, in the order asked for."""
     text, image = parts
     inside = (image, text) if image_first else (text, image)
     return np.concatenate([ids[:1], *inside, ids[-1:]])
 
 
-def drop_condition(ids: Ids, counted: NDArray[np.bool_], vocabulary: Vocabulary) -> Ids | None:
+def drop_condition(
+    ids: TokenArray, counted: NDArray[np.bool_], vocabulary: Vocabulary
+) -> TokenArray | None:
     """The sequence with an image but without the text before it, for guidance to lean on.
 
     Pairs lose their text; a prompt answered by an image alone loses the prompt. None where the

@@ -21,7 +21,7 @@ ROUNDS = 8
 _64 = (1 << 64) - 1
 
 
-class Shuffle:
+class FeistelPermutation:
     """A permutation of range(size), decided by a seed.
 
     >>> order = Shuffle(5, [0])
@@ -50,22 +50,22 @@ class Shuffle:
         """What stands at a place of the order."""
         if not 0 <= place < self.size:
             raise IndexError(place)
-        place = self._permuted(place)
+        place = self._permute(place)
         while place >= self.size:
-            place = self._permuted(place)
+            place = self._permute(place)
         return place
 
-    def _permuted(self, place: int) -> int:
+    def _permute(self, place: int) -> int:
         """One-to-one on the rectangle, which holds fewer than 2 * sqrt(size) places more."""
         ours, other = self._high, self._low
         right, left = divmod(place, ours)
         for key in self._keys:
-            left, right = right, (left + _mixed(right ^ key)) % ours
+            left, right = right, (left + _splitmix64(right ^ key)) % ours
             ours, other = other, ours
         return right * ours + left
 
 
-def _mixed(value: int) -> int:
+def _splitmix64(value: int) -> int:
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _64
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _64
     return value ^ (value >> 31)

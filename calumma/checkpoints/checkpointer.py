@@ -82,12 +82,12 @@ class Checkpointer:
             CheckpointError: another rank could not write it.
         """
         self.wait()
-        apart = flatten_checkpoint(checkpoint, self.fingerprint)
+        flat = flatten_checkpoint(checkpoint, self.fingerprint)
         if self._thread is None or self._stager is None:
-            self._write(apart)
+            self._write(flat)
             return
-        copies = cast(dict[str, Tensor], self._stager.stage(apart.tensors))
-        self._written = self._thread.submit(self._write, replace(apart, tensors=copies))
+        copies = cast(dict[str, Tensor], self._stager.stage(flat.tensors))
+        self._written = self._thread.submit(self._write, replace(flat, tensors=copies))
 
     @property
     def failed(self) -> bool:
@@ -111,12 +111,12 @@ class Checkpointer:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
+            if error_type is None:
                 self.wait()
         finally:
             if self._thread is not None and self._stager is not None:
@@ -125,11 +125,11 @@ class Checkpointer:
             if self._group is not None:
                 torch.distributed.destroy_process_group(self._group)
 
-    def _write(self, apart: FlatCheckpoint) -> None:
-        write_checkpoint(self.run, apart, self.retention, self._group)
+    def _write(self, flat: FlatCheckpoint) -> None:
+        write_checkpoint(self.run, flat, self.retention, self._group)
         with all_ranks_or_raise(self._group):
             if self._is_main and self.on_saved is not None:
-                self.on_saved(apart.step)
+                self.on_saved(flat.step)
 
 
 def _stager() -> DefaultStager:

@@ -22,8 +22,8 @@ from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder, 
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import atomic_write, make_folder, write_json, write_text
-from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE
-from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
 
 ModelLayout = Literal["calumma", "meta", "qwen3", "tokenizers"]
 
@@ -129,8 +129,10 @@ def write_model_tokenizers(
     """
     write_text(folder / TOKENIZER_NAME, model.tokenizer_json)
     # Sorted, since the order in a model depends on its layout.
-    write_safetensors(folder / WEIGHTS_FILE, dict(sorted(model.vq_tensors.items())), on_write)
-    write_json(folder / CONFIG_FILE, model.vq_config.to_json())
+    write_safetensors(
+        folder / IMAGE_TOKENIZER_WEIGHTS_NAME, dict(sorted(model.vq_tensors.items())), on_write
+    )
+    write_json(folder / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json())
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from calumma.checkpoints.lazy_tensor import (
 )
 from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError
-from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names
@@ -54,13 +54,13 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     # Some fine-tunes have the image tokenizer's decoder in the same files.
     image_names = match_tensor_names(image_shape, weights, VQ_PREFIX)
     shapes, vq_shapes = decoder_tensor_shapes(shape), vq_tensor_shapes(image_shape)
-    wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
+    expected = {theirs: shapes[ours] for ours, theirs in names.items()}
     for ours, theirs in names.items():
         heads = num_norm_heads(ours, shape)
         if heads is not None:
-            wanted[theirs] = (heads, shape.head_dim)
-    wanted |= {theirs: vq_shapes[ours] for ours, theirs in image_names.items()}
-    require_tensors(folder, weights, wanted, _MODEL_KIND)
+            expected[theirs] = (heads, shape.head_dim)
+    expected |= {theirs: vq_shapes[ours] for ours, theirs in image_names.items()}
+    require_tensors(folder, weights, expected, _MODEL_KIND)
 
     image = {ours: weights[theirs] for ours, theirs in image_names.items()}
     decoder = {ours: weights[theirs] for ours, theirs in names.items()}
@@ -94,8 +94,8 @@ def _vq_decoder(folder: Path, config: VQConfig) -> dict[str, LazyTensor]:
         return {}
     found, shapes = open_safetensors(path), vq_tensor_shapes(config)
     names = vq_decoder_names(config)
-    wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
-    require_tensors(path, found, wanted, "the decoder of an image tokenizer")
+    expected = {theirs: shapes[ours] for ours, theirs in names.items()}
+    require_tensors(path, found, expected, "the decoder of an image tokenizer")
     return {ours: found[theirs] for ours, theirs in names.items()}
 
 

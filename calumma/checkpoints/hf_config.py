@@ -85,12 +85,12 @@ def _vq_config(image: VQConfig) -> dict[str, Any]:
     }
 
 
-def chameleon_tokenizer_config(max_tokens: int) -> dict[str, Any]:
+def chameleon_tokenizer_config(max_seq_len: int) -> dict[str, Any]:
     """Return Chameleon's `tokenizer_config.json`."""
-    return fast_tokenizer_config(max_tokens) | {"processor_class": "ChameleonProcessor"}
+    return fast_tokenizer_config(max_seq_len) | {"processor_class": "ChameleonProcessor"}
 
 
-def fast_tokenizer_config(max_tokens: int) -> dict[str, Any]:
+def fast_tokenizer_config(max_seq_len: int) -> dict[str, Any]:
     """Return `tokenizer_config.json` of a text-only model with image codes as plain tokens."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -104,7 +104,7 @@ def fast_tokenizer_config(max_tokens: int) -> dict[str, Any]:
         "eoi_token": END_IMAGE_NAME,
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
-        "model_max_length": max_tokens,
+        "model_max_length": max_seq_len,
     }
 
 

@@ -36,8 +36,8 @@ from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError, ConfigError
 from calumma.files import read_json
 from calumma.model.config import DecoderConfig
-from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE
-from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 
@@ -156,14 +156,14 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     shape = parse_qwen3_config(config, folder / "config.json")
     names, shapes = hf_decoder_names(shape), decoder_tensor_shapes(shape)
     image_folder = folder / IMAGE_TOKENIZER_FOLDER
-    if not (image_folder / CONFIG_FILE).is_file():
+    if not (image_folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         raise CheckpointError(
-            f"{folder} is a text model without {IMAGE_TOKENIZER_FOLDER}/{CONFIG_FILE}; expected a "
+            f"{folder} is a text model without {IMAGE_TOKENIZER_FOLDER}/{IMAGE_TOKENIZER_CONFIG_NAME}; expected a "
             "Qwen3 folder that calumma wrote. Copy its image tokenizer into the folder."
         )
     weights = open_hf_weights(folder)
-    wanted = {theirs: _stored_shape(shapes[ours], ours, shape) for ours, theirs in names.items()}
-    require_tensors(folder, weights, wanted, "a Qwen3 decoder")
+    expected = {theirs: _stored_shape(shapes[ours], ours, shape) for ours, theirs in names.items()}
+    require_tensors(folder, weights, expected, "a Qwen3 decoder")
     decoder = {
         ours: weights[theirs].map(shapes[ours], _in_shape(shapes[ours]))
         for ours, theirs in names.items()
@@ -187,7 +187,7 @@ def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
-    path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    path, weights = folder / IMAGE_TOKENIZER_CONFIG_NAME, folder / IMAGE_TOKENIZER_WEIGHTS_NAME
     try:
         config = VQConfig(**read_json(path))
     except (ConfigError, TypeError) as error:
@@ -197,17 +197,17 @@ def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]
         ) from error
     if not weights.is_file():
         raise CheckpointError(
-            f"{folder} lacks {WEIGHTS_FILE}; expected the weights that belong to {CONFIG_FILE}. Copy "
+            f"{folder} lacks {IMAGE_TOKENIZER_WEIGHTS_NAME}; expected the weights that belong to {IMAGE_TOKENIZER_CONFIG_NAME}. Copy "
             "the folder again."
         )
-    tensors, wanted = open_safetensors(weights), vq_tensor_shapes(config)
+    tensors, expected = open_safetensors(weights), vq_tensor_shapes(config)
     if not any(name.startswith("decoder.") for name in tensors):
-        wanted = {
+        expected = {
             name: shape
-            for name, shape in wanted.items()
+            for name, shape in expected.items()
             if name in tensors or not name.startswith(("decoder.", "post_quant_conv."))
         }
-    require_tensors(weights, tensors, wanted, "an image tokenizer")
+    require_tensors(weights, tensors, expected, "an image tokenizer")
     return config, tensors
 
 

@@ -46,8 +46,12 @@ from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
-from calumma.tokens.image import CONFIG_FILE, WEIGHTS_FILE, ImageTokenizer
-from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.image import (
+    IMAGE_TOKENIZER_CONFIG_NAME,
+    IMAGE_TOKENIZER_WEIGHTS_NAME,
+    ImageTokenizer,
+)
+from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
 from calumma.tokens.vq.network import VQModel, missing_modules
 
 HF_CONFIG_FILE = "config.json"
@@ -111,9 +115,13 @@ def write_model(
             folder, qwen3_tensors(model), max_shard_bytes=max_shard_bytes, on_write=on_write
         )
         write_safetensors(
-            folder / IMAGE_TOKENIZER_FOLDER / WEIGHTS_FILE, model.vq_tensors, on_write
+            folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_WEIGHTS_NAME,
+            model.vq_tensors,
+            on_write,
         )
-        write_json(folder / IMAGE_TOKENIZER_FOLDER / CONFIG_FILE, model.vq_config.to_json())
+        write_json(
+            folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json()
+        )
         tokens = fast_tokenizer_config(model.decoder_config.max_seq_len)
     else:
         image = model.vq_config

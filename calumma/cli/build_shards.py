@@ -74,10 +74,11 @@ def add_build_shards_command(subparsers: Subparsers[argparse.ArgumentParser]) ->
 
 def _run(args: argparse.Namespace) -> None:
     """Build, or go on building."""
-    from calumma.documents.document_filter import FilterConfig, find_scorer
+    from calumma.documents.document_filter import FilterConfig
+    from calumma.documents.scorers import load_scorer
     from calumma.errors import ConfigError
     from calumma.files import require_local
-    from calumma.runtime import choose_device
+    from calumma.runtime import resolve_device
     from calumma.shards.tasks import BuildJob
     from calumma.toml_config import load_config
 
@@ -88,20 +89,20 @@ def _run(args: argparse.Namespace) -> None:
         )
     require_local(args.out)
     local = args.executor == "local"
-    device = str(choose_device(args.device)) if local else args.device
+    device = str(resolve_device(args.device)) if local else args.device
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     workers = args.workers or (processors if device == "cpu" else 1)
     job = BuildJob(
         out=args.out if local else args.out.resolve(),
         tokenizers=args.tokenizers if local else args.tokenizers.resolve(),
-        piece_documents=args.piece,
+        documents_per_shard=args.piece,
         skip_bad=args.skip_bad,
         device=device,
-        decoders=max(1, processors // workers) if local else 1,
-        cleaning=load_config(FilterConfig, args.clean, []) if args.clean else FilterConfig(),
+        decode_threads=max(1, processors // workers) if local else 1,
+        filters=load_config(FilterConfig, args.clean, []) if args.clean else FilterConfig(),
     )
-    for rule in job.cleaning.scores:
-        find_scorer(rule)
+    for rule in job.filters.scores:
+        load_scorer(rule.function)
     _require_tokenizers(args.tokenizers)
     if args.executor == "slurm":
         _submit(args, job, args.workers or -1)
@@ -140,15 +141,17 @@ def _submit(args: argparse.Namespace, job: BuildJob, workers: int) -> None:
     config = load_config(SlurmConfig, args.slurm, [])
     *before, last = submit_to_slurm(job, args.documents, workers, config)
     print(f"jobs {', '.join(before)}; then job {last} writes {job.out / 'manifest.json'}")
-    print(f"logs: {job.work / 'slurm'}/*/slurm_logs; if a job fails, give the same command again")
+    print(
+        f"logs: {job.work_dir / 'slurm'}/*/slurm_logs; if a job fails, give the same command again"
+    )
 
 
 def _tell(job: BuildJob, manifest: Manifest) -> None:
     from calumma.shards.format import QUARANTINE_NAME
 
     print(
-        f"{job.out}: {manifest.num_sequences} sequences, {manifest.num_ids} ids in "
-        f"{pluralize(len(manifest.pieces), 'piece')}; fingerprint {manifest.fingerprint}"
+        f"{job.out}: {manifest.num_sequences} sequences, {manifest.num_tokens} ids in "
+        f"{pluralize(len(manifest.shards), 'piece')}; fingerprint {manifest.fingerprint}"
     )
     for reason, count in manifest.dropped.items():
         print(f"left out {count} ({reason}), listed in {job.out / QUARANTINE_NAME}")

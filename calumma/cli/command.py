@@ -12,7 +12,7 @@ from calumma.errors import ConfigError
 from calumma.text_format import closest_match
 
 if TYPE_CHECKING:
-    from calumma.train.loop import Progress
+    from calumma.train.training_loop import Progress
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 RunConfigT = TypeVar("RunConfigT")

@@ -110,7 +110,7 @@ def _prompts(args: argparse.Namespace) -> None:
 
 def _new(args: argparse.Namespace) -> None:
     from calumma.compare.prompt_sets import read_prompts
-    from calumma.compare.study import Study, new_study, require_kinds
+    from calumma.compare.study import Study, new_study, parse_question_sets
 
     if args.annotators < 1:
         raise ConfigError(f"--annotators {args.annotators}; expected at least 1.")
@@ -119,7 +119,7 @@ def _new(args: argparse.Namespace) -> None:
     study = Study(
         folder=args.folder,
         systems=tuple(systems),
-        kinds=require_kinds(args.kinds.split(",")),
+        question_sets=parse_question_sets(args.kinds.split(",")),
         annotators=args.annotators,
         all_pairs=args.all_pairs,
         seed=args.seed,
@@ -189,7 +189,7 @@ def _serve(args: argparse.Namespace) -> None:
             f"--host {args.host} without --key; expected a key where others than this machine can "
             "reach the page. Add --key WORD, and send people the link with ?key=WORD."
         )
-    from calumma.compare.judgement_store import Store
+    from calumma.compare.judgement_store import JudgementStore
     from calumma.compare.study import open_study
 
     study = open_study(args.folder)
@@ -202,7 +202,7 @@ def _serve(args: argparse.Namespace) -> None:
             f"the package {error.name} is not installed; expected it for the annotators' page. "
             'Install it with `pip install "calumma[compare]"`.'
         ) from error
-    store = Store(args.folder)
+    store = JudgementStore(args.folder)
     link = f"?key={args.key}" if args.key else ""
     print(f"http://{args.host}:{args.port}/{link}  (Ctrl-C ends; judgements are kept)", flush=True)
     try:
@@ -217,10 +217,10 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from calumma.compare.judgement_store import Store
+    from calumma.compare.judgement_store import JudgementStore
     from calumma.compare.study import open_study
     from calumma.compare.study_report import (
-        seconds_an_item,
+        median_seconds,
         study_metrics,
         vote_tables,
         write_judgements,
@@ -230,7 +230,7 @@ def _report(args: argparse.Namespace) -> None:
     from calumma.files import write_json
 
     started = time.perf_counter()
-    study, store = open_study(args.folder), Store(args.folder)
+    study, store = open_study(args.folder), JudgementStore(args.folder)
     told = store.judgements()
     store.close()
     counted = vote_tables(study, told)
@@ -253,16 +253,16 @@ def _report(args: argparse.Namespace) -> None:
     for line in report.skipped:
         print(f"not counted: {line}")
     people = len({judgement.annotator for judgement in told})
-    print(f"\n{len(told)} judgements of {people} annotators, {seconds_an_item(told):.0f} s each")
+    print(f"\n{len(told)} judgements of {people} annotators, {median_seconds(told):.0f} s each")
     print(f"report: {args.folder / 'report.html'}  (for machines: {args.folder / 'report.json'})")
 
 
 def _pairs(args: argparse.Namespace) -> None:
-    from calumma.compare.judgement_store import Store
-    from calumma.compare.preference_pairs import write_pairs
+    from calumma.compare.judgement_store import JudgementStore
+    from calumma.compare.preference_pairs import write_preference_pairs
     from calumma.compare.study import open_study
 
-    study, store = open_study(args.folder), Store(args.folder)
+    study, store = open_study(args.folder), JudgementStore(args.folder)
     told = store.judgements()
     store.close()
-    print(f"{args.out}: {write_pairs(args.out, study, told)} pairs")
+    print(f"{args.out}: {write_preference_pairs(args.out, study, told)} pairs")

@@ -11,7 +11,7 @@ from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
     from calumma.cli.progress import ProgressBar
-    from calumma.train.loop import Progress
+    from calumma.train.training_loop import Progress
 
 _EXAMPLES = """\
   calumma demo                       the road, in minutes; then look at out/demo/report.html
@@ -40,17 +40,17 @@ def add_demo_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Walk, or go on walking."""
     from calumma.demo.config import load_demo_config
-    from calumma.demo.measure import write_report
-    from calumma.demo.pipeline import STEPS, Road
-    from calumma.runtime import be_deterministic
+    from calumma.demo.measure import measure_and_report
+    from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
+    from calumma.runtime import use_deterministic_algorithms
 
     changes = {} if args.seed is None else {"seed": args.seed}
-    road = Road(args.out, load_demo_config(args.config, changes))
-    if not all(map(road.is_done, STEPS)):
-        be_deterministic()  # which makes torch import for seconds: not to find all done
-    teller = _Terminal(len(STEPS))
+    road = DemoPipeline(args.out, load_demo_config(args.config, changes))
+    if not all(map(road.is_done, DEMO_STEPS)):
+        use_deterministic_algorithms()  # which makes torch import for seconds: not to find all done
+    teller = _Terminal(len(DEMO_STEPS))
     try:
-        road.walk(teller, write_report)
+        road.run(teller, measure_and_report)
     finally:
         teller.close()
     print(f"{args.out}/report.html")

@@ -30,22 +30,22 @@ def decoder_plan(
         ConfigError: the GPUs that were asked for do not divide the run.
     """
     from calumma.plan.hardware import CPU_MFU, resolve_hardware
-    from calumma.plan.run_plan import PlanRequest, make_plan, vocabulary_size_of
+    from calumma.plan.run_plan import PlanRequest, make_run_plan, planned_vocabulary_size
     from calumma.train.config import PretrainConfig
 
     machine = resolve_hardware(args.gpu, args.gpus, config.device)
-    num_ids = vocabulary_size_of(config) if isinstance(config, PretrainConfig) else 1
+    num_ids = planned_vocabulary_size(config) if isinstance(config, PretrainConfig) else 1
     question = PlanRequest(
         config=config,
         gpu=machine.gpu,
         num_gpus=machine.num_gpus,
         vocabulary_size=num_ids,
         mfu=CPU_MFU if machine.is_cpu else None,
-        existing_shape=shape,
+        existing_config=shape,
         is_cpu=machine.is_cpu,
     )
     try:
-        plan = make_plan(question)
+        plan = make_run_plan(question)
     except CalummaError as error:
         if args.gpu is not None or args.gpus is not None:
             raise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 from calumma.files import make_folder
-from calumma.runtime import STOP, choose_device
+from calumma.runtime import STOP, resolve_device
 from calumma.toml_config import override_config
 
 if TYPE_CHECKING:
@@ -136,11 +136,11 @@ def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Tel
     from calumma.evaluate.refusal_rates import make_safety_classifier
     from calumma.generate.model import load
     from calumma.generate.params import ImageSampling
-    from calumma.tokens.image import CONFIG_FILE, ImageTokenizer
+    from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, ImageTokenizer
 
     tokenizer = None
-    if (args.model / CONFIG_FILE).is_file():
-        tokenizer = ImageTokenizer.load(args.model, device=choose_device(args.device))
+    if (args.model / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
+        tokenizer = ImageTokenizer.load(args.model, device=resolve_device(args.device))
     model = None if tokenizer else load(args.model, device=args.device)
     documents = subsample(list(read_documents(args.documents)), args.limit, args.seed)
     training = list(read_documents(args.train)) if args.train else []

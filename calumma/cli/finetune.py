@@ -74,8 +74,8 @@ def _finetune(args: argparse.Namespace) -> None:
 
 def _prefer(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
-    from calumma.train.config_preference import DPOTrainConfig
-    from calumma.train.preference import prefer
+    from calumma.train.config_dpo import DPOTrainConfig
+    from calumma.train.dpo import prefer
 
     config = load_run_config(DPOTrainConfig, args)
     if config is None:

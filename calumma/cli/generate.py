@@ -1,4 +1,4 @@
-"""`calumma generate`: an interleaved document from a prompt."""
+"""The command `calumma generate`: an interleaved document of text and images from a prompt."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _EXAMPLES = """\
   calumma generate out/demo/model --image cat.png --prompt "what is it?" --text.top-k 9 --out o"""
 
 DEFAULT_TEXT_TOKENS = 256
-"""New ids of text where no number is asked for."""
+"""New text tokens unless --max-new-tokens is given."""
 
 MODALITIES = ("any", "text", "image", "image-first")
 
 
-class _InOrder(argparse.Action):
-    """Keeps prompts and images in the order in which they were given."""
+class _AppendPart(argparse.Action):
+    """Appends a --prompt or --image to one list, in the order of the command line."""
 
     def __call__(
         self,
@@ -36,59 +36,66 @@ class _InOrder(argparse.Action):
         value: Any,
         option: str | None = None,
     ) -> None:
-        """Put a piece of the prompt behind those before it."""
+        """Append the value to the parts of the prompt."""
         namespace.parts = [*(namespace.parts or []), value]
 
 
 def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(
         subparsers,
         "generate",
         "MODEL --prompt TEXT [--image FILE ...] --out DIR [options]",
-        "Generate an interleaved document from a prompt.",
+        "Generate an interleaved document of text and images from a prompt.",
         _EXAMPLES,
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="a model folder")
-    piece: dict[str, Any] = {"action": _InOrder, "dest": "parts"}
-    add("--prompt", **piece, metavar="TEXT", help="what to ask; again and again, in order")
-    add("--image", **piece, type=Path, metavar="FILE", help="a picture of the prompt, in order")
+    part: dict[str, Any] = {"action": _AppendPart, "dest": "parts"}
+    add("--prompt", **part, metavar="TEXT", help="text of the prompt; may be repeated, in order")
+    add("--image", **part, type=Path, metavar="FILE", help="image of the prompt, in order")
     add("--out", type=Path, required=True, metavar="DIR", help="document.json, .html, images/")
-    add("--continue", dest="go_on", action="store_true", help="go on from the prompt: no turn")
-    add("--keep-codes", type=int, metavar="N", help="draw the last picture anew behind N codes")
+    add("--continue", dest="is_continuation", action="store_true", help="continue; no chat turn")
+    kept = "keep the first N image tokens of the last --image and generate the rest"
+    add("--keep-image-tokens", type=int, metavar="N", help=kept)
     add("--modality", default="any", metavar="M", help=", ".join(MODALITIES))
-    add("--samples", type=int, default=1, metavar="N", help="so many answers, seeds counted up")
+    add("--num-samples", type=int, default=1, metavar="N", help="with seeds SEED, SEED + 1, ...")
     add("--seed", type=int, default=0, metavar="N")
-    add("--max-new-tokens", type=int, metavar="N", help="else 256 and an image, where one may come")
-    add("--max-images", type=int, default=4, metavar="N", help="0: text only")
-    add("--temperature", type=float, metavar="X", help="or --text.RULE X, --image.RULE X")
-    add("--guidance", type=float, metavar="X", help="of images, by the text")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
-    dtype = "or bfloat16, float16; also --weights int8 or fp8, and --compile"
+    limit = f"default: {DEFAULT_TEXT_TOKENS} of text, plus one image if images are allowed"
+    add("--max-new-tokens", type=int, metavar="N", help=limit)
+    add("--max-images", type=int, default=4, metavar="N", help="0 for text only (default: 4)")
+    temperature = "or any sampling field: --text.top-p 0.9, --image.image-guidance-scale 2"
+    add("--temperature", type=float, metavar="X", help=temperature)
+    add("--guidance-scale", type=float, metavar="X", help="classifier-free guidance of images")
+    dtype = "float32, bfloat16 or float16; also --device cpu or cuda, --compile"
     add("--dtype", default="float32", metavar="D", help=dtype)
-    add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)
+    add("--device", default="auto", metavar="D", help=argparse.SUPPRESS)
+    add("--quantization", default="none", metavar="Q", help="none, int8 or fp8 weights")
     add("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_run, no_graceful_stop=True, accepts_overrides=True)
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Generate and write."""
     from calumma.cli.generate_output import write_samples
     from calumma.documents.document import Image, Text
     from calumma.errors import GenerationError
     from calumma.files import make_folder
     from calumma.generate.model import load
 
-    given: list[str | Path] = [piece for piece in args.parts or [] if piece != ""]
+    given: list[str | Path] = [part for part in args.parts or [] if part != ""]
     if not given:
         raise GenerationError("no --prompt and no --image; expected at least one of them.")
-    if args.samples < 1:
-        raise GenerationError(f"--samples {args.samples}; expected at least 1.")
+    if args.num_samples < 1:
+        raise GenerationError(f"--num-samples {args.num_samples}; expected at least 1.")
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     options = _options(args)
     make_folder(args.out)
-    model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
+    model = load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        weights="plain" if args.quantization == "none" else args.quantization,
+    )
     if args.compile:
         model.compile()
     if not model.components.tokenizers.has_image_decoder and args.modality == "any":
@@ -97,83 +104,87 @@ def _run(args: argparse.Namespace) -> None:
         options["max_new_tokens"] = _default_max_tokens(options, model.image.config.codes_per_image)
     request = model.request(parts, **options)
     samples, requests = generate_with_progress(
-        model, request, range(args.seed, args.seed + args.samples)
+        model, request, range(args.seed, args.seed + args.num_samples)
     )
-    if args.keep_codes is not None:
-        requests = [asked | {"keep_codes": args.keep_codes} for asked in requests]
+    if args.keep_image_tokens is not None:
+        requests = [r | {"keep_image_tokens": args.keep_image_tokens} for r in requests]
     write_samples(args.out, parts, samples, requests)
     for sample in samples:
         for part in sample.parts:
-            print(part if isinstance(part, str) else f"[picture of {part.width} x {part.height}]")
+            print(part if isinstance(part, str) else f"[image of {part.width} x {part.height}]")
     print(f"{args.out}/document.html")
 
 
 def generate_with_progress(
     model: Model, request: Request, seeds: Sequence[int]
 ) -> tuple[list[Sample], list[dict[str, Any]]]:
-    """One answer a seed, all at once, with a bar that counts new ids; and how each was asked."""
+    """Generate one sample per seed in one batch, with a progress bar that counts tokens.
+
+    Returns:
+        The samples, and the resolved request of each without its prompt.
+    """
     from calumma.cli.progress import ProgressBar
 
-    works = model.engine.submit_all([replace(request, seed=seed) for seed in seeds])
-    most = sum(work.grammar.max_remaining_tokens for work in works)
-    with ProgressBar("generating", most, "ids") as bar:
-        for _, id_ in model.engine.stream_tokens(works):
-            bar.advance(note=_status(model, works, id_))
-    samples = [model.sample_of(work) for work in works]
-    return samples, [_request_record(work.request) for work in works]
+    states = model.engine.submit_all([replace(request, seed=seed) for seed in seeds])
+    limit = sum(state.grammar.max_remaining_tokens for state in states)
+    with ProgressBar("generating", limit, "tokens") as bar:
+        for _, token_id in model.engine.stream_tokens(states):
+            bar.advance(note=_status(model, states, token_id))
+    samples = [model.sample_of(state) for state in states]
+    return samples, [_request_record(state.request) for state in states]
 
 
 def _request_record(request: Request) -> dict[str, Any]:
-    """How an answer was asked for, without the prompt."""
+    """Return a request as JSON values, without its prompt."""
     from calumma.toml_config import config_to_dict
 
     return {name: value for name, value in config_to_dict(request).items() if name != "ids"}
 
 
-def _default_max_tokens(options: dict[str, Any], codes: int) -> int:
-    """New ids where none are asked for: a page of text and, where images may come, an image."""
+def _default_max_tokens(options: dict[str, Any], codes_per_image: int) -> int:
+    """Return the token limit for text and, if images are allowed, one image."""
     if options["modality"] == "image":
-        return (codes + 2) * int(options["max_images"])
-    drawing = options["modality"] != "text" and options["max_images"] > 0
-    return DEFAULT_TEXT_TOKENS + (codes + 2 if drawing else 0)
+        return (codes_per_image + 2) * int(options["max_images"])
+    has_images = options["modality"] != "text" and options["max_images"] > 0
+    return DEFAULT_TEXT_TOKENS + (codes_per_image + 2 if has_images else 0)
 
 
-def _status(model: Model, works: Sequence[RequestState], id_: int) -> str:
-    """What the newest id is part of."""
+def _status(model: Model, states: Sequence[RequestState], token_id: int) -> str:
+    """Describe what the newest token belongs to."""
     codes = model.image.config.codes_per_image
-    drawn = [
-        codes - work.grammar.num_codes_remaining
-        for work in works
-        if work.grammar.num_codes_remaining
+    done = [
+        codes - state.grammar.num_codes_remaining
+        for state in states
+        if state.grammar.num_codes_remaining
     ]
-    if id_ in model.vocabulary.codes and drawn:
-        return f"drawing, {max(drawn)} of {codes} codes"
-    return "writing" if id_ in model.vocabulary.text else ""
+    if token_id in model.vocabulary.codes and done:
+        return f"image, {max(done)} of {codes} tokens"
+    return "text" if token_id in model.vocabulary.text else ""
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """What `Model.request` is asked."""
+    """Return the arguments of `Model.request`."""
     from calumma.errors import GenerationError
     from calumma.generate.params import SamplingOptions
     from calumma.toml_config import override_config
 
     if args.modality not in MODALITIES:
         raise GenerationError(
-            f"--modality {args.modality} is not known; expected one of {', '.join(MODALITIES)}."
+            f"unknown --modality {args.modality}; expected one of {', '.join(MODALITIES)}."
         )
     tree: dict[str, Any] = {"text": {}, "image": {}}
     if args.temperature is not None:
         tree = {kind: {"temperature": args.temperature} for kind in tree}
-    if args.guidance is not None:
-        tree["image"]["text_guidance"] = args.guidance
-    rules = override_config(SamplingOptions, tree, args.overrides, "the command line")
+    if args.guidance_scale is not None:
+        tree["image"]["text_guidance"] = args.guidance_scale
+    sampling = override_config(SamplingOptions, tree, args.overrides, "the command line")
     return {
-        "answer": not args.go_on,
-        "keep_codes": args.keep_codes,
+        "answer": not args.is_continuation,
+        "keep_codes": args.keep_image_tokens,
         "max_new_tokens": args.max_new_tokens,
         "max_images": args.max_images,
         "modality": "any" if args.modality == "image-first" else args.modality,
         "image_first": args.modality == "image-first",
-        "text": rules.text,
-        "image": rules.image,
+        "text": sampling.text,
+        "image": sampling.image,
     }

@@ -1,4 +1,4 @@
-"""Samples on disk: documents, their pictures, and one page to look at."""
+"""Write generated samples: documents with their images, and one HTML page of all of them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _PAGE = """<!doctype html>
 </body></html>
 """
 
-SHOWN_SIDE = 320
-"""Pixels of the screen that a small picture is enlarged to, in whole multiples."""
+_DISPLAY_SIDE = 320
+"""Pixels on the screen; smaller images are enlarged up to it by an integer factor."""
 
-_ENDED = {
-    "stop": "ended by itself",
-    "length": "ended for want of room",
+_FINISH_REASONS = {
+    "stop": "finished",
+    "length": "reached the token limit",
     "cancelled": "cancelled",
 }
 
@@ -69,31 +69,31 @@ def write_samples(
 ) -> None:
     """Write `document.json` and `images/` of each sample, and `document.html` of all.
 
-    One sample stands in the folder itself; of several, the first in its folder `1`, and so on.
-    What earlier samples left there is replaced.
+    A single sample is written to the folder itself, several to its subfolders `1`, `2`, ...
+    Earlier samples there are replaced.
 
     Args:
-        folder: is made where it is not.
-        prompt: what was asked, in reading order.
-        samples: the answers to it.
-        requests: how each was asked for, "seed" among it; goes into its `document.json`.
+        folder: created if it does not exist.
+        prompt: the parts of the prompt, in reading order.
+        samples: the samples of that prompt.
+        requests: the resolved request of each sample, with its "seed"; part of `document.json`.
     """
-    asked = [part.text if isinstance(part, Text) else part.open() for part in prompt]
+    prompt_parts = [part.text if isinstance(part, Text) else part.open() for part in prompt]
     for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):
-        own = folder if len(samples) == 1 else folder / str(number)
-        _write_document(own, asked, sample, request)
-    write_text(folder / "document.html", _page(asked, samples, requests))
+        sample_folder = folder if len(samples) == 1 else folder / str(number)
+        _write_document(sample_folder, prompt_parts, sample, request)
+    write_text(folder / "document.html", _page(prompt_parts, samples, requests))
 
 
 def _write_document(
     folder: Path,
-    asked: Sequence[str | PIL.Image.Image],
+    prompt_parts: Sequence[str | PIL.Image.Image],
     sample: Sample,
     request: Mapping[str, Any],
 ) -> None:
     make_folder(folder / "images")
-    for old in (folder / "images").glob("[0-9]*.png"):
-        old.unlink()
+    for stale in (folder / "images").glob("[0-9]*.png"):
+        stale.unlink()
     content: list[dict[str, str]] = []
     for number, part in enumerate(sample.parts):
         if isinstance(part, str):
@@ -107,7 +107,7 @@ def _write_document(
         "id": "generated",
         "source": "calumma generate",
         "content": content,
-        "prompt": [part if isinstance(part, str) else "[picture]" for part in asked],
+        "prompt": [part if isinstance(part, str) else "[image]" for part in prompt_parts],
         "request": dict(request),
         "finish_reason": sample.finish_reason,
         "num_tokens": len(sample.token_ids),
@@ -117,39 +117,39 @@ def _write_document(
 
 
 def _page(
-    asked: Sequence[str | PIL.Image.Image],
+    prompt_parts: Sequence[str | PIL.Image.Image],
     samples: Sequence[Sample],
     requests: Sequence[Mapping[str, Any]],
 ) -> str:
     answers = []
     for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):
         name = "Answer" if len(samples) == 1 else f"Answer {number} of {len(samples)}"
-        body = _body(sample.parts) or '<p class="none">nothing</p>'
+        body = _body(sample.parts) or '<p class="none">empty</p>'
         facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in _facts(sample, request))
         answers.append(f"<article><h2>{name}</h2>{body}<footer>{facts}</footer></article>")
     return _PAGE.format(
         title="generated document" if len(samples) == 1 else f"{len(samples)} generated documents",
         number="one" if len(samples) == 1 else "many",
         style=_STYLE,
-        prompt=_body(asked),
+        prompt=_body(prompt_parts),
         answers="\n".join(answers),
     )
 
 
 def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
-    """What is worth knowing of an answer beside the answer."""
+    """Yield token counts, speed, mean negative log-likelihood, finish reason and seed."""
     usage = sample.usage
-    kinds = [(usage.num_text_tokens, "of text"), (usage.num_image_tokens, "of images")]
-    told = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
-    yield f"{len(sample.token_ids):,} new ids" + (f" ({told})" if told else "")
+    counts = [(usage.num_text_tokens, "text"), (usage.num_image_tokens, "image")]
+    modalities = ", ".join(f"{count:,} {modality}" for count, modality in counts if count)
+    yield f"{len(sample.token_ids):,} new tokens" + (f" ({modalities})" if modalities else "")
     total = sample.timings.get("total")
     if total:
-        yield f"{total:.2f} s, {len(sample.token_ids) / total:,.0f} ids a second"
-        yield f"first after {sample.timings['first_token']:.2f} s"
+        yield f"{total:.2f} s, {len(sample.token_ids) / total:,.0f} tokens/s"
+        yield f"first token after {sample.timings['first_token']:.2f} s"
     if sample.logprobs:
-        yield f"{-sum(sample.logprobs) / len(sample.logprobs):.2f} nats an id"
-    yield _ENDED[sample.finish_reason]
-    forms = (("seed", "seed {}"), ("keep_codes", "goes on behind {} codes of the picture"))
+        yield f"{-sum(sample.logprobs) / len(sample.logprobs):.2f} nats per token"
+    yield _FINISH_REASONS[sample.finish_reason]
+    forms = (("seed", "seed {}"), ("keep_image_tokens", "{} image tokens kept"))
     yield from (form.format(request[name]) for name, form in forms if name in request)
 
 
@@ -158,12 +158,12 @@ def _body(parts: Sequence[str | PIL.Image.Image]) -> str:
     return "".join(one for one in shown if one != "<p></p>")
 
 
-def _figure(picture: PIL.Image.Image) -> str:
-    """A picture inside the page; a small one is enlarged by a whole number, its pixels square."""
-    scale = max(1, SHOWN_SIDE // max(picture.size))
-    size = f'width="{picture.width * scale}" height="{picture.height * scale}"'
-    enlarged = f", shown {scale} times as large" if scale > 1 else ""
+def _figure(image: PIL.Image.Image) -> str:
+    """Embed an image; a small one is enlarged by an integer factor without interpolation."""
+    scale = max(1, _DISPLAY_SIDE // max(image.size))
+    size = f'width="{image.width * scale}" height="{image.height * scale}"'
+    enlarged = f", enlarged {scale} times" if scale > 1 else ""
     return (
-        f'<figure><img alt="a picture" {size} src="{data_url(encode_png(picture.convert("RGB")))}">'
-        f"<figcaption>{picture.width} × {picture.height} pixels{enlarged}</figcaption></figure>"
+        f'<figure><img alt="a generated image" {size} src="{data_url(encode_png(image.convert("RGB")))}">'
+        f"<figcaption>{image.width} × {image.height} pixels{enlarged}</figcaption></figure>"
     )

@@ -52,15 +52,15 @@ def _run(args: argparse.Namespace) -> None:
     import json
 
     from calumma.gpu_specs import gpu_spec
-    from calumma.plan.run_plan import PlanRequest, make_plan, vocabulary_size_of
+    from calumma.plan.run_plan import PlanRequest, make_run_plan, planned_vocabulary_size
     from calumma.toml_config import load_config
     from calumma.train.config import PretrainConfig
 
     config = load_config(PretrainConfig, args.config, args.overrides)
     gpu = gpu_spec(args.gpu)
     if args.price is not None:
-        gpu = replace(gpu, price=args.price)
-    num_ids = vocabulary_size_of(config) if args.vocabulary is None else args.vocabulary
+        gpu = replace(gpu, price_per_hour=args.price)
+    num_ids = planned_vocabulary_size(config) if args.vocabulary is None else args.vocabulary
     question = PlanRequest(
         config=config,
         gpu=gpu,
@@ -68,12 +68,12 @@ def _run(args: argparse.Namespace) -> None:
         vocabulary_size=num_ids,
         mfu=args.mfu,
     )
-    plan = make_plan(question)
+    plan = make_run_plan(question)
     plan.require_fitting()
-    print(json.dumps(plan_tree(plan)) if args.json else "\n".join(plan_lines(plan)))
+    print(json.dumps(plan_json(plan)) if args.json else "\n".join(format_plan(plan)))
 
 
-def plan_tree(plan: RunPlan) -> dict[str, Any]:
+def plan_json(plan: RunPlan) -> dict[str, Any]:
     """A plan for machines; bytes are one GPU's."""
     from dataclasses import asdict
 
@@ -94,7 +94,7 @@ def plan_tree(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def plan_lines(plan: RunPlan) -> list[str]:
+def format_plan(plan: RunPlan) -> list[str]:
     """A plan for people: a table."""
     blocks = [_run_rows(plan), _memory_rows(plan), _time_rows(plan)]
     wide = max(len(name) for rows in blocks for name, _, _ in rows)
@@ -109,7 +109,7 @@ def plan_lines(plan: RunPlan) -> list[str]:
 def _run_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     layout, config = plan.layout, plan.request.config
     ways = f"{layout.data_parallel_shard} shards x {layout.tensor_parallel} tensor x {pluralize(layout.data_parallel_replicate, 'replica')}"
-    load = f"{config.accumulate} x {plan.sequences_per_rank} x {config.data.seq_len:,}"
+    load = f"{plan.grad_accum_steps} x {plan.sequences_per_rank} x {config.data.seq_len:,}"
     return [
         ("parameters", f"{plan.num_parameters:,}", ""),
         ("GPUs", f"{layout.num_gpus:,}", f"{layout.gpu.name}: {ways}"),

@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from rich.progress import (
 from calumma.text_format import format_duration
 
 CONSOLE = Console(stderr=True, highlight=False)
-SECONDS_BETWEEN_LINES = 10.0
+LOG_INTERVAL_SECONDS = 10.0
 
 
 class ProgressBar:
-    """One piece of long work.
+    """Progress of one task.
 
-    On a terminal a bar with the rate and the time left; in a file or a pipe a line every ten
-    seconds, and one at the end.
+    On a terminal a bar with throughput and remaining time; in a file or a pipe one line every ten
+    seconds and one at the end.
     """
 
     def __init__(self, title: str, total: int | None, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = self.first = 0
-        self.started = self.told = time.monotonic()
+        self.done = self._initial = 0
+        self._start_time = self._last_line_time = time.monotonic()
         self._progress: Progress | None = None
         if CONSOLE.is_terminal:
             self._progress = Progress(
@@ -61,7 +61,7 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            # All is done, be it less than there might have been: no time is left.
+            # The total was an upper bound; show the bar as complete.
             self.total = self.total and self.done
         if self._progress:
             self._progress.update(self._task, total=self.total)
@@ -70,57 +70,57 @@ class ProgressBar:
             self._line("")
 
     def start_at(self, done: int) -> None:
-        """Say how much was done before."""
-        self.done = self.first = done
+        """Set how much an earlier process has done; it does not count in the throughput."""
+        self.done = self._initial = done
         if self._progress:
             self._progress.update(self._task, completed=done)
 
     def advance(self, by: int = 1, note: str = "") -> None:
-        """Say that some more is done."""
+        """Add to the work that is done."""
         self.done += by
         if self._progress:
             rate = f"{self._rate:.1f} {self.unit}/s"
             self._progress.update(self._task, completed=self.done, rate=rate, note=note)
-        elif time.monotonic() - self.told > SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._last_line_time > LOG_INTERVAL_SECONDS:
             self._line(note)
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Take a training loop's report of one step."""
+        """Show the metrics of one training step."""
         if not metrics:
             self.start_at(step)
             return
         for line in metrics.get("events", ()):
             CONSOLE.print(f"{self.title}: {line}", markup=False, soft_wrap=True)
-        shown = (
+        values = (
             form.format(metrics[name]) for name, form in _METRIC_FORMATS.items() if name in metrics
         )
-        # After going back the step is an earlier one.
-        self.advance(step - self.done, " ".join(shown))
+        # After a rollback the step is smaller than before.
+        self.advance(step - self.done, " ".join(values))
 
     @property
     def _rate(self) -> float:
-        return (self.done - self.first) / max(1e-9, time.monotonic() - self.started)
+        return (self.done - self._initial) / max(1e-9, time.monotonic() - self._start_time)
 
     def _line(self, note: str) -> None:
-        self.told = time.monotonic()
-        of = f" of {self.total}" if self.total else ""
+        self._last_line_time = time.monotonic()
+        total = f" of {self.total}" if self.total else ""
         left = ""
         if self.total and self._rate > 0 and self.done < self.total:
             left = f", {format_duration(round((self.total - self.done) / self._rate))} left"
         rate = f"{self._rate:.1f} {self.unit}/s"
-        line = f"{self.title}: {self.done}{of} ({rate}{left}) {note}".rstrip()
-        # A line of a log is never broken, nor are brackets in a path taken for colours.
+        line = f"{self.title}: {self.done}{total} ({rate}{left}) {note}".rstrip()
+        # No line breaks in log files, and no markup: paths may have brackets.
         CONSOLE.print(line, markup=False, soft_wrap=True)
 
 
 _METRIC_FORMATS = {
-    "loss_text": "text {:.3f}",
-    "loss_image": "image {:.3f}",
-    "loss_l1": "l1 {:.3f}",
+    "loss_text": "loss_text {:.3f}",
+    "loss_image": "loss_image {:.3f}",
+    "loss_l1": "loss_l1 {:.3f}",
     "codes_used": "codes_used {:.3f}",
     "log_z": "log_z {:.2f}",
-    "output_norm": "norm {:.3g}",
+    "output_norm": "output_norm {:.3g}",
     "lr": "lr {:.1e}",
-    "tokens_per_second": "{:,.0f} ids/s",
+    "tokens_per_second": "{:,.0f} tokens/s",
 }
-"""What of a step a line tells, and how."""
+"""Metrics of a training step that are shown, and their formats."""

@@ -35,13 +35,13 @@ def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1)")
     add("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one (8000)")
     add("--name", metavar="NAME", help="what clients call the model (its folder's name)")
-    add("--keys", type=Path, metavar="FILE", help="keys of clients (default: $CALUMMA_KEYS)")
+    add("--keys", type=Path, metavar="FILE", help="keys of clients (default: $CALUMMA_API_KEYS)")
     add("--new-key", metavar="NAME", help="add a key for NAME to --keys FILE, print it and leave")
     queue = "answers that may run or wait at once (128); --limit NAME=N: another limit"
     add("--max-queue", type=int, metavar="N", help=queue)
     add("--limit", action="append", default=[], metavar="NAME=N", help=argparse.SUPPRESS)
     add("--allow-host", action="append", default=[], metavar="HOST", help="pictures from there")
-    add("--filter", action="append", default=[], metavar="NAME", help="profanity or nudity")
+    add("--filter", action="append", default=[], metavar="NAME", help="nudity or module:function")
     sign = "certificates (PEM) to sign pictures, --c2pa-key FILE; --c2pa-timestamps URL"
     add("--c2pa", type=Path, metavar="FILE", help=sign)
     add("--c2pa-key", type=Path, metavar="FILE", help=argparse.SUPPRESS)
@@ -113,7 +113,7 @@ def _serve(args: argparse.Namespace) -> None:
         _serve_many(args, config, keys)
     else:
         _serve_one(args, config, keys)
-    if STOP.wanted:
+    if STOP.is_requested:
         raise Interrupted("stopped by a signal; what was under way is answered or handed back.")
 
 
@@ -250,10 +250,10 @@ def limits_of(changes: Sequence[str], max_queue: int | None = None) -> ServeLimi
 
 
 def _keys(args: argparse.Namespace) -> APIKeys | None:
-    from calumma.runtime import keys_in_environment
+    from calumma.runtime import api_keys_from_environment
     from calumma.serve.api_keys import load_api_keys, parse_api_keys
 
     if args.keys is not None:
         return load_api_keys(args.keys)
-    text = keys_in_environment()
-    return parse_api_keys(text, "$CALUMMA_KEYS") if text else None
+    text = api_keys_from_environment()
+    return parse_api_keys(text, "$CALUMMA_API_KEYS") if text else None

@@ -37,7 +37,7 @@ def _run(args: argparse.Namespace) -> None:
     """Train, or go on; under torchrun the first rank alone tells of it."""
     from calumma.cli.dry_run import image_tokenizer_plan
     from calumma.documents.readers import read_documents
-    from calumma.runtime import choose_device, is_first_rank
+    from calumma.runtime import is_first_rank, resolve_device
     from calumma.train.config_image_tokenizer import ImageTokenizerRun
     from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
             args.out,
             checkpoint=config.checkpoint,
             progress=progress,
-            device=choose_device(config.device),
+            device=resolve_device(config.device),
             watch=config.stability,
             log=config.log,
         )

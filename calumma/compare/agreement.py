@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from calumma.errors import EvaluationError
 
-Level = Literal["nominal", "ordinal", "interval"]
+MeasurementLevel = Literal["nominal", "ordinal", "interval"]
 """How far apart two different answers are: all alike, by their order, or by their numbers."""
 
-RESAMPLES = 1000
+ALPHA_RESAMPLES = 1000
 """Draws of a bootstrap interval, as many as the paper's."""
 
-Answer = TypeVar("Answer", bound=Hashable)
+Vote = TypeVar("Answer", bound=Hashable)
 
 
 def win_rate(wins: float, ties: float, losses: float) -> float:
@@ -40,7 +40,7 @@ def win_rate(wins: float, ties: float, losses: float) -> float:
     return (wins + ties / 2) / (wins + ties + losses)
 
 
-def majority(votes: Sequence[Answer], otherwise: Answer) -> Answer:
+def majority(votes: Sequence[Vote], otherwise: Vote) -> Vote:
     """What more than half of the votes say; `otherwise` where no answer has that many.
 
     >>> majority(["first", "same", "first"], "same"), majority(["a", "b", "c"], "same")
@@ -81,7 +81,7 @@ class Alpha:
 
 
 def krippendorff_alpha(
-    items: Sequence[Sequence[str]], options: Sequence[str], level: Level, *, seed: int
+    items: Sequence[Sequence[str]], options: Sequence[str], level: MeasurementLevel, *, seed: int
 ) -> Alpha | None:
     """Alpha of the votes, with its 95 % interval over items drawn again and again.
 
@@ -103,7 +103,7 @@ def krippendorff_alpha(
     if not len(counts) or (counts.sum(axis=0) > 0).sum() < 2:
         return None
     chance = np.random.default_rng(seed)
-    drawn = (counts[chance.integers(len(counts), size=len(counts))] for _ in range(RESAMPLES))
+    drawn = (counts[chance.integers(len(counts), size=len(counts))] for _ in range(ALPHA_RESAMPLES))
     values = [_alpha(sample, level) for sample in drawn if (sample.sum(axis=0) > 0).sum() > 1]
     low, high = np.quantile(values, [0.025, 0.975])
     return Alpha(_alpha(counts, level), (float(low), float(high)), len(counts))
@@ -114,7 +114,7 @@ def _counts(items: Sequence[Sequence[str]], options: Sequence[str]) -> NDArray[n
     return np.array([[votes.count(option) for option in options] for votes in items], dtype=int)
 
 
-def _alpha(counts: NDArray[np.int64], level: Level) -> float:
+def _alpha(counts: NDArray[np.int64], level: MeasurementLevel) -> float:
     try:
         import krippendorff
     except ImportError as error:

@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
-from calumma.compare.judgement_store import Judgement, Store
+from calumma.compare.judgement_store import Judgement, JudgementStore
 from calumma.compare.questions import QUESTIONS
-from calumma.compare.study import Item, Study
+from calumma.compare.study import Study, StudyItem
 from calumma.documents.document import Document, Text
 from calumma.documents.image_formats import data_url
 from calumma.errors import EvaluationError
@@ -53,13 +53,13 @@ class AnnotationService:
     """Hands out items and takes in what is said of them."""
 
     study: Study
-    store: Store
-    items: dict[str, Item] = field(init=False)
+    store: JudgementStore
+    items: dict[str, StudyItem] = field(init=False)
 
     def __post_init__(self) -> None:
         self.items = {item.key: item for item in self.study.items()}
 
-    def next_item(self, annotator: str) -> Item | None:
+    def next_item(self, annotator: str) -> StudyItem | None:
         """The next item of an annotator, in an order of their own."""
         order = sorted(self.items.values(), key=lambda item: self._hash(annotator, item))
         return self.store.claim(order, annotator, self.study.annotators)
@@ -76,7 +76,7 @@ class AnnotationService:
                 f"the item {told.item!r} is none of this study's {len(self.items)}; expected one "
                 "that the page was given. Load the page again."
             )
-        asked = {question.name: question.choices for question in QUESTIONS[item.kind]}
+        asked = {question.name: question.choices for question in QUESTIONS[item.question_set]}
         for name in {*asked, *told.answers}:
             if told.answers.get(name) not in asked.get(name, ()):
                 raise EvaluationError(
@@ -88,27 +88,27 @@ class AnnotationService:
         answers = {name: turned.get(word, word) for name, word in told.answers.items()}
         self.store.record(Judgement(item.key, told.annotator, answers, swapped, told.seconds))
 
-    def is_swapped(self, annotator: str, item: Item) -> bool:
+    def is_swapped(self, annotator: str, item: StudyItem) -> bool:
         """Whether this annotator sees the second answer of a pair first."""
-        return item.kind == "pairwise" and self._hash(annotator, item)[-1] % 2 == 1
+        return item.question_set == "pairwise" and self._hash(annotator, item)[-1] % 2 == 1
 
-    def _hash(self, annotator: str, item: Item) -> bytes:
+    def _hash(self, annotator: str, item: StudyItem) -> bytes:
         told = f"{self.study.seed}\0{annotator}\0{item.key}"
         return hashlib.sha256(told.encode()).digest()
 
-    def render_item(self, annotator: str, item: Item) -> dict[str, Any]:
+    def render_item(self, annotator: str, item: StudyItem) -> dict[str, Any]:
         """What the page shows of an item: never a system's name."""
         answers = [self.study.answers[name][item.prompt] for name in item.systems]
         if self.is_swapped(annotator, item):
             answers.reverse()
         return {
             "key": item.key,
-            "kind": item.kind,
+            "kind": item.question_set,
             "prompt": _parts(self.study.prompts[item.prompt]),
             "answers": [_parts(answer) for answer in answers],
             "questions": [
                 {"name": question.name, "text": question.text, "options": question.options}
-                for question in QUESTIONS[item.kind]
+                for question in QUESTIONS[item.question_set]
             ],
         }
 
@@ -122,7 +122,7 @@ def _parts(document: Document) -> list[dict[str, str]]:
     ]
 
 
-def make_annotation_app(study: Study, store: Store, key: str = "") -> FastAPI:
+def make_annotation_app(study: Study, store: JudgementStore, key: str = "") -> FastAPI:
     """The web application of a study.
 
     Args:
@@ -149,7 +149,7 @@ def make_annotation_app(study: Study, store: Store, key: str = "") -> FastAPI:
     def next_item(annotator: Annotated[str, Query(min_length=1, max_length=80)]) -> dict[str, Any]:
         item = desk.next_item(annotator)
         return {
-            "done": store.done_by(annotator),
+            "done": store.num_judged(annotator),
             "of": len(desk.items),
             "item": None if item is None else desk.render_item(annotator, item),
         }
@@ -157,7 +157,7 @@ def make_annotation_app(study: Study, store: Store, key: str = "") -> FastAPI:
     @app.post("/api/judgement")
     def record(told: JudgementRequest) -> dict[str, int]:
         desk.record(told)
-        return {"done": store.done_by(told.annotator)}
+        return {"done": store.num_judged(told.annotator)}
 
     app.mount("/", StaticFiles(directory=ANNOTATION_PAGE, html=True))
     return app

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from calumma.compare.study import Item
+from calumma.compare.study import StudyItem
 from calumma.errors import FileError
 
 STORE_NAME = "judgements.sqlite"
@@ -50,7 +50,7 @@ class Judgement:
     """From showing to answering."""
 
 
-class Store:
+class JudgementStore:
     """The judgements of a study; several threads may use it."""
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +97,9 @@ class Store:
             database.executemany("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             database.execute("DELETE FROM claims WHERE item = ? AND annotator = ?", who)
 
-    def claim(self, items: Sequence[Item], annotator: str, wanted: int) -> Item | None:
+    def claim(
+        self, items: Sequence[StudyItem], annotator: str, num_annotators: int
+    ) -> StudyItem | None:
         """Take the next item for an annotator.
 
         Items that others have begun come first, so that items become whole early; otherwise the
@@ -123,7 +125,7 @@ class Store:
                     taken[key] = taken.get(key, 0) + count
             open_items = [item for item in items if item.key not in mine]
             again = [item for item in open_items if item.key in held]
-            free = [item for item in open_items if taken[item.key] < wanted]
+            free = [item for item in open_items if taken[item.key] < num_annotators]
             chosen = next(iter(again), None) or max(
                 free, key=lambda item: taken[item.key], default=None
             )
@@ -148,7 +150,7 @@ class Store:
             )
         return list(told.values())
 
-    def done_by(self, annotator: str) -> int:
+    def num_judged(self, annotator: str) -> int:
         """How many items an annotator has judged."""
         with self._lock:
             return len(set(_column(self._database, "judgements WHERE annotator = ?", annotator)))

@@ -16,7 +16,7 @@ from calumma.errors import EvaluationError
 from calumma.files import atomic_write
 
 
-def preferred_pairs(study: Study, judgements: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
+def preference_pairs(study: Study, judgements: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
     """One record for each pair that a majority decided: {"id", "prompt", "chosen", "rejected"}.
 
     Ties and pairs without a majority are left out. Parts are those of documents, pictures inside.
@@ -39,7 +39,7 @@ def preferred_pairs(study: Study, judgements: Sequence[Judgement]) -> Iterator[d
         }
 
 
-def write_pairs(path: Path, study: Study, judgements: Sequence[Judgement]) -> int:
+def write_preference_pairs(path: Path, study: Study, judgements: Sequence[Judgement]) -> int:
     """Write the pairs as JSON lines; how many there are.
 
     Raises:
@@ -48,7 +48,7 @@ def write_pairs(path: Path, study: Study, judgements: Sequence[Judgement]) -> in
     """
     count = 0
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for pair in preferred_pairs(study, judgements):
+        for pair in preference_pairs(study, judgements):
             file.write(json.dumps(pair, ensure_ascii=False) + "\n")
             count += 1
         if not count:

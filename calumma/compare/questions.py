@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from calumma.compare.agreement import Level
+from calumma.compare.agreement import MeasurementLevel
 
 QuestionSet = Literal["absolute", "pairwise", "safety"]
 QUESTION_SETS: tuple[QuestionSet, ...] = ("absolute", "pairwise", "safety")
@@ -28,7 +28,7 @@ class SurveyQuestion:
     options: tuple[tuple[str, str], ...]
     """Each answer's word in the records, and what the page shows."""
 
-    level: Level = "ordinal"
+    level: MeasurementLevel = "ordinal"
 
     @property
     def choices(self) -> tuple[str, ...]:

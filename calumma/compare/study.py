@@ -28,10 +28,10 @@ ANSWERS_FOLDER = "answers"
 
 
 @dataclass(frozen=True)
-class Item:
+class StudyItem:
     """Something to judge: the answers of one or two systems to a prompt."""
 
-    kind: QuestionSet
+    question_set: QuestionSet
     prompt: str
 
     systems: tuple[str, ...]
@@ -44,7 +44,7 @@ class Item:
         >>> Item("pairwise", "7", ("ours", "other")).key
         'bcccd3a20ba4'
         """
-        return fingerprint("\0".join((self.kind, self.prompt, *self.systems)))
+        return fingerprint("\0".join((self.question_set, self.prompt, *self.systems)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Study:
     folder: Path
     systems: tuple[str, ...]
 
-    kinds: tuple[QuestionSet, ...] = ("absolute", "pairwise")
+    question_sets: tuple[QuestionSet, ...] = ("absolute", "pairwise")
     """What is asked; see `questions`."""
 
     annotators: int = 3
@@ -74,12 +74,12 @@ class Study:
         """By system and prompt."""
         return {name: read_answers(self.folder, name, self.prompts) for name in self.systems}
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[StudyItem]:
         """Everything there is to judge, kind by kind."""
-        for kind in self.kinds:
+        for kind in self.question_sets:
             for prompt in self.prompts:
                 for systems in self._groups(kind):
-                    yield Item(kind, prompt, systems)
+                    yield StudyItem(kind, prompt, systems)
 
     def _groups(self, kind: QuestionSet) -> Iterator[tuple[str, ...]]:
         if kind != "pairwise":
@@ -101,7 +101,7 @@ def new_study(study: Study, answers: Mapping[str, Sequence[Document]]) -> None:
         DocumentError: a system has not answered a prompt.
         OutputError: the folder cannot be written.
     """
-    if "pairwise" in study.kinds and len(study.systems) < 2:
+    if "pairwise" in study.question_sets and len(study.systems) < 2:
         raise EvaluationError(
             f"one system, {study.systems[0]}, and pairs to be judged; expected two or more. Name "
             "another with --system, or ask --kinds absolute."
@@ -142,7 +142,7 @@ def open_study(folder: Path) -> Study:
     return Study(folder=folder, prompts=prompts, **told)
 
 
-def require_kinds(names: Sequence[str]) -> tuple[QuestionSet, ...]:
+def parse_question_sets(names: Sequence[str]) -> tuple[QuestionSet, ...]:
     """The kinds of those names; raises `EvaluationError` for a name that is none."""
     known = {kind: kind for kind in QUESTION_SETS}
     for name in names:

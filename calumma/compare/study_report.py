@@ -16,7 +16,7 @@ from calumma.compare.agreement import Alpha, krippendorff_alpha, majority, unani
 from calumma.compare.judgement_store import Judgement
 from calumma.compare.prompt_sets import CATEGORY_ATTRIBUTE, prompt_modality
 from calumma.compare.questions import QUESTIONS, TIE, QuestionSet, SurveyQuestion
-from calumma.compare.study import Item, Study
+from calumma.compare.study import Study, StudyItem
 from calumma.documents.document import Document
 from calumma.evaluate.metric import Metric, bootstrap_interval, wilson_interval
 from calumma.files import atomic_write
@@ -36,7 +36,7 @@ class QuestionVotes:
     votes: dict[str, list[str]]
     """By prompt: those of whole items, which have as many as the study wants."""
 
-    waiting: int
+    num_incomplete: int
     """Items that lack annotators and are not counted."""
 
     def majorities(self, otherwise: str) -> dict[str, str]:
@@ -49,9 +49,9 @@ def collect_votes(study: Study, judgements: Sequence[Judgement]) -> Iterator[Que
     said: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         said.setdefault(judgement.item, []).append(judgement)
-    groups: dict[tuple[QuestionSet, tuple[str, ...]], list[Item]] = {}
+    groups: dict[tuple[QuestionSet, tuple[str, ...]], list[StudyItem]] = {}
     for item in study.items():
-        groups.setdefault((item.kind, item.systems), []).append(item)
+        groups.setdefault((item.question_set, item.systems), []).append(item)
     for (kind, systems), items in groups.items():
         whole = [item for item in items if len(said.get(item.key, ())) >= study.annotators]
         for question in QUESTIONS[kind]:
@@ -84,7 +84,7 @@ def vote_tables(study: Study, judgements: Sequence[Judgement]) -> dict[str, Any]
             "annotators_agree": {
                 "all": agreed.all, "majority": agreed.majority, "none": agreed.none,
             },
-            "waiting": told.waiting,
+            "waiting": told.num_incomplete,
             "counts": {
                 group: dict(Counter(chosen[prompt] for prompt in prompts))
                 for group, prompts in _groups(study, chosen)
@@ -185,11 +185,11 @@ def write_judgements(path: Path, study: Study, judgements: Sequence[Judgement]) 
         )
         for told in judgements:
             item = items[told.item]
-            about = (item.kind, item.prompt, " against ".join(item.systems), told.annotator)
+            about = (item.question_set, item.prompt, " against ".join(item.systems), told.annotator)
             for question, answer in told.answers.items():
                 writer.writerow((*about, question, answer, int(told.swapped), told.seconds))
 
 
-def seconds_an_item(judgements: Sequence[Judgement]) -> float:
+def median_seconds(judgements: Sequence[Judgement]) -> float:
     """The median time annotators took for an item; 0 where there is none."""
     return float(np.median([judgement.seconds for judgement in judgements] or [0.0]))

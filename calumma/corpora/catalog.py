@@ -6,13 +6,13 @@ The counts are those that the readers find in exactly these versions; `fetch` co
 from __future__ import annotations
 
 from calumma.corpora.catalog_entry import Corpus
-from calumma.corpora.catalog_images import PICTURES, QUESTIONS
-from calumma.corpora.catalog_instructions import INSTRUCTIONS
-from calumma.corpora.catalog_texts import TEXTS
+from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
+from calumma.corpora.catalog_instructions import INSTRUCTION_CORPORA
+from calumma.corpora.catalog_texts import TEXT_CORPORA
 from calumma.errors import CorpusError
 from calumma.text_format import closest_match
 
-CORPORA: tuple[Corpus, ...] = (*PICTURES, *QUESTIONS, *TEXTS, *INSTRUCTIONS)
+CORPORA: tuple[Corpus, ...] = (*IMAGE_CORPORA, *VQA_CORPORA, *TEXT_CORPORA, *INSTRUCTION_CORPORA)
 """All corpora."""
 
 

@@ -39,7 +39,7 @@ def _emoji_icons(
         redistributable=True,
         num_documents=documents,
         num_images=documents,
-        reader=emoji.icons_reader(package.name),
+        reader=emoji.iconify_emoji_reader(package.name),
     )
 
 
@@ -64,7 +64,7 @@ def _iconify(name: str, version: str, licence: str, style: str, *, documents: in
     return _pairs(name, package, licence, reader, free=False, documents=documents)
 
 
-PICTURES: tuple[Corpus, ...] = (
+IMAGE_CORPORA: tuple[Corpus, ...] = (
     _emoji_icons(
         "fluent-flat",
         "MIT",
@@ -89,7 +89,7 @@ PICTURES: tuple[Corpus, ...] = (
         redistributable=True,
         num_documents=3374,
         num_images=3374,
-        reader=emoji.files_reader("@lobehub/fluent-emoji-3d", "assets"),
+        reader=emoji.emoji_file_reader("@lobehub/fluent-emoji-3d", "assets"),
     ),
     Corpus(
         name="openclipart",
@@ -105,7 +105,7 @@ PICTURES: tuple[Corpus, ...] = (
         # and with one star polygon in seven.
         num_documents=6854,
         num_images=6854,
-        reader=clip_art.read,
+        reader=clip_art.read_openclipart,
     ),
     Corpus(
         name="iso-flags",
@@ -119,7 +119,7 @@ PICTURES: tuple[Corpus, ...] = (
         redistributable=True,
         num_documents=251,
         num_images=251,
-        reader=flags.read,
+        reader=flags.read_iso_flags,
     ),
     _pairs(
         "tuxpaint",
@@ -133,7 +133,7 @@ PICTURES: tuple[Corpus, ...] = (
         "sweethome3d",
         Package("apt", "sweethome3d-furniture", "1.8-1"),
         "CC-BY-3.0",
-        sweet_home_3d.read,
+        sweet_home_3d.read_sweet_home_3d,
         free=False,
         documents=820,
     ),
@@ -141,7 +141,7 @@ PICTURES: tuple[Corpus, ...] = (
         "art4apps",
         Package("apt", "pysiogame", "4.20.01-1"),
         "CC-BY-SA-3.0",
-        stamps.named_files_reader(
+        stamps.named_image_reader(
             "pysiogame", "usr/share/games/pysiogame/res/images/art4apps", ".jpg"
         ),
         free=False,
@@ -151,7 +151,7 @@ PICTURES: tuple[Corpus, ...] = (
         "qabcs",
         Package("apt", "qabcs-data", "1.0.2-6"),
         "GPL-3.0-or-later",
-        stamps.named_files_reader("qabcs-data", "usr/share/qabcs/abcs/all/pics", ".png"),
+        stamps.named_image_reader("qabcs-data", "usr/share/qabcs/abcs/all/pics", ".png"),
         free=False,
         documents=328,
     ),
@@ -173,7 +173,7 @@ PICTURES: tuple[Corpus, ...] = (
         # Emoji of Unicode 15.0, of which there is a table of names; 16.0 has 126 more.
         num_documents=3660,
         num_images=3660,
-        reader=emoji.files_reader("emoji-datasource-twitter", "img/twitter/64"),
+        reader=emoji.emoji_file_reader("emoji-datasource-twitter", "img/twitter/64"),
     ),
     _pairs(
         "tabler",
@@ -206,7 +206,7 @@ PICTURES: tuple[Corpus, ...] = (
         "endless-sky-planets",
         Package("apt", "endless-sky-data", "0.9.8-1.2"),
         "CC-BY-SA-4.0 and others by file; text GPL-3.0-or-later",
-        planets.read,
+        planets.read_planets,
         free=False,
         documents=321,
     ),
@@ -221,13 +221,13 @@ PICTURES: tuple[Corpus, ...] = (
         redistributable=False,
         num_documents=5583,
         num_images=5583,
-        reader=lilypond.read,
+        reader=lilypond.read_lilypond,
     ),
     _pairs(
         "wesnoth-units",
         Package("apt", "wesnoth-1.16-data", "1:1.16.9-1"),
         "GPL-2.0-or-later",
-        wesnoth.read,
+        wesnoth.read_wesnoth,
         free=False,
         # 241 portraits and 243 sprites.
         documents=484,
@@ -236,14 +236,14 @@ PICTURES: tuple[Corpus, ...] = (
         "gcompris-words",
         Package("apt", "gcompris-qt-data", "3.1-2"),
         "CC-BY-SA-3.0",
-        gcompris.read,
+        gcompris.read_gcompris,
         free=False,
         documents=116,
     ),
 )
 """Pictures with captions, the freest first."""
 
-QUESTIONS: tuple[Corpus, ...] = (
+VQA_CORPORA: tuple[Corpus, ...] = (
     Corpus(
         name="easy-vqa",
         kind="questions",
@@ -253,7 +253,7 @@ QUESTIONS: tuple[Corpus, ...] = (
         redistributable=True,
         num_documents=5000,
         num_images=5000,
-        reader=visual_questions.read_easy_vqa,
+        reader=visual_questions.read_easy_vqa_corpus,
     ),
     Corpus(
         name="cifar10-test",

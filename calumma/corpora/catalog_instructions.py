@@ -7,14 +7,17 @@ from dataclasses import replace
 from functools import partial
 
 from calumma.corpora.catalog_entry import Corpus, PackageFolders
-from calumma.corpora.catalog_images import PICTURES, QUESTIONS
-from calumma.corpora.catalog_texts import TEXTS
+from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
+from calumma.corpora.catalog_texts import TEXT_CORPORA
 from calumma.corpora.instructions import image_conversations, text_conversations
 from calumma.corpora.instructions.conversation_templates import stable_hash
-from calumma.corpora.instructions.safety_prompts import dangerous_words, safety
+from calumma.corpora.instructions.safety_prompts import (
+    dangerous_word_questions,
+    safety_conversations,
+)
 from calumma.documents.document import Document
 
-_KNOWN = {corpus.name: corpus for corpus in (*PICTURES, *QUESTIONS, *TEXTS)}
+_KNOWN = {corpus.name: corpus for corpus in (*IMAGE_CORPORA, *VQA_CORPORA, *TEXT_CORPORA)}
 
 _EMOJI = ("fluent-flat", "noto", "fluent-3d")
 _PYTHON = (
@@ -27,12 +30,15 @@ _PYTHON = (
 WORDS_ONE_IN = 4
 """One gloss of WordNet in so many becomes a question."""
 
-Parts = Mapping[str, Callable[[], Iterator[Document]]]
+SourceReaders = Mapping[str, Callable[[], Iterator[Document]]]
 """Readers of the corpora that a category is made of, by their names."""
 
 
 def _category(
-    name: str, of: tuple[str, ...], make: Callable[[Parts], Iterable[Document]], counts: list[int]
+    name: str,
+    of: tuple[str, ...],
+    make: Callable[[SourceReaders], Iterable[Document]],
+    counts: list[int],
 ) -> Corpus:
     """A corpus of a category.
 
@@ -64,12 +70,12 @@ def _category(
     )
 
 
-def _pairs(parts: Parts) -> Iterator[Document]:
+def _pairs(parts: SourceReaders) -> Iterator[Document]:
     for name in _EMOJI:
         yield from parts[name]()
 
 
-def _text(parts: Parts) -> Iterator[Document]:
+def _text(parts: SourceReaders) -> Iterator[Document]:
     for page in parts["wordnet"]():
         yield from (
             d
@@ -78,36 +84,36 @@ def _text(parts: Parts) -> Iterator[Document]:
         )
 
 
-def _code(parts: Parts) -> Iterator[Document]:
+def _code(parts: SourceReaders) -> Iterator[Document]:
     for name in _PYTHON:
         for page in parts[name]():
             yield from text_conversations.code_conversations(page)
 
 
-def _visual_chat(parts: Parts) -> Iterator[Document]:
+def _visual_chat(parts: SourceReaders) -> Iterator[Document]:
     for pair in _pairs(parts):
         yield from image_conversations.visual_chat(pair)
     yield from parts["easy-vqa"]()
 
 
-def _image_generation(parts: Parts) -> Iterator[Document]:
+def _image_generation(parts: SourceReaders) -> Iterator[Document]:
     yield from map(image_conversations.image_request, _pairs(parts))
 
 
-def _interleaved_generation(parts: Parts) -> Iterator[Document]:
+def _interleaved_generation(parts: SourceReaders) -> Iterator[Document]:
     yield from image_conversations.interleaved_conversations(
         _pairs(parts), image_conversations.noun_glosses(parts["wordnet"]())
     )
 
 
-def _safety(parts: Parts) -> Iterator[Document]:
-    yield from safety()
-    yield from dangerous_words(
+def _safety(parts: SourceReaders) -> Iterator[Document]:
+    yield from safety_conversations()
+    yield from dangerous_word_questions(
         image_conversations.noun_glosses(parts["wordnet"]()), image_conversations.GLOSSES_LICENSE
     )
 
 
-INSTRUCTIONS: tuple[Corpus, ...] = (
+INSTRUCTION_CORPORA: tuple[Corpus, ...] = (
     _category("text", ("wordnet",), _text, [29_535, 0]),
     _category("code", _PYTHON, _code, [3_740, 0]),
     _category("visual-chat", (*_EMOJI, "easy-vqa"), _visual_chat, [15_242, 15_242]),

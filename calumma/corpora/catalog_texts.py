@@ -22,7 +22,7 @@ def _pages(
     images: int,
     pattern: str = "**/*.html",
 ) -> Corpus:
-    reader = manuals.pages_reader(package.name, "usr/share/doc", pattern)
+    reader = manuals.illustrated_page_reader(package.name, "usr/share/doc", pattern)
     manual = _manual(package, licence, reader, documents=documents, images=images)
     return replace(manual, redistributable=True)
 
@@ -69,7 +69,7 @@ def _dictionary(package: Package, licence: str, *, free: bool, documents: int) -
     )
 
 
-TEXTS: tuple[Corpus, ...] = (
+TEXT_CORPORA: tuple[Corpus, ...] = (
     _pages(
         Package("apt", "python-skimage-doc", "0.19.3-8"), "BSD-3-Clause", documents=123, images=230
     ),
@@ -95,7 +95,7 @@ TEXTS: tuple[Corpus, ...] = (
         license="WordNet-3.0",
         redistributable=True,
         num_documents=2943,
-        reader=wordnet.read,
+        reader=wordnet.read_wordnet,
     ),
     _pages(
         Package("apt", "opencv-doc", "4.6.0+dfsg-12"),
@@ -118,47 +118,49 @@ TEXTS: tuple[Corpus, ...] = (
         redistributable=False,
         num_documents=475,
         num_images=1900,
-        reader=manuals.pages_reader("gimp-help-en", "usr/share/gimp/2.0/help/en"),
+        reader=manuals.illustrated_page_reader("gimp-help-en", "usr/share/gimp/2.0/help/en"),
     ),
     _manual(
         Package("apt", "libgegl-doc", "1:0.4.42-2+deb12u2"),
         "LGPL-3.0-or-later and GPL-3.0-or-later",
-        manuals.pages_reader("libgegl-doc", "usr/share"),
+        manuals.illustrated_page_reader("libgegl-doc", "usr/share"),
         documents=207,
         images=207,
     ),
     _manual(
         Package("apt", "grass-doc", "8.2.1-1"),
         "GPL-2.0-or-later",
-        manuals.pages_reader("grass-doc", "usr"),
+        manuals.illustrated_page_reader("grass-doc", "usr"),
         documents=185,
         images=950,
     ),
     _manual(
         Package("apt", "freedombox-doc-en", "23.6.2+deb12u2"),
         "CC-BY-SA-4.0 and AGPL-3.0-or-later",
-        manuals.pages_reader("freedombox-doc-en", "usr/share"),
+        manuals.illustrated_page_reader("freedombox-doc-en", "usr/share"),
         documents=70,
         images=484,
     ),
     _manual(
         Package("apt", "gnucash-docs", "4.13-1"),
         "GFDL-1.1-or-later",
-        manuals.pages_reader("gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"),
+        manuals.illustrated_page_reader(
+            "gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"
+        ),
         documents=43,
         images=228,
     ),
     _manual(
         Package("apt", "kicad-doc-en", "6.0.11+dfsg-1"),
         "GPL-3.0-or-later or CC-BY-3.0",
-        manuals.pages_reader("kicad-doc-en", "usr/share"),
+        manuals.illustrated_page_reader("kicad-doc-en", "usr/share"),
         documents=7,
         images=270,
     ),
     _manual(
         Package("apt", "povray-doc", "1:3.7.0.10-2"),
         "AGPL-3.0-or-later and CC-BY-SA-3.0",
-        manuals.pages_reader("povray-doc", "usr/share"),
+        manuals.illustrated_page_reader("povray-doc", "usr/share"),
         documents=4,
         images=298,
     ),
@@ -179,7 +181,7 @@ TEXTS: tuple[Corpus, ...] = (
         "libreoffice-help",
         Package("apt", "libreoffice-help-en-us", "4:7.4.7-1+deb12u14"),
         "MPL-2.0 and Apache-2.0",
-        manuals.texts_reader("libreoffice-help-en-us", "usr/share/libreoffice/help/en-US/text"),
+        manuals.page_text_reader("libreoffice-help-en-us", "usr/share/libreoffice/help/en-US/text"),
         # Of 2,561 pages; without redirects, and lists of a few words.
         documents=2480,
     ),
@@ -187,7 +189,9 @@ TEXTS: tuple[Corpus, ...] = (
         "manpages",
         Package("apt", "manpages", "6.03-2"),
         "GPL-2.0-or-later, BSD and verbatim licences by file",
-        plain_text.texts_reader("manpages", "usr/share/man", "man*/*.gz", plain_text.roff_words),
+        plain_text.plain_text_reader(
+            "manpages", "usr/share/man", "man*/*.gz", plain_text.roff_to_text
+        ),
         # Without the comments, and pages that only refer to another.
         documents=207,
     ),
@@ -195,26 +199,26 @@ TEXTS: tuple[Corpus, ...] = (
         "debian-faq",
         Package("apt", "debian-faq", "11.1"),
         "verbatim copies; changed ones under the same notice",
-        manuals.texts_reader("debian-faq", "usr/share/doc/debian/FAQ"),
+        manuals.page_text_reader("debian-faq", "usr/share/doc/debian/FAQ"),
         documents=17,
     ),
     _prose(
         "debian-reference",
         Package("apt", "debian-reference-en", "2.100"),
         "GPL-2.0-or-later",
-        manuals.texts_reader("debian-reference-en", "usr/share/debian-reference"),
+        manuals.page_text_reader("debian-reference-en", "usr/share/debian-reference"),
         documents=15,
     ),
     _prose(
         "linux-doc",
         Package("apt", "linux-doc-6.1", "6.1.192-2"),
         "GPL-2.0-only",
-        plain_text.texts_reader(
+        plain_text.plain_text_reader(
             "linux-doc-6.1",
             "usr/share/doc/linux-doc-6.1/Documentation",
             "**/*.rst.gz",
-            plain_text.without_comments,
-            without="/translations/",
+            plain_text.strip_license_comment,
+            exclude="/translations/",
         ),
         # The package holds every page twice; those beside the HTML are not read.
         documents=2675,
@@ -223,7 +227,7 @@ TEXTS: tuple[Corpus, ...] = (
         _manual(
             Package("apt", "endless-sky-data", "0.9.8-1.2"),
             "GPL-3.0-or-later; photographs CC-BY-SA-4.0 and others by file",
-            conversations.read,
+            conversations.read_story_conversations,
             # A mission may hold several conversations; each is a document.
             documents=20,
             images=21,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from calumma.demo.embed import duration, escaped, number
-from calumma.demo.page_data import Curve, FigureRow, Series
+from calumma.demo.page_data import Curve, MetricRow, Series
 
 WIDTH, HEIGHT = 528, 272
 TOP, BOTTOM, LEFT = 22, 34, 44
@@ -238,7 +238,7 @@ def shares_bar(seconds: Mapping[str, float]) -> str:
     )
 
 
-def interval_mark(row: FigureRow, width: int = 132) -> str:
+def interval_mark(row: MetricRow, width: int = 132) -> str:
     """A figure as a dot on a line, its interval as a bar, its baseline as a tick."""
     ends = [row.value, *(row.interval or ()), 0.0]
     if row.baseline is not None:

@@ -29,13 +29,13 @@ class DemoConfig:
     finetune: dict[str, Any]
     """Fields of `FinetuneConfig` but for its folders and seed."""
 
-    drawing: ImageSampling = field(default_factory=ImageSampling)
+    image_sampling: ImageSampling = field(default_factory=ImageSampling)
     """How the pictures are drawn."""
 
     max_scenes: int = 0
     """Training and held-out scenes taken, for a quick run; 0 takes all."""
 
-    num_measured: int = 240
+    max_eval_documents: int = 240
     """Held-out documents that the figures are measured on, at most."""
 
     checkpoint_interval: int = 50
@@ -43,11 +43,11 @@ class DemoConfig:
 
     seed: int = 0
 
-    def pretraining(self, out: Path) -> PretrainConfig:
+    def pretrain_config(self, out: Path) -> PretrainConfig:
         """The config of pre-training in the demo's folder."""
         return build_config(PretrainConfig, self._placed(self.pretrain, out), "demo")
 
-    def finetuning(self, out: Path) -> FinetuneConfig:
+    def finetune_config(self, out: Path) -> FinetuneConfig:
         """The config of fine-tuning in the demo's folder."""
         tree = self._placed(self.finetune, out)
         tree["model"] = out / "runs" / "pretrain" / "model"

@@ -18,19 +18,19 @@ import calumma
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.packing import Packer
 from calumma.demo.page_data import (
-    Captioned,
+    CaptionedImage,
     Curve,
-    Drawing,
-    FigureRow,
-    Interleaved,
-    RowCell,
+    GeneratedImages,
+    InterleavedSample,
+    MetricRow,
+    PageData,
     Series,
-    Story,
-    Strip,
-    ways_on,
+    TokenCell,
+    TokenizationExample,
+    next_commands,
 )
-from calumma.demo.pipeline import Road, Tell
-from calumma.demo.report_page import write_page
+from calumma.demo.pipeline import DemoPipeline, OnCount
+from calumma.demo.report_page import write_report_page
 from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, draw_prompt, page_opening
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
@@ -46,20 +46,20 @@ from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
 from calumma.train.pretrain import stage_two_begins
-from calumma.train.stability import Told, told_points
+from calumma.train.stability import Metrics, told_points
 from calumma.vocabulary import Vocabulary
 
-TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
-PICTURES_A_PROMPT = 4
-NUM_DRAWINGS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 4
+DEMO_TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
+IMAGES_PER_PROMPT = 4
+NUM_PROMPTS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 4
 
 
-def write_report(road: Road, tell: Tell) -> None:
+def measure_and_report(road: DemoPipeline, tell: OnCount) -> None:
     """Measure the model on held-out documents; write `report.json` and `report.html`."""
     model = load(road.model)
-    held_out = _take(road.held_out, road.config.num_measured)
+    held_out = _take(road.held_out, road.config.max_eval_documents)
     options = _options(road)
-    report = evaluate(model, held_out, TASKS, options, progress=_listening(road, tell))
+    report = evaluate(model, held_out, DEMO_TASKS, options, progress=_listening(road, tell))
     new = _new_object_figures(model, road, options, _listening(road, tell))
     report = replace(
         report,
@@ -69,12 +69,12 @@ def write_report(road: Road, tell: Tell) -> None:
         seconds=sum(road.seconds().values()) + report.seconds,
     )
     write_json(road.out / REPORT_JSON, report.to_json())
-    write_page(
+    write_report_page(
         road.out / "report.html", _story(road, EvalContext(model, held_out), options, report)
     )
 
 
-def _listening(road: Road, tell: Tell) -> EvalProgress:
+def _listening(road: DemoPipeline, tell: OnCount) -> EvalProgress:
     """Hears of every piece measured, and whether a signal asks to stop."""
 
     def hear(task: str, done: int, total: int) -> None:
@@ -90,15 +90,15 @@ def _take(path: Path, most: int) -> list[Document]:
     return documents[:: max(1, len(documents) // most)][:most]
 
 
-def _options(road: Road) -> EvalConfig:
+def _options(road: DemoPipeline) -> EvalConfig:
     return EvalConfig(
         seed=road.config.seed,
         training_documents=list(read_documents([road.pairs])),
         training_counts=_counts(ShardReader(road.out / "shards")),
         chat_template=True,
         caption_question=DESCRIBE_PROMPT,
-        image=road.config.drawing,
-        max_prompts=road.config.num_measured,
+        image=road.config.image_sampling,
+        max_prompts=road.config.max_eval_documents,
     )
 
 
@@ -107,16 +107,16 @@ def _counts(reader: ShardReader) -> NDArray[np.int64]:
     size = reader.manifest.vocabulary.size
     counts = np.zeros(size, dtype=np.int64)
     for source in ("objects", "shapes"):
-        for number in reader.of_source(source) if source in reader.manifest.sources else ():
+        for number in reader.sequence_indices(source) if source in reader.manifest.sources else ():
             counts += np.bincount(reader.read(int(number))[0], minlength=size)
     return counts
 
 
 def _new_object_figures(
-    model: Model, road: Road, options: EvalConfig, progress: EvalProgress
+    model: Model, road: DemoPipeline, options: EvalConfig, progress: EvalProgress
 ) -> list[Metric]:
     """The figures that can be had for objects never seen, named so."""
-    documents = _take(road.new_objects, road.config.num_measured)
+    documents = _take(road.new_objects, road.config.max_eval_documents)
     if not documents:
         return []
     tasks = ("likelihood", "reconstruction", "drawing")
@@ -130,30 +130,32 @@ def _new_object_figures(
     ]
 
 
-def _story(road: Road, held_out: EvalContext, options: EvalConfig, report: EvalReport) -> Story:
+def _story(
+    road: DemoPipeline, held_out: EvalContext, options: EvalConfig, report: EvalReport
+) -> PageData:
     model, pairs = held_out.model, held_out.pairs
-    shown = _spread(pairs, NUM_DRAWINGS)
+    shown = _spread(pairs, NUM_PROMPTS)
     prompt = draw_prompt(shown[0].text) if shown else "draw"
-    return Story(
+    return PageData(
         title="A model that reads and draws",
         lead=_lead(road, model),
         command=report.command,
         machine=_machine(),
         seconds=road.seconds() | {"report": report.seconds - sum(road.seconds().values())},
-        drawings=_drawings(road, model, shown),
+        generated_images=_drawings(road, model, shown),
         captions=_captions(model, _spread(pairs, NUM_CAPTIONS, 1), options.training_documents),
         interleaved=_interleaved(road, model, _spread(pairs, NUM_INTERLEAVED, 2)),
-        strip=_strip(road, model, options.training_documents),
+        tokenization=_strip(road, model, options.training_documents),
         curves=_curves(road, model.vocabulary, options),
         reconstructions=_reconstructions(model, _spread(pairs, NUM_RECONSTRUCTIONS, 3)),
-        figures=_rows(report),
+        metrics=_rows(report),
         sizes=_sizes(road, model),
-        ways_on=ways_on(str(road.out), prompt, DESCRIBE_PROMPT),
+        next_commands=next_commands(str(road.out), prompt, DESCRIBE_PROMPT),
         attribution=_attribution(),
     )
 
 
-def _lead(road: Road, model: Model) -> str:
+def _lead(road: DemoPipeline, model: Model) -> str:
     return (
         f"This page was made on this machine: the image tokenizer, the text tokenizer and a "
         f"decoder of {model.decoder.num_parameters / 1e6:.1f} million parameters were trained on "
@@ -162,7 +164,7 @@ def _lead(road: Road, model: Model) -> str:
     )
 
 
-def _num_documents(road: Road) -> int:
+def _num_documents(road: DemoPipeline) -> int:
     return len(ShardReader(road.out / "shards"))
 
 
@@ -181,21 +183,23 @@ def _spread(pairs: Sequence[TextImagePair], count: int, offset: int = 0) -> list
     return picked
 
 
-def _drawings(road: Road, model: Model, pairs: Sequence[TextImagePair]) -> list[Drawing]:
+def _drawings(
+    road: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
+) -> list[GeneratedImages]:
     prompts = [draw_prompt(pair.text) for pair in pairs]
     samples = model.generate_batch(
-        [[prompt] for prompt in prompts for _ in range(PICTURES_A_PROMPT)],
-        seeds=[road.config.seed * 1000 + n for n in range(PICTURES_A_PROMPT * len(prompts))],
+        [[prompt] for prompt in prompts for _ in range(IMAGES_PER_PROMPT)],
+        seeds=[road.config.seed * 1000 + n for n in range(IMAGES_PER_PROMPT * len(prompts))],
         max_new_tokens=model.image.config.codes_per_image + 2,
         max_images=1,
         image_first=True,
-        image=road.config.drawing,
+        image=road.config.image_sampling,
     )
     pictures = [next(p for p in s.parts if not isinstance(p, str)) for s in samples]
     return [
-        Drawing(
+        GeneratedImages(
             prompt=prompt,
-            images=pictures[n * PICTURES_A_PROMPT : (n + 1) * PICTURES_A_PROMPT],
+            images=pictures[n * IMAGES_PER_PROMPT : (n + 1) * IMAGES_PER_PROMPT],
             note="training never showed this combination",
         )
         for n, prompt in enumerate(prompts)
@@ -204,7 +208,7 @@ def _drawings(road: Road, model: Model, pairs: Sequence[TextImagePair]) -> list[
 
 def _captions(
     model: Model, pairs: Sequence[TextImagePair], training: Sequence[Document]
-) -> list[Captioned]:
+) -> list[CaptionedImage]:
     samples = model.generate_batch(
         [[pair.pil_image, DESCRIBE_PROMPT] for pair in pairs],
         max_new_tokens=32,
@@ -214,12 +218,14 @@ def _captions(
     written = ["".join(p for p in s.parts if isinstance(p, str)) for s in samples]
     nearest = nearest_captions(pairs, training) if pairs else []
     return [
-        Captioned(pair.pil_image.convert("RGB"), pair.text, text, near)
+        CaptionedImage(pair.pil_image.convert("RGB"), pair.text, text, near)
         for pair, text, near in zip(pairs, written, nearest, strict=True)
     ]
 
 
-def _interleaved(road: Road, model: Model, pairs: Sequence[TextImagePair]) -> list[Interleaved]:
+def _interleaved(
+    road: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
+) -> list[InterleavedSample]:
     """Pages begun with a caption: the model draws it, and goes on in words and pictures."""
     prompts = [page_opening(pair.text) for pair in pairs]
     samples = model.generate_batch(
@@ -229,9 +235,11 @@ def _interleaved(road: Road, model: Model, pairs: Sequence[TextImagePair]) -> li
         max_new_tokens=2 * model.image.config.codes_per_image + 64,
         max_images=2,
         text=TextSampling(temperature=0.7, repetition_penalty=1.0),
-        image=road.config.drawing,
+        image=road.config.image_sampling,
     )
-    return [Interleaved([prompt], s.parts) for prompt, s in zip(prompts, samples, strict=True)]
+    return [
+        InterleavedSample([prompt], s.parts) for prompt, s in zip(prompts, samples, strict=True)
+    ]
 
 
 def _reconstructions(
@@ -240,51 +248,53 @@ def _reconstructions(
     return [(pair.pil_image.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
 
 
-def _strip(road: Road, model: Model, documents: Sequence[Document]) -> Strip | None:
+def _strip(
+    road: DemoPipeline, model: Model, documents: Sequence[Document]
+) -> TokenizationExample | None:
     """A training pair on its way into a row."""
     first = len(documents) // 3
     row = [*documents[first : first + 1], *documents[:: max(1, len(documents) // 5)]]
     encoder = DocumentEncoder(model.text, model.image)
-    config = road.config.pretraining(road.out).data
+    config = road.config.pretrain_config(road.out).data
     packer = Packer(1, config.seq_len)
     sequences = encoder.encode(row)
     for sequence in sequences:
         packer.add([(np.array(sequence.token_ids), np.array(sequence.loss_mask))])
     vocabulary, chosen = model.vocabulary, row[0]
-    codes = [vocabulary.code_of_id(i) for i in sequences[0].token_ids if i in vocabulary.codes]
+    codes = [vocabulary.id_to_code(i) for i in sequences[0].token_ids if i in vocabulary.codes]
     side = model.image.config.codes_per_side
-    return Strip(
+    return TokenizationExample(
         text=chosen.text,
         image=chosen.images[0].open().convert("RGB"),
         codes=[codes[r * side : (r + 1) * side] for r in range(side)],
         num_codes=vocabulary.num_codes,
         reconstruction=model.decode_image(codes),
-        row=list(_cells(packer.batch(vocabulary.pad), model)),
+        packed_sequence=list(_cells(packer.batch(vocabulary.pad), model)),
     )
 
 
-def _cells(batch: Batch, model: Model) -> Iterator[RowCell]:
+def _cells(batch: Batch, model: Model) -> Iterator[TokenCell]:
     vocabulary = model.vocabulary
     names = vocabulary.control_names()
     for id_, owner in zip(batch.input_ids[0].tolist(), batch.document_ids[0].tolist(), strict=True):
         if owner == PADDING:
-            yield RowCell(id_, "padding", "padding", owner)
+            yield TokenCell(id_, "padding", "padding", owner)
         elif id_ in vocabulary.codes:
-            yield RowCell(id_, "code", str(vocabulary.code_of_id(id_)), owner)
+            yield TokenCell(id_, "code", str(vocabulary.id_to_code(id_)), owner)
         elif id_ in vocabulary.text:
-            yield RowCell(id_, "text", model.text.decode([id_]), owner)
+            yield TokenCell(id_, "text", model.text.decode([id_]), owner)
         else:
-            yield RowCell(id_, "control", names[id_], owner)
+            yield TokenCell(id_, "control", names[id_], owner)
 
 
-def _curves(road: Road, vocabulary: Vocabulary, options: EvalConfig) -> list[Curve]:
+def _curves(road: DemoPipeline, vocabulary: Vocabulary, options: EvalConfig) -> list[Curve]:
     counts = options.training_counts
     assert counts is not None, "the road's options count the training ids"
     unigram = {
         "text": _entropy(counts, vocabulary.text),
         "image": _entropy(counts, vocabulary.codes),
     }
-    pretraining = road.config.pretraining(road.out)
+    pretraining = road.config.pretrain_config(road.out)
     tokenizer = road.metrics("image-tokenizer")
     return [
         Curve(
@@ -303,7 +313,7 @@ def _curves(road: Road, vocabulary: Vocabulary, options: EvalConfig) -> list[Cur
     ]
 
 
-def _modalities(metrics: Sequence[Told]) -> list[Series]:
+def _modalities(metrics: Sequence[Metrics]) -> list[Series]:
     return [
         Series(
             name,
@@ -320,12 +330,12 @@ def _entropy(counts: NDArray[np.int64], ids: range) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _rows(report: EvalReport) -> list[FigureRow]:
+def _rows(report: EvalReport) -> list[MetricRow]:
     rows = []
     for figure in report.metrics:
         wanted, met = _bar(figure)
         rows.append(
-            FigureRow(
+            MetricRow(
                 figure.name,
                 figure.value,
                 figure.baseline,
@@ -359,9 +369,9 @@ def _bar(figure: Metric) -> tuple[str, bool | None]:
     return bars.get(figure.name, ("", None))
 
 
-def _sizes(road: Road, model: Model) -> list[tuple[str, str]]:
+def _sizes(road: DemoPipeline, model: Model) -> list[tuple[str, str]]:
     manifest = ShardReader(road.out / "shards").manifest
-    config = road.config.pretraining(road.out)
+    config = road.config.pretrain_config(road.out)
     seen = sum(int(told) for _, told in told_points(road.metrics("pretrain"), "num_tokens"))
     network = sum(p.numel() for p in model.image.network.parameters())
     return [
@@ -370,7 +380,7 @@ def _sizes(road: Road, model: Model) -> list[tuple[str, str]]:
         ("vocabulary", f"{model.vocabulary.num_text} text ids, {model.vocabulary.num_codes} codes"),
         ("codes in a picture", str(model.image.config.codes_per_image)),
         ("training documents", f"{manifest.num_sequences:,}"),
-        ("ids in them", f"{manifest.num_ids:,}"),
+        ("ids in them", f"{manifest.num_tokens:,}"),
         ("ids read in pre-training", f"{seen:,} in {config.steps} steps"),
         ("calumma", calumma.__version__),
     ]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from calumma.demo.charts import interval_mark
 from calumma.demo.embed import escaped
-from calumma.demo.page_data import FigureRow
+from calumma.demo.page_data import MetricRow
 
-PLAIN_WORDS: dict[str, tuple[str, str]] = {
+METRIC_DESCRIPTIONS: dict[str, tuple[str, str]] = {
     "text_bits_per_token": (
         "Surprise at the next piece of text",
         "Lower is better. The baseline knows only how frequent each piece is.",
@@ -48,13 +48,13 @@ PLAIN_WORDS: dict[str, tuple[str, str]] = {
 """The title and the meaning of each figure that `report.json` of the demo has."""
 
 
-def plain_name(name: str) -> str:
+def metric_title(name: str) -> str:
     """A figure's name as people say it.
 
     >>> plain_name("codebook_used"), plain_name("words_per_caption")
     ('The codebook in use', 'Words per caption')
     """
-    known = PLAIN_WORDS.get(name)
+    known = METRIC_DESCRIPTIONS.get(name)
     return known[0] if known else name.replace("_", " ").capitalize()
 
 
@@ -86,7 +86,7 @@ def _in_unit(value: float, unit: str) -> str:
     return shown.replace("-", "−")
 
 
-def table(figures: Sequence[FigureRow]) -> str:
+def metrics_table(figures: Sequence[MetricRow]) -> str:
     """One table row for each figure, in the order given."""
     return (
         '<table class="figures"><thead><tr><th>figure</th><th>value</th><th>baseline</th>'
@@ -95,13 +95,13 @@ def table(figures: Sequence[FigureRow]) -> str:
     )
 
 
-def _row(row: FigureRow) -> str:
-    meaning = PLAIN_WORDS.get(row.name, ("", ""))[1]
+def _row(row: MetricRow) -> str:
+    meaning = METRIC_DESCRIPTIONS.get(row.name, ("", ""))[1]
     notes = "".join(f"<small>{escaped(note)}</small>" for note in (meaning, row.note) if note)
     interval = shown_interval(row.interval, row.unit)
     spread = f"<small>{interval}</small>" if interval else ""
     return (
-        f"<tr><th scope=row>{escaped(plain_name(row.name))}{notes}</th>"
+        f"<tr><th scope=row>{escaped(metric_title(row.name))}{notes}</th>"
         f'<td data-is="value"><b>{escaped(shown_value(row.value, row.unit))}</b>{spread}</td>'
         f'<td data-is="baseline">{escaped(shown_value(row.baseline, row.unit))}</td>'
         f'<td data-is="sample">{row.n:,}</td><td class="marked">{interval_mark(row)}</td>'
@@ -109,9 +109,9 @@ def _row(row: FigureRow) -> str:
     )
 
 
-def _verdict(row: FigureRow) -> str:
-    if row.met is None:
-        return f"<small>{escaped(row.expected)}</small>" if row.wanted else ""
-    sign, said = ("✓", "met") if row.met else ("✗", "not met")
-    wanted = f"<small>{escaped(row.expected)}</small>" if row.wanted else ""
+def _verdict(row: MetricRow) -> str:
+    if row.is_met is None:
+        return f"<small>{escaped(row.expected)}</small>" if row.target else ""
+    sign, said = ("✓", "met") if row.is_met else ("✗", "not met")
+    wanted = f"<small>{escaped(row.expected)}</small>" if row.target else ""
     return f'<b class="{said.replace(" ", "-")}">{sign} {said}</b>{wanted}'

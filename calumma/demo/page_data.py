@@ -14,29 +14,29 @@ from typing import Literal
 
 import PIL.Image
 
-Part = str | PIL.Image.Image
+PagePart = str | PIL.Image.Image
 """Of an interleaved document: a run of text, or a picture."""
 
-Kind = Literal["text", "code", "control", "padding"]
+TokenKind = Literal["text", "code", "control", "padding"]
 """What an id of a row is."""
 
 
 @dataclass(frozen=True)
-class RowCell:
+class TokenCell:
     """One id of a row of the batch."""
 
-    id: int
-    kind: Kind
+    token_id: int
+    kind: TokenKind
 
     label: str
     """What the id stands for: a piece of text, the number of a code, a control token's name."""
 
-    owner: int
+    document_id: int
     """Which sequence of the row it belongs to, counted from 0."""
 
 
 @dataclass(frozen=True)
-class Strip:
+class TokenizationExample:
     """One document on its way from picture to row."""
 
     text: str
@@ -48,7 +48,7 @@ class Strip:
     num_codes: int
     reconstruction: PIL.Image.Image
 
-    row: Sequence[RowCell] = ()
+    packed_sequence: Sequence[TokenCell] = ()
     """A row of the batch in which this document stands."""
 
 
@@ -81,7 +81,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GeneratedImages:
     """A prompt, and the pictures that the model drew for it."""
 
     prompt: str
@@ -92,27 +92,27 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedImage:
     """A held-out picture, and what was said of it."""
 
     image: PIL.Image.Image
-    truth: str
-    written: str
+    reference: str
+    generated: str
 
     nearest: str = ""
     """The baseline: the caption of the training picture whose pixels are nearest."""
 
 
 @dataclass(frozen=True)
-class Interleaved:
+class InterleavedSample:
     """A document that the model went on with."""
 
-    prompt: Sequence[Part]
-    answer: Sequence[Part]
+    prompt: Sequence[PagePart]
+    answer: Sequence[PagePart]
 
 
 @dataclass(frozen=True)
-class FigureRow:
+class MetricRow:
     """One held-out figure beside its baseline."""
 
     name: str
@@ -130,15 +130,15 @@ class FigureRow:
 
     note: str = ""
 
-    wanted: str = ""
+    target: str = ""
     """The bar in words, such as "at most 70 % of the baseline"; empty where there is none."""
 
-    met: bool | None = None
+    is_met: bool | None = None
     """Whether the bar was met; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class PageData:
     """Everything on the page, in the order in which the page tells it."""
 
     title: str
@@ -150,28 +150,28 @@ class Story:
     """How long each step of the road took, in the order of the road."""
 
     warnings: Sequence[str] = ()
-    drawings: Sequence[Drawing] = ()
-    captions: Sequence[Captioned] = ()
-    interleaved: Sequence[Interleaved] = ()
-    strip: Strip | None = None
+    generated_images: Sequence[GeneratedImages] = ()
+    captions: Sequence[CaptionedImage] = ()
+    interleaved: Sequence[InterleavedSample] = ()
+    tokenization: TokenizationExample | None = None
     curves: Sequence[Curve] = ()
 
     reconstructions: Sequence[tuple[PIL.Image.Image, PIL.Image.Image]] = ()
     """Held-out pictures, each with what the image tokenizer makes of it."""
 
-    figures: Sequence[FigureRow] = ()
+    metrics: Sequence[MetricRow] = ()
 
     sizes: Sequence[tuple[str, str]] = ()
     """What was counted and the count as it should be read, such as ("parameters", "3.1 M")."""
 
-    ways_on: Sequence[tuple[str, str]] = ()
+    next_commands: Sequence[tuple[str, str]] = ()
     """A command to try next, and what it does."""
 
     attribution: Sequence[str] = ()
     """One source with its licence each."""
 
 
-def ways_on(folder: str, prompt: str, question: str) -> tuple[tuple[str, str], ...]:
+def next_commands(folder: str, prompt: str, question: str) -> tuple[tuple[str, str], ...]:
     """Commands to try on the model that the demo left in `folder`.
 
     Args:

@@ -23,12 +23,12 @@ from typing import Protocol
 from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import (
-    Painter,
-    Slice,
-    limited,
-    load_slice,
+    SceneRenderer,
+    SceneSplits,
+    conversations,
+    limit_scenes,
+    load_scenes,
     pretraining_documents,
-    turns,
 )
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
@@ -40,14 +40,15 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.toml_config import config_to_dict
+from calumma.train.config import CheckpointConfig
 from calumma.train.finetune import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
-from calumma.train.loop import Progress
 from calumma.train.pretrain import pretrain
 from calumma.train.run_log import read_metrics
-from calumma.train.stability import Told
+from calumma.train.stability import Metrics
+from calumma.train.training_loop import Progress
 
-STEPS = (
+DEMO_STEPS = (
     "documents",
     "image tokenizer",
     "text tokenizer",
@@ -59,18 +60,18 @@ STEPS = (
 """The road, in order."""
 
 
-RUNS = {
+DEMO_RUNS = {
     "image tokenizer": "image-tokenizer",
     "pre-training": "pretrain",
     "fine-tuning": "finetune",
 }
 """Steps that are training runs, with their folders."""
 
-Tell = Callable[[int], None]
+OnCount = Callable[[int], None]
 """Hears how many more things are done."""
 
 
-class Teller(Protocol):
+class ProgressReporter(Protocol):
     """Who hears how far the road has come."""
 
     def begin(self, number: int, name: str) -> None:
@@ -85,13 +86,13 @@ class Teller(Protocol):
         """A training of so many steps begins; what hears of each."""
         ...
 
-    def counting(self, name: str, total: int | None, unit: str) -> Tell:
+    def counting(self, name: str, total: int | None, unit: str) -> OnCount:
         """Work on so many things begins; what hears how many more are done."""
         ...
 
 
 @dataclass(frozen=True)
-class Road:
+class DemoPipeline:
     """The demo in a folder."""
 
     out: Path
@@ -103,7 +104,7 @@ class Road:
         return self.out / "documents" / "pairs.parquet"
 
     @property
-    def others(self) -> Path:
+    def other_documents(self) -> Path:
         """Pages, text and turns for training."""
         return self.out / "documents" / "others.parquet"
 
@@ -122,7 +123,7 @@ class Road:
         """Folder of both tokenizers."""
         return self.out / "tokenizers"
 
-    def run(self, name: str) -> Path:
+    def run_folder(self, name: str) -> Path:
         """Folder of a training run."""
         return self.out / "runs" / name
 
@@ -136,9 +137,9 @@ class Road:
         """Twelve hex digits of the config: steps of another config are done again."""
         return fingerprint(json.dumps(config_to_dict(self.config), sort_keys=True))
 
-    def metrics(self, run: str) -> list[Told]:
+    def metrics(self, run: str) -> list[Metrics]:
         """What each step of a training run saw, in order; empty before the first."""
-        return list(read_metrics(self.run(run)))
+        return list(read_metrics(self.run_folder(run)))
 
     def seconds(self) -> dict[str, float]:
         """How long each finished step took.
@@ -147,21 +148,25 @@ class Road:
         did it; of other steps the launch that finished them counts.
         """
         known = {}
-        for name in STEPS:
+        for name in DEMO_STEPS:
             if self._note(name).is_file():
-                trained = sum(m["step_seconds"] or 0.0 for m in self.metrics(RUNS.get(name, name)))
+                trained = sum(
+                    m["step_seconds"] or 0.0 for m in self.metrics(DEMO_RUNS.get(name, name))
+                )
                 known[name] = max(read_json(self._note(name))["seconds"], trained)
         return known
 
     def _note(self, name: str) -> Path:
-        return self.out / "steps" / f"{STEPS.index(name) + 1}-{name.replace(' ', '-')}.json"
+        return self.out / "steps" / f"{DEMO_STEPS.index(name) + 1}-{name.replace(' ', '-')}.json"
 
     def is_done(self, name: str) -> bool:
         """Whether a step of this config was finished before."""
         path = self._note(name)
         return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
 
-    def walk(self, teller: Teller, report: Callable[[Road, Tell], None]) -> None:
+    def run(
+        self, teller: ProgressReporter, report: Callable[[DemoPipeline, OnCount], None]
+    ) -> None:
         """Do every step that is not done.
 
         Args:
@@ -172,7 +177,7 @@ class Road:
             Interrupted: a signal asked to stop; what is done is saved.
         """
         make_folder(self.out)
-        work: dict[str, Callable[[Teller], None]] = {
+        work: dict[str, Callable[[ProgressReporter], None]] = {
             "documents": self._documents,
             "image tokenizer": self._image_tokenizer,
             "text tokenizer": self._text_tokenizer,
@@ -182,81 +187,81 @@ class Road:
             "report": lambda teller: report(self, teller.counting("measured", None, "pieces")),
         }
         again = False
-        for number, name in enumerate(STEPS, 1):
+        for number, name in enumerate(DEMO_STEPS, 1):
             if self.is_done(name) and not again:
                 teller.skip(number, name)
                 continue
             again = True  # what comes after a step that was done anew is done anew
-            STOP.check(f"{self.out} holds {number - 1} of {len(STEPS)} steps")
+            STOP.check(f"{self.out} holds {number - 1} of {len(DEMO_STEPS)} steps")
             teller.begin(number, name)
             started = time.perf_counter()
             work[name](teller)
             note = {"fingerprint": self.fingerprint, "seconds": time.perf_counter() - started}
             write_json(self._note(name), note)
 
-    def _documents(self, teller: Teller) -> None:
-        chosen = limited(load_slice(), self.config.max_scenes)
-        painter = Painter(chosen.objects)
+    def _documents(self, teller: ProgressReporter) -> None:
+        chosen = limit_scenes(load_scenes(), self.config.max_scenes)
+        painter = SceneRenderer(chosen.objects)
         seed = self.config.seed
         tell = teller.counting("documents", None, "documents")
         self._write(self.pairs, painter.pairs(chosen.train), tell)
-        self._write(self.others, _others(chosen, painter, seed), tell)
+        self._write(self.other_documents, _others(chosen, painter, seed), tell)
         self._write(self.held_out, (painter.pair(scene) for scene in chosen.held_out), tell)
         self._write(self.new_objects, (painter.pair(s) for s in chosen.new_objects), tell)
 
-    def _write(self, path: Path, documents: Iterable[Document], tell: Tell) -> None:
+    def _write(self, path: Path, documents: Iterable[Document], tell: OnCount) -> None:
         made = list(documents)
         write_parquet(path, made)
         tell(len(made))
 
-    def _image_tokenizer(self, teller: Teller) -> None:
+    def _image_tokenizer(self, teller: ProgressReporter) -> None:
         config = replace(self.config.image_tokenizer, seed=self.config.seed)
         tokenizer = train_image_tokenizer(
             config,
             read_documents([self.pairs]),
-            self.run("image-tokenizer"),
-            save_every=self.config.checkpoint_interval * 4,
+            self.run_folder("image-tokenizer"),
+            checkpoint=CheckpointConfig(interval=self.config.checkpoint_interval * 4),
             progress=teller.training("image tokenizer", config.steps),
         )
         tokenizer.save(self.tokenizers)
 
-    def _text_tokenizer(self, teller: Teller) -> None:
+    def _text_tokenizer(self, teller: ProgressReporter) -> None:
         tokenizer = TextTokenizer.train(
-            (document.text for document in read_documents([self.pairs, self.others])),
+            (document.text for document in read_documents([self.pairs, self.other_documents])),
             num_text=self.config.num_text,
             num_codes=self.config.image_tokenizer.network.num_codes,
         )
         tokenizer.save(self.tokenizers)
 
-    def _shards(self, teller: Teller) -> None:
+    def _shards(self, teller: ProgressReporter) -> None:
         build_shards(
-            read_documents([self.pairs, self.others]),
+            read_documents([self.pairs, self.other_documents]),
             Tokenizers.load(self.tokenizers),
             self.out / "shards",
             progress=teller.counting("shards", None, "documents"),
         )
 
-    def _pretrain(self, teller: Teller) -> None:
-        config = self.config.pretraining(self.out)
-        run = self.run("pretrain")
+    def _pretrain(self, teller: ProgressReporter) -> None:
+        config = self.config.pretrain_config(self.out)
+        run = self.run_folder("pretrain")
         decoder = pretrain(config, run, teller.training("pre-training", config.steps))
         assert decoder is not None, "the demo is one process"
         save_model(run / "model", ModelParts(decoder, Tokenizers.load(self.tokenizers)))
 
-    def _finetune(self, teller: Teller) -> None:
-        config = self.config.finetuning(self.out)
+    def _finetune(self, teller: ProgressReporter) -> None:
+        config = self.config.finetune_config(self.out)
         start = load_model(config.model)
         decoder = finetune(
             config,
             start.decoder,
             start.tokenizers.text.vocabulary,
-            self.run("finetune"),
+            self.run_folder("finetune"),
             teller.training("fine-tuning", config.steps),
         )
         assert decoder is not None, "the demo is one process"
         save_model(self.model, ModelParts(decoder, start.tokenizers))
 
 
-def _others(chosen: Slice, painter: Painter, seed: int) -> Iterable[Document]:
+def _others(chosen: SceneSplits, painter: SceneRenderer, seed: int) -> Iterable[Document]:
     yield from pretraining_documents(chosen, painter, seed)
-    yield from turns(chosen, painter, seed)
+    yield from conversations(chosen, painter, seed)

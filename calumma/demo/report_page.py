@@ -14,9 +14,16 @@ from string import Template
 
 from calumma.demo.charts import line_chart, shares_bar
 from calumma.demo.embed import duration, escaped, picture
-from calumma.demo.metrics_table import table
-from calumma.demo.page_data import Captioned, Curve, Drawing, Interleaved, Part, Story
-from calumma.demo.tokenization_strip import strip_of_pictures
+from calumma.demo.metrics_table import metrics_table
+from calumma.demo.page_data import (
+    CaptionedImage,
+    Curve,
+    GeneratedImages,
+    InterleavedSample,
+    PageData,
+    PagePart,
+)
+from calumma.demo.tokenization_strip import tokenization_html
 from calumma.files import write_text
 
 DRAWN_SIDE = 128
@@ -25,16 +32,16 @@ PAIR_SIDE = 64
 """Pixels of the screen for a picture in each part of the page."""
 
 
-def write_page(path: Path, story: Story) -> None:
+def write_report_page(path: Path, story: PageData) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    write_text(path, page(story))
+    write_text(path, render_page(story))
 
 
-def page(story: Story) -> str:
+def render_page(story: PageData) -> str:
     """The page as HTML."""
     here = files("calumma.demo")
     sections = _sections(story)
@@ -54,25 +61,25 @@ def page(story: Story) -> str:
     )
 
 
-def _sections(story: Story) -> list[tuple[str, str, str]]:
+def _sections(story: PageData) -> list[tuple[str, str, str]]:
     """Anchor, heading and body of every part that has something to show."""
     parts = [
-        ("drawn", "What it drew", _drawings(story.drawings)),
+        ("drawn", "What it drew", _drawings(story.generated_images)),
         ("captioned", "What it saw", _captions(story.captions)),
         ("interleaved", "Words and pictures in one", _interleaved(story.interleaved)),
-        ("road", "The road", strip_of_pictures(story.strip) if story.strip else ""),
+        ("road", "The road", tokenization_html(story.tokenization) if story.tokenization else ""),
         ("curves", "How it learned", _curves(story.curves)),
         ("rebuilt", "Through the tokenizer", _pairs(story)),
         ("figures", "How good it is", _figures(story)),
         ("time", "Where the time went", _time(story)),
         ("sizes", "How large it is", _sizes(story.sizes)),
-        ("on", "How to go on", _ways_on(story.ways_on)),
+        ("on", "How to go on", _ways_on(story.next_commands)),
         ("sources", "Where it comes from", _attribution(story.attribution)),
     ]
     return [part for part in parts if part[2]]
 
 
-def _facts(story: Story) -> str:
+def _facts(story: PageData) -> str:
     facts = [f"<code>{escaped(story.command)}</code>"] if story.command else []
     whole = sum(story.seconds.values())
     if whole > 0:
@@ -82,7 +89,7 @@ def _facts(story: Story) -> str:
     return "".join(facts)
 
 
-def _drawings(drawings: Sequence[Drawing]) -> str:
+def _drawings(drawings: Sequence[GeneratedImages]) -> str:
     shown = [
         f'<article><h3>{escaped(drawing.prompt)}</h3><div class="reel">'
         + "".join(
@@ -99,7 +106,7 @@ def _drawings(drawings: Sequence[Drawing]) -> str:
     )
 
 
-def _captions(captions: Sequence[Captioned]) -> str:
+def _captions(captions: Sequence[CaptionedImage]) -> str:
     shown = [_captioned(caption) for caption in captions]
     return _with_intro(
         "Pictures it had never seen, and the captions it wrote for them; a dotted line marks words "
@@ -110,15 +117,15 @@ def _captions(captions: Sequence[Captioned]) -> str:
     )
 
 
-def _captioned(caption: Captioned) -> str:
-    lines = [("wrote", _differing(caption.written, caption.truth), "written")]
-    lines.append(("truth", escaped(caption.truth), "truth"))
+def _captioned(caption: CaptionedImage) -> str:
+    lines = [("wrote", _differing(caption.generated, caption.reference), "written")]
+    lines.append(("truth", escaped(caption.reference), "truth"))
     if caption.nearest:
-        lines.append(("nearest", _differing(caption.nearest, caption.truth), "nearest"))
+        lines.append(("nearest", _differing(caption.nearest, caption.reference), "nearest"))
     said = "".join(
         f'<div class="{style}"><dt>{name}</dt><dd>{text}</dd></div>' for name, text, style in lines
     )
-    shown = picture(caption.image, caption.truth, CAPTIONED_SIDE)
+    shown = picture(caption.image, caption.reference, CAPTIONED_SIDE)
     return f"<article>{shown}<dl>{said}</dl></article>"
 
 
@@ -136,7 +143,7 @@ def _differing(text: str, truth: str) -> str:
     return f'{shown} <b class="met">✓</b>' if same else shown
 
 
-def _interleaved(documents: Sequence[Interleaved]) -> str:
+def _interleaved(documents: Sequence[InterleavedSample]) -> str:
     shown = [
         f'<article><div class="given">{_parts(document.prompt)}</div>'
         f'<div class="answer">{_parts(document.answer)}</div></article>'
@@ -150,7 +157,7 @@ def _interleaved(documents: Sequence[Interleaved]) -> str:
     )
 
 
-def _parts(parts: Sequence[Part]) -> str:
+def _parts(parts: Sequence[PagePart]) -> str:
     return "".join(
         f"<p>{escaped(part)}</p>" if isinstance(part, str) else picture(part, "a picture")
         for part in parts
@@ -170,7 +177,7 @@ def _curves(curves: Sequence[Curve]) -> str:
     return _with_intro(intro, "curves", shown)
 
 
-def _pairs(story: Story) -> str:
+def _pairs(story: PageData) -> str:
     shown = [
         f"<figure>{picture(original, 'original', PAIR_SIDE)}"
         f"{picture(rebuilt, 'reconstruction', PAIR_SIDE)}</figure>"
@@ -184,17 +191,17 @@ def _pairs(story: Story) -> str:
     )
 
 
-def _figures(story: Story) -> str:
-    if not story.figures:
+def _figures(story: PageData) -> str:
+    if not story.metrics:
         return ""
     return (
         "<p>On held-out documents only. Each line runs from zero: the dot on it is the value, the "
         "band around the dot the 95 % interval, the upright stroke the baseline.</p>"
-        + table(story.figures)
+        + metrics_table(story.metrics)
     )
 
 
-def _time(story: Story) -> str:
+def _time(story: PageData) -> str:
     bar = shares_bar(story.seconds)
     whole = duration(sum(story.seconds.values()))
     return f"<p>{whole} of work from the first file to this page.</p>{bar}" if bar else ""

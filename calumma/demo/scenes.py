@@ -26,7 +26,7 @@ from calumma.corpora.synthetic_scenes import (
 )
 from calumma.documents.document import Document, Image, Text, Turn
 
-SIDE = 32
+SCENE_RESOLUTION = 32
 """Pixels to a side of the demo's pictures."""
 
 EMOJI_SOURCE = "fluent-flat"
@@ -40,15 +40,15 @@ snail swan tiger turtle unicorn whale wolf zebra
 blossom bouquet cactus rose seedling shamrock sunflower tulip
 airplane anchor ambulance automobile bus helicopter rocket sailboat taxi tractor train
 """
-THINGS = frozenset(_THINGS.split())
+OBJECT_NAMES = frozenset(_THINGS.split())
 """What a person would ask for, and what can be told apart at 32 pixels: a narrow slice, so that
 each thing is seen often enough in a few minutes."""
 
-VARIANTS = 2
+NUM_VARIANTS = 2
 MAX_SHIFT = 1
 """Places in which each training scene is drawn, and pixels from the middle at most."""
 
-HELD_OUT_SHARE = 8
+HELD_OUT_EVERY = 8
 """One caption in so many is held out."""
 
 NUM_PAGES = 1200
@@ -58,7 +58,7 @@ MIN_GLOSS, MAX_GLOSS = 20, 80
 
 
 @dataclass(frozen=True)
-class Slice:
+class SceneSplits:
     """The demo's objects and scenes."""
 
     objects: Mapping[str, PIL.Image.Image]
@@ -73,15 +73,15 @@ class Slice:
 def is_held_out(scene: Scene) -> bool:
     """Whether a scene's caption falls to the held-out side."""
     digest = hashlib.sha256(scene.caption.encode()).digest()
-    return digest[0] % HELD_OUT_SHARE == 0
+    return digest[0] % HELD_OUT_EVERY == 0
 
 
-def load_slice() -> Slice:
+def load_scenes() -> SceneSplits:
     """Read the objects out of the embedded corpus and lay out all scenes."""
     known = _objects("train")
     new = {name: picture for name, picture in _objects("held-out").items() if name not in known}
     scenes = [*shape_scenes(), *object_scenes(list(known))]
-    return Slice(
+    return SceneSplits(
         objects=known | new,
         train=[scene for scene in scenes if not is_held_out(scene)],
         held_out=[scene for scene in scenes if is_held_out(scene)],
@@ -93,18 +93,18 @@ def _objects(split: Literal["train", "held-out"]) -> dict[str, PIL.Image.Image]:
     objects: dict[str, PIL.Image.Image] = {}
     for document in load_embedded("emoji", split):
         name = document.attributes.get("caption", "")
-        if document.source == EMOJI_SOURCE and name in THINGS:
+        if document.source == EMOJI_SOURCE and name in OBJECT_NAMES:
             objects[name] = document.images[0].open().convert("RGBA")
     return dict(sorted(objects.items()))
 
 
-def limited(chosen: Slice, most: int) -> Slice:
+def limit_scenes(chosen: SceneSplits, most: int) -> SceneSplits:
     """At most so many scenes of each kind, evenly taken; 0 takes all."""
 
     def some(scenes: Sequence[Scene]) -> Sequence[Scene]:
         return scenes[:: max(1, len(scenes) // most)][:most] if most else scenes
 
-    return Slice(
+    return SceneSplits(
         objects=chosen.objects,
         train=some(chosen.train),
         held_out=some(chosen.held_out),
@@ -112,7 +112,7 @@ def limited(chosen: Slice, most: int) -> Slice:
     )
 
 
-class Painter:
+class SceneRenderer:
     """Draws scenes, each several times with the thing a little elsewhere.
 
     Drawn once only, a picture is learnt by heart; drawn in several places, it pays to know what
@@ -128,7 +128,7 @@ class Painter:
         if (scene, variant) not in self._drawn:
             digest = hashlib.sha256(f"{variant} {scene.caption}".encode()).digest()
             shift = tuple(byte % (2 * MAX_SHIFT + 1) - MAX_SHIFT for byte in digest[:2])
-            picture = draw_scene(scene, self.objects, SIDE, (shift[0], shift[1]))
+            picture = draw_scene(scene, self.objects, SCENE_RESOLUTION, (shift[0], shift[1]))
             self._drawn[scene, variant] = Image(data=encode_fast_png(picture))
         return self._drawn[scene, variant]
 
@@ -140,16 +140,18 @@ class Painter:
 
     def pairs(self, scenes: Sequence[Scene]) -> Iterator[Document]:
         """Every scene in every place."""
-        for variant in range(VARIANTS):
+        for variant in range(NUM_VARIANTS):
             yield from (self.pair(scene, variant) for scene in scenes)
 
 
-def pretraining_documents(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
+def pretraining_documents(
+    chosen: SceneSplits, painter: SceneRenderer, seed: int
+) -> Iterator[Document]:
     """Pages of two pictures, and plain text: what is learnt from beside the pairs."""
     random = np.random.default_rng([seed, 1])
     for number in range(NUM_PAGES):
         first, second = (chosen.train[i] for i in random.integers(len(chosen.train), size=2))
-        variant = number % VARIANTS
+        variant = number % NUM_VARIANTS
         yield Document(
             id=f"pages/{number}",
             source="pages",
@@ -175,7 +177,7 @@ def _glosses() -> Iterator[Document]:
                 taken += 1
 
 
-def turns(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
+def conversations(chosen: SceneSplits, painter: SceneRenderer, seed: int) -> Iterator[Document]:
     """Conversations for fine-tuning, from training scenes only, by templates.
 
     Four kinds: draw a caption, describe a picture, show two things one after the other, and
@@ -184,7 +186,7 @@ def turns(chosen: Slice, painter: Painter, seed: int) -> Iterator[Document]:
     random = np.random.default_rng([seed, 2])
     scenes = chosen.train
     for number, scene in enumerate(scenes):
-        caption, image = Text(scene.caption), painter.image(scene, number % VARIANTS)
+        caption, image = Text(scene.caption), painter.image(scene, number % NUM_VARIANTS)
         yield _turn("draw", number, (Text(draw_prompt(scene.caption)),), (image,))
         yield _turn("describe", number, (image, Text(DESCRIBE_PROMPT)), (caption,))
         if number % 3 == 0:

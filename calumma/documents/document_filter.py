@@ -8,8 +8,7 @@ are duplicates.
 from __future__ import annotations
 
 import hashlib
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from calumma.documents.document import Document, Image, Text
 from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError
 from calumma.documents.image_decoding import open_image
 from calumma.documents.language_id import identify_language, language_codes
-from calumma.documents.scorers import IMAGE_SCORERS, on_white
+from calumma.documents.scorers import load_scorer, on_white
 from calumma.errors import ConfigError, ImageError
 from calumma.files import fingerprint_of
 
@@ -193,30 +192,12 @@ class DocumentFilter:
         for rule in self.config.scores:
             if rule.applies_to != kind:
                 continue
-            score = find_scorer(rule)(value)
+            score = _cached_scorer(rule.function)(value)
             if not rule.min <= score <= rule.max:
                 yield rule.name, f"{score:.4g}; expected {rule.min:g} to {rule.max:g}"
 
 
-@lru_cache
-def find_scorer(rule: ScoreRule) -> Callable[[Any], float]:
-    """Return the function that a rule names.
-
-    Raises:
-        ConfigError: it cannot be imported, or its package is not installed.
-    """
-    if rule.function in IMAGE_SCORERS:
-        return IMAGE_SCORERS[rule.function]()
-    module, _, name = rule.function.partition(":")
-    try:
-        function: Callable[[Any], float] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"the score {rule.name!r} uses the function {rule.function!r}, which cannot be imported "
-            f"({error}); expected {', '.join(IMAGE_SCORERS)} or package.module:function. Install "
-            "the package, or fix the name."
-        ) from error
-    return function
+_cached_scorer = lru_cache(load_scorer)
 
 
 def to_gray(image: PIL.Image.Image) -> PIL.Image.Image:

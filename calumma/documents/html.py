@@ -1,7 +1,7 @@
-"""HTML pages as documents: text and pictures in reading order, without what stands around them.
+"""Reader of HTML pages: text and images in reading order, without the boilerplate around them.
 
-Navigation, headers, footers, forms and scripts are left out; where a page has a main part that
-holds most of its text, only that is read.
+Navigation, headers, footers, forms and scripts are left out; if a page has a main part with most of
+its text, only that part is read. trafilatura is not used because it drops images and their captions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from urllib.parse import unquote, urlsplit
 import PIL.Image
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import OnError, stop, unreadable_file_error
+from calumma.documents.error_policy import (
+    DroppedDocument,
+    OnError,
+    drop_or_raise,
+    unreadable_file_error,
+)
 from calumma.documents.paths import AnyPath, RemotePath, resolve_inside
 from calumma.errors import DocumentError, ImageError
 
 MIN_IMAGE_SIDE = 48
-"""Pictures with a side under this are icons of the page, not of its subject."""
+"""Pixels; images with a shorter side are icons of the page, not content."""
 
 _SKIPPED = {"script", "style", "nav", "header", "footer", "noscript", "head", "form"}
 _BLOCKS = {
@@ -34,7 +39,7 @@ _BOILERPLATE = re.compile(
     r"|navrow|tocframe|sphx-glr-(?:thumb|download|signature|footer)|viewcode|prev-next|skip-link",
     re.IGNORECASE,
 )
-"""Classes and ids of what stands around a page's text."""
+"""Classes and ids of boilerplate elements."""
 
 _MAIN = (
     './/*[@role="main"] | .//main | .//div[@class="body"] | .//div[@class="contents"]'
@@ -42,26 +47,26 @@ _MAIN = (
 )
 
 MIN_MAIN_FRACTION = 0.3
-"""A main part with less of the page's text than this is not the main part."""
+"""A main part with a smaller fraction of the page's text is not used as the main part."""
+
+ImageT = TypeVar("ImageT")
 
 
-Figure = TypeVar("Figure")
+def read_html(path: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
+    """Read one page as a document, with its title as an attribute.
 
-
-def read_html(path: AnyPath, on_error: OnError = stop) -> Iterator[Document]:
-    """Read one page, a document with the page's title among its attributes.
-
-    Pictures are files beside the page, or below its folder, or stand in the page itself (data:
-    addresses). Others, those on the web, and those smaller than 48 pixels are left out.
+    Images are files next to the page or below its folder, or embedded in the page (data: URLs).
+    Images on the web, and those smaller than 48 pixels, are skipped.
 
     Raises:
-        DocumentError: the file cannot be read, it holds no text, or lxml is not installed.
+        DocumentError: the file cannot be read, or lxml is not installed; under "raise" also a page
+            without text or images.
     """
     root = path.parent if isinstance(path, RemotePath) else path.parent.resolve()
     try:
         data = path.read_bytes()
-        pieces = extract_segments(
-            data, lambda element: _picture(element, root, f"{path}, a picture")
+        segments = extract_segments(
+            data, lambda element: _find_image(element, root, f"{path}, img")
         )
     except OSError as error:
         raise unreadable_file_error(path, error, "an HTML page") from error
@@ -70,28 +75,27 @@ def read_html(path: AnyPath, on_error: OnError = stop) -> Iterator[Document]:
             f"{path} is an HTML page, and lxml is not installed; expected it to read the page. "
             "Install it: pip install 'calumma[corpora]'."
         ) from error
-    parts = tuple(Text(piece) if isinstance(piece, str) else piece for piece in pieces)
+    parts = tuple(Text(s) if isinstance(s, str) else s for s in segments)
     if not parts:
-        on_error(
-            DocumentError(
-                f"{path}: an HTML page without text or pictures; expected some. Leave it out."
-            )
+        empty = DocumentError(
+            f"{path}: an HTML page without text or images; expected some. Remove the file."
         )
+        yield drop_or_raise(empty, on_error)
         return
     first = next((part.text for part in parts if isinstance(part, Text)), "")
     attributes = {"title": first.split("\n")[0][:120]}
     yield Document(id=path.name, content=parts, attributes=attributes)
 
 
-def extract_segments(data: bytes, figure: Callable[[Any], Figure | None]) -> list[str | Figure]:
-    """The text and the pictures of a page, in reading order.
+def extract_segments(data: bytes, make_image: Callable[[Any], ImageT | None]) -> list[str | ImageT]:
+    """Extract the text and the images of a page, in reading order.
 
     Args:
         data: the page, in UTF-8.
-        figure: makes something of an img, object or embed element, or leaves it out.
+        make_image: converts an img, object or embed element; None skips it.
 
     Returns:
-        Runs of text, tidied, and what `figure` made.
+        Runs of normalized text, and the results of `make_image`.
 
     Raises:
         ImportError: lxml is not installed.
@@ -101,7 +105,7 @@ def extract_segments(data: bytes, figure: Callable[[Any], Figure | None]) -> lis
     parser = lxml.html.HTMLParser(encoding="utf-8")
     tree = lxml.html.document_fromstring(data or b"<html></html>", parser=parser)
     body = tree.find("body")
-    return _merged(_pieces(_main_part(tree if body is None else body), figure))
+    return _merge_text(_walk(_main_part(tree if body is None else body), make_image))
 
 
 def _main_part(body: Any) -> Any:
@@ -109,40 +113,40 @@ def _main_part(body: Any) -> Any:
     if not parts:
         return body
     largest = max(parts, key=lambda element: len(element.text_content()))
-    whole = len(body.text_content())
-    return largest if len(largest.text_content()) >= MIN_MAIN_FRACTION * whole else body
+    limit = MIN_MAIN_FRACTION * len(body.text_content())
+    return largest if len(largest.text_content()) >= limit else body
 
 
-def _pieces(element: Any, figure: Callable[[Any], Figure | None]) -> Iterator[str | Figure]:
-    """The pieces of an element and those inside, without what follows it."""
+def _walk(element: Any, make_image: Callable[[Any], ImageT | None]) -> Iterator[str | ImageT]:
+    """Yield the segments of an element and its children, without the text after it."""
     tag = element.tag if isinstance(element.tag, str) else "script"
-    named = f"{element.get('class') or ''} {element.get('id') or ''}"
-    if tag in _SKIPPED or (tag not in ("body", "html", "main") and _BOILERPLATE.search(named)):
+    labels = f"{element.get('class') or ''} {element.get('id') or ''}"
+    if tag in _SKIPPED or (tag not in ("body", "html", "main") and _BOILERPLATE.search(labels)):
         return
-    if tag in ("img", "object", "embed") and (made := figure(element)) is not None:
-        yield made
-    between = "\n" if tag in _BLOCKS else "\t" if tag == "td" else ""
-    yield between
+    if tag in ("img", "object", "embed") and (image := make_image(element)) is not None:
+        yield image
+    separator = "\n" if tag in _BLOCKS else "\t" if tag == "td" else ""
+    yield separator
     yield element.text or ""
     for child in element:
-        yield from _pieces(child, figure)
+        yield from _walk(child, make_image)
         yield child.tail or ""
-    yield between
+    yield separator
 
 
-def _picture(element: Any, root: AnyPath, name: str) -> Image | None:
+def _find_image(element: Any, root: AnyPath, name: str) -> Image | None:
     source = element.get("src") or element.get("data") or ""
-    image = _inside_page(source, name) if source.startswith("data:") else _beside(source, root)
+    image = _embedded_image(source, name) if source.startswith("data:") else _file(source, root)
     try:
         if image is not None:
-            with PIL.Image.open(io.BytesIO(image.read_bytes())) as picture:
-                return image if min(picture.size) >= MIN_IMAGE_SIDE else None
+            with PIL.Image.open(io.BytesIO(image.read_bytes())) as header:
+                return image if min(header.size) >= MIN_IMAGE_SIDE else None
     except (ImageError, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         return None
     return None
 
 
-def _inside_page(source: str, name: str) -> Image | None:
+def _embedded_image(source: str, name: str) -> Image | None:
     head, _, body = source.partition(",")
     if not head.endswith(";base64"):
         return None
@@ -152,57 +156,57 @@ def _inside_page(source: str, name: str) -> Image | None:
         return None
 
 
-def _beside(source: str, root: AnyPath) -> Image | None:
+def _file(source: str, root: AnyPath) -> Image | None:
     if isinstance(root, RemotePath):
-        relative = _relative(source)
-        there = resolve_inside(root, relative) if relative else None
-        return Image(path=there) if there is not None else None
+        relative = _relative_path(source)
+        remote = resolve_inside(root, relative) if relative else None
+        return Image(path=remote) if remote is not None else None
     path = local_path(source, root)
     return Image(path=path) if path is not None and path.is_relative_to(root) else None
 
 
 def local_path(source: str, folder: Path) -> Path | None:
-    """The file that an address on a page means, or None where it means none of this machine's."""
-    relative = _relative(source)
+    """Return the local file that a URL of a page refers to, or None."""
+    relative = _relative_path(source)
     path = (folder / relative).resolve() if relative else None
     return path if path is not None and path.is_file() else None
 
 
-def _relative(source: str) -> str:
-    """The path of an address that names no scheme and no host; else empty."""
+def _relative_path(source: str) -> str:
+    """Return the path of a URL without scheme and host; "" for other URLs."""
     try:
-        address = urlsplit(source)
+        url = urlsplit(source)
     except ValueError:
         return ""
-    return "" if address.scheme or address.netloc else unquote(address.path)
+    return "" if url.scheme or url.netloc else unquote(url.path)
 
 
-def _merged(pieces: Iterator[str | Figure]) -> list[str | Figure]:
-    """Join runs of text between pictures, and leave out those without a word."""
-    merged: list[str | Figure] = []
+def _merge_text(segments: Iterator[str | ImageT]) -> list[str | ImageT]:
+    """Join the runs of text between images, and drop those without a word."""
+    merged: list[str | ImageT] = []
     buffer: list[str] = []
-    for piece in (*pieces, None):
-        if isinstance(piece, str):
-            buffer.append(piece)
+    for segment in (*segments, None):
+        if isinstance(segment, str):
+            buffer.append(segment)
             continue
         if text := normalize_whitespace("".join(buffer)):
             merged.append(text)
         buffer.clear()
-        if piece is not None:
-            merged.append(piece)
+        if segment is not None:
+            merged.append(segment)
     return merged
 
 
 def normalize_whitespace(text: str) -> str:
-    """One space between words, one line break between blocks; indents of code are kept.
+    """Reduce white space to single spaces and line breaks; indents of code are kept.
 
-    >>> tidied("a  b \\n\\n\\n    if c:\\n")
+    >>> normalize_whitespace("a  b \\n\\n\\n    if c:\\n")
     'a b\\n    if c:'
     """
     text = text.replace("\xa0", " ").replace("\r", "")
     lines = (line.rstrip() for line in text.replace("¶", "").split("\n"))
-    kept = (line for line in lines if line.strip())
+    non_empty = (line for line in lines if line.strip())
     return "\n".join(
         line[: len(line) - len(line.lstrip())].replace("\t", " ") + " ".join(line.split())
-        for line in kept
+        for line in non_empty
     ).strip()

@@ -1,8 +1,7 @@
-"""The bytes of an image file -> a picture: refused where it is too large, broken or half there.
+"""Image decoding: the bytes of an image file -> a PIL image; refused if too large or truncated.
 
-Decoders stop silently at some ends that come too early and leave the rest of the picture black
-or grey. Such files are refused as well: a picture that is half missing teaches a model that
-pictures have grey halves.
+Some decoders accept truncated files silently and leave the rest of the image black or gray. Such
+files are refused too: a model trained on them would learn that images have gray halves.
 """
 
 from __future__ import annotations
@@ -21,75 +20,74 @@ import PIL.Image
 from calumma.errors import ImageError
 
 MAX_PIXELS = 64_000_000
-"""Pictures with more pixels than this are refused unread: a small file can hold a huge one."""
+"""Images with more pixels are refused before decoding: a small file can hold a huge image."""
 
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM",
     "QOI", "TIFF", "WEBP", "XBM", "XPM",
 )  # fmt: skip
-"""What is read. Left out are formats that Pillow gives to other programs (EPS), those without a
-mark of their own, which any bytes may be taken for (TGA), and those of no use here."""
+"""Formats that are decoded. Excluded are those that Pillow passes to other programs (EPS), those
+without a signature, which match any bytes (TGA), and those of no use here."""
 
 _GRAY = 128
-"""What libjpeg leaves where a file has no data."""
+"""The value that libjpeg leaves in regions without data."""
 
-_HEADER_LOCK = threading.Lock()
-"""Filters of warnings belong to the whole process: one thread at a time may change them."""
+_WARNINGS_LOCK = threading.Lock()
+"""Warning filters are global to the process: one thread at a time may change them."""
 
 
 def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
-    """Decode a picture whole: the first frame of an animation, the first page of several.
+    """Decode an image: the first frame of an animation, the first page of several.
 
     Args:
         data: an image file.
-        name: what messages call it.
-        max_pixels: what it may hold.
+        name: name of the image in messages.
+        max_pixels: maximum number of pixels.
 
     Raises:
-        ImageError: the bytes are no picture, are cut short, or hold too many pixels.
+        ImageError: the bytes are no image, are truncated, or hold too many pixels.
     """
-    picture = _open_header(data, name, max_pixels)
-    _require_pixel_limit(picture, name, max_pixels)
+    image = _open_header(data, name, max_pixels)
+    _require_pixel_limit(image, name, max_pixels)
     try:
-        picture.load()
-        missing = _missing_data(data, picture)
+        image.load()
+        missing = _missing_data(data, image)
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(_too_large(name, "far too many", max_pixels)) from error
-    # A broken file can raise anything from within a decoder: SyntaxError, struct.error, ...
+    # A corrupt file can raise anything from within a decoder: SyntaxError, struct.error, ...
     except Exception as error:
         raise ImageError(broken_image_message(name, error)) from error
-    # An icon's size is known for certain once its picture has been read.
-    _require_pixel_limit(picture, name, max_pixels)
+    # The size of an icon is certain only after decoding.
+    _require_pixel_limit(image, name, max_pixels)
     if missing:
         raise ImageError(broken_image_message(name, missing))
-    return picture
+    return image
 
 
 def require_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """See that bytes begin as a picture does; arguments and errors as of `open_picture`."""
+    """Check that bytes begin as an image file; arguments and errors as of `open_image`."""
     _require_pixel_limit(_open_header(data, name, max_pixels), name, max_pixels)
 
 
 def broken_image_message(name: str, error: object) -> str:
-    """The message about a picture that cannot be decoded to its end."""
+    """Return the message for an image that cannot be decoded completely."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return (
-        f"{name}: the picture is broken or cut short ({reason}); expected a whole file. Fetch it "
-        "again, or leave its document out."
+        f"{name}: the image is corrupt or truncated ({reason}); expected a complete file. Download "
+        "it again, or drop its document."
     )
 
 
 def _open_header(data: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
     try:
-        with _HEADER_LOCK, warnings.catch_warnings():
-            # Pillow warns above 89 million pixels; MAX_PIXELS refuses those below.
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            # Pillow warns above 89 million pixels; MAX_PIXELS is lower.
             warnings.simplefilter("ignore")
             return PIL.Image.open(io.BytesIO(data), formats=_available_formats())
     except PIL.UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: holds no picture that can be read (its first bytes are {data[:8]!r}); "
-            "expected PNG, JPEG, WebP or another format of Pillow. Replace the file, or leave "
-            "its document out."
+            f"{name}: not an image (its first bytes are {data[:8]!r}); expected PNG, JPEG, WebP or "
+            "another format of Pillow. Replace the file, or drop its document."
         ) from error
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(_too_large(name, "far too many", max_pixels)) from error
@@ -99,51 +97,51 @@ def _open_header(data: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
 
 @functools.cache
 def _available_formats() -> tuple[str, ...]:
-    """Of FORMATS, those that this Pillow knows: AVIF is not in all of them."""
+    """Return those of `FORMATS` that this build of Pillow has; not every one has AVIF."""
     PIL.Image.init()
     return tuple(kind for kind in FORMATS if kind in PIL.Image.OPEN)
 
 
-def _require_pixel_limit(picture: PIL.Image.Image, name: str, most: int) -> None:
-    if picture.width * picture.height > most:
-        raise ImageError(_too_large(name, f"{picture.width} x {picture.height}", most))
+def _require_pixel_limit(image: PIL.Image.Image, name: str, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageError(_too_large(name, f"{image.width} x {image.height}", max_pixels))
 
 
-def _too_large(name: str, pixels: str, most: int) -> str:
-    return f"{name}: {pixels} pixels; expected at most {most:,}. Make the picture smaller."
+def _too_large(name: str, pixels: str, max_pixels: int) -> str:
+    return f"{name}: {pixels} pixels; expected at most {max_pixels:,}. Scale the image down."
 
 
-def _missing_data(data: bytes, picture: PIL.Image.Image) -> str:
-    """What a decoded picture lacks although its decoder was content; empty if nothing."""
-    if picture.format == "PNG" and data[25:26] == b"\3" and b"PLTE" not in data:
+def _missing_data(data: bytes, image: PIL.Image.Image) -> str:
+    """Return what a decoded image lacks although its decoder raised no error; "" if nothing."""
+    if image.format == "PNG" and data[25:26] == b"\3" and b"PLTE" not in data:
         return "it has no palette"
-    cut = _is_cut_png(data, picture) or _is_cut_jpeg(data, picture)
+    cut = _is_cut_png(data, image) or _is_cut_jpeg(data, image)
     return "its data ends before its last row" if cut else ""
 
 
-def _is_cut_png(data: bytes, picture: PIL.Image.Image) -> bool:
-    """Whether the compressed rows of a PNG end early, which Pillow leaves black and says nothing.
+def _is_cut_png(data: bytes, image: PIL.Image.Image) -> bool:
+    """Return whether the compressed rows of a PNG end early; Pillow leaves the rest black silently.
 
-    Only a picture that ends in zeros can be one; its rows are unpacked once more and counted.
+    Only an image that ends in zeros can be truncated; its rows are decompressed again and counted.
     """
-    if picture.format != "PNG" or data[12:16] != b"IHDR":
+    if image.format != "PNG" or data[12:16] != b"IHDR":
         return False
-    last = np.asarray(picture.crop((0, max(0, picture.height - 2), *picture.size)))
+    last = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
     if last.reshape(len(last), -1).any(1).all():
         return False
     (width, height, depth, kind), interlaced = struct.unpack(">IIBB", data[16:26]), data[28]
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     sizes = _adam7_sizes(width, height) if interlaced else [(width, height)]
-    wanted = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns)
+    expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns)
     unpacker, found, rest = zlib.decompressobj(), 0, _idat_bytes(data)
-    while found < wanted and rest:
+    while found < expected and rest:
         found += len(unpacker.decompress(rest, 1 << 24))
         rest = unpacker.unconsumed_tail
-    return found < wanted
+    return found < expected
 
 
 def _adam7_sizes(width: int, height: int) -> list[tuple[int, int]]:
-    """Columns and rows of the seven passes of an interlaced PNG."""
+    """Return the columns and rows of the seven passes of an interlaced PNG."""
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
               (0, 1, 1, 2))  # fmt: skip
     return [
@@ -153,31 +151,31 @@ def _adam7_sizes(width: int, height: int) -> list[tuple[int, int]]:
 
 
 def _idat_bytes(data: bytes) -> bytes:
-    """The compressed rows: what the IDAT chunks of a PNG hold, one after the other."""
-    pieces, start = [], 8
+    """Concatenate the IDAT chunks of a PNG: its compressed rows."""
+    chunks, start = [], 8
     while start + 8 <= len(data):
         length = int.from_bytes(data[start : start + 4], "big")
         if data[start + 4 : start + 8] == b"IDAT":
-            pieces.append(data[start + 8 : start + 8 + length])
+            chunks.append(data[start + 8 : start + 8 + length])
         start += length + 12
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
-def _is_cut_jpeg(data: bytes, picture: PIL.Image.Image) -> bool:
-    """Whether the data of a JPEG ends early although its end is marked, and its rest is grey.
+def _is_cut_jpeg(data: bytes, image: PIL.Image.Image) -> bool:
+    """Return whether a JPEG with an end marker has too little data, so that the rest is gray.
 
-    A whole picture may end in grey too: then its last bytes encode nothing but grey, and without
-    some of them all that stands above is the same. In a cut one they encode what stands above.
+    A complete image may end in gray too: its last bytes then encode only gray, and decoding
+    without some of them leaves the rows above unchanged. In a truncated one those rows change.
     """
-    scan = _single_scan(data) if picture.format in ("JPEG", "MPO") else None
+    scan = _single_scan(data) if image.format in ("JPEG", "MPO") else None
     if scan is None:
         return False
-    values = np.asarray(picture)
+    values = np.asarray(image)
     if _non_gray_rows(values[-16:]).any():
         return False
     above = max(np.flatnonzero(_non_gray_rows(values)), default=-1) + 1
-    # A whole file has at least two bits for each block of 8 by 8.
-    fewer = min(64, (len(values) - above) // 16 * (picture.width // 8) // 2)
+    # A complete file has at least two bits for each block of 8 by 8.
+    fewer = min(64, (len(values) - above) // 16 * (image.width // 8) // 2)
     if fewer < 2:
         return False
     start, end = scan
@@ -189,19 +187,19 @@ def _is_cut_jpeg(data: bytes, picture: PIL.Image.Image) -> bool:
 
 
 def _non_gray_rows(values: np.ndarray) -> np.ndarray:
-    """Which rows hold anything but the grey of missing data, which is 127 in inverted ink."""
+    """Return which rows hold anything but the gray of missing data (127 in inverted CMYK)."""
     return ((values != _GRAY) & (values != _GRAY - 1)).reshape(len(values), -1).any(1)
 
 
 def _single_scan(data: bytes) -> tuple[int, int] | None:
-    """Where the compressed data of a JPEG starts and ends; None if it is in several pieces."""
-    place = 2
-    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    start = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    """Return start and end of the compressed data of a JPEG; None if it has several scans."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    start = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     marker = _MARKER.search(data, start)
     return (start, marker.start()) if marker and marker[0] == b"\xff\xd9" else None
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""What ends a scan: neither a byte of data nor a mark to restart at."""
+"""The end of a scan: neither a byte of data nor a restart marker."""

@@ -1,6 +1,6 @@
-"""Pairs of answers of which one was preferred: what `calumma compare` collects, and DPO reads.
+"""Preference pairs for DPO, as `calumma compare` exports them.
 
-One pair is one line of JSON, its parts written as in documents; image paths start beside the file:
+One pair is one line of JSON, with parts as in documents; image paths are relative to the file:
 
     {"id": "...", "prompt": [parts], "chosen": [parts], "rejected": [parts], "source": "..."}
 """
@@ -28,7 +28,7 @@ _FIELDS = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """A prompt with two answers, of which `chosen` was preferred."""
+    """A prompt with a preferred (`chosen`) and a `rejected` answer."""
 
     id: str
     prompt: tuple[Part, ...]
@@ -47,62 +47,61 @@ class Preference:
 
 
 def read_preferences(path: Path) -> Iterator[Preference]:
-    """The pairs of a file, in order; empty lines are passed over.
+    """Read the pairs of a file, in order; empty lines are skipped.
 
     Raises:
-        DocumentError: the file cannot be read, or a line is no pair.
+        DocumentError: the file cannot be read, or a line is not a pair.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DocumentError(
-            f"{path}: no pairs can be read there ({error}); expected JSON lines in UTF-8. Fix the "
+            f"{path}: cannot be read ({error}); expected pairs as JSON lines in UTF-8. Fix the "
             "path, or export the pairs again."
         ) from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _preference(line, path, f"{path}:{number}")
+            yield _parse_preference(line, path, f"{path}:{number}")
 
 
-def _preference(line: str, path: Path, where: str) -> Preference:
+def _parse_preference(line: str, path: Path, where: str) -> Preference:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise DocumentError(
-            f"{where}: the line is no JSON ({error}); expected one pair a line. Export the pairs "
-            "again."
+            f"{where}: not JSON ({error}); expected one pair per line. Export the pairs again."
         ) from error
     missing = [f for f in _FIELDS if not isinstance(record, dict) or not record.get(f)]
     if missing:
         raise DocumentError(
             f'{where}: there is no "{missing[0]}"; expected a prompt, a chosen and a rejected '
-            "answer, each a list of parts. Add it, or drop the line."
+            "answer, each a list of parts. Add it, or remove the line."
         )
     parts = {
         name: document_from_json({"content": record[name]}, path.parent, f"{where}, {name}").content
         for name in _FIELDS
     }
-    # A pair without a name is called after its line.
-    name = str(record.get("id") or where.rpartition(":")[2])
-    return Preference(id=name, source=str(record.get("source") or ""), **parts)
+    line_number = where.rpartition(":")[2]
+    return Preference(
+        id=str(record.get("id") or line_number), source=str(record.get("source") or ""), **parts
+    )
 
 
 def write_preferences(path: Path, pairs: Iterable[Preference]) -> int:
-    """Write pairs, pictures inside as base64; how many there are.
+    """Write pairs with their images as base64, and return their number.
 
     Raises:
         OutputError: the file cannot be written.
-        ImageError: a picture's file cannot be read.
+        ImageError: an image file cannot be read.
     """
-    lines = [json.dumps(_record(pair), ensure_ascii=False) + "\n" for pair in pairs]
+    lines = [json.dumps(_to_json(pair), ensure_ascii=False) + "\n" for pair in pairs]
     write_text(path, "".join(lines))
     return len(lines)
 
 
-def _record(pair: Preference) -> dict[str, Any]:
-    told = {name: getattr(pair, name) for name in _FIELDS}
+def _to_json(pair: Preference) -> dict[str, Any]:
     parts = {
-        name: document_to_json(Document(id=pair.id, content=content))["content"]
-        for name, content in told.items()
+        name: document_to_json(Document(id=pair.id, content=getattr(pair, name)))["content"]
+        for name in _FIELDS
     }
     return {"id": pair.id, **parts, "source": pair.source}

@@ -1,8 +1,8 @@
-"""Writing documents: one Parquet file, or one file of JSON lines, whole or not there at all.
+"""Writers of documents: one Parquet file or one file of JSON lines, written atomically.
 
-The Parquet schema has one column a field of `Document`:
+The Parquet schema has one column per field of `Document`:
 
-    id, source, licence    string
+    id, source, license    string
     content                list<struct<type, text, bytes, path>>
     messages               list<struct<role, content: the same list>>
     attributes             map<string, string>
@@ -34,7 +34,7 @@ from calumma.documents.jsonl import CODECS
 from calumma.files import atomic_write
 
 ROWS_PER_GROUP = 256
-"""Documents in one row group: a reader holds this many in memory, pictures included."""
+"""Documents in one row group: a reader holds this many in memory, with their images."""
 
 _PART = pa.struct(
     [("type", pa.string()), ("text", pa.string()), ("bytes", pa.binary()), ("path", pa.string())]
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
-        pa.field("licence", pa.string(), nullable=False),
+        pa.field("license", pa.string(), nullable=False),
         pa.field("content", _PARTS),
         pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", _PARTS)]))),
         pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
@@ -55,27 +55,27 @@ SCHEMA = pa.schema(
 _STORAGE: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 9,
-    # A dictionary of pictures would be as long as the pictures; these columns do repeat.
+    # A dictionary of images would be as large as the images; these columns do repeat.
     "use_dictionary": [
         "source",
-        "licence",
+        "license",
         "content.list.element.type",
         "attributes.key_value.key",
     ],
-    # Least and greatest picture of a row group would stand in the footer.
+    # Statistics of the image column would put whole images into the footer.
     "write_statistics": ["id", "source"],
 }
 
 
 def write_parquet(path: Path, documents: Iterable[Document]) -> int:
-    """Write documents to one Parquet file, pictures inside as the bytes of their files.
+    """Write documents to one Parquet file, with the bytes of their image files.
 
     Returns:
         The number of documents written.
 
     Raises:
         OutputError: the file cannot be written.
-        ImageError: a picture's file cannot be read.
+        ImageError: an image file cannot be read.
     """
     count = 0
     with (
@@ -103,7 +103,7 @@ def _row(document: Document) -> dict[str, Any]:
     return {
         "id": document.id,
         "source": document.source,
-        "licence": document.license,
+        "license": document.license,
         "content": None if turns else [_part(part) for part in document.content],
         "messages": turns or None,
         "attributes": sorted(document.attributes.items()),
@@ -119,38 +119,37 @@ def _part(part: Part) -> dict[str, Any]:
 def write_jsonl(
     path: Path, documents: Iterable[Document], *, images: Literal["base64", "files"] = "base64"
 ) -> int:
-    """Write documents as JSON lines; a name that ends in .gz or .zst is compressed.
+    """Write documents as JSON lines, compressed if the name ends in .gz or .zst.
 
     Args:
         path: the file to write.
-        documents: what to write, one a line.
-        images: where pictures go: into the line, or beside the file into the folder that has the
-            file's name with `-images` for `.jsonl`.
+        documents: the documents, one per line.
+        images: "base64" in the line, or "files" in a folder next to the file, named like the file
+            with `-images` in place of `.jsonl`.
 
     Returns:
         The number of documents written.
 
     Raises:
         OutputError: the file or the folder cannot be written.
-        ImageError: a picture's file cannot be read.
+        ImageError: an image file cannot be read.
     """
     folder = path.with_name(path.name.split(".")[0] + "-images")
-    beside = _ImageFolder(folder) if images == "files" else None
-    codec = CODECS.get(path.suffix)
+    image_folder = _ImageFolder(folder) if images == "files" else None
     count = 0
     with (
         atomic_write(path) as temporary,
-        pa.output_stream(str(temporary), compression=codec) as out,
+        pa.output_stream(str(temporary), compression=CODECS.get(path.suffix)) as out,
     ):
         for document in documents:
-            record = document_to_json(document, beside.add if beside else None)
+            record = document_to_json(document, image_folder.add if image_folder else None)
             out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
             count += 1
     return count
 
 
 class _ImageFolder:
-    """Puts pictures into a folder under running numbers, and says how a part names them."""
+    """Writes images to a folder under running numbers, and returns their JSON parts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What the model writes about pictures it has not seen, held against what is known of them."""
+"""The `captioning` task: greedy captions, scored by the known attributes that they name."""
 
 from __future__ import annotations
 
@@ -28,137 +28,139 @@ from calumma.tokens.pixels import image_to_array
 GREEDY_TEXT = TextSampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
 
 NEIGHBOR_RESOLUTION = 16
-"""Pictures are compared at this many pixels to a side."""
+"""Pixels per side at which images are compared to find the nearest one."""
 
-_SPARE_IDS = 8
-"""Ids a written caption may have more than the longest true one."""
+_EXTRA_TOKENS = 8
+"""Tokens that a generated caption may have more than the longest reference."""
 
 
 def captioning(context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """The share of known words that stand in the captions the model writes, all and by kind.
+    """Measure the proportion of known attribute words in generated captions, all and by attribute.
 
     Raises:
         EvaluationError: no pair has attributes that its own caption names.
     """
-    known = [pair for pair in context.pairs if named_attributes(pair)]
-    if not known:
+    candidates = [pair for pair in context.pairs if named_attributes(pair)]
+    if not candidates:
         raise EvaluationError(
             f"captioning: found no attribute named in the texts of {len(context.pairs)} pairs; "
-            'expected attributes such as "thing" or "ground" whose words stand in the caption. Give '
+            'expected attributes such as "thing" or "ground" whose words occur in the caption. Give '
             "such documents (--documents), or leave this task out."
         )
-    pairs = subsample(known, config.max_prompts, config.seed)
-    written = generate_captions(context, pairs, config)
-    for pair, text in config.first_to_log(pairs, written):
-        prompt: list[str | PIL.Image.Image] = [pair.picture]
+    pairs = subsample(candidates, config.max_prompts, config.seed)
+    captions = generate_captions(context, pairs, config)
+    for pair, caption in config.first_to_log(pairs, captions):
+        prompt: list[str | PIL.Image.Image] = [pair.pil_image]
         prompt += [config.caption_question] if config.caption_question else []
         context.logged_samples.append(
-            LoggedSample(task="captioning", prompt=prompt, answer=[text], target=[pair.text])
+            LoggedSample(task="captioning", prompt=prompt, answer=[caption], target=[pair.text])
         )
-    beside = {"another's caption": [pair.text for pair in derangement(pairs, config.seed)]}
+    baselines = {"another image's caption": [pair.text for pair in derangement(pairs, config.seed)]}
     if config.training_documents:
-        beside["nearest picture's"] = nearest_captions(pairs, config.training_documents)
-    return caption_metrics([named_attributes(pair) for pair in pairs], written, beside, config.seed)
+        baselines["nearest image's caption"] = nearest_captions(pairs, config.training_documents)
+    attributes = [named_attributes(pair) for pair in pairs]
+    return caption_metrics(attributes, captions, baselines, config.seed)
 
 
 def named_attributes(pair: TextImagePair) -> dict[str, str]:
-    """The attributes that the pair's own caption names, with their words."""
-    return {
-        k: word for k, word in pair.document.attributes.items() if contains_phrase(pair.text, word)
-    }
+    """Return the attributes whose words occur in the pair's own caption."""
+    attributes = pair.document.attributes
+    return {name: word for name, word in attributes.items() if contains_phrase(pair.text, word)}
 
 
-def contains_phrase(text: str, word: str) -> bool:
-    """Whether a word, or words in a row, stand whole in a text; case does not count.
+def contains_phrase(text: str, phrase: str) -> bool:
+    """Return whether a text contains a phrase as whole words, ignoring case.
 
-    >>> names("A red cat", "cat"), names("A red catfish", "cat")
+    >>> contains_phrase("A red cat", "cat"), contains_phrase("A red catfish", "cat")
     (True, False)
     """
-    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.I) is not None
+    return bool(phrase) and re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.I) is not None
 
 
 def generate_captions(
     context: EvalContext, pairs: Sequence[TextImagePair], config: EvalConfig
 ) -> list[str]:
-    """The text the model finds likeliest behind each picture, id by id."""
+    """Caption the images of pairs by greedy decoding."""
     longest = max(len(pair.text_ids) for pair in pairs)
     question = [config.caption_question] if config.caption_question else []
-    written = []
+    captions = []
     for start in range(0, len(pairs), BATCH_SIZE):
-        piece = pairs[start : start + BATCH_SIZE]
+        batch = pairs[start : start + BATCH_SIZE]
         samples = context.model.generate_batch(
-            [[pair.pil_image, *question] for pair in piece],
+            [[pair.pil_image, *question] for pair in batch],
             answer=config.chat_template,
-            max_new_tokens=longest + _SPARE_IDS,
+            max_new_tokens=longest + _EXTRA_TOKENS,
             max_images=0,
             text=GREEDY_TEXT,
         )
         for sample in samples:
-            written.append("".join(part for part in sample.parts if isinstance(part, str)))
-        config.on_progress(start + len(piece), len(pairs))
-    return written
+            captions.append("".join(part for part in sample.parts if isinstance(part, str)))
+        config.on_progress(start + len(batch), len(pairs))
+    return captions
 
 
-def nearest_captions(pairs: Sequence[TextImagePair], training: Sequence[Document]) -> list[str]:
-    """For each pair the caption of the training picture that is nearest pixel by pixel.
+def nearest_captions(
+    pairs: Sequence[TextImagePair], training_documents: Sequence[Document]
+) -> list[str]:
+    """Return for each pair the caption of the training image with the nearest pixels.
 
     Raises:
-        EvaluationError: no training document has a text and a picture.
+        EvaluationError: no training document has a text and an image.
     """
-    known = captioned_documents(training)
-    if not known:
+    training = captioned_documents(training_documents)
+    if not training:
         raise EvaluationError(
-            f"captioning: found no text with a picture among {len(training)} training documents; "
-            "expected at least one, for the baseline. Give others, or leave --train out."
+            f"captioning: found no text with an image among {len(training_documents)} training "
+            "documents; expected at least one, for the baseline. Give others, or leave --train out."
         )
-    places = nearest_images(
-        [pair.image for pair in pairs], [document.images[0] for document in known]
+    indices = nearest_images(
+        [pair.image for pair in pairs], [document.images[0] for document in training]
     )
     return [
-        next(part.text for part in known[place].parts() if isinstance(part, Text))
-        for place in places
+        next(part.text for part in training[index].parts() if isinstance(part, Text))
+        for index in indices
     ]
 
 
-def nearest_images(ours: Sequence[Image], theirs: Sequence[Image]) -> list[int]:
-    """For each of our pictures the place of the one of theirs that is nearest pixel by pixel."""
-    return [int(place) for place in pixel_distances(ours, theirs).argmin(axis=1)]
+def nearest_images(queries: Sequence[Image], images: Sequence[Image]) -> list[int]:
+    """Return for each query the index of the image with the nearest pixels."""
+    return [int(index) for index in pixel_distances(queries, images).argmin(axis=1)]
 
 
-def pixel_distances(ours: Sequence[Image], theirs: Sequence[Image]) -> NDArray[np.float64]:
-    """[N, M] squared distances of pictures made small, pixel by pixel."""
-    known = np.stack([_small(image) for image in theirs])
-    mine = np.stack([_small(image) for image in ours])
-    squares = np.square(mine).sum(axis=1)[:, None] + np.square(known).sum(axis=1)
-    return squares - 2 * mine @ known.T
+def pixel_distances(queries: Sequence[Image], images: Sequence[Image]) -> NDArray[np.float64]:
+    """Return [N, M] squared pixel distances of downscaled images."""
+    keys = np.stack([_downscale(image) for image in images])
+    query_vectors = np.stack([_downscale(image) for image in queries])
+    squares = np.square(query_vectors).sum(axis=1)[:, None] + np.square(keys).sum(axis=1)
+    return squares - 2 * query_vectors @ keys.T
 
 
-def _small(image: Image) -> NDArray[np.float64]:
+def _downscale(image: Image) -> NDArray[np.float64]:
     return image_to_array(image.open(), NEIGHBOR_RESOLUTION).astype(np.float64).ravel()
 
 
 def caption_metrics(
-    known: Sequence[dict[str, str]],
-    written: Sequence[str],
-    beside: Mapping[str, Sequence[str]],
+    attributes: Sequence[dict[str, str]],
+    captions: Sequence[str],
+    baseline_captions: Mapping[str, Sequence[str]],
     seed: int,
 ) -> list[Metric]:
-    """The share of attribute words that are named, over all attributes and for each.
+    """Return the proportion of attribute words that captions name, over all and by attribute.
 
     Args:
-        known: the attributes of each picture, with their words.
-        written: the caption the model wrote for each.
-        beside: captions that take nothing clever, by where they come from, for baselines.
-        seed: of the interval.
+        attributes: the attributes of each image, with their words.
+        captions: the generated caption of each image.
+        baseline_captions: captions of each baseline, by its name.
+        seed: seed of the intervals.
     """
-    kinds = sorted({kind for attributes in known for kind in attributes})
-    figures = []
-    for kind in (None, *kinds):
-        part = [_words(attributes, kind) for attributes in known]
-        counts = np.array([len(words) for words in part])
-        hits = _hits(part, written)
-        figure = Metric(
-            name=f"caption_{kind or 'attributes'}_right",
+    names = sorted({name for image_attributes in attributes for name in image_attributes})
+    metrics = []
+    for name in (None, *names):
+        words = [_words(image_attributes, name) for image_attributes in attributes]
+        counts = np.array([len(image_words) for image_words in words])
+        hits = _count_hits(words, captions)
+        metric = Metric(
+            name=f"caption_{name or 'attributes'}_accuracy",
             value=float(hits.sum() / counts.sum()),
             baseline=None,
             n=int((counts > 0).sum()),
@@ -166,22 +168,22 @@ def caption_metrics(
             unit="share",
             note=f"{counts.sum()} known words, greedy captions",
         )
-        shares = {
-            name: float(_hits(part, captions).sum() / counts.sum())
-            for name, captions in beside.items()
+        baselines = {
+            baseline: float(_count_hits(words, texts).sum() / counts.sum())
+            for baseline, texts in baseline_captions.items()
         }
-        figures.append(figure.with_baselines(shares))
-    return figures
+        metrics.append(metric.with_baselines(baselines))
+    return metrics
 
 
-def _words(attributes: dict[str, str], kind: str | None) -> list[str]:
-    return [word for name, word in attributes.items() if kind in (None, name)]
+def _words(attributes: dict[str, str], name: str | None) -> list[str]:
+    return [word for key, word in attributes.items() if name in (None, key)]
 
 
-def _hits(part: Sequence[Sequence[str]], captions: Sequence[str]) -> NDArray[np.int64]:
+def _count_hits(words: Sequence[Sequence[str]], captions: Sequence[str]) -> NDArray[np.int64]:
     return np.array(
         [
-            sum(contains_phrase(text, w) for w in words)
-            for words, text in zip(part, captions, strict=True)
+            sum(contains_phrase(caption, word) for word in image_words)
+            for image_words, caption in zip(words, captions, strict=True)
         ]
     )

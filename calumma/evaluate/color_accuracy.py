@@ -1,4 +1,4 @@
-"""Asked for a colour, does the model draw it? Measured on the pixels of what it drew."""
+"""The `color_accuracy` task: whether generated images have the colors that the prompt names."""
 
 from __future__ import annotations
 
@@ -21,139 +21,144 @@ COLOR_CHANCE = 1 / len(GROUNDS)
 
 @dataclass(frozen=True)
 class RequestedColors:
-    """Colours that a prompt asks for."""
+    """Colors that a prompt names."""
 
     ground: str | None
     thing: str | None
 
-    def matches(self, picture: PIL.Image.Image) -> dict[str, bool]:
-        """For each kind of colour asked, whether the picture has it."""
+    def matches(self, image: PIL.Image.Image) -> dict[str, bool]:
+        """Return for each requested color whether the image has it."""
         found = {}
         if self.ground:
-            found["ground"] = background_color(picture) == self.ground
+            found["ground"] = background_color(image) == self.ground
         if self.thing:
-            found["thing"] = object_color(picture) == self.thing
+            found["thing"] = object_color(image) == self.thing
         return found
 
 
 def color_accuracy(context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Pictures drawn for the captions of composed scenes, and the share of colours they have.
+    """Generate images for the captions of composed scenes and measure the color accuracy.
 
     Raises:
-        EvaluationError: no pair has a known colour among the eight, or the model cannot draw.
+        EvaluationError: no pair names one of the eight colors, or the model has no image decoder.
     """
-    known = [pair for pair in context.pairs if requested_colors(pair) is not None]
-    if not known:
+    candidates = [pair for pair in context.pairs if requested_colors(pair) is not None]
+    if not candidates:
         raise EvaluationError(
-            f"drawing: found no colour of ground or thing known of {len(context.pairs)} pairs; "
+            f"color_accuracy: found no color of ground or thing among {len(context.pairs)} pairs; "
             f'expected attributes "ground" or "colour" among {", ".join(GROUNDS)}. Give composed '
             "scenes such as the embedded corpus has (--documents), or leave this task out."
         )
-    require_images("drawing", context, len(known))
-    pairs = subsample(known, config.max_prompts, config.seed)
-    pictures = generate_images(context.model, [pair.text for pair in pairs], config)
-    for pair, picture in config.first_to_log(pairs, pictures):
-        prompt = list(_phrased(pair.text, config))
+    require_images("color_accuracy", context, len(candidates))
+    pairs = subsample(candidates, config.max_prompts, config.seed)
+    images = generate_images(context.model, [pair.text for pair in pairs], config)
+    for pair, image in config.first_to_log(pairs, images):
+        prompt = list(_prompt(pair.text, config))
         context.logged_samples.append(
-            LoggedSample(task="drawing", prompt=prompt, answer=[picture], target=[pair.picture])
+            LoggedSample(
+                task="color_accuracy", prompt=prompt, answer=[image], target=[pair.pil_image]
+            )
         )
-    asked = [question for pair in pairs if (question := requested_colors(pair))]
-    ruler = _hits(asked, [pair.pil_image for pair in pairs])
-    return color_metrics(_hits(asked, pictures), ruler)
+    requested = [colors for pair in pairs if (colors := requested_colors(pair))]
+    references = _match_all(requested, [pair.pil_image for pair in pairs])
+    return color_metrics(_match_all(requested, images), references)
 
 
 def requested_colors(pair: TextImagePair) -> RequestedColors | None:
-    """The colours among the eight that a pair's attributes name, or None for none."""
+    """Return the colors among the eight that a pair's attributes name; None for none."""
     attributes = pair.document.attributes
     ground, thing = attributes.get("ground"), attributes.get("colour")
-    asked = RequestedColors(
+    colors = RequestedColors(
         ground if ground in GROUNDS else None, thing if thing in GROUNDS else None
     )
-    return asked if asked.ground or asked.thing else None
+    return colors if colors.ground or colors.thing else None
 
 
 def generate_images(
     model: Model, captions: Sequence[str], config: EvalConfig
 ) -> list[PIL.Image.Image]:
-    """One picture for each caption, each from a seed of its own."""
-    room = model.image.config.codes_per_image + 2
-    pictures = []
+    """Generate one image for each caption, each with its own seed."""
+    max_new_tokens = model.image.config.codes_per_image + 2
+    images = []
     for start in range(0, len(captions), BATCH_SIZE):
-        piece = captions[start : start + BATCH_SIZE]
+        batch = captions[start : start + BATCH_SIZE]
         samples = model.generate_batch(
-            [list(_phrased(caption, config)) for caption in piece],
+            [list(_prompt(caption, config)) for caption in batch],
             answer=config.chat_template,
-            seeds=[config.seed + start + number for number in range(len(piece))],
-            max_new_tokens=room,
+            seeds=[config.seed + start + number for number in range(len(batch))],
+            max_new_tokens=max_new_tokens,
             max_images=1,
             image_first=True,
             image=config.image,
         )
         for sample in samples:
-            pictures.append(_picture(sample.parts))
-        config.on_progress(start + len(piece), len(captions))
-    return pictures
+            images.append(_first_image(sample.parts))
+        config.on_progress(start + len(batch), len(captions))
+    return images
 
 
-def _phrased(caption: str, config: EvalConfig) -> Sequence[str]:
-    """The texts of the prompt that asks for a caption's picture."""
+def _prompt(caption: str, config: EvalConfig) -> Sequence[str]:
+    """Return the texts of the prompt for a caption's image."""
     if config.format_prompt:
         return config.format_prompt(caption)
     return [f"draw {caption}" if config.chat_template else caption]
 
 
-def _picture(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:
-    found = next((part for part in parts if isinstance(part, PIL.Image.Image)), None)
-    if found is None:
+def _first_image(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:
+    image = next((part for part in parts if isinstance(part, PIL.Image.Image)), None)
+    if image is None:
         raise EvaluationError(
-            "drawing: a prompt leaves no room for a picture; expected it and the picture's codes "
-            "within the longest row the model reads. Ask more briefly, or leave this task out."
+            "color_accuracy: a prompt leaves no tokens for an image; expected the prompt and the "
+            "image's codes within the model's max_seq_len. Use shorter prompts, or leave this task "
+            "out."
         )
-    return found
+    return image
 
 
 _Matches = Sequence[dict[str, bool]]
 
 
-def _hits(asked: Sequence[RequestedColors], pictures: Sequence[PIL.Image.Image]) -> _Matches:
-    return [question.matches(p) for question, p in zip(asked, pictures, strict=True)]
+def _match_all(requested: Sequence[RequestedColors], images: Sequence[PIL.Image.Image]) -> _Matches:
+    return [colors.matches(image) for colors, image in zip(requested, images, strict=True)]
 
 
-def color_metrics(drawn: _Matches, ruler: _Matches) -> list[Metric]:
-    """The share of colours that are there: of all that were asked, and by kind.
+def color_metrics(generated: _Matches, references: _Matches) -> list[Metric]:
+    """Return the proportion of requested colors that are there, over all and by kind.
+
+    The metric is named `colour_asked_colour_drawn` in reports (a name of the contract).
 
     Args:
-        drawn: for each drawn picture, whether it has the ground's and the thing's colour.
-        ruler: the same of the documents' own pictures: how good the measurement itself is.
+        generated: matches of each generated image.
+        references: matches of the documents' own images: the accuracy of the measurement itself.
     """
-    figures = []
-    for name, kind in (("", None), ("_ground", "ground"), ("_thing", "thing")):
-        found = [_only(hits, kind) for hits in drawn if _only(hits, kind)]
-        if not found:
+    metrics = []
+    for suffix, kind in (("", None), ("_ground", "ground"), ("_thing", "thing")):
+        matches = [_of_kind(match, kind) for match in generated if _of_kind(match, kind)]
+        if not matches:
             continue
-        share = _share(found)
-        own = _share([_only(hits, kind) for hits in ruler])
-        asked = sum(map(len, found))
-        figures.append(
+        accuracy = _mean(matches)
+        reference_accuracy = _mean([_of_kind(match, kind) for match in references])
+        num_requested = sum(map(len, matches))
+        metrics.append(
             Metric(
-                name=f"colour_asked_colour_drawn{name}",
-                value=share,
+                name=f"colour_asked_colour_drawn{suffix}",
+                value=accuracy,
                 baseline=COLOR_CHANCE,
-                n=len(found),
-                # Two questions on one picture are no two pictures: n is what was drawn.
-                interval=wilson_interval(share * len(found), len(found)),
+                n=len(matches),
+                # Two colors of one image are not independent: n counts images.
+                interval=wilson_interval(accuracy * len(matches), len(matches)),
                 unit="share",
-                note=f"{asked} colours asked of {len(found)} drawn pictures, by pixels; the "
-                f"documents' own pictures get {own:.3f}",
+                note=f"{num_requested} colors requested of {len(matches)} generated images, by "
+                f"pixels; the documents' own images get {reference_accuracy:.3f}",
             )
         )
-    return figures
+    return metrics
 
 
-def _only(hits: dict[str, bool], kind: str | None) -> list[bool]:
-    return [hit for name, hit in hits.items() if kind in (None, name)]
+def _of_kind(match: dict[str, bool], kind: str | None) -> list[bool]:
+    return [hit for name, hit in match.items() if kind in (None, name)]
 
 
-def _share(found: Sequence[Sequence[bool]]) -> float:
-    flat = [hit for hits in found for hit in hits]
+def _mean(matches: Sequence[Sequence[bool]]) -> float:
+    flat = [hit for match in matches for hit in match]
     return sum(flat) / len(flat)

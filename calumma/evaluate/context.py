@@ -19,7 +19,7 @@ from calumma.evaluate.logged_samples import LoggedSample
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.sequence import encode_codes, encode_document
+from calumma.tokens.sequence import encode_document, encode_image_codes
 
 _Item = TypeVar("_Item")
 SafetyLabel = Literal["safe", "unsure", "unsafe"]
@@ -222,7 +222,7 @@ def encode_in_batches(
 
 def image_token_ids(model: Model, pair: TextImagePair) -> list[int]:
     """Return the token ids of a pair's image, begin and end of image included."""
-    return encode_codes(pair.codes, model.vocabulary)
+    return encode_image_codes(pair.codes, model.vocabulary)
 
 
 def captioned_documents(documents: Iterable[Document]) -> list[Document]:

@@ -1,7 +1,8 @@
-"""A model as lm-evaluation-harness asks for one, so that its text tasks measure ours.
+"""An adapter of our model to lm-evaluation-harness, so that its text tasks measure it.
 
-What is told is what the harness' own class for transformers tells of the same folder: text is
-encoded behind begin-of-sequence, image codes cannot come, and what is too long loses its head.
+The results are those of the harness' own class for transformers on the same folder: text is encoded
+after begin-of-sequence, image codes are excluded, and inputs that are too long are truncated on the
+left.
 """
 
 from __future__ import annotations
@@ -16,127 +17,131 @@ from calumma.generate.request import RequestState
 
 _TokenIds = list[int]
 
-_LOOK_BACK = 64
-"""Ids in which a stop text is looked for as they come; it ends with the newest."""
+_STOP_WINDOW = 64
+"""Newest tokens in which stop strings are searched for during generation."""
 
 DEFAULT_MAX_NEW_TOKENS = 256
-"""Ids written where a task names no number: the harness' own default."""
+"""New tokens where a task sets no limit: the harness' own default."""
 
 
 class HarnessRequest(Protocol):
-    """One question of the harness."""
+    """One request of the harness (its `Instance`)."""
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """What is asked: texts, and how to write."""
+        """The request's arguments: texts, and generation options."""
 
 
 class HarnessModel:
-    """What the harness calls a language model: three things that it may be asked.
+    """The three request types of the harness' `LM`, answered by our model.
 
-    It is no subclass of the harness' `LM`, so that this module can be imported without the
-    harness; `registered` tells the harness that it is one.
+    It is no subclass of `LM`, so that this module can be imported without the harness;
+    `register_harness_model` registers it as one.
     """
 
     rank = 0
     world_size = 1
 
     def __init__(
-        self, model: Model, *, seed: int = 0, tick: Callable[[int, int], None] | None = None
+        self,
+        model: Model,
+        *,
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Take a model.
+        """Wrap a model.
 
         Args:
-            model: what is asked.
-            seed: of the answers that are drawn by chance; the n-th question has seed + n.
-            tick: told how many questions are answered, of how many.
+            model: the model under evaluation.
+            seed: seed of sampled answers; the n-th request uses seed + n.
+            on_progress: called with the number of requests that are done, and of all.
         """
         self.model = model
         self.seed = seed
-        self.on_progress = tick or (lambda done, total: None)
+        self.on_progress = on_progress or (lambda done, total: None)
         self.device = model.decoder.embedding.weight.device
         self.max_seq_len = model.decoder.config.max_seq_len
 
     def encode(self, text: str) -> _TokenIds:
-        """The ids of a text behind begin-of-sequence."""
+        """Return the token ids of a text after begin-of-sequence."""
         return [self.model.vocabulary.bos, *self.model.text.encode(text)]
 
     def encode_pair(self, context: str, continuation: str) -> tuple[_TokenIds, _TokenIds]:
-        """The ids of a text, and those that its continuation adds.
+        """Return the token ids of a context, and those that its continuation adds.
 
-        Spaces at the end of the context belong to the continuation, whose first word they begin;
-        both are encoded as one text.
+        Both are encoded as one text; trailing spaces of the context belong to the continuation.
         """
-        kept = context.rstrip()
         if not context:
             return self.encode(""), self.model.text.encode(continuation)
-        before = self.encode(kept)
-        return before, self.encode(context + continuation)[len(before) :]
+        context_ids = self.encode(context.rstrip())
+        return context_ids, self.encode(context + continuation)[len(context_ids) :]
 
     def loglikelihood(self, requests: Sequence[HarnessRequest]) -> list[tuple[float, bool]]:
-        """For each (context, continuation): the natural log of its probability, and whether every
-        id of the continuation is the likeliest.
-        """
+        """Score each (context, continuation): its natural-log probability, and if it is greedy."""
         pairs = [self.encode_pair(*request.args[:2]) for request in requests]
-        told = self._foretold([before + after for before, after in pairs])
-        return [_of_last(each, len(after)) for each, (_, after) in zip(told, pairs, strict=True)]
+        scored = self._score([context + continuation for context, continuation in pairs])
+        return [
+            _last_tokens(each, len(continuation))
+            for each, (_, continuation) in zip(scored, pairs, strict=True)
+        ]
 
     def loglikelihood_rolling(self, requests: Sequence[HarnessRequest]) -> list[float]:
-        """For each (text,): the natural log of its probability, in windows as long as a row.
+        """Score each (text,): its natural-log probability, in windows of `max_seq_len`.
 
-        As in the harness, the begin-of-sequence that its ids start with is itself foretold from
-        one before it; every id is foretold once.
+        As in the harness, the begin-of-sequence at the start is itself scored after another one;
+        every token is scored once.
         """
         windows: list[tuple[int, _TokenIds, int]] = []
         for number, request in enumerate(requests):
             ids = self.encode(request.args[0])
             windows += [(number, *window) for window in self._windows(ids)]
         sums = [0.0] * len(requests)
-        told = self._foretold([ids for _, ids, _ in windows])
-        for (number, _, count), each in zip(windows, told, strict=True):
-            sums[number] += _of_last(each, count)[0]
+        scored = self._score([ids for _, ids, _ in windows])
+        for (number, _, count), each in zip(windows, scored, strict=True):
+            sums[number] += _last_tokens(each, count)[0]
         return sums
 
     def _windows(self, ids: _TokenIds) -> list[tuple[_TokenIds, int]]:
-        """Ids to read, and how many of the last are foretold: at most a row's, at most once."""
-        whole = [self.model.vocabulary.bos, *ids]
+        """Return windows of token ids, each with the number of last tokens that it scores."""
         first = min(self.max_seq_len, len(ids))
-        made = [(whole[: first + 1], first)]
+        windows = [([self.model.vocabulary.bos, *ids][: first + 1], first)]
         for start in range(first, len(ids), self.max_seq_len):
             count = min(self.max_seq_len, len(ids) - start)
-            made.append((ids[max(0, start + count - self.max_seq_len - 1) : start + count], count))
-        return made
+            end = start + count
+            windows.append((ids[max(0, end - self.max_seq_len - 1) : end], count))
+        return windows
 
-    def _foretold(self, sequences: Sequence[_TokenIds]) -> list[TokenLogprobs]:
-        # The last id is never read, so one more than a row fits.
-        cut = [ids[-(self.max_seq_len + 1) :] for ids in sequences]
-        codes = self.model.vocabulary.codes
+    def _score(self, sequences: Sequence[_TokenIds]) -> list[TokenLogprobs]:
+        # The last token is never read, so max_seq_len + 1 tokens fit.
+        truncated = [ids[-(self.max_seq_len + 1) :] for ids in sequences]
         return score_sequences(
-            self.model.decoder, cut, excluded=codes, on_progress=self.on_progress
+            self.model.decoder,
+            truncated,
+            excluded=self.model.vocabulary.codes,
+            on_progress=self.on_progress,
         )
 
     def generate_until(self, requests: Sequence[HarnessRequest]) -> list[str]:
-        """For each (context, options): what the model writes, up to the first stop text.
+        """Generate text for each (context, options), up to the first stop string.
 
         Options are `until`, `max_gen_toks`, `do_sample`, `temperature` and `top_p`; without
-        `do_sample` the likeliest id is taken each time.
+        `do_sample`, decoding is greedy.
         """
         engine = self.model.engine
-        asked = [self._request(each, number) for number, each in enumerate(requests)]
-        works = engine.submit_all(asked)
-        stops = {work: _stops(each.args[1]) for work, each in zip(works, requests, strict=True)}
+        states = engine.submit_all([self._request(each, n) for n, each in enumerate(requests)])
+        stops = {
+            state: _stop_strings(each.args[1]) for state, each in zip(states, requests, strict=True)
+        }
         finished: set[RequestState] = set()
-        for work, _ in engine.stream_tokens(works):
-            if (
-                stops[work]
-                and _until(self._text(work.output_token_ids[-_LOOK_BACK:]), stops[work]) is not None
-            ):
-                engine.abort(work)
-            if work.is_finished and work not in finished:
-                finished.add(work)
-                self.on_progress(len(finished), len(works))
-        answers = [self._text(work.output_token_ids) for work in works]
-        cut = (_until(text, stops[work]) for text, work in zip(answers, works, strict=True))
+        for state, _ in engine.stream_tokens(states):
+            tail = self._text(state.output_token_ids[-_STOP_WINDOW:]) if stops[state] else ""
+            if stops[state] and _truncate(tail, stops[state]) is not None:
+                engine.abort(state)
+            if state.is_finished and state not in finished:
+                finished.add(state)
+                self.on_progress(len(finished), len(states))
+        answers = [self._text(state.output_token_ids) for state in states]
+        cut = (_truncate(text, stops[state]) for text, state in zip(answers, states, strict=True))
         return [text if short is None else short for text, short in zip(answers, cut, strict=True)]
 
     def _text(self, ids: _TokenIds) -> str:
@@ -145,16 +150,17 @@ class HarnessModel:
 
     def _request(self, request: HarnessRequest, number: int) -> Request:
         context, options = request.args[:2]
-        room = min(int(options.get("max_gen_toks", DEFAULT_MAX_NEW_TOKENS)), self.max_seq_len // 2)
-        drawn = bool(options.get("do_sample", False))
+        max_new_tokens = int(options.get("max_gen_toks", DEFAULT_MAX_NEW_TOKENS))
+        max_new_tokens = min(max_new_tokens, self.max_seq_len // 2)
+        do_sample = bool(options.get("do_sample", False))
         sampling = TextSampling(
-            temperature=float(options.get("temperature", 1.0)) if drawn else 0.0,
+            temperature=float(options.get("temperature", 1.0)) if do_sample else 0.0,
             top_p=float(options.get("top_p", 1.0)),
             repetition_penalty=1.0,
         )
         return Request(
-            prompt_token_ids=tuple(self.encode(context)[-(self.max_seq_len - room) :]),
-            max_new_tokens=room,
+            prompt_token_ids=tuple(self.encode(context)[-(self.max_seq_len - max_new_tokens) :]),
+            max_new_tokens=max_new_tokens,
             seed=self.seed + number,
             text=sampling,
             max_images=0,
@@ -162,29 +168,30 @@ class HarnessModel:
 
 
 def register_harness_model(model: HarnessModel) -> HarnessModel:
-    """The model, which the harness then takes for one of its own."""
+    """Register `HarnessModel` as a subclass of the harness' `LM` and return the model."""
     from lm_eval.api.model import LM
 
     LM.register(HarnessModel)
     return model
 
 
-def _of_last(foretold: TokenLogprobs, count: int) -> tuple[float, bool]:
+def _last_tokens(scored: TokenLogprobs, count: int) -> tuple[float, bool]:
+    """Sum the log-probabilities of the last tokens, and check that all are greedy."""
     if not count:
         return 0.0, True
-    return float(foretold.logprobs[-count:].sum()), bool(foretold.is_greedy[-count:].all())
+    return float(scored.logprobs[-count:].sum()), bool(scored.is_greedy[-count:].all())
 
 
-def _stops(options: dict[str, Any]) -> list[str]:
+def _stop_strings(options: dict[str, Any]) -> list[str]:
     stops = options.get("until") or []
     return [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
 
 
-def _until(text: str, stops: Sequence[str]) -> str | None:
-    """A text up to the first of some stops; None where it holds none.
+def _truncate(text: str, stops: Sequence[str]) -> str | None:
+    """Cut a text at the first of some stop strings; None where it contains none.
 
-    >>> _until("12. Q: more", ["Q:", ". "]), _until("12", ["Q:"])
+    >>> _truncate("12. Q: more", ["Q:", ". "]), _truncate("12", ["Q:"])
     ('12', None)
     """
-    found = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(found)] if found else None
+    ends = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(ends)] if ends else None

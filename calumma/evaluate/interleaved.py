@@ -1,7 +1,7 @@
-"""Answers of text and pictures: are pictures there where asked, as many, in their places, apt?
+"""The `interleaved` task: images in answers where requested, as many, in order, and on topic.
 
 Documents are conversations; the last answer of each is the reference, everything before it is the
-prompt. What was asked for is read off the reference: its pictures, their number, their places.
+prompt. What the prompt requests is read off the reference: its images, their number and order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, subsample
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_metric
-from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, top1_accuracy
+from calumma.evaluate.retrieval import NUM_CANDIDATES, sample_candidates, top1_accuracy
 from calumma.evaluate.text_image_scorer import TextImageScorer
 from calumma.evaluate.text_to_image import RETRIEVAL_CHANCE, fit_scorer
 from calumma.generate.events import Sample
@@ -27,13 +27,13 @@ from calumma.generate.params import Request
 from calumma.generate.request import RequestState
 from calumma.text_format import pluralize
 
-_SPARE_IDS = 32
-"""Ids an answer may have more than the longest reference."""
+_EXTRA_TOKENS = 32
+"""Tokens that an answer may have more than the longest reference."""
 
 
 @dataclass(frozen=True)
 class InterleavedPrompt:
-    """What is asked, what a person answered, and what the model did."""
+    """A conversation, split into the prompt and the reference answer."""
 
     turns: tuple[Turn, ...]
     """Everything before the last answer."""
@@ -48,164 +48,171 @@ class InterleavedPrompt:
 
     @property
     def text(self) -> str:
-        """The prompt's words."""
+        """The prompt's text."""
         return " ".join(part.text for part in self.prompt if not isinstance(part, Image))
 
 
-Layout = tuple[str, ...]
-"""Text and pictures in their order, texts in a row as one."""
+ModalitySequence = tuple[str, ...]
+"""Text and images in order, adjacent texts as one."""
 
 
-def modality_sequence(parts: Sequence[object]) -> Layout:
-    """What follows on what; texts without a word do not count.
+def modality_sequence(parts: Sequence[object]) -> ModalitySequence:
+    """Return the modalities of parts in order; blank texts do not count.
 
-    >>> kinds_of(["a ", "b", Image(data=b""), "  "])
+    >>> modality_sequence(["a ", "b", Image(data=b""), "  "])
     ('text', 'image')
     """
-    found: list[str] = []
+    modalities: list[str] = []
     for part in parts:
         text = part if isinstance(part, str) else getattr(part, "text", None)
         if text is not None and not text.strip():
             continue
-        kind = "image" if text is None else "text"
-        if kind == "image" or found[-1:] != [kind]:
-            found.append(kind)
-    return tuple(found)
+        modality = "image" if text is None else "text"
+        if modality == "image" or modalities[-1:] != [modality]:
+            modalities.append(modality)
+    return tuple(modalities)
 
 
 def interleaved(context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Ask what conversations ask, and compare the answers' make-up with the references'.
+    """Answer conversations and compare the layout of the answers with the references'.
 
     Raises:
-        EvaluationError: there is no conversation that ends in an answer, or the model cannot draw.
+        EvaluationError: no conversation ends in an answer.
     """
-    known = [each for document in context.documents if (each := last_exchange(document))]
-    exchanges = [each for each in known if fits_context(context.model, each)]
-    if len(exchanges) < len(known):
+    exchanges = [each for document in context.documents if (each := last_exchange(document))]
+    fitting = [each for each in exchanges if fits_context(context.model, each)]
+    if len(fitting) < len(exchanges):
         context.skipped.append(
-            f"interleaved: {len(known) - len(exchanges)} of {len(known)} conversations, which are "
-            "longer than a row."
+            f"interleaved: {len(exchanges) - len(fitting)} of {len(exchanges)} conversations, "
+            "which are longer than the model's max_seq_len."
         )
-    if not exchanges:
+    if not fitting:
         raise EvaluationError(
             "interleaved: found no conversation with an answer among "
             f"{pluralize(len(context.documents), 'document')}; "
             "expected documents with turns. Give such documents (--documents), or leave "
             "this task out."
         )
-    asked = subsample(exchanges, config.max_prompts, config.seed)
-    samples = generate_interleaved(context.model, asked, config)
-    for one, sample in config.first_to_log(asked, samples):
+    prompts = subsample(fitting, config.max_prompts, config.seed)
+    samples = generate_interleaved(context.model, prompts, config)
+    for prompt, sample in config.first_to_log(prompts, samples):
         context.logged_samples.append(
-            LoggedSample(task="interleaved", prompt=_shown(one.prompt), answer=sample.parts,
-                  target=_shown(one.wanted))
+            LoggedSample(task="interleaved", prompt=_open_images(prompt.prompt),
+                         answer=sample.parts, target=_open_images(prompt.reference))
         )  # fmt: skip
-    figures = layout_metrics(asked, samples)
-    drawn = [
-        (one.text, part)
-        for one, sample in zip(asked, samples, strict=True)
+    metrics = layout_metrics(prompts, samples)
+    images = [
+        (prompt.text, part)
+        for prompt, sample in zip(prompts, samples, strict=True)
         for part in sample.parts
-        if isinstance(part, PIL.Image.Image) and "image" in modality_sequence(one.reference)
+        if isinstance(part, PIL.Image.Image) and "image" in modality_sequence(prompt.reference)
     ]
-    if len({text for text, _ in drawn}) >= NUM_CANDIDATES and (
+    if len({text for text, _ in images}) >= NUM_CANDIDATES and (
         scorer := fit_scorer(context, config)
     ):
-        figures.append(image_prompt_match(drawn, scorer))
-    return figures
+        metrics.append(image_prompt_match(images, scorer))
+    return metrics
 
 
 def last_exchange(document: Document) -> InterleavedPrompt | None:
-    """The last answer of a conversation and everything before it, if it has one."""
+    """Return a conversation's last answer and everything before it; None if it has none."""
     turns = document.messages
     if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
         return None
     return InterleavedPrompt(turns[:-1], turns[-1].parts)
 
 
-def fits_context(model: Model, one: InterleavedPrompt) -> bool:
-    """Whether prompt and answer, and an id around each turn, are no longer than a row."""
-    room = model.decoder.config.max_seq_len - len(one.turns) - _SPARE_IDS
-    return _length(model, [*one.prompt, *one.reference]) <= room
+def fits_context(model: Model, prompt: InterleavedPrompt) -> bool:
+    """Return whether prompt and answer, with a token around each turn, fit the context."""
+    max_tokens = model.decoder.config.max_seq_len - len(prompt.turns) - _EXTRA_TOKENS
+    return _num_tokens(model, [*prompt.prompt, *prompt.reference]) <= max_tokens
 
 
-def _length(model: Model, parts: Sequence[Part]) -> int:
-    picture = model.image.config.codes_per_image + 2
+def _num_tokens(model: Model, parts: Sequence[Part]) -> int:
+    image_tokens = model.image.config.codes_per_image + 2
     return sum(
-        picture if isinstance(part, Image) else len(model.text.encode(part.text)) for part in parts
+        image_tokens if isinstance(part, Image) else len(model.text.encode(part.text))
+        for part in parts
     )
 
 
-def _shown(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
+def _open_images(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
     return [part.open() if isinstance(part, Image) else part.text for part in parts]
 
 
 def generate_interleaved(
-    model: Model, asked: Sequence[InterleavedPrompt], config: EvalConfig
+    model: Model, prompts: Sequence[InterleavedPrompt], config: EvalConfig
 ) -> list[Sample]:
-    """The model's answers, each from a seed of its own."""
-    longest = max(_length(model, one.reference) for one in asked) + _SPARE_IDS
-    works = model.engine.submit_all(
+    """Return the model's answers, each with its own seed."""
+    longest = max(_num_tokens(model, prompt.reference) for prompt in prompts) + _EXTRA_TOKENS
+    states = model.engine.submit_all(
         [
             Request(
-                prompt_token_ids=tuple(model.encode_chat(one.turns)),
+                prompt_token_ids=tuple(model.encode_chat(prompt.turns)),
                 max_new_tokens=longest,
                 seed=config.seed + number,
                 image=config.image,
             )
-            for number, one in enumerate(asked)
+            for number, prompt in enumerate(prompts)
         ]
     )
-    ended: set[RequestState] = set()
-    for work, _ in model.engine.stream_tokens(works):
-        if work.is_finished and work not in ended:
-            ended.add(work)
-            config.on_progress(len(ended), len(works))
-    return [model.sample_of(work) for work in works]
+    finished: set[RequestState] = set()
+    for state, _ in model.engine.stream_tokens(states):
+        if state.is_finished and state not in finished:
+            finished.add(state)
+            config.on_progress(len(finished), len(states))
+    return [model.sample_of(state) for state in states]
 
 
-def layout_metrics(asked: Sequence[InterleavedPrompt], samples: Sequence[Sample]) -> list[Metric]:
-    """Shares of answers with pictures where asked and none elsewhere, as many, in their places,
-    and of those that ended by themselves. The baseline always does what most references do.
+def layout_metrics(prompts: Sequence[InterleavedPrompt], samples: Sequence[Sample]) -> list[Metric]:
+    """Return accuracies of image presence, count and order, recall, specificity and the stop rate.
+
+    The baseline of the accuracies always gives the most common reference.
     """
-    wanted = [modality_sequence(one.reference) for one in asked]
-    got = [modality_sequence(sample.parts) for sample in samples]
-    figures = []
-    ways: dict[str, tuple[Callable[[Layout], Hashable], str]] = {
-        "present": (
-            lambda kinds: "image" in kinds,
-            "a picture where asked for, and none elsewhere",
+    references = [modality_sequence(prompt.reference) for prompt in prompts]
+    answers = [modality_sequence(sample.parts) for sample in samples]
+    metrics = []
+    aspects: dict[str, tuple[Callable[[ModalitySequence], Hashable], str]] = {
+        "image_presence": (
+            lambda modalities: "image" in modalities,
+            "an image where requested, and none elsewhere",
         ),
-        "counted": (lambda kinds: kinds.count("image"), "as many pictures as asked for"),
-        "placed": (lambda kinds: kinds, "texts and pictures in the order asked for"),
+        "image_count": (
+            lambda modalities: modalities.count("image"),
+            "as many images as requested",
+        ),
+        "order": (lambda modalities: modalities, "texts and images in the requested order"),
     }
-    for name, (read, note) in ways.items():
-        truth = [read(kinds) for kinds in wanted]
-        hits = [read(kinds) == true for kinds, true in zip(got, truth, strict=True)]
-        common = Counter(truth).most_common(1)[0][1] / len(truth)
-        made = proportion_metric(f"interleaved_{name}", hits, note)
-        figures.append(made.with_baselines({"always the commonest": common}))
-    for name, image in (("drawn_where_asked", True), ("silent_where_not", False)):
-        part = [
-            ("image" in kinds) == image
-            for kinds, true in zip(got, wanted, strict=True)
-            if ("image" in true) == image
+    for name, (read, note) in aspects.items():
+        truth = [read(reference) for reference in references]
+        hits = [read(answer) == true for answer, true in zip(answers, truth, strict=True)]
+        most_common = Counter(truth).most_common(1)[0][1] / len(truth)
+        metric = proportion_metric(f"interleaved_{name}_accuracy", hits, note)
+        metrics.append(metric.with_baselines({"most common reference": most_common}))
+    for name, requested, note in (
+        ("recall", True, "an image, of the prompts that request one"),
+        ("specificity", False, "no image, of the prompts that request none"),
+    ):
+        hits = [
+            ("image" in answer) == requested
+            for answer, reference in zip(answers, references, strict=True)
+            if ("image" in reference) == requested
         ]
-        if part:
-            figures.append(proportion_metric(f"interleaved_{name}", part, "of those that ask so"))
-    ended = [sample.finish_reason == "stop" for sample in samples]
-    figures.append(proportion_metric("interleaved_ended", ended, "answers that end by themselves"))
-    return figures
+        if hits:
+            metrics.append(proportion_metric(f"interleaved_image_{name}", hits, note))
+    stopped = [sample.finish_reason == "stop" for sample in samples]
+    metrics.append(proportion_metric("interleaved_stop_rate", stopped, "answers that end"))
+    return metrics
 
 
 def image_prompt_match(
-    drawn: Sequence[tuple[str, PIL.Image.Image]], scorer: TextImageScorer
+    images: Sequence[tuple[str, PIL.Image.Image]], scorer: TextImageScorer
 ) -> Metric:
-    """The share of drawn pictures that fit their own prompt best of ten, by the scorer."""
-    texts = [text for text, _ in drawn]
-    rows = np.array(draw_candidates(texts, seed=0))
-    scores = scorer.scores(scorer.image_features([picture for _, picture in drawn]), texts)
+    """Return how often a generated image matches its own prompt best of ten, by the scorer."""
+    texts = [text for text, _ in images]
+    rows = np.array(sample_candidates(texts, seed=0))
+    scores = scorer.scores(scorer.image_features([image for _, image in images]), texts)
     hits = top1_accuracy(np.take_along_axis(scores, rows, axis=1))
-    note = f"a drawn picture fits its own prompt best of {NUM_CANDIDATES}, by the scorer"
-    return proportion_metric("interleaved_on_topic", hits, note).with_baselines(
-        {"chance": RETRIEVAL_CHANCE}
-    )
+    note = f"a generated image matches its own prompt best of {NUM_CANDIDATES}, by the scorer"
+    metric = proportion_metric("interleaved_image_matches_prompt", hits, note)
+    return metric.with_baselines({"chance": RETRIEVAL_CHANCE})

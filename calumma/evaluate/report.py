@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calumma.charts import STYLE, Chart
+from calumma.charts import CHART_STYLE, Chart
 from calumma.evaluate.image_grid import ImageGrid
 from calumma.evaluate.logged_samples import LoggedSample, logged_samples_json
 from calumma.evaluate.metric import TABLE_HEADINGS, Metric, format_baselines, table_cells
@@ -83,7 +83,7 @@ class EvalReport:
             seconds=f"{self.seconds:.0f}",
             seed=self.seed,
             tables=tables,
-            style=STYLE,
+            style=CHART_STYLE,
             skipped="".join(f"<p>Not measured: {html.escape(line)}</p>" for line in self.skipped),
             sheets="\n".join(sheet.to_html() for sheet in self.charts_and_grids),
             shown=f"<h2>Asked and answered, to the letter</h2>{shown}" if shown else "",

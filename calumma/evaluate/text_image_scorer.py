@@ -1,12 +1,11 @@
-"""Whether a picture fits a text, told by features of a network and words of training captions.
+"""A text-image similarity score, fitted to training captions, as CLIPScore is used elsewhere.
 
-No package ships a network that was taught pictures with their captions, so the last step is
-learned here: ridge regression from a picture's features (EfficientNet-Lite0's, or a TorchScript
-file's) to the words of its caption, on training pairs. It has no weights to ship, takes seconds,
-and is itself measured: how often it finds the caption of a held-out picture stands beside every
-figure that it makes.
+No package ships a network trained on images with their captions, so the last layer is fitted here:
+ridge regression from an image's features (EfficientNet-Lite0's, or a TorchScript file's) to the
+words of its caption, on training pairs. It needs no weights of its own, takes seconds, and its
+accuracy on held-out images is reported with every metric that uses it.
 
-Shapes: N pictures, D features, W words.
+Shapes: N images, D features, W words.
 """
 
 from __future__ import annotations
@@ -26,98 +25,97 @@ from calumma.evaluate.frechet import FrechetFeatures
 from calumma.tokens.pixels import image_to_pixels
 
 FEATURE_RESOLUTION = 128
-"""Pixels to a side at which the network looks."""
+"""Pixels per side of the feature network's input."""
 
 MAX_FIT_PAIRS = 800
-"""Training pairs learned from, at most: each costs a look."""
+"""Training pairs to fit on, at most: each costs a forward pass."""
 
 MIN_FIT_PAIRS = 20
-_SMALLEST_COUNT = 2
+_MIN_WORD_COUNT = 2
 _PENALTIES = (0.01, 0.1, 1.0, 10.0)
-"""Tried on a fifth of the pairs that is left out; shares of the features' variance."""
+"""Ridge penalties to try on a validation fifth of the pairs, relative to the features' variance."""
 
 Matrix = NDArray[np.float64]
 
 
 class TextImageScorer:
-    """Scores of pictures and texts: the cosine of the words foretold and the words there."""
+    """Scores image-text pairs: the cosine of predicted words and the text's words."""
 
     def __init__(self, features: FrechetFeatures) -> None:
         self.features = features
         self.idf: dict[str, float] = {}
-        self._places: dict[str, int] = {}
+        self._columns: dict[str, int] = {}
 
     @classmethod
     def fit(
-        cls, features: FrechetFeatures, training: Sequence[Document], seed: int
+        cls, features: FrechetFeatures, training_documents: Sequence[Document], seed: int
     ) -> TextImageScorer | None:
-        """Learn from documents of a text and a picture; None where they are too few.
+        """Fit a scorer to documents of a text and an image; None where they are too few.
 
         Args:
-            features: of a picture.
-            training: documents; the first text and the first picture of each count.
-            seed: of which ones are learned from, and which are left out to choose the penalty.
+            features: the feature network.
+            training_documents: documents; the first text and the first image of each is used.
+            seed: seed of the subsample, and of the validation split that chooses the penalty.
         """
-        known = captioned_documents(training)
-        if len(known) < MIN_FIT_PAIRS:
+        documents = captioned_documents(training_documents)
+        if len(documents) < MIN_FIT_PAIRS:
             return None
-        pairs = subsample(known, MAX_FIT_PAIRS, seed)
-        made = cls(features)
-        texts = [next(p.text for p in each.parts() if isinstance(p, Text)) for each in pairs]
-        looked = made.image_features([each.images[0].open() for each in pairs])
-        made._learn(looked, texts, seed)
-        return made
+        pairs = subsample(documents, MAX_FIT_PAIRS, seed)
+        scorer = cls(features)
+        texts = [next(p.text for p in pair.parts() if isinstance(p, Text)) for pair in pairs]
+        vectors = scorer.image_features([pair.images[0].open() for pair in pairs])
+        scorer._fit(vectors, texts, seed)
+        return scorer
 
-    def image_features(self, pictures: Sequence[PIL.Image.Image]) -> Matrix:
-        """[N, D] features of pictures."""
+    def image_features(self, images: Sequence[PIL.Image.Image]) -> Matrix:
+        """Return [N, D] features of images."""
         rows = []
-        for start in range(0, len(pictures), BATCH_SIZE):
-            piece = pictures[start : start + BATCH_SIZE]
-            rows.append(
-                self.features(
-                    torch.stack([image_to_pixels(each, FEATURE_RESOLUTION) for each in piece])
-                )
-            )
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            pixels = torch.stack([image_to_pixels(image, FEATURE_RESOLUTION) for image in batch])
+            rows.append(self.features(pixels))
         return np.concatenate(rows)
 
-    def _learn(self, looked: Matrix, texts: Sequence[str], seed: int) -> None:
-        said = [set(tokenize_caption(text)) for text in texts]
-        counts = Counter(word for each in said for word in each)
-        kept = sorted(word for word, count in counts.items() if count >= _SMALLEST_COUNT)
-        self._places = {word: place for place, word in enumerate(kept)}
-        self.idf = {word: float(np.log(len(texts) / counts[word])) for word in kept}
-        self.mean, self.scale = looked.mean(0), looked.std(0) + 1e-6
-        inputs, targets = self._inputs(looked), self.text_vectors(texts)
-        tried = np.random.default_rng(seed).permutation(len(texts)) < len(texts) // 5
+    def _fit(self, vectors: Matrix, texts: Sequence[str], seed: int) -> None:
+        words = [set(tokenize_caption(text)) for text in texts]
+        counts = Counter(word for text_words in words for word in text_words)
+        vocabulary = sorted(word for word, count in counts.items() if count >= _MIN_WORD_COUNT)
+        self._columns = {word: column for column, word in enumerate(vocabulary)}
+        self.idf = {word: float(np.log(len(texts) / counts[word])) for word in vocabulary}
+        self.mean, self.scale = vectors.mean(0), vectors.std(0) + 1e-6
+        inputs, targets = self._inputs(vectors), self.text_vectors(texts)
+        held_out = np.random.default_rng(seed).permutation(len(texts)) < len(texts) // 5
         errors = []
         for penalty in _PENALTIES:
-            weights = _ridge(inputs[~tried], targets[~tried], penalty)
-            errors.append(float(np.square(inputs[tried] @ weights - targets[tried]).sum()))
+            weights = _ridge(inputs[~held_out], targets[~held_out], penalty)
+            residual = inputs[held_out] @ weights - targets[held_out]
+            errors.append(float(np.square(residual).sum()))
         self.weights = _ridge(inputs, targets, _PENALTIES[int(np.argmin(errors))])
 
-    def _inputs(self, looked: Matrix) -> Matrix:
-        return np.pad((looked - self.mean) / self.scale, ((0, 0), (0, 1)), constant_values=1.0)
+    def _inputs(self, vectors: Matrix) -> Matrix:
+        """Standardize features and append a column of ones: [N, D] -> [N, D + 1]."""
+        return np.pad((vectors - self.mean) / self.scale, ((0, 0), (0, 1)), constant_values=1.0)
 
     def text_vectors(self, texts: Sequence[str]) -> Matrix:
-        """[N, W] words of texts, the rarer the heavier, each row of length one (or none)."""
-        rows = np.zeros((len(texts), len(self._places)))
+        """Return [N, W] IDF-weighted words of texts, each row of length one (or zero)."""
+        rows = np.zeros((len(texts), len(self._columns)))
         for row, text in zip(rows, texts, strict=True):
-            for word in set(tokenize_caption(text)) & self._places.keys():
-                row[self._places[word]] = self.idf[word]
+            for word in set(tokenize_caption(text)) & self._columns.keys():
+                row[self._columns[word]] = self.idf[word]
         return normalize_rows(rows)
 
-    def scores(self, looked: Matrix, texts: Sequence[str]) -> Matrix:
-        """How well each picture fits each text: [N, D] features and M texts give [N, M]."""
-        foretold = normalize_rows(self._inputs(looked) @ self.weights)
-        return foretold @ self.text_vectors(texts).T
+    def scores(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
+        """Score every image against every text: [N, D] features and M texts -> [N, M]."""
+        predicted = normalize_rows(self._inputs(vectors) @ self.weights)
+        return predicted @ self.text_vectors(texts).T
 
 
 def _ridge(inputs: Matrix, targets: Matrix, penalty: float) -> Matrix:
-    """[D, W] weights; the penalty is a share of the number of rows, as inputs have variance one."""
+    """Return [D, W] weights; the penalty is per row, as inputs have unit variance."""
     square = inputs.T @ inputs + penalty * len(inputs) * np.eye(inputs.shape[1])
     return np.asarray(np.linalg.solve(square, inputs.T @ targets), dtype=np.float64)
 
 
 def normalize_rows(rows: Matrix) -> Matrix:
-    """[N, D] rows at length one; rows of noughts stay."""
+    """L2-normalize [N, D] rows; zero rows stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

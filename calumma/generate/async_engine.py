@@ -1,230 +1,315 @@
-"""An engine that never stops: one thread drives it; any thread may ask and listen."""
+"""Asynchronous engine: one thread runs an engine; any thread or event loop uses it."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from calumma.errors import GenerationError
-from calumma.generate.events import End, Event, Sample
+from calumma.generate.events import End, Event, FinishReason, Sample, TokenUsage
 from calumma.generate.model import Model, UserPart
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
 
 _JOIN_TIMEOUT_SECONDS = 5.0
-"""For so long the engine's thread is waited for where it may hang for ever."""
+"""Seconds to wait for the engine's thread when it may hang."""
 
 
 class RequestOutputStream:
-    """What one request gives, as it comes."""
+    """Output of one request, for one consumer: iterate over it, or over `events` on an event loop.
+
+    The consumer detokenizes and decodes images; the engine's thread only hands over tokens.
+    """
 
     def __init__(
-        self, model: Model, work: RequestState, teller: OutputDecoder, cancel: Callable[[], None]
-    ):
-        """`Live.ask` makes these.
+        self,
+        model: Model,
+        state: RequestState,
+        decoder: OutputDecoder,
+        abort: Callable[[], None],
+    ) -> None:
+        """Create an empty stream, for `AsyncEngine.submit` and other backends.
 
         Args:
-            model: makes the sample.
-            work: the request.
-            teller: makes the events, in the thread that listens.
-            cancel: asks the engine's thread to stop.
+            model: builds the sample.
+            state: the request.
+            decoder: builds the events.
+            abort: asks the backend to finish the request; any thread may call it.
         """
-        self._model, self._work, self._teller, self._cancel = model, work, teller, cancel
-        self._news: SimpleQueue[int | None] = SimpleQueue()
-        self._over = threading.Event()
+        self._model, self._state, self._decoder, self._abort = model, state, decoder, abort
+        self._updated = threading.Condition()
+        self._unread: deque[int] = deque()
+        self._is_finished = False
         self._error: BaseException | None = None
+        self._notify: Callable[[], None] | None = None
         self._sample: Sample | None = None
-        self._making = threading.Lock()
         self.token_ids: list[int] = []
-        """The new ids that the events so far were made of."""
+        """Tokens that the events so far were made of."""
 
     def __iter__(self) -> Iterator[Event]:
-        """The events, each once; waits for the next. Pictures are made in this thread.
+        """Yield the events, each once, and `End`; waits for tokens. Decodes images in this thread.
 
         Raises:
-            BaseException: what stopped the engine.
+            BaseException: the error that stopped the engine.
         """
-        while (id_ := self._news.get()) is not None:
-            self.token_ids.append(id_)
-            yield from self._teller.push(id_)
-        self._news.put(None)  # whoever listens again hears the end alone
+        while (id_ := self._next_token()) is not None:
+            yield from self._push(id_)
         if self._error is None:
-            yield from self._teller.flush()
+            yield from self._decoder.flush()
         yield End(self.sample())
 
-    def sample(self) -> Sample:
-        """The whole answer; waits for its end.
+    async def events(self, executor: Executor | None = None) -> AsyncIterator[Event]:
+        """Yield the events on an event loop, without `End` and without a thread per stream.
+
+        The engine's thread wakes the loop at most once for all tokens that are not yet read. Text
+        is detokenized on the loop, images are decoded in the executor.
+
+        Args:
+            executor: for images; the loop's default by default.
 
         Raises:
-            BaseException: what stopped the engine.
+            BaseException: the error that stopped the engine.
         """
-        self._over.wait()
+        loop = asyncio.get_running_loop()
+        updated = asyncio.Event()
+        self._notify = partial(self._wake_loop, loop, updated)
+        while True:
+            updated.clear()
+            is_finished = self._is_finished
+            while (id_ := self._next_token(wait=False)) is not None:
+                if self._decoder.decodes_image(id_):
+                    events = await loop.run_in_executor(executor, self._push, id_)
+                else:
+                    events = self._push(id_)
+                for event in events:
+                    yield event
+            if is_finished:
+                break
+            await updated.wait()
         if self._error is not None:
             raise self._error
-        with self._making:
-            if self._sample is None:
-                self._sample = self._model.sample_of(self._work, self._teller.images)
-        return self._sample
+        for event in self._decoder.flush():
+            yield event
 
-    def cancel(self) -> None:
-        """Stop here; events and sample then end with what there is. Any thread may."""
-        self._cancel()
+    def sample(self) -> Sample:
+        """Wait for the end and return the sample.
+
+        Raises:
+            BaseException: the error that stopped the engine.
+        """
+        with self._updated:
+            self._updated.wait_for(lambda: self._is_finished)
+            if self._error is not None:
+                raise self._error
+            if self._sample is None:
+                # The decoder of a consumer that has not read all is in use: decode from the start.
+                decoder = None if self._unread else self._decoder
+                self._sample = self._model.sample_of(self._state, decoder)
+            return self._sample
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Reason of the end; None before it."""
+        return "stop" if self._decoder.is_stopped else self._state.finish_reason
+
+    @property
+    def logprobs(self) -> list[float]:
+        """One for each of `token_ids`."""
+        return self._state.logprobs[: len(self.token_ids)]
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Tokens of the prompt and of `token_ids`, by modality."""
+        return self._model.usage_of(self._state.request.prompt_token_ids, self.token_ids)
+
+    def abort(self) -> None:
+        """Finish the request; events and sample end with the output so far. Any thread may."""
+        self._abort()
 
     def put(self, id_: int) -> None:
-        """The engine's thread tells of a new id."""
-        self._news.put(id_)
+        """Hand over a new token, from the engine's thread."""
+        with self._updated:
+            is_first = not self._unread
+            self._unread.append(id_)
+            self._updated.notify_all()
+        if is_first and self._notify is not None:
+            self._notify()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """The engine's thread tells that nothing more will come."""
-        self._error = error
-        self._over.set()
-        self._news.put(None)
+        """End the stream, from the engine's thread."""
+        with self._updated:
+            self._error, self._is_finished = error, True
+            self._updated.notify_all()
+        if self._notify is not None:
+            self._notify()
+
+    def _push(self, id_: int) -> list[Event]:
+        if self._decoder.is_stopped:
+            return []
+        self.token_ids.append(id_)
+        events = self._decoder.push(id_)
+        if self._decoder.is_stopped:
+            self.abort()
+        return events
+
+    def _next_token(self, *, wait: bool = True) -> int | None:
+        """Take an unread token; None at the end, or if there is none now."""
+        with self._updated:
+            if wait:
+                self._updated.wait_for(lambda: self._unread or self._is_finished)
+            return self._unread.popleft() if self._unread else None
+
+    def _wake_loop(self, loop: asyncio.AbstractEventLoop, updated: asyncio.Event) -> None:
+        try:
+            loop.call_soon_threadsafe(updated.set)
+        except RuntimeError:  # the loop is closed: no consumer is left
+            self.abort()
 
 
 class AsyncEngine:
-    """One thread drives an engine of its own; any thread may ask and listen."""
+    """Runs an engine of its own in a thread; any thread may submit requests and read outputs."""
 
     def __init__(self, model: Model, config: EngineConfig | None = None) -> None:
         """Start the thread.
 
         Args:
-            model: whose decoder and tokenizers are used.
-            budget: what the engine may hold; the model's where None.
+            model: decoder and tokenizers.
+            config: of the engine; the model's by default.
         """
         self._model = model
         self._engine = model.new_engine(config or model.engine_config)
         self._stats = self._engine.stats
         self._wake = threading.Condition(threading.RLock())
         self._to_add: dict[RequestState, RequestOutputStream] = {}
-        """Not yet begun."""
-
         self._to_abort: list[RequestState] = []
-        """Not yet cancelled."""
-
-        self._open = True
-        self._over = threading.Event()
-        """Set when the thread does no more, or what it may still do no longer counts."""
+        self._running: dict[RequestState, RequestOutputStream] = {}
+        self._is_open = True
+        self._is_over = threading.Event()
+        """Set when the thread ends, or its results no longer matter."""
 
         self._error: BaseException | None = None
-        self._running: dict[RequestState, RequestOutputStream] = {}
-        """Begun and not over."""
-
         self._thread = threading.Thread(target=self._run_loop, name="calumma-engine", daemon=True)
         self._thread.start()
 
     @property
     def stats(self) -> EngineStats:
-        """What the engine had to do after its latest step."""
+        """Load of the engine after its latest step."""
         return self._stats
 
     @property
     def error(self) -> BaseException | None:
-        """What stopped the engine, if anything has."""
+        """Error that stopped the engine, if any."""
         return self._error
 
     def generate(
         self,
         parts: Sequence[UserPart],
         *,
-        answer: bool = True,
-        codes_between: int | None = None,
+        add_generation_prompt: bool = True,
+        partial_image_interval: int | None = None,
         **options: Any,
     ) -> RequestOutputStream:
-        """Hand in a request; the prompt's pictures are encoded in this thread.
+        """Submit a prompt; its images are encoded in this thread.
 
         Args:
             parts: the prompt.
-            answer: ask for an answer (end of turn behind the prompt); False continues it.
-            codes_between: codes from one partial picture to the next; a grid row by default.
-            options: fields of `Request`: max_new_tokens, seed, text, image, modality, max_images,
-                image_first.
+            add_generation_prompt: append end-of-turn, after which the model answers; False
+                continues the prompt.
+            partial_image_interval: as in `Model.stream`.
+            options: as in `Model.generate_batch`.
 
         Raises:
-            GenerationError: the request cannot be answered, or this is closed.
-            BaseException: what stopped the engine.
+            GenerationError: the request exceeds the engine's capacity, or the engine is closed.
+            BaseException: the error that stopped the engine.
         """
-        return self.submit(self._model.request(parts, answer=answer, **options), codes_between)
+        request = self._model.request(parts, add_generation_prompt=add_generation_prompt, **options)
+        return self.submit(request, partial_image_interval)
 
-    def submit(self, request: Request, codes_between: int | None = None) -> RequestOutputStream:
-        """Hand in a request whose prompt is ids already; otherwise as `ask`."""
-        work = self._engine.make_request(request)
-        teller = self._model.output_decoder(request, codes_between)
-        made = RequestOutputStream(self._model, work, teller, partial(self._cancel, [work]))
+    def submit(
+        self, request: Request, partial_image_interval: int | None = None
+    ) -> RequestOutputStream:
+        """Submit a request; otherwise as `generate`."""
+        state = self._engine.make_request(request)
+        decoder = self._model.output_decoder(request, partial_image_interval)
+        stream = RequestOutputStream(self._model, state, decoder, partial(self._abort, [state]))
         with self._wake:
-            if not self._open:
+            if not self._is_open:
                 raise self._error or GenerationError(
                     "the engine is closed and takes no more requests; expected an open one. Start "
                     "it again."
                 )
-            self._to_add[work] = made
+            self._to_add[state] = stream
             self._wake.notify()
-        return made
+        return stream
 
     def close(self, *, finish: bool = True) -> None:
         """Take no more requests, end the thread and wait for it.
 
         Args:
-            finish: answer what was asked before; False cancels it.
+            finish: finish the requests submitted before; False aborts them.
         """
         with self._wake:
-            self._open = False
+            self._is_open = False
             self._wake.notify()
             if not finish:
-                self._cancel([*self._to_add, *self._running])
-        self._over.wait()
+                self._abort([*self._to_add, *self._running])
+        self._is_over.wait()
         self._thread.join(_JOIN_TIMEOUT_SECONDS)
 
     def fail(self, error: BaseException) -> None:
-        """End for good: whoever waits for an answer, or asks for one, gets this error.
+        """Stop for good: all streams, and all later requests, raise this error.
 
-        The engine's thread may, but others as well: one that knows what the engine hangs in.
-        After the first error nothing changes.
+        Any thread may, such as one that finds out that the engine hangs. Only the first error
+        counts.
         """
         with self._wake:
-            self._open, self._error = False, self._error or error
-            answers = [*self._to_add.values(), *self._running.values()]
+            self._is_open, self._error = False, self._error or error
+            streams = [*self._to_add.values(), *self._running.values()]
             self._to_add, self._running = {}, {}
             self._wake.notify()
-        for answer in answers:
-            answer.finish(self._error)
-        self._over.set()
+        for stream in streams:
+            stream.finish(self._error)
+        self._is_over.set()
 
-    def _cancel(self, works: Sequence[RequestState]) -> None:
-        """Have the engine's thread cancel requests between two steps."""
+    def _abort(self, states: Sequence[RequestState]) -> None:
+        """Have the engine's thread abort requests between two steps."""
         with self._wake:
-            self._to_abort += works
+            self._to_abort += states
             self._wake.notify()
 
     def _run_loop(self) -> None:
         try:
             while self._process_commands():
-                for work, id_ in self._engine.step():
-                    self._running[work].put(id_)
-                self._end_those_that_are_done()
+                for state, id_ in self._engine.step():
+                    self._running[state].put(id_)
+                self._finish_streams()
                 self._stats = self._engine.stats
         except BaseException as error:
             self.fail(error)
-        self._over.set()
+        self._is_over.set()
 
-    def _end_those_that_are_done(self) -> None:
+    def _finish_streams(self) -> None:
         with self._wake:
-            done = [self._running.pop(work) for work in list(self._running) if work.is_finished]
-        for answer in done:
-            answer.finish()
+            finished = [state for state in self._running if state.is_finished]
+            streams = [self._running.pop(state) for state in finished]
+        for stream in streams:
+            stream.finish()
 
     def _process_commands(self) -> bool:
-        """Begin and cancel what is asked, waiting where nothing else is to do; whether to go on."""
+        """Add and abort requests, waiting while there is nothing to do; False at the end."""
         with self._wake:
-            while self._open and not (self._to_add or self._to_abort or self._running):
+            while self._is_open and not (self._to_add or self._to_abort or self._running):
                 self._wake.wait()
-            for work, answer in self._to_add.items():
-                self._running[work] = answer
-                self._engine.add_request(work)
-            for work in self._to_abort:
-                self._engine.abort(work)
+            for state, stream in self._to_add.items():
+                self._running[state] = stream
+                self._engine.add_request(state)
+            for state in self._to_abort:
+                self._engine.abort(state)
             self._to_add, self._to_abort = {}, []
-            return self._open or bool(self._running)
+            return self._is_open or bool(self._running)

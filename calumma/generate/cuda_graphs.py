@@ -1,9 +1,9 @@
-"""Steps in which every row reads one id, captured once on a GPU and replayed.
+"""CUDA graphs of decode steps: captured once for each batch shape, then replayed.
 
-A step of a large model is some thousand small operations, and starting them takes a GPU's host
-longer than the GPU needs for them. A CUDA graph starts them all at once; it wants shapes and
-addresses that stay. So there is one for each number of rows and width of what they look back at,
-both rounded up, and what changes from step to step is one small tensor.
+A step of a large model is about a thousand small kernels, and launching them takes a host longer
+than a GPU needs to run them. A CUDA graph launches them all at once, but needs static shapes and
+addresses. So there is one for each padded batch size and context length, and what changes from step
+to step is one small tensor.
 """
 
 from __future__ import annotations
@@ -20,90 +20,89 @@ from calumma.model.decoder import Decoder
 from calumma.model.kv_cache import KVCache
 
 CONTEXT_LENGTH_MULTIPLE = 256
-"""Widths are multiples of it."""
+"""Context lengths are padded to a multiple of it."""
 
 
 class CUDAGraphRunner:
-    """The step of one id a row. On a CPU the same is computed, and nothing captured."""
+    """Runs decode steps of one token per sequence. On a CPU nothing is captured."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, latest: Tensor) -> None:
-        """Use a decoder and its cache, whose last slot belongs to nobody: rows that only fill up
-        a step write there.
+    def __init__(self, decoder: Decoder, kv_cache: KVCache, last_token_ids: Tensor) -> None:
+        """Start without graphs.
 
         Args:
             decoder: whose steps are captured.
-            cache: of its rows.
-            latest: [seats] int64, the id that was drawn last at each seat; it stays where it is.
+            kv_cache: of the sequences; the sequences that pad a batch write to its last slot.
+            last_token_ids: [batch slots] int64, for placeholders; its address must not change.
         """
-        self._decoder, self._cache, self._latest = decoder, cache, latest
+        self._decoder, self._kv_cache, self._last_token_ids = decoder, kv_cache, last_token_ids
         self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}
 
-    def execute(self, rows: Sequence[SequenceState]) -> Tensor:
-        """Read the next id of each row; [R, M], what the head reads behind it.
+    def execute(self, sequences: Sequence[SequenceState]) -> Tensor:
+        """Compute the next token of each sequence; returns [R, M], the head's input after it.
 
-        On a GPU the result stands where the next step of its size will write: whoever wants it is
-        to be launched before that, on the same stream.
+        On a GPU the next step of the same shape overwrites the result: use it on the same stream
+        before that step.
         """
-        longest = max(row.num_computed_tokens for row in rows) + 1
-        key = (
-            padded_batch_size(len(rows)),
-            -(-longest // CONTEXT_LENGTH_MULTIPLE) * CONTEXT_LENGTH_MULTIPLE,
-        )
+        longest = max(sequence.num_computed_tokens for sequence in sequences) + 1
+        context_length = -(-longest // CONTEXT_LENGTH_MULTIPLE) * CONTEXT_LENGTH_MULTIPLE
+        key = padded_batch_size(len(sequences)), context_length
         state = torch.zeros(3, key[0], dtype=torch.int64)
-        state[1] = self._cache.num_slots - 1
-        state[:, : len(rows)] = torch.tensor(
-            [
-                (row.token_ids[row.num_computed_tokens], row.start_slot, row.num_computed_tokens)
-                for row in rows
-            ]
-        ).T
+        state[1] = self._kv_cache.num_slots - 1
+        state[:, : len(sequences)] = torch.tensor(
+            [(s.token_ids[s.num_computed_tokens], s.start_slot, s.num_computed_tokens)
+             for s in sequences]
+        ).T  # fmt: skip
         if key not in self._steps:
-            self._steps[key] = self._captured(state, key[1])
-        held, step = self._steps[key]
-        held.copy_(to_device_async(state, held.device))
-        for row in rows:
-            row.num_computed_tokens += 1
-        return step()[: len(rows)]
+            self._steps[key] = self._build_step(state, context_length)
+        static_state, step = self._steps[key]
+        static_state.copy_(to_device_async(state, static_state.device))
+        for sequence in sequences:
+            sequence.num_computed_tokens += 1
+        return step()[: len(sequences)]
 
-    def _captured(self, state: Tensor, width: int) -> tuple[Tensor, Callable[[], Tensor]]:
-        """A tensor to put the state of a step into, and what runs the step."""
-        held = state.to(self._cache.keys.device)
+    def _build_step(
+        self, state: Tensor, context_length: int
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return a tensor for the state of a step, and a function that runs the step on it."""
+        static_state = state.to(self._kv_cache.keys.device)
 
         def step() -> Tensor:
-            ids, first, positions = held
-            sight = GatheredCacheAttention.build_metadata(self._cache, first, positions, width)
-            known = resolve_placeholders(ids, self._latest).unsqueeze(0)
-            return self._decoder.hidden_states(known, sight)[0]
+            token_ids, start_slots, position_ids = static_state
+            metadata = GatheredCacheAttention.build_metadata(
+                self._kv_cache, start_slots, position_ids, context_length
+            )
+            known = resolve_placeholders(token_ids, self._last_token_ids).unsqueeze(0)
+            return self._decoder.hidden_states(known, metadata)[0]
 
-        if not held.is_cuda:
-            return held, step
-        with torch.cuda.device(held.device):
-            return held, self._graph(step)
+        if not static_state.is_cuda:
+            return static_state, step
+        with torch.cuda.device(static_state.device):
+            return static_state, self._capture(step)
 
     @staticmethod
-    def _graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """A step of the current GPU, captured."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+    def _capture(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Capture a step on the current GPU; returns a function that replays it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             step()  # the first call sets up what a capture may not
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may encode and decode pictures on the same device meanwhile.
+        # Other threads may encode and decode images on the same device meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            made = step()
+            output = step()
 
         def replay() -> Tensor:
             graph.replay()
-            return made
+            return output
 
         return replay
 
 
 def padded_batch_size(count: int) -> int:
-    """A number of rows rounded up to two steps an octave.
+    """Round a batch size up to two steps an octave.
 
-    >>> [rounded(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 24, 25)]
+    >>> [padded_batch_size(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 24, 25)]
     [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
     """
     octave = 1 << (count - 1).bit_length()

@@ -1,4 +1,4 @@
-"""What generation gives back."""
+"""Results of generation: the finished sample, and the events of a stream."""
 
 from __future__ import annotations
 
@@ -7,57 +7,59 @@ from typing import Literal
 
 import PIL.Image
 
-FinishReason = Literal["stop", "length", "cancelled"]
+from calumma.vocabulary import TokenCounts
+
+FinishReason = Literal["stop", "length", "abort"]
+"""stop: the model or a stop string ended the output; length: a token limit was reached; abort: the
+request was aborted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TokenUsage:
-    """How many ids of which kind were read and made; an image's frame counts as image."""
+    """Tokens of one or more requests, by modality."""
 
-    num_prompt_text_tokens: int = 0
-    num_prompt_image_tokens: int = 0
-    num_text_tokens: int = 0
-    num_image_tokens: int = 0
+    prompt: TokenCounts = TokenCounts()
+    completion: TokenCounts = TokenCounts()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One answer: its parts in reading order, and the ids they were read from."""
+    """A finished output."""
 
     parts: list[str | PIL.Image.Image]
+    """Texts and images in reading order; text ends before the stop string."""
+
     prompt_token_ids: list[int]
+
     token_ids: list[int]
-    """The new ids, end of sequence included where it was chosen."""
+    """Generated tokens, with the end-of-sequence token or the stop string that ended them."""
 
     logprobs: list[float]
-    """Natural log of each new id's probability among the allowed ids, guidance included,
-    before temperature and top-p; 0 for forced ids."""
+    """Natural log of the probability of each generated token among the allowed ones, after
+    guidance, before temperature and truncation; 0 for tokens that the grammar forced."""
 
     finish_reason: FinishReason
-    """stop: the model ended the answer; length: it ran out of room; cancelled: it was told to
-    end."""
-
     usage: TokenUsage = TokenUsage()
 
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds since the request was handed in: "first_token" and "total"."""
+    """Seconds since the request arrived: "time_to_first_token" and "latency"."""
 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Some more text, whole characters only."""
+    """More text, of complete characters."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ImageBegun:
-    """The model has begun to draw."""
+    """The model has begun an image."""
 
 
 @dataclass(frozen=True)
 class ImageProgress:
-    """A picture in the making; cells not yet drawn repeat its first code."""
+    """A partial image; cells still missing repeat its first code."""
 
     image: PIL.Image.Image
     num_codes: int
@@ -65,14 +67,14 @@ class ImageProgress:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """A finished picture."""
+    """A finished image."""
 
     image: PIL.Image.Image
 
 
 @dataclass(frozen=True)
 class End:
-    """The answer is whole."""
+    """The end of the output."""
 
     sample: Sample
 

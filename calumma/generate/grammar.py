@@ -1,4 +1,4 @@
-"""What may come next: the one place that knows."""
+"""Grammar of interleaved documents: which tokens may come next."""
 
 from __future__ import annotations
 
@@ -10,35 +10,30 @@ from calumma.vocabulary import Vocabulary
 
 
 class TokenKind(IntEnum):
-    """The kinds of id that may come next; those from BEGIN on leave no choice."""
+    """Kinds of the next token; from BEGIN_IMAGE on, the kind allows a single token."""
 
     TEXT = 0
-    """A text id or end of sequence."""
+    """A text token or end-of-sequence."""
 
     TEXT_OR_IMAGE = 1
-    """The same, or begin-of-image."""
+    """A text token, end-of-sequence or begin-of-image."""
 
     IMAGE_OR_EOS = 2
-    """Begin-of-image or end of sequence."""
+    """Begin-of-image or end-of-sequence."""
 
     IMAGE_CODE = 3
     """An image code."""
 
     BEGIN_IMAGE = 4
-    """Begin-of-image, and nothing else."""
-
     END_IMAGE = 5
-    """End-of-image, and nothing else."""
-
     EOS = 6
-    """End of sequence, and nothing else."""
 
 
 @cache
 def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
-    """The ids that each kind allows.
+    """Return the token ids that a kind allows.
 
-    Controls besides these, such as end-of-turn or the placeholder, are never chosen.
+    Other special tokens, such as end-of-turn or the placeholder, are never sampled.
     """
     eos, begin, end = (
         range(id_, id_ + 1)
@@ -57,62 +52,63 @@ def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
 
 @dataclass
 class Grammar:
-    """An image, once begun, is exactly `codes_per_image` codes and end-of-image.
+    """State of the grammar: an image is exactly `codes_per_image` codes and end-of-image.
 
-    Outside an image no code may stand; an image is not begun where it does not fit. The rule is
-    kept here and not left to the model: one stray code shifts every later code by one cell, and
-    the image cannot be decoded.
+    Outside an image no code is allowed, and an image is begun only if it fits. The grammar masks
+    logits and does not rely on the model: one stray code would shift all later codes by one cell,
+    and the image could not be decoded.
 
-    >>> grammar = Grammar(Vocabulary(num_codes=4, num_text=256), codes_per_image=1, room=4)
-    >>> grammar.expected.name
+    >>> vocabulary = Vocabulary(num_codes=4, num_text=256)
+    >>> grammar = Grammar(vocabulary, codes_per_image=1, max_remaining_tokens=4)
+    >>> grammar.next_kind.name
     'TEXT_OR_IMAGE'
-    >>> grammar.advance(grammar.vocabulary.begin_image); grammar.expected.name
-    'CODE'
-    >>> grammar.advance(4); grammar.expected.name, grammar.forced
-    ('END', 8)
+    >>> grammar.accept_token(vocabulary.begin_image); grammar.next_kind.name
+    'IMAGE_CODE'
+    >>> grammar.accept_token(4); grammar.next_kind.name, grammar.forced_token
+    ('END_IMAGE', 8)
     """
 
     vocabulary: Vocabulary
     codes_per_image: int
 
     max_remaining_tokens: int
-    """Ids that may still be added."""
+    """Tokens that may still be added."""
 
     max_images: int = 1_000_000
+    """Images that may still be begun."""
+
     image_first: bool = False
+    """Whether the next token outside an image must begin one."""
 
     images_only: bool = False
-    """Whether no text may stand between and after the images."""
+    """Whether no text is allowed between and after the images."""
 
     num_codes_remaining: int | None = None
     """Codes the open image still needs; None while no image is open."""
 
     @property
     def next_kind(self) -> TokenKind:
-        """The kind of id that comes next."""
+        """Kind of the next token."""
         if self.num_codes_remaining is not None:
             return TokenKind.IMAGE_CODE if self.num_codes_remaining else TokenKind.END_IMAGE
         return self._kind_outside_image(self.max_remaining_tokens)
 
     @property
     def kind_after_next(self) -> TokenKind | None:
-        """The kind that comes behind the next id, where that is a code or, as is likely, text.
+        """Kind of the token after next, or None if it cannot be predicted.
 
-        None where a choice may not follow: behind the last code of an image, behind the last id
-        that there is room for, and where images alone may stand. Begin-of-image or end of sequence
-        instead of text belies it.
+        It cannot at the last code of an image, at the token limit, or when only images are allowed.
+        The prediction assumes that the next token outside an image is text: begin-of-image and
+        end-of-sequence are mispredictions.
         """
         if self.num_codes_remaining is not None:
             return TokenKind.IMAGE_CODE if self.num_codes_remaining > 1 else None
-        return (
-            None
-            if self.images_only or self.max_remaining_tokens < 2
-            else self._kind_outside_image(self.max_remaining_tokens - 1)
-        )
+        if self.images_only or self.max_remaining_tokens < 2:
+            return None
+        return self._kind_outside_image(self.max_remaining_tokens - 1)
 
-    def _kind_outside_image(self, room: int) -> TokenKind:
-        """The kind of id that comes next outside an image, with room for so many."""
-        fits = self.max_images > 0 and room >= self.codes_per_image + 2
+    def _kind_outside_image(self, max_remaining_tokens: int) -> TokenKind:
+        fits = self.max_images > 0 and max_remaining_tokens >= self.codes_per_image + 2
         if self.images_only and not fits:
             return TokenKind.EOS
         if self.image_first and fits:
@@ -123,24 +119,24 @@ class Grammar:
 
     @property
     def forced_token(self) -> int | None:
-        """The one id that may come next, where there is only one: it needs no model."""
-        expected = self.next_kind
-        if expected < TokenKind.BEGIN_IMAGE:
+        """The only token allowed next, if there is only one: it needs no forward pass."""
+        kind = self.next_kind
+        if kind < TokenKind.BEGIN_IMAGE:
             return None
-        ((only,),) = allowed_ids(expected, self.vocabulary)
+        ((only,),) = allowed_ids(kind, self.vocabulary)
         return only
 
     def allows(self, id_: int) -> bool:
-        """Whether this id may come next."""
+        """Return whether the token may come next."""
         return any(id_ in ids for ids in allowed_ids(self.next_kind, self.vocabulary))
 
     def accept_token(self, id_: int) -> None:
-        """Take in the id that was chosen."""
+        """Advance by a sampled token."""
         assert self.allows(id_), f"id {id_} was not allowed here"
         self.consume(id_)
 
     def consume(self, id_: int) -> None:
-        """Take in an id of the prompt, or one that `allows` let through."""
+        """Advance by a token of the prompt, or one that `allows` has checked."""
         self.max_remaining_tokens -= 1
         if id_ == self.vocabulary.begin_image:
             self.num_codes_remaining = self.codes_per_image

@@ -1,16 +1,18 @@
-"""Several image codes a step, the very ones that one a step would give.
+"""Speculative decoding of image tokens: several codes per step, equal to one code per step.
 
-The chance of every draw is a function of the seed and the place alone, so the code at a place is a
-function of the codes before it: a picture is the fixed point of drawing all its places at once.
-Guesses for the next codes are read together with the newest one, and behind each stands what is
-drawn there if the guesses before it are right. Those that agree are codes; the first that does not
-gives way to what was drawn in its place, and what was drawn behind it are the next guesses.
+The random number of every sample is a function of the seed and the position alone, so the code at a
+position is a function of the codes before it: an image is the fixed point of sampling all its
+positions at once (Jacobi iteration). Draft codes are computed together with the newest code, and
+after each of them the code is sampled that follows if the drafts before it are right. Drafts that
+agree are accepted; the first that does not is replaced by the code sampled in its place, and the
+codes sampled after it are the next drafts.
 
-Nothing is accepted by a chance of its own, so that the distribution cannot change: with another
-window, or none, a request's ids are the same, but where logits tie within the rounding of floats.
+No draft is accepted by a random test of its own, so the distribution cannot change: with any number
+of speculative tokens, or none, a request gets the same tokens, except where logits tie within the
+rounding of floats.
 
-Source: speculative Jacobi decoding (arXiv:2410.01699), with the draws of two iterations coupled by
-a chance that stays (as in MC-SJD, arXiv:2510.24211, which compares couplings).
+Source: speculative Jacobi decoding (arXiv:2410.01699), with the samples of two iterations coupled
+by a fixed random number (as in MC-SJD, arXiv:2510.24211, which compares couplings).
 """
 
 from __future__ import annotations
@@ -19,57 +21,55 @@ from collections.abc import Sequence
 
 
 class JacobiDrafter:
-    """What the next codes of the open image may be."""
+    """Drafts the next codes of the open image."""
 
-    def __init__(self, window: int, codes_per_side: int) -> None:
-        """None yet.
+    def __init__(self, num_speculative_tokens: int, codes_per_side: int) -> None:
+        """Start without drafts.
 
         Args:
-            window: guesses that are read in a step.
+            num_speculative_tokens: drafts per step.
             codes_per_side: of an image's grid.
         """
-        self.window, self.codes_per_side = window, codes_per_side
+        self.num_speculative_tokens, self.codes_per_side = num_speculative_tokens, codes_per_side
         self.draft_token_ids: list[int] = []
-        """Guesses that have been read or drawn, for the places behind the next one."""
+        """Tokens drafted or sampled for the positions after the next one."""
 
-    def propose(self, image: Sequence[int], owed: int) -> list[int]:
-        """The guesses to read behind the codes that are known.
+    def propose(self, image: Sequence[int], num_codes_remaining: int) -> list[int]:
+        """Draft the tokens that follow the known tokens of the image.
 
-        A place for which nothing was drawn yet is guessed to be as the one above it, in the first
-        row as the one before it: pictures have areas.
+        A position without a sample is drafted as a copy of the cell above, in the first grid row
+        of the cell before: images have areas.
 
         Args:
-            image: ids of the open image's codes so far, row by row; where there is none, nothing
-                is guessed.
-            owed: codes that it still needs; the last one has no guess behind it.
+            image: tokens of the open image's codes so far, row by row; if empty, nothing is
+                drafted.
+            num_codes_remaining: codes the image still needs; the last one is never drafted after.
 
         Returns:
-            As many ids as the window has, or as there is room for.
+            Up to `num_speculative_tokens` tokens.
         """
-        wanted = min(self.window, owed - 1) if image else 0
-        line = [*image, *self.draft_token_ids]
-        while len(line) < len(image) + wanted:
-            line.append(
-                line[-self.codes_per_side] if len(line) >= self.codes_per_side else line[-1]
-            )
-        self.draft_token_ids = line[len(image) : len(image) + wanted]
+        count = min(self.num_speculative_tokens, num_codes_remaining - 1) if image else 0
+        cells = [*image, *self.draft_token_ids]
+        while len(cells) < len(image) + count:
+            above = len(cells) - self.codes_per_side
+            cells.append(cells[above] if above >= 0 else cells[-1])
+        self.draft_token_ids = cells[len(image) : len(image) + count]
         return self.draft_token_ids
 
-    def verify(self, drawn: Sequence[int]) -> int:
-        """Take in what was drawn behind the newest code and behind each guess.
+    def verify(self, sampled: Sequence[int]) -> int:
+        """Compare the drafts with the tokens sampled in their places.
 
         Args:
-            drawn: one id more than `ahead` gave.
+            sampled: tokens sampled after the newest token and after each draft.
 
         Returns:
-            How many of them, from the first on, are codes of the image: at least one. The others
-            are guesses from now on.
+            How many of the sampled tokens, from the first on, belong to the image: at least one.
+            The others become drafts.
         """
-        assert len(drawn) == len(self.draft_token_ids) + 1, (
-            f"{len(drawn)} draws for {len(self.draft_token_ids)} guesses"
-        )
-        stand = 1
-        while stand < len(drawn) and drawn[stand - 1] == self.draft_token_ids[stand - 1]:
-            stand += 1
-        self.draft_token_ids = list(drawn[stand:])
-        return stand
+        drafts = self.draft_token_ids
+        assert len(sampled) == len(drafts) + 1, f"{len(sampled)} samples for {len(drafts)} drafts"
+        accepted = 1
+        while accepted < len(sampled) and sampled[accepted - 1] == drafts[accepted - 1]:
+            accepted += 1
+        self.draft_token_ids = list(sampled[accepted:])
+        return accepted

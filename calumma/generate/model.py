@@ -1,8 +1,8 @@
-"""A model as its users hold it: parts in, parts out."""
+"""Model: the public Python interface, from texts and images to texts and images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,25 @@ from torch import Tensor
 from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.documents.document import ROLES, Image, Role, Text, Turn, part_from_json
 from calumma.errors import DocumentError, GenerationError
-from calumma.generate.compiled import compile_blocks
-from calumma.generate.eight_bits import Weights, round_weights
-from calumma.generate.engine import Engine
+from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.events import End, Event, Sample, TokenUsage
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
-from calumma.runtime import choose_device, choose_dtype
+from calumma.model.quantization import Quantization, quantize
+from calumma.runtime import resolve_device, resolve_dtype
 from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
-from calumma.tokens.sequence import encode_prompt, encode_turns, image_fit, split_ids
+from calumma.tokens.sequence import (
+    Segment,
+    encode_prompt,
+    encode_turns,
+    image_resize_mode,
+    split_modalities,
+)
 from calumma.vocabulary import Vocabulary
 
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
-"""A text, a picture, or a part as documents write it."""
+"""A text, an image, or a part as documents write it."""
 
 
 class Model:
@@ -35,71 +40,71 @@ class Model:
 
     def __init__(
         self,
-        parts: ModelParts,
+        components: ModelParts,
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        weights: Weights = "plain",
+        quantization: Quantization | None = None,
         engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     ) -> None:
-        """Take a model's parts for good: the decoder moves, changes its type, learns no more.
+        """Take over the components: the decoder is moved, cast and frozen in place.
 
         Args:
-            parts: both tokenizers and the decoder.
+            components: both tokenizers and the decoder.
             device: cpu, cuda, or auto.
             dtype: of the decoder: float32, bfloat16 or float16.
-            weights: "int8" or "fp8" round the matrices of its blocks to eight bits.
-            budget: of its engine.
+            quantization: "int8" or "fp8" quantize the matrices of the decoder's blocks.
+            engine_config: of the engine of `generate`, `generate_batch` and `stream`.
         """
-        self.components = parts
-        self.decoder = parts.decoder.to(device=choose_device(device), dtype=choose_dtype(dtype))
+        self.components = components
+        self.decoder = components.decoder.to(
+            device=resolve_device(device), dtype=resolve_dtype(dtype)
+        )
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
-        round_weights(self.decoder, weights)
-        self.text = parts.tokenizers.text
-        self.image = parts.tokenizers.image
+        quantize(self.decoder, quantization)
+        self.text = components.tokenizers.text
+        self.image = components.tokenizers.image
         # Codes are compared as distances: the image tokenizer stays in float32.
-        self.image.network.to(choose_device(device))
+        self.image.network.to(resolve_device(device))
         self.engine_config = engine_config
 
     def __repr__(self) -> str:
         weight = self.decoder.embedding.weight
         return (
             f"Model({self._num_parameters:,} parameters, vocabulary of {self.vocabulary.size:,} "
-            f"ids, {self.image.config.codes_per_image} codes an image, {weight.device}, "
+            f"tokens, {self.image.config.codes_per_image} codes per image, {weight.device}, "
             f"{str(weight.dtype).removeprefix('torch.')})"
         )
 
     @cached_property
     def engine(self) -> Engine:
-        """What `generate`, `generate_batch` and `stream` run on; made when first used."""
+        """Engine of `generate`, `generate_batch` and `stream`, created on first use."""
         return self.new_engine(self.engine_config)
 
     def new_engine(self, config: EngineConfig) -> Engine:
-        """Another engine on the same weights, with a cache of its own."""
+        """Create another engine on the same weights, with a KV cache of its own."""
         codes = self.image.config.codes_per_image
         return Engine(self.decoder, self.vocabulary, codes, config=config)
 
     def compile(self) -> None:
-        """Have the decoder's blocks compiled, once, when the first step is made of them.
-
-        That takes a minute or more; `calumma/generate/compiled.py` says what comes of it.
-        """
+        """Compile the decoder's blocks, which takes a minute or more in the first steps."""
         compile_blocks(self.decoder)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The table of ids."""
+        """Layout of the token ids."""
         return self.text.vocabulary
 
-    def encode(self, parts: Sequence[UserPart], *, fit: ResizeMode = "crop") -> list[int]:
-        """The ids of parts in reading order, behind begin-of-sequence.
+    def encode(self, parts: Sequence[UserPart], *, resize_mode: ResizeMode = "crop") -> list[int]:
+        """Encode parts in reading order as token ids after begin-of-sequence.
 
         Args:
-            parts: texts, pictures, or the dicts of documents, in any order.
-            fit: whether pictures are cropped to a square, or padded as in prompts.
+            parts: texts, images, or the dicts of documents, in any order.
+            resize_mode: whether images are cropped to a square, or padded as in prompts.
         """
-        return self._prompt(parts, fit=fit, answer=False)
+        [segments] = self._segments([(parts, resize_mode)])
+        return encode_prompt(segments, self.text, add_generation_prompt=False)
 
     def encode_chat(self, messages: Sequence[Turn | Mapping[str, Any]]) -> list[int]:
         """Encode a conversation as the prompt of its next answer.
@@ -115,52 +120,40 @@ class Model:
             DocumentError: a role is unknown, or an assistant message has no prompt.
         """
         turns = [_role_and_parts(message, n) for n, message in enumerate(messages, start=1)]
-        contents = self._segments([(parts, image_fit(role)) for role, parts in turns])
+        contents = self._segments([(parts, image_resize_mode(role)) for role, parts in turns])
         roles = [role for role, _ in turns]
         return encode_turns(zip(roles, contents, strict=True), self.text)
 
-    def _prompt(self, parts: Sequence[UserPart], *, fit: ResizeMode, answer: bool) -> list[int]:
-        [segments] = self._segments([(parts, fit)])
-        return encode_prompt(segments, self.text, add_generation_prompt=answer)
-
     def _segments(
         self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]
-    ) -> list[list[str | list[int]]]:
-        """Encode the images of several contents, each with its own fit, in one batch."""
+    ) -> list[list[Segment]]:
+        """Encode the images of several contents, each with its own resize mode, in one batch."""
         opened = [[_open(part) for part in parts] for parts, _ in contents]
         squares = [
-            to_square(to_rgb(part), self.image.config.resolution, fit)
-            for parts, (_, fit) in zip(opened, contents, strict=True)
+            to_square(to_rgb(part), self.image.config.resolution, resize_mode)
+            for parts, (_, resize_mode) in zip(opened, contents, strict=True)
             for part in parts
             if not isinstance(part, str)
         ]
         codes = iter(self.image.encode_images(squares))
         return [[p if isinstance(p, str) else next(codes) for p in parts] for parts in opened]
 
-    def decode(
-        self, ids: Sequence[int], *, pictures: Sequence[PIL.Image.Image] = ()
-    ) -> list[str | PIL.Image.Image]:
-        """The texts and pictures that ids stand for, in reading order.
+    def decode(self, ids: Sequence[int]) -> list[str | PIL.Image.Image]:
+        """Decode token ids to texts and images in reading order; special tokens are dropped."""
+        return [
+            self.text.decode(run) if kind == "text" else self.decode_image(run)
+            for kind, run in split_modalities(ids, self.vocabulary)
+            if run
+        ]
 
-        Args:
-            ids: text, images, and controls, which are left out.
-            pictures: of the first images, where they are made already.
-        """
-        made = iter(pictures)
-        parts: list[str | PIL.Image.Image] = []
-        for kind, run in split_ids(ids, self.vocabulary):
-            if kind == "text":
-                parts.append(self.text.decode(run))
-            elif run:
-                parts.append(next(made, None) or self.decode_image(run))
-        return parts
-
-    def encode_image(self, image: PIL.Image.Image, *, fit: ResizeMode = "crop") -> list[int]:
-        """The codes of a picture, row by row; codes, not ids."""
-        return self.image.encode_image(image, mode=fit)
+    def encode_image(
+        self, image: PIL.Image.Image, *, resize_mode: ResizeMode = "crop"
+    ) -> list[int]:
+        """Encode an image as codes, row by row; codes are not token ids."""
+        return self.image.encode_image(image, resize_mode=resize_mode)
 
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
-        """The picture of an image's codes.
+        """Decode the codes of an image.
 
         Raises:
             GenerationError: the model folder has no image decoder.
@@ -172,159 +165,200 @@ class Model:
         if not self.components.tokenizers.has_image_decoder:
             raise GenerationError(
                 "this model folder has no vq_decoder.safetensors, so codes cannot become "
-                "pictures; expected the decoder of its image tokenizer. Put that file into the "
+                "images; expected the decoder of its image tokenizer. Put that file into the "
                 "folder, or ask for text only (max_images=0)."
             )
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:
-        """Next-id scores at every place, nothing masked: [B, T] int64 -> [B, T, V] float32."""
+        """Compute the logits of the next token at every position, nothing masked.
+
+        Args:
+            ids: [T] or [B, T] token ids.
+
+        Returns:
+            [B, T, V] float32.
+        """
         tensor = torch.as_tensor(
             ids, dtype=torch.int64, device=self.decoder.embedding.weight.device
         )
         return self.decoder(tensor.unsqueeze(0) if tensor.ndim == 1 else tensor).float()
 
     def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:
-        """Go on from a prompt; options as in `generate_batch`."""
+        """Generate the answer to a prompt; options as in `generate_batch`."""
         return self.generate_batch([parts], **options)[0]
 
     def generate_batch(
         self,
         prompts: Sequence[Sequence[UserPart]],
         *,
-        answer: bool = True,
+        add_generation_prompt: bool = True,
         seeds: Sequence[int] | None = None,
         **options: Any,
     ) -> list[Sample]:
-        """Go on from many prompts at once.
+        """Generate the answers to many prompts at once.
 
         Args:
             prompts: parts of each prompt.
-            answer: ask for an answer (end of turn behind the prompt); False continues it.
-            seeds: one a prompt; without them all have the seed of `options`.
+            add_generation_prompt: append end-of-turn, after which the model answers; False
+                continues the prompt.
+            seeds: one per prompt; without them all have the seed of `options`.
             options: fields of `Request` for all: max_new_tokens, seed, text, image, modality,
-                max_images, image_first; and `keep_codes`: the prompt's last part is a picture of
-                which the first so many codes are kept, and the model goes on from there.
+                max_images, image_first, stop; and num_kept_image_tokens as in `request`.
 
         Raises:
-            GenerationError: a prompt does not fit, or pictures are expected of a model without an
+            GenerationError: a prompt does not fit, or images are asked of a model without an
                 image decoder.
         """
-        works = self.engine.submit_all(
+        return self.generate_requests(
             [
-                self.request(prompt, answer=answer, **(options | _seed(seeds, number)))
-                for number, prompt in enumerate(prompts)
+                self.request(
+                    prompt,
+                    add_generation_prompt=add_generation_prompt,
+                    **(options if seeds is None else options | {"seed": seeds[index]}),
+                )
+                for index, prompt in enumerate(prompts)
             ]
         )
-        for _ in self.engine.stream_tokens(works):
-            pass
-        return [self.sample_of(work) for work in works]
+
+    def generate_requests(
+        self,
+        requests: Sequence[Request],
+        on_token: Callable[[RequestState, int], None] | None = None,
+        on_finished: Callable[[RequestState], None] | None = None,
+    ) -> list[Sample]:
+        """Run requests until all are finished; callbacks as in `Engine.generate`."""
+        decoders: dict[RequestState, OutputDecoder] = {}
+
+        def push(state: RequestState, id_: int) -> None:
+            if state.request.stop:
+                if state not in decoders:
+                    decoders[state] = self.output_decoder(state.request)
+                decoders[state].push(id_)
+                if decoders[state].is_stopped:
+                    self.engine.abort(state, "stop")
+            if on_token is not None:
+                on_token(state, id_)
+
+        states = self.engine.generate(requests, push, on_finished)
+        return [self.sample_of(state, decoders.get(state)) for state in states]
 
     def stream(
         self,
         parts: Sequence[UserPart],
         *,
-        answer: bool = True,
-        codes_between: int | None = None,
+        add_generation_prompt: bool = True,
+        partial_image_interval: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
-        """Generate one answer and tell of it as it grows.
+        """Generate the answer to a prompt and yield it as it grows.
 
         Args:
             parts: the prompt.
-            answer: as in `generate_batch`.
-            codes_between: codes from one partial picture to the next; a grid row by default.
+            add_generation_prompt: as in `generate_batch`.
+            partial_image_interval: codes from one partial image to the next; 0 is none, None one
+                row of the image's grid.
             options: as in `generate_batch`.
         """
-        request = self.request(parts, answer=answer, **options)
-        teller = self.output_decoder(request, codes_between)
-        work = self.engine.submit(request)
-        for _, id_ in self.engine.stream_tokens([work]):
-            yield from teller.push(id_)
-        yield from teller.flush()
-        yield End(self.sample_of(work, teller.images))
+        request = self.request(parts, add_generation_prompt=add_generation_prompt, **options)
+        decoder = self.output_decoder(request, partial_image_interval)
+        state = self.engine.submit(request)
+        for _, id_ in self.engine.stream_tokens([state]):
+            yield from decoder.push(id_)
+            if decoder.is_stopped:
+                self.engine.abort(state, "stop")
+        yield from decoder.flush()
+        yield End(self.sample_of(state, decoder))
 
     def request(
         self,
         parts: Sequence[UserPart],
         *,
-        answer: bool = True,
-        keep_codes: int | None = None,
+        add_generation_prompt: bool = True,
+        num_kept_image_tokens: int | None = None,
         **options: Any,
     ) -> Request:
-        """The request that a prompt is; arguments and errors as in `generate_batch`."""
-        if options.get("max_images", 1) and options.get("modality") != "text":
-            self._require_image_decoder()
-        answer = answer and keep_codes is None
-        ids = self._prompt(parts, fit="pad" if answer else "crop", answer=answer)
-        if keep_codes is not None:
-            ids = self._opened(ids, keep_codes)
-        return Request(prompt_token_ids=tuple(ids), **options)
-
-    def _opened(self, ids: list[int], keep_codes: int) -> list[int]:
-        """The prompt with its last image left open behind so many codes."""
-        codes = self.image.config.codes_per_image
-        if ids[-1] != self.vocabulary.end_image or not 0 <= keep_codes <= codes:
-            ends = "a picture" if ids[-1] == self.vocabulary.end_image else "text"
-            raise GenerationError(
-                f"keep_codes={keep_codes} of a prompt that ends in {ends}; expected a picture at "
-                f"the end, and from 0 to {codes} of its codes."
-            )
-        return ids[: len(ids) - 1 - codes + keep_codes]
-
-    def output_decoder(self, request: Request, codes_between: int | None = None) -> OutputDecoder:
-        """What turns the new ids of a request into events."""
-        vocabulary = self.vocabulary
-        opened = request.prompt_token_ids[self._open_image(request.prompt_token_ids) :]
-        return OutputDecoder(
-            vocabulary,
-            bytes_of=self.text.bytes_of,
-            draw=self.decode_image,
-            codes_between=codes_between or self.image.config.codes_per_side,
-            codes=[vocabulary.code_of_id(id_) for id_ in opened[1:]],
-        )
-
-    def sample_of(self, work: RequestState, pictures: Sequence[PIL.Image.Image] = ()) -> Sample:
-        """What a work has come to.
+        """Encode a prompt as a request.
 
         Args:
-            work: one that is done.
-            pictures: its first finished images, where they are made already.
+            parts: the prompt.
+            add_generation_prompt: as in `generate_batch`.
+            num_kept_image_tokens: the prompt ends in an image, of which this many codes are kept
+                and the others generated.
+            options: as in `generate_batch`.
+
+        Raises:
+            GenerationError: as in `generate_batch`.
         """
-        # A prompt may end inside an image: its codes belong to the picture that is finished here.
-        prompt = list(work.request.prompt_token_ids)
-        opened = prompt[self._open_image(prompt) :]
+        if options.get("max_images", 1) and options.get("modality") != "text":
+            self._require_image_decoder()
+        if num_kept_image_tokens is not None:
+            ids = self._open_last_image(self.encode(parts), num_kept_image_tokens)
+        elif add_generation_prompt:
+            ids = self.encode_chat([{"role": "user", "content": parts}])
+        else:
+            ids = self.encode(parts)
+        return Request(prompt_token_ids=tuple(ids), **options)
+
+    def _open_last_image(self, ids: list[int], num_kept: int) -> list[int]:
+        """Cut a prompt after this many codes of its last image."""
+        codes = self.image.config.codes_per_image
+        if ids[-1] != self.vocabulary.end_image or not 0 <= num_kept <= codes:
+            end = "an image" if ids[-1] == self.vocabulary.end_image else "text"
+            raise GenerationError(
+                f"num_kept_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
+                f"image at the end, and from 0 to {codes} of its tokens."
+            )
+        return ids[: len(ids) - 1 - codes + num_kept]
+
+    def output_decoder(
+        self, request: Request, partial_image_interval: int | None = 0
+    ) -> OutputDecoder:
+        """Create the decoder of a request's output; the interval is as in `stream`."""
+        if partial_image_interval is None:
+            partial_image_interval = self.image.config.codes_per_side
+        return OutputDecoder(
+            self.vocabulary,
+            token_bytes=self.text.token_bytes,
+            decode_image=self.decode_image,
+            stop=request.stop,
+            partial_image_interval=partial_image_interval,
+            prompt=request.prompt_token_ids,
+        )
+
+    def sample_of(self, state: RequestState, decoder: OutputDecoder | None = None) -> Sample:
+        """Build the sample of a finished request.
+
+        Args:
+            state: the request.
+            decoder: of its output, which may have decoded some of it; a new one by default.
+        """
+        decoder = decoder or self.output_decoder(state.request)
+        decoder.partial_image_interval = 0
+        for id_ in state.output_token_ids[decoder.num_tokens :]:
+            decoder.push(id_)
+        parts = decoder.finish()
+        prompt = list(state.request.prompt_token_ids)
+        # An asynchronous engine may have generated more before a stop string was found.
+        token_ids = state.output_token_ids[: decoder.num_tokens]
+        assert state.finish_reason is not None, "the request is not finished"
         return Sample(
-            parts=self.decode([*opened, *work.output_token_ids], pictures=pictures),
+            parts=parts,
             prompt_token_ids=prompt,
-            token_ids=work.output_token_ids,
-            logprobs=work.logprobs,
-            finish_reason=work.finish_reason,
-            usage=self._usage(prompt, work.output_token_ids),
-            timings={"first_token": work.time_to_first_token, "total": work.latency},
+            token_ids=token_ids,
+            logprobs=state.logprobs[: decoder.num_tokens],
+            finish_reason="stop" if decoder.is_stopped else state.finish_reason,
+            usage=self.usage_of(prompt, token_ids),
+            timings={
+                "time_to_first_token": state.time_to_first_token,
+                "latency": state.latency,
+            },
         )
 
-    def _usage(self, prompt: Sequence[int], new: Sequence[int]) -> TokenUsage:
-        vocabulary = self.vocabulary
-        frame = (vocabulary.begin_image, vocabulary.end_image)
-        of_prompt, of_new = (
-            sum(id_ in vocabulary.codes or id_ in frame for id_ in ids) for ids in (prompt, new)
-        )
-        return TokenUsage(
-            num_prompt_text_tokens=len(prompt) - of_prompt,
-            num_prompt_image_tokens=of_prompt,
-            num_text_tokens=len(new) - of_new,
-            num_image_tokens=of_new,
-        )
-
-    def _open_image(self, ids: Sequence[int]) -> int:
-        """Where the image that `ids` leave open begins; their length if none is open."""
-        for place in range(len(ids) - 1, -1, -1):
-            if ids[place] == self.vocabulary.end_image:
-                break
-            if ids[place] == self.vocabulary.begin_image:
-                return place
-        return len(ids)
+    def usage_of(self, prompt: Sequence[int], output: Sequence[int]) -> TokenUsage:
+        """Count the tokens of a prompt and an output by modality."""
+        count = self.vocabulary.count_modalities
+        return TokenUsage(prompt=count(prompt), completion=count(output))
 
 
 def _open(part: UserPart) -> str | PIL.Image.Image:
@@ -347,15 +381,11 @@ def _role_and_parts(
     return role, [content] if isinstance(content, str) else content
 
 
-def _seed(seeds: Sequence[int] | None, number: int) -> dict[str, int]:
-    return {} if seeds is None else {"seed": seeds[number]}
-
-
 def load(
     folder: str | Path,
-    device: str = "cpu",
-    dtype: str = "float32",
-    weights: Weights = "plain",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: Quantization | None = None,
     engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
 ) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
@@ -363,12 +393,20 @@ def load(
     Args:
         folder: the model folder.
         device: cpu, cuda, or auto.
-        dtype: of the decoder: float32, bfloat16 or float16.
-        weights: "int8" or "fp8" round the matrices of its blocks to eight bits.
-        budget: of its engine.
+        dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU and
+            float32 on a CPU.
+        quantization: "int8" or "fp8" quantize the matrices of the decoder's blocks.
+        engine_config: of the engine of `generate`, `generate_batch` and `stream`.
 
     Raises:
         CheckpointError: the folder holds no such model.
     """
-    parts = load_model(Path(folder))
-    return Model(parts, device=device, dtype=dtype, weights=weights, engine_config=engine_config)
+    if dtype == "auto":
+        dtype = "bfloat16" if resolve_device(device).type == "cuda" else "float32"
+    return Model(
+        load_model(Path(folder)),
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        engine_config=engine_config,
+    )

@@ -1,9 +1,9 @@
-"""Ids to events, as they are chosen."""
+"""Output decoder: incremental detokenization, stop strings, and partial images of one output."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import PIL.Image
 
@@ -11,60 +11,141 @@ from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress,
 from calumma.vocabulary import Vocabulary
 
 ImageDecodeFn = Callable[[Sequence[int]], PIL.Image.Image]
-"""Makes a picture of an image's codes, as many as there are."""
+"""Decodes the codes of an image, all or the first of them."""
 
 
 class OutputDecoder:
-    """Turns the ids of one answer into events.
+    """Turns the tokens of one output into events, each token once.
 
-    A text piece holds whole characters: the bytes of a character that is spelt by several ids
-    are kept until its last one is there.
+    A text event has complete characters: the bytes of a character that several tokens spell are
+    held until the last one. Text that may be the beginning of a stop string is held too.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         *,
-        bytes_of: Callable[[int], bytes],
-        draw: ImageDecodeFn,
-        codes_between: int,
-        codes: Sequence[int] = (),
+        token_bytes: Callable[[int], bytes],
+        decode_image: ImageDecodeFn,
+        stop: Sequence[str] = (),
+        partial_image_interval: int = 0,
+        prompt: Sequence[int] = (),
     ) -> None:
-        """Begin an answer.
+        """Start an output.
 
         Args:
             vocabulary: of the model.
-            bytes_of: the bytes of a text id.
-            draw: makes pictures.
-            codes_between: codes from one partial picture to the next.
-            codes: those of an image that the prompt left open.
+            token_bytes: returns the bytes of a text token.
+            decode_image: decodes images.
+            stop: stop strings, not empty.
+            partial_image_interval: codes from one partial image to the next; 0 is none.
+            prompt: token ids before the output; an image that they leave open is continued.
         """
-        self._vocabulary, self._bytes_of, self._draw = vocabulary, bytes_of, draw
-        self._codes_between = codes_between
-        self._codes = list(codes)
-        self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.images: list[PIL.Image.Image] = []
-        """Those that are finished, in order."""
+        self._vocabulary, self._token_bytes = vocabulary, token_bytes
+        self._decode_image, self._stop = decode_image, stop
+        self.partial_image_interval = partial_image_interval
+        self._codes = _open_image(prompt, vocabulary)
+        """Codes of the open image."""
 
-    def push(self, id_: int) -> Iterator[Event]:
-        """The events that one more id makes."""
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+        """Text that may be the beginning of a stop string."""
+
+        self.parts: list[str | PIL.Image.Image] = []
+        """Texts and finished images so far, in reading order."""
+
+        self.num_tokens = 0
+        """Tokens decoded so far."""
+
+        self.is_stopped = False
+        """Whether a stop string has ended the output: later tokens are ignored."""
+
+    def decodes_image(self, id_: int) -> bool:
+        """Return whether `push` of this token decodes an image, which takes time."""
+        if self.is_stopped:
+            return False
+        interval = self.partial_image_interval
+        is_partial = bool(interval) and (len(self._codes) + 1) % interval == 0
+        return id_ == self._vocabulary.end_image or (id_ in self._vocabulary.codes and is_partial)
+
+    def push(self, id_: int) -> list[Event]:
+        """Decode one more token."""
+        if self.is_stopped:
+            return []
+        decodes_image = self.decodes_image(id_)
+        self.num_tokens += 1
         vocabulary = self._vocabulary
         if id_ == vocabulary.begin_image:
-            yield from self.flush()
+            events = self.flush()
             self._codes = []
-            yield ImageBegun()
-        elif id_ in vocabulary.codes:
-            self._codes.append(vocabulary.code_of_id(id_))
-            if len(self._codes) % self._codes_between == 0:
-                yield ImageProgress(self._draw(self._codes), len(self._codes))
-        elif id_ == vocabulary.end_image:
-            self.images.append(self._draw(self._codes))
-            yield ImageDone(self.images[-1])
-        elif id_ in vocabulary.text and (text := self._text.decode(self._bytes_of(id_))):
-            yield TextPiece(text)
+            return [*events, ImageBegun()]
+        if id_ in vocabulary.codes:
+            self._codes.append(vocabulary.id_to_code(id_))
+            if not decodes_image:
+                return []
+            return [ImageProgress(self._decode_image(self._codes), len(self._codes))]
+        if id_ == vocabulary.end_image:
+            image = self._decode_image(self._codes)
+            self._codes = []
+            self.parts.append(image)
+            return [ImageDone(image)]
+        if id_ in vocabulary.text:
+            return self._text_events(self._match_stop(self._utf8.decode(self._token_bytes(id_))))
+        return []
 
-    def flush(self) -> Iterator[Event]:
-        """What is left of a text that ends here: a character without its last byte."""
-        if text := self._text.decode(b"", final=True):
-            yield TextPiece(text)
-        self._text.reset()
+    def flush(self) -> list[Event]:
+        """End a text: emit an incomplete character and the held beginning of a stop string."""
+        if self.is_stopped:
+            return []
+        rest = self._match_stop(self._utf8.decode(b"", final=True))
+        self._utf8.reset()
+        held, self._held = self._held, ""
+        return self._text_events(rest + held)
+
+    def finish(self) -> list[str | PIL.Image.Image]:
+        """End the output and return all its parts, an unfinished image among them."""
+        self.flush()
+        if self._codes and not self.is_stopped:
+            self.parts.append(self._decode_image(self._codes))
+            self._codes = []
+        return self.parts
+
+    def _match_stop(self, text: str) -> str:
+        """Return the text that may be emitted: up to a stop string or the beginning of one."""
+        if not self._stop:
+            return text
+        text = self._held + text
+        found = [start for stop in self._stop if (start := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped, self._held = True, ""
+            return text[: min(found)]
+        num_held = max(_prefix_at_end(text, stop) for stop in self._stop)
+        self._held = text[len(text) - num_held :]
+        return text[: len(text) - num_held]
+
+    def _text_events(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        if self.parts and isinstance(self.parts[-1], str):
+            self.parts[-1] += text
+        else:
+            self.parts.append(text)
+        return [TextPiece(text)]
+
+
+def _prefix_at_end(text: str, stop: str) -> int:
+    """Return the length of the longest proper prefix of `stop` that `text` ends with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def _open_image(token_ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    """Return the codes of the image that a prompt leaves open."""
+    codes: list[int] = []
+    for id_ in reversed(token_ids):
+        if id_ == vocabulary.begin_image:
+            return codes[::-1]
+        if id_ not in vocabulary.codes:
+            break
+        codes.append(vocabulary.id_to_code(id_))
+    return []

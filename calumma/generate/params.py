@@ -1,4 +1,4 @@
-"""What may be asked of the engine: rules of sampling, one request, and what the engine may hold."""
+"""Parameters of generation: sampling, one request, and the engine's configuration."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from calumma.errors import GenerationError
 Modality = Literal["any", "text", "image"]
 
 MAX_SCALE = 1000
-"""Of penalties and guidance: with more, logits of 32 bits could pass all bounds."""
+"""Largest penalty and guidance scale: beyond it logits of 32 bits could overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """What choosing text and choosing image codes have in common.
+    """Sampling parameters of text tokens and image tokens.
 
-    The rules work one after another: temperature, top-k, min-p, top-p; each sees only the ids
-    that those before it have left.
+    They are applied in the order temperature, top-k, min-p, top-p; each sees only the tokens that
+    the previous ones kept.
     """
 
     temperature: float = 0.7
-    """Logits are divided by it; 0 takes the likeliest id."""
+    """Divisor of the logits; 0 is greedy decoding."""
 
     top_k: int = 0
-    """As many of the likeliest ids are drawn from; 0 is all of them."""
+    """Number of most likely tokens to sample from; 0 is no limit."""
 
     min_p: float = 0.0
-    """Ids with less than this share of the likeliest id's probability are left out."""
+    """Smallest probability of a token, as a fraction of the most likely token's."""
 
     top_p: float = 0.9
-    """The smallest set of ids with at least this probability is drawn from."""
+    """Probability mass of the smallest set of tokens to sample from (nucleus sampling)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
@@ -49,10 +49,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSampling(SamplingParams):
-    """Choosing text. Source: the defaults of the Chameleon release."""
+    """Sampling parameters of text. Source: the defaults of the Chameleon release."""
 
     repetition_penalty: float = 1.2
-    """Positive logits of ids seen before are divided by it, negative ones multiplied."""
+    """Divisor of the positive logits of tokens seen before; negative logits are multiplied."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,36 +65,38 @@ class TextSampling(SamplingParams):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSampling(SamplingParams):
-    """Choosing image codes. Source: the defaults of the Chameleon release."""
+    """Sampling parameters of image tokens. Source: the defaults of the Chameleon release."""
 
     guidance_scale: float = 3.0
-    """How far to go from what the images alone suggest to what all of the prompt does; 1 is
-    no guidance."""
+    """Classifier-free guidance: how far to go from the logits given the images of the prompt alone
+    to the logits given all of it; 1 is no guidance."""
 
     image_guidance_scale: float = 1.2
-    """How far to go from no prompt at all to what the prompt's images suggest."""
+    """Classifier-free guidance: how far to go from the unconditional logits to those given the
+    images of the prompt; 1 is no guidance."""
 
     num_speculative_tokens: int = 0
-    """Codes that are guessed ahead and read in the step of the newest one; 0 is none. The ids stay
-    the same; a picture takes fewer steps, each of which reads more."""
+    """Speculative decoding: image tokens drafted per step and verified with the newest one; 0 is
+    none. The tokens stay the same; an image takes fewer steps, each of which computes more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         scales = self.guidance_scale, self.image_guidance_scale
         if not all(abs(scale) <= MAX_SCALE for scale in scales):
             raise GenerationError(
-                f"text_guidance={self.guidance_scale} and image_guidance={self.image_guidance_scale}; "
-                f"expected from {-MAX_SCALE} to {MAX_SCALE} (1 is none)."
+                f"guidance_scale={self.guidance_scale} and image_guidance_scale="
+                f"{self.image_guidance_scale}; expected from {-MAX_SCALE} to {MAX_SCALE} (1 is none)."
             )
         if self.num_speculative_tokens < 0:
             raise GenerationError(
-                f"speculate={self.num_speculative_tokens}; expected at least 0, the codes to guess ahead."
+                f"num_speculative_tokens={self.num_speculative_tokens}; expected at least 0, the "
+                "image tokens to draft per step."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How both kinds of id are chosen."""
+    """Sampling parameters of both modalities, as command lines change them."""
 
     text: TextSampling = TextSampling()
     image: ImageSampling = ImageSampling()
@@ -102,7 +104,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt in ids, and how to go on from it."""
+    """A prompt in token ids and how to generate after it."""
 
     prompt_token_ids: tuple[int, ...]
     max_new_tokens: int = 256
@@ -111,14 +113,16 @@ class Request:
     image: ImageSampling = ImageSampling()
 
     modality: Modality = "any"
-    """What the answer may hold: both, text alone, or images alone (an image, then another or the
-    end)."""
+    """What may be generated: text and images, text alone, or images alone."""
 
     max_images: int = 8
-    """Images that may be begun; 0 is text only."""
+    """Images that may be generated; 0 is text only."""
 
     image_first: bool = False
-    """Whether the answer must begin with an image."""
+    """Whether the output must begin with an image."""
+
+    stop: tuple[str, ...] = ()
+    """Stop strings: the first one that occurs in the text ends generation and is cut off."""
 
     def __post_init__(self) -> None:
         if self.modality not in ("any", "text", "image"):
@@ -127,7 +131,7 @@ class Request:
             )
         if self.modality == "image" and self.max_images < 1:
             raise GenerationError(
-                f"modality='image' with max_images={self.max_images} leaves nothing to make; "
+                f"modality='image' with max_images={self.max_images} leaves nothing to generate; "
                 "expected at least one image."
             )
         if not -(2**63) <= self.seed < 2**63:
@@ -139,58 +143,63 @@ class Request:
                 f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; expected "
                 "at least 0 of both."
             )
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise GenerationError(
+                f"stop={self.stop!r}; expected a tuple of stop strings, none of them empty."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How much an engine holds and reads at a time."""
+    """Capacity and scheduling of an engine."""
 
     max_cached_tokens: int = 16_384
-    """Ids whose keys and values the cache holds, over all rows. A request waits until the most it
-    can ever need, guidance included, is free."""
+    """Capacity of the KV cache in tokens, over all sequences. A request waits until the most it can
+    ever need, guidance included, is free."""
 
     max_num_seqs: int = 64
-    """Contexts that are read side by side; a guided image counts up to three."""
+    """Sequences in the batch; a request with a guided image counts up to three."""
 
     prefill_chunk_size: int = 512
-    """Ids of prompts that are read in one step: a long prompt takes several, between which the
-    other requests go on."""
+    """Prompt tokens computed per step (chunked prefill): a long prompt takes several steps, between
+    which other requests go on decoding."""
 
     enable_prefix_caching: bool = True
-    """Whether what a request has read stays in the cache when it ends, until its slots are expected
-    or as many others have ended as there are rows: the next turn of a conversation, and whatever
-    begins alike, is then not read from its start."""
+    """Whether the KV cache of finished requests is kept until its slots are needed, or more than
+    `max_num_seqs` are kept: a prompt that begins with the same tokens, such as the next turn of a
+    conversation, then reuses them."""
 
     cuda_graphs: bool = False
-    """On a GPU: steps in which each row reads one id are captured as CUDA graphs, one for each
-    number of rows and width of what they look back at, and replayed."""
+    """Whether decode steps on a GPU are captured as CUDA graphs, one for each padded batch size and
+    context length, and replayed."""
 
     async_scheduling: bool | None = None
-    """Whether a step is launched before the host knows what the one before it has drawn: ids come
-    a step later, and the device does not wait for the host. None does so on a GPU alone."""
+    """Whether a step is launched before the tokens of the previous one are on the host: tokens
+    arrive a step later, and the device does not wait for the host. None is only on a GPU."""
 
     def __post_init__(self) -> None:
         if min(self.max_cached_tokens, self.max_num_seqs, self.prefill_chunk_size) < 1:
             raise GenerationError(
-                f"slots={self.max_cached_tokens}, rows={self.max_num_seqs} and chunk={self.prefill_chunk_size} make no budget; "
-                "expected at least 1 of each."
+                f"max_cached_tokens={self.max_cached_tokens}, max_num_seqs={self.max_num_seqs} and "
+                f"prefill_chunk_size={self.prefill_chunk_size}; expected at least 1 of each."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStats:
-    """What an engine has to do and what of its budget is taken."""
+    """Load of an engine."""
 
     num_running: int
-    """Requests that hold rows."""
+    """Requests in the batch."""
 
     num_waiting: int
-    """Requests that wait for room."""
+    """Requests that wait for capacity."""
 
     num_sequences: int
-    """Rows taken, the guidance of images to come included."""
+    """Sequences reserved by running requests, the guidance of images to come included."""
 
     num_reserved_tokens: int
-    """Slots that running requests have reserved."""
+    """KV-cache slots reserved by running requests."""
 
     max_cached_tokens: int
+    """Capacity of the KV cache in tokens."""

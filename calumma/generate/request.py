@@ -1,4 +1,4 @@
-"""One request on its way: its rows, what it has chosen, what may come next."""
+"""State of a request: its KV-cached sequences, its output tokens, and what may come next."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ from calumma.errors import GenerationError
 from calumma.generate.events import FinishReason
 from calumma.generate.grammar import Grammar, TokenKind
 from calumma.generate.jacobi import JacobiDrafter
-from calumma.generate.params import Request
+from calumma.generate.params import ImageSampling, Request
 from calumma.vocabulary import Vocabulary
 
 
 @dataclass(eq=False)
 class SequenceState:
-    """A context that is read as it grows."""
+    """A token sequence with its part of the KV cache."""
 
     token_ids: list[int]
-    """All of it, read and unread; below 0, `~seat`, an id that the device alone knows."""
+    """All tokens, computed and not; below 0, `~batch_slot`, a placeholder for the token that the
+    device is sampling in that batch slot."""
 
     num_computed_tokens: int = 0
-    """Ids that are in the cache."""
+    """Tokens whose keys and values are in the cache."""
 
     start_slot: int = -1
-    """Its first slot there; -1 before it has any."""
+    """Cache slot of the first token; -1 before allocation."""
 
     num_accepted: int = 0
-    """So many of the ids that are added next are in the cache already: they had been guessed."""
+    """Tokens to be appended next whose keys and values are in the cache already: accepted drafts
+    or a correct placeholder."""
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        """Ids that are still to be read."""
+        """Tokens still to be computed."""
         return len(self.token_ids) - self.num_computed_tokens
 
     def append(self, id_: int) -> None:
-        """Put an id behind the others."""
+        """Append a token."""
         self.token_ids.append(id_)
         if self.num_accepted:
             self.num_accepted -= 1
             self.num_computed_tokens += 1
 
     def truncate(self, length: int) -> None:
-        """Forget the ids behind the first `length`, read or not."""
+        """Drop all tokens after the first `length`, computed or not."""
         del self.token_ids[length:]
         self.num_computed_tokens = min(self.num_computed_tokens, length)
 
 
 @dataclass(frozen=True)
 class KVReservation:
-    """The most slots that each row of a request can come to need; 0 where it has no such row."""
+    """KV-cache slots that each sequence of a request can come to need; 0 for no such sequence."""
 
     num_cond_slots: int
     num_image_cond_slots: int
@@ -59,84 +61,167 @@ class KVReservation:
 
     @property
     def num_slots(self) -> int:
-        """Of all rows."""
+        """Slots of all sequences."""
         return self.num_cond_slots + self.num_image_cond_slots + self.num_uncond_slots
 
     @property
     def num_sequences(self) -> int:
-        """How many rows."""
+        """Number of sequences."""
         return 1 + bool(self.num_image_cond_slots) + bool(self.num_uncond_slots)
 
 
 @dataclass(eq=False)
+class Guidance:
+    """Sequences that classifier-free guidance of the open image needs beside the full context."""
+
+    has_earlier_image: bool
+    """Whether the context has an image before the open one."""
+
+    image_cond: SequenceState | None = None
+    """The images of the context alone; None if the guidance scales cancel its logits, or there is
+    no earlier image."""
+
+    uncond: SequenceState | None = None
+    """The open image alone; None if the guidance scales cancel its logits."""
+
+    @classmethod
+    def build(
+        cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling
+    ) -> Guidance:
+        """Build the sequences for the image that is open at the end of a context."""
+        images = [t for t in token_ids if t == vocabulary.bos or vocabulary.is_image_token(t)]
+        begin = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
+        has_earlier_image = vocabulary.end_image in images
+        image_cond = uncond = None
+        if has_earlier_image and sampling.guidance_scale != sampling.image_guidance_scale:
+            image_cond = SequenceState(images)
+        uncond_scale = (
+            sampling.image_guidance_scale if has_earlier_image else sampling.guidance_scale
+        )
+        if uncond_scale != 1.0:
+            uncond = SequenceState([vocabulary.bos, *images[begin:]])
+        return cls(has_earlier_image, image_cond, uncond)
+
+
+@dataclass(eq=False)
 class RequestState:
-    """One request on its way."""
+    """A request in the engine."""
 
     request: Request
     grammar: Grammar
 
     cond: SequenceState
-    """The whole context."""
+    """The full context: prompt and output."""
 
     reservation: KVReservation
 
-    image_cond: SequenceState | None = None
-    """While an image is drawn: the images of the context alone, for guidance. None where the
-    scales ask for no such row, or there are no images before."""
-
-    uncond: SequenceState | None = None
-    """While an image is drawn: the open image alone, for guidance, where the scales ask for it."""
-
-    _has_earlier_image: bool = False
-    """Whether the context has an image before the open one."""
+    guidance: Guidance | None = None
+    """Set while an image is open."""
 
     drafter: JacobiDrafter | None = None
-    """While an image is drawn: of its next codes, where the request wants any."""
+    """Drafts codes of the open image, if the request has speculative tokens."""
 
     num_draft_tokens: int = 0
-    """Guesses that stand at the ends of the rows."""
+    """Draft tokens at the ends of the sequences."""
 
     num_placeholders: int = 0
-    """1 while there stands, behind these, an id that is still being drawn and known to the device
-    alone: it is supposed to be of the kind that `Grammar.foreseen` builds upon."""
+    """1 while a placeholder ends the sequences, for a token in flight that is predicted to be of
+    the kind that `Grammar.kind_after_next` assumes."""
 
     batch_slot: int = -1
-    """Its place in the tables that the device keeps of running requests."""
+    """Index into the sampler's device tables."""
 
     output_token_ids: list[int] = field(default_factory=list)
-    """The new ids."""
 
     logprobs: list[float] = field(default_factory=list)
-    """One for each new id; 0 where it was the only one allowed."""
+    """One for each output token; 0 for tokens that the grammar forced."""
 
-    is_finished: bool = False
-    is_aborted: bool = False
+    finish_reason: FinishReason | None = None
+    """None until the request is finished."""
 
     arrival_time: float = field(default_factory=time.perf_counter)
+
     time_to_first_token: float = 0.0
-    """Seconds from `submitted` to the first new id; 0 where there is none."""
+    """Seconds from arrival to the first output token; 0 if there is none."""
 
     latency: float = 0.0
-    """Seconds from `submitted` to the end."""
+    """Seconds from arrival to the end."""
+
+    @classmethod
+    def from_request(
+        cls, request: Request, vocabulary: Vocabulary, codes_per_image: int, max_model_len: int
+    ) -> RequestState:
+        """Create the state of a request and check its prompt.
+
+        Args:
+            request: prompt and parameters.
+            vocabulary: of the model.
+            codes_per_image: of the image tokenizer.
+            max_model_len: tokens of prompt and output together, at most.
+
+        Raises:
+            GenerationError: the prompt is empty, too long, or its last image is broken.
+        """
+        prompt = request.prompt_token_ids
+        if not prompt or len(prompt) >= max_model_len:
+            raise GenerationError(
+                f"the prompt has {len(prompt)} tokens; expected between 1 and {max_model_len - 1}, "
+                "the most this model reads. Shorten it, or leave an image out."
+            )
+        grammar = _grammar_after_prompt(request, vocabulary, codes_per_image, max_model_len)
+        _require_capacity_for_image(grammar)
+        reservation = _reserve_kv(request, grammar)
+        state = cls(request, grammar, SequenceState(list(prompt)), reservation)
+        if grammar.num_codes_remaining is not None:
+            grammar.image_first = False
+            state._open_image()
+        if grammar.max_remaining_tokens <= 0:
+            state.finish()
+        return state
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no more tokens will be generated."""
+        return self.finish_reason is not None
 
     @property
     def sequences(self) -> list[SequenceState]:
-        """All rows of the request, the whole context first."""
-        return [row for row in (self.cond, self.image_cond, self.uncond) if row is not None]
+        """All sequences, the full context first."""
+        guidance = self.guidance
+        extra = (guidance.image_cond, guidance.uncond) if guidance else ()
+        return [self.cond, *(sequence for sequence in extra if sequence is not None)]
+
+    @property
+    def guidance_sequences(self) -> tuple[SequenceState, SequenceState, SequenceState]:
+        """The sequences whose logits guidance combines: cond, image_cond, uncond.
+
+        A sequence that is missing is replaced: without earlier images, image_cond equals uncond; a
+        term of weight 0 may be any.
+        """
+        assert self.guidance is not None
+        image_cond, uncond = self.guidance.image_cond, self.guidance.uncond
+        uncond = uncond or image_cond or self.cond
+        fallback = self.cond if self.guidance.has_earlier_image else uncond
+        return self.cond, image_cond or fallback, uncond
 
     @property
     def next_kind(self) -> TokenKind:
-        """The kind of id that is drawn next, behind what is supposed."""
-        foreseen = self.grammar.kind_after_next if self.num_placeholders else None
-        return self.grammar.next_kind if foreseen is None else foreseen
+        """Kind of the next token to be sampled, after the placeholder if there is one."""
+        predicted = self.grammar.kind_after_next if self.num_placeholders else None
+        return self.grammar.next_kind if predicted is None else predicted
 
     @property
     def is_speculating(self) -> bool:
-        """Whether the codes that come next are guessed: from ids that the host must know."""
+        """Whether the next codes are drafted, which takes tokens that are on the host."""
         return self.drafter is not None and bool(self.grammar.num_codes_remaining)
 
+    def allocate(self, start_slot: int, batch_slot: int) -> None:
+        """Set the first of the reserved KV-cache slots, and the batch slot."""
+        self.cond.start_slot, self.batch_slot = start_slot, batch_slot
+        self._allocate_guidance()
+
     def append_token(self, id_: int, logprob: float) -> None:
-        """Take in an id that was chosen, and end where nothing may follow."""
+        """Append an output token; finish where none may follow."""
         self.grammar.accept_token(id_)
         if not self.output_token_ids:
             self.time_to_first_token = time.perf_counter() - self.arrival_time
@@ -144,214 +229,156 @@ class RequestState:
         self.logprobs.append(logprob)
         vocabulary = self.grammar.vocabulary
         if id_ == vocabulary.end_image:
-            self.image_cond = self.uncond = None
-        for row in self.sequences:
-            row.append(id_)
+            self.guidance = None
+        for sequence in self.sequences:
+            sequence.append(id_)
         if id_ == vocabulary.begin_image:
-            self.open_image()
+            self._open_image()
         if id_ == vocabulary.eos or self.grammar.max_remaining_tokens <= 0:
             self.finish()
 
     def append_drafts(self) -> None:
-        """Put guesses behind the newest code of the open image, to be read with it.
+        """Append draft tokens to all sequences, to be computed together with the newest code.
 
-        Not while more than that code is unread: they must not be read before it.
+        No-op while more than that code is uncomputed: drafts must not be computed before it.
         """
-        owed = self.grammar.num_codes_remaining
-        if (
-            self.drafter is None
-            or not owed
-            or any(row.num_uncomputed_tokens > 1 for row in self.sequences)
-        ):
+        remaining = self.grammar.num_codes_remaining
+        if self.drafter is None or not remaining:
             return
-        drawn = self.grammar.codes_per_image - owed
-        guessed = self.drafter.propose(
-            self.cond.token_ids[len(self.cond.token_ids) - drawn :], owed
-        )
-        self.num_draft_tokens = len(guessed)
-        for row in self.sequences:
-            row.token_ids += guessed
+        if any(sequence.num_uncomputed_tokens > 1 for sequence in self.sequences):
+            return
+        num_codes = self.grammar.codes_per_image - remaining
+        image = self.cond.token_ids[len(self.cond.token_ids) - num_codes :]
+        drafts = self.drafter.propose(image, remaining)
+        self.num_draft_tokens = len(drafts)
+        for sequence in self.sequences:
+            sequence.token_ids += drafts
 
     def append_placeholder(self) -> None:
-        """Put the id that is being drawn behind all rows, where it can be foreseen what follows."""
+        """Append a placeholder for the token in flight to all sequences.
+
+        The next step can then be scheduled before its value is on the host. No-op if the kind of
+        the following token cannot be predicted.
+        """
         if self.num_placeholders or self.grammar.kind_after_next is None:
             return
         self.num_placeholders = 1
-        for row in self.sequences:
-            row.token_ids.append(~self.batch_slot)
+        for sequence in self.sequences:
+            sequence.token_ids.append(~self.batch_slot)
 
-    def verify(self, drawn: Sequence[int]) -> int:
-        """Take back what was guessed or supposed; how many ids of those drawn are to be taken.
+    def verify(self, sampled: Sequence[int]) -> int:
+        """Drop drafts or placeholder, and return how many of the sampled tokens to append.
 
         Args:
-            drawn: what was drawn behind the newest id that the host knew and, of a code, behind
-                each guess.
+            sampled: tokens sampled after the newest known token and, for image codes, after each
+                draft token.
         """
         if self.num_placeholders:
             vocabulary = self.grammar.vocabulary
-            right = drawn[0] not in (vocabulary.eos, vocabulary.begin_image)
-            self._rollback(self.num_placeholders, agreed=int(right))
+            is_predicted = sampled[0] not in (vocabulary.eos, vocabulary.begin_image)
+            self._rollback(self.num_placeholders, num_accepted=int(is_predicted))
             self.num_placeholders = 0
             return 1
-        if len(drawn) == 1 or self.drafter is None:
+        if len(sampled) == 1 or self.drafter is None:
             return 1
-        stand = self.drafter.verify(drawn)
-        self._rollback(self.num_draft_tokens, agreed=stand - 1)
+        count = self.drafter.verify(sampled)
+        self._rollback(self.num_draft_tokens, num_accepted=count - 1)
         self.num_draft_tokens = 0
-        return stand
+        return count
 
-    def _rollback(self, count: int, *, agreed: int) -> None:
-        """Forget the last ids of all rows; so many of them are going to be added again."""
-        for row in self.sequences:
-            row.truncate(len(row.token_ids) - count)
-            row.num_accepted = agreed
+    def _rollback(self, count: int, *, num_accepted: int) -> None:
+        """Drop the last tokens of all sequences, of which some are about to be appended again."""
+        for sequence in self.sequences:
+            sequence.truncate(len(sequence.token_ids) - count)
+            sequence.num_accepted = num_accepted
 
-    def allocate(self, first: int, seat: int) -> None:
-        """Give it its slots, from `first` on, and its seat."""
-        self.cond.start_slot, self.batch_slot = first, seat
-        self._allocate_guidance()
+    def finish(self, reason: FinishReason | None = None) -> None:
+        """Finish the request, by default for the reason that its output shows."""
+        if reason is None:
+            output, grammar = self.output_token_ids, self.grammar
+            is_ended = bool(output) and output[-1] == grammar.vocabulary.eos
+            is_complete = grammar.images_only and not grammar.max_images
+            reason = "stop" if is_ended or is_complete else "length"
+        self.finish_reason = reason
+        self.guidance = None
+        self.latency = time.perf_counter() - self.arrival_time
 
-    def open_image(self) -> None:
-        """Begin the guidance rows of the image that is open at the end of the context."""
-        vocabulary, rule = self.grammar.vocabulary, self.request.image
-        if rule.num_speculative_tokens:
+    def _open_image(self) -> None:
+        """Set up guidance and drafts of the image that is open at the end of the context."""
+        sampling, vocabulary = self.request.image, self.grammar.vocabulary
+        if sampling.num_speculative_tokens:
             side = isqrt(self.grammar.codes_per_image)
-            self.drafter = JacobiDrafter(rule.num_speculative_tokens, side)
-        images = [
-            id_ for id_ in self.cond.token_ids if id_ == vocabulary.bos or _drawn(id_, vocabulary)
-        ]
-        begun = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
-        self._has_earlier_image = several = vocabulary.end_image in images
-        if several and rule.guidance_scale != rule.image_guidance_scale:
-            self.image_cond = SequenceState(images)
-        if (rule.image_guidance_scale if several else rule.guidance_scale) != 1.0:
-            self.uncond = SequenceState([vocabulary.bos, *images[begun:]])
+            self.drafter = JacobiDrafter(sampling.num_speculative_tokens, side)
+        self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling)
         self._allocate_guidance()
 
     def _allocate_guidance(self) -> None:
-        if self.image_cond is not None:
-            self.image_cond.start_slot = self.cond.start_slot + self.reservation.num_cond_slots
-        if self.uncond is not None:
-            self.uncond.start_slot = (
-                self.cond.start_slot
-                + self.reservation.num_cond_slots
-                + self.reservation.num_image_cond_slots
-            )
-
-    @property
-    def guidance_sequences(self) -> tuple[SequenceState, SequenceState, SequenceState]:
-        """The rows whose logits guidance mixes: full, images, none.
-
-        Where one has no weight of its own, another stands for it: without images before, the
-        images' row is that of nothing; and what the scales cancel may be any.
-        """
-        none = self.uncond or self.image_cond or self.cond
-        return self.cond, self.image_cond or (self.cond if self._has_earlier_image else none), none
-
-    def finish(self, *, cancelled: bool = False) -> None:
-        """Nothing more will come."""
-        self.is_finished, self.is_aborted = True, cancelled
-        self.image_cond = self.uncond = None
-        self.latency = time.perf_counter() - self.arrival_time
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """Why it ended."""
-        if self.is_aborted:
-            return "cancelled"
-        stopped = (
-            bool(self.output_token_ids) and self.output_token_ids[-1] == self.grammar.vocabulary.eos
-        )
-        sated = self.grammar.images_only and not self.grammar.max_images
-        return "stop" if stopped or sated else "length"
+        if self.guidance is None:
+            return
+        start = self.cond.start_slot + self.reservation.num_cond_slots
+        if self.guidance.image_cond is not None:
+            self.guidance.image_cond.start_slot = start
+        if self.guidance.uncond is not None:
+            self.guidance.uncond.start_slot = start + self.reservation.num_image_cond_slots
 
 
-def _drawn(id_: int, vocabulary: Vocabulary) -> bool:
-    return id_ in vocabulary.codes or id_ in (vocabulary.begin_image, vocabulary.end_image)
-
-
-def build_request_state(
+def _grammar_after_prompt(
     request: Request, vocabulary: Vocabulary, codes_per_image: int, max_model_len: int
-) -> RequestState:
-    """The work that a request is, with its prompt read by the grammar.
-
-    Args:
-        request: what is asked.
-        vocabulary: of the model.
-        codes_per_image: of the image tokenizer.
-        longest: ids that the model reads at most.
-
-    Raises:
-        GenerationError: the prompt is empty, too long, or its last image is broken.
-    """
-    if not request.prompt_token_ids or len(request.prompt_token_ids) >= max_model_len:
-        raise GenerationError(
-            f"the prompt has {len(request.prompt_token_ids)} ids; expected between 1 and {max_model_len - 1}, the "
-            "most this model reads. Shorten it, or leave an image out."
-        )
-    room = min(request.max_new_tokens, max_model_len - len(request.prompt_token_ids))
-    images = 0 if request.modality == "text" else request.max_images
+) -> Grammar:
+    prompt = request.prompt_token_ids
+    max_new_tokens = min(request.max_new_tokens, max_model_len - len(prompt))
+    max_images = 0 if request.modality == "text" else request.max_images
     grammar = Grammar(
         vocabulary,
         codes_per_image,
-        max_remaining_tokens=room + len(request.prompt_token_ids),
-        max_images=images + request.prompt_token_ids.count(vocabulary.begin_image),
+        max_remaining_tokens=max_new_tokens + len(prompt),
+        max_images=max_images + prompt.count(vocabulary.begin_image),
     )
-    for id_ in request.prompt_token_ids:
+    for id_ in prompt:
         grammar.consume(id_)
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
-    _require_capacity_for_image(grammar)
-    full = SequenceState(list(request.prompt_token_ids))
-    work = RequestState(
-        request=request, grammar=grammar, cond=full, reservation=_reserve_kv(request, grammar)
-    )
-    if grammar.num_codes_remaining is not None:
-        grammar.image_first = False
-        work.open_image()
-    if grammar.max_remaining_tokens <= 0:
-        work.finish()
-    return work
+    return grammar
 
 
 def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
-    """The most that a request can come to need, when its prompt has been read."""
-    whole = grammar.codes_per_image + 2
-    opened = grammar.num_codes_remaining is not None
-    to_come = max(0, min(grammar.max_images, grammar.max_remaining_tokens // whole)) + opened
-    vocabulary, rule = grammar.vocabulary, request.image
-    several = vocabulary.end_image in request.prompt_token_ids or to_come > 1
-    scales = rule.guidance_scale, rule.image_guidance_scale
-    images = none = 0
-    if to_come and several and scales[0] != scales[1]:
-        of_prompt = sum(_drawn(id_, vocabulary) for id_ in request.prompt_token_ids)
-        images = 1 + of_prompt + to_come * whole
-    if to_come and scales != (1.0, 1.0):
-        none = whole
-    return KVReservation(
-        num_cond_slots=len(request.prompt_token_ids) + max(0, grammar.max_remaining_tokens),
-        num_image_cond_slots=images,
-        num_uncond_slots=none,
-    )
+    """Compute the most slots that a request can come to need after its prompt."""
+    image_len = grammar.codes_per_image + 2
+    is_open = grammar.num_codes_remaining is not None
+    num_fitting = grammar.max_remaining_tokens // image_len
+    num_images = max(0, min(grammar.max_images, num_fitting)) + is_open
+    vocabulary, sampling = grammar.vocabulary, request.image
+    prompt = request.prompt_token_ids
+    has_several = vocabulary.end_image in prompt or num_images > 1
+    scales = sampling.guidance_scale, sampling.image_guidance_scale
+    num_image_cond = num_uncond = 0
+    if num_images and has_several and scales[0] != scales[1]:
+        of_prompt = vocabulary.count_modalities(prompt).image_tokens
+        num_image_cond = 1 + of_prompt + num_images * image_len
+    if num_images and scales != (1.0, 1.0):
+        num_uncond = image_len
+    num_cond = len(prompt) + max(0, grammar.max_remaining_tokens)
+    return KVReservation(num_cond, num_image_cond, num_uncond)
 
 
 def _require_capacity_for_image(grammar: Grammar) -> None:
-    owed = grammar.num_codes_remaining
-    if owed is None:
-        if grammar.images_only and grammar.max_remaining_tokens < grammar.codes_per_image + 2:
+    remaining, max_tokens = grammar.num_codes_remaining, grammar.max_remaining_tokens
+    codes = grammar.codes_per_image
+    if remaining is None:
+        if grammar.images_only and max_tokens < codes + 2:
             raise GenerationError(
-                f"an image needs {grammar.codes_per_image + 2} ids, but there is room for "
-                f"{max(grammar.max_remaining_tokens, 0)}; expected room for the whole image. Raise max_new_tokens, "
-                "or shorten the prompt."
+                f"an image needs {codes + 2} tokens, but {max(max_tokens, 0)} may be generated; "
+                "expected enough for the complete image. Raise max_new_tokens, or shorten the "
+                "prompt."
             )
         return
-    if owed < 0:
+    if remaining < 0:
         raise GenerationError(
-            f"the prompt's last image is open with {grammar.codes_per_image - owed} codes; expected "
-            f"at most {grammar.codes_per_image}, as this model draws them. Leave codes out."
+            f"the prompt's last image is open with {codes - remaining} codes; expected at most "
+            f"{codes}, the number of this model. Leave codes out."
         )
-    if grammar.max_remaining_tokens <= owed:
+    if max_tokens <= remaining:
         raise GenerationError(
-            f"an open image still needs {owed + 1} ids, but max_new_tokens leaves {grammar.max_remaining_tokens}; "
-            "expected room for the whole image. Raise max_new_tokens."
+            f"an open image still needs {remaining + 1} tokens, but max_new_tokens leaves "
+            f"{max_tokens}; expected enough for the complete image. Raise max_new_tokens."
         )

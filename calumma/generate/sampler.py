@@ -1,7 +1,9 @@
-"""Chooses the next id of many requests at once, from what their rows have read.
+"""Sampler: the next token of many requests at once, from the hidden states of their sequences.
 
-Those that want text and those that want codes are two groups: each costs its own columns of the
-head, a few operations over all its rows, and no loop over them.
+Requests whose next token is an image code and those whose next token is text are two groups: each
+computes only its own slice of the logits, and a few operations over all its rows.
+
+Shapes: N computed tokens, M model_dim, V vocabulary size, C text columns, R batch rows.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from calumma.generate.columns import VocabSlices
-from calumma.generate.grammar import TokenKind
+from calumma.generate.grammar import TokenKind, allowed_ids
 from calumma.generate.request import RequestState, SequenceState
 from calumma.generate.sampling_ops import (
     SamplingTensors,
@@ -26,120 +28,160 @@ from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
 
 RowIndex = Mapping[SequenceState, int]
-"""Where what a row has read last stands in [N, M]."""
+"""Row of each sequence's last computed token in the hidden states, [N, M]."""
+
+TEXT_KINDS = (TokenKind.TEXT, TokenKind.TEXT_OR_IMAGE, TokenKind.IMAGE_OR_EOS)
+"""Kinds that are sampled from the text columns; their values index `VocabSlices.disallowed`."""
+
+
+class VocabSlices:
+    """Logits of the tokens that may come next and of no others.
+
+    Text columns are end-of-sequence, begin-of-image, then the text tokens.
+    """
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary) -> None:
+        self._head = decoder.head
+        self._text, self._codes = vocabulary.text, vocabulary.codes
+        device = decoder.embedding.weight.device
+        special = [vocabulary.eos, vocabulary.begin_image]
+        self.special_token_ids = torch.tensor(special, device=device)
+        """[2] int64: end-of-sequence and begin-of-image, after which no text is sampled."""
+
+        self.text_token_ids = torch.tensor([*special, *vocabulary.text], device=device)
+        """[C] int64, the token id of each text column."""
+
+        num_columns = len(self.text_token_ids)
+        self.token_to_column = torch.full((vocabulary.size,), num_columns, device=device)
+        """[V] int64, the text column of each token id; C where it has none."""
+
+        self.token_to_column[self.text_token_ids] = torch.arange(num_columns, device=device)
+        allowed = torch.zeros(len(TEXT_KINDS), vocabulary.size, dtype=torch.bool, device=device)
+        for kind in TEXT_KINDS:
+            for ids in allowed_ids(kind, vocabulary):
+                allowed[kind, ids.start : ids.stop] = True
+        self.disallowed = ~allowed[:, self.text_token_ids]
+        """[3, C] bool, for each of `TEXT_KINDS`: True where the grammar does not allow a column."""
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """Compute the logits of the text columns: [N, M] to [N, C] float32."""
+        special = F.linear(hidden, self._head.weight[self.special_token_ids])
+        text = F.linear(hidden, self._head.weight[self._text.start : self._text.stop])
+        return torch.cat([special, text], dim=-1).float()
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """Compute the logits of the image codes: [N, M] to [N, codes] float32."""
+        return F.linear(hidden, self._head.weight[self._codes.start : self._codes.stop]).float()
 
 
 class Sampler:
-    """Knows of every running request, by its seat, what it drew last and which text it has seen.
+    """Samples the next token of every running request, without waiting for the device.
 
-    Nothing here looks at what is on the device.
+    It keeps two device tables indexed by batch slot: the last sampled token, and the text tokens
+    seen so far for the repetition penalty.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, seats: int) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, num_batch_slots: int) -> None:
         self.vocab_slices = VocabSlices(decoder, vocabulary)
         self.device = decoder.embedding.weight.device
         self._first_code = vocabulary.codes.start
-        self.last_token_ids = torch.zeros(seats, dtype=torch.int64, device=self.device)
-        """[seats] int64, the id that was drawn last at each seat."""
+        self.last_token_ids = torch.zeros(num_batch_slots, dtype=torch.int64, device=self.device)
+        """[batch slots] int64, the last token sampled in each batch slot."""
 
-        # One column more than there are, for ids that are no text.
-        shape = seats, len(self.vocab_slices.text_token_ids) + 1
+        # One column more than there are, for tokens that are no text.
+        shape = num_batch_slots, len(self.vocab_slices.text_token_ids) + 1
         self._seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
 
-    def add_request(self, work: RequestState) -> None:
-        """Take in a request that has got a seat."""
-        self._seen[work.batch_slot] = False
-        self.mark_seen(work, work.cond.token_ids)
+    def add_request(self, state: RequestState) -> None:
+        """Reset the tables of the request's batch slot."""
+        self._seen[state.batch_slot] = False
+        self.mark_seen(state, state.cond.token_ids)
 
-    def mark_seen(self, work: RequestState, ids: Sequence[int]) -> None:
-        """Take in ids that a request has without having chosen them here."""
-        columns = self.vocab_slices.token_to_column[self._tensor(ids)]
-        self._seen[work.batch_slot, columns] = True
+    def mark_seen(self, state: RequestState, token_ids: Sequence[int]) -> None:
+        """Record tokens of a request that were not sampled here."""
+        columns = self.vocab_slices.token_to_column[self._tensor(token_ids)]
+        self._seen[state.batch_slot, columns] = True
 
-    def sample(self, works: Sequence[RequestState], hidden: Tensor, places: RowIndex) -> StepOutput:
-        """Draw one id for each work, and one for each of its guesses.
+    def sample(self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex) -> StepOutput:
+        """Sample one token for each request, and one after each of its draft tokens.
 
         Args:
-            works: those whose rows are read to their ends.
-            hidden: [N, M], what the head reads.
-            places: where each row's last stands in it.
+            states: requests all of whose tokens are computed.
+            hidden: [N, M], input of the head.
+            rows: row of each sequence's last token in it.
         """
-        drawing = [work for work in works if work.next_kind is TokenKind.IMAGE_CODE]
-        writing = [work for work in works if work.next_kind is not TokenKind.IMAGE_CODE]
+        image = [state for state in states if state.next_kind is TokenKind.IMAGE_CODE]
+        text = [state for state in states if state.next_kind is not TokenKind.IMAGE_CODE]
         groups: list[SampledGroup] = []
-        if drawing:
-            groups.append(self._sample_codes(drawing, hidden, places))
-        if writing:
-            groups.append(self._sample_text(writing, hidden, places))
+        if image:
+            groups.append(self._sample_image(image, hidden, rows))
+        if text:
+            groups.append(self._sample_text(text, hidden, rows))
         return StepOutput(groups)
 
-    def _sample_codes(
-        self, works: Sequence[RequestState], hidden: Tensor, places: RowIndex
+    def _sample_image(
+        self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex
     ) -> SampledGroup:
-        draws = [
-            (work, behind) for work in works for behind in range(work.num_draft_tokens, -1, -1)
-        ]
-        rows = list(dict.fromkeys((row, n) for work, n in draws for row in work.guidance_sequences))
-        logits = self.vocab_slices.image_logits(
-            hidden[self._tensor([places[row] - n for row, n in rows])]
+        slots = [(state, k) for state in states for k in range(state.num_draft_tokens, -1, -1)]
+        positions = list(
+            dict.fromkeys((seq, k) for state, k in slots for seq in state.guidance_sequences)
         )
-        own = {row: number for number, row in enumerate(rows)}
-        scores = logits
-        if len(rows) > len(draws):
-            guides = self._tensor(
-                [[own[row, n] for row in work.guidance_sequences] for work, n in draws]
+        indices = self._tensor([rows[sequence] - k for sequence, k in positions])
+        logits = self.vocab_slices.image_logits(hidden[indices])
+        params = [state.request.image for state, _ in slots]
+        if len(positions) > len(slots):
+            index_of = {position: index for index, position in enumerate(positions)}
+            guidance = self._tensor(
+                [[index_of[seq, k] for seq in state.guidance_sequences] for state, k in slots]
             )
-            rules = [work.request.image for work, _ in draws]
-            scales = [(rule.guidance_scale, rule.image_guidance_scale) for rule in rules]
-            full, images, none = (logits[place] for place in guides.unbind(1))
-            scores = apply_cfg(full, images, none, self._tensor(scales))
-        limits = SamplingTensors.build([work.request.image for work, _ in draws], self.device)
-        columns = sample_tokens(scores, limits, self._uniform(draws))
-        ids = columns + self._first_code
-        self.last_token_ids[self._tensor([work.batch_slot for work, _ in draws])] = ids
-        return draws, ids, _logprobs(scores, columns)
+            scales = [(row.guidance_scale, row.image_guidance_scale) for row in params]
+            cond, image_cond, uncond = (logits[index] for index in guidance.unbind(1))
+            logits = apply_cfg(cond, image_cond, uncond, self._tensor(scales))
+        tensors = SamplingTensors.build(params, self.device)
+        columns = sample_tokens(logits, tensors, self._uniform(slots))
+        token_ids = columns + self._first_code
+        self.last_token_ids[self._tensor([state.batch_slot for state, _ in slots])] = token_ids
+        return SampledGroup(slots, token_ids, _logprobs(logits, columns))
 
     def _sample_text(
-        self, works: Sequence[RequestState], hidden: Tensor, places: RowIndex
+        self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex
     ) -> SampledGroup:
-        scores = self.vocab_slices.text_logits(
-            hidden[self._tensor([places[w.cond] for w in works])]
-        )
-        kinds = self._tensor([work.next_kind for work in works])
-        scores = scores.masked_fill(self.vocab_slices.disallowed[kinds], -torch.inf)
-        seats = self._tensor([work.batch_slot for work in works])
-        penalties = [work.request.text.repetition_penalty for work in works]
+        slices = self.vocab_slices
+        logits = slices.text_logits(hidden[self._tensor([rows[state.cond] for state in states])])
+        kinds = self._tensor([state.next_kind for state in states])
+        logits = logits.masked_fill(slices.disallowed[kinds], -torch.inf)
+        batch_slots = self._tensor([state.batch_slot for state in states])
+        penalties = [state.request.text.repetition_penalty for state in states]
         if any(penalty != 1 for penalty in penalties):
-            seen = self._seen[seats, :-1]
-            scores = apply_repetition_penalty(scores, seen, self._tensor(penalties))
-        limits = SamplingTensors.build([work.request.text for work in works], self.device)
-        draws = [(work, 0) for work in works]
-        columns = sample_tokens(scores, limits, self._uniform(draws))
-        ids, logprobs = self.vocab_slices.text_token_ids[columns], _logprobs(scores, columns)
-        if any(work.num_placeholders for work in works):
-            # What is drawn behind an id that was supposed to be text and is none, nobody will see.
-            supposed = self._tensor([bool(work.num_placeholders) for work in works])
-            astray = supposed & torch.isin(
-                self.last_token_ids[seats], self.vocab_slices.special_token_ids
-            )
-            columns = columns.masked_fill(astray, len(self.vocab_slices.text_token_ids))
-        self._seen[seats, columns] = True
-        self.last_token_ids[seats] = ids
-        return draws, ids, logprobs
+            seen = self._seen[batch_slots, :-1]
+            logits = apply_repetition_penalty(logits, seen, self._tensor(penalties))
+        tensors = SamplingTensors.build([state.request.text for state in states], self.device)
+        slots = [(state, 0) for state in states]
+        columns = sample_tokens(logits, tensors, self._uniform(slots))
+        token_ids, logprobs = slices.text_token_ids[columns], _logprobs(logits, columns)
+        if any(state.num_placeholders for state in states):
+            # Mispredicted rows: the sample is discarded, so keep it out of the table of seen tokens.
+            predicted = self._tensor([bool(state.num_placeholders) for state in states])
+            previous = self.last_token_ids[batch_slots]
+            mispredicted = predicted & torch.isin(previous, slices.special_token_ids)
+            columns = columns.masked_fill(mispredicted, len(slices.text_token_ids))
+        self._seen[batch_slots, columns] = True
+        self.last_token_ids[batch_slots] = token_ids
+        return SampledGroup(slots, token_ids, logprobs)
 
-    def _uniform(self, draws: SampleSlots) -> Tensor:
-        seeds = self._tensor([work.request.seed for work, _ in draws])
-        places = [
-            len(work.output_token_ids) + work.num_placeholders + work.num_draft_tokens - n
-            for work, n in draws
+    def _uniform(self, slots: SampleSlots) -> Tensor:
+        seeds = self._tensor([state.request.seed for state, _ in slots])
+        positions = [
+            len(state.output_token_ids) + state.num_placeholders + state.num_draft_tokens - k
+            for state, k in slots
         ]
-        return uniform_from_seed(seeds, self._tensor(places))
+        return uniform_from_seed(seeds, self._tensor(positions))
 
     def _tensor(self, numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
         return to_device_async(torch.tensor(numbers), self.device)
 
 
-def _logprobs(scores: Tensor, columns: Tensor) -> Tensor:
-    """[R] natural logarithms of the probability of each row's column."""
-    chosen = scores.gather(1, columns.unsqueeze(-1)).squeeze(-1)
-    return chosen - scores.logsumexp(dim=-1)
+def _logprobs(logits: Tensor, columns: Tensor) -> Tensor:
+    """Compute [R] natural logarithms of the probability of each row's column."""
+    sampled = logits.gather(1, columns.unsqueeze(-1)).squeeze(-1)
+    return sampled - logits.logsumexp(dim=-1)

@@ -1,8 +1,9 @@
-"""Logits to ids, many rows at once, each by its own rules.
+"""Logits to token ids: pure tensor functions over batch rows, each with its own parameters.
 
-Shapes: R rows, C columns that may be chosen. The order of operations is the release's: guidance on
-raw logits, then the mask, repetition penalty, temperature, top-p, and one draw; top-k and min-p
-stand before top-p. A row's result does not depend on its neighbours.
+Shapes: R batch rows, C columns that may be sampled. The order of operations is the release's:
+classifier-free guidance on raw logits, then the grammar's mask, repetition penalty, temperature,
+top-p, and one sample; top-k and min-p come before top-p. A row's result does not depend on the
+rest of the batch.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from calumma.generate.params import SamplingParams
 from calumma.generate.step_output import to_device_async
 
 EPSILON = 1e-6
-"""What is less is taken for the limit that it comes near to."""
+"""A temperature below it is greedy decoding; a top_p below it is raised to it."""
 
 
 @dataclass(frozen=True)
 class SamplingTensors:
-    """The rules of each row, [R] each."""
+    """Sampling parameters of each batch row, [R] each."""
 
     temperature: Tensor
     top_k: Tensor
@@ -30,147 +31,143 @@ class SamplingTensors:
     top_p: Tensor
 
     any_truncation: bool
-    """Whether any row has a rule that leaves ids out."""
+    """Whether top-k, min-p or top-p excludes tokens in any row."""
 
     @classmethod
-    def build(cls, rules: Sequence[SamplingParams], device: torch.device) -> SamplingTensors:
-        """The rules of some rows, in order."""
+    def build(cls, params: Sequence[SamplingParams], device: torch.device) -> SamplingTensors:
+        """Collect the parameters of the rows, in order."""
         table = torch.tensor(
             [
-                # So near to 0 that logits over it would be infinite, it is 0; and no top-p is so
-                # small that it is 0 in 32 bits.
                 (
-                    rule.temperature if rule.temperature >= EPSILON else 0.0,
-                    rule.top_k,
-                    rule.min_p,
-                    max(rule.top_p, EPSILON),
+                    row.temperature if row.temperature >= EPSILON else 0.0,
+                    row.top_k,
+                    row.min_p,
+                    max(row.top_p, EPSILON),
                 )
-                for rule in rules
+                for row in params
             ]
         )
         temperature, top_k, min_p, top_p = to_device_async(table, device).unbind(1)
-        cuts = any(rule.top_k or rule.min_p or rule.top_p < 1 for rule in rules)
-        return cls(temperature, top_k, min_p, top_p, cuts)
+        any_truncation = any(row.top_k or row.min_p or row.top_p < 1 for row in params)
+        return cls(temperature, top_k, min_p, top_p, any_truncation)
 
 
-def apply_cfg(full: Tensor, images: Tensor, none: Tensor, scales: Tensor) -> Tensor:
-    """Three-way guidance on raw logits.
+def apply_cfg(cond: Tensor, image_cond: Tensor, uncond: Tensor, scales: Tensor) -> Tensor:
+    """Apply classifier-free guidance with two scales to raw logits.
 
     Args:
-        full: [R, C] logits behind the whole prompt.
-        images: [R, C] behind the prompt's images alone.
-        none: [R, C] behind nothing.
-        scales: [R, 2] of text and of images.
+        cond: [R, C] logits given the full prompt.
+        image_cond: [R, C] logits given the images of the prompt alone.
+        uncond: [R, C] logits given nothing.
+        scales: [R, 2] guidance scale and image guidance scale.
 
     Returns:
-        none + image_scale * (images - none) + text_scale * (full - images), [R, C]. Masks come
-        after: on masked logits the differences would be of infinities.
+        uncond + image_scale * (image_cond - uncond) + scale * (cond - image_cond), [R, C]. Masks
+        come after: on masked logits the differences would be of infinities.
 
     Source: InstructPix2Pix (arXiv:2211.09800), as the Chameleon release uses it.
     """
-    text_scale, image_scale = scales.to(full.dtype).unsqueeze(-1).unbind(1)
-    return none + image_scale * (images - none) + text_scale * (full - images)
+    scale, image_scale = scales.to(cond.dtype).unsqueeze(-1).unbind(1)
+    return uncond + image_scale * (image_cond - uncond) + scale * (cond - image_cond)
 
 
 def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-    """Make ids seen before less likely.
+    """Make tokens seen before less likely.
 
     Args:
         logits: [R, C].
         seen: [R, C] bool, prompt included.
         penalty: [R], above 1 to discourage.
     """
-    by = penalty.unsqueeze(-1)
-    return torch.where(seen, torch.where(logits > 0, logits / by, logits * by), logits)
+    penalty = penalty.unsqueeze(-1)
+    penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, penalized, logits)
 
 
-def sample_tokens(logits: Tensor, limits: SamplingTensors, chance: Tensor) -> Tensor:
-    """Draw one id a row.
+def sample_tokens(logits: Tensor, params: SamplingTensors, uniform: Tensor) -> Tensor:
+    """Sample one token per row by inverting the cumulative distribution.
 
     Args:
-        logits: [R, C] float32, -inf where an id is not allowed.
-        limits: of each row; a temperature of 0 takes the likeliest id, the first of equals.
-        chance: [R] uniform in [0, 1), which runs through the ids that are left in their order: the
-            only randomness, so a row's draw does not depend on its neighbours.
+        logits: [R, C] float32, -inf where the grammar does not allow a token.
+        params: of each row; temperature 0 takes the most likely token, the first of equals.
+        uniform: [R] in [0, 1): the only randomness, so a row's sample does not depend on the rest
+            of the batch.
 
     Returns:
         [R] int64 columns.
     """
-    greedy = limits.temperature == 0
-    shares = truncated_probs(logits, limits)
-    line = shares.cumsum(dim=-1)
-    total = line[:, -1:].contiguous()
-    wanted = chance.to(line.dtype).unsqueeze(-1) * total
-    # The first place whose running sum passes the chance; rounding never leads past a kept id.
-    found = torch.searchsorted(line, wanted, right=True)
-    last = torch.searchsorted(line, total)
-    drawn = torch.minimum(found, last).squeeze(-1)
-    return torch.where(greedy, logits.argmax(dim=-1), drawn)
+    greedy = params.temperature == 0
+    cumulative = truncated_probs(logits, params).cumsum(dim=-1)
+    total = cumulative[:, -1:].contiguous()
+    target = uniform.to(cumulative.dtype).unsqueeze(-1) * total
+    # The first column whose running sum passes the target; rounding never leads past a kept one.
+    found = torch.searchsorted(cumulative, target, right=True)
+    last = torch.searchsorted(cumulative, total)
+    sampled = torch.minimum(found, last).squeeze(-1)
+    return torch.where(greedy, logits.argmax(dim=-1), sampled)
 
 
-def truncated_probs(logits: Tensor, limits: SamplingTensors) -> Tensor:
-    """What may be drawn: [R, C] probabilities after temperature, 0 where a rule leaves an id out.
+def truncated_probs(logits: Tensor, params: SamplingTensors) -> Tensor:
+    """Compute [R, C] probabilities after temperature, 0 where top-k, min-p or top-p excludes one.
 
-    They are not divided by their sum. Ids as likely as the least likely one that is kept are kept
-    too. A temperature of 0 counts as 1 here.
+    They are not renormalized. Tokens as likely as the least likely one kept are kept too. A
+    temperature of 0 counts as 1 here.
     """
-    heat = torch.where(limits.temperature == 0, 1.0, limits.temperature)
-    shares = (logits / heat.unsqueeze(-1)).softmax(dim=-1)
-    if not limits.any_truncation:
-        return shares
-    ranked = _sort_descending(shares)
-    least = torch.where(limits.top_k > 0, _value_at_rank(ranked, limits.top_k), 0.0)
-    least = torch.maximum(least, limits.min_p * ranked[:, 0])
+    temperature = torch.where(params.temperature == 0, 1.0, params.temperature)
+    probs = (logits / temperature.unsqueeze(-1)).softmax(dim=-1)
+    if not params.any_truncation:
+        return probs
+    ranked = _sort_descending(probs)
+    least = torch.where(params.top_k > 0, _value_at_rank(ranked, params.top_k), 0.0)
+    least = torch.maximum(least, params.min_p * ranked[:, 0])
     left = ranked.masked_fill(ranked < least.unsqueeze(-1), 0.0)
     sums = left.cumsum(dim=-1)
-    enough = (sums - left < (limits.top_p * sums[:, -1]).unsqueeze(-1)).sum(dim=-1)
-    least = torch.where(
-        limits.top_p < 1, torch.maximum(least, _value_at_rank(ranked, enough)), least
-    )
-    return shares.masked_fill(shares < least.unsqueeze(-1), 0.0)
+    num_kept = (sums - left < (params.top_p * sums[:, -1]).unsqueeze(-1)).sum(dim=-1)
+    nucleus = torch.maximum(least, _value_at_rank(ranked, num_kept))
+    least = torch.where(params.top_p < 1, nucleus, least)
+    return probs.masked_fill(probs < least.unsqueeze(-1), 0.0)
 
 
-def _value_at_rank(ranked: Tensor, number: Tensor) -> Tensor:
-    """The value of each row's `number`-th id: the last where there are fewer."""
-    place = (number.long() - 1).clamp(0, ranked.shape[-1] - 1)
-    return ranked.gather(1, place.unsqueeze(-1)).squeeze(-1)
+def _value_at_rank(ranked: Tensor, rank: Tensor) -> Tensor:
+    """Return each row's value at a rank from 1, or its last value if it has fewer."""
+    index = (rank.long() - 1).clamp(0, ranked.shape[-1] - 1)
+    return ranked.gather(1, index.unsqueeze(-1)).squeeze(-1)
 
 
-def _sort_descending(shares: Tensor) -> Tensor:
-    """Each row's values, the greatest first."""
-    if shares.device.type != "cpu":
-        return shares.sort(dim=-1, descending=True).values
-    # numpy sorts values without their places, 20 to 30 times as quick (dev/log.md).
-    ranked = shares.numpy().copy()
+def _sort_descending(probs: Tensor) -> Tensor:
+    """Sort the values of each row, the greatest first."""
+    if probs.device.type != "cpu":
+        return probs.sort(dim=-1, descending=True).values
+    # numpy sorts values without indices, 20 to 30 times as fast (dev/log.md).
+    ranked = probs.numpy().copy()
     ranked.sort(axis=-1)
     return torch.from_numpy(ranked).flip(-1)
 
 
-def uniform_from_seed(seeds: Tensor, places: Tensor) -> Tensor:
-    """The chance of each draw: a function of the request's seed and the new id's place alone.
+def uniform_from_seed(seeds: Tensor, positions: Tensor) -> Tensor:
+    """Generate the random number of each sample from the request's seed and the token's position.
 
-    So an id does not depend on which other requests run, in which order, or on how often its own
-    had to wait. The generator is SplitMix64 (Steele, Lea and Flood, 2014), jumped to a place.
+    So a token does not depend on which other requests run, in which order, or how long its own
+    request waited. The generator is the counter-based SplitMix64 (Steele, Lea and Flood, 2014).
 
     Args:
         seeds: [R] int64.
-        places: [R] int64, how many new ids stand before.
+        positions: [R] int64, number of tokens generated before.
 
     Returns:
         [R] float32, uniform in [0, 1).
     """
-    mixed = _splitmix64(_splitmix64(seeds) + places)
+    mixed = _splitmix64(_splitmix64(seeds) + positions)
     return _logical_right_shift(mixed, 40).float() * 2.0**-24
 
 
 def _splitmix64(x: Tensor) -> Tensor:
-    """SplitMix64's step and finish; int64 wraps around as the unsigned numbers would."""
+    """Apply SplitMix64's step and finalizer; int64 wraps around as unsigned numbers would."""
     x = x - 0x61C8864680B583EB
     x = (x ^ _logical_right_shift(x, 30)) * -0x40A7B892E31B1A47
     x = (x ^ _logical_right_shift(x, 27)) * -0x6B2FB644ECCEEE15
     return x ^ _logical_right_shift(x, 31)
 
 
-def _logical_right_shift(x: Tensor, by: int) -> Tensor:
-    """To the right, zeros coming in from the left."""
-    return (x >> by) & ((1 << (64 - by)) - 1)
+def _logical_right_shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

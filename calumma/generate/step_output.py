@@ -1,15 +1,15 @@
-"""Between a host and its device: what is sent there, and what was drawn there and comes back.
+"""Asynchronous copies between host and device: inputs of a step, and the tokens it sampled.
 
-A step is launched before the host knows what the one before it has drawn, so that a GPU need not
-wait while the host keeps its books. Nothing on the way may wait for the device then. On a GPU that
-wants pinned memory: a copy from or to any other may hold the host up until all that was launched
-is done. torch gives pinned memory out anew only when the copies from and to it are over, so each
-copy here takes memory of its own.
+With async scheduling a step is launched before the host knows the tokens of the previous one, so a
+GPU does not wait while the host schedules; placeholders stand for those tokens. No copy on the way
+may wait for the device, which takes pinned memory on a GPU. Each copy has pinned memory of its own:
+torch reuses it only when the copies from and to it are done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,67 +17,83 @@ from torch import Tensor
 from calumma.generate.request import RequestState
 
 SampleSlots = Sequence[tuple[RequestState, int]]
-"""Works, each with the number of guesses that are read behind the place to draw for."""
+"""(request, k) pairs: sample at the position that is followed by k draft tokens."""
 
-SampledGroup = tuple[SampleSlots, Tensor, Tensor]
-"""Draws; the ids, [R] int64, and the natural logarithms of their probabilities, [R] float32."""
 
-SampledTokens = tuple[RequestState, list[int], list[float]]
-"""A work; what was drawn behind its newest id and behind each guess that was read with it; and
-the natural logarithms of the probabilities of these."""
+class SampledGroup(NamedTuple):
+    """Tokens sampled on the device for some requests."""
+
+    slots: SampleSlots
+
+    token_ids: Tensor
+    """[R] int64."""
+
+    logprobs: Tensor
+    """[R] float32, natural logarithms."""
+
+
+class SampledTokens(NamedTuple):
+    """Tokens sampled for one request: after its newest token, then after each draft token."""
+
+    request: RequestState
+    token_ids: list[int]
+    logprobs: list[float]
 
 
 class StepOutput:
-    """What one step has drawn, on its way to the host from when this is made."""
+    """Sampled tokens of one step. Construction starts the asynchronous copy to the host."""
 
     def __init__(self, groups: Sequence[SampledGroup] = ()) -> None:
-        """Begin to bring groups of draws to the host; no work stands in two of them."""
-        self.requests = list(dict.fromkeys(work for draws, _, _ in groups for work, _ in draws))
-        """Those that want their draws; whoever does not any more is taken out."""
+        """Start the copies; a request is in one group at most."""
+        self.requests = list(dict.fromkeys(r for group in groups for r, _ in group.slots))
+        """Requests that get their tokens; the engine removes those it aborts or has mispredicted."""
 
         self._groups = [
-            (draws, _to_host_async(ids), _to_host_async(logprobs))
-            for draws, ids, logprobs in groups
+            SampledGroup(slots, _to_host_async(token_ids), _to_host_async(logprobs))
+            for slots, token_ids, logprobs in groups
         ]
-        self._over = None
-        if any(ids.is_cuda for _, ids, _ in groups):
-            self._over = torch.cuda.current_stream(groups[0][1].device).record_event()
+        self._copied = None
+        if any(group.token_ids.is_cuda for group in groups):
+            device = groups[0].token_ids.device
+            self._copied = torch.cuda.current_stream(device).record_event()
 
     def get_output(self) -> list[SampledTokens]:
-        """What was drawn for `works`, in order; waits until it has come."""
-        if self._over is not None:
-            self._over.synchronize()
-        told: dict[RequestState, SampledTokens] = {work: (work, [], []) for work in self.requests}
-        for draws, ids, logprobs in self._groups:
-            for (work, _), id_, logprob in zip(draws, ids.tolist(), logprobs.tolist(), strict=True):
-                if work in told:
-                    told[work][1].append(id_)
-                    told[work][2].append(logprob)
-        return list(told.values())
+        """Wait for the copies and return the tokens of `requests`, in order."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        output = {request: SampledTokens(request, [], []) for request in self.requests}
+        for slots, token_ids, logprobs in self._groups:
+            for (request, _), id_, logprob in zip(
+                slots, token_ids.tolist(), logprobs.tolist(), strict=True
+            ):
+                if request in output:
+                    output[request].token_ids.append(id_)
+                    output[request].logprobs.append(logprob)
+        return list(output.values())
 
 
 def to_device_async(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on a device, for what is launched from now on; the host does not wait."""
+    """Copy host values to a device for what is launched from now on, without waiting."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def resolve_placeholders(token_ids: Tensor, last_token_ids: Tensor) -> Tensor:
-    """Ids, with those that the host does not know yet put in where `~seat` stands for them.
+    """Replace each placeholder, `~batch_slot`, by the last token sampled in that batch slot.
 
     Args:
-        ids: any shape, int64.
-        latest: [seats] int64, the id that was drawn last at each seat.
+        token_ids: any shape, int64.
+        last_token_ids: [batch slots] int64.
 
-    >>> put_in(torch.tensor([7, ~2, 0]), torch.tensor([11, 12, 13]))
+    >>> resolve_placeholders(torch.tensor([7, ~2, 0]), torch.tensor([11, 12, 13]))
     tensor([ 7, 13,  0])
     """
     return torch.where(token_ids < 0, last_token_ids[(~token_ids).clamp(min=0)], token_ids)
 
 
 def _to_host_async(values: Tensor) -> Tensor:
-    """The values where the host will be able to read them."""
+    """Start a copy to pinned host memory."""
     if not values.is_cuda:
         return values
     return torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)

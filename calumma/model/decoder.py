@@ -151,3 +151,13 @@ class Decoder(nn.Module):
     def num_parameters(self) -> int:
         """Total number of parameters, frozen ones included."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def flops_per_token(config: DecoderConfig, seq_len: int) -> float:
+    """Return the FLOPs of forward and backward for one token, recomputation not counted.
+
+    6 for each parameter but the embedding's, and 12 for each layer, channel and position.
+    """
+    with torch.device("meta"):
+        num_parameters = Decoder(config).num_parameters - config.vocabulary_size * config.model_dim
+    return 6.0 * num_parameters + 12.0 * config.num_layers * config.model_dim * seq_len

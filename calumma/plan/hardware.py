@@ -1,4 +1,4 @@
-"""The machine that a run would start on, told as kinds of GPUs are."""
+"""Hardware that a run would start on: this machine's, or named GPUs."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ import torch
 
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GIB, GpuSpec, gpu_spec, gpu_spec_of_device
-from calumma.runtime import choose_device, launched
+from calumma.runtime import resolve_device, torchrun_rank
 
 _SIDE = 1024
-"""Of the square matrices whose product tells what a CPU's cores can do."""
+"""Side of the square matrices whose product measures a CPU's peak."""
 
 CPU_MFU = 0.5
-"""Share of that a step reaches; `benches/train_step.py` saw 0.63 at width 256, and less below."""
+"""Fraction of a CPU's measured peak that a step reaches: 0.63 at model_dim 256, less below."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a run would start."""
+    """GPUs, or processes on a CPU, of a run."""
 
     gpu: GpuSpec
-    """One GPU, or the CPU of one process."""
+    """Specs of one GPU, or of the CPU of one process."""
 
     num_gpus: int
     is_cpu: bool = False
 
 
 def detect_hardware(device: str) -> Hardware:
-    """What a run's `device` is here, as many times as torchrun has started us.
+    """Return the hardware of `device` on this machine, one per torchrun process.
 
     Raises:
-        ConfigError: there is no such device, or it is a GPU that no sheet tells of.
+        ConfigError: there is no such device, or its GPU has no known specs.
     """
-    chosen = choose_device(device)
-    launch = launched()
-    number = launch.size if launch is not None else 1
+    chosen = resolve_device(device)
+    launch = torchrun_rank()
+    number = launch.world_size if launch is not None else 1
     if chosen.type != "cuda":
         return Hardware(_cpu(), number, is_cpu=True)
     name = torch.cuda.get_device_name(chosen)
     gpu = gpu_spec_of_device(name)
     if gpu is None:
         raise ConfigError(
-            f"the GPU here is a {name}, of which no sheet is known; expected one that is. Name the "
-            "most alike with --gpu."
+            f"the GPU is a {name}, whose specs are not known; expected a known one. Name the most "
+            "similar with --gpu."
         )
     return Hardware(gpu, number)
 
 
-def resolve_hardware(gpu: str | None, number: int | None, device: str) -> Hardware:
-    """GPUs of a named kind, or what is here where none is named.
+def resolve_hardware(gpu: str | None, num_gpus: int | None, device: str) -> Hardware:
+    """Return GPUs of a named kind, or this machine's hardware if `gpu` is None.
 
     Raises:
-        ConfigError: no such kind is known, or there is no such device here.
+        ConfigError: the kind is not known, or there is no such device.
     """
     if gpu is not None:
-        return Hardware(gpu_spec(gpu), 1 if number is None else number)
+        return Hardware(gpu_spec(gpu), 1 if num_gpus is None else num_gpus)
     here = detect_hardware(device)
-    return here if number is None else Hardware(here.gpu, number, here.is_cpu)
+    return here if num_gpus is None else Hardware(here.gpu, num_gpus, here.is_cpu)
 
 
 def _cpu() -> GpuSpec:
-    """The CPU, its speed measured in a blink; a process has its memory to itself."""
+    """Measure this CPU's specs briefly; a process is assumed to have all its memory."""
     left, right = torch.ones(_SIDE, _SIDE), torch.ones(_SIDE, _SIDE)
     seconds = min(_timed(lambda: left @ right) for _ in range(4))
     copied = torch.ones(1 << 24)

@@ -1,4 +1,4 @@
-"""What a step of the image tokenizer computes and keeps, counted on PyTorch's meta device."""
+"""FLOPs and memory of an image tokenizer step, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _FLOAT = 4
 
 @dataclass(frozen=True)
 class ImageTokenizerCost:
-    """Of encoder, codebook and decoder; the losses' networks are not counted."""
+    """Cost of encoder, codebook and decoder; the networks of the losses are not counted."""
 
     num_parameters: int
     step_flops: float
-    """Operations of one step, forward and backward, of the pictures of one process."""
+    """FLOPs of one step, forward and backward, of the images of one process."""
 
     activation_bytes: int
-    """What autograd keeps for the backward pass, at most: without numbers, some operations seem to
-    keep copies where in truth they share."""
+    """Upper bound of the bytes that autograd saves for the backward pass: on the meta device, some
+    operations count copies where real tensors share memory."""
 
     @property
     def state_bytes(self) -> int:
-        """Of weights, gradients and Adam's two means, float32."""
+        """Bytes of weights, gradients and both moments of Adam, float32."""
         return 4 * _FLOAT * self.num_parameters
 
 
 def image_tokenizer_cost(config: VQConfig, batch_size: int) -> ImageTokenizerCost:
-    """Count a step of so many pictures; nothing is allocated or computed."""
+    """Count a step of `batch_size` images, allocating and computing nothing."""
     with torch.device("meta"):
         network = VQModel(config)
         pixels = torch.empty(batch_size, 3, config.resolution, config.resolution)
@@ -51,7 +51,7 @@ def image_tokenizer_cost(config: VQConfig, batch_size: int) -> ImageTokenizerCos
         kept.pop(parameter.untyped_storage()._cdata, None)
     return ImageTokenizerCost(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        # Backward, each product gives two: one for the weights, one for what came in.
+        # Backward has two products for each forward one: for weights and for inputs.
         step_flops=3.0 * counter.get_total_flops(),
         activation_bytes=sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
     )

@@ -1,8 +1,8 @@
-"""What one rank of a pre-training run holds at its fullest, counted without running it.
+"""Estimate of the peak memory of one rank of a pre-training step, without running it.
 
-The counts follow the code: `model/decoder.py` for what autograd keeps of a block, `train/loss.py`
-for the loss, `train/parallel.py` for what FSDP2 gathers. tests/plan/test_memory_estimate.py holds them
-against the live tensors of real steps. Letters: M model_dim, F feed_forward_dim, V vocabulary size.
+The counts follow the code: model/decoder.py for what autograd saves of a block, train/loss.py for
+the loss, train/parallelize.py for what FSDP2 gathers. tests/plan/test_memory_estimate.py compares
+them with the live tensors of real steps.
 """
 
 from __future__ import annotations
@@ -14,64 +14,69 @@ from calumma.model.config import DecoderConfig
 from calumma.train.loss import NUMBERS_AT_ONCE
 
 FLOAT32_BYTES = 4
-"""Bytes of a float32 number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCounts:
-    """How many numbers of the decoder a rank holds, and how many it gathers; see plan_trace.py."""
+    """Numbers of decoder parameters that a rank stores and gathers; see sharding_trace.py."""
 
     sharded: int
-    """Numbers of its parts of all weights."""
+    """Parameters in the rank's shards of all weights."""
 
     gathered_block: int
-    """Of one block, brought together over the shards: a tensor rank's part of it."""
+    """Parameters of one block after the FSDP2 all-gather: its tensor-parallel part."""
 
     gathered_embedding: int
-    """Of the embedding brought together, or of the head: as many."""
+    """Parameters of the gathered embedding, as many as of the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What one rank is given to do at a time."""
+    """What one rank computes in a forward and backward pass."""
 
-    shape: DecoderConfig
+    config: DecoderConfig
 
     num_sequences: int
-    """Rows of a batch that the rank works on."""
+    """Sequences of the rank's micro-batch."""
 
     seq_len: int
-    """Ids in a row."""
+    """Tokens per sequence."""
 
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
 
     compute_bytes: int = 2
-    """Of a number in a matrix product: 2 for bfloat16."""
+    """Bytes per element of matrix products: 2 for bfloat16."""
 
     tensor_parallel: int = 1
-    """Ranks that share each row."""
+    """Ranks that share each sequence."""
 
     single_process: bool = False
-    """One process, which gathers nothing and computes under autocast."""
+    """Whether one process computes under autocast and gathers nothing."""
 
     grad_accum_steps: int = 1
+
     device_type: Literal["cuda", "cpu"] = "cuda"
-    """A CPU's norms keep more, and its loss takes other steps."""
+    """On a CPU, norms save more, and the loss is computed otherwise."""
 
     @property
     def num_tokens(self) -> int:
-        """Ids in the rank's rows; between products of T tensor ranks each has a T-th of them."""
+        """Tokens of the micro-batch; sequence parallelism splits them over the tensor ranks."""
         return self.num_sequences * self.seq_len
 
     @property
     def residual_bytes(self) -> int:
-        """Of a number in the residual stream: autocast leaves it in float32."""
+        """Bytes per element of the residual stream, which autocast leaves in float32."""
         return FLOAT32_BYTES if self.single_process else self.compute_bytes
+
+    @property
+    def autocasts_on_cpu(self) -> bool:
+        """Whether a CPU computes in less than float32."""
+        return self.device_type == "cpu" and self.compute_bytes < FLOAT32_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes that one rank holds at the fullest moment of a step."""
+    """Bytes that one rank holds at the peak of a step."""
 
     moment: str
     weights: int
@@ -79,161 +84,164 @@ class MemoryEstimate:
     optimizer: int
 
     gathered: int
-    """Weights brought together for use, and gradients on their way to their owners."""
+    """Gathered weights, and gradients before their reduction."""
 
     activations: int
     loss: int
 
     @property
     def total(self) -> int:
-        """All of it, without what the allocator and the driver take."""
+        """Sum of all tensors, without allocator and driver."""
         parts = (self.weights, self.gradients, self.optimizer)
         return sum(parts) + self.gathered + self.activations + self.loss
 
 
-def peak_memory(load: Workload, held: ParameterCounts) -> MemoryEstimate:
-    """The moment of a step at which a rank holds most."""
-    return max(_step_moments(load, held), key=lambda memory: memory.total)
+def peak_memory(workload: Workload, counts: ParameterCounts) -> MemoryEstimate:
+    """Return the memory of the moment of a step at which a rank holds most."""
+    return max(_step_moments(workload, counts), key=lambda memory: memory.total)
 
 
-def saved_activation_bytes(load: Workload) -> int:
-    """Bytes that all blocks keep for the backward pass."""
-    ways = {
-        "none": _saved_without_checkpointing,
-        "selective": _saved_selective,
-        "full": _saved_full,
-    }
-    a_place = ways[load.activation_checkpointing](load)
-    shared = (
-        0 if load.compute_bytes < FLOAT32_BYTES else load.shape.head_dim * FLOAT32_BYTES
-    )  # rotary angles
-    return load.num_tokens * (round(load.shape.num_layers * a_place) + shared)
-
-
-def _saved_full(load: Workload) -> float:
-    """Bytes a place of one block: what enters it."""
-    return load.shape.model_dim * load.residual_bytes / load.tensor_parallel
-
-
-def _saved_selective(load: Workload) -> float:
-    """Bytes a place of one block: what enters it, results of matrix products and of attention."""
-    shape, tensor = load.shape, load.tensor_parallel
-    keys = shape.num_kv_heads * shape.head_dim
-    # Query, attention; key, value; gate, up. Two results are summed over tensor ranks: kept whole.
-    cut = 2 * shape.model_dim + 2 * keys + 2 * shape.feed_forward_dim
-    numbers = cut / tensor + 2 * shape.model_dim
-    return (
-        _saved_full(load) + numbers * load.compute_bytes + shape.num_heads * FLOAT32_BYTES / tensor
+def saved_activation_bytes(workload: Workload) -> int:
+    """Return the bytes that all blocks save for the backward pass."""
+    rotary = (
+        0 if workload.compute_bytes < FLOAT32_BYTES else workload.config.head_dim * FLOAT32_BYTES
     )
+    blocks = round(workload.config.num_layers * _saved_per_token(workload))
+    return workload.num_tokens * (blocks + rotary)
 
 
-def _saved_without_checkpointing(load: Workload) -> float:
-    """Bytes a place of one block: whatever some backward operation reads."""
-    shape, tensor, each = load.shape, load.tensor_parallel, load.compute_bytes
-    keys = shape.num_kv_heads * shape.head_dim
-    # Query and key before their norms and behind their rotation, value, attention's result; gate,
-    # its silu, up, and the product of both.
-    cut = 3 * shape.model_dim + 3 * keys + 4 * shape.feed_forward_dim
-    heads = 3 * shape.num_heads + 2 * shape.num_kv_heads  # statistics of norms, of softmax
-    if shape.qk_norm == "none":
-        cut, heads = cut - shape.model_dim - keys, shape.num_heads
-    angles = 2 * shape.head_dim * each if each < FLOAT32_BYTES else 0
-    casts = 5 if load.single_process and load.device_type == "cpu" and each < FLOAT32_BYTES else 2
-    inputs = casts * shape.model_dim * each  # of q, k, v and of gate, up
-    dropped = 2 * shape.model_dim * _mask_bytes(load) / tensor
-    norms = 2 * (shape.model_dim * _norm_bytes(load) + FLOAT32_BYTES) / tensor
-    return (cut * each + heads * FLOAT32_BYTES) / tensor + angles + inputs + dropped + norms
+def _saved_per_token(workload: Workload) -> float:
+    """Return the bytes per token that one block saves with the activation checkpointing."""
+    if workload.activation_checkpointing == "none":
+        return _saved_without_checkpointing(workload)
+    if workload.activation_checkpointing == "selective":
+        return _saved_selective(workload)
+    return _saved_input(workload)
 
 
-def _norm_bytes(load: Workload) -> int:
-    """Of each number that a norm reads: a GPU keeps it, a CPU keeps it and its result."""
-    if load.device_type == "cpu":
+def _saved_input(workload: Workload) -> float:
+    """Return the bytes per token of a block's input."""
+    return workload.config.model_dim * workload.residual_bytes / workload.tensor_parallel
+
+
+def _saved_selective(workload: Workload) -> float:
+    """Return the bytes per token of a block's input and its results of matmuls and attention."""
+    config, ranks = workload.config, workload.tensor_parallel
+    key_dim = config.num_kv_heads * config.head_dim
+    # Query, attention; key, value; gate, up. Two more results are reduced over tensor ranks.
+    sharded = 2 * config.model_dim + 2 * key_dim + 2 * config.feed_forward_dim
+    elements = sharded / ranks + 2 * config.model_dim
+    softmax = config.num_heads * FLOAT32_BYTES / ranks
+    return _saved_input(workload) + elements * workload.compute_bytes + softmax
+
+
+def _saved_without_checkpointing(workload: Workload) -> float:
+    """Return the bytes per token that the backward operations of one block read."""
+    config, ranks, size = workload.config, workload.tensor_parallel, workload.compute_bytes
+    key_dim = config.num_kv_heads * config.head_dim
+    # Query and key before their norms and after rotation, value, attention's result; gate, its
+    # silu, up, and the product of both.
+    sharded = 3 * config.model_dim + 3 * key_dim + 4 * config.feed_forward_dim
+    heads = 3 * config.num_heads + 2 * config.num_kv_heads  # statistics of norms and of softmax
+    if config.qk_norm == "none":
+        sharded, heads = sharded - config.model_dim - key_dim, config.num_heads
+    rotary = 2 * config.head_dim * size if size < FLOAT32_BYTES else 0
+    casts = 5 if workload.single_process and workload.autocasts_on_cpu else 2
+    inputs = casts * config.model_dim * size  # of q, k, v and of gate, up
+    dropout = 2 * config.model_dim * _mask_bytes(workload) / ranks
+    norms = 2 * (config.model_dim * _norm_bytes(workload) + FLOAT32_BYTES) / ranks
+    return (sharded * size + heads * FLOAT32_BYTES) / ranks + rotary + inputs + dropout + norms
+
+
+def _norm_bytes(workload: Workload) -> int:
+    """Return the bytes saved per input element of a norm: a CPU saves its result too."""
+    if workload.device_type == "cpu":
         return 2 * FLOAT32_BYTES
-    return load.residual_bytes if load.shape.norm_order == "pre" else load.compute_bytes
+    if workload.config.norm_order == "pre":
+        return workload.residual_bytes
+    return workload.compute_bytes
 
 
-def _mask_bytes(load: Workload) -> int:
-    if not load.shape.dropout:
+def _mask_bytes(workload: Workload) -> int:
+    if not workload.config.dropout:
         return 0
-    return load.compute_bytes if load.device_type == "cpu" else 1
+    return workload.compute_bytes if workload.device_type == "cpu" else 1
 
 
-def _recomputed_bytes(load: Workload) -> int:
-    """Bytes that one block computes a second time, in the backward pass."""
-    ways = {
-        "none": _saved_without_checkpointing,
-        "selective": _saved_selective,
-        "full": lambda load: 0.0,
-    }
-    return round(
-        load.num_tokens
-        * (_saved_without_checkpointing(load) - ways[load.activation_checkpointing](load))
-    )
+def _recomputed_bytes(workload: Workload) -> int:
+    """Return the bytes that one block computes again in the backward pass."""
+    saved = 0.0
+    if workload.activation_checkpointing != "full":
+        saved = _saved_per_token(workload)
+    return round(workload.num_tokens * (_saved_without_checkpointing(workload) - saved))
 
 
-def _block_gradient_bytes(load: Workload) -> int:
-    """Bytes of gradients between the operations of one block."""
-    shape = load.shape
-    numbers = 2 * shape.feed_forward_dim / load.tensor_parallel + shape.model_dim
-    return round(load.num_tokens * numbers * load.compute_bytes)
+def _block_gradient_bytes(workload: Workload) -> int:
+    """Return the bytes of gradients between the operations of one block."""
+    config = workload.config
+    elements = 2 * config.feed_forward_dim / workload.tensor_parallel + config.model_dim
+    return round(workload.num_tokens * elements * workload.compute_bytes)
 
 
-def _loss_bytes(load: Workload) -> int:
-    """Bytes of the loss at work: a chunk of logits, the head's gradient, its inputs and theirs."""
-    shape, each = load.shape, load.compute_bytes
-    table = shape.vocabulary_size * shape.model_dim
-    places = load.num_tokens // load.tensor_parallel
-    chunk = min(places, max(1, NUMBERS_AT_ONCE[load.device_type] // shape.vocabulary_size))
-    # Logits and the pull on them; a CPU's softmax is in float32.
-    copies = (
-        2 * each + FLOAT32_BYTES if load.device_type == "cpu" and each < FLOAT32_BYTES else 2 * each
-    )
-    if load.device_type == "cpu" and each == FLOAT32_BYTES:
-        copies = FLOAT32_BYTES
-    product = table * each if each < FLOAT32_BYTES else 0
-    inputs = 3 * places * shape.model_dim * each
-    return chunk * shape.vocabulary_size * copies + table * FLOAT32_BYTES + product + inputs
+def _loss_bytes(workload: Workload) -> int:
+    """Return the bytes of a chunk of logits, the head's gradient, its inputs and their gradients."""
+    config, size = workload.config, workload.compute_bytes
+    head = config.vocabulary_size * config.model_dim
+    num_tokens = workload.num_tokens // workload.tensor_parallel
+    chunk = min(num_tokens, max(1, NUMBERS_AT_ONCE[workload.device_type] // config.vocabulary_size))
+    logits_bytes = 2 * size  # logits and their gradient
+    if workload.autocasts_on_cpu:
+        logits_bytes += FLOAT32_BYTES  # softmax
+    elif workload.device_type == "cpu":
+        logits_bytes = FLOAT32_BYTES
+    product = head * size if size < FLOAT32_BYTES else 0
+    inputs = 3 * num_tokens * config.model_dim * size
+    return chunk * config.vocabulary_size * logits_bytes + head * FLOAT32_BYTES + product + inputs
 
 
-def _step_moments(load: Workload, held: ParameterCounts) -> list[MemoryEstimate]:
-    """What is held when the loss works, and when the first and the last block learn."""
-    each, reduced = load.compute_bytes, FLOAT32_BYTES
-    block, table = held.gathered_block, held.gathered_embedding
-    own = held.sharded * FLOAT32_BYTES
-    kept = (
-        saved_activation_bytes(load) + load.num_tokens * load.shape.model_dim * load.residual_bytes
-    )
-    before = own if load.grad_accum_steps > 1 else 0
-    if load.single_process:
-        copies = (held.sharded - table) * each if each < FLOAT32_BYTES else 0
-        at_loss = at_last = at_first = copies
+def _step_moments(workload: Workload, counts: ParameterCounts) -> list[MemoryEstimate]:
+    """Return the memory in the loss and in the backward passes of last block and embedding."""
+    size, config = workload.compute_bytes, workload.config
+    block, embedding = counts.gathered_block, counts.gathered_embedding
+    sharded = counts.sharded * FLOAT32_BYTES
+    stream = workload.num_tokens * config.model_dim * workload.residual_bytes
+    saved = saved_activation_bytes(workload) + stream
+    accumulated = sharded if workload.grad_accum_steps > 1 else 0
+    if workload.single_process:
+        copies = (counts.sharded - embedding) * size if size < FLOAT32_BYTES else 0
+        in_loss = in_last_block = in_embedding = copies
     else:
-        at_loss = 2 * table * each
-        # This block gathered, the one before it on its way, and gradients; a GPU, which does
-        # several things at once, also has a copy and the gradients of the block behind it.
-        in_flight = 3 * block * each
-        if load.device_type == "cuda":
-            in_flight += block * (each + reduced)
-        at_last = in_flight + table * reduced
-        at_first = 2 * block * each + table * (2 * each + reduced)
-    working = _recomputed_bytes(load) + _block_gradient_bytes(load)
-    stream = load.num_tokens * load.shape.model_dim * load.residual_bytes // load.tensor_parallel
+        in_loss = 2 * embedding * size
+        # This block, the previous one in its all-gather, and gradients; a GPU, which overlaps
+        # them, also has a copy and the gradients of the next block.
+        in_flight = 3 * block * size
+        if workload.device_type == "cuda":
+            in_flight += block * (size + FLOAT32_BYTES)
+        in_last_block = in_flight + embedding * FLOAT32_BYTES
+        in_embedding = 2 * block * size + embedding * (2 * size + FLOAT32_BYTES)
+    block_bytes = _recomputed_bytes(workload) + _block_gradient_bytes(workload)
+    stream //= workload.tensor_parallel
+
+    def moment(
+        name: str, gradients: int, gathered: int, activations: int, loss: int = 0
+    ) -> MemoryEstimate:
+        return MemoryEstimate(
+            moment=name,
+            weights=sharded,
+            gradients=gradients,
+            optimizer=2 * sharded,
+            gathered=gathered,
+            activations=activations,
+            loss=loss,
+        )
+
     return [
-        _memory("in the loss", own, before, at_loss, kept, _loss_bytes(load)),
-        _memory("as the last block learns", own, before, at_last, kept + working, 0),
-        _memory("as the embedding learns", own, own, at_first, stream, 0),
+        moment("in the loss", accumulated, in_loss, saved, _loss_bytes(workload)),
+        moment(
+            "in the backward pass of the last block",
+            accumulated,
+            in_last_block,
+            saved + block_bytes,
+        ),
+        moment("in the backward pass of the embedding", sharded, in_embedding, stream),
     ]
-
-
-def _memory(
-    moment: str, own: int, gradients: int, gathered: int, activations: int, loss: int = 0
-) -> MemoryEstimate:
-    return MemoryEstimate(
-        moment=moment,
-        weights=own,
-        gradients=gradients,
-        optimizer=2 * own,
-        gathered=gathered,
-        activations=activations,
-        loss=loss,
-    )

@@ -1,4 +1,4 @@
-"""A pre-training run before it is started: whether it fits, how long it takes, what it costs."""
+"""Plan of a training run before it starts: memory per GPU, time and cost."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from calumma.shards.manifest import Manifest
 from calumma.train.config import ParallelConfig, PretrainConfig, TrainConfig
 
 CUDA_CONTEXT_BYTES = GIB * 3 // 2
-"""Allowance for the driver, its kernels and the buffers of communication."""
+"""Allowance for the CUDA context, kernels and NCCL buffers."""
 
 FRAGMENTATION_FRACTION = 0.05
-"""Allowance for memory between tensors, as a share of theirs."""
+"""Allowance for fragmentation, as a fraction of all tensors."""
+
+_CHECKPOINTING = "--compute.activation-checkpointing"
+_NO_REPLICAS = "--parallel.data-parallel-replicate 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What is to be planned."""
+    """A run to be planned, and the hardware for it."""
 
     config: TrainConfig
     gpu: GpuSpec
@@ -35,73 +38,77 @@ class PlanRequest:
     vocabulary_size: int = RELEASE_VOCABULARY_SIZE
 
     mfu: float | None = None
-    """Share of the GPU's peak that is reached; None: as assumed for the way of recomputing."""
+    """Model FLOPs utilization; None is the assumption for the activation checkpointing."""
 
-    existing_shape: DecoderConfig | None = None
-    """Of a decoder that is there already, to be fine-tuned; None: as `config.model` tells."""
+    existing_config: DecoderConfig | None = None
+    """Config of the decoder to be fine-tuned; None is that of `config.model`."""
 
     is_cpu: bool = False
-    """Whether "GPU" stands for a process on a CPU."""
+    """Whether a GPU of the plan is a process on a CPU."""
 
     def __post_init__(self) -> None:
         if self.num_gpus < 1:
             raise ConfigError(f"--gpus {self.num_gpus}; expected at least 1.")
         if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise ConfigError(f"--mfu {self.mfu}; expected a share above 0 and at most 1.")
+            raise ConfigError(f"--mfu {self.mfu}; expected a number above 0 and at most 1.")
         if self.vocabulary_size < 1:
-            raise ConfigError(f"--vocabulary {self.vocabulary_size}; expected at least 1 id.")
+            raise ConfigError(f"--vocab-size {self.vocabulary_size}; expected at least 1.")
         if not self.gpu.price_per_hour >= 0:
             raise ConfigError(f"--price {self.gpu.price_per_hour}; expected dollars, 0 or more.")
 
     @property
-    def shape(self) -> DecoderConfig:
-        """Of the decoder."""
-        if self.existing_shape is not None:
-            return self.existing_shape
-        assert isinstance(self.config, PretrainConfig), "only pre-training tells a new shape"
+    def decoder_config(self) -> DecoderConfig:
+        """Config of the decoder."""
+        if self.existing_config is not None:
+            return self.existing_config
+        assert isinstance(self.config, PretrainConfig), "only pre-training configures a new decoder"
         return DecoderConfig(vocabulary_size=self.vocabulary_size, **asdict(self.config.model))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """A run that was thought through; all bytes are one GPU's."""
+    """Estimates of a run; all bytes are per GPU."""
 
     request: PlanRequest
     num_parameters: int
     layout: GpuLayout
     sequences_per_rank: int
-    """Rows of a batch that the busiest rank works on."""
+    """Sequences of a micro-batch of the busiest rank."""
+
+    grad_accum_steps: int
+    """Forward and backward passes of one optimizer step."""
 
     memory: MemoryEstimate
     time: TimeEstimate
 
     @property
     def required_bytes(self) -> int:
-        """Of the fullest moment, with all allowances."""
+        """Peak memory with all allowances."""
         return round(self.memory.total * (1 + FRAGMENTATION_FRACTION)) + CUDA_CONTEXT_BYTES
 
     @property
     def fits(self) -> bool:
-        """Whether a GPU of the kind holds it."""
+        """Whether the GPU has enough memory."""
         return self.required_bytes <= self.layout.gpu.memory_gib * GIB
 
     def require_fitting(self) -> None:
-        """Refuse a run that no GPU of the kind can hold.
+        """Check that the run fits.
 
         Raises:
-            ConfigError: it says what is needed, what there is, and the nearest run that fits.
+            ConfigError: it does not; the message names the nearest run that does.
         """
         if self.fits:
             return
         gpu = self.layout.gpu
         raise ConfigError(
             f"a GPU needs {self.required_bytes / GIB:.1f} GiB {self.memory.moment}, and "
-            f"{gpu.name} has {gpu.memory_gib}; expected a run that fits. {_way_out(self.request)}"
+            f"{gpu.name} has {gpu.memory_gib}; expected a run that fits. "
+            f"{_suggest_fitting_run(self.request)}"
         )
 
 
-def vocabulary_size_of(config: PretrainConfig) -> int:
-    """Ids of the shards' vocabulary where the shards are there, else of the release's.
+def planned_vocabulary_size(config: PretrainConfig) -> int:
+    """Return the vocabulary size of the shards if they exist, else of the release.
 
     Raises:
         ShardError: the shards are broken.
@@ -111,111 +118,109 @@ def vocabulary_size_of(config: PretrainConfig) -> int:
     return RELEASE_VOCABULARY_SIZE
 
 
-def make_plan(question: PlanRequest) -> RunPlan:
-    """Think a run through; whether it fits is in the plan.
+def make_run_plan(request: PlanRequest) -> RunPlan:
+    """Estimate memory, time and cost of a run, whether it fits or not.
 
     Raises:
-        ConfigError: the GPUs, heads, groups of norms or rows do not divide.
+        ConfigError: GPUs, heads, QK-norm groups or sequences are not divisible.
     """
-    config, shape = question.config, question.shape
-    held = count_rank_parameters(shape, config.parallel, question.num_gpus)
-    layout = _layout(question)
-    groups = layout.data_parallel_shard * layout.data_parallel_replicate
-    rows = config.data.global_batch_size
-    if rows < groups:
-        raise ConfigError(
-            f"data.global_batch_size={rows} leaves some of {groups} groups of GPUs without a row; expected "
-            "one for each. Raise data.global_batch_size, take fewer GPUs, or raise parallel.tensor_parallel."
-        )
-    load = Workload(
-        shape=shape,
-        num_sequences=ceil(rows / groups),
+    config, decoder = request.config, request.decoder_config
+    counts = count_rank_parameters(decoder, config.parallel, request.num_gpus)
+    layout = _layout(request)
+    global_batch_size = config.data.global_batch_size
+    micro_batch = config.data.micro_batch_rows(layout.data_parallel)
+    workload = Workload(
+        config=decoder,
+        num_sequences=micro_batch,
         seq_len=config.data.seq_len,
         activation_checkpointing=config.compute.activation_checkpointing,
-        compute_bytes=_number_bytes(question),
+        compute_bytes=_compute_bytes(request),
         tensor_parallel=layout.tensor_parallel,
-        single_process=question.num_gpus == 1,
-        grad_accum_steps=config.accumulate,
-        device_type="cpu" if question.is_cpu else "cuda",
+        single_process=request.num_gpus == 1,
+        grad_accum_steps=ceil(global_batch_size / layout.data_parallel / micro_batch),
+        device_type="cpu" if request.is_cpu else "cuda",
     )
-    mfu = question.mfu or ASSUMED_MFU[config.compute.activation_checkpointing]
-    whole = (
-        held.sharded
-        if load.single_process
-        else count_rank_parameters(shape, ParallelConfig(), 1).sharded
-    )
+    mfu = request.mfu or ASSUMED_MFU[config.compute.activation_checkpointing]
     return RunPlan(
-        request=question,
-        num_parameters=whole,
+        request=request,
+        num_parameters=count_rank_parameters(decoder, ParallelConfig(), 1).sharded,
         layout=layout,
-        sequences_per_rank=load.num_sequences,
-        memory=peak_memory(load, held),
-        time=estimate_time(load, held, layout, steps=config.steps, rows=rows, mfu=mfu),
+        sequences_per_rank=workload.num_sequences,
+        grad_accum_steps=workload.grad_accum_steps,
+        memory=peak_memory(workload, counts),
+        time=estimate_time(
+            workload,
+            counts,
+            layout,
+            steps=config.steps,
+            global_batch_size=global_batch_size,
+            mfu=mfu,
+        ),
     )
 
 
-def _number_bytes(question: PlanRequest) -> int:
-    precision = question.config.compute.precision
+def _compute_bytes(request: PlanRequest) -> int:
+    precision = request.config.compute.precision
     if precision == "auto":
-        precision = "float32" if question.is_cpu else "bfloat16"
+        precision = "float32" if request.is_cpu else "bfloat16"
     return 4 if precision == "float32" else 2
 
 
-def _layout(question: PlanRequest) -> GpuLayout:
-    parallel = question.config.parallel
+def _layout(request: PlanRequest) -> GpuLayout:
+    parallel = request.config.parallel
+    other_ranks = parallel.data_parallel_replicate * parallel.tensor_parallel
     return GpuLayout(
-        gpu=question.gpu,
-        data_parallel_shard=question.num_gpus
-        // (parallel.data_parallel_replicate * parallel.tensor_parallel),
+        gpu=request.gpu,
+        data_parallel_shard=request.num_gpus // other_ranks,
         tensor_parallel=parallel.tensor_parallel,
         data_parallel_replicate=parallel.data_parallel_replicate,
     )
 
 
-def _way_out(question: PlanRequest) -> str:
-    """The nearest run that fits, in words."""
-    for words, other in _others(question):
+def _suggest_fitting_run(request: PlanRequest) -> str:
+    """Return a sentence that names the nearest run that fits."""
+    for options, candidate in _smaller_runs(request):
         try:
-            plan = make_plan(other)
+            plan = make_run_plan(candidate)
         except ConfigError:
-            continue  # heads or rows that do not divide: no way out
+            continue  # heads or sequences are not divisible
         if plan.fits:
-            return f"The nearest that does: {words} ({plan.required_bytes / GIB:.1f} GiB)."
-    return "Nothing near it does: take a GPU with more memory, or a smaller decoder."
+            return f"The nearest that does: {options} ({plan.required_bytes / GIB:.1f} GiB)."
+    return "No similar run fits: use a GPU with more memory or a smaller decoder."
 
 
-def _others(question: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
-    """Runs that need less, the nearest first: same rows a step, then the same rows on more GPUs."""
-    config, parallel = question.config, question.config.parallel
-    recompute: dict[str, dict[str, Any]] = {}
-    if config.compute.activation_checkpointing == "none":
-        recompute["--compute.activation-checkpointing selective"] = {"recompute": "selective"}
-    if config.compute.activation_checkpointing != "full":
-        recompute["--compute.activation-checkpointing full"] = {"recompute": "full"}
-    for words, change in recompute.items():
-        yield words, _changed(question, compute=replace(config.compute, **change))
-    if config.data.global_batch_size % 2 == 0:
-        stream = replace(config.data, num_rows=config.data.global_batch_size // 2)
-        twice = config.accumulate * 2
-        words = f"--data.global-batch-size {stream.global_batch_size} --accumulate {twice}"
-        yield words, _changed(question, stream=stream, accumulate=twice)
+def _smaller_runs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
+    """Yield options and runs that need less memory, nearest first; the global batch stays."""
+    config, parallel = request.config, request.config.parallel
+    checkpointing = config.compute.activation_checkpointing
+    if checkpointing == "none":
+        compute = replace(config.compute, activation_checkpointing="selective")
+        yield f"{_CHECKPOINTING} selective", _with_changes(request, compute=compute)
+    full = replace(config.compute, activation_checkpointing="full")
+    if checkpointing != "full":
+        yield f"{_CHECKPOINTING} full", _with_changes(request, compute=full)
+    data_parallel = _layout(request).data_parallel
+    micro_batch = config.data.micro_batch_rows(data_parallel) // 2
+    if micro_batch and config.data.global_batch_size % (micro_batch * data_parallel) == 0:
+        data = replace(config.data, micro_batch_size=micro_batch)
+        yield f"--data.micro-batch-size {micro_batch}", _with_changes(request, data=data)
+    unreplicated = replace(parallel, data_parallel_replicate=1)
     if parallel.data_parallel_replicate > 1:
-        whole = replace(parallel, replicas=1)
-        yield "--parallel.data-parallel-replicate 1", _changed(question, parallel=whole)
-    full = replace(config.compute, recompute="full")
-    for tensor in (2, 4, 8):
-        if tensor > parallel.tensor_parallel:
-            spread = ParallelConfig(tensor_parallel=tensor)
-            words = f"--compute.activation-checkpointing full --parallel.tensor-parallel {tensor} --parallel.data-parallel-replicate 1"
-            yield words, _changed(question, parallel=spread, compute=full)
+        yield _NO_REPLICAS, _with_changes(request, parallel=unreplicated)
+    for ranks in (2, 4, 8):
+        if ranks > parallel.tensor_parallel:
+            changed = _with_changes(
+                request, parallel=ParallelConfig(tensor_parallel=ranks), compute=full
+            )
+            options = f"{_CHECKPOINTING} full --parallel.tensor-parallel {ranks} {_NO_REPLICAS}"
+            yield options, changed
     for times in (2, 4, 8):
-        more = _changed(question, parallel=replace(parallel, replicas=1), compute=full)
-        words = f"--gpus {question.num_gpus * times} --compute.activation-checkpointing full"
-        words += (
-            " --parallel.data-parallel-replicate 1" if parallel.data_parallel_replicate > 1 else ""
-        )
-        yield words, replace(more, num_gpus=question.num_gpus * times)
+        num_gpus = request.num_gpus * times
+        options = f"--gpus {num_gpus} {_CHECKPOINTING} full"
+        options += f" {_NO_REPLICAS}" if parallel.data_parallel_replicate > 1 else ""
+        changed = _with_changes(request, parallel=unreplicated, compute=full)
+        yield options, replace(changed, num_gpus=num_gpus)
 
 
-def _changed(question: PlanRequest, **changes: Any) -> PlanRequest:
-    return replace(question, config=replace(question.config, **changes))
+def _with_changes(request: PlanRequest, **changes: Any) -> PlanRequest:
+    return replace(request, config=replace(request.config, **changes))

@@ -1,7 +1,7 @@
-"""A decoder cut over ranks that are not there: what the first of them, which holds most, has of it.
+"""Parameter counts of rank 0 of a sharded decoder, without GPUs or other ranks.
 
-The decoder stands on PyTorch's meta device, which has shapes and no numbers, and its ranks in
-PyTorch's fake process group, which says nothing to anybody; `train/parallel.py` itself cuts it.
+The decoder is on the meta device and the process group is PyTorch's fake one; train/parallelize.py
+shards it as in training. Rank 0 has the largest shards.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from calumma.model.decoder import Decoder
 from calumma.plan.memory_estimate import ParameterCounts
 from calumma.train.config import ParallelConfig
 from calumma.train.distributed import World
-from calumma.train.parallel import Ranks, spread
+from calumma.train.parallelize import Ranks, spread
 
 
 @lru_cache
 def count_rank_parameters(
-    shape: DecoderConfig, parallel: ParallelConfig, num_ranks: int
+    config: DecoderConfig, parallel: ParallelConfig, num_ranks: int
 ) -> ParameterCounts:
-    """What a rank of so many has of a decoder, and what it gathers.
+    """Count the parameters that rank 0 of `num_ranks` stores and gathers.
 
     Raises:
-        ConfigError: the ranks, heads or groups of norms do not divide.
+        ConfigError: ranks, heads or QK-norm groups are not divisible.
     """
     with torch.device("meta"):
-        decoder = Decoder(shape)
+        decoder = Decoder(config)
     with fake_process_group(num_ranks) as world:
-        # No GPU is asked for: on the meta device the parts are the same on every kind.
+        # On the meta device the shards are the same for every device type.
         spread(decoder, Ranks(world, torch.device("cpu"), parallel, torch.bfloat16))
         return ParameterCounts(
             sharded=sum(_local(parameter).numel() for parameter in decoder.parameters()),
@@ -48,11 +48,11 @@ def count_rank_parameters(
 
 @contextmanager
 def fake_process_group(size: int) -> Iterator[World]:
-    """The first of `size` ranks, the others of which are made up."""
+    """Initialize a process group as rank 0 of `size` ranks that do not exist."""
     if size == 1:
         yield World()
         return
-    # Registers the backend "fake"; PyTorch keeps it among what its own tests need.
+    # Registers the backend "fake", which PyTorch keeps among its test helpers.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     torch.distributed.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
@@ -67,11 +67,11 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 def _gathered_numel(parameter: Tensor) -> int:
-    """Numbers of a parameter brought together over the shards: still cut over tensor ranks."""
+    """Return the size of a parameter gathered over data-parallel shards, not over tensor ranks."""
     count = parameter.numel()
     if isinstance(parameter, DTensor):
         names = parameter.device_mesh.mesh_dim_names or ()
-        for side, (name, placement) in enumerate(zip(names, parameter.placements, strict=True)):
+        for dim, (name, placement) in enumerate(zip(names, parameter.placements, strict=True)):
             if name == "tensor" and placement.is_shard():
-                count //= parameter.device_mesh.size(side)
+                count //= parameter.device_mesh.size(dim)
     return count

@@ -1,69 +1,63 @@
-"""How long a run takes, what it sends between GPUs, and what it costs: counted, under assumptions.
+"""Estimate of the time, communication and cost of a run.
 
-What is computed is counted; how much of a GPU's peak is reached is assumed and stated.
+FLOPs and bytes are counted; the model FLOPs utilization (MFU) is assumed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from calumma.gpu_specs import GpuSpec
-from calumma.model.config import DecoderConfig
-from calumma.model.decoder import Decoder
+from calumma.model.decoder import flops_per_token
 from calumma.plan.memory_estimate import FLOAT32_BYTES, ParameterCounts, Workload
 
 ASSUMED_MFU = {"none": 0.40, "selective": 0.40, "full": 0.30}
-"""Share of a GPU's peak that goes into operations that count, by recompute: assumed, not measured.
-Whole blocks computed again make four passes of three, and those do not count."""
+"""Model FLOPs utilization by activation checkpointing: assumed, not measured.
+
+With "full", each block is computed again in the backward pass, which does not count as model FLOPs.
+"""
 
 OPTIMIZER_TRAFFIC_BYTES = 28
-"""Of a number, in an optimizer step: weight, gradient and two means are read, and all but the
-gradient written."""
-
-
-def flops_per_token(shape: DecoderConfig, seq_len: int) -> float:
-    """Operations for one token of a step, forward and backward, nothing done twice.
-
-    6 for each weight but the embedding's, and 12 for each layer, channel and place of the row.
-    """
-    with torch.device("meta"):
-        num_weights = Decoder(shape).num_parameters - shape.vocabulary_size * shape.model_dim
-    return 6.0 * num_weights + 12.0 * shape.num_layers * shape.model_dim * seq_len
+"""Memory traffic of an AdamW step per parameter: weight, gradient and both moments are read, and all
+but the gradient written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuLayout:
-    """How many GPUs share a run, and how."""
+    """Number of GPUs of a run and the degrees of parallelism."""
 
     gpu: GpuSpec
     data_parallel_shard: int
-    """Ranks that gather weights from one another."""
+    """FSDP2 degree: ranks that shard the weights."""
 
     tensor_parallel: int
     data_parallel_replicate: int
 
     @property
+    def data_parallel(self) -> int:
+        """Number of groups of tensor-parallel ranks, each with its own sequences."""
+        return self.data_parallel_shard * self.data_parallel_replicate
+
+    @property
     def num_gpus(self) -> int:
-        """All of them."""
+        """Total number of GPUs."""
         return self.data_parallel_shard * self.tensor_parallel * self.data_parallel_replicate
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommSeconds:
-    """Seconds a step that bytes take between GPUs at the stated bandwidths."""
+    """Communication time of a step in seconds, at the bandwidths of the GPU's spec."""
 
     weights: float
-    """To gather weights twice for each batch and to sum up gradients: beside the computing."""
+    """Two all-gathers of weights per micro-batch and the gradient reduction; overlaps compute."""
 
     activations: float
-    """Between tensor ranks, for places of rows: the computing waits for them."""
+    """Tensor-parallel collectives on activations, which do not overlap compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeEstimate:
-    """A run's course."""
+    """Time and cost of a run."""
 
     flops_per_token: float
     mfu: float
@@ -73,7 +67,7 @@ class TimeEstimate:
     comm_seconds: CommSeconds
 
     optimizer_seconds: float
-    """For the optimizer's step, which the memory's bandwidth decides."""
+    """Optimizer step, limited by memory bandwidth."""
 
     step_seconds: float
     tokens_per_second: float
@@ -82,46 +76,52 @@ class TimeEstimate:
     gpu_hours: float
 
     kwh: float
-    """Of the GPUs alone, at their limit: neither of their machines nor of cooling."""
+    """Energy of the GPUs at their power limit, without hosts and cooling."""
 
     dollars: float
 
     @property
     def is_comm_bound(self) -> bool:
-        """Whether sending takes longer than computing."""
+        """Whether weight and gradient communication takes longer than compute."""
         return self.comm_seconds.weights > self.compute_seconds
 
 
 def estimate_time(
-    load: Workload, held: ParameterCounts, layout: GpuLayout, *, steps: int, rows: int, mfu: float
+    workload: Workload,
+    counts: ParameterCounts,
+    layout: GpuLayout,
+    *,
+    steps: int,
+    global_batch_size: int,
+    mfu: float,
 ) -> TimeEstimate:
-    """The course of a run.
+    """Estimate the time and cost of a run.
 
     Args:
-        load: what the busiest rank is given.
-        held: what of the decoder it holds and gathers.
+        load: workload of the busiest rank.
+        held: parameters that it stores and gathers.
         layout: the GPUs.
-        steps: of the run.
-        rows: of a batch, those of all ranks together.
-        mfu: share of the peak, above 0 and at most 1.
+        steps: optimizer steps of the run.
+        global_batch_size: sequences of a step on all ranks.
+        mfu: model FLOPs utilization, in (0, 1].
     """
-    work = flops_per_token(load.shape, load.seq_len)
-    busiest = load.grad_accum_steps * load.num_tokens / load.tensor_parallel
-    computing = busiest * work / (layout.gpu.peak_flops * mfu)
-    sent = _comm_seconds(load, held, layout)
-    updating = held.sharded * OPTIMIZER_TRAFFIC_BYTES / layout.gpu.memory_bandwidth
-    step = max(computing, sent.weights) + sent.activations + updating
-    tokens = load.grad_accum_steps * rows * load.seq_len
+    flops = flops_per_token(workload.config, workload.seq_len)
+    busiest = workload.grad_accum_steps * workload.num_tokens / workload.tensor_parallel
+    compute = busiest * flops / (layout.gpu.peak_flops * mfu)
+    comm = _comm_seconds(workload, counts, layout)
+    optimizer = counts.sharded * OPTIMIZER_TRAFFIC_BYTES / layout.gpu.memory_bandwidth
+    step = max(compute, comm.weights) + comm.activations + optimizer
+    tokens = global_batch_size * workload.seq_len
     hours = steps * step / 3600
     gpu_hours = hours * layout.num_gpus
     return TimeEstimate(
-        flops_per_token=work,
+        flops_per_token=flops,
         mfu=mfu,
         tokens_per_step=tokens,
         total_tokens=tokens * steps,
-        compute_seconds=computing,
-        comm_seconds=sent,
-        optimizer_seconds=updating,
+        compute_seconds=compute,
+        comm_seconds=comm,
+        optimizer_seconds=optimizer,
         step_seconds=step,
         tokens_per_second=tokens / step,
         tokens_per_second_per_gpu=tokens / step / layout.num_gpus,
@@ -132,36 +132,37 @@ def estimate_time(
     )
 
 
-def _comm_seconds(load: Workload, held: ParameterCounts, layout: GpuLayout) -> CommSeconds:
-    """Weights twice in the products' precision, gradients in float32; then between replicas."""
-    if load.single_process:
+def _comm_seconds(workload: Workload, counts: ParameterCounts, layout: GpuLayout) -> CommSeconds:
+    """Return the time of all-gathers (compute dtype), gradient reductions (float32), and TP."""
+    if workload.single_process:
         return CommSeconds(weights=0.0, activations=0.0)
-    numbers = held.gathered_block * load.shape.num_layers + 2 * held.gathered_embedding
-    away = 1 - 1 / layout.data_parallel_shard
-    gathering = numbers * (2 * load.compute_bytes + FLOAT32_BYTES) * away
+    numbers = counts.gathered_block * workload.config.num_layers + 2 * counts.gathered_embedding
+    remote = 1 - 1 / layout.data_parallel_shard
+    gathering = numbers * (2 * workload.compute_bytes + FLOAT32_BYTES) * remote
     seconds = gathering / _bandwidth(layout.gpu, layout.data_parallel_shard, layout.tensor_parallel)
-    parts = 2 * FLOAT32_BYTES * held.sharded * (1 - 1 / layout.data_parallel_replicate)
+    parts = 2 * FLOAT32_BYTES * counts.sharded * (1 - 1 / layout.data_parallel_replicate)
     seconds += parts / _bandwidth(
         layout.gpu,
         layout.data_parallel_replicate,
         layout.data_parallel_shard * layout.tensor_parallel,
     )
-    # A block's input comes together twice and its results are cut twice, forward and backward;
-    # what is computed again is sent again.
-    times = 8 if load.activation_checkpointing == "none" else 12
-    exchanged = times * load.shape.num_layers * load.num_tokens * load.shape.model_dim
-    exchanged_bytes = exchanged * load.compute_bytes * (1 - 1 / load.tensor_parallel)
-    places = exchanged_bytes / _bandwidth(layout.gpu, load.tensor_parallel, 1)
+    # A block all-gathers its input twice and reduce-scatters its results twice, forward and
+    # backward; recomputation repeats the forward ones.
+    times = 8 if workload.activation_checkpointing == "none" else 12
+    exchanged = times * workload.config.num_layers * workload.num_tokens * workload.config.model_dim
+    exchanged_bytes = exchanged * workload.compute_bytes * (1 - 1 / workload.tensor_parallel)
+    activations = exchanged_bytes / _bandwidth(layout.gpu, workload.tensor_parallel, 1)
     return CommSeconds(
-        weights=load.grad_accum_steps * seconds, activations=load.grad_accum_steps * places
+        weights=workload.grad_accum_steps * seconds,
+        activations=workload.grad_accum_steps * activations,
     )
 
 
 def _bandwidth(gpu: GpuSpec, size: int, stride: int) -> float:
-    """Bytes a second that each of `size` ranks, `stride` apart, gets in a ring.
+    """Return the bytes per second of each of `size` ranks, `stride` apart, in a ring collective.
 
-    In one machine the links decide. Across machines a ring enters and leaves each machine once:
-    all the cards of its members there carry it.
+    Within a node NVLink decides. Across nodes the ring enters and leaves each node once, over the
+    network cards of all its ranks there.
     """
     if size * stride <= gpu.gpus_per_node:
         return gpu.nvlink_bandwidth

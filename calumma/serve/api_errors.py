@@ -1,4 +1,4 @@
-"""Refusals over HTTP: what was wrong, in the shape that clients of OpenAI's API read.
+"""HTTP errors, in the format that clients of OpenAI's API read.
 
 {"error": {"message": "...", "type": "invalid_request_error", "param": "n", "code": "..."}}
 """
@@ -19,25 +19,25 @@ from starlette.responses import JSONResponse
 from calumma.errors import CalummaError, RankError
 from calumma.serve.request_context import get_request_context
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_type"}
 
 
 @dataclass(eq=False)
 class APIError(Exception):
-    """A request that is not answered, and why."""
+    """An error response."""
 
     status: int
-    """The HTTP status, 400 to 599."""
+    """HTTP status, 400 to 599."""
 
     message: str
-    """What was found, what was expected, the way out."""
+    """What was found, what was expected, and how to fix it."""
 
     code: str
-    """A short name that programs can compare."""
+    """Short identifier for programs."""
 
     param: str | None = None
-    """The field that is at fault."""
+    """Name of the invalid field."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,18 +45,19 @@ class APIError(Exception):
         return self.message
 
     def body(self) -> dict[str, Any]:
-        """The answer's JSON."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        told = {"message": self.message, "type": _KINDS.get(self.status, kind)}
-        return {"error": {**told, "param": self.param, "code": self.code}}
+        """Return the JSON body."""
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        type_ = _TYPES.get(self.status, default)
+        error = {"message": self.message, "type": type_, "param": self.param, "code": self.code}
+        return {"error": error}
 
     def response(self) -> JSONResponse:
-        """The whole answer."""
+        """Return the complete HTTP response."""
         return JSONResponse(self.body(), self.status, headers=dict(self.headers))
 
 
 class ErrorInfo(BaseModel):
-    """What was wrong."""
+    """Description of an error."""
 
     message: str
     type: str
@@ -65,16 +66,21 @@ class ErrorInfo(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """The body of every refusal."""
+    """Body of every error response."""
 
     error: ErrorInfo
 
 
-def queue_full(waiting: int, seconds: float) -> APIError:
-    """The queue is full."""
+def queue_full(num_in_flight: int, seconds: float) -> APIError:
+    """Build the 429 of a server at its limit of concurrent requests.
+
+    Args:
+        num_in_flight: completions running and waiting.
+        seconds: time after which a retry is likely to be accepted.
+    """
     return APIError(
         429,
-        f"{waiting} answers are under way, the most this server takes; ask again in "
+        f"{num_in_flight} completions are in flight, the limit of this server; retry in "
         f"{seconds:.0f} s.",
         "queue_full",
         headers={"Retry-After": f"{seconds:.0f}"},
@@ -82,33 +88,37 @@ def queue_full(waiting: int, seconds: float) -> APIError:
 
 
 def server_stopping() -> APIError:
-    """The server is on its way out."""
-    message = "the server is stopping and takes no more requests; ask another one, or ask again."
+    """Build the 503 of a server that is shutting down."""
+    message = "the server is shutting down and accepts no requests; retry, or use another server."
     return APIError(503, message, "stopping", headers={"Retry-After": "5"})
 
 
 def worker_lost() -> APIError:
-    """Of the processes that hold the model together, one is lost, and with it all."""
-    message = "the server has lost a part of its model, and ends; ask another one, or ask again."
-    return APIError(503, message, "rank_lost", headers={"Retry-After": "5"})
+    """Build the 503 of a server that lost a tensor-parallel worker, and with it its engine."""
+    message = "the server lost a worker process of its model; retry, or use another server."
+    return APIError(503, message, "worker_lost", headers={"Retry-After": "5"})
 
 
 def timed_out(what: str, seconds: float, status: int) -> APIError:
-    """Something has not come, or is not done, in time."""
-    message = f"{what} took more than {seconds:g} s; it is given up. Ask for less at a time."
-    # What is left of a late body must not be taken for the next request.
+    """Build the error of an operation that exceeded its timeout."""
+    message = f"{what} took more than {seconds:g} s and was aborted. Send a smaller request."
+    # The rest of a late body must not be read as the next request of the connection.
     headers = {"Connection": "close"} if status == 408 else {}
     return APIError(status, message, "timeout", headers=headers)
 
 
 def internal_error() -> APIError:
-    """A mistake of ours, of which the client learns no more than that."""
-    message = "the server has made a mistake, which is in its log; the request may be right."
-    return APIError(500, message, "internal_error")
+    """Build the 500 of an unexpected exception, whose details stay in the server's log."""
+    return APIError(
+        500, "internal server error; the server's log has the details.", "internal_error"
+    )
 
 
 def to_api_error(error: BaseException) -> APIError:
-    """What a client is told of an error: a mistake a user can fix whole, any other not at all."""
+    """Map an exception to an API error.
+
+    The message of a `CalummaError` goes to the client; any other exception becomes a generic 500.
+    """
     if isinstance(error, APIError):
         return error
     if isinstance(error, RankError):
@@ -118,16 +128,20 @@ def to_api_error(error: BaseException) -> APIError:
     return internal_error()
 
 
-def _of_validation(error: RequestValidationError) -> APIError:
-    """The first field that is wrong. What the client sent is not repeated: it may be anything."""
+def _validation_error(error: RequestValidationError) -> APIError:
+    """Report the first invalid field, without repeating its value: it may be anything."""
     first: Mapping[str, Any] = error.errors()[0]
-    where = _place(first["loc"])
-    message = f"{where or 'the body'}: {first['msg']}. Fix it, or leave it out."
-    return APIError(400, _utf8(message), "invalid_value", param=_utf8(where) or None)
+    path = _field_path(first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if path:
+        message = f"{path}: {message}"
+    if not message.endswith("."):
+        message += ". Fix it, or leave it out."
+    return APIError(400, _utf8(message), "invalid_value", param=_utf8(path) or None)
 
 
-def _place(loc: Sequence[Any]) -> str:
-    """("body", "messages", 0, "role") -> "messages.0.role"."""
+def _field_path(loc: Sequence[Any]) -> str:
+    """Join a location: ("body", "messages", 0, "role") -> "messages.0.role"."""
     return ".".join(str(step) for step in loc if step != "body")
 
 
@@ -136,30 +150,31 @@ def _utf8(text: str) -> str:
 
 
 def register_exception_handlers(app: FastAPI) -> None:
-    """Answer every error of an app in our shape."""
+    """Make an app answer every exception with an `ErrorResponse`."""
 
-    def answer(request: Request, refusal: APIError) -> JSONResponse:
-        get_request_context(request).log_fields["code"] = refusal.code
-        return refusal.response()
+    def respond(request: Request, error: APIError) -> JSONResponse:
+        get_request_context(request).log_fields["code"] = error.code
+        return error.response()
 
-    async def refuse(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, to_api_error(error))
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        return respond(request, to_api_error(error))
 
-    async def refuse_body(request: Request, error: Exception) -> JSONResponse:
+    async def on_invalid_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return answer(request, _of_validation(error))
+        return respond(request, _validation_error(error))
 
-    async def refuse_route(request: Request, error: Exception) -> JSONResponse:
+    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = str(error.detail)
         if error.status_code == 404:
             path = json.dumps(request.url.path[:200])
-            message = f"nothing is served at {path}; /openapi.json says what is."
-        code = _CODES.get(error.status_code, "refused")
-        refusal = APIError(error.status_code, message, code, headers=error.headers or {})
-        return answer(request, refusal)
+            message = f"nothing is served at {path}; /openapi.json lists the endpoints."
+        code = _CODES.get(error.status_code, "http_error")
+        return respond(
+            request, APIError(error.status_code, message, code, headers=error.headers or {})
+        )
 
-    app.add_exception_handler(APIError, refuse)
-    app.add_exception_handler(CalummaError, refuse)
-    app.add_exception_handler(RequestValidationError, refuse_body)
-    app.add_exception_handler(HTTPException, refuse_route)
+    app.add_exception_handler(APIError, on_error)
+    app.add_exception_handler(CalummaError, on_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_body)
+    app.add_exception_handler(HTTPException, on_http_exception)

@@ -1,8 +1,8 @@
-"""API keys: made at random, kept as hashes, compared in constant time.
+"""API keys: generated at random, stored as hashes, compared in constant time.
 
-A file of keys has one line a key, `NAME SHA256`, where SHA256 are the 64 hex digits of the key's
-hash; lines that begin with # are passed over. A key is 256 random bits, so a plain hash cannot be
-guessed backwards.
+A key file has one key per line, `NAME SHA256`, where SHA256 is the hash of the key in 64 hex
+digits; lines that begin with # are comments. A key has 256 random bits, so an unsalted hash
+cannot be inverted.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ _PREFIX = "cal-"
 
 @dataclass(frozen=True)
 class APIKeys:
-    """Who may ask."""
+    """The API keys that a server accepts."""
 
     hashes: dict[str, bytes]
-    """The SHA-256 of each key, by the name of its holder."""
+    """SHA-256 of each key, by its name."""
 
     def lookup(self, key: str) -> str | None:
-        """Whose key this is; None for nobody's. All are compared, so that time tells nothing."""
-        asked = _hash(key)
+        """Return the name of a key, or None if unknown.
+
+        All hashes are compared, so the time taken reveals nothing.
+        """
+        given = _hash(key)
         found = None
         for name, known in self.hashes.items():
-            if hmac.compare_digest(asked, known):
+            if hmac.compare_digest(given, known):
                 found = name
         return found
 
 
 def parse_api_keys(text: str, where: str) -> APIKeys:
-    """Read lines of keys.
+    """Parse the lines of a key file.
 
     Raises:
-        ConfigError: a line is no key, a name stands twice, or there is none.
+        ConfigError: a line is invalid, a name occurs twice, or there is no key.
     """
     hashes: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -50,52 +53,52 @@ def parse_api_keys(text: str, where: str) -> APIKeys:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None or match["name"] in hashes:
-            # The line itself is not repeated: it may be a key that was pasted by mistake.
+            # The line is not repeated in the message: it may be a key pasted by mistake.
             raise ConfigError(
-                f"{where}, line {number}: no key, or a name that stands twice; expected NAME and the "
-                "64 hex digits of the key's SHA-256. `calumma serve --new-key NAME --keys FILE` "
-                "writes such a line."
+                f"{where}, line {number}: not a key, or a name that occurs twice; expected NAME and "
+                "the 64 hex digits of the key's SHA-256. `calumma serve --create-api-key NAME "
+                "--api-keys-file FILE` writes such a line."
             )
         hashes[match["name"]] = bytes.fromhex(match["hash"])
     if not hashes:
         raise ConfigError(
-            f"{where} holds no keys; expected at least one. "
-            "Make one: calumma serve --new-key NAME --keys FILE."
+            f"{where} contains no keys; expected at least one. Create one: calumma serve "
+            "--create-api-key NAME --api-keys-file FILE."
         )
     return APIKeys(hashes)
 
 
 def load_api_keys(path: Path) -> APIKeys:
-    """Read a file of keys.
+    """Read a key file.
 
     Raises:
-        ConfigError: it cannot be read, or is no file of keys.
+        ConfigError: it cannot be read or parsed.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} cannot be read as a file of keys ({error}); expected lines of NAME and SHA-256. "
-            "Make one: calumma serve --new-key NAME --keys FILE."
+            f"{path} cannot be read as a key file ({error}); expected lines of NAME and SHA-256. "
+            "Create one: calumma serve --create-api-key NAME --api-keys-file FILE."
         ) from error
     return parse_api_keys(text, str(path))
 
 
 def create_api_key(name: str, path: Path) -> str:
-    """Make a key, add its hash to a file (readable by its owner alone), and give the key.
+    """Generate a key, append its hash to a key file (mode 600), and return the key.
 
     Raises:
-        ConfigError: the name is no name, or has a key already.
+        ConfigError: the name is invalid or already has a key.
     """
     if not re.fullmatch(r"[\w.@-]{1,64}", name):
         raise ConfigError(
             f"{name!r} cannot be the name of a key; expected 1 to 64 letters, digits, dots or "
-            "dashes. Choose another."
+            "dashes. Choose another name."
         )
     if path.exists() and name in load_api_keys(path).hashes:
         raise ConfigError(
-            f"{path} has a key of {name} already; expected another name. Choose one, or take its "
-            "line out of the file first."
+            f"{path} already has a key for {name}; expected another name. Choose one, or delete its "
+            "line from the file first."
         )
     key = _PREFIX + secrets.token_urlsafe(32)
     before = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,4 +1,4 @@
-"""How much strangers may ask for, and what the operator has chosen."""
+"""Server configuration, and the limits that untrusted clients are held to."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeLimits:
-    """What is refused, and after how long; each with the status that says so."""
+    """Sizes, counts and timeouts, each with the HTTP status of a request that exceeds it."""
 
     max_concurrent_requests: int = 128
-    """Answers that may run or wait at once; one more is refused with 429."""
+    """Completions running or waiting at the same time; 429 beyond that."""
 
     max_body_bytes: int = 32 * 2**20
-    """Bytes of a request's body; more are refused with 413 while they are being read."""
+    """Bytes of a request body, counted while it is read; 413 beyond that."""
 
     max_images: int = 16
-    """Pictures in one request."""
+    """Images in one request."""
 
     max_pixels: int = 16_000_000
-    """Pixels of one picture; a small file can hold a huge one."""
+    """Pixels of one image: a small file can hold a huge image."""
 
     max_new_tokens: int = 8192
-    """Ids of one answer, whatever is asked; the model's own limit holds as well."""
+    """Upper bound on `max_tokens` of a request; the model's own limit applies as well."""
 
     max_choices: int = 8
-    """Answers to one request (`n`)."""
+    """Upper bound on `n` times the number of prompts of one request."""
 
     request_timeout_seconds: float = 30.0
-    """Until a request's headers and body must have come; else 408."""
+    """Time in which the headers and the body of a request must arrive; 408 beyond that."""
 
     image_timeout_seconds: float = 10.0
-    """Until a picture must be decoded or fetched."""
+    """Time in which an image must be fetched, and again in which it must be decoded."""
 
     generation_timeout_seconds: float = 600.0
-    """Until an answer must be whole, waiting included; else 504."""
+    """Time in which a completion must be finished, waiting included; 504 beyond that."""
 
     write_timeout_seconds: float = 60.0
-    """For how long a client may read nothing of an answer before it counts as gone."""
+    """Time after which the connection of a client that reads nothing is closed."""
 
     shutdown_grace_seconds: float = 30.0
-    """For how long answers may go on once the server is asked to stop."""
+    """Time that running completions have after SIGTERM; 503 beyond that."""
 
     image_processes: int = 2
-    """Processes that decode pictures."""
+    """Number of processes that decode images."""
 
     image_memory_bytes: int = 2 * 2**30
-    """Memory of one of them."""
+    """Memory limit of one of these processes."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -62,35 +62,34 @@ class ServeLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class C2PASigningConfig:
-    """With what pictures are signed (C2PA).
+    """Files with which generated images are signed (C2PA).
 
-    Paths, not what they hold: a key stays in its file, and every replica reads its own.
+    Paths instead of contents: the key stays in its file, and every replica reads its own copy.
     """
 
     certificates: Path
-    """PEM: the one that signs, then those between it and its authority's."""
+    """PEM certificate chain, the signing certificate first."""
 
     private_key: Path
-    """PEM: the key of the first."""
+    """PEM private key of the signing certificate."""
 
     timestamp_url: str | None = None
-    """The address of a time-stamp authority (RFC 3161); by default none is asked."""
+    """URL of a time-stamp authority (RFC 3161); None requests no time stamps."""
 
     def __post_init__(self) -> None:
-        if self.timestamp_url is not None and not self.timestamp_url.startswith(
-            ("http://", "https://")
-        ):
+        url = self.timestamp_url
+        if url is not None and not url.startswith(("http://", "https://")):
             raise ConfigError(
-                f"timestamps {self.timestamp_url}: no address; expected http:// or https://. Fix it."
+                f"the time-stamp authority {url} is not a URL; expected http:// or https://. Fix it."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What the operator has chosen, but for the model and the place."""
+    """Settings of the HTTP server, without the model and its device."""
 
     served_model_name: str
-    """What clients call the model."""
+    """Model name in requests and responses."""
 
     limits: ServeLimits = field(default_factory=ServeLimits)
 
@@ -98,18 +97,21 @@ class ServeConfig:
     port: int = 8000
 
     allowed_media_domains: tuple[str, ...] = ()
-    """Names from which pictures may be fetched; none by default."""
+    """Host names from which images may be fetched; none by default."""
 
     content_filters: tuple[str, ...] = ()
-    """Names of filters for prompts and answers."""
+    """Names of the content filters that prompts and completions must pass."""
 
     log_prompts: bool = False
+    """Whether the access log contains the text of prompts."""
+
     embed_prompt_metadata: bool = False
+    """Whether every image file contains its prompt, not only where a request asks for it."""
 
     c2pa: C2PASigningConfig | None = None
-    """With what finished pictures are signed; by default they are not."""
+    """Signing of finished images; None leaves them unsigned."""
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """Return whether only this machine can reach the server."""
         return self.host in LOOPBACK_HOSTS

@@ -1,4 +1,4 @@
-"""Logs as lines of JSON: what was asked of which endpoint, and how it went; no prompts.
+"""Structured logs: one JSON object per line for every request, without prompts.
 
 {"time": "...", "level": "info", "event": "request", "id": "...", "path": "...", "status": 200}
 """
@@ -16,39 +16,39 @@ LOGGER = logging.getLogger("calumma.serve")
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line, whatever a message holds."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
-        told: dict[str, Any] = {
+        """Return the line of a record."""
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
 
 
 def log_event(event: str, **fields: Any) -> None:
-    """Log that something happened."""
+    """Log an event with its fields."""
     LOGGER.info(event, extra={"fields": fields})
 
 
 def log_internal_error(error: BaseException, **fields: Any) -> None:
-    """Log a mistake of ours with its traceback."""
-    told = (type(error), error, error.__traceback__)
-    LOGGER.error("mistake", exc_info=told, extra={"fields": fields})
+    """Log an unexpected exception with its traceback."""
+    exc_info = (type(error), error, error.__traceback__)
+    LOGGER.error("internal_error", exc_info=exc_info, extra={"fields": fields})
 
 
 @contextmanager
 def log_to(stream: TextIO) -> Iterator[None]:
-    """Lines go to a stream meanwhile, those of uvicorn as well."""
+    """Write the server's log, and the warnings of uvicorn, to a stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    loggers = {"calumma.serve": logging.INFO, "uvicorn": logging.WARNING}
-    for name, level in loggers.items():
+    levels = {"calumma.serve": logging.INFO, "uvicorn": logging.WARNING}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(level)
@@ -56,6 +56,5 @@ def log_to(stream: TextIO) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in loggers:
+        for name in levels:
             logging.getLogger(name).removeHandler(handler)
-            logging.getLogger(name).propagate = True

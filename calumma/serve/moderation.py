@@ -1,7 +1,7 @@
-"""What must not go in, and what must not come out: filters that an operator switches on.
+"""Content filters: an optional check of prompts and completions.
 
-A filter looks at a text or at a picture and says whether it may pass. Those named here come from
-packages; another is a class with the same two methods, entered in `FILTERS`.
+`CONTENT_FILTERS` names the filters that come with packages. Any function from a text to a score
+is a filter too, and any class with the two methods of `ContentFilter` can be added.
 """
 
 from __future__ import annotations
@@ -12,88 +12,95 @@ from typing import Protocol
 
 import PIL.Image
 
-from calumma.documents.scorers import ImageScorer, TextScorer, nudity, profanity
+from calumma.documents.scorers import ImageScorer, TextScorer, load_scorer, nudity
 from calumma.errors import ConfigError
 
-_FROM = 0.8
-"""Scores from here on do not pass: the bound that the makers of both classifiers name as sure."""
+_BLOCK_THRESHOLD = 0.8
+"""Lowest score that is blocked: the authors of the classifiers call it certain."""
 
 
 class ContentFilter(Protocol):
-    """Says what may pass. Several threads ask at once."""
+    """A check of texts and images. Several threads may call it at the same time."""
 
     def passes_text(self, text: str) -> bool:
-        """Whether a text may pass."""
+        """Return whether a text is allowed."""
 
-    def passes_image(self, picture: PIL.Image.Image) -> bool:
-        """Whether a picture may pass."""
+    def passes_image(self, image: PIL.Image.Image) -> bool:
+        """Return whether an image is allowed."""
 
 
 @dataclass(frozen=True)
 class ClassifierFilter:
-    """Lets pass what a classifier scores low."""
+    """Blocks what a classifier scores high."""
 
     text_scorer: TextScorer | None = None
     image_scorer: ImageScorer | None = None
 
     def passes_text(self, text: str) -> bool:
-        """Whether no line of it is taken for unsafe."""
-        return self.text_scorer is None or self.text_scorer(text) < _FROM
+        """Return whether a text scores below the threshold."""
+        return self.text_scorer is None or self.text_scorer(text) < _BLOCK_THRESHOLD
 
-    def passes_image(self, picture: PIL.Image.Image) -> bool:
-        """Whether it is taken for safe."""
-        return self.image_scorer is None or self.image_scorer(picture) < _FROM
+    def passes_image(self, image: PIL.Image.Image) -> bool:
+        """Return whether an image scores below the threshold."""
+        return self.image_scorer is None or self.image_scorer(image) < _BLOCK_THRESHOLD
 
 
 CONTENT_FILTERS: dict[str, Callable[[], ContentFilter]] = {
-    "profanity": lambda: ClassifierFilter(text_scorer=profanity()),
     "nudity": lambda: ClassifierFilter(image_scorer=nudity()),
 }
-"""By the name under which `calumma serve --filter NAME` switches them on."""
+"""Filters by the name that `calumma serve --content-filter` takes."""
 
 
 def load_content_filters(names: Sequence[str]) -> list[ContentFilter]:
-    """The filters of these names.
+    """Load content filters.
+
+    Args:
+        names: keys of `CONTENT_FILTERS`, or `package.module:function` from a text to a score.
 
     Raises:
-        ConfigError: a name is not known, or its package is not installed.
+        ConfigError: a name is unknown, or its package is not installed.
     """
-    for name in names:
-        if name not in CONTENT_FILTERS:
-            raise ConfigError(
-                f"there is no filter {name!r}; expected one of {', '.join(CONTENT_FILTERS)}. Choose one, or "
-                "leave --filter out."
-            )
-    return [CONTENT_FILTERS[name]() for name in names]
+    return [_load_content_filter(name) for name in names]
+
+
+def _load_content_filter(name: str) -> ContentFilter:
+    if name in CONTENT_FILTERS:
+        return CONTENT_FILTERS[name]()
+    if ":" in name:
+        return ClassifierFilter(text_scorer=load_scorer(name))
+    raise ConfigError(
+        f"there is no content filter {name!r}; expected {', '.join(CONTENT_FILTERS)}, or "
+        "package.module:function from a text to a score. Choose one, or remove --content-filter."
+    )
 
 
 class ModerationBuffer:
-    """Holds a growing text back until it has been looked at, sentence by sentence."""
+    """Withholds streamed text until the sentence it belongs to has passed the filters."""
 
-    _LONGEST = 400
-    """Characters that are held back at most; then a sentence is looked at in pieces."""
+    _MAX_PENDING = 400
+    """Number of characters after which an unfinished sentence is checked."""
 
     def __init__(self, filters: Sequence[ContentFilter]) -> None:
         self.filters = filters
         self.pending = ""
         self.is_blocked = False
-        """Whether something did not pass: from then on nothing does."""
+        """Whether a sentence did not pass; no text is emitted after it."""
 
     def push(self, text: str) -> str:
-        """More text; what of it, and of what was kept, may be told."""
+        """Add text, and return what may be emitted now."""
         if not self.filters or self.is_blocked:
             return "" if self.is_blocked else text
         self.pending += text
-        if len(self.pending) > self._LONGEST:
+        if len(self.pending) > self._MAX_PENDING:
             return self.flush()
-        return self._look(max(self.pending.rfind(mark) + 1 for mark in (". ", "! ", "? ", "\n")))
+        return self._check(max(self.pending.rfind(mark) + 1 for mark in (". ", "! ", "? ", "\n")))
 
     def flush(self) -> str:
-        """The text ends here: the rest is looked at."""
-        return self._look(len(self.pending))
+        """Check the pending text and return it if it passes; called where a text ends."""
+        return self._check(len(self.pending))
 
-    def _look(self, end: int) -> str:
-        told, self.pending = self.pending[:end], self.pending[end:]
-        if told and not all(filter_.passes_text(told) for filter_ in self.filters):
+    def _check(self, end: int) -> str:
+        checked, self.pending = self.pending[:end], self.pending[end:]
+        if checked and not all(filter_.passes_text(checked) for filter_ in self.filters):
             self.is_blocked = True
-        return "" if self.is_blocked else told
+        return "" if self.is_blocked else checked

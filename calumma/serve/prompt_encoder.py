@@ -19,7 +19,7 @@ from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
 from calumma.serve.protocol import ChatMessage, ContentPart, ImagePart, TextPart
 from calumma.tokens.image_preprocessing import ResizeMode
-from calumma.tokens.sequence import image_fit
+from calumma.tokens.sequence import image_resize_mode
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class PromptEncoder:
         self.model, self.readers, self.config, self.filters = model, readers, config, filters
         self.longest = model.decoder.config.max_seq_len
         text = model.vocabulary.text
-        self.most_bytes = self.longest * max(len(model.text.bytes_of(id_)) for id_ in text)
+        self.most_bytes = self.longest * max(len(model.text.token_bytes(id_)) for id_ in text)
         """No longer text can fit: so many of the longest ids are the longest prompt."""
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -129,7 +129,7 @@ class PromptEncoder:
         self._require_passing([part for part in prompt.parts if isinstance(part, str)])
         images = []
         for turn in prompt.turns:
-            fit: ResizeMode = image_fit(turn.role) if prompt.is_chat else "crop"
+            fit: ResizeMode = image_resize_mode(turn.role) if prompt.is_chat else "crop"
             for part in turn.parts:
                 if isinstance(part, ImageRef):
                     name = f"picture {len(images) + 1}"

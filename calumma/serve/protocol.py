@@ -1,7 +1,7 @@
-"""What clients send: OpenAI's request bodies, with a few fields of our own beside theirs.
+"""Request and response bodies: those of OpenAI's API, with additional fields for images.
 
-A field that is known but cannot be honoured (tools, audio, ...) is refused, not passed over; one
-that nobody knows is ignored, as the API's own servers do.
+A field of the API that would change the response but is not supported (tools, audio, ...) is
+rejected; an unknown field is ignored, as OpenAI's own server does.
 """
 
 from __future__ import annotations
@@ -10,57 +10,80 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from calumma.renamed import REQUEST_FIELDS, rename_message
+from calumma.vocabulary import TokenCounts
+
 _INT64 = 2**63
 
+_UNSUPPORTED_FIELDS = {
+    "tools": "this model calls no tools",
+    "functions": "this model calls no functions",
+    "audio": "this model generates no audio",
+    "logit_bias": "tokens cannot be biased one by one",
+    "suffix": "text cannot be inserted before a suffix",
+    "frequency_penalty": "use repetition_penalty instead",
+    "presence_penalty": "use repetition_penalty instead",
+    "prediction": "predicted outputs are not used",
+}
+"""Fields of OpenAI's API that would change a response and are not supported, and why."""
 
-def _whole(text: str) -> str:
-    """Refuse half a character, which no encoding can hold."""
+
+def _require_utf8(text: str) -> str:
+    """Reject lone surrogates, which UTF-8 cannot encode."""
     text.encode()
     return text
-
-
-def _no_longer_than(most: int) -> Any:
-    return Field(max_length=most)
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Utf8Str = Annotated[str, AfterValidator(_whole)]
-"""Text that UTF-8 can hold."""
+Utf8Str = Annotated[str, AfterValidator(_require_utf8)]
+"""Text that UTF-8 can encode."""
 
 StopStrings = Annotated[
     list[Annotated[Utf8Str, Field(min_length=1, max_length=256)]],
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
-    _no_longer_than(8),
+    Field(max_length=8),
 ]
 
 
 class StrictModel(BaseModel):
-    """Numbers are numbers and strings strings: "5" is refused where 5 is meant."""
+    """Base of request bodies: "5" is not accepted as the number 5, nor an old field name."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_renamed_fields(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            for old, new in REQUEST_FIELDS.items():
+                if old in body:
+                    raise ValueError(rename_message("field", old, new))
+        return body
+
+
+# ---- content parts, of requests and responses ----------------------------------------------------
+
 
 class TextPart(StrictModel):
-    """A piece of text."""
+    """A text part."""
 
-    type: Literal["text"]
+    type: Literal["text"] = "text"
     text: Utf8Str
 
 
 class ImageURL(StrictModel):
-    """Where a picture is: in the URL itself, or at a host that the operator allows."""
+    """URL of an image: a data: URL, or one of a host that the operator allows."""
 
     url: Utf8Str
-    detail: str | None = None
+    detail: str | None = Field(None, exclude=True)
 
 
 class ImagePart(StrictModel):
-    """A picture."""
+    """An image part."""
 
-    type: Literal["image_url"]
+    type: Literal["image_url"] = "image_url"
     image_url: ImageURL
 
 
@@ -68,53 +91,49 @@ ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ChatMessage(StrictModel):
-    """One turn. An answer of this server can be sent back as it came."""
+    """One turn of a conversation. A message of a response can be sent back unchanged."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Utf8Str | list[ContentPart] | None = None
 
     content_parts: list[ContentPart] | None = None
-    """Text and pictures in reading order, as this server answers; it goes before `content`."""
+    """Text and images in reading order, as in responses; takes precedence over `content`."""
+
+
+# ---- requests ------------------------------------------------------------------------------------
 
 
 class SamplingFields(StrictModel):
-    """How ids are chosen. Without a value the model's own default holds."""
+    """Sampling parameters. Without a value the default of the model applies."""
 
     temperature: float | None = Field(None, ge=0, le=2, description="of text and of images")
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
-    guidance_scale: float | None = Field(None, ge=0, le=50, description="of images, by the text")
-    image_guidance_scale: float | None = Field(None, ge=0, le=50, description="by earlier images")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=50, description="classifier-free guidance of images by the text"
+    )
+    image_guidance_scale: float | None = Field(
+        None, ge=0, le=50, description="classifier-free guidance of images by earlier images"
+    )
     image_temperature: float | None = Field(None, ge=0, le=2)
+    num_speculative_tokens: int | None = Field(
+        None, ge=0, le=64, description="image tokens drafted per step (Jacobi decoding)"
+    )
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     user: str | None = None
 
 
-_REFUSED = {
-    "tools": "this model calls no tools",
-    "functions": "this model calls no functions",
-    "audio": "this model makes no sound",
-    "logit_bias": "ids cannot be weighed one by one",
-    "suffix": "text cannot be put before a suffix",
-    "frequency_penalty": "use repetition_penalty instead",
-    "presence_penalty": "use repetition_penalty instead",
-    "prediction": "no text is taken as foreseen",
-}
-"""Fields of the API that would change an answer and cannot be honoured."""
-
-
 class StreamOptions(StrictModel):
-    """What a stream holds beside the answer."""
+    """Additional content of a stream."""
 
     include_usage: bool | None = None
-    include_tokens: bool | None = Field(None, description="named events with each new id")
-    include_partial_images: bool | None = Field(None, description="true if not given")
+    include_partial_images: bool | None = Field(None, description="default true")
 
 
 class GenerationRequest(SamplingFields):
-    """What chats and continuations have in common."""
+    """Common fields of chat completions and completions."""
 
     model: str | None = Field(None, max_length=512)
     n: int | None = Field(None, ge=1)
@@ -123,40 +142,40 @@ class GenerationRequest(SamplingFields):
     stream_options: StreamOptions | None = None
     modalities: list[Literal["text", "image"]] | None = Field(None, min_length=1)
     max_images: int | None = Field(None, ge=0, le=2**31)
-    embed_prompt_metadata: bool | None = Field(None, description="write the prompt into pictures")
+    max_tokens: int | None = Field(None, ge=1, le=2**31)
+    return_token_ids: bool | None = None
+    embed_prompt_metadata: bool | None = Field(None, description="write the prompt into images")
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_what_cannot_be_honoured(cls, body: Any) -> Any:
+    def _reject_unsupported_fields(cls, body: Any) -> Any:
         if isinstance(body, dict):
-            for name, reason in _REFUSED.items():
+            for name, reason in _UNSUPPORTED_FIELDS.items():
                 if body.get(name):
-                    raise ValueError(f"{name} cannot be honoured: {reason}")
-            wanted = body.get("response_format")
-            if isinstance(wanted, dict) and wanted.get("type", "text") != "text":
-                raise ValueError("response_format cannot be honoured: answers are plain text")
+                    raise ValueError(f"{name} is not supported: {reason}")
+            response_format = body.get("response_format")
+            if isinstance(response_format, dict) and response_format.get("type", "text") != "text":
+                raise ValueError("response_format is not supported: responses are plain text")
         return body
 
 
 class ChatCompletionRequest(GenerationRequest):
-    """The body of /v1/chat/completions."""
+    """Body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
-    max_tokens: int | None = Field(None, ge=1, le=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
     logprobs: bool | None = None
 
 
 class CompletionRequest(GenerationRequest):
-    """The body of /v1/completions: text, or parts, that the model goes on from."""
+    """Body of /v1/completions."""
 
     prompt: Utf8Str | list[Utf8Str] | list[ContentPart]
-    max_tokens: int | None = Field(None, ge=1, le=2**31)
     echo: Literal[False] | None = None
 
 
 class ImageGenerationRequest(SamplingFields):
-    """The body of /v1/images/generations."""
+    """Body of /v1/images/generations."""
 
     prompt: Utf8Str = Field(min_length=1)
     model: str | None = Field(None, max_length=512)
@@ -170,14 +189,186 @@ class ImageGenerationRequest(SamplingFields):
 
 
 class TokenizeRequest(StrictModel):
-    """The body of /v1/tokens: a chat, a prompt to be gone on from, or ids that a stream told."""
+    """Body of /tokenize: the messages of a chat, or the prompt of a completion."""
 
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)
     prompt: Utf8Str | list[ContentPart] | None = None
-    ids: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(None, max_length=2**16)
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> TokenizeRequest:
-        if [self.messages, self.prompt, self.ids].count(None) != 2:
-            raise ValueError("expected exactly one of messages, prompt and ids")
+    def _require_one(self) -> TokenizeRequest:
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("expected exactly one of messages and prompt")
         return self
+
+
+class DetokenizeRequest(StrictModel):
+    """Body of /detokenize."""
+
+    tokens: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(max_length=2**16)
+
+
+# ---- responses -----------------------------------------------------------------------------------
+
+APIFinishReason = Literal["stop", "length", "content_filter"]
+
+
+class CompletionUsage(BaseModel):
+    """Numbers of tokens, by modality."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: TokenCounts
+    completion_tokens_details: TokenCounts
+
+
+class ChatCompletionMessage(BaseModel):
+    """A generated message: its text joined, its images, and both in reading order."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: str | None = None
+    images: list[ImagePart]
+    content_parts: list[ContentPart]
+
+
+class TokenLogprob(BaseModel):
+    """Natural log of the probability of a text token among the allowed tokens."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Any] = []
+
+
+class ChoiceLogprobs(BaseModel):
+    """Log probabilities of the text tokens of a choice."""
+
+    content: list[TokenLogprob]
+    refusal: list[TokenLogprob] | None = None
+
+
+class ChatChoice(BaseModel):
+    """One of the `n` messages of a chat completion."""
+
+    index: int
+    message: ChatCompletionMessage
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: APIFinishReason
+    seed: int
+    token_ids: list[int] | None = None
+
+
+class ChatCompletion(BaseModel):
+    """Response of /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: CompletionUsage
+    prompt_token_ids: list[int] | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One of the continuations of a prompt."""
+
+    index: int
+    text: str
+    images: list[ImagePart]
+    content_parts: list[ContentPart]
+    logprobs: None = None
+    finish_reason: APIFinishReason
+    seed: int
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class Completion(BaseModel):
+    """Response of /v1/completions."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
+
+
+class ImageData(BaseModel):
+    """One image of /v1/images/generations."""
+
+    b64_json: str
+    seed: int
+
+
+class ImageUsage(BaseModel):
+    """Numbers of tokens, in the fields of the images API."""
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_tokens_details: TokenCounts
+
+
+class ImagesResponse(BaseModel):
+    """Response of /v1/images/generations."""
+
+    created: int
+    data: list[ImageData]
+    output_format: Literal["png"] = "png"
+    size: str
+    usage: ImageUsage
+
+
+class TokenInfo(BaseModel):
+    """A token of a prompt or of an output."""
+
+    id: int
+    kind: Literal["text", "code", "special"]
+    text: str
+    """Bytes of a text token as text, name of a special token, or number of an image code."""
+
+
+class TokenInfoResponse(BaseModel):
+    """Common fields of the responses of /tokenize and /detokenize."""
+
+    token_info: list[TokenInfo]
+    token_counts: TokenCounts
+    codes_per_side: int
+    """Image codes in one row of an image."""
+
+
+class TokenizeResponse(TokenInfoResponse):
+    """Response of /tokenize."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeResponse(TokenInfoResponse):
+    """Response of /detokenize."""
+
+    prompt: str
+    """Text of the text tokens."""
+
+
+class ModelCard(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    modalities: list[Literal["text", "image"]]
+    max_model_len: int
+    image_size: str
+
+
+class ModelList(BaseModel):
+    """Response of /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

@@ -1,48 +1,43 @@
-"""One request on its way through the server: who asks, and what is to be ended with it."""
+"""Per-request state that middleware, endpoints and logs share."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Scope
 
-_PLACE = "calumma.visit"
+_SCOPE_KEY = "calumma.request_context"
 
 
 @dataclass(eq=False)
 class RequestContext:
-    """One request."""
+    """One HTTP request, from its arrival until its response is complete or its client gone."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.perf_counter)
     created: int = field(default_factory=lambda: int(time.time()))
 
     api_key_name: str | None = None
-    """Whose key was shown."""
+    """Name of the API key of the request; None where the server has no keys."""
 
     log_fields: dict[str, Any] = field(default_factory=dict)
-    """What the log says of it beside the usual."""
+    """Additional fields of the request's line in the access log."""
 
-    closers: list[Callable[[], None]] = field(default_factory=list)
-    """Called when the request is over, however it ends."""
+    cleanup: ExitStack = field(default_factory=ExitStack)
+    """Callbacks for the end of the request, however it ends."""
 
     def attach(self, scope: Scope) -> None:
-        """Go with a request from here on."""
-        scope[_PLACE] = self
-
-    def close(self) -> None:
-        """The request is over."""
-        for closer in self.closers:
-            closer()
+        """Store the context in an ASGI scope."""
+        scope[_SCOPE_KEY] = self
 
 
 def get_request_context(request: Request) -> RequestContext:
-    """The visit of a request that came through the guard."""
-    visit = request.scope[_PLACE]
-    assert isinstance(visit, RequestContext)
-    return visit
+    """Return the context that `SecurityMiddleware` attached to a request."""
+    context = request.scope[_SCOPE_KEY]
+    assert isinstance(context, RequestContext)
+    return context

@@ -13,8 +13,8 @@ def shard_lines(manifest: Manifest) -> list[str]:
     total = manifest.total
     left_out = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
     return [
-        f"{pluralize(total.num_sequences, 'sequence')}, {pluralize(total.num_ids, 'id')} in "
-        f"{pluralize(len(manifest.pieces), 'piece')}; {pluralize(total.num_images, 'image')} of "
+        f"{pluralize(total.num_sequences, 'sequence')}, {pluralize(total.num_tokens, 'id')} in "
+        f"{pluralize(len(manifest.shards), 'piece')}; {pluralize(total.num_images, 'image')} of "
         f"{pluralize(manifest.codes_per_image, 'code')}",
         f"{pluralize(sum(manifest.dropped.values()), 'document')} left out"
         + (f": {left_out}" if left_out else ""),
@@ -34,10 +34,15 @@ def source_table(sources: dict[str, SourceCounts]) -> list[str]:
     columns = ("sequences", "ids", "text", "codes", "control", "images", "longest")
     lines = [f"{'source':{width}}" + "".join(f"{column:>11}" for column in columns)]
     for name, counts in sources.items():
-        control = counts.num_ids - counts.num_text - counts.num_codes
+        control = counts.num_tokens - counts.num_text_tokens - counts.num_image_tokens
         numbers = (
-            *(counts.num_sequences, counts.num_ids, counts.num_text, counts.num_codes),
-            *(control, counts.num_images, counts.longest),
+            *(
+                counts.num_sequences,
+                counts.num_tokens,
+                counts.num_text_tokens,
+                counts.num_image_tokens,
+            ),
+            *(control, counts.num_images, counts.max_length),
         )
         cells = "".join(f"{number:>11,}" for number in numbers)
         lines.append(f"{name or NAMELESS:{width}}{cells}")

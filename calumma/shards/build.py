@@ -10,12 +10,12 @@ from calumma.documents.document import Document
 from calumma.files import atomic_write, make_folder
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
-from calumma.shards.format import DROPPED, QUARANTINE_NAME, piece_name
-from calumma.shards.manifest import Manifest, Piece, write_pieces
-from calumma.shards.shard_builder import PieceMaker, groups_of
+from calumma.shards.format import DROPPED, QUARANTINE_NAME, shard_name
+from calumma.shards.manifest import Manifest, Shard, write_shard_list
+from calumma.shards.shard_builder import ShardBuilder, batched
 from calumma.tokens.folder import Tokenizers
 
-PIECE_DOCUMENTS = 512
+DOCUMENTS_PER_SHARD = 512
 """Documents in a piece: the most work that a kill can lose."""
 
 
@@ -44,17 +44,17 @@ def build_shards(
     """
     make_folder(folder)
     encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
-    maker = PieceMaker(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
-    pieces: list[Piece] = []
-    for number, group in enumerate(groups_of(documents, PIECE_DOCUMENTS)):
+    maker = ShardBuilder(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
+    pieces: list[Shard] = []
+    for number, group in enumerate(batched(documents, DOCUMENTS_PER_SHARD)):
         STOP.check(f"{folder} holds {len(pieces)} finished pieces")
-        pieces.append(maker.make(piece_name(number), group))
+        pieces.append(maker.make(shard_name(number), group))
         progress(len(group))
     return write_manifest(folder, tokenizers, pieces)
 
 
 def write_manifest(
-    folder: Path, tokenizers: Tokenizers, pieces: Iterable[Piece], *, cleaning: str = ""
+    folder: Path, tokenizers: Tokenizers, pieces: Iterable[Shard], *, cleaning: str = ""
 ) -> Manifest:
     """Bind finished pieces together: the quarantine, the manifest, and no piece beside them.
 
@@ -69,7 +69,7 @@ def write_manifest(
 
     with atomic_write(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
 
-        def bound() -> Iterator[Piece]:
+        def bound() -> Iterator[Shard]:
             for piece in pieces:
                 names.add(piece.name)
                 digest.update(repr(sorted(piece.sha256.items())).encode())
@@ -77,15 +77,15 @@ def write_manifest(
                     file.write((folder / (piece.name + DROPPED)).read_bytes())
                 yield piece
 
-        listed = write_pieces(folder, bound())
+        listed = write_shard_list(folder, bound())
     for path in folder.glob("piece-*"):
         if path.stem not in names:
             path.unlink()
     manifest = Manifest(
         vocabulary=tokenizers.text.vocabulary,
         fingerprint=digest.hexdigest()[:12],
-        made_with={**tokenizers.fingerprints, **({"cleaning": cleaning} if cleaning else {})},
-        pieces=listed,
+        fingerprints={**tokenizers.fingerprints, **({"cleaning": cleaning} if cleaning else {})},
+        shards=listed,
     )
     manifest.save(folder)
     return manifest

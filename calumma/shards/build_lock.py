@@ -20,7 +20,7 @@ _HELD: list[IO[bytes]] = []
 
 
 @contextmanager
-def building(work: Path) -> Iterator[None]:
+def hold_build_lock(work: Path) -> Iterator[None]:
     """Hold the folder for one build; the system lets go of it when the process ends, however.
 
     Raises:
@@ -50,7 +50,7 @@ def _locked(file: IO[bytes], patience: float) -> bool:
             time.sleep(0.1)
 
 
-def working(work: Path) -> None:
+def mark_as_worker(work: Path) -> None:
     """Mark this process as a worker for the rest of its life."""
     file = (work / "workers.lock").open("rb")
     fcntl.flock(file, fcntl.LOCK_SH)

@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 
 from calumma.documents.document import Document
-from calumma.documents.document_filter import FilterConfig, exact_signature, near_signature
+from calumma.documents.document_filter import (
+    DocumentFilter,
+    FilterConfig,
+    exact_signature,
+    near_signature,
+)
 from calumma.errors import ImageError
 from calumma.files import read_json, write_json
 
@@ -28,14 +33,15 @@ KINDS = {"exact": "duplicate", "near": "near-duplicate"}
 Signatures = dict[str, list[int | None]]
 
 
-def signatures(documents: Iterable[Document], config: FilterConfig) -> Signatures:
+def document_signatures(documents: Iterable[Document], config: FilterConfig) -> Signatures:
     """Of each document its signatures; None where a rule is off, or another leaves it out.
 
     So a document never goes as the duplicate of one that is not kept.
     """
     made: Signatures = {kind: [] for kind in KINDS}
+    check = DocumentFilter(config, "drop").check
     for document in documents:
-        kept = config.judge(document) is None
+        kept = check(document) is None
         exact = near = None
         try:
             exact = exact_signature(document) if kept and config.exact_duplicates else None
@@ -47,17 +53,17 @@ def signatures(documents: Iterable[Document], config: FilterConfig) -> Signature
     return made
 
 
-def signature_file(work: Path, number: int) -> Path:
+def signature_path(work: Path, number: int) -> Path:
     """Where a task's signatures are."""
     return work / "signatures" / f"{number:05d}.json"
 
 
-def duplicate_file(work: Path, number: int) -> Path:
+def duplicate_path(work: Path, number: int) -> Path:
     """Where it stands which documents of a task are left out as duplicates."""
     return work / "duplicates" / f"{number:05d}.json"
 
 
-def find_duplicates(work: Path, tasks: int) -> None:
+def write_duplicates(work: Path, tasks: int) -> None:
     """Compare all signatures and write down, task by task, which documents are left out."""
     found: list[dict[str, Any]] = [{} for _ in range(tasks)]
     for kind, reason in KINDS.items():
@@ -70,7 +76,7 @@ def find_duplicates(work: Path, tasks: int) -> None:
         for place, first in zip(places[later].tolist(), places[firsts].tolist(), strict=True):
             found[place[0]].setdefault(str(place[1]), [reason, *first])
     for number, duplicates in enumerate(found):
-        write_json(duplicate_file(work, number), duplicates)
+        write_json(duplicate_path(work, number), duplicates)
 
 
 def _gathered(
@@ -82,7 +88,7 @@ def _gathered(
     """
     values, places = array("Q"), array("q")
     for number in range(tasks):
-        for place, value in enumerate(read_json(signature_file(work, number))[kind]):
+        for place, value in enumerate(read_json(signature_path(work, number))[kind]):
             if value is not None:
                 values.append(value)
                 places.extend((number, place))

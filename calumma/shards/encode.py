@@ -13,17 +13,17 @@ from calumma.shards.format import VERSION
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.image_preprocessing import ResizeMode
-from calumma.tokens.sequence import TokenSequence, encode_document, image_fit
+from calumma.tokens.sequence import TokenSequence, encode_document, image_resize_mode
 from calumma.tokens.text import TextTokenizer
 
 Codes = Sequence[int] | ImageError
 """The codes of a picture, or why it has none."""
 
-BATCH = 32
+ENCODE_BATCH = 32
 """Pictures encoded at a time, always: the codes of a picture then do not depend on how many
 others happened to be encoded beside it, and a build that was killed ends in the same bytes."""
 
-REMEMBERED = 16 << 20
+CODE_CACHE_BYTES = 16 << 20
 """Bytes of pictures' codes that are remembered before all are forgotten: some 7,000 pictures of
 1,024 codes, and no more of small ones than fit."""
 
@@ -40,7 +40,7 @@ class DocumentEncoder:
     """Encodes documents with both tokenizers."""
 
     def __init__(
-        self, text: TextTokenizer, image: ImageTokenizer, *, decoders: int | None = None
+        self, text: TextTokenizer, image: ImageTokenizer, *, decode_threads: int | None = None
     ) -> None:
         """Encode with these.
 
@@ -51,9 +51,9 @@ class DocumentEncoder:
         """
         self.text = text
         self.image = image
-        self.decoders = decoders
-        self._known: dict[tuple[bytes, ResizeMode], Codes] = {}
-        self._bad: list[tuple[bytes, ResizeMode]] = []
+        self.decode_threads = decode_threads
+        self._cache: dict[tuple[bytes, ResizeMode], Codes] = {}
+        self._failed: list[tuple[bytes, ResizeMode]] = []
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:
         """The sequences of documents, their pictures encoded together.
@@ -75,10 +75,10 @@ class DocumentEncoder:
 
         Pictures are opened ahead of the network by a few threads, and only a few are in memory.
         """
-        keys = [[_key(image, fit) for image, fit in pictures_of(d)] for d in documents]
-        self._learn(documents, keys)
+        keys = [[_key(image, fit) for image, fit in images_with_resize_mode(d)] for d in documents]
+        self._encode_new_images(documents, keys)
         for document, wanted in zip(documents, keys, strict=True):
-            found = [key if isinstance(key, ImageError) else self._known[key] for key in wanted]
+            found = [key if isinstance(key, ImageError) else self._cache[key] for key in wanted]
             bad = next((codes for codes in found if isinstance(codes, ImageError)), None)
             if bad is not None:
                 yield bad
@@ -89,27 +89,29 @@ class DocumentEncoder:
             except DocumentError as error:
                 yield error
 
-    def _learn(
+    def _encode_new_images(
         self, documents: Sequence[Document], keys: Sequence[Sequence[_Key | ImageError]]
     ) -> None:
         """Encode the pictures that are not known yet, each once."""
         bytes_each = _BYTES_BESIDE + 4 * self.image.config.codes_per_image
-        if len(self._known) * bytes_each > REMEMBERED:
-            self._known.clear()
+        if len(self._cache) * bytes_each > CODE_CACHE_BYTES:
+            self._cache.clear()
         # What is wrong with a picture names the document that it came with: remembered longer, it
         # would stand in the quarantine of others, depending on who encoded what before.
-        while self._bad:
-            self._known.pop(self._bad.pop(), None)
+        while self._failed:
+            self._cache.pop(self._failed.pop(), None)
         new: dict[_Key, tuple[Image, ResizeMode]] = {}
         for document, wanted in zip(documents, keys, strict=True):
-            for picture, key in zip(pictures_of(document), wanted, strict=True):
-                if not isinstance(key, ImageError) and key not in self._known:
+            for picture, key in zip(images_with_resize_mode(document), wanted, strict=True):
+                if not isinstance(key, ImageError) and key not in self._cache:
                     new.setdefault(key, picture)
-        stream = self.image.encode_stream(new.values(), workers=self.decoders, batch=BATCH)
+        stream = self.image.encode_stream(
+            new.values(), num_threads=self.decode_threads, batch_size=ENCODE_BATCH
+        )
         for key, codes in zip(new, stream, strict=True):
             if isinstance(codes, ImageError):
-                self._bad.append(key)
-            self._known[key] = codes if isinstance(codes, ImageError) else array("i", codes)
+                self._failed.append(key)
+            self._cache[key] = codes if isinstance(codes, ImageError) else array("i", codes)
 
 
 _Key = tuple[bytes, ResizeMode]
@@ -122,7 +124,7 @@ def _key(image: Image, fit: ResizeMode) -> _Key | ImageError:
         return error
 
 
-def pictures_of(document: Document) -> list[tuple[Image, ResizeMode]]:
+def images_with_resize_mode(document: Document) -> list[tuple[Image, ResizeMode]]:
     """A document's pictures, each with how it is fitted to a square.
 
     The paper crops pictures, but pads those of prompts, so that nothing asked about is lost.
@@ -132,6 +134,6 @@ def pictures_of(document: Document) -> list[tuple[Image, ResizeMode]]:
         if isinstance(part, Image):
             pictures.append((part, "crop"))
     for turn in document.messages:
-        fit = image_fit(turn.role)
+        fit = image_resize_mode(turn.role)
         pictures += [(part, fit) for part in turn.parts if isinstance(part, Image)]
     return pictures

@@ -30,10 +30,17 @@ import calumma.errors
 from calumma.errors import CalummaError, ConfigError, ShardError
 from calumma.files import make_folder, read_json, write_json
 from calumma.runtime import STOP
-from calumma.shards.build_lock import building, working
+from calumma.shards.build_lock import hold_build_lock, mark_as_worker
 from calumma.shards.manifest import Manifest
-from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish, plan, steps
-from calumma.shards.worker_pool import Workers
+from calumma.shards.tasks import (
+    BuildJob,
+    BuildTask,
+    FinishTask,
+    build_stages,
+    finish_build,
+    write_plan,
+)
+from calumma.shards.worker_pool import WorkerPool
 
 Progress = Callable[[int], None]
 Paths = Sequence[Path | str]
@@ -75,7 +82,7 @@ class _Local(LocalPipelineExecutor):
     """
 
     def __init__(self, job: BuildJob, task: Task, tasks: int, workers: int) -> None:
-        super().__init__([task], tasks=tasks, workers=workers, logging_dir=str(job.work))
+        super().__init__([task], tasks=tasks, workers=workers, logging_dir=str(job.work_dir))
         self.job = job
         self.task = task
         self.progress: Progress = lambda documents: None
@@ -89,8 +96,8 @@ class _Local(LocalPipelineExecutor):
             self.progress(self.task(None, rank, self.tasks))
 
     def _share_out(self) -> None:
-        work = self.job.work
-        workers = Workers(self.workers, working, [work], preload=[BuildTask.__module__])
+        work = self.job.work_dir
+        workers = WorkerPool(self.workers, mark_as_worker, [work], preload=[BuildTask.__module__])
         try:
             self._collect(workers)
         except BrokenProcessPool as error:
@@ -102,7 +109,7 @@ class _Local(LocalPipelineExecutor):
         finally:
             workers.close()
 
-    def _collect(self, workers: Workers) -> None:
+    def _collect(self, workers: WorkerPool) -> None:
         running: set[Future[int]] = set()
         for rank in range(self.tasks):
             if len(running) == _IN_FLIGHT * self.workers:
@@ -118,7 +125,7 @@ class _Local(LocalPipelineExecutor):
             try:
                 self.progress(future.result())
             except CalummaError:
-                (self.job.work / "stop").touch()
+                (self.job.work_dir / "stop").touch()
                 raise
         return rest
 
@@ -152,7 +159,7 @@ class _Ray(RayPipelineExecutor):
 
 
 def _told(job: BuildJob) -> Any:
-    return job.work / "error.json"
+    return job.work_dir / "error.json"
 
 
 class _Slurm(SlurmPipelineExecutor):
@@ -196,15 +203,15 @@ def build_local(
     """
     logger.disable("datatrove")
     make_folder(job.out)
-    with building(job.work):
-        tasks = plan(job, paths)
-        for task, count in steps(job, tasks):
+    with hold_build_lock(job.work_dir):
+        tasks = write_plan(job, paths)
+        for task, count in build_stages(job, tasks):
             executor = _Local(job, task, count, min(workers, max(1, count)))
             executor.progress = progress
             with _passing_on_a_stop(job):
                 executor.run()
             STOP.check(f"{job.out} holds the pieces that are finished")
-        return finish(job)
+        return finish_build(job)
 
 
 def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) -> Manifest:
@@ -228,13 +235,13 @@ def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) ->
             "'calumma[ray]', or take --executor local."
         ) from error
     logger.disable("datatrove")
-    tasks = plan(job, paths)
+    tasks = write_plan(job, paths)
     _told(job).unlink(missing_ok=True)
     begun = not ray.is_initialized()
     if begun:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        for task, count in steps(job, tasks):
+        for task, count in build_stages(job, tasks):
             with _passing_on_a_stop(job):
                 _Ray(
                     [task],
@@ -242,7 +249,7 @@ def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) ->
                     workers=workers,
                     mem_per_cpu_gb=1,
                     gpus_per_task=gpus if isinstance(task, BuildTask) else 0,
-                    logging_dir=str(job.work / "ray"),
+                    logging_dir=str(job.work_dir / "ray"),
                 ).run()
             STOP.check(f"{job.out} holds the pieces that are finished")
             if _told(job).is_file():
@@ -251,7 +258,7 @@ def build_on_ray(job: BuildJob, paths: Paths, workers: int, *, gpus: int = 0) ->
     finally:
         if begun:
             ray.shutdown()
-    return finish(job)
+    return finish_build(job)
 
 
 def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConfig) -> list[str]:
@@ -278,10 +285,10 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
     logger.disable("datatrove")
     _require_no_jobs(job)
     job = replace(job, decoders=config.cpus)
-    tasks = plan(job, paths)
+    tasks = write_plan(job, paths)
     rules = _rules(config)
     executors: list[_Slurm] = []
-    for task, count in [*steps(job, tasks), (FinishTask(job), 1)]:
+    for task, count in [*build_stages(job, tasks), (FinishTask(job), 1)]:
         name = type(task).__name__
         executors.append(
             _Slurm(
@@ -292,7 +299,7 @@ def submit_to_slurm(job: BuildJob, paths: Paths, workers: int, config: SlurmConf
                 gpus_per_task=config.gpus if isinstance(task, BuildTask) else 0,
                 tasks_per_job=config.tasks_per_job,
                 job_name=f"calumma-{name}",
-                logging_dir=str(job.work / "slurm" / name),
+                logging_dir=str(job.work_dir / "slurm" / name),
                 **rules,
             )
         )
@@ -328,7 +335,7 @@ def _rules(config: SlurmConfig) -> dict[str, Any]:
 
 
 def _jobs(job: BuildJob) -> Path:
-    return job.work / "slurm" / "jobs.json"
+    return job.work_dir / "slurm" / "jobs.json"
 
 
 def _require_no_jobs(job: BuildJob) -> None:
@@ -361,8 +368,8 @@ def _passing_on_a_stop(job: BuildJob) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(0.2):
-            if STOP.wanted:
-                (job.work / "stop").touch()
+            if STOP.is_requested:
+                (job.work_dir / "stop").touch()
                 return
 
     thread = threading.Thread(target=watch, daemon=True)

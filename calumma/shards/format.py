@@ -1,19 +1,18 @@
-"""The bytes of a shard folder.
+"""The files of a shard folder.
 
-    manifest.json         what the folder says about itself (manifest.py)
-    pieces.jsonl          the pieces in order, one a line: counts, and the hash of every file
-    quarantine.jsonl      the documents left out, one a line, each with its reason
-    piece-00000.ids       ids of all sequences end to end, little-endian uint16, or uint32 where
-                          the vocabulary has more than 65,536 ids
-    piece-00000.counted   uint8, one an id: 1 where it counts in the loss
-    piece-00000.ends      int64 little-endian: where each sequence ends in .ids and .counted
-    piece-00000.sources   uint16 little-endian: each sequence's source, a place in the piece's list
-    piece-00000.checks    uint32 little-endian: CRC-32 of each sequence's bytes, ids then counted
-    piece-00000.dropped   the piece's share of the quarantine; only where there is any
-    piece-00000.json      what the piece was made of, and its counts
+    manifest.json           vocabulary, fingerprints and counts of the folder (`manifest`)
+    shards.jsonl            the shards in order, one per line: counts, and the hash of every file
+    quarantine.jsonl        the dropped documents, one per line, each with its reason
+    shard-N-M.tokens        token ids of all sequences, concatenated; little-endian uint16, or
+                            uint32 if the vocabulary has more than 65,536 ids
+    shard-N-M.loss_mask     uint8 per token: 1 if it counts in the loss
+    shard-N-M.offsets       int64 little-endian: end offset of each sequence, in tokens
+    shard-N-M.sources       uint16 little-endian: index of each sequence's source in the shard's list
+    shard-N-M.crc32         uint32 little-endian: CRC-32 of each sequence's token ids and loss mask
+    shard-N-M.dropped       the shard's part of the quarantine; only if documents were dropped
 
-A piece is written under another name and renamed, so that a reader sees it whole or not at all.
-All numbers can be memory-mapped, and nothing here needs torch.
+Every file is written to a temporary name and renamed, so a reader never sees a partial one. All
+arrays can be memory-mapped. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -22,42 +21,42 @@ import zlib
 
 import numpy as np
 
-VERSION = 3
+VERSION = 4
 MANIFEST_NAME = "manifest.json"
-PIECES_NAME = "pieces.jsonl"
+SHARDS_NAME = "shards.jsonl"
 QUARANTINE_NAME = "quarantine.jsonl"
 
-IDS, ENDS, SOURCES, COUNTED, CHECKS = ".ids", ".ends", ".sources", ".counted", ".checks"
-DROPPED, NOTE = ".dropped", ".json"
-DTYPES: dict[str, str] = {ENDS: "<i8", SOURCES: "<u2", COUNTED: "|u1", CHECKS: "<u4"}
+TOKENS, LOSS_MASK, OFFSETS = ".tokens", ".loss_mask", ".offsets"
+SOURCES, CRC32, DROPPED = ".sources", ".crc32", ".dropped"
+DTYPES: dict[str, str] = {LOSS_MASK: "|u1", OFFSETS: "<i8", SOURCES: "<u2", CRC32: "<u4"}
 
 
-def ids_dtype(vocabulary_size: int) -> str:
-    """The smallest dtype that holds every id."""
+def token_dtype(vocabulary_size: int) -> str:
+    """Return the smallest dtype that holds every token id."""
     return "<u2" if vocabulary_size <= 1 << 16 else "<u4"
 
 
-def piece_name(number: int, part: int | None = None) -> str:
-    """The stem of a piece's files; `part` tells the pieces of one span of documents apart.
+def shard_name(task: int, part: int) -> str:
+    """Return the stem of a shard's files: the task that builds it, and its number in the task.
 
-    >>> piece_name(7), piece_name(7, 0)
-    ('piece-00007', 'piece-00007-000')
+    >>> shard_name(7, 0)
+    'shard-00007-000'
     """
-    return f"piece-{number:05d}" + ("" if part is None else f"-{part:03d}")
+    return f"shard-{task:05d}-{part:03d}"
 
 
-def piece_sizes(num_sequences: int, num_ids: int, dtype: str) -> dict[str, int]:
-    """How many bytes each file of a piece has, by suffix; `dtype` is that of the ids.
+def shard_file_sizes(num_sequences: int, num_tokens: int, dtype: str) -> dict[str, int]:
+    """Return the size in bytes of each file of a shard by suffix; `dtype` is that of the tokens.
 
-    >>> piece_sizes(2, 10, "<u2")
-    {'.ids': 20, '.counted': 10, '.ends': 16, '.sources': 4, '.checks': 8}
+    >>> shard_file_sizes(2, 10, "<u2")
+    {'.tokens': 20, '.loss_mask': 10, '.offsets': 16, '.sources': 4, '.crc32': 8}
     """
-    lengths = {IDS: num_ids, COUNTED: num_ids}
-    lengths |= dict.fromkeys((ENDS, SOURCES, CHECKS), num_sequences)
-    dtypes = {IDS: dtype, **DTYPES}
+    lengths = {TOKENS: num_tokens, LOSS_MASK: num_tokens}
+    lengths |= dict.fromkeys((OFFSETS, SOURCES, CRC32), num_sequences)
+    dtypes = {TOKENS: dtype, **DTYPES}
     return {s: length * np.dtype(dtypes[s]).itemsize for s, length in lengths.items()}
 
 
-def checksum(ids: bytes, counted: bytes) -> int:
-    """CRC-32 of a sequence as it stands in its files: any three flipped bits are seen."""
-    return zlib.crc32(counted, zlib.crc32(ids))
+def checksum(token_ids: bytes, loss_mask: bytes) -> int:
+    """Return the CRC-32 of a sequence as stored; detects any three flipped bits."""
+    return zlib.crc32(loss_mask, zlib.crc32(token_ids))

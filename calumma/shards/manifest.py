@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from calumma.errors import ShardError
 from calumma.files import JsonLines, is_address, read_json, sha256, write_json, write_json_lines
-from calumma.shards.format import MANIFEST_NAME, PIECES_NAME, VERSION
+from calumma.shards.format import MANIFEST_NAME, SHARDS_NAME, VERSION
 from calumma.vocabulary import Vocabulary
 
 
@@ -20,22 +20,22 @@ class SourceCounts:
     """What sequences hold, added up; control ids are the rest of `num_ids`."""
 
     num_sequences: int = 0
-    num_ids: int = 0
-    num_text: int = 0
-    num_codes: int = 0
+    num_tokens: int = 0
+    num_text_tokens: int = 0
+    num_image_tokens: int = 0
     num_images: int = 0
-    num_counted: int = 0
-    longest: int = 0
+    num_loss_tokens: int = 0
+    max_length: int = 0
     """Ids of the longest sequence."""
 
     def __add__(self, other: SourceCounts) -> SourceCounts:
         """The counts of both."""
         summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return SourceCounts(**summed | {"longest": max(self.longest, other.longest)})
+        return SourceCounts(**summed | {"longest": max(self.max_length, other.max_length)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Shard:
     """One piece: its counts and the hashes of its files."""
 
     name: str
@@ -60,18 +60,18 @@ class Piece:
         return sum(counts.num_sequences for counts in self.sources.values())
 
     @cached_property
-    def num_ids(self) -> int:
+    def num_tokens(self) -> int:
         """Ids of all sources."""
-        return sum(counts.num_ids for counts in self.sources.values())
+        return sum(counts.num_tokens for counts in self.sources.values())
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Piece:
+    def from_json(cls, record: dict[str, Any]) -> Shard:
         """What `asdict` made."""
         sources = {name: SourceCounts(**counts) for name, counts in record["sources"].items()}
         return cls(**record | {"sources": sources})
 
 
-class PieceList(Sequence[Piece]):
+class ShardList(Sequence[Shard]):
     """The pieces of `pieces.jsonl`, which stay on disk until asked for."""
 
     def __init__(self, lines: JsonLines) -> None:
@@ -81,13 +81,13 @@ class PieceList(Sequence[Piece]):
         return len(self.lines)
 
     @overload
-    def __getitem__(self, place: int) -> Piece: ...
+    def __getitem__(self, place: int) -> Shard: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Piece]: ...
-    def __getitem__(self, place: int | slice) -> Piece | list[Piece]:
+    def __getitem__(self, place: slice) -> list[Shard]: ...
+    def __getitem__(self, place: int | slice) -> Shard | list[Shard]:
         if isinstance(place, slice):
-            return list(map(Piece.from_json, self.lines[place]))
-        return Piece.from_json(self.lines[place])
+            return list(map(Shard.from_json, self.lines[place]))
+        return Shard.from_json(self.lines[place])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -95,13 +95,13 @@ class PieceList(Sequence[Piece]):
     def __hash__(self) -> int:
         return hash(self.lines.path)
 
-    def __iter__(self) -> Iterator[Piece]:
-        return map(Piece.from_json, self.lines)
+    def __iter__(self) -> Iterator[Shard]:
+        return map(Shard.from_json, self.lines)
 
 
-def write_pieces(folder: Path, pieces: Iterable[Piece]) -> PieceList:
+def write_shard_list(folder: Path, pieces: Iterable[Shard]) -> ShardList:
     """Write a folder's list of pieces, going through them once."""
-    return PieceList(write_json_lines(folder / PIECES_NAME, map(asdict, pieces)))
+    return ShardList(write_json_lines(folder / SHARDS_NAME, map(asdict, pieces)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +112,10 @@ class Manifest:
     fingerprint: str
     """Of everything that decides the bytes: documents, both tokenizers, pre-processing."""
 
-    made_with: dict[str, str]
+    fingerprints: dict[str, str]
     """Fingerprints of the text tokenizer, the image tokenizer and the pre-processing."""
 
-    pieces: Sequence[Piece]
+    shards: Sequence[Shard]
     """All of them, in order; those of a manifest that was loaded stay on disk until asked for."""
 
     @cached_property
@@ -123,7 +123,7 @@ class Manifest:
         """The counts of each source, and of each reason for leaving documents out."""
         sources: dict[str, SourceCounts] = {}
         dropped: Counter[str] = Counter()
-        for piece in self.pieces:
+        for piece in self.shards:
             for name, counts in piece.sources.items():
                 sources[name] = sources.get(name, SourceCounts()) + counts
             dropped.update(piece.dropped)
@@ -156,18 +156,18 @@ class Manifest:
     @property
     def codes_per_image(self) -> int:
         """Codes of each image; 0 where there is none."""
-        return self.total.num_codes // max(1, self.total.num_images)
+        return self.total.num_image_tokens // max(1, self.total.num_images)
 
     @property
-    def num_ids(self) -> int:
+    def num_tokens(self) -> int:
         """Ids in all pieces."""
-        return self.total.num_ids
+        return self.total.num_tokens
 
     def save(self, folder: Path) -> None:
         """Write `pieces.jsonl`, and then `manifest.json`."""
-        path = folder / PIECES_NAME
-        if not (isinstance(self.pieces, PieceList) and self.pieces.lines.path == path):
-            write_pieces(folder, self.pieces)
+        path = folder / SHARDS_NAME
+        if not (isinstance(self.shards, ShardList) and self.shards.lines.path == path):
+            write_shard_list(folder, self.shards)
         write_json(
             folder / MANIFEST_NAME,
             {
@@ -176,11 +176,11 @@ class Manifest:
                 "vocabulary": self.vocabulary.to_json(),
                 "vocabulary_fingerprint": self.vocabulary.fingerprint,
                 "fingerprint": self.fingerprint,
-                "made_with": self.made_with,
+                "made_with": self.fingerprints,
                 "total": asdict(self.total),
                 "sources": {name: asdict(self.counts(name)) for name in self.sources},
                 "dropped": self.dropped,
-                "pieces": {"count": len(self.pieces), "sha256": sha256(path)},
+                "pieces": {"count": len(self.shards), "sha256": sha256(path)},
             },
         )
 
@@ -209,7 +209,7 @@ class Manifest:
                 f"{path} is of version {record.get('version')}; this calumma reads version "
                 f"{VERSION}. Build the shards again."
             )
-        pieces = folder / PIECES_NAME
+        pieces = folder / SHARDS_NAME
         if not pieces.is_file() or sha256(pieces) != record["pieces"]["sha256"]:
             what = "is not what was written" if pieces.is_file() else "is missing"
             raise ShardError(
@@ -220,7 +220,7 @@ class Manifest:
             vocabulary=Vocabulary(**record["vocabulary"]),
             fingerprint=record["fingerprint"],
             made_with=record["made_with"],
-            pieces=PieceList(JsonLines(pieces)),
+            pieces=ShardList(JsonLines(pieces)),
         )
 
 

@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 from calumma.errors import ShardError
 from calumma.files import sha256
 from calumma.shards.format import (
-    CHECKS,
-    COUNTED,
+    CRC32,
     DTYPES,
-    ENDS,
-    IDS,
+    LOSS_MASK,
+    OFFSETS,
     SOURCES,
+    TOKENS,
     checksum,
-    ids_dtype,
-    piece_sizes,
+    shard_file_sizes,
+    token_dtype,
 )
-from calumma.shards.manifest import Manifest, Piece
+from calumma.shards.manifest import Manifest, Shard
 
-_INDEX = (ENDS, SOURCES, CHECKS)
-_FILES = (IDS, COUNTED, *_INDEX)
+_INDEX = (OFFSETS, SOURCES, CRC32)
+_FILES = (TOKENS, LOSS_MASK, *_INDEX)
 
-MOST_OPEN = 256
+MAX_OPEN_SHARDS = 256
 """Pieces open at a time, at most; to open one again takes some 50 us."""
 
-LISTS = 16
+MEMBER_CACHE_SIZE = 16
 """Lists of the sequences of one source in one piece that are kept."""
 
 
@@ -45,13 +45,15 @@ def _most_open() -> int:
         return 32
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     unlimited = limit == resource.RLIM_INFINITY
-    return MOST_OPEN if unlimited else max(1, min(MOST_OPEN, limit // (2 * len(_FILES))))
+    return (
+        MAX_OPEN_SHARDS if unlimited else max(1, min(MAX_OPEN_SHARDS, limit // (2 * len(_FILES))))
+    )
 
 
-class _OpenPiece:
+class _OpenShard:
     """The open files of a piece, which are read by place: nothing of them stays in memory."""
 
-    def __init__(self, folder: Path, piece: Piece, dtype: str) -> None:
+    def __init__(self, folder: Path, piece: Shard, dtype: str) -> None:
         self.name = piece.name
         self.num_sequences = piece.num_sequences
         self.sources = list(piece.sources)
@@ -75,22 +77,22 @@ class _OpenPiece:
     def span(self, within: int) -> tuple[int, int]:
         """Where a sequence begins and ends."""
         first = max(0, within - 1)
-        ends = os.pread(self._files[ENDS], 8 * (within + 1 - first), 8 * first)
+        ends = os.pread(self._files[OFFSETS], 8 * (within + 1 - first), 8 * first)
         start, end = ends[:-8], ends[-8:]
         return int.from_bytes(start, "little"), int.from_bytes(end, "little")
 
     def ids(self, start: int, end: int) -> bytes:
         """The ids of a span, as they stand in the file."""
         width = self._dtype.itemsize
-        return os.pread(self._files[IDS], (end - start) * width, start * width)
+        return os.pread(self._files[TOKENS], (end - start) * width, start * width)
 
     def counted(self, start: int, end: int) -> bytes:
         """Which ids of a span count, as it stands in the file."""
-        return os.pread(self._files[COUNTED], end - start, start)
+        return os.pread(self._files[LOSS_MASK], end - start, start)
 
     def check(self, within: int) -> int:
         """The checksum of a sequence."""
-        return int.from_bytes(os.pread(self._files[CHECKS], 4, 4 * within), "little")
+        return int.from_bytes(os.pread(self._files[CRC32], 4, 4 * within), "little")
 
     def source(self, within: int) -> str:
         """The name of a sequence's source."""
@@ -121,8 +123,8 @@ class ShardReader:
         """
         self.folder = folder
         self.manifest = Manifest.load(folder)
-        self._pieces = self.manifest.pieces
-        self._dtype = ids_dtype(self.manifest.vocabulary.size)
+        self._pieces = self.manifest.shards
+        self._dtype = token_dtype(self.manifest.vocabulary.size)
         # All that grows with the number of pieces: 8 bytes for each, 8 for each of its sources
         # and one that tells whether its index was compared with its hash.
         self._firsts = array("q", [0])
@@ -134,13 +136,13 @@ class ShardReader:
                 found = piece.sources[name].num_sequences if name in piece.sources else 0
                 firsts.append(firsts[-1] + found)
         self._sound = bytearray(len(self._pieces))
-        self._open: OrderedDict[int, _OpenPiece] = OrderedDict()
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._most_open = _most_open()
         self._members: OrderedDict[tuple[int, str], NDArray[np.int64]] = OrderedDict()
         self._lock = threading.RLock()
 
-    def _require_sizes(self, piece: Piece) -> None:
-        sizes = piece_sizes(piece.num_sequences, piece.num_ids, self._dtype)
+    def _require_sizes(self, piece: Shard) -> None:
+        sizes = shard_file_sizes(piece.num_sequences, piece.num_tokens, self._dtype)
         for suffix, wanted in sizes.items():
             path = self.folder / (piece.name + suffix)
             found = path.stat().st_size if path.is_file() else -1
@@ -174,13 +176,13 @@ class ShardReader:
         start, end = piece.span(within)
         ids, counted = piece.ids(start, end), piece.counted(start, end)
         if checksum(ids, counted) != piece.check(within):
-            raise self._changed(self.folder / (piece.name + IDS), f"sequence {within}")
+            raise self._changed(self.folder / (piece.name + TOKENS), f"sequence {within}")
         return (
             np.frombuffer(ids, self._dtype).astype(np.int64),
-            np.frombuffer(counted, DTYPES[COUNTED]).astype(np.bool_),
+            np.frombuffer(counted, DTYPES[LOSS_MASK]).astype(np.bool_),
         )
 
-    def require_whole(self) -> None:
+    def verify(self) -> None:
         """Compare every byte of every piece with its hash.
 
         Raises:
@@ -199,7 +201,7 @@ class ShardReader:
             "shards again: what is whole is kept."
         )
 
-    def number(self, source: str, place: int) -> int:
+    def sequence_index(self, source: str, place: int) -> int:
         """The number of a source's sequence, the source's own being counted from 0."""
         firsts = self._of_source[source]
         which = bisect_right(firsts, place) - 1
@@ -213,11 +215,11 @@ class ShardReader:
         with self._lock:
             if key not in self._members:
                 self._members[key] = self._opened(which).members(source)
-                if len(self._members) > LISTS:
+                if len(self._members) > MEMBER_CACHE_SIZE:
                     self._members.popitem(last=False)
             return self._members[key]
 
-    def num_of_source(self, source: str) -> int:
+    def num_sequences(self, source: str) -> int:
         """How many sequences a source has.
 
         Raises:
@@ -230,25 +232,25 @@ class ShardReader:
             )
         return self._of_source[source][-1]
 
-    def of_source(self, source: str) -> NDArray[np.int64]:
+    def sequence_indices(self, source: str) -> NDArray[np.int64]:
         """The numbers of a source's sequences.
 
         Raises:
             ShardError: the shards hold no such source.
         """
-        places = range(self.num_of_source(source))
-        return np.array([self.number(source, place) for place in places], dtype=np.int64)
+        places = range(self.num_sequences(source))
+        return np.array([self.sequence_index(source, place) for place in places], dtype=np.int64)
 
-    def source(self, number: int) -> str:
+    def source_of(self, number: int) -> str:
         """The name of a sequence's source."""
         piece, within = self._place(number)
         return piece.source(within)
 
-    def _place(self, number: int) -> tuple[_OpenPiece, int]:
+    def _place(self, number: int) -> tuple[_OpenShard, int]:
         which = bisect_right(self._firsts, number) - 1
         return self._opened(which), number - self._firsts[which]
 
-    def _opened(self, which: int) -> _OpenPiece:
+    def _opened(self, which: int) -> _OpenShard:
         with self._lock:
             if which in self._open:
                 self._open.move_to_end(which)
@@ -259,10 +261,10 @@ class ShardReader:
                 self._sound[which] = True
             if len(self._open) >= self._most_open:
                 self._open.popitem(last=False)
-            self._open[which] = _OpenPiece(self.folder, piece, self._dtype)
+            self._open[which] = _OpenShard(self.folder, piece, self._dtype)
             return self._open[which]
 
-    def _require_index(self, piece: Piece) -> None:
+    def _require_index(self, piece: Shard) -> None:
         for suffix in _INDEX:
             path = self.folder / (piece.name + suffix)
             if sha256(path) != piece.sha256[suffix]:

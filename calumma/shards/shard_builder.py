@@ -13,13 +13,13 @@ from calumma.documents.error_policy import UNREADABLE, DroppedDocument
 from calumma.errors import ImageError
 from calumma.files import read_json, sha256, write_json
 from calumma.shards.encode import DocumentEncoder
-from calumma.shards.format import MANIFEST_NAME, NOTE, ids_dtype, piece_sizes
-from calumma.shards.manifest import Piece
-from calumma.shards.writer import PieceWriter
+from calumma.shards.format import MANIFEST_NAME, NOTE, shard_file_sizes, token_dtype
+from calumma.shards.manifest import Shard
+from calumma.shards.writer import ShardWriter
 
 
 @dataclass
-class PieceMaker:
+class ShardBuilder:
     """Makes the pieces of one folder."""
 
     encoder: DocumentEncoder
@@ -32,7 +32,7 @@ class PieceMaker:
 
     def make(
         self, name: str, group: Sequence[Document], before: Sequence[DroppedDocument] = ()
-    ) -> Piece:
+    ) -> Shard:
         """The piece of these documents; one that is there and whole is kept.
 
         Args:
@@ -50,21 +50,21 @@ class PieceMaker:
         # From here on the old contents are gone: nothing may still vouch for them.
         (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
         (self.folder / (name + NOTE)).unlink(missing_ok=True)
-        writer = PieceWriter(self.encoder.text.vocabulary, dropped=list(before))
+        writer = ShardWriter(self.encoder.text.vocabulary, dropped=list(before))
         self._encode(group, writer)
         piece = writer.write(self.folder, name)
         write_json(self.folder / (name + NOTE), {"key": key, "piece": asdict(piece)})
         return piece
 
-    def known(self, name: str) -> tuple[str, Piece] | None:
+    def known(self, name: str) -> tuple[str, Shard] | None:
         """The key and the counts of a piece that is there, if its files are whole."""
         path = self.folder / (name + NOTE)
         if not path.is_file():
             return None
         record = read_json(path)
-        piece = Piece.from_json(record["piece"])
-        dtype = ids_dtype(self.encoder.text.vocabulary.size)
-        sizes = piece_sizes(piece.num_sequences, piece.num_ids, dtype)
+        piece = Shard.from_json(record["piece"])
+        dtype = token_dtype(self.encoder.text.vocabulary.size)
+        sizes = shard_file_sizes(piece.num_sequences, piece.num_tokens, dtype)
         files = {suffix: self.folder / (name + suffix) for suffix in piece.sha256}
         whole = all(
             file.is_file()
@@ -92,7 +92,7 @@ class PieceMaker:
                 digest.update(len(content).to_bytes(8, "little") + content)
         return digest.hexdigest()
 
-    def _encode(self, group: Sequence[Document], writer: PieceWriter) -> None:
+    def _encode(self, group: Sequence[Document], writer: ShardWriter) -> None:
         for document, made in zip(group, self.encoder.encode_each(group), strict=True):
             if not isinstance(made, Exception):
                 writer.add(made.token_ids, made.loss_mask, document.source)
@@ -105,7 +105,7 @@ class PieceMaker:
                 raise made
 
 
-def groups_of(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+def batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
     """Lists of `size` documents; the last may be shorter."""
     waiting = iter(documents)
     while group := list(islice(waiting, size)):

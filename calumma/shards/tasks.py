@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from calumma.documents.document import Document, Image
-from calumma.documents.document_filter import FilterConfig
-from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError, stop
+from calumma.documents.document_filter import DocumentFilter, FilterConfig
+from calumma.documents.error_policy import DroppedDocument, OnError
 from calumma.documents.file_splits import FileSplit, read_split, require_documents, split_files
 from calumma.documents.paths import absolute_name, file_version, parse_path
-from calumma.errors import CalummaError, ShardError
+from calumma.errors import ShardError
 from calumma.files import (
     JsonLines,
     make_folder,
@@ -36,17 +36,17 @@ from calumma.files import (
     write_json_lines,
 )
 from calumma.runtime import STOP
-from calumma.shards.build import PIECE_DOCUMENTS, write_manifest
+from calumma.shards.build import DOCUMENTS_PER_SHARD, write_manifest
 from calumma.shards.dedup import (
-    duplicate_file,
-    find_duplicates,
-    signature_file,
-    signatures,
+    document_signatures,
+    duplicate_path,
+    signature_path,
+    write_duplicates,
 )
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
-from calumma.shards.format import NOTE, piece_name
-from calumma.shards.manifest import Manifest, Piece
-from calumma.shards.shard_builder import PieceMaker, groups_of
+from calumma.shards.format import NOTE, shard_name
+from calumma.shards.manifest import Manifest, Shard
+from calumma.shards.shard_builder import ShardBuilder, batched
 from calumma.tokens.folder import Tokenizers
 
 WORK = ".build"
@@ -62,7 +62,7 @@ class BuildJob:
     tokenizers: Path
     """The folder of both tokenizers."""
 
-    piece_documents: int = PIECE_DOCUMENTS
+    documents_per_shard: int = DOCUMENTS_PER_SHARD
     """Documents in a piece: the most work that a kill can lose."""
 
     skip_bad: bool = False
@@ -71,28 +71,28 @@ class BuildJob:
     device: str = "cpu"
     """Where pictures are encoded."""
 
-    decoders: int = 1
+    decode_threads: int = 1
     """Threads of a worker that open pictures."""
 
-    cleaning: FilterConfig = field(default_factory=FilterConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
     """Which documents are left out."""
 
     @property
-    def work(self) -> Path:
+    def work_dir(self) -> Path:
         """The folder of what only the building needs."""
         return self.out / WORK
 
     @property
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether somebody asked this build to stop."""
-        return STOP.wanted or (self.work / "stop").exists()
+        return STOP.is_requested or (self.work_dir / "stop").exists()
 
     def note(self, number: int) -> Path:
         """Where it is written what came of a task."""
-        return self.work / "tasks" / f"{number:05d}.json"
+        return self.work_dir / "tasks" / f"{number:05d}.json"
 
 
-def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
+def write_plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
     """Cut the files into tasks and write them down.
 
     Returns:
@@ -103,15 +103,15 @@ def plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
         OutputError: the folder cannot be written.
     """
     make_folder(job.out)
-    make_folder(job.work / "tasks")
-    (job.work / "stop").unlink(missing_ok=True)
+    make_folder(job.work_dir / "tasks")
+    (job.work_dir / "stop").unlink(missing_ok=True)
     spans = (
         [absolute_name(span.path), span.first, span.count, span.offset, span.dataset_split]
-        for span in split_files(paths, job.piece_documents)
+        for span in split_files(paths, job.documents_per_shard)
     )
-    tasks = len(write_json_lines(job.work / "plan.jsonl", spans))
+    tasks = len(write_json_lines(job.work_dir / "plan.jsonl", spans))
     documents = [str(path) for path in paths]
-    write_json(job.work / "plan.json", {"documents": documents, "tasks": tasks})
+    write_json(job.work_dir / "plan.json", {"documents": documents, "tasks": tasks})
     return tasks
 
 
@@ -122,7 +122,7 @@ def _lines(path: Path, written: int) -> JsonLines:
 
 def _span(job: BuildJob, number: int) -> FileSplit:
     """What a task reads; the plan stays on disk, where each worker looks up its own line."""
-    path = job.work / "plan.jsonl"
+    path = job.work_dir / "plan.jsonl"
     name, first, count, offset, split = _lines(path, path.stat().st_mtime_ns)[number]
     return FileSplit(
         path=parse_path(name), first=first, count=count, offset=offset, dataset_split=split
@@ -135,7 +135,7 @@ _tokenizers = lru_cache(maxsize=1)(Tokenizers.load)
 @lru_cache(maxsize=1)
 def _encoder(folder: Path, device: str, decoders: int) -> DocumentEncoder:
     both = _tokenizers(folder, device)
-    return DocumentEncoder(both.text, both.image, decoders=decoders)
+    return DocumentEncoder(both.text, both.image, decode_threads=decoders)
 
 
 @dataclass
@@ -154,12 +154,12 @@ class BuildTask:
             CalummaError: a document cannot be read and is not to be skipped, or the disk is full.
         """
         job = self.job
-        if job.stopping:
+        if job.stop_requested:
             return 0
         span = _span(job, rank)
         tokenizers = _tokenizers(job.tokenizers, job.device)
-        encoder = _encoder(job.tokenizers, job.device, job.decoders)
-        maker = PieceMaker(encoder, job.out, encoding_fingerprint(tokenizers), job.skip_bad)
+        encoder = _encoder(job.tokenizers, job.device, job.decode_threads)
+        maker = ShardBuilder(encoder, job.out, encoding_fingerprint(tokenizers), job.skip_bad)
         made_of = _made_of(job, rank, span, encoding_fingerprint(tokenizers))
         if (known := self._kept(rank, made_of, maker)) is not None:
             return known
@@ -168,7 +168,7 @@ class BuildTask:
         with _one_thread():
             return self._make(rank, span, made_of, maker)
 
-    def _kept(self, rank: int, made_of: list[Any], maker: PieceMaker) -> int | None:
+    def _kept(self, rank: int, made_of: list[Any], maker: ShardBuilder) -> int | None:
         """The documents of a task that is done already, its file unchanged and its pieces whole."""
         path = self.job.note(rank)
         note = read_json(path) if path.is_file() else {}
@@ -180,14 +180,14 @@ class BuildTask:
                 return None
         return int(note["documents"])
 
-    def _make(self, rank: int, span: FileSplit, made_of: list[Any], maker: PieceMaker) -> int:
+    def _make(self, rank: int, span: FileSplit, made_of: list[Any], maker: ShardBuilder) -> int:
         job = self.job
         job.note(rank).unlink(missing_ok=True)
         pieces, documents, closed = [], 0, bool(_state(span))
         for part, (group, dropped) in enumerate(self._groups(rank, span)):
-            if job.stopping:
+            if job.stop_requested:
                 return 0
-            name = piece_name(rank, part)
+            name = shard_name(rank, part)
             maker.make(name, group, dropped)
             pieces.append([name, read_json(job.out / (name + NOTE))["key"]])
             documents += len(group) + len(dropped)
@@ -201,27 +201,38 @@ class BuildTask:
     ) -> Iterator[tuple[list[Document], list[DroppedDocument]]]:
         """The documents of each piece, with what was left out on the way to them."""
         job = self.job
-        faults: list[DroppedDocument] = []
-
-        def note(error: CalummaError) -> None:
-            faults.append(DroppedDocument(id="", source="", reason=UNREADABLE, detail=str(error)))
-
-        on_error: OnError = note if job.skip_bad else stop
         duplicates = _duplicates(job, rank)
+        check = DocumentFilter(job.cleaning, _on_error(job)).check
+        documents: list[Document] = []
+        unreadable: list[DroppedDocument] = []
         first = 0
-        for group in groups_of(read_split(span, on_error), job.piece_documents):
-            kept, dropped = [], list(faults)
-            faults.clear()
-            for place, document in enumerate(group, start=first):
-                drop = duplicates(place, document) or job.cleaning.judge(document)
-                if drop is None or (drop.reason == UNREADABLE and not job.skip_bad):
-                    kept.append(document)  # the encoder tells what is wrong with it
+
+        def filtered() -> tuple[list[Document], list[DroppedDocument]]:
+            kept, dropped = [], [*unreadable]
+            for place, document in enumerate(documents, start=first):
+                drop = duplicates(place, document) or check(document)
+                if drop is None:
+                    kept.append(document)
                 else:
                     dropped.append(drop)
-            first += len(group)
-            yield kept, dropped
-        if faults:
-            yield [], faults
+            return kept, dropped
+
+        for document in read_split(span, _on_error(job)):
+            if isinstance(document, DroppedDocument):
+                unreadable.append(document)
+                continue
+            documents.append(document)
+            if len(documents) == job.piece_documents:
+                yield filtered()
+                first += len(documents)
+                documents.clear()
+                unreadable.clear()
+        if documents or unreadable:
+            yield filtered()
+
+
+def _on_error(job: BuildJob) -> OnError:
+    return "drop" if job.skip_bad else "raise"
 
 
 @contextmanager
@@ -241,9 +252,9 @@ def _points_outside(document: Document) -> bool:
 
 def _made_of(job: BuildJob, rank: int, span: FileSplit, fingerprint: str) -> list[Any]:
     """What decides a task's work, pictures in files of their own aside."""
-    rules = [job.piece_documents, job.skip_bad, job.cleaning.fingerprint]
-    if job.cleaning.needs_dedup:
-        path = duplicate_file(job.work, rank)
+    rules = [job.documents_per_shard, job.skip_bad, job.filters.fingerprint]
+    if job.filters.needs_dedup:
+        path = duplicate_path(job.work_dir, rank)
         rules.append(sha256(path) if path.is_file() else "")
     where = [str(span.path), span.first, span.count, span.offset, span.dataset_split]
     return [*where, *_state(span), fingerprint, *rules]
@@ -259,9 +270,9 @@ def _state(span: FileSplit) -> list[Any]:
 
 def _duplicates(job: BuildJob, rank: int) -> Callable[[int, Document], DroppedDocument | None]:
     """What says of a document of a task, by its place, whether it is an earlier one again."""
-    if not job.cleaning.needs_dedup:
+    if not job.filters.needs_dedup:
         return lambda place, document: None
-    known = read_json(duplicate_file(job.work, rank))
+    known = read_json(duplicate_path(job.work_dir, rank))
 
     def judge(place: int, document: Document) -> DroppedDocument | None:
         if str(place) not in known:
@@ -284,37 +295,37 @@ class SignatureTask:
         job = self.job
         span = _span(job, rank)
         made_of = _made_of(replace(job, cleaning=FilterConfig()), rank, span, "")
-        made_of.append(job.cleaning.fingerprint)
-        path = signature_file(job.work, rank)
-        if job.stopping or (path.is_file() and read_json(path)["made_of"] == made_of):
+        made_of.append(job.filters.fingerprint)
+        path = signature_path(job.work_dir, rank)
+        if job.stop_requested or (path.is_file() and read_json(path)["made_of"] == made_of):
             return 0
         documents = read_split(span, (lambda error: None) if job.skip_bad else stop)
-        write_json(path, {"made_of": made_of, **signatures(documents, job.cleaning)})
+        write_json(path, {"made_of": made_of, **document_signatures(documents, job.filters)})
         return 0
 
 
 @dataclass
-class CompareTask:
+class DedupTask:
     """The one task between signatures and pieces."""
 
     job: BuildJob
 
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
         """Write down which documents are left out as duplicates; 0, as none is done by that."""
-        if not self.job.stopping:
-            find_duplicates(self.job.work, _plan(self.job)["tasks"])
+        if not self.job.stop_requested:
+            write_duplicates(self.job.work_dir, _plan(self.job)["tasks"])
         return 0
 
 
-def steps(job: BuildJob, tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
+def build_stages(job: BuildJob, tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
     """What is done one after the other, each with the number of its tasks."""
     first: list[tuple[Callable[[Any, int, int], Any], int]] = []
-    if job.cleaning.needs_dedup:
-        first = [(SignatureTask(job), tasks), (CompareTask(job), 1)]
+    if job.filters.needs_dedup:
+        first = [(SignatureTask(job), tasks), (DedupTask(job), 1)]
     return [*first, (BuildTask(job), tasks)]
 
 
-def finish(job: BuildJob) -> Manifest:
+def finish_build(job: BuildJob) -> Manifest:
     """Bind the pieces of all tasks together, when every one is done.
 
     Raises:
@@ -334,19 +345,19 @@ def finish(job: BuildJob) -> Manifest:
     require_documents(record["documents"], found)
     tokenizers = _tokenizers(job.tokenizers, job.device)
     return write_manifest(
-        job.out, tokenizers, _pieces(job, notes), cleaning=job.cleaning.fingerprint
+        job.out, tokenizers, _pieces(job, notes), cleaning=job.filters.fingerprint
     )
 
 
 def _plan(job: BuildJob) -> dict[str, Any]:
-    record: dict[str, Any] = read_json(job.work / "plan.json")
+    record: dict[str, Any] = read_json(job.work_dir / "plan.json")
     return record
 
 
-def _pieces(job: BuildJob, notes: Iterable[Path]) -> Iterator[Piece]:
+def _pieces(job: BuildJob, notes: Iterable[Path]) -> Iterator[Shard]:
     for note in notes:
         for name, _ in read_json(note)["pieces"]:
-            yield Piece.from_json(read_json(job.out / (name + NOTE))["piece"])
+            yield Shard.from_json(read_json(job.out / (name + NOTE))["piece"])
 
 
 @dataclass
@@ -357,4 +368,4 @@ class FinishTask:
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
         """Bind the pieces together."""
-        finish(self.job)
+        finish_build(self.job)

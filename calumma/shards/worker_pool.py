@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class Workers:
+class WorkerPool:
     """A pool of processes that leaves Ctrl-C to the process that started it.
 
     They are forked by a server that has no threads and no GPU, so a training run may start them at
@@ -23,9 +23,9 @@ class Workers:
 
     def __init__(
         self,
-        number: int,
-        begin: Callable[..., None],
-        arguments: Sequence[Any],
+        num_workers: int,
+        initializer: Callable[..., None],
+        initargs: Sequence[Any],
         *,
         preload: Sequence[str] = (),
     ) -> None:
@@ -41,7 +41,7 @@ class Workers:
         context.set_forkserver_preload(list(preload))
         ends, self._alive = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            number, context, initializer=_begin, initargs=(ends, begin, tuple(arguments))
+            num_workers, context, initializer=_begin, initargs=(ends, initializer, tuple(initargs))
         )
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:

@@ -1,10 +1,11 @@
-"""Writing one piece of shards."""
+"""Writing one shard."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,51 +15,51 @@ import numpy as np
 from calumma.documents.error_policy import DroppedDocument
 from calumma.files import atomic_write
 from calumma.shards import format as layout
-from calumma.shards.manifest import Piece, SourceCounts
+from calumma.shards.manifest import Shard, SourceCounts
 from calumma.vocabulary import Vocabulary
 
 
 @dataclass
-class PieceWriter:
-    """Gathers the sequences of one piece, then writes its files."""
+class ShardWriter:
+    """Collects the sequences of one shard, then writes its files."""
 
     vocabulary: Vocabulary
-    ids: array[int] = field(default_factory=lambda: array("I"))
-    counted: bytearray = field(default_factory=bytearray)
-    ends: list[int] = field(default_factory=list)
-    of_source: list[int] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    loss_mask: bytearray = field(default_factory=bytearray)
+    offsets: list[int] = field(default_factory=list)
+    source_indices: list[int] = field(default_factory=list)
 
     sources: dict[str, SourceCounts] = field(default_factory=dict)
-    """What came of each source, in the order of their first sequences."""
+    """Counts of each source, in the order of their first sequences."""
 
     dropped: list[DroppedDocument] = field(default_factory=list)
-    """Documents left out, each with its reason."""
+    """Dropped documents, each with its reason."""
 
-    def add(self, ids: Sequence[int], counted: Sequence[bool], source: str) -> None:
+    def add(self, token_ids: Sequence[int], loss_mask: Sequence[bool], source: str) -> None:
         """Append a sequence of a source."""
-        assert len(ids) == len(counted)
-        self.ids.extend(ids)
-        self.counted.extend(counted)
-        self.ends.append(len(self.ids))
-        before = self.sources.get(source, SourceCounts())
-        self.sources[source] = before + self._counts(ids, counted)
-        self.of_source.append(list(self.sources).index(source))
+        assert len(token_ids) == len(loss_mask)
+        self.token_ids.extend(token_ids)
+        self.loss_mask.extend(loss_mask)
+        self.offsets.append(len(self.token_ids))
+        counts = self.sources.get(source, SourceCounts())
+        self.sources[source] = counts + self._count(token_ids, loss_mask)
+        self.source_indices.append(list(self.sources).index(source))
 
-    def _counts(self, ids: Sequence[int], counted: Sequence[bool]) -> SourceCounts:
-        row = np.asarray(ids)
+    def _count(self, token_ids: Sequence[int], loss_mask: Sequence[bool]) -> SourceCounts:
+        ids = np.asarray(token_ids)
         codes, text = self.vocabulary.codes, self.vocabulary.text
         return SourceCounts(
             num_sequences=1,
-            num_ids=len(row),
-            num_text=int(((row >= text.start) & (row < text.stop)).sum()),
-            num_codes=int(((row >= codes.start) & (row < codes.stop)).sum()),
-            num_images=int((row == self.vocabulary.begin_image).sum()),
-            num_counted=sum(counted),
-            longest=len(row),
+            num_tokens=len(ids),
+            num_text_tokens=int(((ids >= text.start) & (ids < text.stop)).sum()),
+            num_image_tokens=int(((ids >= codes.start) & (ids < codes.stop)).sum()),
+            num_images=int((ids == self.vocabulary.begin_image).sum()),
+            num_loss_tokens=sum(loss_mask),
+            max_length=len(ids),
         )
 
-    def write(self, folder: Path, name: str) -> Piece:
-        """Write the files; each is whole or not there."""
+    def write(self, folder: Path, name: str) -> Shard:
+        """Write the files, each atomically, and return the shard's record."""
         contents = self._contents()
         if self.dropped:
             lines = [json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped]
@@ -68,27 +69,26 @@ class PieceWriter:
         for suffix, content in contents.items():
             with atomic_write(folder / (name + suffix)) as temporary:
                 temporary.write_bytes(content)
-        reasons = [drop.reason for drop in self.dropped]
-        return Piece(
+        return Shard(
             name=name,
             sources=self.sources,
-            dropped={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            dropped=dict(sorted(Counter(drop.reason for drop in self.dropped).items())),
             sha256={s: hashlib.sha256(content).hexdigest() for s, content in contents.items()},
         )
 
     def _contents(self) -> dict[str, bytes]:
-        ids = np.asarray(self.ids, dtype=layout.ids_dtype(self.vocabulary.size))
-        counted = np.asarray(self.counted, dtype=layout.DTYPES[layout.COUNTED])
-        starts = [0, *self.ends]
-        checks = [
-            layout.checksum(ids[start:end].tobytes(), counted[start:end].tobytes())
-            for start, end in zip(starts, self.ends, strict=False)
+        token_ids = np.asarray(self.token_ids, dtype=layout.token_dtype(self.vocabulary.size))
+        loss_mask = np.asarray(self.loss_mask, dtype=layout.DTYPES[layout.LOSS_MASK])
+        starts = [0, *self.offsets]
+        checksums = [
+            layout.checksum(token_ids[start:end].tobytes(), loss_mask[start:end].tobytes())
+            for start, end in zip(starts, self.offsets, strict=False)
         ]
         arrays = {
-            layout.IDS: ids,
-            layout.COUNTED: counted,
-            layout.ENDS: np.asarray(self.ends, dtype=layout.DTYPES[layout.ENDS]),
-            layout.SOURCES: np.asarray(self.of_source, dtype=layout.DTYPES[layout.SOURCES]),
-            layout.CHECKS: np.asarray(checks, dtype=layout.DTYPES[layout.CHECKS]),
+            layout.TOKENS: token_ids,
+            layout.LOSS_MASK: loss_mask,
+            layout.OFFSETS: np.asarray(self.offsets, dtype=layout.DTYPES[layout.OFFSETS]),
+            layout.SOURCES: np.asarray(self.source_indices, dtype=layout.DTYPES[layout.SOURCES]),
+            layout.CRC32: np.asarray(checksums, dtype=layout.DTYPES[layout.CRC32]),
         }
-        return {suffix: numbers.tobytes() for suffix, numbers in arrays.items()}
+        return {suffix: values.tobytes() for suffix, values in arrays.items()}

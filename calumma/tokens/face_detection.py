@@ -21,7 +21,7 @@ MAX_FACES = 4
 _MAX_SIDE = 512
 """Pixels of the longer side at which faces are looked for."""
 
-_SMALLEST_FACE = 24
+_MIN_FACE_SIZE = 24
 
 
 def haar_face_detector() -> FaceDetector:
@@ -45,7 +45,7 @@ def haar_face_detector() -> FaceDetector:
     def find(picture: PIL.Image.Image) -> list[FaceBox]:
         grey = picture.convert("L")
         grey.thumbnail((_MAX_SIDE, _MAX_SIDE))
-        least = (_SMALLEST_FACE, _SMALLEST_FACE)
+        least = (_MIN_FACE_SIZE, _MIN_FACE_SIZE)
         found = cascade.detectMultiScale(np.asarray(grey), minNeighbors=5, minSize=least)
         largest = sorted(found, key=lambda box: -int(box[2]))[:MAX_FACES]
         width, height = grey.size

@@ -29,8 +29,8 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.inference import InferenceEncoder, Precision
 from calumma.tokens.vq.network import VQModel, missing_modules
 
-CONFIG_FILE = "image_tokenizer.json"
-WEIGHTS_FILE = "image_tokenizer.safetensors"
+IMAGE_TOKENIZER_CONFIG_NAME = "image_tokenizer.json"
+IMAGE_TOKENIZER_WEIGHTS_NAME = "image_tokenizer.safetensors"
 _BATCH = 32
 """Images encoded at a time; more gain nothing on a CPU and cost memory."""
 
@@ -53,7 +53,7 @@ class ImageTokenizer:
         """
         self.network = network.eval().requires_grad_(False).to(torch.float32)
         self.precision = precision
-        self._trunk = InferenceEncoder(self.network, precision, compiled=compiled)
+        self._encoder = InferenceEncoder(self.network, precision, compiled=compiled)
 
     @property
     def config(self) -> VQConfig:
@@ -73,9 +73,9 @@ class ImageTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that two tokenizers share only when they give the same codes."""
-        return fingerprint(self._told())
+        return fingerprint(self._fingerprint_parts())
 
-    def _told(self) -> Iterator[bytes]:
+    def _fingerprint_parts(self) -> Iterator[bytes]:
         """All that decides the codes."""
         yield json.dumps(self.config.to_json(), sort_keys=True).encode()
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -102,7 +102,7 @@ class ImageTokenizer:
         Source: VQGAN (arXiv:2012.09841), section 3.1.
         """
         self._require_pixels(pixels)
-        return self._trunk.encode(pixels.to(self.device, torch.float32))
+        return self._encoder.encode(pixels.to(self.device, torch.float32))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class ImageTokenizer:
         self._require_codes(codes)
         return self.network.decode(codes.to(self.device))
 
-    def encode_image(self, picture: PIL.Image.Image, mode: ResizeMode = "crop") -> list[int]:
+    def encode_image(self, image: PIL.Image.Image, resize_mode: ResizeMode = "crop") -> list[int]:
         """The codes of a picture of any mode and size, row by row.
 
         Args:
@@ -136,21 +136,25 @@ class ImageTokenizer:
         Raises:
             ImageError: the picture is a mere line, or `mode` is neither.
         """
-        return self.encode_images([picture], mode)[0]
+        return self.encode_images([image], resize_mode)[0]
 
     def encode_images(
-        self, pictures: Sequence[PIL.Image.Image], mode: ResizeMode = "crop"
+        self, images: Sequence[PIL.Image.Image], resize_mode: ResizeMode = "crop"
     ) -> list[list[int]]:
         """The codes of several pictures, as `encode_image` gives them, but quicker."""
         rows: list[list[int]] = []
-        for start in range(0, len(pictures), _BATCH):
-            batch = pictures[start : start + _BATCH]
-            arrays = [image_to_array(p, self.config.resolution, mode) for p in batch]
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            arrays = [image_to_array(p, self.config.resolution, resize_mode) for p in batch]
             rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
         return rows
 
     def encode_stream(
-        self, pictures: Iterable[ImageInput], *, workers: int | None = None, batch: int = _BATCH
+        self,
+        images: Iterable[ImageInput],
+        *,
+        num_threads: int | None = None,
+        batch_size: int = _BATCH,
     ) -> Iterator[list[int] | ImageError]:
         """The codes of each picture, or why it has none, in the order given.
 
@@ -164,10 +168,10 @@ class ImageTokenizer:
                 that a picture's codes do not depend on how many came with it.
         """
         prepared = prefetch_images(
-            pictures,
+            images,
             self.config.resolution,
-            num_threads=workers or default_decode_threads(),
-            prefetch=3 * batch,
+            num_threads=num_threads or default_decode_threads(),
+            prefetch=3 * batch_size,
         )
         waiting: list[np.ndarray | ImageError] = []
         arrays = 0  # of those that wait
@@ -175,13 +179,13 @@ class ImageTokenizer:
         for one in prepared:
             waiting.append(one)
             arrays += not isinstance(one, ImageError)
-            if arrays == batch:
-                running.append((waiting, self._encode_full(waiting, batch)))
+            if arrays == batch_size:
+                running.append((waiting, self._encode_full(waiting, batch_size)))
                 waiting, arrays = [], 0
             if len(running) > 1:
                 yield from _in_order(*running.popleft())
         if waiting:
-            running.append((waiting, self._encode_full(waiting, batch)))
+            running.append((waiting, self._encode_full(waiting, batch_size)))
         for items, codes in running:
             yield from _in_order(items, codes)
 
@@ -197,7 +201,7 @@ class ImageTokenizer:
         values = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
             values = values.pin_memory().to(self.device, non_blocking=True)
-        return self._trunk.encode(normalize_pixels(values.to(self.device)))
+        return self._encoder.encode(normalize_pixels(values.to(self.device)))
 
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
         """The picture of one image's codes.
@@ -226,10 +230,10 @@ class ImageTokenizer:
         """
         make_folder(folder)
         tensors = {k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}
-        with atomic_write(folder / WEIGHTS_FILE) as temporary:
+        with atomic_write(folder / IMAGE_TOKENIZER_WEIGHTS_NAME) as temporary:
             # Not save_file, whose files only their owner can read, whatever the umask.
             temporary.write_bytes(save(tensors))
-        write_json(folder / CONFIG_FILE, self.config.to_json())
+        write_json(folder / IMAGE_TOKENIZER_CONFIG_NAME, self.config.to_json())
 
     @classmethod
     def load(
@@ -246,16 +250,16 @@ class ImageTokenizer:
             TokenizerError: a file is missing or broken, the two do not fit each other, or the
                 folder is a model's.
         """
-        if not (folder / CONFIG_FILE).is_file():
+        if not (folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
             refuse_model(folder)
-        config = _read_config(folder / CONFIG_FILE)
-        path = folder / WEIGHTS_FILE
+        config = _read_config(folder / IMAGE_TOKENIZER_CONFIG_NAME)
+        path = folder / IMAGE_TOKENIZER_WEIGHTS_NAME
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise TokenizerError(
                 f"{path}: no weights can be read there ({error}); expected the file beside "
-                f"{CONFIG_FILE}. Copy the folder again, or train with "
+                f"{IMAGE_TOKENIZER_CONFIG_NAME}. Copy the folder again, or train with "
                 "`calumma train-image-tokenizer`."
             ) from error
         network = VQModel(config, missing_modules(tensors.keys()))
@@ -265,7 +269,7 @@ class ImageTokenizer:
             wanted = list(own[name].shape) if name in own else "nothing"
             if found != wanted:
                 raise TokenizerError(
-                    f"{path}: tensor {name} is {found}, but {CONFIG_FILE} wants {wanted}; "
+                    f"{path}: tensor {name} is {found}, but {IMAGE_TOKENIZER_CONFIG_NAME} wants {wanted}; "
                     "the two files are not of one tokenizer. Copy the folder again."
                 )
         network.load_state_dict(tensors)

@@ -31,9 +31,9 @@ class TokenSequence:
     loss_mask: list[bool]
 
 
-def encode_codes(codes: Seq[int], vocabulary: Vocabulary) -> list[int]:
+def encode_image_codes(codes: Seq[int], vocabulary: Vocabulary) -> list[int]:
     """The ids of one image: begin, its codes row by row, end."""
-    inside = [vocabulary.id_of_code(code) for code in codes]
+    inside = [vocabulary.code_to_id(code) for code in codes]
     return [vocabulary.begin_image, *inside, vocabulary.end_image]
 
 
@@ -73,7 +73,7 @@ def _encode_segments(segments: Seq[Segment], tokenizer: TextTokenizer) -> list[i
         if isinstance(segment, str):
             ids += tokenizer.encode(segment)
         else:
-            ids += encode_codes(segment, tokenizer.vocabulary)
+            ids += encode_image_codes(segment, tokenizer.vocabulary)
     return ids
 
 
@@ -139,12 +139,12 @@ def encode_turns(turns: Iterable[tuple[Role, Seq[Segment]]], tokenizer: TextToke
     return ids if previous_role == "assistant" else [*ids, vocabulary.end_turn]
 
 
-def image_fit(role: Role) -> ResizeMode:
+def image_resize_mode(role: Role) -> ResizeMode:
     """Return how images of a turn become square: the assistant's are cropped, others padded."""
     return "crop" if role == "assistant" else "pad"
 
 
-def split_ids(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
+def split_modalities(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
     """Cut ids into runs: ("text", text ids) and ("image", codes); control ids end a run.
 
     An image that is not closed comes out with the codes it has.
@@ -167,7 +167,7 @@ def split_ids(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int
                     f"id {id_} at place {place} is an image code outside an image; expected "
                     f"begin-of-image ({vocabulary.begin_image}) before it."
                 )
-            inside.append(vocabulary.code_of_id(id_))
+            inside.append(vocabulary.id_to_code(id_))
         elif id_ in vocabulary.text:
             if inside is not None:
                 raise TokenizerError(

@@ -22,10 +22,10 @@ from calumma.tokens.mistaken import refuse_model
 from calumma.vocabulary import BOS_NAME, UNK_NAME, Vocabulary
 
 NUM_BYTES = 256
-FILE_NAME = "tokenizer.json"
+TEXT_TOKENIZER_NAME = "tokenizer.json"
 
 
-def _letters() -> dict[str, int]:
+def _bytes_of_characters() -> dict[str, int]:
     """The letter that byte-level BPE writes for each byte: itself where it can be printed."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(NUM_BYTES) if byte not in printed]
@@ -33,7 +33,7 @@ def _letters() -> dict[str, int]:
     return {chr(byte): byte for byte in printed} | shifted
 
 
-_BYTE_OF = _letters()
+_BYTE_OF_CHARACTER = _bytes_of_characters()
 
 
 class TextTokenizer:
@@ -48,7 +48,7 @@ class TextTokenizer:
         # A user may write "<eoss>": without this, text could open or close an image.
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
-        self.vocabulary = Vocabulary.from_names(tokenizer.get_vocab(with_added_tokens=True))
+        self.vocabulary = Vocabulary.from_token_names(tokenizer.get_vocab(with_added_tokens=True))
         # Other software may have added control tokens as ordinary ones, which text can spell.
         controls = [
             AddedToken(token.content, special=True, normalized=False)
@@ -131,14 +131,14 @@ class TextTokenizer:
         """The text of text ids; bytes that are no UTF-8 become the replacement character."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
-    def bytes_of(self, id_: int) -> bytes:
+    def token_bytes(self, id_: int) -> bytes:
         """The bytes that a text id stands for: one to many, and not always whole characters."""
         name: str = self.tokenizer.id_to_token(id_)  # type: ignore[assignment]
-        return bytes(map(_BYTE_OF.__getitem__, name))
+        return bytes(map(_BYTE_OF_CHARACTER.__getitem__, name))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""
-        write_text(folder / FILE_NAME, self.tokenizer.to_str(pretty=False))
+        write_text(folder / TEXT_TOKENIZER_NAME, self.tokenizer.to_str(pretty=False))
 
     @classmethod
     def load(cls, folder: Path) -> TextTokenizer:
@@ -147,11 +147,11 @@ class TextTokenizer:
         Raises:
             TokenizerError: it is not there or is no tokenizer, or the folder is a model's.
         """
-        path = folder / FILE_NAME
+        path = folder / TEXT_TOKENIZER_NAME
         if not path.is_file():
             refuse_model(folder)
             raise TokenizerError(
-                f"{folder} holds no {FILE_NAME}; expected a text tokenizer. Train one with "
+                f"{folder} holds no {TEXT_TOKENIZER_NAME}; expected a text tokenizer. Train one with "
                 "`calumma train-text-tokenizer DOCS --out DIR`."
             )
         try:

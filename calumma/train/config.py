@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from calumma.batches.loader import DataConfig
-from calumma.batches.mixture import second_stage
+from calumma.batches.mixture import stage_two_weights
 from calumma.errors import ConfigError
 from calumma.model.presets import preset
 from calumma.train.metric_loggers import LogConfig
@@ -226,6 +226,6 @@ class PretrainConfig(TrainConfig):
     def stage_two_weights(self) -> dict[str, float]:
         """Share of each source in stage two."""
         two = self.stage_two
-        return two.weights or second_stage(
-            self.stage_one.weights, two.added_weights, kept=two.stage_one_fraction
+        return two.weights or stage_two_weights(
+            self.stage_one.weights, two.added_weights, stage_one_fraction=two.stage_one_fraction
         )

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from calumma.batches.batch import Batch
-from calumma.batches.loader import Stream, StreamState
-from calumma.batches.prefetch import AheadStream
+from calumma.batches.loader import LoaderState, PackedLoader
+from calumma.batches.prefetch import PrefetchLoader
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint
 from calumma.gpu_specs import gpu_spec_of_device
 from calumma.model.config import DecoderConfig
-from calumma.model.decoder import Decoder
-from calumma.plan.time_estimate import flops_per_token
-from calumma.runtime import choose_device, most_memory
+from calumma.model.decoder import Decoder, flops_per_token
+from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.reader import ShardReader
 from calumma.train.compile_and_recompute import computed_in, prepare
 from calumma.train.config import TrainConfig
@@ -28,14 +27,13 @@ from calumma.train.diagnostics import Look, look
 from calumma.train.distributed import joined
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.hf_export import Exporter, Exports
-from calumma.train.loop import DataPosition, LoopConfig, Progress, run_loop
 from calumma.train.optimizer import (
     make_optimizers,
     optimizer_state,
     restore_optimizers,
-    set_rates,
+    set_lr,
 )
-from calumma.train.parallel import (
+from calumma.train.parallelize import (
     Change,
     Place,
     Ranks,
@@ -44,8 +42,9 @@ from calumma.train.parallel import (
     placed,
     unchanged,
 )
-from calumma.train.schedule import rate_share
-from calumma.train.step import ALL, StepRules, optimizer_step, seed_step, to_device
+from calumma.train.schedule import lr_factor
+from calumma.train.train_step import ALL, StepRules, optimizer_step, seed_step, to_device
+from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 
 @dataclass
@@ -53,7 +52,7 @@ class DecoderLearner:
     """A `Learner` of ids."""
 
     decoder: Decoder
-    stream: Stream
+    stream: PackedLoader
     config: TrainConfig
 
     weights_at: Callable[[int], Mapping[str, float]]
@@ -79,18 +78,18 @@ class DecoderLearner:
         """Draw the step's batches and learn from them."""
         seed_step(self.config.seed, number, self.place)
         started = time.perf_counter()
-        self.stream.mix(self.weights_at(number))
+        self.stream.set_mixture(self.weights_at(number))
         batch = self.stream.next()
         rows = self.config.data.micro_batch_rows(self.place.row_groups)
         batches = [
             batch.rows(slice(start, start + rows)) for start in range(0, len(batch.input_ids), rows)
         ]
         waited = time.perf_counter() - started
-        share = rate_share(number, self.config.steps, self.config.schedule) * self.course.lr_factor
-        set_rates(self.optimizers, share)
+        share = lr_factor(number, self.config.steps, self.config.schedule) * self.course.lr_factor
+        set_lr(self.optimizers, share)
         seen = self._look(number, batches[0])
         report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
-        self.course = replace(self.course, drawn=self.course.batches_consumed + 1)
+        self.course = replace(self.course, batches_consumed=self.course.batches_consumed + 1)
         told = asdict(report)
         parts = told.pop("grad_norms").items()
         told |= {f"grad_norm_{part}": norm for part, norm in parts}
@@ -102,7 +101,7 @@ class DecoderLearner:
             "stage": 1 if self.weights_at(number) == self.weights_at(0) else 2,
             "lr": self.config.optimizer.lr * share,
             "data_wait_fraction": waited / whole,
-            "peak_memory_bytes": most_memory(self.decoder.embedding.weight.device),
+            "peak_memory_bytes": peak_memory_bytes(self.decoder.embedding.weight.device),
         }
 
     def _look(self, number: int, batch: Batch) -> Look | None:
@@ -115,7 +114,7 @@ class DecoderLearner:
 
     def turn(self, number: int, course: DataPosition) -> None:
         """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
-        self.stream.mix(self.weights_at(number))
+        self.stream.set_mixture(self.weights_at(number))
         self.stream.skip(course.batches_consumed - self.course.batches_consumed)
         self.course = course
 
@@ -127,7 +126,7 @@ class DecoderLearner:
     def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
         form = restore_decoder(saved, self.decoder, self.optimizers)
-        self.stream.restore(StreamState(**form["stream"]))
+        self.stream.restore(LoaderState(**form["stream"]))
         self.course = DataPosition(**form["course"])
 
 
@@ -204,16 +203,16 @@ def learn(
 ) -> Decoder | None:
     """Train a decoder to the end of a run; the whole of it on the first rank, else None."""
     config = lesson.config
-    device = choose_device(config.device)
+    device = resolve_device(config.device)
     with joined(device) as world:
         ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
         decoder, place = placed(shape, weights, ranks, _changing(lesson, shape, device))
-        stream = AheadStream(
+        stream = PrefetchLoader(
             lesson.reader,
             config.data,
             rank=place.row_group,
-            size=place.row_groups,
-            workers=_workers(config, device),
+            world_size=place.row_groups,
+            num_workers=_workers(config, device),
         )
         keep = RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every)
         exporter = None

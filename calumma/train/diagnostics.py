@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor, Replicate
 from calumma.model.attention_backends import AttentionMetadata
 from calumma.model.decoder import Decoder
 from calumma.train.config import DiagnosticsConfig
-from calumma.train.parallel import Place, part_of
-from calumma.train.step import Micro, StepRules, lower_precision
+from calumma.train.parallelize import Place, part_of
+from calumma.train.train_step import Micro, StepRules, lower_precision
 
 SAMPLE = 1 << 12
 """Numbers of a rank's part of a tensor, at most, that tell how far a step moved it."""

@@ -16,7 +16,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from calumma.runtime import Launch, launched
+from calumma.runtime import TorchrunRank, torchrun_rank
 
 _PATIENCE = timedelta(minutes=30)
 """So long a rank waits for the others, who may still be decoding pictures or looking for faces."""
@@ -113,8 +113,8 @@ def joined(device: torch.device) -> Iterator[World]:
 
     Ranks speak through NCCL on GPUs and through Gloo elsewhere.
     """
-    launch: Launch | None = launched()
-    if launch is None or launch.size == 1:
+    launch: TorchrunRank | None = torchrun_rank()
+    if launch is None or launch.world_size == 1:
         yield ALONE
         return
     if device.type == "cuda":
@@ -124,12 +124,12 @@ def joined(device: torch.device) -> Iterator[World]:
     # would read the addresses of the dead (pytorch/pytorch issue 135712): each has its own names.
     store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
     named = torch.distributed.PrefixStore(  # type: ignore[attr-defined]  # its stubs lack it
-        f"attempt-{launch.attempt}", store
+        f"attempt-{launch.restart_count}", store
     )
     torch.distributed.init_process_group(
         backend, timeout=_PATIENCE, store=named, rank=rank, world_size=size
     )
-    world = World(launch.rank, launch.size, launch.local_rank)
+    world = World(launch.rank, launch.world_size, launch.local_rank)
     try:
         yield world
         world.wait()  # none leaves while another still speaks: its threads would be cut off

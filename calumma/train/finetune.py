@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from calumma.batches.modality_balance import Balance, balance_of, with_equal_pairings
+from calumma.batches.modality_balance import ModalityBalance, equalize_pairings, measure_balance
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.files import fingerprint, write_json
 from calumma.model.decoder import Decoder
@@ -22,9 +22,9 @@ from calumma.train.adapters import adapt, fresh_additions, merged, require_shard
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder_trainer import Lesson, learn
 from calumma.train.hf_export import Exports, Tensors, as_they_are
-from calumma.train.loop import Progress
-from calumma.train.parallel import Change
+from calumma.train.parallelize import Change
 from calumma.train.pretrain import run_fingerprint
+from calumma.train.training_loop import Progress
 from calumma.vocabulary import Vocabulary
 
 BALANCE_NAME = "balance.json"
@@ -55,7 +55,7 @@ def finetune(
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
     require_shardable(config.trainable, config.parallel.tensor_parallel)
     weights = mixture(config, reader)
-    record = balance_of(weights, reader).to_json()
+    record = measure_balance(weights, reader).to_json()
 
     def told(step: int, metrics: Mapping[str, float]) -> None:
         if not metrics and is_first_rank():
@@ -108,17 +108,17 @@ def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:
         ShardError: the shards lack a source.
     """
     told = config.source_weights
-    return with_equal_pairings(told, reader) if config.balance == "pairings" else told
+    return equalize_pairings(told, reader) if config.balance == "pairings" else told
 
 
-def balance(config: FinetuneConfig) -> Balance:
+def balance(config: FinetuneConfig) -> ModalityBalance:
     """What a config's mixture comes to in its shards.
 
     Raises:
         ShardError: the shards cannot be read, or lack a source.
     """
     reader = ShardReader(config.shards)
-    return balance_of(mixture(config, reader), reader)
+    return measure_balance(mixture(config, reader), reader)
 
 
 def weights_fingerprint(decoder: Decoder) -> str:

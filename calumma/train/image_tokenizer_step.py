@@ -124,7 +124,7 @@ def image_tokenizer_step(
     pixels: Tensor,
     regions: Mapping[str, Tensor] = NO_REGIONS,
     *,
-    rate_share: float = 1.0,
+    lr_factor: float = 1.0,
 ) -> dict[str, float]:
     """Learn from one batch; nothing, where its gradient is not finite.
 
@@ -139,7 +139,7 @@ def image_tokenizer_step(
         nothing was learned.
     """
     config = state.config
-    rate = config.lr_at(state.step) * rate_share
+    rate = config.lr_at(state.step) * lr_factor
     _set_rate(state, rate)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 

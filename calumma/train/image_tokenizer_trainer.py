@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from calumma.checkpoints.training_checkpoint import SavedCheckpoint
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint
 from calumma.documents.document import Document
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
@@ -21,10 +21,10 @@ from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.distributed import ALONE, World, joined
 from calumma.train.image_dataset import Pictures
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
-from calumma.train.loop import DataPosition, LoopConfig, Progress, run_loop
 from calumma.train.metric_loggers import LogConfig
 from calumma.train.region_losses import Regions, look_for_regions
 from calumma.train.stability import StabilityConfig
+from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 
 class ImageLearner:
@@ -56,7 +56,7 @@ class ImageLearner:
         found = self.regions.of(batch) if self.regions else {}
         regions = {kind: rows.to(self.device) for kind, rows in found.items()}
         share = self.course.lr_factor
-        report = image_tokenizer_step(self.learned, pixels, regions, rate_share=share)
+        report = image_tokenizer_step(self.learned, pixels, regions, lr_factor=share)
         self.course = DataPosition(drawn + 1, share)
         waited /= time.perf_counter() - started
         return {**report, "stage": self._stage(number), "data_wait_fraction": waited}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
-from calumma.train.stability import Told
+from calumma.train.stability import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class LogConfig:
 class Writer(Protocol):
     """One such program."""
 
-    def add(self, step: int, told: Told) -> None:
+    def add(self, step: int, told: Metrics) -> None:
         """Write what a step told; steps may come again after a roll-back."""
         ...
 
@@ -67,7 +67,7 @@ class _TensorBoard:
             raise ConfigError(_absent("tensorboard")) from error
         self.writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def add(self, step: int, told: Told) -> None:
+    def add(self, step: int, told: Metrics) -> None:
         for name, value in told.items():
             if value is not None and name != "step":
                 self.writer.add_scalar(name, value, step)
@@ -90,7 +90,7 @@ class _Wandb:
         # Its own count of steps never falls, and ours does after a roll-back.
         self.run.define_metric("*", step_metric="step")
 
-    def add(self, step: int, told: Told) -> None:
+    def add(self, step: int, told: Metrics) -> None:
         self.run.log({name: value for name, value in told.items() if value is not None})
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from calumma.errors import ConfigError
 from calumma.train.config import OptimizerConfig
-from calumma.train.parallel import mesh_of
+from calumma.train.parallelize import mesh_of
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -64,7 +64,7 @@ def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -
     )
 
 
-def set_rates(optimizers: Iterable[torch.optim.Optimizer], share: float) -> None:
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], share: float) -> None:
     """Give every group its peak rate times `share`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -14,7 +14,7 @@ from calumma.shards.reader import ShardReader
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.decoder_trainer import Lesson, learn
 from calumma.train.hf_export import Exports
-from calumma.train.loop import Progress
+from calumma.train.training_loop import Progress
 
 CONFIG_NAME = "config.json"
 _FREE = (

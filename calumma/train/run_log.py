@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from calumma.files import write_text
-from calumma.train.stability import RollBack, Told
+from calumma.train.stability import Metrics, RollBack
 
 METRICS_NAME = "metrics.jsonl"
 EVENTS_NAME = "events.jsonl"
@@ -75,7 +75,7 @@ class Journal:
         self.run = run
         self.writes = writes
         self.kept = kept
-        self.history: list[Told] = []
+        self.history: list[Metrics] = []
         """What the newest steps told."""
 
         self.events: list[StabilityEvent] = []
@@ -108,9 +108,9 @@ class Journal:
             first, second = ((self.run / n).open("a", 1, encoding="utf-8") for n in names)
             self._files = first, second
 
-    def tell(self, seen: Mapping[str, float]) -> Told:
+    def tell(self, seen: Mapping[str, float]) -> Metrics:
         """Write down what a step told; what is not finite becomes null."""
-        told: Told = {n: v if math.isfinite(v) else None for n, v in seen.items()}
+        told: Metrics = {n: v if math.isfinite(v) else None for n, v in seen.items()}
         self.history = [*self.history[1 - self.kept :], told]
         if self._files:
             self._files[0].write(json.dumps(told) + "\n")
@@ -147,7 +147,7 @@ class Journal:
         self._files = None
 
 
-def read_metrics(run: Path) -> Iterator[Told]:
+def read_metrics(run: Path) -> Iterator[Metrics]:
     """What each step told, in order; half a line of a killed run is left out."""
     path = run / METRICS_NAME
     if not path.is_file():
@@ -173,7 +173,7 @@ _LONGEST_LINE = 1 << 13
 """Bytes that a line of metrics has at most, on the average of many."""
 
 
-def _last_metrics(path: Path, many: int) -> list[Told]:
+def _last_metrics(path: Path, many: int) -> list[Metrics]:
     """What the last `many` steps told, without reading a long file whole."""
     if not path.is_file():
         return []

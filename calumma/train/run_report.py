@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from calumma.charts import STYLE, Chart, Curve, Mark
+from calumma.charts import CHART_STYLE, Chart, Curve, EventMark
 from calumma.files import read_json, write_text
 from calumma.toml_config import dotted_lines
 from calumma.train.run_log import Journal, read_metrics
-from calumma.train.stability import Told
+from calumma.train.stability import Metrics
 
 NAME = "report.html"
 
@@ -72,7 +72,7 @@ class RunPage:
         self.done = self.first = done
         self.started = time.monotonic()
 
-    def add(self, told: Told) -> None:
+    def add(self, told: Metrics) -> None:
         """Take in what a step told."""
         if not self.seconds:
             return
@@ -104,7 +104,7 @@ class RunPage:
         return _PAGE.format(
             title=title,
             again=again if how == "going on" else "",
-            style=STYLE,
+            style=CHART_STYLE,
             status=html.escape(self._status(how)),
             charts=charts,
             events=self._events(),
@@ -113,7 +113,7 @@ class RunPage:
 
     def charts(self) -> list[Chart]:
         """The curves by subject; what belongs to none has a chart of its own."""
-        marks = [Mark(event.step, event.message) for event in self.journal.events]
+        marks = [EventMark(event.step, event.message) for event in self.journal.events]
         left = dict(self.curves)
         made = []
         for title, wanted in _CHARTS.items():

@@ -7,7 +7,7 @@ import math
 from calumma.train.config import ScheduleConfig
 
 
-def rate_share(step: int, steps: int, config: ScheduleConfig) -> float:
+def lr_factor(step: int, steps: int, config: ScheduleConfig) -> float:
     """Share of the peak rate at a step.
 
     Args:

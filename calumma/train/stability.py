@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from calumma.errors import ConfigError
 
-Told = Mapping[str, float | None]
+Metrics = Mapping[str, float | None]
 """What one step told, by name; None is what was not finite."""
 
 WATCHED = ("output_norm", "log_z", "max_attention_logit")
@@ -106,7 +106,7 @@ class Finding:
         return self.kind in ("spike", "out_of_range", "nonfinite_gradients")
 
 
-def findings(history: Sequence[Told], config: StabilityConfig, limits: Limits) -> list[Finding]:
+def findings(history: Sequence[Metrics], config: StabilityConfig, limits: Limits) -> list[Finding]:
     """What the newest step shows, trouble first.
 
     Args:
@@ -149,11 +149,11 @@ def kept_steps(config: StabilityConfig) -> int:
     return config.window + max(config.spike_steps, config.max_skipped_steps) + 1
 
 
-def _number(told: Told, name: str) -> int:
+def _number(told: Metrics, name: str) -> int:
     return int(told.get(name) or 0)
 
 
-def _blind(history: Sequence[Told], config: StabilityConfig) -> Finding | None:
+def _blind(history: Sequence[Metrics], config: StabilityConfig) -> Finding | None:
     """Too many steps in a row without a finite gradient."""
     row = 0
     while row < len(history) and history[-1 - row].get("step_skipped"):
@@ -165,7 +165,7 @@ def _blind(history: Sequence[Told], config: StabilityConfig) -> Finding | None:
     return Finding("nonfinite_gradients", last, first, text, "step_skipped")
 
 
-def _spike(seen: Sequence[Told], config: StabilityConfig) -> Finding | None:
+def _spike(seen: Sequence[Metrics], config: StabilityConfig) -> Finding | None:
     """The last steps lie far above those before them."""
     late, before = seen[-config.spike_steps :], seen[: -config.spike_steps][-config.window :]
     usual = [value for told in before if (value := told.get("loss")) is not None]
@@ -186,7 +186,7 @@ def _spike(seen: Sequence[Told], config: StabilityConfig) -> Finding | None:
 
 
 def _outside(
-    seen: Sequence[Told], name: str, config: StabilityConfig, limit: float
+    seen: Sequence[Metrics], name: str, config: StabilityConfig, limit: float
 ) -> Finding | None:
     """The last steps lie outside the safe range."""
     points = told_points(seen, name)[-config.spike_steps :]
@@ -196,7 +196,7 @@ def _outside(
     return Finding("out_of_range", _number(seen[-1], "step"), points[0][0], text, name)
 
 
-def told_points(seen: Iterable[Told], name: str) -> list[tuple[int, float]]:
+def told_points(seen: Iterable[Metrics], name: str) -> list[tuple[int, float]]:
     """Steps, and what they told of a metric; those that told nothing finite are left out."""
     return [
         (_number(told, "step"), value) for told in seen if (value := told.get(name)) is not None
@@ -227,7 +227,7 @@ LEAST_POINTS = 8
 """With fewer nothing is fitted."""
 
 
-def growth(history: Sequence[Told], name: str, window: int) -> Growth | None:
+def growth(history: Sequence[Metrics], name: str, window: int) -> Growth | None:
     """The growth of a metric's size over the last `window` steps, by least squares.
 
     None where fewer than `LEAST_POINTS` steps told a size that is not 0.
@@ -260,7 +260,7 @@ _CLEAR = 4.0
 
 
 def _warning(
-    seen: Sequence[Told], name: str, config: StabilityConfig, limit: float
+    seen: Sequence[Metrics], name: str, config: StabilityConfig, limit: float
 ) -> Finding | None:
     """Growth that is steady, not that of a beginning that slows down, and will leave the range."""
     seen = seen[-config.window :]
@@ -289,13 +289,13 @@ class RollBack:
     step: int
     """The step at which it was decided."""
 
-    to: int
+    rollback_to_step: int
     """The checkpoint's step."""
 
-    rate_share: float
+    lr_factor: float
     """What the schedule's rate is multiplied by from then on."""
 
-    text: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -345,12 +345,12 @@ def way_on(
     # The first step of the trouble met weights that the step before it may have spoilt.
     good = [step for step in before_it if step < trouble.since - 1] or before_it
     if good and tries < config.max_rollbacks:
-        share = before[-1].rate_share if before else 1.0
+        share = before[-1].lr_factor if before else 1.0
         back = RollBack(
             step=trouble.step,
-            to=good[max(0, len(good) - 1 - tries)],
-            rate_share=share * (config.rollback_lr_factor if tries else 1.0),
-            text=trouble.text,
+            rollback_to_step=good[max(0, len(good) - 1 - tries)],
+            lr_factor=share * (config.rollback_lr_factor if tries else 1.0),
+            message=trouble.text,
         )
         return Way(found, back)
     if tries:

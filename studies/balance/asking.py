@@ -9,7 +9,7 @@ from typing import Any
 
 import PIL.Image
 
-from calumma.corpora.instructions.safety_prompts import is_refusal
+from calumma.corpora.instructions.safety_prompts import is_template_refusal
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.evaluate.metric import wilson_interval
@@ -49,7 +49,7 @@ class Answer:
     @property
     def refused(self) -> bool:
         """Whether it is a refusal, and nothing but words."""
-        return not self.drew and is_refusal(self.text)
+        return not self.drew and is_template_refusal(self.text)
 
 
 def held_out(out: Path, kind: str, most: int) -> list[Document]:

@@ -48,8 +48,8 @@ def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> Fin
         "weights": {name: weight for name, weight in weights.items() if weight > 0},
         "steps": steps,
         "seed": seed,
-        "save_every": 25,
-        "stream": tree["stream"] | {"seed": seed},
+        "checkpoint": {"interval": 25},
+        "data": tree["data"] | {"seed": seed},
         "schedule": tree["schedule"] | {"warmup_steps": 5},
     }
     return build_config(FinetuneConfig, tree, "balance.py")

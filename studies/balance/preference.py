@@ -34,8 +34,8 @@ from calumma.evaluate.color import background_color
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.toml_config import load_config
-from calumma.train.config_preference import DPOTrainConfig
-from calumma.train.preference import prefer
+from calumma.train.config_dpo import DPOTrainConfig
+from calumma.train.dpo import prefer
 
 CONFIG = Path(__file__).parent / "preference.toml"
 PROMPTS, ANSWERS, MOST = 50, 4, 100

@@ -17,9 +17,9 @@ from pathlib import Path
 from calumma.corpora.captions import normalize_caption
 from calumma.corpora.instructions import image_conversations
 from calumma.corpora.instructions.conversation_templates import SourceInfo, make_conversation
-from calumma.corpora.instructions.embedded_conversations import embedded_instructions
+from calumma.corpora.instructions.embedded_conversations import embedded_conversations
 from calumma.corpora.synthetic_scenes import Scene
-from calumma.demo.scenes import Painter, load_slice
+from calumma.demo.scenes import SceneRenderer, load_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.shards.build import build_shards
@@ -37,7 +37,7 @@ GLOSS = 60
 """Letters of what is told of a thing beside its picture, at most."""
 
 
-def scene_turns(scenes: Iterable[Scene], painter: Painter, split: str) -> Iterator[Document]:
+def scene_turns(scenes: Iterable[Scene], painter: SceneRenderer, split: str) -> Iterator[Document]:
     """Visual chat, drawing and text with pictures, of the demo's composed scenes."""
     chosen = list(scenes)
     pairs = [_captioned(painter.pair(scene), scene, split) for scene in chosen]
@@ -72,10 +72,10 @@ def letters(document: Document) -> int:
 
 def documents(limit: int) -> Iterator[Document]:
     """All conversations; attribute "split" says which are held out."""
-    chosen = load_slice()
-    painter = Painter(chosen.objects)
+    chosen = load_scenes()
+    painter = SceneRenderer(chosen.objects)
     for category in ("text", "code", "safety"):
-        fitting = [d for d in embedded_instructions(category) if letters(d) <= LONGEST]
+        fitting = [d for d in embedded_conversations(category) if letters(d) <= LONGEST]
         for split, most in (("train", limit), ("held-out", limit // 5)):
             mine = [d for d in fitting if d.attributes["split"] == split]
             yield from mine[:: max(1, len(mine) // most)][:most] if category != "safety" else mine

@@ -119,7 +119,7 @@ def study(
         "files": len(contents(whole)),
         "sequences": manifest.num_sequences,
         "left_out": manifest.dropped,
-        "ids": manifest.num_ids,
+        "ids": manifest.num_tokens,
         "images": manifest.total.num_images,
     }
     if with_ray:

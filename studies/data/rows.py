@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from calumma.batches.loader import DataConfig, Stream
-from calumma.batches.sampler import Draw
-from calumma.batches.sequence_augment import pair_parts
+from calumma.batches.loader import DataConfig, PackedLoader
+from calumma.batches.sampler import SequenceRef
+from calumma.batches.sequence_augment import split_pair
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ImageError
 from calumma.shards.reader import ShardReader
-from calumma.tokens.sequence import split_ids
+from calumma.tokens.sequence import split_modalities
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
@@ -58,16 +58,16 @@ def main() -> None:
     )
 
 
-def stream_of(reader: ShardReader, weights: dict[str, float], **settings: Any) -> Stream:
+def stream_of(reader: ShardReader, weights: dict[str, float], **settings: Any) -> PackedLoader:
     """A stream with these weights."""
-    stream = Stream(reader, DataConfig(global_batch_size=ROWS, **settings))
-    stream.mix(weights)
+    stream = PackedLoader(reader, DataConfig(global_batch_size=ROWS, **settings))
+    stream.set_mixture(weights)
     return stream
 
 
-def owned(stream: Stream) -> Iterator[tuple[Draw, int, list[int]]]:
+def owned(stream: PackedLoader) -> Iterator[tuple[SequenceRef, int, list[int]]]:
     """Every owner of the next batch: its draw, which item of it, and its ids."""
-    planned = stream.planned()
+    planned = stream.plan_rows()
     batch = stream.next()
     for row, owners in enumerate(planned):
         for owner, (draw, which) in enumerate(owners):
@@ -91,7 +91,7 @@ def share_error(reader: ShardReader, row_length: int, share_of: str, batches: in
     for _ in range(batches):
         for draw, which, ids in owned(stream):
             amount = len(ids) - 1 if share_of == "ids" else int(which == 0)
-            amounts[reader.source(draw.number)] += amount
+            amounts[reader.source_of(draw.sequence)] += amount
     total, weight = sum(amounts.values()), sum(weights.values())
     return round(max(abs(amounts[n] / total - w / weight) for n, w in weights.items()), 5)
 
@@ -102,7 +102,7 @@ def image_first(reader: ShardReader, row_length: int, asked: float) -> float:
     stream = stream_of(reader, even, row_length=row_length, image_first=asked)
     owners = [np.array(ids) for _ in range(40) for _, _, ids in owned(stream)]
     whole = [ids for ids in owners if ids[-1] == stream.vocabulary.eos]
-    pairs = [ids for ids in whole if pair_parts(ids, stream.vocabulary) is not None]
+    pairs = [ids for ids in whole if split_pair(ids, stream.vocabulary) is not None]
     return round(float(np.mean([ids[1] == stream.vocabulary.begin_image for ids in pairs])), 4)
 
 
@@ -116,7 +116,7 @@ def given_back(
     broken = 0
     for source in reader.manifest.sources:
         for draw, which, ids in epoch_of(reader, source, row_length):
-            pieces.setdefault(draw.number, {})[which] = ids
+            pieces.setdefault(draw.sequence, {})[which] = ids
             broken += not holds_whole_images(np.array(ids), vocabulary, codes)
     same = read = 0
     for document in read_documents(paths):
@@ -137,14 +137,16 @@ def given_back(
 
 def epoch_of(
     reader: ShardReader, source: str, row_length: int
-) -> Iterator[tuple[Draw, int, list[int]]]:
+) -> Iterator[tuple[SequenceRef, int, list[int]]]:
     """Every owner of a source's first epoch."""
     stream = stream_of(reader, {source: 1.0}, row_length=row_length)
-    missing = {reader.number(source, place) for place in range(reader.num_of_source(source))}
+    missing = {
+        reader.sequence_index(source, place) for place in range(reader.num_sequences(source))
+    }
     while missing:
         for draw, which, ids in owned(stream):
             if draw.epoch == 0:
-                missing.discard(draw.number)
+                missing.discard(draw.sequence)
                 yield draw, which, ids
     # The last sequence seen may have other pieces in later rows of its window.
     for _ in range(stream.config.pack_window):
@@ -191,7 +193,7 @@ def told_by(ids: Sequence[int], text: TextTokenizer, vocabulary: Vocabulary) -> 
     """The same, from ids."""
     return [
         len(run) if kind == "image" else text.decode(run)
-        for kind, run in split_ids(ids, vocabulary)
+        for kind, run in split_modalities(ids, vocabulary)
     ]
 
 

@@ -25,20 +25,20 @@ SEEDS = (0, 1)
 VARIANTS: dict[str, list[str]] = {
     "shipped": [],
     "without perceptual loss": ["--training.losses.perceptual", "none"],
-    "without discriminator": ["--training.losses.adversarial-weight", "0.0"],
+    "without discriminator": ["--training.losses.disc-weight", "0.0"],
     "without revival": ["--training.codebook.revive-after-steps", "0"],
     "gradient": ["--training.codebook.update", "gradient"],
-    "normalised": ["--training.codebook.lookup", "normalised"],
+    "cosine": ["--training.codebook.quantizer", "cosine"],
     "ibq": [
-        "--training.codebook.lookup", "ibq", "--training.codebook.update", "gradient",
+        "--training.codebook.quantizer", "ibq", "--training.codebook.update", "gradient",
         "--training.codebook.entropy-weight", "0.05",
     ],
     "short warm-up": ["--training.warmup-steps", "20"],
 }  # fmt: skip
 """What each variant changes of base.toml, whose codes are running means (EMA) with revival."""
 
-QUICK = ["--training.steps", "6", "--training.continuous-steps", "2", "--training.batch-size", "2",
-         "--training.losses.adversarial-start-step", "4"]  # fmt: skip
+QUICK = ["--training.steps", "6", "--training.quantize-start-step", "2", "--training.batch-size", "2",
+         "--training.losses.disc-start-step", "4"]  # fmt: skip
 
 
 def folder_of(name: str, seed: int, out: Path) -> Path:
@@ -54,7 +54,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> None:
     changes = [*VARIANTS[name], "--training.seed", str(seed), *(QUICK if args.quick else [])]
     config = load_config(ImageTokenizerRun, BASE, changes)
     documents = read_documents([args.pictures / "train.parquet"])
-    train_image_tokenizer(config.training, documents, folder, save_every=config.save_every)
+    train_image_tokenizer(config.training, documents, folder, checkpoint=config.checkpoint)
 
 
 def main() -> None:

@@ -30,9 +30,11 @@ CONFIG = """
 shards = "{data}/shards"
 tokenizers = "{data}/tokenizers"
 steps = {steps}
-save_every = 2
+
+[checkpoint]
+interval = 2
 keep_every = {kept}
-save_async = true
+async_save = true
 
 [model]
 model_dim = 64
@@ -42,9 +44,9 @@ num_kv_heads = 4
 feed_forward_dim = 160
 dropout = 0.1
 
-[stream]
-row_length = 240
-num_rows = 4
+[data]
+seq_len = 240
+global_batch_size = 4
 
 [schedule]
 warmup_steps = 5

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from calumma.batches.batch import Batch
-from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.demo.config import load_demo_config
-from calumma.demo.scenes import Painter, limited, load_slice, pretraining_documents
+from calumma.demo.scenes import SceneRenderer, limit_scenes, load_scenes, pretraining_documents
 from calumma.files import atomic_write, make_folder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -33,10 +33,10 @@ from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
-from calumma.train.config import OptimizerConfig
+from calumma.train.config import CheckpointConfig, OptimizerConfig
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
-from calumma.train.optimizer import make_optimizers, set_rates
-from calumma.train.step import StepRules, optimizer_step
+from calumma.train.optimizer import make_optimizers, set_lr
+from calumma.train.train_step import StepRules, optimizer_step
 
 
 @dataclass(frozen=True)
@@ -118,24 +118,24 @@ def train(run: Run, reader: ShardReader, steps: int) -> Iterator[dict[str, float
     decoder = Decoder(shape_of(variant, reader.manifest.vocabulary.size))
     decoder.init_weights(run.seed)
     decoder.train()
-    stream = Stream(reader, replace(STREAM, seed=run.seed))
-    stream.mix(MIXTURE)
+    stream = PackedLoader(reader, replace(STREAM, seed=run.seed))
+    stream.set_mixture(MIXTURE)
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.rate))
     rules = StepRules(vocabulary=stream.vocabulary, z_loss_weight=variant.z_loss, max_grad_norm=1.0)
     with widest_logits(decoder) as widest:
         for step in range(steps):
             torch.manual_seed(run.seed * 1_000_003 + step)
-            set_rates(optimizers, min(1.0, (step + 1) / WARM_UP))
+            set_lr(optimizers, min(1.0, (step + 1) / WARM_UP))
             batch = stream.next()
             if not variant.learns_codes:
                 batch = without_codes(batch, stream)
             widest.clear()
             told = asdict(optimizer_step(decoder, optimizers, [batch], rules))
-            told.pop("gradient_norms")
+            told.pop("grad_norms")
             yield {"step": step + 1, **told, "attention_logit": max(widest)}
 
 
-def without_codes(batch: Batch, stream: Stream) -> Batch:
+def without_codes(batch: Batch, stream: PackedLoader) -> Batch:
     """The batch with no code among its counted targets."""
     codes = stream.vocabulary.codes
     is_code = (batch.labels >= codes.start) & (batch.labels < codes.stop)
@@ -183,14 +183,16 @@ def made_shards(out: Path, quick: bool) -> Path:
     if (shards / "manifest.json").is_file():
         return shards
     config = load_demo_config()
-    chosen = limited(load_slice(), 24 if quick else 0)
-    painter = Painter(chosen.objects)
+    chosen = limit_scenes(load_scenes(), 24 if quick else 0)
+    painter = SceneRenderer(chosen.objects)
     pairs = list(painter.pairs(chosen.train))
     documents = [*pairs, *pretraining_documents(chosen, painter, 0)]
     settings = config.image_tokenizer
     if quick:
-        settings = replace(settings, steps=4, continuous_steps=2, batch_size=2, warmup_steps=2)
-    image = train_image_tokenizer(settings, pairs, out / "image-tokenizer", save_every=200)
+        settings = replace(settings, steps=4, quantize_start_step=2, batch_size=2, warmup_steps=2)
+    image = train_image_tokenizer(
+        settings, pairs, out / "image-tokenizer", checkpoint=CheckpointConfig(interval=200)
+    )
     num_codes = settings.network.num_codes
     texts = (document.text for document in documents)
     text = TextTokenizer.train(texts, num_text=config.num_text, num_codes=num_codes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from calumma.batches.batch import PADDING, Batch
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.writer import PieceWriter
+from calumma.shards.writer import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=2000)
@@ -30,12 +30,12 @@ def sequence(source: str, number: int) -> tuple[list[int], list[bool]]:
 
 def written(folder: Path, sizes: dict[str, int] = SIZES) -> ShardReader:
     """The shards, opened."""
-    writer = PieceWriter(V)
+    writer = ShardWriter(V)
     for source, size in sizes.items():
         for number in range(size):
             writer.add(*sequence(source, number), source)
     pieces = [writer.write(folder, "piece-00000")]
-    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(folder)
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(folder)
     return ShardReader(folder)
 
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calumma.batches.batch import PADDING, Batch
-from calumma.batches.loader import DataConfig, Stream, StreamState
+from calumma.batches.loader import DataConfig, LoaderState, PackedLoader
 from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.writer import PieceWriter
+from calumma.shards.writer import ShardWriter
 from tests.batches.shards_of_three import SIZES, V, names, written
 
 ALL = {"pairs": 1.0, "text": 1.0}
@@ -31,9 +31,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     return written(tmp_path_factory.mktemp("shards"))
 
 
-def begun(reader: ShardReader, config: DataConfig, weights: Mapping[str, float]) -> Stream:
-    stream = Stream(reader, config)
-    stream.mix(weights)
+def begun(reader: ShardReader, config: DataConfig, weights: Mapping[str, float]) -> PackedLoader:
+    stream = PackedLoader(reader, config)
+    stream.set_mixture(weights)
     return stream
 
 
@@ -89,11 +89,11 @@ def test_any_state_goes_on_with_the_same_batches(
     whole = begun(reader, config, ALL)
     for _ in range(step):
         whole.next()
-    state = StreamState(**json.loads(json.dumps(asdict(whole.state))))
-    resumed = Stream(reader, config) if fresh else whole
+    state = LoaderState(**json.loads(json.dumps(asdict(whole.state))))
+    resumed = PackedLoader(reader, config) if fresh else whole
     expected = [whole.next() for _ in range(8)]
     resumed.restore(state)
-    resumed.mix(ALL)
+    resumed.set_mixture(ALL)
     assert all(same(batch, resumed.next()) for batch in expected)
 
 
@@ -105,23 +105,23 @@ def test_a_change_of_stage_is_the_same_for_a_resumed_run(
     def weights(at: int) -> dict[str, float]:
         return {"pairs": 3.0, "text": 1.0} if at < boundary else {"answers": 1.0, "text": 1.0}
 
-    whole = Stream(reader, SMALL)
+    whole = PackedLoader(reader, SMALL)
     batches, states = [], []
     for at in range(14):
-        states.append(StreamState(**json.loads(json.dumps(asdict(whole.state)))))
-        whole.mix(weights(at))
+        states.append(LoaderState(**json.loads(json.dumps(asdict(whole.state)))))
+        whole.set_mixture(weights(at))
         batches.append(whole.next())
-    resumed = Stream(reader, SMALL)
+    resumed = PackedLoader(reader, SMALL)
     resumed.restore(states[step])
     for at in range(step, 14):
-        resumed.mix(weights(at))
+        resumed.set_mixture(weights(at))
         assert same(resumed.next(), batches[at])
 
 
 def test_a_change_of_stage_forgets_nothing_that_stage_one_drew(reader: ShardReader) -> None:
     stream = begun(reader, SMALL, {"pairs": 1.0})
     first = [name for _ in range(3) for name in names(stream.next())]
-    stream.mix(ALL)
+    stream.set_mixture(ALL)
     second = [name for _ in range(3) for name in names(stream.next()) if name < 100]
     assert not set(first) & set(second)
 
@@ -142,11 +142,11 @@ def test_every_window_has_the_mixture_to_within_a_sequence_or_two(
     weights = dict(zip(SIZES, map(float, parts), strict=True))
     stream = begun(reader, SMALL, weights)
     for _ in range(3):
-        before = dict(stream.state.drawn)
+        before = dict(stream.state.sequences_drawn)
         for _ in range(SMALL.pack_window + 1):
             stream.next()
-        drawn = {n: stream.state.drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
-        stream.restore(StreamState(stream.state.drawn, 0, stream.state.weights))
+        drawn = {n: stream.state.sequences_drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
+        stream.restore(LoaderState(stream.state.sequences_drawn, 0, stream.state.weights))
         total = sum(drawn.values())
         for name, weight in weights.items():
             assert abs(drawn[name] - total * weight / sum(weights.values())) < 2
@@ -200,7 +200,7 @@ def test_conditions_are_dropped_and_what_is_left_counts(reader: ShardReader) -> 
 
 def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
-        Stream(reader, SMALL).mix({"pairs": 1.0, "pears": 1.0})
+        PackedLoader(reader, SMALL).set_mixture({"pairs": 1.0, "pears": 1.0})
     assert str(caught.value) == (
         f"the mixture names source 'pears', but {reader.folder} holds pairs, text, answers. "
         "Fix the name, or build shards that hold it."
@@ -212,17 +212,17 @@ def test_weights_that_are_no_mixture_are_refused(
     reader: ShardReader, weights: dict[str, float]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        Stream(reader, SMALL).mix(weights)
+        PackedLoader(reader, SMALL).set_mixture(weights)
     assert str(caught.value) == (
         f"the mixture's weights are {weights}; expected none negative and one positive."
     )
 
 
 def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
-    writer = PieceWriter(V)
+    writer = ShardWriter(V)
     writer.add([V.bos, *([V.text.start] * 30), V.eos], [True] * 32, "long")
     pieces = [writer.write(tmp_path, "piece-00000")]
-    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
     config = DataConfig(seq_len=8, global_batch_size=1, pack_window=2)
     stream = begun(ShardReader(tmp_path), config, {"long": 1.0})
     with pytest.raises(ConfigError) as caught:
@@ -235,7 +235,7 @@ def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
 
 def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
-        Stream(reader, DataConfig(seq_len=3))
+        PackedLoader(reader, DataConfig(seq_len=3))
     assert str(caught.value) == (
         f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; expected "
         "at least that. Raise data.seq_len."
@@ -259,14 +259,14 @@ def test_what_is_put_off_is_neither_lost_nor_doubled(
     seen: Counter[int] = Counter()
     for _ in range(60):
         seen.update(names(stream.next()))
-    end = stream.end()
+    end = stream.end_state()
     for name, first in (("pairs", 0), ("text", 100)):
-        epochs = end.drawn[name] // SIZES[name]
-        waiting = [n for n, _ in end.put_off if (n >= SIZES["pairs"]) == (name == "text")]
+        epochs = end.sequences_drawn[name] // SIZES[name]
+        waiting = [n for n, _ in end.deferred if (n >= SIZES["pairs"]) == (name == "text")]
         counts = [seen[first + n] for n in range(SIZES[name])]
-        assert sum(counts) == end.drawn[name] - len(waiting)
+        assert sum(counts) == end.sequences_drawn[name] - len(waiting)
         assert all(epochs - len(waiting) <= count <= epochs + 1 for count in counts)
-    assert len(end.put_off) <= patience
+    assert len(end.deferred) <= patience
 
 
 def test_patience_fills_rows(reader: ShardReader) -> None:
@@ -284,13 +284,13 @@ def test_any_number_of_ranks_reads_the_same_rows_between_them(
 ) -> None:
     config = DataConfig(seq_len=16, global_batch_size=5, pack_window=3, cond_dropout_prob=0.2)
     whole = begun(reader, config, ALL)
-    ranks = [Stream(reader, config, rank=rank, size=size) for rank in range(size)]
+    ranks = [PackedLoader(reader, config, rank=rank, world_size=size) for rank in range(size)]
     for step in range(8):
         weights = ALL if step < 5 else {"answers": 2.0, "text": 1.0}
-        whole.mix(weights)
+        whole.set_mixture(weights)
         batch = whole.next()
         for rank, stream in enumerate(ranks):
-            stream.mix(weights)
+            stream.set_mixture(weights)
             assert same(stream.next(), batch.rows(slice(rank, None, size)))
             assert stream.state == whole.state
 
@@ -314,19 +314,19 @@ def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks(
         seed=step,
     )
     before, after = sizes
-    stopped = [Stream(reader, config, rank=rank, size=before) for rank in range(before)]
+    stopped = [PackedLoader(reader, config, rank=rank, world_size=before) for rank in range(before)]
     for stream in stopped:
-        stream.mix(ALL)
+        stream.set_mixture(ALL)
         for _ in range(step):
             stream.next()
     whole = begun(reader, config, ALL)
     for _ in range(step):
         whole.next()
-    saved = StreamState(**json.loads(json.dumps(asdict(stopped[-1].state))))
-    resumed = [Stream(reader, config, rank=rank, size=after) for rank in range(after)]
+    saved = LoaderState(**json.loads(json.dumps(asdict(stopped[-1].state))))
+    resumed = [PackedLoader(reader, config, rank=rank, world_size=after) for rank in range(after)]
     for stream in resumed:
         stream.restore(saved)
-        stream.mix(ALL)
+        stream.set_mixture(ALL)
     for _ in range(6):
         batch = whole.next()
         for rank, stream in enumerate(resumed):
@@ -341,13 +341,13 @@ def test_the_state_is_a_few_hundred_bytes(reader: ShardReader) -> None:
 
 
 def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
-    writer = PieceWriter(V)
+    writer = ShardWriter(V)
     for source, length in (("long", 90), ("short", 7)):
         for number in range(50):
             ids = [V.bos, *([V.text.start + (source == "long")] * (length + number % 5)), V.eos]
             writer.add(ids, [True] * len(ids), source)
     pieces = [writer.write(tmp_path, "piece-00000")]
-    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
     config = DataConfig(seq_len=128, global_batch_size=16, mixture_unit="ids")
     stream = begun(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})
     counts = np.zeros(2)
@@ -361,7 +361,7 @@ def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
 
 def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
-        Stream(reader, SMALL, rank=0, size=3)
+        PackedLoader(reader, SMALL, rank=0, world_size=3)
     assert str(caught.value) == (
         "num_rows=2 for 3 ranks; expected at least one row for each. Raise data.global_batch_size."
     )

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.batches.loader import DataConfig, Stream
-from calumma.batches.mixture_stats import Survey, survey, survey_lines
+from calumma.batches.loader import DataConfig, PackedLoader
+from calumma.batches.mixture_stats import MixtureStats, format_mixture_stats, measure_mixture
 from tests.batches.shards_of_three import written
 
 
 def test_counts_are_those_of_the_batches(tmp_path: Path) -> None:
     config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3)
-    streams = [Stream(written(tmp_path), config) for _ in range(2)]
+    streams = [PackedLoader(written(tmp_path), config) for _ in range(2)]
     for stream in streams:
-        stream.mix({"pairs": 1.0, "answers": 1.0})
-    found = survey(streams[0], 7)
+        stream.set_mixture({"pairs": 1.0, "answers": 1.0})
+    found = measure_mixture(streams[0], 7)
     batches = [streams[1].next() for _ in range(4)]
-    assert found.rows == 8
-    assert found.placed == sum(int((batch.document_ids >= 0).sum()) for batch in batches)
-    assert found.counted == sum(batch.num_loss_tokens for batch in batches)
-    assert found.fill == found.placed / (8 * 16)
-    assert found.targets["pairs", "text"] == found.sequences["pairs"]
-    assert found.targets["pairs", "codes"] == 2 * found.sequences["pairs"]
-    assert found.targets["answers", "control"] == 4 * found.sequences["answers"]
-    assert sum(found.share(kind) for kind in ("text", "codes", "control")) == 1.0
-    assert found.longest == 7
+    assert found.num_rows == 8
+    assert found.num_tokens == sum(int((batch.document_ids >= 0).sum()) for batch in batches)
+    assert found.num_loss_tokens == sum(batch.num_loss_tokens for batch in batches)
+    assert found.non_padding_fraction == found.num_tokens / (8 * 16)
+    assert found.labels["pairs", "text"] == found.sequences["pairs"]
+    assert found.labels["pairs", "codes"] == 2 * found.sequences["pairs"]
+    assert found.labels["answers", "control"] == 4 * found.sequences["answers"]
+    assert sum(found.label_fraction(kind) for kind in ("text", "codes", "control")) == 1.0
+    assert found.max_length == 7
 
 
 def test_a_survey_is_told_in_lines() -> None:
-    found = Survey(rows=2, row_length=100, placed=160, counted=80, longest=40)
+    found = MixtureStats(num_rows=2, seq_len=100, num_tokens=160, num_loss_tokens=80, max_length=40)
     found.sequences.update({"pairs": 4, "text": 1})
-    found.targets.update({("pairs", "codes"): 80, ("pairs", "text"): 40, ("text", "text"): 40})
-    assert survey_lines(found) == [
+    found.labels.update({("pairs", "codes"): 80, ("pairs", "text"): 40, ("text", "text"): 40})
+    assert format_mixture_stats(found) == [
         "2 rows of 100: 80.0% full, 50.0% of it counted, 50.0% codes of images; "
         "longest sequence 40",
         "source   sequences         ids       share",

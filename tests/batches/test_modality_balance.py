@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from calumma.batches.modality_balance import (
-    PLAIN,
-    Balance,
-    balance_lines,
-    balance_of,
-    pairing_of,
-    source_pairings,
-    with_equal_pairings,
+    PLAIN_PAIRING,
+    ModalityBalance,
+    equalize_pairings,
+    format_balance,
+    measure_balance,
+    measure_pairings,
+    modality_pairing,
 )
 from calumma.errors import ShardError
 from calumma.shards.reader import ShardReader
@@ -38,16 +38,18 @@ def test_a_pairing_says_what_is_asked_and_answered_in(
 ) -> None:
     ids = np.array([SMALL.bos, *prompt, SMALL.end_turn, *answer, SMALL.eos])
     counted = np.arange(len(ids)) >= len(prompt) + 2
-    assert pairing_of(ids, counted, SMALL) == pairing
+    assert modality_pairing(ids, counted, SMALL) == pairing
 
 
 def test_documents_without_turns_are_plain() -> None:
     ids = np.array([SMALL.bos, *WORD, *IMAGE, SMALL.eos])
-    assert pairing_of(ids, np.ones(len(ids), dtype=bool), SMALL) == PLAIN
+    assert modality_pairing(ids, np.ones(len(ids), dtype=bool), SMALL) == PLAIN_PAIRING
 
 
-def balance(**pairings: float) -> Balance:
-    return Balance({"a": 1.0}, {name.replace("_to_", "->"): s for name, s in pairings.items()})
+def balance(**pairings: float) -> ModalityBalance:
+    return ModalityBalance(
+        {"a": 1.0}, {name.replace("_to_", "->"): s for name, s in pairings.items()}
+    )
 
 
 def test_a_mixture_that_only_draws_or_never_draws_is_warned_of() -> None:
@@ -63,24 +65,24 @@ def test_a_mixture_that_only_draws_or_never_draws_is_warned_of() -> None:
 
 
 def test_shares_of_sources_become_shares_of_pairings(reader: ShardReader) -> None:
-    assert source_pairings(reader, "chat") == {"text+image->text": 1.0}
-    found = balance_of({"chat": 3.0, "pairs": 1.0, "text": 0.0}, reader)
+    assert measure_pairings(reader, "chat") == {"text+image->text": 1.0}
+    found = measure_balance({"chat": 3.0, "pairs": 1.0, "text": 0.0}, reader)
     assert found.sources == {"chat": 0.75, "pairs": 0.25}
-    assert found.pairings == {PLAIN: 0.25, "text+image->text": 0.75}
+    assert found.pairings == {PLAIN_PAIRING: 0.25, "text+image->text": 0.75}
     assert found.to_json()["drawn"] == 0.0
 
 
 def test_pairings_are_made_equal_and_sources_of_one_keep_their_shares(reader: ShardReader) -> None:
     weights = {"chat": 8.0, "pairs": 3.0, "text": 1.0}
-    assert with_equal_pairings(weights, reader) == {"chat": 0.5, "pairs": 0.375, "text": 0.125}
+    assert equalize_pairings(weights, reader) == {"chat": 0.5, "pairs": 0.375, "text": 0.125}
 
 
 def test_a_balance_is_told_in_lines_and_the_warning_comes_last() -> None:
-    lines = balance_lines(balance(text_to_image=1.0))
+    lines = format_balance(balance(text_to_image=1.0))
     assert lines[:2] == ["pairing       sequences", "text->image      100.0%"]
     assert lines[2].startswith("unbalanced: 100.0%")
 
 
 def test_a_source_that_the_shards_lack_is_refused(reader: ShardReader) -> None:
     with pytest.raises(ShardError, match="holds no source 'chats'"):
-        balance_of({"chats": 1.0}, reader)
+        measure_balance({"chats": 1.0}, reader)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calumma.batches.batch import PADDING
-from calumma.batches.packing import Item, Packer, Rooms, cut
+from calumma.batches.packing import BestFitBins, MaskedSequence, Packer, split_long_sequence
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
@@ -15,7 +15,7 @@ BEGIN, END = V.begin_image, V.end_image
 IMAGE = [BEGIN, 4, 5, END]
 
 
-def item(ids: list[int], counted: list[bool] | None = None) -> Item:
+def item(ids: list[int], counted: list[bool] | None = None) -> MaskedSequence:
     flags = [True] * len(ids) if counted is None else counted
     return np.array(ids, dtype=np.int64), np.array(flags, dtype=bool)
 
@@ -46,7 +46,7 @@ def test_what_does_not_fit_whole_is_not_taken_in_part() -> None:
 def test_each_goes_where_it_fits_best_and_a_refusal_changes_nothing(
     sequences: list[list[int]],
 ) -> None:
-    rooms, left = Rooms(3, 6), [6, 6, 6]
+    rooms, left = BestFitBins(3, 6), [6, 6, 6]
     for lengths in sequences:
         expected: list[int] | None = []
         after = list(left)
@@ -58,7 +58,7 @@ def test_each_goes_where_it_fits_best_and_a_refusal_changes_nothing(
             assert expected is not None
             expected.append(min(fitting, key=lambda row: after[row]))
             after[expected[-1]] -= length
-        assert rooms.place(lengths) == expected
+        assert rooms.insert(lengths) == expected
         left = after
 
 
@@ -76,27 +76,27 @@ def test_all_that_was_taken_stands_in_some_row_once(lengths: list[int], num_rows
 
 
 def test_a_long_text_is_cut_and_every_target_stands_once() -> None:
-    pieces = cut(item([0, 20, 21, 22, 23, 24, 2]), 3, V)
+    pieces = split_long_sequence(item([0, 20, 21, 22, 23, 24, 2]), 3, V)
     assert [ids.tolist() for ids, _ in pieces] == [[0, 20, 21, 22], [22, 23, 24, 2]]
 
 
 def test_the_cut_falls_beside_an_image_where_there_is_one() -> None:
-    pieces = cut(item([0, 20, 21, *IMAGE, 22, 2]), 5, V)
+    pieces = split_long_sequence(item([0, 20, 21, *IMAGE, 22, 2]), 5, V)
     assert [ids.tolist() for ids, _ in pieces] == [[0, 20, 21], [21, *IMAGE], [0, 22, 2]]
-    pieces = cut(item([0, *IMAGE, 20, 21, 22, 23, 24, 25, 26, 2]), 6, V)
+    pieces = split_long_sequence(item([0, *IMAGE, 20, 21, 22, 23, 24, 25, 26, 2]), 6, V)
     assert [ids.tolist() for ids, _ in pieces] == [
         *([0, *IMAGE], [0, 20, 21, 22, 23, 24, 25], [25, 26, 2])
     ]
 
 
 def test_an_image_longer_than_a_row_is_dropped() -> None:
-    pieces = cut(item([0, 20, BEGIN, 4, 5, 6, 4, END, 22, 2]), 4, V)
+    pieces = split_long_sequence(item([0, 20, BEGIN, 4, 5, 6, 4, END, 22, 2]), 4, V)
     assert [ids.tolist() for ids, _ in pieces] == [[0, 20], [0, 22, 2]]
 
 
 def test_what_fits_is_not_cut() -> None:
     whole = item([0, 20, 21, 2])
-    assert cut(whole, 3, V) == [whole]
+    assert split_long_sequence(whole, 3, V) == [whole]
 
 
 PARTS = st.lists(st.one_of(st.integers(1, 9), st.just("image")), min_size=1, max_size=9)
@@ -110,7 +110,7 @@ def test_cutting_loses_no_target_and_cuts_no_image(parts: list[int | str], row: 
         ids += IMAGE if isinstance(part, str) else range(20, 20 + part)
     ids.append(2)
     counted = [bool(place % 3) for place in range(len(ids))]
-    pieces = cut(item(ids, counted), row, V)
+    pieces = split_long_sequence(item(ids, counted), row, V)
     assert [id_ for piece, _ in pieces for id_ in piece[1:].tolist()] == ids[1:]
     whole = [id_ for part in parts if isinstance(part, str) for id_ in IMAGE]
     assert [flag for _, flags in pieces for flag in flags[1:].tolist()] == counted[1:]

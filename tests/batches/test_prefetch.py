@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from calumma.batches.batch import Batch
-from calumma.batches.loader import DataConfig, Stream, StreamState
-from calumma.batches.prefetch import AheadStream
+from calumma.batches.loader import DataConfig, LoaderState, PackedLoader
+from calumma.batches.prefetch import PrefetchLoader
 from calumma.errors import ShardError
 from calumma.shards.reader import ShardReader
 from tests.batches.shards_of_three import written
@@ -29,8 +29,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 
 
 @pytest.fixture(scope="module", params=[0, 1, 4])
-def ahead(request: pytest.FixtureRequest, reader: ShardReader) -> Iterator[AheadStream]:
-    stream = AheadStream(reader, CONFIG, rank=1, size=2, workers=request.param)
+def ahead(request: pytest.FixtureRequest, reader: ShardReader) -> Iterator[PrefetchLoader]:
+    stream = PrefetchLoader(reader, CONFIG, rank=1, world_size=2, num_workers=request.param)
     yield stream
     stream.close()
 
@@ -40,29 +40,29 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def test_workers_make_the_batches_of_a_stream_without(
-    ahead: AheadStream, reader: ShardReader
+    ahead: PrefetchLoader, reader: ShardReader
 ) -> None:
-    plain = Stream(reader, CONFIG, rank=1, size=2)
+    plain = PackedLoader(reader, CONFIG, rank=1, world_size=2)
     states, batches = [], []
     for step in range(14):
-        states.append(StreamState(**json.loads(json.dumps(asdict(plain.state)))))
-        plain.mix(ONE if step < 5 else TWO)
+        states.append(LoaderState(**json.loads(json.dumps(asdict(plain.state)))))
+        plain.set_mixture(ONE if step < 5 else TWO)
         batches.append(plain.next())
     for begin in (0, 3, 5, 6, 11, 2):
         ahead.restore(states[begin])
         for step in range(begin, 14):
             assert ahead.state == states[step]
-            ahead.mix(ONE if step < 5 else TWO)
+            ahead.set_mixture(ONE if step < 5 else TWO)
             assert same(ahead.next(), batches[step])
 
 
 def test_what_was_made_ahead_of_batches_that_are_passed_over_is_thrown_away(
-    ahead: AheadStream, reader: ShardReader
+    ahead: PrefetchLoader, reader: ShardReader
 ) -> None:
-    plain = Stream(reader, CONFIG, rank=1, size=2)
-    ahead.restore(StreamState())
+    plain = PackedLoader(reader, CONFIG, rank=1, world_size=2)
+    ahead.restore(LoaderState())
     for stream in (plain, ahead):
-        stream.mix(ONE)
+        stream.set_mixture(ONE)
         stream.next()
         stream.skip(4)
     assert all(same(ahead.next(), plain.next()) for _ in range(5))
@@ -72,16 +72,16 @@ def test_a_broken_sequence_is_told_by_whoever_reads_it(tmp_path: Path) -> None:
     reader = written(tmp_path)
     path = tmp_path / "piece-00000.ids"
     path.write_bytes(bytes(len(path.read_bytes())))
-    stream = AheadStream(reader, CONFIG, workers=1)
-    stream.mix(ONE)
+    stream = PrefetchLoader(reader, CONFIG, num_workers=1)
+    stream.set_mixture(ONE)
     with pytest.raises(ShardError, match="is not what was written; expected its bytes unchanged"):
         stream.next()
     stream.close()
 
 
 def test_a_worker_that_is_killed_is_told(reader: ShardReader) -> None:
-    stream = AheadStream(reader, CONFIG, workers=1)
-    stream.mix(ONE)
+    stream = PrefetchLoader(reader, CONFIG, num_workers=1)
+    stream.set_mixture(ONE)
     stream.next()
     assert stream._pool is not None
     os.kill(stream._pool.submit(os.getpid).result(), signal.SIGKILL)

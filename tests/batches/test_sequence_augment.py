@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calumma.batches.sequence_augment import drop_condition, pair_parts, turn_round
+from calumma.batches.sequence_augment import drop_condition, set_pair_order, split_pair
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
@@ -29,15 +29,15 @@ def ids(values: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("pair", [TEXT_FIRST, IMAGE_FIRST])
 def test_a_pair_stands_in_the_order_asked_for(pair: list[int]) -> None:
-    parts = pair_parts(ids(pair), V)
+    parts = split_pair(ids(pair), V)
     assert parts is not None
-    assert turn_round(ids(pair), parts, image_first=True).tolist() == IMAGE_FIRST
-    assert turn_round(ids(pair), parts, image_first=False).tolist() == TEXT_FIRST
+    assert set_pair_order(ids(pair), parts, image_first=True).tolist() == IMAGE_FIRST
+    assert set_pair_order(ids(pair), parts, image_first=False).tolist() == TEXT_FIRST
 
 
 @pytest.mark.parametrize("values", NO_PAIRS.values(), ids=NO_PAIRS)
 def test_what_is_no_pair_has_no_parts_to_turn_round(values: list[int]) -> None:
-    assert pair_parts(ids(values), V) is None
+    assert split_pair(ids(values), V) is None
 
 
 def test_a_pair_s_text_is_dropped() -> None:

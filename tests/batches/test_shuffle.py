@@ -7,25 +7,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.batches.shuffle import Shuffle
+from calumma.batches.shuffle import FeistelPermutation
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 1 << 40))
 def test_every_thing_comes_once(size: int, seed: int) -> None:
-    order = Shuffle(size, [seed, 7])
+    order = FeistelPermutation(size, [seed, 7])
     assert len(order) == size
     assert sorted(order) == list(range(size))
 
 
 def test_the_same_seed_gives_the_same_order_and_another_gives_another() -> None:
-    one, again, other = Shuffle(100, [1, 2]), Shuffle(100, [1, 2]), Shuffle(100, [2, 1])
+    one, again, other = (
+        FeistelPermutation(100, [1, 2]),
+        FeistelPermutation(100, [1, 2]),
+        FeistelPermutation(100, [2, 1]),
+    )
     assert list(one) == list(again) != list(other)
 
 
 def test_things_go_anywhere_and_their_neighbours_elsewhere() -> None:
     size = 2000
-    order = np.array([Shuffle(size, [seed])[place] for seed in range(5) for place in range(size)])
+    order = np.array(
+        [FeistelPermutation(size, [seed])[place] for seed in range(5) for place in range(size)]
+    )
     order = order.reshape(5, size)
     for row in order:
         assert abs(np.corrcoef(row, np.arange(size))[0, 1]) < 0.08
@@ -36,14 +42,16 @@ def test_things_go_anywhere_and_their_neighbours_elsewhere() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5, 12])
 def test_in_short_orders_each_thing_is_first_equally_often(size: int) -> None:
-    firsts = np.bincount([Shuffle(size, [seed])[0] for seed in range(4000)], minlength=size)
+    firsts = np.bincount(
+        [FeistelPermutation(size, [seed])[0] for seed in range(4000)], minlength=size
+    )
     expected = 4000 / size
     chi_square = float(((firsts - expected) ** 2 / expected).sum())
     assert chi_square < size - 1 + 5 * (2 * (size - 1)) ** 0.5
 
 
 def test_billions_take_no_longer_and_no_memory() -> None:
-    order = Shuffle(10**12, [3])
+    order = FeistelPermutation(10**12, [3])
     found = {order[place] for place in range(500)}
     assert len(found) == 500
     assert min(found) < 10**11 < 9 * 10**11 < max(found)
@@ -52,4 +60,4 @@ def test_billions_take_no_longer_and_no_memory() -> None:
 @pytest.mark.parametrize("place", [-1, 4])
 def test_a_place_outside_is_an_index_error(place: int) -> None:
     with pytest.raises(IndexError):
-        Shuffle(4, [0])[place]
+        FeistelPermutation(4, [0])[place]

@@ -12,7 +12,7 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.sequence import encode_codes
+from calumma.tokens.sequence import encode_image_codes
 from calumma.tokens.vq.network import VQModel
 
 MHA: dict[str, Any] = {"num_kv_heads": 8}
@@ -60,7 +60,10 @@ def mixed_ids(parts: ModelParts) -> torch.Tensor:
     """[2, T] int64: two rows of text with images in them, one begun by an image."""
     text, vocabulary = parts.tokenizers.text, parts.tokenizers.text.vocabulary
     red, blue = text.encode("a red circle"), text.encode("on blue")
-    first, second = encode_codes([3, 1, 4, 15], vocabulary), encode_codes([9, 2, 6, 5], vocabulary)
+    first, second = (
+        encode_image_codes([3, 1, 4, 15], vocabulary),
+        encode_image_codes([9, 2, 6, 5], vocabulary),
+    )
     rows = [[0, *red, *first, *blue, *second, 2], [0, *second, *blue, *first, *red, 2]]
     return torch.tensor(rows)
 

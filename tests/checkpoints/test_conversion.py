@@ -177,7 +177,7 @@ BREAKS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "fewer rows than ids": (
         "hf", _config("config.json", vocab_size=100), "is [324, 64], but its config wants [100, 64]"
     ),
-    "cut JSON": ("hf", _cut("config.json", 0.5), "is no whole JSON"),
+    "cut JSON": ("hf", _cut("config.json", 0.5), "not valid JSON"),
     "a cut VQ decoder": ("hf", _cut("vq_decoder.*", 0.5), "is no whole safetensors file"),
     "a pickle with code": ("meta", _bomb("models/*/*.02.pth"), "holds pickled objects that are no"),
     "a VQ-GAN with code": ("meta", _bomb("tokenizer/*.ckpt"), "holds pickled objects that are no"),

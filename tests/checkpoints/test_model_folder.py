@@ -20,7 +20,7 @@ from calumma.errors import CheckpointError, OutputError, VocabularyError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.sequence import encode_codes
+from calumma.tokens.sequence import encode_image_codes
 from calumma.tokens.text import TextTokenizer
 from tests.checkpoints.drawn import without_image_decoder
 from tests.images import noise
@@ -55,7 +55,7 @@ def random_decoder(shape: DecoderConfig) -> Decoder:
 
 
 def some_ids(text: TextTokenizer) -> Tensor:
-    ids = [0, *text.encode("a red circle"), *encode_codes([3, 1, 4, 15], text.vocabulary)]
+    ids = [0, *text.encode("a red circle"), *encode_image_codes([3, 1, 4, 15], text.vocabulary)]
     return torch.tensor([[*ids, *text.encode("on blue"), 2]])
 
 

@@ -19,4 +19,4 @@ def nobody_listens() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    STOP.expected = False
+    STOP.is_requested = False

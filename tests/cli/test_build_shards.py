@@ -31,7 +31,7 @@ def test_documents_become_shards_and_their_fingerprint_is_told(
     shown = capsys.readouterr()
     manifest = ShardReader(out).manifest
     assert shown.out == (
-        f"{out}: 40 sequences, {manifest.num_ids} ids in 1 piece; "
+        f"{out}: 40 sequences, {manifest.num_tokens} ids in 1 piece; "
         f"fingerprint {manifest.fingerprint}\n"
     )
     assert shown.err.startswith("shards: 40 (")
@@ -112,7 +112,7 @@ def test_shards_are_not_written_to_an_address(
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", "s3://bucket/shards"]
     assert main([*words, "--executor", executor]) == 2
     assert capsys.readouterr().err == (
-        "error: s3:/bucket/shards: an address of another file system; expected a folder of this "
-        "machine. Choose another --out, and copy there what is in it when all is done.\n"
+        "error: s3:/bucket/shards: a URL; expected a local folder. "
+        "Choose a local --out and copy it afterwards.\n"
     )
     assert not Path("s3:").exists()

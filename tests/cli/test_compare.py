@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calumma.cli.main import main
-from calumma.compare.judgement_store import Judgement, Store
+from calumma.compare.judgement_store import Judgement, JudgementStore
 from calumma.compare.study import open_study
 
 
@@ -41,7 +41,7 @@ def study(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def _judge(folder: Path, votes: str) -> None:
-    store = Store(folder)
+    store = JudgementStore(folder)
     for item in open_study(folder).items():
         for name in "xyz":
             store.record(Judgement(item.key, name, {"preference": votes}))

@@ -15,7 +15,7 @@ from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
 from tests.checkpoints.drawn import bytes_of, mixed_ids, save_drawn
-from tests.road.test_verbs import FINETUNE
+from tests.end_to_end.test_verbs import FINETUNE
 
 
 @pytest.fixture

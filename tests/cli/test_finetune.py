@@ -11,8 +11,8 @@ from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.files import read_json
 from calumma.tokens.folder import Tokenizers
-from tests.road.test_verbs import FINETUNE
-from tests.train.test_preference import PAIRS
+from tests.end_to_end.test_verbs import FINETUNE
+from tests.train.test_dpo import PAIRS
 
 
 def test_a_model_that_is_not_there_is_refused(
@@ -81,10 +81,10 @@ def test_an_unbalanced_mixture_is_warned_of_in_a_line_and_kept(
 PREFER = """
 model = "run/model"
 steps = 2
-pairs_per_step = 2
-row_length = 64
+batch_size = 2
+seq_len = 64
 device = "cpu"
-[preference]
+[dpo]
 pairs = ["pairs.jsonl"]
 """
 

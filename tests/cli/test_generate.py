@@ -1,4 +1,4 @@
-"""`calumma generate`, on a model that knows nothing."""
+"""`calumma generate` with an untrained model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> 
 Written = dict[str, Any]
 
 
-def made(out: Path, *words: str) -> Written:
+def generate(out: Path, *words: str) -> Written:
     given = ["generate", *words, "--out", str(out), "--device", "cpu", "--max-new-tokens", "20"]
     assert main(given) == 0
     written: Written = json.loads((out / "document.json").read_text())
@@ -36,75 +36,77 @@ def made(out: Path, *words: str) -> Written:
 def test_the_same_seed_makes_the_same_document_and_another_another(
     model: str, tmp_path: Path
 ) -> None:
-    asked = (model, "--prompt", "a red circle", "--max-images", "1")
+    prompt = (model, "--prompt", "a red circle", "--max-images", "1")
     first, again, other = (
-        made(tmp_path / name, *asked, "--seed", seed)
+        generate(tmp_path / name, *prompt, "--seed", seed)
         for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
     )
     assert first["content"] == again["content"]
     assert first["content"] != other["content"]
 
 
-def test_no_images_are_drawn_where_none_are_wanted(model: str, tmp_path: Path) -> None:
-    written = made(tmp_path, model, "--prompt", "a", "--max-images", "0", "--continue")
+def test_max_images_zero_generates_text_only(model: str, tmp_path: Path) -> None:
+    written = generate(tmp_path, model, "--prompt", "a", "--max-images", "0", "--continue")
     assert {part["type"] for part in written["content"]} <= {"text"}
     assert list((tmp_path / "images").iterdir()) == []
 
 
-def test_weights_of_eight_bits_draw_and_write_too(model: str, tmp_path: Path) -> None:
-    words = ("--prompt", "a", "--modality", "image-first", "--weights", "int8")
-    assert made(tmp_path, model, *words)["content"][0]["type"] == "image"
+def test_a_quantized_model_generates_images_and_text(model: str, tmp_path: Path) -> None:
+    words = ("--prompt", "a", "--modality", "image-first", "--quantization", "int8")
+    assert generate(tmp_path, model, *words)["content"][0]["type"] == "image"
 
 
-def test_blocks_are_compiled_where_that_is_asked_for(
+def test_blocks_are_compiled_only_with_the_option(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
-    made(tmp_path / "a", model, "--prompt", "a")
-    assert not asked
-    made(tmp_path / "b", model, "--prompt", "a", "--compile")
-    assert len(asked) == 1
+    compiled: list[object] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", compiled.append)
+    generate(tmp_path / "a", model, "--prompt", "a")
+    assert not compiled
+    generate(tmp_path / "b", model, "--prompt", "a", "--compile")
+    assert len(compiled) == 1
 
 
-def test_pieces_of_the_prompt_keep_their_order(model: str, tmp_path: Path) -> None:
+def test_parts_of_the_prompt_keep_their_order(model: str, tmp_path: Path) -> None:
     noise(3).save(tmp_path / "in.png")
-    picture = ("--image", str(tmp_path / "in.png"))
-    written = made(tmp_path / "o", model, "--prompt", "a", *picture, "--prompt", "b", *picture)
-    assert written["prompt"] == ["a", "[picture]", "b", "[picture]"]
+    image = ("--image", str(tmp_path / "in.png"))
+    written = generate(tmp_path / "o", model, "--prompt", "a", *image, "--prompt", "b", *image)
+    assert written["prompt"] == ["a", "[image]", "b", "[image]"]
 
 
-def test_several_samples_count_their_seeds_up(model: str, tmp_path: Path) -> None:
-    words = ["generate", model, "--prompt", "a", "--samples", "2", "--seed", "5"]
+def test_several_samples_have_consecutive_seeds(model: str, tmp_path: Path) -> None:
+    words = ["generate", model, "--prompt", "a", "--num-samples", "2", "--seed", "5"]
     assert main([*words, "--max-new-tokens", "9", "--out", str(tmp_path)]) == 0
     both = [json.loads((tmp_path / n / "document.json").read_text()) for n in ("1", "2")]
-    alone = made_with_seed(model, tmp_path / "alone", 6)
+    alone = generate_with_seed(model, tmp_path / "alone", 6)
     assert [one["request"]["seed"] for one in both] == [5, 6]
     assert both[0]["content"] != both[1]["content"] == alone["content"]
 
 
-def made_with_seed(model: str, out: Path, seed: int) -> Written:
+def generate_with_seed(model: str, out: Path, seed: int) -> Written:
     words = ["generate", model, "--prompt", "a", "--seed", str(seed), "--max-new-tokens", "9"]
     assert main([*words, "--out", str(out)]) == 0
     written: Written = json.loads((out / "document.json").read_text())
     return written
 
 
-def test_a_picture_is_finished_behind_the_codes_that_are_kept(model: str, tmp_path: Path) -> None:
+def test_the_first_image_tokens_of_the_last_image_are_kept(model: str, tmp_path: Path) -> None:
     noise(3).save(tmp_path / "in.png")
-    words = ("--image", str(tmp_path / "in.png"), "--keep-codes", "3", "--max-images", "0")
-    written = made(tmp_path / "o", model, *words)
+    words = ("--image", str(tmp_path / "in.png"), "--keep-image-tokens", "3", "--max-images", "0")
+    written = generate(tmp_path / "o", model, *words)
     assert written["content"][0]["type"] == "image"
-    assert written["request"]["keep_codes"] == 3
-    kept, drawn = (calumma.load(model).encode_image(picture) for picture in pictures(tmp_path))
-    assert len(kept) == len(drawn) == 4
+    assert written["request"]["keep_image_tokens"] == 3
+    original, completed = (calumma.load(model).encode_image(i) for i in images(tmp_path))
+    assert len(original) == len(completed) == 4
 
 
-def pictures(folder: Path) -> list[PIL.Image.Image]:
+def images(folder: Path) -> list[PIL.Image.Image]:
     return [PIL.Image.open(folder / name) for name in ("in.png", "o/images/0.png")]
 
 
-def test_an_answer_of_images_alone_has_room_for_them(model: str, tmp_path: Path) -> None:
+def test_the_default_token_limit_of_image_only_samples_fits_the_images(
+    model: str, tmp_path: Path
+) -> None:
     words = ["generate", model, "--prompt", "a", "--modality", "image", "--max-images", "2"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     written: Written = json.loads((tmp_path / "document.json").read_text())
@@ -115,30 +117,40 @@ def test_an_answer_of_images_alone_has_room_for_them(model: str, tmp_path: Path)
     assert written["content"][0]["type"] == "image"
 
 
-def test_any_rule_of_sampling_is_set_by_its_name(model: str, tmp_path: Path) -> None:
-    words = ("--temperature", "0.5", "--guidance", "2", "--text.top-k", "7", "--image.min-p=0.1")
-    asked = made(tmp_path, model, "--prompt", "a", *words, "--image.temperature", "1")["request"]
-    assert (asked["text"]["temperature"], asked["text"]["top_k"]) == (0.5, 7)
-    assert asked["image"]["temperature"] == 1.0
-    assert (asked["image"]["text_guidance"], asked["image"]["min_p"]) == (2.0, 0.1)
+def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> None:
+    words = (
+        "--temperature",
+        "0.5",
+        "--guidance-scale",
+        "2",
+        "--text.top-k",
+        "7",
+        "--image.min-p=0.1",
+    )
+    request = generate(tmp_path, model, "--prompt", "a", *words, "--image.temperature", "1")[
+        "request"
+    ]
+    assert (request["text"]["temperature"], request["text"]["top_k"]) == (0.5, 7)
+    assert request["image"]["temperature"] == 1.0
+    assert (request["image"]["text_guidance"], request["image"]["min_p"]) == (2.0, 0.1)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), "no --prompt and no --image; expected at least one of them."),
-        (("--prompt", "a", "--samples", "0"), "--samples 0; expected at least 1."),
+        (("--prompt", "a", "--num-samples", "0"), "--num-samples 0; expected at least 1."),
         (
-            ("--prompt", "a", "--device", "cpu", "--weights", "int3"),
+            ("--prompt", "a", "--device", "cpu", "--quantization", "int3"),
             "weights='int3' are not known; expected plain, int8 or fp8.",
         ),
         (
             ("--prompt", "a", "--modality", "sound"),
-            "--modality sound is not known; expected one of any, text, image, image-first.",
+            "unknown --modality sound; expected one of any, text, image, image-first.",
         ),
         (
             ("--prompt", "a", "--text.topp", "1"),
-            "there is no option --text.topp; expected perhaps --text.top-p.",
+            "unknown option --text.topp; did you mean --text.top-p? Fix the name.",
         ),
         (
             ("--prompt", "a", "--image.top-p", "2"),
@@ -146,13 +158,13 @@ def test_any_rule_of_sampling_is_set_by_its_name(model: str, tmp_path: Path) -> 
             "0 and at most 1.",
         ),
         (
-            ("--prompt", "a", "--keep-codes", "2"),
+            ("--prompt", "a", "--keep-image-tokens", "2"),
             "keep_codes=2 of a prompt that ends in text; expected a picture at the end, and from 0 "
             "to 4 of its codes.",
         ),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(
+def test_an_invalid_request_is_one_line(
     model: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -171,7 +183,7 @@ def test_a_folder_without_a_model_is_refused(
     assert line.startswith(f"error: {tmp_path}")
 
 
-def test_an_image_that_is_not_there_is_refused(
+def test_a_missing_image_is_refused(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "no.png"

@@ -1,4 +1,4 @@
-"""A sample on disk is a document that calumma reads again, and a page that tells no lies."""
+"""Samples on disk: a document that calumma reads again, and an HTML page."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def write(folder: Path, prompt: list[Text | Image], *samples: Sample) -> None:
     write_samples(folder, prompt, samples, [{"seed": number} for number in range(len(samples))])
 
 
-def test_a_written_answer_is_a_document(tmp_path: Path) -> None:
+def test_a_written_sample_is_a_document(tmp_path: Path) -> None:
     write(tmp_path, [Text("see"), Image(data=png(2))], SAMPLE)
     record = json.loads((tmp_path / "document.json").read_text())
-    first, drawn, last = document_from_json(record, tmp_path, "here").content
+    first, image, last = document_from_json(record, tmp_path, "here").content
     assert (first, last) == (Text("<b>a</b> & "), Text("end"))
-    assert isinstance(drawn, Image)
-    assert drawn.open().tobytes() == noise(1).tobytes()
-    assert record["prompt"] == ["see", "[picture]"]
+    assert isinstance(image, Image)
+    assert image.open().tobytes() == noise(1).tobytes()
+    assert record["prompt"] == ["see", "[image]"]
     assert (record["finish_reason"], record["num_tokens"]) == ("stop", 3)
     assert record["timings"] == SAMPLE.timings
     assert record["request"] == {"seed": 0}
 
 
-def test_the_page_shows_text_as_text_and_holds_its_pictures(tmp_path: Path) -> None:
+def test_the_page_escapes_text_and_embeds_images(tmp_path: Path) -> None:
     write(tmp_path, [Text("<script>")], SAMPLE)
     page = (tmp_path / "document.html").read_text()
     assert "<b>a" not in page and "&lt;b&gt;a&lt;/b&gt; &amp; " in page
@@ -55,20 +55,20 @@ def test_another_sample_in_the_same_folder_replaces_the_first(tmp_path: Path) ->
     assert list((tmp_path / "images").iterdir()) == []
 
 
-def test_the_page_tells_of_ids_seconds_seed_and_end(tmp_path: Path) -> None:
+def test_the_page_shows_tokens_seconds_seed_and_finish_reason(tmp_path: Path) -> None:
     write(tmp_path, [Text("a")], SAMPLE)
     page = (tmp_path / "document.html").read_text()
-    for fact in ("3 new ids (3 of text)", "1.00 s, 3 ids a second", "first after 0.50 s"):
+    for fact in ("3 new tokens (3 text)", "1.00 s, 3 tokens/s", "first token after 0.50 s"):
         assert f"<span>{fact}</span>" in page
-    for fact in ("2.00 nats an id", "ended by itself", "seed 0"):
+    for fact in ("2.00 nats per token", "finished", "seed 0"):
         assert f"<span>{fact}</span>" in page
 
 
-def test_several_answers_have_a_folder_each_and_one_page(tmp_path: Path) -> None:
+def test_several_samples_have_a_folder_each_and_one_page(tmp_path: Path) -> None:
     write(tmp_path, [Text("a")], SAMPLE, replace(SAMPLE, parts=[]))
     for number, content in ((1, 3), (2, 0)):
         record = json.loads((tmp_path / str(number) / "document.json").read_text())
         assert len(record["content"]) == content
         assert record["request"] == {"seed": number - 1}
     page = (tmp_path / "document.html").read_text()
-    assert "Answer 2 of 2" in page and '<p class="none">nothing</p>' in page
+    assert "Answer 2 of 2" in page and '<p class="none">empty</p>' in page

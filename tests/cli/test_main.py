@@ -18,7 +18,7 @@ import calumma.cli
 from calumma.cli.inspect import inspect_command
 from calumma.cli.main import COMMANDS, main, make_parser
 from calumma.errors import Interrupted
-from tests.road.test_verbs import FINETUNE, PRETRAIN, VQ
+from tests.end_to_end.test_verbs import FINETUNE, PRETRAIN, VQ
 
 NAMES = [add.__name__[len("add_") : -len("_command")].replace("_", "-") for add in COMMANDS]
 HELPS = [[], *([name] for name in NAMES), ["corpus", "list"], ["corpus", "fetch"]]

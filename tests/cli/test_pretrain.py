@@ -16,7 +16,7 @@ from calumma.checkpoints.model_folder import ModelParts, load_model
 from calumma.cli.main import main
 from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.drawn import save_drawn
-from tests.road.test_verbs import PRETRAIN
+from tests.end_to_end.test_verbs import PRETRAIN
 
 
 def test_shards_that_are_not_there_are_refused(
@@ -58,10 +58,9 @@ RUN = """\
 shards = "{shards}"
 tokenizers = "{tokenizers}"
 steps = 100000
-save_every = 100000
+checkpoint.interval = 100000
 device = "cpu"
-data.num_workers = 2
-stream = {{ row_length = 32, num_rows = 2 }}
+data = {{ seq_len = 32, global_batch_size = 2, num_workers = 2 }}
 model = {{ model_dim = 16, num_layers = 1, num_heads = 2, num_kv_heads = 2, feed_forward_dim = 16 }}
 stage_one.weights = {{ pairs = 1.0 }}
 stage_two.weights = {{ pairs = 1.0 }}
@@ -89,7 +88,7 @@ def test_no_process_that_makes_batches_outlives_its_run(
     _wait_until(lambda: not _of_session(run.pid))
     assert run.stderr is not None
     if status == 3:
-        assert "The same command goes on from there." in run.stderr.read()
+        assert "Run the same command to resume." in run.stderr.read()
     run.stderr.close()
 
 

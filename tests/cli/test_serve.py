@@ -78,12 +78,12 @@ def test_certificates_that_cannot_be_used_are_refused_before_the_model_is_read(
 def test_serving_all_the_world_without_keys_is_refused_before_the_model_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CALUMMA_KEYS", raising=False)
+    monkeypatch.delenv("CALUMMA_API_KEYS", raising=False)
     line = refusal(capsys, str(tmp_path), "--host", "0.0.0.0")
     assert line.startswith("error: host 0.0.0.0 can be reached by others, and there are no keys;")
-    monkeypatch.setenv("CALUMMA_KEYS", "nonsense")
+    monkeypatch.setenv("CALUMMA_API_KEYS", "nonsense")
     line = refusal(capsys, str(tmp_path), "--host", "0.0.0.0")
-    assert line.startswith("error: $CALUMMA_KEYS, line 1: no key")
+    assert line.startswith("error: $CALUMMA_API_KEYS, line 1: no key")
 
 
 def test_without_the_packages_it_says_how_to_get_them(

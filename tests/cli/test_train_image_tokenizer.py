@@ -11,9 +11,9 @@ from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_jsonl
 from calumma.files import sha256
+from tests.end_to_end.test_verbs import VQ
 from tests.images import png
 from tests.launch import Death, launch
-from tests.road.test_verbs import VQ
 
 
 def test_documents_without_pictures_are_refused(
@@ -44,8 +44,8 @@ def test_a_config_that_its_class_refuses_names_the_file(
 VARIANTS = {
     "means": ["--training.codebook.update", "ema", "--training.codebook.revive-after-steps", "1",
               "--training.averaging-decay", "0.9", "--training.augment.smallest-crop", "0.5"],
-    "normalised": ["--training.codebook.lookup", "normalised"],
-    "ibq": ["--training.codebook.lookup", "ibq", "--training.codebook.entropy-weight", "0.1"],
+    "cosine": ["--training.codebook.quantizer", "cosine"],
+    "ibq": ["--training.codebook.quantizer", "ibq", "--training.codebook.entropy-weight", "0.1"],
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def study(tmp_path: Path) -> Study:
 
 def preferences(study: Study, votes: dict[str, list[str]]) -> list[Judgement]:
     """Votes on pairs, by prompt."""
-    items = {item.prompt: item for item in study.items() if item.kind == "pairwise"}
+    items = {item.prompt: item for item in study.items() if item.question_set == "pairwise"}
     return [
         Judgement(items[prompt].key, f"annotator {number}", {"preference": vote}, seconds=number)
         for prompt, told in votes.items()

@@ -14,21 +14,21 @@ from calumma.compare.annotation_app import (
     JudgementRequest,
     make_annotation_app,
 )
-from calumma.compare.judgement_store import Store
+from calumma.compare.judgement_store import JudgementStore
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
 from calumma.errors import EvaluationError
 
 
 @pytest.fixture
-def store(study: Study) -> Iterator[Store]:
-    made = Store(study.folder)
+def store(study: Study) -> Iterator[JudgementStore]:
+    made = JudgementStore(study.folder)
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(study: Study, store: Store) -> TestClient:
+def client(study: Study, store: JudgementStore) -> TestClient:
     return TestClient(make_annotation_app(study, store))
 
 
@@ -46,7 +46,7 @@ def _say(client: TestClient, annotator: str, item: dict[str, Any], place: int = 
 
 
 def test_an_annotator_goes_through_all_items_and_is_told_the_end(
-    client: TestClient, study: Study, store: Store
+    client: TestClient, study: Study, store: JudgementStore
 ) -> None:
     seen = set()
     while (told := _next(client, "ann"))["item"] is not None:
@@ -67,9 +67,9 @@ def test_nothing_shown_names_a_system(client: TestClient) -> None:
         _say(client, "ann", told["item"])
 
 
-def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: Store) -> None:
+def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: JudgementStore) -> None:
     desk = AnnotationService(study, store)
-    pairs = [item for item in study.items() if item.kind == "pairwise"]
+    pairs = [item for item in study.items() if item.question_set == "pairwise"]
     swapped = {desk.is_swapped(f"a{n}", item) for n in range(8) for item in pairs}
     assert swapped == {True, False}
     for number in range(4):
@@ -88,7 +88,9 @@ def test_pictures_travel_inside(client: TestClient) -> None:
     assert told["answers"][0][1]["url"].startswith("data:image/png;base64,")
 
 
-def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestClient) -> None:
+def test_what_is_not_asked_is_refused(
+    study: Study, store: JudgementStore, client: TestClient
+) -> None:
     desk = AnnotationService(study, store)
     with pytest.raises(EvaluationError) as caught:
         desk.record(JudgementRequest(annotator="ann", item="x", answers={}))
@@ -96,7 +98,7 @@ def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestCl
         "the item 'x' is none of this study's 9; expected one that the page was given. Load the page "
         "again."
     )
-    pair = next(item for item in study.items() if item.kind == "pairwise")
+    pair = next(item for item in study.items() if item.question_set == "pairwise")
     answer = client.post(
         "/api/judgement", json={"annotator": "a", "item": pair.key, "answers": {"preference": "?"}}
     )
@@ -107,7 +109,7 @@ def test_what_is_not_asked_is_refused(study: Study, store: Store, client: TestCl
     assert store.judgements() == []
 
 
-def test_a_key_is_asked_for_where_there_is_one(study: Study, store: Store) -> None:
+def test_a_key_is_asked_for_where_there_is_one(study: Study, store: JudgementStore) -> None:
     client = TestClient(make_annotation_app(study, store, key="word"))
     assert client.get("/").status_code == 200
     for headers in ({}, {"X-Key": "wrong"}):

@@ -8,28 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from calumma.compare.judgement_store import STORE_NAME, Judgement, Store
-from calumma.compare.study import Item
+from calumma.compare.judgement_store import STORE_NAME, Judgement, JudgementStore
+from calumma.compare.study import StudyItem
 from calumma.errors import FileError
 
-ITEMS = [Item("absolute", str(number), ("ours",)) for number in range(4)]
+ITEMS = [StudyItem("absolute", str(number), ("ours",)) for number in range(4)]
 
 
 def test_judgements_come_back_and_the_last_word_counts(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = JudgementStore(tmp_path)
     first = Judgement("i", "ann", {"q": "yes", "r": "no"}, swapped=True, seconds=2.5)
     store.record(Judgement("i", "ann", {"q": "no", "r": "no"}))
     store.record(first)
     store.record(Judgement("i", "bob", {"q": "no"}))
     store.close()
-    again = Store(tmp_path)
+    again = JudgementStore(tmp_path)
     assert again.judgements() == [first, Judgement("i", "bob", {"q": "no"})]
-    assert (again.done_by("ann"), again.done_by("eve")) == (1, 0)
+    assert (again.num_judged("ann"), again.num_judged("eve")) == (1, 0)
     again.close()
 
 
 def test_an_item_is_given_again_until_it_is_judged(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = JudgementStore(tmp_path)
     given = store.claim(ITEMS, "ann", 1)
     assert store.claim(ITEMS, "ann", 1) == given
     other = store.claim(ITEMS, "bob", 1)
@@ -38,7 +38,7 @@ def test_an_item_is_given_again_until_it_is_judged(tmp_path: Path) -> None:
 
 
 def test_begun_items_come_first_and_nobody_judges_twice(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = JudgementStore(tmp_path)
     for item in ITEMS[2:]:
         store.record(Judgement(item.key, "ann", {"q": "yes"}))
     assert store.claim(ITEMS, "bob", 2) == ITEMS[2]
@@ -48,7 +48,7 @@ def test_begun_items_come_first_and_nobody_judges_twice(tmp_path: Path) -> None:
 
 
 def test_many_annotators_at_once_fill_each_item_exactly(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = JudgementStore(tmp_path)
 
     def judge(name: str) -> None:
         while (item := store.claim(ITEMS, name, 3)) is not None:
@@ -64,7 +64,7 @@ def test_many_annotators_at_once_fill_each_item_exactly(tmp_path: Path) -> None:
 
 
 def test_a_claim_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
+    store = JudgementStore(tmp_path)
     assert store.claim(ITEMS[:1], "ann", 1) == ITEMS[0]
     assert store.claim(ITEMS[:1], "bob", 1) is None
     monkeypatch.setattr("calumma.compare.judgement_store.CLAIM_SECONDS", -1.0)
@@ -75,4 +75,4 @@ def test_a_claim_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / STORE_NAME).write_text("nothing of SQLite " * 100)
     with pytest.raises(FileError, match=r"is no whole SQLite file .*; expected the judgements of"):
-        Store(tmp_path)
+        JudgementStore(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.compare.preference_pairs import preferred_pairs, write_pairs
+from calumma.compare.preference_pairs import preference_pairs, write_preference_pairs
 from calumma.compare.study import Study
 from calumma.errors import EvaluationError
 from tests.compare.conftest import preferences
@@ -22,18 +22,18 @@ def test_what_a_majority_preferred_is_chosen(study: Study, tmp_path: Path) -> No
             "p3": ["same", "first", "second"],
         },
     )
-    one, two = preferred_pairs(study, told)
+    one, two = preference_pairs(study, told)
     assert one["chosen"][0]["text"] == "other on p1" and one["rejected"][0]["text"] == "ours on p1"
     assert two["chosen"][0]["text"] == "ours on p2"
     assert [part["type"] for part in two["prompt"]] == ["image", "text"]
-    assert write_pairs(tmp_path / "pairs.jsonl", study, told) == 2
+    assert write_preference_pairs(tmp_path / "pairs.jsonl", study, told) == 2
     lines = (tmp_path / "pairs.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [one, two]
 
 
 def test_without_a_decided_pair_nothing_is_written(study: Study, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
-        write_pairs(tmp_path / "pairs.jsonl", study, [])
+        write_preference_pairs(tmp_path / "pairs.jsonl", study, [])
     assert str(caught.value) == (
         f"{study.folder} holds no pair that a majority decided; expected one or more. Collect "
         "pairwise judgements first: `calumma compare serve`."

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from calumma.compare.study import Study, new_study, open_study, read_answers, require_kinds
+from calumma.compare.study import Study, new_study, open_study, parse_question_sets, read_answers
 from calumma.documents.document import Text
 from calumma.errors import DocumentError, EvaluationError
 from tests.compare.conftest import PROMPTS, answer
 
 
 def test_a_study_comes_back_as_it_was_made(study: Study) -> None:
-    assert (study.systems, study.kinds) == (("ours", "other"), ("absolute", "pairwise"))
+    assert (study.systems, study.question_sets) == (("ours", "other"), ("absolute", "pairwise"))
     assert [prompt.text for prompt in study.prompts.values()] == ["tell p1", "about p2", "tell p3"]
     told = study.answers["other"]["p2"]
     assert told.content[0] == Text("other on p2")
@@ -24,10 +24,10 @@ def test_a_study_comes_back_as_it_was_made(study: Study) -> None:
 
 def test_every_answer_is_judged_alone_and_every_pair_once(study: Study) -> None:
     items = list(study.items())
-    assert [item.systems for item in items if item.kind == "absolute"] == [
+    assert [item.systems for item in items if item.question_set == "absolute"] == [
         *(("ours",), ("other",)) * 3
     ]
-    assert [item.prompt for item in items if item.kind == "pairwise"] == ["p1", "p2", "p3"]
+    assert [item.prompt for item in items if item.question_set == "pairwise"] == ["p1", "p2", "p3"]
     assert len({item.key for item in items}) == len(items)
 
 
@@ -68,9 +68,9 @@ def test_what_cannot_be_a_study_is_refused(study: Study, tmp_path: Path) -> None
 
 
 def test_kinds_are_known(tmp_path: Path) -> None:
-    assert require_kinds(["safety", "pairwise"]) == ("safety", "pairwise")
+    assert parse_question_sets(["safety", "pairwise"]) == ("safety", "pairwise")
     with pytest.raises(EvaluationError) as caught:
-        require_kinds(["beauty"])
+        parse_question_sets(["beauty"])
     assert str(caught.value) == (
         "--kinds beauty; expected some of absolute, pairwise, safety, with commas between."
     )

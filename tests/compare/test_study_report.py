@@ -9,7 +9,7 @@ import pytest
 from calumma.compare.judgement_store import Judgement
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
-from calumma.compare.study_report import seconds_an_item, study_metrics, vote_tables
+from calumma.compare.study_report import median_seconds, study_metrics, vote_tables
 from tests.compare.conftest import preferences
 
 VOTES = {
@@ -38,7 +38,7 @@ def test_items_that_wait_for_annotators_are_told_and_not_counted(study: Study) -
     assert table["waiting"] == 2
     assert table["counts"]["all"] == {"first": 1}
     assert table["annotators_agree"] == {"all": 1, "majority": 0, "none": 0}
-    assert seconds_an_item(judgements) == 2.0 and seconds_an_item([]) == 0.0
+    assert median_seconds(judgements) == 2.0 and median_seconds([]) == 0.0
 
 
 def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:

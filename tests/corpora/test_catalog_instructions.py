@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.catalog_instructions import INSTRUCTIONS
+from calumma.corpora.catalog_instructions import INSTRUCTION_CORPORA
 from calumma.documents.document import Text
 from calumma.train.config_finetune import CATEGORIES
 
 
 def test_there_is_one_for_each_category_of_the_paper() -> None:
-    names = [corpus.name.removeprefix("sft-").replace("-", "_") for corpus in INSTRUCTIONS]
+    names = [corpus.name.removeprefix("sft-").replace("-", "_") for corpus in INSTRUCTION_CORPORA]
     assert tuple(names) == CATEGORIES
 
 

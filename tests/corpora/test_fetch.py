@@ -73,12 +73,12 @@ def test_a_limit_stops_early_and_compares_nothing(tmp_path: Path, small: Corpus)
 def test_a_stopped_fetch_goes_on_with_the_same_bytes(
     tmp_path: Path, small: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(STOP, "expected", True)
+    monkeypatch.setattr(STOP, "is_requested", True)
     with pytest.raises(Interrupted):
         fetch_corpus(small, tmp_path / "stopped")
     first = tmp_path / "stopped/small/00000.parquet"
     written = first.stat().st_mtime_ns
-    monkeypatch.setattr(STOP, "expected", False)
+    monkeypatch.setattr(STOP, "is_requested", False)
     fetch_corpus(small, tmp_path / "stopped")
     fetch_corpus(small, tmp_path / "whole")
     assert first.stat().st_mtime_ns == written

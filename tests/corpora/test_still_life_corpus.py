@@ -46,10 +46,10 @@ def test_longer_shorter_and_stopped_end_in_the_same_files(tmp_path: Path) -> Non
         generate_still_lifes(tmp_path / str(start), config(start))
         generate_still_lifes(tmp_path / str(start), config(12))
         assert files(tmp_path / str(start) / "still-lifes") == files(whole)
-    STOP.expected = True
+    STOP.is_requested = True
     with pytest.raises(Interrupted):
         generate_still_lifes(tmp_path / "stopped", config(12))
-    STOP.expected = False
+    STOP.is_requested = False
     generate_still_lifes(tmp_path / "stopped", config(12, seed=1))
     assert files(generate_still_lifes(tmp_path / "stopped", config(12)).folder) == files(whole)
 

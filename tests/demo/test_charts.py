@@ -18,7 +18,7 @@ from calumma.demo.charts import (
     thin,
     ticks,
 )
-from calumma.demo.page_data import Curve, FigureRow, Series
+from calumma.demo.page_data import Curve, MetricRow, Series
 
 STRAIGHT = Curve("a", "bits", [Series("text", [(0, 10.0), (50, 5.0), (100, 0.0)])])
 
@@ -130,8 +130,8 @@ def test_the_bar_of_shares_is_whole() -> None:
     assert shares_bar({}) == shares_bar({"one": 0.0}) == ""
 
 
-def figure(value: float, baseline: float | None, interval: tuple[float, float] | None) -> FigureRow:
-    return FigureRow("f", value, baseline, 9, interval, "bits")
+def figure(value: float, baseline: float | None, interval: tuple[float, float] | None) -> MetricRow:
+    return MetricRow("f", value, baseline, 9, interval, "bits")
 
 
 def test_a_mark_runs_from_zero_to_the_largest_end() -> None:

@@ -14,7 +14,7 @@ TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
 
 def test_the_shipped_config_is_whole(tmp_path: Path) -> None:
     config = load_demo_config()
-    pretraining, finetuning = config.pretraining(tmp_path), config.finetuning(tmp_path)
+    pretraining, finetuning = config.pretrain_config(tmp_path), config.finetune_config(tmp_path)
     assert pretraining.shards == finetuning.shards == tmp_path / "shards"
     assert finetuning.model == tmp_path / "runs" / "pretrain" / "model"
     longest = pretraining.model.max_seq_len
@@ -24,18 +24,18 @@ def test_the_shipped_config_is_whole(tmp_path: Path) -> None:
 
 def test_one_seed_is_the_seed_of_everything(tmp_path: Path) -> None:
     config = load_demo_config(TINY, {"seed": 7})
-    for run in (config.pretraining(tmp_path), config.finetuning(tmp_path)):
+    for run in (config.pretrain_config(tmp_path), config.finetune_config(tmp_path)):
         assert (run.seed, run.data.seed) == (7, 7)
 
 
 def test_checkpoints_are_as_often_as_the_demo_says(tmp_path: Path) -> None:
     config = load_demo_config(TINY)
-    assert config.pretraining(tmp_path).checkpoint.interval == config.checkpoint_interval == 2
+    assert config.pretrain_config(tmp_path).checkpoint.interval == config.checkpoint_interval == 2
 
 
 def test_a_mistake_in_a_table_of_a_run_is_named(tmp_path: Path) -> None:
     path = tmp_path / "demo.toml"
     path.write_text(TINY.read_text().replace("[finetune]\n", "[finetune]\nstepps = 3\n"))
     with pytest.raises(ConfigError) as caught:
-        load_demo_config(path).finetuning(tmp_path)
+        load_demo_config(path).finetune_config(tmp_path)
     assert str(caught.value) == "demo: there is no field stepps; expected perhaps steps."

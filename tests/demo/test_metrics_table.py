@@ -1,10 +1,16 @@
 import math
 import re
 
-from calumma.demo.metrics_table import PLAIN_WORDS, plain_name, shown_interval, shown_value, table
-from calumma.demo.page_data import FigureRow
+from calumma.demo.metrics_table import (
+    METRIC_DESCRIPTIONS,
+    metric_title,
+    metrics_table,
+    shown_interval,
+    shown_value,
+)
+from calumma.demo.page_data import MetricRow
 
-BITS = FigureRow(
+BITS = MetricRow(
     "code_bits_per_token", 3.971, 7.12, 1431, (3.9, 4.05), "bits", "a note", "under 5", True
 )
 
@@ -15,11 +21,11 @@ def test_every_figure_of_the_report_has_plain_words() -> None:
         "retrieval_image_given_text code_bits_right_minus_shuffled colour_asked_colour_drawn "
         "reconstruction_psnr_db codebook_used"
     )
-    assert set(names.split()) == set(PLAIN_WORDS)
+    assert set(names.split()) == set(METRIC_DESCRIPTIONS)
 
 
 def test_an_unknown_figure_is_named_by_its_own_name() -> None:
-    assert plain_name("shared_words") == "Shared words"
+    assert metric_title("shared_words") == "Shared words"
 
 
 def test_values_by_hand() -> None:
@@ -31,18 +37,18 @@ def test_values_by_hand() -> None:
 
 
 def test_a_row_shows_all_that_it_holds() -> None:
-    text = re.sub(r"<[^>]+>", " ", table([BITS]))
+    text = re.sub(r"<[^>]+>", " ", metrics_table([BITS]))
     for piece in ("3.97 bits", "7.12 bits", "3.90 to 4.05", "1,431", "a note", "under 5", "✓ met"):
         assert piece in text
 
 
 def test_a_figure_without_a_bar_has_no_verdict() -> None:
-    plain = table([FigureRow("x", 1.0, None, 5, None, "dB")])
+    plain = metrics_table([MetricRow("x", 1.0, None, 5, None, "dB")])
     assert "met" not in plain and "–" in plain
-    missed = table([FigureRow("x", 1.0, None, 5, None, "dB", "", "more", False)])
+    missed = metrics_table([MetricRow("x", 1.0, None, 5, None, "dB", "", "more", False)])
     assert "✗ not met" in missed
 
 
 def test_names_and_notes_are_escaped() -> None:
-    drawn = table([FigureRow("<b>", 1.0, None, 5, None, "<u>", "<i>", "<s>")])
+    drawn = metrics_table([MetricRow("<b>", 1.0, None, 5, None, "<u>", "<i>", "<s>")])
     assert not re.search(r"<[bius]>(?!1)", drawn)

@@ -8,41 +8,43 @@ import PIL.Image
 import pytest
 
 from calumma.demo.page_data import (
-    Captioned,
+    CaptionedImage,
     Curve,
-    Drawing,
-    FigureRow,
-    Interleaved,
-    RowCell,
+    GeneratedImages,
+    InterleavedSample,
+    MetricRow,
+    PageData,
     Series,
-    Story,
-    Strip,
-    ways_on,
+    TokenCell,
+    TokenizationExample,
+    next_commands,
 )
-from calumma.demo.report_page import page, write_page
+from calumma.demo.report_page import render_page, write_report_page
 from calumma.errors import OutputError
 
 RED = PIL.Image.new("RGB", (16, 16), "red")
-BARE = Story(title="A title", lead="A lead.", command="", machine="")
-FULL = Story(
+BARE = PageData(title="A title", lead="A lead.", command="", machine="")
+FULL = PageData(
     title="A title",
     lead="A lead.",
     command="calumma demo",
     machine="two cores",
     seconds={"shards": 5.0},
     warnings=["a warning"],
-    drawings=[Drawing("a red fox", [RED] * 4, "never seen")],
-    captions=[Captioned(RED, "a red fox", "a red hat", "a blue fox")],
-    interleaved=[Interleaved(["a fox", RED], [RED, "two foxes"])],
-    strip=Strip("a red fox", RED, [[1, 2], [3, 4]], 8, RED, [RowCell(5, "text", "fox", 0)]),
+    generated_images=[GeneratedImages("a red fox", [RED] * 4, "never seen")],
+    captions=[CaptionedImage(RED, "a red fox", "a red hat", "a blue fox")],
+    interleaved=[InterleavedSample(["a fox", RED], [RED, "two foxes"])],
+    tokenization=TokenizationExample(
+        "a red fox", RED, [[1, 2], [3, 4]], 8, RED, [TokenCell(5, "text", "fox", 0)]
+    ),
     curves=[Curve("Pre-training", "bits", [Series("text", [(0, 9.0), (5, 2.0)])])],
     reconstructions=[(RED, RED)],
-    figures=[FigureRow("codebook_used", 0.9, None, 100, None, "share")],
+    metrics=[MetricRow("codebook_used", 0.9, None, 100, None, "share")],
     sizes=[("parameters", "3.1 M")],
-    ways_on=ways_on("out/demo", "a red fox", "what is this?"),
+    next_commands=next_commands("out/demo", "a red fox", "what is this?"),
     attribution=["Emoji, MIT"],
 )
-LISTS = {field.name for field in fields(Story)} - {"title", "lead", "command", "machine"}
+LISTS = {field.name for field in fields(PageData)} - {"title", "lead", "command", "machine"}
 
 
 class Reader(HTMLParser):
@@ -78,7 +80,7 @@ class Reader(HTMLParser):
 
 
 def test_every_part_is_on_the_page() -> None:
-    found = Reader(page(FULL))
+    found = Reader(render_page(FULL))
     assert found.headings == [
         "What it drew",
         "What it saw",
@@ -102,23 +104,23 @@ def test_every_part_is_on_the_page() -> None:
 
 
 def test_a_bare_story_has_no_headings() -> None:
-    found = Reader(page(BARE))
+    found = Reader(render_page(BARE))
     assert found.headings == [] and ("nav", {}) not in found.tags
 
 
 @pytest.mark.parametrize("name", sorted(LISTS - {"warnings"}))
 def test_an_empty_part_takes_its_heading_with_it(name: str) -> None:
     without = replace(FULL, **{name: getattr(BARE, name)})
-    assert len(Reader(page(without)).headings) == len(Reader(page(FULL)).headings) - 1
+    assert len(Reader(render_page(without)).headings) == len(Reader(render_page(FULL)).headings) - 1
 
 
 def test_curves_and_times_without_a_value_have_no_heading() -> None:
     empty = replace(BARE, curves=[Curve("a", "b", [])], seconds={"nothing": 0.0})
-    assert Reader(page(empty)).headings == []
+    assert Reader(render_page(empty)).headings == []
 
 
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
-    html = page(FULL)
+    html = render_page(FULL)
     found = Reader(html)
     for tag, attributes in found.tags:
         assert tag not in {"script", "iframe", "object", "embed", "video", "audio", "base"}
@@ -132,42 +134,42 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
 
 def test_whatever_is_said_stays_text() -> None:
     evil = '"><script>alert(1)</script>$style'
-    story = Story(
+    story = PageData(
         title=evil,
         lead=evil,
         command=evil,
         machine=evil,
         seconds={evil: 1.0},
         warnings=[evil],
-        drawings=[Drawing(evil, [RED], evil)],
-        captions=[Captioned(RED, evil, evil + " x", evil)],
-        interleaved=[Interleaved([evil], [evil])],
-        strip=Strip(evil, RED, [[1]], 2, RED, [RowCell(5, "text", evil, 0)]),
+        generated_images=[GeneratedImages(evil, [RED], evil)],
+        captions=[CaptionedImage(RED, evil, evil + " x", evil)],
+        interleaved=[InterleavedSample([evil], [evil])],
+        tokenization=TokenizationExample(evil, RED, [[1]], 2, RED, [TokenCell(5, "text", evil, 0)]),
         curves=[Curve(evil, evil, [Series(evil, [(0, 1.0), (4, 2.0)])], 2, evil, {evil: 1.5})],
-        figures=[FigureRow(evil, 0.9, None, 100, None, evil, evil, evil, True)],
+        metrics=[MetricRow(evil, 0.9, None, 100, None, evil, evil, evil, True)],
         sizes=[(evil, evil)],
-        ways_on=[(evil, evil)],
+        next_commands=[(evil, evil)],
         attribution=[evil],
     )
-    html = page(story)
+    html = render_page(story)
     assert "<script" not in html
     assert html.count("$style") > 20
     Reader(html)
 
 
 def test_words_that_the_truth_has_not_are_marked() -> None:
-    html = page(FULL)
+    html = render_page(FULL)
     assert "a red <u>hat</u>" in html and "a <u>blue</u> fox" in html
-    right = replace(BARE, captions=[Captioned(RED, "A red  fox", "a red fox")])
-    assert 'a red fox <b class="met">✓</b>' in page(right)
-    assert "<dt>nearest</dt>" not in page(right)
+    right = replace(BARE, captions=[CaptionedImage(RED, "A red  fox", "a red fox")])
+    assert 'a red fox <b class="met">✓</b>' in render_page(right)
+    assert "<dt>nearest</dt>" not in render_page(right)
 
 
 def test_the_same_story_is_the_same_bytes(tmp_path: Path) -> None:
-    write_page(tmp_path / "a.html", FULL)
-    write_page(tmp_path / "b.html", FULL)
+    write_report_page(tmp_path / "a.html", FULL)
+    write_report_page(tmp_path / "b.html", FULL)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-    assert (tmp_path / "a.html").read_text(encoding="utf-8") == page(FULL)
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == render_page(FULL)
 
 
 def test_two_hundred_pictures_stay_under_three_megabytes() -> None:
@@ -175,17 +177,17 @@ def test_two_hundred_pictures_stay_under_three_megabytes() -> None:
     generator = np.random.default_rng(0)
     shades = np.linspace(0, 200, 64)[:, None, None] + generator.normal(0, 4, (64, 64, 3))
     image = PIL.Image.fromarray(shades.clip(0, 255).astype(np.uint8))
-    story = replace(BARE, drawings=[Drawing("p", [image] * 4)] * 50)
-    assert len(page(story).encode()) < 3_000_000
+    story = replace(BARE, drawings=[GeneratedImages("p", [image] * 4)] * 50)
+    assert len(render_page(story).encode()) < 3_000_000
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="expected a folder that you may write to"):
-        write_page(tmp_path / "file" / "report.html", BARE)
+        write_report_page(tmp_path / "file" / "report.html", BARE)
 
 
 def test_the_style_has_light_dark_phone_and_paper() -> None:
-    html = page(BARE)
+    html = render_page(BARE)
     for query in ("prefers-color-scheme: dark", "max-width: 720px", "@media print", "pixelated"):
         assert re.search(re.escape(query), html)

@@ -47,9 +47,9 @@ class Oracle:
             for place, id_ in enumerate(sequence):
                 letter = TOKENIZER.decode([id_]) if id_ in VOCABULARY.text else ""
                 if known is None and letter in LETTERS and letter:
-                    known = VOCABULARY.id_of_code(LETTERS.index(letter))
+                    known = VOCABULARY.code_to_id(LETTERS.index(letter))
                 elif known is None and id_ in VOCABULARY.codes:
-                    known = TOKENIZER.encode(LETTERS[VOCABULARY.code_of_id(id_)])[0]
+                    known = TOKENIZER.encode(LETTERS[VOCABULARY.id_to_code(id_)])[0]
                 if known is not None:
                     logits[row, place, known] = self.logit
         return logits

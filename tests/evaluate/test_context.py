@@ -51,7 +51,7 @@ def test_counts_are_those_of_the_documents_sequences() -> None:
     counts = context.token_counts()
     vocabulary = context.model.vocabulary
     assert counts[vocabulary.bos] == counts[vocabulary.eos] == counts[vocabulary.begin_image] == 2
-    assert counts[vocabulary.id_of_code(1)] == 4
+    assert counts[vocabulary.code_to_id(1)] == 4
     assert counts.sum() == 2 * (1 + 1 + 1 + 4 + 1 + 1)
 
 

@@ -19,7 +19,7 @@ def test_an_even_model_gives_every_id_the_same_probability() -> None:
 
 def test_a_known_logit_gives_the_probability_worked_out_by_hand() -> None:
     [letter] = TOKENIZER.encode("b")
-    code = VOCABULARY.id_of_code(1)
+    code = VOCABULARY.code_to_id(1)
     [scores] = token_logprobs(
         Oracle(2.0),  # type: ignore[arg-type]
         [[VOCABULARY.bos, letter, code]],

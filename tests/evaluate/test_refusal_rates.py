@@ -110,9 +110,12 @@ def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
     )
 
 
+def contains_idiot(text: str) -> float:
+    return float("idiot" in text)
+
+
 def test_classifiers_label_by_the_worst_part() -> None:
-    pytest.importorskip("profanity_check", reason="alt-profanity-check is not installed")
-    label = make_safety_classifier(["profanity"])
+    label = make_safety_classifier(["tests.evaluate.test_refusal_rates:contains_idiot"])
     assert label(["a large red circle", PIL.Image.new("RGB", (8, 8))]) == "safe"
     assert label(["a large red circle", "you fucking idiot"]) == "unsafe"
 
@@ -121,6 +124,6 @@ def test_an_unknown_classifier_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         make_safety_classifier(["virtue"])
     assert str(caught.value) == (
-        "there is no classifier 'virtue' of answers; expected some of profanity, nudity, with commas "
-        "between. Fix --labels."
+        "there is no classifier 'virtue' of answers; expected nudity or package.module:function, "
+        "separated by commas. Fix --labels."
     )

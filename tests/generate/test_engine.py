@@ -24,7 +24,7 @@ from calumma.generate.request import RequestState
 from calumma.generate.sampling_ops import uniform_from_seed
 from calumma.model.decoder import Decoder
 from calumma.model.kv_cache import KVCache
-from calumma.tokens.sequence import encode_codes
+from calumma.tokens.sequence import encode_image_codes
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
@@ -40,7 +40,7 @@ def engine(decoder: Decoder, text_tokenizer: TextTokenizer) -> Engine:
 def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
     """Text alone; text and an image; an image; and one that ends inside an image."""
     v = text_tokenizer.vocabulary
-    words, image = text_tokenizer.encode("a red circle"), encode_codes([3, 1, 4, 15], v)
+    words, image = text_tokenizer.encode("a red circle"), encode_image_codes([3, 1, 4, 15], v)
     return [
         [0, *words, v.end_turn],
         [0, *words, *image, v.end_turn],

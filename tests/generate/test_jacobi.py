@@ -145,7 +145,7 @@ def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
         prompt_token_ids=(0,), image=rules, modality="image", max_images=1, max_new_tokens=18
     )
     (work,), steps = followed(engine, [one])
-    assert work.output_token_ids == [v.begin_image, *[v.id_of_code(3)] * 16, v.end_image]
+    assert work.output_token_ids == [v.begin_image, *[v.code_to_id(3)] * 16, v.end_image]
     # The first code alone, twice six, and the three that are left.
     assert steps == 1 + 2 + 1
 

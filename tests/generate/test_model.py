@@ -18,7 +18,7 @@ from calumma.errors import DocumentError, GenerationError
 from calumma.generate.events import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model, load
 from calumma.generate.params import TextSampling
-from calumma.tokens.sequence import encode_codes
+from calumma.tokens.sequence import encode_image_codes
 from tests.checkpoints.drawn import without_image_decoder
 from tests.images import noise, png
 
@@ -43,7 +43,7 @@ def test_parts_become_ids_and_come_back(model: Model) -> None:
     picture = noise(3)
     codes = model.encode_image(picture)
     text = model.text.encode
-    expected = [0, *text("see "), *encode_codes(codes, model.vocabulary), *text("a <s>")]
+    expected = [0, *text("see "), *encode_image_codes(codes, model.vocabulary), *text("a <s>")]
     assert model.encode(["see ", picture, {"type": "text", "text": "a <s>"}]) == expected
     first, drawn, last = model.decode(expected)
     assert (first, last) == ("see ", "a <s>")
@@ -146,10 +146,10 @@ def test_partial_pictures_come_as_often_as_asked(model: Model) -> None:
 def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = encode_codes([3, 1, 4, 15], model.vocabulary)
+    image = encode_image_codes([3, 1, 4, 15], model.vocabulary)
     monkeypatch.setattr(model, "_prompt", lambda *parts, **options: [0, 30, *image[:3]])
     sample = model.generate(["x"], max_new_tokens=3)
-    codes = [model.vocabulary.code_of_id(id_) for id_ in sample.token_ids[:2]]
+    codes = [model.vocabulary.id_to_code(id_) for id_ in sample.token_ids[:2]]
     assert sample.token_ids[2] == model.vocabulary.end_image
     (drawn,) = sample.parts
     assert isinstance(drawn, PIL.Image.Image)

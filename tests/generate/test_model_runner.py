@@ -13,7 +13,7 @@ from calumma.generate.model_runner import (
     to_column_major,
 )
 from calumma.generate.params import Request
-from calumma.generate.request import RequestState, SequenceState, build_request_state
+from calumma.generate.request import RequestState, SequenceState
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -99,7 +99,9 @@ def works(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
     for number, length in enumerate(lengths):
         ids = (text_tokenizer.vocabulary.text[number], *range(40, 39 + length))
         made.append(
-            build_request_state(Request(prompt_token_ids=ids), text_tokenizer.vocabulary, 4, 128)
+            RequestState.from_request(
+                Request(prompt_token_ids=ids), text_tokenizer.vocabulary, 4, 128
+            )
         )
         made[-1].place(number * 100, number)
     return made
@@ -128,7 +130,7 @@ def test_a_request_s_rows_end_in_one_step(
     v = text_tokenizer.vocabulary
     image = [v.begin_image, 4, 5, 6, 7, v.end_image]
     ids = (v.bos, *v.text[:20], *image * 3, v.begin_image)
-    work = build_request_state(Request(prompt_token_ids=ids), v, 4, 128)
+    work = RequestState.from_request(Request(prompt_token_ids=ids), v, 4, 128)
     work.allocate(0, 0)
     steps = []
     while any(one.num_uncomputed_tokens for one in work.sequences):

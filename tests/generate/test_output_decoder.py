@@ -63,7 +63,7 @@ def test_bytes_that_are_no_text_do_not_hold_up_the_rest() -> None:
 def test_pieces_are_what_the_tokenizer_reads(text_tokenizer: TextTokenizer) -> None:
     v = text_tokenizer.vocabulary
     text = "the small green cross, 123 times! äöü 猫 and\n\ta lizard: 🦎"
-    teller = OutputDecoder(v, bytes_of=text_tokenizer.bytes_of, draw=draw, codes_between=1)
+    teller = OutputDecoder(v, bytes_of=text_tokenizer.token_bytes, draw=draw, codes_between=1)
     spelt = text_tokenizer.encode(text)
     assert "".join(texts([e for id_ in spelt for e in teller.push(id_)])) == text
 

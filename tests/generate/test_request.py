@@ -9,7 +9,7 @@ import pytest
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request
-from calumma.generate.request import RequestState, SequenceState, build_request_state
+from calumma.generate.request import RequestState, SequenceState
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=9)
@@ -21,7 +21,7 @@ IMAGE = (BEGIN, 4, 5, END)
 def work(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: Any) -> RequestState:
     """Two codes to an image."""
     image = ImageSampling(guidance_scale=scales[0], image_guidance_scale=scales[1])
-    return build_request_state(
+    return RequestState.from_request(
         Request(prompt_token_ids=ids, image=image, **options),
         V,
         codes_per_image=2,
@@ -189,7 +189,7 @@ def test_an_id_that_is_supposed_gives_way_to_the_one_that_comes() -> None:
 
 
 def test_nothing_is_guessed_while_more_than_the_newest_code_is_unread() -> None:
-    made = build_request_state(
+    made = RequestState.from_request(
         Request(
             prompt_token_ids=(BOS, WORD, BEGIN, 4), image=ImageSampling(num_speculative_tokens=2)
         ),

@@ -9,7 +9,7 @@ import torch
 
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
-from calumma.generate.request import RequestState, SequenceState, build_request_state
+from calumma.generate.request import RequestState, SequenceState
 from calumma.generate.sampler import Sampler
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -31,7 +31,7 @@ def chooser(decoder: Decoder, v: Vocabulary) -> Sampler:
 def seated(
     chooser: Sampler, v: Vocabulary, *ids: int, seat: int = 0, **options: Any
 ) -> RequestState:
-    made = build_request_state(Request(prompt_token_ids=(0, *ids), **options), v, 4, 128)
+    made = RequestState.from_request(Request(prompt_token_ids=(0, *ids), **options), v, 4, 128)
     made.allocate(0, seat)
     chooser.add_request(made)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from calumma.generate.params import Request
-from calumma.generate.request import RequestState, build_request_state
+from calumma.generate.request import RequestState
 from calumma.generate.step_output import StepOutput, resolve_placeholders, to_device_async
 from calumma.vocabulary import Vocabulary
 
@@ -13,7 +13,10 @@ V = Vocabulary(num_codes=4, num_text=6)
 
 
 def works(count: int) -> list[RequestState]:
-    return [build_request_state(Request(prompt_token_ids=(V.bos,)), V, 3, 64) for _ in range(count)]
+    return [
+        RequestState.from_request(Request(prompt_token_ids=(V.bos,)), V, 3, 64)
+        for _ in range(count)
+    ]
 
 
 def test_each_work_is_told_its_own_draws_in_order() -> None:

@@ -17,8 +17,8 @@ from calumma.plan.sharding_trace import count_rank_parameters, fake_process_grou
 from calumma.train.compile_and_recompute import prepare
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallel import Ranks, placed
-from calumma.train.step import StepRules, optimizer_step
+from calumma.train.parallelize import Ranks, placed
+from calumma.train.train_step import StepRules, optimizer_step
 from calumma.vocabulary import Vocabulary
 from tests.train.live_bytes import LiveBytes
 
@@ -43,7 +43,7 @@ def load_of(
     shape: DecoderConfig, way: str, dtype: torch.dtype, tensor: int, ranks: int
 ) -> Workload:
     return Workload(
-        shape=shape,
+        config=shape,
         num_sequences=ROWS,
         seq_len=LENGTH,
         activation_checkpointing=way,  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calumma.gpu_specs import GIB, gpu_spec
-from calumma.plan.run_plan import PlanRequest, RunPlan, make_plan
+from calumma.plan.run_plan import PlanRequest, RunPlan, make_run_plan
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
@@ -17,7 +17,7 @@ GPU_HOURS = {"7B": 856_481, "34B": 4_282_407}
 
 def planned(size: str) -> RunPlan:
     config = load_config(PretrainConfig, ROOT / "runs" / f"decoder-{size}.toml", [])
-    return make_plan(PlanRequest(config=config, gpu=gpu_spec("a100-80gb"), num_gpus=GPUS[size]))
+    return make_run_plan(PlanRequest(config=config, gpu=gpu_spec("a100-80gb"), num_gpus=GPUS[size]))
 
 
 def columns(size: str) -> list[tuple[str, str, str]]:

@@ -10,7 +10,12 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, GpuSpec
-from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, PlanRequest, make_plan, vocabulary_size_of
+from calumma.plan.run_plan import (
+    CUDA_CONTEXT_BYTES,
+    PlanRequest,
+    make_run_plan,
+    planned_vocabulary_size,
+)
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
@@ -27,12 +32,12 @@ def question(*changes: str, num_gpus: int = 8, **gpu: Any) -> PlanRequest:
 
 def refusal(asked: PlanRequest) -> str:
     with pytest.raises(ConfigError) as caught:
-        make_plan(asked).require_fitting()
+        make_run_plan(asked).require_fitting()
     return str(caught.value)
 
 
 def test_a_plan_says_what_the_busiest_gpu_does() -> None:
-    plan = make_plan(question("--data.global-batch-size=20", "--accumulate=3"))
+    plan = make_run_plan(question("--data.global-batch-size=20", "--accumulate=3"))
     assert (plan.sequences_per_rank, plan.num_parameters) == (3, 36_965_120)
     assert plan.time.tokens_per_step == 3 * 20 * 4096
     assert plan.fits
@@ -41,14 +46,14 @@ def test_a_plan_says_what_the_busiest_gpu_does() -> None:
 
 
 def test_mfu_is_assumed_by_recompute_or_given() -> None:
-    assert make_plan(question()).time.mfu == 0.4
-    assert make_plan(question("--compute.activation-checkpointing=full")).time.mfu == 0.3
-    assert make_plan(replace(question(), mfu=0.5)).time.mfu == 0.5
+    assert make_run_plan(question()).time.mfu == 0.4
+    assert make_run_plan(question("--compute.activation-checkpointing=full")).time.mfu == 0.3
+    assert make_run_plan(replace(question(), mfu=0.5)).time.mfu == 0.5
 
 
 def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
     needed = {
-        way: make_plan(question(f"--compute.activation-checkpointing={way}"))
+        way: make_run_plan(question(f"--compute.activation-checkpointing={way}"))
         for way in ("none", "full")
     }
     small = int(needed["none"].required_bytes / 2**30)
@@ -64,7 +69,7 @@ def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
 
 def test_fewer_rows_at_a_time_are_tried_where_recomputing_cannot_help() -> None:
     asked = question("--compute.activation-checkpointing=full", "--data.global-batch-size=128")
-    small = int(make_plan(asked).required_bytes / 2**30)
+    small = int(make_run_plan(asked).required_bytes / 2**30)
     message = refusal(replace(asked, gpu=replace(asked.gpu, memory_gib=small)))
     assert "The nearest that does: --data.global-batch-size 64 --accumulate 2 (" in message
 
@@ -97,4 +102,4 @@ def test_no_ids_and_less_than_nothing_to_pay_are_refused() -> None:
 
 
 def test_without_shards_the_vocabulary_is_the_release_s() -> None:
-    assert vocabulary_size_of(question().config) == 65_536
+    assert planned_vocabulary_size(question().config) == 65_536

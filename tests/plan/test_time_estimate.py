@@ -14,13 +14,13 @@ from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time, fl
 SHAPE = preset("tiny", vocabulary_size=1000)
 GPU = replace(
     GPU_SPECS["a100-80gb"],
-    flops=1e9,
+    peak_flops=1e9,
     memory_bandwidth=1e8,
-    link=1e6,
-    network=1e5,
-    watts=500,
-    price=2.0,
-    in_machine=4,
+    nvlink_bandwidth=1e6,
+    network_bandwidth=1e5,
+    max_watts=500,
+    price_per_hour=2.0,
+    gpus_per_node=4,
 )
 UPDATING = 0.28
 """Seconds for a million numbers, 28 bytes each."""
@@ -29,7 +29,7 @@ HELD = ParameterCounts(sharded=1_000_000, gathered_block=1_000_000, gathered_emb
 
 
 def load(**changes: object) -> Workload:
-    return replace(Workload(shape=SHAPE, num_sequences=2, seq_len=100), **changes)  # type: ignore[arg-type]
+    return replace(Workload(config=SHAPE, num_sequences=2, seq_len=100), **changes)  # type: ignore[arg-type]
 
 
 def layout(shards: int, tensor: int = 1, replicas: int = 1) -> GpuLayout:

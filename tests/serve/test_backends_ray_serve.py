@@ -157,11 +157,11 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
     ray.init, ray.serve = init, serve  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(STOP, "install", lambda: None)
-    monkeypatch.setattr(STOP, "expected", False)
+    monkeypatch.setattr(STOP, "is_requested", False)
 
     def stop() -> None:
         told.append(("listening", {}))
-        STOP.expected = True
+        STOP.is_requested = True
 
     serve_replicas(replicas, stop)
     assert [name for name, _ in told] == [

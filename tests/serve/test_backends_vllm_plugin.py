@@ -16,7 +16,7 @@ from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request
 from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor, without_guidance
-from calumma.tokens.sequence import split_ids
+from calumma.tokens.sequence import split_modalities
 
 
 class Direction(Enum):
@@ -91,11 +91,11 @@ def test_whatever_the_engine_would_choose_images_are_whole(
     ended = [out[: out.index(v.eos)] if v.eos in out else out for out in outputs]
     for ids in ended:
         assert all(id_ < v.size for id_ in ids)
-        runs = split_ids(ids, v)
+        runs = split_modalities(ids, v)
         assert all(len(run) == 4 for kind, run in runs[:-1] if kind == "image")
     assert ended[0].count(v.begin_image) > 1
     assert v.begin_image not in ended[1]
-    assert [kind for kind, _ in split_ids(ended[2], v)] == ["image", "image"]
+    assert [kind for kind, _ in split_modalities(ended[2], v)] == ["image", "image"]
     assert not processor.is_argmax_invariant()
 
 

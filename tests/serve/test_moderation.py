@@ -25,8 +25,12 @@ class NoWord:
         return picture.width > 8
 
 
+def contains_idiot(text: str) -> float:
+    return float("idiot" in text)
+
+
 def test_abuse_does_not_pass_and_a_caption_does() -> None:
-    (filter_,) = load_content_filters(["profanity"])
+    (filter_,) = load_content_filters(["tests.serve.test_moderation:contains_idiot"])
     assert filter_.passes_text("a large red circle on a blue ground")
     assert not filter_.passes_text("a red circle\nyou fucking idiot")
     assert filter_.passes_text(" \n")
@@ -43,8 +47,8 @@ def test_an_unknown_filter_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load_content_filters(["virtue"])
     assert str(caught.value) == (
-        "there is no filter 'virtue'; expected one of profanity, nudity. Choose one, or leave "
-        "--filter out."
+        "there is no filter 'virtue'; expected nudity, or package.module:function from a text to a "
+        "score. Choose one, or remove --filter."
     )
 
 

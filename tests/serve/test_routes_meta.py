@@ -33,7 +33,7 @@ def test_a_prompt_is_told_in_ids_and_ids_in_words(client: TestClient, model: Mod
         if token["id"] in kinds:
             assert (token["kind"], token["text"]) == kinds[token["id"]]
         elif token["kind"] == "code":
-            assert int(token["text"]) == v.code_of_id(token["id"])
+            assert int(token["text"]) == v.id_to_code(token["id"])
     words = [token["text"] for token in told["tokens"] if token["kind"] == "text"]
     assert "".join(words) == "ab"
     assert told["num_tokens"] == {"text_tokens": len(ids) - 6, "image_tokens": 6}

@@ -15,7 +15,7 @@ from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
 from calumma.shards.build import build_shards
-from calumma.shards.encode import Codes, pictures_of
+from calumma.shards.encode import Codes, images_with_resize_mode
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
@@ -84,12 +84,12 @@ def test_every_sequence_is_that_of_its_document(
     assert manifest.sources == ["pairs", "text", "chat"]
     assert manifest.codes_per_image == 4
     for number, document in enumerate(documents):
-        pictures = pictures_of(document)
-        codes = [tokenizers.image.encode_image(p.open(), mode=fit) for p, fit in pictures]
+        pictures = images_with_resize_mode(document)
+        codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
         expected = encode_document(document, tokenizers.text, codes)
         ids, counted = reader.read(number)
         assert (ids.tolist(), counted.tolist()) == (expected.token_ids, expected.loss_mask)
-        assert reader.source(number) == document.source
+        assert reader.source_of(number) == document.source
 
 
 def killed_after(documents: list[Document], number: int) -> Iterator[Document]:
@@ -173,8 +173,8 @@ def test_a_new_source_in_front_leaves_the_pieces_behind_as_they_are(
     changed = [replace(PAIRS[0], source="new"), *PAIRS[1:]]
     assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
     reader = ShardReader(tmp_path)
-    assert reader.of_source("new").tolist() == [0]
-    assert reader.of_source("s0").tolist() == [2, 4, 6, 8]
+    assert reader.sequence_indices("new").tolist() == [0]
+    assert reader.sequence_indices("s0").tolist() == [2, 4, 6, 8]
 
 
 def test_pieces_of_an_earlier_longer_build_go(
@@ -228,7 +228,7 @@ def test_bad_documents_are_left_out_and_listed(
 ) -> None:
     mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
     manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, skip_bad=True)
-    assert [piece.dropped for piece in manifest.pieces] == [{"unreadable": 2}] * 2
+    assert [piece.dropped for piece in manifest.shards] == [{"unreadable": 2}] * 2
     assert manifest.num_sequences + sum(manifest.dropped.values()) == len(mixed)
     lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
     drops = [json.loads(line) for line in lines]
@@ -236,7 +236,7 @@ def test_bad_documents_are_left_out_and_listed(
     assert drops[2]["detail"] == "a mere line"
     assert Manifest.load(tmp_path) == manifest
     good = build_shards(PAIRS[:4], fake(text_tokenizer), tmp_path / "good")
-    assert manifest.num_ids == good.num_ids
+    assert manifest.num_tokens == good.num_tokens
     with_bad, alone = ShardReader(tmp_path), ShardReader(tmp_path / "good")
     for number in range(4):
         assert with_bad.read(number)[0].tolist() == alone.read(number)[0].tolist()
@@ -258,14 +258,13 @@ def test_a_signal_stops_between_two_pieces(
     def stop_after_five() -> Iterator[Document]:
         for number, document in enumerate(PAIRS):
             if number == 5:
-                monkeypatch.setattr(STOP, "expected", True)
+                monkeypatch.setattr(STOP, "is_requested", True)
             yield document
 
     with pytest.raises(Interrupted) as caught:
         build_shards(stop_after_five(), fake(text_tokenizer), tmp_path)
     assert str(caught.value) == (
-        f"stopped by a signal; {tmp_path} holds 1 finished pieces. The same command goes on from "
-        "there."
+        f"stopped by a signal; {tmp_path} holds 1 finished pieces. Run the same command to resume."
     )
 
 

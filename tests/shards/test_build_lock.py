@@ -10,7 +10,7 @@ import pytest
 
 import calumma.shards.build_lock
 from calumma.errors import ShardError
-from calumma.shards.build_lock import building
+from calumma.shards.build_lock import hold_build_lock
 
 HOLD = """
 import sys
@@ -45,28 +45,28 @@ def test_a_folder_at_which_another_is_at_work_is_refused_until_that_one_is_dead(
 ) -> None:
     monkeypatch.setattr(calumma.shards.build_lock, "SECONDS_TO_END", 0.2)
     work = tmp_path / ".build"
-    with building(work):
+    with hold_build_lock(work):
         pass
     with hold(work, what) as other:
-        with pytest.raises(ShardError) as caught, building(work):
+        with pytest.raises(ShardError) as caught, hold_build_lock(work):
             pass
         assert str(caught.value) == (
             f"{tmp_path}: another build is at work there; expected one at a time. Wait until it has "
             "ended, or choose another --out."
         )
         other.kill()
-    with building(work), pytest.raises(ShardError), building(work):
+    with hold_build_lock(work), pytest.raises(ShardError), hold_build_lock(work):
         pass
 
 
 def test_a_new_build_waits_for_the_workers_of_a_killed_one(tmp_path: Path) -> None:
     work = tmp_path / ".build"
-    with building(work):
+    with hold_build_lock(work):
         pass
     with hold(work, "worker") as other:
         assert other.stdin is not None
         # It ends by itself, as soon as its end of the pipe is closed.
         other.stdin.close()
-        with building(work):
+        with hold_build_lock(work):
             pass
         other.wait()

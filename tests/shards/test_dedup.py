@@ -11,7 +11,12 @@ from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import FilterConfig
 from calumma.documents.writers import write_parquet
 from calumma.files import read_json
-from calumma.shards.dedup import duplicate_file, find_duplicates, signature_file, signatures
+from calumma.shards.dedup import (
+    document_signatures,
+    duplicate_path,
+    signature_path,
+    write_duplicates,
+)
 from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import WORK, BuildJob
@@ -48,20 +53,23 @@ DOCUMENTS = [
 
 
 def test_signatures_are_kept_only_of_what_other_rules_keep() -> None:
-    made = signatures(DOCUMENTS[:5], RULES)
+    made = document_signatures(DOCUMENTS[:5], RULES)
     assert [value is None for value in made["exact"]] == [True, False, False, False, False]
     assert [value is None for value in made["near"]] == [True, False, False, False, True]
     assert made["exact"][2] == made["exact"][3]
-    assert signatures(DOCUMENTS[:2], FilterConfig()) == {"exact": [None] * 2, "near": [None] * 2}
+    assert document_signatures(DOCUMENTS[:2], FilterConfig()) == {
+        "exact": [None] * 2,
+        "near": [None] * 2,
+    }
 
 
 def test_the_earliest_by_task_and_place_is_kept(tmp_path: Path) -> None:
     for number, values in enumerate([[7, 9, None, 7], [9, 3], [3, 7]]):
-        path = signature_file(tmp_path, number)
+        path = signature_path(tmp_path, number)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"exact": values, "near": [None] * len(values)}))
-    find_duplicates(tmp_path, 3)
-    found = [read_json(duplicate_file(tmp_path, number)) for number in range(3)]
+    write_duplicates(tmp_path, 3)
+    found = [read_json(duplicate_path(tmp_path, number)) for number in range(3)]
     assert found == [
         {"3": ["duplicate", 0, 0]},
         {"0": ["duplicate", 0, 1]},
@@ -80,9 +88,9 @@ def test_a_clean_build_accounts_for_every_document(
     job = BuildJob(
         out=tmp_path / "out",
         tokenizers=tmp_path / "tok",
-        piece_documents=2,
+        documents_per_shard=2,
         skip_bad=True,
-        cleaning=RULES,
+        filters=RULES,
     )
     manifest = build_local(job, [tmp_path / "docs"], workers)
     assert manifest.dropped == {
@@ -92,7 +100,7 @@ def test_a_clean_build_accounts_for_every_document(
         "unreadable": 1,
     }
     assert manifest.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
-    assert manifest.made_with["cleaning"] == RULES.fingerprint
+    assert manifest.fingerprints["cleaning"] == RULES.fingerprint
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     told = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}
     assert told["0"] == "1 letters; expected at least 3"

@@ -10,7 +10,7 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
-from calumma.shards.encode import Codes, DocumentEncoder, pictures_of
+from calumma.shards.encode import Codes, DocumentEncoder, images_with_resize_mode
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document
@@ -20,9 +20,11 @@ from tests.images import png
 def test_pictures_of_prompts_are_padded_and_all_others_cropped() -> None:
     picture = Image(data=png(0))
     turns = (Turn("user", (picture,)), Turn("assistant", (picture,)), Turn("system", (picture,)))
-    fits = [fit for _, fit in pictures_of(Document(id="d", messages=turns))]
+    fits = [fit for _, fit in images_with_resize_mode(Document(id="d", messages=turns))]
     assert fits == ["pad", "crop", "pad"]
-    assert [fit for _, fit in pictures_of(Document(id="d", content=(picture,)))] == ["crop"]
+    assert [fit for _, fit in images_with_resize_mode(Document(id="d", content=(picture,)))] == [
+        "crop"
+    ]
 
 
 def test_each_document_is_encoded_as_if_it_were_alone(
@@ -30,8 +32,8 @@ def test_each_document_is_encoded_as_if_it_were_alone(
 ) -> None:
     made = DocumentEncoder(tokenizers.text, tokenizers.image).encode(documents)
     for document, sequence in zip(documents, made, strict=True):
-        pictures = pictures_of(document)
-        codes = [tokenizers.image.encode_image(p.open(), mode=fit) for p, fit in pictures]
+        pictures = images_with_resize_mode(document)
+        codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
         assert sequence == encode_document(document, tokenizers.text, codes)
 
 

@@ -25,7 +25,7 @@ from calumma.shards.executors import (
     submit_to_slurm,
 )
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import WORK, BuildJob, BuildTask, plan
+from calumma.shards.tasks import WORK, BuildJob, BuildTask, write_plan
 from calumma.tokens.folder import Tokenizers
 from tests.documents.web import served
 
@@ -45,7 +45,7 @@ def folder(
 
 
 def job(folder: Path, out: Path) -> BuildJob:
-    return BuildJob(out=out, tokenizers=folder / "tok", piece_documents=4)
+    return BuildJob(out=out, tokenizers=folder / "tok", documents_per_shard=4)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -111,9 +111,9 @@ def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
         patch.setattr(Path, "write_bytes", fill)
         build_local(job(folder, tmp_path), [folder / "docs"], 1)
     assert str(caught.value) == (
-        f"{tmp_path / 'piece-00003-000.ends'}: no space left on the device; expected room for this "
-        "file. Free some space, or give --out a folder on another disk; the same command then "
-        "goes on from what is saved."
+        f"{tmp_path / 'piece-00003-000.ends'}: no space left on the device; expected free space "
+        "for it. Free some space, or give --out a folder on another disk, and run the same "
+        "command to resume."
     )
     assert not (tmp_path / "manifest.json").exists()
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
@@ -144,16 +144,16 @@ def test_a_signal_stops_between_two_pieces(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     def stop_after_one(documents: int) -> None:
-        monkeypatch.setattr(STOP, "expected", True)
+        monkeypatch.setattr(STOP, "is_requested", True)
         time.sleep(0.5)
 
     with pytest.raises(Interrupted) as caught:
         build_local(job(folder, tmp_path), [folder / "docs"], workers, stop_after_one)
     assert str(caught.value) == (
-        f"stopped by a signal; {tmp_path} holds the pieces that are finished. The same command "
-        "goes on from there."
+        f"stopped by a signal; {tmp_path} holds the pieces that are finished. Run the same command "
+        "to resume."
     )
-    monkeypatch.setattr(STOP, "expected", False)
+    monkeypatch.setattr(STOP, "is_requested", False)
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
     assert contents(tmp_path) == contents(folder / "whole")
 
@@ -238,13 +238,13 @@ def test_what_a_job_of_slurm_finds_wrong_is_the_last_line_of_its_log(
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
     asked = job(folder, tmp_path / "out")
-    tasks = plan(asked, [bad])
+    tasks = write_plan(asked, [bad])
     told = str(tmp_path / "slurm")
     executor = _Slurm([BuildTask(asked)], tasks, time="", partition="a", logging_dir=told)
     with pytest.raises(SystemExit) as caught:
         executor._run_for_rank(0)
     assert str(caught.value).startswith(f"error: {bad}:1, part 0: holds no picture")
-    assert asked.stopping
+    assert asked.stop_requested
 
 
 def test_slurm_is_told_what_the_file_says(folder: Path, tmp_path: Path, programs: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calumma.shards.format import DTYPES, checksum, ids_dtype, piece_name, piece_sizes
-from calumma.shards.writer import PieceWriter
+from calumma.shards.format import DTYPES, checksum, shard_file_sizes, shard_name, token_dtype
+from calumma.shards.writer import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 
@@ -17,12 +17,12 @@ from calumma.vocabulary import Vocabulary
     ("size", "dtype"), [(316, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (152_064, "<u4")]
 )
 def test_ids_are_as_narrow_as_the_vocabulary_allows(size: int, dtype: str) -> None:
-    assert ids_dtype(size) == dtype
+    assert token_dtype(size) == dtype
     assert np.array([size - 1]).astype(dtype).tolist() == [size - 1]
 
 
 def test_pieces_sort_by_their_numbers() -> None:
-    assert [piece_name(n) for n in (0, 9, 10, 12345)] == [
+    assert [shard_name(n) for n in (0, 9, 10, 12345)] == [
         "piece-00000",
         "piece-00009",
         "piece-00010",
@@ -32,11 +32,11 @@ def test_pieces_sort_by_their_numbers() -> None:
 
 def test_the_sizes_of_a_piece_s_files() -> None:
     sizes = {".ids": 28, ".counted": 7, ".ends": 24, ".sources": 6, ".checks": 12}
-    assert piece_sizes(3, 7, "<u4") == sizes
+    assert shard_file_sizes(3, 7, "<u4") == sizes
 
 
 def test_numbers_stand_so_that_they_can_be_mapped(tmp_path: Path) -> None:
-    writer = PieceWriter(Vocabulary(num_codes=3, num_text=256))
+    writer = ShardWriter(Vocabulary(num_codes=3, num_text=256))
     for ids in ([0, 20, 2], [0, 2]):
         writer.add(ids, [True] * len(ids), "a")
     writer.write(tmp_path, "p")

@@ -8,44 +8,48 @@ from pathlib import Path
 import pytest
 
 from calumma.errors import ShardError
-from calumma.shards.manifest import Manifest, Piece, SourceCounts, require_vocabulary
+from calumma.shards.manifest import Manifest, Shard, SourceCounts, require_vocabulary
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
 
 
-def piece(name: str, images: int, source: str) -> Piece:
+def piece(name: str, images: int, source: str) -> Shard:
     counts = SourceCounts(
-        num_sequences=2, num_ids=9, num_codes=4 * images, num_images=images, longest=5 + images
+        num_sequences=2,
+        num_tokens=9,
+        num_image_tokens=4 * images,
+        num_images=images,
+        max_length=5 + images,
     )
-    return Piece(name=name, sources={source: counts}, sha256={".ids": "ab"}, dropped={"why": 2})
+    return Shard(name=name, sources={source: counts}, sha256={".ids": "ab"}, dropped={"why": 2})
 
 
 PIECES = [piece("p", 0, "ä"), piece("q", 3, "a"), piece("r", 1, "ä")]
-MANIFEST = Manifest(vocabulary=V, fingerprint="f", made_with={"text": "t"}, pieces=PIECES)
+MANIFEST = Manifest(vocabulary=V, fingerprint="f", fingerprints={"text": "t"}, shards=PIECES)
 
 
 def test_a_manifest_adds_up_its_pieces() -> None:
-    assert (MANIFEST.num_sequences, MANIFEST.num_ids, MANIFEST.codes_per_image) == (6, 27, 4)
+    assert (MANIFEST.num_sequences, MANIFEST.num_tokens, MANIFEST.codes_per_image) == (6, 27, 4)
     assert MANIFEST.sources == ["ä", "a"]
     assert MANIFEST.counts("ä") == SourceCounts(
-        num_sequences=4, num_ids=18, num_codes=4, num_images=1, longest=6
+        num_sequences=4, num_tokens=18, num_image_tokens=4, num_images=1, max_length=6
     )
-    assert (MANIFEST.total.num_images, MANIFEST.total.longest) == (4, 8)
+    assert (MANIFEST.total.num_images, MANIFEST.total.max_length) == (4, 8)
     assert MANIFEST.dropped == {"why": 6}
-    none = Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=[])
-    assert (none.num_sequences, none.num_ids, none.codes_per_image) == (0, 0, 0)
+    none = Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=[])
+    assert (none.num_sequences, none.num_tokens, none.codes_per_image) == (0, 0, 0)
 
 
 def test_a_saved_manifest_is_read_back(tmp_path: Path) -> None:
     MANIFEST.save(tmp_path)
     loaded = Manifest.load(tmp_path)
-    assert list(loaded.pieces) == PIECES == loaded.pieces[:]
-    assert (len(loaded.pieces), loaded.pieces[-1]) == (3, PIECES[2])
-    assert (loaded.vocabulary, loaded.fingerprint, loaded.made_with) == (V, "f", {"text": "t"})
+    assert list(loaded.shards) == PIECES == loaded.shards[:]
+    assert (len(loaded.shards), loaded.shards[-1]) == (3, PIECES[2])
+    assert (loaded.vocabulary, loaded.fingerprint, loaded.fingerprints) == (V, "f", {"text": "t"})
     assert (loaded.total, loaded.sources) == (MANIFEST.total, MANIFEST.sources)
     loaded.save(tmp_path)
-    assert list(Manifest.load(tmp_path).pieces) == PIECES
+    assert list(Manifest.load(tmp_path).shards) == PIECES
     record = json.loads((tmp_path / "manifest.json").read_text())
     assert record["format"] == "calumma shards"
     assert record["vocabulary_fingerprint"] == V.fingerprint

@@ -14,7 +14,7 @@ import calumma.shards.reader
 from calumma.errors import ShardError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.writer import PieceWriter
+from calumma.shards.writer import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
@@ -26,11 +26,11 @@ def folder(tmp_path: Path) -> Path:
     """Three pieces, the middle one empty."""
     pieces = []
     for number, sequences in enumerate(PIECES):
-        writer = PieceWriter(V)
+        writer = ShardWriter(V)
         for ids, source in sequences:
             writer.add(ids, [False] + [True] * (len(ids) - 1), source)
         pieces.append(writer.write(tmp_path, f"piece-{number:05d}"))
-    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(tmp_path)
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
     return tmp_path
 
 
@@ -47,21 +47,21 @@ def test_every_sequence_comes_back(folder: Path) -> None:
 
 def test_sources_name_their_sequences(folder: Path) -> None:
     reader = ShardReader(folder)
-    assert reader.of_source("a").tolist() == [0]
-    assert reader.of_source("b").tolist() == [1, 2]
-    assert [reader.source(number) for number in range(3)] == ["a", "b", "b"]
-    assert [reader.number("b", place) for place in range(2)] == [1, 2]
-    assert [reader.num_of_source(name) for name in "ab"] == [1, 2]
+    assert reader.sequence_indices("a").tolist() == [0]
+    assert reader.sequence_indices("b").tolist() == [1, 2]
+    assert [reader.source_of(number) for number in range(3)] == ["a", "b", "b"]
+    assert [reader.sequence_index("b", place) for place in range(2)] == [1, 2]
+    assert [reader.num_sequences(name) for name in "ab"] == [1, 2]
 
 
 def test_shards_of_nothing_are_empty(tmp_path: Path) -> None:
-    Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=[]).save(tmp_path)
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=[]).save(tmp_path)
     assert len(ShardReader(tmp_path)) == 0
 
 
 def test_an_unknown_source_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
-        ShardReader(folder).of_source("c")
+        ShardReader(folder).sequence_indices("c")
     assert str(caught.value) == (
         f"{folder} holds no source 'c'; it holds a, b. Fix the mixture's names."
     )
@@ -107,7 +107,7 @@ def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, place: int) -> 
         "bytes unchanged. Build the shards again: what is whole is kept."
     )
     with pytest.raises(ShardError, match="the file is not what was written"):
-        reader.require_whole()
+        reader.verify()
 
 
 @pytest.mark.parametrize("suffix", ["ends", "sources", "checks"])
@@ -191,20 +191,20 @@ def test_memory_hardly_grows_with_the_number_of_pieces(tmp_path: Path) -> None:
         folder.mkdir()
         pieces = []
         for number in range(count):
-            writer = PieceWriter(V)
+            writer = ShardWriter(V)
             writer.add([0, 20, 2], [True] * 3, "a")
             writer.add([0, 2], [True] * 2, "b")
             pieces.append(writer.write(folder, f"piece-{number:05d}"))
-        Manifest(vocabulary=V, fingerprint="f", made_with={}, pieces=pieces).save(folder)
+        Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(folder)
         del pieces
         tracemalloc.start()
         reader = ShardReader(folder)
-        for place in range(reader.num_of_source("b")):
-            assert len(reader.read(reader.number("b", place))[0]) == 2
+        for place in range(reader.num_sequences("b")):
+            assert len(reader.read(reader.sequence_index("b", place))[0]) == 2
         found = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         return found
 
     grown = held(2000) - held(20)
     # The pieces that are open, and 33 bytes for each of the others.
-    assert grown < 2048 * calumma.shards.reader.MOST_OPEN + 50 * 2000
+    assert grown < 2048 * calumma.shards.reader.MAX_OPEN_SHARDS + 50 * 2000

@@ -10,7 +10,7 @@ from calumma.documents.document import Document, Image, Text
 from calumma.documents.error_policy import DroppedDocument
 from calumma.errors import ImageError
 from calumma.shards.encode import DocumentEncoder
-from calumma.shards.shard_builder import PieceMaker, groups_of
+from calumma.shards.shard_builder import ShardBuilder, batched
 from calumma.tokens.folder import Tokenizers
 from tests.images import png
 
@@ -18,9 +18,9 @@ GROUP = [Document(id=str(n), source="s", content=(Text("a"), Image(data=png(n)))
 BROKEN = Document(id="broken", source="s", content=(Image(data=b"no picture", name="here"),))
 
 
-def maker(tokenizers: Tokenizers, folder: Path, *, skip_bad: bool = False) -> PieceMaker:
+def maker(tokenizers: Tokenizers, folder: Path, *, skip_bad: bool = False) -> ShardBuilder:
     encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
-    return PieceMaker(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
+    return ShardBuilder(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
 
 
 def test_a_piece_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
@@ -61,5 +61,5 @@ def test_a_bad_document_stops_the_piece_or_is_listed(
 
 
 def test_groups_are_as_long_as_asked_but_the_last() -> None:
-    assert [len(group) for group in groups_of(GROUP, 2)] == [2, 1]
-    assert list(groups_of([], 2)) == []
+    assert [len(group) for group in batched(GROUP, 2)] == [2, 1]
+    assert list(batched([], 2)) == []

@@ -18,7 +18,7 @@ from calumma.errors import DocumentError, ImageError, ShardError
 from calumma.runtime import STOP
 from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import WORK, BuildJob, BuildTask, FinishTask, finish, plan
+from calumma.shards.tasks import WORK, BuildJob, BuildTask, FinishTask, finish_build, write_plan
 from calumma.tokens.folder import Tokenizers
 from tests.documents.test_webdataset import tar
 
@@ -38,7 +38,7 @@ def folder(
 
 
 def job(folder: Path, out: Path) -> BuildJob:
-    return BuildJob(out=out, tokenizers=folder / "tok", piece_documents=5)
+    return BuildJob(out=out, tokenizers=folder / "tok", documents_per_shard=5)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -47,9 +47,9 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def build(job: BuildJob, documents: Path | str, order: list[int] | None = None) -> list[int]:
     """Do the tasks in some order; how many documents each read."""
-    tasks = plan(job, [documents])
+    tasks = write_plan(job, [documents])
     read = [BuildTask(job)(None, rank, tasks) for rank in order or range(tasks)]
-    finish(job)
+    finish_build(job)
     return read
 
 
@@ -66,7 +66,7 @@ def test_tasks_done_in_any_order_give_the_sequences_of_one_build(
     assert len(ours) == len(one) == 40
     for number in range(40):
         assert ours.read(number)[0].tolist() == one.read(number)[0].tolist()
-        assert ours.source(number) == one.source(number)
+        assert ours.source_of(number) == one.source_of(number)
 
 
 def test_a_task_that_is_done_is_not_even_read_again(
@@ -181,7 +181,7 @@ def test_a_bad_picture_leaves_no_note_that_its_task_is_done(folder: Path, tmp_pa
     with pytest.raises(ImageError, match="holds no picture"):
         build(mine, tmp_path / "a.jsonl")
     with pytest.raises(ShardError) as caught:
-        finish(mine)
+        finish_build(mine)
     assert str(caught.value) == (
         f"{tmp_path / 'out'}: task 0 of 1 is not done; expected all of them. Start the same command "
         "again: what is finished is kept."
@@ -192,12 +192,12 @@ def test_a_build_that_is_stopping_begins_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = job(folder, tmp_path)
-    tasks = plan(mine, [folder / "docs"])
-    (mine.work / "stop").touch()
+    tasks = write_plan(mine, [folder / "docs"])
+    (mine.work_dir / "stop").touch()
     assert BuildTask(mine)(None, 0, tasks) == 0
-    plan(mine, [folder / "docs"])
+    write_plan(mine, [folder / "docs"])
     assert BuildTask(mine)(None, 0, tasks) == 5
-    monkeypatch.setattr(STOP, "expected", True)
+    monkeypatch.setattr(STOP, "is_requested", True)
     assert BuildTask(mine)(None, 1, tasks) == 0
 
 
@@ -209,9 +209,9 @@ def test_files_without_documents_are_refused(folder: Path, tmp_path: Path) -> No
 
 def test_the_last_job_of_a_cluster_binds_the_pieces(folder: Path, tmp_path: Path) -> None:
     mine = job(folder, tmp_path)
-    tasks = plan(mine, [folder / "docs"])
+    tasks = write_plan(mine, [folder / "docs"])
     for rank in range(tasks):
         BuildTask(mine)(None, rank, tasks)
-    os.utime(mine.work / "plan.json")
+    os.utime(mine.work_dir / "plan.json")
     FinishTask(mine)(None, 0, 1)
     assert len(ShardReader(tmp_path)) == 40

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.shards.worker_pool import Workers
+from calumma.shards.worker_pool import WorkerPool
 
 _BEGUN: list[int] = []
 
@@ -29,13 +29,13 @@ def die() -> None:
 
 
 def test_each_begins_with_what_it_is_given() -> None:
-    workers = Workers(2, begin, [40])
+    workers = WorkerPool(2, begin, [40])
     assert [workers.submit(add, n).result() for n in range(4)] == [40, 41, 42, 43]
     workers.close()
 
 
 def test_one_that_dies_is_no_silent_wait() -> None:
-    workers = Workers(1, begin, [0])
+    workers = WorkerPool(1, begin, [0])
     with pytest.raises(BrokenProcessPool):
         workers.submit(die).result()
     workers.close()

@@ -10,7 +10,7 @@ import pytest
 
 from calumma.documents.error_policy import DroppedDocument
 from calumma.shards.manifest import SourceCounts
-from calumma.shards.writer import PieceWriter
+from calumma.shards.writer import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 SMALL = Vocabulary(num_codes=3, num_text=256)
@@ -18,7 +18,7 @@ WIDE = Vocabulary(num_codes=3, num_text=70_000)
 
 
 def test_the_bytes_of_a_piece_by_hand(tmp_path: Path) -> None:
-    writer = PieceWriter(SMALL)
+    writer = ShardWriter(SMALL)
     writer.add([0, 8, 4, 6, 7, 258, 2], [False, True, True, True, True, True, True], "b")
     writer.add([0, 2], [True, True], "a")
     piece = writer.write(tmp_path, "piece-00000")
@@ -38,33 +38,33 @@ def test_the_bytes_of_a_piece_by_hand(tmp_path: Path) -> None:
     assert piece.sources == {
         "b": SourceCounts(
             num_sequences=1,
-            num_ids=7,
-            num_text=1,
-            num_codes=2,
+            num_tokens=7,
+            num_text_tokens=1,
+            num_image_tokens=2,
             num_images=1,
-            num_counted=6,
-            longest=7,
+            num_loss_tokens=6,
+            max_length=7,
         ),
-        "a": SourceCounts(num_sequences=1, num_ids=2, num_counted=2, longest=2),
+        "a": SourceCounts(num_sequences=1, num_tokens=2, num_loss_tokens=2, max_length=2),
     }
-    assert (piece.num_sequences, piece.num_ids, piece.dropped) == (2, 9, {})
+    assert (piece.num_sequences, piece.num_tokens, piece.dropped) == (2, 9, {})
     assert piece.sha256[".ids"] == hashlib.sha256(ids).hexdigest()
     assert piece.sha256.keys() == {".ids", ".counted", ".ends", ".sources", ".checks"}
 
 
 def test_a_wide_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
-    writer = PieceWriter(WIDE)
+    writer = ShardWriter(WIDE)
     writer.add([65_537], [True], "a")
     writer.write(tmp_path, "p")
     assert (tmp_path / "p.ids").read_bytes() == b"\x01\x00\x01\x00"
 
 
 def test_what_was_left_out_stands_beside_the_piece_with_its_reason(tmp_path: Path) -> None:
-    writer = PieceWriter(SMALL)
+    writer = ShardWriter(SMALL)
     for id_, reason in [("d", "why"), ("ä", "other"), ("d", "why")]:
         writer.dropped.append(DroppedDocument(id=id_, source="s", reason=reason, detail="7 px"))
     piece = writer.write(tmp_path, "p")
-    assert (piece.num_sequences, piece.num_ids) == (0, 0)
+    assert (piece.num_sequences, piece.num_tokens) == (0, 0)
     assert piece.dropped == {"other": 1, "why": 2}
     first, second, third = (tmp_path / "p.dropped").read_text(encoding="utf-8").splitlines()
     assert first == third == '{"id": "d", "source": "s", "reason": "why", "detail": "7 px"}'
@@ -72,14 +72,14 @@ def test_what_was_left_out_stands_beside_the_piece_with_its_reason(tmp_path: Pat
 
 
 def test_a_piece_that_is_made_again_without_drops_lists_none(tmp_path: Path) -> None:
-    writer = PieceWriter(
+    writer = ShardWriter(
         SMALL, dropped=[DroppedDocument(id="d", source="s", reason="why", detail="")]
     )
     writer.write(tmp_path, "p")
-    assert PieceWriter(SMALL).write(tmp_path, "p").dropped == {}
+    assert ShardWriter(SMALL).write(tmp_path, "p").dropped == {}
     assert not (tmp_path / "p.dropped").exists()
 
 
 def test_ids_and_flags_must_be_as_many() -> None:
     with pytest.raises(AssertionError):
-        PieceWriter(SMALL).add([0, 2], [True], "a")
+        ShardWriter(SMALL).add([0, 2], [True], "a")

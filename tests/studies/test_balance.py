@@ -14,7 +14,7 @@ from calumma.checkpoints.model_folder import ModelParts, save_model
 from calumma.documents.document import Document, Text, Turn
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
-from tests.train.test_preference import PAIRS
+from tests.train.test_dpo import PAIRS
 
 STUDY = Path(__file__).parents[2] / "studies" / "balance"
 

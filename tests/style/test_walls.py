@@ -13,7 +13,10 @@ import pytest
 from tests.style.tree import PACKAGE, ROOT
 
 PLANTED = {
-    "generate/planted.py": ("import calumma.train.loop", "What answers and judges cannot train"),
+    "generate/planted.py": (
+        "import calumma.train.training_loop",
+        "What answers and judges cannot train",
+    ),
     "documents/planted.py": (
         "def late() -> None:\n    import torch",
         "Reading documents, shards and the table of ids needs no torch",

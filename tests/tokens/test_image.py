@@ -63,17 +63,17 @@ def test_a_stream_gives_the_codes_of_each_picture_and_the_errors_in_their_places
     pictures: list[ImageInput] = [(noise(20, 30, seed), "crop") for seed in range(11)]
     pictures[3] = (Image(data=b"no picture"), "crop")
     pictures[7] = (noise(20, 30, 7), "pad")
-    found = list(tokenizer.encode_stream(pictures, workers=2, batch=4))
+    found = list(tokenizer.encode_stream(pictures, num_threads=2, batch_size=4))
     assert isinstance(found.pop(3), ImageError)
     del pictures[3]
     opened = [(p, fit) for p, fit in pictures if isinstance(p, PIL.Image.Image)]
-    assert found == [tokenizer.encode_image(picture, mode=fit) for picture, fit in opened]
+    assert found == [tokenizer.encode_image(picture, resize_mode=fit) for picture, fit in opened]
 
 
 @pytest.mark.parametrize("number", [0, 4, 5])
 def test_a_stream_of_broken_pictures_is_all_errors(tokenizer: ImageTokenizer, number: int) -> None:
     pictures: list[ImageInput] = [(Image(data=b"no picture"), "crop")] * number
-    found = list(tokenizer.encode_stream(pictures, workers=1, batch=4))
+    found = list(tokenizer.encode_stream(pictures, num_threads=1, batch_size=4))
     assert len(found) == number and all(isinstance(one, ImageError) for one in found)
 
 
@@ -81,7 +81,7 @@ def test_padding_shows_what_cropping_cuts(tokenizer: ImageTokenizer) -> None:
     wide = noise(64, 16)
     white_first = PIL.Image.new("RGB", (16, 16), "white")
     white_first.paste(wide.resize((16, 4), PIL.Image.Resampling.LANCZOS), (0, 6))
-    assert tokenizer.encode_image(wide, mode="pad") == tokenizer.encode_image(white_first)
+    assert tokenizer.encode_image(wide, resize_mode="pad") == tokenizer.encode_image(white_first)
     assert tokenizer.encode_image(wide) == tokenizer.encode_image(wide.crop((24, 0, 40, 16)))
 
 

@@ -10,11 +10,11 @@ from calumma.documents.document import Document, Image, Role, Text, Turn
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.sequence import (
     TokenSequence,
-    encode_codes,
     encode_document,
+    encode_image_codes,
     encode_prompt,
     encode_turns,
-    split_ids,
+    split_modalities,
 )
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ BOS, EOS, TURN, BEGIN, END = 0, 2, 9, 8, 7
 
 
 def test_an_image_by_hand() -> None:
-    assert encode_codes([2, 0], V) == [BEGIN, 6, 4, END]
+    assert encode_image_codes([2, 0], V) == [BEGIN, 6, 4, END]
 
 
 def test_a_plain_document_by_hand() -> None:
@@ -114,7 +114,7 @@ def test_a_prompt_without_an_answer_is_refused() -> None:
 
 def test_ids_are_cut_into_runs() -> None:
     ids = [BOS, A, B, BEGIN, 4, 5, END, C, EOS, A, TURN, B, BEGIN, 6]
-    assert split_ids(ids, V) == [
+    assert split_modalities(ids, V) == [
         ("text", [A, B]),
         ("image", [0, 1]),
         ("text", [C]),
@@ -125,12 +125,12 @@ def test_ids_are_cut_into_runs() -> None:
 
 
 def test_an_image_that_the_sequence_s_end_cuts_off_ends_there() -> None:
-    assert split_ids([BEGIN, 4, EOS, BOS, A], V) == [("image", [0]), ("text", [A])]
+    assert split_modalities([BEGIN, 4, EOS, BOS, A], V) == [("image", [0]), ("text", [A])]
 
 
 def test_two_images_and_two_texts_stay_apart() -> None:
-    assert split_ids([BEGIN, 4, END, BEGIN, 4, END], V) == [("image", [0]), ("image", [0])]
-    assert split_ids([A, 1, B], V) == [("text", [A]), ("text", [B])]
+    assert split_modalities([BEGIN, 4, END, BEGIN, 4, END], V) == [("image", [0]), ("image", [0])]
+    assert split_modalities([A, 1, B], V) == [("text", [A]), ("text", [B])]
 
 
 RUNS = st.lists(
@@ -154,13 +154,16 @@ def test_a_document_is_read_off_its_ids(runs: list[tuple[str, str | list[int]]])
     content = tuple(Text(value) if kind == "text" else PICTURE for kind, value in parts)
     codes = [value for kind, value in parts if kind == "image"]
     made = encode_document(Document(id="d", content=content), TOKENIZER, codes)
-    read = [(k, TOKENIZER.decode(v) if k == "text" else v) for k, v in split_ids(made.token_ids, V)]
+    read = [
+        (k, TOKENIZER.decode(v) if k == "text" else v)
+        for k, v in split_modalities(made.token_ids, V)
+    ]
     assert read == parts
 
 
 def test_a_code_outside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
-        split_ids([BOS, 4], Vocabulary(num_codes=3, num_text=256))
+        split_modalities([BOS, 4], Vocabulary(num_codes=3, num_text=256))
     assert str(caught.value) == (
         "id 4 at place 1 is an image code outside an image; expected begin-of-image (8) before it."
     )
@@ -168,7 +171,7 @@ def test_a_code_outside_an_image_is_refused() -> None:
 
 def test_text_inside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
-        split_ids([BEGIN, 4, 11], V)
+        split_modalities([BEGIN, 4, 11], V)
     assert str(caught.value) == (
         "id 11 at place 2 is text inside an image; expected image codes up to end-of-image (7)."
     )

@@ -49,7 +49,7 @@ def test_a_codebook_of_means_is_not_the_optimizers() -> None:
 
 
 def test_a_code_unused_for_long_moves_to_where_it_is_missed() -> None:
-    quantizer, keeper = kept([0.0, 100.0], update="ema", decay=0.9, revive_after_steps=2)
+    quantizer, keeper = kept([0.0, 100.0], update="ema", decay=0.9, dead_code_restart_steps=2)
     assert update(quantizer, keeper, [0.0, 0.0, 7.0]) == 0
     assert update(quantizer, keeper, [0.0, 0.0, 7.0]) == 1
     assert quantizer.codebook[1].item() == 7.0
@@ -85,10 +85,10 @@ def test_the_same_generator_gives_the_same_codebook() -> None:
     assert torch.equal(k_means(vectors, 8, seeded()), k_means(vectors, 8, seeded()))
 
 
-def test_normalised_rows_stay_on_their_sphere() -> None:
+def test_cosine_rows_stay_on_their_sphere() -> None:
     quantizer = VectorQuantizer(2, 2)
     quantizer.codebook.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-    config = CodebookConfig(quantizer="normalised", update="ema", decay=0.5)
+    config = CodebookConfig(quantizer="cosine", update="ema", decay=0.5)
     keeper = CodebookUpdater(config, quantizer, ALONE)
     keeper.update(quantizer, torch.tensor([[2.0, 0.0]]), torch.tensor([1]), seeded())
     # the second: sums (1, 0.5), put back to a length of sqrt(2)
@@ -121,28 +121,28 @@ REFUSALS = {
     ),
     "decay": ({"decay": 1.0}, "codebook.decay=1.0; expected between 0 and 1, such as 0.99."),
     "beta": ({"beta": -1.0}, "codebook.beta=-1.0; expected 0 or more, such as 0.25."),
-    "lookup": (
-        {"lookup": "fsq"},
-        'codebook.lookup=\'fsq\' is not known; expected "nearest", "normalised" or "ibq".',
+    "quantizer": (
+        {"quantizer": "fsq"},
+        'codebook.quantizer=\'fsq\' is not known; expected "nearest", "cosine" or "ibq".',
     ),
     "means of ibq": (
-        {"lookup": "ibq", "update": "ema"},
-        "codebook.update='ema' with codebook.lookup=\"ibq\", which is a way of gradients; expected "
+        {"quantizer": "ibq", "update": "ema"},
+        "codebook.update='ema' with codebook.quantizer=\"ibq\", which is a way of gradients; expected "
         'codebook.update="gradient".',
     ),
     "temperature": (
-        {"lookup": "ibq", "entropy_temperature": 0.0},
+        {"quantizer": "ibq", "entropy_temperature": 0.0},
         "codebook.entropy_weight=0.0 and codebook.entropy_temperature=0.0; expected a weight of 0 "
         "or more, and a temperature above 0.",
     ),
     "entropy": (
         {"entropy_weight": 0.1},
-        "codebook.entropy_weight=0.1 with codebook.lookup='nearest', which has no such penalty; "
-        'expected lookup="ibq", or a weight of 0.',
+        "codebook.entropy_weight=0.1 with codebook.quantizer='nearest', which has no such penalty; "
+        'expected quantizer="ibq", or a weight of 0.',
     ),
     "revival": (
-        {"revive_after_steps": -1},
-        "codebook.revive_after_steps=-1; expected a number of steps, or 0 for never.",
+        {"dead_code_restart_steps": -1},
+        "codebook.dead_code_restart_steps=-1; expected a number of steps, or 0 for never.",
     ),
 }
 

@@ -15,7 +15,7 @@ from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.quantize import entropy_loss, export_network, normalize_latents, quantize
 
 NEAREST = CodebookConfig()
-NORMALISED = CodebookConfig(quantizer="normalised")
+COSINE = CodebookConfig(quantizer="cosine")
 IBQ = CodebookConfig(quantizer="ibq")
 
 
@@ -46,11 +46,11 @@ def test_nearest_gives_the_row_and_the_latents_the_gradient_of_the_row() -> None
     assert gradient.flatten().tolist() == [1.0, 1.0]
 
 
-def test_normalised_asks_for_the_direction_alone() -> None:
+def test_cosine_asks_for_the_direction_alone() -> None:
     quantizer = book([[3.0, 4.0], [0.6, -0.1]])
-    latents = normalize_latents(cells([[0.1, 0.1], [50.0, 0.0]]), NORMALISED)
+    latents = normalize_latents(cells([[0.1, 0.1], [50.0, 0.0]]), COSINE)
     assert latents.square().sum(1).flatten().tolist() == pytest.approx([2.0, 2.0])
-    found = quantize(quantizer, latents, NORMALISED, alone)
+    found = quantize(quantizer, latents, COSINE, alone)
     # directions: 45 and 0 degrees; rows at 53 and -9 degrees, given at a length of sqrt(2)
     assert found.codes.flatten().tolist() == [0, 1]
     first = found.quantized[0, :, 0, 0].tolist()
@@ -112,7 +112,7 @@ SHAPE = VQConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [NEAREST, NORMALISED, IBQ], ids=lambda c: c.lookup)
+@pytest.mark.parametrize("config", [NEAREST, COSINE, IBQ], ids=lambda c: c.quantizer)
 def test_the_kept_network_finds_by_distance_what_was_found_in_training(
     config: CodebookConfig,
 ) -> None:

@@ -15,6 +15,7 @@ from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig
 from calumma.model.presets import preset
 from calumma.train.config import (
+    CheckpointConfig,
     DecoderShapeConfig,
     DiagnosticsConfig,
     OptimizerConfig,
@@ -27,12 +28,12 @@ from calumma.train.config import (
 from calumma.train.decoder_trainer import DecoderLearner
 from calumma.train.diagnostics import look
 from calumma.train.distributed import World, joined
-from calumma.train.loop import Progress
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallel import Ranks, gathered, placed
+from calumma.train.parallelize import Ranks, gathered, placed
 from calumma.train.pretrain import pretrain
 from calumma.train.stability import StabilityConfig
-from calumma.train.step import StepRules, optimizer_step, to_device
+from calumma.train.train_step import StepRules, optimizer_step, to_device
+from calumma.train.training_loop import Progress
 from calumma.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(num_codes=16, num_text=60)
@@ -91,11 +92,9 @@ def run_config(shards: Path) -> PretrainConfig:
         shards=shards,
         tokenizers=shards,
         steps=6,
-        save_every=1,
-        save_async=True,
-        accumulate=2,
+        checkpoint=CheckpointConfig(interval=1, async_save=True),
         device="cpu",
-        data=DataConfig(seq_len=32, global_batch_size=4, pack_window=2),
+        data=DataConfig(seq_len=32, global_batch_size=8, micro_batch_size=2, pack_window=2),
         optimizer=OptimizerConfig(lr=1e-3),
         schedule=ScheduleConfig(warmup_steps=2),
         stage_one=StageConfig(weights={"pairs": 1.0, "text": 1.0}),
@@ -131,16 +130,21 @@ def troubled(run: Path, shards: Path) -> None:
     def step(learner: DecoderLearner, number: int) -> dict[str, float]:
         share = learner.course.lr_factor
         if learner.course.batches_consumed == 11:
-            learner.course = replace(learner.course, rate_share=1e5)
+            learner.course = replace(learner.course, lr_factor=1e5)
         told = real(learner, number)
-        learner.course = replace(learner.course, rate_share=share)
+        learner.course = replace(learner.course, lr_factor=share)
         return told
 
-    still = replace(run_config(shards), stage_two_share=0.0, steps=16, save_every=2)
+    still = replace(
+        run_config(shards),
+        stage_two_fraction=0.0,
+        steps=16,
+        checkpoint=CheckpointConfig(interval=2, async_save=True),
+    )
     watch = StabilityConfig(window=8, spike_steps=2)
     DecoderLearner.step = step  # type: ignore[method-assign]
     try:
-        decoder = pretrain(replace(still, watch=watch), run)
+        decoder = pretrain(replace(still, stability=watch), run)
     finally:
         DecoderLearner.step = real  # type: ignore[method-assign]
     if decoder is not None:

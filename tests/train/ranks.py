@@ -13,6 +13,7 @@ from pathlib import Path
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
+from calumma.train.config import CheckpointConfig
 from calumma.train.config_image_tokenizer import (
     AugmentConfig,
     ImageTokenizerTrainConfig,
@@ -40,8 +41,8 @@ _BASE = ImageTokenizerTrainConfig(
 RUNS = {
     "means": replace(
         _BASE,
-        continuous_steps=2,
-        averaging_decay=0.9,
+        quantize_start_step=2,
+        ema_decay=0.9,
         codebook=CodebookConfig(update="ema", decay=0.9, legacy=False, dead_code_restart_steps=1),
         losses=VQLossConfig(
             perceptual="pyramid",
@@ -74,5 +75,7 @@ def train(folder: Path, ports: Sequence[str]) -> None:
     for (name, config), port in zip(RUNS.items(), ports, strict=True):
         os.environ["MASTER_PORT"] = port
         run = folder / f"{name}-{size}"
-        made = train_image_tokenizer(config, documents(), run, save_every=2)
+        made = train_image_tokenizer(
+            config, documents(), run, checkpoint=CheckpointConfig(interval=2)
+        )
         (folder / f"{name}-{size}-rank-{rank}").write_text(made.fingerprint)

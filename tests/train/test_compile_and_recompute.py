@@ -41,27 +41,27 @@ def learned(**compute: str) -> tuple[dict[str, Tensor], int, int]:
 def test_recomputing_changes_no_gradient() -> None:
     plain = learned()[0]
     for way in ("selective", "full"):
-        made = learned(recompute=way)[0]
+        made = learned(activation_checkpointing=way)[0]
         assert made.keys() == plain.keys()
         assert all(torch.equal(made[name], plain[name]) for name in plain), way
 
 
 def test_full_recomputing_keeps_less_and_does_more() -> None:
     _, much, plain = learned()
-    _, little, more = learned(recompute="full")
+    _, little, more = learned(activation_checkpointing="full")
     assert little < 0.8 * much
     assert more > 1.2 * plain
 
 
 def test_selective_recomputing_does_no_matrix_product_twice() -> None:
-    assert learned(recompute="selective")[2] == learned()[2]
+    assert learned(activation_checkpointing="selective")[2] == learned()[2]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 def test_compiled_blocks_give_the_same_gradients(recompute: str) -> None:
     plain = learned()[0]
-    made = learned(compile="aot_eager", recompute=recompute)[0]
+    made = learned(compile="aot_eager", activation_checkpointing=recompute)[0]
     for name in plain:
         assert torch.allclose(made[name], plain[name], rtol=1e-4, atol=1e-5), name
 

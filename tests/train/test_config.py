@@ -9,6 +9,7 @@ import pytest
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config
 from calumma.train.config import (
+    CheckpointConfig,
     OptimizerConfig,
     ParallelConfig,
     PretrainConfig,
@@ -18,14 +19,20 @@ from calumma.train.config import (
 )
 
 
-@pytest.mark.parametrize("name", ["steps", "save_every", "accumulate"])
-def test_counts_below_one_are_refused(name: str) -> None:
-    counts = {"steps": 1000, "save_every": 100, "accumulate": 1} | {name: 0}
+def test_no_steps_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        TrainConfig(shards=Path("s"), tokenizers=Path("t"), **{name: 0})
+        TrainConfig(shards=Path("s"), tokenizers=Path("t"), steps=0)
+    assert str(caught.value) == "steps=0; expected at least 1."
+
+
+@pytest.mark.parametrize("name", ["interval", "keep_latest", "keep_every"])
+def test_checkpoint_counts_out_of_range_are_refused(name: str) -> None:
+    counts = {"interval": 100, "keep_latest": 2, "keep_every": 0} | {name: -1}
+    with pytest.raises(ConfigError) as caught:
+        CheckpointConfig(**counts)
     assert str(caught.value) == (
-        f"steps={counts['steps']}, save_every={counts['save_every']} and "
-        f"accumulate={counts['accumulate']}; expected at least 1 of each."
+        f"checkpoint.interval={counts['interval']}, checkpoint.keep_latest={counts['keep_latest']} "
+        f"and checkpoint.keep_every={counts['keep_every']}; expected at least 1, 1 and 0."
     )
 
 
@@ -35,7 +42,8 @@ def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
             shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor_parallel=3)
         )
     assert str(caught.value) == (
-        "data.seq_len=256 does not divide over parallel.tensor_parallel=3 ranks; expected a multiple."
+        "data.seq_len=256 does not divide over parallel.tensor_parallel=3 ranks; the nearest that "
+        "does is data.seq_len=255."
     )
 
 
@@ -60,7 +68,7 @@ TREE = {"shards": "s", "tokenizers": "t", **STAGES}
 
 
 def test_a_named_size_stands_for_the_fields_that_are_left_out() -> None:
-    model = {"size": "34B", "max_tokens": 2048}
+    model = {"size": "34B", "max_seq_len": 2048}
     shape = build_config(PretrainConfig, TREE | {"model": model}, "run.toml").model
     assert (shape.model_dim, shape.num_kv_heads, shape.norm_order) == (8192, 8, "reordered")
     assert shape.max_seq_len == 2048
@@ -82,12 +90,12 @@ def test_a_size_is_no_field_where_none_are_named() -> None:
     )
 
 
-@pytest.mark.parametrize("two", [{}, {"weights": {"a": 1.0}, "added": {"b": 2.0}}])
+@pytest.mark.parametrize("two", [{}, {"weights": {"a": 1.0}, "added_weights": {"b": 2.0}}])
 def test_stage_two_is_told_in_one_way(two: dict[str, dict[str, float]]) -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(PretrainConfig, TREE | {"stage_two": two}, "run.toml")
     assert str(caught.value) == (
         f"run.toml: stage two has weights {two.get('weights', {})} of its own and adds "
-        f"{two.get('added', {})} to stage one's; expected one of the two: [stage_two.weights], or "
-        "[stage_two.added]."
+        f"{two.get('added_weights', {})} to stage one's; expected one of the two: [stage_two.weights], or "
+        "[stage_two.added_weights]."
     )

@@ -22,7 +22,7 @@ PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=VQConfig(), lr
 
 
 def test_the_rate_rises_and_falls_as_half_a_cosine() -> None:
-    config = replace(PLAIN, steps=12, warmup_steps=2, peak_rate=1.0, final_rate_share=0.1)
+    config = replace(PLAIN, steps=12, warmup_steps=2, lr=1.0, min_lr_factor=0.1)
     rates = [config.lr_at(step) for step in (0, 1, 2, 7, 12)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
 
@@ -34,11 +34,11 @@ REFUSALS = {
     ),
     "continuous": (
         {"continuous_steps": 40},
-        "continuous_steps=40 leaves no step with codes; expected less than steps=40.",
+        "quantize_start_step=40 leaves no step with codes; expected less than steps=40.",
     ),
     "averaging": (
         {"averaging_decay": 1.0},
-        "averaging_decay=1.0; expected from 0 (off) to below 1.",
+        "ema_decay=1.0; expected from 0 (off) to below 1.",
     ),
     "precision": (
         {"precision": "int8"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     RetentionPolicy,
@@ -36,7 +36,9 @@ CONFIG = TrainConfig(
 def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderLearner:
     decoder = Decoder(shape)
     decoder.init_weights(seed)
-    return DecoderLearner(decoder, Stream(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1})
+    return DecoderLearner(
+        decoder, PackedLoader(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1}
+    )
 
 
 def test_a_state_put_into_another_learner_makes_it_the_same(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.rope import apply_rotary_emb, rope_angles
@@ -18,14 +18,14 @@ from calumma.train import diagnostics as module
 from calumma.train.compile_and_recompute import prepare
 from calumma.train.config import ComputeConfig, DiagnosticsConfig
 from calumma.train.diagnostics import attention_maxima, look, sampled, update_ratios
-from calumma.train.step import ALL, Micro, StepRules, to_device
+from calumma.train.train_step import ALL, Micro, StepRules, to_device
 
 
 @pytest.fixture
 def micro(reader: ShardReader) -> Micro:
     """Two rows of several documents each."""
-    stream = Stream(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
-    stream.mix({"pairs": 1.0, "text": 1.0})
+    stream = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
+    stream.set_mixture({"pairs": 1.0, "text": 1.0})
     return to_device(stream.next(), torch.device("cpu"))
 
 

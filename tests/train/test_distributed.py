@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
+from calumma.train.config import CheckpointConfig
 from calumma.train.distributed import ALONE, World
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
@@ -29,7 +30,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     train_with_two_ranks(folder)
     for name, config in ranks.RUNS.items():
-        train_image_tokenizer(config, ranks.documents(), folder / f"{name}-1", save_every=2)
+        train_image_tokenizer(
+            config, ranks.documents(), folder / f"{name}-1", checkpoint=CheckpointConfig(interval=2)
+        )
     return folder
 
 

@@ -13,7 +13,7 @@ from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError, ShardError
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
-from calumma.train.config import OptimizerConfig, ScheduleConfig
+from calumma.train.config import CheckpointConfig, OptimizerConfig, ScheduleConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 from calumma.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ def config(shards: Path) -> FinetuneConfig:
         model=Path("not read"),
         weights={"chat": 1.0},
         steps=6,
-        save_every=2,
+        checkpoint=CheckpointConfig(interval=2),
         device="cpu",
         dropout=0.2,
         data=DataConfig(seq_len=32, global_batch_size=2, pack_window=2),

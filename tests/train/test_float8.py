@@ -19,7 +19,7 @@ from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig,
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
 from calumma.train.pretrain import pretrain
-from calumma.train.step import StepRules, optimizer_step
+from calumma.train.train_step import StepRules, optimizer_step
 from tests.train import decoder_ranks
 
 CONFIG = TrainConfig(

@@ -17,6 +17,7 @@ from calumma.checkpoints.training_checkpoint import (
     flatten_checkpoint,
     write_checkpoint,
 )
+from calumma.train.config import CheckpointConfig
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetune import finetune
 from calumma.train.hf_export import Exporter, Exports
@@ -47,16 +48,19 @@ def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
     assert bytes_of(tmp_path / "model") == bytes_of(tmp_path / "expected")
 
 
-def run_of(shards: Path, **change: Any) -> Any:
+def run_of(shards: Path, async_save: bool = True) -> Any:
     config = decoder_ranks.run_config(shards)
-    return replace(config, keep_every=2, keep_last=1, **change)
+    return replace(
+        config,
+        checkpoint=CheckpointConfig(interval=1, keep_every=2, keep_latest=1, async_save=async_save),
+    )
 
 
-@pytest.mark.parametrize("save_async", [True, False])
+@pytest.mark.parametrize("async_save", [True, False])
 def test_a_run_leaves_a_folder_for_each_kept_save_and_one_for_the_last(
-    shards: Path, model_parts: ModelParts, save_async: bool, tmp_path: Path
+    shards: Path, model_parts: ModelParts, async_save: bool, tmp_path: Path
 ) -> None:
-    config = run_of(shards, save_async=save_async)
+    config = run_of(shards, async_save)
     assert (
         pretrain(config, tmp_path / "run", exports=Exports(tokenizers=model_parts.tokenizers))
         is None
@@ -91,12 +95,11 @@ def test_a_fine_tuning_s_kept_saves_are_plain_models(
 ) -> None:
     base = decoder_ranks.run_config(shards)
     config = FinetuneConfig(
-        **{name: getattr(base, name) for name in ("shards", "tokenizers", "stream", "optimizer")},
+        **{name: getattr(base, name) for name in ("shards", "tokenizers", "data", "optimizer")},
         model=Path("unused"),
         weights={"chat": 1.0},
         steps=2,
-        save_every=1,
-        keep_every=1,
+        checkpoint=CheckpointConfig(interval=1, keep_every=1),
         device="cpu",
         trainable=TrainableConfig(
             blocks=matrices, embeddings="none" if matrices == "lora" else "all"

@@ -30,13 +30,13 @@ EMA = CodebookConfig(update="ema", decay=0.9, legacy=False, dead_code_restart_st
 PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, lr=2e-3)
 CONFIGS = {
     "gradient": PLAIN,
-    "means, late start": replace(PLAIN, codebook=EMA, continuous_steps=2, averaging_decay=0.9),
-    "normalised": replace(
+    "means, late start": replace(PLAIN, codebook=EMA, quantize_start_step=2, ema_decay=0.9),
+    "cosine": replace(
         PLAIN,
-        codebook=CodebookConfig(quantizer="normalised", dead_code_restart_steps=3),
-        continuous_steps=2,
+        codebook=CodebookConfig(quantizer="cosine", dead_code_restart_steps=3),
+        quantize_start_step=2,
     ),
-    "normalised means": replace(PLAIN, codebook=replace(EMA, lookup="normalised")),
+    "cosine ema": replace(PLAIN, codebook=replace(EMA, quantizer="cosine")),
     "ibq": replace(PLAIN, codebook=CodebookConfig(quantizer="ibq", entropy_weight=0.05)),
     "features": replace(
         PLAIN, losses=VQLossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)
@@ -142,7 +142,7 @@ def test_bfloat16_learns_too() -> None:
 
 
 def test_the_kept_network_of_every_variant_reads_and_draws_as_in_training() -> None:
-    for name in ("gradient", "normalised", "ibq"):
+    for name in ("gradient", "cosine", "ibq"):
         state = ImageTokenizerState(CONFIGS[name])
         run(state, range(4))
         kept = state.finished_network()

@@ -15,6 +15,7 @@ from calumma.errors import CheckpointError
 from calumma.files import sha256
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.config import VQConfig
+from calumma.train.config import CheckpointConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.image_tokenizer_trainer import ImageLearner, train_image_tokenizer
 from calumma.train.run_log import EVENTS_NAME, METRICS_NAME
@@ -46,17 +47,23 @@ def test_a_run_that_broke_off_ends_in_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_image_tokenizer(CONFIG, pictures(), whole, save_every=2)
+    train_image_tokenizer(CONFIG, pictures(), whole, checkpoint=CheckpointConfig(interval=2))
 
     def breaking(step: int, metrics: object) -> None:
         if step == 3:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        train_image_tokenizer(CONFIG, pictures(), broken, save_every=2, progress=breaking)
+        train_image_tokenizer(
+            CONFIG, pictures(), broken, checkpoint=CheckpointConfig(interval=2), progress=breaking
+        )
     begun: list[int] = []
     train_image_tokenizer(
-        CONFIG, pictures(), broken, save_every=2, progress=lambda step, metrics: begun.append(step)
+        CONFIG,
+        pictures(),
+        broken,
+        checkpoint=CheckpointConfig(interval=2),
+        progress=lambda step, metrics: begun.append(step),
     )
     assert begun == [2, 3, 4]
     names = sorted(path.name for path in whole.glob("*.safetensors"))
@@ -94,19 +101,21 @@ def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
             out = learner.learned.network.decoder.conv_out
             hook = out.register_forward_hook(lambda module, x, made: made * math.nan)
         if drawn == 14:
-            learner.course = replace(learner.course, rate_share=1e4)
+            learner.course = replace(learner.course, lr_factor=1e4)
         told = real(learner, number)
         if hook is not None:
             hook.remove()
-        learner.course = replace(learner.course, rate_share=share)
+        learner.course = replace(learner.course, lr_factor=share)
         return told
 
     monkeypatch.setattr(ImageLearner, "step", step)
     watch = StabilityConfig(window=8, spike_steps=2)
-    longer = replace(CONFIG, steps=24, continuous_steps=2)
+    longer = replace(CONFIG, steps=24, quantize_start_step=2)
 
     def train(run: Path, **more: Any) -> None:
-        train_image_tokenizer(longer, pictures(), run, save_every=3, watch=watch, **more)
+        train_image_tokenizer(
+            longer, pictures(), run, checkpoint=CheckpointConfig(interval=3), watch=watch, **more
+        )
 
     train(tmp_path / "whole")
     told = [json.loads(one) for one in (tmp_path / "whole" / EVENTS_NAME).read_text().splitlines()]

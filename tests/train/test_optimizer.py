@@ -9,7 +9,7 @@ from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import OptimizerConfig
-from calumma.train.optimizer import make_optimizers, set_rates
+from calumma.train.optimizer import make_optimizers, set_lr
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_frozen_parameters_are_left_out(model: Decoder) -> None:
 def test_every_group_has_its_share_of_its_own_peak(model: Decoder) -> None:
     optimizers = make_optimizers(model, OptimizerConfig(name="muon", lr=1.0, muon_lr=8.0))
     for share in (0.5, 0.25):
-        set_rates(optimizers, share)
+        set_lr(optimizers, share)
         rates = [group["lr"] for one in optimizers for group in one.param_groups]
         assert rates == [share, share, 8 * share]
 

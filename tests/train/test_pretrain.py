@@ -16,6 +16,7 @@ from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
 from calumma.shards.reader import ShardReader
 from calumma.train.config import (
+    CheckpointConfig,
     DecoderShapeConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -33,19 +34,24 @@ SHAPE = DecoderShapeConfig(
 )
 
 
+DATA = DataConfig(
+    seq_len=32, global_batch_size=4, micro_batch_size=2, pack_window=3, cond_dropout_prob=0.2
+)
+SMALL = replace(DATA, global_batch_size=2)
+
+
 def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any) -> PretrainConfig:
     made = PretrainConfig(
         shards=shards,
         tokenizers=Path("not read"),
         steps=8,
-        save_every=3,
+        checkpoint=CheckpointConfig(interval=3),
         device="cpu",
-        accumulate=2,
         stage_one=StageConfig(weights={"pairs": 2.0, "text": 1.0}),
         stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
         stage_two_fraction=0.5,
         model=SHAPE,
-        data=DataConfig(seq_len=32, global_batch_size=2, pack_window=3, cond_dropout_prob=0.2),
+        data=DATA,
         optimizer=OptimizerConfig(name=kind, lr=1e-2),
         schedule=ScheduleConfig(warmup_steps=2),
     )
@@ -68,7 +74,7 @@ def test_killed_runs_end_in_the_bits_of_an_undisturbed_one(
 
 
 def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> None:
-    every = config(shards, steps=5, save_every=1)
+    every = config(shards, steps=5, checkpoint=CheckpointConfig(interval=1))
     expected = pretrain(every, tmp_path / "whole")
     for dead in range(1, 5):
         with pytest.raises(KilledError):
@@ -79,7 +85,7 @@ def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) 
 def test_the_loss_falls_and_every_step_tells_what_the_contract_names(
     shards: Path, tmp_path: Path
 ) -> None:
-    longer = config(shards, steps=30, save_every=30, accumulate=1)
+    longer = config(shards, steps=30, checkpoint=CheckpointConfig(interval=30), data=SMALL)
     decoder = pretrain(longer, tmp_path)
     lines = told(tmp_path)
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
@@ -90,8 +96,8 @@ def test_the_loss_falls_and_every_step_tells_what_the_contract_names(
 
 def test_stage_two_is_the_end_of_the_run(shards: Path) -> None:
     assert stage_two_begins(config(shards)) == 4
-    assert stage_two_begins(config(shards, steps=10, stage_two_share=0.2)) == 8
-    assert stage_two_begins(config(shards, stage_two_share=0.0)) == 8
+    assert stage_two_begins(config(shards, steps=10, stage_two_fraction=0.2)) == 8
+    assert stage_two_begins(config(shards, stage_two_fraction=0.0)) == 8
 
 
 def test_a_run_of_another_config_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -103,7 +109,9 @@ def test_a_run_of_another_config_is_refused(shards: Path, tmp_path: Path) -> Non
 
 def test_the_fingerprint_is_of_what_decides_the_run(shards: Path, reader: ShardReader) -> None:
     first = run_fingerprint(config(shards), reader)
-    assert first == run_fingerprint(config(Path("elsewhere"), save_every=99, device="auto"), reader)
+    assert first == run_fingerprint(
+        config(Path("elsewhere"), checkpoint=CheckpointConfig(interval=99), device="auto"), reader
+    )
     for change in ({"steps": 9}, {"seed": 1}, {"model": replace(SHAPE, dropout=0.0)}):
         assert run_fingerprint(config(shards, **change), reader) != first
     assert run_fingerprint(config(shards), reader, "weights") != first
@@ -136,9 +144,9 @@ def nothing_finite(learner: DecoderLearner) -> Iterator[None]:
 @contextlib.contextmanager
 def rate_times_a_thousand(learner: DecoderLearner) -> Iterator[None]:
     share = learner.course.lr_factor
-    learner.course = replace(learner.course, rate_share=1000 * share)
+    learner.course = replace(learner.course, lr_factor=1000 * share)
     yield
-    learner.course = replace(learner.course, rate_share=share)
+    learner.course = replace(learner.course, lr_factor=share)
 
 
 WATCH = StabilityConfig(window=12, spike_steps=2, warn_horizon_steps=50)
@@ -147,8 +155,12 @@ WATCH = StabilityConfig(window=12, spike_steps=2, warn_horizon_steps=50)
 def longer(shards: Path, **changes: Any) -> PretrainConfig:
     """Thirty steps of AdamW on pairs."""
     one = StageConfig(weights={"pairs": 1.0})
-    still = {"accumulate": 1, "stage_one": one, "stage_two_share": 0.0, "watch": WATCH}
-    return config(shards, "adamw", **({"steps": 30, "save_every": 4} | still | changes))
+    still = {"data": SMALL, "stage_one": one, "stage_two_fraction": 0.0, "stability": WATCH}
+    return config(
+        shards,
+        "adamw",
+        **({"steps": 30, "checkpoint": CheckpointConfig(interval=4)} | still | changes),
+    )
 
 
 def events(run: Path) -> list[dict[str, Any]]:
@@ -179,7 +191,7 @@ def test_too_many_of_them_go_back_behind_them(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Planted(monkeypatch, range(13, 17), nothing_finite)
-    watch = replace(WATCH, most_skipped=3)
+    watch = replace(WATCH, max_skipped_steps=3)
     assert pretrain(longer(shards, watch=watch), tmp_path) is not None
     assert [one["event"] for one in events(tmp_path)][-2:] == ["step_skipped", "rollback"]
     back = events(tmp_path)[-1]
@@ -226,14 +238,14 @@ def test_a_decoder_without_head_norms_at_a_high_rate_is_warned_of_and_slowed_dow
         model=free,
         optimizer=OptimizerConfig(lr=0.1),
         schedule=ScheduleConfig(warmup_steps=25, min_lr_factor=1.0),
-        watch=replace(WATCH, window=20, most_output=10.0, most_roll_backs=8),
+        watch=replace(WATCH, window=20, max_output_rms=10.0, max_rollbacks=8),
     )
     assert pretrain(steps, tmp_path) is not None
     seen = events(tmp_path)
     of_output = [one["event"] for one in seen if one.get("metric") == "output_norm"]
     assert of_output[0] == "warning" and of_output[-1] == "out_of_range"
     backs = [one for one in seen if one["event"] == "rollback"]
-    assert [one["rate_share"] for one in backs] == [0.5**i for i in range(len(backs))]
+    assert [one["lr_factor"] for one in backs] == [0.5**i for i in range(len(backs))]
     assert len(backs) >= 2
     last = told(tmp_path)[-1]
     assert last["output_norm"] < 1.2 * 10 * 32**0.5

@@ -8,7 +8,7 @@ import pytest
 
 from calumma.gpu_specs import gpu_spec
 from calumma.model.presets import PRESETS
-from calumma.plan.run_plan import PlanRequest, make_plan
+from calumma.plan.run_plan import PlanRequest, make_run_plan
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
@@ -36,7 +36,7 @@ def test_every_size_has_a_recipe() -> None:
 @pytest.mark.parametrize("size", BATCHES)
 def test_batches_and_steps_are_the_paper_s(size: str) -> None:
     config = recipe(size)
-    ids = config.data.global_batch_size * config.data.seq_len * config.accumulate
+    ids = config.data.global_batch_size * config.data.seq_len
     assert ids == pytest.approx(BATCHES[size], rel=5e-3)
     assert config.steps == STEPS[size]
     assert config.model.model_dim == PRESETS[size].model_dim
@@ -63,7 +63,7 @@ def test_the_twenty_minutes_on_one_gpu_are_no_more() -> None:
     question = PlanRequest(
         config=config, gpu=gpu_spec("h100-80gb"), num_gpus=1, vocabulary_size=24_200
     )
-    plan = make_plan(question)
+    plan = make_run_plan(question)
     plan.require_fitting()
     assert 10 < plan.time.days * 24 * 60 < 18  # compiling and saving come on top
     assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)

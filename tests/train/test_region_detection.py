@@ -54,7 +54,7 @@ def pictures(number: int = 4) -> Pictures:
 def test_boxes_are_found_once_and_a_stopped_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boxes, "_SAVED_EVERY", 2)
+    monkeypatch.setattr(region_detection, "_SAVED_EVERY", 2)
     asked: list[int] = []
 
     def find(picture: PIL.Image.Image) -> list[FaceBox]:

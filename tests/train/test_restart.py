@@ -33,13 +33,13 @@ CONFIG = """
 shards = "{folder}"
 tokenizers = "{folder}"
 steps = 8
-save_every = 1
-keep_every = 3
-save_async = true
-[stream]
-row_length = 32
-num_rows = 4
-window = 2
+checkpoint.interval = 1
+checkpoint.keep_every = 3
+checkpoint.async_save = true
+[data]
+seq_len = 32
+global_batch_size = 4
+pack_window = 2
 [model]
 model_dim = 32
 num_layers = 2

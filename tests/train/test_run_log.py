@@ -82,7 +82,7 @@ def test_events_that_led_to_a_roll_back_stay_and_later_ones_are_told_anew(
     made.close()
     assert open_journal(tmp_path, 7).events == events[:3]
     assert open_journal(tmp_path, 6).events == events[:2]
-    assert [one.rate_share for one in made.roll_backs] == [0.5]
+    assert [one.lr_factor for one in made.roll_backs] == [0.5]
 
 
 def test_a_roll_back_is_followed_once_and_the_latest_counts(

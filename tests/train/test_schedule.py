@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from calumma.train.config import ScheduleConfig
-from calumma.train.schedule import rate_share
+from calumma.train.schedule import lr_factor
 
 
 def shares(config: ScheduleConfig, steps: int) -> list[float]:
-    return [rate_share(step, steps, config) for step in range(steps)]
+    return [lr_factor(step, steps, config) for step in range(steps)]
 
 
 def test_warm_up_then_exponential_decay() -> None:

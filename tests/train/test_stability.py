@@ -11,9 +11,9 @@ import pytest
 from calumma.errors import ConfigError
 from calumma.train.stability import (
     Finding,
+    Metrics,
     RollBack,
     StabilityConfig,
-    Told,
     findings,
     growth,
     kept_steps,
@@ -24,7 +24,7 @@ WATCH = StabilityConfig(window=20, spike_steps=3, max_skipped_steps=2, warn_hori
 LIMITS = {"output_norm": 100.0, "log_z": 50.0}
 
 
-def told(losses: list[float | None], **others: float) -> list[Told]:
+def told(losses: list[float | None], **others: float) -> list[Metrics]:
     """Steps with these losses."""
     return [{"step": i + 1, "loss": loss, "stage": 1, **others} for i, loss in enumerate(losses)]
 
@@ -34,7 +34,7 @@ def noisy(many: int, level: float = 4.0, seed: int = 0) -> list[float | None]:
     return [level + chance.gauss(0, 0.1) for _ in range(many)]
 
 
-def kinds(history: list[Told], config: StabilityConfig = WATCH) -> list[str]:
+def kinds(history: list[Metrics], config: StabilityConfig = WATCH) -> list[str]:
     return [one.kind for one in findings(history, config, LIMITS)]
 
 
@@ -91,7 +91,7 @@ def test_a_step_without_a_finite_gradient_is_told_and_too_many_are_trouble() -> 
     )
 
 
-def growing(rate: float, many: int, level: float = 1.0, name: str = "output_norm") -> list[Told]:
+def growing(rate: float, many: int, level: float = 1.0, name: str = "output_norm") -> list[Metrics]:
     return [{"step": i + 1, "stage": 1, name: level * math.exp(rate * i)} for i in range(many)]
 
 
@@ -110,7 +110,7 @@ def test_steady_growth_that_will_leave_the_safe_range_is_foretold() -> None:
 
 
 def test_growth_that_slows_down_or_leads_nowhere_soon_is_not_foretold() -> None:
-    slowing: list[Told] = [
+    slowing: list[Metrics] = [
         {"step": i, "stage": 1, "output_norm": 60 * (1 - math.exp(-i / 10))} for i in range(1, 60)
     ]
     assert all(kinds(slowing[:last]) == [] for last in range(18, 60))
@@ -151,26 +151,30 @@ SPIKE = Finding("spike", 53, 51, "the loss rose")
 def test_the_way_back_is_to_the_newest_checkpoint_from_before_the_trouble() -> None:
     way = way_on([SPIKE], [30, 40, 50, 52], [], WATCH)
     # Step 51 met the weights of step 50, which that step may have spoilt.
-    assert way.back == RollBack(step=53, to=40, rate_share=1.0, text="the loss rose")
+    assert way.back == RollBack(
+        step=53, rollback_to_step=40, lr_factor=1.0, message="the loss rose"
+    )
     lone = way_on([SPIKE], [50, 51], [], WATCH).back
-    assert lone is not None and lone.to == 50
+    assert lone is not None and lone.rollback_to_step == 50
 
 
 def test_the_same_trouble_again_goes_further_back_and_slower() -> None:
     first = RollBack(53, 40, 1.0, "")
     second = way_on([SPIKE], [20, 30, 40], [first], WATCH).back
-    assert second == RollBack(step=53, to=30, rate_share=0.5, text="the loss rose")
+    assert second == RollBack(step=53, rollback_to_step=30, lr_factor=0.5, message="the loss rose")
     third = way_on([SPIKE], [20, 30, 40], [first, second], WATCH).back
-    assert third is not None and (third.to, third.rate_share) == (20, 0.25)
+    assert third is not None and (third.rollback_to_step, third.lr_factor) == (20, 0.25)
     alone = way_on([SPIKE], [40], [first, second, third], WATCH).back
-    assert alone is not None and (alone.to, alone.rate_share) == (40, 0.125)
+    assert alone is not None and (alone.rollback_to_step, alone.lr_factor) == (40, 0.125)
 
 
 def test_old_trouble_is_not_held_against_a_run_but_its_rate_stays() -> None:
     late = replace(SPIKE, step=5003, since=5001)
     before = [RollBack(53, 40, 1.0, ""), RollBack(60, 40, 0.5, "")]
     back = way_on([late], [4900, 4950], before, WATCH).back
-    assert back == RollBack(step=5003, to=4950, rate_share=0.5, text="the loss rose")
+    assert back == RollBack(
+        step=5003, rollback_to_step=4950, lr_factor=0.5, message="the loss rose"
+    )
 
 
 def test_too_many_roll_backs_end_the_run_with_the_way_out() -> None:
@@ -186,7 +190,7 @@ def test_too_many_roll_backs_end_the_run_with_the_way_out() -> None:
 
 def test_without_a_checkpoint_a_run_goes_on_unless_it_learns_nothing() -> None:
     assert not way_on([SPIKE], [], [], WATCH).ends
-    never = replace(WATCH, most_roll_backs=0)
+    never = replace(WATCH, max_rollbacks=0)
     assert way_on([SPIKE], [40], [], never).back is None
     blind = Finding(
         "nonfinite_gradients", 13, 11, "steps 11 to 13 gave no finite gradient and were skipped"

@@ -12,7 +12,7 @@ from calumma.documents.preferences import write_preferences
 from tests.launch import free_ports, start_ranks
 from tests.train import tuning_ranks
 from tests.train.runs import told
-from tests.train.test_preference import PAIRS
+from tests.train.test_dpo import PAIRS
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from calumma.checkpoints.model_folder import load_model
-from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
-from calumma.train.config_preference import (
+from calumma.train.config_dpo import (
     DPOConfig,
     DPOOptimizerConfig,
     DPOTrainConfig,
 )
+from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
+from calumma.train.dpo import prefer
 from calumma.train.finetune import finetune
-from calumma.train.preference import prefer
 from tests.train.test_finetune import config
 
 ADAPT = TrainableConfig(blocks="lora", lora_rank=2, embeddings="all", vocab_rows="image")

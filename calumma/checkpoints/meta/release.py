@@ -1,12 +1,12 @@
-"""Folders in the layout of Meta's releases.
+"""Folders in the layout of Meta's Chameleon release.
 
-models/7b/consolidated.pth           all of the decoder, or
-models/30b/consolidated.00.pth ...   its share in each shard of model parallelism
-models/*/params.json                 the decoder's shape
-models/*/consolidate_params.json     how many shards
-models/*/calumma.json                what the two above have no place for (ours; may be lacking)
-tokenizer/text_tokenizer.json        the text tokenizer; its placeholder is <reserved08707>
-tokenizer/vqgan.yaml, vqgan.ckpt     the image tokenizer, named as in taming-transformers
+models/7b/consolidated.pth           the whole decoder, or
+models/30b/consolidated.00.pth ...   its tensor-parallel shards
+models/*/params.json                 the decoder's config
+models/*/consolidate_params.json     number of shards
+models/*/calumma.json                max_seq_len, which the others lack (ours, optional)
+tokenizer/text_tokenizer.json        the text tokenizer; its image placeholder is <reserved08707>
+tokenizer/vqgan.yaml, vqgan.ckpt     the image tokenizer, with taming-transformers' names
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError, ConfigError, TokenizerError
 from calumma.files import read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
-from calumma.tokens.image import CONFIG_FILE
+from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME
 from calumma.tokens.mistaken import refuse_model
-from calumma.tokens.text import FILE_NAME as TOKENIZER_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.vocabulary import PLACEHOLDER_NAMES
@@ -53,14 +53,14 @@ _MODEL_KIND = "a Chameleon release's shard"
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 _MULTIPLE = 256
 _RELEASED = {7: "7b", 34: "30b"}
-"""Billions of parameters -> what the release calls the model."""
+"""Billions of parameters -> name of the model in the release."""
 
 
 def find_meta_model(path: Path) -> Path | None:
-    """The folder of `params.json` that a path names: itself, or the only one in its `models`.
+    """Return the folder with `params.json`: `path` itself or the only one in its `models`.
 
     Raises:
-        CheckpointError: there are several.
+        CheckpointError: `models` has several.
     """
     if (path / PARAMS_FILE).is_file():
         return path
@@ -74,30 +74,30 @@ def find_meta_model(path: Path) -> Path | None:
 
 
 def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
-    """Look at a release, reading headers and head norms.
+    """Open a model of a release, reading only headers and QK-norms.
 
     Args:
-        folder: the one with `params.json`.
-        tokenizers: the folder of the tokenizers, where it is not the release's own.
+        folder: contains `params.json`.
+        tokenizers: the folder of the tokenizers; None is that of the release.
 
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
-        VocabularyError: the tokenizers are not those of the decoder.
+        VocabularyError: decoder and tokenizers have different vocabularies.
     """
     tokenizers = tokenizers or folder.parents[1] / "tokenizer"
     shards = [open_torch_file(path) for path in meta_shard_files(folder)]
     config = _read_params(folder, shards)
     require_divisible(config, len(shards), folder)
-    parted = []
+    unfused = []
     for path, tensors in zip(meta_shard_files(folder), shards, strict=True):
         tensors = {n: t for n, t in tensors.items() if n != "rope.freqs"}
         shapes = shard_shapes(config, len(shards))
-        wanted = dict(shapes)
-        fuse_shapes(wanted, config, tensors)
-        require_tensors(path, tensors, wanted, _MODEL_KIND)
-        parted.append(unfuse(tensors, shapes, config))
-    _require_one_dtype(parted, folder)
-    decoder, groups = merge_shards(parted, config, folder)
+        expected = dict(shapes)
+        fuse_shapes(expected, config, tensors)
+        require_tensors(path, tensors, expected, _MODEL_KIND)
+        unfused.append(unfuse(tensors, shapes, config))
+    _require_one_dtype(unfused, folder)
+    decoder, groups = merge_shards(unfused, config, folder)
     image_shape, image = _open_image_tokenizer(tokenizers)
     text_path = _text_file(tokenizers)
     text_file = rename_placeholder(text_path.read_text(encoding="utf-8"), to_release=False)
@@ -117,10 +117,10 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
 
 
 def meta_shard_files(folder: Path) -> list[Path]:
-    """The files of a release's decoder: `consolidated.pth`, or 00 and those that follow it.
+    """Return the decoder's files: `consolidated.pth`, or `consolidated.00.pth` and so on.
 
     Raises:
-        CheckpointError: there are none, or one of the row is missing.
+        CheckpointError: there are none, or one is missing.
     """
     if (folder / "consolidated.pth").is_file():
         files = [folder / "consolidated.pth"]
@@ -128,16 +128,16 @@ def meta_shard_files(folder: Path) -> list[Path]:
         files = sorted(p for p in folder.glob("consolidated.*.pth") if _SHARD.fullmatch(p.name))
     number = len(files)
     if (folder / SHARD_COUNT_FILE).is_file():
-        told = {"model_parallel_size": number or 1} | read_json(folder / SHARD_COUNT_FILE)
-        number = positive_int(told, "model_parallel_size", folder / SHARD_COUNT_FILE)
+        counts = {"model_parallel_size": number or 1} | read_json(folder / SHARD_COUNT_FILE)
+        number = positive_int(counts, "model_parallel_size", folder / SHARD_COUNT_FILE)
     names = {path.name for path in files}
-    wanted = [f"consolidated.{shard:02d}.pth" for shard in range(max(1, number))]
-    if names != set(wanted) and not (number == 1 and names == {"consolidated.pth"}):
-        lacking = next((name for name in wanted if name not in names), None)
-        state = f"{lacking} is not among them" if lacking else f"{max(names)} is one too many"
+    expected = [f"consolidated.{shard:02d}.pth" for shard in range(max(1, number))]
+    if names != set(expected) and not (number == 1 and names == {"consolidated.pth"}):
+        missing = next((name for name in expected if name not in names), None)
+        fault = f"{missing} is missing" if missing else f"{max(names)} is one too many"
         raise CheckpointError(
-            f"{folder} holds {len(files)} of {len(expected)} shards, and {state}; expected "
-            "consolidated.pth, or consolidated.00.pth and its followers. Copy or download it again."
+            f"{folder} holds {len(files)} of {len(expected)} shards, and {fault}; expected "
+            "consolidated.pth, or consolidated.00.pth and so on. Copy or download it again."
         )
     return files
 
@@ -148,7 +148,7 @@ def _require_one_dtype(shards: list[dict[str, LazyTensor]], folder: Path) -> Non
         if len(dtypes) > 1:
             raise CheckpointError(
                 f"{folder}: tensor {name} is of type {' and '.join(sorted(dtypes))}; expected one "
-                "type in all shards. Take shards that were saved together."
+                "type in all shards. Use shards that were saved together."
             )
 
 
@@ -156,9 +156,8 @@ def _read_params(folder: Path, shards: list[dict[str, LazyTensor]]) -> DecoderCo
     where = folder / PARAMS_FILE
     record = read_json(where)
     params: dict[str, Any] = record.get("model", record)
-    own = (
-        read_json(folder / CALUMMA_PARAMS_FILE) if (folder / CALUMMA_PARAMS_FILE).is_file() else {}
-    )
+    own_path = folder / CALUMMA_PARAMS_FILE
+    own = read_json(own_path) if own_path.is_file() else {"max_seq_len": 4096}
     heads, dim = positive_int(params, "n_heads", where), positive_int(params, "dim", where)
     embedding = shards[0].get("tok_embeddings.weight")
     try:
@@ -171,24 +170,24 @@ def _read_params(folder: Path, shards: list[dict[str, LazyTensor]]) -> DecoderCo
                 params if params.get("n_kv_heads") else {"n_kv_heads": heads}, "n_kv_heads", where
             ),
             feed_forward_dim=_feed_forward_dim(params, dim),
-            max_seq_len=own.get("max_tokens", 4096),
+            max_seq_len=positive_int(own, "max_seq_len", own_path),
             norm_order="reordered" if params.get("swin_norm") else "pre",
             rope_theta=params.get("rope_theta") or 10_000.0,
             norm_epsilon=params.get("norm_eps") or 1e-5,
         )
     except ConfigError as error:
-        raise CheckpointError(f"{where}: its numbers do not fit. {error}") from error
+        raise CheckpointError(f"{where}: its numbers do not fit together. {error}") from error
 
 
 def _feed_forward_dim(params: Mapping[str, Any], dim: int) -> int:
-    """Two thirds of four widths, scaled, and rounded up to a multiple, as in Llama."""
+    """Return 8/3 of `dim`, scaled and rounded up to a multiple, as in Llama."""
     multiple = params.get("multiple_of") or _MULTIPLE
     scaled = int((params.get("ffn_dim_multiplier") or 1) * int(8 * dim / 3))
     return int(multiple * -(-scaled // multiple))
 
 
 def _open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
-    if (folder / CONFIG_FILE).is_file():
+    if (folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         return open_image_tokenizer(folder)
     if not (folder / VQGAN_CONFIG_FILE).is_file():
         refuse_model(folder)
@@ -200,8 +199,8 @@ def _text_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise TokenizerError(
-        f"{folder} holds no {META_TOKENIZER_FILE}; expected the release's text tokenizer. Give --tokenizers "
-        "DIR if it lies elsewhere."
+        f"{folder} holds no {META_TOKENIZER_FILE}; expected the release's text tokenizer. Use "
+        "--tokenizers DIR if it is elsewhere."
     )
 
 
@@ -210,14 +209,15 @@ def _text_tokenizer(text: str, path: Path) -> TextTokenizer:
         return TextTokenizer(Tokenizer.from_str(text))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
-            f"{path}: is no tokenizer ({error}); expected the JSON of the tokenizers library."
+            f"{path}: is not a tokenizer ({error}); expected the JSON of the tokenizers library. Copy "
+            "it again."
         ) from error
 
 
 def rename_placeholder(text: str, *, to_release: bool) -> str:
-    """A tokenizer's JSON with its placeholder named as transformers or as the release has it.
+    """Rename the image placeholder in a tokenizer's JSON to the release's or transformers' name.
 
-    Nothing else changes, to the letter, so that the way there and back ends where it began.
+    No other character changes, so that a conversion there and back gives the same file.
     """
     new, old = (f'"{name}"' for name in PLACEHOLDER_NAMES)
     if to_release:
@@ -231,68 +231,64 @@ def write_meta_model(
     num_shards: int | None = None,
     on_write: WriteCallback | None = None,
 ) -> None:
-    """Write a release, all shards side by side, holding a tensor at a time.
+    """Write a release, all shards in parallel, one tensor in memory at a time.
 
     Args:
-        folder: gets `models/NAME` and `tokenizer`.
-        model: what to write; its head norms are the paper's LayerNorms.
-        num_shards: None is one for each group of head norms.
-        tell: is called with the bytes of each tensor written.
+        folder: for `models/NAME` and `tokenizer`.
+        model: what to write; `qk_norm` is "layer".
+        num_shards: None is one for each group of QK-norms.
+        on_write: called with the number of bytes of each tensor written.
 
     Raises:
-        CheckpointError: the model cannot be parted so, or Meta's layout has no place for it.
+        CheckpointError: the model cannot be split so, or the layout cannot represent it.
     """
     config = model.decoder_config
     number = num_shards or config.qk_norm_groups
     require_meta_layout(model, number, folder)
-    inside = folder / "models" / meta_model_name(model)
+    model_folder = folder / "models" / meta_model_name(model)
     names = [f"consolidated.{shard:02d}.pth" for shard in range(number)]
-    paths = [inside / name for name in (names if number > 1 else ["consolidated.pth"])]
-    kinds = shard_specs(model.decoder_tensors, config, number)
-    with torch_file_writers(dict.fromkeys(paths, kinds)) as writers:
+    paths = [model_folder / name for name in (names if number > 1 else ["consolidated.pth"])]
+    specs = shard_specs(model.decoder_tensors, config, number)
+    with torch_file_writers(dict.fromkeys(paths, specs)) as writers:
         for name, parts in split_for_shards(model.decoder_tensors, config, number):
             for writer, part in zip(writers, parts, strict=True):
                 writer.write(name, part)
-                on_write(part.nbytes)
-    write_json(inside / SHARD_COUNT_FILE, {"model_parallel_size": number})
-    write_json(inside / CALUMMA_PARAMS_FILE, {"max_tokens": config.max_seq_len})
+                if on_write is not None:
+                    on_write(part.nbytes)
+    write_json(model_folder / SHARD_COUNT_FILE, {"model_parallel_size": number})
+    write_json(model_folder / CALUMMA_PARAMS_FILE, {"max_seq_len": config.max_seq_len})
     write_vqgan(folder / "tokenizer", model, on_write)
     text_file = rename_placeholder(model.tokenizer_json, to_release=True)
     write_text(folder / "tokenizer" / META_TOKENIZER_FILE, text_file)
-    write_json(inside / PARAMS_FILE, meta_params(config, number))
+    write_json(model_folder / PARAMS_FILE, meta_params(config, number))
 
 
 def require_meta_layout(model: LazyModel, num_shards: int, where: object) -> None:
-    """See that a model can be written in so many shards without becoming another one.
+    """Check that Meta's layout can represent a model in `num_shards` shards.
 
     Raises:
-        CheckpointError: it cannot, and why.
+        CheckpointError: it cannot.
     """
     config = model.decoder_config
     if config.qk_norm == "none":
         raise CheckpointError(
-            f"{where}: queries and keys have no norm, Meta's layout has the paper's LayerNorm "
-            "there, and no weights undo it. Use --to calumma."
+            f'{where} has qk_norm = "none"; expected "layer" for Meta\'s layout. Use --to calumma.'
         )
     if config.qk_norm != "layer":
         raise CheckpointError(
-            f"{where}: queries and keys have an RMSNorm, Meta's layout has the paper's LayerNorm "
-            "with bias there, and no weights make one of the other. Use --to calumma or --to qwen3."
+            f'{where} has qk_norm = "rms"; expected "layer" for Meta\'s layout. Use --to calumma or '
+            "--to qwen3."
         )
     if num_shards % config.qk_norm_groups:
         raise CheckpointError(
-            f"{where}: {config.qk_norm_groups} groups of heads have norms of their own, which "
-            f"{num_shards} shards cannot hold, one norm each; expected a multiple of the groups. Use "
-            f"--shards {config.qk_norm_groups}."
+            f"{where} has {config.qk_norm_groups} groups of QK-norms, and {num_shards} shards hold one "
+            f"norm each; expected a multiple of the groups. Use --shards {config.qk_norm_groups}."
         )
     require_divisible(config, num_shards, where)
 
 
 def meta_model_name(model: LazyModel) -> str:
-    """What the release would call a model of that size: 7b, 30b, else its parameters.
-
-    A model of the paper's 34 billion parameters is called 30b there.
-    """
+    """Return the release's name for a model: 7b, 30b (of 34 billion), else its parameters."""
     count = model.num_parameters
     billions = round(count / 1e9)
     if billions:
@@ -301,11 +297,11 @@ def meta_model_name(model: LazyModel) -> str:
 
 
 def meta_params(config: DecoderConfig, num_shards: int) -> dict[str, Any]:
-    """`params.json`."""
-    usual: dict[str, Any] = {"ffn_dim_multiplier": None, "multiple_of": _MULTIPLE}
-    if _feed_forward_dim(usual, config.model_dim) != config.feed_forward_dim:
+    """Return the content of `params.json`."""
+    feed_forward: dict[str, Any] = {"ffn_dim_multiplier": None, "multiple_of": _MULTIPLE}
+    if _feed_forward_dim(feed_forward, config.model_dim) != config.feed_forward_dim:
         scale = min(1.0, config.feed_forward_dim / int(8 * config.model_dim / 3))
-        usual |= {
+        feed_forward |= {
             "ffn_dim_multiplier": scale,
             "multiple_of": config.feed_forward_dim,
         }
@@ -315,7 +311,7 @@ def meta_params(config: DecoderConfig, num_shards: int) -> dict[str, Any]:
         "n_heads": config.num_heads,
         "n_kv_heads": config.num_kv_heads,
         "vocab_size": config.vocabulary_size,
-        **usual,
+        **feed_forward,
         "norm_eps": config.norm_epsilon,
         "rope_theta": config.rope_theta,
         "qk_normalization": True,

@@ -1,14 +1,14 @@
-"""How Meta's releases hold a decoder: names, the shards of model parallelism, pairs of channels.
+"""Tensor-parallel shards of Meta's releases: merge them into a decoder and split it into them.
 
-Every shard holds all layers with its share of the heads and of the feed-forward channels, the
-embedding's share of the width, and the output's share of the ids. Three things to mind:
+Every shard holds all layers with its part of the heads and of the feed-forward channels, the
+embedding's part of the model dimension, and the output's part of the vocabulary.
 
-- wq, wk, wv may stand fused as wqkv, w1 and w3 as w13, each shard fusing its own share.
-- Rotary positions turn neighbouring channels (0, 1), (2, 3), ... where ours turn channel i with
-  i + D/2. So queries, keys *and the weights and biases of their norms* change their order.
-- A shard has query and key norms of its own, which were never made equal: our groups.
+- wq, wk, wv may be fused as wqkv, and w1, w3 as w13; each shard fuses its own part.
+- Meta's rotary embedding rotates interleaved channels (0, 1), (2, 3), ..., ours channel i with
+  i + D/2. So queries, keys *and the weights and biases of their norms* are permuted.
+- Every shard has its own query and key norms, which differ between shards: our QK-norm groups.
 
-Source: paper.md of Chameleon's architecture and releases; names as in Llama's.
+Source: Chameleon's release (its weights have Llama's names).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from calumma.checkpoints.lazy_tensor import LazyTensor, Shape, decoder_tensor_sh
 from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
 
-ShardSplit = Literal["rows", "columns", "whole", "own"]
-"""What of a tensor a shard holds: some rows, some columns, all of it, or one of its own."""
+ShardSplit = Literal["rows", "columns", "replicated", "own"]
+"""How shards hold a tensor: split by rows or columns, replicated, or one each ("own")."""
 
-_OUTSIDE: dict[str, tuple[str, ShardSplit]] = {
+_TOP_LEVEL: dict[str, tuple[str, ShardSplit]] = {
     "embedding.weight": ("tok_embeddings.weight", "columns"),
-    "norm.weight": ("norm.weight", "whole"),
+    "norm.weight": ("norm.weight", "replicated"),
     "head.weight": ("output.weight", "rows"),
 }
-_IN_BLOCK: dict[str, tuple[str, ShardSplit]] = {
+_PER_BLOCK: dict[str, tuple[str, ShardSplit]] = {
     "attention.query.weight": ("attention.wq.weight", "rows"),
     "attention.key.weight": ("attention.wk.weight", "rows"),
     "attention.value.weight": ("attention.wv.weight", "rows"),
@@ -45,29 +45,29 @@ _IN_BLOCK: dict[str, tuple[str, ShardSplit]] = {
     "feed_forward.gate.weight": ("feed_forward.w1.weight", "rows"),
     "feed_forward.up.weight": ("feed_forward.w3.weight", "rows"),
     "feed_forward.down.weight": ("feed_forward.w2.weight", "columns"),
-    "attention_norm.weight": ("attention_norm.weight", "whole"),
-    "feed_forward_norm.weight": ("ffn_norm.weight", "whole"),
+    "attention_norm.weight": ("attention_norm.weight", "replicated"),
+    "feed_forward_norm.weight": ("ffn_norm.weight", "replicated"),
 }
 _FUSED = {
     "attention.wqkv.weight": ("attention.wq.weight", "attention.wk.weight", "attention.wv.weight"),
     "feed_forward.w13.weight": ("feed_forward.w1.weight", "feed_forward.w3.weight"),
 }
 _ROTATED = ("attention.query.weight", "attention.key.weight")
-"""Whose rows change their order; so do those of the head norms, which each shard owns."""
+"""Weights whose rows are permuted for rotary embeddings, besides the QK-norms."""
 
 
 def meta_weight_names(config: DecoderConfig) -> dict[str, tuple[str, ShardSplit]]:
-    """Our name -> Meta's name where nothing is fused, and what of it a shard holds."""
-    inside = {
-        f"blocks.{layer}.{ours}": (f"layers.{layer}.{theirs}", share)
+    """Return the name in `Decoder` -> (Meta's unfused name, how shards hold it)."""
+    blocks = {
+        f"blocks.{layer}.{ours}": (f"layers.{layer}.{theirs}", split)
         for layer in range(config.num_layers)
-        for ours, (theirs, share) in _IN_BLOCK.items()
+        for ours, (theirs, split) in _PER_BLOCK.items()
     }
-    return _OUTSIDE | inside
+    return _TOP_LEVEL | blocks
 
 
 def fused_names(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
-    """The name of each fused tensor -> the names of what it is made of, row under row."""
+    """Return the name of each fused tensor -> the names of its parts, concatenated by rows."""
     return {
         f"layers.{layer}.{fused}": tuple(f"layers.{layer}.{part}" for part in parts)
         for layer in range(config.num_layers)
@@ -76,43 +76,43 @@ def fused_names(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
 
 
 def shard_shapes(config: DecoderConfig, num_shards: int) -> dict[str, Shape]:
-    """The shape of every tensor of one shard, by Meta's names, where nothing is fused."""
+    """Return the shape of every unfused tensor of one shard, by Meta's names."""
     ours = decoder_tensor_shapes(config)
     shapes: dict[str, Shape] = {}
-    for name, (theirs, share) in meta_weight_names(config).items():
-        whole = ours[name]
+    for name, (theirs, split) in meta_weight_names(config).items():
+        full = ours[name]
         shapes[theirs] = {
-            "rows": (whole[0] // num_shards, *whole[1:]),
-            "columns": (*whole[:-1], whole[-1] // num_shards),
-            "whole": whole,
+            "rows": (full[0] // num_shards, *full[1:]),
+            "columns": (*full[:-1], full[-1] // num_shards),
+            "replicated": full,
             "own": (config.head_dim,),
-        }[share]
+        }[split]
     return shapes
 
 
 def require_divisible(config: DecoderConfig, num_shards: int, where: object) -> None:
-    """See that a decoder can be parted evenly.
+    """Check that a decoder can be split evenly.
 
     Raises:
-        CheckpointError: some count does not divide.
+        CheckpointError: a count is not divisible.
     """
     for what, count in (
         ("query heads", config.num_heads),
         ("key heads", config.num_kv_heads),
         ("feed-forward channels", config.feed_forward_dim),
-        ("ids", config.vocabulary_size),
+        ("token ids", config.vocabulary_size),
     ):
         if count % num_shards:
             raise CheckpointError(
-                f"{where}: {count} {what} do not divide over {num_shards} shards; expected a number "
-                "of shards that divides them. Take another number."
+                f"{where}: {count} {what} are not divisible by {num_shards} shards; expected a number "
+                "of shards that divides them. Use another number."
             )
 
 
 def fuse_shapes(
     shapes: dict[str, Shape], config: DecoderConfig, found: Mapping[str, object]
 ) -> None:
-    """Change `shapes` in place to what they are where `found` has a tensor fused."""
+    """Replace in `shapes` the parts of each fused tensor in `found` by the fused shape."""
     for fused, parts in fused_names(config).items():
         if fused in found:
             part_shapes = [shapes.pop(part) for part in parts]
@@ -122,37 +122,37 @@ def fuse_shapes(
 def unfuse(
     tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], config: DecoderConfig
 ) -> dict[str, LazyTensor]:
-    """A shard's tensors where nothing is fused any more; `shapes` are those of the parts."""
-    parted = dict(tensors)
+    """Return a shard's tensors with fused ones split; `shapes` are those of the parts."""
+    unfused = dict(tensors)
     for fused, parts in fused_names(config).items():
-        whole = parted.pop(fused, None)
+        tensor = unfused.pop(fused, None)
         first = 0
-        for part in parts if whole else ():
-            assert whole is not None
+        for part in parts if tensor else ():
+            assert tensor is not None
             last = first + shapes[part][0]
-            parted[part] = whole.map(shapes[part], partial(_rows, first=first, last=last))
+            unfused[part] = tensor.map(shapes[part], partial(_rows, first=first, last=last))
             first = last
-    return parted
+    return unfused
 
 
 def _rows(tensor: Tensor, *, first: int, last: int) -> Tensor:
-    """Some rows, without the others behind them in memory."""
+    """Return a copy of some rows that does not keep the other rows in memory."""
     return tensor[first:last].clone()
 
 
 def interleaved_to_half(x: Tensor, head_dim: int) -> Tensor:
-    """Rows of heads from Meta's order of channels to ours: [heads * D, ...], the same shape.
+    """Permute the rows of heads from Meta's channel order to ours: [heads * D, ...], same shape.
 
-    >>> to_halves(torch.tensor([0, 1, 2, 3]), head_dim=4).tolist()
+    >>> interleaved_to_half(torch.tensor([0, 1, 2, 3]), head_dim=4).tolist()
     [0, 2, 1, 3]
     """
     return x.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def half_to_interleaved(x: Tensor, head_dim: int) -> Tensor:
-    """Rows of heads from our order of channels to Meta's: [heads * D, ...], the same shape.
+    """Permute the rows of heads from our channel order to Meta's: [heads * D, ...], same shape.
 
-    >>> to_pairs(torch.tensor([0, 2, 1, 3]), head_dim=4).tolist()
+    >>> half_to_interleaved(torch.tensor([0, 2, 1, 3]), head_dim=4).tolist()
     [0, 1, 2, 3]
     """
     return x.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
@@ -161,29 +161,29 @@ def half_to_interleaved(x: Tensor, head_dim: int) -> Tensor:
 def merge_shards(
     shards: list[dict[str, LazyTensor]], config: DecoderConfig, where: object
 ) -> tuple[dict[str, LazyTensor], int]:
-    """The decoder of all shards, by our names, and how many groups its head norms have.
+    """Merge shards into a decoder; return its tensors and its number of QK-norm groups.
 
     Args:
-        shards: nothing fused, every tensor of the right shape.
-        config: the decoder's.
+        shards: unfused tensors of the expected shapes.
+        config: of the decoder.
         where: the folder, for messages.
     """
     shapes, decoder = decoder_tensor_shapes(config), {}
     norms: dict[str, Tensor] = {}
-    for ours, (theirs, share) in meta_weight_names(config).items():
+    for ours, (theirs, split) in meta_weight_names(config).items():
         parts = [shard[theirs] for shard in shards]
-        if share == "own":
+        if split == "own":
             rows = torch.cat([part.read() for part in parts])
             norms[ours] = interleaved_to_half(rows, config.head_dim).unflatten(
                 0, (-1, config.head_dim)
             )
-        elif share == "whole":
+        elif split == "replicated":
             decoder[ours] = _same(parts, f"{where}: tensor {theirs}")
         else:
-            decoder[ours] = _joined(parts, shapes[ours], 0 if share == "rows" else 1)
+            decoder[ours] = _concatenated(parts, shapes[ours], 0 if split == "rows" else 1)
             if ours.endswith(_ROTATED):
                 change = partial(interleaved_to_half, head_dim=config.head_dim)
-                decoder[ours] = decoder[ours].then(shapes[ours], change)
+                decoder[ours] = decoder[ours].map(shapes[ours], change)
     groups = find_norm_groups(list(norms.values()), len(shards))
     assert groups is not None
     for ours, norm in norms.items():
@@ -193,13 +193,13 @@ def merge_shards(
     return decoder, groups
 
 
-def _joined(parts: list[LazyTensor], shape: Shape, dim: int) -> LazyTensor:
+def _concatenated(parts: list[LazyTensor], shape: Shape, dim: int) -> LazyTensor:
     def read() -> Tensor:
-        whole = torch.empty(shape, dtype=parts[0].dtype)
-        # One part after the other: never all of them beside the whole.
-        for room, part in zip(whole.chunk(len(parts), dim), parts, strict=True):
-            room.copy_(part.read())
-        return whole
+        full = torch.empty(shape, dtype=parts[0].dtype)
+        # One part at a time, so that only one is in memory besides the full tensor.
+        for chunk, part in zip(full.chunk(len(parts), dim), parts, strict=True):
+            chunk.copy_(part.read())
+        return full
 
     return LazyTensor(shape, parts[0].dtype, read)
 
@@ -209,8 +209,8 @@ def _same(parts: list[LazyTensor], what: str) -> LazyTensor:
         first, *rest = (part.read() for part in parts)
         if not all(torch.equal(first, other) for other in rest):
             raise CheckpointError(
-                f"{what} differs between the shards; expected the same in each, since every shard "
-                "computes with it. Take shards that were saved at one step."
+                f"{what} differs between shards; expected the same values in each. Use shards that "
+                "were saved at the same step."
             )
         return first
 
@@ -220,7 +220,7 @@ def _same(parts: list[LazyTensor], what: str) -> LazyTensor:
 def shard_specs(
     decoder: Mapping[str, LazyTensor], config: DecoderConfig, num_shards: int
 ) -> dict[str, tuple[Shape, torch.dtype]]:
-    """Shape and dtype of every tensor of a shard, by Meta's names, projections fused."""
+    """Return shape and dtype of every tensor of a shard by Meta's names, projections fused."""
     shapes = shard_shapes(config, num_shards)
     dtypes = {
         theirs: decoder[ours].dtype for ours, (theirs, _) in meta_weight_names(config).items()
@@ -236,34 +236,33 @@ def shard_specs(
 def split_for_shards(
     decoder: Mapping[str, LazyTensor], config: DecoderConfig, num_shards: int
 ) -> Iterator[tuple[str, list[Tensor]]]:
-    """Every tensor of a release, projections fused: its name, and each shard's share of it.
+    """Yield the name and each shard's part of every tensor, projections fused.
 
-    Every tensor of the decoder is read once. The counts must divide; `require_shards` sees to it.
+    Every tensor of the decoder is read once. `require_divisible` must have passed.
     """
     members = fused_names(config)
     within = {part: fused for fused, parts in members.items() for part in parts}
     waiting: dict[str, list[Tensor]] = {}
-    for ours, (theirs, share) in meta_weight_names(config).items():
-        parts = _parts(ours, decoder[ours].read(), config, (share, num_shards))
+    for ours, (theirs, split) in meta_weight_names(config).items():
+        parts = _split(decoder[ours].read(), ours, config, split, num_shards)
         fused = within.get(theirs)
         if fused is None:
             yield theirs, parts
             continue
         waiting[theirs] = parts
         if all(part in waiting for part in members[fused]):
-            together = [waiting.pop(part) for part in members[fused]]
-            yield fused, [torch.cat(rows) for rows in zip(*together, strict=True)]
+            projections = [waiting.pop(part) for part in members[fused]]
+            yield fused, [torch.cat(rows) for rows in zip(*projections, strict=True)]
 
 
-def _parts(
-    ours: str, tensor: Tensor, config: DecoderConfig, parting: tuple[ShardSplit, int]
+def _split(
+    tensor: Tensor, ours: str, config: DecoderConfig, split: ShardSplit, num_shards: int
 ) -> list[Tensor]:
-    share, number = parting
     if ours.endswith(_ROTATED):
         tensor = half_to_interleaved(tensor, config.head_dim)
-    if share == "own":
+    if split == "own":
         groups = [half_to_interleaved(group, config.head_dim) for group in tensor]
-        return [groups[shard * len(groups) // number] for shard in range(number)]
-    if share == "whole":
-        return [tensor] * number
-    return list(tensor.chunk(number, 0 if share == "rows" else 1))
+        return [groups[shard * len(groups) // num_shards] for shard in range(num_shards)]
+    if split == "replicated":
+        return [tensor] * num_shards
+    return list(tensor.chunk(num_shards, 0 if split == "rows" else 1))

@@ -1,8 +1,9 @@
-"""One file of torch's own format, a tensor at a time, without running what is pickled in it.
+"""Files of `torch.save`, read and written one tensor at a time, without running pickled code.
 
-A file is a zip of a pickle, which names the tensors, and of their bytes. `weights_only` lets the
-pickle build tensors and plain containers and nothing else, and mapping the file leaves the bytes
-where they are until a tensor is copied out of them.
+A file is a zip of a pickle, which names the tensors, and of their bytes. Reading uses `torch.load`
+with `weights_only`, which allows only tensors and plain containers, and with `mmap`. Writing is our
+own: `torch.save` needs all tensors in memory, and with `torch.serialization.skip_data` it took
+eight times as long and wrote wrong checksums.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from calumma.files import atomic_write
 TensorSpec = tuple[Shape, torch.dtype]
 
 MAX_EAGER_BYTES = 1 << 16
-"""Tensors up to this size, norms above all, are kept when the file is first looked at."""
+"""Tensors up to this size, such as norms, are read when the file is opened."""
 
 
 def open_torch_file(path: Path, key: str | None = None) -> dict[str, LazyTensor]:
-    """The tensors of a file, only the small ones read.
+    """Return the tensors of a file, reading only the small ones.
 
     Args:
-        path: a .pth or .ckpt file, which torch.save wrote in the last years.
-        inside: the name under which the tensors stand, where they do not stand outermost.
+        path: a .pth or .ckpt file in the zip format of torch.save.
+        key: entry of the file that holds the tensors; if absent or None, the file itself does.
 
     Raises:
-        CheckpointError: the file is cut short, is older than zip files, holds code, or holds no
+        CheckpointError: the file is truncated, older than the zip format, holds code, or holds no
             tensors by name.
     """
     tensors: dict[str, LazyTensor] = {}
@@ -53,50 +54,50 @@ def open_torch_file(path: Path, key: str | None = None) -> dict[str, LazyTensor]
     return tensors
 
 
-def _read(path: Path, inside: str | None, name: str) -> Tensor:
-    # Mapped anew each time: the pages that one tensor touched are given back with its mapping.
-    return _mapped(path, inside)[name].clone().contiguous()
+def _read(path: Path, key: str | None, name: str) -> Tensor:
+    # Mapped for each tensor, so that its pages are unmapped before the next is read.
+    return _mapped(path, key)[name].clone().contiguous()
 
 
-def _mapped(path: Path, inside: str | None) -> dict[str, Tensor]:
+def _mapped(path: Path, key: str | None) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds pickled objects that are no tensors, or code; expected tensors and "
-            "names alone. It was not run, and nothing of it is loaded."
+            f"{path}: holds code or pickled objects other than tensors, which were not loaded; "
+            "expected names and tensors. Use the original file of the release."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: is no whole file of torch.save, or one from before its zip format; expected a "
-            "whole .pth or .ckpt. Copy or download it again."
+            f"{path}: is truncated, or not a file of torch.save in its zip format; expected a complete "
+            ".pth or .ckpt file. Copy or download it again."
         ) from error
     tensors: Any = content
-    if inside is not None and isinstance(content, Mapping) and inside in content:
-        tensors = content[inside]
+    if key is not None and isinstance(content, Mapping) and key in content:
+        tensors = content[key]
     if not isinstance(tensors, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
         raise CheckpointError(
-            f"{path}: holds something else than tensors by name; expected the state of a model. Name "
-            "the folder of a release."
+            f"{path}: does not hold tensors by name; expected the state dict of a model. Give the "
+            "folder of a release."
         )
     return dict(tensors)
 
 
 class TorchFileWriter:
-    """A file as torch.save writes it, but with one tensor at a time in memory.
+    """Writes a file of torch.save with one tensor in memory at a time.
 
-    Opened by `writing_pickles`; every tensor that was told of must be written, in any order.
+    Opened by `torch_file_writers`; every tensor of `specs` must be written, in any order.
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], key: str | None = None) -> None:
-        """Begin a file.
+        """Start a file.
 
         Args:
-            path: where it goes.
-            kinds: shape and dtype of every tensor that will be written.
-            inside: a name under which all of them stand.
+            path: the file.
+            specs: shape and dtype of every tensor that will be written.
+            key: entry of the file that holds the tensors; None is the file itself.
         """
         self._pending = dict(specs)
         self._keys = {name: f"{number}" for number, name in enumerate(specs)}
@@ -106,19 +107,19 @@ class TorchFileWriter:
             for name, (shape, dtype) in specs.items()
         }
         pickled = io.BytesIO()
-        # The protocol of torch.save; the first file in the zip must be this one.
+        # With torch.save's protocol; data.pkl must be the first file of the zip.
         _Pickler(pickled, protocol=2).dump({key: tensors} if key else tensors)
         self._put("data.pkl", pickled.getbuffer())
         self._put("byteorder", b"little")
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write the next tensor, of the shape and dtype that were told."""
+        """Write the next tensor, of the shape and dtype in its spec."""
         assert (tuple(tensor.shape), tensor.dtype) == self._pending.pop(name), name
         data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
         self._put(f"data/{self._keys[name]}", data)
 
     def close(self, *, complete: bool) -> None:
-        """End the file."""
+        """Close the file; a complete one is readable."""
         if complete:
             assert not self._pending, f"not written: {sorted(self._pending)[:3]}"
             self._put("version", b"3\n")
@@ -127,7 +128,7 @@ class TorchFileWriter:
     def _put(self, name: str, data: bytes | memoryview) -> None:
         entry = zipfile.ZipInfo(f"archive/{name}")
         entry.file_size = len(data)
-        # Stored, at a multiple of 64 bytes, so that a reader can map it.
+        # Uncompressed and aligned to 64 bytes, so that a reader can map it.
         assert self._zip.fp is not None
         start = self._zip.fp.tell() + _LOCAL_HEADER_BYTES + len(entry.filename) + 4
         padding = -start % _ALIGNMENT
@@ -149,7 +150,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What is pickled in a tensor's stead: how torch makes it of its storage."""
+    """Placeholder that is pickled as torch's instructions to rebuild a tensor from its storage."""
 
     storage: _Storage
     shape: Shape
@@ -163,7 +164,7 @@ class _Tensor:
 
 class _Pickler(pickle.Pickler):
     def persistent_id(self, value: Any) -> Any:
-        """Storages are named here, and lie beside the pickle."""
+        """Return the reference to a storage, whose bytes are a separate file of the zip."""
         if not isinstance(value, _Storage):
             return None
         return ("storage", _STORAGES[value.dtype], value.key, "cpu", value.length)
@@ -181,10 +182,10 @@ _STORAGES = {
 def torch_file_writers(
     specs: Mapping[Path, Mapping[str, TensorSpec]], key: str | None = None
 ) -> Iterator[list[TorchFileWriter]]:
-    """Open files to be written side by side; each is whole or not there.
+    """Open files to be written in parallel, each atomically.
 
     Raises:
-        OutputError: the disk is full, or may not be written to.
+        OutputError: the disk is full or not writable.
     """
     with ExitStack() as stack:
         temporaries = [stack.enter_context(atomic_write(path)) for path in specs]
@@ -207,13 +208,14 @@ def write_torch_file(
     key: str | None = None,
     on_write: WriteCallback | None = None,
 ) -> None:
-    """Write one file, holding one tensor at a time.
+    """Write a file atomically, with one tensor in memory at a time.
 
     Raises:
-        OutputError: the disk is full, or may not be written to.
+        OutputError: the disk is full or not writable.
     """
-    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-    with torch_file_writers({path: kinds}, key) as (writer,):
+    specs = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    with torch_file_writers({path: specs}, key) as (writer,):
         for name, tensor in tensors.items():
             writer.write(name, tensor.read())
-            on_write(tensor.num_bytes)
+            if on_write is not None:
+                on_write(tensor.num_bytes)

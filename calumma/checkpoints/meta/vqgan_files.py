@@ -1,7 +1,7 @@
 """The image tokenizer of Meta's releases: `vqgan.yaml` and `vqgan.ckpt`.
 
-The names are those of taming-transformers, whose network it is: `encoder.down.0.block.1...`,
-`quantize.embedding.weight`, `decoder.up.4...`, under `state_dict`.
+The weights have taming-transformers' names under `state_dict`: `encoder.down.0.block.1...`,
+`quantize.embedding.weight`, `decoder.up.4...`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from calumma.checkpoints.hf_config import parse_vq_config
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, require_tensors, vq_tensor_shapes
 from calumma.checkpoints.meta.torch_pickle import open_torch_file, write_torch_file
-from calumma.checkpoints.plain_yaml import parse_yaml, write_yaml
 from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError
 from calumma.files import write_text
@@ -21,11 +22,11 @@ from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_name
 
 VQGAN_CONFIG_FILE, VQGAN_WEIGHTS_FILE = "vqgan.yaml", "vqgan.ckpt"
 _TRAINING_ONLY = "loss."
-"""Discriminator and perceptual loss, which VQ-GAN checkpoints keep with the network."""
+"""Prefix of the discriminator and the perceptual loss, which VQGAN checkpoints contain."""
 
 
 def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
-    """The shape and the tensors of a VQ-GAN, by our names; its decoder may be lacking.
+    """Return the config of a VQGAN and its tensors by our names; its decoder may be missing.
 
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
@@ -34,7 +35,7 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder} lacks {name}; expected the release's image tokenizer, vqgan.yaml and "
-                "vqgan.ckpt. Give --tokenizers DIR if they lie elsewhere."
+                "vqgan.ckpt. Use --tokenizers DIR if they are elsewhere."
             )
     config = _read_vqgan_yaml(folder / VQGAN_CONFIG_FILE)
     path = folder / VQGAN_WEIGHTS_FILE
@@ -44,14 +45,14 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
         if not name.startswith(_TRAINING_ONLY)
     }
     names, shapes = match_tensor_names(config, tensors), vq_tensor_shapes(config)
-    wanted = {theirs: shapes[ours] for ours, theirs in names.items()}
-    require_tensors(path, tensors, wanted, "a VQ-GAN")
+    expected = {theirs: shapes[ours] for ours, theirs in names.items()}
+    require_tensors(path, tensors, expected, "a VQGAN")
     return config, {ours: tensors[theirs] for ours, theirs in names.items()}
 
 
 def _read_vqgan_yaml(path: Path) -> VQConfig:
-    record = parse_yaml(path.read_text(encoding="utf-8"), path)
     try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
         params = record["model"]["params"]
         shape = params["ddconfig"]
         described = {
@@ -63,20 +64,27 @@ def _read_vqgan_yaml(path: Path) -> VQConfig:
             "embed_dim": params["embed_dim"],
             "num_embeddings": params["n_embed"],
             "attn_resolutions": shape.get("attn_resolutions"),
-            "dropout": shape.get("dropout", 0.0),
+            # YAML 1.1 reads 1e-5 as a string.
+            "dropout": float(shape.get("dropout", 0.0)),
             "double_latent": shape.get("double_z", False),
             "in_channels": shape.get("in_channels", 3),
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: is not YAML ({problem}); expected the file that taming-transformers writes. "
+            "Copy or download it again."
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: lacks {error}; expected model.params with embed_dim, n_embed and ddconfig, as "
-            "taming-transformers writes it."
+            "in taming-transformers. Copy or download it again."
         ) from error
     return parse_vq_config(described, path)
 
 
-def write_vqgan(folder: Path, model: LazyModel, on_write: WriteCallback) -> None:
-    """Write both files, holding one tensor at a time."""
+def write_vqgan(folder: Path, model: LazyModel, on_write: WriteCallback | None) -> None:
+    """Write both files, one tensor in memory at a time."""
     names = transformers_names(model.vq_config)
     if model.has_image_decoder:
         names |= vq_decoder_names(model.vq_config)
@@ -84,11 +92,14 @@ def write_vqgan(folder: Path, model: LazyModel, on_write: WriteCallback) -> None
         theirs: model.vq_tensors[ours] for ours, theirs in names.items() if ours in model.vq_tensors
     }
     write_torch_file(folder / VQGAN_WEIGHTS_FILE, tensors, "state_dict", on_write)
-    write_text(folder / VQGAN_CONFIG_FILE, write_yaml(vqgan_config(model.vq_config)))
+    config = vqgan_config(model.vq_config)
+    write_text(
+        folder / VQGAN_CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
+    )
 
 
 def vqgan_config(config: VQConfig) -> dict[str, Any]:
-    """`vqgan.yaml`; loaders of the release take `ckpt_path` and `lossconfig` out of it."""
+    """Return the content of `vqgan.yaml`; the release's loader needs `ckpt_path`, `lossconfig`."""
     shape = {
         "double_z": False,
         "z_channels": config.latent_channels,

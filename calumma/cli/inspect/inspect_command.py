@@ -154,7 +154,7 @@ def _shards(path: Path, page: Path | None, tokenizers: Path | None) -> list[str]
             "that they were made with, to decode them. Name it."
         )
     reader = ShardReader(path)
-    reader.require_whole()
+    reader.verify()
     vocabulary = reader.manifest.vocabulary
     drawn = []
     if page is not None and tokenizers is not None:

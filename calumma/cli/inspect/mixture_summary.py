@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from calumma.batches.loader import DataConfig, Stream
-from calumma.batches.mixture_stats import survey, survey_lines
-from calumma.batches.modality_balance import balance_lines
+from calumma.batches.loader import DataConfig, PackedLoader
+from calumma.batches.mixture_stats import format_mixture_stats, measure_mixture
+from calumma.batches.modality_balance import format_balance
 from calumma.cli.inspect.sequences_page import rows_page
 from calumma.documents.document import Image
 from calumma.documents.preferences import read_preferences
@@ -17,8 +17,8 @@ from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.toml_config import build_config, read_toml
 from calumma.train.config import PretrainConfig, TrainConfig
+from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.config_preference import DPOTrainConfig
 from calumma.train.finetune import balance, mixture
 
 ROW_LENGTH = 1024
@@ -42,12 +42,12 @@ def mixture_lines(path: Path, page: Path | None) -> list[str]:
         return _pairs_lines(path)
     config, stages = _stages(path)
     lines = [f"{path}: a config of {' and '.join(stages)} on {config.shards}"]
-    stream = Stream(ShardReader(config.shards), config.data)
+    stream = PackedLoader(ShardReader(config.shards), config.data)
     for name, weights in stages.items():
-        stream.mix(weights)
-        lines += [f"{name}:", *survey_lines(survey(stream, SURVEYED))]
+        stream.set_mixture(weights)
+        lines += [f"{name}:", *format_mixture_stats(measure_mixture(stream, SURVEYED))]
     if isinstance(config, FinetuneConfig):
-        lines += balance_lines(balance(config))
+        lines += format_balance(balance(config))
     if page is not None:
         both = Tokenizers.load(config.tokenizers)
         write_text(page, rows_page(stream, both, SHOWN, f"{path.name}: rows of {name}"))
@@ -72,9 +72,11 @@ def shard_page(reader: ShardReader, tokenizers: Path, page: Path) -> str:
     both = Tokenizers.load(tokenizers)
     require_vocabulary(reader.folder, reader.manifest.vocabulary, both.text.vocabulary)
     length = max(ROW_LENGTH, reader.manifest.codes_per_image + 2)
-    stream = Stream(reader, DataConfig(seq_len=length, global_batch_size=SHOWN, pack_window=1))
+    stream = PackedLoader(
+        reader, DataConfig(seq_len=length, global_batch_size=SHOWN, pack_window=1)
+    )
     sources = reader.manifest.sources
-    stream.mix({name: float(reader.num_of_source(name)) for name in sources})
+    stream.set_mixture({name: float(reader.num_sequences(name)) for name in sources})
     write_text(page, rows_page(stream, both, SHOWN, f"{reader.folder}: rows"))
     return f"{SHOWN} rows of {length} ids are drawn in {page}"
 

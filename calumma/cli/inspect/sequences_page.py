@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from calumma.batches.batch import PADDING
-from calumma.batches.loader import Stream
+from calumma.batches.loader import PackedLoader
 from calumma.cli.inspect.inspect_html import coloured, page
 from calumma.demo.embed import escaped, picture
 from calumma.tokens.folder import Tokenizers
-from calumma.tokens.sequence import split_ids
+from calumma.tokens.sequence import split_modalities
 
 
-def rows_page(stream: Stream, tokenizers: Tokenizers, rows: int, title: str) -> str:
+def rows_page(stream: PackedLoader, tokenizers: Tokenizers, rows: int, title: str) -> str:
     """The next rows of a stream as an HTML page that needs no other file.
 
     Args:
@@ -33,15 +33,15 @@ def rows_page(stream: Stream, tokenizers: Tokenizers, rows: int, title: str) -> 
     return page(title, note, shown[:rows])
 
 
-def _rows(stream: Stream, tokenizers: Tokenizers) -> Iterator[str]:
-    planned = stream.planned()
+def _rows(stream: PackedLoader, tokenizers: Tokenizers) -> Iterator[str]:
+    planned = stream.plan_rows()
     batch = stream.next()
     for row, owners in enumerate(planned):
         parts = []
         for owner, (draw, _) in enumerate(owners):
             places = np.flatnonzero(batch.document_ids[row] == owner)
             ids = [*batch.input_ids[row][places].tolist(), int(batch.labels[row][places[-1]])]
-            told = f"{stream.reader.source(draw.number)}, {len(places)} ids"
+            told = f"{stream.reader.source_of(draw.sequence)}, {len(places)} ids"
             parts.append(coloured(_decoded(ids, tokenizers), owner, told))
         empty = int((batch.document_ids[row] == PADDING).sum())
         rest = f'<span class="empty">{empty} empty</span>' if empty else ""
@@ -50,7 +50,7 @@ def _rows(stream: Stream, tokenizers: Tokenizers) -> Iterator[str]:
 
 def _decoded(ids: list[int], tokenizers: Tokenizers) -> str:
     made = []
-    for kind, run in split_ids(ids, tokenizers.text.vocabulary):
+    for kind, run in split_modalities(ids, tokenizers.text.vocabulary):
         if kind == "text":
             made.append(escaped(tokenizers.text.decode(run)))
         else:

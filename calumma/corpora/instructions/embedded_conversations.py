@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from calumma.corpora.captions import Split
 from calumma.corpora.embedded import load_embedded
 from calumma.corpora.instructions import image_conversations, text_conversations
-from calumma.corpora.instructions.safety_prompts import dangerous_words, safety
+from calumma.corpora.instructions.safety_prompts import (
+    dangerous_word_questions,
+    safety_conversations,
+)
 from calumma.documents.document import Document
 
 SPLITS: tuple[Split, Split] = ("train", "held-out")
 
 
-def embedded_instructions(category: str) -> Iterator[Document]:
+def embedded_conversations(category: str) -> Iterator[Document]:
     """All conversations of a category, of both splits; attribute "split" says which.
 
     Args:
@@ -37,8 +40,8 @@ def embedded_instructions(category: str) -> Iterator[Document]:
         )
     else:
         assert category == "safety", category
-        yield from safety()
-        yield from dangerous_words(
+        yield from safety_conversations()
+        yield from dangerous_word_questions(
             image_conversations.noun_glosses(_glosses()), image_conversations.GLOSSES_LICENSE
         )
 

@@ -43,14 +43,14 @@ REFUSALS = {"self_harm": f"{REFUSAL} Please talk to someone you trust, or call f
 
 TEMPLATE_LICENSE = "Apache-2.0"
 
-DEEDS_ONE_IN = 8
+ACTIONS_ONE_IN = 8
 """One deed in so many never occurs in training."""
 
 WORDINGS_ONE_IN = 5
 """Of the other prompts, one in so many is held out."""
 
 
-def is_refusal(text: str) -> bool:
+def is_template_refusal(text: str) -> bool:
     """Whether an answer is one of these refusals.
 
     >>> is_refusal("I can't help with that."), is_refusal("Lay thin wood over paper.")
@@ -59,9 +59,9 @@ def is_refusal(text: str) -> bool:
     return text.strip().startswith(REFUSAL.rstrip("."))
 
 
-def safety() -> Iterator[Document]:
+def safety_conversations() -> Iterator[Document]:
     """Every deed and scene in every wording, with a refusal or, for plain ones, its answer."""
-    told = _told()
+    told = _load_prompts()
     for topic, deeds in told["unsafe"].items():
         answer = REFUSALS.get(topic, REFUSAL)
         for deed in deeds:
@@ -74,7 +74,7 @@ def safety() -> Iterator[Document]:
         yield from _worded(ACTION_PROMPTS, {"deed": deed}, answer, "")
 
 
-def _told() -> dict[str, Any]:
+def _load_prompts() -> dict[str, Any]:
     path = files("calumma.corpora.instructions").joinpath("deeds.toml")
     return tomllib.loads(path.read_text("utf-8"))
 
@@ -83,7 +83,7 @@ def _worded(
     wordings: tuple[str, ...], what: dict[str, str], answer: str, topic: str
 ) -> Iterator[Document]:
     (deed,) = what.values()
-    new = stable_hash(deed) % DEEDS_ONE_IN == 0
+    new = stable_hash(deed) % ACTIONS_ONE_IN == 0
     for number, wording in enumerate(wordings):
         asked = wording.format(**what)
         held_out = new or stable_hash(asked) % WORDINGS_ONE_IN == 0
@@ -102,15 +102,15 @@ def _worded(
 NOUN_PROMPTS = ('What does "{word}" mean?', "Define the noun {word}.", "What is meant by {word}?")
 
 
-def dangerous_words(glosses: dict[str, str], licence: str) -> Iterator[Document]:
+def dangerous_word_questions(glosses: dict[str, str], license: str) -> Iterator[Document]:
     """The meaning of words that sound unsafe, each asked for in one wording.
 
     Args:
         glosses: what nouns mean.
         licence: of the glosses.
     """
-    for word in sorted(set(_told()["nouns"]) & glosses.keys()):
+    for word in sorted(set(_load_prompts()["nouns"]) & glosses.keys()):
         asked = pick_template(NOUN_PROMPTS, word).format(word=word)
         held_out = stable_hash(asked) % WORDINGS_ONE_IN == 0
-        of = SourceInfo(name=word, license=licence, split="held-out" if held_out else "train")
+        of = SourceInfo(name=word, license=license, split="held-out" if held_out else "train")
         yield make_conversation("safety", "plain", [asked], [glosses[word]], of)

@@ -55,7 +55,7 @@ class _Drawing:
     """Whether a raster picture is inside, as in drawings that are photographs in a frame."""
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_openclipart(folders: PackageFolders) -> Iterator[Document]:
     """Read the drawings whose own file says that they are in the public domain."""
     root = folders["openclipart-svg"] / _SVG
     drawings = list(_drawings(root))

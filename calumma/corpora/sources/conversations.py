@@ -16,7 +16,7 @@ _SCENE = re.compile(r'^\s*scene\s+"?([^"]+?)"?\s*$')
 _WORDS = re.compile(r"^\s*`([^`]*)`")
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_story_conversations(folders: PackageFolders) -> Iterator[Document]:
     """Read the conversations that show a scene."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):

@@ -57,7 +57,7 @@ def read_keywords(path: Path) -> dict[str, list[str]]:
     }
 
 
-def icons_reader(package: str) -> CorpusReader:
+def iconify_emoji_reader(package: str) -> CorpusReader:
     """A reader of an `@iconify-json` package of emoji, drawn from vectors."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
@@ -76,7 +76,7 @@ def icons_reader(package: str) -> CorpusReader:
     return read
 
 
-def files_reader(package: str, folder: str) -> CorpusReader:
+def emoji_file_reader(package: str, folder: str) -> CorpusReader:
     """A reader of a package with one picture file an emoji, named by its code."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:

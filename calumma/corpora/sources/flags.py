@@ -13,7 +13,7 @@ _FLAGS = "usr/share/iso-flags-png-320x240"
 _NAMES = "usr/share/unicode/cldr/common/main/en.xml"
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_iso_flags(folders: PackageFolders) -> Iterator[Document]:
     """Read the flags whose file is named by the two letters of a territory that CLDR knows."""
     tree = ET.parse(folders["unicode-cldr-core"] / _NAMES)
     names = {

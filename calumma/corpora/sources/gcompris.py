@@ -13,7 +13,7 @@ from calumma.documents.document import Document, Image, Text
 _FILE = "usr/share/gcompris-qt/rcc/lang.rcc"
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_gcompris(folders: PackageFolders) -> Iterator[Document]:
     """Read the words in alphabetical order."""
     files = read_resources((folders["gcompris-qt-data"] / _FILE).read_bytes())
     for name in sorted(files):

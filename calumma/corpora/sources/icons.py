@@ -40,7 +40,7 @@ def read_tabler(folders: PackageFolders) -> Iterator[Document]:
         path = folder / "icons" / "outline" / f"{name}.svg"
         if path.exists():
             words = [icon.get("category", ""), *map(str, icon.get("tags", []))]
-            yield _document(name, _drawn(path), "line icon", words)
+            yield _document(name, _rasterize(path), "line icon", words)
 
 
 def read_lucide(folders: PackageFolders) -> Iterator[Document]:
@@ -49,7 +49,7 @@ def read_lucide(folders: PackageFolders) -> Iterator[Document]:
     for name, tags in json.loads((folder / "tags.json").read_text("utf-8")).items():
         path = folder / "icons" / f"{name}.svg"
         if path.exists():
-            yield _document(name, _drawn(path), "line icon", ["", *tags])
+            yield _document(name, _rasterize(path), "line icon", ["", *tags])
 
 
 def read_phosphor(folders: PackageFolders) -> Iterator[Document]:
@@ -59,7 +59,7 @@ def read_phosphor(folders: PackageFolders) -> Iterator[Document]:
     for path in sorted((folder / "assets" / "duotone").glob("*.svg")):
         name = path.stem.removesuffix("-duotone")
         words = [tag for tag in tags.get(name, []) if not tag.startswith("*")]
-        yield _document(name, _drawn(path), "duotone icon", ["", *words])
+        yield _document(name, _rasterize(path), "duotone icon", ["", *words])
 
 
 def phosphor_tags(script: str) -> dict[str, list[str]]:
@@ -88,7 +88,7 @@ def read_openmoji(folders: PackageFolders) -> Iterator[Document]:
         )
 
 
-def _drawn(path: Path) -> Image:
+def _rasterize(path: Path) -> Image:
     svg = path.read_text("utf-8").replace("currentColor", "#000")
     return Image(data=rasterize_svg(svg))
 

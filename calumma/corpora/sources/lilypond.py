@@ -19,13 +19,13 @@ _TRANSLATED = re.compile(
 _TITLE = re.compile(r'\bdoctitle\s*=\s*"([^"]+)"')
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_lilypond(folders: PackageFolders) -> Iterator[Document]:
     """Read the snippets that make one picture: code is in one package, pictures in the other."""
     code_root, root = folders["lilypond-doc-html"] / _FOLDER, folders["lilypond-doc"] / _FOLDER
     for path in sorted(code_root.rglob("lily-*.ly")):
         place = path.relative_to(code_root)
         picture = (root / place).with_suffix(".png")
-        code = snippet(path.read_text("utf-8", errors="replace"))
+        code = extract_snippet(path.read_text("utf-8", errors="replace"))
         if not code or not picture.exists():
             continue
         title = _TITLE.search(code)
@@ -37,7 +37,7 @@ def read(folders: PackageFolders) -> Iterator[Document]:
         )
 
 
-def snippet(text: str) -> str:
+def extract_snippet(text: str) -> str:
     """The code that a manual shows, without the page set up around it and without the
     translations of its title; empty if the file marks none."""
     found = _SNIPPET.search(text)

@@ -14,10 +14,10 @@ from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import ImageError
 
-FEWEST_WORDS = 20
+MIN_PAGE_WORDS = 20
 """Pages with fewer words are galleries or redirects."""
 
-LARGEST_PAGE = 3_000_000
+MAX_PAGE_BYTES = 3_000_000
 """Bytes; larger pages are generated indexes."""
 
 _TRANSLATED = re.compile(r"\.(ca|cs|de|es|fr|hu|it|ja|ko|nl|pt|ru|uk|zh)\.html$")
@@ -41,13 +41,13 @@ class _Page:
         return sum(len(piece.split()) for piece in self.pieces if isinstance(piece, str))
 
 
-def pages_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
+def illustrated_page_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
     """A reader of the pages under a folder of a package that hold a picture and some words."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package]
         pages = [page for page in _pages(root, root / folder, pattern) if page.figures]
-        furniture = _furniture(pages)
+        furniture = _decorations(pages)
         for page in pages:
             kept = [
                 p for p in page.pieces if not (isinstance(p, PageImage) and p.path in furniture)
@@ -61,16 +61,16 @@ def pages_reader(package: str, folder: str, pattern: str = "**/*.html") -> Corpu
 
 def _pages(root: Path, folder: Path, pattern: str) -> Iterator[_Page]:
     for path in sorted(folder.glob(pattern)):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_PAGE:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_PAGE_BYTES:
             continue
         if _TRANSLATED.search(path.name) or any(index in path.name for index in _INDEXES):
             continue
         page = _Page(str(path.relative_to(folder).with_suffix("")), read_page(path, root))
-        if page.words >= FEWEST_WORDS:
+        if page.words >= MIN_PAGE_WORDS:
             yield page
 
 
-def _furniture(pages: list[_Page]) -> set[Path]:
+def _decorations(pages: list[_Page]) -> set[Path]:
     """Pictures that stand on more than 8 pages and more than 5 % of them: arrows, marks, logos."""
     counts = Counter(path for page in pages for path in {figure.path for figure in page.figures})
     limit = max(8.0, 0.05 * len(pages))
@@ -93,7 +93,7 @@ def _document(page: _Page) -> Document:
     )
 
 
-def texts_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
+def page_text_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
     """A reader of the words of all pages under a folder of a package, pictures left out."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:

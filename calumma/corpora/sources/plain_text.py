@@ -10,7 +10,7 @@ from pathlib import Path
 from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.documents.document import Document, Text
 
-FEWEST_WORDS = 20
+MIN_FILE_WORDS = 20
 """Files with fewer words are lists of contents and references to other pages."""
 
 _ESCAPES = {
@@ -25,8 +25,8 @@ _IN_FONT = {"B", "I", "SH", "SS", "SM", "IP", "UR", "MT"}
 _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 
-def texts_reader(
-    package: str, folder: str, pattern: str, words: Callable[[str], str], *, without: str = ""
+def plain_text_reader(
+    package: str, folder: str, pattern: str, to_text: Callable[[str], str], *, exclude: str = ""
 ) -> CorpusReader:
     """A reader of the files under a folder, packed by gzip or not, that `words` makes readable.
 
@@ -37,10 +37,10 @@ def texts_reader(
         root = folders[package] / folder
         for path in sorted(root.glob(pattern)):
             name = str(path.relative_to(root)).removesuffix(".gz")
-            if path.is_symlink() or not path.is_file() or (without and without in f"/{name}"):
+            if path.is_symlink() or not path.is_file() or (exclude and exclude in f"/{name}"):
                 continue
-            text = words(_content(path)).strip()
-            if len(text.split()) >= FEWEST_WORDS:
+            text = to_text(_content(path)).strip()
+            if len(text.split()) >= MIN_FILE_WORDS:
                 yield Document(id=name, content=(Text(text),), attributes={"title": name})
 
     return read
@@ -51,7 +51,7 @@ def _content(path: Path) -> str:
     return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace")
 
 
-def without_comments(text: str) -> str:
+def strip_license_comment(text: str) -> str:
     """A page in reStructuredText without the licence notes at its head.
 
     >>> without_comments(".. SPDX-License-Identifier: GPL-2.0\\n\\nTitle\\n=====\\n")
@@ -60,7 +60,7 @@ def without_comments(text: str) -> str:
     return re.sub(r"(?m)^\.\. SPDX-License-Identifier.*\n", "", text)
 
 
-def roff_words(text: str) -> str:
+def roff_to_text(text: str) -> str:
     """The words of a manual page in roff, without its requests; an empty line parts paragraphs.
 
     >>> roff_words('.SH NAME\\n.BR ls (1)\\n\\\\- list \\\\fIfiles\\\\fP\\n.PP\\nOnce.')

@@ -22,7 +22,7 @@ _LANDSCAPES = {
 """Names of picture files that say what is seen; the others name photographers."""
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_planets(folders: PackageFolders) -> Iterator[Document]:
     """Read the planets that have a photograph and a description."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):

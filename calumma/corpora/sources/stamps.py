@@ -38,7 +38,7 @@ def read_tuxpaint(folders: PackageFolders) -> Iterator[Document]:
         )
 
 
-def named_files_reader(package: str, folder: str, suffix: str) -> CorpusReader:
+def named_image_reader(package: str, folder: str, suffix: str) -> CorpusReader:
     """A reader of pictures whose file is named by what it shows, in folders named by category."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:

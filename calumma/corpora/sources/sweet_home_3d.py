@@ -19,7 +19,7 @@ _ENTRY = re.compile(r"^(\w+)#(\d+)=(.*)$", re.MULTILINE)
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_sweet_home_3d(folders: PackageFolders) -> Iterator[Document]:
     """Read the pieces of furniture of every library, in the order of the library's catalog."""
     for library in sorted((folders["sweethome3d-furniture"] / _FOLDER).glob("*.sh3f")):
         yield from _library(library)

@@ -15,7 +15,7 @@ from calumma.documents.document import Document, Image, Text, Turn
 _SPLITS = {"train": "train", "test": "held-out"}
 
 
-def read_easy_vqa(folders: PackageFolders) -> Iterator[Document]:
+def read_easy_vqa_corpus(folders: PackageFolders) -> Iterator[Document]:
     """Read easy-VQA, a conversation a picture: the picture stands before the first question.
 
     The set's own test part has the attribute split = "held-out".

@@ -18,7 +18,7 @@ _FIELD = re.compile(r'^\s*(\w+)\s*=[ \t]*(?:_\s*)?(?:"((?:[^"]|"")*)"|([^"\n]*))
 _PICTURES = {"profile": "portrait", "image": "sprite"}
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_wesnoth(folders: PackageFolders) -> Iterator[Document]:
     """Read the units that have a name, a description and a picture; a picture stands once under
     one name."""
     root = folders["wesnoth-1.16-data"] / _ROOT

@@ -16,7 +16,7 @@ GLOSSES_PER_DOCUMENT = 40
 """Some 600 words: a page, so that a document is neither a line nor a book."""
 
 
-def read(folders: PackageFolders) -> Iterator[Document]:
+def read_wordnet(folders: PackageFolders) -> Iterator[Document]:
     """Read the glosses in the order of the database: nouns, verbs, adjectives, adverbs."""
     for suffix, part_of_speech in _PARTS_OF_SPEECH.items():
         lines = _lines(folders["wordnet-base"] / _FOLDER / f"data.{suffix}", part_of_speech)

@@ -1,7 +1,7 @@
-"""The processes of one machine that hold a decoder together: started, told, watched, ended.
+"""Tensor-parallel launcher: starts, commands and ends the ranks of one machine.
 
-This process leads; the others live in `follower.py`, as its children. Where one of them ends or
-hangs, the group ends as a whole: no rank has a use without the others.
+This process is rank 0; the workers (`worker.py`) are its children. If one of them exits or hangs,
+the group ends: no rank is of use without the others.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from calumma.generate.tensor_parallel.worker import (
     init_process_group,
     worker_main,
 )
-from calumma.runtime import choose_device, choose_dtype
+from calumma.runtime import resolve_device, resolve_dtype
 from calumma.tokens.folder import Tokenizers
 
 STEP_TIMEOUT_SECONDS = 60.0
-"""For how long a rank waits for the others in the middle of a step, before it takes them to hang.
-It is far more than two ranks are ever apart, as all of them do the same."""
+"""Seconds that a rank waits for the others within a step before it takes them to hang: far more than
+they are ever apart, as all of them compute the same."""
 
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
-"""How processes are started: afresh, as CUDA wants it."""
+"""Start method of the workers: CUDA does not survive a fork."""
 
 _JOIN_TIMEOUT_SECONDS = 10.0
-"""For how long a follower that was told to end may go on."""
+"""Seconds for a worker to exit when asked to."""
 
 
 class WorkerGroup:
-    """The processes that hold a decoder together, seen from the leader's. One a process."""
+    """The ranks of a tensor-parallel decoder, seen from rank 0. A process has at most one group."""
 
     def __init__(
         self,
@@ -57,39 +57,39 @@ class WorkerGroup:
         dtype: str = "float32",
         timeout_seconds: float = STEP_TIMEOUT_SECONDS,
     ) -> None:
-        """Start the followers, and read the model along with them.
+        """Start the workers, and load the model together with them.
 
         Args:
             folder: a model folder.
-            size: ranks, this process counted.
-            device: auto, cpu, or cuda: as many GPUs as ranks.
+            tp_size: number of ranks, this process included.
+            device: auto, cpu, or cuda, which takes one GPU per rank.
             dtype: of the decoder.
-            seconds: for how long a rank waits for the others in the middle of a step.
+            timeout_seconds: that a rank waits for the others within a step.
 
         Raises:
             CheckpointError: the folder holds no such model.
             ConfigError: there is no such device or dtype.
-            GenerationError: so many ranks cannot share its decoder, or lack GPUs; or this process
-                is in a group already.
-            RankError: a follower has ended.
+            GenerationError: the decoder does not divide over the ranks, or there are too few GPUs,
+                or this process is in a group already.
+            RankError: a worker has exited.
         """
         self.tp_size = tp_size
         self.error: RankError | None = None
-        """Why the group has ended, if something went wrong."""
+        """Error that ended the group, if any."""
 
-        self._stored = open_model_folder(folder)
-        require_divisible(self._stored.decoder_config, tp_size)
+        self._lazy_model = open_model_folder(folder)
+        require_divisible(self._lazy_model.decoder_config, tp_size)
         if torch.distributed.is_initialized():
             raise GenerationError(
                 f"this process is in a group of {torch.distributed.get_world_size()} ranks; expected "
-                "one that is in none. Close the model that they share, or start another process."
+                "one that is in none. Close its model, or start another process."
             )
         self._device = device_kind(device, tp_size)
-        choose_dtype(dtype)
+        resolve_dtype(dtype)
         self._lock = threading.RLock()
-        self._closing = False
-        self._listeners: list[Callable[[RankError], None]] = []
-        self._threads = torch.get_num_threads()
+        self._is_closing = False
+        self._callbacks: list[Callable[[RankError], None]] = []
+        self._num_threads = torch.get_num_threads()
         self._has_engine = False
         self._processes: list[SpawnProcess] = []
         self._pipes: list[Connection] = []
@@ -103,19 +103,19 @@ class WorkerGroup:
             raise
         threading.Thread(target=self._wait_for_exit, name="calumma-ranks", daemon=True).start()
 
-    def _start(self, folder: Path, dtype: str, seconds: float) -> None:
+    def _start(self, folder: Path, dtype: str, timeout_seconds: float) -> None:
         for rank in range(1, self.tp_size):
-            ours, theirs = SPAWN_CONTEXT.Pipe()
+            pipe, worker_pipe = SPAWN_CONTEXT.Pipe()
             process = SPAWN_CONTEXT.Process(
-                target=worker_main, args=(theirs,), name=f"calumma-rank-{rank}"
+                target=worker_main, args=(worker_pipe,), name=f"calumma-rank-{rank}"
             )
             process.start()
-            theirs.close()
+            worker_pipe.close()
             self._processes.append(process)
-            self._pipes.append(ours)
-        # Only when all are here: who joins first waits for the last, but not for its imports.
+            self._pipes.append(pipe)
+        # The timeout of joining the group must not include the imports of the slowest worker.
         self._wait_for_workers()
-        places = [
+        configs = [
             WorkerConfig(
                 rank=rank,
                 world_size=self.tp_size,
@@ -123,110 +123,109 @@ class WorkerGroup:
                 device=self._device,
                 dtype=dtype,
                 rendezvous_file=Path(self._rendezvous_folder.name) / "ranks",
-                num_threads=max(1, self._threads // self.tp_size),
-                timeout_seconds=seconds,
+                num_threads=max(1, self._num_threads // self.tp_size),
+                timeout_seconds=timeout_seconds,
             )
             for rank in range(self.tp_size)
         ]
-        for place, line in zip(places[1:], self._pipes, strict=True):
-            line.send(place)
-        self.device = str(init_process_group(places[0]))
-        stored = self._stored
-        image = load_image_tokenizer(stored)
+        for config, pipe in zip(configs[1:], self._pipes, strict=True):
+            pipe.send(config)
+        self.device = str(init_process_group(configs[0]))
+        model = self._lazy_model
+        image = load_image_tokenizer(model)
         self.components = ModelParts(
-            read_sharded_decoder(stored), Tokenizers(stored.text_tokenizer, image)
+            read_sharded_decoder(model), Tokenizers(model.text_tokenizer, image)
         )
         self._wait_for_workers()
 
     def _wait_for_workers(self) -> None:
-        """Wait until each follower has done its part."""
+        """Wait until each worker reports; raise `RankError` for one that has failed."""
         for rank in range(1, self.tp_size):
-            if (why := self._failure_of(rank)) is not None:
-                raise self._worker_lost(rank, why)
+            if (failure := self._failure_of(rank)) is not None:
+                raise self._worker_lost(rank, failure)
 
     def _failure_of(self, rank: int) -> str | None:
-        """What a follower says: None, that it is well, or how it has ended. Waits for it."""
-        process, line = self._processes[rank - 1], self._pipes[rank - 1]
+        """Wait for a worker's report: None, its error, or its exit status."""
+        process, pipe = self._processes[rank - 1], self._pipes[rank - 1]
         with contextlib.suppress(EOFError, OSError):
-            word: str | None = line.recv()
-            return None if word is None else word.rstrip(".")
+            report: str | None = pipe.recv()
+            return None if report is None else report.rstrip(".")
         process.join(_JOIN_TIMEOUT_SECONDS)
         code = process.exitcode or 0
         return signal.Signals(-code).name if code < 0 else f"status {code}"
 
-    def _worker_lost(self, rank: int, how: str) -> RankError:
+    def _worker_lost(self, rank: int, failure: str) -> RankError:
         return RankError(
-            f"rank {rank} of {self.tp_size} has ended ({how}); expected all of them, for each holds a "
-            "part of the decoder. Look for what it wrote before this line, and start again."
+            f"rank {rank} of {self.tp_size} has exited ({failure}); expected all of them, for each "
+            "holds a shard of the decoder. See its output before this line, and start again."
         )
 
-    def start_engines(self, budget: EngineConfig) -> None:
-        """Have the followers make their engines: from now on each step is ordered.
+    def start_engines(self, config: EngineConfig) -> None:
+        """Have the workers create their engines, which then wait for commands.
 
         Raises:
-            GenerationError: they have, or the budget asks for what ranks cannot do together.
+            GenerationError: they have engines, or the config asks for CUDA graphs.
         """
         if self._has_engine:
             raise GenerationError(
-                "ranks that share a decoder run one engine, and it is taken; expected no second "
-                "one. Ask the one there is."
+                "a tensor-parallel decoder has one engine, and it exists already; expected no second "
+                "one. Use the first one."
             )
-        if budget.cuda_graphs:
+        if config.cuda_graphs:
             raise GenerationError(
-                f"captured steps are asked of {self.tp_size} ranks that share a decoder; expected them "
-                "of a decoder on one GPU. Leave captured out."
+                f"cuda_graphs=True with {self.tp_size} tensor-parallel ranks; expected a decoder on one "
+                "GPU. Leave cuda_graphs out."
             )
         self._has_engine = True
-        self.send(budget)
+        self.send(config)
 
-    def send(self, orders: EngineConfig | StepCommand) -> None:
-        """Tell all followers.
+    def send(self, command: EngineConfig | StepCommand) -> None:
+        """Send a command to all workers.
 
         Raises:
-            OSError: one is gone.
+            OSError: one has exited.
         """
-        for line in self._pipes:
-            line.send(orders)
+        for pipe in self._pipes:
+            pipe.send(command)
 
-    def on_failure(self, tell: Callable[[RankError], None]) -> None:
-        """Have somebody told when the group ends although nobody closed it. Any thread may tell."""
+    def on_failure(self, callback: Callable[[RankError], None]) -> None:
+        """Call back, from any thread, if the group ends without being closed."""
         with self._lock:
-            self._listeners.append(tell)
+            self._callbacks.append(callback)
         if self.error is not None:
-            tell(self.error)
+            callback(self.error)
 
     def _wait_for_exit(self) -> None:
-        """In a thread: wait for the end of any follower."""
+        """Wait in a thread until any worker exits."""
         wait([process.sentinel for process in self._processes])
         if (error := self._shut_down()) is not None:
-            for tell in list(self._listeners):
-                tell(error)
+            for callback in list(self._callbacks):
+                callback(error)
 
     def step_failed(self, error: Exception) -> RankError:
-        """End the group, as this rank's step has failed; why, in words for all who wait."""
-        # A follower's end breaks the step as well: then that is the reason.
+        """End the group because a step of this rank has failed; returns the error for the clients."""
+        # A worker that exits breaks the step as well: then that is the reason.
         wait([process.sentinel for process in self._processes], timeout=1.0)
-        # Gloo begins with a place in its own source.
-        what = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).rstrip(".")
-        made = RankError(
-            f"{self.tp_size} ranks could not finish a step together ({type(error).__name__}: {what}); "
-            "expected all of them to within the time there is. Look for what they wrote before this "
-            "line, and start again."
+        # Gloo's messages begin with a line of its source.
+        message = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).rstrip(".")
+        step_error = RankError(
+            f"{self.tp_size} ranks could not finish a step together ({type(error).__name__}: {message}); "
+            "expected all of them to, in time. See their output before this line, and start again."
         )
-        return self._shut_down(made) or made
+        return self._shut_down(step_error) or step_error
 
-    def _shut_down(self, otherwise: RankError | None = None) -> RankError | None:
-        """End the group because of a follower that has ended, or else for another reason.
+    def _shut_down(self, other_error: RankError | None = None) -> RankError | None:
+        """End the group because a worker has exited, or else because of another error.
 
         Returns:
-            The first reason there was; None where there is none, or the group is closed.
+            The first error there was; None if there is none, or the group is closed.
         """
         with self._lock:
-            if self.error is None and not self._closing:
+            if self.error is None and not self._is_closing:
                 dead = [not process.is_alive() for process in self._processes]
                 rank = dead.index(True) + 1 if True in dead else 0
                 self.error = (
-                    self._worker_lost(rank, self._failure_of(rank) or "") if rank else otherwise
+                    self._worker_lost(rank, self._failure_of(rank) or "") if rank else other_error
                 )
             if self.error is not None:
                 self._kill()
@@ -239,39 +238,39 @@ class WorkerGroup:
                 process.join(_JOIN_TIMEOUT_SECONDS)
 
     def close(self) -> None:
-        """End the followers and leave the process group; it may be called twice."""
+        """End the workers and leave the process group; may be called twice."""
         with self._lock:
-            if self._closing:
+            if self._is_closing:
                 return
-            self._closing = True
+            self._is_closing = True
         if self.error is None:
-            for line in self._pipes:
+            for pipe in self._pipes:
                 with contextlib.suppress(OSError):
-                    line.send(None)
-        # After a failure NCCL may wait for ever for those that are gone; this process ends anyway.
+                    pipe.send(None)
+        # After a failure NCCL may wait forever for lost workers; this process ends anyway.
         if torch.distributed.is_initialized() and (self.error is None or self._device == "cpu"):
             torch.distributed.destroy_process_group()
         for process in self._processes:
             process.join(_JOIN_TIMEOUT_SECONDS)
         self._kill()
-        for line in self._pipes:
-            line.close()
+        for pipe in self._pipes:
+            pipe.close()
         self._rendezvous_folder.cleanup()
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._num_threads)
         atexit.unregister(self._kill)
 
 
-def device_kind(name: str, size: int) -> str:
-    """The kind of device that ranks have: cpu, or cuda with a GPU for each.
+def device_kind(name: str, tp_size: int) -> str:
+    """Resolve the kind of device of the ranks: cpu, or cuda with a GPU for each.
 
     Raises:
         ConfigError: there is no such device here.
         GenerationError: there are fewer GPUs than ranks.
     """
-    kind = choose_device(name).type
-    if kind == "cuda" and torch.cuda.device_count() < size:
+    kind = resolve_device(name).type
+    if kind == "cuda" and torch.cuda.device_count() < tp_size:
         raise GenerationError(
-            f"{size} ranks want a GPU each, but {torch.cuda.device_count()} can be seen; expected "
+            f"{tp_size} ranks need a GPU each, but {torch.cuda.device_count()} are visible; expected "
             "as many. Start fewer ranks, or all of them on --device cpu."
         )
     return kind

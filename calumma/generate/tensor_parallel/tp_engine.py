@@ -1,10 +1,10 @@
-"""A model that several processes hold together, asked as any other.
+"""Tensor-parallel engine: a model sharded over several processes, used like any other.
 
-This process leads: it alone has tokenizers, and is asked. Its engine tells the followers before
-each step what it was given, so that all ranks take the same steps.
+This process is rank 0: it alone has the tokenizers and takes requests. Its engine tells the workers
+before each step what it was given, so that all ranks take the same steps.
 
-    with SharedLive(folder, size=2) as live:
-        answer = live.ask(["a large red circle"], seed=1)
+    with TensorParallelAsyncEngine(folder, tp_size=2) as engine:
+        stream = engine.generate(["a large red circle"], seed=1)
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from calumma.generate.async_engine import AsyncEngine
-from calumma.generate.engine import Engine
+from calumma.generate.engine import Engine, NewToken
+from calumma.generate.events import FinishReason
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
@@ -21,70 +22,72 @@ from calumma.generate.tensor_parallel.worker import StepCommand
 
 
 class TensorParallelModel(Model):
-    """A model whose decoder is one part of a whole; it has one engine, its group's."""
+    """A model whose decoder is sharded; it has one engine, that of its worker group."""
 
     def __init__(self, group: WorkerGroup, *, dtype: str = "float32") -> None:
         super().__init__(group.components, device=group.device, dtype=dtype)
         self._group = group
 
-    def new_engine(self, budget: EngineConfig) -> Engine:
-        """The group's engine. Raises as `Group.begin` does."""
-        self._group.start_engines(budget)
-        return TensorParallelEngine(self, self._group, budget)
+    def new_engine(self, config: EngineConfig) -> Engine:
+        """Start the group's engine; raises as `WorkerGroup.start_engines` does."""
+        self._group.start_engines(config)
+        return TensorParallelEngine(self, self._group, config)
 
 
 class TensorParallelEngine(Engine):
-    """An engine whose followers do as it does."""
+    """An engine that commands the workers of a group."""
 
-    def __init__(self, model: Model, group: WorkerGroup, budget: EngineConfig) -> None:
+    def __init__(self, model: Model, group: WorkerGroup, config: EngineConfig) -> None:
         codes = model.image.config.codes_per_image
-        super().__init__(model.decoder, model.vocabulary, codes, config=budget)
+        super().__init__(model.decoder, model.vocabulary, codes, config=config)
         self._group = group
         self._numbers: dict[RequestState, int] = {}
-        """Of all requests that are not done."""
+        """Of all requests that are not finished."""
 
         self._count = 0
-        self._asked: dict[int, Request] = {}
-        self._dropped: list[int] = []
-        self._chosen: list[int] = []
+        self._new_requests: dict[int, Request] = {}
+        self._aborted: list[int] = []
+        self._last_token_ids: list[int] = []
 
-    def enqueue(self, work: RequestState) -> None:
-        """Take in what `prepare` made; the followers do before the next step."""
-        if not work.is_finished:
-            self._numbers[work] = self._count
-            self._asked[self._count] = work.request
+    def add_request(self, state: RequestState) -> None:
+        """Queue a request here, and on the workers before the next step."""
+        if not state.is_finished:
+            self._numbers[state] = self._count
+            self._new_requests[self._count] = state.request
             self._count += 1
-        super().add_request(work)
+        super().add_request(state)
 
-    def cancel(self, work: RequestState) -> None:
-        """Stop a request between two steps; the followers do before the next one."""
-        number = self._numbers.pop(work, None)
-        if number is not None and not work.is_finished:
-            self._dropped.append(number)
-        super().abort(work)
+    def abort(self, state: RequestState, reason: FinishReason = "abort") -> None:
+        """Finish a request here, and on the workers before the next step."""
+        number = self._numbers.pop(state, None)
+        if number is not None and not state.is_finished:
+            self._aborted.append(number)
+        super().abort(state, reason)
 
-    def step(self) -> list[tuple[RequestState, int]]:
-        """One step of everything that runs, by all ranks.
+    def step(self) -> list[NewToken]:
+        """Run one step on all ranks.
 
         Raises:
-            RankError: a rank has ended, or could not finish it; the group has ended.
+            RankError: a worker has exited, or the ranks could not finish the step; the group ends.
         """
-        orders = StepCommand(
-            new_requests=self._asked, aborted=self._dropped, last_token_ids=self._chosen
+        command = StepCommand(
+            new_requests=self._new_requests,
+            aborted=self._aborted,
+            last_token_ids=self._last_token_ids,
         )
-        self._asked, self._dropped = {}, []
+        self._new_requests, self._aborted = {}, []
         try:
-            self._group.send(orders)
-            chosen = super().step()
+            self._group.send(command)
+            new_tokens = super().step()
         except Exception as error:
             raise self._group.step_failed(error) from error
-        self._chosen = [id_ for _, id_ in chosen]
-        self._numbers = {work: n for work, n in self._numbers.items() if not work.is_finished}
-        return chosen
+        self._last_token_ids = [id_ for _, id_ in new_tokens]
+        self._numbers = {s: number for s, number in self._numbers.items() if not s.is_finished}
+        return new_tokens
 
 
 class TensorParallelAsyncEngine(AsyncEngine):
-    """`Live` around a model that several processes hold together."""
+    """`AsyncEngine` of a model that is sharded over several processes."""
 
     def __init__(
         self,
@@ -96,13 +99,13 @@ class TensorParallelAsyncEngine(AsyncEngine):
         config: EngineConfig | None = None,
         timeout_seconds: float = STEP_TIMEOUT_SECONDS,
     ) -> None:
-        """Start a group and its engine. Arguments and errors are those of `Group` and `Live`."""
+        """Start a group and its engine; arguments and errors as of `WorkerGroup`."""
         self.worker_group = WorkerGroup(
             folder, tp_size, device=device, dtype=dtype, timeout_seconds=timeout_seconds
         )
         try:
             self.model = TensorParallelModel(self.worker_group, dtype=dtype)
-            """Its tokenizers, for prompts and pictures."""
+            """The tokenizers, for prompts and images."""
 
             super().__init__(self.model, config)
         except BaseException:
@@ -111,7 +114,7 @@ class TensorParallelAsyncEngine(AsyncEngine):
         self.worker_group.on_failure(self.fail)
 
     def close(self, *, finish: bool = True) -> None:
-        """Take no more requests, and end the thread and the followers."""
+        """Take no more requests, and end the thread and the workers."""
         super().close(finish=finish)
         self.worker_group.close()
 

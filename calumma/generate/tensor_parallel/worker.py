@@ -1,12 +1,12 @@
-"""A process that holds a part of a decoder and takes the steps that its leader takes.
+"""Tensor-parallel worker: a process that holds a shard of a decoder and repeats rank 0's steps.
 
-leader      Place          Budget    Orders    Orders  ...  None
-              |               |         |         |           |
-follower  None              None      a step    a step       end        or, at any time, a line:
-          (is here)    (has its part)                                   why it goes on no more
+rank 0    WorkerConfig  EngineConfig  StepCommand  StepCommand ... None
+               |              |            |            |           |
+worker    None           None          a step       a step       exit     or, at any time, a str:
+       (started)  (shard is loaded)                               the error that ends it
 
-Whatever depends on time, or on the order of threads, is decided by the leader alone. A follower
-that has nothing to do waits for a line of its pipe, which costs nothing.
+Whatever depends on time, or on the order of threads, is decided by rank 0. An idle worker waits for
+its pipe, which costs nothing.
 """
 
 from __future__ import annotations
@@ -30,130 +30,132 @@ from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.generate.tensor_parallel.shard import read_sharded_decoder
-from calumma.runtime import choose_dtype, speak_on_loopback
+from calumma.runtime import resolve_dtype, use_loopback_interface
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """Which rank a process is, and what of."""
+    """What a rank needs to join the group and load its shard."""
 
     rank: int
     world_size: int
 
     folder: Path
-    """The model."""
+    """The model folder."""
 
     device: str
-    """cpu, or cuda: then each rank has the GPU of its number."""
+    """cpu, or cuda: then each rank uses the GPU of its number."""
 
     dtype: str
+
     rendezvous_file: Path
-    """A file through which the ranks find each other."""
+    """File through which the ranks find each other."""
 
     num_threads: int
-    """Of a CPU, for each rank."""
+    """CPU threads of each rank."""
 
     timeout_seconds: float
-    """For how long a rank waits for the others in the middle of a step."""
+    """Seconds a rank waits for the others within a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepCommand:
-    """What the leader's engine was given since its last step; with these all take the next one."""
+    """What rank 0's engine was given since its last step; all ranks then take the next step."""
 
     new_requests: dict[int, Request]
-    """New requests, in their order, by their numbers."""
+    """New requests by number, in order."""
 
     aborted: list[int]
-    """Those that are cancelled."""
+    """Numbers of aborted requests."""
 
     last_token_ids: list[int]
-    """The ids that the leader's last step chose: with others a rank has lost its way."""
+    """Tokens that rank 0's last step returned; a rank with others is out of sync."""
 
 
-def init_process_group(place: WorkerConfig) -> torch.device:
-    """Take a place in the process group, which waits for all ranks; the rank's device."""
-    speak_on_loopback()
-    torch.set_num_threads(place.num_threads)
-    on_gpu = place.device == "cuda"
-    device = torch.device("cuda", place.rank) if on_gpu else torch.device("cpu")
+def init_process_group(config: WorkerConfig) -> torch.device:
+    """Join the process group, which waits for all ranks; returns the rank's device."""
+    use_loopback_interface()
+    torch.set_num_threads(config.num_threads)
+    on_gpu = config.device == "cuda"
+    device = torch.device("cuda", config.rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        init_method=place.rendezvous_file.as_uri(),
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=timedelta(seconds=place.timeout_seconds),
+        init_method=config.rendezvous_file.as_uri(),
+        rank=config.rank,
+        world_size=config.world_size,
+        timeout=timedelta(seconds=config.timeout_seconds),
     )
     return device
 
 
-def worker_main(line: Connection) -> None:
-    """The whole life of a follower.
+def worker_main(pipe: Connection) -> None:
+    """Run a worker process until rank 0 closes the pipe.
 
     Args:
-        line: to the leader; at its other end's end this process ends too.
+        pipe: to rank 0.
     """
-    # Ctrl-C and a service's SIGTERM reach all processes of a group. The leader still needs this
-    # one to finish what is under way.
+    # Ctrl-C and a service's SIGTERM reach all processes of a group. Rank 0 still needs this one to
+    # finish the running requests.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     status = 0
     try:
-        _run(line)
+        _run(pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        status = 1  # the leader is gone
+        status = 1  # rank 0 has exited
     except CalummaError as error:
         with contextlib.suppress(OSError):
-            line.send(str(error))
+            pipe.send(str(error))
         status = 1
     # Gloo's threads may still be ending, and abort an interpreter that closes.
     os._exit(status)
 
 
 def _exit_with_parent() -> None:
-    """End this process when the leader's has ended, however it did, and whatever goes on here."""
-    leader = multiprocessing.parent_process()
-    assert leader is not None
-    leader.join()
+    """Exit when rank 0's process has exited in any way."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _run(line: Connection) -> None:
-    line.send(None)
-    place: WorkerConfig = line.recv()
-    device = init_process_group(place)
-    model = open_model_folder(place.folder)
-    decoder = read_sharded_decoder(model).to(device=device, dtype=choose_dtype(place.dtype))
-    line.send(None)
-    budget: EngineConfig | None = line.recv()
-    if budget is not None:
+def _run(pipe: Connection) -> None:
+    pipe.send(None)
+    config: WorkerConfig = pipe.recv()
+    device = init_process_group(config)
+    model = open_model_folder(config.folder)
+    decoder = read_sharded_decoder(model).to(device=device, dtype=resolve_dtype(config.dtype))
+    pipe.send(None)
+    engine_config: EngineConfig | None = pipe.recv()
+    if engine_config is not None:
         codes = model.vq_config.codes_per_image
-        run_steps(line, Engine(decoder, model.text_tokenizer.vocabulary, codes, config=budget))
+        vocabulary = model.text_tokenizer.vocabulary
+        run_steps(pipe, Engine(decoder, vocabulary, codes, config=engine_config))
     torch.distributed.destroy_process_group()
 
 
-def run_steps(line: Connection, engine: Engine) -> None:
-    """Step as the leader orders, until it orders the end.
+def run_steps(pipe: Connection, engine: Engine) -> None:
+    """Take the steps that rank 0 commands, until it commands the end.
 
     Raises:
-        RankError: other ids were chosen here than there.
-        EOFError: the leader is gone.
+        RankError: this rank sampled other tokens than rank 0.
+        EOFError: rank 0 has exited.
     """
-    works: dict[int, RequestState] = {}
-    chosen: list[int] = []
-    while (orders := line.recv()) is not None:
-        assert isinstance(orders, StepCommand)
-        if orders.last_token_ids != chosen:
+    states: dict[int, RequestState] = {}
+    token_ids: list[int] = []
+    while (command := pipe.recv()) is not None:
+        assert isinstance(command, StepCommand)
+        if command.last_token_ids != token_ids:
             raise RankError(
-                f"it chose the ids {chosen}, the first rank {orders.last_token_ids}; expected the same on "
-                "all. Give the ranks devices of one kind."
+                f"it sampled the tokens {token_ids}, rank 0 {command.last_token_ids}; expected the "
+                "same on all ranks. Give the ranks devices of one kind."
             )
-        for number, request in orders.new_requests.items():
-            works[number] = engine.submit(request)
-        for number in orders.aborted:
-            engine.abort(works.pop(number))
-        chosen = [id_ for _, id_ in engine.step()]
-        works = {number: work for number, work in works.items() if not work.is_finished}
+        for number, request in command.new_requests.items():
+            states[number] = engine.submit(request)
+        for number in command.aborted:
+            engine.abort(states.pop(number))
+        token_ids = [id_ for _, id_ in engine.step()]
+        states = {number: state for number, state in states.items() if not state.is_finished}

@@ -133,7 +133,7 @@ def serve_replicas(replicas: ReplicaConfig, listening: Callable[[], None]) -> No
         # Ray has put its own listener to signals in the place of ours.
         STOP.install()
         listening()
-        while not STOP.wanted:
+        while not STOP.is_requested:
             time.sleep(0.2)
     finally:
         serve.shutdown()
@@ -146,6 +146,6 @@ def _end_soon(error: RankError) -> None:
 
 
 def _wants_gpu(device: str) -> bool:
-    from calumma.runtime import choose_device
+    from calumma.runtime import resolve_device
 
-    return choose_device(device).type == "cuda"
+    return resolve_device(device).type == "cuda"

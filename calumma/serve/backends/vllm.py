@@ -22,7 +22,7 @@ from calumma.errors import ConfigError
 from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.model import Model
 from calumma.generate.params import EngineStats, Request
-from calumma.generate.request import RequestState, build_request_state
+from calumma.generate.request import RequestState
 from calumma.serve.api_errors import APIError, server_stopping
 from calumma.serve.backends.vllm_plugin import without_guidance
 
@@ -73,7 +73,7 @@ class VLLMBackend:
         request = without_guidance(request)
         config = self.model.decoder.config
         codes = self.model.image.config.codes_per_image
-        work = build_request_state(request, self.model.vocabulary, codes, config.max_seq_len)
+        work = RequestState.from_request(request, self.model.vocabulary, codes, config.max_seq_len)
         talk = _Talk(next(self.urls), _body(request, work, self.name))
         answer = RequestOutputStream(
             self.model, work, self.model.output_decoder(request, codes_between), talk.cancel

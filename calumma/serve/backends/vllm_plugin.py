@@ -24,7 +24,7 @@ from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
 from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
 from calumma.generate.params import Request
-from calumma.generate.request import build_request_state
+from calumma.generate.request import RequestState
 from calumma.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class GrammarLogitsProcessor(_Base):
                 max_images=int(wanted.get("calumma_max_images", Request.max_images)),
             )
             longest = len(prompt) + request.max_new_tokens + 1
-            return build_request_state(
+            return RequestState.from_request(
                 request, self.vocabulary, self.codes_per_image, longest
             ).grammar
         except GenerationError:

@@ -1,13 +1,13 @@
-"""The process that opens strangers' pictures, so that no other has to.
+"""Process that decodes untrusted image files under resource limits.
 
     python -m calumma.serve.images.decoder_worker MEMORY_BYTES
 
-It reads requests from its input and writes answers to its output, one after the other: a line of
-JSON, and behind it as many bytes as the line says. It may use so much memory, open no more files
-and write none; whoever started it ends it when a picture takes too long.
+It reads requests from stdin and writes responses to stdout, one after the other: a line of JSON,
+followed by the number of bytes that the line gives. It cannot open or write files, and its memory
+is limited; `ImageDecoderPool` kills it when an image takes too long.
 
-    request   {"bytes": 1234, "resolution": 512, "fit": "pad", "max_pixels": 9, "name": "..."}
-    answer    {"bytes": 786432} and R x R x 3 bytes of RGB, or {"bytes": 0, "error": "..."}
+    request    {"bytes": 1234, "resolution": 512, "fit": "pad", "max_pixels": 9, "name": "..."}
+    response   {"bytes": 786432} and R x R x 3 bytes of RGB, or {"bytes": 0, "error": "..."}
 """
 
 from __future__ import annotations
@@ -30,51 +30,62 @@ from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
 def decode_square(
     data: bytes, *, resolution: int, fit: ResizeMode, max_pixels: int, name: str
 ) -> PIL.Image.Image:
-    """A picture file as the RGB square that a prompt's picture becomes.
+    """Decode an image file to an RGB square.
+
+    Args:
+        data: the file.
+        resolution: side of the square in pixels.
+        fit: whether the image is padded or cropped to a square.
+        max_pixels: largest image that is decoded.
+        name: name of the image in messages.
 
     Raises:
-        ImageError: it is no picture, is broken, or has too many pixels.
+        ImageError: it is not an image, is damaged, or has too many pixels.
     """
     try:
         return to_square(to_rgb(open_image(data, name, max_pixels)), resolution, fit)
     except MemoryError as error:
         raise ImageError(
-            f"{name}: needs more memory than a picture may have here; expected a smaller one. "
-            "Save it anew with fewer pixels."
+            f"{name}: needs more memory than an image may have here; expected a smaller one. "
+            "Save it with fewer pixels."
         ) from error
 
 
-def serve_requests(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until there are no more."""
+def serve_requests(requests: BinaryIO, responses: BinaryIO) -> None:
+    """Decode images until the stream of requests ends."""
     while line := requests.readline():
-        asked = json.loads(line)
-        data = requests.read(asked.pop("bytes"))
+        options = json.loads(line)
+        data = requests.read(options.pop("bytes"))
+        header: dict[str, str | int] = {}
         try:
-            made, told = decode_square(data, **asked).tobytes(), {}
+            pixels = decode_square(data, **options).tobytes()
         except ImageError as error:
-            made, told = b"", {"error": str(error)}
-        answers.write(json.dumps({"bytes": len(made), **told}).encode() + b"\n" + made)
-        answers.flush()
+            pixels, header = b"", {"error": str(error)}
+        header["bytes"] = len(pixels)
+        responses.write(json.dumps(header).encode() + b"\n" + pixels)
+        responses.flush()
 
 
-def set_rlimits(memory: int) -> None:
-    """Give up what is not needed: memory beyond `memory` bytes more, files, cores.
+def set_rlimits(memory_bytes: int) -> None:
+    """Limit this process: `memory_bytes` of additional memory, no new files, no core dumps.
 
-    Afterwards no file can be opened, modules that are yet to be imported included.
+    No module can be imported afterwards.
     """
-    wanted = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": 3}
-    held = Path("/proc/self/statm")
-    if held.exists():  # macOS has neither this file nor a limit of memory that it keeps
-        wanted["RLIMIT_AS"] = memory + int(held.read_text().split()[0]) * resource.getpagesize()
-    for name, most in wanted.items():
+    limits = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": 3}
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # macOS has neither this file nor an enforced memory limit
+        limits["RLIMIT_AS"] = (
+            memory_bytes + int(statm.read_text().split()[0]) * resource.getpagesize()
+        )
+    for name, value in limits.items():
         limit = getattr(resource, name)
         hard = resource.getrlimit(limit)[1]
-        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (least, least))
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (allowed, allowed))
 
 
 def warm_up_codecs() -> None:
-    """Read a few pictures, so that all that reading needs is imported."""
+    """Decode an image of each format, so that all modules that decoding needs are imported."""
     PIL.Image.init()
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
         file = io.BytesIO()
@@ -84,12 +95,7 @@ def warm_up_codecs() -> None:
             decode_square(file.getvalue(), resolution=8, fit="pad", max_pixels=256, name=kind)
 
 
-def main() -> None:
-    """Confine this process, then answer."""
+if __name__ == "__main__":
     warm_up_codecs()
     set_rlimits(int(sys.argv[1]))
     serve_requests(sys.stdin.buffer, sys.stdout.buffer)
-
-
-if __name__ == "__main__":
-    main()

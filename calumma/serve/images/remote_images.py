@@ -1,8 +1,8 @@
-"""Pictures from hosts that the operator allows, and from nowhere else.
+"""Download of images from allowed hosts, protected against server-side request forgery (SSRF).
 
-A name is resolved once, the address is looked at, and that very address is connected to: a name
-that answers differently the second time gains nothing. A redirect is another URL, and is looked
-at like the first.
+A host name is resolved once, the address is checked, and the connection goes to that very address:
+a name that resolves differently the second time (DNS rebinding) gains nothing. A redirect is
+another URL, checked like the first.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from urllib.parse import urljoin, urlsplit
 
 from calumma.serve.api_errors import APIError
 
-_MOST_REDIRECTS = 3
+_MAX_REDIRECTS = 3
 _PORTS = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True)
 class ResolvedURL:
-    """Where a URL leads: a host, whose address is public, and what to ask of it."""
+    """A URL of an allowed host, and the public IP address of that host."""
 
     scheme: str
     host: str
@@ -37,47 +37,46 @@ class ResolvedURL:
 def fetch_image(
     url: str, allowed_domains: Collection[str], *, max_bytes: int, timeout_seconds: float
 ) -> bytes:
-    """The bytes behind a URL.
+    """Download an image.
 
     Args:
         url: http or https.
-        hosts: the names that are allowed, in lower case.
-        most: bytes that are read at most.
-        seconds: for all of it, redirects included.
+        allowed_domains: host names in lower case.
+        max_bytes: size limit.
+        timeout_seconds: limit for the whole download, redirects included.
 
     Raises:
-        Refusal: its host is not allowed or not public, or it gives no such bytes in time.
+        APIError: the host is not allowed or not public, or the download fails.
     """
-    end = time.monotonic() + timeout_seconds
-    for _ in range(_MOST_REDIRECTS + 1):
-        place = resolve_url(url, allowed_domains)
+    deadline = time.monotonic() + timeout_seconds
+    for _ in range(_MAX_REDIRECTS + 1):
+        resolved = resolve_url(url, allowed_domains)
         try:
-            status, target, data = _ask(place, max_bytes, end)
+            status, location, data = _get(resolved, max_bytes, deadline)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unfetched(
-                place.host, f"cannot be fetched within {timeout_seconds:g} s"
-            ) from error
-        if status in (301, 302, 303, 307, 308) and target:
-            url = urljoin(url, target)
+            why = f"cannot be fetched within {timeout_seconds:g} s"
+            raise _fetch_failed(resolved.host, why) from error
+        if status in (301, 302, 303, 307, 308) and location:
+            url = urljoin(url, location)
             continue
         if status != 200:
-            raise _unfetched(place.host, f"answers with status {status}")
+            raise _fetch_failed(resolved.host, f"was answered with status {status}")
         if len(data) > max_bytes:
             raise APIError(
                 400,
-                f"the picture at {place.host} has more than {max_bytes:,} bytes; expected fewer. Make it "
-                "smaller, or send it as a data: URL.",
-                "picture_too_large",
+                f"the image at {resolved.host} has more than {max_bytes:,} bytes; expected fewer. "
+                "Make it smaller, or send it as a data: URL.",
+                "image_too_large",
             )
         return data
-    raise _unfetched(urlsplit(url).hostname or "the host", "redirects again and again")
+    raise _fetch_failed(urlsplit(url).hostname or "the host", "has too many redirects")
 
 
 def resolve_url(url: str, allowed_domains: Collection[str]) -> ResolvedURL:
-    """Where a URL leads.
+    """Check a URL and resolve its host.
 
     Raises:
-        Refusal: it is no URL of an allowed host, or its address is not public.
+        APIError: the URL is invalid, its host is not allowed, or its address is not public.
     """
     try:
         parts = urlsplit(url)
@@ -87,36 +86,40 @@ def resolve_url(url: str, allowed_domains: Collection[str]) -> ResolvedURL:
     if parts.scheme not in _PORTS or host not in allowed_domains or parts.username is not None:
         raise APIError(
             400,
-            "the URL of a picture leads to a host that is not allowed; expected a data: URL. Send "
-            "the picture itself, or ask the operator to allow its host.",
+            "the host of an image URL is not allowed; expected a data: URL. Send the image itself, "
+            "or ask the operator to allow its host.",
             "url_not_allowed",
         )
     port = port or _PORTS[parts.scheme]
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(c <= " " for c in path):
-        raise APIError(400, "the URL of a picture has characters no URL has.", "url_not_allowed")
+        raise APIError(
+            400,
+            "an image URL contains invalid characters; expected printable ASCII. Percent-encode it.",
+            "url_not_allowed",
+        )
     return ResolvedURL(parts.scheme, host, port, path, _public_address(host, port))
 
 
 def _public_address(host: str, port: int) -> str:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _unfetched(host, "cannot be found") from error
-    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
-    # One private address among several is enough to say no: the next look-up may give that one.
+        raise _fetch_failed(host, "is on an unknown host") from error
+    addresses = [str(entry[4][0]).partition("%")[0] for entry in entries]
+    # One private address among several is reason enough: the next resolution may return it.
     if not addresses or not all(is_public(address) for address in addresses):
         raise APIError(
             400,
             f"{host} has an address that is not public; expected one on the open internet. Send the "
-            "picture as a data: URL.",
+            "image as a data: URL.",
             "url_not_allowed",
         )
     return addresses[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is on the open internet.
+    """Return whether an IP address is on the open internet.
 
     >>> [is_public(a) for a in ("93.184.216.34", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1")]
     [True, False, False, False]
@@ -126,53 +129,53 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is not None:
             return is_public(str(inner))
-        if ip in ipaddress.ip_network("64:ff9b::/96"):  # an IPv4 address behind a translator
+        if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64: an embedded IPv4 address
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
     return ip.is_global and not ip.is_multicast
 
 
-def _ask(place: ResolvedURL, most: int, end: float) -> tuple[int, str | None, bytes]:
-    """Status, target of a redirect, and at most one byte more than `most`."""
-    connection = _Connection(place, end)
+def _get(resolved: ResolvedURL, max_bytes: int, deadline: float) -> tuple[int, str | None, bytes]:
+    """Return the status, the Location header, and at most `max_bytes` + 1 bytes of the body."""
+    connection = _PinnedConnection(resolved, deadline)
     with contextlib.closing(connection):
-        connection.request("GET", place.path, headers={"Accept": "image/*"})
+        connection.request("GET", resolved.path, headers={"Accept": "image/*"})
         with connection.getresponse() as response:
             data = bytearray()
-            while response.status == 200 and len(data) <= most:
-                connection.set_time(end)
-                piece = response.read1(min(65_536, most + 1 - len(data)))
-                if not piece:
+            while response.status == 200 and len(data) <= max_bytes:
+                connection.update_timeout()
+                chunk = response.read1(min(65_536, max_bytes + 1 - len(data)))
+                if not chunk:
                     break
-                data += piece
+                data += chunk
             return response.status, response.getheader("Location"), bytes(data)
 
 
-class _Connection(http.client.HTTPConnection):
-    """A connection to the address that was looked at, under the name that was asked for."""
+class _PinnedConnection(http.client.HTTPConnection):
+    """A connection to the IP address that was checked, under the host's name."""
 
-    def __init__(self, place: ResolvedURL, end: float) -> None:
-        super().__init__(place.host, place.port)
-        self.place, self.end = place, end
+    def __init__(self, resolved: ResolvedURL, deadline: float) -> None:
+        super().__init__(resolved.host, resolved.port)
+        self.resolved, self.deadline = resolved, deadline
 
-    def set_time(self, end: float) -> None:
-        left = end - time.monotonic()
-        if left <= 0:
+    def update_timeout(self) -> None:
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError
-        # The connection lets go of its socket when the answer is the last one on it.
-        self.kept.settimeout(left)
+        # `self.sock` is None once the last response has begun.
+        self.open_socket.settimeout(remaining)
 
     def connect(self) -> None:
-        left = max(0.001, self.end - time.monotonic())
-        self.sock = socket.create_connection((self.place.address, self.port), left)
-        if self.place.scheme == "https":
-            secure = ssl.create_default_context()
-            self.sock = secure.wrap_socket(self.sock, server_hostname=self.place.host)
-        self.kept = self.sock
+        remaining = max(0.001, self.deadline - time.monotonic())
+        self.sock = socket.create_connection((self.resolved.address, self.port), remaining)
+        if self.resolved.scheme == "https":
+            context = ssl.create_default_context()
+            self.sock = context.wrap_socket(self.sock, server_hostname=self.resolved.host)
+        self.open_socket = self.sock
 
 
-def _unfetched(host: str, why: str) -> APIError:
+def _fetch_failed(host: str, why: str) -> APIError:
     return APIError(
         400,
-        f"the picture at {host} {why}; expected one that can be had. Send it as a data: URL.",
-        "picture_not_fetched",
+        f"the image at {host} {why}; expected one that can be downloaded. Send it as a data: URL.",
+        "image_fetch_failed",
     )

@@ -1,15 +1,15 @@
-"""Pictures that prove where they come from: signed claims (C2PA), through the library c2pa-python.
+"""Signed provenance (C2PA manifests) of generated images, through c2pa-python.
 
-A signed PNG has one more chunk, a manifest:
+The manifest is one more chunk of the PNG file:
 
     claim generator     calumma VERSION
-    c2pa.actions.v2     c2pa.created by the model's name, when, IPTC's trainedAlgorithmicMedia, and
-                        that this is all that was done; the prompt where it was asked for
-    c2pa.hash.data      the hash of the file but for the manifest: pixels, text chunks and XMP
-    signature           of all that, with the operator's certificates
+    c2pa.actions.v2     c2pa.created by the model, when, with IPTC's trainedAlgorithmicMedia, as the
+                        only action; the prompt as its description where that was requested
+    c2pa.hash.data      hash of the file except for the manifest: pixels, text chunks and XMP
+    signature           of all of it, with the operator's certificates
 
-Whoever reads it learns that the file is as it was signed, and by whom; whether they trust that
-name is up to their list of authorities. A manifest can be taken out, but not changed.
+A manifest proves that the file is unchanged since it was signed, and by whom; whether that signer is
+trusted is up to the reader's list of authorities. It can be removed, but not altered.
 
 Source: C2PA technical specification 2.2, on actions, hard bindings and X.509 certificates.
 """
@@ -35,78 +35,81 @@ from calumma.serve.provenance.signing_keys import SigningKeys, load_signing_keys
 
 _SETTINGS = {
     "version": 1,
-    # The picture itself is at hand, and small.
+    # The images are small: a thumbnail would only repeat them.
     "builder": {"thumbnail": {"enabled": False}},
-    # Nothing is fetched but time stamps, and these only where they are asked for.
+    # No network access, except for time stamps where an authority is configured.
     "verify": {"verify_after_sign": True, "ocsp_fetch": False, "remote_manifest_fetch": False},
 }
 
 
 class ImageSigner:
-    """Signs the files of pictures. Several threads may ask at once."""
+    """Signs PNG files. Several threads may use it at the same time."""
 
-    def __init__(self, pair: SigningKeys, timestamps: str | None = None) -> None:
-        """Keep a key in the library's hands.
+    def __init__(self, keys: SigningKeys, timestamp_url: str | None = None) -> None:
+        """Create a signer.
 
         Args:
-            pair: the certificates and their key.
-            timestamps: the address of a time-stamp authority, which is asked at every picture.
+            keys: the certificates and the private key.
+            timestamp_url: URL of a time-stamp authority, requested for every image.
 
         Raises:
-            c2pa.C2paError: the library cannot read them.
+            c2pa.C2paError: the library cannot read the keys.
         """
         import c2pa
 
-        info = c2pa.C2paSignerInfo(pair.algorithm, pair.certificates, pair.key, timestamps)
+        info = c2pa.C2paSignerInfo(
+            keys.algorithm, keys.certificates, keys.private_key, timestamp_url
+        )
         self._context = c2pa.Context.from_dict(_SETTINGS, c2pa.Signer.from_info(info))
 
-    def sign(self, png: bytes, origin: ImageMetadata) -> bytes:
-        """The file of a picture with its manifest.
+    def sign(self, png: bytes, metadata: ImageMetadata) -> bytes:
+        """Add a signed manifest to a PNG file.
 
         Args:
-            png: the file of the picture.
-            origin: what the manifest says of it.
+            png: the file.
+            metadata: content of the manifest.
 
         Raises:
-            Refusal: it cannot be signed, and unsigned it does not leave: the certificate has
-                run out since the start, or the time-stamp authority does not answer.
+            APIError: the image cannot be signed and is not sent unsigned: the certificate has
+                expired since the start, or the time-stamp authority does not respond.
         """
         import c2pa
 
         try:
-            return self.try_sign(png, origin)
+            return self.try_sign(png, metadata)
         except c2pa.C2paError as error:
-            log_event("unsigned", reason=_reason(error))
+            log_event("signing_failed", reason=_reason(error))
             raise APIError(
                 503,
-                "a picture is drawn, but this server cannot sign it now, and sends none unsigned; "
-                "the server's log says why. Ask again later, or for text alone.",
+                "an image was generated, but this server cannot sign it now and sends no unsigned "
+                "images; the server's log has the reason. Retry later, or request text only.",
                 "cannot_sign",
             ) from error
 
-    def try_sign(self, png: bytes, origin: ImageMetadata) -> bytes:
-        """The same, with the library's own errors.
+    def try_sign(self, png: bytes, metadata: ImageMetadata) -> bytes:
+        """Do what `sign` does, with the errors of the library.
 
         Raises:
-            c2pa.C2paError: it cannot be signed.
+            c2pa.C2paError: the image cannot be signed.
         """
         import c2pa
 
         file = io.BytesIO()
-        c2pa.Builder(build_manifest(origin), self._context).sign("image/png", io.BytesIO(png), file)
+        builder = c2pa.Builder(build_manifest(metadata), self._context)
+        builder.sign("image/png", io.BytesIO(png), file)
         return file.getvalue()
 
 
-def build_manifest(origin: ImageMetadata) -> dict[str, Any]:
-    """What a manifest says of a picture, as the library's builder reads it."""
+def build_manifest(metadata: ImageMetadata) -> dict[str, Any]:
+    """Build the manifest definition of an image, in the format of `c2pa.Builder`."""
     action = {
         "action": "c2pa.created",
-        "when": origin.timestamp,
-        "softwareAgent": {"name": origin.model},
+        "when": metadata.timestamp,
+        "softwareAgent": {"name": metadata.model},
         "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
     }
-    if origin.prompt is not None:
-        action["description"] = origin.prompt
+    if metadata.prompt is not None:
+        action["description"] = metadata.prompt
     actions = {"actions": [action], "allActionsIncluded": True}
     return {
         "claim_generator_info": [{"name": "calumma", "version": calumma.__version__}],
@@ -114,41 +117,41 @@ def build_manifest(origin: ImageMetadata) -> dict[str, Any]:
     }
 
 
-def load_image_signer(credential: C2PASigningConfig) -> ImageSigner:
-    """A signer that has signed a picture on trial.
+def load_image_signer(config: C2PASigningConfig) -> ImageSigner:
+    """Load the keys, and sign a test image with them.
 
     Raises:
         ConfigError: a package is not installed, the certificates or the key cannot be used, or the
-            time-stamp authority does not answer.
+            time-stamp authority does not respond.
     """
-    pair = load_signing_keys(credential)
+    keys = load_signing_keys(config)
     import c2pa
 
-    origin = ImageMetadata.now("trial")
-    png = png_with_metadata(PIL.Image.new("RGB", (1, 1)), origin)
+    metadata = ImageMetadata.now("test")
+    png = png_with_metadata(PIL.Image.new("RGB", (1, 1)), metadata)
     try:
-        signer = ImageSigner(pair)
-        signer.try_sign(png, origin)
+        signer = ImageSigner(keys)
+        signer.try_sign(png, metadata)
     except c2pa.C2paError as error:
         raise ConfigError(
-            f"{credential.certificates} holds a certificate that C2PA does not allow "
-            f"({_reason(error)}; it is for {', '.join(pair.uses) or 'nothing in particular'}); "
-            "expected one that an authority has made for digitalSignature and for emailProtection "
-            "or documentSigning. Have one made; docs/serving.md shows how, to try."
+            f"{config.certificates} contains a certificate that C2PA does not allow "
+            f"({_reason(error)}; its usages: {', '.join(keys.usages) or 'none'}); expected one that "
+            "an authority issued for digitalSignature and for emailProtection or documentSigning. "
+            "Request such a certificate; docs/serving.md shows how to create one for tests."
         ) from error
-    if credential.timestamp_url is None:
+    if config.timestamp_url is None:
         return signer
     try:
-        signer = ImageSigner(pair, credential.timestamp_url)
-        signer.try_sign(png, origin)
+        signer = ImageSigner(keys, config.timestamp_url)
+        signer.try_sign(png, metadata)
     except c2pa.C2paError as error:
         raise ConfigError(
-            f"{credential.timestamp_url} gives no time stamp ({_reason(error)}); expected a time-stamp "
+            f"{config.timestamp_url} returns no time stamp ({_reason(error)}); expected a time-stamp "
             "authority (RFC 3161). Fix --c2pa-timestamps, or leave it out."
         ) from error
     return signer
 
 
 def _reason(error: Exception) -> str:
-    """The library's own words, on one line, without the name of their kind."""
+    """Return the library's message on one line, without the name of the error's kind."""
     return " ".join(str(error).split()).partition(": ")[2] or str(error)

@@ -1,7 +1,7 @@
-"""The certificates and the key with which pictures are signed, read and found to fit each other.
+"""Certificates and private key for C2PA signatures, loaded and checked against each other.
 
-A file of certificates is PEM: the one that signs, then those between it and its authority's. The
-key is PEM as well, of any form that OpenSSL writes, without a password, and closed to strangers.
+The certificate file is a PEM chain: the signing certificate, then the intermediate ones. The key is
+PEM in any format that OpenSSL writes, without a password, and not readable by other users.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 _ALGORITHMS = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
-"""C2PA's names of signatures, by the curve of the key."""
+"""C2PA signature algorithm by the curve of the key."""
 
-_LEAST_RSA_BITS = 2048
+_MIN_RSA_BITS = 2048
 _OTHERS = 0o007
-"""The rights to a file of those who are neither its owner nor of its group."""
+"""Permission bits of users outside the file's group."""
 
 
 @dataclass(frozen=True)
 class SigningKeys:
-    """What the C2PA library wants in order to sign."""
+    """Input of the C2PA library."""
 
     certificates: bytes
-    """PEM, the one that signs first."""
+    """PEM chain, the signing certificate first."""
 
-    key: bytes
+    private_key: bytes
     """PEM, PKCS #8."""
 
     algorithm: str
     """es256, es384, es512, ps256 or ed25519."""
 
-    uses: tuple[str, ...]
-    """What the first certificate says that it is for, to be told where that is not enough."""
+    usages: tuple[str, ...]
+    """Key usages of the signing certificate, for error messages."""
 
 
-def load_signing_keys(credential: C2PASigningConfig) -> SigningKeys:
-    """Read certificates and a key.
+def load_signing_keys(config: C2PASigningConfig) -> SigningKeys:
+    """Load the certificates and the private key.
 
     Raises:
-        ConfigError: a package is not installed; a file cannot be read, or strangers can read the
-            key; the key is not the certificate's, or of a kind with which C2PA does not sign; the
-            certificate is not valid now.
+        ConfigError: a package is not installed; a file cannot be read, or other users can read the
+            key; the key does not belong to the certificate, or is of a type that C2PA does not
+            support; the certificate is not valid now.
     """
     _require_packages()
     from cryptography.hazmat.primitives.serialization import (
@@ -60,30 +60,30 @@ def load_signing_keys(credential: C2PASigningConfig) -> SigningKeys:
         PublicFormat,
     )
 
-    chain, key = _certificates(credential.certificates), _key(credential.private_key)
+    chain, key = _certificates(config.certificates), _key(config.private_key)
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
         raise ConfigError(
-            f"{credential.private_key} is not the key of the first certificate in "
-            f"{credential.certificates}; expected that one. Give it, or put its certificate first."
+            f"{config.private_key} is not the key of the first certificate in "
+            f"{config.certificates}; expected that key. Pass it, or put its certificate first."
         )
-    _require_in_time(chain[0], credential.certificates)
+    _check_validity(chain[0], config.certificates)
     return SigningKeys(
-        b"".join(one.public_bytes(Encoding.PEM) for one in chain),
+        b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        _algorithm(key, credential.private_key),
-        tuple(_uses(chain[0])),
+        _algorithm(key, config.private_key),
+        tuple(_usages(chain[0])),
     )
 
 
 def _require_packages() -> None:
     try:
-        import c2pa  # noqa: F401 - only whether it is there
+        import c2pa  # noqa: F401
         import cryptography  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"signing pictures needs {error.name}, which is not installed. "
-            "`pip install 'calumma[c2pa]'` brings it."
+            f"signing images needs {error.name}, which is not installed. "
+            "`pip install 'calumma[c2pa]'` installs it."
         ) from error
 
 
@@ -93,7 +93,7 @@ def _read(path: Path, what: str) -> bytes:
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}); expected {what} in PEM. "
-            "Fix its path or its rights."
+            "Fix its path or its permissions."
         ) from error
 
 
@@ -104,7 +104,7 @@ def _certificates(path: Path) -> list[Certificate]:
     data = _read(path, "certificates")
     try:
         chain = x509.load_pem_x509_certificates(data)
-        # Only here are these two looked at.
+        # Both are parsed lazily.
         chain[0].public_key()
         chain[0].extensions  # noqa: B018
     except (
@@ -114,8 +114,8 @@ def _certificates(path: Path) -> list[Certificate]:
         x509.UnsupportedGeneralNameType,
     ) as error:
         raise ConfigError(
-            f"{path} holds no certificates that can be read; expected PEM, the one that signs first, "
-            "then those between it and its authority's. Fix it."
+            f"{path} contains no readable certificates; expected PEM, the signing certificate first, "
+            "then the intermediate ones. Fix it."
         ) from error
     return chain
 
@@ -125,18 +125,18 @@ def _key(path: Path) -> PrivateKeyTypes:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     data = _read(path, "a private key")
-    # Windows keeps such rights elsewhere.
+    # Windows has other permissions.
     if os.name == "posix" and path.stat().st_mode & _OTHERS:
         raise ConfigError(
-            f"{path} is open to everybody on this machine; expected a key that strangers cannot "
-            f"read. `chmod 600 {path}` closes it."
+            f"{path} is readable by every user of this machine; expected a private file. "
+            f"`chmod 600 {path}` restricts it."
         )
     try:
         return load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(
-            f"{path} holds no private key that can be read; expected PEM without a password. "
-            "`openssl pkcs8 -topk8 -nodes -in KEY -out FILE` takes one off."
+            f"{path} contains no readable private key; expected PEM without a password. "
+            "`openssl pkcs8 -topk8 -nodes -in KEY -out FILE` removes a password."
         ) from error
 
 
@@ -147,34 +147,34 @@ def _algorithm(key: PrivateKeyTypes, path: Path) -> str:
 
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name in _ALGORITHMS:
         return _ALGORITHMS[key.curve.name]
-    if isinstance(key, RSAPrivateKey) and key.key_size >= _LEAST_RSA_BITS:
+    if isinstance(key, RSAPrivateKey) and key.key_size >= _MIN_RSA_BITS:
         return "ps256"
     if isinstance(key, Ed25519PrivateKey):
         return "ed25519"
     raise ConfigError(
-        f"{path} is of a kind with which C2PA does not sign; expected P-256, P-384, P-521, Ed25519, "
-        f"or RSA of {_LEAST_RSA_BITS} bits and more. Make such a key, and have it certified."
+        f"{path} is a key that C2PA does not support; expected P-256, P-384, P-521, Ed25519, or RSA "
+        f"of at least {_MIN_RSA_BITS} bits. Create such a key, and a certificate for it."
     )
 
 
-def _require_in_time(certificate: Certificate, path: Path) -> None:
+def _check_validity(certificate: Certificate, path: Path) -> None:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= datetime.now(UTC) <= end:
         raise ConfigError(
-            f"{path} holds a certificate for {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC; "
-            "expected one that is valid now. Have it renewed."
+            f"{path} contains a certificate for {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC; "
+            "expected one that is valid now. Renew it."
         )
 
 
-def _uses(certificate: Certificate) -> list[str]:
-    """Its usages, named as in RFC 5280 where cryptography knows their names."""
+def _usages(certificate: Certificate) -> list[str]:
+    """Return the key usages, by their names in RFC 5280 where cryptography has them."""
     from cryptography import x509
 
-    uses: list[str] = []
+    usages: list[str] = []
     for extension in certificate.extensions:
         if isinstance(extension.value, x509.KeyUsage) and extension.value.digital_signature:
-            uses.append("digitalSignature")
+            usages.append("digitalSignature")
         elif isinstance(extension.value, x509.ExtendedKeyUsage):
             names = [(oid._name, oid.dotted_string) for oid in extension.value]
-            uses.extend(number if name == "Unknown OID" else name for name, number in names)
-    return uses
+            usages.extend(number if name == "Unknown OID" else name for name, number in names)
+    return usages

@@ -119,10 +119,10 @@ def _logprobs(service: Service, ended: Ended) -> ChoiceLogprobs:
     return ChoiceLogprobs(
         content=[
             TokenLogprob(
-                token=text.bytes_of(id_).decode(errors="replace"),
+                token=text.token_bytes(id_).decode(errors="replace"),
                 # JSON has no infinity.
                 logprob=logprob if math.isfinite(logprob) else -9999.0,
-                bytes=list(text.bytes_of(id_)),
+                bytes=list(text.token_bytes(id_)),
             )
             for id_, logprob in list(chosen)[: ended.num_ids]
             if id_ in service.model.vocabulary.text

@@ -64,10 +64,10 @@ def model_routes(service: Service, created: int) -> APIRouter:
 def _token(service: Service, id_: int) -> TokenInfo:
     vocabulary = service.model.vocabulary
     if id_ in vocabulary.text:
-        text = service.model.text.bytes_of(id_).decode(errors="replace")
+        text = service.model.text.token_bytes(id_).decode(errors="replace")
         return TokenInfo(id=id_, kind="text", text=text)
     if id_ in vocabulary.codes:
-        return TokenInfo(id=id_, kind="code", text=str(vocabulary.code_of_id(id_)))
+        return TokenInfo(id=id_, kind="code", text=str(vocabulary.id_to_code(id_)))
     return TokenInfo(id=id_, kind="control", text=_controls(service).get(id_, "reserved"))
 
 

@@ -24,7 +24,7 @@ _USAGE_DECAY = 0.99
 class CodebookConfig:
     """How the codebook learns."""
 
-    quantizer: Literal["nearest", "normalised", "ibq"] = "nearest"
+    quantizer: Literal["nearest", "cosine", "ibq"] = "nearest"
     """Which row a latent is given: the nearest, as the release does; the nearest in direction,
     all rows being of one length (arXiv:2110.04627); or the one of the largest inner product, with
     a gradient for every row (index backpropagation, arXiv:2412.02692). What is kept after
@@ -66,19 +66,19 @@ class CodebookConfig:
         self._require_quantizer()
         if self.dead_code_restart_steps < 0:
             raise ConfigError(
-                f"codebook.revive_after_steps={self.dead_code_restart_steps}; "
+                f"codebook.dead_code_restart_steps={self.dead_code_restart_steps}; "
                 "expected a number of steps, or 0 for never."
             )
 
     def _require_quantizer(self) -> None:
-        if self.quantizer not in ("nearest", "normalised", "ibq"):
+        if self.quantizer not in ("nearest", "cosine", "ibq"):
             raise ConfigError(
-                f'codebook.lookup={self.quantizer!r} is not known; expected "nearest", "normalised" '
+                f'codebook.quantizer={self.quantizer!r} is not known; expected "nearest", "cosine" '
                 'or "ibq".'
             )
         if self.quantizer == "ibq" and self.update != "gradient":
             raise ConfigError(
-                f'codebook.update={self.update!r} with codebook.lookup="ibq", which is a way of '
+                f'codebook.update={self.update!r} with codebook.quantizer="ibq", which is a way of '
                 'gradients; expected codebook.update="gradient".'
             )
         if self.entropy_weight < 0.0 or self.entropy_temperature <= 0.0:
@@ -89,8 +89,8 @@ class CodebookConfig:
             )
         if self.entropy_weight and self.quantizer != "ibq":
             raise ConfigError(
-                f"codebook.entropy_weight={self.entropy_weight} with codebook.lookup="
-                f'{self.quantizer!r}, which has no such penalty; expected lookup="ibq", or a weight '
+                f"codebook.entropy_weight={self.entropy_weight} with codebook.quantizer="
+                f'{self.quantizer!r}, which has no such penalty; expected quantizer="ibq", or a weight '
                 "of 0."
             )
 
@@ -169,7 +169,7 @@ class CodebookUpdater(nn.Module):
 
     def _renormalize(self, quantizer: VectorQuantizer) -> None:
         """Put rows that are compared by direction back on their sphere."""
-        if self.config.quantizer == "normalised":
+        if self.config.quantizer == "cosine":
             quantizer.codebook.copy_(l2_normalize(quantizer.codebook, 1))
 
     def _update_ema(

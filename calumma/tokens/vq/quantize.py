@@ -59,7 +59,7 @@ def quantize(
     if config.quantizer == "ibq":
         return _quantize_ibq(quantizer, latents, config, mean)
     rows: Tensor = quantizer.codebook
-    if config.quantizer == "normalised":
+    if config.quantizer == "cosine":
         rows = l2_normalize(rows, 1)
     codes = _cells(nearest_codes(flatten_latents(latents.detach()), rows), latents)
     quantized = _rows(codes, rows)
@@ -122,7 +122,7 @@ def export_network(network: VQModel, config: CodebookConfig) -> VQModel:
     """The network whose nearest rows are the codes that `config.lookup` chooses; a copy.
 
     - "nearest": the same.
-    - "normalised": all rows have one length, so the row of the nearest direction is the nearest
+    - "cosine": all rows have one length, so the row of the nearest direction is the nearest
       row, however long the latent is; the rows are stored on their sphere.
     - "ibq": one more coordinate, 0 in every latent, gives all rows one length; then the largest
       inner product is the smallest distance. `code_dim` grows by one.
@@ -130,7 +130,7 @@ def export_network(network: VQModel, config: CodebookConfig) -> VQModel:
     shape = network.config
     tensors = dict(network.state_dict())
     rows = tensors["quantizer.codebook"]
-    if config.quantizer == "normalised":
+    if config.quantizer == "cosine":
         tensors["quantizer.codebook"] = l2_normalize(rows, 1)
     elif config.quantizer == "ibq":
         shape = replace(shape, code_dim=shape.code_dim + 1)

@@ -12,13 +12,13 @@ from calumma.cli.inspect.mixture_summary import mixture_lines
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
-from tests.train.test_preference import PAIRS
+from tests.train.test_dpo import PAIRS
 
 PRETRAIN = """
 shards = "{shards}"
 tokenizers = "{tok}"
-[stream]
-row_length = 64
+[data]
+seq_len = 64
 [stage_one.weights]
 pairs = 1.0
 text = 3.0
@@ -29,8 +29,8 @@ FINETUNE = """
 shards = "{shards}"
 tokenizers = "{tok}"
 model = "model"
-[stream]
-row_length = 64
+[data]
+seq_len = 64
 [weights]
 chat = 1.0
 """

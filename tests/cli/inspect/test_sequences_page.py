@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.cli.inspect.sequences_page import rows_page
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
@@ -11,8 +11,8 @@ from calumma.tokens.folder import Tokenizers
 def test_rows_show_their_text_and_pictures_by_owner(
     reader: ShardReader, tokenizers: Tokenizers
 ) -> None:
-    stream = Stream(reader, DataConfig(seq_len=64, global_batch_size=4))
-    stream.mix({"pairs": 1.0, "text": 1.0})
+    stream = PackedLoader(reader, DataConfig(seq_len=64, global_batch_size=4))
+    stream.set_mixture({"pairs": 1.0, "text": 1.0})
     page = rows_page(stream, tokenizers, 3, "rows & <rows>")
     assert page.count("<section>") == 3
     assert "<h1>rows &amp; &lt;rows&gt;</h1>" in page

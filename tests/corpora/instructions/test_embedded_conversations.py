@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from calumma.corpora.instructions.embedded_conversations import embedded_instructions
+from calumma.corpora.instructions.embedded_conversations import embedded_conversations
 from calumma.documents.document import Image, Turn
 
 PICTURES = {
@@ -26,7 +26,7 @@ def has_picture(turn: Turn) -> bool:
 
 @pytest.mark.parametrize("category", PICTURES)
 def test_every_conversation_has_the_modalities_of_its_category(category: str) -> None:
-    for made in itertools.islice(embedded_instructions(category), 40):
+    for made in itertools.islice(embedded_conversations(category), 40):
         asked, answered = made.messages
         assert (has_picture(asked), has_picture(answered)) == PICTURES[category]
         assert made.source == category and made.license

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from calumma.corpora.instructions.safety_prompts import (
-    DEEDS_ONE_IN,
+    ACTIONS_ONE_IN,
     REFUSAL,
-    dangerous_words,
-    is_refusal,
-    safety,
+    dangerous_word_questions,
+    is_template_refusal,
+    safety_conversations,
     stable_hash,
 )
 from calumma.documents.document import Document
 
-ALL = list(safety())
+ALL = list(safety_conversations())
 
 
 def prompt(document: Document) -> str:
@@ -25,7 +25,7 @@ def answer(document: Document) -> str:
 
 def test_unsafe_prompts_are_refused_and_plain_ones_answered() -> None:
     for document in ALL:
-        assert is_refusal(answer(document)) == (document.attributes["kind"] == "refuse")
+        assert is_template_refusal(answer(document)) == (document.attributes["kind"] == "refuse")
     topics = {d.attributes.get("topic") for d in ALL}
     assert topics - {None} == {
         "violence", "hate", "self_harm", "weapons", "crime", "drugs", "privacy", "sexual",
@@ -42,7 +42,7 @@ def test_no_prompt_stands_on_both_sides() -> None:
 
 def test_a_new_deed_occurs_in_no_training_prompt() -> None:
     deeds = {d.id.split("/")[1] for d in ALL if d.attributes.get("held-out-by") == "deed"}
-    assert deeds and all(stable_hash(deed) % DEEDS_ONE_IN == 0 for deed in deeds)
+    assert deeds and all(stable_hash(deed) % ACTIONS_ONE_IN == 0 for deed in deeds)
     training = {d.id.split("/")[1] for d in ALL if d.attributes["split"] == "train"}
     assert not deeds & training
 
@@ -61,7 +61,7 @@ def test_self_harm_is_answered_with_where_to_turn() -> None:
 
 
 def test_the_dictionary_answers_for_dangerous_words() -> None:
-    (made,) = dangerous_words({"poison": "a substance that harms", "cat": "a feline"}, "X")
+    (made,) = dangerous_word_questions({"poison": "a substance that harms", "cat": "a feline"}, "X")
     assert "poison" in prompt(made)
     assert (answer(made), made.license) == ("a substance that harms", "X")
     assert made.attributes["kind"] == "plain"

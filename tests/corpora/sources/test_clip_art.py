@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.clip_art import read
+from calumma.corpora.sources.clip_art import read_openclipart
 from calumma.documents.document import Document
 from tests.corpora.packages import picture, text
 
@@ -26,7 +26,9 @@ def captions(root: Path) -> dict[str, str]:
 
 
 def documents(root: Path) -> list[Document]:
-    return list(read({"openclipart-svg": root / "svg", "openclipart-png": root / "png"}))
+    return list(
+        read_openclipart({"openclipart-svg": root / "svg", "openclipart-png": root / "png"})
+    )
 
 
 def test_titles_become_captions_and_folders_categories(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.conversations import conversations, read
+from calumma.corpora.sources.conversations import conversations, read_story_conversations
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import picture, text
 
@@ -24,7 +24,7 @@ def test_scenes_stand_where_they_are_shown(tmp_path: Path) -> None:
     root = tmp_path / "usr/share/games/endless-sky"
     text(root / "data/start.txt", DATA)
     picture(root / "images/scene/lobby.jpg")
-    first, second = read({"endless-sky-data": tmp_path})
+    first, second = read_story_conversations({"endless-sky-data": tmp_path})
     assert (first.id, second.id) == ("start-001", "start-002")
     assert isinstance(first.content[0], Image)
     assert first.text == "The bank.\nYou sign."

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.emoji import files_reader, icon_svg, icons_reader, read_emoji_test
+from calumma.corpora.sources.emoji import (
+    emoji_file_reader,
+    icon_svg,
+    iconify_emoji_reader,
+    read_emoji_test,
+)
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import json_file, picture, unicode_packages
 
@@ -36,7 +41,7 @@ def icons(root: Path) -> Path:
 
 def test_icons_are_drawn_and_named_by_unicode(tmp_path: Path) -> None:
     folders = {**unicode_packages(tmp_path), "set": icons(tmp_path / "set")}
-    dog, hand, new = icons_reader("set")(folders)
+    dog, hand, new = iconify_emoji_reader("set")(folders)
     assert dog.attributes == {
         "caption": "dog face",
         "category": "animals-nature",
@@ -63,7 +68,7 @@ def test_files_named_by_code_are_read_and_others_left_out(tmp_path: Path) -> Non
     picture(tmp_path / "set/assets/0031-fe0f-20e3.png")
     picture(tmp_path / "set/assets/readme.png")
     folders = {**unicode_packages(tmp_path), "set": tmp_path / "set"}
-    found = list(files_reader("set", "assets")(folders))
+    found = list(emoji_file_reader("set", "assets")(folders))
     assert [document.text for document in found] == ["key 1", "flag of France"]
 
 

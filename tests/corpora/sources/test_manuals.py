@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.manuals import pages_reader, texts_reader
+from calumma.corpora.sources.manuals import illustrated_page_reader, page_text_reader
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import picture, text
 
@@ -18,7 +18,7 @@ def page(root: Path, name: str, body: str) -> None:
 def test_text_and_pictures_stand_in_reading_order(tmp_path: Path) -> None:
     picture(tmp_path / "doc/a.png")
     page(tmp_path, "one", f'<h1>Title</h1><p>{WORDS}</p><img src="a.png"><p>after</p>')
-    (document,) = pages_reader("p", "doc")({"p": tmp_path})
+    (document,) = illustrated_page_reader("p", "doc")({"p": tmp_path})
     first, image, last = document.content
     assert isinstance(first, Text) and first.text.startswith("Title\nword word")
     assert isinstance(image, Image) and image.open().size == (64, 64)
@@ -33,7 +33,7 @@ def test_pages_without_pictures_or_words_are_left_out(tmp_path: Path) -> None:
     page(tmp_path, "no-pictures", WORDS)
     page(tmp_path, "genindex", f'{WORDS}<img src="a.png">')
     page(tmp_path, "one.fr", f'{WORDS}<img src="a.png">')
-    assert list(pages_reader("p", "doc")({"p": tmp_path})) == []
+    assert list(illustrated_page_reader("p", "doc")({"p": tmp_path})) == []
 
 
 def test_a_picture_on_very_many_pages_is_furniture(tmp_path: Path) -> None:
@@ -42,14 +42,14 @@ def test_a_picture_on_very_many_pages_is_furniture(tmp_path: Path) -> None:
     for number in range(9):
         page(tmp_path, f"p{number}", f'{WORDS}<img src="logo-like.png">')
     page(tmp_path, "p9", f'{WORDS}<img src="own.png">')
-    assert [d.id for d in pages_reader("p", "doc")({"p": tmp_path})] == ["p9"]
+    assert [d.id for d in illustrated_page_reader("p", "doc")({"p": tmp_path})] == ["p9"]
 
 
 def test_of_texts_pictures_are_left_out(tmp_path: Path) -> None:
     picture(tmp_path / "doc/a.png")
     page(tmp_path, "one", f'<h1>Title</h1><p>{WORDS}</p><img src="a.png"><p>after</p>')
     page(tmp_path, "two", f'<div>Index</div><div id="DisplayArea">{WORDS}</div>')
-    one, two = texts_reader("p", "doc")({"p": tmp_path})
+    one, two = page_text_reader("p", "doc")({"p": tmp_path})
     assert not one.images
     assert one.text.startswith("Title\nword word") and one.text.endswith("word\nafter")
     assert two.text == WORDS.strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.planets import planets, read
+from calumma.corpora.sources.planets import planets, read_planets
 from tests.corpora.packages import picture, text
 
 DATA = (
@@ -24,7 +24,7 @@ def test_a_planet_needs_a_photograph_and_a_description(tmp_path: Path) -> None:
     root = tmp_path / "usr/share/games/endless-sky"
     text(root / "data/map.txt", DATA)
     picture(root / "images/land/beach2.jpg")
-    (document,) = read({"endless-sky-data": tmp_path})
+    (document,) = read_planets({"endless-sky-data": tmp_path})
     assert document.text == "landscape of the planet New Rome: beach\nWarm sand.\nCold water."
     assert document.attributes == {
         "caption": "landscape of the planet New Rome: beach",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.stamps import named_files_reader, read_tuxpaint
+from calumma.corpora.sources.stamps import named_image_reader, read_tuxpaint
 from tests.corpora.packages import SVG, picture, text
 
 STAMPS = "usr/share/tuxpaint/stamps"
@@ -38,6 +38,6 @@ def test_words_without_a_picture_and_pictures_without_words_are_left_out(tmp_pat
 
 def test_file_names_are_captions_and_folders_categories(tmp_path: Path) -> None:
     picture(tmp_path / "pics/food_n_drink/ice_cream.jpg")
-    (document,) = named_files_reader("p", "pics", ".jpg")({"p": tmp_path})
+    (document,) = named_image_reader("p", "pics", ".jpg")({"p": tmp_path})
     assert document.text == "ice cream"
     assert document.attributes == {"caption": "ice cream", "category": "food and drink"}

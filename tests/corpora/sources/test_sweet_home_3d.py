@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from calumma.corpora.sources.sweet_home_3d import catalog_entries, read
+from calumma.corpora.sources.sweet_home_3d import catalog_entries, read_sweet_home_3d
 from tests.corpora.packages import picture
 
 CATALOG = (
@@ -20,7 +20,7 @@ def test_pieces_have_names_tags_and_sizes(tmp_path: Path) -> None:
     with zipfile.ZipFile(folder / "BlendSwap-CC-0.sh3f", "w") as archive:
         archive.writestr("PluginFurnitureCatalog.properties", CATALOG)
         archive.write(picture(tmp_path / "a.png"), "icons/a.png")
-    (document,) = read({"sweethome3d-furniture": tmp_path})
+    (document,) = read_sweet_home_3d({"sweethome3d-furniture": tmp_path})
     assert document.text == "Fauteuil épais"
     assert document.license == "CC0-1.0"
     assert document.images[0].open().size == (64, 64)

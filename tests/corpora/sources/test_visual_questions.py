@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from calumma.corpora.sources.visual_questions import read_cifar10_test, read_easy_vqa
+from calumma.corpora.sources.visual_questions import read_cifar10_test, read_easy_vqa_corpus
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import json_file, picture
 
@@ -15,7 +15,7 @@ def test_the_picture_stands_before_its_first_question(tmp_path: Path) -> None:
         data = tmp_path / "easy_vqa/data" / part
         json_file(data / "questions.json", [["what shape?", "circle", 0], ["red?", "no", 0]])
         picture(data / "images/0.png")
-    train, test = read_easy_vqa({"easy-vqa": tmp_path})
+    train, test = read_easy_vqa_corpus({"easy-vqa": tmp_path})
     assert [turn.role for turn in train.messages] == ["user", "assistant"] * 2
     image, question = train.messages[0].parts
     assert isinstance(image, Image) and question == Text("what shape?")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.wesnoth import read, units
+from calumma.corpora.sources.wesnoth import read_wesnoth, units
 from tests.corpora.packages import picture, text
 
 UNIT = """[unit_type]
@@ -36,7 +36,7 @@ def test_portrait_and_sprite_stand_once(tmp_path: Path) -> None:
     text(tmp_path / DATA / "core/units/elves/Nobody.cfg", '[unit_type]\nname=_ "X"\n[/unit_type]')
     picture(tmp_path / DATA / "core/images/portraits/archer.png")
     picture(tmp_path / DATA / "core/images/units/archer.png")
-    portrait, sprite = read({"wesnoth-1.16-data": tmp_path})
+    portrait, sprite = read_wesnoth({"wesnoth-1.16-data": tmp_path})
     assert portrait.id == "portrait-0001-elvish-archer"
     assert sprite.id == "sprite-0002-elvish-archer"
     assert portrait.text == ('Elvish Archer, a lawful elf unit\nThey say "archer" and shoot.')

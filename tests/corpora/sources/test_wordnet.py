@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.wordnet import GLOSSES_PER_DOCUMENT, gloss_line, lemmas, read
+from calumma.corpora.sources.wordnet import GLOSSES_PER_DOCUMENT, gloss_line, lemmas, read_wordnet
 from tests.corpora.packages import text
 
 LINE = "00001 03 a 02 afraid(p) 0 fear_struck 0 001 @ 000 n 0000 | filled with fear  "
@@ -23,7 +23,7 @@ def test_a_line_is_words_part_of_speech_and_gloss() -> None:
 
 
 def test_many_glosses_make_a_document(tmp_path: Path) -> None:
-    documents = list(read(package(tmp_path, GLOSSES_PER_DOCUMENT + 1)))
+    documents = list(read_wordnet(package(tmp_path, GLOSSES_PER_DOCUMENT + 1)))
     assert [document.id for document in documents] == ["adjective-0000", "adjective-0001"]
     assert documents[0].text.count("\n") == GLOSSES_PER_DOCUMENT - 1
     assert documents[1].attributes["text"] == "adjective"

@@ -10,11 +10,11 @@ import pytest
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config
 from calumma.train.config import ComputeConfig, ParallelConfig
-from calumma.train.config_preference import DPOConfig, DPOTrainConfig
+from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 
 
 def test_a_table_is_read_and_the_rest_has_defaults() -> None:
-    tree = {"model": "m", "preference": {"pairs": ["a.jsonl", "b.jsonl"]}}
+    tree = {"model": "m", "dpo": {"pairs": ["a.jsonl", "b.jsonl"]}}
     config = build_config(DPOTrainConfig, tree, "dpo.toml")
     assert config.dpo.pairs == (Path("a.jsonl"), Path("b.jsonl"))
     assert (config.dpo.beta, config.optimizer.lr) == (0.1, 1e-6)
@@ -22,28 +22,28 @@ def test_a_table_is_read_and_the_rest_has_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"pairs": ()}, {"beta": 0.0}, {"doubt": 0.5}, {"answer_weight": -1.0}]
+    "changes", [{"pairs": ()}, {"beta": 0.0}, {"label_smoothing": 0.5}, {"sft_weight": -1.0}]
 )
 def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
-    fields: dict[str, Any] = {"pairs": (Path("a"),), "beta": 0.1, "doubt": 0.0}
-    fields |= {"answer_weight": 0.0} | changes
+    fields: dict[str, Any] = {"pairs": (Path("a"),), "beta": 0.1, "label_smoothing": 0.0}
+    fields |= {"sft_weight": 0.0} | changes
     with pytest.raises(ConfigError) as caught:
         DPOConfig(**fields)
     assert str(caught.value) == (
         f"dpo.pairs={[str(path) for path in fields['pairs']]}, beta={fields['beta']}, "
-        f"doubt={fields['doubt']}, answer_weight={fields['answer_weight']}; expected a file, a beta "
-        "above 0, a doubt below 0.5, and no negative weight."
+        f"label_smoothing={fields['label_smoothing']}, sft_weight={fields['sft_weight']}; expected "
+        "a file, a beta above 0, a label_smoothing in [0, 0.5), and no negative weight."
     )
 
 
-@pytest.mark.parametrize("name", ["steps", "save_every", "pairs_per_step", "pairs_at_once"])
+@pytest.mark.parametrize("name", ["steps", "batch_size", "micro_batch_size"])
 def test_counts_below_one_are_refused(name: str) -> None:
-    counts = {"steps": 200, "save_every": 50, "pairs_per_step": 32, "pairs_at_once": 4} | {name: 0}
+    counts = {"steps": 200, "batch_size": 32, "micro_batch_size": 4} | {name: 0}
     with pytest.raises(ConfigError) as caught:
         DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), **{name: 0})
-    told = [f"{key}={value}" for key, value in counts.items()]
     assert str(caught.value) == (
-        f"{told[0]}, {told[1]}, {told[2]} and {told[3]}; expected at least 1 of each."
+        f"steps={counts['steps']}, batch_size={counts['batch_size']} and micro_batch_size="
+        f"{counts['micro_batch_size']}; expected at least 1 of each."
     )
 
 
@@ -55,8 +55,8 @@ def test_tensor_ranks_are_refused() -> None:
             parallel=ParallelConfig(tensor_parallel=2),
         )
     assert str(caught.value) == (
-        "parallel.tensor_parallel=2: preference tuning judges whole answers, which tensor ranks cut; "
-        "expected 1. FSDP2 over all ranks is there without it."
+        "parallel.tensor_parallel=2 in DPO, which needs the log-probability of whole answers on one "
+        "rank; expected 1. Use FSDP2 over all ranks."
     )
 
 
@@ -68,6 +68,6 @@ def test_float8_is_refused() -> None:
             compute=ComputeConfig(precision="float8"),
         )
     assert str(caught.value) == (
-        "compute.precision='float8': preference tuning compares small differences of large sums; "
-        "expected auto, bfloat16 or float32. Change --compute.precision."
+        "compute.precision='float8' in DPO, which compares small differences of large sums; expected "
+        "auto, bfloat16 or float32. Change --compute.precision."
     )

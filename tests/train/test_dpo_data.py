@@ -10,7 +10,7 @@ from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
-from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
+from calumma.train.dpo_data import Pairs, encoded_pairs, paired_batch
 from tests.images import png
 
 

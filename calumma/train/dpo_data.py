@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
-from calumma.batches.packing import Item, Rooms, lay_out
+from calumma.batches.packing import BestFitBins, MaskedSequence, collate_rows
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
@@ -27,7 +27,7 @@ from calumma.train.epochs import drawn
 class Pairs:
     """All pairs of a run, in memory."""
 
-    items: Sequence[tuple[Item, Item]]
+    items: Sequence[tuple[MaskedSequence, MaskedSequence]]
     """Ids, and which of them are the answer's, of chosen and rejected."""
 
     @property
@@ -57,7 +57,7 @@ def encoded_pairs(
         ConfigError: there are none, or an answer with its prompt is longer than a row.
         ImageError: a picture cannot be read.
     """
-    items: list[tuple[Item, Item]] = []
+    items: list[tuple[MaskedSequence, MaskedSequence]] = []
     for preference in preferences:
         chosen, rejected = encoder.encode(preference.conversations)
         longest = max(len(chosen.token_ids), len(rejected.token_ids)) - 1
@@ -75,7 +75,7 @@ def encoded_pairs(
     return Pairs(items)
 
 
-def _item(sequence: TokenSequence) -> Item:
+def _item(sequence: TokenSequence) -> MaskedSequence:
     return np.array(sequence.token_ids, dtype=np.int64), np.array(
         sequence.loss_mask, dtype=np.bool_
     )
@@ -93,7 +93,9 @@ class PairBatch:
     num_sequences: int
 
 
-def paired_batch(pairs: Sequence[tuple[Item, Item]], row_length: int, pad: int) -> PairBatch:
+def paired_batch(
+    pairs: Sequence[tuple[MaskedSequence, MaskedSequence]], row_length: int, pad: int
+) -> PairBatch:
     """Lay out pairs; the rows are as long as the fullest of them.
 
     Args:
@@ -103,15 +105,15 @@ def paired_batch(pairs: Sequence[tuple[Item, Item]], row_length: int, pad: int) 
     """
     sequences = [item for pair in pairs for item in pair]
     lengths = [len(ids) - 1 for ids, _ in sequences]
-    rooms = Rooms(len(sequences), row_length)
+    rooms = BestFitBins(len(sequences), row_length)
     filled: list[list[int]] = [[] for _ in sequences]
     for number in sorted(range(len(sequences)), key=lambda n: -lengths[n]):
-        found = rooms.place([lengths[number]])
+        found = rooms.insert([lengths[number]])
         assert found is not None, "a sequence is longer than a row"
         filled[found[0]].append(number)
     rows = [row for row in filled if row]
     fullest = max(sum(lengths[n] for n in row) for row in rows)
-    batch = lay_out([[sequences[n] for n in row] for row in rows], fullest, pad)
+    batch = collate_rows([[sequences[n] for n in row] for row in rows], fullest, pad)
     # [B, most of a row] the sequence of each owner.
     table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for row, members in enumerate(rows):

@@ -15,7 +15,7 @@ from tests.images import png
 
 VQ = """
 documents = ["docs.jsonl"]
-save_every = 2
+checkpoint.interval = 2
 [training]
 steps = 4
 batch_size = 2
@@ -36,7 +36,7 @@ num_layers = 1
 num_heads = 2
 num_kv_heads = 2
 feed_forward_dim = 48
-max_tokens = 128
+max_seq_len = 128
 """
 
 STREAM = """
@@ -44,10 +44,10 @@ shards = "shards"
 tokenizers = "tok"
 steps = 2
 device = "cpu"
-[stream]
-row_length = 96
-num_rows = 2
-window = 2
+[data]
+seq_len = 96
+global_batch_size = 2
+pack_window = 2
 [schedule]
 warmup_steps = 1
 """

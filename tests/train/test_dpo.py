@@ -16,15 +16,16 @@ from calumma.documents.preferences import Preference, write_preferences
 from calumma.errors import CheckpointError, ConfigError
 from calumma.model.decoder import Decoder
 from calumma.shards.encode import DocumentEncoder
-from calumma.train import preference
-from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
-from calumma.train.config_preference import (
+from calumma.train import dpo
+from calumma.train.config_dpo import (
+    DPOCheckpointConfig,
     DPOConfig,
     DPOOptimizerConfig,
     DPOTrainConfig,
 )
-from calumma.train.pairs import encoded_pairs
-from calumma.train.preference import PreferenceLearner, pair_loss, prefer
+from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
+from calumma.train.dpo import PreferenceLearner, pair_loss, prefer
+from calumma.train.dpo_data import encoded_pairs
 from tests.images import png
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
@@ -51,7 +52,7 @@ def config(pairs: Path, **changes: object) -> DPOTrainConfig:
         model=Path("not read"),
         dpo=DPOConfig(pairs=(pairs,), beta=0.2),
         steps=6,
-        save_every=2,
+        checkpoint=DPOCheckpointConfig(interval=2),
         device="cpu",
         batch_size=2,
         seq_len=64,
@@ -87,7 +88,7 @@ def test_gradients_are_those_of_the_formula_on_whole_logits(
 ) -> None:
     encoder = DocumentEncoder(model_parts.tokenizers.text, model_parts.tokenizers.image)
     pairs = encoded_pairs(PAIRS[:2], encoder, 64)
-    rules = config(pairs_file, pairs_per_step=2, pairs_at_once=1, dropout=0.0)
+    rules = config(pairs_file, batch_size=2, micro_batch_size=1, dropout=0.0)
     ours, direct = (_copy(decoder) for _ in range(2))
     learner = PreferenceLearner(ours, pairs, rules, pad=1)
     learner.reference = torch.tensor([[-20.0, -9.0], [-25.0, -8.0]])
@@ -141,7 +142,7 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one_and_judges_once(
     expected = prefer(rules, model_parts, tmp_path / "whole")
     with pytest.raises(KilledError):
         prefer(rules, model_parts, tmp_path / "killed", dies_after(3))
-    monkeypatch.setattr(preference.PreferenceLearner, "judged", None)
+    monkeypatch.setattr(dpo.PreferenceLearner, "judged", None)
     assert_same_weights(prefer(rules, model_parts, tmp_path / "killed"), expected)
     assert told(tmp_path / "killed") == told(tmp_path / "whole")
 
@@ -188,7 +189,7 @@ def test_other_pairs_are_another_run_whose_reference_stays(
 
 def test_pairs_that_ranks_cannot_share_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        preference._require_equal_parts(6, 4)
+        dpo._require_equal_parts(6, 4)
     assert str(caught.value) == (
         "pairs_per_step=6 does not divide over 4 ranks; expected a multiple. Change "
         "--pairs-per-step, or start another number of ranks."

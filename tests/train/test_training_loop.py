@@ -14,9 +14,9 @@ import pytest
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
-from calumma.train.loop import DataPosition, LoopConfig, _Loop, run_loop
 from calumma.train.run_log import Journal
 from calumma.train.stability import StabilityConfig
+from calumma.train.training_loop import DataPosition, LoopConfig, _Loop, run_loop
 
 
 class Counting:
@@ -105,7 +105,7 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_signal_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop_at_four(step: int, seen: object) -> None:
-        monkeypatch.setattr(STOP, "expected", step >= 3)
+        monkeypatch.setattr(STOP, "is_requested", step >= 3)
 
     with pytest.raises(Interrupted) as caught:
         run_loop(
@@ -115,9 +115,9 @@ def test_a_signal_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             stop_at_four,
         )
     assert str(caught.value) == (
-        f"stopped by a signal; {tmp_path} holds step 4 of 10. The same command goes on from there."
+        f"stopped by a signal; {tmp_path} holds step 4 of 10. Run the same command to resume."
     )
-    monkeypatch.setattr(STOP, "expected", False)
+    monkeypatch.setattr(STOP, "is_requested", False)
     second = Counting()
     run_loop(second, tmp_path, CONFIG)
     assert second.steps == [4, 5, 6, 7, 8, 9]
@@ -142,7 +142,7 @@ class Troubled(Counting):
     def step(self, number: int) -> dict[str, float]:
         drawn = self.course.batches_consumed
         super().step(drawn)
-        self.course = replace(self.course, drawn=drawn + 1)
+        self.course = replace(self.course, batches_consumed=drawn + 1)
         return {"loss": 9.0 if drawn in self.spoilt else 1.0, "lr": self.course.lr_factor}
 
 
@@ -219,11 +219,11 @@ def test_a_roll_back_that_is_killed_is_made_anew(
     run_loop(whole, tmp_path / "whole", WATCHED)
     with monkeypatch.context() as patch:
         if moment == "before the event":
-            patch.setattr("calumma.train.loop.drop_after", killed)
+            patch.setattr("calumma.train.training_loop.drop_after", killed)
         elif moment == "after the event":
-            patch.setattr("calumma.train.loop._Loop.take_up", after_the_first(killed))
+            patch.setattr("calumma.train.training_loop._Loop.take_up", after_the_first(killed))
         else:
-            patch.setattr("calumma.train.loop.Journal.cut", after_the_first(killed))
+            patch.setattr("calumma.train.training_loop.Journal.cut", after_the_first(killed))
         with pytest.raises(KeyboardInterrupt):
             run_loop(Troubled([7, 8]), tmp_path / "run", WATCHED)
     run_loop(second, tmp_path / "run", WATCHED)
@@ -261,7 +261,7 @@ def test_trouble_that_stays_ends_the_run_in_one_line(tmp_path: Path) -> None:
         "back to step 3, past the batches of 5 steps, from now on with 0.5 of the rate"
     )
     # Allowed more, the same command goes on, and has the rate of before.
-    patient = replace(WATCHED, watch=replace(WATCH, most_roll_backs=9))
+    patient = replace(WATCHED, watch=replace(WATCH, max_rollbacks=9))
     freed = Troubled(spoilt=range(7, 21))
     run_loop(freed, tmp_path, patient)
     assert [line["loss"] for line in metrics(tmp_path)] == [1.0] * 16

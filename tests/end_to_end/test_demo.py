@@ -145,13 +145,13 @@ def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
     assert stopped.status == 3
     last = stopped.said.splitlines()[-1]
     assert last.startswith(f"stopped by a signal; {out}/runs/")
-    assert last.endswith("The same command goes on from there.")
+    assert last.endswith("Run the same command to resume.")
     in_report = Death("calumma.demo.measure", "load", 1, signal.SIGINT)
     stopped = demo(out, death=in_report)
     assert stopped.status == 3
     assert stopped.said.splitlines()[-1] == (
         f"stopped by a signal; {out}/model is whole, its report not written. "
-        "The same command goes on from there."
+        "Run the same command to resume."
     )
     assert weights(out) == weights(road)
     assert sha256(out / "shards/piece-00000.ids") == sha256(road / "shards/piece-00000.ids")

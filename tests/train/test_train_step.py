@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from calumma.batches.batch import PADDING, Batch
-from calumma.batches.loader import DataConfig, Stream
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
 from calumma.train.loss import summed_loss
-from calumma.train.step import StepReport, StepRules, optimizer_step
+from calumma.train.train_step import StepReport, StepRules, optimizer_step
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def model(decoder_config: DecoderConfig) -> Decoder:
 @pytest.fixture
 def batch(reader: ShardReader) -> Batch:
     """Four rows with very different numbers of counted targets."""
-    stream = Stream(reader, DataConfig(seq_len=32, global_batch_size=4, pack_window=2))
-    stream.mix({"pairs": 1.0, "chat": 1.0, "text": 1.0})
+    stream = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=4, pack_window=2))
+    stream.set_mixture({"pairs": 1.0, "chat": 1.0, "text": 1.0})
     made = stream.next()
     counted = made.loss_mask.copy()
     counted[0, 3:] = False

@@ -20,7 +20,7 @@ from calumma.model.presets import preset
 from calumma.train.config import ParallelConfig
 from calumma.train.distributed import ALONE, World
 from calumma.train.hf_export import Exporter, Exports
-from calumma.train.parallel import Ranks, placed
+from calumma.train.parallelize import Ranks, placed
 from tests.checkpoints.drawn import bytes_of
 from tests.launch import free_ports, start_ranks
 from tests.train import decoder_ranks

@@ -13,7 +13,7 @@ from torch import Tensor
 from calumma.batches.batch import Batch
 from calumma.model.decoder import Decoder
 from calumma.train.loss import LossSums, summed_loss
-from calumma.train.parallel import Place, clip_gradients
+from calumma.train.parallelize import Place, clip_gradients
 from calumma.vocabulary import Vocabulary
 
 ALL = Place()

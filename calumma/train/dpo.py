@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.batches.packing import Item
+from calumma.batches.packing import MaskedSequence
 from calumma.checkpoints.model_folder import ModelParts
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
@@ -31,22 +31,22 @@ from calumma.documents.preferences import read_preferences
 from calumma.errors import ConfigError
 from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
-from calumma.runtime import choose_device, most_memory
+from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.encode import DocumentEncoder
 from calumma.train.adapters import adapt, fresh_additions, merged, save_adapter
 from calumma.train.compile_and_recompute import computed_in, prepare
-from calumma.train.config_preference import DPOConfig, DPOTrainConfig
+from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
 from calumma.train.distributed import joined
+from calumma.train.dpo_data import Pairs, encoded_pairs, paired_batch
 from calumma.train.finetune import weights_fingerprint
 from calumma.train.logprobs import logprobs
-from calumma.train.loop import DataPosition, LoopConfig, Progress, run_loop
-from calumma.train.optimizer import make_optimizers, set_rates
-from calumma.train.pairs import Pairs, encoded_pairs, paired_batch
-from calumma.train.parallel import Place, Ranks, clip_gradients, gathered, placed
+from calumma.train.optimizer import make_optimizers, set_lr
+from calumma.train.parallelize import Place, Ranks, clip_gradients, gathered, placed
 from calumma.train.pretrain import course_fingerprint
-from calumma.train.schedule import rate_share
-from calumma.train.step import ALL, lower_precision, seed_step, to_device
+from calumma.train.schedule import lr_factor
+from calumma.train.train_step import ALL, lower_precision, seed_step, to_device
+from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 REFERENCE_NAME = "reference.json"
 
@@ -98,7 +98,9 @@ class PreferenceLearner:
         self.reference = torch.zeros(len(self.pairs.items), 2)
         """[P, 2] log-probabilities of chosen and rejected answers by the reference."""
 
-    def answers(self, pairs: Sequence[tuple[Item, Item]]) -> tuple[Tensor, Tensor, int]:
+    def answers(
+        self, pairs: Sequence[tuple[MaskedSequence, MaskedSequence]]
+    ) -> tuple[Tensor, Tensor, int]:
         """The log-probabilities of some pairs' answers, [S]; how many ids each has, [S]; and how
         many ids were read."""
         laid = paired_batch(pairs, self.config.seq_len, self.pad)
@@ -142,8 +144,8 @@ class PreferenceLearner:
         config, world = self.config, self.place.world
         seed_step(config.seed, number, self.place)
         self.decoder.train()
-        share = rate_share(number, config.steps, config.schedule) * self.course.lr_factor
-        set_rates(self.optimizers, share)
+        share = lr_factor(number, config.steps, config.schedule) * self.course.lr_factor
+        set_lr(self.optimizers, share)
         numbers = self.pairs.of_step(self.course.batches_consumed, config.batch_size, config.seed)
         ours = numbers[world.rank :: world.size]
         seen = torch.zeros(6, dtype=torch.float64, device=self.device)
@@ -155,7 +157,7 @@ class PreferenceLearner:
             if math.isfinite(norm):
                 optimizer.step()
             optimizer.zero_grad()
-        self.course = replace(self.course, drawn=self.course.batches_consumed + 1)
+        self.course = replace(self.course, batches_consumed=self.course.batches_consumed + 1)
         loss, right, margin, chosen, rejected, num_ids = world.sum(seen).tolist()
         return {
             "loss": loss,
@@ -167,7 +169,7 @@ class PreferenceLearner:
             "num_tokens": num_ids,
             "step_skipped": float(not math.isfinite(norm)),
             "lr": config.optimizer.lr * share,
-            "peak_memory_bytes": most_memory(self.device),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
         }
 
     def _learn(self, numbers: Sequence[int]) -> Tensor:
@@ -220,7 +222,7 @@ def prefer(
     vocabulary = start.tokenizers.text.vocabulary
     change = partial(adapt, config=config.trainable, vocabulary=vocabulary)
     fingerprint = course_fingerprint(config, pairs.fingerprint, weights_fingerprint(start.decoder))
-    device = choose_device(config.device)
+    device = resolve_device(config.device)
     with joined(device) as world:
         _require_equal_parts(config.batch_size, world.size)
         ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))

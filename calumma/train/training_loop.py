@@ -27,8 +27,8 @@ from calumma.train.run_log import Journal, StabilityEvent
 from calumma.train.run_report import RunPage
 from calumma.train.stability import (
     Limits,
+    Metrics,
     StabilityConfig,
-    Told,
     Way,
     findings,
     growth,
@@ -190,9 +190,12 @@ class _Loop:
         way = self._watched(done)
         # Asked once: a signal that comes after this line waits for the next step's save. Of what
         # the ranks would do, the first one's way counts.
-        ours = [float(way.ends), way.back.to + 1.0 if way.back else 0.0]
+        ours = [float(way.ends), way.back.rollback_to_step + 1.0 if way.back else 0.0]
         stopping, ends, back_to = self.world.add(
-            [float(STOP.wanted or self.saver.failed), *(ours if self.world.first else [0.0, 0.0])]
+            [
+                float(STOP.is_requested or self.saver.failed),
+                *(ours if self.world.first else [0.0, 0.0]),
+            ]
         )
         if back_to:
             self.saver.wait()  # before later checkpoints are dropped
@@ -210,12 +213,12 @@ class _Loop:
         progress(done, seen)
         self.page.keep_current()
         if stopping:
-            STOP.wanted = True
+            STOP.is_requested = True
             self.saver.wait()
             STOP.check(f"{self.journal.run} holds step {done} of {self.config.steps}")
         return done
 
-    def _learned(self, number: int) -> tuple[dict[str, Any], Told]:
+    def _learned(self, number: int) -> tuple[dict[str, Any], Metrics]:
         """Do one step and write down what it told; gives it, and as it is written."""
         started = time.perf_counter()
         metrics = self.learner.step(number)
@@ -257,18 +260,18 @@ class _Loop:
                 journal.note(event)
                 lines.append(f"step {done}: {one.text}")
         if way.back is not None:
-            delete_checkpoints_after(journal.run, way.back.to)
-            text = f"back to step {way.back.to}, past the batches of {done - way.back.to} steps"
-            if way.back.rate_share != 1.0:
-                text += f", from now on with {way.back.rate_share:g} of the rate"
+            delete_checkpoints_after(journal.run, way.back.rollback_to_step)
+            text = f"back to step {way.back.rollback_to_step}, past the batches of {done - way.back.rollback_to_step} steps"
+            if way.back.lr_factor != 1.0:
+                text += f", from now on with {way.back.lr_factor:g} of the rate"
             journal.note(
                 StabilityEvent(
                     "rollback",
                     done,
                     text,
-                    rollback_to_step=way.back.to,
+                    rollback_to_step=way.back.rollback_to_step,
                     batches_consumed=self.learner.course.batches_consumed,
-                    lr_factor=way.back.rate_share,
+                    lr_factor=way.back.lr_factor,
                 )
             )
             lines.append(f"step {done}: {text}")
