@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import OURS, machine, peak_memory_bytes, result_line
+from benches.measure import OURS, child_peak_memory_bytes, describe_machine, format_result
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,
@@ -78,7 +78,7 @@ ROUTES = (
 )
 
 
-def write_random(folder: Path, config: DecoderConfig, most_bytes: int) -> None:
+def write_random(folder: Path, config: DecoderConfig, max_shard_bytes: int) -> None:
     """Write a model folder of drawn weights in bfloat16, a tensor at a time."""
     text = TextTokenizer.train(["a red circle on a blue ground"] * 4, num_text=260, num_codes=16)
     image = VQConfig(
@@ -88,27 +88,27 @@ def write_random(folder: Path, config: DecoderConfig, most_bytes: int) -> None:
         layout="drawn",
         decoder_config=config,
         decoder_tensors={
-            name: _drawn(shape) for name, shape in decoder_tensor_shapes(config).items()
+            name: _random_tensor(shape) for name, shape in decoder_tensor_shapes(config).items()
         },
         vq_config=image,
-        vq_tensors={name: _drawn(shape) for name, shape in vq_tensor_shapes(image).items()},
+        vq_tensors={name: _random_tensor(shape) for name, shape in vq_tensor_shapes(image).items()},
         tokenizer_json=text.tokenizer.to_str(),
         text_tokenizer=text,
     )
-    write_model(folder, model, max_shard_bytes=most_bytes)
+    write_model(folder, model, max_shard_bytes=max_shard_bytes)
 
 
-def _drawn(shape: Shape) -> LazyTensor:
-    return LazyTensor(shape, torch.bfloat16, partial(_draw, shape))
+def _random_tensor(shape: Shape) -> LazyTensor:
+    return LazyTensor(shape, torch.bfloat16, partial(_sample, shape))
 
 
-def _draw(shape: Shape) -> torch.Tensor:
+def _sample(shape: Shape) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).normal_()
 
 
-def sized(size: str) -> tuple[DecoderConfig, int]:
+def decoder_of_size(size: str) -> tuple[DecoderConfig, int]:
     """The decoder to convert, and how large its files are."""
-    width, layers, most_bytes = {
+    width, layers, max_shard_bytes = {
         "quick": (128, 8, 1_000_000),
         "usual": (2048, 8, 250_000_000),
         "wide": (8192, 1, 5_000_000_000),
@@ -123,7 +123,7 @@ def sized(size: str) -> tuple[DecoderConfig, int]:
         max_seq_len=4096,
         qk_norm_groups=4,
     )
-    return config, most_bytes
+    return config, max_shard_bytes
 
 
 def largest_file(*folders: Path) -> int:
@@ -135,29 +135,33 @@ def largest_file(*folders: Path) -> int:
 
 def measure(kind: str) -> dict[str, Any]:
     """All conversions; the measures of both sides and the sizes."""
-    config, size = sized(kind)
+    config, size = decoder_of_size(kind)
     quick = kind == "quick"
     ours: dict[str, float] = {}
     direct: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as made:
-        root = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
         write_random(root / "folder", config, size)
-        write_random(root / "tiny", sized("quick")[0], size)
+        write_random(root / "tiny", decoder_of_size("quick")[0], size)
         tiny = Route("tiny_out", "tiny", ("--to", "calumma"))
-        starts = [0, 0] if quick else [peak_memory_bytes(c) for c in _commands(tiny, root, size)]
+        baselines = (
+            [0, 0] if quick else [child_peak_memory_bytes(c) for c in _commands(tiny, root, size)]
+        )
         for route in ROUTES[: 1 if quick else None]:
             converting, loading = _commands(route, root, size)
             source, out = root / route.source, root / route.name
-            begun = time.perf_counter()
-            peak = peak_memory_bytes(converting) - starts[0]
-            ours[f"{route.name}_seconds"] = round(time.perf_counter() - begun, 1)
+            started = time.perf_counter()
+            peak = child_peak_memory_bytes(converting) - baselines[0]
+            ours[f"{route.name}_seconds"] = round(time.perf_counter() - started, 1)
             ours[f"{route.name}_peak_memory_bytes"] = peak
             ours[f"{route.name}_peak_over_largest_file"] = peak / largest_file(source, out)
             if not quick:
-                peak = peak_memory_bytes(loading) - starts[1]
+                peak = child_peak_memory_bytes(loading) - baselines[1]
                 direct[f"{route.name}_peak_memory_bytes"] = peak
-    whole = sum(torch.Size(shape).numel() for shape in decoder_tensor_shapes(config).values()) * 2
-    return {"ours": ours, "direct": direct, "model_bytes": whole, "file_bytes": size}
+    model_bytes = (
+        sum(torch.Size(shape).numel() for shape in decoder_tensor_shapes(config).values()) * 2
+    )
+    return {"ours": ours, "direct": direct, "model_bytes": model_bytes, "file_bytes": size}
 
 
 def _commands(route: Route, root: Path, size: int) -> tuple[list[str], list[str]]:
@@ -174,12 +178,12 @@ def main() -> None:
     sizes = parser.add_mutually_exclusive_group()
     for name in ("quick", "wide"):
         sizes.add_argument(f"--{name}", action="store_const", const=name, dest="size")
-    found = measure(parser.parse_args().size or "usual")
-    for name, value in found["ours"].items():
+    results = measure(parser.parse_args().size or "usual")
+    for name, value in results["ours"].items():
         print(f"{name:<44}{value:>16,.2f}")
-    sides = {OURS: found["ours"]} | ({"direct": found["direct"]} if found["direct"] else {})
-    known = {"model_bytes": found["model_bytes"], "file_bytes": found["file_bytes"]}
-    print(result_line("convert", sides, machine(), **known))
+    sides = {OURS: results["ours"]} | ({"direct": results["direct"]} if results["direct"] else {})
+    sizes_in_bytes = {"model_bytes": results["model_bytes"], "file_bytes": results["file_bytes"]}
+    print(format_result("convert", sides, describe_machine(), **sizes_in_bytes))
 
 
 if __name__ == "__main__":

@@ -30,12 +30,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import OURS, interleaved, machine, medians, peak_memory_bytes, result_line
+from calumma.shards.build import write_manifest
+
+from benches.measure import (
+    OURS,
+    child_peak_memory_bytes,
+    describe_machine,
+    format_result,
+    median_seconds,
+    time_interleaved,
+)
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import write_manifest
 from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
@@ -49,7 +57,7 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.vocabulary import Vocabulary
 
-ROW_LENGTH, NUM_ROWS = 4096, 16
+SEQ_LEN, BATCH_SIZE = 4096, 16
 WORDS = ("the", "red", "green", "blue", "small", "large", "circle", "bird", "boat", "under")
 
 
@@ -61,29 +69,35 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        loaders = loader(folder, 400 if args.quick else 6000, args.rounds)
+        loaders = loader_throughput(folder, 400 if args.quick else 6000, args.rounds)
         ours: dict[str, float] = loaders.pop(OURS)
-        ours |= encode(folder, 32 if args.quick else 256, 64 if args.quick else 256)
+        ours |= encode_throughput(folder, 32 if args.quick else 256, 64 if args.quick else 256)
         small, times = (40, 5) if args.quick else (500, 100)
         ours |= memory(folder, small, times)
-    print(result_line("data", {OURS: ours, **loaders}, machine(threads=1), quick=args.quick))
+    print(
+        format_result(
+            "data", {OURS: ours, **loaders}, describe_machine(threads=1), quick=args.quick
+        )
+    )
 
 
-def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, float]]:
+def loader_throughput(
+    folder: Path, num_sequences: int, num_rounds: int
+) -> dict[str, dict[str, float]]:
     """Tokens a second of rows of 4,096."""
-    reader = synthetic_shards(folder / "loader", sequences)
-    config = DataConfig(seq_len=ROW_LENGTH, global_batch_size=NUM_ROWS)
-    plain, ahead = PackedLoader(reader, config), PrefetchLoader(reader, config, num_workers=2)
-    works: dict[str, Callable[[], None]] = {}
-    for name, stream in (("here", plain), ("workers", ahead)):
-        stream.set_mixture(dict.fromkeys(reader.manifest.sources, 1.0))
-        stream.next()
-        works[name] = drawing(stream)
-    if (peer := grain_rows(reader)) is not None:
-        works["grain"] = peer
-    seconds = medians(interleaved(works, rounds=rounds))
-    ahead.close()
-    tokens = BATCHES * NUM_ROWS * ROW_LENGTH
+    reader = synthetic_shards(folder / "loader", num_sequences)
+    config = DataConfig(seq_len=SEQ_LEN, global_batch_size=BATCH_SIZE)
+    plain, prefetching = PackedLoader(reader, config), PrefetchLoader(reader, config, num_workers=2)
+    sides: dict[str, Callable[[], None]] = {}
+    for name, one in (("here", plain), ("workers", prefetching)):
+        one.set_mixture(dict.fromkeys(reader.manifest.sources, 1.0))
+        one.next()
+        sides[name] = batches_of(one)
+    if (peer := grain_loader(reader)) is not None:
+        sides["grain"] = peer
+    seconds = median_seconds(time_interleaved(sides, num_rounds=num_rounds))
+    prefetching.close()
+    tokens = BATCHES * BATCH_SIZE * SEQ_LEN
     rates = {name: tokens / value for name, value in seconds.items()}
     sides = {
         OURS: {
@@ -100,74 +114,78 @@ def loader(folder: Path, sequences: int, rounds: int) -> dict[str, dict[str, flo
 BATCHES = 16
 
 
-def drawing(stream: PackedLoader) -> Callable[[], None]:
+def batches_of(loader: PackedLoader) -> Callable[[], None]:
     """Take a window's batches and another's."""
 
     def work() -> None:
         for _ in range(BATCHES):
-            stream.next()
+            loader.next()
 
     return work
 
 
-def grain_rows(reader: ShardReader) -> Callable[[], None] | None:
+def grain_loader(reader: ShardReader) -> Callable[[], None] | None:
     """grain's shuffled random access to rows of one length, cut out of the ids end to end."""
     try:
         import grain
     except ImportError:
         return None
     ids = np.concatenate([reader.read(number)[0] for number in range(len(reader))])
-    rows = len(ids) // (ROW_LENGTH + 1)
+    num_rows = len(ids) // (SEQ_LEN + 1)
 
-    def row(number: int) -> dict[str, np.ndarray]:
-        cut = ids[number * (ROW_LENGTH + 1) : (number + 1) * (ROW_LENGTH + 1)]
+    def build_row(number: int) -> dict[str, np.ndarray]:
+        cut = ids[number * (SEQ_LEN + 1) : (number + 1) * (SEQ_LEN + 1)]
         owners = np.cumsum(cut[:-1] == 0)
         return {
             "ids": cut[:-1],
             "targets": cut[1:],
-            "counted": np.ones(ROW_LENGTH, dtype=bool),
+            "counted": np.ones(SEQ_LEN, dtype=bool),
             "owners": owners,
-            "positions": np.arange(ROW_LENGTH),
+            "positions": np.arange(SEQ_LEN),
         }
 
-    data = grain.MapDataset.range(rows).shuffle(seed=0).repeat().map(row).batch(NUM_ROWS)
-    place = iter(range(1 << 40))
+    data = (
+        grain.MapDataset.range(num_rows).shuffle(seed=0).repeat().map(build_row).batch(BATCH_SIZE)
+    )
+    indices = iter(range(1 << 40))
 
     def work() -> None:
         for _ in range(BATCHES):
-            data[next(place)]
+            data[next(indices)]
 
     return work
 
 
-def synthetic_shards(folder: Path, sequences: int, *, in_piece: int = 500) -> ShardReader:
+def synthetic_shards(
+    folder: Path, num_sequences: int, *, sequences_per_shard: int = 500
+) -> ShardReader:
     """Captioned pictures of 1,024 codes, and texts of 30 to 6,000 ids."""
     vocabulary = Vocabulary.release()
     folder.mkdir()
     random = np.random.default_rng(0)
-    writer, pieces = ShardWriter(vocabulary), []
-    for number in range(sequences):
-        many = int(random.lognormal(6, 1)) + 30 if number % 2 else int(random.integers(5, 60))
-        text = random.integers(vocabulary.text.start, vocabulary.text.stop, min(many, 6000))
+    writer, shards = ShardWriter(vocabulary), []
+    for number in range(num_sequences):
+        num_text = int(random.lognormal(6, 1)) + 30 if number % 2 else int(random.integers(5, 60))
+        text = random.integers(vocabulary.text.start, vocabulary.text.stop, min(num_text, 6000))
         ids = [vocabulary.bos, *text.tolist()]
         if number % 2 == 0:
             codes = random.integers(4, 8196, 1024).tolist()
             ids += [vocabulary.begin_image, *codes, vocabulary.end_image]
         ids.append(vocabulary.eos)
         writer.add(ids, [True] * len(ids), ("pairs", "text")[number % 2])
-        if len(writer.offsets) == in_piece or number == sequences - 1:
-            pieces.append(writer.write(folder, f"piece-{len(pieces):05d}"))
+        if len(writer.offsets) == sequences_per_shard or number == num_sequences - 1:
+            shards.append(writer.write(folder, f"piece-{len(shards):05d}"))
             writer = ShardWriter(vocabulary)
-    Manifest(vocabulary=vocabulary, fingerprint="synthetic", fingerprints={}, shards=pieces).save(
+    Manifest(vocabulary=vocabulary, fingerprint="synthetic", fingerprints={}, shards=shards).save(
         folder
     )
     return ShardReader(folder)
 
 
-def tokenizers(resolution: int) -> Tokenizers:
+def random_tokenizers(resolution: int) -> Tokenizers:
     """A text tokenizer, and the release's image network at a small width, weights random."""
     torch.manual_seed(0)
-    quarter = VQConfig(
+    config = VQConfig(
         resolution=resolution,
         base_channels=32,
         channel_multipliers=(1, 1, 2, 2),
@@ -177,10 +195,10 @@ def tokenizers(resolution: int) -> Tokenizers:
         num_codes=256,
     )
     text = TextTokenizer.train([" ".join(WORDS)] * 20, num_text=270, num_codes=256)
-    return Tokenizers(text=text, image=ImageTokenizer(VQModel(quarter)))
+    return Tokenizers(text=text, image=ImageTokenizer(VQModel(config)))
 
 
-def pair(number: int, side: int) -> Document:
+def caption_and_jpeg(number: int, side: int) -> Document:
     """A caption and a JPEG of soft noise."""
     random = np.random.default_rng(number)
     small = PIL.Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
@@ -191,35 +209,36 @@ def pair(number: int, side: int) -> Document:
     return Document(id=str(number), source="pairs", content=parts)
 
 
-def encode(folder: Path, count: int, resolution: int) -> dict[str, float]:
+def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, float]:
     """A build's images a second beside the bare network's, and the share of its other work."""
-    both = tokenizers(resolution)
-    documents = [pair(number, resolution) for number in range(count)]
+    tokenizers = random_tokenizers(resolution)
+    documents = [caption_and_jpeg(number, resolution) for number in range(count)]
     pixels = torch.stack([image_to_pixels(d.images[0].open(), resolution) for d in documents])
 
-    def bare() -> None:
+    def encode_pixels() -> None:
         for start in range(0, count, 32):
-            both.image.encode(pixels[start : start + 32])
+            tokenizers.image.encode(pixels[start : start + 32])
 
     def build() -> None:
-        encoder = DocumentEncoder(both.text, both.image, decode_threads=1)
+        encoder = DocumentEncoder(tokenizers, decode_threads=1)
         out = Path(tempfile.mkdtemp(dir=folder))
-        maker = ShardBuilder(encoder, out, encoding_fingerprint(both))
-        write_manifest(out, both, [maker.make("piece-00000", documents)])
+        maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
+        write_manifest(out, tokenizers, [maker.make("piece-00000", documents)])
 
-    seconds = interleaved({"bare": bare, "build": build}, rounds=3, warmups=1)
-    middle = medians(seconds)
+    seconds = time_interleaved({"bare": encode_pixels, "build": build}, num_rounds=3, num_warmups=1)
+    middle = median_seconds(seconds)
     return {
         "images_per_second": count / middle["build"],
         "share_of_bare_encoder": middle["bare"] / middle["build"],
-        "share_writing_and_hashing": writing_seconds(folder, both, documents) / middle["build"],
+        "share_writing_and_hashing": writing_seconds(folder, tokenizers, documents)
+        / middle["build"],
     }
 
 
 def writing_seconds(folder: Path, both: Tokenizers, documents: list[Document]) -> float:
     """What a build of documents that are encoded already takes: to hash, write and look again."""
     out = Path(tempfile.mkdtemp(dir=folder))
-    encoder = DocumentEncoder(both.text, both.image, decode_threads=1)
+    encoder = DocumentEncoder(both, decode_threads=1)
     made = encoder.encode(documents)
     encoder.encode_each = lambda group: iter(made)  # type: ignore[method-assign,assignment]
     maker = ShardBuilder(encoder, out, encoding_fingerprint(both))
@@ -231,7 +250,7 @@ def writing_seconds(folder: Path, both: Tokenizers, documents: list[Document]) -
 def memory(folder: Path, small: int, times: int) -> dict[str, float]:
     """Peaks over a corpus and one many times as large, and how much the second is above."""
     found: dict[str, float] = {}
-    both = tokenizers(16)
+    both = random_tokenizers(16)
     both.text.save(folder / "tok")
     both.image.save(folder / "tok")
     for name, count in (("small", small), ("large", small * times)):
@@ -239,10 +258,10 @@ def memory(folder: Path, small: int, times: int) -> dict[str, float]:
         write_parquet(docs, (text_document(number) for number in range(count)))
         command = [sys.executable, "-m", "calumma", "build-shards", str(docs), "--out", str(out)]
         command += ["--tokenizers", str(folder / "tok"), "--workers", "1"]
-        found[f"build_peak_bytes_{name}"] = float(peak_memory_bytes(command))
+        found[f"build_peak_bytes_{name}"] = float(child_peak_memory_bytes(command))
         found[f"loader_peak_bytes_{name}"] = loader_peak(out)
         pieces = folder / f"{name}-pieces"
-        synthetic_shards(pieces, count // 10, in_piece=2)
+        synthetic_shards(pieces, count // 10, sequences_per_shard=2)
         found[f"pieces_loader_peak_bytes_{name}"] = loader_peak(pieces)
     for what in ("build_peak_bytes", "loader_peak_bytes", "pieces_loader_peak_bytes"):
         found[f"{what}_large_to_small"] = found[f"{what}_large"] / found[f"{what}_small"]
@@ -276,7 +295,9 @@ def text_document(number: int) -> Document:
     """Some 300 words, and with one in fifty a small picture."""
     words = np.random.default_rng(number).choice(WORDS, 300)
     text = Text(f"{number} {' '.join(words)}")
-    parts: tuple[Any, ...] = (text, *pair(number, 16).images) if number % 50 == 0 else (text,)
+    parts: tuple[Any, ...] = (
+        (text, *caption_and_jpeg(number, 16).images) if number % 50 == 0 else (text,)
+    )
     return Document(id=str(number), source="text", content=parts)
 
 

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import OURS, interleaved, machine, medians, result_line
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.documents.document import Image
 from calumma.tokens.image import ImageTokenizer
@@ -76,7 +76,7 @@ def main() -> None:
     }
     cuda = args.device.startswith("cuda")
     settle = torch.cuda.synchronize if cuda else lambda: None
-    seconds = medians(interleaved(sides, rounds=args.rounds, settle=settle))
+    seconds = median_seconds(time_interleaved(sides, num_rounds=args.rounds, synchronize=settle))
     limit = product_flop / seconds.pop(LIMIT)
     flop = flop_per_image(config)
     measures = {name: figures(len(files) / s, flop, limit) for name, s in seconds.items()}
@@ -84,10 +84,10 @@ def main() -> None:
         print(f"{name:22} {found['images_per_second']:8.3f} images/s, "
               f"{found['share_of_limit']:.0%} of the limit")  # fmt: skip
     print(f"equal codes: {equal:.4%} of cells; {flop / 1e9:.0f} GFLOP an image, of a plain count")
-    line = machine(args.threads, args.device)
+    line = describe_machine(args.threads, args.device)
     more = {"codes_equal": equal, "gflop_per_image": flop / 1e9, "limit_gflops": limit / 1e9}
     settings = {k: v for k, v in vars(args).items() if v is not None}
-    print(result_line("encode_images", measures, line, **more, settings=settings))
+    print(format_result("encode_images", measures, line, **more, settings=settings))
 
 
 def arguments() -> argparse.Namespace:

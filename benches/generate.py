@@ -36,7 +36,8 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
 from benches.asked import Asked, Asker, counted
-from benches.measure import OURS, interleaved, machine, medians, result_line
+
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from benches.port import drawing_port
 from benches.port_loop import PortLoop
 from benches.release_loop import ReleaseLoop
@@ -108,12 +109,11 @@ def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Answering:
             )
             for one in asked
         ]
-        told = Told([0.0] * len(asked), [[] for _ in asked])
-        started = time.perf_counter()
-        for number, id_ in engine.run(requests):
-            told.firsts[number] = told.firsts[number] or time.perf_counter() - started
-            told.ids[number].append(id_)
-        return told
+        states = engine.generate(requests)
+        return Told(
+            [state.time_to_first_token for state in states],
+            [state.output_token_ids for state in states],
+        )
 
     return answer
 
@@ -219,13 +219,13 @@ def timed(
     def call(side: str) -> None:
         tolds[side].append(sides[side](job))
 
-    seconds = interleaved(
+    seconds = time_interleaved(
         {side: partial(call, side) for side in sides},
-        rounds=rounds,
-        warmups=arguments.warmups,
-        settle=lambda: settle(torch.device(arguments.device)),
+        num_rounds=rounds,
+        num_warmups=arguments.warmups,
+        synchronize=lambda: settle(torch.device(arguments.device)),
     )
-    return tolds, medians(seconds)
+    return tolds, median_seconds(seconds)
 
 
 def parse() -> argparse.Namespace:
@@ -285,10 +285,10 @@ def main() -> None:
             found[side] |= measures(name, seconds[side], tolds[side], limit, vocabulary)
             print(f"{name:>6} {side:>13} {seconds[side]:8.2f} s", file=sys.stderr, flush=True)
     print(
-        result_line(
+        format_result(
             "generate",
             found,
-            machine(device=arguments.device),
+            describe_machine(device=arguments.device),
             bandwidth_bytes_per_second=round(bandwidth),
             setting=vars(arguments) | {"codes": codes, "rounds": rounds},
         )

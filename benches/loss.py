@@ -19,9 +19,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
+from benches.measure import (
+    child_peak_memory_bytes,
+    describe_machine,
+    format_result,
+    median_seconds,
+    time_interleaved,
+)
 from calumma.model.decoder import LMHead
-from calumma.train.loss import summed_loss
+from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
 
 Z_LOSS = 1e-5
@@ -39,7 +45,9 @@ def make_inputs(targets: int, width: int) -> tuple[Tensor, LMHead, Tensor]:
 def ours(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     """The loss that training uses."""
     counted = torch.ones_like(targets, dtype=torch.bool)
-    return summed_loss(hidden, head, targets, counted, VOCABULARY, z_loss_weight=Z_LOSS).total
+    return cross_entropy_and_z_loss(
+        hidden, head, targets, counted, VOCABULARY, z_loss_weight=Z_LOSS
+    ).total
 
 
 def direct(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
@@ -66,7 +74,7 @@ def once(side: str, targets: int, width: int) -> list[Tensor]:
 def memory(side: str, arguments: argparse.Namespace) -> int:
     """Peak bytes of a process that does one side once."""
     size = ["--targets", str(arguments.targets), "--width", str(arguments.width)]
-    return peak_memory_bytes([sys.executable, __file__, "--side", side, *size])
+    return child_peak_memory_bytes([sys.executable, __file__, "--side", side, *size])
 
 
 def step(side: str, inputs: tuple[Tensor, LMHead, Tensor]) -> Callable[[], None]:
@@ -102,7 +110,9 @@ def main() -> None:
             "tokens_per_second": round(arguments.targets / middle, 1),
             "peak_memory_bytes": peaks[side],
         }
-        for side, middle in medians(interleaved(turns, rounds=arguments.rounds)).items()
+        for side, middle in median_seconds(
+            time_interleaved(turns, num_rounds=arguments.rounds)
+        ).items()
     }
     found = [once(side, arguments.targets, arguments.width) for side in SIDES]
     apart = [
@@ -110,7 +120,7 @@ def main() -> None:
         for one, other in zip(*found, strict=True)
     ]
     difference = dict(zip(("loss", "hidden_gradient", "head_gradient"), apart, strict=True))
-    print(result_line("loss", sides, machine(), relative_difference=difference))
+    print(format_result("loss", sides, describe_machine(), relative_difference=difference))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What every program in `benches/` shares: sides run in turns, memory of a process, the last line.
+"""Shared code of the benchmarks: interleaved timing, peak memory of a process, the result line.
 
-A side is one way of doing the work, "ours" or a peer's. Sides take turns, round by round, so that
-a busy spell of the machine falls on all of them; what is told is the median of the rounds.
+A side is one implementation of the work: "ours" or a peer's. The sides run interleaved, round by
+round, so that load on the machine affects all of them; the result is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from pathlib import Path
 from typing import Any
 
 OURS = "ours"
-"""The name of our side; all others are peers."""
+"""The side of calumma; all other sides are peers."""
 
 
-def interleaved(
+def time_interleaved(
     sides: Mapping[str, Callable[[], Any]],
     *,
-    rounds: int,
-    warmups: int = 1,
+    num_rounds: int,
+    num_warmups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-    settle: Callable[[], None] = lambda: None,
+    synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds that each call of each side took: one call a side and round.
+    """Time the sides, one call per side and round, and return the seconds of each call.
 
     Args:
-        sides: the work to time, by name.
-        rounds: calls that are timed, of each side.
-        warmups: calls before that, of each side, that are not.
-        clock: tells the time in seconds.
-        settle: waits until the work is really done, such as `torch.cuda.synchronize`.
+        sides: the work to time, by side.
+        rounds: timed calls of each side.
+        warmups: untimed calls of each side before them.
+        clock: returns the time in seconds.
+        settle: waits for the device, such as `torch.cuda.synchronize`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(-warmups, rounds):
+    for number in range(-num_warmups, num_rounds):
         for name, work in sides.items():
-            settle()
+            synchronize()
             started = clock()
             work()
-            settle()
+            synchronize()
             if number >= 0:
                 seconds[name].append(clock() - started)
     return seconds
 
 
-def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The middle of each side's seconds."""
+def median_seconds(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the median seconds of each side."""
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_memory_bytes(command: Sequence[str], **settings: str) -> int:
-    """The most memory that a child process held at a time, on the machine's side (not the GPU's).
+def child_peak_memory_bytes(command: Sequence[str], **settings: str) -> int:
+    """Return the peak host memory (RSS) of a child process in bytes.
 
     Args:
-        command: the program and its arguments; it must end well.
-        settings: environment variables that the child sees beside ours.
+        command: the program and its arguments; it must exit with status 0.
+        settings: additional environment variables of the child.
     """
-    # A child's peak begins at that of the process that started it: so a small one starts it.
+    # A child inherits the peak of the process that forks it, so a small process forks it.
     done = subprocess.run(
         [sys.executable, "-S", "-c", _STARTER, *command],
         env={**os.environ, **settings},
@@ -84,8 +84,8 @@ print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def machine(threads: int | None = None, device: str = "cpu") -> str:
-    """The machine in one line: cores in use, processor, memory, GPU, torch."""
+def describe_machine(threads: int | None = None, device: str = "cpu") -> str:
+    """Describe the machine in one line: cores in use, processor, memory, GPU, torch."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -109,26 +109,26 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def result_line(
+def format_result(
     bench: str, sides: Mapping[str, Mapping[str, float | None]], machine_line: str, **more: Any
 ) -> str:
-    """The JSON object that every bench prints as its last line.
+    """Return the JSON object that every benchmark prints as its last line.
 
-    `ratio` has ours / peer for each measure that both have.
+    `ratio` is ours / peer for each measure that both have.
 
     Args:
-        bench: the program's name.
-        sides: measures by side; one side is OURS.
-        machine_line: what `machine` gave.
-        more: anything else worth keeping, such as the sizes measured.
+        bench: the name of the program.
+        sides: measures by side, including OURS.
+        machine_line: the result of `describe_machine`.
+        more: further entries, such as the sizes measured.
     """
     peers = {name: dict(measures) for name, measures in sides.items() if name != OURS}
     ours = dict(sides[OURS])
     ratio = {
         name: {
-            measure: round(mine / value, 4)
+            measure: round(own / value, 4)
             for measure, value in measures.items()
-            if value and (mine := ours.get(measure)) is not None
+            if value and (own := ours.get(measure)) is not None
         }
         for name, measures in peers.items()
     }

@@ -35,8 +35,8 @@ import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import OURS, interleaved, machine, medians, result_line
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
@@ -140,7 +140,7 @@ def write_random(folder: Path, dim: int, layers: int, resolution: int) -> None:
     )
     decoder.init_weights(0)
     image = ImageTokenizer(VQModel(shape).eval())
-    save_model(folder, ModelParts(decoder.eval(), Tokenizers(text, image)))
+    save_model(folder, ModelComponents(decoder.eval(), Tokenizers(text, image)))
 
 
 def picture(seed: int) -> dict[str, Any]:
@@ -220,13 +220,15 @@ def main(words: Sequence[str] | None = None) -> None:
                 "one_at_a_time": load_of(server, requests, 1),
             }
             rounds = 1 if args.quick else args.rounds
-            seconds = medians(interleaved(sides, rounds=rounds, settle=server.settle))
+            seconds = median_seconds(
+                time_interleaved(sides, num_rounds=rounds, synchronize=server.settle)
+            )
             held = memory_over(server, 40 if args.quick else args.requests, room)
     rates: dict[str, dict[str, float | None]] = {
         name: {"requests_per_second": round(many / took, 3)} for name, took in seconds.items()
     }
     rates[OURS] |= held
-    print(result_line("serve", rates, machine(), clients=clients, requests=many))
+    print(format_result("serve", rates, describe_machine(), clients=clients, requests=many))
 
 
 if __name__ == "__main__":

@@ -34,21 +34,23 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import OURS, machine, result_line
+from benches.measure import OURS, describe_machine, format_result
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.document import Text
+from calumma.documents.writers import write_jsonl
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.shards.build import build_shards
+from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import (
     DecoderShapeConfig,
     DiagnosticsConfig,
@@ -58,9 +60,9 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
-from calumma.train.loss import summed_loss
+from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallelize import Place
+from calumma.train.parallelize import RankLayout
 from calumma.train.pretrain import pretrain
 from calumma.train.train_step import StepRules, lower_precision, to_device
 
@@ -114,7 +116,9 @@ def main() -> None:
         ours, bare = both_sides(setting, folder / "run")
     told = {"quick": args.quick, "setting": asdict(setting) | {"shards": str(args.shards or "")}}
     threads = torch.get_num_threads()
-    print(result_line("telemetry", {OURS: ours, "direct": bare}, machine(threads), **told))
+    print(
+        format_result("telemetry", {OURS: ours, "direct": bare}, describe_machine(threads), **told)
+    )
 
 
 def both_sides(setting: Setting, run: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -195,13 +199,13 @@ def bare_turn(
     decoder = Decoder(DecoderConfig(vocabulary_size=vocabulary.size, **asdict(setting.shape)))
     decoder.init_weights(0)
     decoder.to(device).train()
-    prepare(decoder, config.compute)
+    apply_recompute_and_compile(decoder, config.compute)
     [optimizer] = make_optimizers(decoder, config.optimizer)
     rules = StepRules(
         vocabulary=vocabulary,
         z_loss_weight=config.z_loss_weight,
         max_grad_norm=1.0,
-        compute_dtype=computed_in(config.compute, device),
+        compute_dtype=compute_dtype(config.compute, device),
     )
     stream = PackedLoader(reader, config.data)
     stream.set_mixture(config.stage_one.weights)
@@ -210,7 +214,7 @@ def bare_turn(
         micro = to_device(batch, device)
 
         def read(hidden: torch.Tensor) -> torch.Tensor:
-            sums = summed_loss(
+            sums = cross_entropy_and_z_loss(
                 decoder.norm(hidden),
                 decoder.head,
                 micro.targets,
@@ -220,7 +224,7 @@ def bare_turn(
             )
             return sums.total
 
-        with lower_precision(rules.compute_dtype, device, Place()):
+        with lower_precision(rules.compute_dtype, device, RankLayout()):
             total = decoder(
                 micro.ids,
                 document_ids=micro.owners,
@@ -262,7 +266,10 @@ def embedded_shards(folder: Path, most: int) -> Path:
         )
     )
     text = TextTokenizer.train(texts[:500], num_text=512, num_codes=256)
-    build_shards(documents, Tokenizers(text=text, image=ImageTokenizer(network)), folder)
+    tokenizers, corpus = folder / "tokenizers", folder / "embedded.jsonl"
+    Tokenizers(text, ImageTokenizer(network)).save(tokenizers)
+    write_jsonl(corpus, documents)
+    build_local(BuildJob(out=folder, tokenizers=tokenizers), [corpus], 1)
     return folder
 
 

@@ -30,13 +30,19 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from benches.measure import interleaved, machine, medians, peak_memory_bytes, result_line
+from benches.measure import (
+    child_peak_memory_bytes,
+    describe_machine,
+    format_result,
+    median_seconds,
+    time_interleaved,
+)
 from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
 from calumma.model.presets import PRESETS
-from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import ComputeConfig, OptimizerConfig
 from calumma.train.optimizer import make_optimizers
 from calumma.train.train_step import StepRules, optimizer_step
@@ -93,13 +99,13 @@ def fresh_decoder(setting: Setting) -> Decoder:
 def our_side(setting: Setting, batch: Batch) -> Callable[[], None]:
     """A step as `calumma pretrain` does it."""
     decoder = fresh_decoder(setting).train()
-    prepare(decoder, setting.compute)
+    apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
     rules = StepRules(
         vocabulary=vocabulary_of(setting.shape),
         z_loss_weight=1e-5,
         max_grad_norm=1.0,
-        compute_dtype=computed_in(setting.compute, setting.device),
+        compute_dtype=compute_dtype(setting.compute, setting.device),
     )
     return lambda: print_loss("ours", optimizer_step(decoder, optimizers, [batch], rules).loss)
 
@@ -121,7 +127,7 @@ def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
         weight_decay=0.1,
         fused=True,
     )
-    dtype = computed_in(setting.compute, setting.device)
+    dtype = compute_dtype(setting.compute, setting.device)
     kind = setting.device.type
     ids, targets = (
         torch.from_numpy(one).to(setting.device) for one in (batch.input_ids, batch.labels)
@@ -183,7 +189,7 @@ def memory(side: str, arguments: argparse.Namespace, setting: Setting) -> int:
         words = [sys.executable, __file__, "--side", side]
         for name in ("size", "rows", "length", "documents", "precision", "compile", "recompute"):
             words += [f"--{name}", str(getattr(arguments, name))]
-        return peak_memory_bytes(words)
+        return child_peak_memory_bytes(words)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     run_alone(side, setting)
@@ -242,16 +248,16 @@ def main() -> None:
     peaks = {name: memory(name, arguments, setting) for name in names}
     batch = random_batch(setting)
     settle = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
-    seconds = interleaved(
+    seconds = time_interleaved(
         {name: SIDES[name](setting, batch) for name in names},
-        rounds=3 if arguments.quick else arguments.rounds,
-        warmups=1 if arguments.compile == "none" else 3,
-        settle=settle,
+        num_rounds=3 if arguments.quick else arguments.rounds,
+        num_warmups=1 if arguments.compile == "none" else 3,
+        synchronize=settle,
     )
     work = flops_per_token(setting.shape, setting.length)
     peak = measured_peak(setting.device)
     sides: dict[str, dict[str, float | None]] = {}
-    for name, middle in medians(seconds).items():
+    for name, middle in median_seconds(seconds).items():
         speed = setting.tokens / middle
         sides[name] = {
             "tokens_per_second": round(speed, 1),
@@ -259,7 +265,11 @@ def main() -> None:
             "mfu": round(speed * work / peak, 4),
         }
     config = {name: value for name, value in vars(arguments).items() if name != "side"}
-    print(result_line("train_step", sides, machine(device=arguments.device), setting=config))
+    print(
+        format_result(
+            "train_step", sides, describe_machine(device=arguments.device), setting=config
+        )
+    )
 
 
 if __name__ == "__main__":

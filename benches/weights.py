@@ -28,15 +28,14 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
 
-from calumma.generate.eight_bits import require_fp8, round_weights
-
-from benches.measure import OURS, interleaved, machine, medians, result_line
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.errors import GenerationError
-from calumma.generate.compiled import compile_blocks
+from calumma.generate.engine import compile_blocks
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
+from calumma.model.quantization import quantize, require_fp8
 
 READ = 200
 """Ids that each row has read."""
@@ -68,12 +67,12 @@ def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
     """Each side's decoder: weights, type, and whether its blocks are compiled."""
     wide = torch.bfloat16 if decoder.embedding.weight.is_cuda else torch.float32
     changes: dict[str, tuple[torch.dtype, Change]] = {
-        OURS: (wide, partial(round_weights, weights="int8")),
+        OURS: (wide, partial(quantize, quantization="int8")),
         "float32": (torch.float32, plain),
         "bfloat16": (torch.bfloat16, plain),
         "torchao": (wide, partial(torchao_int8, dynamic=False)),
         "torchao-dynamic": (wide, partial(torchao_int8, dynamic=True)),
-        "fp8": (torch.bfloat16, partial(round_weights, weights="fp8")),
+        "fp8": (torch.bfloat16, partial(quantize, quantization="fp8")),
     }
     for name, (dtype, change) in changes.items():
         made = copy.deepcopy(decoder).to(dtype)
@@ -175,12 +174,18 @@ def main() -> None:
         ("prompt", Steps.prompt),
     ]:
         turns = {name: partial(work, each) for name, each in steps.items()}
-        for name, middle in medians(
-            interleaved(turns, rounds=arguments.rounds, warmups=3, clock=clock, settle=settle)
+        for name, middle in median_seconds(
+            time_interleaved(
+                turns, num_rounds=arguments.rounds, num_warmups=3, clock=clock, synchronize=settle
+            )
         ).items():
             found[name][f"{label}_seconds"] = round(middle, 7)
             print(f"{label:>16} {name:>20} {middle * 1e3:9.3f} ms", file=sys.stderr, flush=True)
-    print(result_line("weights", found, machine(device=arguments.device), setting=vars(arguments)))
+    print(
+        format_result(
+            "weights", found, describe_machine(device=arguments.device), setting=vars(arguments)
+        )
+    )
 
 
 if __name__ == "__main__":

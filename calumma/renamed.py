@@ -69,6 +69,18 @@ FIELDS: dict[str, str] = {
     "category_shares": "category_weights",
     "preference.doubt": "dpo.label_smoothing",
     "preference.answer_weight": "dpo.sft_weight",
+    # filters of documents (`--filter FILE`)
+    "smallest_side": "min_image_side",
+    "longest_ratio": "max_aspect_ratio",
+    "least_contrast": "min_contrast",
+    "fewest_letters": "min_chars",
+    "most_letters": "max_chars",
+    "most_repetition": "max_dup_5gram_frac",
+    "licences": "licenses",
+    "scores.call": "scores.function",
+    "scores.of": "scores.applies_to",
+    "scores.least": "scores.min",
+    "scores.most": "scores.max",
     # image tokenizer: codebook
     "training.codebook.lookup": "training.codebook.quantizer",
     "training.codebook.legacy_beta": "training.codebook.legacy",
@@ -81,10 +93,19 @@ FIELDS: dict[str, str] = {
 """Dotted fields of TOML configs, which are `--dotted.options` as well: old -> new."""
 
 OPTIONS: dict[str, str] = {
+    "build-shards --piece": "--shard-documents",
+    "build-shards --clean": "--filter",
+    "build-shards --skip-bad": "--skip-invalid",
+    "plan --vocabulary": "--vocab-size",
     "--samples": "--num-samples",
+    "corpus --least": "--min-score",
+    "corpus --most": "--max-documents",
+    "corpus --measure": "--scorer",
+    "corpus --side": "--target-side",
     "--guidance": "--guidance-scale",
     "--keep-codes": "--keep-image-tokens",
     "--weights": "--quantization",
+    "inspect --page": "--html",
     "serve --name": "--served-model-name",
     "serve --keys": "--api-keys-file",
     "serve --new-key": "--create-api-key",

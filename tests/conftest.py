@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.shards.build import build_shards
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
@@ -19,6 +18,7 @@ from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from tests.images import png
+from tests.shard_building import build_shards
 
 # Tiny tensors: a second thread costs more than it gives.
 torch.set_num_threads(1)
@@ -84,9 +84,9 @@ def decoder(decoder_config: DecoderConfig) -> Decoder:
 @pytest.fixture(scope="session")
 def model_parts(
     decoder: Decoder, text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer
-) -> ModelParts:
+) -> ModelComponents:
     """The whole model."""
-    return ModelParts(decoder, Tokenizers(text_tokenizer, image_tokenizer))
+    return ModelComponents(decoder, Tokenizers(text_tokenizer, image_tokenizer))
 
 
 @pytest.fixture(scope="session")

@@ -96,22 +96,22 @@ def convert_model(
 
 
 def _writer(
-    model: LazyModel, source: Path, target: ConversionTarget, tell: WriteCallback
+    model: LazyModel, source: Path, target: ConversionTarget, on_write: WriteCallback
 ) -> Callable[[Path], None]:
     if target.layout == "meta":
         require_meta_layout(model, target.num_shards or model.decoder_config.qk_norm_groups, source)
-        return lambda folder: write_meta_model(folder, model, target.num_shards, tell)
+        return lambda folder: write_meta_model(folder, model, target.num_shards, on_write)
     if target.num_shards is not None:
         raise CheckpointError(
             f"--shards {target.num_shards} with --to {target.layout}; expected it with --to meta "
             "only. Use --max-shard-size for the other layouts."
         )
     if target.layout == "tokenizers":
-        return lambda folder: write_model_tokenizers(folder, model, tell)
+        return lambda folder: write_model_tokenizers(folder, model, on_write)
     if target.layout == "qwen3":
         require_qwen3(model, source)
     return lambda folder: write_model(
-        folder, model, max_shard_bytes=target.max_shard_bytes, on_write=tell
+        folder, model, max_shard_bytes=target.max_shard_bytes, on_write=on_write
     )
 
 

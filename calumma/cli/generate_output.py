@@ -57,7 +57,7 @@ _DISPLAY_SIDE = 320
 _FINISH_REASONS = {
     "stop": "finished",
     "length": "reached the token limit",
-    "cancelled": "cancelled",
+    "abort": "aborted",
 }
 
 
@@ -138,14 +138,14 @@ def _page(
 
 def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
     """Yield token counts, speed, mean negative log-likelihood, finish reason and seed."""
-    usage = sample.usage
-    counts = [(usage.num_text_tokens, "text"), (usage.num_image_tokens, "image")]
+    usage = sample.usage.completion
+    counts = [(usage.text_tokens, "text"), (usage.image_tokens, "image")]
     modalities = ", ".join(f"{count:,} {modality}" for count, modality in counts if count)
     yield f"{len(sample.token_ids):,} new tokens" + (f" ({modalities})" if modalities else "")
-    total = sample.timings.get("total")
-    if total:
-        yield f"{total:.2f} s, {len(sample.token_ids) / total:,.0f} tokens/s"
-        yield f"first token after {sample.timings['first_token']:.2f} s"
+    latency = sample.timings.get("latency")
+    if latency:
+        yield f"{latency:.2f} s, {len(sample.token_ids) / latency:,.0f} tokens/s"
+        yield f"first token after {sample.timings['time_to_first_token']:.2f} s"
     if sample.logprobs:
         yield f"{-sum(sample.logprobs) / len(sample.logprobs):.2f} nats per token"
     yield _FINISH_REASONS[sample.finish_reason]

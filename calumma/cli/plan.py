@@ -1,4 +1,4 @@
-"""`calumma plan`: what a run needs and costs, before it is started."""
+"""`calumma plan`: memory, time and cost of a run before it starts."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ _EXAMPLES = """\
 
 
 def add_plan_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(
         subparsers,
         "plan",
         "CONFIG --gpus N --gpu KIND [--mfu X] [--price X] [--json] [--a.b VALUE ...]",
-        "Work out the memory, days and cost of a run, without the GPUs.\n"
-        "CONFIG is one of `calumma pretrain`; its shards need not be there.",
+        "Estimate the memory, time and cost of a run, without its GPUs.\n"
+        "CONFIG is that of `calumma pretrain`; its shards need not exist.",
         _EXAMPLES,
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file of the run")
-    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="how many GPUs")
-    parser.add_argument("--gpu", required=True, metavar="KIND", help="which, such as a100-80gb")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="number of GPUs")
     parser.add_argument(
-        "--mfu", type=float, metavar="X", help="share of the peak reached (default: by recompute)"
+        "--gpu", required=True, metavar="KIND", help="their kind, such as a100-80gb"
     )
-    parser.add_argument("--price", type=float, metavar="X", help="US dollars for a GPU's hour")
     parser.add_argument(
-        "--vocabulary", type=int, metavar="N", help="ids (default: the shards', or 65,536)"
+        "--mfu", type=float, metavar="X", help="model FLOPs utilization (default: 0.4 or 0.3)"
+    )
+    parser.add_argument("--price", type=float, metavar="X", help="US dollars per GPU hour")
+    parser.add_argument(
+        "--vocab-size", type=int, metavar="N", help="default: the shards', or 65,536"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_run, accepts_overrides=True, no_graceful_stop=True)
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Work it out and print it.
+    """Print the plan of a run.
 
     Raises:
-        ConfigError: the run fits no GPU of the kind, or its parts do not divide.
+        ConfigError: the run does not fit, or GPUs, heads or sequences are not divisible.
     """
     import json
 
@@ -60,65 +62,73 @@ def _run(args: argparse.Namespace) -> None:
     gpu = gpu_spec(args.gpu)
     if args.price is not None:
         gpu = replace(gpu, price_per_hour=args.price)
-    num_ids = planned_vocabulary_size(config) if args.vocabulary is None else args.vocabulary
-    question = PlanRequest(
+    vocab_size = planned_vocabulary_size(config) if args.vocab_size is None else args.vocab_size
+    request = PlanRequest(
         config=config,
         gpu=gpu,
         num_gpus=args.gpus,
-        vocabulary_size=num_ids,
+        vocabulary_size=vocab_size,
         mfu=args.mfu,
     )
-    plan = make_run_plan(question)
+    plan = make_run_plan(request)
     plan.require_fitting()
     print(json.dumps(plan_json(plan)) if args.json else "\n".join(format_plan(plan)))
 
 
 def plan_json(plan: RunPlan) -> dict[str, Any]:
-    """A plan for machines; bytes are one GPU's."""
+    """Return a plan as a JSON object; bytes are per GPU."""
     from dataclasses import asdict
 
     from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, FRAGMENTATION_FRACTION
 
-    layout = asdict(plan.layout)
+    layout = {
+        "num_gpus": plan.layout.num_gpus,
+        "sequences_per_rank": plan.sequences_per_rank,
+        "grad_accum_steps": plan.grad_accum_steps,
+    }
+    memory = {
+        "total": plan.memory.total,
+        "context": CUDA_CONTEXT_BYTES,
+        "fragmentation_fraction": FRAGMENTATION_FRACTION,
+        "required": plan.required_bytes,
+    }
     return {
         "num_parameters": plan.num_parameters,
-        "layout": layout | {"num_gpus": plan.layout.num_gpus, "rows": plan.sequences_per_rank},
-        "memory": asdict(plan.memory)
-        | {
-            "total": plan.memory.total,
-            "context": CUDA_CONTEXT_BYTES,
-            "fragmented_share": FRAGMENTATION_FRACTION,
-            "needed": plan.required_bytes,
-        },
-        "speed": asdict(plan.time),
+        "layout": asdict(plan.layout) | layout,
+        "memory": asdict(plan.memory) | memory,
+        "time": asdict(plan.time),
     }
 
 
 def format_plan(plan: RunPlan) -> list[str]:
-    """A plan for people: a table."""
+    """Return a plan as the lines of a table."""
     blocks = [_run_rows(plan), _memory_rows(plan), _time_rows(plan)]
-    wide = max(len(name) for rows in blocks for name, _, _ in rows)
-    high = max(len(value) for rows in blocks for _, value, _ in rows)
+    name_width = max(len(name) for rows in blocks for name, _, _ in rows)
+    value_width = max(len(value) for rows in blocks for _, value, _ in rows)
     lines = []
     for rows in blocks:
-        lines += [f"{name:<{wide}}  {value:>{high}}  {note}".rstrip() for name, value, note in rows]
+        for name, value, note in rows:
+            lines.append(f"{name:<{name_width}}  {value:>{value_width}}  {note}".rstrip())
         lines.append("")
     return lines[:-1]
 
 
 def _run_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     layout, config = plan.layout, plan.request.config
-    ways = f"{layout.data_parallel_shard} shards x {layout.tensor_parallel} tensor x {pluralize(layout.data_parallel_replicate, 'replica')}"
+    degrees = (
+        f"{layout.data_parallel_shard} shards x {layout.tensor_parallel} tensor x "
+        f"{pluralize(layout.data_parallel_replicate, 'replica')}"
+    )
     load = f"{plan.grad_accum_steps} x {plan.sequences_per_rank} x {config.data.seq_len:,}"
     return [
         ("parameters", f"{plan.num_parameters:,}", ""),
-        ("GPUs", f"{layout.num_gpus:,}", f"{layout.gpu.name}: {ways}"),
+        ("GPUs", f"{layout.num_gpus:,}", f"{layout.gpu.name}: {degrees}"),
         (
-            "ids a step",
+            "tokens per step",
             f"{plan.time.tokens_per_step:,}",
-            f"the busiest GPU: {load} (batches x rows x ids)",
+            f"the busiest GPU: {load} (micro-batches x sequences x tokens)",
         ),
-        ("steps", f"{config.steps:,}", f"{plan.time.total_tokens / 1e9:,.1f} billion ids"),
+        ("steps", f"{config.steps:,}", f"{plan.time.total_tokens / 1e9:,.1f} billion tokens"),
     ]
 
 
@@ -127,45 +137,45 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, FRAGMENTATION_FRACTION
 
     memory, compute = plan.memory, plan.request.config.compute
-    told = [
-        ("weights", memory.weights, "float32, its part of them"),
-        (
-            "gradients",
-            memory.gradients,
-            "float32, its part" if memory.gradients else "none at that moment",
-        ),
-        ("optimizer", memory.optimizer, "AdamW's two means"),
-        ("gathered", memory.gathered, "weights in use, gradients on their way"),
-        ("activations", memory.activations, f"recompute = {compute.activation_checkpointing}"),
+    allowances = (
+        f"{CUDA_CONTEXT_BYTES / GIB:g} GiB of CUDA context and buffers, "
+        f"{FRAGMENTATION_FRACTION:.0%} fragmentation"
+    )
+    gradients = "float32, sharded" if memory.gradients else "none at the peak"
+    checkpointing = f"activation_checkpointing = {compute.activation_checkpointing}"
+    rows = [
+        ("weights", memory.weights, "float32, sharded"),
+        ("gradients", memory.gradients, gradients),
+        ("optimizer", memory.optimizer, "AdamW's two moments"),
+        ("gathered", memory.gathered, "weights in use, gradients before their reduction"),
+        ("activations", memory.activations, checkpointing),
         ("loss", memory.loss, "a chunk of logits, the head's gradient"),
-        ("allowances", plan.required_bytes - memory.total, ""),
-        ("a GPU needs", plan.required_bytes, f"at its fullest, {memory.moment}"),
+        ("allowances", plan.required_bytes - memory.total, allowances),
+        ("GPU needs", plan.required_bytes, f"at the peak, {memory.moment}"),
+        ("GPU has", plan.layout.gpu.memory_gib * GIB, ""),
     ]
-    rows = [(name, f"{size / GIB:.2f} GiB", note) for name, size, note in told]
-    allowed = f"{CUDA_CONTEXT_BYTES / GIB:g} GiB of driver and buffers, {FRAGMENTATION_FRACTION:.0%} between tensors"
-    rows[-2] = (*rows[-2][:2], allowed)
-    return [*rows, ("and has", f"{plan.layout.gpu.memory_gib:.2f} GiB", "")]
+    return [(name, f"{size / GIB:.2f} GiB", note) for name, size, note in rows]
 
 
 def _time_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
-    speed, gpu = plan.time, plan.layout.gpu
-    waits = ": MORE than it computes, so it waits" if speed.is_comm_bound else ", meanwhile"
+    time, gpu = plan.time, plan.layout.gpu
+    overlap = "more than compute, which waits" if time.is_comm_bound else "overlaps compute"
     assumed = "given" if plan.request.mfu else "assumed"
     return [
         (
-            "computing",
-            f"{speed.compute_seconds:.2f} s",
-            f"a step, at {speed.mfu:.0%} MFU ({assumed})",
+            "compute",
+            f"{time.compute_seconds:.2f} s",
+            f"per step, at {time.mfu:.0%} MFU ({assumed})",
         ),
-        ("sending", f"{speed.comm_seconds.weights:.2f} s", f"weights and gradients{waits}"),
-        ("waiting", f"{speed.comm_seconds.activations:.2f} s", "between tensor ranks"),
-        ("updating", f"{speed.optimizer_seconds:.2f} s", "AdamW, by the memory's bandwidth"),
+        ("FSDP", f"{time.comm_seconds.weights:.2f} s", f"weights and gradients: {overlap}"),
+        ("tensor parallel", f"{time.comm_seconds.activations:.2f} s", "activations"),
+        ("optimizer", f"{time.optimizer_seconds:.2f} s", "AdamW, at the memory's bandwidth"),
         (
-            "ids a second",
-            f"{speed.tokens_per_second:,.0f}",
-            f"{speed.tokens_per_second_per_gpu:,.0f} a GPU",
+            "tokens per second",
+            f"{time.tokens_per_second:,.0f}",
+            f"{time.tokens_per_second_per_gpu:,.0f} per GPU",
         ),
-        ("days", f"{speed.days:,.1f}", f"{speed.gpu_hours:,.0f} GPU hours"),
-        ("energy", f"{speed.kwh:,.0f} kWh", f"of the GPUs alone, at {gpu.max_watts:g} W"),
-        ("cost", f"${speed.dollars:,.0f}", f"at ${gpu.price_per_hour:.2f} a GPU and hour"),
+        ("days", f"{time.days:,.1f}", f"{time.gpu_hours:,.0f} GPU hours"),
+        ("energy", f"{time.kwh:,.0f} kWh", f"of the GPUs alone, at {gpu.max_watts:g} W"),
+        ("cost", f"${time.dollars:,.0f}", f"at ${gpu.price_per_hour:.2f} per GPU hour"),
     ]

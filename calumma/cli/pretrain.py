@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.runtime import is_first_rank
     from calumma.tokens.folder import Tokenizers
     from calumma.train.config import PretrainConfig
-    from calumma.train.hf_export import Exports
+    from calumma.train.hf_export import ExportConfig
     from calumma.train.pretrain import pretrain
 
     config = load_run_config(PretrainConfig, args, decoder_plan)
@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace) -> None:
         return
     tokenizers = Tokenizers.load(config.tokenizers)
     with training_progress(args.out, config, "pre-training", config.steps) as progress:
-        pretrain(config, args.out, progress, Exports(tokenizers=tokenizers))
+        pretrain(config, args.out, progress, ExportConfig(tokenizers=tokenizers))
     if is_first_rank():
         made = open_model_folder(args.out / "model")
         print(f"{args.out}/model: a decoder of {made.num_parameters:,} parameters")

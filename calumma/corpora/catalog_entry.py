@@ -70,5 +70,5 @@ class Corpus:
                 document,
                 id=f"{self.name}/{document.id}",
                 source=self.name + apart,
-                licence=document.license or self.license,
+                license=document.license or self.license,
             )

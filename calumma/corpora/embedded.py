@@ -1,4 +1,4 @@
-"""The corpus that travels in the package: real pictures, pages and texts, all freely usable."""
+"""The corpus inside the package: images, pages and texts under permissive licenses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from calumma.corpora.captions import Split
 from calumma.documents.document import Document
-from calumma.documents.parquet import read_parquet
+from calumma.documents.readers import read_documents
 from calumma.files import write_text
 
 EmbeddedKind = Literal["emoji", "clip-art", "documentation", "text"]
@@ -19,29 +19,29 @@ EMBEDDED_KINDS: tuple[EmbeddedKind, ...] = ("emoji", "clip-art", "documentation"
 def load_embedded(kind: EmbeddedKind | None, split: Split) -> Iterator[Document]:
     """Read one kind of embedded documents, or all of them (None), always in the same order.
 
-    A picture of an emoji or of clip art comes before its caption, keeps its transparency and fits
-    64 x 64 pixels. Attributes of both: caption, category, subgroup, keywords, colour (the word of
-    `COLOUR_WORDS` that most opaque pixels have) with colour-share (0 to 1), and of emoji code and
-    skin-tone. All documents have split and group; no group stands in both splits.
+    An image of an emoji or of clip art comes before its caption, keeps its transparency and fits
+    64 x 64 pixels. Attributes of both: caption, category, subgroup, keywords, colour (the most
+    frequent of `COLOR_WORDS` among the opaque pixels) with colour-share (its fraction), and of
+    emoji code and skin-tone. All documents have split and group; no group is in both splits.
     """
     folder = importlib.resources.files("calumma.corpora") / "embedded"
     for each in EMBEDDED_KINDS if kind is None else (kind,):
         with importlib.resources.as_file(folder / f"{each}.parquet") as path:
-            for document in read_parquet(path):
+            for document in read_documents([path]):
                 if document.attributes["split"] == split:
                     yield document
 
 
 def copy_attribution(out: Path) -> None:
-    """Write whose work the embedded corpus is, and the texts of its licences, into a folder."""
+    """Copy the attribution and the license texts of the embedded corpus into a folder."""
     folder = importlib.resources.files("calumma.corpora") / "embedded"
     write_text(out / "ATTRIBUTION.md", (folder / "ATTRIBUTION.md").read_text("utf-8"))
-    for licence in (folder / "licences").iterdir():
-        write_text(out / "licences" / licence.name, licence.read_text("utf-8"))
+    for text in (folder / "licenses").iterdir():
+        write_text(out / "licenses" / text.name, text.read_text("utf-8"))
 
 
 def embedded_sources() -> set[str]:
-    """The corpora of the catalog of which some documents are embedded."""
+    """Return the names of the corpora that are embedded in part."""
     folder = importlib.resources.files("calumma.corpora") / "embedded"
     attribution = folder / "ATTRIBUTION.md"
     lines = attribution.read_text("utf-8").splitlines() if attribution.is_file() else []

@@ -98,7 +98,7 @@ def fetch_corpus(
     _write_files(folder, request, _counted(documents, counts, on_progress))
     if limit is None:
         _require_counts(corpus, counts)
-    write_attribution(folder, [corpus.name])
+    write_attribution(folder, [corpus])
     write_json(folder / _RECORD, {**request, "counts": dataclasses.asdict(counts)})
     return FetchedCorpus(
         folder, **dataclasses.asdict(counts), is_partial=limit is not None, is_new=True

@@ -106,7 +106,7 @@ def make_still_life_document(number: int, seed: int, pool: ObjectPool, side: int
         made,
         id=f"still-lifes/{seed}/{number}",
         source="still-lifes",
-        licence=" AND ".join(sorted({thing.license for thing in things})),
+        license=" AND ".join(sorted({thing.license for thing in things})),
         attributes={
             "kind": kind,
             "split": "held-out" if held_out else "train",

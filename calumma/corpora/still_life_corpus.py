@@ -23,7 +23,7 @@ from calumma.corpora.embedded import copy_attribution
 from calumma.corpora.still_life import object_pool
 from calumma.corpora.still_life_captions import make_still_life_document
 from calumma.documents.document import Document
-from calumma.documents.parquet import read_parquet
+from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.runtime import STOP
@@ -85,7 +85,7 @@ def generate_still_lifes(
         path = folder / f"{number:05d}.parquet"
         if not path.exists() or pq.read_metadata(path).num_rows != size:
             write_parquet(path, _documents(config, first, size))
-        _count(read_parquet(path), counts)
+        _count(read_documents([path]), counts)
         progress(size)
     copy_attribution(folder)
     write_text(folder / "CARD.md", _card(config, counts))

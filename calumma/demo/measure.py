@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import calumma
 from calumma.batches.batch import PADDING, Batch
-from calumma.batches.packing import Packer
+from calumma.batches.packing import BestFitBins, collate_rows
 from calumma.demo.page_data import (
     CaptionedImage,
     Curve,
@@ -45,8 +45,8 @@ from calumma.generate.params import TextSampling
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
-from calumma.train.pretrain import stage_two_begins
-from calumma.train.stability import Metrics, told_points
+from calumma.train.pretrain import stage_two_start
+from calumma.train.stability import Metrics, metric_points
 from calumma.vocabulary import Vocabulary
 
 DEMO_TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
@@ -230,7 +230,7 @@ def _interleaved(
     prompts = [page_opening(pair.text) for pair in pairs]
     samples = model.generate_batch(
         [[prompt] for prompt in prompts],
-        answer=False,
+        add_generation_prompt=False,
         seeds=[road.config.seed * 1000 + number for number in range(len(prompts))],
         max_new_tokens=2 * model.image.config.codes_per_image + 64,
         max_images=2,
@@ -254,12 +254,16 @@ def _strip(
     """A training pair on its way into a row."""
     first = len(documents) // 3
     row = [*documents[first : first + 1], *documents[:: max(1, len(documents) // 5)]]
-    encoder = DocumentEncoder(model.text, model.image)
+    encoder = DocumentEncoder(model.components.tokenizers)
     config = road.config.pretrain_config(road.out).data
-    packer = Packer(1, config.seq_len)
     sequences = encoder.encode(row)
-    for sequence in sequences:
-        packer.add([(np.array(sequence.token_ids), np.array(sequence.loss_mask))])
+    bins = BestFitBins(num_rows=1, seq_len=config.seq_len)
+    packed = [
+        (np.array(sequence.token_ids), np.array(sequence.loss_mask))
+        for sequence in sequences
+        if bins.insert([len(sequence.token_ids) - 1]) is not None
+    ]
+    batch = collate_rows([packed], config.seq_len, model.vocabulary.pad)
     vocabulary, chosen = model.vocabulary, row[0]
     codes = [vocabulary.id_to_code(i) for i in sequences[0].token_ids if i in vocabulary.codes]
     side = model.image.config.codes_per_side
@@ -269,7 +273,7 @@ def _strip(
         codes=[codes[r * side : (r + 1) * side] for r in range(side)],
         num_codes=vocabulary.num_codes,
         reconstruction=model.decode_image(codes),
-        packed_sequence=list(_cells(packer.batch(vocabulary.pad), model)),
+        packed_sequence=list(_cells(batch, model)),
     )
 
 
@@ -300,13 +304,13 @@ def _curves(road: DemoPipeline, vocabulary: Vocabulary, options: EvalConfig) -> 
         Curve(
             "Image tokenizer: how far a reconstruction is from its picture",
             "mean difference of a pixel, from 0 to 2",
-            [Series("difference", told_points(tokenizer, "loss_l1"))],
+            [Series("difference", metric_points(tokenizer, "loss_l1"))],
         ),
         Curve(
             "Pre-training",
             "bits a token",
             _modalities(road.metrics("pretrain")),
-            boundary=stage_two_begins(pretraining),
+            boundary=stage_two_start(pretraining),
             baseline=unigram,
         ),
         Curve("Fine-tuning", "bits a token", _modalities(road.metrics("finetune"))),
@@ -317,7 +321,7 @@ def _modalities(metrics: Sequence[Metrics]) -> list[Series]:
     return [
         Series(
             name,
-            [(step, nats / math.log(2)) for step, nats in told_points(metrics, f"loss_{name}")],
+            [(step, nats / math.log(2)) for step, nats in metric_points(metrics, f"loss_{name}")],
         )
         for name in ("text", "image")
     ]
@@ -372,7 +376,7 @@ def _bar(figure: Metric) -> tuple[str, bool | None]:
 def _sizes(road: DemoPipeline, model: Model) -> list[tuple[str, str]]:
     manifest = ShardReader(road.out / "shards").manifest
     config = road.config.pretrain_config(road.out)
-    seen = sum(int(told) for _, told in told_points(road.metrics("pretrain"), "num_tokens"))
+    seen = sum(int(told) for _, told in metric_points(road.metrics("pretrain"), "num_tokens"))
     network = sum(p.numel() for p in model.image.network.parameters())
     return [
         ("parameters of the decoder", f"{model.decoder.num_parameters:,}"),

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import (
     SceneRenderer,
@@ -35,9 +35,11 @@ from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import fingerprint, make_folder, read_json, write_json
 from calumma.runtime import STOP
-from calumma.shards.build import build_shards
+from calumma.shards.executors import build_local
+from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.toml_config import config_to_dict
 from calumma.train.config import CheckpointConfig
@@ -234,19 +236,20 @@ class DemoPipeline:
         tokenizer.save(self.tokenizers)
 
     def _shards(self, teller: ProgressReporter) -> None:
-        build_shards(
-            read_documents([self.pairs, self.other_documents]),
-            Tokenizers.load(self.tokenizers),
-            self.out / "shards",
-            progress=teller.counting("shards", None, "documents"),
+        job = BuildJob(
+            out=self.out / "shards",
+            tokenizers=self.tokenizers,
+            decode_threads=default_decode_threads(),
         )
+        progress = teller.counting("shards", None, "documents")
+        build_local(job, [self.pairs, self.other_documents], 1, progress)
 
     def _pretrain(self, teller: ProgressReporter) -> None:
         config = self.config.pretrain_config(self.out)
         run = self.run_folder("pretrain")
         decoder = pretrain(config, run, teller.training("pre-training", config.steps))
         assert decoder is not None, "the demo is one process"
-        save_model(run / "model", ModelParts(decoder, Tokenizers.load(self.tokenizers)))
+        save_model(run / "model", ModelComponents(decoder, Tokenizers.load(self.tokenizers)))
 
     def _finetune(self, teller: ProgressReporter) -> None:
         config = self.config.finetune_config(self.out)
@@ -259,7 +262,7 @@ class DemoPipeline:
             teller.training("fine-tuning", config.steps),
         )
         assert decoder is not None, "the demo is one process"
-        save_model(self.model, ModelParts(decoder, start.tokenizers))
+        save_model(self.model, ModelComponents(decoder, start.tokenizers))
 
 
 def _others(chosen: SceneSplits, painter: SceneRenderer, seed: int) -> Iterable[Document]:

@@ -22,7 +22,7 @@ from calumma.documents.image_decoding import open_image
 from calumma.documents.language_id import identify_language, language_codes
 from calumma.documents.scorers import load_scorer, on_white
 from calumma.errors import ConfigError, ImageError
-from calumma.files import fingerprint_of
+from calumma.files import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class FilterConfig:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all rules."""
-        return fingerprint_of(repr(self))
+        return fingerprint(repr(self))
 
 
 class DocumentFilter:

@@ -1,7 +1,7 @@
-"""Which pictures a model learns to draw from: the finest, and of those the nearest to a square.
+"""Selection of images for image generation: the highest scores, then the sizes closest to a square.
 
-Source: Chameleon (arXiv:2405.09818), alignment: pictures that an aesthetic classifier gives 6 or
-more, and of them the 64,000 whose size and aspect ratio are closest to 512 x 512.
+Source: Chameleon (arXiv:2405.09818), alignment: images with an aesthetic score of at least 6, and
+of them the 64,000 whose size and aspect ratio are closest to 512 x 512.
 """
 
 from __future__ import annotations
@@ -10,97 +10,75 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from calumma.documents.document import Document
-from calumma.documents.document_filter import ScoreRule, find_scorer
+from calumma.documents.scorers import load_scorer
 from calumma.errors import DocumentError, ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSelectionConfig:
-    """How pictures are chosen."""
+    """Thresholds of the selection."""
 
     attribute: str = ""
-    """Name of the attribute in which documents carry a score of their picture, such as that of
-    an aesthetic predictor; where there is none, `measure` gives the score."""
+    """Document attribute that holds the score; if empty, `scorer` computes it."""
 
-    scorer: str = "colourfulness"
-    """A score of `calumma build-shards --clean`, or package.module:function, for pictures."""
+    scorer: str = "colorfulness"
+    """A scorer of `calumma.documents.scorers`, or package.module:function of a Pillow image."""
 
     min_score: float = float("-inf")
-    """Score of a picture, at least (the paper's 6 is of the predictor of LAION)."""
+    """Minimum score (the paper's 6 is for LAION's aesthetic predictor)."""
 
     target_side: int = 512
-    """Pixels of the square that the kept pictures are to be close to."""
+    """Side in pixels of the square to which selected images should be close."""
 
     max_documents: int = 64_000
-    """Documents that are kept, at most."""
+    """Maximum number of selected documents."""
 
 
-@dataclass
-class ImageSelection:
-    """Chooses, and counts why documents are left out."""
+def select_images(
+    read: Callable[[], Iterable[Document]], config: ImageSelectionConfig, dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield the selected documents in order; they are read twice, and none stays in memory.
 
-    config: ImageSelectionConfig
-    dropped: Counter[str] = field(default_factory=Counter)
+    Args:
+        read: returns all documents, the same each time; those without exactly one image are dropped.
+        config: the thresholds.
+        dropped: counts the dropped documents by reason.
 
-    def select(self, read: Callable[[], Iterable[Document]]) -> Iterator[Document]:
-        """The chosen documents, in their order; they are read twice, and none stays in memory.
-
-        Args:
-            read: gives all documents, the same ones each time; those without exactly one picture
-                are left out.
-
-        Raises:
-            DocumentError: a document lacks the attribute, or holds no number there.
-            ConfigError: the measure is not known.
-        """
-        # The nearest of the farthest leaves first: kept are the `most` with the least distance.
-        nearest: list[tuple[float, int]] = []
-        for number, document in enumerate(read()):
-            distance = self._distance(document)
-            if distance is None:
-                continue
-            entry = (-distance, -number)
-            if len(nearest) < self.config.max_documents:
-                heapq.heappush(nearest, entry)
-                continue
-            heapq.heappushpop(nearest, entry)
-            self.dropped["size"] += 1
-        chosen = {-number for _, number in nearest}
-        for number, document in enumerate(read()):
-            if number in chosen:
-                yield document
-
-    def _distance(self, document: Document) -> float | None:
-        """How far a picture's size is from the square; None where it is left out."""
-        images = document.images
-        if len(images) != 1:
-            self.dropped["not one picture"] += 1
-            return None
+    Raises:
+        DocumentError: a document lacks the attribute, or the attribute is no number.
+        ConfigError: the scorer cannot be imported.
+    """
+    score = None if config.attribute else load_scorer(config.scorer)
+    closest: list[tuple[float, int]] = []  # a heap; its first entry is the farthest from the square
+    for number, document in enumerate(read()):
+        if len(document.images) != 1:
+            dropped["not one image"] += 1
+            continue
         try:
-            picture = images[0].open()
+            image = document.images[0].open()
         except ImageError:
-            self.dropped["unreadable"] += 1
-            return None
-        if self.config.attribute:
-            score = self._told(document)
-        else:
-            rule = ScoreRule(name="measure", function=self.config.scorer)
-            score = float(find_scorer(rule)(picture))
-        if score < self.config.min_score:
-            self.dropped["score"] += 1
-            return None
-        return sum(abs(math.log(side / self.config.target_side)) for side in picture.size)
+            dropped["unreadable"] += 1
+            continue
+        if (score(image) if score else _attribute(document, config.attribute)) < config.min_score:
+            dropped["score"] += 1
+            continue
+        distance = sum(abs(math.log(side / config.target_side)) for side in image.size)
+        heapq.heappush(closest, (-distance, -number))
+        if len(closest) > config.max_documents:
+            heapq.heappop(closest)
+            dropped["size"] += 1
+    selected = {-number for _, number in closest}
+    yield from (document for number, document in enumerate(read()) if number in selected)
 
-    def _told(self, document: Document) -> float:
-        name = self.config.attribute
-        try:
-            return float(document.attributes[name])
-        except (KeyError, ValueError) as error:
-            found = document.attributes.get(name)
-            raise DocumentError(
-                f"{document.id}: its attribute {name!r} is {found!r}; expected a number. Write the "
-                "score there, or choose by --measure."
-            ) from error
+
+def _attribute(document: Document, name: str) -> float:
+    try:
+        return float(document.attributes[name])
+    except (KeyError, ValueError) as error:
+        raise DocumentError(
+            f"{document.id}: its attribute {name!r} is {document.attributes.get(name)!r}; expected a "
+            "number. Write the score there, or use --scorer."
+        ) from error

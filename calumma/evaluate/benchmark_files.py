@@ -1,4 +1,4 @@
-"""Benchmarks as their authors publish them, read into the records that harness tasks expect.
+"""Readers of text benchmarks' published files, into the records that lm-evaluation-harness expects.
 
 A benchmark is a folder that holds the official files under their own names:
 
@@ -25,57 +25,57 @@ MMLU_LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where the records of one split lie, and how a record is read."""
+    """The files of one split, and the conversion of their records."""
 
     files: str
     """The file, or a pattern of files, inside the benchmark's folder."""
 
     labels: str = ""
-    """A file with one label a line, where labels stand apart."""
+    """A file with one label per line, where labels are separate."""
 
     convert: Callable[[BenchmarkRecord], BenchmarkRecord] = dict
-    """From a record as published to one as the harness' task names its fields."""
+    """Converts a published record to the field names of the harness' task."""
 
     subject: Callable[[Path], str] | None = None
-    """What a file is about, where questions are told apart by it: their `subject` then."""
+    """Maps a file to its subject, which becomes the `subject` of its records; None for no subjects."""
 
 
-def read_records(folder: Path, source: SplitFiles) -> list[BenchmarkRecord]:
-    """The records of one split, in the order of the files' names and lines.
+def read_records(folder: Path, split: SplitFiles) -> list[BenchmarkRecord]:
+    """Return the records of one split, in the order of file names and lines.
 
     Raises:
-        EvaluationError: a file is not there, holds no such records, or labels and questions
-            differ in number.
+        EvaluationError: a file does not exist, holds no such records, or has another number of
+            records than of labels.
     """
-    paths = sorted(folder.glob(source.files))
+    paths = sorted(folder.glob(split.files))
     if not paths:
         raise EvaluationError(
-            f"{folder}: found no {source.files}; expected the benchmark's own files under their own "
-            "names. `calumma evaluate --list` names them; put them there, or leave the task out."
+            f"{folder}: found no {split.files}; expected the benchmark's own files under their own "
+            "names. `calumma evaluate --list` names them; copy them there, or leave the task out."
         )
-    found = [(path, record) for path in paths for record in _rows(path)]
-    if source.labels:
-        labels = _labels(folder / source.labels)
-        if len(labels) != len(found):
+    records = [(path, record) for path in paths for record in _rows(path)]
+    if split.labels:
+        labels = _labels(folder / split.labels)
+        if len(labels) != len(records):
             raise EvaluationError(
-                f"{folder}: found {len(found)} questions in {source.files} and {len(labels)} "
-                f"labels in {source.labels}; expected as many of both. Copy both files again."
+                f"{folder}: found {len(records)} questions in {split.files} and {len(labels)} "
+                f"labels in {split.labels}; expected the same number. Copy both files again."
             )
-        found = [
-            (path, {**one, "label": label})
-            for (path, one), label in zip(found, labels, strict=True)
+        records = [
+            (path, {**record, "label": label})
+            for (path, record), label in zip(records, labels, strict=True)
         ]
     try:
         return [
             {
-                **source.convert(record),
-                **({"subject": source.subject(path)} if source.subject else {}),
+                **split.convert(record),
+                **({"subject": split.subject(path)} if split.subject else {}),
             }
-            for path, record in found
+            for path, record in records
         ]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise EvaluationError(
-            f"{folder / source.files}: a record is not as published ({type(error).__name__}: "
+            f"{folder / split.files}: a record has another format ({type(error).__name__}: "
             f"{error}); expected the benchmark's own fields. Copy the official file again."
         ) from error
 
@@ -83,29 +83,29 @@ def read_records(folder: Path, source: SplitFiles) -> list[BenchmarkRecord]:
 def _labels(path: Path) -> list[str]:
     if not path.is_file():
         raise EvaluationError(
-            f"{path}: is not there; expected the file of labels that belongs to the questions. "
-            "Put it there, or leave the task out."
+            f"{path} does not exist; expected the file of labels that belongs to the questions. "
+            "Copy it there, or leave the task out."
         )
     return path.read_text(encoding="utf-8").split()
 
 
 def _rows(path: Path) -> Iterator[BenchmarkRecord]:
-    """The records of a file: lines of JSON, one JSON object, or a CSV without a head."""
+    """Yield the records of a file: lines of JSON, one JSON object, or a CSV without a header."""
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.reader(file):
                 yield {"cells": row}
         return
-    text = path.read_text(encoding="utf-8")
-    pieces = [text] if path.suffix == ".json" else text.splitlines()
-    for number, piece in enumerate(pieces, start=1):
-        if not piece.strip():
+    content = path.read_text(encoding="utf-8")
+    objects = [content] if path.suffix == ".json" else content.splitlines()
+    for number, text in enumerate(objects, start=1):
+        if not text.strip():
             continue
         try:
-            record = json.loads(piece)
+            record = json.loads(text)
         except ValueError as error:
             raise EvaluationError(
-                f"{path}: line {number} is no JSON ({error}); expected the benchmark's own file. "
+                f"{path}, line {number} is not JSON ({error}); expected the benchmark's own file. "
                 "Copy it again."
             ) from error
         if "examples" in record:
@@ -116,26 +116,26 @@ def _rows(path: Path) -> Iterator[BenchmarkRecord]:
 
 
 def subject_from_name(path: Path) -> str:
-    """The subject that a file is named after, before its split.
+    """Return the subject in a file's name, without its split.
 
-    >>> by_name(Path("test/high_school_biology_test.csv"))
+    >>> subject_from_name(Path("test/high_school_biology_test.csv"))
     'high_school_biology'
     """
     return path.stem.rpartition("_")[0]
 
 
 def subject_from_folder(path: Path) -> str:
-    """The subject that a file's folder is named after."""
+    """Return the subject in the name of a file's folder."""
     return path.parent.name
 
 
 def piqa(record: BenchmarkRecord) -> BenchmarkRecord:
-    """Labels are numbers from 0."""
+    """Convert the label to a number from 0."""
     return {**record, "label": int(record["label"])}
 
 
 def arc(record: BenchmarkRecord) -> BenchmarkRecord:
-    """The question's stem and choices, apart."""
+    """Separate the question's stem and choices."""
     question = record["question"]
     return {
         "question": question["stem"],
@@ -145,9 +145,9 @@ def arc(record: BenchmarkRecord) -> BenchmarkRecord:
 
 
 def open_book(record: BenchmarkRecord) -> BenchmarkRecord:
-    """The same, with the stem under its own name."""
-    read = arc(record)
-    return {"question_stem": read.pop("question"), **read}
+    """Convert as `arc`, with the stem under OpenBookQA's name."""
+    converted = arc(record)
+    return {"question_stem": converted.pop("question"), **converted}
 
 
 def _choices(published: list[BenchmarkRecord]) -> dict[str, list[str]]:
@@ -155,19 +155,19 @@ def _choices(published: list[BenchmarkRecord]) -> dict[str, list[str]]:
 
 
 def boolq(record: BenchmarkRecord) -> BenchmarkRecord:
-    """The answer as 0 or 1."""
+    """Convert the answer to 0 or 1."""
     keys = ("passage", "question")
     return {**{key: record[key] for key in keys}, "label": int(bool(record["answer"]))}
 
 
 def hellaswag(record: BenchmarkRecord) -> BenchmarkRecord:
-    """Only what the task reads: the published files differ in the rest."""
+    """Keep the fields that the task reads: the published files differ in the others."""
     keys = ("ctx_a", "ctx_b", "activity_label", "endings", "label")
     return {key: record[key] for key in keys}
 
 
 def mmlu(record: BenchmarkRecord) -> BenchmarkRecord:
-    """A row of a CSV: the question, four choices, and the letter of the right one."""
+    """Convert a CSV row: the question, four choices, and the letter of the correct one."""
     question, *choices, letter = record["cells"]
     if len(choices) != len(MMLU_LETTERS):
         raise ValueError(f"{len(choices)} choices")
@@ -175,20 +175,20 @@ def mmlu(record: BenchmarkRecord) -> BenchmarkRecord:
 
 
 def big_bench(record: BenchmarkRecord) -> BenchmarkRecord:
-    """An example with scored choices, as the harness names its fields.
+    """Convert an example with scored choices.
 
-    Prompts are put together as BIG-bench's own format says: prefixes and the choices listed, with
-    the defaults of that format where a task does not set them.
+    The prompt follows BIG-bench's own format: prefixes and the listed choices, with the defaults of
+    that format where a task does not set them.
     """
     scores: dict[str, float] = record["target_scores"]
     form, best = record["form"], max(scores.values())
-    listed = ""
+    choices = ""
     if form.get("append_choices_to_input", True):
-        listed = "".join(form.get("choice_prefix", "\n  choice: ") + choice for choice in scores)
-    before = form.get("task_prefix", "") + form.get("example_input_prefix", "\nQ: ")
-    asked = before + record["input"] + listed + form.get("example_output_prefix", "\nA: ")
+        choices = "".join(form.get("choice_prefix", "\n  choice: ") + choice for choice in scores)
+    prefix = form.get("task_prefix", "") + form.get("example_input_prefix", "\nQ: ")
+    prompt = prefix + record["input"] + choices + form.get("example_output_prefix", "\nA: ")
     return {
-        "inputs": asked.strip(),
+        "inputs": prompt.strip(),
         "multiple_choice_targets": list(scores),
         "multiple_choice_scores": [int(score == best) for score in scores.values()],
     }

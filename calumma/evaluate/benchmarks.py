@@ -1,4 +1,4 @@
-"""The paper's text benchmarks: which task of the harness each is, and from which files it asks."""
+"""The paper's text benchmarks: their harness tasks and published files."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from calumma.evaluate.benchmark_files import SplitFiles
 
 @dataclass(frozen=True, kw_only=True)
 class TextBenchmark:
-    """One benchmark: a task of the harness, and the files it is asked from."""
+    """A benchmark: a task of lm-evaluation-harness, and the files its questions come from."""
 
     summary: str
 
     harness_task: str
-    """The harness' name of it; where questions have subjects, what stands before a subject's."""
+    """The harness' task name; where questions have subjects, its prefix."""
 
     harness_folder: str
-    """Where its definition lies among the harness' tasks; empty where `changes` says it all."""
+    """Folder of the task's definition in the harness; empty where `overrides` defines everything."""
 
     test: SplitFiles
 
     train: SplitFiles | None = None
-    """Examples to show before a question; None where the task brings its own."""
+    """Few-shot examples; None where the task brings its own."""
 
     num_fewshot: int = 0
     """Examples before each question, as in the paper."""
 
     answer_pattern: str = ""
-    """A pattern of the final answer, by which answers vote; empty for multiple choice."""
+    """Regular expression of the final answer, for majority voting; empty for multiple choice."""
 
     scores_full_answer: bool = False
-    """Whether the harness scores the whole answer that won, or its final answer alone."""
+    """Whether the harness scores the complete winning answer, or its final answer alone."""
 
     harness_subjects: Mapping[str, str] = field(default_factory=dict)
     """The harness' names of subjects, where they differ from the files'."""
 
     per_subject: bool = False
-    """Whether each subject has figures of its own too."""
+    """Whether each subject has metrics of its own too."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the definition that hold here."""
+    """Fields of the task definition to override."""
 
     @property
     def files(self) -> str:
-        """The files that are read, in words."""
+        """The files that are read, as text."""
         names = [self.test.files, self.test.labels]
         if self.train is not None and self.num_fewshot:
             names += [self.train.files, self.train.labels]
@@ -70,14 +70,14 @@ TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
         train=SplitFiles("train.jsonl", "train-labels.lst"),
     ),
     "hellaswag": TextBenchmark(
-        summary="how a scene goes on, four choices",
+        summary="continuation of a scene, four choices",
         harness_task="hellaswag",
         harness_folder="hellaswag",
         test=SplitFiles("hellaswag_val.jsonl", convert=files.hellaswag),
         train=SplitFiles("hellaswag_train.jsonl", convert=files.hellaswag),
     ),
     "winogrande": TextBenchmark(
-        summary="whom a pronoun means, two choices",
+        summary="pronoun resolution, two choices",
         harness_task="winogrande",
         harness_folder="winogrande",
         test=SplitFiles("dev.jsonl"),
@@ -105,7 +105,7 @@ TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
         train=SplitFiles("train.jsonl", convert=files.open_book),
     ),
     "boolq": TextBenchmark(
-        summary="yes or no about a passage",
+        summary="yes/no questions about a passage",
         harness_task="boolq",
         harness_folder="super_glue/boolq",
         test=SplitFiles("dev.jsonl", convert=files.boolq),
@@ -120,7 +120,7 @@ TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
         num_fewshot=5,
     ),
     "gsm8k": TextBenchmark(
-        summary="word problems, written out; --votes N for a majority vote",
+        summary="word problems, generated; --majority-votes N for maj@N",
         harness_task="gsm8k",
         harness_folder="gsm8k",
         test=SplitFiles("test.jsonl"),
@@ -129,7 +129,7 @@ TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
         answer_pattern=r"#### (\-?[0-9\.\,]+)",
     ),
     "math": TextBenchmark(
-        summary="competition mathematics, written out; --votes N for a majority vote",
+        summary="competition mathematics, generated; --majority-votes N for maj@N",
         harness_task="minerva_math_",
         harness_folder="minerva_math",
         test=SplitFiles("test/*/*.json", subject=files.subject_from_folder),
@@ -157,4 +157,4 @@ TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
         },
     ),
 }
-"""By the names of their folders of files, and of their figures."""
+"""By name, which is also the name of the folder of files and the prefix of the metrics."""

@@ -88,7 +88,7 @@ def generate_captions(
         batch = pairs[start : start + BATCH_SIZE]
         samples = context.model.generate_batch(
             [[pair.pil_image, *question] for pair in batch],
-            answer=config.chat_template,
+            add_generation_prompt=config.chat_template,
             max_new_tokens=longest + _EXTRA_TOKENS,
             max_images=0,
             text=GREEDY_TEXT,

@@ -84,7 +84,7 @@ def generate_images(
         batch = captions[start : start + BATCH_SIZE]
         samples = model.generate_batch(
             [list(_prompt(caption, config)) for caption in batch],
-            answer=config.chat_template,
+            add_generation_prompt=config.chat_template,
             seeds=[config.seed + start + number for number in range(len(batch))],
             max_new_tokens=max_new_tokens,
             max_images=1,

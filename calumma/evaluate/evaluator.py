@@ -1,4 +1,4 @@
-"""The tasks by name, and measuring several of them."""
+"""The evaluation tasks by name, and the evaluation of several of them."""
 
 from __future__ import annotations
 
@@ -28,50 +28,48 @@ from calumma.text_format import closest_match
 from calumma.tokens.image import ImageTokenizer
 
 EvalProgress = Callable[[str, int, int], None]
-"""Told the name of the task, how many of its pieces are done, and of how many."""
+"""Called with the name of the task, the number of its items that are done, and of all."""
 
 
 @dataclass(frozen=True)
 class EvalTask:
-    """One thing to measure."""
+    """An evaluation task."""
 
     measure: Callable[[EvalContext, EvalConfig], list[Metric]]
     summary: str
 
     files: str = ""
-    """The benchmark's own files that are asked for (`--data`); empty where documents are."""
+    """The benchmark's published files (`--data`); empty for a task on documents."""
 
 
 RECONSTRUCTION = "reconstruction"
 
 TASKS: dict[str, EvalTask] = {
-    "likelihood": EvalTask(likelihood, "bits per token of text and codes, and what captions save"),
-    "retrieval": EvalTask(retrieval, "the right one of ten captions, and of ten pictures"),
-    RECONSTRUCTION: EvalTask(reconstruction, "pictures through codes and back; codebook use"),
-    "drawing": EvalTask(color_accuracy, "asked for a colour, whether the drawn picture has it"),
-    "captioning": EvalTask(captioning, "what is known of a picture, in the caption written for it"),
-    "text_to_image": EvalTask(
-        text_to_image, "pictures drawn for captions, by a scorer and references"
-    ),
-    "interleaved": EvalTask(interleaved, "answers to conversations: pictures where asked, and apt"),
-    "safety": EvalTask(safety, "unsafe prompts refused, and plain ones that only sound so"),
+    "likelihood": EvalTask(likelihood, "bits per token of text and codes, saving by captions"),
+    "retrieval": EvalTask(retrieval, "the right one of ten captions, and of ten images"),
+    RECONSTRUCTION: EvalTask(reconstruction, "image tokenizer: PSNR, SSIM, codebook usage"),
+    "color_accuracy": EvalTask(color_accuracy, "colors of generated images against the prompt"),
+    "captioning": EvalTask(captioning, "known attributes in generated captions"),
+    "text_to_image": EvalTask(text_to_image, "generated images against captions and references"),
+    "interleaved": EvalTask(interleaved, "images in answers: where requested, and on topic"),
+    "safety": EvalTask(safety, "refusal rates of unsafe and of harmless prompts"),
     **{
         name: EvalTask(partial(text_benchmark, name), each.summary, each.files)
         for name, each in TEXT_BENCHMARKS.items()
     },
     **{
-        name: EvalTask(partial(vlm_benchmark, name), pictured.summary, pictured.files)
-        for name, pictured in VLM_BENCHMARKS.items()
+        name: EvalTask(partial(vlm_benchmark, name), each.summary, each.files)
+        for name, each in VLM_BENCHMARKS.items()
     },
 }
 """By the names that `--tasks` takes."""
 
 ENCODING_STAGE = "encoding"
-"""What progress calls the work that all tasks share."""
+"""Name of the work that all tasks share, in progress reports."""
 
 
 def check_tasks(names: Sequence[str]) -> None:
-    """See that there are names, and that they are names of tasks.
+    """Check that there are names, and that all are names of tasks.
 
     Raises:
         EvaluationError: they are not.
@@ -79,9 +77,11 @@ def check_tasks(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
-        near = closest_match(unknown[0], TASKS) if unknown else None
-        wanted = f"perhaps {near}" if near else "names of tasks"
-        raise EvaluationError(f"{found}; expected {wanted}. `calumma evaluate --list` tells them.")
+        match = closest_match(unknown[0], TASKS) if unknown else None
+        expected = f"perhaps {match}" if match else "names of tasks"
+        raise EvaluationError(
+            f"{found}; expected {expected}. `calumma evaluate --list` lists them."
+        )
 
 
 def evaluate(
@@ -92,32 +92,33 @@ def evaluate(
     *,
     progress: EvalProgress | None = None,
 ) -> EvalReport:
-    """Measure tasks on documents; the same seed gives the same figures.
+    """Evaluate a model on documents and benchmarks; the same seed gives the same metrics.
 
     Args:
-        model: what is measured.
+        model: the model.
         documents: held-out documents.
-        tasks: names in TASKS, in the order of the figures expected.
-        config: see `Options`.
-        progress: told about each piece of work that is done.
+        tasks: names in TASKS, in the order of the report.
+        config: settings; see `EvalConfig`.
+        progress: called after each batch.
 
     Returns:
-        The report, without the names of the model and the command: `dataclasses.replace` adds them.
+        The report, without model and command: `dataclasses.replace` adds them.
 
     Raises:
-        EvaluationError: a task is not known, or finds no documents that fit it.
+        EvaluationError: a task is not known, or finds no suitable documents.
     """
     check_tasks(tasks)
-    tell = progress or (lambda name, done, total: None)
+    on_progress = progress or (lambda name, done, total: None)
     config = config or EvalConfig()
-    context = EvalContext(model, documents, on_progress=partial(tell, ENCODING_STAGE))
+    context = EvalContext(model, documents, on_progress=partial(on_progress, ENCODING_STAGE))
     started = time.perf_counter()
-    figures: list[Metric] = []
+    metrics: list[Metric] = []
     for name in tasks:
-        heard = replace(config, tick=partial(tell, name))
-        figures += [replace(figure, task=name) for figure in TASKS[name].measure(context, heard)]
+        task_config = replace(config, on_progress=partial(on_progress, name))
+        task_metrics = TASKS[name].measure(context, task_config)
+        metrics += [replace(metric, task=name) for metric in task_metrics]
     return EvalReport(
-        metrics=figures,
+        metrics=metrics,
         seconds=time.perf_counter() - started,
         seed=config.seed,
         charts_and_grids=context.image_grids,
@@ -127,10 +128,10 @@ def evaluate(
 
 
 def list_tasks() -> str:
-    """What there is to measure, and the files that benchmarks are asked from, for people."""
-    lines = ["Asked of held-out documents (--documents):"]
+    """Return the list of tasks, with the files of benchmarks, as text."""
+    lines = ["On held-out documents (--documents):"]
     lines += [f"  {name:<16}{task.summary}" for name, task in TASKS.items() if not task.files]
-    lines += ["", "Asked from benchmarks' own files (--data DIR, a folder for each in it):"]
+    lines += ["", "On benchmarks' own files (--data DIR, with a folder for each):"]
     for name, task in TASKS.items():
         if task.files:
             lines += [f"  {name:<16}{task.summary}", f"  {'':<16}DIR/{name}/: {task.files}"]
@@ -145,25 +146,28 @@ def evaluate_tokenizer(
     *,
     progress: EvalProgress | None = None,
 ) -> EvalReport:
-    """Measure an image tokenizer alone, of which `reconstruction` is the only task.
+    """Evaluate an image tokenizer alone, for which `reconstruction` is the only task.
 
     Raises:
-        EvaluationError: another task is named, or there are no pictures.
+        EvaluationError: another task is named, or there are no images.
     """
     check_tasks(tasks)
     others = [name for name in tasks if name != RECONSTRUCTION]
     if others:
         raise EvaluationError(
-            f"task {others[0]!r} wants a model, but this is an image tokenizer alone; expected "
+            f"task {others[0]!r} needs a model, but this is an image tokenizer alone; expected "
             f"{RECONSTRUCTION}. Name a model folder, or that task."
         )
     config = config or EvalConfig()
     if progress:
-        config = replace(config, tick=partial(progress, RECONSTRUCTION))
+        config = replace(config, on_progress=partial(progress, RECONSTRUCTION))
     started = time.perf_counter()
     images = [image for document in documents for image in document.images]
-    figures, sheets, skipped = evaluate_reconstruction(tokenizer, images, config)
-    seconds = time.perf_counter() - started
+    metrics, image_grids, skipped = evaluate_reconstruction(tokenizer, images, config)
     return EvalReport(
-        metrics=figures, seconds=seconds, seed=config.seed, charts_and_grids=sheets, skipped=skipped
+        metrics=metrics,
+        seconds=time.perf_counter() - started,
+        seed=config.seed,
+        charts_and_grids=image_grids,
+        skipped=skipped,
     )

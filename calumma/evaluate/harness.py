@@ -13,12 +13,8 @@ from typing import Any, Protocol
 from calumma.evaluate.loglikelihood import TokenLogprobs, score_sequences
 from calumma.generate.model import Model
 from calumma.generate.params import Request, TextSampling
-from calumma.generate.request import RequestState
 
 _TokenIds = list[int]
-
-_STOP_WINDOW = 64
-"""Newest tokens in which stop strings are searched for during generation."""
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """New tokens where a task sets no limit: the harness' own default."""
@@ -127,26 +123,11 @@ class HarnessModel:
         Options are `until`, `max_gen_toks`, `do_sample`, `temperature` and `top_p`; without
         `do_sample`, decoding is greedy.
         """
-        engine = self.model.engine
-        states = engine.submit_all([self._request(each, n) for n, each in enumerate(requests)])
-        stops = {
-            state: _stop_strings(each.args[1]) for state, each in zip(states, requests, strict=True)
-        }
-        finished: set[RequestState] = set()
-        for state, _ in engine.stream_tokens(states):
-            tail = self._text(state.output_token_ids[-_STOP_WINDOW:]) if stops[state] else ""
-            if stops[state] and _truncate(tail, stops[state]) is not None:
-                engine.abort(state)
-            if state.is_finished and state not in finished:
-                finished.add(state)
-                self.on_progress(len(finished), len(states))
-        answers = [self._text(state.output_token_ids) for state in states]
-        cut = (_truncate(text, stops[state]) for text, state in zip(answers, states, strict=True))
-        return [text if short is None else short for text, short in zip(answers, cut, strict=True)]
-
-    def _text(self, ids: _TokenIds) -> str:
-        kept = [id_ for id_ in ids if id_ in self.model.vocabulary.text]
-        return self.model.text.decode(kept)
+        samples = self.model.generate_requests(
+            [self._request(each, n) for n, each in enumerate(requests)],
+            on_progress=self.on_progress,
+        )
+        return ["".join(part for part in s.parts if isinstance(part, str)) for s in samples]
 
     def _request(self, request: HarnessRequest, number: int) -> Request:
         context, options = request.args[:2]
@@ -164,6 +145,7 @@ class HarnessModel:
             seed=self.seed + number,
             text=sampling,
             max_images=0,
+            stop=_stop_strings(options),
         )
 
 
@@ -182,16 +164,6 @@ def _last_tokens(scored: TokenLogprobs, count: int) -> tuple[float, bool]:
     return float(scored.logprobs[-count:].sum()), bool(scored.is_greedy[-count:].all())
 
 
-def _stop_strings(options: dict[str, Any]) -> list[str]:
+def _stop_strings(options: dict[str, Any]) -> tuple[str, ...]:
     stops = options.get("until") or []
-    return [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
-
-
-def _truncate(text: str, stops: Sequence[str]) -> str | None:
-    """Cut a text at the first of some stop strings; None where it contains none.
-
-    >>> _truncate("12. Q: more", ["Q:", ". "]), _truncate("12", ["Q:"])
-    ('12', None)
-    """
-    ends = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(ends)] if ends else None
+    return tuple(stop for stop in ([stops] if isinstance(stops, str) else stops) if stop)

@@ -24,7 +24,6 @@ from calumma.evaluate.text_to_image import RETRIEVAL_CHANCE, fit_scorer
 from calumma.generate.events import Sample
 from calumma.generate.model import Model
 from calumma.generate.params import Request
-from calumma.generate.request import RequestState
 from calumma.text_format import pluralize
 
 _EXTRA_TOKENS = 32
@@ -145,23 +144,16 @@ def generate_interleaved(
 ) -> list[Sample]:
     """Return the model's answers, each with its own seed."""
     longest = max(_num_tokens(model, prompt.reference) for prompt in prompts) + _EXTRA_TOKENS
-    states = model.engine.submit_all(
-        [
-            Request(
-                prompt_token_ids=tuple(model.encode_chat(prompt.turns)),
-                max_new_tokens=longest,
-                seed=config.seed + number,
-                image=config.image,
-            )
-            for number, prompt in enumerate(prompts)
-        ]
-    )
-    finished: set[RequestState] = set()
-    for state, _ in model.engine.stream_tokens(states):
-        if state.is_finished and state not in finished:
-            finished.add(state)
-            config.on_progress(len(finished), len(states))
-    return [model.sample_of(state) for state in states]
+    requests = [
+        Request(
+            prompt_token_ids=tuple(model.encode_chat(prompt.turns)),
+            max_new_tokens=longest,
+            seed=config.seed + number,
+            image=config.image,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    return model.generate_requests(requests, on_progress=config.on_progress)
 
 
 def layout_metrics(prompts: Sequence[InterleavedPrompt], samples: Sequence[Sample]) -> list[Metric]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from calumma.text_format import format_number
+
 Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
@@ -143,21 +145,10 @@ def proportion_metric(name: str, hits: ArrayLike, note: str) -> Metric:
     )
 
 
-def format_value(value: float | None) -> str:
-    """Format a number with four significant digits; "-" for None.
-
-    >>> format_value(3.14159), format_value(0.1), format_value(None), format_value(1234.5)
-    ('3.142', '0.1', '-', '1234')
-    """
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def format_interval(interval: Interval | None) -> str:
     """Format an interval."""
     return (
-        "-" if interval is None else f"{format_value(interval[0])} to {format_value(interval[1])}"
+        "-" if interval is None else f"{format_number(interval[0])} to {format_number(interval[1])}"
     )
 
 
@@ -167,7 +158,7 @@ def format_baselines(baselines: Mapping[str, float]) -> str:
     >>> format_baselines({"chance": 0.1, "nearest": 0.25})
     'chance 0.1, nearest 0.25'
     """
-    return ", ".join(f"{name} {format_value(value)}" for name, value in baselines.items())
+    return ", ".join(f"{name} {format_number(value)}" for name, value in baselines.items())
 
 
 TABLE_HEADINGS = ("metric", "value", "baseline", "95 % interval", "n", "unit")
@@ -176,7 +167,7 @@ TABLE_HEADINGS = ("metric", "value", "baseline", "95 % interval", "n", "unit")
 def table_cells(metric: Metric) -> tuple[str, ...]:
     """Return a metric's cells under `TABLE_HEADINGS`."""
     return (
-        metric.name, format_value(metric.value), format_value(metric.baseline), format_interval(metric.interval),
+        metric.name, format_number(metric.value), format_number(metric.baseline), format_interval(metric.interval),
         str(metric.n), metric.unit,
     )  # fmt: skip
 

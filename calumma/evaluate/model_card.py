@@ -1,8 +1,8 @@
-"""A model card: what a model folder is, what it was made of, and what was measured of it.
+"""Model cards: what a model folder is, what it was trained on, and its evaluation results.
 
-It is the README.md that Hugging Face shows of a model folder, with the metadata that its hub
-reads. Nothing in it is claimed: shapes come from the folder, sources from shards or documents,
-figures from reports.
+A card is the README.md that Hugging Face shows of a model folder, with the hub's metadata. It makes
+no claims of its own: sizes come from the folder, sources from shards or documents, metrics from
+reports.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from calumma.checkpoints.lazy_tensor import LazyModel
 from calumma.corpora.catalog import CORPORA
 from calumma.documents.readers import read_documents
 from calumma.errors import EvaluationError
-from calumma.evaluate.metric import format_interval, format_value
+from calumma.evaluate.metric import format_interval
 from calumma.evaluate.report import REPORT_JSON
 from calumma.files import read_json, write_text
 from calumma.shards.format import MANIFEST_NAME
 from calumma.shards.manifest import Manifest
+from calumma.text_format import format_number
 
 CARD_NAME = "README.md"
 
-NOT_SPECIFIED = "not told"
+NOT_SPECIFIED = "not specified"
 
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """Where training data came from."""
+    """A source of training data."""
 
     name: str
     license: str
@@ -46,55 +47,57 @@ def write_card(folder: Path, reports: Sequence[Path], trained_on: Sequence[str |
     Args:
         folder: the model folder.
         reports: folders that `calumma evaluate` wrote.
-        trained_on: documents, or folders of shards, that the model was trained on.
+        trained_on: training documents, or folders of shards.
 
     Returns:
         The card's path.
 
     Raises:
         CheckpointError: the folder is no model folder.
-        EvaluationError: a folder of reports holds none.
+        EvaluationError: a folder has no report.
         DocumentError: documents cannot be read.
         OutputError: the card cannot be written.
     """
     model = open_model(folder)
-    read = [_report(path) for path in reports]
+    results = [_load_report(path) for path in reports]
     path = folder / CARD_NAME
-    write_text(path, render_card(folder.resolve().name, model, read, training_sources(trained_on)))
+    sources = training_sources(trained_on)
+    write_text(path, render_card(folder.resolve().name, model, results, sources))
     return path
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def _load_report(folder: Path) -> dict[str, Any]:
     path = folder / REPORT_JSON
     if not path.is_file():
         raise EvaluationError(
-            f"{folder} holds no {REPORT_JSON}; expected a folder that `calumma evaluate` wrote. "
-            "Measure first, then name its --out."
+            f"{folder} has no {REPORT_JSON}; expected a folder that `calumma evaluate` wrote. "
+            "Run an evaluation first, then name its --out."
         )
     report: dict[str, Any] = read_json(path)
     return report
 
 
 def training_sources(trained_on: Sequence[str | Path]) -> list[TrainingSource]:
-    """The sources of documents with their licences, or of shards with those that are known."""
+    """Return the sources of documents and shards with their licenses, where these are known."""
     counts: Counter[tuple[str, str]] = Counter()
     documents = []
-    for place in trained_on:
-        if (Path(place) / MANIFEST_NAME).is_file():
-            manifest = Manifest.load(Path(place))
+    for path in trained_on:
+        if (Path(path) / MANIFEST_NAME).is_file():
+            manifest = Manifest.load(Path(path))
             for name in manifest.sources:
-                counts[name, _known_licence(name)] += manifest.counts(name).num_sequences
+                counts[name, _catalog_license(name)] += manifest.counts(name).num_sequences
         else:
-            documents.append(place)
+            documents.append(path)
     for document in read_documents(documents) if documents else ():
-        licence = document.license or _known_licence(document.source)
-        counts[document.source or NOT_SPECIFIED, licence] += 1
+        license_name = document.license or _catalog_license(document.source)
+        counts[document.source or NOT_SPECIFIED, license_name] += 1
     return [
-        TrainingSource(name, licence, count) for (name, licence), count in sorted(counts.items())
+        TrainingSource(name, license_name, count)
+        for (name, license_name), count in sorted(counts.items())
     ]
 
 
-def _known_licence(source: str) -> str:
+def _catalog_license(source: str) -> str:
     return next((each.license for each in CORPORA if each.name == source), NOT_SPECIFIED)
 
 
@@ -102,53 +105,54 @@ def render_card(
     name: str,
     model: LazyModel,
     reports: Sequence[Mapping[str, Any]],
-    made_of: Sequence[TrainingSource],
+    sources: Sequence[TrainingSource],
 ) -> str:
-    """The card's text: metadata, what it is, how it is used, data, figures, limits."""
-    figures = [figure for report in reports for figure in report["figures"]]
+    """Return the card's text: metadata, sizes, usage, training data, results, limitations."""
+    metrics = [metric for report in reports for metric in report["figures"]]
     return "\n".join(
         [
-            "---", *_metadata(name, figures), "---", "",
+            "---", *_metadata(name, metrics), "---", "",
             f"# {name}", "",
-            "One decoder that reads and writes text and pictures in any order, as one sequence of "
-            "ids (the architecture of Chameleon, arXiv:2405.09818), made with calumma.", "",
-            "## What it is", "", *_sizes(model), "",
-            "## How to use it", "", *_usage(model), "",
-            "## What it was trained on", "", *_data(made_of), "",
-            "## What was measured", "", *_figures(reports), "",
-            "## Limits", "", *(f"- {line}" for line in limitations(model, reports, made_of)), "",
+            "A decoder over text and images in any order, as one sequence of tokens (the "
+            "architecture of Chameleon, arXiv:2405.09818), made with calumma.", "",
+            "## Model", "", *_sizes(model), "",
+            "## Usage", "", *_usage(model), "",
+            "## Training data", "", *_data(sources), "",
+            "## Evaluation", "", *_results(reports), "",
+            "## Limitations", "", *(f"- {line}" for line in limitations(model, reports, sources)),
+            "",
         ]
     )  # fmt: skip
 
 
-def _metadata(name: str, figures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the hub reads, as YAML; strings are written as JSON, which YAML takes."""
+def _metadata(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the hub's metadata as YAML; strings are written as JSON, which is valid YAML."""
     lines = ["library_name: calumma", "pipeline_tag: any-to-any"]
     lines += ["tags:", "- chameleon", "- mixed-modal", "- image-text-to-text", "- text-to-image"]
-    if not figures:
+    if not metrics:
         return lines
     lines += ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
-    for figure in figures:
-        task = figure.get("task") or figure["name"]
+    for metric in metrics:
+        task = metric.get("task") or metric["name"]
         lines += [
             "  - task:", "      type: any-to-any",
             "    dataset:", f"      name: {json.dumps(task)}", f"      type: {json.dumps(task)}",
-            "    metrics:", f"    - type: {json.dumps(figure['name'])}",
-            f"      value: {figure['value']:.6g}",
+            "    metrics:", f"    - type: {json.dumps(metric['name'])}",
+            f"      value: {metric['value']:.6g}",
         ]  # fmt: skip
     return lines
 
 
 def _sizes(model: LazyModel) -> list[str]:
-    shape, image = model.decoder_config, model.vq_config
+    decoder, image = model.decoder_config, model.vq_config
     vocabulary = model.text_tokenizer.vocabulary
     dtype = str(model.dtype).removeprefix("torch.")
     rows = {
-        "parameters of the decoder": f"{model.num_parameters:,}",
-        "layers, width, heads": f"{shape.num_layers}, {shape.model_dim}, {shape.num_heads}",
-        "longest row": f"{shape.max_seq_len:,} ids",
-        "vocabulary": f"{vocabulary.num_text:,} text ids, {vocabulary.num_codes:,} image codes",
-        "pictures": f"{image.resolution} x {image.resolution} pixels, "
+        "decoder parameters": f"{model.num_parameters:,}",
+        "layers, width, heads": f"{decoder.num_layers}, {decoder.model_dim}, {decoder.num_heads}",
+        "maximum sequence length": f"{decoder.max_seq_len:,} tokens",
+        "vocabulary": f"{vocabulary.num_text:,} text tokens, {vocabulary.num_codes:,} image codes",
+        "images": f"{image.resolution} x {image.resolution} pixels, "
         f"{image.codes_per_image:,} codes each",
         "weights": f"{dtype}, {model.num_bytes:,} bytes",
     }
@@ -156,41 +160,42 @@ def _sizes(model: LazyModel) -> list[str]:
 
 
 def _usage(model: LazyModel) -> list[str]:
-    draws = ['    model.generate(["draw a red circle"], image_first=True).parts']
+    generation = ['    model.generate(["draw a red circle"], image_first=True).parts']
     return [
         "    import calumma",
         '    model = calumma.load("PATH")',
-        '    model.generate([picture, "what is it?"]).parts',
-        *(draws if model.has_image_decoder else []),
+        '    model.generate([image, "what is it?"]).parts',
+        *(generation if model.has_image_decoder else []),
         "",
         "transformers' `ChameleonForConditionalGeneration` and `ChameleonProcessor` load the "
         "folder too where its `config.json` is of type chameleon.",
     ]
 
 
-def _data(made_of: Sequence[TrainingSource]) -> list[str]:
-    if not made_of:
-        return ["Not told to the one who wrote this card."]
-    rows = [f"| {each.name} | {each.count:,} | {each.license} |" for each in made_of]
+def _data(sources: Sequence[TrainingSource]) -> list[str]:
+    if not sources:
+        return ["Training data not specified."]
+    rows = [f"| {each.name} | {each.count:,} | {each.license} |" for each in sources]
     return [
-        "| source | documents | licence |", "|---|---:|---|", *rows, "",
-        "Whoever passes the model on chooses its licence, and sees that these sources allow it.",
+        "| source | documents | license |", "|---|---:|---|", *rows, "",
+        "This card does not set a license for the model: check that these sources allow the one "
+        "you choose.",
     ]  # fmt: skip
 
 
-def _figures(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+def _results(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     if not reports:
-        return ["Nothing yet."]
+        return ["Not evaluated."]
     lines = []
     for report in reports:
-        lines += ["| figure | value | baseline | 95 % interval | n | unit |"]
+        lines += ["| metric | value | baseline | 95 % interval | n | unit |"]
         lines += ["|---|---:|---:|---:|---:|---|"]
-        for figure in report["figures"]:
-            interval = figure["interval"]
+        for metric in report["figures"]:
+            interval = metric["interval"]
             cells = (
-                figure["name"], format_value(figure["value"]), format_value(figure["baseline"]),
-                format_interval((interval[0], interval[1]) if interval else None), str(figure["n"]),
-                figure["unit"],
+                metric["name"], format_number(metric["value"]), format_number(metric["baseline"]),
+                format_interval((interval[0], interval[1]) if interval else None), str(metric["n"]),
+                metric["unit"],
             )  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", f"    {report['command']}", ""]
@@ -199,35 +204,32 @@ def _figures(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def limitations(
-    model: LazyModel, reports: Sequence[Mapping[str, Any]], made_of: Sequence[TrainingSource]
+    model: LazyModel, reports: Sequence[Mapping[str, Any]], sources: Sequence[TrainingSource]
 ) -> list[str]:
-    """What is known not to hold, and what nobody looked at."""
-    tasks = {figure.get("task", "") for report in reports for figure in report["figures"]}
-    names = [figure["name"] for report in reports for figure in report["figures"]]
-    side = model.vq_config.resolution
+    """Return the known limitations, and what was not measured."""
+    metrics = [metric for report in reports for metric in report["figures"]]
     lines = [
-        f"Pictures are read and drawn as squares of {side} pixels through "
+        f"Images are resized to {model.vq_config.resolution} pixels per side and encoded as "
         f"{model.vq_config.codes_per_image:,} codes: small text and faces are lost first.",
-        "It says what is likely, not what is true, and its training data's faults are its own.",
-        "Figures hold for what was asked of it here; other documents and prompts give others.",
+        "Outputs may be wrong, and reproduce faults of the training data.",
+        "The results hold for these evaluations; other documents and prompts give other results.",
     ]
     if not model.has_image_decoder:
-        lines.append("It cannot draw: the folder holds no decoder of its image tokenizer.")
-    if "safety" not in tasks:
-        lines.append("Nobody measured here what it does with unsafe prompts.")
-    if not any(name.startswith("reconstruction") for name in names):
-        lines.append("Nobody measured here how well pictures come back from their codes.")
+        lines.append("It cannot generate images: the folder has no image decoder.")
+    if not any(metric.get("task") == "safety" for metric in metrics):
+        lines.append("Behavior on unsafe prompts was not measured.")
+    if not any(metric["name"].startswith("reconstruction") for metric in metrics):
+        lines.append("Image reconstruction was not measured.")
     weak = [
-        figure["name"]
-        for report in reports
-        for figure in report["figures"]
-        if figure["unit"] == "share"
-        and figure["baseline"] is not None
-        and figure["interval"]
-        and figure["interval"][0] <= figure["baseline"]
+        metric["name"]
+        for metric in metrics
+        if metric["unit"] == "share"
+        and metric["baseline"] is not None
+        and metric["interval"]
+        and metric["interval"][0] <= metric["baseline"]
     ]
     if weak:
-        lines.append(f"No better than a baseline, as far as these samples tell: {', '.join(weak)}.")
-    if any(each.license == NOT_SPECIFIED for each in made_of):
-        lines.append("The licences of some of its sources are not told.")
+        lines.append(f"Not significantly better than a baseline: {', '.join(weak)}.")
+    if any(each.license == NOT_SPECIFIED for each in sources):
+        lines.append("The licenses of some sources are not specified.")
     return lines

@@ -1,4 +1,4 @@
-"""What questions that the harness has asked come to: figures, votes, baselines, evidence."""
+"""Metrics of text benchmarks from the harness' logged samples: accuracy, majority votes, baselines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calumma.evaluate.benchmarks import TextBenchmark
 from calumma.evaluate.context import EvalConfig, EvalContext
@@ -16,10 +17,10 @@ from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_metric
 
 VOTE_TEMPERATURE = 0.6
-"""Of the answers that vote; the paper does not say which it used."""
+"""Temperature of the answers that vote; the paper does not report its own."""
 
 HARNESS_METRICS = ("acc", "acc_norm", "exact_match", "math_verify")
-"""What the harness measures of one question, from 0 to 1, in the order of the figures."""
+"""Per-question metrics of the harness, from 0 to 1, in the order of the report."""
 
 HarnessSample = dict[str, Any]
 """One question as the harness logs it: its record, arguments, answers and metrics."""
@@ -32,68 +33,61 @@ def accuracy_metrics(
     context: EvalContext,
     config: EvalConfig,
 ) -> list[Metric]:
-    """A figure for each metric, beside what takes nothing clever where there are candidates."""
-    figures = [
-        _figure(f"{name}_{metric}", [sample[metric] for sample in samples], benchmark)
-        for metric in HARNESS_METRICS
-        if metric in samples[0]
+    """Return the mean of each harness metric, with baselines if it is multiple choice."""
+    metrics = [
+        _metric(f"{name}_{key}", [sample[key] for sample in samples], benchmark)
+        for key in HARNESS_METRICS
+        if key in samples[0]
     ]
     if benchmark.answer_pattern:
-        return figures
-    beside = _baselines(samples, context, config)
-    return [figure.with_baselines(beside) for figure in figures]
+        return metrics
+    baselines = _baselines(samples, context, config)
+    return [metric.with_baselines(baselines) for metric in metrics]
 
 
-def _figure(name: str, scores: Sequence[float], benchmark: TextBenchmark) -> Metric:
-    shots = (
-        f"{benchmark.num_fewshot}-shot"
-        if benchmark.num_fewshot
-        else "no examples before a question"
-    )
-    note = f"lm-evaluation-harness {version('lm_eval')}, {shots}"
+def _metric(name: str, scores: Sequence[float], benchmark: TextBenchmark) -> Metric:
+    note = f"lm-evaluation-harness {version('lm_eval')}, {benchmark.num_fewshot}-shot"
     return proportion_metric(name, scores, note)
 
 
 def _baselines(
     samples: Sequence[HarnessSample], context: EvalContext, config: EvalConfig
 ) -> dict[str, float]:
-    """What chance gets, what the commonest place of the right answer gets, and a unigram."""
+    """Return the accuracies of chance, of the most common answer index, and of a unigram."""
     counts = [len(sample["arguments"]) for sample in samples]
     golds = [_gold(sample) for sample in samples]
-    made = {
+    baselines = {
         "chance": float(np.mean([1 / count for count in counts])),
-        "commonest place": Counter(golds).most_common(1)[0][1] / len(golds),
+        "most common index": Counter(golds).most_common(1)[0][1] / len(golds),
     }
     if config.training_counts is not None:
         logs = np.log(config.training_counts + 1.0)
-        made["unigram"] = float(
-            np.mean(
-                [
-                    np.argmax(_unigram(sample, context, logs)) == gold
-                    for sample, gold in zip(samples, golds, strict=True)
-                ]
-            )
-        )
-    return made
+        hits = [
+            np.argmax(_unigram_scores(sample, context, logs)) == gold
+            for sample, gold in zip(samples, golds, strict=True)
+        ]
+        baselines["unigram"] = float(np.mean(hits))
+    return baselines
 
 
-def _unigram(sample: HarnessSample, context: EvalContext, logs: Any) -> list[float]:
-    """How much commoner than chance the words of each candidate are, in training."""
+def _unigram_scores(
+    sample: HarnessSample, context: EvalContext, logs: NDArray[np.float64]
+) -> list[float]:
+    """Return the unigram log-probability of each candidate, from training counts."""
     total = np.log(np.exp(logs).sum())
-    texts = [candidate_text(sample, place) for place in range(len(sample["arguments"]))]
+    texts = [candidate_text(sample, index) for index in range(len(sample["arguments"]))]
     return [float((logs[context.model.text.encode(text)] - total).sum()) for text in texts]
 
 
-def candidate_text(sample: HarnessSample, place: int) -> str:
-    """What tells a candidate from the others: its continuation, or where that is shared, its
-    context (as in WinoGrande)."""
+def candidate_text(sample: HarnessSample, index: int) -> str:
+    """Return what distinguishes a candidate: its continuation, or its context as in WinoGrande."""
     arguments = sample["arguments"]
-    shared = len({args[1] for args in arguments}) == 1
-    return str(arguments[place][0 if shared else 1])
+    is_shared = len({args[1] for args in arguments}) == 1
+    return str(arguments[index][0 if is_shared else 1])
 
 
 def _gold(sample: HarnessSample) -> int:
-    """The place of the right candidate, as the harness reads it."""
+    """Return the index of the correct candidate, as the harness reads it."""
     task, record = sample["task"], sample["doc"]
     gold = task.doc_to_text(record) if task.multiple_input else task.doc_to_target(record)
     if isinstance(gold, str) and not gold.isdecimal():
@@ -104,33 +98,32 @@ def _gold(sample: HarnessSample) -> int:
 def majority_vote_metrics(
     name: str, benchmark: TextBenchmark, samples: Sequence[HarnessSample], votes: int
 ) -> list[Metric]:
-    """The share right when the commonest final answer of `votes` is taken, and of one drawn."""
-    voted, single = [], []
+    """Return the accuracy of the most common final answer of `votes`; the baseline is one answer."""
+    majority, single = [], []
     for sample in samples:
         answers = sample["resps"][0]
-        voted.append(_right(benchmark, sample, majority_answer(answers, benchmark.answer_pattern)))
-        single += [_right(benchmark, sample, answer) for answer in answers]
-    note = f"{votes} answers drawn at temperature {VOTE_TEMPERATURE}; one alone gets the baseline"
-    figure = _figure(f"{name}_maj{votes}", voted, benchmark)
-    return [
-        figure.with_baselines(
-            {"one answer": float(np.mean(single))}, note=f"{figure.note}; {note}"
-        ),
-    ]
-
-
-def _right(benchmark: TextBenchmark, sample: HarnessSample, answer: str) -> float:
-    given = (
-        answer if benchmark.scores_full_answer else final_answer(answer, benchmark.answer_pattern)
+        winner = majority_answer(answers, benchmark.answer_pattern)
+        majority.append(_exact_match(benchmark, sample, winner))
+        single += [_exact_match(benchmark, sample, answer) for answer in answers]
+    metric = _metric(f"{name}_maj{votes}", majority, benchmark)
+    note = (
+        f"{metric.note}; {votes} answers sampled at temperature {VOTE_TEMPERATURE}; the baseline "
+        "is one answer alone"
     )
-    scored = sample["task"].process_results(sample["doc"], [given])
-    return float(scored["exact_match"])
+    return [metric.with_baselines({"one answer": float(np.mean(single))}, note=note)]
+
+
+def _exact_match(benchmark: TextBenchmark, sample: HarnessSample, answer: str) -> float:
+    if not benchmark.scores_full_answer:
+        answer = final_answer(answer, benchmark.answer_pattern)
+    scores = sample["task"].process_results(sample["doc"], [answer])
+    return float(scores["exact_match"])
 
 
 def majority_answer(answers: Sequence[str], pattern: str) -> str:
-    """The first answer whose final answer is the commonest; answers without one have no vote.
+    """Return the first answer with the most common final answer; others without one do not vote.
 
-    >>> winner(["#### 1", "#### 2", "so #### 2", "none"], r"#### (\\d+)")
+    >>> majority_answer(["#### 1", "#### 2", "so #### 2", "none"], r"#### (\\d+)")
     '#### 2'
     """
     finals = [final_answer(answer, pattern) for answer in answers]
@@ -141,24 +134,21 @@ def majority_answer(answers: Sequence[str], pattern: str) -> str:
 
 
 def final_answer(answer: str, pattern: str) -> str:
-    """The last match of a pattern's group in an answer, without thousands' commas, or nothing."""
-    found = re.findall(pattern, answer, re.S)
-    return found[-1].strip().replace(",", "").rstrip(".") if found else ""
+    """Return the last match of a pattern's group, without thousands separators; "" for none."""
+    matches = re.findall(pattern, answer, re.S)
+    return matches[-1].strip().replace(",", "").rstrip(".") if matches else ""
 
 
 def logged_sample(name: str, sample: HarnessSample) -> LoggedSample:
-    """A question to the letter, with the answer, or the candidates and their log-probabilities."""
-    answers = sample["filtered_resps"]
-    scored = next(float(sample[metric]) for metric in HARNESS_METRICS if metric in sample)
+    """Return a prompt with the answer, or with the candidates and their log-probabilities."""
+    score = next(float(sample[metric]) for metric in HARNESS_METRICS if metric in sample)
+    prompt = [sample["arguments"][0][0]]
     if sample["task"].OUTPUT_TYPE != "multiple_choice":
-        written = str(sample["resps"][0][0])
-        target = str(sample["target"])
-        return LoggedSample(task=name, prompt=[sample["arguments"][0][0]], answer=[written],
-                     target=[target], score=scored)  # fmt: skip
+        answer, target = [str(sample["resps"][0][0])], [str(sample["target"])]
+        return LoggedSample(task=name, prompt=prompt, answer=answer, target=target, score=score)
     lines = [
-        f"{score[0]:10.3f}  {candidate_text(sample, place)!r}\n"
-        for place, score in enumerate(answers)
+        f"{result[0]:10.3f}  {candidate_text(sample, index)!r}\n"
+        for index, result in enumerate(sample["filtered_resps"])
     ]
-    prompt = sample["arguments"][0][0]
-    gold = candidate_text(sample, _gold(sample))
-    return LoggedSample(task=name, prompt=[prompt], answer=lines, target=[gold], score=scored)
+    target = [candidate_text(sample, _gold(sample))]
+    return LoggedSample(task=name, prompt=prompt, answer=lines, target=target, score=score)

@@ -1,8 +1,8 @@
-"""Text benchmarks, measured by lm-evaluation-harness on files of the user's.
+"""Text benchmarks, measured by lm-evaluation-harness on local files.
 
-Questions, prompts, candidates and scores are the harness' own task definitions; only the records
-come from local files instead of a hub. Multiple choice takes the likeliest candidate; mathematics
-is written greedily, and again many times by chance for a majority vote.
+Prompts, candidates and scores come from the harness' own task definitions; only the records come
+from local files instead of a hub. Multiple choice takes the likeliest candidate; mathematics is
+answered greedily, and again by sampling for a majority vote.
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ from calumma.evaluate.text_metrics import (
 )
 
 FEWSHOT_SEED = 1234
-"""Of the examples shown before a question, as the harness' own program draws them."""
+"""Seed of the few-shot examples, the harness' own default."""
 
 
 def text_benchmark(name: str, context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Measure one benchmark: a figure for each metric, and one for the vote.
+    """Measure one benchmark: the harness' metrics, and a majority vote.
 
     Args:
-        name: in BENCHMARKS, and the name of its folder in `config.data`.
+        name: in TEXT_BENCHMARKS, and the name of its folder in `config.benchmarks_folder`.
         context: the model.
-        config: the folder of files, how many questions, and how many votes.
+        config: the folder of files, the number of questions and of votes.
 
     Raises:
         ConfigError: the harness is not installed.
-        EvaluationError: the files are not there, or not as published.
+        EvaluationError: the files are missing, or in another format.
     """
     require_harness()
     benchmark = configured_benchmark(name, config)
-    asked, examples = load_records(name, config)
+    questions, examples = load_records(name, config)
     model = HarnessModel(context.model, seed=config.seed)
     votes = config.majority_votes if benchmark.answer_pattern else 1
-    total = len(asked) * (2 if votes > 1 else 1)
-    tell = _ProgressRelay(config.on_progress, sys.stderr, total)
-    samples = run_harness(model, benchmark, asked, examples, relay=tell)
+    total = len(questions) * (2 if votes > 1 else 1)
+    relay = _ProgressRelay(config.on_progress, sys.stderr, total)
+    samples = run_harness(model, benchmark, questions, examples, relay=relay)
     for sample in samples[: config.log_samples]:
         context.logged_samples.append(logged_sample(name, sample))
-    figures = accuracy_metrics(name, benchmark, samples, context, config)
+    metrics = accuracy_metrics(name, benchmark, samples, context, config)
     if benchmark.per_subject:
         for subject in sorted({sample["doc"]["subject"] for sample in samples}):
             part = [sample for sample in samples if sample["doc"]["subject"] == subject]
-            figures += accuracy_metrics(f"{name}_{subject}", benchmark, part, context, config)
+            metrics += accuracy_metrics(f"{name}_{subject}", benchmark, part, context, config)
     if votes > 1:
-        drawn = run_harness(model, benchmark, asked, examples, num_samples=votes, relay=tell)
-        figures += majority_vote_metrics(name, benchmark, drawn, votes)
-    return figures
+        sampled = run_harness(model, benchmark, questions, examples, num_samples=votes, relay=relay)
+        metrics += majority_vote_metrics(name, benchmark, sampled, votes)
+    return metrics
 
 
 def require_harness() -> None:
-    """See that the harness is there.
+    """Check that lm-evaluation-harness is installed.
 
     Raises:
         ConfigError: it is not.
@@ -84,63 +84,67 @@ def require_harness() -> None:
 
 
 def configured_benchmark(name: str, config: EvalConfig) -> TextBenchmark:
-    """A benchmark with as many examples as are asked for, or as the paper shows.
+    """Return a benchmark with the configured number of few-shot examples, or the paper's.
 
     Raises:
-        EvaluationError: it has no examples to show, or has its own.
+        EvaluationError: it has no examples, or a fixed number of its own.
     """
-    benchmark, shots = TEXT_BENCHMARKS[name], config.num_fewshot
-    if shots is None or shots == benchmark.num_fewshot:
+    benchmark, num_fewshot = TEXT_BENCHMARKS[name], config.num_fewshot
+    if num_fewshot is None or num_fewshot == benchmark.num_fewshot:
         return benchmark
-    if shots and benchmark.train is None:
+    if num_fewshot and benchmark.train is None:
         raise EvaluationError(
-            f"{name}: --shots {shots}; it is asked with {benchmark.num_fewshot} examples of its own, or "
-            "with 0. Leave --shots out."
+            f"{name}: --num-fewshot {num_fewshot}; expected 0, or the benchmark's own "
+            f"{benchmark.num_fewshot} examples. Leave --num-fewshot out."
         )
-    return replace(benchmark, shots=shots)
+    return replace(benchmark, num_fewshot=num_fewshot)
 
 
 def load_records(
     name: str, config: EvalConfig
 ) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
-    """A benchmark's questions, and the examples to show before each, if it wants any.
+    """Return a benchmark's questions, and its few-shot examples if it needs any.
 
     Raises:
-        EvaluationError: a file is not there, or not as published.
+        EvaluationError: a file is missing, or in another format.
     """
     benchmark, folder = configured_benchmark(name, config), config.benchmark_folder(name)
-    asked = subsample(read_records(folder, benchmark.test), config.limit, config.seed)
-    wanted = benchmark.train is not None and benchmark.num_fewshot > 0
-    examples = read_records(folder, benchmark.train) if wanted and benchmark.train else []
-    return asked, examples
+    questions = subsample(read_records(folder, benchmark.test), config.limit, config.seed)
+    examples = []
+    if benchmark.train is not None and benchmark.num_fewshot:
+        examples = read_records(folder, benchmark.train)
+    return questions, examples
 
 
 def run_harness(
     model: HarnessModel,
     benchmark: TextBenchmark,
-    asked: Sequence[BenchmarkRecord],
+    questions: Sequence[BenchmarkRecord],
     examples: Sequence[BenchmarkRecord],
     *,
     num_samples: int = 1,
     relay: _ProgressRelay | None = None,
 ) -> list[HarnessSample]:
-    """Let the harness ask a model, part by part where questions have subjects.
+    """Run the harness on a model, subject by subject where questions have subjects.
 
     Args:
         model: ours, or one of the harness' own.
-        benchmark: what is asked.
-        asked: its questions.
-        examples: what is shown before a question.
-        votes: answers drawn to each question; 1 takes the likeliest.
-        tell: told how many questions are done.
+        benchmark: the benchmark.
+        questions: its questions.
+        examples: its few-shot examples.
+        num_samples: sampled answers per question; 1 decodes greedily.
+        relay: receives the progress.
 
     Returns:
-        The harness' log of each question, in the order asked within a subject.
+        The harness' log of each question, in order within a subject.
     """
-    subjects = sorted({record.get("subject", "") for record in asked})
-    logged: list[HarnessSample] = []
+    subjects = sorted({record.get("subject", "") for record in questions})
+    samples: list[HarnessSample] = []
     for subject in subjects:
-        parts = [[r for r in rows if r.get("subject", "") == subject] for rows in (asked, examples)]
+        parts = [
+            [record for record in records if record.get("subject", "") == subject]
+            for records in (questions, examples)
+        ]
         if relay is not None:
             model.on_progress = relay.part(len(parts[0]))
         with _quiet():
@@ -148,13 +152,13 @@ def run_harness(
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
             if num_samples > 1:
                 task.config.repeats = num_samples
-                drawn = {"do_sample": True, "temperature": VOTE_TEMPERATURE}
-                task.set_config(key="generation_kwargs", value=drawn, update=True)
-            logged += _logged(model, task)
-    return logged
+                options = {"do_sample": True, "temperature": VOTE_TEMPERATURE}
+                task.set_config(key="generation_kwargs", value=options, update=True)
+            samples += _run_task(model, task)
+    return samples
 
 
-def _logged(model: Any, task: Any) -> list[HarnessSample]:
+def _run_task(model: Any, task: Any) -> list[HarnessSample]:
     from lm_eval.evaluator import evaluate
 
     result = evaluate(
@@ -163,7 +167,7 @@ def _logged(model: Any, task: Any) -> list[HarnessSample]:
         bootstrap_iters=0,
         log_samples=True,
     )
-    # A task with several ways to read an answer logs a question once for each: the first counts.
+    # A task with several answer filters logs a question once per filter: the first counts.
     samples = result["samples"][task.task_name]
     first = samples[0]["filter"]
     return [{**sample, "task": task} for sample in samples if sample["filter"] == first]
@@ -172,18 +176,18 @@ def _logged(model: Any, task: Any) -> list[HarnessSample]:
 def _task(
     benchmark: TextBenchmark,
     subject: str,
-    asked: Sequence[BenchmarkRecord],
+    questions: Sequence[BenchmarkRecord],
     examples: Sequence[BenchmarkRecord],
 ) -> Any:
-    """The harness' task, with our records in the place of its data."""
+    """Return the harness' task with our records as its data."""
     import datasets
     import lm_eval.tasks
 
     name = benchmark.harness_task + benchmark.harness_subjects.get(subject, subject)
-    splits = {"test": datasets.Dataset.from_list(list(asked))}
+    splits = {"test": datasets.Dataset.from_list(list(questions))}
     if examples:
         splits["train"] = datasets.Dataset.from_list(list(examples))
-    changes = {
+    overrides = {
         **benchmark.overrides,
         "task": name,
         "custom_dataset": lambda **_: splits,
@@ -195,30 +199,30 @@ def _task(
         "num_fewshot": benchmark.num_fewshot,
     }
     if benchmark.train is not None:
-        changes["fewshot_split"] = "train" if examples else None
+        overrides["fewshot_split"] = "train" if examples else None
     if not benchmark.harness_folder:
         from lm_eval.api.task import ConfigurableTask
 
-        return ConfigurableTask(config=changes)
-    where = Path(lm_eval.tasks.__file__).parent / benchmark.harness_folder
-    manager = lm_eval.tasks.TaskManager(include_path=str(where), include_defaults=False)
+        return ConfigurableTask(config=overrides)
+    path = Path(lm_eval.tasks.__file__).parent / benchmark.harness_folder
+    manager = lm_eval.tasks.TaskManager(include_path=str(path), include_defaults=False)
     if name not in manager.all_tasks:
         raise EvaluationError(
             f"the harness has no task {name!r}; expected a benchmark's own subjects as names of "
-            "files. Leave the others out of the folder."
+            "files. Remove the others from the folder."
         )
-    # A group is where the harness lets a definition be changed field by field.
-    group = {"group": "calumma", "task": [changes]}
+    # A group is the harness' way to override fields of a task definition.
+    group = {"group": "calumma", "task": [overrides]}
     return manager.load([group])["tasks"][name]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the harness' own bars and lines off the terminal, where ours are."""
+    """Silence the harness' own progress bars and log lines."""
     import datasets
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     datasets.disable_progress_bars()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -226,23 +230,25 @@ def _quiet() -> Iterator[None]:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
 class _ProgressRelay:
-    """Tells on the terminal's own stderr, while the harness is quiet, how many questions of all
-    are done; the model knows only of those of one subject, of which each is asked several times.
+    """Relays a model's progress on one subject as progress on all questions.
+
+    It writes to the original stderr, which `_quiet` replaces while the harness runs. The model
+    counts the requests of one subject, several per question.
     """
 
-    def __init__(self, tick: Callable[[int, int], None], stderr: Any, total: int) -> None:
-        self.tick, self.stderr, self.total, self.done = tick, stderr, total, 0
+    def __init__(self, on_progress: Callable[[int, int], None], stderr: Any, total: int) -> None:
+        self.on_progress, self.stderr, self.total, self.done = on_progress, stderr, total, 0
 
     def part(self, count: int) -> Callable[[int, int], None]:
-        """What the model tells while it answers the next so many questions."""
+        """Return the model's callback for the next `count` questions."""
         before, self.done = self.done, self.done + count
-        return partial(self._tell, before, count)
+        return partial(self._relay, before, count)
 
-    def _tell(self, before: int, count: int, done: int, total: int) -> None:
+    def _relay(self, before: int, count: int, done: int, total: int) -> None:
         with contextlib.redirect_stderr(self.stderr):
-            self.tick(before + done * count // total, self.total)
+            self.on_progress(before + done * count // total, self.total)

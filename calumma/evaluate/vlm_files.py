@@ -1,10 +1,10 @@
-"""Questions about pictures as their authors publish them: captions and answers that people gave.
+"""Readers of vision-language benchmarks' published files: images with human captions and answers.
 
     DIR/coco/dataset_coco.json or captions_val2014.json     DIR/flickr30k/dataset_flickr30k.json
     DIR/vqav2/v2_OpenEnded_mscoco_val2014_questions.json with its annotations
     DIR/easy_vqa/test/questions.json, train/questions.json
 
-The pictures lie anywhere inside the benchmark's folder, under the names that the files give.
+The images are anywhere inside the benchmark's folder, under the names that the files give.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from calumma.documents.document import Image
 from calumma.errors import EvaluationError
 from calumma.files import read_json
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 KARPATHY, COCO, FLICKR = "dataset_*.json", "captions_*.json", "*.token"
 VQA_QUESTIONS, VQA_ANNOTATIONS = "*_questions.json", "*_annotations.json"
@@ -27,118 +27,118 @@ VQA_QUESTIONS, VQA_ANNOTATIONS = "*_questions.json", "*_annotations.json"
 
 @dataclass(frozen=True)
 class VlmExample:
-    """Something asked about one picture."""
+    """A question about one image, with human answers."""
 
     image: Image
     question: str
-    """The question; empty where a caption is asked for."""
+    """The question; empty for captioning."""
 
     references: tuple[str, ...]
-    """What people said."""
+    """Human captions or answers."""
 
     answer_type: str = ""
-    """The kind of answer, where the benchmark tells it."""
+    """The benchmark's type of the answer; empty where it has none."""
 
     @property
     def most_common_reference(self) -> str:
-        """What most people said; of equals the first."""
+        """The most common reference; the first of equals."""
         return Counter(self.references).most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
 class VlmSplits:
-    """A benchmark's questions, and those of its training split, for examples and baselines."""
+    """A benchmark's test questions, and its training questions for examples and baselines."""
 
     test: list[VlmExample]
     train: list[VlmExample]
 
 
 class ImageIndex:
-    """The pictures of a benchmark by their names."""
+    """The images of a benchmark by their names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        paths = (path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
+        paths = (path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
         self.paths = {(path.parent.name, path.name): path for path in sorted(paths)}
         self.by_name = {path.name: path for path in self.paths.values()}
 
     def find(self, name: str, parent: str = "") -> Image:
-        """A picture by its name, in the folder of that name where there are several.
+        """Find an image by its name, and by the name of its folder where there are several.
 
         Raises:
-            EvaluationError: it is not there.
+            EvaluationError: there is no such image.
         """
         path = self.paths.get((parent, name)) or self.by_name.get(name)
         if path is None:
             raise EvaluationError(
-                f"{self.folder}: found no picture {name}; expected the benchmark's pictures inside "
-                "this folder. Put them there, or leave the task out."
+                f"{self.folder}: found no image {name}; expected the benchmark's images inside "
+                "this folder. Copy them there, or leave the task out."
             )
         return Image(path=path)
 
 
 def read_captions(folder: Path) -> VlmSplits:
-    """Captions of COCO or Flickr30k, as published or in Karpathy's splits.
+    """Read captions of COCO or Flickr30k, as published or in Karpathy's splits.
 
-    Karpathy's test split is asked and his other splits are for examples; of files as published,
-    those of a training split are for examples and all others are asked.
+    Karpathy's test split is the test, his other splits are for examples; of files as published, those
+    of a training split are for examples and all others are the test.
 
     Raises:
-        EvaluationError: there are no such files, or a picture is missing.
+        EvaluationError: there are no such files, or an image is missing.
     """
-    pictures = ImageIndex(folder)
+    index = ImageIndex(folder)
     if paths := sorted(folder.glob(KARPATHY)):
-        return _karpathy(read_json(paths[0]), pictures)
-    asked: list[VlmExample] = []
-    training: list[VlmExample] = []
+        return _karpathy(read_json(paths[0]), index)
+    test: list[VlmExample] = []
+    train: list[VlmExample] = []
     paths = sorted([*folder.glob(COCO), *folder.glob(FLICKR)])
     if not paths:
         raise _missing(folder, f"{KARPATHY}, {COCO} or {FLICKR}")
     for path in paths:
-        made = _flickr(path, pictures) if path.suffix == ".token" else _coco(path, pictures)
-        (training if "train" in path.name else asked).extend(made)
-    return VlmSplits(asked, training)
+        examples = _flickr(path, index) if path.suffix == ".token" else _coco(path, index)
+        (train if "train" in path.name else test).extend(examples)
+    return VlmSplits(test, train)
 
 
-def _karpathy(tree: Any, pictures: ImageIndex) -> VlmSplits:
-    asked: list[VlmExample] = []
-    training: list[VlmExample] = []
+def _karpathy(tree: Any, index: ImageIndex) -> VlmSplits:
+    test: list[VlmExample] = []
+    train: list[VlmExample] = []
     for each in tree["images"]:
-        image = pictures.find(each["filename"], Path(each.get("filepath", "")).name)
-        said = tuple(sentence["raw"].strip() for sentence in each["sentences"])
-        (asked if each["split"] == "test" else training).append(VlmExample(image, "", said))
-    return VlmSplits(asked, training)
+        image = index.find(each["filename"], Path(each.get("filepath", "")).name)
+        captions = tuple(sentence["raw"].strip() for sentence in each["sentences"])
+        (test if each["split"] == "test" else train).append(VlmExample(image, "", captions))
+    return VlmSplits(test, train)
 
 
-def _coco(path: Path, pictures: ImageIndex) -> list[VlmExample]:
+def _coco(path: Path, index: ImageIndex) -> list[VlmExample]:
     tree = read_json(path)
-    said: Mapping[int, list[str]] = defaultdict(list)
+    captions: Mapping[int, list[str]] = defaultdict(list)
     for annotation in tree["annotations"]:
-        said[annotation["image_id"]].append(annotation["caption"].strip())
+        captions[annotation["image_id"]].append(annotation["caption"].strip())
     return [
-        VlmExample(pictures.find(each["file_name"]), "", tuple(said[each["id"]]))
+        VlmExample(index.find(each["file_name"]), "", tuple(captions[each["id"]]))
         for each in tree["images"]
-        if each["id"] in said
+        if each["id"] in captions
     ]
 
 
-def _flickr(path: Path, pictures: ImageIndex) -> list[VlmExample]:
-    said: Mapping[str, list[str]] = defaultdict(list)
+def _flickr(path: Path, index: ImageIndex) -> list[VlmExample]:
+    captions: Mapping[str, list[str]] = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, caption = line.partition("\t")
-        said[name.partition("#")[0]].append(caption.strip())
-    return [VlmExample(pictures.find(name), "", tuple(each)) for name, each in said.items()]
+        captions[name.partition("#")[0]].append(caption.strip())
+    return [VlmExample(index.find(name), "", tuple(each)) for name, each in captions.items()]
 
 
 def read_vqa(folder: Path) -> VlmSplits:
-    """Questions and answers of VQA v2; those of a training split are for examples.
+    """Read questions and answers of VQA v2; those of a training split are for examples.
 
     Raises:
-        EvaluationError: questions or annotations are not there, or a picture is missing.
+        EvaluationError: there are no questions or annotations, or an image is missing.
     """
-    pictures = ImageIndex(folder)
-    asked: list[VlmExample] = []
-    training: list[VlmExample] = []
+    index = ImageIndex(folder)
+    test: list[VlmExample] = []
+    train: list[VlmExample] = []
     paths = sorted(folder.glob(VQA_QUESTIONS))
     if not paths:
         raise _missing(folder, VQA_QUESTIONS)
@@ -150,49 +150,51 @@ def read_vqa(folder: Path) -> VlmSplits:
     for path in paths:
         tree = read_json(path)
         for each in tree["questions"]:
-            known = annotations.get(each["question_id"])
-            if known is None:
+            annotation = annotations.get(each["question_id"])
+            if annotation is None:
                 raise _missing(folder, f"{VQA_ANNOTATIONS} for question {each['question_id']}")
-            image = pictures.find(f"COCO_{tree['data_subtype']}_{each['image_id']:012}.jpg")
-            given = tuple(answer["answer"] for answer in known["answers"])
-            made = VlmExample(image, each["question"], given, known.get("answer_type", ""))
-            (training if "train" in path.name else asked).append(made)
-    return VlmSplits(asked, training)
+            image = index.find(f"COCO_{tree['data_subtype']}_{each['image_id']:012}.jpg")
+            answers = tuple(answer["answer"] for answer in annotation["answers"])
+            example = VlmExample(
+                image, each["question"], answers, annotation.get("answer_type", "")
+            )
+            (train if "train" in path.name else test).append(example)
+    return VlmSplits(test, train)
 
 
 def read_easy_vqa(folder: Path) -> VlmSplits:
-    """Questions of the package easy-vqa (MIT): rows of a question, an answer and a picture.
+    """Read the package easy-vqa (MIT): rows of a question, an answer and an image.
 
     Raises:
-        EvaluationError: they are not there, or a picture is missing.
+        EvaluationError: there are no questions, or an image is missing.
     """
-    pictures = ImageIndex(folder)
+    index = ImageIndex(folder)
     splits = []
     for split in ("test", "train"):
         path = folder / split / "questions.json"
         if not path.is_file() and split == "test":
             raise _missing(folder, "test/questions.json")
         rows = read_json(path) if path.is_file() else []
-        found = {n: folder / split / "images" / f"{n}.png" for _, _, n in rows}
+        paths = {n: folder / split / "images" / f"{n}.png" for _, _, n in rows}
         splits.append(
             [
-                VlmExample(_image(found[n], pictures), text, (answer,), _kind(answer))
+                VlmExample(_image(paths[n], index), text, (answer,), _answer_type(answer))
                 for text, answer, n in rows
             ]
         )
     return VlmSplits(*splits)
 
 
-def _image(path: Path, pictures: ImageIndex) -> Image:
-    return Image(path=path) if path.is_file() else pictures.find(path.name)
+def _image(path: Path, index: ImageIndex) -> Image:
+    return Image(path=path) if path.is_file() else index.find(path.name)
 
 
-def _kind(answer: str) -> str:
+def _answer_type(answer: str) -> str:
     return "yes/no" if answer in ("yes", "no") else "other"
 
 
 def _missing(folder: Path, names: str) -> EvaluationError:
     return EvaluationError(
         f"{folder}: found no {names}; expected the benchmark's own files under their own names. "
-        "`calumma evaluate --list` names them; put them there, or leave the task out."
+        "`calumma evaluate --list` names them; copy them there, or leave the task out."
     )

@@ -1,7 +1,7 @@
-"""What written captions and answers about published pictures are worth, beside doing less.
+"""Metrics of vision-language benchmarks: CIDEr of captions and VQA accuracy, with baselines.
 
-Captions stand beside another picture's caption and the nearest picture's; answers beside those
-that do not look at the picture.
+Baselines of captions are another image's caption and the nearest image's; those of answers are blind:
+they know the question only.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from calumma.evaluate.metric import Metric, bootstrap_interval, proportion_metri
 from calumma.evaluate.vlm_files import VlmExample
 from calumma.evaluate.vqa import normalize_answer, vqa_accuracy
 
-_NEAREST = 2000
-"""Training pictures that are compared with, at most, for the nearest one's caption."""
+_MAX_NEIGHBORS = 2000
+"""Training images among which the nearest one is searched, at most."""
 
 _Scores = tuple[list[Metric], list[float]]
-"""Figures, and what each answer counts."""
+"""Metrics, and the score of each answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VlmResponses:
-    """A benchmark's questions with what the model wrote."""
+    """A benchmark's questions with the model's answers."""
 
     name: str
     examples: Sequence[VlmExample]
@@ -43,76 +43,84 @@ class VlmResponses:
     seed: int
 
 
-def captioning_scores(answered: VlmResponses) -> _Scores:
-    """CIDEr of the captions, beside another picture's caption and the nearest picture's."""
-    asked, training = answered.examples, answered.train
-    references = [[tokenize_caption(text) for text in each.references] for each in asked]
-    scores = np.array(cider([tokenize_caption(text) for text in answered.answers], references))
-    foreign = [each.references[0] for each in derangement(asked, answered.seed)]
-    beside = {"another's": _cider(foreign, references)}
-    if training:
-        near = subsample(training, _NEAREST, answered.seed)
-        places = nearest_images([each.image for each in asked], [each.image for each in near])
-        beside["nearest picture's"] = _cider([near[n].references[0] for n in places], references)
-    figure = Metric(
-        name=f"{answered.name}_cider",
-        value=100 * float(scores.mean()),
+def captioning_scores(responses: VlmResponses) -> _Scores:
+    """Return CIDEr of captions, with another image's and the nearest image's as baselines."""
+    examples, train = responses.examples, responses.train
+    references = [[tokenize_caption(text) for text in each.references] for each in examples]
+    captions = [tokenize_caption(text) for text in responses.answers]
+    scores = 100 * np.array(cider(captions, references))
+    others = [each.references[0] for each in derangement(examples, responses.seed)]
+    baselines = {"another image's caption": _mean_cider(others, references)}
+    if train:
+        candidates = subsample(train, _MAX_NEIGHBORS, responses.seed)
+        indices = nearest_images([e.image for e in examples], [e.image for e in candidates])
+        nearest = [candidates[index].references[0] for index in indices]
+        baselines["nearest image's caption"] = _mean_cider(nearest, references)
+    metric = Metric(
+        name=f"{responses.name}_cider",
+        value=float(scores.mean()),
         baseline=None,
-        n=len(asked),
-        interval=bootstrap_interval(100 * scores, seed=answered.seed),
+        n=len(examples),
+        interval=bootstrap_interval(scores, seed=responses.seed),
         unit="CIDEr-D x 100",
-        note=f"{answered.num_fewshot}-shot, greedy, words split by rules near the Penn Treebank's",
+        note=f"{responses.num_fewshot}-shot, greedy, words split close to the Penn Treebank's rules",
     )
-    return [figure.with_baselines(beside)], (100 * scores).tolist()
+    return [metric.with_baselines(baselines)], scores.tolist()
 
 
-def _cider(captions: Sequence[str], references: Sequence[Sequence[Sequence[str]]]) -> float:
+def _mean_cider(captions: Sequence[str], references: Sequence[Sequence[Sequence[str]]]) -> float:
     return 100 * float(np.mean(cider([tokenize_caption(text) for text in captions], references)))
 
 
-def vqa_scores(answered: VlmResponses) -> _Scores:
-    """Agreement with people, over all questions and by kind, beside answers without looking."""
-    asked, training = answered.examples, answered.train
-    scores = _agreement(answered.answers, asked)
-    blind = question_only_baselines(asked, training or asked)
-    guesses = {way: _agreement(guessed, asked) for way, guessed in blind.items()}
-    figures = []
-    for kind in ("", *sorted({each.answer_type for each in asked} - {""})):
-        held = np.array([kind in ("", each.answer_type) for each in asked])
-        suffix = "_" + re.sub(r"\W+", "_", kind) if kind else ""
+def vqa_scores(responses: VlmResponses) -> _Scores:
+    """Return VQA accuracy, over all questions and by answer type, with blind baselines."""
+    examples, train = responses.examples, responses.train
+    scores = _accuracies(responses.answers, examples)
+    baselines = question_only_baselines(examples, train or examples)
+    baseline_scores = {name: _accuracies(answers, examples) for name, answers in baselines.items()}
+    metrics = []
+    for answer_type in ("", *sorted({each.answer_type for each in examples} - {""})):
+        selected = np.array([answer_type in ("", each.answer_type) for each in examples])
+        suffix = "_" + re.sub(r"\W+", "_", answer_type) if answer_type else ""
         note = (
-            f"{answered.num_fewshot}-shot, greedy, in the official normal form; baselines do "
-            f"not look, and know {'training answers' if training else 'these very answers'}"
+            f"{responses.num_fewshot}-shot, greedy, in the official normal form; baselines are "
+            f"blind, and know {'training answers' if train else 'these very answers'}"
         )
-        # An answer counts from 0 to 1: no wider spread than of right and wrong.
-        figure = proportion_metric(f"{answered.name}_accuracy{suffix}", scores[held], note)
-        beside = {way: float(counted[held].mean()) for way, counted in guesses.items()}
-        figures.append(figure.with_baselines(beside))
-    return figures, scores.tolist()
+        # Scores are in [0, 1]: their spread is no wider than that of right and wrong.
+        name = f"{responses.name}_accuracy{suffix}"
+        metric = proportion_metric(name, scores[selected], note)
+        means = {name: float(values[selected].mean()) for name, values in baseline_scores.items()}
+        metrics.append(metric.with_baselines(means))
+    return metrics, scores.tolist()
 
 
-def _agreement(answers: Sequence[str], asked: Sequence[VlmExample]) -> NDArray[np.float64]:
-    """[N] what each answer counts."""
-    return np.array([vqa_accuracy(a, q.references) for a, q in zip(answers, asked, strict=True)])
+def _accuracies(answers: Sequence[str], examples: Sequence[VlmExample]) -> NDArray[np.float64]:
+    """Return [N] VQA accuracy of each answer."""
+    return np.array(
+        [
+            vqa_accuracy(answer, example.references)
+            for answer, example in zip(answers, examples, strict=True)
+        ]
+    )
 
 
 def question_only_baselines(
-    asked: Sequence[VlmExample], known: Sequence[VlmExample]
+    examples: Sequence[VlmExample], known: Sequence[VlmExample]
 ) -> dict[str, list[str]]:
-    """What to answer without looking: always the same, or as similar questions are answered.
+    """Return blind answers: the most common one, and that of the nearest known questions.
 
-    The nearest questions are those that begin with the same words, as many as there are.
+    The nearest questions are those with the longest common beginning, in words.
     """
     counts: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for each in known:
-        said = normalize_answer(each.most_common_reference)
-        asking = each.question.lower().split()
-        for length in range(len(asking) + 1):
-            counts[tuple(asking[:length])][said] += 1
+        answer = normalize_answer(each.most_common_reference)
+        words = each.question.lower().split()
+        for length in range(len(words) + 1):
+            counts[tuple(words[:length])][answer] += 1
     nearest = []
-    for each in asked:
-        asking = each.question.lower().split()
-        longest = next(n for n in range(len(asking), -1, -1) if tuple(asking[:n]) in counts)
-        nearest.append(counts[tuple(asking[:longest])].most_common(1)[0][0])
-    always = counts[()].most_common(1)[0][0]
-    return {"commonest answer": [always] * len(asked), "nearest question": nearest}
+    for each in examples:
+        words = each.question.lower().split()
+        longest = next(n for n in range(len(words), -1, -1) if tuple(words[:n]) in counts)
+        nearest.append(counts[tuple(words[:longest])].most_common(1)[0][0])
+    most_common = counts[()].most_common(1)[0][0]
+    return {"most common answer": [most_common] * len(examples), "nearest question": nearest}

@@ -19,6 +19,7 @@ from calumma.evaluate.context import BATCH_SIZE, EvalConfig, subsample
 from calumma.evaluate.vlm_files import VlmExample, VlmSplits
 from calumma.generate.model import Model
 from calumma.generate.params import Request
+from calumma.generate.request import RequestState
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import Segment, encode_prompt, encode_turns
 
@@ -107,21 +108,22 @@ class VlmPromptBuilder:
         return answers
 
     def _generate(self, batch: Sequence[VlmExample]) -> list[str]:
-        engine = self.model.engine
-        states = engine.submit_all(
-            [
-                Request(
-                    prompt_token_ids=tuple(self.token_ids(question, codes)),
-                    max_new_tokens=self.benchmark.max_new_tokens,
-                    text=GREEDY_TEXT,
-                    max_images=0,
-                )
-                for question, codes in zip(batch, self._encode_images(batch), strict=True)
-            ]
-        )
-        for state, _ in engine.stream_tokens(states):
+        requests = [
+            Request(
+                prompt_token_ids=tuple(self.token_ids(question, codes)),
+                max_new_tokens=self.benchmark.max_new_tokens,
+                text=GREEDY_TEXT,
+                max_images=0,
+            )
+            for question, codes in zip(batch, self._encode_images(batch), strict=True)
+        ]
+
+        def stop_at_line_end(state: RequestState, _: int) -> None:
+            # Not a stop string: line breaks before the answer are skipped.
             if "\n" in self._text(state.output_token_ids).lstrip():
-                engine.abort(state)
+                self.model.engine.abort(state)
+
+        states = self.model.engine.generate(requests, on_token=stop_at_line_end)
         texts = (self._text(state.output_token_ids) for state in states)
         return [text.strip().partition("\n")[0].strip() for text in texts]
 

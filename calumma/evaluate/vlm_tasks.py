@@ -1,6 +1,6 @@
-"""Captions and answers that the model writes about published pictures, held against people's.
+"""Vision-language benchmarks: captions and answers, scored against human ones.
 
-The paper shows two examples before each picture and cuts captions at 30 tokens; both are so here.
+As in the paper, prompts have two few-shot examples and captions at most 30 tokens.
 """
 
 from __future__ import annotations
@@ -25,68 +25,69 @@ from calumma.evaluate.vlm_prompts import VlmBenchmark, VlmPromptBuilder, select_
 _CAPTION_FILES = f"{KARPATHY}, or {COCO}"
 VLM_BENCHMARKS = {
     "coco": VlmBenchmark(
-        summary="captions of COCO by CIDEr, two examples, 30 tokens at most",
-        files=f"{_CAPTION_FILES}; pictures",
+        summary="captions of COCO by CIDEr, 2-shot, at most 30 tokens",
+        files=f"{_CAPTION_FILES}; images",
         read=read_captions,
         max_new_tokens=30,
         is_captioning=True,
     ),
     "flickr30k": VlmBenchmark(
-        summary="captions of Flickr30k by CIDEr, two examples, 30 tokens at most",
-        files=f"{_CAPTION_FILES}, or {FLICKR}; pictures",
+        summary="captions of Flickr30k by CIDEr, 2-shot, at most 30 tokens",
+        files=f"{_CAPTION_FILES}, or {FLICKR}; images",
         read=read_captions,
         max_new_tokens=30,
         is_captioning=True,
     ),
     "vqav2": VlmBenchmark(
-        summary="questions of VQA v2, by agreement with ten people",
-        files=f"{VQA_QUESTIONS}, {VQA_ANNOTATIONS}; pictures",
+        summary="questions of VQA v2, by agreement with ten human answers",
+        files=f"{VQA_QUESTIONS}, {VQA_ANNOTATIONS}; images",
         read=read_vqa,
         max_new_tokens=10,
         is_captioning=False,
     ),
     "easy_vqa": VlmBenchmark(
         summary="questions about plain shapes, of the package easy-vqa (pip)",
-        files="test/questions.json, train/questions.json; pictures",
+        files="test/questions.json, train/questions.json; images",
         read=read_easy_vqa,
         max_new_tokens=10,
         is_captioning=False,
     ),
 }
-"""By the names of their folders of files, and of their figures."""
+"""By name, which is also the name of the folder of files and the prefix of the metrics."""
 
 
 def vlm_benchmark(name: str, context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Measure one benchmark of PICTURED.
+    """Measure one benchmark of VLM_BENCHMARKS.
 
     Raises:
-        EvaluationError: files or pictures are not there, or a prompt does not fit a row.
+        EvaluationError: files or images are missing, or a prompt does not fit the context.
     """
-    kind = VLM_BENCHMARKS[name]
-    published = kind.read(config.benchmark_folder(name))
-    asked = subsample(published.test, config.limit, config.seed)
-    if not asked:
+    benchmark = VLM_BENCHMARKS[name]
+    splits = benchmark.read(config.benchmark_folder(name))
+    questions = subsample(splits.test, config.limit, config.seed)
+    if not questions:
         raise EvaluationError(
-            f"{name}: found no question to ask; expected a test or validation split. Add its files, "
-            "or leave the task out."
+            f"{name}: found no question; expected a test or validation split. Add its files, or "
+            "leave the task out."
         )
-    examples = select_fewshot(context.model, asked, published.train, kind, config)
-    asker = VlmPromptBuilder(context.model, examples, kind, config)
-    written = asker.generate_answers(asked)
-    answered = VlmResponses(
+    examples = select_fewshot(context.model, questions, splits.train, benchmark, config)
+    builder = VlmPromptBuilder(context.model, examples, benchmark, config)
+    answers = builder.generate_answers(questions)
+    responses = VlmResponses(
         name=name,
-        examples=asked,
-        answers=written,
-        train=published.train,
+        examples=questions,
+        answers=answers,
+        train=splits.train,
         num_fewshot=len(examples),
         seed=config.seed,
     )
-    figures, scores = (captioning_scores if kind.is_captioning else vqa_scores)(answered)
-    for question, answer, score in config.first_to_log(asked, written, scores):
-        prompt, wanted = asker.prompt(question), [" / ".join(question.given)]
+    score = captioning_scores if benchmark.is_captioning else vqa_scores
+    metrics, scores = score(responses)
+    for question, answer, value in config.first_to_log(questions, answers, scores):
+        prompt, target = builder.prompt(question), [" / ".join(question.references)]
         context.logged_samples.append(
             LoggedSample(
-                task=name, prompt=prompt, answer=[answer], target=wanted, score=float(score)
+                task=name, prompt=prompt, answer=[answer], target=target, score=float(value)
             )
         )
-    return figures
+    return metrics

@@ -1,7 +1,7 @@
-"""Accuracy of short answers, as visual question answering is scored.
+"""VQA accuracy of short answers.
 
 Source: the evaluation of VQA v2 as its authors describe it (Goyal et al. 2017, arXiv:1612.00837;
-Antol et al. 2015, arXiv:1505.00468): an answer counts in full if three of ten people gave it.
+Antol et al. 2015, arXiv:1505.00468): an answer gets full credit if three of ten humans gave it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 FULL_CREDIT_ANSWERS = 3
-"""People who must have given an answer for it to count in full."""
+"""Humans who must have references an answer for full credit."""
 
 _NUMBERS = {
     **{"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"},
@@ -30,8 +30,9 @@ _CONTRACTIONS = (
     *("would've", "y'all"),
 )
 _SHORT = {each.replace("'", ""): each for each in _CONTRACTIONS}
-"""Contractions written without their apostrophe. Those that are other words (well, were, its,
-ill, id, shed) are left alone."""
+"""Contractions without their apostrophe. Those that are other words (well, were, its, ill, id, shed)
+are not included.
+"""
 
 _PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _COMMA_OF_NUMBER = re.compile(r"(?<=\d),(?=\d)")
@@ -39,13 +40,13 @@ _PUNCTUATION = re.compile(r"[^\w\s':.]")
 
 
 def normalize_answer(answer: str) -> str:
-    """An answer in the form in which answers are compared.
+    """Return an answer in the normal form in which answers are compared.
 
-    Lower case; periods go unless they are a decimal's; other punctuation but apostrophes and
-    colons becomes a space, and a number's commas nothing; words of numbers become digits,
-    articles go, and contractions get the apostrophe that is missing.
+    Lower case; periods are removed unless they are a decimal point; other punctuation but apostrophes
+    and colons becomes a space, and a number's commas are removed; number words become digits, articles
+    are removed, and contractions get a missing apostrophe.
 
-    >>> normal_answer("The  Two, dogs."), normal_answer("2.5"), normal_answer("dont")
+    >>> normalize_answer("The  Two, dogs."), normalize_answer("2.5"), normalize_answer("dont")
     ('2 dogs', '2.5', "don't")
     """
     text = _COMMA_OF_NUMBER.sub("", answer.lower())
@@ -54,15 +55,14 @@ def normalize_answer(answer: str) -> str:
     return " ".join(_SHORT.get(word, word) for word in kept)
 
 
-def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
-    """What an answer counts: the mean, over people left out in turn, of the share of agreement.
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """Return an answer's accuracy: the mean over leave-one-out subsets of min(1, agreeing / 3).
 
-    Each time the answer counts in full if at least three of the others gave it. A question that
-    one person answered counts in full or not at all.
+    A question with one human answer gets full credit or none.
 
     Args:
-        answer: the model's.
-        given: what people answered, usually ten.
+        answer: the model's answer.
+        references: the human answers, usually ten.
 
     Returns:
         From 0 to 1.
@@ -70,9 +70,11 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     >>> round(vqa_accuracy("red", ["red"] * 2 + ["blue"] * 8), 2)
     0.6
     """
-    ours, theirs = normalize_answer(answer), [normalize_answer(each) for each in given]
-    if len(theirs) == 1:
-        return float(ours == theirs[0])
-    agreeing = theirs.count(ours)
-    counted = [min(1.0, (agreeing - (each == ours)) / FULL_CREDIT_ANSWERS) for each in theirs]
-    return sum(counted) / len(counted)
+    prediction, answers = normalize_answer(answer), [normalize_answer(each) for each in references]
+    if len(answers) == 1:
+        return float(prediction == answers[0])
+    agreeing = answers.count(prediction)
+    credits = [
+        min(1.0, (agreeing - (each == prediction)) / FULL_CREDIT_ANSWERS) for each in answers
+    ]
+    return sum(credits) / len(credits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -64,7 +64,7 @@ class RequestOutputStream:
             yield from self._decoder.flush()
         yield End(self.sample())
 
-    async def events(self, executor: Executor | None = None) -> AsyncIterator[Event]:
+    async def events(self, executor: Executor | None = None) -> AsyncGenerator[Event, None]:
         """Yield the events on an event loop, without `End` and without a thread per stream.
 
         The engine's thread wakes the loop at most once for all tokens that are not yet read. Text
@@ -122,6 +122,11 @@ class RequestOutputStream:
     def logprobs(self) -> list[float]:
         """One for each of `token_ids`."""
         return self._state.logprobs[: len(self.token_ids)]
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds from the arrival of the request to its first token."""
+        return self._state.time_to_first_token
 
     @property
     def usage(self) -> TokenUsage:
@@ -182,7 +187,7 @@ class AsyncEngine:
             model: decoder and tokenizers.
             config: of the engine; the model's by default.
         """
-        self._model = model
+        self.model = model
         self._engine = model.new_engine(config or model.engine_config)
         self._stats = self._engine.stats
         self._wake = threading.Condition(threading.RLock())
@@ -228,7 +233,7 @@ class AsyncEngine:
             GenerationError: the request exceeds the engine's capacity, or the engine is closed.
             BaseException: the error that stopped the engine.
         """
-        request = self._model.request(parts, add_generation_prompt=add_generation_prompt, **options)
+        request = self.model.request(parts, add_generation_prompt=add_generation_prompt, **options)
         return self.submit(request, partial_image_interval)
 
     def submit(
@@ -236,8 +241,8 @@ class AsyncEngine:
     ) -> RequestOutputStream:
         """Submit a request; otherwise as `generate`."""
         state = self._engine.make_request(request)
-        decoder = self._model.output_decoder(request, partial_image_interval)
-        stream = RequestOutputStream(self._model, state, decoder, partial(self._abort, [state]))
+        decoder = self.model.output_decoder(request, partial_image_interval)
+        stream = RequestOutputStream(self.model, state, decoder, partial(self._abort, [state]))
         with self._wake:
             if not self._is_open:
                 raise self._error or GenerationError(

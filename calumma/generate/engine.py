@@ -214,6 +214,9 @@ class Engine:
             GenerationError: as `make_request` does.
         """
         states = self.submit_all(requests)
+        if on_finished is not None:
+            for state in filter(lambda state: state.is_finished, states):
+                on_finished(state)
         num_seen = dict.fromkeys(states, 0)
         for state, id_ in self.stream_tokens(states):
             num_seen[state] += 1

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.model_folder import ModelParts, load_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.documents.document import ROLES, Image, Role, Text, Turn, part_from_json
 from calumma.errors import DocumentError, GenerationError
 from calumma.generate.engine import Engine, compile_blocks
@@ -40,7 +40,7 @@ class Model:
 
     def __init__(
         self,
-        components: ModelParts,
+        components: ModelComponents,
         *,
         device: str = "cpu",
         dtype: str = "float32",
@@ -204,7 +204,7 @@ class Model:
                 continues the prompt.
             seeds: one per prompt; without them all have the seed of `options`.
             options: fields of `Request` for all: max_new_tokens, seed, text, image, modality,
-                max_images, image_first, stop; and num_kept_image_tokens as in `request`.
+                max_images, image_first, stop; and keep_image_tokens as in `request`.
 
         Raises:
             GenerationError: a prompt does not fit, or images are asked of a model without an
@@ -225,10 +225,20 @@ class Model:
         self,
         requests: Sequence[Request],
         on_token: Callable[[RequestState, int], None] | None = None,
-        on_finished: Callable[[RequestState], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
-        """Run requests until all are finished; callbacks as in `Engine.generate`."""
+        """Run requests until all are finished.
+
+        Args:
+            requests: run together.
+            on_token: called with every token as it is sampled; may abort its request.
+            on_progress: called with the numbers of finished and of all requests when one finishes.
+
+        Raises:
+            GenerationError: as in `generate_batch`.
+        """
         decoders: dict[RequestState, OutputDecoder] = {}
+        num_finished = 0
 
         def push(state: RequestState, id_: int) -> None:
             if state.request.stop:
@@ -240,7 +250,13 @@ class Model:
             if on_token is not None:
                 on_token(state, id_)
 
-        states = self.engine.generate(requests, push, on_finished)
+        def count(_: RequestState) -> None:
+            nonlocal num_finished
+            num_finished += 1
+            if on_progress is not None:
+                on_progress(num_finished, len(requests))
+
+        states = self.engine.generate(requests, push, count)
         return [self.sample_of(state, decoders.get(state)) for state in states]
 
     def stream(
@@ -275,7 +291,7 @@ class Model:
         parts: Sequence[UserPart],
         *,
         add_generation_prompt: bool = True,
-        num_kept_image_tokens: int | None = None,
+        keep_image_tokens: int | None = None,
         **options: Any,
     ) -> Request:
         """Encode a prompt as a request.
@@ -283,7 +299,7 @@ class Model:
         Args:
             parts: the prompt.
             add_generation_prompt: as in `generate_batch`.
-            num_kept_image_tokens: the prompt ends in an image, of which this many codes are kept
+            keep_image_tokens: the prompt ends in an image, of which this many codes are kept
                 and the others generated.
             options: as in `generate_batch`.
 
@@ -292,8 +308,8 @@ class Model:
         """
         if options.get("max_images", 1) and options.get("modality") != "text":
             self._require_image_decoder()
-        if num_kept_image_tokens is not None:
-            ids = self._open_last_image(self.encode(parts), num_kept_image_tokens)
+        if keep_image_tokens is not None:
+            ids = self._open_last_image(self.encode(parts), keep_image_tokens)
         elif add_generation_prompt:
             ids = self.encode_chat([{"role": "user", "content": parts}])
         else:
@@ -306,7 +322,7 @@ class Model:
         if ids[-1] != self.vocabulary.end_image or not 0 <= num_kept <= codes:
             end = "an image" if ids[-1] == self.vocabulary.end_image else "text"
             raise GenerationError(
-                f"num_kept_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
+                f"keep_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
                 f"image at the end, and from 0 to {codes} of its tokens."
             )
         return ids[: len(ids) - 1 - codes + num_kept]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calumma.model.config import DecoderConfig
-from calumma.train.loss import NUMBERS_AT_ONCE
+from calumma.train.loss import MAX_CHUNK_LOGITS
 
 FLOAT32_BYTES = 4
 
@@ -188,7 +188,9 @@ def _loss_bytes(workload: Workload) -> int:
     config, size = workload.config, workload.compute_bytes
     head = config.vocabulary_size * config.model_dim
     num_tokens = workload.num_tokens // workload.tensor_parallel
-    chunk = min(num_tokens, max(1, NUMBERS_AT_ONCE[workload.device_type] // config.vocabulary_size))
+    chunk = min(
+        num_tokens, max(1, MAX_CHUNK_LOGITS[workload.device_type] // config.vocabulary_size)
+    )
     logits_bytes = 2 * size  # logits and their gradient
     if workload.autocasts_on_cpu:
         logits_bytes += FLOAT32_BYTES  # softmax

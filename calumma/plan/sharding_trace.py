@@ -19,8 +19,8 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.plan.memory_estimate import ParameterCounts
 from calumma.train.config import ParallelConfig
-from calumma.train.distributed import World
-from calumma.train.parallelize import Ranks, spread
+from calumma.train.distributed import DistContext
+from calumma.train.parallelize import Ranks, parallelize_decoder
 
 
 @lru_cache
@@ -36,7 +36,7 @@ def count_rank_parameters(
         decoder = Decoder(config)
     with fake_process_group(num_ranks) as world:
         # On the meta device the shards are the same for every device type.
-        spread(decoder, Ranks(world, torch.device("cpu"), parallel, torch.bfloat16))
+        parallelize_decoder(decoder, Ranks(world, torch.device("cpu"), parallel, torch.bfloat16))
         return ParameterCounts(
             sharded=sum(_local(parameter).numel() for parameter in decoder.parameters()),
             gathered_block=sum(
@@ -47,17 +47,17 @@ def count_rank_parameters(
 
 
 @contextmanager
-def fake_process_group(size: int) -> Iterator[World]:
+def fake_process_group(size: int) -> Iterator[DistContext]:
     """Initialize a process group as rank 0 of `size` ranks that do not exist."""
     if size == 1:
-        yield World()
+        yield DistContext()
         return
     # Registers the backend "fake", which PyTorch keeps among its test helpers.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     torch.distributed.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
     try:
-        yield World(0, size, 0)
+        yield DistContext(0, size, 0)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -55,8 +55,8 @@ def parse_api_keys(text: str, where: str) -> APIKeys:
         if match is None or match["name"] in hashes:
             # The line is not repeated in the message: it may be a key pasted by mistake.
             raise ConfigError(
-                f"{where}, line {number}: not a key, or a name that occurs twice; expected NAME and "
-                "the 64 hex digits of the key's SHA-256. `calumma serve --create-api-key NAME "
+                f"{where}, line {number}: not a key, or a name that occurs twice; expected NAME "
+                "and the 64 hex digits of the key's SHA-256. `calumma serve --create-api-key NAME "
                 "--api-keys-file FILE` writes such a line."
             )
         hashes[match["name"]] = bytes.fromhex(match["hash"])
@@ -97,8 +97,8 @@ def create_api_key(name: str, path: Path) -> str:
         )
     if path.exists() and name in load_api_keys(path).hashes:
         raise ConfigError(
-            f"{path} already has a key for {name}; expected another name. Choose one, or delete its "
-            "line from the file first."
+            f"{path} already has a key for {name}; expected another name. Choose one, or delete "
+            "its line from the file first."
         )
     key = _PREFIX + secrets.token_urlsafe(32)
     before = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,4 +1,4 @@
-"""The whole server as an ASGI app: a model, its engine, the desk, the endpoints, the guard."""
+"""Application factory: a model and its backend as an ASGI app with all endpoints."""
 
 from __future__ import annotations
 
@@ -10,101 +10,92 @@ from fastapi import FastAPI
 
 import calumma
 from calumma.errors import ConfigError
-from calumma.generate.async_engine import AsyncEngine
-from calumma.generate.model import Model
-from calumma.generate.params import EngineConfig
 from calumma.serve.api_errors import register_exception_handlers
 from calumma.serve.api_keys import APIKeys
+from calumma.serve.backends.generation_backend import GenerationBackend
 from calumma.serve.config import ServeConfig
-from calumma.serve.handler import Engine, RequestHandler
+from calumma.serve.handler import RequestHandler
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
 from calumma.serve.moderation import load_content_filters
-from calumma.serve.page import Page
-from calumma.serve.prometheus_metrics import Metrics
+from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.prompt_encoder import PromptEncoder
 from calumma.serve.provenance.signing import load_image_signer
 from calumma.serve.routes.chat import chat_routes
 from calumma.serve.routes.completions import completion_routes
-from calumma.serve.routes.images import drawing_routes
-from calumma.serve.routes.meta import model_routes, page_routes, watch_routes
-from calumma.serve.service import Service
+from calumma.serve.routes.images import image_routes
+from calumma.serve.routes.meta import model_routes, monitoring_routes, static_routes
 
 
-def check_exposure(config: ServeConfig, keys: APIKeys | None) -> None:
-    """Refuse to serve everybody without keys.
+def check_exposure(config: ServeConfig, api_keys: APIKeys | None) -> None:
+    """Check that a server without API keys is not reachable from other machines.
 
     Raises:
-        ConfigError: others can reach the server, and it asks for no key.
+        ConfigError: it is.
     """
-    if keys is None and not config.is_local:
+    if api_keys is None and not config.is_local:
         raise ConfigError(
-            f"host {config.host} can be reached by others, and there are no keys; expected keys. "
-            "Give --keys FILE (--new-key NAME makes one), or serve on --host 127.0.0.1."
+            f"host {config.host} is reachable from other machines, and there are no API keys; "
+            "expected keys. Pass --api-keys-file FILE (--create-api-key NAME creates one), or "
+            "serve on --host 127.0.0.1."
         )
 
 
-def build_handler(
-    model: Model,
-    config: ServeConfig,
-    budget: EngineConfig | None = None,
-    live: Engine | None = None,
-) -> Service:
-    """A model at work: its engine runs until the service's desk is closed.
+def build_handler(backend: GenerationBackend, config: ServeConfig) -> RequestHandler:
+    """Build the request handler; closing it closes the backend.
 
     Args:
-        model: whose tokenizers are used, and whose decoder where `live` is None.
-        config: the operator's choices.
-        budget: what an engine in this process may hold.
-        live: what answers instead of one.
+        backend: generates tokens.
+        config: settings and limits.
 
     Raises:
-        ConfigError: a filter is not there, or pictures cannot be signed.
+        ConfigError: a content filter is not available, or images cannot be signed.
     """
     filters = load_content_filters(config.content_filters)
     signer = None if config.c2pa is None else load_image_signer(config.c2pa)
-    metrics = Metrics()
-    readers = ImageDecoderPool(model.image.config.resolution, config.limits)
-    live = live or AsyncEngine(model, budget)
-    engine = live
-    metrics.watch(lambda: engine.load)
-    metrics.lost.set_function(lambda: float(readers.num_crashes))
-    scribe = PromptEncoder(model, readers, config, filters)
-    desk = RequestHandler(live, scribe, config.limits, metrics, filters)
-    return Service(model, desk, config, signer=signer)
+    metrics = PrometheusMetrics()
+    metrics.add_engine_gauges(lambda: backend.stats)
+    decoder_pool = ImageDecoderPool(
+        backend.model.image.config.resolution,
+        config.limits,
+        on_crash=metrics.image_decoder_crashes.inc,
+    )
+    encoder = PromptEncoder(backend.model, decoder_pool, config, filters)
+    return RequestHandler(backend, encoder, config, metrics=metrics, filters=filters, signer=signer)
 
 
-def build_app(service: Service, keys: APIKeys | None = None) -> FastAPI:
-    """The app of a service, which ends it with itself.
+def build_app(handler: RequestHandler, api_keys: APIKeys | None = None) -> FastAPI:
+    """Build the app of a handler, which the app closes at its shutdown.
 
     Raises:
-        ConfigError: others could reach it without a key.
+        ConfigError: other machines could reach it without a key.
     """
-    check_exposure(service.config, keys)
+    config = handler.config
+    check_exposure(config, api_keys)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.desk.close()
+        handler.close()
 
     app = FastAPI(
         title="calumma",
         version=calumma.__version__,
-        summary="Text and pictures, read and drawn in any order.",
-        # Their pages load scripts from elsewhere.
+        summary="Text and images, in and out, in any order.",
+        # The documentation pages of FastAPI load scripts from other hosts.
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     register_exception_handlers(app)
-    app.include_router(chat_routes(service))
-    app.include_router(completion_routes(service))
-    app.include_router(drawing_routes(service))
-    app.include_router(model_routes(service, int(time.time())))
-    app.include_router(watch_routes(service))
-    app.include_router(page_routes(Page()))
-    door = AccessPolicy(api_keys=keys, is_local=service.config.is_local)
+    app.include_router(chat_routes(handler))
+    app.include_router(completion_routes(handler))
+    app.include_router(image_routes(handler))
+    app.include_router(model_routes(handler, int(time.time())))
+    app.include_router(monitoring_routes(handler))
+    app.include_router(static_routes())
+    policy = AccessPolicy(api_keys=api_keys, is_local=config.is_local)
     app.add_middleware(
-        SecurityMiddleware, door=door, limits=service.config.limits, metrics=service.metrics
+        SecurityMiddleware, policy=policy, limits=config.limits, metrics=handler.metrics
     )
     return app

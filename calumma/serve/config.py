@@ -10,6 +10,20 @@ from calumma.errors import ConfigError
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine can reach."""
 
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+"""Headers of every response, which restrict what browsers do with it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeLimits:
@@ -80,7 +94,7 @@ class C2PASigningConfig:
         url = self.timestamp_url
         if url is not None and not url.startswith(("http://", "https://")):
             raise ConfigError(
-                f"the time-stamp authority {url} is not a URL; expected http:// or https://. Fix it."
+                f"time-stamp authority {url} is not a URL; expected http:// or https://. Fix it."
             )
 
 

@@ -1,279 +1,215 @@
-"""The desk: takes so many questions and no more, and carries answers from threads to the loop.
+"""Request handler: admission control, and the way of a request from its body to its tokens.
 
-loop      Talk.read -> Talk.ask ----------> async for (number, piece)
-             |             |                        ^
-threads   prompt -> ids    Narrator of each answer -+   one thread an answer
-                           |
-engine                     Live: one thread for all
+event loop   submit --> GenerationBackend.submit          OutputProcessor --> ResponseStream
+               |                 |                          ^         |
+threads        | prompt encoder  | engine, one for all -----+         | images, content filters
+                 (when needed)                  (token ids)             (executor, one per core)
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
 
-import PIL.Image
-
-from calumma.generate.async_engine import RequestOutputStream
-from calumma.generate.params import EngineStats, Request
 from calumma.serve.api_errors import APIError, queue_full, server_stopping, timed_out
-from calumma.serve.config import ServeLimits
+from calumma.serve.backends.generation_backend import GenerationBackend
+from calumma.serve.config import ServeConfig
 from calumma.serve.moderation import ContentFilter
-from calumma.serve.output_processor import Chosen, Ended, Growing, Narrator, Piece, Quiet
-from calumma.serve.prometheus_metrics import Metrics
+from calumma.serve.output_processor import Finished, ImageFileEncoder
+from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.prompt_encoder import Prompt, PromptEncoder
+from calumma.serve.provenance.signing import ImageSigner
+from calumma.serve.request_context import RequestContext
+from calumma.serve.request_params import GenerationParams
+from calumma.serve.response_stream import ResponseStream
+from calumma.vocabulary import TokenCounts
 
-QUIET_SECONDS = 10.0
-"""After so long without news, a listener is told that there are none."""
-
-_MOST_BEHIND = 16
-"""Pieces that a slow client may be behind before it gets no more partial pictures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manner:
-    """How the answers to one request are told."""
-
-    to_png: Callable[[PIL.Image.Image], bytes]
-    finish: Callable[[PIL.Image.Image], bytes] | None = None
-    """The file of a picture that is whole, where that is another one than of one that grows."""
-
-    stops: Sequence[str] = ()
-    codes_between: int | None = None
-
-
-class Engine(Protocol):
-    """What answers requests: an engine in this process, or others behind addresses."""
-
-    @property
-    def load(self) -> EngineStats:
-        """What it has to do."""
-
-    @property
-    def error(self) -> BaseException | None:
-        """What stopped it, if anything has."""
-
-    def take(self, request: Request, codes_between: int | None = None) -> RequestOutputStream:
-        """Begin to answer a request."""
-
-    def close(self, *, finish: bool = True) -> None:
-        """Take no more requests, and wait for its threads."""
+_ENCODER_THREADS = 32
+"""Prompts encoded at the same time: most of them wait for image decoders or remote hosts."""
 
 
 class RequestHandler:
-    """Takes in requests and gives out answers."""
+    """Accepts API requests up to a limit, and runs them on a backend."""
 
     def __init__(
         self,
-        live: Engine,
-        scribe: PromptEncoder,
-        limits: ServeLimits,
-        metrics: Metrics,
+        backend: GenerationBackend,
+        encoder: PromptEncoder,
+        config: ServeConfig,
+        *,
+        metrics: PrometheusMetrics,
         filters: Sequence[ContentFilter] = (),
+        signer: ImageSigner | None = None,
     ) -> None:
-        self.live, self.scribe, self.limits = live, scribe, limits
-        self.metrics, self.filters = metrics, filters
-        self.threads = ThreadPoolExecutor(
-            limits.max_concurrent_requests, thread_name_prefix="calumma-answer"
+        """Create a handler.
+
+        Args:
+            backend: generates tokens; closed with the handler.
+            encoder: encodes prompts; its decoder pool is closed with the handler.
+            config: settings and limits.
+            metrics: counts requests and tokens.
+            filters: content filters for outputs.
+            signer: signs finished images.
+        """
+        self.model, self.backend = backend.model, backend
+        self.encoder, self.config = encoder, config
+        self.metrics, self.filters, self.signer = metrics, filters, signer
+        self.executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="calumma-output")
+        self._encoder_threads = ThreadPoolExecutor(
+            _ENCODER_THREADS, thread_name_prefix="calumma-prompt"
         )
-        self.under_way = 0
-        """Answers that are admitted and not yet over."""
+        self.num_in_flight = 0
+        """Completions admitted and not finished."""
 
-        self.stopping = False
-        """Whether no more are taken."""
+        self.is_stopping = False
+        """Whether no more requests are accepted."""
 
-        self._talks: set[ResponseStream] = set()
-        self._counting = threading.Lock()
-        self._usual_seconds = 1.0
+        self._streams: set[ResponseStream] = set()
+        self._average_seconds = 1.0
 
-    def admit(self, count: int) -> ResponseStream:
-        """Take in a request for so many answers.
+    @property
+    def image_size(self) -> str:
+        """Size of the model's images, in the format of the images API."""
+        side = self.model.image.config.resolution
+        return f"{side}x{side}"
+
+    def check_model(self, name: str | None) -> None:
+        """Check the model name of a request.
 
         Raises:
-            Refusal: there are too many under way, or the server is stopping.
+            APIError: another model is requested.
         """
-        if self.stopping:
-            raise server_stopping()
-        with self._counting:
-            if self.under_way + count > self.limits.max_concurrent_requests:
-                raise queue_full(self.under_way, self._wait())
-            self.under_way += count
-            self.metrics.under_way.set(self.under_way)
-        talk = ResponseStream(self, count)
-        self._talks.add(talk)
-        return talk
+        served = self.config.served_model_name
+        if name is not None and name != served:
+            raise APIError(
+                404,
+                f"no model of that name is served here; expected {served!r}, as in /v1/models.",
+                "model_not_found",
+                param="model",
+            )
 
-    def _wait(self) -> float:
-        """Seconds until a place may be free: an answer's usual time, shared by those that run."""
-        running = max(1, self.live.load.num_running)
-        return min(60.0, max(1.0, self._usual_seconds * self.under_way / running / 2))
+    async def submit(
+        self, context: RequestContext, prompts: Sequence[Prompt], params: GenerationParams
+    ) -> ResponseStream:
+        """Encode prompts and start their requests, `params.n` for each.
+
+        Raises:
+            APIError: the limit of choices or concurrent requests is exceeded, or a prompt is
+                invalid.
+            CalummaError: a request can never be processed.
+        """
+        self._check_num_choices(len(prompts) * params.n)
+        stream = self.acquire(len(prompts) * params.n)
+        context.cleanup.callback(stream.close)
+        encoded = [await self.encode(prompt) for prompt in prompts]
+        text = "\n".join(prompt.text for prompt in prompts)
+        context.log_fields |= {
+            "num_choices": len(prompts) * params.n,
+            "prompt_tokens": sum(map(len, encoded)),
+        }
+        if self.config.log_prompts:
+            context.log_fields["prompt"] = text
+        embeds_prompt = params.embed_prompt_metadata or self.config.embed_prompt_metadata
+        image_encoder = ImageFileEncoder(
+            self.config.served_model_name, text if embeds_prompt else None, self.signer
+        )
+        stream.start(context, encoded, params, image_encoder)
+        return stream
+
+    def _check_num_choices(self, count: int) -> None:
+        limits = self.config.limits
+        max_count = min(limits.max_choices, limits.max_concurrent_requests)
+        if count > max_count:
+            raise APIError(
+                400,
+                f"{count} choices are requested; expected 1 to {max_count}. Send several requests.",
+                "too_many_choices",
+                param="n",
+            )
+
+    def acquire(self, count: int) -> ResponseStream:
+        """Take permits for a number of completions.
+
+        Raises:
+            APIError: the limit of concurrent requests is exceeded, or the server is stopping.
+        """
+        if self.is_stopping:
+            raise server_stopping()
+        if self.num_in_flight + count > self.config.limits.max_concurrent_requests:
+            raise queue_full(self.num_in_flight, self._retry_after_seconds())
+        self.release(-count)
+        stream = ResponseStream(self, count)
+        self._streams.add(stream)
+        return stream
+
+    def _retry_after_seconds(self) -> float:
+        """Estimate when a permit is free: the usual latency, shared by the running requests."""
+        num_running = max(1, self.backend.stats.num_running)
+        return min(60.0, max(1.0, self._average_seconds * self.num_in_flight / num_running / 2))
 
     def release(self, count: int) -> None:
-        """So many answers are over."""
-        with self._counting:
-            self.under_way -= count
-            self.metrics.under_way.set(self.under_way)
+        """Return permits."""
+        self.num_in_flight -= count
+        self.metrics.requests_in_flight.set(self.num_in_flight)
 
-    def forget(self, talk: ResponseStream) -> None:
-        """A request is over."""
-        self._talks.discard(talk)
+    def discard(self, stream: ResponseStream) -> None:
+        """Remove a closed stream."""
+        self._streams.discard(stream)
 
-    def note(self, ended: Ended, first: float, seconds: float) -> None:
-        """Count a finished answer."""
-        if ended.sample.token_ids:
-            self.metrics.first.observe(first)
-        self.metrics.whole.observe(seconds)
-        self.metrics.answers.labels(ended.reason).inc()
-        self._usual_seconds += (seconds - self._usual_seconds) / 8
-
-    def stop_taking(self) -> None:
-        """Take no more requests; what is under way goes on."""
-        self.stopping = True
-
-    def hand_back(self) -> None:
-        """End what is under way, and tell the clients so."""
-        self.stopping = True
-        for talk in list(self._talks):
-            talk.end(server_stopping())
-
-    def close(self) -> None:
-        """End all; nobody may ask any more."""
-        self.hand_back()
-        self.live.close(finish=False)
-        self.threads.shutdown(wait=True)
-        self.scribe.readers.close()
-
-
-class ResponseStream:
-    """One request and its answers. It belongs to the event loop that it was made in."""
-
-    def __init__(self, desk: RequestHandler, count: int) -> None:
-        self.desk = desk
-        self.loop = asyncio.get_running_loop()
-        self.places = count
-        """Places at the desk that no thread has taken over yet."""
-
-        self.answers: list[RequestOutputStream] = []
-        self.started = time.perf_counter()
-        self.gone = False
-        self._pieces: deque[tuple[int, Piece] | BaseException] = deque()
-        self._news = asyncio.Event()
-        self._running = 0
-
-    async def read(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt.
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """Encode a prompt in a thread.
 
         Raises:
-            Refusal: it cannot be read, or not in time.
+            APIError: it is invalid, or its images take too long.
         """
-        limits = self.desk.limits
-        seconds = limits.request_timeout_seconds + limits.image_timeout_seconds * max(
-            1, len(prompt.urls)
-        )
+        limits = self.config.limits
+        seconds = limits.request_timeout_seconds
+        seconds += limits.image_timeout_seconds * max(1, prompt.num_images)
         try:
             async with asyncio.timeout(seconds):
-                return await self.loop.run_in_executor(
-                    self.desk.threads, self.desk.scribe.encode, prompt
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._encoder_threads, self.encoder.encode, prompt
                 )
         except TimeoutError as error:
-            raise timed_out("reading the prompt", seconds, 504) from error
+            raise timed_out("encoding the prompt", seconds, 504) from error
 
-    def ask(self, requests: Sequence[Request], manner: Manner) -> None:
-        """Hand requests to the engine, as many as places were taken.
+    def record_prompt(self, token_ids: Sequence[int]) -> TokenCounts:
+        """Count the tokens of a prompt."""
+        counts = self.model.vocabulary.count_modalities(token_ids)
+        self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
+        self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)
+        return counts
 
-        Raises:
-            CalummaError: one cannot be answered.
-        """
-        for request in requests:
-            self.answers.append(self.desk.live.take(request, manner.codes_between))
-        for number, answer in enumerate(self.answers):
-            narrator = Narrator(
-                answer, manner.to_png, manner.stops, self.desk.filters, manner.finish
-            )
-            self.places -= 1
-            self._running += 1
-            self.desk.threads.submit(self._follow, number, narrator)
+    def record_finished(
+        self, finished: Finished, first_token_seconds: float, seconds: float
+    ) -> TokenCounts:
+        """Count a finished output and its tokens."""
+        if finished.token_ids:
+            self.metrics.time_to_first_token.observe(first_token_seconds)
+        self.metrics.e2e_request_latency.observe(seconds)
+        self.metrics.request_success.labels(finished.reason).inc()
+        counts = self.model.vocabulary.count_modalities(finished.token_ids)
+        self.metrics.generation_tokens.labels("text").inc(counts.text_tokens)
+        self.metrics.generation_tokens.labels("image").inc(counts.image_tokens)
+        self._average_seconds += (seconds - self._average_seconds) / 8
+        return counts
 
-    def _follow(self, number: int, narrator: Narrator) -> None:
-        """In a thread: send an answer's pieces to the loop."""
-        first = 0.0
-        last: BaseException | None = None
-        try:
-            for piece in narrator.pieces():
-                now = time.perf_counter() - self.started
-                first = first or (now if isinstance(piece, Chosen) else 0.0)
-                if isinstance(piece, Ended):
-                    self.desk.note(piece, first, now)
-                if not (isinstance(piece, Growing) and len(self._pieces) > _MOST_BEHIND):
-                    self._send((number, piece))
-        except BaseException as error:
-            last = error
-        finally:
-            self.desk.release(1)
-            self._send(last)
+    def drain(self) -> None:
+        """Accept no more requests; the running ones go on."""
+        self.is_stopping = True
 
-    def _send(self, piece: tuple[int, Piece] | BaseException | None) -> None:
-        """From a thread: hand a piece to the loop; None where an answer is over."""
-        try:
-            self.loop.call_soon_threadsafe(self._receive, piece)
-        except RuntimeError:  # the loop is closed: nobody listens any more
-            self._cancel()
-
-    def _receive(self, piece: tuple[int, Piece] | BaseException | None) -> None:
-        if not isinstance(piece, tuple):
-            self._running -= 1
-        if piece is not None and not self.gone:
-            self._pieces.append(piece)
-        self._news.set()
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
-        """The pieces of all answers, each with its answer's number, as they come.
-
-        Raises:
-            Refusal: they take too long, or the server stops.
-            BaseException: what stopped the engine.
-        """
-        end = self.started + self.desk.limits.generation_timeout_seconds
-        while self._running or self._pieces:
-            if self._pieces:
-                piece = self._pieces.popleft()
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-                continue
-            left = end - time.perf_counter()
-            if left <= 0:
-                self.close()
-                raise timed_out("the answer", self.desk.limits.generation_timeout_seconds, 504)
-            self._news.clear()
-            try:
-                async with asyncio.timeout(min(left, QUIET_SECONDS)):
-                    await self._news.wait()
-            except TimeoutError:
-                yield 0, Quiet()
-
-    def end(self, why: APIError) -> None:
-        """Stop, and have whoever listens told why."""
-        if not self.gone:
-            self._pieces.append(why)
-            self._news.set()
-            self._cancel()
+    def abort_all(self) -> None:
+        """Abort the running requests; their clients get a 503."""
+        self.is_stopping = True
+        for stream in list(self._streams):
+            stream.abort(server_stopping())
 
     def close(self) -> None:
-        """The client has all, or is gone: what still runs is cancelled. It may be called twice."""
-        self.gone = True
-        self._pieces.clear()
-        self.desk.release(self.places)
-        self.places = 0
-        self.desk.forget(self)
-        self._cancel()
-
-    def _cancel(self) -> None:
-        for answer in self.answers:
-            answer.cancel()
+        """Abort everything and join all threads and processes."""
+        self.abort_all()
+        self.backend.close(finish=False)
+        for threads in (self.executor, self._encoder_threads):
+            threads.shutdown(wait=True)
+        self.encoder.decoder_pool.close()

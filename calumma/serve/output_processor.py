@@ -1,165 +1,182 @@
-"""What one answer gives, as pieces that can be sent: text, pictures as files, ids, the end."""
+"""Output of one completion as the API sends it: moderated text, image files, token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import TypeVar
 
 import PIL.Image
 
 from calumma.generate.async_engine import RequestOutputStream
-from calumma.generate.events import (
-    Event,
-    ImageBegun,
-    ImageDone,
-    ImageProgress,
-    Sample,
-    TextPiece,
-)
+from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.serve.moderation import ContentFilter, ModerationBuffer
-from calumma.serve.stops import StopWords
+from calumma.serve.protocol import APIFinishReason
+from calumma.serve.provenance.image_metadata import ImageMetadata, png_with_metadata
+from calumma.serve.provenance.signing import ImageSigner
 
-Reason = Literal["stop", "length", "content_filter", "cancelled"]
-
-
-@dataclass(frozen=True)
-class Said:
-    """More text."""
-
-    text: str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The ids behind the piece that comes next."""
+class TokenIds:
+    """Tokens of the event that follows."""
 
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A picture is begun."""
-
-    number: int
-    """Pictures of this answer before it."""
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Growing:
-    """A picture so far."""
+class EncodedImage:
+    """A PNG file of an image, finished or partial."""
 
     png: bytes
-    number: int
-
     index: int
-    """Partial pictures of the same picture before it."""
+    """Number of images before it in the output."""
+
+    partial_index: int | None = None
+    """Number of partial images before it of the same image; None if it is finished."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture that is whole."""
+class Finished:
+    """The end of an output."""
 
-    png: bytes
-    number: int
+    reason: APIFinishReason
+    token_ids: list[int]
+    """Generated tokens, up to a stop string or a blocked part."""
 
-
-@dataclass(frozen=True)
-class Ended:
-    """The answer is whole."""
-
-    reason: Reason
-    sample: Sample
-
-    num_ids: int
-    """Ids that count: up to a stop word, not as far as the engine had come by then."""
+    logprobs: list[float]
 
 
 @dataclass(frozen=True)
-class Quiet:
-    """Nothing new for a while: a sign of life is due."""
+class KeepAlive:
+    """Nothing new for a while: the client gets a comment, so that proxies keep the connection."""
 
 
-Piece = Quiet | Said | Chosen | Begun | Growing | Drawn | Ended
+OutputEvent = TextPiece | EncodedImage | TokenIds | KeepAlive | Finished
 
 
-class Narrator:
-    """Follows one answer to its end, in a thread of its own."""
+@dataclass(frozen=True)
+class ImageFileEncoder:
+    """Encodes generated images as PNG files with provenance metadata; signs finished ones."""
+
+    model_name: str
+    prompt: str | None = None
+    """Text of the prompt, if it is to be embedded."""
+
+    signer: ImageSigner | None = None
+
+    def encode(self, image: PIL.Image.Image, *, is_partial: bool = False) -> bytes:
+        """Encode one image. A partial image is not signed: it is soon replaced."""
+        metadata = ImageMetadata.now(self.model_name, self.prompt)
+        png = png_with_metadata(image, metadata)
+        return png if is_partial or self.signer is None else self.signer.sign(png, metadata)
+
+
+class OutputProcessor:
+    """Turns the events of one output into those of the API.
+
+    It runs on the event loop. Image decoding, PNG encoding, signing and content filters run in the
+    executor, so an output needs no thread of its own.
+    """
 
     def __init__(
         self,
-        answer: RequestOutputStream,
-        to_png: Callable[[PIL.Image.Image], bytes],
-        stops: Sequence[str] = (),
+        stream: RequestOutputStream,
+        encoder: ImageFileEncoder,
+        *,
         filters: Sequence[ContentFilter] = (),
-        finish: Callable[[PIL.Image.Image], bytes] | None = None,
+        executor: Executor | None = None,
+        return_token_ids: bool = False,
     ) -> None:
-        """Begin to follow.
+        """Create a processor.
 
         Args:
-            answer: of the engine.
-            to_png: makes the file of a picture, with what it says of its origin.
-            stops: texts at which the answer ends.
-            filters: what they are against ends the answer.
-            finish: makes the file of a picture that is whole, where that is another one.
+            stream: output of the engine.
+            encoder: makes the files of images.
+            filters: what does not pass them ends the output.
+            executor: runs what takes time; the loop's default by default.
+            return_token_ids: whether `TokenIds` events are emitted.
         """
-        self.answer, self.to_png, self.filters = answer, to_png, filters
-        self.finish = finish or to_png
-        self.stops, self.sieve = StopWords(stops), ModerationBuffer(filters)
-        self.reason: Reason | None = None
-        self.num_ids = 0
-        self.number, self.index = 0, 0
+        self._stream, self._encoder, self._filters = stream, encoder, filters
+        self._executor, self._return_token_ids = executor, return_token_ids
+        self._buffer = ModerationBuffer(filters)
+        self._is_blocked = False
+        self._num_returned = 0
+        self._num_images = self._num_partial = 0
 
-    def pieces(self) -> Iterator[Piece]:
-        """All pieces, each as soon as it is there; the last is `Ended`.
+    async def events(self) -> AsyncIterator[OutputEvent]:
+        """Yield the events; the last one is `Finished`.
 
         Raises:
-            BaseException: what stopped the engine.
+            APIError: an image cannot be signed.
+            BaseException: the error that stopped the engine.
         """
-        for event in self.answer:
-            if self.reason is None:
-                yield from self._news()
-                yield from self._hear(event)
-                if self.reason is not None:
-                    self.answer.cancel()
-        yield from self._end(self.answer.sample())
+        async with aclosing(self._stream.events(self._executor)) as events:
+            async for event in events:
+                for token_ids in self._new_token_ids():
+                    yield token_ids
+                for output in await self._process(event):
+                    yield output
+                if self._is_blocked:
+                    break
+        if self._is_blocked:
+            self._stream.abort()
+        else:
+            for token_ids in self._new_token_ids():
+                yield token_ids
+            for output in await self._text("", is_end=True):
+                yield output
+        yield Finished(self._finish_reason(), self._stream.token_ids, self._stream.logprobs)
 
-    def _news(self) -> Iterator[Piece]:
-        if new := tuple(self.answer.token_ids[self.num_ids :]):
-            self.num_ids += len(new)
-            yield Chosen(new)
+    def _finish_reason(self) -> APIFinishReason:
+        if self._is_blocked:
+            return "content_filter"
+        return "stop" if self._stream.finish_reason == "stop" else "length"
 
-    def _hear(self, event: Event) -> Iterator[Piece]:
-        if isinstance(event, TextPiece):
-            yield from self._say(self.stops.hear(event.text))
-            if self.stops.found:
-                yield from self._say("", last=True)
-                self.reason = self.reason or "stop"
-        elif isinstance(event, ImageBegun):
-            yield from self._say(self.stops.flush(), last=True)
-            self.index = 0
-            yield Begun(self.number)
-        elif isinstance(event, ImageProgress):
-            # A picture that only a look at the whole can judge is not shown before.
-            if not self.filters:
-                yield Growing(self.to_png(event.image), self.number, self.index)
-                self.index += 1
-        elif isinstance(event, ImageDone):
-            if all(filter_.passes_image(event.image) for filter_ in self.filters):
-                yield Drawn(self.finish(event.image), self.number)
-                self.number += 1
-            else:
-                self.reason = "content_filter"
+    def _new_token_ids(self) -> list[TokenIds]:
+        new = tuple(self._stream.token_ids[self._num_returned :])
+        self._num_returned += len(new)
+        return [TokenIds(new)] if new and self._return_token_ids else []
 
-    def _say(self, text: str, *, last: bool = False) -> Iterator[Piece]:
-        told = self.sieve.push(text) + (self.sieve.flush() if last else "")
-        if told:
-            yield Said(told)
-        if self.sieve.is_blocked:
-            self.reason = "content_filter"
+    async def _process(self, event: Event) -> list[OutputEvent]:
+        match event:
+            case TextPiece():
+                return await self._text(event.text)
+            case ImageBegun():
+                self._num_partial = 0
+                return await self._text("", is_end=True)
+            case ImageProgress():
+                png = await self._run(partial(self._encoder.encode, event.image, is_partial=True))
+                self._num_partial += 1
+                return [EncodedImage(png, self._num_images, self._num_partial - 1)]
+            case ImageDone():
+                return await self._finished_image(event.image)
+        return []
 
-    def _end(self, sample: Sample) -> Iterator[Piece]:
-        if self.reason is None:
-            self.num_ids = len(sample.token_ids)
-            yield from self._say(self.stops.flush(), last=True)
-        yield Ended(self.reason or sample.finish_reason, sample, self.num_ids)
+    async def _text(self, text: str, *, is_end: bool = False) -> list[OutputEvent]:
+        def check() -> str:
+            return self._buffer.push(text) + (self._buffer.flush() if is_end else "")
+
+        passed = await self._run(check) if self._filters else check()
+        self._is_blocked = self._buffer.is_blocked
+        return [TextPiece(passed)] if passed else []
+
+    async def _finished_image(self, image: PIL.Image.Image) -> list[OutputEvent]:
+        def encode() -> bytes | None:
+            passes = all(filter_.passes_image(image) for filter_ in self._filters)
+            return self._encoder.encode(image) if passes else None
+
+        png = await self._run(encode)
+        if png is None:
+            self._is_blocked = True
+            return []
+        self._num_images += 1
+        return [EncodedImage(png, self._num_images - 1)]
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)

@@ -1,4 +1,4 @@
-"""Prompts of strangers -> ids: messages read, pictures decoded and encoded, bounds kept."""
+"""Prompts of untrusted clients to token ids: size limits, content filters, image decoding."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from urllib.parse import unquote
 import PIL.Image
 
 from calumma.documents.document import Role
-from calumma.generate.model import Model, UserPart
+from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
-from calumma.serve.protocol import ChatMessage, ContentPart, ImagePart, TextPart
+from calumma.serve.protocol import ChatMessage, ContentPart, TextPart
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import image_resize_mode
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A picture that is yet to be fetched or decoded."""
+    """URL of an image that is not yet fetched or decoded."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """What one side says, its pictures unread."""
+    """Content of one turn, its images not yet decoded."""
 
     role: Role
     parts: tuple[str | ImageRef, ...]
@@ -39,12 +39,12 @@ class ChatTurn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What an answer goes on from."""
+    """The input of a completion."""
 
     turns: tuple[ChatTurn, ...]
 
     is_chat: bool
-    """Turns of a conversation; False for one piece of a document, which is gone on with."""
+    """Whether the turns are a conversation; False for one document that is continued."""
 
     @property
     def parts(self) -> Iterator[str | ImageRef]:
@@ -54,120 +54,116 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """Its text, one part a line."""
+        """Text parts, one per line."""
         return "\n".join(part for part in self.parts if isinstance(part, str))
 
     @property
-    def urls(self) -> list[str]:
-        """Where its pictures are."""
-        return [part.url for part in self.parts if isinstance(part, ImageRef)]
+    def num_images(self) -> int:
+        """Number of images."""
+        return sum(isinstance(part, ImageRef) for part in self.parts)
 
 
 def chat_prompt(messages: Sequence[ChatMessage]) -> Prompt:
-    """The prompt of a chat.
+    """Build the prompt of a chat.
 
     Raises:
-        Refusal: no message holds anything.
+        APIError: all messages are empty.
     """
-    turns = tuple(ChatTurn(_role(message), _parts(message)) for message in messages)
+    turns = tuple(ChatTurn(_role(message), _message_parts(message)) for message in messages)
     prompt = Prompt(turns, is_chat=True)
     if not any(prompt.parts):
-        message = "the messages hold no text and no picture; expected at least one. Ask something."
+        message = "the messages have no text and no image; expected at least one. Add a prompt."
         raise APIError(400, message, "empty_prompt", param="messages")
     return prompt
 
 
 def completion_prompt(prompt: str | Sequence[ContentPart]) -> Prompt:
-    """The prompt of a continuation, which may be empty."""
-    parts = (prompt,) if isinstance(prompt, str) else tuple(map(_part, prompt))
-    return Prompt((ChatTurn("user", tuple(part for part in parts if part)),), is_chat=False)
+    """Build the prompt of a completion, which may be empty."""
+    parts = _parts([TextPart(text=prompt)] if isinstance(prompt, str) else prompt)
+    return Prompt((ChatTurn("user", parts),), is_chat=False)
 
 
 def _role(message: ChatMessage) -> Role:
     return "system" if message.role == "developer" else message.role
 
 
-def _parts(message: ChatMessage) -> tuple[str | ImageRef, ...]:
-    said = message.content if message.content_parts is None else message.content_parts
-    if said is None or isinstance(said, str):
-        return (said,) if said else ()
-    return tuple(part for part in map(_part, said) if part)
+def _message_parts(message: ChatMessage) -> tuple[str | ImageRef, ...]:
+    content = message.content if message.content_parts is None else message.content_parts
+    return _parts([TextPart(text=content)] if isinstance(content, str) else content or ())
 
 
-def _part(part: ContentPart) -> str | ImageRef:
-    return part.text if isinstance(part, TextPart) else _picture_at(part)
-
-
-def _picture_at(part: ImagePart) -> ImageRef:
-    return ImageRef(part.image_url.url)
+def _parts(parts: Sequence[ContentPart]) -> tuple[str | ImageRef, ...]:
+    """Convert content parts, without empty texts."""
+    return tuple(
+        part.text if isinstance(part, TextPart) else ImageRef(part.image_url.url)
+        for part in parts
+        if not isinstance(part, TextPart) or part.text
+    )
 
 
 class PromptEncoder:
-    """Makes ids of prompts. Threads may share it."""
+    """Encodes prompts as token ids. Several threads may use it."""
 
     def __init__(
         self,
         model: Model,
-        readers: ImageDecoderPool,
+        decoder_pool: ImageDecoderPool,
         config: ServeConfig,
         filters: Sequence[ContentFilter] = (),
     ) -> None:
-        self.model, self.readers, self.config, self.filters = model, readers, config, filters
-        self.longest = model.decoder.config.max_seq_len
-        text = model.vocabulary.text
-        self.most_bytes = self.longest * max(len(model.text.token_bytes(id_)) for id_ in text)
-        """No longer text can fit: so many of the longest ids are the longest prompt."""
+        self.model, self.decoder_pool = model, decoder_pool
+        self.config, self.filters = config, filters
+        self.max_seq_len = model.decoder.config.max_seq_len
+        longest_token = max(len(model.text.token_bytes(id_)) for id_ in model.vocabulary.text)
+        self.max_bytes = self.max_seq_len * longest_token
+        """No longer text can fit, whatever its tokens are."""
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt; takes as long as its pictures take.
+        """Encode a prompt; waits until its images are fetched, decoded and tokenized.
 
         Raises:
-            Refusal: it is too long, a filter is against it, or a picture cannot be had.
-            CalummaError: a picture is broken, or the turns are out of order.
+            APIError: it is too long, a content filter blocks it, or an image is not available.
+            CalummaError: an image is damaged, or the order of the turns is invalid.
         """
-        self._require_bounds(prompt)
-        self._require_passing([part for part in prompt.parts if isinstance(part, str)])
-        images = []
+        self._check_size(prompt)
+        self._check_content([part for part in prompt.parts if isinstance(part, str)])
+        contents: list[tuple[Role, list[str | PIL.Image.Image]]] = []
+        num_images = 0
         for turn in prompt.turns:
-            fit: ResizeMode = image_resize_mode(turn.role) if prompt.is_chat else "crop"
+            content: list[str | PIL.Image.Image] = []
             for part in turn.parts:
                 if isinstance(part, ImageRef):
-                    name = f"picture {len(images) + 1}"
-                    images.append(self._picture(part.url, name, fit))
-        self._require_passing(images)
-        opened = iter(images)
-        contents: list[list[UserPart]] = [
-            [part if isinstance(part, str) else next(opened) for part in turn.parts]
-            for turn in prompt.turns
-        ]
-        if not prompt.is_chat:
-            return self.model.encode(contents[0])
-        return self.model.encode_chat(
-            [
-                {"role": turn.role, "content": content}
-                for turn, content in zip(prompt.turns, contents, strict=True)
-            ]
-        )
+                    num_images += 1
+                    mode = image_resize_mode(turn.role) if prompt.is_chat else "crop"
+                    content.append(self._load_image(part.url, f"image {num_images}", mode))
+                else:
+                    content.append(part)
+            contents.append((turn.role, content))
+        images = [p for _, content in contents for p in content if not isinstance(p, str)]
+        self._check_content(images)
+        if prompt.is_chat:
+            return self.model.encode_chat([{"role": r, "content": c} for r, c in contents])
+        return self.model.encode(contents[0][1])
 
-    def _require_bounds(self, prompt: Prompt) -> None:
-        pictures, most = len(prompt.urls), self.config.limits.max_images
-        if pictures > most:
+    def _check_size(self, prompt: Prompt) -> None:
+        num_images, max_images = prompt.num_images, self.config.limits.max_images
+        if num_images > max_images:
             raise APIError(
                 400,
-                f"the prompt has {pictures} pictures; expected at most {most}. Leave some out.",
-                "too_many_pictures",
+                f"the prompt has {num_images} images; expected at most {max_images}. Remove some.",
+                "too_many_images",
             )
-        ids = pictures * (self.model.image.config.codes_per_image + 2)
-        size = sum(len(part.encode()) for part in prompt.parts if isinstance(part, str))
-        if ids > self.longest or size > self.most_bytes:
+        image_tokens = num_images * (self.model.image.config.codes_per_image + 2)
+        num_bytes = sum(len(part.encode()) for part in prompt.parts if isinstance(part, str))
+        if image_tokens > self.max_seq_len or num_bytes > self.max_bytes:
             raise APIError(
                 400,
-                f"the prompt has {size:,} bytes of text and {pictures} pictures; expected what fits "
-                f"into {self.longest} ids, the most this model reads. Shorten it.",
+                f"the prompt has {num_bytes:,} bytes of text and {num_images} images; expected at "
+                f"most {self.max_seq_len} tokens, the context length of this model. Shorten it.",
                 "context_length_exceeded",
             )
 
-    def _require_passing(self, parts: Sequence[str | PIL.Image.Image]) -> None:
+    def _check_content(self, parts: Sequence[str | PIL.Image.Image]) -> None:
         for filter_ in self.filters:
             for part in parts:
                 if not (
@@ -177,49 +173,48 @@ class PromptEncoder:
                 ):
                     raise APIError(
                         400,
-                        "the prompt does not pass a filter of this server; expected another one. "
-                        "Say it otherwise.",
+                        "a content filter of this server blocks the prompt; expected another one. "
+                        "Rephrase it.",
                         "content_filter",
                     )
 
-    def _picture(self, url: str, name: str, fit: ResizeMode) -> PIL.Image.Image:
+    def _load_image(self, url: str, name: str, resize_mode: ResizeMode) -> PIL.Image.Image:
         if url[:5].lower() == "data:":
             data = decode_data_url(url, name)
         else:
-            limits = self.config.limits
             data = fetch_image(
                 url,
                 self.config.allowed_media_domains,
-                max_bytes=limits.max_body_bytes,
-                timeout_seconds=limits.image_timeout_seconds,
+                max_bytes=self.config.limits.max_body_bytes,
+                timeout_seconds=self.config.limits.image_timeout_seconds,
             )
-        return self.readers.decode(data, name, fit)
+        return self.decoder_pool.decode(data, name, resize_mode)
 
 
 def decode_data_url(url: str, name: str) -> bytes:
-    """The bytes in a data: URL.
+    """Return the bytes of an image in a data: URL.
 
-    >>> data_of("data:image/png;base64,aGVsbG8=", "picture 1")
+    >>> decode_data_url("data:image/png;base64,aGVsbG8=", "image 1")
     b'hello'
 
     Raises:
-        Refusal: it is none of a picture, or its base64 is broken.
+        APIError: the URL is not that of an image, or its base64 is invalid.
     """
     head, comma, body = url.partition(",")
-    kind, *options = head[5:].lower().split(";")
-    if not comma or not kind.startswith("image/") or "base64" not in options:
+    media_type, *options = head[5:].lower().split(";")
+    if not comma or not media_type.startswith("image/") or "base64" not in options:
         raise APIError(
             400,
-            f"{name}: its URL is no picture in base64; expected data:image/png;base64,... Send the "
-            "picture so.",
-            "invalid_picture",
+            f"{name}: its URL is not an image in base64; expected data:image/png;base64,... Encode "
+            "the image this way.",
+            "invalid_image",
         )
     try:
         return base64.b64decode(unquote(body) if "%" in body else body, validate=True)
     except (binascii.Error, ValueError) as error:
         raise APIError(
             400,
-            f"{name}: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
+            f"{name}: its base64 is invalid; expected only letters, digits, +, / and =. Encode it "
             "again.",
-            "invalid_picture",
+            "invalid_image",
         ) from error

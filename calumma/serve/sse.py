@@ -1,74 +1,72 @@
-"""Server-sent events: an answer as it grows."""
+"""Server-sent events: the wire format of streamed responses."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from calumma.serve.api_errors import ErrorResponse, to_api_error
-from calumma.serve.handler import ResponseStream
 from calumma.serve.logs import log_internal_error
-from calumma.serve.output_processor import Ended, Piece, Quiet
+from calumma.serve.output_processor import KeepAlive, OutputEvent
+from calumma.serve.response_stream import ResponseStream
 
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""No proxy on the way may hold events back."""
+"""Keep proxies from buffering events."""
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": meaning}
-    for status, meaning in {
-        400: "The request cannot be answered; the message says why and what to do.",
-        401: "No key, or an unknown one.",
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "The request is invalid; the message says why and how to fix it.",
+        401: "No API key, or an unknown one.",
         404: "No such model.",
-        408: "The body did not come in time.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
-        429: "Too many answers are under way; Retry-After says when to come again.",
-        503: "The server is stopping, or cannot sign a picture.",
-        504: "The answer took too long.",
+        429: "Too many completions are in flight; Retry-After says when to retry.",
+        503: "The server is stopping, or cannot sign an image.",
+        504: "The completion took too long.",
     }.items()
 }
-"""What an endpoint may answer beside its answer, for the OpenAPI document."""
+"""Error responses of the endpoints, for the OpenAPI document."""
 
 
 def sse_event(value: dict[str, Any], event: str | None = None) -> bytes:
-    """One event."""
+    """Format one event."""
     return format_sse_event(data_str=json.dumps(value, ensure_ascii=False), event=event)
 
 
 async def event_stream(
-    talk: ResponseStream,
-    opening: Sequence[bytes],
-    told: Callable[[int, Piece], bytes | None],
-    closing: Callable[[list[Ended]], Sequence[bytes]],
+    stream: ResponseStream,
+    encode: Callable[[int, OutputEvent], bytes | None],
+    *,
+    header: Iterable[bytes] = (),
+    trailer: Callable[[], Iterable[bytes]],
 ) -> AsyncIterator[bytes]:
-    """All events of a request, up to [DONE].
+    """Yield all events of a response, up to [DONE].
+
+    An error on the way becomes the last event, because the status is already sent.
 
     Args:
-        talk: its answers.
-        opening: what comes first.
-        told: makes an event of a piece of the answer with this number.
-        closing: makes what comes last, from how each answer ended, in their order.
-
-    What fails on the way is told in an event of its own, for the status is long sent.
+        stream: outputs of the request.
+        encode: formats an event of the choice with this index, or None.
+        header: first events.
+        trailer: returns the last events, once all outputs are finished.
     """
-    ended: dict[int, Ended] = {}
     try:
-        for event in opening:
+        for event in header:
             yield event
-        async for number, piece in talk:
-            if isinstance(piece, Ended):
-                ended[number] = piece
-            sent = KEEPALIVE_COMMENT if isinstance(piece, Quiet) else told(number, piece)
+        async for index, output in stream:
+            sent = KEEPALIVE_COMMENT if isinstance(output, KeepAlive) else encode(index, output)
             if sent is not None:
                 yield sent
-        for event in closing([ended[number] for number in sorted(ended)]):
+        for event in trailer():
             yield event
     except Exception as error:
-        refusal = to_api_error(error)
-        if refusal.status == 500:
+        api_error = to_api_error(error)
+        if api_error.status == 500:
             log_internal_error(error)
-        yield sse_event(refusal.body())
+        yield sse_event(api_error.body())
         return
     yield format_sse_event(data_str="[DONE]")

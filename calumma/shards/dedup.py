@@ -1,11 +1,11 @@
-"""Duplicates among all documents of a build, found the same by any number of workers.
+"""Two-stage deduplication, as in datatrove.
 
-Each task first writes down the signatures of its documents; then all are sorted once, and of those
-that share one the earliest, by task and by place in it, is kept. What a task leaves out later is
-looked up in a file of its own.
+Stage 1 writes the signatures of the documents of each task. Stage 2 sorts all signatures; of the
+documents with equal signatures it keeps the first in (task, index) order, and writes one list of
+dropped documents per task. The result does not depend on the number of workers.
 
-    .build/signatures/00000.json    of each document of a task: what judges it the same as another
-    .build/duplicates/00000.json    places in the task, with the reason and the task and place kept
+    .build/signatures/00000.json    the signatures of each document of a task
+    .build/duplicates/00000.json    index in the task -> reason, and task and index of the original
 """
 
 from __future__ import annotations
@@ -27,69 +27,71 @@ from calumma.documents.document_filter import (
 from calumma.errors import ImageError
 from calumma.files import read_json, write_json
 
-KINDS = {"exact": "duplicate", "near": "near-duplicate"}
-"""Reasons, by the kind of signature."""
+DUPLICATE_REASONS = {"exact": "duplicate", "near": "near-duplicate"}
+"""Reason recorded with a dropped document, by kind of signature."""
 
 Signatures = dict[str, list[int | None]]
 
 
 def document_signatures(documents: Iterable[Document], config: FilterConfig) -> Signatures:
-    """Of each document its signatures; None where a rule is off, or another leaves it out.
+    """Return the signatures of each document by kind.
 
-    So a document never goes as the duplicate of one that is not kept.
+    None where the rule is off or another rule drops the document, so no document is dropped as a
+    duplicate of one that is not kept.
     """
-    made: Signatures = {kind: [] for kind in KINDS}
+    signatures: Signatures = {kind: [] for kind in DUPLICATE_REASONS}
     check = DocumentFilter(config, "drop").check
     for document in documents:
-        kept = check(document) is None
+        is_kept = check(document) is None
         exact = near = None
         try:
-            exact = exact_signature(document) if kept and config.exact_duplicates else None
-            near = near_signature(document) if kept and config.near_duplicates else None
+            exact = exact_signature(document) if is_kept and config.exact_duplicates else None
+            near = near_signature(document) if is_kept and config.near_duplicates else None
         except ImageError:
-            exact = None  # whoever encodes it leaves it out
-        made["exact"].append(exact)
-        made["near"].append(near)
-    return made
+            exact = None  # the encoder drops it
+        signatures["exact"].append(exact)
+        signatures["near"].append(near)
+    return signatures
 
 
-def signature_path(work: Path, number: int) -> Path:
-    """Where a task's signatures are."""
-    return work / "signatures" / f"{number:05d}.json"
+def signature_path(work_dir: Path, task: int) -> Path:
+    """Return the path of a task's signatures."""
+    return work_dir / "signatures" / f"{task:05d}.json"
 
 
-def duplicate_path(work: Path, number: int) -> Path:
-    """Where it stands which documents of a task are left out as duplicates."""
-    return work / "duplicates" / f"{number:05d}.json"
+def duplicate_path(work_dir: Path, task: int) -> Path:
+    """Return the path of a task's list of duplicates."""
+    return work_dir / "duplicates" / f"{task:05d}.json"
 
 
-def write_duplicates(work: Path, tasks: int) -> None:
-    """Compare all signatures and write down, task by task, which documents are left out."""
-    found: list[dict[str, Any]] = [{} for _ in range(tasks)]
-    for kind, reason in KINDS.items():
-        values, places = _gathered(work, tasks, kind)
-        # Stable: of equal ones the earliest comes first.
+def write_duplicates(work_dir: Path, num_tasks: int) -> None:
+    """Compare all signatures and write the duplicates of each task."""
+    duplicates: list[dict[str, Any]] = [{} for _ in range(num_tasks)]
+    for kind, reason in DUPLICATE_REASONS.items():
+        values, positions = _read_signatures(work_dir, num_tasks, kind)
+        # A stable sort keeps the first of equal signatures first.
         order = np.argsort(values, kind="stable")
-        values, places = values[order], places[order]
+        values, positions = values[order], positions[order]
         later = np.flatnonzero(values[1:] == values[:-1]) + 1
         firsts = np.searchsorted(values, values[later])
-        for place, first in zip(places[later].tolist(), places[firsts].tolist(), strict=True):
-            found[place[0]].setdefault(str(place[1]), [reason, *first])
-    for number, duplicates in enumerate(found):
-        write_json(duplicate_path(work, number), duplicates)
+        pairs = zip(positions[later].tolist(), positions[firsts].tolist(), strict=True)
+        for (task, index), first in pairs:
+            duplicates[task].setdefault(str(index), [reason, *first])
+    for task, found in enumerate(duplicates):
+        write_json(duplicate_path(work_dir, task), found)
 
 
-def _gathered(
-    work: Path, tasks: int, kind: str
+def _read_signatures(
+    work_dir: Path, num_tasks: int, kind: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], np.ndarray[Any, np.dtype[np.int64]]]:
-    """All signatures of a kind [N], and the task and place of each [N, 2], in order.
+    """Return all signatures of a kind [N], and the task and index of each [N, 2], in order.
 
-    24 bytes a document that has one: what comparing all documents of a build takes.
+    Takes 24 bytes of memory per signature.
     """
-    values, places = array("Q"), array("q")
-    for number in range(tasks):
-        for place, value in enumerate(read_json(signature_path(work, number))[kind]):
+    values, positions = array("Q"), array("q")
+    for task in range(num_tasks):
+        for index, value in enumerate(read_json(signature_path(work_dir, task))[kind]):
             if value is not None:
                 values.append(value)
-                places.extend((number, place))
-    return np.array(values, np.uint64), np.array(places, np.int64).reshape(-1, 2)
+                positions.extend((task, index))
+    return np.array(values, np.uint64), np.array(positions, np.int64).reshape(-1, 2)

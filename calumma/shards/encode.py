@@ -1,139 +1,156 @@
-"""Documents to sequences of ids; a picture that occurs again is encoded once."""
+"""Encoding documents to token sequences; each distinct image is read, hashed and encoded once."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError, ImageError
-from calumma.files import fingerprint
-from calumma.shards.format import VERSION
 from calumma.tokens.folder import Tokenizers
-from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.image_prefetch import ImageInput
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document, image_resize_mode
-from calumma.tokens.text import TextTokenizer
 
-Codes = Sequence[int] | ImageError
-"""The codes of a picture, or why it has none."""
-
-ENCODE_BATCH = 32
-"""Pictures encoded at a time, always: the codes of a picture then do not depend on how many
-others happened to be encoded beside it, and a build that was killed ends in the same bytes."""
+ImageCodes = Sequence[int] | ImageError
+"""The codes of an image, or the error that prevented encoding it."""
 
 CODE_CACHE_BYTES = 16 << 20
-"""Bytes of pictures' codes that are remembered before all are forgotten: some 7,000 pictures of
-1,024 codes, and no more of small ones than fit."""
+"""Size at which the cache of codes is cleared: some 7,000 images of 1,024 codes."""
 
-_BYTES_BESIDE = 350
-"""What a picture takes beside its codes: its hash, a list's head, a place in a dictionary."""
+_CACHE_ENTRY_OVERHEAD = 350
+"""Bytes of a cache entry besides the codes: the hash, the array object, the dictionary slot."""
+
+_ImageKey = tuple[bytes, ResizeMode]
 
 
-def encoding_fingerprint(tokenizers: Tokenizers) -> str:
-    """Return twelve hex digits of the tokenizers and of the shards' format."""
-    return fingerprint(f"{VERSION} {sorted(tokenizers.fingerprints.items())}")
+class EncodedDocument(NamedTuple):
+    """The result of encoding one document."""
+
+    sequence: TokenSequence | DocumentError | ImageError
+    """The token sequence, or the error that prevented encoding."""
+
+    image_digests: list[bytes | None]
+    """SHA-256 of each image in reading order; None for one that cannot be read."""
 
 
 class DocumentEncoder:
     """Encodes documents with both tokenizers."""
 
-    def __init__(
-        self, text: TextTokenizer, image: ImageTokenizer, *, decode_threads: int | None = None
-    ) -> None:
-        """Encode with these.
+    def __init__(self, tokenizers: Tokenizers, *, decode_threads: int | None = None) -> None:
+        """Create an encoder.
 
         Args:
-            text: for the text.
-            image: for the pictures.
-            decoders: threads that open pictures (default: one a processor, at most 16).
+            tokenizers: text and image.
+            decode_threads: threads that decode images (default: one per processor, at most 16).
         """
-        self.text = text
-        self.image = image
+        self.tokenizers = tokenizers
         self.decode_threads = decode_threads
-        self._cache: dict[tuple[bytes, ResizeMode], Codes] = {}
-        self._failed: list[tuple[bytes, ResizeMode]] = []
+        self._cache: dict[_ImageKey, ImageCodes] = {}
+        self._failed: list[_ImageKey] = []
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:
-        """The sequences of documents, their pictures encoded together.
+        """Encode documents, with their images in common batches.
 
         Raises:
-            DocumentError, ImageError: one of them cannot be read; the first is told.
+            DocumentError, ImageError: a document cannot be encoded; the first error is raised.
         """
-        made = []
-        for sequence in self.encode_each(documents):
+        sequences = []
+        for sequence, _ in self.encode_each(documents):
             if isinstance(sequence, Exception):
                 raise sequence
-            made.append(sequence)
-        return made
+            sequences.append(sequence)
+        return sequences
 
-    def encode_each(
-        self, documents: Sequence[Document]
-    ) -> Iterator[TokenSequence | DocumentError | ImageError]:
-        """The sequence of each document, or why it has none, in the order given.
+    def encode_each(self, documents: Sequence[Document]) -> Iterator[EncodedDocument]:
+        """Encode documents and yield the result of each, in order.
 
-        Pictures are opened ahead of the network by a few threads, and only a few are in memory.
+        Images are decoded by threads ahead of the network; only a few batches are in memory.
         """
-        keys = [[_key(image, fit) for image, fit in images_with_resize_mode(d)] for d in documents]
-        self._encode_new_images(documents, keys)
-        for document, wanted in zip(documents, keys, strict=True):
-            found = [key if isinstance(key, ImageError) else self._cache[key] for key in wanted]
-            bad = next((codes for codes in found if isinstance(codes, ImageError)), None)
-            if bad is not None:
-                yield bad
-                continue
+        all_keys = self._encode_new_images(documents)
+        for document, keys in zip(documents, all_keys, strict=True):
+            found = [key if isinstance(key, ImageError) else self._cache[key] for key in keys]
+            digests = [None if isinstance(key, ImageError) else key[0] for key in keys]
+            codes = [each for each in found if not isinstance(each, ImageError)]
+            sequence: TokenSequence | DocumentError | ImageError
             try:
-                codes = [one for one in found if not isinstance(one, ImageError)]
-                yield encode_document(document, self.text, codes)
-            except DocumentError as error:
-                yield error
+                for each in found:
+                    if isinstance(each, ImageError):
+                        raise each
+                sequence = encode_document(document, self.tokenizers.text, codes)
+            except (DocumentError, ImageError) as error:
+                sequence = error
+            yield EncodedDocument(sequence, digests)
 
     def _encode_new_images(
-        self, documents: Sequence[Document], keys: Sequence[Sequence[_Key | ImageError]]
-    ) -> None:
-        """Encode the pictures that are not known yet, each once."""
-        bytes_each = _BYTES_BESIDE + 4 * self.image.config.codes_per_image
-        if len(self._cache) * bytes_each > CODE_CACHE_BYTES:
-            self._cache.clear()
-        # What is wrong with a picture names the document that it came with: remembered longer, it
-        # would stand in the quarantine of others, depending on who encoded what before.
-        while self._failed:
-            self._cache.pop(self._failed.pop(), None)
-        new: dict[_Key, tuple[Image, ResizeMode]] = {}
-        for document, wanted in zip(documents, keys, strict=True):
-            for picture, key in zip(images_with_resize_mode(document), wanted, strict=True):
-                if not isinstance(key, ImageError) and key not in self._cache:
-                    new.setdefault(key, picture)
-        stream = self.image.encode_stream(
-            new.values(), num_threads=self.decode_threads, batch_size=ENCODE_BATCH
-        )
-        for key, codes in zip(new, stream, strict=True):
+        self, documents: Sequence[Document]
+    ) -> list[list[_ImageKey | ImageError]]:
+        """Encode all images that are not in the cache; return the key of each image."""
+        self._trim_cache()
+        all_keys: list[list[_ImageKey | ImageError]] = []
+        queue: deque[_ImageKey] = deque()
+        seen = set(self._cache)
+
+        def new_images() -> Iterator[ImageInput]:
+            for document in documents:
+                keys: list[_ImageKey | ImageError] = []
+                all_keys.append(keys)
+                for image, mode in images_with_resize_mode(document):
+                    try:
+                        data = image.read_bytes()
+                    except ImageError as error:
+                        keys.append(error)
+                        continue
+                    key = hashlib.sha256(data).digest(), mode
+                    keys.append(key)
+                    if key not in seen:
+                        seen.add(key)
+                        queue.append(key)
+                        yield Image(data=data, name=image.display_name), mode
+
+        image_tokenizer = self.tokenizers.image
+        for codes in image_tokenizer.encode_stream(new_images(), num_threads=self.decode_threads):
+            key = queue.popleft()
             if isinstance(codes, ImageError):
                 self._failed.append(key)
             self._cache[key] = codes if isinstance(codes, ImageError) else array("i", codes)
+        return all_keys
+
+    def _trim_cache(self) -> None:
+        codes_per_image = self.tokenizers.image.config.codes_per_image
+        if len(self._cache) * (_CACHE_ENTRY_OVERHEAD + 4 * codes_per_image) > CODE_CACHE_BYTES:
+            self._cache.clear()
+        # An error names the document of the image: kept longer, it would appear in the quarantine
+        # of another document with the same image, depending on what a worker encoded before.
+        while self._failed:
+            self._cache.pop(self._failed.pop(), None)
 
 
-_Key = tuple[bytes, ResizeMode]
-
-
-def _key(image: Image, fit: ResizeMode) -> _Key | ImageError:
-    try:
-        return hashlib.sha256(image.read_bytes()).digest(), fit
-    except ImageError as error:
-        return error
+def image_digests(document: Document) -> list[bytes | None]:
+    """Return the SHA-256 of each image in reading order; None for one that cannot be read."""
+    digests: list[bytes | None] = []
+    for image, _ in images_with_resize_mode(document):
+        try:
+            digests.append(hashlib.sha256(image.read_bytes()).digest())
+        except ImageError:
+            digests.append(None)
+    return digests
 
 
 def images_with_resize_mode(document: Document) -> list[tuple[Image, ResizeMode]]:
-    """A document's pictures, each with how it is fitted to a square.
+    """Return a document's images with the way each becomes square.
 
-    The paper crops pictures, but pads those of prompts, so that nothing asked about is lost.
+    As in the paper: images are cropped, but those of prompts are padded, so that nothing that is
+    asked about is lost.
     """
-    pictures: list[tuple[Image, ResizeMode]] = []
+    images: list[tuple[Image, ResizeMode]] = []
     for part in document.content:
         if isinstance(part, Image):
-            pictures.append((part, "crop"))
+            images.append((part, "crop"))
     for turn in document.messages:
-        fit = image_resize_mode(turn.role)
-        pictures += [(part, fit) for part in turn.parts if isinstance(part, Image)]
-    return pictures
+        mode = image_resize_mode(turn.role)
+        images += [(part, mode) for part in turn.parts if isinstance(part, Image)]
+    return images

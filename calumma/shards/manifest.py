@@ -1,78 +1,95 @@
-"""What a folder of shards says about itself."""
+"""The manifest of a shard folder: its vocabulary, its fingerprints and the list of its shards."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 from calumma.errors import ShardError
-from calumma.files import JsonLines, is_address, read_json, sha256, write_json, write_json_lines
-from calumma.shards.format import MANIFEST_NAME, SHARDS_NAME, VERSION
+from calumma.files import (
+    JsonLines,
+    atomic_write,
+    fingerprint,
+    is_address,
+    read_json,
+    sha256,
+    write_json,
+    write_json_lines,
+)
+from calumma.shards.format import DROPPED, MANIFEST_NAME, QUARANTINE_NAME, SHARDS_NAME, VERSION
+from calumma.text_format import pluralize
 from calumma.vocabulary import Vocabulary
+
+UNNAMED_SOURCE = "(no source)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCounts:
-    """What sequences hold, added up; control ids are the rest of `num_ids`."""
+    """Totals over sequences; control tokens = `num_tokens` - text tokens - image tokens."""
 
     num_sequences: int = 0
     num_tokens: int = 0
     num_text_tokens: int = 0
     num_image_tokens: int = 0
+    """Number of image codes."""
+
     num_images: int = 0
     num_loss_tokens: int = 0
+    """Number of tokens with loss mask 1."""
+
     max_length: int = 0
-    """Ids of the longest sequence."""
+    """Length of the longest sequence in tokens."""
 
     def __add__(self, other: SourceCounts) -> SourceCounts:
-        """The counts of both."""
         summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return SourceCounts(**summed | {"longest": max(self.max_length, other.max_length)})
+        return SourceCounts(**summed | {"max_length": max(self.max_length, other.max_length)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One piece: its counts and the hashes of its files."""
+    """One set of token files: its counts and the hashes of the files."""
 
     name: str
+    """The stem of the file names."""
 
     sources: dict[str, SourceCounts]
-    """In the order of the places that stand in the piece's .sources."""
+    """Counts by source, in the order of the indices in the `.sources` file."""
 
     sha256: dict[str, str]
     """The hash of each file, by its suffix."""
 
     dropped: dict[str, int] = field(default_factory=dict)
-    """Documents left out, by reason."""
+    """Number of dropped documents by reason."""
 
     @property
     def total(self) -> SourceCounts:
-        """The counts of all sources."""
+        """Counts of all sources together."""
         return sum(self.sources.values(), start=SourceCounts())
 
     @cached_property
     def num_sequences(self) -> int:
-        """Sequences of all sources."""
+        """Number of sequences of all sources."""
         return sum(counts.num_sequences for counts in self.sources.values())
 
     @cached_property
     def num_tokens(self) -> int:
-        """Ids of all sources."""
+        """Number of tokens of all sources."""
         return sum(counts.num_tokens for counts in self.sources.values())
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Shard:
-        """What `asdict` made."""
+        """Build a shard from the output of `asdict`."""
         sources = {name: SourceCounts(**counts) for name, counts in record["sources"].items()}
         return cls(**record | {"sources": sources})
 
 
 class ShardList(Sequence[Shard]):
-    """The pieces of `pieces.jsonl`, which stay on disk until asked for."""
+    """The shards of `shards.jsonl`, read from disk on access."""
 
     def __init__(self, lines: JsonLines) -> None:
         self.lines = lines
@@ -81,13 +98,13 @@ class ShardList(Sequence[Shard]):
         return len(self.lines)
 
     @overload
-    def __getitem__(self, place: int) -> Shard: ...
+    def __getitem__(self, index: int) -> Shard: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Shard]: ...
-    def __getitem__(self, place: int | slice) -> Shard | list[Shard]:
-        if isinstance(place, slice):
-            return list(map(Shard.from_json, self.lines[place]))
-        return Shard.from_json(self.lines[place])
+    def __getitem__(self, index: slice) -> list[Shard]: ...
+    def __getitem__(self, index: int | slice) -> Shard | list[Shard]:
+        if isinstance(index, slice):
+            return list(map(Shard.from_json, self.lines[index]))
+        return Shard.from_json(self.lines[index])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -99,9 +116,9 @@ class ShardList(Sequence[Shard]):
         return map(Shard.from_json, self.lines)
 
 
-def write_shard_list(folder: Path, pieces: Iterable[Shard]) -> ShardList:
-    """Write a folder's list of pieces, going through them once."""
-    return ShardList(write_json_lines(folder / SHARDS_NAME, map(asdict, pieces)))
+def write_shard_list(folder: Path, shards: Iterable[Shard]) -> ShardList:
+    """Write `shards.jsonl` in one pass over `shards`."""
+    return ShardList(write_json_lines(folder / SHARDS_NAME, map(asdict, shards)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,61 +127,61 @@ class Manifest:
 
     vocabulary: Vocabulary
     fingerprint: str
-    """Of everything that decides the bytes: documents, both tokenizers, pre-processing."""
+    """Twelve hex digits of everything that decides the bytes: documents and tokenizers."""
 
     fingerprints: dict[str, str]
-    """Fingerprints of the text tokenizer, the image tokenizer and the pre-processing."""
+    """Fingerprints of the text tokenizer, the image tokenizer, the preprocessing and the filters."""
 
     shards: Sequence[Shard]
-    """All of them, in order; those of a manifest that was loaded stay on disk until asked for."""
+    """All shards in order; those of a loaded manifest are read from disk on access."""
 
     @cached_property
-    def _summed(self) -> tuple[dict[str, SourceCounts], dict[str, int]]:
-        """The counts of each source, and of each reason for leaving documents out."""
+    def _totals(self) -> tuple[dict[str, SourceCounts], dict[str, int]]:
+        """Counts by source, and numbers of dropped documents by reason."""
         sources: dict[str, SourceCounts] = {}
         dropped: Counter[str] = Counter()
-        for piece in self.shards:
-            for name, counts in piece.sources.items():
+        for shard in self.shards:
+            for name, counts in shard.sources.items():
                 sources[name] = sources.get(name, SourceCounts()) + counts
-            dropped.update(piece.dropped)
+            dropped.update(shard.dropped)
         return sources, dict(sorted(dropped.items()))
 
     @cached_property
     def sources(self) -> list[str]:
-        """The names of all sources, in the order of their first sequences."""
-        return list(self._summed[0])
+        """Names of all sources, in the order of their first sequences."""
+        return list(self._totals[0])
 
     def counts(self, source: str) -> SourceCounts:
-        """What the sequences of one source hold."""
-        return self._summed[0][source]
+        """Return the counts of one source."""
+        return self._totals[0][source]
 
     @cached_property
     def total(self) -> SourceCounts:
-        """What all sequences hold."""
-        return sum(self._summed[0].values(), start=SourceCounts())
+        """Counts of all sources together."""
+        return sum(self._totals[0].values(), start=SourceCounts())
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Documents left out, by reason."""
-        return self._summed[1]
+        """Number of dropped documents by reason."""
+        return self._totals[1]
 
     @property
     def num_sequences(self) -> int:
-        """Sequences in all pieces."""
+        """Number of sequences in all shards."""
         return self.total.num_sequences
 
     @property
-    def codes_per_image(self) -> int:
-        """Codes of each image; 0 where there is none."""
-        return self.total.num_image_tokens // max(1, self.total.num_images)
-
-    @property
     def num_tokens(self) -> int:
-        """Ids in all pieces."""
+        """Number of tokens in all shards."""
         return self.total.num_tokens
 
+    @property
+    def codes_per_image(self) -> int:
+        """Number of codes of each image; 0 if there are no images."""
+        return self.total.num_image_tokens // max(1, self.total.num_images)
+
     def save(self, folder: Path) -> None:
-        """Write `pieces.jsonl`, and then `manifest.json`."""
+        """Write `shards.jsonl`, then `manifest.json`."""
         path = folder / SHARDS_NAME
         if not (isinstance(self.shards, ShardList) and self.shards.lines.path == path):
             write_shard_list(folder, self.shards)
@@ -176,11 +193,11 @@ class Manifest:
                 "vocabulary": self.vocabulary.to_json(),
                 "vocabulary_fingerprint": self.vocabulary.fingerprint,
                 "fingerprint": self.fingerprint,
-                "made_with": self.fingerprints,
+                "fingerprints": self.fingerprints,
                 "total": asdict(self.total),
                 "sources": {name: asdict(self.counts(name)) for name in self.sources},
                 "dropped": self.dropped,
-                "pieces": {"count": len(self.shards), "sha256": sha256(path)},
+                "shards": {"count": len(self.shards), "sha256": sha256(path)},
             },
         )
 
@@ -189,50 +206,149 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ShardError: there is none, it is at an address, of another version, or its list of
-                pieces is not the one that was written.
+            ShardError: there is none, the folder is a URL, the format version is another, or
+                `shards.jsonl` has changed.
         """
         path = folder / MANIFEST_NAME
         if is_address(folder):
             raise ShardError(
-                f"{folder}: an address of another file system; expected a folder of this machine, as "
-                "shards are read at any place of their files. Copy them here first."
+                f"{folder}: a URL; expected a local folder, as shards are read at random offsets. "
+                "Copy them to this machine first."
             )
+        require_current_version(folder)
         if not path.is_file():
             raise ShardError(
                 f"{folder} holds no {MANIFEST_NAME}; expected a folder of shards. Build it with "
                 "`calumma build-shards DOCS --tokenizers DIR --out DIR`."
             )
         record: dict[str, Any] = read_json(path)
-        if record.get("version") != VERSION:
+        shards = folder / SHARDS_NAME
+        if not shards.is_file() or sha256(shards) != record["shards"]["sha256"]:
+            found = "has changed since it was written" if shards.is_file() else "is missing"
             raise ShardError(
-                f"{path} is of version {record.get('version')}; this calumma reads version "
-                f"{VERSION}. Build the shards again."
-            )
-        pieces = folder / SHARDS_NAME
-        if not pieces.is_file() or sha256(pieces) != record["pieces"]["sha256"]:
-            what = "is not what was written" if pieces.is_file() else "is missing"
-            raise ShardError(
-                f"{pieces} {what}; expected the list of {record['pieces']['count']} pieces. Build "
-                "the shards again: what is whole is kept."
+                f"{shards} {found}; expected the list of {record['shards']['count']} shards. Repeat "
+                "the command that built them: intact shards are kept."
             )
         return cls(
             vocabulary=Vocabulary(**record["vocabulary"]),
             fingerprint=record["fingerprint"],
-            made_with=record["made_with"],
-            pieces=ShardList(JsonLines(pieces)),
+            fingerprints=record["fingerprints"],
+            shards=ShardList(JsonLines(shards)),
         )
 
 
-def require_vocabulary(folder: Path, found: Vocabulary, wanted: Vocabulary) -> None:
+def require_current_version(folder: Path) -> None:
+    """Refuse a folder with shards of another format version, finished or not.
+
+    Raises:
+        ShardError: the version differs.
+    """
+    path = folder / MANIFEST_NAME
+    version = read_json(path).get("version") if path.is_file() else VERSION
+    if version == VERSION and any(folder.glob("piece-*")):
+        version = 3
+    if version != VERSION:
+        raise ShardError(
+            f"{folder} holds shards of format version {version}; expected version {VERSION}. Build "
+            "them again into another folder: `calumma build-shards DOCS --tokenizers DIR --out NEW`."
+        )
+
+
+def encoding_fingerprint(fingerprints: Mapping[str, str]) -> str:
+    """Return twelve hex digits of the tokenizers' fingerprints and of the format version."""
+    return fingerprint(f"{VERSION} {sorted(fingerprints.items())}")
+
+
+def write_manifest(
+    folder: Path,
+    vocabulary: Vocabulary,
+    fingerprints: Mapping[str, str],
+    shards: Iterable[Shard],
+    *,
+    filters: str = "",
+) -> Manifest:
+    """Write manifest and quarantine of finished shards, and delete the files of all others.
+
+    Args:
+        folder: of the shards.
+        vocabulary: of the tokenizers.
+        fingerprints: of the tokenizers.
+        shards: all of them, in order; read in one pass and not kept in memory.
+        filters: the fingerprint of the document filters.
+    """
+    names: set[str] = set()
+    digest = hashlib.sha256(encoding_fingerprint(fingerprints).encode())
+
+    with atomic_write(folder / QUARANTINE_NAME) as temporary, temporary.open("wb") as file:
+
+        def collected() -> Iterator[Shard]:
+            for shard in shards:
+                names.add(shard.name)
+                digest.update(repr(sorted(shard.sha256.items())).encode())
+                if shard.dropped:
+                    file.write((folder / (shard.name + DROPPED)).read_bytes())
+                yield shard
+
+        listed = write_shard_list(folder, collected())
+    for path in folder.glob("shard-*"):
+        if path.stem not in names:
+            path.unlink()
+    manifest = Manifest(
+        vocabulary=vocabulary,
+        fingerprint=digest.hexdigest()[:12],
+        fingerprints={**fingerprints, **({"filters": filters} if filters else {})},
+        shards=listed,
+    )
+    manifest.save(folder)
+    return manifest
+
+
+def require_vocabulary(folder: Path, found: Vocabulary, expected: Vocabulary) -> None:
     """Refuse shards of another vocabulary.
 
     Raises:
-        ShardError: the two tables differ.
+        ShardError: the vocabularies differ.
     """
-    if found != wanted:
+    if found != expected:
         raise ShardError(
-            f"{folder} holds ids of vocabulary {found.fingerprint} ({found.size} ids), but this "
-            f"run uses vocabulary {wanted.fingerprint} ({wanted.size} ids). Build the shards again "
-            "with this run's tokenizers."
+            f"{folder} holds token ids of vocabulary {found.fingerprint} ({found.size} ids); "
+            f"expected this run's vocabulary {expected.fingerprint} ({expected.size} ids). Build the "
+            "shards again with this run's tokenizers."
         )
+
+
+def format_manifest(manifest: Manifest) -> list[str]:
+    """Format the totals, the dropped documents, and a table of the sources."""
+    total = manifest.total
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
+    return [
+        f"{pluralize(total.num_sequences, 'sequence')}, {pluralize(total.num_tokens, 'token')} in "
+        f"{pluralize(len(manifest.shards), 'shard')}; {pluralize(total.num_images, 'image')} of "
+        f"{pluralize(manifest.codes_per_image, 'code')}",
+        f"{pluralize(sum(manifest.dropped.values()), 'document')} dropped"
+        + (f": {reasons}" if reasons else ""),
+        *format_sources({name: manifest.counts(name) for name in manifest.sources}),
+    ]
+
+
+def format_sources(sources: Mapping[str, SourceCounts]) -> list[str]:
+    """Format a table with a header and one line per source.
+
+    >>> counts = SourceCounts(num_sequences=2, num_tokens=20, num_image_tokens=8)
+    >>> for line in format_sources({"pairs": counts}):
+    ...     print(line)
+    source  sequences     tokens       text      image    control     images    longest
+    pairs           2         20          0          8         12          0          0
+    """
+    width = max([len("source"), *(len(name or UNNAMED_SOURCE) for name in sources)])
+    columns = ("sequences", "tokens", "text", "image", "control", "images", "longest")
+    lines = [f"{'source':{width}}" + "".join(f"{column:>11}" for column in columns)]
+    for name, counts in sources.items():
+        control = counts.num_tokens - counts.num_text_tokens - counts.num_image_tokens
+        values = (
+            *(counts.num_sequences, counts.num_tokens, counts.num_text_tokens),
+            *(counts.num_image_tokens, control, counts.num_images, counts.max_length),
+        )
+        cells = "".join(f"{value:>11,}" for value in values)
+        lines.append(f"{name or UNNAMED_SOURCE:{width}}{cells}")
+    return lines

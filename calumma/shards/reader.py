@@ -1,4 +1,4 @@
-"""Reading shards: any sequence by its number, straight from the disk, never a wrong one."""
+"""Random access to the sequences of a shard folder, verified on every read."""
 
 from __future__ import annotations
 
@@ -31,241 +31,241 @@ _INDEX = (OFFSETS, SOURCES, CRC32)
 _FILES = (TOKENS, LOSS_MASK, *_INDEX)
 
 MAX_OPEN_SHARDS = 256
-"""Pieces open at a time, at most; to open one again takes some 50 us."""
+"""Maximum number of shards open at a time; opening one takes some 50 us."""
 
 MEMBER_CACHE_SIZE = 16
-"""Lists of the sequences of one source in one piece that are kept."""
+"""Number of (shard, source) pairs whose lists of sequences are cached."""
 
 
-def _most_open() -> int:
-    """Pieces open at a time: at most half of the files that this process may have open."""
+def _max_open_shards() -> int:
+    """Return the limit on open shards: at most half of the files this process may open."""
     try:
         import resource
     except ImportError:
         return 32
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    unlimited = limit == resource.RLIM_INFINITY
-    return (
-        MAX_OPEN_SHARDS if unlimited else max(1, min(MAX_OPEN_SHARDS, limit // (2 * len(_FILES))))
-    )
+    if limit == resource.RLIM_INFINITY:
+        return MAX_OPEN_SHARDS
+    return max(1, min(MAX_OPEN_SHARDS, limit // (2 * len(_FILES))))
 
 
 class _OpenShard:
-    """The open files of a piece, which are read by place: nothing of them stays in memory."""
+    """The open files of a shard, read with `pread`; nothing is kept in memory."""
 
-    def __init__(self, folder: Path, piece: Shard, dtype: str) -> None:
-        self.name = piece.name
-        self.num_sequences = piece.num_sequences
-        self.sources = list(piece.sources)
+    def __init__(self, folder: Path, shard: Shard, dtype: str) -> None:
+        self.name = shard.name
+        self.num_sequences = shard.num_sequences
+        self.sources = list(shard.sources)
         self._dtype = np.dtype(dtype)
         self._files: dict[str, int] = {}
         for suffix in _FILES:
-            path = folder / (piece.name + suffix)
+            path = folder / (shard.name + suffix)
             try:
                 self._files[suffix] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise ShardError(
-                    f"{path} cannot be opened any more ({error.strerror}); expected the shards to "
-                    "stay as they are while they are read. Start again when they are whole."
+                    f"{path} can no longer be opened ({error.strerror}); expected the shards not to "
+                    "change while they are read. Start again when they are complete."
                 ) from error
 
     def __del__(self) -> None:
-        # Here, so that a thread that still reads has the files open.
+        # Not when the shard is evicted: another thread may still be reading its files.
         for file in self._files.values():
             os.close(file)
 
-    def span(self, within: int) -> tuple[int, int]:
-        """Where a sequence begins and ends."""
-        first = max(0, within - 1)
-        ends = os.pread(self._files[OFFSETS], 8 * (within + 1 - first), 8 * first)
-        start, end = ends[:-8], ends[-8:]
+    def span(self, index: int) -> tuple[int, int]:
+        """Return the start and end offsets of a sequence, in tokens."""
+        first = max(0, index - 1)
+        offsets = os.pread(self._files[OFFSETS], 8 * (index + 1 - first), 8 * first)
+        start, end = offsets[:-8], offsets[-8:]
         return int.from_bytes(start, "little"), int.from_bytes(end, "little")
 
-    def ids(self, start: int, end: int) -> bytes:
-        """The ids of a span, as they stand in the file."""
+    def token_ids(self, start: int, end: int) -> bytes:
+        """Read the token ids from `start` to `end` as stored."""
         width = self._dtype.itemsize
         return os.pread(self._files[TOKENS], (end - start) * width, start * width)
 
-    def counted(self, start: int, end: int) -> bytes:
-        """Which ids of a span count, as it stands in the file."""
+    def loss_mask(self, start: int, end: int) -> bytes:
+        """Read the loss mask from `start` to `end` as stored."""
         return os.pread(self._files[LOSS_MASK], end - start, start)
 
-    def check(self, within: int) -> int:
-        """The checksum of a sequence."""
-        return int.from_bytes(os.pread(self._files[CRC32], 4, 4 * within), "little")
+    def crc32(self, index: int) -> int:
+        """Read the checksum of a sequence."""
+        return int.from_bytes(os.pread(self._files[CRC32], 4, 4 * index), "little")
 
-    def source(self, within: int) -> str:
-        """The name of a sequence's source."""
-        place = os.pread(self._files[SOURCES], 2, 2 * within)
-        return self.sources[int.from_bytes(place, "little")]
+    def source(self, index: int) -> str:
+        """Read the name of a sequence's source."""
+        number = os.pread(self._files[SOURCES], 2, 2 * index)
+        return self.sources[int.from_bytes(number, "little")]
 
     def members(self, source: str) -> NDArray[np.int64]:
-        """The places in the piece of a source's sequences."""
-        places = os.pread(self._files[SOURCES], 2 * self.num_sequences, 0)
-        of_source = np.frombuffer(places, DTYPES[SOURCES])
-        return np.flatnonzero(of_source == self.sources.index(source))
+        """Return the indices, within the shard, of a source's sequences."""
+        numbers = os.pread(self._files[SOURCES], 2 * self.num_sequences, 0)
+        is_member = np.frombuffer(numbers, DTYPES[SOURCES]) == self.sources.index(source)
+        return np.flatnonzero(is_member)
 
 
 class ShardReader:
-    """All sequences of a shard folder, numbered from 0 in the order of the pieces.
+    """All sequences of a shard folder, numbered from 0 in the order of the shards.
 
-    Nothing wrong is ever read: the index of a piece is compared with its hash when the piece is
-    opened, and each sequence with its checksum whenever it is read, which costs some 3 us. Threads
-    may share a reader.
+    Corrupt data is never returned: a shard's index is compared with its SHA-256 when it is opened,
+    and each sequence with its CRC-32 on every read, which costs some 3 us. Threads may share a
+    reader.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open the folder.
 
         Raises:
-            ShardError: no manifest, or a piece is missing or has another size than the manifest
-                says.
+            ShardError: there is no manifest, or a file is missing or has another size than the
+                manifest says.
         """
         self.folder = folder
         self.manifest = Manifest.load(folder)
-        self._pieces = self.manifest.shards
+        self._shards = self.manifest.shards
         self._dtype = token_dtype(self.manifest.vocabulary.size)
-        # All that grows with the number of pieces: 8 bytes for each, 8 for each of its sources
-        # and one that tells whether its index was compared with its hash.
-        self._firsts = array("q", [0])
-        self._of_source = {name: array("q", [0]) for name in self.manifest.sources}
-        for piece in self._pieces:
-            self._require_sizes(piece)
-            self._firsts.append(self._firsts[-1] + piece.num_sequences)
-            for name, firsts in self._of_source.items():
-                found = piece.sources[name].num_sequences if name in piece.sources else 0
-                firsts.append(firsts[-1] + found)
-        self._sound = bytearray(len(self._pieces))
+        # All memory that grows with the number of shards: 8 bytes for each, 8 for each of its
+        # sources, and one for whether its index has been verified.
+        self._starts = array("q", [0])
+        self._source_starts = {name: array("q", [0]) for name in self.manifest.sources}
+        for shard in self._shards:
+            self._require_sizes(shard)
+            self._starts.append(self._starts[-1] + shard.num_sequences)
+            for name, starts in self._source_starts.items():
+                count = shard.sources[name].num_sequences if name in shard.sources else 0
+                starts.append(starts[-1] + count)
+        self._is_verified = bytearray(len(self._shards))
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._most_open = _most_open()
+        self._max_open = _max_open_shards()
         self._members: OrderedDict[tuple[int, str], NDArray[np.int64]] = OrderedDict()
         self._lock = threading.RLock()
 
-    def _require_sizes(self, piece: Shard) -> None:
-        sizes = shard_file_sizes(piece.num_sequences, piece.num_tokens, self._dtype)
-        for suffix, wanted in sizes.items():
-            path = self.folder / (piece.name + suffix)
+    def _require_sizes(self, shard: Shard) -> None:
+        sizes = shard_file_sizes(shard.num_sequences, shard.num_tokens, self._dtype)
+        for suffix, expected in sizes.items():
+            path = self.folder / (shard.name + suffix)
             found = path.stat().st_size if path.is_file() else -1
-            if found != wanted:
-                what = "is missing" if found < 0 else f"holds {found} bytes"
+            if found != expected:
+                problem = "is missing" if found < 0 else f"has {found} bytes"
                 raise ShardError(
-                    f"{path} {what}; its manifest says {wanted}. Build the shards again: what is "
-                    "whole is kept."
+                    f"{path} {problem}; expected {expected} bytes. Repeat the command that built the "
+                    "shards: intact ones are kept."
                 )
 
     def __len__(self) -> int:
-        return self._firsts[-1]
+        return self._starts[-1]
 
-    def length(self, number: int) -> int:
-        """How many ids a sequence has.
+    def length(self, sequence: int) -> int:
+        """Return the length of a sequence in tokens.
 
         Raises:
-            ShardError: the piece's index is not what was written.
+            ShardError: the shard's index is corrupt.
         """
-        piece, within = self._place(number)
-        start, end = piece.span(within)
+        shard, index = self._locate(sequence)
+        start, end = shard.span(index)
         return end - start
 
-    def read(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The ids of a sequence, and which of them count, both [T].
+    def read(self, sequence: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Read the token ids and the loss mask of a sequence, both [T].
 
         Raises:
-            ShardError: the sequence's bytes are not those that were written.
+            ShardError: the sequence is corrupt.
         """
-        piece, within = self._place(number)
-        start, end = piece.span(within)
-        ids, counted = piece.ids(start, end), piece.counted(start, end)
-        if checksum(ids, counted) != piece.check(within):
-            raise self._changed(self.folder / (piece.name + TOKENS), f"sequence {within}")
+        shard, index = self._locate(sequence)
+        start, end = shard.span(index)
+        token_ids, loss_mask = shard.token_ids(start, end), shard.loss_mask(start, end)
+        if checksum(token_ids, loss_mask) != shard.crc32(index):
+            raise self._corrupt(self.folder / (shard.name + TOKENS), f"sequence {index}")
         return (
-            np.frombuffer(ids, self._dtype).astype(np.int64),
-            np.frombuffer(counted, DTYPES[LOSS_MASK]).astype(np.bool_),
+            np.frombuffer(token_ids, self._dtype).astype(np.int64),
+            np.frombuffer(loss_mask, DTYPES[LOSS_MASK]).astype(np.bool_),
         )
 
     def verify(self) -> None:
-        """Compare every byte of every piece with its hash.
+        """Compare every file with its hash.
 
         Raises:
-            ShardError: a file is not what was written.
+            ShardError: a file is missing or corrupt.
         """
-        for piece in self._pieces:
-            for suffix, wanted in piece.sha256.items():
-                path = self.folder / (piece.name + suffix)
-                if not path.is_file() or sha256(path) != wanted:
-                    raise self._changed(path, "the file")
+        for shard in self._shards:
+            for suffix, expected in shard.sha256.items():
+                path = self.folder / (shard.name + suffix)
+                if not path.is_file() or sha256(path) != expected:
+                    raise self._corrupt(path, "the file")
 
     @staticmethod
-    def _changed(path: Path, what: str) -> ShardError:
+    def _corrupt(path: Path, what: str) -> ShardError:
         return ShardError(
-            f"{path}: {what} is not what was written; expected its bytes unchanged. Build the "
-            "shards again: what is whole is kept."
+            f"{path}: {what} has changed since it was written; expected the original bytes. Repeat "
+            "the command that built the shards: intact ones are kept."
         )
 
-    def sequence_index(self, source: str, place: int) -> int:
-        """The number of a source's sequence, the source's own being counted from 0."""
-        firsts = self._of_source[source]
-        which = bisect_right(firsts, place) - 1
-        within, first = place - firsts[which], self._firsts[which]
-        if firsts[which + 1] - firsts[which] == self._firsts[which + 1] - first:
+    def sequence_index(self, source: str, index: int) -> int:
+        """Return the index among all sequences of a source's sequence number `index`."""
+        starts = self._source_starts[source]
+        number = bisect_right(starts, index) - 1
+        within, first = index - starts[number], self._starts[number]
+        if starts[number + 1] - starts[number] == self._starts[number + 1] - first:
             return first + within
-        return first + int(self._members_of(which, source)[within])
+        return first + int(self._members_of(number, source)[within])
 
-    def _members_of(self, which: int, source: str) -> NDArray[np.int64]:
-        key = which, source
+    def _members_of(self, number: int, source: str) -> NDArray[np.int64]:
+        key = number, source
         with self._lock:
             if key not in self._members:
-                self._members[key] = self._opened(which).members(source)
+                self._members[key] = self._open_shard(number).members(source)
                 if len(self._members) > MEMBER_CACHE_SIZE:
                     self._members.popitem(last=False)
             return self._members[key]
 
     def num_sequences(self, source: str) -> int:
-        """How many sequences a source has.
+        """Return the number of sequences of a source.
 
         Raises:
-            ShardError: the shards hold no such source.
+            ShardError: there is no such source.
         """
-        if source not in self._of_source:
+        if source not in self._source_starts:
             raise ShardError(
-                f"{self.folder} holds no source {source!r}; it holds "
+                f"{self.folder} has no source {source!r}; expected one of "
                 f"{', '.join(self.manifest.sources)}. Fix the mixture's names."
             )
-        return self._of_source[source][-1]
+        return self._source_starts[source][-1]
 
     def sequence_indices(self, source: str) -> NDArray[np.int64]:
-        """The numbers of a source's sequences.
+        """Return the indices among all sequences of a source's sequences, [N].
 
         Raises:
-            ShardError: the shards hold no such source.
+            ShardError: there is no such source.
         """
-        places = range(self.num_sequences(source))
-        return np.array([self.sequence_index(source, place) for place in places], dtype=np.int64)
+        indices = range(self.num_sequences(source))
+        return np.array([self.sequence_index(source, n) for n in indices], dtype=np.int64)
 
-    def source_of(self, number: int) -> str:
-        """The name of a sequence's source."""
-        piece, within = self._place(number)
-        return piece.source(within)
+    def source_of(self, sequence: int) -> str:
+        """Return the name of a sequence's source."""
+        shard, index = self._locate(sequence)
+        return shard.source(index)
 
-    def _place(self, number: int) -> tuple[_OpenShard, int]:
-        which = bisect_right(self._firsts, number) - 1
-        return self._opened(which), number - self._firsts[which]
+    def _locate(self, sequence: int) -> tuple[_OpenShard, int]:
+        """Return the shard of a sequence, opened, and the sequence's index in it."""
+        number = bisect_right(self._starts, sequence) - 1
+        return self._open_shard(number), sequence - self._starts[number]
 
-    def _opened(self, which: int) -> _OpenShard:
+    def _open_shard(self, number: int) -> _OpenShard:
         with self._lock:
-            if which in self._open:
-                self._open.move_to_end(which)
-                return self._open[which]
-            piece = self._pieces[which]
-            if not self._sound[which]:
-                self._require_index(piece)
-                self._sound[which] = True
-            if len(self._open) >= self._most_open:
+            if number in self._open:
+                self._open.move_to_end(number)
+                return self._open[number]
+            shard = self._shards[number]
+            if not self._is_verified[number]:
+                self._verify_index(shard)
+                self._is_verified[number] = True
+            if len(self._open) >= self._max_open:
                 self._open.popitem(last=False)
-            self._open[which] = _OpenShard(self.folder, piece, self._dtype)
-            return self._open[which]
+            self._open[number] = _OpenShard(self.folder, shard, self._dtype)
+            return self._open[number]
 
-    def _require_index(self, piece: Shard) -> None:
+    def _verify_index(self, shard: Shard) -> None:
         for suffix in _INDEX:
-            path = self.folder / (piece.name + suffix)
-            if sha256(path) != piece.sha256[suffix]:
-                raise self._changed(path, "the file")
+            path = self.folder / (shard.name + suffix)
+            if sha256(path) != shard.sha256[suffix]:
+                raise self._corrupt(path, "the file")

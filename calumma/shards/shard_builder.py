@@ -1,112 +1,114 @@
-"""One piece of shards: made of some documents, or kept where it is made of the same already."""
+"""Building the shards of one task from groups of documents."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from calumma.documents.document import Document, Image
-from calumma.documents.error_policy import UNREADABLE, DroppedDocument
-from calumma.errors import ImageError
-from calumma.files import read_json, sha256, write_json
-from calumma.shards.encode import DocumentEncoder
-from calumma.shards.format import MANIFEST_NAME, NOTE, shard_file_sizes, token_dtype
-from calumma.shards.manifest import Shard
+from calumma.documents.document import Document
+from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError
+from calumma.shards.cache import BuildCache, CachedShard, TaskRecord, shard_key
+from calumma.shards.encode import DocumentEncoder, image_digests
+from calumma.shards.format import MANIFEST_NAME, shard_name
 from calumma.shards.writer import ShardWriter
+
+DocumentGroup = tuple[list[Document], list[DroppedDocument]]
+"""The documents of one shard, and those dropped before encoding."""
+
+
+def build_task(
+    cache: BuildCache,
+    task: int,
+    record: TaskRecord,
+    builder: ShardBuilder,
+    groups: Iterable[DocumentGroup],
+    stop_requested: Callable[[], bool],
+) -> int:
+    """Build one shard of each group of documents, and record each when it is written.
+
+    Args:
+        cache: of the task records.
+        task: number of the task.
+        record: holds the shards of earlier builds.
+        builder: builds the shards, or keeps those that are up to date.
+        groups: the documents of each shard, and those dropped before.
+        stop_requested: is called before each shard.
+
+    Returns:
+        Number of documents read; 0 if the build is stopping.
+    """
+    cache.store(task, record)
+    built: dict[str, CachedShard] = {}
+    num_documents = 0
+    for part, (documents, dropped) in enumerate(groups):
+        if stop_requested():
+            return 0
+        name = shard_name(task, part)
+        built[name] = builder.build(name, documents, dropped, record.shards.get(name))
+        record.shards[name] = built[name]
+        cache.store(task, record)
+        num_documents += len(documents) + len(dropped)
+        has_files = any(image.path is not None for each in documents for image in each.images)
+        record.is_self_contained = record.is_self_contained and not has_files
+    record.shards, record.num_documents = built, num_documents
+    cache.store(task, record)
+    return num_documents
 
 
 @dataclass
 class ShardBuilder:
-    """Makes the pieces of one folder."""
+    """Builds single shards of a folder."""
 
     encoder: DocumentEncoder
     folder: Path
-    fingerprint: str
-    """Of all that decides the ids of a document, beside the document itself."""
+    encoding: str
+    """Fingerprint of everything that decides a document's token ids besides the document."""
 
-    skip_bad: bool = False
-    """Whether a document that cannot be read is left out and listed, instead of an error."""
+    on_error: OnError = "raise"
 
-    def make(
-        self, name: str, group: Sequence[Document], before: Sequence[DroppedDocument] = ()
-    ) -> Shard:
-        """The piece of these documents; one that is there and whole is kept.
+    def build(
+        self,
+        name: str,
+        documents: Sequence[Document],
+        dropped: Sequence[DroppedDocument] = (),
+        cached: CachedShard | None = None,
+    ) -> CachedShard:
+        """Encode documents into a shard, or return `cached` if it has the same key.
 
         Args:
-            name: the stem of its files.
-            group: its documents, in order.
-            before: documents that were left out before they came here.
+            name: stem of the files.
+            documents: the shard's documents, in order.
+            dropped: documents that were dropped before encoding.
+            cached: an intact shard of this name.
 
         Raises:
-            DocumentError, ImageError: a document cannot be read and `skip_bad` is off.
+            DocumentError, ImageError: a document cannot be encoded, under "raise".
         """
-        key = self._key(group, before)
-        known = self.known(name)
-        if known is not None and known[0] == key:
-            return known[1]
-        # From here on the old contents are gone: nothing may still vouch for them.
-        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
-        (self.folder / (name + NOTE)).unlink(missing_ok=True)
-        writer = ShardWriter(self.encoder.text.vocabulary, dropped=list(before))
-        self._encode(group, writer)
-        piece = writer.write(self.folder, name)
-        write_json(self.folder / (name + NOTE), {"key": key, "piece": asdict(piece)})
-        return piece
-
-    def known(self, name: str) -> tuple[str, Shard] | None:
-        """The key and the counts of a piece that is there, if its files are whole."""
-        path = self.folder / (name + NOTE)
-        if not path.is_file():
-            return None
-        record = read_json(path)
-        piece = Shard.from_json(record["piece"])
-        dtype = token_dtype(self.encoder.text.vocabulary.size)
-        sizes = shard_file_sizes(piece.num_sequences, piece.num_tokens, dtype)
-        files = {suffix: self.folder / (name + suffix) for suffix in piece.sha256}
-        whole = all(
-            file.is_file()
-            and file.stat().st_size == sizes.get(suffix, file.stat().st_size)
-            and sha256(file) == piece.sha256[suffix]
-            for suffix, file in files.items()
-        )
-        return (record["key"], piece) if whole else None
-
-    def _key(self, group: Sequence[Document], before: Sequence[DroppedDocument]) -> str:
-        """A hash of all that decides a piece's bytes."""
-        head = [self.fingerprint, self.skip_bad, [asdict(drop) for drop in before]]
-        digest = hashlib.sha256(repr(head).encode())
-        for document in group:
-            turns = [(turn.role, len(turn.parts)) for turn in document.messages]
-            kinds = [type(part).__name__ for part in document.parts()]
-            digest.update(f"\0{[document.id, document.source, turns, kinds]!r}".encode())
-            for part in document.parts():
-                try:
-                    content = part.read_bytes() if isinstance(part, Image) else part.text.encode()
-                except ImageError:
-                    if not self.skip_bad:
-                        raise
-                    content = b"unreadable"
-                digest.update(len(content).to_bytes(8, "little") + content)
-        return digest.hexdigest()
-
-    def _encode(self, group: Sequence[Document], writer: ShardWriter) -> None:
-        for document, made in zip(group, self.encoder.encode_each(group), strict=True):
-            if not isinstance(made, Exception):
-                writer.add(made.token_ids, made.loss_mask, document.source)
-            elif self.skip_bad:
-                drop = DroppedDocument(
-                    id=document.id, source=document.source, reason=UNREADABLE, detail=str(made)
-                )
-                writer.dropped.append(drop)
+        settings = [self.encoding, self.on_error]
+        if cached is not None:
+            digests = map(image_digests, documents)
+            if shard_key(settings, documents, digests, dropped) == cached.key:
+                return cached
+        writer = ShardWriter(self.encoder.tokenizers.text.vocabulary, dropped=list(dropped))
+        all_digests = []
+        encoded = self.encoder.encode_each(documents)
+        for document, (sequence, digests_of_document) in zip(documents, encoded, strict=True):
+            all_digests.append(digests_of_document)
+            if not isinstance(sequence, Exception):
+                writer.add(sequence.token_ids, sequence.loss_mask, document.source)
+            elif self.on_error == "raise":
+                raise sequence
             else:
-                raise made
-
-
-def batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """Lists of `size` documents; the last may be shorter."""
-    waiting = iter(documents)
-    while group := list(islice(waiting, size)):
-        yield group
+                writer.dropped.append(
+                    DroppedDocument(
+                        id=document.id,
+                        source=document.source,
+                        reason=UNREADABLE,
+                        detail=str(sequence),
+                    )
+                )
+        # The manifest describes the old contents, which are overwritten now.
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+        key = shard_key(settings, documents, all_digests, dropped)
+        return CachedShard(key, writer.write(self.folder, name))

@@ -1,242 +1,202 @@
-"""Building shards as numbered tasks, which any number of workers may share out.
+"""Building shards as numbered tasks that any number of workers can share.
 
-A task is a span of a file of documents; spans are numbered by the files alone. Each task makes its
-own pieces, so the shards come out the same whoever makes which task, and however often one is
-begun. Beside the shards, `.build/` holds what only the building needs:
+A task is one split of a document file. The splits depend only on the files, and each task writes
+its own shards, so the result does not depend on which worker runs which task, or how often. What
+only the build needs is in `.build/`:
 
-    .build/plan.json      the paths given, and the number of tasks
-    .build/plan.jsonl     the span of each task, one a line
-    .build/tasks/00000    what came of a task: its pieces, and what its file looked like then
-    .build/stop           there while a build is stopping
+    .build/plan.json           the paths given, and the number of tasks
+    .build/plan.jsonl          the split of each task, one per line
+    .build/tasks/00000.json    the record of each task (`cache`)
+    .build/stop                exists while the build is stopping
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from calumma.documents.document import Document, Image
+from calumma.documents.document import Document
 from calumma.documents.document_filter import DocumentFilter, FilterConfig
 from calumma.documents.error_policy import DroppedDocument, OnError
 from calumma.documents.file_splits import FileSplit, read_split, require_documents, split_files
 from calumma.documents.paths import absolute_name, file_version, parse_path
 from calumma.errors import ShardError
-from calumma.files import (
-    JsonLines,
-    make_folder,
-    read_json,
-    sha256,
-    write_json,
-    write_json_lines,
-)
+from calumma.files import JsonLines, make_folder, read_json, sha256, write_json, write_json_lines
 from calumma.runtime import STOP
-from calumma.shards.build import DOCUMENTS_PER_SHARD, write_manifest
+from calumma.shards.cache import WORK_DIR, BuildCache, TaskRecord
 from calumma.shards.dedup import (
     document_signatures,
     duplicate_path,
     signature_path,
     write_duplicates,
 )
-from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
-from calumma.shards.format import NOTE, shard_name
-from calumma.shards.manifest import Manifest, Shard
-from calumma.shards.shard_builder import ShardBuilder, batched
+from calumma.shards.encode import DocumentEncoder
+from calumma.shards.manifest import (
+    Manifest,
+    encoding_fingerprint,
+    require_current_version,
+    write_manifest,
+)
+from calumma.shards.shard_builder import DocumentGroup, ShardBuilder, build_task
 from calumma.tokens.folder import Tokenizers
 
-WORK = ".build"
+DOCUMENTS_PER_SHARD = 512
+
+_load_tokenizers = lru_cache(maxsize=1)(Tokenizers.load)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildJob:
-    """All that a task must know, in plain values: it travels to other processes and machines."""
+    """The settings of a build, in plain values that are sent to other processes and machines."""
 
     out: Path
-    """The folder of the shards."""
+    """The shard folder."""
 
     tokenizers: Path
     """The folder of both tokenizers."""
 
     documents_per_shard: int = DOCUMENTS_PER_SHARD
-    """Documents in a piece: the most work that a kill can lose."""
+    """Number of documents in a shard: the work lost at most when a worker is killed."""
 
-    skip_bad: bool = False
-    """Whether documents that cannot be read are left out and listed, instead of an error."""
+    on_error: OnError = "raise"
+    """Whether a document that cannot be read or encoded stops the build or is dropped."""
 
     device: str = "cpu"
-    """Where pictures are encoded."""
+    """The device that encodes images."""
 
     decode_threads: int = 1
-    """Threads of a worker that open pictures."""
+    """Threads per worker that decode images."""
 
     filters: FilterConfig = field(default_factory=FilterConfig)
-    """Which documents are left out."""
+    """Which documents are dropped."""
 
     @property
     def work_dir(self) -> Path:
-        """The folder of what only the building needs."""
-        return self.out / WORK
+        """The folder of what only the build needs."""
+        return self.out / WORK_DIR
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody asked this build to stop."""
+        """Whether this build was asked to stop."""
         return STOP.is_requested or (self.work_dir / "stop").exists()
 
-    def note(self, number: int) -> Path:
-        """Where it is written what came of a task."""
-        return self.work_dir / "tasks" / f"{number:05d}.json"
+    def request_stop(self) -> None:
+        """Ask all workers to stop after their current shard."""
+        (self.work_dir / "stop").touch()
 
 
 def write_plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
-    """Cut the files into tasks and write them down.
-
-    Returns:
-        The number of tasks.
+    """Split the document files into tasks, write the plan, and return the number of tasks.
 
     Raises:
-        DocumentError: a path holds no files of documents.
+        DocumentError: a path holds no document files.
         OutputError: the folder cannot be written.
+        ShardError: the folder holds shards of another format version.
     """
-    make_folder(job.out)
+    require_current_version(make_folder(job.out))
     make_folder(job.work_dir / "tasks")
     (job.work_dir / "stop").unlink(missing_ok=True)
-    spans = (
-        [absolute_name(span.path), span.first, span.count, span.offset, span.dataset_split]
-        for span in split_files(paths, job.documents_per_shard)
+    splits = (
+        [absolute_name(split.path), split.first, split.count, split.offset, split.dataset_split]
+        for split in split_files(paths, job.documents_per_shard)
     )
-    tasks = len(write_json_lines(job.work_dir / "plan.jsonl", spans))
+    num_tasks = len(write_json_lines(job.work_dir / "plan.jsonl", splits))
     documents = [str(path) for path in paths]
-    write_json(job.work_dir / "plan.json", {"documents": documents, "tasks": tasks})
-    return tasks
+    write_json(job.work_dir / "plan.json", {"documents": documents, "tasks": num_tasks})
+    return num_tasks
 
 
 @lru_cache(maxsize=1)
-def _lines(path: Path, written: int) -> JsonLines:
+def _plan_lines(path: Path, modified: int) -> JsonLines:
     return JsonLines(path)
 
 
-def _span(job: BuildJob, number: int) -> FileSplit:
-    """What a task reads; the plan stays on disk, where each worker looks up its own line."""
+def _read_plan(job: BuildJob, task: int) -> FileSplit:
+    """Return the split of a task, from the line of the plan on disk."""
     path = job.work_dir / "plan.jsonl"
-    name, first, count, offset, split = _lines(path, path.stat().st_mtime_ns)[number]
+    name, first, number, offset, dataset = _plan_lines(path, path.stat().st_mtime_ns)[task]
     return FileSplit(
-        path=parse_path(name), first=first, count=count, offset=offset, dataset_split=split
+        path=parse_path(name), first=first, count=number, offset=offset, dataset_split=dataset
     )
-
-
-_tokenizers = lru_cache(maxsize=1)(Tokenizers.load)
-
-
-@lru_cache(maxsize=1)
-def _encoder(folder: Path, device: str, decoders: int) -> DocumentEncoder:
-    both = _tokenizers(folder, device)
-    return DocumentEncoder(both.text, both.image, decode_threads=decoders)
 
 
 @dataclass
 class BuildTask:
-    """What a worker does for each task; the one step of the pipeline."""
+    """The main stage: read, filter and encode the documents of a task, and write its shards."""
 
     job: BuildJob
 
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
-        """Make or keep the pieces of task `rank`.
+        """Build the shards of task `rank`, or keep those that are up to date.
 
         Returns:
-            How many documents it read, those left out included; 0 where the build is stopping.
+            Number of documents read, dropped ones included; 0 if the build is stopping.
 
         Raises:
-            CalummaError: a document cannot be read and is not to be skipped, or the disk is full.
+            CalummaError: a document cannot be read under "raise", or the disk is full.
         """
         job = self.job
         if job.stop_requested:
             return 0
-        span = _span(job, rank)
-        tokenizers = _tokenizers(job.tokenizers, job.device)
-        encoder = _encoder(job.tokenizers, job.device, job.decode_threads)
-        maker = ShardBuilder(encoder, job.out, encoding_fingerprint(tokenizers), job.skip_bad)
-        made_of = _made_of(job, rank, span, encoding_fingerprint(tokenizers))
-        if (known := self._kept(rank, made_of, maker)) is not None:
-            return known
-        # On a CPU one thread computes, here and in every worker: how many share the work would
-        # otherwise decide in which order floating-point numbers are added up.
-        with _one_thread():
-            return self._make(rank, span, made_of, maker)
-
-    def _kept(self, rank: int, made_of: list[Any], maker: ShardBuilder) -> int | None:
-        """The documents of a task that is done already, its file unchanged and its pieces whole."""
-        path = self.job.note(rank)
-        note = read_json(path) if path.is_file() else {}
-        if note.get("made_of") != made_of or not note["closed"]:
-            return None
-        for name, key in note["pieces"]:
-            known = maker.known(name)
-            if known is None or known[0] != key:
-                return None
-        return int(note["documents"])
-
-    def _make(self, rank: int, span: FileSplit, made_of: list[Any], maker: ShardBuilder) -> int:
-        job = self.job
-        job.note(rank).unlink(missing_ok=True)
-        pieces, documents, closed = [], 0, bool(_state(span))
-        for part, (group, dropped) in enumerate(self._groups(rank, span)):
-            if job.stop_requested:
-                return 0
-            name = shard_name(rank, part)
-            maker.make(name, group, dropped)
-            pieces.append([name, read_json(job.out / (name + NOTE))["key"]])
-            documents += len(group) + len(dropped)
-            closed = closed and not any(_points_outside(document) for document in group)
-        note = {"made_of": made_of, "closed": closed, "documents": documents, "pieces": pieces}
-        write_json(job.note(rank), note)
-        return documents
-
-    def _groups(
-        self, rank: int, span: FileSplit
-    ) -> Iterator[tuple[list[Document], list[DroppedDocument]]]:
-        """The documents of each piece, with what was left out on the way to them."""
-        job = self.job
-        duplicates = _duplicates(job, rank)
-        check = DocumentFilter(job.cleaning, _on_error(job)).check
-        documents: list[Document] = []
-        unreadable: list[DroppedDocument] = []
-        first = 0
-
-        def filtered() -> tuple[list[Document], list[DroppedDocument]]:
-            kept, dropped = [], [*unreadable]
-            for place, document in enumerate(documents, start=first):
-                drop = duplicates(place, document) or check(document)
-                if drop is None:
-                    kept.append(document)
-                else:
-                    dropped.append(drop)
-            return kept, dropped
-
-        for document in read_split(span, _on_error(job)):
-            if isinstance(document, DroppedDocument):
-                unreadable.append(document)
-                continue
-            documents.append(document)
-            if len(documents) == job.piece_documents:
-                yield filtered()
-                first += len(documents)
-                documents.clear()
-                unreadable.clear()
-        if documents or unreadable:
-            yield filtered()
+        split, cache = _read_plan(job, rank), BuildCache(job.out)
+        tokenizers = _load_tokenizers(job.tokenizers, job.device)
+        encoding = encoding_fingerprint(tokenizers.fingerprints)
+        inputs = _task_inputs(job, rank, split, encoding)
+        old = cache.lookup(rank)
+        if old and old.inputs == inputs and old.is_self_contained and old.num_documents is not None:
+            return old.num_documents
+        record = TaskRecord(inputs=inputs, shards=old.shards if old else {})
+        record.is_self_contained = bool(_file_version(split))
+        builder = ShardBuilder(_encoder(job), job.out, encoding, job.on_error)
+        # On a CPU every worker computes on one thread: the number of threads decides the order in
+        # which floating-point numbers are added up.
+        with _one_torch_thread():
+            groups = _read_groups(job, rank, split)
+            return build_task(cache, rank, record, builder, groups, lambda: job.stop_requested)
 
 
-def _on_error(job: BuildJob) -> OnError:
-    return "drop" if job.skip_bad else "raise"
+@lru_cache(maxsize=1)
+def _cached_encoder(folder: Path, device: str, decode_threads: int) -> DocumentEncoder:
+    return DocumentEncoder(_load_tokenizers(folder, device), decode_threads=decode_threads)
+
+
+def _encoder(job: BuildJob) -> DocumentEncoder:
+    return _cached_encoder(job.tokenizers, job.device, job.decode_threads)
+
+
+def _read_groups(job: BuildJob, task: int, split: FileSplit) -> Iterator[DocumentGroup]:
+    """Yield the documents of each shard of a task, with those dropped between them."""
+    find_duplicate = _duplicate_finder(job, task)
+    document_filter = DocumentFilter(job.filters, job.on_error)
+    kept: list[Document] = []
+    dropped: list[DroppedDocument] = []
+    indices = count()
+    for document in read_split(split, job.on_error):
+        if isinstance(document, DroppedDocument):
+            dropped.append(document)
+            continue
+        index = next(indices)
+        drop = find_duplicate(index, document) or document_filter.check(document)
+        if drop is None:
+            kept.append(document)
+        else:
+            dropped.append(drop)
+        if (index + 1) % job.documents_per_shard == 0:
+            yield kept, dropped
+            kept, dropped = [], []
+    if kept or dropped:
+        yield kept, dropped
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_torch_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -245,127 +205,124 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _points_outside(document: Document) -> bool:
-    """Whether a picture is a file of its own, which may change when the document's does not."""
-    return any(isinstance(p, Image) and p.path is not None for p in document.parts())
-
-
-def _made_of(job: BuildJob, rank: int, span: FileSplit, fingerprint: str) -> list[Any]:
-    """What decides a task's work, pictures in files of their own aside."""
-    rules = [job.documents_per_shard, job.skip_bad, job.filters.fingerprint]
+def _task_inputs(job: BuildJob, task: int, split: FileSplit, encoding: str) -> list[Any]:
+    """Return everything that decides a task's output, except images in files of their own."""
+    rules: list[Any] = [job.documents_per_shard, job.on_error, job.filters.fingerprint]
     if job.filters.needs_dedup:
-        path = duplicate_path(job.work_dir, rank)
+        path = duplicate_path(job.work_dir, task)
         rules.append(sha256(path) if path.is_file() else "")
-    where = [str(span.path), span.first, span.count, span.offset, span.dataset_split]
-    return [*where, *_state(span), fingerprint, *rules]
+    where = [str(split.path), split.first, split.count, split.offset, split.dataset_split]
+    return [*where, *_file_version(split), encoding, *rules]
 
 
-def _state(span: FileSplit) -> list[Any]:
-    """What changes with a span's file; empty where it does not tell, so that it is read again."""
+def _file_version(split: FileSplit) -> list[Any]:
+    """Return values that change with a split's file; empty if it has none and is read again."""
     try:
-        return file_version(span.path)
+        return file_version(split.path)
     except OSError:
-        return []  # whoever reads it tells
+        return []  # reading the split raises a message about the file
 
 
-def _duplicates(job: BuildJob, rank: int) -> Callable[[int, Document], DroppedDocument | None]:
-    """What says of a document of a task, by its place, whether it is an earlier one again."""
+def _duplicate_finder(
+    job: BuildJob, task: int
+) -> Callable[[int, Document], DroppedDocument | None]:
+    """Return a function that says, by its index in the task, why a document is a duplicate."""
     if not job.filters.needs_dedup:
-        return lambda place, document: None
-    known = read_json(duplicate_path(job.work_dir, rank))
+        return lambda index, document: None
+    duplicates = read_json(duplicate_path(job.work_dir, task))
 
-    def judge(place: int, document: Document) -> DroppedDocument | None:
-        if str(place) not in known:
+    def find(index: int, document: Document) -> DroppedDocument | None:
+        if str(index) not in duplicates:
             return None
-        reason, task, earlier = known[str(place)]
-        detail = f"of document {earlier} of task {task}, both from 0"
+        reason, first_task, first_index = duplicates[str(index)]
+        detail = f"of document {first_index} of task {first_task}, both from 0"
         return DroppedDocument(id=document.id, source=document.source, reason=reason, detail=detail)
 
-    return judge
+    return find
 
 
 @dataclass
 class SignatureTask:
-    """The step before the first, where duplicates are looked for."""
+    """The first stage of deduplication: write the signatures of a task's documents."""
 
     job: BuildJob
 
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
-        """Write down the signatures of task `rank`; 0, as no document is done by that."""
+        """Write the signatures of task `rank`; return 0, the number of documents finished."""
         job = self.job
-        span = _span(job, rank)
-        made_of = _made_of(replace(job, cleaning=FilterConfig()), rank, span, "")
-        made_of.append(job.filters.fingerprint)
+        split = _read_plan(job, rank)
+        inputs = _task_inputs(replace(job, filters=FilterConfig()), rank, split, "")
+        inputs.append(job.filters.fingerprint)
         path = signature_path(job.work_dir, rank)
-        if job.stop_requested or (path.is_file() and read_json(path)["made_of"] == made_of):
+        if job.stop_requested or (path.is_file() and read_json(path)["inputs"] == inputs):
             return 0
-        documents = read_split(span, (lambda error: None) if job.skip_bad else stop)
-        write_json(path, {"made_of": made_of, **document_signatures(documents, job.filters)})
+        read = read_split(split, job.on_error)
+        documents = (document for document in read if isinstance(document, Document))
+        write_json(path, {"inputs": inputs, **document_signatures(documents, job.filters)})
         return 0
 
 
 @dataclass
 class DedupTask:
-    """The one task between signatures and pieces."""
+    """The second stage of deduplication, one task: compare all signatures."""
 
     job: BuildJob
 
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
-        """Write down which documents are left out as duplicates; 0, as none is done by that."""
+        """Write the duplicates of every task; return 0, the number of documents finished."""
         if not self.job.stop_requested:
-            write_duplicates(self.job.work_dir, _plan(self.job)["tasks"])
+            write_duplicates(self.job.work_dir, _plan_record(self.job)["tasks"])
         return 0
 
 
-def build_stages(job: BuildJob, tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
-    """What is done one after the other, each with the number of its tasks."""
-    first: list[tuple[Callable[[Any, int, int], Any], int]] = []
+def build_stages(job: BuildJob, num_tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
+    """Return the stages of a build in order, each with its number of tasks."""
+    dedup: list[tuple[Callable[[Any, int, int], Any], int]] = []
     if job.filters.needs_dedup:
-        first = [(SignatureTask(job), tasks), (DedupTask(job), 1)]
-    return [*first, (BuildTask(job), tasks)]
+        dedup = [(SignatureTask(job), num_tasks), (DedupTask(job), 1)]
+    return [*dedup, (BuildTask(job), num_tasks)]
 
 
 def finish_build(job: BuildJob) -> Manifest:
-    """Bind the pieces of all tasks together, when every one is done.
+    """Write the manifest of the shards of all tasks.
 
     Raises:
-        ShardError: a task is not done.
-        DocumentError: not one document was found.
+        ShardError: a task is not complete.
+        DocumentError: no document was found.
     """
-    record = _plan(job)
-    notes = [job.note(number) for number in range(record["tasks"])]
+    plan, cache = _plan_record(job), BuildCache(job.out)
     found = 0
-    for number, note in enumerate(notes):
-        if not note.is_file():
+    for task in range(plan["tasks"]):
+        record = cache.read(task)
+        if record is None or record.num_documents is None:
             raise ShardError(
-                f"{job.out}: task {number} of {len(notes)} is not done; expected all of them. Start "
-                "the same command again: what is finished is kept."
+                f"{job.out}: task {task} of {plan['tasks']} is not complete; expected all of them. "
+                "Repeat the same command: finished shards are kept."
             )
-        found += read_json(note)["documents"]
-    require_documents(record["documents"], found)
-    tokenizers = _tokenizers(job.tokenizers, job.device)
+        found += record.num_documents
+    require_documents(plan["documents"], found)
+    tokenizers = _load_tokenizers(job.tokenizers, job.device)
+    filters = job.filters.fingerprint
     return write_manifest(
-        job.out, tokenizers, _pieces(job, notes), cleaning=job.filters.fingerprint
+        job.out,
+        tokenizers.text.vocabulary,
+        tokenizers.fingerprints,
+        cache.shards(plan["tasks"]),
+        filters=filters,
     )
 
 
-def _plan(job: BuildJob) -> dict[str, Any]:
+def _plan_record(job: BuildJob) -> dict[str, Any]:
     record: dict[str, Any] = read_json(job.work_dir / "plan.json")
     return record
 
 
-def _pieces(job: BuildJob, notes: Iterable[Path]) -> Iterator[Shard]:
-    for note in notes:
-        for name, _ in read_json(note)["pieces"]:
-            yield Shard.from_json(read_json(job.out / (name + NOTE))["piece"])
-
-
 @dataclass
 class FinishTask:
-    """`finish` as the one task of a job that waits for all others."""
+    """The last stage on a cluster: `finish_build` as a task."""
 
     job: BuildJob
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        """Bind the pieces together."""
+        """Write the manifest."""
         finish_build(self.job)

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, even if that one is killed."""
+"""A pool of worker processes that exit with the process that started them, even if it is killed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 class WorkerPool:
-    """A pool of processes that leaves Ctrl-C to the process that started it.
+    """A process pool whose workers ignore Ctrl-C and leave it to the parent.
 
-    They are forked by a server that has no threads and no GPU, so a training run may start them at
-    any time. A worker that dies makes every result a `BrokenProcessPool`.
+    Workers are forked by a server process without threads or GPU, so a training run may start them
+    at any time. If a worker dies, every result raises `BrokenProcessPool`.
     """
 
     def __init__(
@@ -29,39 +29,44 @@ class WorkerPool:
         *,
         preload: Sequence[str] = (),
     ) -> None:
-        """Start them when the first work comes.
+        """Create the pool; the processes start with the first task.
 
         Args:
-            number: how many.
-            begin: called first in each.
-            arguments: what it is called with.
-            preload: modules that are imported once for all.
+            num_workers: number of processes.
+            initializer: called first in each process.
+            initargs: arguments of `initializer`.
+            preload: modules imported once, by the server process.
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(preload))
-        ends, self._alive = context.Pipe(duplex=False)
+        parent_closed, self._parent_open = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            num_workers, context, initializer=_begin, initargs=(ends, initializer, tuple(initargs))
+            num_workers,
+            context,
+            initializer=_start_worker,
+            initargs=(parent_closed, initializer, tuple(initargs)),
         )
 
-    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Have work done by whoever is free."""
-        return self._pool.submit(work, *arguments)
+    def submit(self, function: Callable[..., _Result], *args: Any) -> Future[_Result]:
+        """Run a function in the next free process."""
+        return self._pool.submit(function, *args)
 
     def close(self) -> None:
-        """Wait for what is being done, leave the rest, and end them."""
+        """Wait for running tasks, cancel the others, and end the processes."""
         self._pool.shutdown(cancel_futures=True)
-        self._alive.close()
+        self._parent_open.close()
 
 
-def _begin(ends: Connection, begin: Callable[..., None], arguments: Sequence[Any]) -> None:
+def _start_worker(
+    parent_closed: Connection, initializer: Callable[..., None], initargs: Sequence[Any]
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         try:
-            ends.recv()  # nothing is ever sent: this returns when the other end is gone
+            parent_closed.recv()  # nothing is ever sent: returns when the parent's end is closed
         except (EOFError, OSError):
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-    begin(*arguments)
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    initializer(*initargs)

@@ -28,26 +28,26 @@ from calumma.vocabulary import Vocabulary
 FILE_NAME = "adapter.safetensors"
 
 
-class LowRankLinear(nn.Linear):
+class LoRALinear(nn.Linear):
     """A matrix that stays, with an addition of low rank that learns: x W' + scale * x D' U'."""
 
     def __init__(self, inner: nn.Linear, rank: int, scale: float) -> None:
         super().__init__(inner.in_features, inner.out_features, bias=False, device="meta")
         self.weight = inner.weight
-        self.down = nn.Parameter(inner.weight.new_empty(rank, inner.in_features))
-        self.up = nn.Parameter(inner.weight.new_empty(inner.out_features, rank))
+        self.lora_A = nn.Parameter(inner.weight.new_empty(rank, inner.in_features))
+        self.lora_B = nn.Parameter(inner.weight.new_empty(inner.out_features, rank))
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, I] to [B, T, O]."""
-        return super().forward(x) + F.linear(F.linear(x, self.down), self.up) * self.scale
+        return super().forward(x) + F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scale
 
     def merged(self) -> Tensor:
         """[O, I] the matrix that does the same alone."""
-        return self.weight + self.scale * (self.up @ self.down)
+        return self.weight + self.scale * (self.lora_B @ self.lora_A)
 
 
-class RowsEmbedding(nn.Embedding):
+class PartialEmbedding(nn.Embedding):
     """An embedding of which some neighbouring rows learn."""
 
     def __init__(self, inner: nn.Embedding, rows: range) -> None:
@@ -64,7 +64,7 @@ class RowsEmbedding(nn.Embedding):
         return torch.where(inside[..., None], learning, super().forward(ids))
 
 
-class RowsHead(LMHead):
+class PartialHead(LMHead):
     """An output layer of which some neighbouring rows learn."""
 
     def __init__(self, inner: LMHead, rows: range) -> None:
@@ -77,21 +77,21 @@ class RowsHead(LMHead):
         self, hidden: Tensor, instead: Callable[[Tensor, Tensor], Any] | None = None
     ) -> Any:
         """As `Head.forward`, with the learning rows in their places."""
-        matrix = with_rows(self.weight, self.rows, self.first)
+        matrix = replace_rows(self.weight, self.rows, self.first)
         return F.linear(hidden, matrix) if instead is None else instead(hidden, matrix)
 
 
-def with_rows(table: Tensor, rows: Tensor, first: int) -> Tensor:
+def replace_rows(table: Tensor, rows: Tensor, first: int) -> Tensor:
     """[V, M] a table with [W, M] other rows from `first` on."""
     return torch.cat([table[:first], rows, table[first + len(rows) :]])
 
 
-def image_rows(vocabulary: Vocabulary) -> range:
+def image_vocab_rows(vocabulary: Vocabulary) -> range:
     """The ids of images: codes, end and begin, which stand side by side."""
     return range(vocabulary.codes.start, vocabulary.begin_image + 1)
 
 
-def adapt(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabulary) -> None:
+def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabulary) -> None:
     """Freeze what is not to learn, and put what learns beside it; to be called before sharding.
 
     The new parameters have no values yet: `fresh_additions` gives them.
@@ -109,45 +109,47 @@ def adapt(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabulary) -> 
             for name, inner in list(parent.named_children()):
                 if isinstance(inner, nn.Linear):
                     scale = config.lora_alpha / config.lora_rank
-                    setattr(parent, name, LowRankLinear(inner, config.lora_rank, scale))
+                    setattr(parent, name, LoRALinear(inner, config.lora_rank, scale))
     if config.embeddings == "none":
         return
     if config.vocab_rows == "all":
         decoder.head.requires_grad_(True)
         decoder.embedding.requires_grad_(config.embeddings == "all")
         return
-    decoder.head = RowsHead(decoder.head, image_rows(vocabulary))
+    decoder.head = PartialHead(decoder.head, image_vocab_rows(vocabulary))
     if config.embeddings == "all":
-        decoder.embedding = RowsEmbedding(decoder.embedding, image_rows(vocabulary))
+        decoder.embedding = PartialEmbedding(decoder.embedding, image_vocab_rows(vocabulary))
 
 
-def fresh_additions(decoder: Decoder, start: Decoder, seed: int) -> Iterator[tuple[str, Tensor]]:
+def initial_adapter_weights(
+    decoder: Decoder, start: Decoder, seed: int
+) -> Iterator[tuple[str, Tensor]]:
     """First values of what `adapt` added to `decoder`, under which it does what `start` does.
 
     LoRA's inner matrices are drawn from a seed each, the outer are zero; rows are those of the
     start.
     """
     for number, (name, module) in enumerate(decoder.named_modules()):
-        if isinstance(module, LowRankLinear):
+        if isinstance(module, LoRALinear):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            down = torch.empty(module.down.shape).normal_(0.0, INITIAL_STD, generator=generator)
+            down = torch.empty(module.lora_A.shape).normal_(0.0, INITIAL_STD, generator=generator)
             yield f"{name}.down", down
-            yield f"{name}.up", torch.zeros(module.up.shape)
-        elif isinstance(module, RowsEmbedding | RowsHead):
+            yield f"{name}.up", torch.zeros(module.lora_B.shape)
+        elif isinstance(module, PartialEmbedding | PartialHead):
             table = start.get_parameter(f"{name}.weight")
             yield f"{name}.rows", table[module.first : module.first + len(module.rows)]
 
 
 @torch.no_grad()
-def merged(decoder: Decoder) -> Decoder:
+def merge_adapters(decoder: Decoder) -> Decoder:
     """A decoder without additions that gives the same logits; itself where it has none."""
     whole = dict(decoder.state_dict())
     for name, module in decoder.named_modules():
-        if isinstance(module, LowRankLinear):
+        if isinstance(module, LoRALinear):
             whole[f"{name}.weight"] = module.merged()
             del whole[f"{name}.down"], whole[f"{name}.up"]
-        elif isinstance(module, RowsEmbedding | RowsHead):
-            whole[f"{name}.weight"] = with_rows(module.weight, module.rows, module.first)
+        elif isinstance(module, PartialEmbedding | PartialHead):
+            whole[f"{name}.weight"] = replace_rows(module.weight, module.rows, module.first)
             del whole[f"{name}.rows"]
     if len(whole) == len(decoder.state_dict()):
         return decoder

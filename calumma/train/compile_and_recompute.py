@@ -33,14 +33,14 @@ _DEAR = {
 """What "selective" keeps: the rest of a block is cheap to compute again."""
 
 
-def computed_in(config: ComputeConfig, device: torch.device) -> torch.dtype:
+def compute_dtype(config: ComputeConfig, device: torch.device) -> torch.dtype:
     """The dtype of matrix products, and with "float8" that of what surrounds them."""
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.float32 if config.precision == "float32" else torch.bfloat16
 
 
-def prepare(decoder: Decoder, config: ComputeConfig) -> None:
+def apply_recompute_and_compile(decoder: Decoder, config: ComputeConfig) -> None:
     """Make the blocks recompute and compile as the config says; to be called once."""
     backend = config.compile
     if backend == "auto":

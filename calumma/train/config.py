@@ -1,4 +1,4 @@
-"""What a training run may be told: the TOML file's fields, each with its unit."""
+"""Configs of training runs: the fields of their TOML files, with units and defaults."""
 
 from __future__ import annotations
 
@@ -19,73 +19,82 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How weights follow gradients."""
+    """The optimizer and its hyperparameters."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """adamw is the paper's; muon steps matrices inside the blocks along orthogonalised momentum
-    and leaves the rest to AdamW: it learns faster in short runs."""
+    """"adamw" as in the paper; "muon" updates the blocks' matrices with Muon and all else with
+    AdamW, which learns faster in short runs."""
 
     lr: float = 1e-4
-    """Highest learning rate of AdamW."""
+    """Peak learning rate of AdamW."""
 
     muon_lr: float = 0.02
-    """Highest learning rate of Muon's matrices."""
+    """Peak learning rate of Muon."""
 
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's moments."""
+
     eps: float = 1e-5
+    """Term added to AdamW's denominator."""
+
     weight_decay: float = 0.1
+    """Decoupled weight decay of matrices; norms have none."""
+
     max_grad_norm: float = 1.0
+    """Norm to which the gradient of all parameters is clipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the rate runs over the steps: a linear warm-up, then a decay."""
+    """The learning rate schedule: a linear warm-up, then a decay."""
 
     warmup_steps: int = 4000
+    """Steps of the linear warm-up."""
+
     decay_type: Literal["exponential", "cosine"] = "exponential"
+    """Curve of the decay."""
 
     min_lr_factor: float = 0.01
-    """Share of the peak that is left at the last step."""
+    """Learning rate of the last step, as a fraction of the peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How a step is computed: speed against memory, never what is learned but for rounding."""
+    """Precision, compilation and activation checkpointing: speed against memory."""
 
     precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
-    """Of matrix products; weights, norms, loss and optimizer stay float32. "auto" is bfloat16 on a
-    GPU and float32 on a CPU; "float8" is that of the blocks' matrices alone, the rest bfloat16 (on
-    GPUs from Ada and Hopper on, by torchao)."""
+    """Dtype of matrix products; weights, norms, loss and optimizer states stay float32. "auto" is
+    bfloat16 on a GPU and float32 on a CPU; "float8" applies to the blocks' matrices only, with
+    bfloat16 elsewhere (Ada, Hopper and later GPUs, by torchao)."""
 
     compile: Literal["auto", "none", "inductor", "aot_eager"] = "auto"
-    """Compiler of each block. "auto" is inductor on a GPU and none on a CPU."""
+    """Compiler backend of each block. "auto" is inductor on a GPU and none on a CPU."""
 
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again instead of keeping it: nothing; all but the results
-    of matrix products and attention; or all of a block."""
+    """Activations that the backward pass recomputes: none; all but the results of matrix products
+    and attention; or everything inside a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How the ranks of torchrun share one decoder; what is left of them shards weights and rows."""
+    """The device mesh; all ranks that these two leave shard the weights (FSDP2) and the batch."""
 
     data_parallel_replicate: int = 1
-    """Groups of ranks that hold the whole decoder each, in shards (HSDP): gradients alone travel
-    between them."""
+    """Replicas of the sharded decoder (HSDP); only gradients travel between them."""
 
     tensor_parallel: int = 1
-    """Ranks that share each matrix product of a block, and the places of its rows between them."""
+    """Ranks that share each matrix product of a block and the tokens of each row between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsConfig:
-    """What is looked at now and then: attention's logits by layer, and how far weights move."""
+    """Metrics too expensive for every step: maximum attention logits and update-to-weight ratios."""
 
     interval: int = 20
-    """Steps between two looks; 0 never looks."""
+    """Steps between two measurements; 0 measures nothing."""
 
     num_tokens: int = 256
-    """Of a row that are read once more, to see the logits of all layers."""
+    """Leading tokens of the first row that the extra forward pass for attention logits uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +129,10 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShapeConfig:
-    """The shape of a new decoder; its vocabulary comes from the shards.
+    """Shape of a new decoder; its vocabulary comes from the shards.
 
-    `size = "94M"` in the table takes a shape of model/presets.py for the fields that are left out.
+    `size = "94M"` in the table takes the fields that are left out from a preset of
+    `model/presets.py`.
     """
 
     model_dim: int = 192
@@ -137,47 +147,54 @@ class DecoderShapeConfig:
 
     @staticmethod
     def size(name: str) -> dict[str, Any]:
-        """The fields of a named size; raises `ConfigError` for an unknown one."""
+        """Return the fields of a preset; raise `ConfigError` for an unknown one."""
         shape = preset(name)
         return {field.name: getattr(shape, field.name) for field in fields(DecoderShapeConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What stage one of pre-training draws from."""
+    """Data mixture of stage one of pre-training."""
 
     weights: dict[str, float]
-    """Share of each source; they need not sum to 1."""
+    """Weight of each source; they need not sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTwoConfig:
-    """What stage two draws from: weights of its own, or stage one's and more."""
+    """Data mixture of stage two: its own weights, or stage one's and further sources."""
 
     weights: dict[str, float] = field(default_factory=dict)
-    """Share of each source; where there are none, stage one's are kept in part."""
+    """Weight of each source; if empty, stage one's mixture is a part of stage two's."""
 
     stage_one_fraction: float = 0.5
-    """Share of stage two that is stage one's mixture (the paper's half)."""
+    """Fraction of stage two that is stage one's mixture (the paper's half)."""
 
     added_weights: dict[str, float] = field(default_factory=dict)
-    """How the rest is shared out: better sources, and instructions."""
+    """Weights of the sources that share the rest: higher-quality data and instructions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What pre-training and fine-tuning have in common."""
+    """Fields that pre-training and fine-tuning have in common."""
 
     shards: Path
     """Folder that `calumma build-shards` wrote."""
 
     tokenizers: Path
-    """Folder with both tokenizers; they travel into the model folder."""
+    """Folder of both tokenizers, which are copied into the model folder."""
 
     steps: int = 1000
+    """Optimizer steps of the run."""
+
     seed: int = 0
+    """Seed of initial weights and dropout."""
+
     device: str = "auto"
+    """"auto" (a GPU if there is one), "cpu" or "cuda"."""
+
     z_loss_weight: float = 1e-5
+    """Weight of the z-loss, (log Z)^2 of the softmax's denominator Z (the paper's)."""
 
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -191,25 +208,25 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}; expected at least 1.")
-        if self.data.seq_len % self.parallel.tensor_parallel:
-            tensor = self.parallel.tensor_parallel
+            raise ConfigError(f"steps={self.steps}; expected at least 1. Raise steps.")
+        tensor = self.parallel.tensor_parallel
+        if self.data.seq_len % tensor:
+            nearest = max(1, round(self.data.seq_len / tensor)) * tensor
             raise ConfigError(
                 f"data.seq_len={self.data.seq_len} does not divide over parallel.tensor_parallel="
-                f"{tensor} ranks; the nearest that does is data.seq_len="
-                f"{max(1, round(self.data.seq_len / tensor)) * tensor}."
+                f"{tensor} ranks; the nearest that does is data.seq_len={nearest}."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """Pre-training from fresh weights, in two stages."""
+    """Pre-training from random weights, in two stages."""
 
     stage_one: StageConfig
     stage_two: StageTwoConfig
 
     stage_two_fraction: float = 0.2
-    """Share of the steps, at the end, that are stage two (the paper's fifth)."""
+    """Fraction of the steps, at the end, that are stage two (the paper's fifth)."""
 
     model: DecoderShapeConfig = field(default_factory=DecoderShapeConfig)
 
@@ -224,8 +241,13 @@ class PretrainConfig(TrainConfig):
 
     @property
     def stage_two_weights(self) -> dict[str, float]:
-        """Share of each source in stage two."""
+        """Weight of each source in stage two."""
         two = self.stage_two
         return two.weights or stage_two_weights(
             self.stage_one.weights, two.added_weights, stage_one_fraction=two.stage_one_fraction
         )
+
+    @property
+    def stage_two_start(self) -> int:
+        """First step, from 0, of stage two."""
+        return round(self.steps * (1 - self.stage_two_fraction))

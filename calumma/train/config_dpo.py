@@ -1,4 +1,4 @@
-"""What preference tuning may be told: a config of `calumma finetune` with a [preference] table."""
+"""Config of preference tuning (DPO): a config of `calumma finetune` with a [dpo] table."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from calumma.train.stability import StabilityConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DPOOptimizerConfig(FinetuneOptimizerConfig):
-    """As for fine-tuning, but for the rate."""
+    """`FinetuneOptimizerConfig` with the learning rate of DPO."""
 
     lr: float = 1e-6
-    """Highest learning rate of AdamW: a tenth of fine-tuning's."""
+    """Peak learning rate of AdamW: a tenth of fine-tuning's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DPOCheckpointConfig(CheckpointConfig):
-    """As for pre-training, but more often."""
+    """`CheckpointConfig` for short runs."""
 
     interval: int = 50
     """Steps between two checkpoints."""
@@ -33,19 +33,20 @@ class DPOCheckpointConfig(CheckpointConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig:
-    """Which answers were preferred, and how far the model may go for them."""
+    """The preference pairs and the hyperparameters of the DPO loss."""
 
     pairs: tuple[Path, ...]
-    """Files of pairs: those of `calumma compare`, or one's own; see `documents/preferences.py`."""
+    """Files of preference pairs, written by `calumma compare` or by hand; see
+    `documents/preferences.py` for the format."""
 
     beta: float = 0.1
-    """Weight of the pull back to the model that the run starts from."""
+    """Strength of the KL regularization to the reference model."""
 
     label_smoothing: float = 0.0
-    """Probability that a preference is the wrong way round (conservative DPO), below a half."""
+    """Probability that a preference label is flipped (conservative DPO), in [0, 0.5)."""
 
     sft_weight: float = 0.0
-    """Weight of the chosen answers' own loss, in nats an id: keeps them likely in themselves."""
+    """Weight of the chosen answers' mean negative log-likelihood, in nats per token (RPO)."""
 
     def __post_init__(self) -> None:
         if (
@@ -66,7 +67,7 @@ class DPOTrainConfig:
     """Preference tuning of a model folder (DPO, arXiv:2305.18290) on mixed-modal answers."""
 
     model: Path
-    """Folder of the model to start from, which is the reference too."""
+    """Folder of the model to start from, which is also the reference model."""
 
     dpo: DPOConfig
 
@@ -75,14 +76,14 @@ class DPOTrainConfig:
     device: str = "auto"
 
     batch_size: int = 32
-    """Pairs that a step learns from, on all ranks together."""
+    """Pairs of one optimizer step, on all ranks together."""
 
     seq_len: int = 4096
-    """Ids in a row; a row holds as many answers as fit, isolated."""
+    """Tokens of a packed row; it holds as many answers as fit, isolated by the attention mask."""
 
     micro_batch_size: int = 4
-    """Pairs that go through the decoder together; a step takes its pairs one such group after
-    another, and what it learns does not depend on it."""
+    """Pairs that a rank passes through the model at once; gradients are accumulated, so a step does
+    not depend on it but for rounding."""
 
     dropout: float = 0.0
     trainable: TrainableConfig = field(default_factory=TrainableConfig)

@@ -21,12 +21,12 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.reader import ShardReader
-from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import TrainConfig
-from calumma.train.diagnostics import Look, look
-from calumma.train.distributed import joined
+from calumma.train.diagnostics import Snapshot, take_snapshot
+from calumma.train.distributed import init_distributed
 from calumma.train.float8 import require_float8, to_float8
-from calumma.train.hf_export import Exporter, Exports
+from calumma.train.hf_export import ExportConfig, HFExporter
 from calumma.train.optimizer import (
     make_optimizers,
     optimizer_state,
@@ -34,12 +34,12 @@ from calumma.train.optimizer import (
     set_lr,
 )
 from calumma.train.parallelize import (
-    Change,
-    Place,
+    ModelTransform,
+    RankLayout,
     Ranks,
     Weights,
-    gathered,
-    placed,
+    build_sharded_decoder,
+    gather_full_decoder,
     unchanged,
 )
 from calumma.train.schedule import lr_factor
@@ -48,7 +48,7 @@ from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_
 
 
 @dataclass
-class DecoderLearner:
+class DecoderTrainer:
     """A `Learner` of ids."""
 
     decoder: Decoder
@@ -58,20 +58,20 @@ class DecoderLearner:
     weights_at: Callable[[int], Mapping[str, float]]
     """Share of each source at a step: how the stages differ."""
 
-    place: Place = ALL
+    place: RankLayout = ALL
     course: DataPosition = field(default_factory=DataPosition)
 
     def __post_init__(self) -> None:
         device = self.decoder.embedding.weight.device
         self.peak_seconds = _peak_seconds_a_token(self.decoder, self.config, device, self.place)
         self.decoder.train()
-        prepare(self.decoder, self.config.compute)
+        apply_recompute_and_compile(self.decoder, self.config.compute)
         self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
         self.rules = StepRules(
             vocabulary=self.stream.vocabulary,
             z_loss_weight=self.config.z_loss_weight,
             max_grad_norm=self.config.optimizer.max_grad_norm,
-            compute_dtype=computed_in(self.config.compute, self.decoder.embedding.weight.device),
+            compute_dtype=compute_dtype(self.config.compute, self.decoder.embedding.weight.device),
         )
 
     def step(self, number: int) -> dict[str, float]:
@@ -80,7 +80,7 @@ class DecoderLearner:
         started = time.perf_counter()
         self.stream.set_mixture(self.weights_at(number))
         batch = self.stream.next()
-        rows = self.config.data.micro_batch_rows(self.place.row_groups)
+        rows = self.config.data.micro_batch_rows(self.place.dp_size)
         batches = [
             batch.rows(slice(start, start + rows)) for start in range(0, len(batch.input_ids), rows)
         ]
@@ -93,7 +93,7 @@ class DecoderLearner:
         told = asdict(report)
         parts = told.pop("grad_norms").items()
         told |= {f"grad_norm_{part}": norm for part, norm in parts}
-        told |= seen.told() if seen is not None else {}
+        told |= seen.metrics() if seen is not None else {}
         if self.peak_seconds is not None:
             told["peak_seconds"] = self.peak_seconds * report.num_tokens
         whole = time.perf_counter() - started
@@ -104,13 +104,13 @@ class DecoderLearner:
             "peak_memory_bytes": peak_memory_bytes(self.decoder.embedding.weight.device),
         }
 
-    def _look(self, number: int, batch: Batch) -> Look | None:
+    def _look(self, number: int, batch: Batch) -> Snapshot | None:
         """What is looked at now and then."""
         eyes = self.config.diagnostics
         if not eyes.interval or number % eyes.interval:
             return None
         micro = to_device(batch, self.decoder.embedding.weight.device)
-        return look(self.decoder, micro, eyes, self.rules, self.place)
+        return take_snapshot(self.decoder, micro, eyes, self.rules, self.place)
 
     def turn(self, number: int, course: DataPosition) -> None:
         """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
@@ -131,14 +131,14 @@ class DecoderLearner:
 
 
 def _peak_seconds_a_token(
-    decoder: Decoder, config: TrainConfig, device: torch.device, place: Place
+    decoder: Decoder, config: TrainConfig, device: torch.device, place: RankLayout
 ) -> float | None:
     """Seconds for a token's operations at the peak of all GPUs; None where it is not known."""
     gpu = gpu_spec_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
         return None
     work = flops_per_token(decoder.config, config.data.seq_len)
-    return work / (gpu.peak_flops * place.world.size)
+    return work / (gpu.peak_flops * place.dist.size)
 
 
 def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _room(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainJob:
     """What a run learns from."""
 
     config: TrainConfig
@@ -183,10 +183,10 @@ class Lesson:
     fingerprint: str
     """Of all that decides the run's course."""
 
-    change: Change = unchanged
+    change: ModelTransform = unchanged
     """What is done to the decoder before it is cut over ranks and gets its weights."""
 
-    exports: Exports | None = None
+    exports: ExportConfig | None = None
     """What the model folders of kept checkpoints hold beside the decoder; None writes none."""
 
     gathers: bool = True
@@ -194,30 +194,32 @@ class Lesson:
     checkpoint."""
 
 
-def learn(
+def train_decoder(
     shape: DecoderConfig,
     weights: Callable[[Decoder], Weights],
-    lesson: Lesson,
+    lesson: TrainJob,
     run: Path,
     progress: Progress,
 ) -> Decoder | None:
     """Train a decoder to the end of a run; the whole of it on the first rank, else None."""
     config = lesson.config
     device = resolve_device(config.device)
-    with joined(device) as world:
-        ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
-        decoder, place = placed(shape, weights, ranks, _changing(lesson, shape, device))
+    with init_distributed(device) as world:
+        ranks = Ranks(world, device, config.parallel, compute_dtype(config.compute, device))
+        decoder, place = build_sharded_decoder(
+            shape, weights, ranks, _changing(lesson, shape, device)
+        )
         stream = PrefetchLoader(
             lesson.reader,
             config.data,
-            rank=place.row_group,
-            world_size=place.row_groups,
+            rank=place.dp_rank,
+            world_size=place.dp_size,
             num_workers=_workers(config, device),
         )
         keep = RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every)
         exporter = None
-        if lesson.exports is not None and world.first:
-            exporter = Exporter(run=run, shape=shape, keep=keep, exports=lesson.exports)
+        if lesson.exports is not None and world.is_main:
+            exporter = HFExporter(run=run, shape=shape, keep=keep, exports=lesson.exports)
         loop = LoopConfig(
             steps=config.steps,
             save_every=config.checkpoint.interval,
@@ -230,17 +232,17 @@ def learn(
             log=config.log,
         )
         with contextlib.closing(stream):
-            learner = DecoderLearner(decoder, stream, config, lesson.weights_at, place)
+            learner = DecoderTrainer(decoder, stream, config, lesson.weights_at, place)
             run_loop(learner, run, loop, _catching_up(exporter, progress), world)
         if not lesson.gathers:
             if exporter is not None:
-                exporter.last()
+                exporter.write_last()
             return None
-        whole = gathered(decoder, place, lesson.change)
+        whole = gather_full_decoder(decoder, place, lesson.change)
     return whole.eval() if whole is not None else None
 
 
-def _changing(lesson: Lesson, shape: DecoderConfig, device: torch.device) -> Change:
+def _changing(lesson: TrainJob, shape: DecoderConfig, device: torch.device) -> ModelTransform:
     """What is done to the decoder before it is cut: the lesson's change, then float8 if asked."""
     if lesson.config.compute.precision != "float8":
         return lesson.change
@@ -253,12 +255,12 @@ def _changing(lesson: Lesson, shape: DecoderConfig, device: torch.device) -> Cha
     return change
 
 
-def _catching_up(exporter: Exporter | None, progress: Progress) -> Progress:
+def _catching_up(exporter: HFExporter | None, progress: Progress) -> Progress:
     """What first writes, once the run has been found to be its own, the folders it still owes."""
 
     def told(step: int, metrics: Mapping[str, Any]) -> None:
         if not metrics and exporter is not None:
-            exporter.catch_up()
+            exporter.write_missing()
         progress(step, metrics)
 
     return told

@@ -16,30 +16,30 @@ from torch.distributed.tensor import DTensor, Replicate
 from calumma.model.attention_backends import AttentionMetadata
 from calumma.model.decoder import Decoder
 from calumma.train.config import DiagnosticsConfig
-from calumma.train.parallelize import Place, part_of
-from calumma.train.train_step import Micro, StepRules, lower_precision
+from calumma.train.parallelize import RankLayout, parameter_group
+from calumma.train.train_step import DeviceBatch, StepRules, lower_precision
 
 SAMPLE = 1 << 12
 """Numbers of a rank's part of a tensor, at most, that tell how far a step moved it."""
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """A decoder before a step, to be compared with itself after it."""
 
     decoder: Decoder
-    place: Place
+    place: RankLayout
 
-    tops: Tensor
+    max_logits: Tensor
     """[L] greatest attention logits."""
 
     before: dict[str, Tensor]
     """Some numbers of each weight."""
 
-    def told(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """After the step: `max_attention_logit`, by layer too, and `update_ratio` of each part: how far
         its weights moved, as a share of their length."""
-        tops = self.place.world.most(self.tops).tolist()
+        tops = self.place.dist.max(self.max_logits).tolist()
         told = {f"max_attention_logit_{layer}": top for layer, top in enumerate(tops)}
         told["max_attention_logit"] = max(tops)
         for part, ratio in update_ratios(self.decoder, self.before, self.place).items():
@@ -47,9 +47,13 @@ class Look:
         return told
 
 
-def look(
-    decoder: Decoder, micro: Micro, config: DiagnosticsConfig, rules: StepRules, place: Place
-) -> Look:
+def take_snapshot(
+    decoder: Decoder,
+    micro: DeviceBatch,
+    config: DiagnosticsConfig,
+    rules: StepRules,
+    place: RankLayout,
+) -> Snapshot:
     """Look at a decoder before a step; called by all ranks together.
 
     Args:
@@ -59,15 +63,15 @@ def look(
         rules: of the step.
         place: what of the batch is ours.
     """
-    some = min(config.num_tokens, micro.ids.shape[1]) // place.parts * place.parts
-    first = Micro(*(tensor[:1, :some] for tensor in micro))
+    some = min(config.num_tokens, micro.ids.shape[1]) // place.tp_size * place.tp_size
+    first = DeviceBatch(*(tensor[:1, :some] for tensor in micro))
     with lower_precision(rules.compute_dtype, first.ids.device, place):
-        tops = attention_maxima(decoder, first)
-    return Look(decoder, place, tops, sampled(decoder))
+        tops = max_attention_logits(decoder, first)
+    return Snapshot(decoder, place, tops, sample_weights(decoder))
 
 
 @torch.no_grad()
-def attention_maxima(decoder: Decoder, micro: Micro) -> Tensor:
+def max_attention_logits(decoder: Decoder, micro: DeviceBatch) -> Tensor:
     """The greatest logit, query times key over the root of D, of any head between any two places
     that see each other: [L] float32. Exact for these rows; of the heads that this rank holds."""
     tops = torch.zeros(decoder.config.num_layers, device=micro.ids.device)
@@ -128,7 +132,7 @@ def _attend(owners: Tensor, tops: Tensor, layer: int) -> Attend:
     return attend
 
 
-def sampled(decoder: Decoder) -> dict[str, Tensor]:
+def sample_weights(decoder: Decoder) -> dict[str, Tensor]:
     """Evenly chosen numbers of each weight that learns, of those that this rank holds."""
     return {
         name: _some(parameter).clone()
@@ -145,7 +149,9 @@ def _some(parameter: nn.Parameter) -> Tensor:
     return flat[:: (max(0, flat.numel() - 1) // SAMPLE + 1) | 1]
 
 
-def update_ratios(decoder: Decoder, before: dict[str, Tensor], place: Place) -> dict[str, float]:
+def update_ratios(
+    decoder: Decoder, before: dict[str, Tensor], place: RankLayout
+) -> dict[str, float]:
     """Length of what a step added to each part's weights, as a share of their length before.
 
     Args:
@@ -158,9 +164,9 @@ def update_ratios(decoder: Decoder, before: dict[str, Tensor], place: Place) -> 
     for name, old in before.items():
         new = _some(parameters[name])
         both = torch.stack([(new - old).double().square().sum(), old.double().square().sum()])
-        part = part_of(name)
+        part = parameter_group(name)
         squares[part] = squares.get(part, torch.zeros_like(both)) + both / _copies(parameters[name])
-    sums = place.world.sum(torch.stack(list(squares.values()))).tolist()
+    sums = place.dist.sum(torch.stack(list(squares.values()))).tolist()
     return {
         part: (moved / length) ** 0.5 if length else 0.0
         for part, (moved, length) in zip(squares, sums, strict=True)

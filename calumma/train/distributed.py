@@ -23,7 +23,7 @@ _PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """The place of this process among all; every method is to be called by all ranks alike."""
 
     rank: int = 0
@@ -32,7 +32,7 @@ class World:
     """The number of this process on its machine, and of its GPU."""
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank is the one that writes."""
         return self.rank == 0
 
@@ -44,7 +44,7 @@ class World:
         torch.distributed.all_reduce(total)
         return total
 
-    def most(self, tensor: Tensor) -> Tensor:
+    def max(self, tensor: Tensor) -> Tensor:
         """The greatest over ranks, number for number; alone, the tensor itself. No gradient."""
         if self.size == 1:
             return tensor
@@ -82,7 +82,7 @@ class World:
             gradient.copy_(flat[start:end].view_as(gradient))
             start = end
 
-    def add(self, numbers: Sequence[float]) -> list[float]:
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
         """The sums of plain numbers over ranks, in one message."""
         if self.size == 1:
             return list(numbers)
@@ -93,9 +93,9 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
-        return self.add([float(flag)])[0] > 0
+        return self.sum_numbers([float(flag)])[0] > 0
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when all ranks are here."""
         self.any(False)
 
@@ -103,19 +103,19 @@ class World:
         return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
 
 
-ALONE = World()
+SINGLE_PROCESS = DistContext()
 """One process without others."""
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def init_distributed(device: torch.device) -> Iterator[DistContext]:
     """The world that torchrun started us in, for the length of the block; else `ALONE`.
 
     Ranks speak through NCCL on GPUs and through Gloo elsewhere.
     """
     launch: TorchrunRank | None = torchrun_rank()
     if launch is None or launch.world_size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if device.type == "cuda":
         torch.cuda.set_device(launch.local_rank)
@@ -129,9 +129,9 @@ def joined(device: torch.device) -> Iterator[World]:
     torch.distributed.init_process_group(
         backend, timeout=_PATIENCE, store=named, rank=rank, world_size=size
     )
-    world = World(launch.rank, launch.world_size, launch.local_rank)
+    world = DistContext(launch.rank, launch.world_size, launch.local_rank)
     try:
         yield world
-        world.wait()  # none leaves while another still speaks: its threads would be cut off
+        world.barrier()  # none leaves while another still speaks: its threads would be cut off
     finally:
         torch.distributed.destroy_process_group()

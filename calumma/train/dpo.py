@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calumma.batches.packing import MaskedSequence
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
     SavedCheckpoint,
@@ -33,16 +33,27 @@ from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.encode import DocumentEncoder
-from calumma.train.adapters import adapt, fresh_additions, merged, save_adapter
-from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.adapters import (
+    apply_adapters,
+    initial_adapter_weights,
+    merge_adapters,
+    save_adapter,
+)
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
-from calumma.train.distributed import joined
-from calumma.train.dpo_data import Pairs, encoded_pairs, paired_batch
+from calumma.train.distributed import init_distributed
+from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetune import weights_fingerprint
 from calumma.train.logprobs import logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
-from calumma.train.parallelize import Place, Ranks, clip_gradients, gathered, placed
+from calumma.train.parallelize import (
+    RankLayout,
+    Ranks,
+    build_sharded_decoder,
+    clip_grad_norm,
+    gather_full_decoder,
+)
 from calumma.train.pretrain import course_fingerprint
 from calumma.train.schedule import lr_factor
 from calumma.train.train_step import ALL, lower_precision, seed_step, to_device
@@ -51,7 +62,7 @@ from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_
 REFERENCE_NAME = "reference.json"
 
 
-class PairLoss(NamedTuple):
+class DPOLoss(NamedTuple):
     """What some pairs came to; all [P]."""
 
     loss: Tensor
@@ -61,7 +72,7 @@ class PairLoss(NamedTuple):
     """By how much the chosen answer's reward is above the rejected one's; no gradient."""
 
 
-def pair_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: DPOConfig) -> PairLoss:
+def dpo_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: DPOConfig) -> DPOLoss:
     """The loss of pairs.
 
     Args:
@@ -76,36 +87,36 @@ def pair_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: DPOConfi
         margin
     ) - config.label_smoothing * F.logsigmoid(-margin)
     own = -(told / lengths.clamp(min=1)).view(-1, 2)[:, 0]
-    return PairLoss(loss + config.sft_weight * own, margin.detach())
+    return DPOLoss(loss + config.sft_weight * own, margin.detach())
 
 
 @dataclass
-class PreferenceLearner:
+class DPOTrainer:
     """A `Learner` of pairs."""
 
     decoder: Decoder
-    pairs: Pairs
+    pairs: PreferencePairs
     config: DPOTrainConfig
     pad: int
-    place: Place = ALL
+    place: RankLayout = ALL
 
     def __post_init__(self) -> None:
         self.course = DataPosition()
         self.device = self.decoder.embedding.weight.device
-        self.dtype = computed_in(self.config.compute, self.device)
-        prepare(self.decoder, self.config.compute)
+        self.dtype = compute_dtype(self.config.compute, self.device)
+        apply_recompute_and_compile(self.decoder, self.config.compute)
         self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
         self.reference = torch.zeros(len(self.pairs.items), 2)
         """[P, 2] log-probabilities of chosen and rejected answers by the reference."""
 
-    def answers(
+    def answer_logprobs(
         self, pairs: Sequence[tuple[MaskedSequence, MaskedSequence]]
     ) -> tuple[Tensor, Tensor, int]:
         """The log-probabilities of some pairs' answers, [S]; how many ids each has, [S]; and how
         many ids were read."""
-        laid = paired_batch(pairs, self.config.seq_len, self.pad)
+        laid = pack_pairs(pairs, self.config.seq_len, self.pad)
         micro = to_device(laid.batch, self.device)
-        owners = torch.from_numpy(laid.owners).to(self.device)
+        owners = torch.from_numpy(laid.sequence_indices).to(self.device)
 
         def read(stream: Tensor) -> Tensor:
             hidden = self.decoder.norm(stream)[micro.counted]
@@ -124,35 +135,37 @@ class PreferenceLearner:
         return zeros.index_add(0, owners, each), lengths.detach(), num_ids
 
     @torch.no_grad()
-    def judged(self) -> Tensor:
+    def reference_logprobs(self) -> Tensor:
         """[P, 2] the answers' log-probabilities by the decoder as it is, on all ranks together."""
         self.decoder.eval()
         told = torch.zeros_like(self.reference, device=self.device)
-        size, count = self.place.world.size, self.config.micro_batch_size
+        size, count = self.place.dist.size, self.config.micro_batch_size
         # All ranks go through the decoder equally often: the last ones may judge pairs again.
         whole = -(-len(told) // (size * count)) * size * count
-        for start in range(self.place.world.rank * count, whole, size * count):
+        for start in range(self.place.dist.rank * count, whole, size * count):
             numbers = [n % len(told) for n in range(start, start + count)]
-            sums, _, _ = self.answers([self.pairs.items[n] for n in numbers])
+            sums, _, _ = self.answer_logprobs([self.pairs.items[n] for n in numbers])
             if start < len(told):
                 kept = len(numbers[: len(told) - start])
                 told[start : start + kept] = sums.view(-1, 2)[:kept]
-        return self.place.world.sum(told).cpu()
+        return self.place.dist.sum(told).cpu()
 
     def step(self, number: int) -> dict[str, float]:
         """Learn from the step's pairs."""
-        config, world = self.config, self.place.world
+        config, world = self.config, self.place.dist
         seed_step(config.seed, number, self.place)
         self.decoder.train()
         share = lr_factor(number, config.steps, config.schedule) * self.course.lr_factor
         set_lr(self.optimizers, share)
-        numbers = self.pairs.of_step(self.course.batches_consumed, config.batch_size, config.seed)
+        numbers = self.pairs.step_indices(
+            self.course.batches_consumed, config.batch_size, config.seed
+        )
         ours = numbers[world.rank :: world.size]
         seen = torch.zeros(6, dtype=torch.float64, device=self.device)
         for start in range(0, len(ours), config.micro_batch_size):
             seen += self._learn(ours[start : start + config.micro_batch_size])
         most = config.optimizer.max_grad_norm
-        norm = float(clip_gradients(self.decoder.named_parameters(), most)[0])
+        norm = float(clip_grad_norm(self.decoder.named_parameters(), most)[0])
         for optimizer in self.optimizers:
             if math.isfinite(norm):
                 optimizer.step()
@@ -174,9 +187,9 @@ class PreferenceLearner:
 
     def _learn(self, numbers: Sequence[int]) -> Tensor:
         """Add the gradients of some pairs; gives what is told of them, [6]."""
-        told, lengths, num_ids = self.answers([self.pairs.items[n] for n in numbers])
+        told, lengths, num_ids = self.answer_logprobs([self.pairs.items[n] for n in numbers])
         reference = self.reference[numbers].view(-1).to(self.device)
-        found = pair_loss(told, reference, lengths, self.config.dpo)
+        found = dpo_loss(told, reference, lengths, self.config.dpo)
         count = self.config.batch_size
         (found.loss.sum() / count).backward()
         gains = (told.detach() - reference).view(-1, 2).mean(0) * len(numbers) / count
@@ -199,9 +212,9 @@ class PreferenceLearner:
         )
 
 
-def prefer(
+def train_dpo(
     config: DPOTrainConfig,
-    start: ModelParts,
+    start: ModelComponents,
     run: Path,
     progress: Progress = lambda step, metrics: None,
 ) -> Decoder | None:
@@ -217,25 +230,25 @@ def prefer(
         DocumentError: a line is no pair.
     """
     found = (pair for path in config.dpo.pairs for pair in read_preferences(path))
-    encoder = DocumentEncoder(start.tokenizers.text, start.tokenizers.image)
-    pairs = encoded_pairs(found, encoder, config.seq_len)
+    encoder = DocumentEncoder(start.tokenizers)
+    pairs = encode_pairs(found, encoder, config.seq_len)
     vocabulary = start.tokenizers.text.vocabulary
-    change = partial(adapt, config=config.trainable, vocabulary=vocabulary)
+    change = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
     fingerprint = course_fingerprint(config, pairs.fingerprint, weights_fingerprint(start.decoder))
     device = resolve_device(config.device)
-    with joined(device) as world:
+    with init_distributed(device) as world:
         _require_equal_parts(config.batch_size, world.size)
-        ranks = Ranks(world, device, config.parallel, computed_in(config.compute, device))
-        decoder, place = placed(
+        ranks = Ranks(world, device, config.parallel, compute_dtype(config.compute, device))
+        decoder, place = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),
             lambda made: chain(
                 start.decoder.state_dict().items(),
-                fresh_additions(made, start.decoder, config.seed),
+                initial_adapter_weights(made, start.decoder, config.seed),
             ),
             ranks,
             change,
         )
-        learner = PreferenceLearner(decoder, pairs, config, vocabulary.pad, place)
+        learner = DPOTrainer(decoder, pairs, config, vocabulary.pad, place)
         learner.reference = _reference(learner, run, fingerprint)
         loop = LoopConfig(
             steps=config.steps,
@@ -246,12 +259,12 @@ def prefer(
             watch=config.stability,
         )
         run_loop(learner, run, loop, progress, world)
-        whole = gathered(decoder, place, change)
+        whole = gather_full_decoder(decoder, place, change)
     if whole is None:
         return None
     if not config.trainable.is_whole:
         save_adapter(run, whole, config.trainable)
-    return merged(whole).eval()
+    return merge_adapters(whole).eval()
 
 
 def _require_equal_parts(pairs_per_step: int, ranks: int) -> None:
@@ -262,16 +275,16 @@ def _require_equal_parts(pairs_per_step: int, ranks: int) -> None:
         )
 
 
-def _reference(learner: PreferenceLearner, run: Path, fingerprint: str) -> Tensor:
+def _reference(learner: DPOTrainer, run: Path, fingerprint: str) -> Tensor:
     """[P, 2] what the run keeps, or, where it keeps nothing yet, what the decoder says now."""
-    path, world = run / REFERENCE_NAME, learner.place.world
+    path, world = run / REFERENCE_NAME, learner.place.dist
     newest_checkpoint(run, fingerprint)  # a folder of another run is refused, and left as it is
     kept = read_json(path) if path.is_file() else {}
     # All ranks look before the first one writes.
-    world.wait()
+    world.barrier()
     if kept.get("fingerprint") == fingerprint:
         return torch.tensor(kept["logprobs"])
-    told = learner.judged()
-    if world.first:
+    told = learner.reference_logprobs()
+    if world.is_main:
         write_json(path, {"fingerprint": fingerprint, "logprobs": told.tolist()})
     return told

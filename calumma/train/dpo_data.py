@@ -24,7 +24,7 @@ from calumma.train.epochs import drawn
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PreferencePairs:
     """All pairs of a run, in memory."""
 
     items: Sequence[tuple[MaskedSequence, MaskedSequence]]
@@ -36,7 +36,7 @@ class Pairs:
         items = chain.from_iterable(self.items)
         return fingerprint(ids.tobytes() + counted.tobytes() for ids, counted in items)
 
-    def of_step(self, step: int, count: int, seed: int) -> list[int]:
+    def step_indices(self, step: int, count: int, seed: int) -> list[int]:
         """The numbers of a step's pairs: each comes once an epoch, in an order of the epoch's own.
 
         Args:
@@ -48,9 +48,9 @@ class Pairs:
         return [drawn(draw, len(self.items), seed) for draw in draws]
 
 
-def encoded_pairs(
+def encode_pairs(
     preferences: Iterable[Preference], encoder: DocumentEncoder, row_length: int
-) -> Pairs:
+) -> PreferencePairs:
     """Preferences as ids: pictures of prompts padded, those of answers cropped.
 
     Raises:
@@ -72,7 +72,7 @@ def encoded_pairs(
             "the files of dpo.pairs hold no pair; expected at least one. Collect some with "
             "`calumma compare`, or write them as docs/finetuning.md says."
         )
-    return Pairs(items)
+    return PreferencePairs(items)
 
 
 def _item(sequence: TokenSequence) -> MaskedSequence:
@@ -87,13 +87,13 @@ class PairBatch:
 
     batch: Batch
 
-    owners: NDArray[np.int64]
+    sequence_indices: NDArray[np.int64]
     """[N] the sequence, from 0 to S - 1, of each counted target, row by row."""
 
     num_sequences: int
 
 
-def paired_batch(
+def pack_pairs(
     pairs: Sequence[tuple[MaskedSequence, MaskedSequence]], row_length: int, pad: int
 ) -> PairBatch:
     """Lay out pairs; the rows are as long as the fullest of them.

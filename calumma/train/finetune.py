@@ -18,11 +18,17 @@ from calumma.runtime import is_first_rank
 from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
-from calumma.train.adapters import adapt, fresh_additions, merged, require_shardable, save_adapter
+from calumma.train.adapters import (
+    apply_adapters,
+    initial_adapter_weights,
+    merge_adapters,
+    require_shardable,
+    save_adapter,
+)
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.decoder_trainer import Lesson, learn
-from calumma.train.hf_export import Exports, Tensors, as_they_are
-from calumma.train.parallelize import Change
+from calumma.train.decoder_trainer import TrainJob, train_decoder
+from calumma.train.hf_export import ExportConfig, Tensors, as_they_are
+from calumma.train.parallelize import ModelTransform
 from calumma.train.pretrain import run_fingerprint
 from calumma.train.training_loop import Progress
 from calumma.vocabulary import Vocabulary
@@ -62,22 +68,24 @@ def finetune(
             write_json(run / BALANCE_NAME, record)
         progress(step, metrics)
 
-    change = partial(adapt, config=config.trainable, vocabulary=vocabulary)
+    change = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
     shape = replace(start.config, dropout=config.dropout)
     merge = as_they_are
     if not config.trainable.is_whole:
         merge = partial(_merged, start=start, change=change)
-    lesson = Lesson(
+    lesson = TrainJob(
         config,
         reader,
         lambda step: weights,
         run_fingerprint(config, reader, weights_fingerprint(start)),
         change,
-        Exports(tokenizers=tokenizers, merge=merge) if tokenizers is not None else None,
+        ExportConfig(tokenizers=tokenizers, merge=merge) if tokenizers is not None else None,
     )
-    decoder = learn(
+    decoder = train_decoder(
         shape,
-        lambda made: chain(start.state_dict().items(), fresh_additions(made, start, config.seed)),
+        lambda made: chain(
+            start.state_dict().items(), initial_adapter_weights(made, start, config.seed)
+        ),
         lesson,
         run,
         told,
@@ -85,10 +93,10 @@ def finetune(
     if decoder is None or config.trainable.is_whole:
         return decoder
     save_adapter(run, decoder, config.trainable)
-    return merged(decoder).eval()
+    return merge_adapters(decoder).eval()
 
 
-def _merged(tensors: Tensors, *, start: Decoder, change: Change) -> Tensors:
+def _merged(tensors: Tensors, *, start: Decoder, change: ModelTransform) -> Tensors:
     """The tensors of a plain decoder: what learned, and what stayed; it is held whole."""
     with torch.device("meta"):
         decoder = Decoder(start.config)
@@ -97,7 +105,7 @@ def _merged(tensors: Tensors, *, start: Decoder, change: Change) -> Tensors:
     decoder.load_state_dict({**start.state_dict(), **learned}, assign=True)
     return {
         name: LazyTensor.from_tensor(tensor)
-        for name, tensor in merged(decoder).state_dict().items()
+        for name, tensor in merge_adapters(decoder).state_dict().items()
     }
 
 

@@ -34,7 +34,7 @@ def as_they_are(tensors: Tensors) -> Tensors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exports:
+class ExportConfig:
     """What goes into a run's model folders beside the learned weights."""
 
     tokenizers: Tokenizers
@@ -44,26 +44,26 @@ class Exports:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exporter:
+class HFExporter:
     """Writes the model folders of one run; for the first rank alone."""
 
     run: Path
     shape: DecoderConfig
     keep: RetentionPolicy
-    exports: Exports
+    exports: ExportConfig
 
     def __call__(self, step: int) -> None:
         """Write that of a step, if it is to stay for good."""
         if self.keep.is_permanent(step):
             self._write(open_checkpoint(self.run, step), self.folder(step))
 
-    def catch_up(self) -> None:
+    def write_missing(self) -> None:
         """Write those that a killed run still owes."""
         for step in saved_steps(self.run):
             if not (self.folder(step) / HF_CONFIG_FILE).is_file():
                 self(step)
 
-    def last(self) -> Path:
+    def write_last(self) -> Path:
         """Write that of the newest checkpoint, and say where."""
         folder = self.run / "model"
         self._write(open_checkpoint(self.run, saved_steps(self.run)[-1]), folder)

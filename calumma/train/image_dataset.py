@@ -24,7 +24,7 @@ from calumma.tokens.face_detection import FaceBox
 from calumma.tokens.image_preprocessing import to_rgb, to_square
 from calumma.tokens.pixels import normalize_pixels
 from calumma.train.config_image_tokenizer import AugmentConfig
-from calumma.train.distributed import ALONE, World
+from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.epochs import drawn
 
 KEPT_BYTES = 2 << 30
@@ -32,7 +32,7 @@ KEPT_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class View:
+class Crop:
     """The square that is cut out of a picture, as shares of its width and height."""
 
     left: float
@@ -41,7 +41,7 @@ class View:
     height: float
     mirrored: bool
 
-    def seen(self, box: FaceBox) -> FaceBox | None:
+    def project_box(self, box: FaceBox) -> FaceBox | None:
         """A box of the picture as a box of the view; None where too little of it is inside."""
         left, right = ((x - self.left) / self.width for x in (box[0], box[2]))
         top, bottom = ((y - self.top) / self.height for y in (box[1], box[3]))
@@ -54,20 +54,20 @@ class View:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """The pictures of one step."""
 
     pixels: Tensor
     """[B, 3, R, R] float32 in [-1, 1]."""
 
-    pictures: list[int]
+    image_indices: list[int]
     """The number of each picture."""
 
-    views: list[View]
+    crops: list[Crop]
     """What is seen of each."""
 
 
-class Pictures:
+class ImageDataset:
     """The pictures of documents, as pixels when asked for."""
 
     def __init__(
@@ -105,11 +105,13 @@ class Pictures:
         """Twelve hex digits of all pictures' bytes."""
         return fingerprint(hashlib.sha256(one.read_bytes()).digest() for one in self.images)
 
-    def repeat(self, numbers: Sequence[int], times: int) -> None:
+    def oversample(self, numbers: Sequence[int], times: int) -> None:
         """Let these pictures come `times` an epoch, not once."""
         self._draws = sorted([*range(len(self.images)), *list(numbers) * (times - 1)])
 
-    def batch(self, step: int, size: int, seed: int, world: World = ALONE) -> Batch:
+    def batch(
+        self, step: int, size: int, seed: int, world: DistContext = SINGLE_PROCESS
+    ) -> ImageBatch:
         """This rank's share of the pictures of step `step`: `size` / ranks of them.
 
         Every picture comes once an epoch (see `repeat`), in an order that the seed and the epoch
@@ -123,9 +125,11 @@ class Pictures:
             self._pixels(number, np.random.default_rng([seed, draw, 1]))
             for number, draw in zip(numbers, draws, strict=True)
         ]
-        return Batch(torch.stack([pixels for pixels, _ in made]), numbers, [v for _, v in made])
+        return ImageBatch(
+            torch.stack([pixels for pixels, _ in made]), numbers, [v for _, v in made]
+        )
 
-    def _pixels(self, number: int, drawing: np.random.Generator) -> tuple[Tensor, View]:
+    def _pixels(self, number: int, drawing: np.random.Generator) -> tuple[Tensor, Crop]:
         mirrored = self.augment.horizontal_flip and bool(drawing.random() < 0.5)
         kept = self._kept.get(number) or self._keep(number)
         if self.augment.min_crop_scale == 1.0:
@@ -164,22 +168,22 @@ class _Kept:
     """Width and height of the whole."""
 
 
-def _middle(size: tuple[int, int], mirrored: bool) -> View:
+def _middle(size: tuple[int, int], mirrored: bool) -> Crop:
     width, height = (min(size) / side for side in size)
-    return View((1 - width) / 2, (1 - height) / 2, width, height, mirrored)
+    return Crop((1 - width) / 2, (1 - height) / 2, width, height, mirrored)
 
 
 def _somewhere(
     size: tuple[int, int], smallest: float, mirrored: bool, drawing: np.random.Generator
-) -> View:
+) -> Crop:
     """A square with a side from `smallest` to 1 of the shorter side, anywhere."""
     side = drawing.uniform(smallest, 1.0) * min(size)
     width, height = (side / whole for whole in size)
     left, top = drawing.uniform(0.0, 1.0 - width), drawing.uniform(0.0, 1.0 - height)
-    return View(left, top, width, height, mirrored)
+    return Crop(left, top, width, height, mirrored)
 
 
-def _cut(values: NDArray[np.uint8], view: View, resolution: int) -> NDArray[np.uint8]:
+def _cut(values: NDArray[np.uint8], view: Crop, resolution: int) -> NDArray[np.uint8]:
     """[H, W, 3] -> [R, R, 3], what the view sees, unmirrored."""
     height, width = values.shape[:2]
     left, top = view.left * width, view.top * height

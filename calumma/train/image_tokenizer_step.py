@@ -24,8 +24,8 @@ from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.perceptual import build_perceptual_loss
 from calumma.tokens.vq.quantize import export_network, normalize_latents, quantize
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
-from calumma.train.distributed import ALONE, World
-from calumma.train.region_losses import region_losses
+from calumma.train.distributed import SINGLE_PROCESS, DistContext
+from calumma.train.region_losses import build_region_losses
 
 
 class ImageTokenizerState:
@@ -37,7 +37,7 @@ class ImageTokenizerState:
         *,
         perceptual: PerceptualLoss | None = None,
         device: str | torch.device = "cpu",
-        world: World = ALONE,
+        world: DistContext = SINGLE_PROCESS,
     ) -> None:
         """Start a run; `perceptual` takes the place of the distance that the config names."""
         self.config = config
@@ -51,7 +51,7 @@ class ImageTokenizerState:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.keeper = CodebookUpdater(config.codebook, self.network.quantizer, world)
         self.perceptual = perceptual or build_perceptual_loss(config.losses.perceptual)
-        self.region_losses = region_losses(config.regions)
+        self.region_losses = build_region_losses(config.regions)
         parts = (self.network, self.keeper, self.discriminator, self.perceptual)
         for part in (*parts, *self.region_losses.values()):
             if isinstance(part, nn.Module):
@@ -189,7 +189,7 @@ def _step_back(state: ImageTokenizerState, total: Tensor) -> float:
     return length
 
 
-def _told(losses: dict[str, Tensor], world: World) -> dict[str, float]:
+def _told(losses: dict[str, Tensor], world: DistContext) -> dict[str, float]:
     """The losses as numbers, over all ranks."""
     if world.size == 1:
         return {name: float(value.detach()) for name, value in losses.items()}

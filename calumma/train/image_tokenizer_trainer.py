@@ -18,25 +18,25 @@ from calumma.files import fingerprint
 from calumma.tokens.image import ImageTokenizer
 from calumma.train.config import CheckpointConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
-from calumma.train.distributed import ALONE, World, joined
-from calumma.train.image_dataset import Pictures
+from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distributed
+from calumma.train.image_dataset import ImageDataset
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
 from calumma.train.metric_loggers import LogConfig
-from calumma.train.region_losses import Regions, look_for_regions
+from calumma.train.region_losses import ImageRegions, detect_regions
 from calumma.train.stability import StabilityConfig
 from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 
-class ImageLearner:
+class ImageTokenizerTrainer:
     """A `Learner` of pixels."""
 
     def __init__(
         self,
         config: ImageTokenizerTrainConfig,
-        pictures: Pictures,
+        pictures: ImageDataset,
         device: torch.device,
-        world: World = ALONE,
-        regions: Regions | None = None,
+        world: DistContext = SINGLE_PROCESS,
+        regions: ImageRegions | None = None,
     ) -> None:
         self.config = config
         self.regions = regions
@@ -102,7 +102,7 @@ def train_image_tokenizer(
         ConfigError: the batch cannot be shared evenly by the ranks.
     """
     device = torch.device(device)
-    pictures = Pictures(documents, config.network.resolution, config.augment)
+    pictures = ImageDataset(documents, config.network.resolution, config.augment)
     checkpoint = checkpoint or CheckpointConfig()
     text = json.dumps([asdict(config), pictures.fingerprint], sort_keys=True)
     loop = LoopConfig(
@@ -114,15 +114,15 @@ def train_image_tokenizer(
         watch=watch or StabilityConfig(),
         log=log or LogConfig(),
     )
-    with joined(device) as world:
+    with init_distributed(device) as world:
         _require_even_shares(config.batch_size, world.size)
-        regions = look_for_regions(config.regions, pictures, run, world)
-        learner = ImageLearner(config, pictures, device, world, regions)
+        regions = detect_regions(config.regions, pictures, run, world)
+        learner = ImageTokenizerTrainer(config, pictures, device, world, regions)
         run_loop(learner, run, loop, progress, world)
         tokenizer = ImageTokenizer(learner.learned.finished_network())
-        if world.first:
+        if world.is_main:
             tokenizer.save(run)
-        world.wait()
+        world.barrier()
     return tokenizer
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calumma.model.decoder import LMHead
-from calumma.train.loss import as_multiplied, rows_at_once
+from calumma.train.loss import cast_for_matmul, chunk_rows
 
 
 def logprobs(hidden: Tensor, head: LMHead, wanted: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
         """[N, M], [V, M], [N] to [N] float32."""
-        read, matrix = as_multiplied(inputs), as_multiplied(weight)
+        read, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
         log_z = read.new_empty(len(read), dtype=torch.float32)
         picked = torch.empty_like(log_z)
         for part in _chunks(read, matrix):
@@ -75,5 +75,5 @@ class _Logprobs(torch.autograd.Function):
 
 def _chunks(read: Tensor, matrix: Tensor) -> list[slice]:
     """Places whose logits are held at once."""
-    rows = rows_at_once(matrix)
+    rows = chunk_rows(matrix)
     return [slice(start, start + rows) for start in range(0, len(read), rows)]

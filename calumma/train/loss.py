@@ -15,7 +15,7 @@ from torch import Tensor
 from calumma.model.decoder import LMHead
 from calumma.vocabulary import Vocabulary
 
-NUMBERS_AT_ONCE = {"cpu": 1 << 25, "cuda": 1 << 28}
+MAX_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Logits held at once, by kind of device. Of 65,536 ids that is 512 targets on a CPU, where fresh
 memory is dear, and 4,096 on a GPU, whose matrix products want long sides."""
 
@@ -42,7 +42,7 @@ class LossSums(NamedTuple):
     """Scalar: the greatest logit of any id at any counted target; 0 where none counts."""
 
 
-def summed_loss(
+def cross_entropy_and_z_loss(
     hidden: Tensor,
     head: LMHead,
     labels: Tensor,
@@ -84,7 +84,7 @@ def summed_loss(
     )
 
 
-def as_multiplied(tensor: Tensor) -> Tensor:
+def cast_for_matmul(tensor: Tensor) -> Tensor:
     """A tensor in the dtype that autocast, if it is on, wants of matrix products.
 
     Autocast itself casts neither what is multiplied into a given buffer nor a backward pass.
@@ -93,9 +93,9 @@ def as_multiplied(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
-def rows_at_once(matrix: Tensor) -> int:
+def chunk_rows(matrix: Tensor) -> int:
     """How many places' logits by a head's [V, M] matrix are held at once."""
-    most = NUMBERS_AT_ONCE.get(matrix.device.type, NUMBERS_AT_ONCE["cpu"])
+    most = MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"])
     return max(1, most // len(matrix))
 
 
@@ -111,14 +111,14 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor, z_loss: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[N, M], [V, M], [N] to the total; [N] entropies, log Z, greatest logits; all float32."""
-        read, matrix = as_multiplied(inputs), as_multiplied(weight)
+        read, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
         entropy = read.new_empty(len(read), dtype=torch.float32)
         log_z, top = torch.empty_like(entropy), torch.empty_like(entropy)
         wants_inputs, wants_weight = ctx.needs_input_grad[:2]
         to_inputs = torch.empty_like(read) if wants_inputs else None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
 
-        rows = rows_at_once(matrix)
+        rows = chunk_rows(matrix)
         buffer = read.new_empty(min(rows, len(read)), len(matrix))
         for start in range(0, len(read), rows):
             part = slice(start, start + rows)

@@ -28,10 +28,10 @@ class LogConfig:
     wandb_project: str = "calumma"
 
 
-class Writer(Protocol):
+class MetricLogger(Protocol):
     """One such program."""
 
-    def add(self, step: int, told: Metrics) -> None:
+    def log(self, step: int, told: Metrics) -> None:
         """Write what a step told; steps may come again after a roll-back."""
         ...
 
@@ -40,7 +40,7 @@ class Writer(Protocol):
         ...
 
 
-def open_writers(config: LogConfig, run: Path, step: int) -> list[Writer]:
+def open_metric_loggers(config: LogConfig, run: Path, step: int) -> list[MetricLogger]:
     """The writers that a config asks for.
 
     Args:
@@ -51,7 +51,7 @@ def open_writers(config: LogConfig, run: Path, step: int) -> list[Writer]:
     Raises:
         ConfigError: one is not installed.
     """
-    made: list[Writer] = []
+    made: list[MetricLogger] = []
     if config.tensorboard:
         made.append(_TensorBoard(run, step))
     if config.wandb:
@@ -67,7 +67,7 @@ class _TensorBoard:
             raise ConfigError(_absent("tensorboard")) from error
         self.writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def add(self, step: int, told: Metrics) -> None:
+    def log(self, step: int, told: Metrics) -> None:
         for name, value in told.items():
             if value is not None and name != "step":
                 self.writer.add_scalar(name, value, step)
@@ -90,7 +90,7 @@ class _Wandb:
         # Its own count of steps never falls, and ours does after a roll-back.
         self.run.define_metric("*", step_metric="step")
 
-    def add(self, step: int, told: Metrics) -> None:
+    def log(self, step: int, told: Metrics) -> None:
         self.run.log({name: value for name, value in told.items() if value is not None})
 
     def close(self) -> None:

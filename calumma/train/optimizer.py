@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from calumma.errors import ConfigError
 from calumma.train.config import OptimizerConfig
-from calumma.train.parallelize import mesh_of
+from calumma.train.parallelize import device_mesh
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -27,7 +27,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
     ]
     if config.name == "adamw":
         inner = []
-    elif any(mesh_of(p) is not None for _, p in inner):
+    elif any(device_mesh(p) is not None for _, p in inner):
         raise ConfigError(
             "optimizer.name='muon' wants whole matrices, and the ranks hold parts of them; expected "
             "one process. Use adamw, or start without torchrun."
@@ -51,7 +51,7 @@ def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -
     groups: dict[tuple[bool, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in named:
         decays = parameter.ndim >= 2 and "norm" not in name
-        groups.setdefault((decays, mesh_of(parameter)), []).append(parameter)
+        groups.setdefault((decays, device_mesh(parameter)), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0}

@@ -33,12 +33,12 @@ from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import ParallelConfig
-from calumma.train.distributed import ALONE, World
+from calumma.train.distributed import SINGLE_PROCESS, DistContext
 
 Weights = Iterable[tuple[str, Tensor]]
 """Names and whole tensors, one after another."""
 
-Change = Callable[[Decoder], None]
+ModelTransform = Callable[[Decoder], None]
 """Gives a fresh decoder further parameters, or freezes some."""
 
 
@@ -51,31 +51,31 @@ logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERR
 
 
 @dataclass(frozen=True)
-class Place:
+class RankLayout:
     """What of a batch a rank works on."""
 
-    world: World = ALONE
+    dist: DistContext = SINGLE_PROCESS
 
-    row_group: int = 0
+    dp_rank: int = 0
     """Which of the equal groups of a batch's rows."""
 
-    row_groups: int = 1
+    dp_size: int = 1
 
-    part: int = 0
+    tp_rank: int = 0
     """Which of the equal parts of each row's places, behind the embedding."""
 
-    parts: int = 1
+    tp_size: int = 1
 
-    def of_places(self, values: Tensor) -> Tensor:
+    def shard_sequence(self, values: Tensor) -> Tensor:
         """[B, T, ...] to the rank's [B, T / parts, ...]."""
-        return values.chunk(self.parts, dim=1)[self.part]
+        return values.chunk(self.tp_size, dim=1)[self.tp_rank]
 
 
 @dataclass(frozen=True)
 class Ranks:
     """All ranks, what each computes on, and how they share a decoder."""
 
-    world: World
+    world: DistContext
     device: torch.device
     parallel: ParallelConfig
 
@@ -83,12 +83,12 @@ class Ranks:
     """Of gathered weights and of products; gradients are summed in float32."""
 
 
-def placed(
+def build_sharded_decoder(
     shape: DecoderConfig,
     weights: Callable[[Decoder], Weights],
     ranks: Ranks,
-    change: Change = unchanged,
-) -> tuple[Decoder, Place]:
+    change: ModelTransform = unchanged,
+) -> tuple[Decoder, RankLayout]:
     """A decoder cut over the ranks, none of which ever holds more than one tensor of it whole.
 
     Args:
@@ -103,13 +103,13 @@ def placed(
     with torch.device("meta"):
         decoder = Decoder(shape)
         change(decoder)
-    place = spread(decoder, ranks)
+    place = parallelize_decoder(decoder, ranks)
     decoder.to_empty(device=ranks.device)
     _fill(decoder, weights(decoder))
     return decoder, place
 
 
-def spread(decoder: Decoder, ranks: Ranks) -> Place:
+def parallelize_decoder(decoder: Decoder, ranks: Ranks) -> RankLayout:
     """Cut a decoder over the ranks; its parameters keep their names and global shapes.
 
     Raises:
@@ -118,7 +118,7 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
     config, world = ranks.parallel, ranks.world
     _require_fitting(decoder.config, config, world)
     if world.size == 1:
-        return Place()
+        return RankLayout()
     shards = world.size // (config.data_parallel_replicate * config.tensor_parallel)
     kind = ranks.device.type
     shape = (config.data_parallel_replicate, shards, config.tensor_parallel)
@@ -127,12 +127,12 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
     flat_shape = (config.data_parallel_replicate, shards * config.tensor_parallel)
     flat = init_device_mesh(kind, flat_shape, mesh_dim_names=("replica", "shard"))
     tensor_rank = mesh.get_local_rank("tensor")
-    place = Place(
-        world=world,
-        row_group=mesh.get_local_rank("replica") * shards + mesh.get_local_rank("shard"),
-        row_groups=config.data_parallel_replicate * shards,
-        part=tensor_rank,
-        parts=config.tensor_parallel,
+    place = RankLayout(
+        dist=world,
+        dp_rank=mesh.get_local_rank("replica") * shards + mesh.get_local_rank("shard"),
+        dp_size=config.data_parallel_replicate * shards,
+        tp_rank=tensor_rank,
+        tp_size=config.tensor_parallel,
     )
     policy = MixedPrecisionPolicy(param_dtype=ranks.computed_in, reduce_dtype=torch.float32)
     sides = ("replica", "shard") if config.data_parallel_replicate > 1 else ("shard",)
@@ -143,7 +143,7 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
     if config.tensor_parallel > 1:
         # A copy: FSDP2 warns of a view, which a change in place would cut from its hooks.
         decoder.embedding.register_forward_hook(
-            lambda module, ids, looked_up: place.of_places(looked_up).clone()
+            lambda module, ids, looked_up: place.shard_sequence(looked_up).clone()
         )
     outside: list[nn.Module] = [decoder.embedding, decoder.norm, decoder.head, decoder]
     for module in outside:
@@ -156,7 +156,7 @@ def spread(decoder: Decoder, ranks: Ranks) -> Place:
     return place
 
 
-def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: World) -> None:
+def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: DistContext) -> None:
     if world.size % (config.data_parallel_replicate * config.tensor_parallel):
         raise ConfigError(
             f"{world.size} ranks are no multiple of parallel.data_parallel_replicate={config.data_parallel_replicate} times "
@@ -218,13 +218,13 @@ def _fill(decoder: Decoder, weights: Weights) -> None:
             parameter.copy_(whole)
 
 
-def mesh_of(tensor: Tensor) -> DeviceMesh | None:
+def device_mesh(tensor: Tensor) -> DeviceMesh | None:
     """The mesh a tensor is cut over, or None where it is whole."""
     return tensor.device_mesh if isinstance(tensor, DTensor) else None
 
 
-def clip_gradients(
-    named: Iterable[tuple[str, nn.Parameter]], longest: float
+def clip_grad_norm(
+    named: Iterable[tuple[str, nn.Parameter]], max_norm: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cut the gradients of all ranks to a common length.
 
@@ -234,7 +234,7 @@ def clip_gradients(
     groups: dict[tuple[str, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.grad is not None:
-            groups.setdefault((part_of(name), mesh_of(parameter)), []).append(parameter)
+            groups.setdefault((parameter_group(name), device_mesh(parameter)), []).append(parameter)
     lengths: dict[str, list[Tensor]] = {}
     for (part, _), group in groups.items():
         length = nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
@@ -243,18 +243,20 @@ def clip_gradients(
     parts = {part: torch.stack(several).norm() for part, several in lengths.items()}
     total = torch.stack(list(parts.values())).norm()
     for group in groups.values():
-        nn.utils.clip_grads_with_norm_(group, longest, total)
+        nn.utils.clip_grads_with_norm_(group, max_norm, total)
     return total, parts
 
 
-def part_of(name: str) -> str:
+def parameter_group(name: str) -> str:
     """The part of a decoder that a parameter belongs to: what its gradients have in common."""
     if "norm" in name:
         return "norms"
     return name.split(".")[2 if name.startswith("blocks.") else 0]
 
 
-def gathered(decoder: Decoder, place: Place, change: Change = unchanged) -> Decoder | None:
+def gather_full_decoder(
+    decoder: Decoder, place: RankLayout, change: ModelTransform = unchanged
+) -> Decoder | None:
     """The whole decoder in the memory of the first rank's machine, and None on the others.
 
     `change` is what was done to it before it was cut.
@@ -262,14 +264,14 @@ def gathered(decoder: Decoder, place: Place, change: Change = unchanged) -> Deco
     One tensor after another: no GPU ever holds more than one of them whole. Alone, it is the
     decoder itself.
     """
-    if place.world.size == 1:
+    if place.dist.size == 1:
         return decoder
     whole: dict[str, Tensor] = {}
     for name, tensor in decoder.state_dict().items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if place.world.first:
+        if place.dist.is_main:
             whole[name] = full.cpu()
-    if not place.world.first:
+    if not place.dist.is_main:
         return None
     with torch.device("meta"):
         made = Decoder(decoder.config)

@@ -12,8 +12,8 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
 from calumma.train.config import PretrainConfig, TrainConfig
-from calumma.train.decoder_trainer import Lesson, learn
-from calumma.train.hf_export import Exports
+from calumma.train.decoder_trainer import TrainJob, train_decoder
+from calumma.train.hf_export import ExportConfig
 from calumma.train.training_loop import Progress
 
 CONFIG_NAME = "config.json"
@@ -54,7 +54,7 @@ def course_fingerprint(config: Any, *others: str) -> str:
     return fingerprint(text)
 
 
-def stage_two_begins(config: PretrainConfig) -> int:
+def stage_two_start(config: PretrainConfig) -> int:
     """The first step, from 0, that draws from stage two's mixture."""
     return round(config.steps * (1 - config.stage_two_fraction))
 
@@ -63,7 +63,7 @@ def pretrain(
     config: PretrainConfig,
     run: Path,
     progress: Progress = lambda step, metrics: None,
-    exports: Exports | None = None,
+    exports: ExportConfig | None = None,
 ) -> Decoder | None:
     """Train a fresh decoder through both stages; goes on from the newest checkpoint.
 
@@ -81,8 +81,8 @@ def pretrain(
     """
     reader = ShardReader(config.shards)
     shape = DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model))
-    boundary, second = stage_two_begins(config), config.stage_two_weights
-    lesson = Lesson(
+    boundary, second = stage_two_start(config), config.stage_two_weights
+    lesson = TrainJob(
         config,
         reader,
         lambda step: config.stage_one.weights if step < boundary else second,
@@ -90,4 +90,6 @@ def pretrain(
         exports=exports,
         gathers=exports is None,
     )
-    return learn(shape, lambda decoder: decoder.initial_weights(config.seed), lesson, run, progress)
+    return train_decoder(
+        shape, lambda decoder: decoder.initial_weights(config.seed), lesson, run, progress
+    )

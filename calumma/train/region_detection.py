@@ -18,7 +18,7 @@ from calumma.errors import DocumentError
 from calumma.files import read_json, write_json
 from calumma.tokens.face_detection import FaceBox, FaceDetector
 from calumma.tokens.image_preprocessing import to_rgb
-from calumma.train.image_dataset import Pictures
+from calumma.train.image_dataset import ImageDataset
 
 _SALIENCY_SIDE = 64
 _SALIENT = 3.0
@@ -65,7 +65,7 @@ def _middle_mass(line: NDArray[np.float64]) -> tuple[float, float]:
     return first / len(line), (last + 1) / len(line)
 
 
-def given_boxes(text: str, where: str) -> list[FaceBox]:
+def parse_boxes(text: str, where: str) -> list[FaceBox]:
     """Boxes as a document's attribute tells them.
 
     >>> given_boxes("0.1 0.2 0.5 0.6; 0 0 1 1", "here")
@@ -90,7 +90,7 @@ def given_boxes(text: str, where: str) -> list[FaceBox]:
 
 
 def find_boxes(
-    pictures: Pictures, finders: Mapping[str, FaceDetector | None], kept: Path
+    pictures: ImageDataset, finders: Mapping[str, FaceDetector | None], kept: Path
 ) -> dict[str, list[list[FaceBox]]]:
     """The boxes of every picture, by kind.
 
@@ -111,7 +111,7 @@ def find_boxes(
         for kind, finder in finders.items():
             if finder is None:
                 text = pictures.attributes[number].get(kind, "")
-                boxes = given_boxes(text, f"picture {number}, attribute {kind}")
+                boxes = parse_boxes(text, f"picture {number}, attribute {kind}")
             else:
                 picture = picture or to_rgb(pictures.images[number].open())
                 boxes = finder(picture)
@@ -121,7 +121,7 @@ def find_boxes(
     return found
 
 
-def _known(kept: Path, pictures: Pictures, kinds: Sequence[str]) -> dict[str, Any]:
+def _known(kept: Path, pictures: ImageDataset, kinds: Sequence[str]) -> dict[str, Any]:
     """What the file holds, if it is of these pictures and kinds; else nothing found yet."""
     fresh = {"pictures": pictures.fingerprint, "boxes": {kind: [] for kind in kinds}}
     if not kept.is_file():

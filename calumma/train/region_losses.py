@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from calumma.tokens.face_detection import FaceBox, FaceDetector, haar_face_detector
 from calumma.tokens.vq.perceptual import FeaturePerceptualLoss, feature_perceptual_loss
 from calumma.train.config_image_tokenizer import RegionConfig
-from calumma.train.distributed import World
-from calumma.train.image_dataset import Batch, Pictures
+from calumma.train.distributed import DistContext
+from calumma.train.image_dataset import ImageBatch, ImageDataset
 from calumma.train.region_detection import find_boxes, salient_object
 
 BOXES_NAME = "boxes.json"
@@ -48,8 +48,8 @@ class RegionLoss(nn.Module):
         if not len(regions):
             return made.new_zeros(())
         with torch.no_grad():
-            aims = self.distance.features(crops(pixels, regions, self.side))
-        found = self.distance.features(crops(made, regions, self.side))
+            aims = self.distance.features(crop_regions(pixels, regions, self.side))
+        found = self.distance.features(crop_regions(made, regions, self.side))
         total = made.new_zeros(())
         for one, aim in zip(found, aims, strict=True):
             apart, size = (one - aim).abs().flatten(1).mean(1), aim.abs().flatten(1).mean(1)
@@ -57,7 +57,7 @@ class RegionLoss(nn.Module):
         return total / len(made)
 
 
-def crops(pixels: Tensor, regions: Tensor, side: int) -> Tensor:
+def crop_regions(pixels: Tensor, regions: Tensor, side: int) -> Tensor:
     """[B, 3, R, R], [M, 5] -> [M, 3, side, side], what is in each region, stretched to a square."""
     images, boxes = regions[:, 0].long(), regions[:, 1:] * 2.0 - 1.0
     low, high = boxes[:, :2], boxes[:, 2:]
@@ -67,20 +67,20 @@ def crops(pixels: Tensor, regions: Tensor, side: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Regions:
+class ImageRegions:
     """The boxes of all pictures of a run."""
 
     boxes: dict[str, list[list[FaceBox]]]
 
-    def of(self, batch: Batch) -> dict[str, Tensor]:
+    def of(self, batch: ImageBatch) -> dict[str, Tensor]:
         """The regions, [M, 5], of the pictures of a batch as they are seen in it."""
         found = {}
-        shown = list(enumerate(zip(batch.pictures, batch.views, strict=True)))
+        shown = list(enumerate(zip(batch.image_indices, batch.crops, strict=True)))
         for kind, boxes in self.boxes.items():
             rows = [
                 [float(image), *box]
                 for image, (number, view) in shown
-                for box in map(view.seen, boxes[number])
+                for box in map(view.project_box, boxes[number])
                 if box is not None
             ]
             found[kind] = torch.tensor(rows).reshape(-1, 5)
@@ -91,7 +91,7 @@ class Regions:
         return [number for number, boxes in enumerate(self.boxes.get(kind, [])) if boxes]
 
 
-def region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
+def build_region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
     """The losses that a config asks for, by kind."""
     networks = {"faces": config.face_network, "objects": config.object_network}
     return {
@@ -100,9 +100,9 @@ def region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
     }
 
 
-def look_for_regions(
-    config: RegionConfig, pictures: Pictures, run: Path, world: World
-) -> Regions | None:
+def detect_regions(
+    config: RegionConfig, pictures: ImageDataset, run: Path, world: DistContext
+) -> ImageRegions | None:
     """Find what the config asks for, once for a run; the first rank looks, all read.
 
     Raises:
@@ -116,9 +116,9 @@ def look_for_regions(
         finders["objects"] = salient_object if config.objects == "saliency" else None
     if not finders:
         return None
-    if world.first:
+    if world.is_main:
         find_boxes(pictures, finders, run / BOXES_NAME)
-    world.wait()
-    regions = Regions(find_boxes(pictures, finders, run / BOXES_NAME))
-    pictures.repeat(regions.pictures_with("faces"), config.face_oversampling)
+    world.barrier()
+    regions = ImageRegions(find_boxes(pictures, finders, run / BOXES_NAME))
+    pictures.oversample(regions.pictures_with("faces"), config.face_oversampling)
     return regions

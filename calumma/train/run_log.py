@@ -61,7 +61,7 @@ class StabilityEvent:
         return RollBack(self.step, self.rollback_to_step, self.lr_factor, self.message)
 
 
-class Journal:
+class RunLog:
     """The two files, and what of them is needed while a run goes on."""
 
     def __init__(self, run: Path, *, writes: bool, kept: int) -> None:
@@ -83,7 +83,7 @@ class Journal:
 
         self._files: tuple[TextIO, TextIO] | None = None
 
-    def cut(self, steps: int) -> None:
+    def truncate(self, steps: int) -> None:
         """Drop what was written of later steps than a checkpoint's; then all may `read`.
 
         Events that led to a roll-back stay: it decides what is learned from.
@@ -108,7 +108,7 @@ class Journal:
             first, second = ((self.run / n).open("a", 1, encoding="utf-8") for n in names)
             self._files = first, second
 
-    def tell(self, seen: Mapping[str, float]) -> Metrics:
+    def log_metrics(self, seen: Mapping[str, float]) -> Metrics:
         """Write down what a step told; what is not finite becomes null."""
         told: Metrics = {n: v if math.isfinite(v) else None for n, v in seen.items()}
         self.history = [*self.history[1 - self.kept :], told]
@@ -116,7 +116,7 @@ class Journal:
             self._files[0].write(json.dumps(told) + "\n")
         return told
 
-    def note(self, event: StabilityEvent) -> None:
+    def log_event(self, event: StabilityEvent) -> None:
         """Write down an event; on the disk before this returns."""
         self.events.append(event)
         if self._files:
@@ -124,11 +124,11 @@ class Journal:
             os.fsync(self._files[1].fileno())
 
     @property
-    def roll_backs(self) -> Sequence[RollBack]:
+    def rollbacks(self) -> Sequence[RollBack]:
         """Those of the run so far."""
         return [one.roll_back for one in self.events if one.roll_back is not None]
 
-    def turn_at(self, step: int, drawn: int) -> StabilityEvent | None:
+    def pending_rollback(self, step: int, drawn: int) -> StabilityEvent | None:
         """The roll-back to `step` that has yet to be followed, where `drawn` steps' batches were
         drawn: the last one counts, as later ones always have drawn more."""
         told = [

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 
 from calumma.charts import CHART_STYLE, Chart, Curve, EventMark
 from calumma.files import read_json, write_text
+from calumma.html_report import REPORT_STYLE, html_page
+from calumma.text_format import format_duration
 from calumma.toml_config import dotted_lines
-from calumma.train.run_log import Journal, read_metrics
+from calumma.train.run_log import RunLog, read_metrics
 from calumma.train.stability import Metrics
 
 NAME = "report.html"
@@ -44,10 +46,10 @@ _MOST_SHARE = 1 / 300
 """Of the run's time that goes into writing the page: on a slow machine it is written less often."""
 
 
-class RunPage:
+class RunReport:
     """The page of a run that goes on."""
 
-    def __init__(self, journal: Journal, steps: int, seconds: float) -> None:
+    def __init__(self, journal: RunLog, steps: int, seconds: float) -> None:
         """Write nothing yet.
 
         Args:
@@ -63,7 +65,7 @@ class RunPage:
         self.done = self.first = 0
         self.started = self.written = time.monotonic()
 
-    def take_up(self, done: int) -> None:
+    def resume(self, done: int) -> None:
         """Begin, or begin again after going back, with what the run's metrics tell."""
         self.curves = {}
         if self.seconds:
@@ -83,7 +85,7 @@ class RunPage:
                     self.curves[name] = Curve()
                 self.curves[name].add(step, value)
 
-    def keep_current(self) -> None:
+    def write_if_due(self) -> None:
         """Write the page if the last writing is long ago."""
         if self.seconds and time.monotonic() - self.written > self.pause:
             self.write("going on")
@@ -98,18 +100,15 @@ class RunPage:
 
     def to_html(self, how: str) -> str:
         """The page."""
-        title = html.escape(self.journal.run.resolve().name)
-        again = f'<meta http-equiv="refresh" content="{max(5, round(self.seconds))}">'
+        title = self.journal.run.resolve().name
+        refresh = f'<meta http-equiv="refresh" content="{max(5, round(self.seconds))}">\n'
         charts = "\n".join(chart.to_html() for chart in self.charts())
-        return _PAGE.format(
-            title=title,
-            again=again if how == "going on" else "",
-            style=CHART_STYLE,
-            status=html.escape(self._status(how)),
-            charts=charts,
-            events=self._events(),
-            config=self._config(),
+        body = (
+            f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(self._status(how))}</p>\n"
+            f"<main>\n{charts}\n</main>\n<h2>Events</h2>\n{self._events()}\n{self._config()}"
         )
+        head = refresh if how == "going on" else ""
+        return html_page(title, body, style=REPORT_STYLE + CHART_STYLE + _STYLE, head=head)
 
     def charts(self) -> list[Chart]:
         """The curves by subject; what belongs to none has a chart of its own."""
@@ -130,7 +129,7 @@ class RunPage:
         seconds = time.monotonic() - self.started
         if how == "going on" and self.done > self.first:
             left = (self.steps - self.done) * seconds / (self.done - self.first)
-            words.append(f"{_duration(left)} left")
+            words.append(f"{format_duration(left)} left")
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return ", ".join([*words, f"written {now}"])
 
@@ -165,46 +164,8 @@ def _order(name: str) -> tuple[str, int]:
     return (words, int(number)) if number.isdigit() else (name, -1)
 
 
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(59), _duration(7322), _duration(200_000)
-    ('59 s', '2 h 2 min', '2 d 7 h')
-    """
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if days:
-        return f"{days:.0f} d {hours % 24:.0f} h"
-    if hours:
-        return f"{hours:.0f} h {minutes % 60:.0f} min"
-    return f"{minutes:.0f} min {seconds % 60:.0f} s" if minutes else f"{seconds:.0f} s"
-
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{again}
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 90rem; margin: 1.5rem auto;
-  padding: 0 1rem; color: #222; background: #fff }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
-  gap: 1.4rem 1.6rem }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
-td:first-child {{ text-align: right; font-variant-numeric: tabular-nums }}
-tr {{ border-bottom: 1px solid #8883 }}
-pre {{ font-size: .8rem; overflow-x: auto }}
-{style}
-@media (prefers-color-scheme: dark) {{ body {{ color: #ddd; background: #181818 }} }}
-</style>
-<h1>{title}</h1>
-<p>{status}</p>
-<main>
-{charts}
-</main>
-<h2>Out of the ordinary</h2>
-{events}
-{config}
-</html>
+_STYLE = """\
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
+  gap: 1.4rem 1.6rem }
+body { max-width: 90rem }
 """

@@ -85,7 +85,7 @@ Kind = Literal["step_skipped", "warning", "spike", "out_of_range", "nonfinite_gr
 
 
 @dataclass(frozen=True)
-class Finding:
+class Anomaly:
     """What the newest step shows."""
 
     kind: Kind
@@ -101,12 +101,14 @@ class Finding:
     metric: str = "loss"
 
     @property
-    def is_trouble(self) -> bool:
+    def needs_rollback(self) -> bool:
         """Whether to go back, and not only to tell."""
         return self.kind in ("spike", "out_of_range", "nonfinite_gradients")
 
 
-def findings(history: Sequence[Metrics], config: StabilityConfig, limits: Limits) -> list[Finding]:
+def detect_anomalies(
+    history: Sequence[Metrics], config: StabilityConfig, limits: Limits
+) -> list[Anomaly]:
     """What the newest step shows, trouble first.
 
     Args:
@@ -128,7 +130,7 @@ def findings(history: Sequence[Metrics], config: StabilityConfig, limits: Limits
     told = [finding for finding in found if finding is not None]
     if newest.get("step_skipped"):
         told.append(
-            Finding(
+            Anomaly(
                 "step_skipped",
                 step,
                 step,
@@ -144,7 +146,7 @@ def findings(history: Sequence[Metrics], config: StabilityConfig, limits: Limits
     return told
 
 
-def kept_steps(config: StabilityConfig) -> int:
+def history_length(config: StabilityConfig) -> int:
     """How many steps `findings` looks back at most."""
     return config.window + max(config.spike_steps, config.max_skipped_steps) + 1
 
@@ -153,7 +155,7 @@ def _number(told: Metrics, name: str) -> int:
     return int(told.get(name) or 0)
 
 
-def _blind(history: Sequence[Metrics], config: StabilityConfig) -> Finding | None:
+def _blind(history: Sequence[Metrics], config: StabilityConfig) -> Anomaly | None:
     """Too many steps in a row without a finite gradient."""
     row = 0
     while row < len(history) and history[-1 - row].get("step_skipped"):
@@ -162,10 +164,10 @@ def _blind(history: Sequence[Metrics], config: StabilityConfig) -> Finding | Non
         return None
     first, last = _number(history[-row], "step"), _number(history[-1], "step")
     text = f"steps {first} to {last} gave no finite gradient and were skipped"
-    return Finding("nonfinite_gradients", last, first, text, "step_skipped")
+    return Anomaly("nonfinite_gradients", last, first, text, "step_skipped")
 
 
-def _spike(seen: Sequence[Metrics], config: StabilityConfig) -> Finding | None:
+def _spike(seen: Sequence[Metrics], config: StabilityConfig) -> Anomaly | None:
     """The last steps lie far above those before them."""
     late, before = seen[-config.spike_steps :], seen[: -config.spike_steps][-config.window :]
     usual = [value for told in before if (value := told.get("loss")) is not None]
@@ -182,21 +184,21 @@ def _spike(seen: Sequence[Metrics], config: StabilityConfig) -> Finding | None:
         f"the loss rose to {losses[-1]:.4g}, above {median + least:.4g} for {len(late)} steps; "
         f"the median of the {len(usual)} steps before is {median:.4g}"
     )
-    return Finding("spike", _number(late[-1], "step"), _number(late[0], "step"), text)
+    return Anomaly("spike", _number(late[-1], "step"), _number(late[0], "step"), text)
 
 
 def _outside(
     seen: Sequence[Metrics], name: str, config: StabilityConfig, limit: float
-) -> Finding | None:
+) -> Anomaly | None:
     """The last steps lie outside the safe range."""
-    points = told_points(seen, name)[-config.spike_steps :]
+    points = metric_points(seen, name)[-config.spike_steps :]
     if len(points) < config.spike_steps or min(abs(value) for _, value in points) <= limit:
         return None
     text = f"{name} is {points[-1][1]:.4g}, outside the safe range of {limit:.4g}"
-    return Finding("out_of_range", _number(seen[-1], "step"), points[0][0], text, name)
+    return Anomaly("out_of_range", _number(seen[-1], "step"), points[0][0], text, name)
 
 
-def told_points(seen: Iterable[Metrics], name: str) -> list[tuple[int, float]]:
+def metric_points(seen: Iterable[Metrics], name: str) -> list[tuple[int, float]]:
     """Steps, and what they told of a metric; those that told nothing finite are left out."""
     return [
         (_number(told, "step"), value) for told in seen if (value := told.get(name)) is not None
@@ -204,7 +206,7 @@ def told_points(seen: Iterable[Metrics], name: str) -> list[tuple[int, float]]:
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthFit:
     """An exponential fitted to what a metric's size was."""
 
     rate: float
@@ -227,7 +229,7 @@ LEAST_POINTS = 8
 """With fewer nothing is fitted."""
 
 
-def growth(history: Sequence[Metrics], name: str, window: int) -> Growth | None:
+def fit_growth(history: Sequence[Metrics], name: str, window: int) -> GrowthFit | None:
     """The growth of a metric's size over the last `window` steps, by least squares.
 
     None where fewer than `LEAST_POINTS` steps told a size that is not 0.
@@ -237,11 +239,11 @@ def growth(history: Sequence[Metrics], name: str, window: int) -> Growth | None:
     >>> round(fitted.rate, 5), round(fitted.steps_to(4.0))
     (0.00995, 51)
     """
-    points = [point for point in told_points(history[-window:], name) if point[1]]
+    points = [point for point in metric_points(history[-window:], name) if point[1]]
     return _fitted(np.array(points)) if len(points) >= LEAST_POINTS else None
 
 
-def _fitted(points: NDArray[np.float64]) -> Growth:
+def _fitted(points: NDArray[np.float64]) -> GrowthFit:
     """The line through the logarithms of sizes, [N, 2] steps and values. At every step: quick."""
     steps, logs = points[:, 0], np.log(np.abs(points[:, 1]))
     places, heights = steps - steps.mean(), logs - logs.mean()
@@ -249,7 +251,7 @@ def _fitted(points: NDArray[np.float64]) -> Growth:
     rate = float(places @ heights / spread)
     left = heights - rate * places
     error = math.sqrt(left @ left / (len(points) - 2) / spread)
-    return Growth(rate, error, math.exp(min(700.0, logs.mean() + rate * places[-1])))
+    return GrowthFit(rate, error, math.exp(min(700.0, logs.mean() + rate * places[-1])))
 
 
 _NEAR = 0.25
@@ -261,13 +263,13 @@ _CLEAR = 4.0
 
 def _warning(
     seen: Sequence[Metrics], name: str, config: StabilityConfig, limit: float
-) -> Finding | None:
+) -> Anomaly | None:
     """Growth that is steady, not that of a beginning that slows down, and will leave the range."""
     seen = seen[-config.window :]
     if abs(seen[-1].get(name) or 0.0) < _NEAR * limit:
         return None
-    whole = growth(seen, name, len(seen))
-    late = growth(seen, name, len(seen) // 2)
+    whole = fit_growth(seen, name, len(seen))
+    late = fit_growth(seen, name, len(seen) // 2)
     if whole is None or late is None:
         return None
     steady = whole.rate > _CLEAR * whole.error and late.rate > _CLEAR * late.error
@@ -279,7 +281,7 @@ def _warning(
         f"{name} is {late.level:.4g} and grows by {late.rate:.2%} a step; at that rate it leaves "
         f"the safe range of {limit:.4g} in {left:.0f} steps"
     )
-    return Finding("warning", step, step, text, name)
+    return Anomaly("warning", step, step, text, name)
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,7 @@ class RollBack:
 class Way:
     """What the newest step shows, and how the run goes on from there."""
 
-    found: Sequence[Finding] = ()
+    found: Sequence[Anomaly] = ()
 
     back: RollBack | None = None
     """Where to go back to."""
@@ -318,7 +320,7 @@ class Way:
 
 
 def way_on(
-    found: Sequence[Finding],
+    found: Sequence[Anomaly],
     saved: Sequence[int],
     before: Sequence[RollBack],
     config: StabilityConfig,
@@ -336,7 +338,7 @@ def way_on(
         before: the run's roll-backs so far, the newest last.
         config: how often it may go back.
     """
-    trouble = next((one for one in found if one.is_trouble), None)
+    trouble = next((one for one in found if one.needs_rollback), None)
     if trouble is None:
         return Way(found)
     held = [one for one in before if abs(trouble.step - one.step) <= config.rollback_memory_steps]

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from calumma.batches.batch import Batch
 from calumma.model.decoder import Decoder
-from calumma.train.loss import LossSums, summed_loss
-from calumma.train.parallelize import Place, clip_gradients
+from calumma.train.loss import LossSums, cross_entropy_and_z_loss
+from calumma.train.parallelize import RankLayout, clip_grad_norm
 from calumma.vocabulary import Vocabulary
 
-ALL = Place()
+ALL = RankLayout()
 """One process that works on whole batches."""
 
 
@@ -58,7 +58,7 @@ def optimizer_step(
     optimizers: Sequence[torch.optim.Optimizer],
     batches: Sequence[Batch],
     rules: StepRules,
-    place: Place = ALL,
+    place: RankLayout = ALL,
 ) -> StepReport:
     """Learn from `batches` as if they were one batch on one machine.
 
@@ -68,8 +68,8 @@ def optimizer_step(
     """
     device = model.embedding.weight.device
     micros = [to_device(batch, device) for batch in batches]
-    counted = torch.stack([place.of_places(micro.counted).sum() for micro in micros]).sum()
-    num_counted = place.world.sum(counted).clamp(min=1)
+    counted = torch.stack([place.shard_sequence(micro.counted).sum() for micro in micros]).sum()
+    num_counted = place.dist.sum(counted).clamp(min=1)
     seen = torch.zeros(len(_Seen._fields), dtype=torch.float64, device=device)
     largest = []
     for micro in micros:
@@ -77,11 +77,11 @@ def optimizer_step(
         (sums.total / num_counted).backward()
         seen += torch.stack([value.double() for value in told])
         largest.append(sums.max_logit)
-    norm, parts = clip_gradients(model.named_parameters(), rules.max_grad_norm)
-    largest_logit = place.world.most(torch.stack(largest).amax())
+    norm, parts = clip_grad_norm(model.named_parameters(), rules.max_grad_norm)
+    largest_logit = place.dist.max(torch.stack(largest).amax())
     # All that is told comes from the device at once: it waits for us no more than this.
     lone = torch.stack([norm, largest_logit, *parts.values()]).double()
-    told = torch.cat([lone, place.world.sum(seen)]).tolist()
+    told = torch.cat([lone, place.dist.sum(seen)]).tolist()
     gradient_norm, largest_told, *rest = told
     for optimizer in optimizers:
         if math.isfinite(gradient_norm):
@@ -91,7 +91,7 @@ def optimizer_step(
     return _report(_Seen(*rest[len(parts) :]), largest_told, gradient_norm, norms)
 
 
-class Micro(NamedTuple):
+class DeviceBatch(NamedTuple):
     """The tensors of one batch, each [B, T]."""
 
     ids: Tensor
@@ -101,7 +101,7 @@ class Micro(NamedTuple):
     positions: Tensor
 
 
-def to_device(batch: Batch, device: torch.device) -> Micro:
+def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     """A batch where it is computed on."""
     arrays = (
         batch.input_ids,
@@ -110,7 +110,7 @@ def to_device(batch: Batch, device: torch.device) -> Micro:
         batch.document_ids,
         batch.position_ids,
     )
-    return Micro(*(torch.from_numpy(array).to(device) for array in arrays))
+    return DeviceBatch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 class _Seen(NamedTuple):
@@ -128,18 +128,18 @@ class _Seen(NamedTuple):
 
 
 def _loss(
-    model: Decoder, micro: Micro, rules: StepRules, place: Place
+    model: Decoder, micro: DeviceBatch, rules: StepRules, place: RankLayout
 ) -> tuple[LossSums, Sequence[Tensor]]:
     def read(stream: Tensor) -> tuple[LossSums, Sequence[Tensor]]:
-        sums = summed_loss(
+        sums = cross_entropy_and_z_loss(
             model.norm(stream),
             model.head,
-            place.of_places(micro.targets),
-            place.of_places(micro.counted),
+            place.shard_sequence(micro.targets),
+            place.shard_sequence(micro.counted),
             rules.vocabulary,
             z_loss_weight=rules.z_loss_weight,
         )
-        inside = place.of_places(micro.owners) >= 0
+        inside = place.shard_sequence(micro.owners) >= 0
         norms = stream.detach()[inside].norm(dim=-1)
         return sums, (*sums[1:8], norms.sum(), inside.sum())
 
@@ -153,19 +153,19 @@ def _loss(
         return told
 
 
-def lower_precision(dtype: torch.dtype, device: torch.device, place: Place) -> torch.autocast:
+def lower_precision(dtype: torch.dtype, device: torch.device, place: RankLayout) -> torch.autocast:
     """What a forward pass with products of this dtype runs under."""
     # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
-    lower = dtype != torch.float32 and place.world.size == 1
+    lower = dtype != torch.float32 and place.dist.size == 1
     return torch.autocast(device.type, dtype=dtype, enabled=lower)
 
 
-def seed_step(seed: int, number: int, place: Place) -> None:
+def seed_step(seed: int, number: int, place: RankLayout) -> None:
     """Seed torch's global generator, which dropout draws from, for step `number` of a run.
 
     So a resumed run draws what an undisturbed one would have drawn. No two ranks drop alike.
     """
-    torch.manual_seed(seed * 1_000_003 + number + place.world.rank * 1_000_000_007)
+    torch.manual_seed(seed * 1_000_003 + number + place.dist.rank * 1_000_000_007)
 
 
 def _report(

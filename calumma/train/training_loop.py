@@ -21,18 +21,18 @@ from calumma.checkpoints.training_checkpoint import (
 from calumma.errors import TrainingError
 from calumma.files import make_folder, os_errors_as_output_errors
 from calumma.runtime import STOP
-from calumma.train.distributed import ALONE, World
-from calumma.train.metric_loggers import LogConfig, Writer, open_writers
-from calumma.train.run_log import Journal, StabilityEvent
-from calumma.train.run_report import RunPage
+from calumma.train.distributed import SINGLE_PROCESS, DistContext
+from calumma.train.metric_loggers import LogConfig, MetricLogger, open_metric_loggers
+from calumma.train.run_log import RunLog, StabilityEvent
+from calumma.train.run_report import RunReport
 from calumma.train.stability import (
     Limits,
     Metrics,
     StabilityConfig,
     Way,
-    findings,
-    growth,
-    kept_steps,
+    detect_anomalies,
+    fit_growth,
+    history_length,
     way_on,
 )
 
@@ -48,7 +48,7 @@ class DataPosition:
     """What the schedule's rate is multiplied by."""
 
 
-class Learner(Protocol):
+class Trainer(Protocol):
     """What the loop drives: a decoder on rows of ids, or an image tokenizer on pixels."""
 
     course: DataPosition
@@ -101,11 +101,11 @@ Progress = Callable[[int, Mapping[str, Any]], None]
 
 
 def run_loop(
-    learner: Learner,
+    learner: Trainer,
     run: Path,
     config: LoopConfig,
     progress: Progress = lambda step, metrics: None,
-    world: World = ALONE,
+    world: DistContext = SINGLE_PROCESS,
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
 
@@ -118,7 +118,7 @@ def run_loop(
         TrainingError: the run is in trouble, and going back does not help or is not allowed.
     """
     make_folder(run)
-    journal = Journal(run, writes=world.first, kept=kept_steps(config.watch))
+    journal = RunLog(run, writes=world.is_main, kept=history_length(config.watch))
     saver = Checkpointer(
         run, config.fingerprint, config.keep, async_save=config.beside, on_saved=config.saved
     )
@@ -133,25 +133,25 @@ def run_loop(
 
 @dataclass
 class _Loop:
-    learner: Learner
+    learner: Trainer
     config: LoopConfig
-    journal: Journal
+    journal: RunLog
     saver: Checkpointer
-    world: World
+    world: DistContext
     waited: float = 0.0
     """When the last step was over."""
 
     def __post_init__(self) -> None:
-        seconds = self.config.log.report_interval_seconds if self.world.first else 0.0
-        self.page = RunPage(self.journal, self.config.steps, seconds)
-        self.writers: list[Writer] = []
+        seconds = self.config.log.report_interval_seconds if self.world.is_main else 0.0
+        self.page = RunReport(self.journal, self.config.steps, seconds)
+        self.writers: list[MetricLogger] = []
 
     @contextlib.contextmanager
     def telling(self, done: int) -> Iterator[None]:
         """Have other programs told of each step, and the page of how it ended."""
         how = "stopped"
-        if self.world.first:
-            self.writers = open_writers(self.config.log, self.journal.run, done)
+        if self.world.is_main:
+            self.writers = open_metric_loggers(self.config.log, self.journal.run, done)
         try:
             yield
             how = "finished"
@@ -168,17 +168,17 @@ class _Loop:
         if taken_up is not None:
             self.learner.restore(taken_up)
             done = taken_up.step
-        self.world.wait()  # until all have read the checkpoint that the first may drop
-        self.journal.cut(done)
-        self.world.wait()
+        self.world.barrier()  # until all have read the checkpoint that the first may drop
+        self.journal.truncate(done)
+        self.world.barrier()
         self.journal.read()
-        self.page.take_up(done)
+        self.page.resume(done)
         self.waited = time.perf_counter()
         return done
 
     def step(self, number: int, progress: Progress) -> int:
         """Do one step; gives the steps done, fewer than before where the run went back."""
-        turn = self.journal.turn_at(number, self.learner.course.batches_consumed)
+        turn = self.journal.pending_rollback(number, self.learner.course.batches_consumed)
         if turn is not None:
             self.learner.turn(
                 number, DataPosition(turn.batches_consumed or 0, turn.lr_factor or 1.0)
@@ -186,15 +186,15 @@ class _Loop:
         seen, told = self._learned(number)
         done = number + 1
         for writer in self.writers:
-            writer.add(done, told)
+            writer.log(done, told)
         way = self._watched(done)
         # Asked once: a signal that comes after this line waits for the next step's save. Of what
         # the ranks would do, the first one's way counts.
         ours = [float(way.ends), way.back.rollback_to_step + 1.0 if way.back else 0.0]
-        stopping, ends, back_to = self.world.add(
+        stopping, ends, back_to = self.world.sum_numbers(
             [
                 float(STOP.is_requested or self.saver.failed),
-                *(ours if self.world.first else [0.0, 0.0]),
+                *(ours if self.world.is_main else [0.0, 0.0]),
             ]
         )
         if back_to:
@@ -211,7 +211,7 @@ class _Loop:
         if done % self.config.save_every == 0 or done == self.config.steps or stopping:
             self.saver.save(Checkpoint(done, self.learner.state()))
         progress(done, seen)
-        self.page.keep_current()
+        self.page.write_if_due()
         if stopping:
             STOP.is_requested = True
             self.saver.wait()
@@ -229,27 +229,27 @@ class _Loop:
         if "peak_seconds" in metrics:
             seen["mfu"] = seen.pop("peak_seconds") / (ended - self.waited)
         self.waited = ended
-        grows = growth([*self.journal.history, seen], "output_norm", self.config.watch.window)
+        grows = fit_growth([*self.journal.history, seen], "output_norm", self.config.watch.window)
         if grows is not None:
             seen["output_norm_growth"] = grows.rate
-        told = self.journal.tell(seen)
+        told = self.journal.log_metrics(seen)
         self.page.add(told)
         return seen, told
 
     def _watched(self, done: int) -> Way:
         """What the newest step shows, and the way on from there."""
         watch, journal = self.config.watch, self.journal
-        if not self.world.first:
+        if not self.world.is_main:
             return Way()
-        found = findings(journal.history, watch, self.config.limits)
-        if not any(one.is_trouble for one in found):
+        found = detect_anomalies(journal.history, watch, self.config.limits)
+        if not any(one.needs_rollback for one in found):
             return Way(found)
         self.saver.wait_quietly()
-        return way_on(found, saved_steps(journal.run), journal.roll_backs, watch)
+        return way_on(found, saved_steps(journal.run), journal.rollbacks, watch)
 
     def _noted(self, done: int, way: Way) -> list[str]:
         """Write down what is out of the ordinary, and not for the first time; gives lines."""
-        if not self.world.first:
+        if not self.world.is_main:
             return []
         journal, lines = self.journal, []
         for one in way.found:
@@ -257,14 +257,14 @@ class _Loop:
                 one.kind, done, one.text, since_step=one.since, metric=one.metric
             )
             if way.back or one.kind == "step_skipped" or not self._told_lately(event):
-                journal.note(event)
+                journal.log_event(event)
                 lines.append(f"step {done}: {one.text}")
         if way.back is not None:
             delete_checkpoints_after(journal.run, way.back.rollback_to_step)
             text = f"back to step {way.back.rollback_to_step}, past the batches of {done - way.back.rollback_to_step} steps"
             if way.back.lr_factor != 1.0:
                 text += f", from now on with {way.back.lr_factor:g} of the rate"
-            journal.note(
+            journal.log_event(
                 StabilityEvent(
                     "rollback",
                     done,

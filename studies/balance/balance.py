@@ -20,7 +20,7 @@ from asking import Answer, ask, held_out, share
 from categories import CONFIG
 from turns import prepare
 
-from calumma.checkpoints.model_folder import ModelParts, load_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
 from calumma.toml_config import build_config, read_toml
@@ -55,9 +55,9 @@ def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> Fin
     return build_config(FinetuneConfig, tree, "balance.py")
 
 
-def figures(decoder: Decoder, start: ModelParts, out: Path, most: int) -> dict[str, Any]:
+def figures(decoder: Decoder, start: ModelComponents, out: Path, most: int) -> dict[str, Any]:
     """How often a picture is drawn where one is asked for, and where words are."""
-    model = Model(ModelParts(decoder, start.tokenizers))
+    model = Model(ModelComponents(decoder, start.tokenizers))
     expected = ask(model, held_out(out, "draw", most), max_new_tokens=80)
     words = [
         answer

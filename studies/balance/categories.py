@@ -18,7 +18,7 @@ import torch
 from asking import Answer, ask, held_out, line, share
 from turns import prepare
 
-from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.generate.model import Model
 from calumma.toml_config import load_config
 from calumma.train.config_finetune import FinetuneConfig
@@ -53,7 +53,7 @@ def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
             parts = load_model(config.model)
             decoder = finetune(config, parts.decoder, parts.tokenizers.text.vocabulary, out / name)
             assert decoder is not None, "one process"
-            save_model(folder, ModelParts(decoder, parts.tokenizers))
+            save_model(folder, ModelComponents(decoder, parts.tokenizers))
         start = folder
     return start
 

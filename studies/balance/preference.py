@@ -25,7 +25,7 @@ import PIL.Image
 import torch
 from asking import Answer, ask, held_out, line, share
 
-from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.documents.document import Document, Image, Part, Text
 from calumma.documents.image_formats import encode_png
 from calumma.documents.preferences import Preference, write_preferences
@@ -35,7 +35,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.toml_config import load_config
 from calumma.train.config_dpo import DPOTrainConfig
-from calumma.train.dpo import prefer
+from calumma.train.dpo import train_dpo
 
 CONFIG = Path(__file__).parent / "preference.toml"
 PROMPTS, ANSWERS, MOST = 50, 4, 100
@@ -145,9 +145,9 @@ def main() -> None:
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
     places = ["--model", f"{args.out}/categories/model", "--dpo.pairs", f'["{pairs}"]']
     config = load_config(DPOTrainConfig, CONFIG, [*places, *quick, *args.changes])
-    decoder = prefer(config, load_model(config.model), args.out / "preferred")
+    decoder = train_dpo(config, load_model(config.model), args.out / "preferred")
     assert decoder is not None, "one process"
-    made = ModelParts(decoder, start.tokenizers)
+    made = ModelComponents(decoder, start.tokenizers)
     save_model(args.out / "preferred" / "model", made)
     tuned = Model(made)
     after = ask(tuned, prompts, **AS_IT_IS)

@@ -22,10 +22,8 @@ from calumma.corpora.synthetic_scenes import Scene
 from calumma.demo.scenes import SceneRenderer, load_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import build_shards
-from calumma.tokens.folder import Tokenizers
-from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.text import TextTokenizer
+from calumma.shards.executors import build_local
+from calumma.shards.tasks import BuildJob
 
 LONGEST = 110
 """Letters of a prompt and its answer together, so that the demo's rows of 240 ids hold them."""
@@ -56,7 +54,7 @@ def scene_turns(scenes: Iterable[Scene], painter: SceneRenderer, split: str) -> 
 
 
 def _captioned(pair: Document, scene: Scene, split: str) -> Document:
-    return replace(pair, attributes={"caption": scene.caption, "split": split}, licence="MIT")
+    return replace(pair, attributes={"caption": scene.caption, "split": split}, license="MIT")
 
 
 def _pages() -> list[Document]:
@@ -98,10 +96,8 @@ def prepare(demo: Path, out: Path, limit: int = MOST) -> None:
     for split in ("train", "held-out"):
         mine = [d for d in made if d.attributes["split"] == split]
         write_parquet(out / f"{split}.parquet", mine)
-    tokenizers = demo / "tokenizers"
-    both = Tokenizers(text=TextTokenizer.load(tokenizers), image=ImageTokenizer.load(tokenizers))
-    train = [d for d in made if d.attributes["split"] == "train"]
-    build_shards(train, both, out / "shards")
+    job = BuildJob(out=out / "shards", tokenizers=demo / "tokenizers")
+    build_local(job, [out / "train.parquet"], 1)
 
 
 def main() -> None:

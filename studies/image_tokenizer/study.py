@@ -16,7 +16,7 @@ import torch
 
 from calumma.documents.readers import read_documents
 from calumma.toml_config import load_config
-from calumma.train.config_image_tokenizer import ImageTokenizerRun
+from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
 BASE = Path(__file__).parent / "base.toml"
@@ -52,7 +52,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> None:
     if (folder / "image_tokenizer.json").exists():
         return
     changes = [*VARIANTS[name], "--training.seed", str(seed), *(QUICK if args.quick else [])]
-    config = load_config(ImageTokenizerRun, BASE, changes)
+    config = load_config(ImageTokenizerRunConfig, BASE, changes)
     documents = read_documents([args.pictures / "train.parquet"])
     train_image_tokenizer(config.training, documents, folder, checkpoint=config.checkpoint)
 

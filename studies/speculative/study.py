@@ -60,7 +60,7 @@ def measured(model: Model, requests: Sequence[Request], window: int) -> dict[str
     """The pictures of all requests with one window, and the means of their figures."""
     made = []
     for request in requests:
-        image = replace(request.image, speculate=window)
+        image = replace(request.image, num_speculative_tokens=window)
         made.append(drawn(model, replace(request, image=image)))
     return {
         "pictures": [codes for codes, _, _ in made],

@@ -26,11 +26,13 @@ from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.demo.config import load_demo_config
 from calumma.demo.scenes import SceneRenderer, limit_scenes, load_scenes, pretraining_documents
+from calumma.documents.writers import write_parquet
 from calumma.files import atomic_write, make_folder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.shards.build import build_shards
+from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config import CheckpointConfig, OptimizerConfig
@@ -196,9 +198,10 @@ def made_shards(out: Path, quick: bool) -> Path:
     num_codes = settings.network.num_codes
     texts = (document.text for document in documents)
     text = TextTokenizer.train(texts, num_text=config.num_text, num_codes=num_codes)
-    for one in (text, image):
-        one.save(out / "tokenizers")
-    build_shards(documents, Tokenizers(text=text, image=image), shards)
+    Tokenizers(text, image).save(out / "tokenizers")
+    write_parquet(out / "documents.parquet", documents)
+    job = BuildJob(out=shards, tokenizers=out / "tokenizers")
+    build_local(job, [out / "documents.parquet"], 1)
     return shards
 
 

@@ -1,6 +1,6 @@
-"""Meta's layout, computed as it stands: every shard with its heads, channels turned in pairs.
+"""Reference forward pass of Meta's shards, with interleaved rotary embeddings.
 
-Slow and written apart from the package, so that reading a release can be held against it.
+Slow and independent of the package, to compare the reading of releases with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def run_release(folder: Path, params: dict[str, Any], ids: Tensor) -> Tensor:
-    """Logits [B, T, V] of the shards in a folder; sums over shards stand for the all-reduce."""
+    """Return the logits [B, T, V] of the shards in a folder; sums replace the all-reduce."""
     files = sorted(folder.glob("consolidated*.pth"))
     shards = [torch.load(file, weights_only=True) for file in files]
     x = torch.cat([F.embedding(ids, shard["tok_embeddings.weight"]) for shard in shards], -1)
@@ -58,7 +58,7 @@ def _attention(part: dict[str, Tensor], params: dict[str, Any], shards: int, x: 
         for name in ("q", "k")
     ]
     q, k = (
-        _turn(F.layer_norm(each, (head_dim,), *norm), params)
+        _rotate(F.layer_norm(each, (head_dim,), *norm), params)
         for each, norm in zip((q, k), norms, strict=True)
     )
     k, v = (each.repeat_interleave(query_heads // key_heads, dim=2) for each in (k, v))
@@ -68,8 +68,8 @@ def _attention(part: dict[str, Tensor], params: dict[str, Any], shards: int, x: 
     return mixed.flatten(2) @ part["attention.wo.weight"].T
 
 
-def _turn(x: Tensor, params: dict[str, Any]) -> Tensor:
-    """[B, T, H, D]: channels 2i and 2i + 1 are one complex number, turned by its place."""
+def _rotate(x: Tensor, params: dict[str, Any]) -> Tensor:
+    """Rotate channels 2i and 2i + 1 of [B, T, H, D] as one complex number by its position."""
     head_dim = x.shape[-1]
     frequencies = params["rope_theta"] ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(x.shape[1]), frequencies)[:, None]

@@ -1,4 +1,4 @@
-"""Folders of Chameleon's kind, in the shapes that other software leaves them in."""
+"""Tests of Chameleon folders as other software writes them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from calumma.checkpoints.hf_chameleon import chameleon_tensors, find_norm_groups
-from calumma.checkpoints.model_folder import ModelParts, load_model, open_model_folder
+from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder
 from calumma.errors import CheckpointError
-from tests.checkpoints.drawn import save_drawn
+from tests.checkpoints.random_models import save_random_model
 
 PREFIX = "model.vqmodel."
 
 
 @pytest.fixture
-def folder(model_parts: ModelParts, tmp_path: Path) -> Path:
-    """A folder to change."""
-    save_drawn(tmp_path, model_parts, qk_norm_groups=4)
+def folder(model_parts: ModelComponents, tmp_path: Path) -> Path:
+    """Return a folder to change."""
+    save_random_model(tmp_path, model_parts, qk_norm_groups=4)
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_norms_are_spelt_out_for_every_head(folder: Path) -> None:
+def test_norms_are_repeated_for_every_head(folder: Path) -> None:
     weights, vq_decoder = chameleon_tensors(open_model_folder(folder))
     norm = weights["model.layers.0.self_attn.q_norm.bias"]
     assert norm.shape == (8, 8)
@@ -48,7 +48,7 @@ def test_norms_are_spelt_out_for_every_head(folder: Path) -> None:
     assert "decoder.conv_in.weight" in vq_decoder
 
 
-def test_the_fewest_groups_by_hand() -> None:
+def test_find_norm_groups_by_hand() -> None:
     a, b = torch.ones(1, 2), torch.zeros(1, 2)
     assert find_norm_groups([torch.cat([a, a, a, a])], 4) == 1
     assert find_norm_groups([torch.cat([a, a, b, b])], 4) == 2
@@ -56,10 +56,10 @@ def test_the_fewest_groups_by_hand() -> None:
     assert find_norm_groups([torch.cat([a, b, a, b])], 2) is None
 
 
-def test_an_image_decoder_beside_the_encoder_is_taken(
-    folder: Path, model_parts: ModelParts
+def test_image_decoder_in_the_same_file_is_found(
+    folder: Path, model_parts: ModelComponents
 ) -> None:
-    """Some fine-tunes that draw keep it there."""
+    """Fine-tunes that generate images may keep it there."""
     decoder = load_file(folder / "vq_decoder.safetensors")
     (folder / "vq_decoder.safetensors").unlink()
     assert not load_model(folder).tokenizers.has_image_decoder
@@ -76,40 +76,40 @@ def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {PREFIX + name: tensor for name, tensor in tensors.items()}
 
 
-def test_what_old_releases_saved_or_left_out_is_no_matter(folder: Path) -> None:
-    def age(tensors: dict[str, Tensor]) -> None:
+def test_tensors_of_old_transformers_versions(folder: Path) -> None:
+    def downgrade(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
         for kind in ("weight", "bias"):
             del tensors[f"{PREFIX}post_quant_conv.{kind}"]
 
     (folder / "vq_decoder.safetensors").unlink()
-    change(folder, "model.safetensors", age)
+    change(folder, "model.safetensors", downgrade)
     config = json.loads((folder / "config.json").read_text())
     config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
     (folder / "config.json").write_text(json.dumps(config))
     assert not load_model(folder).tokenizers.has_image_decoder
 
 
-def test_missing_and_unknown_tensors_are_named(folder: Path) -> None:
+def test_missing_and_unknown_tensors_are_refused(folder: Path) -> None:
     change(folder, "model.safetensors", lambda t: t.update({"model.extra": torch.ones(1)}))
     assert refusal(folder) == (
-        f"{folder} holds the tensor model.extra, unknown in a Chameleon-family model; expected its "
-        "own tensors and no other. This is another kind of model, or a config that is not its own."
+        f"{folder} holds the tensor model.extra, unknown in a Chameleon-family model; expected only "
+        "its tensors. Take the config that belongs to these weights."
     )
     change(folder, "model.safetensors", lambda t: t.pop("lm_head.weight"))
     assert refusal(folder).startswith(f"{folder} lacks the tensor lm_head.weight; expected every")
 
 
-def test_a_tensor_of_a_wrong_shape_is_named(folder: Path) -> None:
+def test_tensor_of_a_wrong_shape_is_refused(folder: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     change(folder, "model.safetensors", lambda t: t.update({name: torch.ones(3, 64)}))
     assert refusal(folder) == (
-        f"{folder}: tensor {name} is [3, 64], but its config wants [48, 64]. Copy both again from "
+        f"{folder}: tensor {name} is [3, 64], but its config implies [48, 64]. Copy both again from "
         "where they were written together."
     )
 
 
-def test_an_image_decoder_that_is_not_whole_is_refused(folder: Path) -> None:
+def test_incomplete_image_decoder_is_refused(folder: Path) -> None:
     path = folder / "vq_decoder.safetensors"
     change(folder, path.name, lambda t: t.pop("decoder.conv_in.bias"))
     assert refusal(folder) == (
@@ -118,13 +118,13 @@ def test_an_image_decoder_that_is_not_whole_is_refused(folder: Path) -> None:
     )
 
 
-def test_norms_untied_within_a_key_head_are_refused(folder: Path) -> None:
+def test_untied_norms_are_refused(folder: Path) -> None:
     def untie(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.0.self_attn.q_norm.weight"][1] += 1
 
     change(folder, "model.safetensors", untie)
     assert refusal(folder) == (
         f"{folder}: the query norms differ between heads that share a key head (8 query, 4 key "
-        "heads); expected norms tied within groups of heads. A fine-tune that untied them cannot be "
-        "loaded."
+        "heads); expected norms tied within groups of heads. Use a model that was fine-tuned with "
+        "tied norms."
     )

@@ -1,4 +1,4 @@
-"""The JSON files beside the weights, as transformers itself reads them."""
+"""Compare the JSON files of model folders with transformers' own."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from calumma.tokens.vq.config import VQConfig
     [
         {},
         {"norm_order": "reordered"},
-        {"rope_theta": 500.0, "norm_epsilon": 1e-3, "max_tokens": 77},
+        {"rope_theta": 500.0, "norm_epsilon": 1e-3, "max_seq_len": 77},
         {"num_kv_heads": 4, "dropout": 0.0},
     ],
 )
-def test_transformers_reads_and_writes_our_shapes(
+def test_round_trip_through_transformers(
     change: dict[str, object],
     decoder_config: DecoderConfig,
     image_tokenizer: ImageTokenizer,
@@ -54,7 +54,7 @@ def test_transformers_reads_and_writes_our_shapes(
     assert theirs["vocabulary_map"] == text_tokenizer.tokenizer.get_vocab(with_added_tokens=True)
 
 
-def test_what_a_config_leaves_out_is_transformers_default() -> None:
+def test_missing_entries_have_transformers_defaults() -> None:
     assert parse_vq_config({}) == VQConfig()
     theirs = ChameleonConfig()
     shape = parse_chameleon_config(theirs.to_dict())
@@ -63,7 +63,7 @@ def test_what_a_config_leaves_out_is_transformers_default() -> None:
     assert (shape.rope_theta, shape.norm_epsilon, shape.max_seq_len) == (10_000.0, 1e-5, 4096)
 
 
-def test_the_old_place_of_the_wavelength_is_read() -> None:
+def test_old_entry_of_rope_theta_is_read() -> None:
     config = {
         "vocab_size": 9,
         "hidden_size": 8,
@@ -76,7 +76,7 @@ def test_the_old_place_of_the_wavelength_is_read() -> None:
     assert parse_chameleon_config(config).num_kv_heads == 2
 
 
-def test_pixels_run_from_minus_one_to_one() -> None:
+def test_preprocessor_maps_pixels_to_minus_one_to_one() -> None:
     record = preprocessor_config(VQConfig())
     assert 255 * record["rescale_factor"] - record["image_mean"][0] == pytest.approx(1)
     assert record["crop_size"] == {"height": 512, "width": 512}
@@ -96,7 +96,7 @@ def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
     assert "processor_class" not in fast_tokenizer_config(77)
 
 
-ANOTHER_FUNCTION = [
+UNSUPPORTED = [
     ("hidden_act", "gelu", '"gelu"; expected "silu"'),
     ("attention_bias", True, "true; expected false"),
     ("mlp_bias", True, "true; expected false"),
@@ -104,13 +104,12 @@ ANOTHER_FUNCTION = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "told"), ANOTHER_FUNCTION)
-def test_a_config_of_another_function_is_refused(name: str, value: object, told: str) -> None:
+@pytest.mark.parametrize(("name", "value", "expected"), UNSUPPORTED)
+def test_unsupported_setting_is_refused(name: str, value: object, expected: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         parse_chameleon_config({name: value}, "X/config.json")
     assert str(caught.value) == (
-        f"X/config.json: {name} is {told}, the only value that calumma's decoder knows. Loaded all "
-        "the same, the model would be another one."
+        f"X/config.json: {name} is {expected}, the only supported value. Use a model with that setting."
     )
 
 
@@ -122,12 +121,12 @@ def test_a_config_of_another_function_is_refused(name: str, value: object, told:
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0}},
     ],
 )
-def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
+def test_scaled_rotary_embeddings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(CheckpointError) as caught:
         parse_chameleon_config(change, "X/config.json")
     assert str(caught.value) == (
-        "X/config.json: rotary positions of type 'yarn'; expected 'default', since scaled ones are "
-        "not implemented. Take the model from before its context was stretched."
+        "X/config.json: rotary embeddings of type 'yarn'; expected 'default', since scaled ones are "
+        "not implemented. Use the model from before its context was extended."
     )
 
 
@@ -136,39 +135,39 @@ def test_stretched_positions_are_refused(change: dict[str, object]) -> None:
     [
         (
             {"num_attention_heads": 48},
-            "its numbers do not fit. model_dim=4096 does not divide over num_heads=48; the nearest "
+            "its numbers do not fit together. model_dim=4096 does not divide over num_heads=48; the nearest "
             "that does is model_dim=4080.",
         ),
         (
             {"num_key_value_heads": 5},
-            "its numbers do not fit. num_heads=32 is not a multiple of num_kv_heads=5: the query "
+            "its numbers do not fit together. num_heads=32 is not a multiple of num_kv_heads=5: the query "
             "heads cannot share keys evenly.",
         ),
         (
             {"hidden_size": 0},
-            "hidden_size is 0; expected a whole number of at least 1. Copy the file again from where "
-            "the weights come.",
+            "hidden_size is 0; expected an integer of at least 1. Copy the file again from where the "
+            "weights are from.",
         ),
         (
             {"num_hidden_layers": "32"},
-            'num_hidden_layers is "32"; expected a whole number of at least 1. Copy the file again '
-            "from where the weights come.",
+            'num_hidden_layers is "32"; expected an integer of at least 1. Copy the file again from '
+            "where the weights are from.",
         ),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_numbers_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         parse_chameleon_config(change, "X/config.json")
     assert str(caught.value) == f"X/config.json: {message}"
 
 
-def test_another_image_network_is_refused() -> None:
+def test_unsupported_image_tokenizer_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         parse_vq_config({"double_latent": True}, "X/config.json")
     assert str(caught.value) == (
-        "X/config.json: double_latent of the image tokenizer is true; expected false, the only value "
-        "that calumma's network knows."
+        "X/config.json: double_latent of the image tokenizer is true; expected false, the only supported "
+        "value. Use a model with that setting."
     )
-    told = r"X/config\.json: its numbers do not fit\. resolution=30 cannot be halved"
-    with pytest.raises(CheckpointError, match=told):
+    message = r"X/config\.json: its numbers do not fit together\. resolution=30 "
+    with pytest.raises(CheckpointError, match=message):
         parse_vq_config({"resolution": 30}, "X/config.json")

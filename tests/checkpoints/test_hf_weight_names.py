@@ -1,4 +1,4 @@
-"""Every tensor of a decoder has a name in transformers, and no two share one."""
+"""Tests of the names of the decoder's weights in transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calumma.model.decoder import Decoder
 
 
 @pytest.mark.parametrize("qk_norm", ["layer", "rms", "none"])
-def test_every_tensor_has_one_name(decoder_config: DecoderConfig, qk_norm: Any) -> None:
+def test_every_tensor_has_a_unique_name(decoder_config: DecoderConfig, qk_norm: Any) -> None:
     config = replace(decoder_config, qk_norm=qk_norm)
     names = hf_decoder_names(config)
     assert set(names) == set(Decoder(config).state_dict())
@@ -27,7 +27,7 @@ def test_names_by_hand(decoder: Decoder) -> None:
     assert names["blocks.0.attention_norm.weight"] == "model.layers.0.input_layernorm.weight"
 
 
-def test_head_norms_are_spelt_out_for_their_heads(decoder: Decoder) -> None:
+def test_num_norm_heads(decoder: Decoder) -> None:
     assert num_norm_heads("blocks.0.attention.query_norm.bias", decoder.config) == 4
     assert num_norm_heads("blocks.0.attention.key_norm.weight", decoder.config) == 2
     assert num_norm_heads("blocks.0.attention_norm.weight", decoder.config) is None

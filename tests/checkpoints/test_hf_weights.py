@@ -1,4 +1,4 @@
-"""Weights in one file or several, as transformers writes and reads them."""
+"""Tests of weights in one or several files, as in transformers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.errors import CheckpointError
 
 TENSORS = {f"t{number}": torch.full((10,), float(number)) for number in range(5)}
-STORED = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()}
-"""Forty bytes each."""
+LAZY = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()}
+"""40 bytes each."""
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
-    """Three files and their index."""
-    write_hf_weights(tmp_path, STORED, max_shard_bytes=80)
+    """Write three files and their index."""
+    write_hf_weights(tmp_path, LAZY, max_shard_bytes=80)
     return tmp_path
 
 
-def test_one_file_where_all_fits(tmp_path: Path) -> None:
-    write_hf_weights(tmp_path, STORED)
+def test_one_file_if_all_fits(tmp_path: Path) -> None:
+    write_hf_weights(tmp_path, LAZY)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert set(open_hf_weights(tmp_path)) == set(TENSORS)
 
 
-def test_several_files_with_an_index_where_it_does_not(three: Path) -> None:
+def test_several_files_with_an_index(three: Path) -> None:
     names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     assert sorted(path.name for path in three.iterdir()) == [*names, HF_INDEX_FILE]
     assert json.loads((three / HF_INDEX_FILE).read_text()) == {
@@ -44,15 +44,15 @@ def test_several_files_with_an_index_where_it_does_not(three: Path) -> None:
     assert all(torch.equal(each.read(), TENSORS[n]) for n, each in open_hf_weights(three).items())
 
 
-def test_a_tensor_larger_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
-    write_hf_weights(tmp_path, STORED, max_shard_bytes=1)
+def test_tensor_larger_than_a_file_has_its_own(tmp_path: Path) -> None:
+    write_hf_weights(tmp_path, LAZY, max_shard_bytes=1)
     assert len(list(tmp_path.glob("model-*-of-00005.safetensors"))) == 5
 
 
-def test_files_of_an_older_model_go(three: Path) -> None:
-    write_hf_weights(three, STORED, max_shard_bytes=120)
+def test_files_of_an_older_model_are_deleted(three: Path) -> None:
+    write_hf_weights(three, LAZY, max_shard_bytes=120)
     assert len(list(three.glob("model*.safetensors"))) == 2
-    write_hf_weights(three, STORED)
+    write_hf_weights(three, LAZY)
     assert [path.name for path in three.iterdir()] == ["model.safetensors"]
 
 
@@ -67,31 +67,31 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_missing_file_is_named(three: Path) -> None:
+def test_missing_file_is_refused(three: Path) -> None:
     (three / "model-00002-of-00003.safetensors").unlink()
     assert refusal(three) == (
-        f"{three} lacks the file model-00002-of-00003.safetensors, which its {HF_INDEX_FILE} names; "
+        f"{three} lacks the file model-00002-of-00003.safetensors, which its {HF_INDEX_FILE} lists; "
         "expected every file of the weights. Copy or download the missing one."
     )
 
 
-def test_an_index_leads_to_no_other_folder(three: Path) -> None:
+def test_index_may_not_lead_to_another_folder(three: Path) -> None:
     record = json.loads((three / HF_INDEX_FILE).read_text())
     record["weight_map"]["t0"] = "../model-00001-of-00003.safetensors"
     (three / HF_INDEX_FILE).write_text(json.dumps(record))
     assert refusal(three).startswith(f"{three} lacks the file ../model-00001-of-00003")
 
 
-def test_an_index_of_other_files_is_refused(three: Path) -> None:
+def test_index_of_other_files_is_refused(three: Path) -> None:
     save_file({"t4": torch.zeros(1)}, three / "model-00002-of-00003.safetensors")
     assert refusal(three) == (
-        f"{three / HF_INDEX_FILE} tells of 2 tensors that no file has, the first of them t2; expected "
-        "the files it was written with. Copy or download them again."
+        f"{three / HF_INDEX_FILE} lists 2 tensors that no file has, such as t2; expected the files it was "
+        "written with. Copy or download them again."
     )
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": {"a": 1}}'])
-def test_an_index_without_a_map_is_refused(text: str, three: Path) -> None:
+def test_index_without_a_map_is_refused(text: str, three: Path) -> None:
     (three / HF_INDEX_FILE).write_text(text)
     assert refusal(three) == (
         f"{three / HF_INDEX_FILE} has no weight_map from tensors to files; expected the index of "

@@ -1,4 +1,4 @@
-"""Releases in Meta's layout: what is found in one, and what is refused."""
+"""Tests of releases in Meta's layout: reading, writing and errors."""
 
 from __future__ import annotations
 
@@ -23,31 +23,33 @@ from calumma.checkpoints.meta.release import (
     rename_placeholder,
     write_meta_model,
 )
-from calumma.checkpoints.model_folder import ModelParts, load_model, open_model_folder
+from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder
 from calumma.errors import CheckpointError, TokenizerError, VocabularyError
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
-from tests.checkpoints.drawn import save_drawn
+from tests.checkpoints.random_models import save_random_model
 
 
 @pytest.fixture(scope="module")
-def made(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, and a release of four shards made of it."""
+def made(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model folder and a release of four shards made from it."""
     root = tmp_path_factory.mktemp("made")
-    save_drawn(root / "own", model_parts, qk_norm_groups=4, max_tokens=77, norm_order="reordered")
+    save_random_model(
+        root / "own", model_parts, qk_norm_groups=4, max_seq_len=77, norm_order="reordered"
+    )
     write_meta_model(root / "release", open_model_folder(root / "own"))
     return root
 
 
 @pytest.fixture
 def release(made: Path, tmp_path: Path) -> Path:
-    """A release to change."""
+    """Return a release to change."""
     return Path(shutil.copytree(made / "release", tmp_path / "release"))
 
 
 @pytest.fixture
 def folder(release: Path) -> Path:
-    """Where its weights lie."""
+    """Return the folder of its weights."""
     return release / "models" / "1m"
 
 
@@ -63,18 +65,18 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_release_is_found_by_its_root_or_its_model(release: Path, folder: Path) -> None:
+def test_release_is_found_by_its_root_or_its_model(release: Path, folder: Path) -> None:
     assert find_meta_model(release) == find_meta_model(folder) == folder
     assert find_meta_model(folder.parent) is None
     assert open_model(folder).decoder_config == open_model(release).decoder_config
     assert open_model(release).layout == "a release in Meta's layout (4 shards)"
 
 
-def test_everything_of_a_shape_comes_back(made: Path, release: Path) -> None:
+def test_config_round_trip(made: Path, release: Path) -> None:
     assert open_model(release).decoder_config == open_model_folder(made / "own").decoder_config
 
 
-def test_the_placeholder_alone_has_another_name(made: Path, release: Path) -> None:
+def test_only_the_placeholder_is_renamed(made: Path, release: Path) -> None:
     ours = (made / "own" / "tokenizer.json").read_text()
     theirs = (release / "tokenizer" / "text_tokenizer.json").read_text()
     assert '"<image>"' not in theirs
@@ -89,21 +91,21 @@ def test_the_placeholder_alone_has_another_name(made: Path, release: Path) -> No
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_params_of_either_form_are_read(nested: bool, release: Path, folder: Path) -> None:
-    """A release without our own file, its projections not fused, as it may be downloaded."""
+def test_params_of_both_forms_are_read(nested: bool, release: Path, folder: Path) -> None:
+    """Read a release without our own file and with unfused projections, as downloaded."""
     (folder / "calumma.json").unlink()
     (folder / "consolidate_params.json").unlink()
     record = json.loads((folder / "params.json").read_text())
     (folder / "params.json").write_text(json.dumps({"model": record} if nested else record))
     for path in meta_shard_files(folder):
-        change(path, _part)
+        change(path, _unfuse)
         change(path, lambda tensors: tensors.update({"rope.freqs": torch.ones(4)}))
     model = open_model(release)
     assert (model.decoder_config.max_seq_len, model.decoder_config.qk_norm_groups) == (4096, 4)
     assert model.decoder_config.norm_order == "reordered"
 
 
-def _part(tensors: dict[str, Tensor]) -> None:
+def _unfuse(tensors: dict[str, Tensor]) -> None:
     for layer in range(2):
         fused = tensors.pop(f"layers.{layer}.attention.wqkv.weight").split([16, 8, 8])
         for name, part in zip("qkv", fused, strict=True):
@@ -113,8 +115,10 @@ def _part(tensors: dict[str, Tensor]) -> None:
         tensors[f"layers.{layer}.feed_forward.w3.weight"] = third.clone()
 
 
-def test_one_shard_may_be_numbered(made: Path, tmp_path: Path, model_parts: ModelParts) -> None:
-    save_drawn(tmp_path / "own", model_parts)
+def test_single_shard_may_be_numbered(
+    made: Path, tmp_path: Path, model_parts: ModelComponents
+) -> None:
+    save_random_model(tmp_path / "own", model_parts)
     write_meta_model(tmp_path / "release", open_model_folder(tmp_path / "own"))
     folder = find_meta_model(tmp_path / "release")
     assert folder is not None
@@ -123,7 +127,7 @@ def test_one_shard_may_be_numbered(made: Path, tmp_path: Path, model_parts: Mode
     assert open_meta_model(folder).layout == "a release in Meta's layout (one shard)"
 
 
-def test_the_released_sizes_have_the_released_names_and_params() -> None:
+def test_names_and_params_of_the_released_sizes() -> None:
     seven: dict[str, Any] = {
         "vocabulary_size": 65_536,
         "model_dim": 4096,
@@ -156,15 +160,15 @@ def test_the_released_sizes_have_the_released_names_and_params() -> None:
 
 
 @pytest.mark.parametrize("width", [48, 170, 171, 4000])
-def test_any_feed_forward_width_can_be_told(
-    width: int, model_parts: ModelParts, tmp_path: Path
+def test_any_feed_forward_dim_can_be_written(
+    width: int, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
-    save_drawn(tmp_path / "own", model_parts, feed_forward_dim=width)
+    save_random_model(tmp_path / "own", model_parts, feed_forward_dim=width)
     write_meta_model(tmp_path / "release", open_model_folder(tmp_path / "own"))
     assert open_model(tmp_path / "release").decoder_config.feed_forward_dim == width
 
 
-def test_several_models_must_be_told_apart(release: Path, folder: Path) -> None:
+def test_several_models_are_refused(release: Path, folder: Path) -> None:
     shutil.copytree(folder, release / "models" / "2m")
     assert refusal(release) == (
         f"{release} holds 2 models (1m, 2m); expected one. Name it: {folder}."
@@ -173,32 +177,32 @@ def test_several_models_must_be_told_apart(release: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "told"),
+    ("missing", "expected"),
     [
-        (["consolidated.02.pth"], "3 of 4 shards, and consolidated.02.pth is not among them"),
+        (["consolidated.02.pth"], "3 of 4 shards, and consolidated.02.pth is missing"),
         (
             [f"consolidated.0{number}.pth" for number in range(4)],
-            "0 of 4 shards, and consolidated.00.pth is not among them",
+            "0 of 4 shards, and consolidated.00.pth is missing",
         ),
     ],
 )
-def test_a_missing_shard_is_named(
-    lacking: list[str], told: str, release: Path, folder: Path
+def test_missing_shard_is_refused(
+    missing: list[str], expected: str, release: Path, folder: Path
 ) -> None:
-    for name in lacking:
+    for name in missing:
         (folder / name).unlink()
     assert refusal(release) == (
-        f"{folder} holds {told}; expected consolidated.pth, or consolidated.00.pth and its "
-        "followers. Copy or download it again."
+        f"{folder} holds {expected}; expected consolidated.pth, or consolidated.00.pth and so on. Copy "
+        "or download it again."
     )
 
 
-def test_a_shard_too_many_is_named(release: Path, folder: Path) -> None:
+def test_additional_shard_is_refused(release: Path, folder: Path) -> None:
     shutil.copy(folder / "consolidated.03.pth", folder / "consolidated.04.pth")
     assert "holds 5 of 4 shards, and consolidated.04.pth is one too many" in refusal(release)
 
 
-def test_missing_unknown_and_misshapen_tensors_are_named(release: Path, folder: Path) -> None:
+def test_missing_unknown_and_misshapen_tensors_are_refused(release: Path, folder: Path) -> None:
     path = folder / "consolidated.01.pth"
     change(path, lambda tensors: tensors.update({"layers.0.extra": torch.ones(1)}))
     assert refusal(release).startswith(
@@ -208,7 +212,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(release: Path, folder: 
     wrong = {"layers.0.attention.wqkv.weight": torch.ones(30, 64)}
     change(path, lambda tensors: tensors.update(wrong))
     assert refusal(release) == (
-        f"{path}: tensor layers.0.attention.wqkv.weight is [30, 64], but its config wants [32, "
+        f"{path}: tensor layers.0.attention.wqkv.weight is [30, 64], but its config implies [32, "
         "64]. Copy both again from where they were written together."
     )
     change(path, lambda tensors: tensors.pop("layers.0.attention.wqkv.weight"))
@@ -222,32 +226,32 @@ def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
     )
     assert refusal(release) == (
         f"{folder}: tensor {name} is of type float16 and float32; expected one type in all "
-        "shards. Take shards that were saved together."
+        "shards. Use shards that were saved together."
     )
 
 
 @pytest.mark.parametrize(
-    ("change_params", "told"),
+    ("change_params", "expected"),
     [
-        ({"n_heads": 7}, "its numbers do not fit. model_dim=64 does not divide"),
-        ({"dim": None}, "dim is null; expected a whole number of at least 1."),
+        ({"n_heads": 7}, "its numbers do not fit together. model_dim=64 does not divide"),
+        ({"dim": None}, "dim is null; expected an integer of at least 1."),
     ],
 )
-def test_params_that_do_not_fit_are_refused(
-    change_params: dict[str, Any], told: str, release: Path, folder: Path
+def test_invalid_params_are_refused(
+    change_params: dict[str, Any], expected: str, release: Path, folder: Path
 ) -> None:
     path = folder / "params.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change_params))
-    assert refusal(release).startswith(f"{path}: {told}")
+    assert refusal(release).startswith(f"{path}: {expected}")
 
 
-def test_a_release_without_tokenizers_takes_others(
-    made: Path, release: Path, folder: Path, model_parts: ModelParts, tmp_path: Path
+def test_release_with_tokenizers_elsewhere(
+    made: Path, release: Path, folder: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     shutil.move(release / "tokenizer", tmp_path / "elsewhere")
     assert refusal(release) == (
         f"{release / 'tokenizer'} lacks vqgan.yaml; expected the release's image tokenizer, "
-        "vqgan.yaml and vqgan.ckpt. Give --tokenizers DIR if they lie elsewhere."
+        "vqgan.yaml and vqgan.ckpt. Use --tokenizers DIR if they are elsewhere."
     )
     model_parts.tokenizers.text.save(tmp_path / "own")
     model_parts.tokenizers.image.save(tmp_path / "own")
@@ -262,53 +266,54 @@ def test_a_release_without_tokenizers_takes_others(
         open_model(release, tmp_path / "own")
     assert str(caught.value) == (
         f"{tmp_path / 'own'} holds no text_tokenizer.json; expected the release's text tokenizer. "
-        "Give --tokenizers DIR if it lies elsewhere."
+        "Use --tokenizers DIR if it is elsewhere."
     )
 
 
-def test_a_text_tokenizer_that_is_none_is_refused(release: Path) -> None:
+def test_invalid_text_tokenizer_is_refused(release: Path) -> None:
     path = release / "tokenizer" / "text_tokenizer.json"
     path.write_text("{}")
     message = refusal(release)
-    assert message.startswith(f"{path}: is no tokenizer (")
-    assert message.endswith("); expected the JSON of the tokenizers library.")
+    assert message.startswith(f"{path}: is not a tokenizer (")
+    assert message.endswith("); expected the JSON of the tokenizers library. Copy it again.")
 
 
-def test_a_tokenizer_of_another_vocabulary_is_refused(release: Path) -> None:
+def test_tokenizer_of_another_vocabulary_is_refused(release: Path) -> None:
     other = TextTokenizer.train(["a red circle"] * 4, num_text=260, num_codes=32)
     other.save(release / "tokenizer")
     (release / "tokenizer" / "tokenizer.json").rename(release / "tokenizer/text_tokenizer.json")
     assert refusal(release) == (
         f"{release / 'models' / '1m'}: the image tokenizer has 16 codes, the vocabulary 32; expected "
-        "as many. Take the tokenizers that the decoder was trained with."
+        "the same number. Take the tokenizers that the decoder was trained with."
     )
 
 
-def test_what_the_layout_cannot_hold_is_refused(
-    made: Path, model_parts: ModelParts, tmp_path: Path
+def test_unrepresentable_models_are_refused(
+    made: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     model = open_model_folder(made / "own")
     with pytest.raises(CheckpointError) as caught:
         write_meta_model(tmp_path / "out", model, 2)
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: 4 groups of heads have norms of their own, which 2 shards cannot "
-        "hold, one norm each; expected a multiple of the groups. Use --shards 4."
+        f"{tmp_path / 'out'} has 4 groups of QK-norms, and 2 shards hold one norm each; expected a "
+        "multiple of the groups. Use --shards 4."
     )
     with pytest.raises(CheckpointError) as caught:
         write_meta_model(
-            tmp_path / "out", replace(model, shape=replace(model.decoder_config, qk_norm="rms"))
+            tmp_path / "out",
+            replace(model, decoder_config=replace(model.decoder_config, qk_norm="rms")),
         )
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: queries and keys have an RMSNorm, Meta's layout has the paper's "
-        "LayerNorm with bias there, and no weights make one of the other. Use --to calumma or --to "
-        "qwen3."
+        f'{tmp_path / "out"} has qk_norm = "rms"; expected "layer" for Meta\'s layout. Use --to '
+        "calumma or --to qwen3."
     )
     with pytest.raises(CheckpointError) as caught:
         write_meta_model(
-            tmp_path / "out", replace(model, shape=replace(model.decoder_config, qk_norm="none"))
+            tmp_path / "out",
+            replace(model, decoder_config=replace(model.decoder_config, qk_norm="none")),
         )
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: queries and keys have no norm, Meta's layout has the paper's "
-        "LayerNorm there, and no weights undo it. Use --to calumma."
+        f'{tmp_path / "out"} has qk_norm = "none"; expected "layer" for Meta\'s layout. Use --to '
+        "calumma."
     )
     assert list(tmp_path.iterdir()) == []

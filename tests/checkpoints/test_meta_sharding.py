@@ -1,5 +1,4 @@
-"""Shards of model parallelism, on tensors small enough to write out; the rest against a reference
-that computes with them (`test_equivalence`)."""
+"""Tests of tensor-parallel shards by hand; test_equivalence.py runs shards in a reference."""
 
 from __future__ import annotations
 
@@ -22,28 +21,28 @@ from calumma.checkpoints.meta.sharding import (
     split_for_shards,
     unfuse,
 )
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
-from tests.checkpoints.drawn import drawn_decoder
+from tests.checkpoints.random_models import random_decoder
 
 
 @pytest.fixture
-def drawn(model_parts: ModelParts) -> Decoder:
-    return drawn_decoder(model_parts, qk_norm_groups=2)
+def random(model_parts: ModelComponents) -> Decoder:
+    return random_decoder(model_parts, qk_norm_groups=2)
 
 
-def shards_of(drawn: Decoder, number: int) -> list[dict[str, torch.Tensor]]:
-    stored = {name: LazyTensor.from_tensor(tensor) for name, tensor in drawn.state_dict().items()}
-    parted = list(split_for_shards(stored, drawn.config, number))
-    return [{name: parts[n].clone() for name, parts in parted} for n in range(number)]
+def shards_of(random: Decoder, number: int) -> list[dict[str, torch.Tensor]]:
+    tensors = {name: LazyTensor.from_tensor(tensor) for name, tensor in random.state_dict().items()}
+    shards = list(split_for_shards(tensors, random.config, number))
+    return [{name: parts[n].clone() for name, parts in shards} for n in range(number)]
 
 
-def stored(shard: dict[str, torch.Tensor]) -> dict[str, LazyTensor]:
+def lazy(shard: dict[str, torch.Tensor]) -> dict[str, LazyTensor]:
     return {name: LazyTensor.from_tensor(tensor) for name, tensor in shard.items()}
 
 
-def test_channels_change_their_order_by_head() -> None:
+def test_rotary_permutation_by_head() -> None:
     pairs = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7, 10, 14, 11, 15, 12, 16, 13, 17])
     halves = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17])
     assert torch.equal(interleaved_to_half(pairs, 8), halves)
@@ -52,8 +51,8 @@ def test_channels_change_their_order_by_head() -> None:
     assert torch.equal(interleaved_to_half(rows, 8), torch.stack([halves, -halves], dim=1))
 
 
-def test_a_shard_holds_its_share_by_hand(drawn: Decoder) -> None:
-    ours, (first, second) = drawn.state_dict(), shards_of(drawn, 2)
+def test_split_by_hand(random: Decoder) -> None:
+    ours, (first, second) = random.state_dict(), shards_of(random, 2)
     embedding, head = ours["embedding.weight"], ours["head.weight"]
     assert torch.equal(second["tok_embeddings.weight"], embedding[:, 32:])
     assert torch.equal(second["output.weight"], head[len(head) // 2 :])
@@ -70,71 +69,69 @@ def test_a_shard_holds_its_share_by_hand(drawn: Decoder) -> None:
     assert torch.equal(theirs, bias[[0, 4, 1, 5, 2, 6, 3, 7]])
 
 
-def test_shapes_and_dtypes_are_known_beforehand(drawn: Decoder) -> None:
-    stored = {
+def test_shard_specs(random: Decoder) -> None:
+    tensors = {
         name: LazyTensor.from_tensor(tensor)
-        for name, tensor in drawn.bfloat16().state_dict().items()
+        for name, tensor in random.bfloat16().state_dict().items()
     }
-    kinds = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(drawn, 4)[1].items()}
-    assert shard_specs(stored, drawn.config, 4) == kinds
+    specs = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(random, 4)[1].items()}
+    assert shard_specs(tensors, random.config, 4) == specs
 
 
 @pytest.mark.parametrize("number", [2, 4])
 @pytest.mark.parametrize("fused", [True, False])
-def test_shards_unite_to_what_they_were_fused_or_not(
-    number: int, fused: bool, drawn: Decoder
-) -> None:
-    config, shapes = drawn.config, shard_shapes(drawn.config, number)
-    parted = [unfuse(stored(shard), shapes, config) for shard in shards_of(drawn, number)]
-    assert all({n: t.shape for n, t in shard.items()} == shapes for shard in parted)
+def test_merge_inverts_split(number: int, fused: bool, random: Decoder) -> None:
+    config, shapes = random.config, shard_shapes(random.config, number)
+    shards = [unfuse(lazy(shard), shapes, config) for shard in shards_of(random, number)]
+    assert all({n: t.shape for n, t in shard.items()} == shapes for shard in shards)
     if not fused:
-        again = [{n: t.read() for n, t in shard.items()} for shard in parted]
-        parted = [unfuse(stored(shard), shapes, config) for shard in again]
-    made, groups = merge_shards(parted, config, "X")
+        again = [{n: t.read() for n, t in shard.items()} for shard in shards]
+        shards = [unfuse(lazy(shard), shapes, config) for shard in again]
+    merged, groups = merge_shards(shards, config, "X")
     assert groups == 2
-    assert {n: t.read().tolist() for n, t in made.items()} == {
-        n: t.tolist() for n, t in drawn.state_dict().items()
+    assert {n: t.read().tolist() for n, t in merged.items()} == {
+        n: t.tolist() for n, t in random.state_dict().items()
     }
 
 
-def test_the_shapes_of_fused_tensors(drawn: Decoder) -> None:
-    shapes = shard_shapes(drawn.config, 2)
-    fuse_shapes(shapes, drawn.config, shards_of(drawn, 2)[0])
-    assert shapes == {n: tuple(t.shape) for n, t in shards_of(drawn, 2)[0].items()}
-    assert set(fused_names(drawn.config)) < set(shapes)
-    assert {theirs for theirs, _ in meta_weight_names(drawn.config).values()}.isdisjoint(
-        fused_names(drawn.config)
+def test_shapes_of_fused_tensors(random: Decoder) -> None:
+    shapes = shard_shapes(random.config, 2)
+    fuse_shapes(shapes, random.config, shards_of(random, 2)[0])
+    assert shapes == {n: tuple(t.shape) for n, t in shards_of(random, 2)[0].items()}
+    assert set(fused_names(random.config)) < set(shapes)
+    assert {theirs for theirs, _ in meta_weight_names(random.config).values()}.isdisjoint(
+        fused_names(random.config)
     )
 
 
-def test_norms_that_all_shards_must_share_are_compared(drawn: Decoder) -> None:
-    config, shapes = drawn.config, shard_shapes(drawn.config, 2)
-    shards = shards_of(drawn, 2)
+def test_replicated_norms_are_compared(random: Decoder) -> None:
+    config, shapes = random.config, shard_shapes(random.config, 2)
+    shards = shards_of(random, 2)
     shards[1]["layers.0.ffn_norm.weight"] += 1
-    made, _ = merge_shards([unfuse(stored(shard), shapes, config) for shard in shards], config, "X")
+    merged, _ = merge_shards([unfuse(lazy(shard), shapes, config) for shard in shards], config, "X")
     with pytest.raises(CheckpointError) as caught:
-        made["blocks.0.feed_forward_norm.weight"].read()
+        merged["blocks.0.feed_forward_norm.weight"].read()
     assert str(caught.value) == (
-        "X: tensor layers.0.ffn_norm.weight differs between the shards; expected the same in each, "
-        "since every shard computes with it. Take shards that were saved at one step."
+        "X: tensor layers.0.ffn_norm.weight differs between shards; expected the same values in "
+        "each. Use shards that were saved at the same step."
     )
 
 
 @pytest.mark.parametrize(
-    ("change", "number", "told"),
+    ("change", "number", "count"),
     [
         ({}, 3, "8 query heads"),
         ({"num_kv_heads": 2, "qk_norm_groups": 1}, 4, "2 key heads"),
         ({"feed_forward_dim": 46}, 4, "46 feed-forward channels"),
-        ({"vocabulary_size": 331}, 2, "331 ids"),
+        ({"vocabulary_size": 331}, 2, "331 token ids"),
     ],
 )
-def test_what_does_not_divide_is_refused(
-    change: dict[str, int], number: int, told: str, drawn: Decoder
+def test_indivisible_counts_are_refused(
+    change: dict[str, int], number: int, count: str, random: Decoder
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        require_divisible(replace(drawn.config, **change), number, "X")
+        require_divisible(replace(random.config, **change), number, "X")
     assert str(caught.value) == (
-        f"X: {told} do not divide over {number} shards; expected a number of shards that divides "
-        "them. Take another number."
+        f"X: {count} are not divisible by {number} shards; expected a number of shards that divides "
+        "them. Use another number."
     )

@@ -1,4 +1,4 @@
-"""Model folders, both ways between calumma and transformers."""
+"""Tests of model folders in both directions between calumma and transformers."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.errors import CheckpointError, OutputError, VocabularyError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_image_codes
 from calumma.tokens.text import TextTokenizer
-from tests.checkpoints.drawn import without_image_decoder
+from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "every head its own keys": {"num_kv_heads": 4},
-    "shared keys": {"num_kv_heads": 2},
-    "norms of two groups": {"num_kv_heads": 4, "qk_norm_groups": 2},
-    "shared keys, norms of two groups": {"num_kv_heads": 2, "qk_norm_groups": 2},
-    "norms on the branches' outputs": {"norm_order": "reordered"},
+    "multi-head attention": {"num_kv_heads": 4},
+    "grouped-query attention": {"num_kv_heads": 2},
+    "two QK-norm groups": {"num_kv_heads": 4, "qk_norm_groups": 2},
+    "grouped-query attention, two QK-norm groups": {"num_kv_heads": 2, "qk_norm_groups": 2},
+    "reordered norms": {"norm_order": "reordered"},
     "all at once": {"norm_order": "reordered", "qk_norm_groups": 2, "rope_theta": 300.0},
 }
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """transformers writes to the log what no test reads."""
+    """Silence the log of transformers."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -61,7 +61,7 @@ def some_ids(text: TextTokenizer) -> Tensor:
 
 @torch.no_grad()
 def assert_same_logits(theirs: Any, ours: Decoder, text: TextTokenizer) -> None:
-    """Equal to 1e-4, but for the image codes, which transformers masks."""
+    """Compare to 1e-4, except the image tokens, which transformers masks."""
     ids = some_ids(text)
     expected, found = theirs(input_ids=ids).logits.float(), ours(ids).float()
     codes = text.vocabulary.codes
@@ -73,7 +73,7 @@ def assert_same_logits(theirs: Any, ours: Decoder, text: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("change", SHAPES.values(), ids=SHAPES)
 def test_transformers_loads_our_folder(
-    change: dict[str, Any], model_parts: ModelParts, tmp_path: Path
+    change: dict[str, Any], model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     decoder = random_decoder(replace(model_parts.decoder.config, **change))
     save_model(tmp_path, replace(model_parts, decoder=decoder))
@@ -91,8 +91,8 @@ def test_transformers_loads_our_folder(
 
 
 @pytest.fixture(scope="module")
-def theirs_folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that transformers saved, its weights random but for the groups of its norms."""
+def theirs_folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that transformers saved, with random weights but for the groups of norms."""
     folder = tmp_path_factory.mktemp("theirs")
     theirs = make_theirs(model_parts, folder, swin_norm=False, kv_heads=2, groups=1)
     theirs.save_pretrained(folder)
@@ -100,7 +100,7 @@ def theirs_folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFact
 
 
 def make_theirs(
-    parts: ModelParts, folder: Path, *, swin_norm: bool, kv_heads: int, groups: int
+    parts: ModelComponents, folder: Path, *, swin_norm: bool, kv_heads: int, groups: int
 ) -> Any:
     config = transformers.ChameleonConfig(
         vocab_size=parts.tokenizers.text.vocabulary.size,
@@ -129,8 +129,8 @@ def make_theirs(
         for name, parameter in theirs.named_parameters():
             if "q_norm" in name or "k_norm" in name:
                 heads, width = parameter.shape
-                drawn = torch.randn(groups, width).repeat_interleave(heads // groups, dim=0)
-                parameter.copy_(drawn)
+                norms = torch.randn(groups, width).repeat_interleave(heads // groups, dim=0)
+                parameter.copy_(norms)
             else:
                 parameter.add_(torch.randn_like(parameter) / 5)
     parts.tokenizers.text.save(folder)
@@ -139,8 +139,8 @@ def make_theirs(
 
 @pytest.mark.parametrize("swin_norm", [False, True])
 @pytest.mark.parametrize(("kv_heads", "groups"), [(4, 1), (4, 2), (2, 1), (2, 2)])
-def test_we_load_a_folder_of_transformers(
-    swin_norm: bool, kv_heads: int, groups: int, model_parts: ModelParts, tmp_path: Path
+def test_folder_of_transformers_is_loaded(
+    swin_norm: bool, kv_heads: int, groups: int, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     theirs = make_theirs(
         model_parts, tmp_path, swin_norm=swin_norm, kv_heads=kv_heads, groups=groups
@@ -154,8 +154,8 @@ def test_we_load_a_folder_of_transformers(
 
 
 @torch.no_grad()
-def test_the_image_tokenizer_of_transformers_gives_our_codes(
-    theirs_folder: Path, model_parts: ModelParts
+def test_image_tokenizer_of_transformers_gives_our_codes(
+    theirs_folder: Path, model_parts: ModelComponents
 ) -> None:
     theirs = transformers.ChameleonForConditionalGeneration.from_pretrained(theirs_folder)
     ours = load_model(theirs_folder).tokenizers.image
@@ -164,8 +164,8 @@ def test_the_image_tokenizer_of_transformers_gives_our_codes(
     assert (ids - 4).tolist() == ours.encode(pixels).flatten(1).tolist()
 
 
-def test_the_processor_of_transformers_prepares_our_prompt(
-    model_parts: ModelParts, tmp_path: Path
+def test_processor_of_transformers_gives_our_prompt(
+    model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     save_model(tmp_path, model_parts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -185,7 +185,7 @@ def test_the_processor_of_transformers_prepares_our_prompt(
     assert codes == model_parts.tokenizers.image.encode_image(noise(0))
 
 
-def test_weights_of_several_files_are_one_model(theirs_folder: Path, tmp_path: Path) -> None:
+def test_weights_in_several_files(theirs_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(theirs_folder, tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
@@ -194,12 +194,12 @@ def test_weights_of_several_files_are_one_model(theirs_folder: Path, tmp_path: P
         save_file(
             {n: tensors[n] for n in some}, tmp_path / f"model-0000{number}-of-00002.safetensors"
         )
-    whole, parted = load_model(theirs_folder), load_model(tmp_path)
-    assert torch.equal(whole.decoder.head.weight, parted.decoder.head.weight)
+    single, split = load_model(theirs_folder), load_model(tmp_path)
+    assert torch.equal(single.decoder.head.weight, split.decoder.head.weight)
 
 
-def test_a_folder_without_decoder_weights_takes_the_place_of_one_with_them(
-    model_parts: ModelParts, tmp_path: Path
+def test_save_without_image_decoder_replaces_one_with(
+    model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     save_model(tmp_path, model_parts)
     save_model(
@@ -208,8 +208,8 @@ def test_a_folder_without_decoder_weights_takes_the_place_of_one_with_them(
     assert not load_model(tmp_path).tokenizers.has_image_decoder
 
 
-def test_a_killed_save_leaves_no_model_that_is_half_another(
-    model_parts: ModelParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_save_leaves_no_loadable_folder(
+    model_parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path, model_parts)
 
@@ -222,14 +222,14 @@ def test_a_killed_save_leaves_no_model_that_is_half_another(
     with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds no config.json; expected a model folder, such as `calumma demo` or "
-        "`calumma pretrain` writes, or one of the Chameleon family in Hugging Face's layout."
+        f"{tmp_path} holds no config.json; expected a model folder of `calumma demo` or `calumma "
+        "pretrain`, or a Chameleon model in Hugging Face's layout. Check the path."
     )
 
 
 @pytest.fixture
 def folder(theirs_folder: Path, tmp_path: Path) -> Path:
-    """A folder to break."""
+    """Return a folder to break."""
     shutil.copytree(theirs_folder, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -246,19 +246,19 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_another_kind_of_model_is_refused(folder: Path) -> None:
+def test_other_model_type_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     assert refusal(folder) == (
-        f"{folder / 'config.json'} describes a model of type 'llama'; expected 'chameleon', or "
-        "'qwen3' with an image tokenizer beside it. Other models are not read."
+        f"{folder / 'config.json'} has model_type 'llama'; expected 'chameleon', or 'qwen3' with an "
+        "image tokenizer. Use such a model."
     )
 
 
-def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+def test_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert refusal(folder) == (
         f"{folder} holds no model*.safetensors; expected the weights of a Chameleon-family model. "
-        "Pickled weights (.bin) are not read here: save them as safetensors."
+        "Pickled weights (.bin) are not read: save them as safetensors."
     )
 
 
@@ -266,11 +266,11 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     message = refusal(folder)
-    assert message.startswith(f"{path}: is no whole safetensors file (")
-    assert message.endswith("). Copy or download it again.")
+    assert message.startswith(f"{path}: is not a complete safetensors file (")
+    assert message.endswith("); expected a whole one. Copy or download it again.")
 
 
-def test_a_missing_tensor_is_named(folder: Path) -> None:
+def test_missing_tensor_is_refused(folder: Path) -> None:
     change_tensors(folder, {"model.norm.weight": None})
     assert refusal(folder) == (
         f"{folder} lacks the tensor model.norm.weight; expected every tensor of a Chameleon-family "
@@ -278,30 +278,30 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
     )
 
 
-def test_norms_that_no_groups_share_are_refused(folder: Path) -> None:
+def test_untied_norms_are_refused(folder: Path) -> None:
     name = "model.layers.1.self_attn.q_norm.weight"
     untied = load_file(folder / "model.safetensors")[name]
     untied[1] += 1
     change_tensors(folder, {name: untied})
     assert refusal(folder) == (
         f"{folder}: the query norms differ between heads that share a key head (4 query, 2 key "
-        "heads); expected norms tied within groups of heads. A fine-tune that untied them cannot be "
-        "loaded."
+        "heads); expected norms tied within groups of heads. Use a model that was fine-tuned with "
+        "tied norms."
     )
 
 
-def test_a_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
+def test_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         change_tensors(folder, {name: torch.zeros(300, 32)})
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     assert refusal(folder) == (
-        f"{folder}: the tokenizer has 324 ids, the decoder rows for 300; expected at least as many "
-        "rows as ids. Take the tokenizer that the decoder was trained with."
+        f"{folder}: the tokenizer has 324 token ids, the decoder embeds 300; expected at most as many. "
+        "Take the tokenizer that the decoder was trained with."
     )
 
 
-def test_the_fixture_s_image_tokenizer_is_that_of_the_folders(
+def test_fixture_has_the_folder_s_image_tokenizer_config(
     image_tokenizer: ImageTokenizer, theirs_folder: Path
 ) -> None:
     assert load_model(theirs_folder).tokenizers.image.config == image_tokenizer.config

@@ -1,4 +1,4 @@
-"""`calumma convert`: what it takes, what it says; the layouts are tested with checkpoints."""
+"""Tests of `calumma convert`; the layouts are tested in tests/checkpoints."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 import calumma
-from calumma.checkpoints.model_folder import ModelParts, load_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.cli.convert import size_in_bytes
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
-from tests.checkpoints.drawn import bytes_of, mixed_ids, save_drawn
+from tests.checkpoints.random_models import folder_bytes, mixed_token_ids, save_random_model
 from tests.end_to_end.test_verbs import FINETUNE
 
 
 @pytest.fixture
-def own(model_parts: ModelParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own(model_parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    save_drawn(Path("own"), model_parts)
+    save_random_model(Path("own"), model_parts)
     return Path("own")
 
 
-def test_there_and_back_on_the_command_line(
-    own: Path, model_parts: ModelParts, capsys: pytest.CaptureFixture[str]
+def test_round_trip(
+    own: Path, model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", "own", "release", "--to", "meta", "--shards", "4"]) == 0
     assert capsys.readouterr().out == ("release: 84,864 parameters, from a model folder to meta\n")
@@ -36,34 +36,32 @@ def test_there_and_back_on_the_command_line(
     )
     assert len(list(Path("back").glob("model-*.safetensors"))) == 12
     assert main(["convert", "back", "again", "--to", "calumma"]) == 0
-    assert bytes_of(Path("again")) == bytes_of(own)
-    ids = mixed_ids(model_parts)
+    assert folder_bytes(Path("again")) == folder_bytes(own)
+    ids = mixed_token_ids(model_parts)
     assert calumma.load("back").logits(ids).equal(calumma.load("own").logits(ids))
 
 
-def test_a_model_that_cannot_draw_says_so(
-    own: Path, model_parts: ModelParts, capsys: pytest.CaptureFixture[str]
+def test_missing_image_decoder_is_noted(
+    own: Path, model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_drawn(Path("blind"), model_parts, draws=False)
+    save_random_model(Path("blind"), model_parts, has_image_decoder=False)
     assert main(["convert", "blind", "release", "--to", "meta"]) == 0
-    assert capsys.readouterr().out.endswith(
-        "; the image tokenizer has no decoder: it cannot draw\n"
-    )
+    assert capsys.readouterr().out.endswith("; without an image decoder\n")
 
 
 @pytest.mark.parametrize("draws", [True, False])
 @pytest.mark.parametrize("layout", ["calumma", "meta"])
-def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
+def test_model_is_finetuned_on_shards_of_its_own_tokenizers(
     layout: str,
     draws: bool,
-    model_parts: ModelParts,
+    model_parts: ModelComponents,
     documents: list[Document],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_drawn(Path("run/model"), model_parts, draws=draws)
+    save_random_model(Path("run/model"), model_parts, has_image_decoder=draws)
     write_parquet(Path("docs.parquet"), [d for d in documents if d.source == "chat"])
     Path("finetune.toml").write_text(FINETUNE)
     assert main(["convert", "run/model", "held", "--to", layout]) == 0
@@ -72,10 +70,10 @@ def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
     assert main(["convert", "held", tok, "--to", "tokenizers"]) == 0
     vocabulary = model_parts.tokenizers.text.vocabulary
     kind = "a model folder" if layout == "calumma" else "a release in Meta's layout (one shard)"
-    blind = "" if draws else "; the image tokenizer has no decoder: it cannot draw"
+    note = "" if draws else "; without an image decoder"
     assert capsys.readouterr().out == (
-        f"{tok}: tokenizers, from {kind}: 300 text ids and 16 image codes; fingerprint "
-        f"{vocabulary.fingerprint}{blind}\n"
+        f"{tok}: tokenizers, from {kind}: 300 text tokens and 16 image codes; fingerprint "
+        f"{vocabulary.fingerprint}{note}\n"
     )
     for line in (
         f"build-shards docs.parquet --tokenizers {tok} --out shards",
@@ -102,7 +100,7 @@ def test_a_model_is_tuned_on_shards_of_its_own_tokenizers(
     ],
 )
 @pytest.mark.parametrize("named", ["own", "release", "release/models/0m"])
-def test_a_model_where_tokenizers_are_wanted_is_refused_with_the_command_that_helps(
+def test_model_in_place_of_tokenizers_is_refused(
     words: str, named: str, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", "own", "release", "--to", "meta"]) == 0
@@ -128,18 +126,17 @@ def test_a_model_where_tokenizers_are_wanted_is_refused_with_the_command_that_he
         ),
         (
             "own own --to meta",
-            "own holds other things; expected a folder that is not there yet, or is empty. Choose "
-            "another, or delete it.",
+            "own is not empty; expected a folder that does not exist or is empty. Choose another, or "
+            "delete it.",
         ),
         (
             "own out --to qwen3",
-            "own: queries and keys have the paper's LayerNorm with bias, Qwen3 has an RMSNorm "
-            "there, and no weights make one of the other. Use --to calumma, or train with "
-            'qk_norm = "rms".',
+            'own has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use --to '
+            'calumma, or train with qk_norm = "rms".',
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_makes_nothing(
+def test_error_is_one_line_and_writes_nothing(
     words: str, message: str, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", *words.split()]) == 2
@@ -147,7 +144,7 @@ def test_a_mistake_is_one_line_and_makes_nothing(
     assert [path.name for path in Path().iterdir()] == ["own"]
 
 
-def test_sizes() -> None:
+def test_size_in_bytes() -> None:
     assert [size_in_bytes(text) for text in ("5GB", "800 mb", "7", "1kB", "3b")] == [
         *(5_000_000_000, 800_000_000, 7, 1000, 3)
     ]

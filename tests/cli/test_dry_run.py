@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_gpus_that_do_not_divide_are_refused(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_fine_tuning_takes_its_model_s_shape(
-    model_parts: ModelParts, capsys: pytest.CaptureFixture[str]
+    model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("tune.toml").write_text(
         'model = "model"\nshards = "s"\ntokenizers = "t"\n[weights]\nchat = 1.0\n'

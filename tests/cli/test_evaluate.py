@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli import evaluate
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError, DocumentError, EvaluationError
@@ -28,7 +28,7 @@ def _run(*words: str | Path) -> argparse.Namespace:
 
 
 @pytest.fixture(scope="module")
-def folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     save_model(folder / "model", model_parts)
     scenes = scene_documents()
@@ -144,7 +144,7 @@ def test_documents_that_are_not_there_are_refused(folder: Path, tmp_path: Path) 
 
 
 def test_an_image_tokenizer_alone_is_measured_too(
-    folder: Path, model_parts: ModelParts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_parts.tokenizers.image.save(tmp_path / "tokenizer")
     words = ["--documents", folder / "held.parquet", "--out", tmp_path / "out", "--limit", "6"]

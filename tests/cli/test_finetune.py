@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.files import read_json
@@ -38,7 +38,7 @@ def test_a_config_without_a_model_is_refused(
 
 @pytest.fixture
 def ready(
-    model_parts: ModelParts,
+    model_parts: ModelComponents,
     tokenizers: Tokenizers,
     shards: Path,
     tmp_path: Path,

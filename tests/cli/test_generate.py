@@ -10,14 +10,14 @@ import PIL.Image
 import pytest
 
 import calumma
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.main import main
 from calumma.generate import model as generate_model
 from tests.images import noise
 
 
 @pytest.fixture(scope="module")
-def model(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("generate") / "model"
     save_model(folder, model_parts)
     return str(folder)
@@ -132,7 +132,7 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
     ]
     assert (request["text"]["temperature"], request["text"]["top_k"]) == (0.5, 7)
     assert request["image"]["temperature"] == 1.0
-    assert (request["image"]["text_guidance"], request["image"]["min_p"]) == (2.0, 0.1)
+    assert (request["image"]["guidance_scale"], request["image"]["min_p"]) == (2.0, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
         (("--prompt", "a", "--num-samples", "0"), "--num-samples 0; expected at least 1."),
         (
             ("--prompt", "a", "--device", "cpu", "--quantization", "int3"),
-            "weights='int3' are not known; expected plain, int8 or fp8.",
+            "quantization='int3' is not known; expected None, int8 or fp8.",
         ),
         (
             ("--prompt", "a", "--modality", "sound"),
@@ -159,8 +159,8 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
         ),
         (
             ("--prompt", "a", "--keep-image-tokens", "2"),
-            "keep_codes=2 of a prompt that ends in text; expected a picture at the end, and from 0 "
-            "to 4 of its codes.",
+            "keep_image_tokens=2 of a prompt that ends in text; expected an image at the end, and from "
+            "0 to 4 of its tokens.",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from calumma.cli.generate_output import write_samples
 from calumma.documents.document import Image, Text, document_from_json
 from calumma.generate.events import Sample, TokenUsage
+from calumma.vocabulary import TokenCounts
 from tests.images import noise, png
 
 SAMPLE = Sample(
@@ -17,8 +18,8 @@ SAMPLE = Sample(
     token_ids=[21, 22, 2],
     logprobs=[-1.0, -2.0, -3.0],
     finish_reason="stop",
-    usage=TokenUsage(num_prompt_text_tokens=2, num_text_tokens=3),
-    timings={"first_token": 0.5, "total": 1.0},
+    usage=TokenUsage(TokenCounts(text_tokens=2), TokenCounts(text_tokens=3)),
+    timings={"time_to_first_token": 0.5, "latency": 1.0},
 )
 
 

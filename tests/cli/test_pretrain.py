@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, load_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.cli.main import main
 from calumma.tokens.folder import Tokenizers
-from tests.checkpoints.drawn import save_drawn
+from tests.checkpoints.random_models import save_random_model
 from tests.end_to_end.test_verbs import PRETRAIN
 
 
@@ -41,10 +41,10 @@ def test_a_stage_that_is_missing_is_named(
 
 
 def test_tokenizers_without_a_decoder_make_a_model_that_says_it_cannot_draw(
-    shards: Path, model_parts: ModelParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, model_parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_drawn(Path("blind"), model_parts, draws=False)
+    save_random_model(Path("blind"), model_parts, has_image_decoder=False)
     assert main(["convert", "blind", "tok", "--to", "tokenizers"]) == 0
     Path("shards").symlink_to(shards)
     Path("run.toml").write_text(PRETRAIN)

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli import serve
 from calumma.cli.main import main
 from calumma.cli.serve import limits_of
@@ -125,7 +125,7 @@ def test_ranks_that_cannot_be_are_refused(
 
 
 def test_ranks_serve_until_one_is_lost_and_then_all_is_over(
-    model_parts: ModelParts,
+    model_parts: ModelComponents,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.compare.judgement_store import Judgement
 from calumma.compare.study import Study, new_study, open_study
 from calumma.documents.document import Document, Image, Text
@@ -50,6 +50,6 @@ def preferences(study: Study, votes: dict[str, list[str]]) -> list[Judgement]:
 
 
 @pytest.fixture(scope="session")
-def model(model_parts: ModelParts) -> Model:
+def model(model_parts: ModelComponents) -> Model:
     """The tiny model."""
     return Model(model_parts)

@@ -22,7 +22,7 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "wordnet": _texts("noun", "noun", 400),
         "austen": [*_texts("emma", "Emma", 1), *_texts("pride", build_embedded.NOVELS[0], 20)],
     }
-    monkeypatch.setattr(build, "_read", lambda name: iter(sources[name]))
+    monkeypatch.setattr(build_embedded, "_read", lambda name: iter(sources[name]))
 
 
 def _texts(name: str, text: str, count: int) -> list[Document]:
@@ -45,7 +45,7 @@ def test_the_last_twentieth_of_each_text_is_held_out() -> None:
 def test_pages_that_show_data_with_other_terms_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(build, "DOCUMENTATION", ("docs",))
+    monkeypatch.setattr(build_embedded, "DOCUMENTATION", ("docs",))
     (page,) = build_embedded._documentation()
     assert page.id == "good"
     assert page.images[0].open().size == (128, 64)

@@ -1,8 +1,9 @@
-"""One document: its JSON shape both ways, and every way in which it can be wrong."""
+"""Documents from and to JSON, and every error of a record."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ FOLDER = Path("/data/web")
 
 
 def refusal(record: Any, folder: Path | None = FOLDER) -> str:
-    """What is said about a record at docs.jsonl:3."""
+    """Return the error message for a record at docs.jsonl:3."""
     with pytest.raises(DocumentError) as caught:
         document_from_json(record, folder, "docs.jsonl:3")
     return str(caught.value)
@@ -36,7 +37,7 @@ def test_parts_keep_their_order_and_their_text_to_the_letter() -> None:
     record = {
         "id": "a",
         "source": "web",
-        "licence": "MIT",
+        "license": "MIT",
         "content": [
             {"type": "text", "text": " one\n"},
             {"type": "image", "path": "images/1.png"},
@@ -99,7 +100,7 @@ def test_a_record_has_content_or_messages(record: dict[str, Any], found: str) ->
 def test_attributes_are_names_and_values() -> None:
     assert refusal({"content": [], "attributes": ["red"]}) == (
         'docs.jsonl:3: "attributes" is list; expected an object of names and values. '
-        "Fix it, or leave it out."
+        "Fix it, or remove it."
     )
 
 
@@ -134,7 +135,7 @@ def test_a_part_is_text_or_image_and_the_message_says_which_part() -> None:
 def test_an_image_has_path_bytes_or_base64() -> None:
     assert refusal({"content": [{"type": "image"}]}) == (
         "docs.jsonl:3, part 0: an image without path, bytes or base64; expected one of them. "
-        "Add it, or leave the part out."
+        "Add it, or remove the part."
     )
 
 
@@ -142,7 +143,7 @@ def test_base64_that_is_none_is_refused() -> None:
     message = refusal({"content": [{"type": "image", "base64": "a!"}]})
     assert re.fullmatch(
         r"docs\.jsonl:3, part 0: an image's base64 cannot be decoded \(.+\); expected plain base64\. "
-        r"Encode the picture again\.",
+        r"Encode the image again\.",
         message,
     )
 
@@ -151,7 +152,7 @@ def test_base64_that_is_none_is_refused() -> None:
 def test_an_image_path_never_leaves_the_folder_of_its_file(path: str) -> None:
     assert refusal({"content": [{"type": "image", "path": path}]}) == (
         f"docs.jsonl:3, part 0: image path {path!r} leads out of /data/web; expected a path inside "
-        "the folder of the document's file. Copy the picture there."
+        "the folder of the document's file. Copy the image there."
     )
 
 
@@ -163,23 +164,23 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     message = refusal({"content": [{"type": "image", "path": "1.png"}]}, inside)
     assert message == (
         f"docs.jsonl:3, part 0: image path '1.png' leads out of {inside}; expected a path inside the "
-        "folder of the document's file. Copy the picture there."
+        "folder of the document's file. Copy the image there."
     )
 
 
 def test_a_path_without_a_folder_is_refused() -> None:
     assert refusal({"content": [{"type": "image", "path": "1.png"}]}, None) == (
         "docs.jsonl:3, part 0: image path '1.png' has no folder to start from; expected bytes or "
-        "base64. Put the picture itself into the part."
+        "base64. Put the image itself into the part."
     )
 
 
 @pytest.mark.parametrize("content", ["ab\ud83d", [{"type": "text", "text": "ab\ud83d"}]])
-def test_text_with_half_a_character_is_refused(content: Any) -> None:
+def test_text_with_a_lone_surrogate_raises(content: Any) -> None:
     place = ", part 0" if isinstance(content, list) else ""
     assert refusal({"content": content}) == (
-        f"docs.jsonl:3{place}: the text has half a character at place 2 (a lone surrogate, "
-        "'\\ud83d'); expected text that UTF-8 can hold. Fix it, or leave the document out."
+        f"docs.jsonl:3{place}: the text has a lone surrogate at character 2 ('\\ud83d'); "
+        "expected text that UTF-8 can encode. Fix it, or drop the document."
     )
 
 
@@ -188,36 +189,53 @@ def test_names_that_utf_8_cannot_hold_are_kept_as_far_as_they_go() -> None:
     assert document.id == "a?"
 
 
+def test_the_old_key_of_the_license_is_named() -> None:
+    assert refusal({"content": [], "licence": "MIT"}) == (
+        'docs.jsonl:3: found the key "licence"; expected "license". Rename the key.'
+    )
+
+
+def test_a_loaded_image_reads_its_file_once(tmp_path: Path) -> None:
+    path = tmp_path / "1.png"
+    path.write_bytes(RED)
+    image = Image(path=path)
+    assert image.loaded == (RED, hashlib.sha256(RED).digest())
+    path.unlink()
+    assert image.read_bytes() == RED
+    assert image.open().size == (4, 4)
+    assert image == Image(path=path)
+
+
 def test_a_part_alone_can_be_read() -> None:
     encoded = base64.b64encode(RED).decode()
     assert part_from_json("hi", None, "x") == Text("hi")
     assert part_from_json({"type": "image", "base64": encoded}, None, "x") == Image(data=RED)
 
 
-def test_a_picture_is_opened_whole() -> None:
-    picture = Image(data=RED).open()
-    assert picture.size == (4, 4)
-    assert picture.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+def test_an_image_is_decoded() -> None:
+    image = Image(data=RED).open()
+    assert image.size == (4, 4)
+    assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "no.png"
     with pytest.raises(ImageError) as caught:
         Image(path=path).open()
     assert str(caught.value) == (
-        f"{path}: no picture can be read there (No such file or directory); expected an image file "
-        "beside the document. Fix the path, or leave the document out."
+        f"{path}: the image cannot be read (No such file or directory); expected an image file at "
+        "this path. Fix the path, or drop the document."
     )
 
 
-def test_a_text_file_named_png_is_no_picture(tmp_path: Path) -> None:
+def test_a_text_file_named_png_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "words.png"
     path.write_text("These are words.")
     with pytest.raises(ImageError) as caught:
         Image(path=path).open()
     assert str(caught.value) == (
-        f"{path}: holds no picture that can be read (its first bytes are b'These ar'); expected PNG, "
-        "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out."
+        f"{path}: not an image (its first bytes are b'These ar'); expected PNG, JPEG, WebP or "
+        "another format of Pillow. Replace the file, or drop its document."
     )
 
 
@@ -227,8 +245,8 @@ def test_a_truncated_png_is_broken_and_its_document_is_named() -> None:
     with pytest.raises(ImageError) as caught:
         cut.open()
     assert re.fullmatch(
-        r"docs\.parquet, row 7, part 0: the picture is broken or cut short \(.+\); expected a whole "
-        r"file\. Fetch it again, or leave its document out\.",
+        r"docs\.parquet, row 7, part 0: the image is corrupt or truncated \(.+\); expected a "
+        r"complete file\. Download it again, or drop its document\.",
         str(caught.value),
     )
 
@@ -241,7 +259,7 @@ def test_a_png_cut_anywhere_is_refused_in_one_line(keep: int) -> None:
 
 
 def _claiming(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its data does not have."""
+    """Return a PNG whose header claims a size that its data does not have."""
     import struct
     import zlib
 
@@ -259,18 +277,16 @@ def _claiming(width: int, height: int) -> bytes:
         ((60_000, 60_000), "far too many"),
     ],
 )
-def test_a_picture_with_too_many_pixels_is_refused_unread(
-    size: tuple[int, int], found: str
-) -> None:
+def test_an_image_with_too_many_pixels_is_refused_unread(size: tuple[int, int], found: str) -> None:
     with pytest.raises(ImageError) as caught:
         Image(data=_claiming(*size), name="big.png").open()
     assert str(caught.value) == (
-        f"big.png: {found} pixels; expected at most 64,000,000. Make the picture smaller."
+        f"big.png: {found} pixels; expected at most 64,000,000. Scale the image down."
     )
 
 
-def test_a_header_tells_of_a_picture_that_is_none_and_nothing_is_fetched_for_it() -> None:
+def test_a_header_is_checked_without_fetching_remote_images() -> None:
     Image(data=RED).require_header()
     Image(path=RemotePath("memory://nowhere/gone.png")).require_header()
-    with pytest.raises(ImageError, match="holds no picture that can be read"):
+    with pytest.raises(ImageError, match="not an image"):
         Image(data=b"no").require_header()

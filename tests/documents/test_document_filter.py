@@ -13,6 +13,7 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import (
+    DocumentFilter,
     FilterConfig,
     ScoreRule,
     difference_hash,
@@ -21,7 +22,7 @@ from calumma.documents.document_filter import (
     near_signature,
 )
 from calumma.documents.error_policy import DroppedDocument
-from calumma.errors import ConfigError
+from calumma.errors import ConfigError, ImageError
 from calumma.toml_config import load_config
 from tests.images import noise, png
 
@@ -35,7 +36,7 @@ def file_of(picture: PIL.Image.Image, kind: str = "PNG") -> Image:
 WIDE, SMALL = file_of(noise(0, 90, 30)), file_of(noise(1, 12, 40))
 BLANK = file_of(PIL.Image.new("RGB", (40, 40), (200, 201, 202)))
 GLASS = file_of(PIL.Image.new("RGBA", (40, 40), (0, 0, 0, 0)))
-BROKEN = Image(data=b"no picture", name="here")
+BROKEN = Image(data=b"no image", name="here")
 PARTS = (Text("a red bird on a boat"), file_of(noise(2, 40, 40)))
 GOOD = Document(id="d", source="s", license="MIT", content=PARTS)
 
@@ -50,47 +51,47 @@ def with_text(text: str) -> Document:
 
 FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
     (
-        {"smallest_side": 30},
+        {"min_image_side": 30},
         with_picture(SMALL),
         "image too small",
         "image 0: 12 x 40 pixels; expected a side of at least 30",
     ),
     (
-        {"longest_ratio": 2.5},
+        {"max_aspect_ratio": 2.5},
         with_picture(WIDE),
         "aspect ratio",
         "image 0: 90 x 30 pixels; expected sides at most 2.5 to 1",
     ),
     (
-        {"least_contrast": 4.0},
+        {"min_contrast": 4.0},
         with_picture(BLANK),
         "near-blank",
         "image 0: contrast 0.00; expected 4",
     ),
     (
-        {"least_contrast": 4.0},
+        {"min_contrast": 4.0},
         with_picture(GLASS),
         "near-blank",
         "image 0: contrast 0.00; expected 4",
     ),
     (
-        {"smallest_side": 1},
+        {"min_image_side": 1},
         with_picture(BROKEN),
         "unreadable",
-        "here: holds no picture that can be read (its first bytes are b'no pictu'); expected PNG, "
-        "JPEG, WebP or another format of Pillow. Replace the file, or leave its document out.",
+        "here: not an image (its first bytes are b'no image'); expected PNG, JPEG, WebP or another "
+        "format of Pillow. Replace the file, or drop its document.",
     ),
     (
-        {"fewest_letters": 10},
+        {"min_chars": 10},
         with_text("a bird"),
         "text too short",
-        "6 letters; expected at least 10",
+        "6 characters; expected at least 10",
     ),
     (
-        {"most_letters": 30},
+        {"max_chars": 30},
         with_text("bird " * 9),
         "text too long",
-        "45 letters; expected at most 30",
+        "45 characters; expected at most 30",
     ),
     (
         {"languages": ("en",)},
@@ -99,10 +100,10 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "de; expected en",
     ),
     (
-        {"most_repetition": 0.3},
+        {"max_dup_5gram_frac": 0.3},
         with_text("one two three four five six " * 9),
         "repetition",
-        "0.88 of it; expected at most 0.3",
+        "0.88 of the 5-grams; expected at most 0.3",
     ),
     (
         {"order": "image-first"},
@@ -110,7 +111,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "order",
         "text-first; expected image-first",
     ),
-    ({"licences": ("CC0-1.0", "ISC")}, GOOD, "licence", "MIT; expected CC0-1.0, ISC"),
+    ({"licenses": ("CC0-1.0", "ISC")}, GOOD, "license", "MIT; expected CC0-1.0, ISC"),
     (
         {
             "scores": (
@@ -139,7 +140,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "0.5; expected -inf to 0.4",
     ),
     (
-        {"scores": (ScoreRule(name="grey", function="colourfulness", min=20.0),)},
+        {"scores": (ScoreRule(name="grey", function="colorfulness", min=20.0),)},
         with_picture(BLANK),
         "grey",
         "image 0: 0.5408; expected 20 to inf",
@@ -156,20 +157,21 @@ def score(judged: PIL.Image.Image | str) -> float:
 def test_a_rule_leaves_out_what_it_says(
     rule: dict[str, Any], document: Document, reason: str, detail: str
 ) -> None:
-    drop = FilterConfig(**rule).judge(document)
+    drop = DocumentFilter(FilterConfig(**rule), "drop").check(document)
     assert drop == DroppedDocument(id="d", source="s", reason=reason, detail=detail)
-    assert FilterConfig().judge(document) is None
+    assert DocumentFilter(FilterConfig()).check(document) is None
 
 
 def test_a_good_document_passes_all_rules() -> None:
     rules = [rule for rule, document, _, _ in FAULTS if document is not GOOD]
     everything = {name: value for rule in rules for name, value in rule.items()}
-    assert FilterConfig(**everything, licenses=("MIT",), order="text-first").judge(GOOD) is None
+    config = FilterConfig(**everything, licenses=("MIT",), order="text-first")
+    assert DocumentFilter(config).check(GOOD) is None
 
 
 def test_text_alone_has_no_order() -> None:
     only = replace(GOOD, content=PARTS[:1])
-    assert FilterConfig(order="image-first").judge(only) is None
+    assert DocumentFilter(FilterConfig(order="image-first")).check(only) is None
 
 
 def test_repetition_by_hand() -> None:
@@ -204,40 +206,46 @@ def test_a_difference_hash_by_hand() -> None:
 
 def test_rules_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "clean.toml").write_text(
-        'smallest_side = 32\nlanguages = ["en"]\nnear_duplicates = true\n'
-        '[[scores]]\nname = "fine"\ncall = "a.b:c"\nleast = 0.2\n'
+        'min_image_side = 32\nlanguages = ["en"]\nnear_duplicates = true\n'
+        '[[scores]]\nname = "fine"\nfunction = "a.b:c"\nmin = 0.2\n'
     )
     config = load_config(FilterConfig, tmp_path / "clean.toml", [])
     fine = ScoreRule(name="fine", function="a.b:c", min=0.2)
     assert config == FilterConfig(
         min_image_side=32, languages=("en",), near_duplicates=True, scores=(fine,)
     )
-    assert config.needs_dedup and config.reads_images
+    assert config.needs_dedup and config.decodes_images
     assert config.fingerprint != FilterConfig().fingerprint
 
 
 def test_a_scorer_that_is_not_there_is_named() -> None:
     config = FilterConfig(scores=(ScoreRule(name="fine", function="nowhere:score"),))
     with pytest.raises(ConfigError) as caught:
-        config.judge(GOOD)
+        DocumentFilter(config).check(GOOD)
     assert str(caught.value) == (
-        "the score 'fine' is given by 'nowhere:score', which cannot be imported (No module named "
-        "'nowhere'); expected nudity, sharpness, detail, colourfulness, profanity or "
-        "package.module:function. Install the package, or fix the name."
+        "the score function 'nowhere:score' cannot be imported (No module named 'nowhere'); expected "
+        "nudity, sharpness, detail, colorfulness or package.module:function. Install the package, or "
+        "fix the name."
     )
 
 
-def test_pictures_stay_closed_where_a_score_judges_text_alone() -> None:
-    assert not FilterConfig(scores=(ScoreRule(name="toxic", function="profanity"),)).reads_images
-    assert FilterConfig(scores=(ScoreRule(name="unsafe", function="nudity"),)).reads_images
+def test_an_unreadable_image_raises_unless_it_is_dropped() -> None:
+    with pytest.raises(ImageError, match="here: not an image"):
+        DocumentFilter(FilterConfig(min_image_side=1)).check(with_picture(BROKEN))
 
 
-def test_a_language_that_is_not_known_is_named() -> None:
+def test_images_are_not_decoded_for_text_scores() -> None:
+    text = ScoreRule(name="toxic", function="a.b:c", applies_to="text")
+    assert not FilterConfig(scores=(text,)).decodes_images
+    assert FilterConfig(scores=(ScoreRule(name="unsafe", function="nudity"),)).decodes_images
+
+
+def test_an_unknown_language_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         FilterConfig(languages=("en", "xx"))
     assert str(caught.value) == (
-        "languages names 'xx', which is not told apart; expected some of en, de, fr, es, it, pt, nl, "
-        "other. Leave it out."
+        "languages names 'xx', which py3langid does not identify; expected ISO 639 codes such as en, "
+        "de or zh. Fix or remove it."
     )
 
 

@@ -1,20 +1,20 @@
-"""Stopping at a fault, and going on with a count."""
+"""The two policies for documents that cannot be read."""
 
 from __future__ import annotations
 
 import pytest
 
-from calumma.documents.error_policy import Faults, stop
+from calumma.documents.error_policy import DroppedDocument, drop_or_raise
 from calumma.errors import DocumentError
 
 
-def test_the_default_stops_at_the_first_fault() -> None:
+def test_raise_raises_the_error() -> None:
     with pytest.raises(DocumentError, match="broken"):
-        stop(DocumentError("broken"))
+        drop_or_raise(DocumentError("broken"), "raise")
 
 
-def test_faults_are_all_counted_and_the_first_few_kept() -> None:
-    faults = Faults(keep=2)
-    for number in range(5):
-        faults(DocumentError(f"a.jsonl:{number}"))
-    assert (faults.count, faults.messages) == (5, ["a.jsonl:0", "a.jsonl:1"])
+def test_drop_returns_the_record_of_the_dropped_document() -> None:
+    dropped = drop_or_raise(DocumentError("a.jsonl:1: broken"), "drop")
+    assert dropped == DroppedDocument(
+        id="", source="", reason="unreadable", detail="a.jsonl:1: broken"
+    )

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import calumma.documents.writers
 from calumma.documents.document import Document, Text
-from calumma.documents.error_policy import Faults
 from calumma.documents.file_splits import FileSplit, read_split, require_documents, split_files
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
+from tests.documents.dropped import separate
 from tests.documents.test_webdataset import tar
 
 DOCUMENTS = [Document(id=str(n), source="s", content=(Text(f"text {n}"),)) for n in range(23)]
@@ -106,17 +106,15 @@ def test_a_tar_with_a_header_for_all_members_is_one_span(tmp_path: Path) -> None
 def test_a_fault_names_the_line_of_the_file_not_of_the_span(tmp_path: Path) -> None:
     lines = ['{"content": "a"}'] * 5 + ["{broken"] + ['{"content": "b"}'] * 2
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    faults = Faults()
-    for span in split_files([tmp_path], 3):
-        list(read_split(span, faults))
-    [message] = faults.messages
-    assert message.startswith(f"{tmp_path / 'a.jsonl'}:6: no JSON")
+    records = [r for split in split_files([tmp_path], 3) for r in read_split(split, "drop")]
+    [detail] = separate(records)[1]
+    assert detail.startswith(f"{tmp_path / 'a.jsonl'}:6: not JSON")
 
 
 def test_a_broken_file_is_one_span_whose_reader_tells_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing")
     [span] = split_files([tmp_path], 3)
-    with pytest.raises(DocumentError, match="cut short or broken; expected a Parquet file"):
+    with pytest.raises(DocumentError, match="truncated or corrupt; expected a Parquet file"):
         list(read_split(span))
 
 
@@ -135,6 +133,5 @@ def test_files_without_a_document_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         require_documents([tmp_path, "b"], 0)
     assert str(caught.value) == (
-        f"{tmp_path}, b: read to the end, and no document was in it; expected at least one. Name "
-        "another path."
+        f"{tmp_path}, b: no document found; expected at least one. Name another path."
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import Faults
 from calumma.documents.html import local_path, normalize_whitespace, read_html
 from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
+from tests.documents.dropped import separate
 from tests.images import png
 
 
@@ -66,11 +66,10 @@ def test_a_page_of_nothing_is_a_fault_that_can_be_passed_over(tmp_path: Path) ->
     with pytest.raises(DocumentError) as caught:
         list(read_html(path))
     assert str(caught.value) == (
-        f"{path}: an HTML page without text or pictures; expected some. Leave it out."
+        f"{path}: an HTML page without text or images; expected some. Remove the file."
     )
-    faults = Faults()
-    assert list(read_html(path, faults)) == []
-    assert faults.count == 1
+    documents, details = separate(read_html(path, "drop"))
+    assert documents == [] and len(details) == 1
 
 
 def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures opened whole or refused in one line, over a hundred hostile files among them."""
+"""Images decoded completely or refused in one line, with over a hundred hostile files."""
 
 import io
 import re
@@ -24,45 +24,45 @@ def test_there_are_a_hundred_hostile_files_and_more() -> None:
 def test_a_hostile_file_is_opened_or_refused_in_one_line(name: str) -> None:
     data, fate = HOSTILE[name]
     try:
-        picture = Image(data=data, name=name).open()
+        image = Image(data=data, name=name).open()
     except ImageError as error:
         assert fate != "handled", str(error)
         assert str(error).startswith(f"{name}: ") and "\n" not in str(error)
-        assert "document" in str(error) or "smaller" in str(error)
+        assert "document" in str(error) or "Scale" in str(error)
         return
-    assert picture.width * picture.height <= MAX_PIXELS
-    # What stands in the scene is never dark: darkness would be data that is missing.
-    if fate == "handled" and picture.mode == "RGB":
-        assert np.asarray(picture).min() > 0
+    assert image.width * image.height <= MAX_PIXELS
+    # The scene has no dark pixel: a dark one would be missing data.
+    if fate == "handled" and image.mode == "RGB":
+        assert np.asarray(image).min() > 0
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
 def test_whole_files_are_read_as_they_are(kind: str) -> None:
-    picture = PIL.Image.effect_noise((64, 64), 90).convert("RGB")
-    data = saved(picture, kind, **({"sizes": [(64, 64)]} if kind == "ICO" else {}))
-    opened = open_image(data, "a picture")
+    image = PIL.Image.effect_noise((64, 64), 90).convert("RGB")
+    data = saved(image, kind, **({"sizes": [(64, 64)]} if kind == "ICO" else {}))
+    opened = open_image(data, "an image")
     assert kind in FORMATS and opened.format == kind
     assert np.array_equal(np.asarray(opened), np.asarray(PIL.Image.open(io.BytesIO(data))))
 
 
-@pytest.mark.parametrize("colour", ["black", (128, 128, 128), (127, 127, 127), "white"])
+@pytest.mark.parametrize("color", ["black", (128, 128, 128), (127, 127, 127), "white"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_whole_picture_that_ends_in_black_or_grey_is_read(
-    colour: object, kind: str, mode: str
+def test_a_complete_image_that_ends_in_black_or_gray_is_read(
+    color: object, kind: str, mode: str
 ) -> None:
-    picture = scene(side=160).copy()
-    picture.paste(colour, (0, 70, 160, 160))  # type: ignore[arg-type]
-    assert open_image(saved(picture.convert(mode), kind), "a picture").size == (160, 160)
+    image = scene(side=160).copy()
+    image.paste(color, (0, 70, 160, 160))  # type: ignore[arg-type]
+    assert open_image(saved(image.convert(mode), kind), "an image").size == (160, 160)
 
 
 @pytest.mark.parametrize("quality", [5, 50, 75, 95])
 @pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"optimize": True}])
-def test_a_grey_jpeg_is_whole_and_half_of_a_jpeg_is_not(
+def test_a_gray_jpeg_is_whole_and_half_of_a_jpeg_is_not(
     quality: int, settings: dict[str, bool]
 ) -> None:
-    grey = saved(PIL.Image.new("RGB", (200, 300), (128, 128, 128)), "JPEG", quality=quality)
-    assert open_image(grey, "grey").size == (200, 300)
+    gray = saved(PIL.Image.new("RGB", (200, 300), (128, 128, 128)), "JPEG", quality=quality)
+    assert open_image(gray, "gray").size == (200, 300)
     whole = saved(scene(side=256), "JPEG", quality=quality, **settings)
     assert open_image(whole, "whole").size == (256, 256)
     if "progressive" not in settings:
@@ -82,21 +82,21 @@ def test_an_interlaced_png_that_ends_in_black_is_counted_by_its_passes() -> None
         open_image(png(9, 5, zlib.compress(rows[:-1]), kind=0, interlaced=1), "cut")
 
 
-def test_an_icon_is_as_large_as_the_picture_in_it() -> None:
+def test_an_icon_is_as_large_as_the_image_in_it() -> None:
     import zlib
 
     large = png(8001, 8000, zlib.compress(bytes(8000 * 1002)), kind=0, depth=1)
     with pytest.raises(ImageError) as caught:
         open_image(ico(large, 32), "icon")
     assert str(caught.value) == (
-        "icon: 8001 x 8000 pixels; expected at most 64,000,000. Make the picture smaller."
+        "icon: 8001 x 8000 pixels; expected at most 64,000,000. Scale the image down."
     )
 
 
 def test_a_reason_is_one_line_and_never_empty() -> None:
     assert broken_image_message("a.png", ValueError("two\nlines ")) == (
-        "a.png: the picture is broken or cut short (two lines); expected a whole file. Fetch it "
-        "again, or leave its document out."
+        "a.png: the image is corrupt or truncated (two lines); expected a complete file. Download it "
+        "again, or drop its document."
     )
     assert "(IndexError)" in broken_image_message("a.png", IndexError())
 
@@ -105,8 +105,7 @@ def test_no_format_is_given_to_another_program() -> None:
     with pytest.raises(ImageError) as caught:
         open_image(HOSTILE["script.eps"][0], "script.eps")
     assert re.fullmatch(
-        r"script\.eps: holds no picture that can be read \(its first bytes are b'%!PS-Ado'\); "
-        r"expected PNG, JPEG, WebP or another format of Pillow\. Replace the file, or leave its "
-        r"document out\.",
+        r"script\.eps: not an image \(its first bytes are b'%!PS-Ado'\); expected PNG, JPEG, WebP or "
+        r"another format of Pillow\. Replace the file, or drop its document\.",
         str(caught.value),
     )

@@ -1,18 +1,19 @@
-"""Pictures chosen by a score and by their size, on numbers small enough to follow."""
+"""Selection by score and by size, on numbers small enough to follow."""
 
 from __future__ import annotations
 
 import io
+from collections import Counter
 
 import PIL.Image
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.image_selection import ImageSelection, ImageSelectionConfig
+from calumma.documents.image_selection import ImageSelectionConfig, select_images
 from calumma.errors import DocumentError
 
 
-def picture(name: str, size: tuple[int, int], score: str = "7") -> Document:
+def image_document(name: str, size: tuple[int, int], score: str = "7") -> Document:
     file = io.BytesIO()
     PIL.Image.new("RGB", size, "red").save(file, "PNG")
     parts = (Image(data=file.getvalue()), Text(name))
@@ -20,56 +21,53 @@ def picture(name: str, size: tuple[int, int], score: str = "7") -> Document:
 
 
 DOCUMENTS = [
-    picture("wide", (64, 8)),
-    picture("plain", (32, 32), "5.9"),
-    picture("square", (30, 30), "6"),
-    picture("large", (64, 64)),
-    Document(id="words", content=(Text("no picture"),)),
-    Document(id="broken", content=(Image(data=b"no picture"),), attributes={"aesthetic": "9"}),
+    image_document("wide", (64, 8)),
+    image_document("plain", (32, 32), "5.9"),
+    image_document("square", (30, 30), "6"),
+    image_document("large", (64, 64)),
+    Document(id="words", content=(Text("no image"),)),
+    Document(id="broken", content=(Image(data=b"no image"),), attributes={"aesthetic": "9"}),
 ]
 
 
-def chosen(**fields: object) -> tuple[list[str], dict[str, int]]:
-    choice = ImageSelection(ImageSelectionConfig(**fields))
-    return [d.id for d in choice.select(lambda: DOCUMENTS)], dict(choice.dropped)
+def select(**fields: object) -> tuple[list[str], dict[str, int]]:
+    dropped: Counter[str] = Counter()
+    selected = select_images(lambda: DOCUMENTS, ImageSelectionConfig(**fields), dropped)
+    return [document.id for document in selected], dict(dropped)
 
 
-def test_the_finest_are_kept_and_of_them_the_nearest_to_the_square() -> None:
-    kept, dropped = chosen(attribute="aesthetic", least_score=6.0, side=32, most=1)
-    assert kept == ["square"]
-    assert dropped == {"score": 1, "size": 2, "not one picture": 1, "unreadable": 1}
+def test_high_scores_are_selected_then_the_sizes_closest_to_the_square() -> None:
+    selected, dropped = select(
+        attribute="aesthetic", min_score=6.0, target_side=32, max_documents=1
+    )
+    assert selected == ["square"]
+    assert dropped == {"score": 1, "size": 2, "not one image": 1, "unreadable": 1}
 
 
 def test_size_counts_as_well_as_the_ratio_and_the_order_stays() -> None:
-    assert chosen(attribute="aesthetic", side=64, most=2)[0] == ["plain", "large"]
-    assert chosen(attribute="aesthetic", side=32, most=9)[0] == [
+    assert select(attribute="aesthetic", target_side=64, max_documents=2)[0] == ["plain", "large"]
+    assert select(attribute="aesthetic", target_side=32, max_documents=9)[0] == [
         "wide", "plain", "square", "large"
     ]  # fmt: skip
 
 
-def test_a_function_of_any_package_may_measure() -> None:
-    kept, dropped = chosen(
-        measure="tests.documents.test_image_selection:width", least_score=40, side=64
+def test_a_function_of_any_package_computes_the_score() -> None:
+    selected, dropped = select(
+        scorer="tests.documents.test_image_selection:width", min_score=40, target_side=64
     )
-    assert kept == ["wide", "large"] and dropped["score"] == 2
+    assert selected == ["wide", "large"] and dropped["score"] == 2
 
 
-def width(judged: PIL.Image.Image) -> float:
-    return float(judged.width)
+def width(image: PIL.Image.Image) -> float:
+    return float(image.width)
 
 
 @pytest.mark.parametrize(("name", "found"), [("beauty", None), ("mood", "'fine'")])
-def test_a_score_that_is_no_number_is_refused(name: str, found: str | None) -> None:
-    document = picture("one", (8, 8))
-    attributes = {"mood": "fine"}
-    choice = ImageSelection(ImageSelectionConfig(attribute=name))
+def test_an_attribute_that_is_no_number_raises(name: str, found: str | None) -> None:
+    document = Document(id="one", content=DOCUMENTS[0].content, attributes={"mood": "fine"})
     with pytest.raises(DocumentError) as caught:
-        list(
-            choice.select(
-                lambda: [Document(id="one", content=document.content, attributes=attributes)]
-            )
-        )
+        list(select_images(lambda: [document], ImageSelectionConfig(attribute=name), Counter()))
     assert str(caught.value) == (
-        f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or "
-        "choose by --measure."
+        f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or use "
+        "--scorer."
     )

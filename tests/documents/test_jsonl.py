@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from calumma.documents.error_policy import Faults
 from calumma.documents.jsonl import read_jsonl
 from calumma.errors import DocumentError
+from tests.documents.dropped import separate
 
 LINES = [
     {"id": f"{n}", "content": [{"type": "text", "text": f"text {n * 7919}"}]} for n in range(50)
@@ -54,8 +54,8 @@ def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_jsonl(path))
     assert str(caught.value) == (
-        f"{path}:2: no JSON (Expecting ',' delimiter at column 1); expected one document a line. "
-        "Fix the line, or drop it."
+        f"{path}:2: not JSON (Expecting ',' delimiter at column 1); expected one document per line. "
+        "Fix the line, or remove it."
     )
 
 
@@ -64,8 +64,8 @@ def test_a_line_nested_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_jsonl(path))
     assert str(caught.value) == (
-        f"{path}:1: no JSON (nested too deeply); expected one document a line. "
-        "Fix the line, or drop it."
+        f"{path}:1: not JSON (nested too deeply); expected one document per line. "
+        "Fix the line, or remove it."
     )
 
 
@@ -75,7 +75,7 @@ def test_a_line_in_another_encoding_is_refused(tmp_path: Path) -> None:
         list(read_jsonl(path))
     assert str(caught.value) == (
         f"{path}:1: byte 16 of the line is not UTF-8; expected JSON in UTF-8. "
-        "Save the file as UTF-8, or drop the line."
+        "Save the file as UTF-8, or remove the line."
     )
 
 
@@ -83,10 +83,10 @@ def test_broken_lines_can_be_counted_and_left_out(tmp_path: Path) -> None:
     path = write(
         tmp_path / "docs.jsonl", b'nonsense\n{"content": "a"}\n{"x": 1}\n{"content": "b"}', None
     )
-    faults = Faults()
-    assert [document.text for document in read_jsonl(path, faults)] == ["a", "b"]
-    assert faults.count == 2
-    assert faults.messages[0].startswith(f"{path}:1: no JSON")
+    documents, details = separate(read_jsonl(path, "drop"))
+    assert [document.text for document in documents] == ["a", "b"]
+    assert len(details) == 2
+    assert details[0].startswith(f"{path}:1: not JSON")
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".gz", "gzip"), (".zst", "zstd")])
@@ -100,14 +100,14 @@ def test_a_compressed_file_that_is_cut_short_is_refused(
     with pytest.raises(DocumentError) as caught:
         list(read_jsonl(path))
     assert str(caught.value) == (
-        f"{path}: the {codec} data is cut short or broken; expected a whole file. "
+        f"{path}: the {codec} data is truncated or corrupt; expected a complete file. "
         "Copy or write the file again."
     )
 
 
 def test_a_plain_file_named_gz_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "docs.jsonl.gz", b'{"content": "a"}\n', None)
-    with pytest.raises(DocumentError, match="the gzip data is cut short or broken"):
+    with pytest.raises(DocumentError, match="the gzip data is truncated or corrupt"):
         list(read_jsonl(path))
 
 

@@ -1,4 +1,4 @@
-"""Pages as two lists side by side, from tables and from lines."""
+"""OBELICS pages from Parquet files and JSON lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_row_is_a_page_in_reading_order(tmp_path: Path, kind: str) -> None:
     assert first.attributes == {"general": "of the page"}
 
 
-def test_a_line_is_a_page_whose_pictures_stand_beside_the_file(tmp_path: Path) -> None:
+def test_image_paths_of_a_line_are_relative_to_its_file(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(0))
     record = {"id": "x", "source": "web", "texts": TEXTS, "images": [None, "1.png", None, None]}
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
@@ -45,15 +45,15 @@ def test_a_line_is_a_page_whose_pictures_stand_beside_the_file(tmp_path: Path) -
     assert document.images == [Image(path=tmp_path / "1.png")]
 
 
-def test_a_picture_that_is_only_an_address_is_refused() -> None:
+def test_an_image_that_is_only_a_web_address_raises() -> None:
     with pytest.raises(DocumentError) as caught:
         interleave(TEXTS, [None, "https://example.org/1.png", None, None], "a.parquet, row 3")
     assert str(caught.value) == (
-        "a.parquet, row 3, place 1: the picture is an address, 'https://example.org/1.png'; expected "
-        "its bytes, or a path beside the file. Fetch the pictures first."
+        "a.parquet, row 3, position 1: the image is a web address, 'https://example.org/1.png'; "
+        "expected its bytes, or a path beside the file. Download the images first."
     )
 
 
 @pytest.mark.parametrize("record", [[], {"texts": ["a"]}, {"texts": ["a"], "images": []}, {}])
-def test_what_is_not_two_lists_of_one_length_is_no_such_page(record: Any) -> None:
+def test_other_records_are_no_obelics_pages(record: Any) -> None:
     assert not is_obelics_record(record)

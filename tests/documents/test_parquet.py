@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
-from calumma.documents.error_policy import Faults
 from calumma.documents.parquet import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.writers import write_parquet
 from calumma.errors import DocumentError
+from tests.documents.dropped import separate
 from tests.documents.image_files import BLUE, RED
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -26,7 +26,7 @@ def pairs() -> pa.Table:
         ("image", IMAGE, [{"bytes": RED, "path": None}, {"bytes": BLUE, "path": "2.png"}]),
         ("caption", pa.string(), ["a red square", "a blue square"]),
         ("label", pa.int64(), [1, 2]),
-        ("licence", pa.string(), ["MIT", "CC0-1.0"]),
+        ("license", pa.string(), ["MIT", "CC0-1.0"]),
     ]
     return pa.table(
         [pa.array(values, kind) for _, kind, values in columns], names=[c[0] for c in columns]
@@ -138,7 +138,7 @@ def test_a_parquet_file_cut_short_is_refused(tmp_path: Path, keep: float) -> Non
     with pytest.raises(DocumentError) as caught:
         list(read_parquet(path))
     assert str(caught.value) == (
-        f"{path}: cut short or broken; expected a Parquet file, as it was written. "
+        f"{path}: truncated or corrupt; expected a Parquet file, as it was written. "
         "Copy or write it again."
     )
 
@@ -169,7 +169,7 @@ def test_a_saved_dataset_with_a_broken_list_of_files_is_refused(tmp_path: Path) 
     with pytest.raises(DocumentError) as caught:
         list(read_saved_dataset(folder))
     assert str(caught.value) == (
-        f"{folder}: cut short or broken; expected a folder of save_to_disk, as it was written. "
+        f"{folder}: truncated or corrupt; expected a folder of save_to_disk, as it was written. "
         "Copy or write it again."
     )
 
@@ -178,11 +178,11 @@ def test_a_row_that_is_no_document_is_named_and_can_be_left_out(tmp_path: Path) 
     images = [{"bytes": None, "path": "../1.png"}, {"bytes": RED, "path": None}]
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table([pa.array(images, IMAGE)], names=["image"]), path)
-    faults = Faults()
-    assert len(list(read_parquet(path, faults))) == 1
-    assert faults.messages == [
+    documents, details = separate(read_parquet(path, "drop"))
+    assert len(documents) == 1
+    assert details == [
         f"{path}, row 0, part 0: image path '../1.png' leads out of {tmp_path}; expected a path "
-        "inside the folder of the document's file. Copy the picture there."
+        "inside the folder of the document's file. Copy the image there."
     ]
 
 

@@ -13,7 +13,6 @@ import pytest
 
 import calumma.documents.writers
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import Faults
 from calumma.documents.file_splits import FileSplit, read_split, split_files
 from calumma.documents.paths import (
     RemotePath,
@@ -174,7 +173,7 @@ def test_a_picture_path_that_climbs_out_of_an_address_is_refused() -> None:
         list(read_documents(["memory://in/a.jsonl"]))
     assert str(caught.value) == (
         "memory://in/a.jsonl:1, part 0: image path '../secret.png' leads out of memory://in; "
-        "expected a path inside the folder of the document's file. Copy the picture there."
+        "expected a path inside the folder of the document's file. Copy the image there."
     )
 
 
@@ -182,8 +181,8 @@ def test_a_picture_that_is_not_there_is_told_of() -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=RemotePath("memory://none.png")).open()
     assert str(caught.value) == (
-        "memory://none.png: no picture can be read there (No such file or directory); expected an "
-        "image file beside the document. Fix the path, or leave the document out."
+        "memory://none.png: the image cannot be read (No such file or directory); expected an image "
+        "file at this path. Fix the path, or drop the document."
     )
 
 
@@ -204,16 +203,15 @@ def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents(["floppy://a.jsonl"]))
     assert str(caught.value) == (
-        "floppy://a.jsonl: not known what opens it (Protocol not known: floppy); expected an address "
-        "that fsspec opens, such as s3://, gs://, hf:// or https://. Fix it, or copy the files "
-        "here."
+        "floppy://a.jsonl: fsspec cannot open it (Protocol not known: floppy); expected a URL such as "
+        "s3://, gs://, hf:// or https://. Fix it, or copy the files here."
     )
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.tar", "a.parquet", "a.html"])
 def test_a_file_that_is_not_there_is_one_line(name: str) -> None:
     with pytest.raises(DocumentError) as caught:
-        list(read_documents([f"memory://nowhere/{name}"], Faults()))
+        list(read_documents([f"memory://nowhere/{name}"], "drop"))
     assert str(caught.value).startswith(
         f"memory://nowhere/{name}: cannot be read (No such file or directory)"
     )
@@ -223,24 +221,22 @@ def test_a_file_that_is_not_there_is_one_line(name: str) -> None:
 def test_a_server_that_is_not_there_is_one_line_and_no_fault_of_a_document(name: str) -> None:
     address = f"http://127.0.0.1:9/{name}"
     with pytest.raises(StorageError) as caught:
-        list(read_documents([address], Faults()))
+        list(read_documents([address], "drop"))
     line = str(caught.value)
     assert line.startswith(f"{address}: cannot be reached (Client")
     assert line.endswith(
-        "); expected what is stored there. Fix the address, the keys or the connection, and start "
-        "the same command again: nothing was left out for this."
+        "); expected the file or folder stored there. Fix the URL, the credentials or the "
+        "connection, and start the same command again: no document was dropped for this."
     )
 
 
 def test_a_server_that_stops_answering_leaves_no_document_out(folder: Path, tmp_path: Path) -> None:
-    faults = Faults()
-    whole = len(list(read_documents([folder])))
+    expected = len(list(read_documents([folder])))
     for answers in (0, 3, 8, 16, 20):
         with served(folder.parent, answers) as host, pytest.raises(StorageError):
-            list(read_documents([f"{host}/docs"], faults))
+            list(read_documents([f"{host}/docs"], "drop"))
     with served(folder.parent) as host:
-        assert len(list(read_documents([f"{host}/docs"], faults))) == whole
-    assert not faults.count
+        assert len(list(read_documents([f"{host}/docs"], "drop"))) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,17 +270,17 @@ def test_a_right_that_is_missing_is_no_fault_of_a_document(
 
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "_open", refuse)
     with pytest.raises(StorageError) as caught:
-        list(read_documents(["memory://a.jsonl"], Faults()))
+        list(read_documents(["memory://a.jsonl"], "drop"))
     assert str(caught.value) == (
-        "memory://a.jsonl: cannot be reached (PermissionError: Access Denied); expected what is "
-        "stored there. Fix the address, the keys or the connection, and start the same command "
-        "again: nothing was left out for this."
+        "memory://a.jsonl: cannot be reached (PermissionError: Access Denied); expected the "
+        "file or folder stored there. Fix the URL, the credentials or the connection, and start the "
+        "same command again: no document was dropped for this."
     )
 
 
 def test_an_address_where_nothing_is_is_refused() -> None:
     for name in ("memory://nothing", "memory://nothing/*.jsonl"):
-        with pytest.raises(DocumentError, match="nothing is there; expected"):
+        with pytest.raises(DocumentError, match="nothing found; expected"):
             list(read_documents([name]))
 
 

@@ -57,7 +57,7 @@ def test_a_line_that_lacks_a_side_is_refused(field: str, tmp_path: Path) -> None
         list(read_preferences(path))
     assert str(caught.value) == (
         f'{path}:1: there is no "{field}"; expected a prompt, a chosen and a rejected answer, each '
-        "a list of parts. Add it, or drop the line."
+        "a list of parts. Add it, or remove the line."
     )
 
 
@@ -66,14 +66,14 @@ def test_a_line_that_is_no_json_is_refused(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(DocumentError) as caught:
         list(read_preferences(path))
-    told = str(caught.value)
-    assert told.startswith(f"{path}:1: the line is no JSON (")
-    assert told.endswith("); expected one pair a line. Export the pairs again.")
+    message = str(caught.value)
+    assert message.startswith(f"{path}:1: not JSON (")
+    assert message.endswith("); expected one pair per line. Export the pairs again.")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_preferences(tmp_path / "none.jsonl"))
-    told = str(caught.value)
-    assert told.startswith(f"{tmp_path / 'none.jsonl'}: no pairs can be read there (")
-    assert told.endswith("Fix the path, or export the pairs again.")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'none.jsonl'}: cannot be read (")
+    assert message.endswith("Fix the path, or export the pairs again.")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Text
-from calumma.documents.error_policy import Faults
-from calumma.documents.readers import find_sources, read_documents
+from calumma.documents.readers import find_files, read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
+from tests.documents.dropped import separate
 from tests.documents.image_files import RED
 from tests.documents.test_parquet import pairs, save
 from tests.documents.test_webdataset import tar
@@ -82,17 +82,16 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}: not known what a file with this ending holds; expected {WANTED}. "
-        "Convert or rename the file."
+        f"{path}: no reader for this file extension; expected {WANTED}. Convert or rename the file."
     )
 
 
 @pytest.mark.parametrize("name", ["no.jsonl", "*.jsonl"])
 def test_a_path_where_nothing_is_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DocumentError) as caught:
-        find_sources(tmp_path / name)
+        find_files(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name}: nothing is there; expected {WANTED}. "
+        f"{tmp_path / name}: nothing found; expected {WANTED}. "
         "Fix the path, and put a glob in quotes."
     )
 
@@ -101,7 +100,7 @@ def test_a_glob_that_matches_no_documents_is_refused(tmp_path: Path) -> None:
     for name in ("1.txt", "2.txt"):
         (tmp_path / name).touch()
     with pytest.raises(DocumentError) as caught:
-        find_sources(f"{tmp_path}/*.txt")
+        find_files(f"{tmp_path}/*.txt")
     assert str(caught.value) == (
         f"{tmp_path}/*.txt: 2 matches, none with documents; expected {WANTED}. "
         "Fix the path, and put a glob in quotes."
@@ -120,17 +119,15 @@ def test_a_file_without_a_single_document_is_refused(tmp_path: Path, name: str) 
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}: read to the end, and no document was in it; expected at least one. "
-        "Name another path, or leave this one out."
+        f"{path}: no document found; expected at least one. Name another path, or remove this one."
     )
 
 
 def test_faults_are_left_out_and_counted_over_all_files(folder: Path) -> None:
     (folder / "a" / "bad.jsonl").write_text("nonsense\n")
     (folder / "bad.parquet").write_bytes(b"PAR1")
-    faults = Faults()
-    assert len(list(read_documents([folder], faults))) == 7
-    assert faults.count == 2
+    documents, details = separate(read_documents([folder], "drop"))
+    assert (len(documents), len(details)) == (7, 2)
 
 
 def test_a_path_that_climbs_out_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -140,7 +137,7 @@ def test_a_path_that_climbs_out_is_refused_with_its_line(tmp_path: Path) -> None
         list(read_documents([path]))
     assert str(caught.value) == (
         f"{path}:1, part 0: image path '../../1.png' leads out of {tmp_path}; expected a path inside "
-        "the folder of the document's file. Copy the picture there."
+        "the folder of the document's file. Copy the image there."
     )
 
 
@@ -157,8 +154,8 @@ def test_a_folder_that_may_not_be_looked_into_is_told(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DocumentError) as caught:
-        find_sources(tmp_path)
+        find_files(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: cannot be looked into (Permission denied); expected files of documents. Fix "
-        "the path, or your right to read it."
+        f"{tmp_path}: cannot be opened (Permission denied); expected document files. Fix "
+        "the path or its permissions."
     )

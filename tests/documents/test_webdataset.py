@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import Faults
 from calumma.documents.webdataset import read_tar
 from calumma.errors import DocumentError
+from tests.documents.dropped import separate
 from tests.documents.image_files import BLUE, RED
 
 
@@ -27,7 +27,7 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def test_members_of_one_stem_are_one_document(tmp_path: Path) -> None:
-    record = {"caption": "blue", "licence": "MIT", "width": 4, "more": [1]}
+    record = {"caption": "blue", "license": "MIT", "width": 4, "more": [1]}
     path = tar(
         tmp_path / "a.tar",
         {
@@ -68,7 +68,7 @@ def test_an_image_that_the_archive_does_not_hold_is_refused(tmp_path: Path) -> N
         list(read_tar(path))
     assert str(caught.value) == (
         f"{path}, 7, part 0: image path 'c.png' has no folder to start from; expected bytes or "
-        "base64. Put the picture itself into the part."
+        "base64. Put the image itself into the part."
     )
 
 
@@ -78,19 +78,19 @@ def test_a_group_with_neither_text_nor_image_is_refused(tmp_path: Path) -> None:
         list(read_tar(path))
     assert str(caught.value) == (
         f"{path}, 7: neither image nor text; expected a member that ends in .txt, .json or one of "
-        ".png .jpg .jpeg .webp .gif .bmp .tif .tiff. Rename the members, or leave the document out."
+        ".png .jpg .jpeg .webp .gif .bmp .tif .tiff. Rename the members, or drop the document."
     )
 
 
 def test_broken_members_are_named_and_their_documents_can_be_left_out(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar", {"1.json": b"{", "2.txt": b"\xff", "3.txt": b"three"})
-    faults = Faults()
-    assert [document.text for document in read_tar(path, faults)] == ["three"]
-    assert faults.messages == [
-        f"{path}, 1.json: no JSON (Expecting property name enclosed in double quotes, line 1); "
-        "expected an object. Fix it, or leave the document out.",
+    documents, details = separate(read_tar(path, "drop"))
+    assert [document.text for document in documents] == ["three"]
+    assert details == [
+        f"{path}, 1.json: not JSON (Expecting property name enclosed in double quotes, line 1); "
+        "expected an object. Fix it, or drop the document.",
         f"{path}, 2.txt: byte 0 is not UTF-8; expected text in UTF-8. "
-        "Save it as UTF-8, or leave the document out.",
+        "Save it as UTF-8, or drop the document.",
     ]
 
 
@@ -100,7 +100,7 @@ def test_an_archive_cut_short_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_tar(path))
     assert str(caught.value) == (
-        f"{path}: no whole tar archive (unexpected end of data); expected a WebDataset .tar, not "
+        f"{path}: a truncated or corrupt tar archive (unexpected end of data); expected a WebDataset .tar, not "
         "compressed. Copy or write the file again."
     )
 

@@ -40,7 +40,7 @@ parts: st.SearchStrategy[Part] = st.one_of(
 )
 part_tuples = st.lists(parts, max_size=3).map(tuple)
 turns = st.builds(Turn, st.sampled_from(ROLES), part_tuples)
-fields = {"id": texts.filter(bool), "source": texts, "licence": texts}
+fields = {"id": texts.filter(bool), "source": texts, "license": texts}
 documents = st.one_of(
     st.builds(
         Document,

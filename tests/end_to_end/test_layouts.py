@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts
-from tests.checkpoints.drawn import bytes_of, save_drawn
+from calumma.checkpoints.model_folder import ModelComponents
+from tests.checkpoints.random_models import folder_bytes, save_random_model
 from tests.launch import Death, launch
 
 KILLED = Death("calumma.checkpoints.hf_weights", "write_tensors", 2)
@@ -23,10 +23,10 @@ STOPPED = Death("calumma.checkpoints.meta.vqgan_files", "write_pickled", 1, sign
     ],
 )
 def test_a_conversion_that_ends_half_way_leaves_no_folder(
-    more: tuple[str, ...], death: Death, status: int, model_parts: ModelParts, tmp_path: Path
+    more: tuple[str, ...], death: Death, status: int, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     own, out, log = tmp_path / "own", tmp_path / "out", tmp_path / "log"
-    save_drawn(own, model_parts)
+    save_random_model(own, model_parts)
     ended = launch("convert", own, out, *more, log=log, death=death)
     assert ended.status == status, ended.said
     assert not out.exists()
@@ -36,4 +36,4 @@ def test_a_conversion_that_ends_half_way_leaves_no_folder(
     assert launch("convert", own, out, *more, log=log).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"own", "out", "log"}
     assert launch("convert", out, tmp_path / "back", "--to", "calumma", log=log).status == 0
-    assert bytes_of(tmp_path / "back") == bytes_of(own)
+    assert folder_bytes(tmp_path / "back") == folder_bytes(own)

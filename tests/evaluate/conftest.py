@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Document
 from calumma.generate.model import Model
 from tests.evaluate.oracle import scene_documents
 
 
 @pytest.fixture(scope="session")
-def model(model_parts: ModelParts) -> Model:
+def model(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 

@@ -76,9 +76,9 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
     asked: list[tuple[Any, bool]] = []
     real = model.generate_batch
 
-    def listening(prompts: Any, *, answer: bool, **config: Any) -> Any:
+    def listening(prompts: Any, *, add_generation_prompt: bool, **config: Any) -> Any:
         asked.append((prompts, answer))
-        return real(prompts, answer=answer, **config)
+        return real(prompts, add_generation_prompt=add_generation_prompt, **config)
 
     monkeypatch.setattr(model, "generate_batch", listening)
     generate_images(model, ["a ring"], EvalConfig())

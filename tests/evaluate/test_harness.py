@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.harness import HarnessModel, register_harness_model
@@ -29,7 +29,7 @@ def _asked(*arguments: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def theirs(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def theirs(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The harness' own class for transformers, around the folder that we write."""
     folder = tmp_path_factory.mktemp("harness") / "model"
     save_model(folder, model_parts)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from calumma.checkpoints.conversion import open_model
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Document, Text
 from calumma.documents.writers import write_parquet
 from calumma.errors import EvaluationError
@@ -26,13 +26,13 @@ def _report(folder: Path, figures: Sequence[Metric]) -> Path:
 
 
 @pytest.fixture
-def folder(model_parts: ModelParts, tmp_path: Path) -> Path:
+def folder(model_parts: ModelComponents, tmp_path: Path) -> Path:
     save_model(tmp_path / "model", model_parts)
     return tmp_path / "model"
 
 
 def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
-    folder: Path, model_parts: ModelParts, tmp_path: Path
+    folder: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     report = _report(
         tmp_path / "report",

@@ -46,7 +46,11 @@ def test_what_is_put_is_the_prompt_that_is_shown(model: Model) -> None:
     assert asker.token_ids(ASKED, codes) == model.encode(asker.prompt(ASKED))
     # And so is what comes of it, up to the end of its line.
     samples = model.generate_batch(
-        [asker.prompt(ASKED)], answer=False, max_new_tokens=10, max_images=0, text=GREEDY_TEXT
+        [asker.prompt(ASKED)],
+        add_generation_prompt=False,
+        max_new_tokens=10,
+        max_images=0,
+        text=GREEDY_TEXT,
     )
     [text] = [str(part) for part in samples[0].parts] or [""]
     assert asker.generate_answers([ASKED]) == [text.strip().partition("\n")[0].strip()]

@@ -49,12 +49,12 @@ def generated(decoder: Decoder, *, behind: bool = False) -> list[list[int]]:
         )
         for number in range(4)
     ]
-    works = engine.submit_all(
+    states = engine.submit_all(
         [*asked, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")]
     )
     while not engine.is_idle:
         engine.step()
-    return [work.output_token_ids for work in works]
+    return [state.output_token_ids for state in states]
 
 
 def generate(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.events import End, ImageDone, TextPiece
@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {"max_new_tokens": 30, "text": WILD}
 
 
 @pytest.fixture(scope="module")
-def model(model_parts: ModelParts) -> Model:
+def model(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 
@@ -67,12 +67,12 @@ def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: AsyncEng
     answer = live.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
     events = iter(answer)
     next(events)
-    answer.cancel()
+    answer.abort()
     *_, last = events
     assert isinstance(last, End)
     sample = last.sample
     assert sample.token_ids == whole[: len(sample.token_ids)]
-    assert sample.finish_reason == ("cancelled" if len(sample.token_ids) < len(whole) else "length")
+    assert sample.finish_reason == ("abort" if len(sample.token_ids) < len(whole) else "length")
 
 
 def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
@@ -103,10 +103,10 @@ def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Mo
         others.append((other, live.generate(["a red"], seed=int(other), **OPTIONS)))
         for event, _ in zip(cancelled, range(random.integers(4)), strict=False):
             assert not isinstance(event, TextPiece) or event.text.encode().decode() == event.text
-        cancelled.cancel()
+        cancelled.abort()
         ids = cancelled.sample().token_ids
         assert ids == undisturbed[victim][: len(ids)]
-    assert all(answer.sample().ids == undisturbed[number] for number, answer in others)
+    assert all(answer.sample().token_ids == undisturbed[number] for number, answer in others)
     live.close()
     assert (live.stats.num_reserved_tokens, live.stats.num_sequences) == (0, 0)
 
@@ -134,12 +134,12 @@ def test_closing_at_once_cancels(model: Model) -> None:
     live = AsyncEngine(model)
     answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(20)]
     live.close(finish=False)
-    assert "cancelled" in {answer.sample().finish_reason for answer in answers}
+    assert "abort" in {answer.sample().finish_reason for answer in answers}
 
 
 def test_a_request_that_does_not_fit_is_refused_where_it_is_asked(model: Model) -> None:
     live = AsyncEngine(model, EngineConfig(max_cached_tokens=20))
-    with pytest.raises(GenerationError, match="of the cache; expected at most 20 in 64"):
+    with pytest.raises(GenerationError, match="sequences; expected at most 20 in 64"):
         live.generate(["a"], max_new_tokens=100)
     live.close()
 
@@ -152,7 +152,7 @@ def test_an_error_in_the_engine_reaches_all_who_ask(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of the decoder")
 
-    monkeypatch.setattr(model.decoder, "hidden", broken)
+    monkeypatch.setattr(model.decoder, "hidden_states", broken)
     answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(2)]
     for answer in answers:
         with pytest.raises(ZeroDivisionError, match="of the decoder"):
@@ -174,8 +174,8 @@ def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
         begun.set()
         free.wait()
 
-    monkeypatch.setattr(model.decoder, "hidden", hang)
-    monkeypatch.setattr("calumma.generate.async_engine._MOST_SECONDS_TO_END", 0.1)
+    monkeypatch.setattr(model.decoder, "hidden_states", hang)
+    monkeypatch.setattr("calumma.generate.async_engine._JOIN_TIMEOUT_SECONDS", 0.1)
     answer = live.generate(["a"], **OPTIONS)
     begun.wait()
     live.fail(TimeoutError("it hangs"))

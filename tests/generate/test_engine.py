@@ -151,9 +151,9 @@ def greedy(request: Request) -> Request:
 
 
 def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
-    works = engine.submit_all(wanted)
-    list(engine.stream_tokens(works))
-    return [work.output_token_ids for work in works]
+    states = engine.submit_all(wanted)
+    list(engine.stream_tokens(states))
+    return [state.output_token_ids for state in states]
 
 
 @pytest.mark.parametrize("chosen", [greedy, replace])
@@ -202,7 +202,9 @@ def test_equal_prompts_are_read_once_and_say_the_same(
     copied: list[int] = []
     copy = KVCache.copy_prefix
     monkeypatch.setattr(
-        KVCache, "copy", lambda *args, count: (copied.append(count), copy(*args, count=count))
+        KVCache,
+        "copy_prefix",
+        lambda *args, count: (copied.append(count), copy(*args, count=count)),
     )
     found = run(engine, wanted)
     assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
@@ -231,15 +233,15 @@ def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
     assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
     # 8 rows of 39 ids are more than 100: the oldest are gone. The whole cache can still be had.
     assert (
-        sum(row.num_computed_tokens for row in small._prefix_cache)
-        == small._kv_allocator.num_used
+        sum(row.num_computed_tokens for row in small.scheduler._prefix_cache)
+        == small.scheduler._allocator.num_used
         <= 100
     )
     whole = Request(
         prompt_token_ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0)
     )
     run(small, [whole])
-    assert len(small._prefix_cache) <= 1
+    assert len(small.scheduler._prefix_cache) <= 1
 
 
 def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine: Engine) -> None:
@@ -247,7 +249,7 @@ def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine
         decoder, engine.vocabulary, CODES, config=EngineConfig(enable_prefix_caching=False)
     )
     run(small, [Request(prompt_token_ids=tuple(range(24, 64)), max_new_tokens=9)])
-    assert (small._kv_allocator.num_used, len(small._prefix_cache)) == (0, 0)
+    assert (small.scheduler._allocator.num_used, len(small.scheduler._prefix_cache)) == (0, 0)
 
 
 def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -> None:
@@ -267,14 +269,14 @@ def test_waiting_for_room_changes_nothing(
         CODES,
         config=EngineConfig(max_num_seqs=3, max_cached_tokens=140),
     )
-    works = narrow.submit_all(wanted * 2)
+    states = narrow.submit_all(wanted * 2)
     most = 0
     while not narrow.is_idle:
         narrow.step()
         most = max(most, narrow.stats.num_running)
         assert narrow.stats.num_sequences <= 3
-    assert most < len(works)
-    assert [work.output_token_ids for work in works] == run(engine, wanted) * 2
+    assert most < len(states)
+    assert [state.output_token_ids for state in states] == run(engine, wanted) * 2
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0)])
@@ -298,32 +300,32 @@ def test_100_cancelled_requests_leave_the_others_as_they_were(
     left: list[tuple[int, RequestState]] = []
     for trial in range(100):
         if trial == 50:
-            list(engine.stream_tokens([work for _, work in left]))
+            list(engine.stream_tokens([state for _, state in left]))
             engine = Engine(
                 decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True)
             )
         victim, *others = random.integers(len(pool), size=3)
-        works = engine.submit_all([pool[number] for number in (victim, *others)])
-        left += zip(others, works[1:], strict=True)
+        states = engine.submit_all([pool[number] for number in (victim, *others)])
+        left += zip(others, states[1:], strict=True)
         for _ in range(random.integers(12)):
             engine.step()
-        done = works[0].is_finished
-        engine.abort(works[0])
-        assert works[0].output_token_ids == undisturbed[victim][: len(works[0].output_token_ids)]
-        assert works[0].finish_reason == "cancelled" or done
-    list(engine.stream_tokens([work for _, work in left]))
-    assert [work.output_token_ids for _, work in left] == [
+        done = states[0].is_finished
+        engine.abort(states[0])
+        assert states[0].output_token_ids == undisturbed[victim][: len(states[0].output_token_ids)]
+        assert states[0].finish_reason == "abort" or done
+    list(engine.stream_tokens([state for _, state in left]))
+    assert [state.output_token_ids for _, state in left] == [
         undisturbed[number] for number, _ in left
     ]
     assert engine.stats.num_reserved_tokens == 0
 
 
 def test_who_stops_listening_cancels(engine: Engine, prompts: list[list[int]]) -> None:
-    works = engine.submit_all(requests(prompts))
-    for _ in engine.stream_tokens(works):
+    states = engine.submit_all(requests(prompts))
+    for _ in engine.stream_tokens(states):
         break
     assert engine.is_idle
-    assert {work.finish_reason for work in works} == {"cancelled"}
+    assert {state.finish_reason for state in states} == {"abort"}
 
 
 def test_several_may_follow_one_engine(engine: Engine, prompts: list[list[int]]) -> None:
@@ -378,12 +380,12 @@ def test_a_model_s_longest_row_is_not_passed(engine: Engine) -> None:
 
 def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list[int]]) -> None:
     wanted = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
-    work = engine.submit(wanted)
-    list(engine.stream_tokens([work]))
-    assert len(work.logprobs) == len(work.output_token_ids)
-    assert all(logprob <= 0 for logprob in work.logprobs)
-    begun = work.output_token_ids.index(engine.vocabulary.begin_image)
-    assert (work.logprobs[begun], work.logprobs[begun + CODES + 1]) == (0.0, 0.0)
+    state = engine.submit(wanted)
+    list(engine.stream_tokens([state]))
+    assert len(state.logprobs) == len(state.output_token_ids)
+    assert all(logprob <= 0 for logprob in state.logprobs)
+    begun = state.output_token_ids.index(engine.vocabulary.begin_image)
+    assert (state.logprobs[begun], state.logprobs[begun + CODES + 1]) == (0.0, 0.0)
 
 
 def test_a_decoder_with_spare_rows_never_chooses_them(
@@ -397,7 +399,7 @@ def test_a_decoder_with_spare_rows_never_chooses_them(
 
 
 def test_the_caller_s_own_torch_is_left_alone(engine: Engine, prompts: list[list[int]]) -> None:
-    for _ in engine.run(requests(prompts)):
+    for _ in engine.stream_tokens(engine.submit_all(requests(prompts))):
         assert not torch.is_inference_mode_enabled()
 
 

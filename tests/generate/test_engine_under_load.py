@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, ImageSampling, Modality, Request, TextSampling
 from calumma.generate.request import RequestState
+from calumma.model.attention_backends import AttentionMetadata, CachedAttention
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import LMHead
-from calumma.model.kv_cache import SequenceChunk
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=6)
@@ -39,12 +38,14 @@ class Noise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config, self.ranks = CONFIG, 1
+        self.config, self.tp_size = CONFIG, 1
         self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
         self.head = LMHead(CONFIG.model_dim, V.size, bias=False)
         nn.init.normal_(self.head.weight, std=2.0)
 
-    def hidden(self, ids: Tensor, cache: object, pieces: Sequence[SequenceChunk]) -> Tensor:
+    def hidden_states(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
+        assert isinstance(metadata.attention_fn, CachedAttention)
+        pieces, ids = metadata.attention_fn.chunks, token_ids
         slots = [
             n for piece in pieces for n in range(piece.start_slot, piece.start_slot + piece.seq_len)
         ]
@@ -78,15 +79,15 @@ def any_request(random: np.random.Generator, number: int, longest: int = 30) -> 
     )
 
 
-def require_well_formed(work: RequestState) -> None:
+def require_well_formed(state: RequestState) -> None:
     """Whole images, no code outside, no text inside, and every limit of the request kept."""
-    request, ids = work.request, list(work.output_token_ids)
-    assert len(ids) == len(work.logprobs) <= request.max_new_tokens
+    request, ids = state.request, list(state.output_token_ids)
+    assert len(ids) == len(state.logprobs) <= request.max_new_tokens
     marks = [id_ for id_ in request.prompt_token_ids if id_ in (V.begin_image, V.end_image)]
     if marks[-1:] == [V.begin_image]:
         opened = request.prompt_token_ids[::-1].index(V.begin_image)
         ids = [*request.prompt_token_ids[len(request.prompt_token_ids) - 1 - opened :], *ids]
-    begun = work.output_token_ids.count(V.begin_image)
+    begun = state.output_token_ids.count(V.begin_image)
     place = 0
     while place < len(ids):
         if ids[place] == V.begin_image:
@@ -101,67 +102,68 @@ def require_well_formed(work: RequestState) -> None:
         place += 1
     assert begun <= (request.modality != "text") * request.max_images
     asked_first = request.modality == "image" or (request.image_first and request.max_images)
-    if asked_first and request.modality != "text" and ids == work.output_token_ids:
+    if asked_first and request.modality != "text" and ids == state.output_token_ids:
         fits = request.max_new_tokens >= CODES + 2
         assert not fits or ids[0] == V.begin_image
-    assert work.finish_reason in ("stop", "length")
+    assert state.finish_reason in ("stop", "length")
 
 
 def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
-    engine = noise(slots=20_000, rows=256, keep_ended=False)
+    engine = noise(max_cached_tokens=20_000, max_num_seqs=256, enable_prefix_caching=False)
     random = np.random.default_rng(0)
-    works = engine.submit_all([any_request(random, n, longest=12) for n in range(10_000)])
+    states = engine.submit_all([any_request(random, n, longest=12) for n in range(10_000)])
     while not engine.is_idle:
         engine.step()
-    for work in works:
-        require_well_formed(work)
-    kinds = {work.request.modality for work in works if V.begin_image in work.output_token_ids}
+    for state in states:
+        require_well_formed(state)
+    kinds = {state.request.modality for state in states if V.begin_image in state.output_token_ids}
     assert kinds == {"any", "image"}
 
 
 def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
-    engine = noise(slots=300, rows=12, chunk=16)
+    engine = noise(max_cached_tokens=300, max_num_seqs=12, prefill_chunk_size=16)
     random = np.random.default_rng(1)
-    works: list[RequestState] = []
+    states: list[RequestState] = []
     waited: dict[RequestState, int] = {}
-    while len(works) < 1000 or not engine.is_idle:
-        if len(works) < 1000:  # they come while others run
-            works.append(engine.submit(any_request(random, len(works))))
-        before = [work for work in works if work.cond.start_slot < 0 and not work.is_finished]
+    while len(states) < 1000 or not engine.is_idle:
+        if len(states) < 1000:  # they come while others run
+            states.append(engine.submit(any_request(random, len(states))))
+        before = [state for state in states if state.cond.start_slot < 0 and not state.is_finished]
         engine.step()
         load = engine.stats
         assert load.num_reserved_tokens <= load.max_cached_tokens == 300
         assert load.num_sequences <= 12
-        assert load.num_running + load.num_waiting == sum(not work.is_finished for work in works)
-        admitted = [work for work in before if work.cond.start_slot >= 0 or work.is_finished]
+        assert load.num_running + load.num_waiting == sum(not state.is_finished for state in states)
+        admitted = [state for state in before if state.cond.start_slot >= 0 or state.is_finished]
         assert admitted == before[: len(admitted)], "somebody was overtaken"
-        for work in admitted:
-            waited[work] = len(works)
-    assert all(work.is_finished and work.finish_reason != "cancelled" for work in works)
+        for state in admitted:
+            waited[state] = len(states)
+    assert all(state.is_finished and state.finish_reason != "abort" for state in states)
     assert len(waited) == 1000
     assert engine.stats.num_reserved_tokens == engine.stats.num_sequences == 0
-    assert engine._kv_allocator.num_used == sum(
-        row.num_computed_tokens for row in engine._prefix_cache
+    assert engine.scheduler._allocator.num_used == sum(
+        row.num_computed_tokens for row in engine.scheduler._prefix_cache
     )
-    for work in works:
-        require_well_formed(work)
+    for state in states:
+        require_well_formed(state)
 
 
 def test_what_can_never_fit_is_refused_at_once() -> None:
-    engine = noise(slots=40, rows=2)
+    engine = noise(max_cached_tokens=40, max_num_seqs=2)
     with pytest.raises(GenerationError) as caught:
         engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=39, max_images=0))
     assert str(caught.value) == (
-        "the request may need 41 slots in 1 rows of the cache; expected at most 40 in 2. Shorten it, "
-        "ask for fewer new tokens or less guidance, or give the engine a larger budget."
+        "the request may need a KV cache of 41 tokens in 1 sequences; expected at most 40 in 2. "
+        "Shorten it, ask for fewer new tokens or less guidance, or raise max_cached_tokens and "
+        "max_num_seqs."
     )
-    with pytest.raises(GenerationError, match="in 3 rows of the cache; expected at most 40 in 2"):
+    with pytest.raises(GenerationError, match="in 3 sequences; expected at most 40 in 2"):
         engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=10))
     assert engine.is_idle
 
 
 def test_a_long_prompt_does_not_hold_up_the_others() -> None:
-    engine = noise(slots=1000, rows=12, chunk=4)
+    engine = noise(max_cached_tokens=1000, max_num_seqs=12, prefill_chunk_size=4)
     short = engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=30, max_images=0))
     engine.step()
     long = engine.submit(Request(prompt_token_ids=(0, *[13] * 50), max_new_tokens=4, max_images=0))
@@ -176,19 +178,25 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cancelling_at_any_step_frees_everything(seed: int) -> None:
-    engine = noise(slots=400, rows=20, chunk=8, behind=seed % 2 == 1)
+    engine = noise(
+        max_cached_tokens=400,
+        max_num_seqs=20,
+        prefill_chunk_size=8,
+        async_scheduling=seed % 2 == 1,
+    )
     random = np.random.default_rng(seed)
-    works = engine.submit_all([any_request(random, number) for number in range(60)])
+    states = engine.submit_all([any_request(random, number) for number in range(60)])
     while not engine.is_idle:
         engine.step()
         used = engine.stats.num_reserved_tokens
-        work = works[random.integers(len(works))]
-        held = 0 if work.is_finished or work.cond.start_slot < 0 else work.reservation.num_slots
-        ended = work.is_finished
-        engine.abort(work)
-        assert work.is_finished and work.is_aborted == (work.is_aborted or not ended)
+        state = states[random.integers(len(states))]
+        held = 0 if state.is_finished or state.cond.start_slot < 0 else state.reservation.num_slots
+        ended = state.is_finished
+        engine.abort(state)
+        assert state.is_finished
+        assert ended or state.finish_reason == "abort"
         assert engine.stats.num_reserved_tokens == used - held
     assert engine.stats.num_reserved_tokens == engine.stats.num_sequences == 0
-    for work in works:
-        if not work.is_aborted:
-            require_well_formed(work)
+    for state in states:
+        if state.finish_reason != "abort":
+            require_well_formed(state)

@@ -20,33 +20,50 @@ from calumma.vocabulary import Vocabulary
 
 
 def test_a_place_is_guessed_to_be_as_the_one_above_it() -> None:
-    guesses = JacobiDrafter(window=5, codes_per_side=3)
-    assert guesses.propose([4, 5, 6, 7], owed=5) == [5, 6, 7, 5]
-    assert JacobiDrafter(window=2, codes_per_side=3).propose([4, 5, 6, 7], owed=5) == [5, 6]
-    assert JacobiDrafter(window=9, codes_per_side=3).propose([8], owed=8) == [8, 8, 8, 8, 8, 8, 8]
+    guesses = JacobiDrafter(num_speculative_tokens=5, codes_per_side=3)
+    assert guesses.propose([4, 5, 6, 7], num_codes_remaining=5) == [5, 6, 7, 5]
+    assert JacobiDrafter(num_speculative_tokens=2, codes_per_side=3).propose(
+        [4, 5, 6, 7], num_codes_remaining=5
+    ) == [5, 6]
+    assert JacobiDrafter(num_speculative_tokens=9, codes_per_side=3).propose(
+        [8], num_codes_remaining=8
+    ) == [8, 8, 8, 8, 8, 8, 8]
 
 
 def test_nothing_is_guessed_before_the_first_code_or_behind_the_last() -> None:
-    assert JacobiDrafter(window=3, codes_per_side=2).propose([], owed=4) == []
-    assert JacobiDrafter(window=3, codes_per_side=2).propose([4, 5, 6], owed=1) == []
-    assert JacobiDrafter(window=0, codes_per_side=2).propose([4], owed=3) == []
+    assert (
+        JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).propose([], num_codes_remaining=4)
+        == []
+    )
+    assert (
+        JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).propose(
+            [4, 5, 6], num_codes_remaining=1
+        )
+        == []
+    )
+    assert (
+        JacobiDrafter(num_speculative_tokens=0, codes_per_side=2).propose(
+            [4], num_codes_remaining=3
+        )
+        == []
+    )
 
 
 def test_guesses_stand_up_to_the_first_that_is_drawn_otherwise() -> None:
-    guesses = JacobiDrafter(window=3, codes_per_side=2)
-    guesses.propose([4, 5], owed=9)
+    guesses = JacobiDrafter(num_speculative_tokens=3, codes_per_side=2)
+    guesses.propose([4, 5], num_codes_remaining=9)
     assert guesses.draft_token_ids == [4, 5, 4]
     # Behind the newest code 4 is drawn, as guessed; behind it 7, where 5 was guessed.
     assert guesses.verify([4, 7, 8, 9]) == 2
     assert guesses.draft_token_ids == [8, 9]
-    assert guesses.propose([4, 5, 4, 7], owed=7) == [8, 9, 8]
+    assert guesses.propose([4, 5, 4, 7], num_codes_remaining=7) == [8, 9, 8]
     assert guesses.verify([8, 9, 8, 6]) == 4
     assert guesses.draft_token_ids == []
 
 
 def test_draws_must_be_one_more_than_guesses() -> None:
-    with pytest.raises(AssertionError, match="2 draws for 0 guesses"):
-        JacobiDrafter(window=3, codes_per_side=2).verify([4, 4])
+    with pytest.raises(AssertionError, match="2 samples for 0 drafts"):
+        JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).verify([4, 4])
 
 
 LENGTH, CODES = 4, 3
@@ -97,12 +114,12 @@ def test_all_pictures_come_as_often_as_their_probabilities_say(window: int) -> N
 
 
 def followed(engine: Engine, requests: list[Request]) -> tuple[list[RequestState], int]:
-    """The works of all requests, and the steps they took."""
-    works, steps = engine.submit_all(requests), 0
+    """The states of all requests, and the steps they took."""
+    states, steps = engine.submit_all(requests), 0
     while not engine.is_idle:
         engine.step()
         steps += 1
-    return works, steps
+    return states, steps
 
 
 @pytest.mark.parametrize("chunk", [512, 3])
@@ -121,10 +138,12 @@ def test_a_batch_where_some_guess_and_some_do_not_says_what_it_says_without(
             prompt_token_ids=ids, image=rules, seed=number, max_new_tokens=40, image_first=True
         )
         plain.append(one)
-        guessing.append(replace(one, image=replace(rules, speculate=window)))
+        guessing.append(replace(one, image=replace(rules, num_speculative_tokens=window)))
     without, many = followed(engine, plain)
     found, fewer = followed(engine, guessing)
-    assert [work.output_token_ids for work in found] == [work.output_token_ids for work in without]
+    assert [state.output_token_ids for state in found] == [
+        state.output_token_ids for state in without
+    ]
     for one, other in zip(found, without, strict=True):
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=1e-4)
     assert fewer <= many
@@ -144,8 +163,8 @@ def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
     one = Request(
         prompt_token_ids=(0,), image=rules, modality="image", max_images=1, max_new_tokens=18
     )
-    (work,), steps = followed(engine, [one])
-    assert work.output_token_ids == [v.begin_image, *[v.code_to_id(3)] * 16, v.end_image]
+    (state,), steps = followed(engine, [one])
+    assert state.output_token_ids == [v.begin_image, *[v.code_to_id(3)] * 16, v.end_image]
     # The first code alone, twice six, and the three that are left.
     assert steps == 1 + 2 + 1
 
@@ -153,4 +172,6 @@ def test_a_picture_of_one_colour_takes_few_steps(decoder: Decoder) -> None:
 def test_a_window_of_less_than_nothing_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(num_speculative_tokens=-1)
-    assert str(caught.value) == "speculate=-1; expected at least 0, the codes to guess ahead."
+    assert str(caught.value) == (
+        "num_speculative_tokens=-1; expected at least 0, the image tokens to draft per step."
+    )

@@ -13,20 +13,21 @@ import PIL.Image
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.documents.document import Image, Text, Turn
 from calumma.errors import DocumentError, GenerationError
 from calumma.generate.events import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model, load
 from calumma.generate.params import TextSampling
 from calumma.tokens.sequence import encode_image_codes
-from tests.checkpoints.drawn import without_image_decoder
+from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise, png
 
 WILD = TextSampling(temperature=5.0, top_p=1.0)
 
 
 @pytest.fixture(scope="module")
-def model(model_parts: ModelParts) -> Model:
+def model(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 
@@ -34,7 +35,7 @@ def test_a_model_says_its_size_in_a_line(model: Model) -> None:
     count = sum(each.numel() for each in model.decoder.parameters())
     size, codes = model.vocabulary.size, model.image.config.codes_per_image
     assert repr(model) == (
-        f"Model({count:,} parameters, vocabulary of {size:,} ids, {codes} codes an image, cpu, "
+        f"Model({count:,} parameters, vocabulary of {size:,} tokens, {codes} codes per image, cpu, "
         "float32)"
     )
 
@@ -71,14 +72,16 @@ def test_logits_are_the_decoder_s_with_nothing_masked(model: Model) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_a_saved_model_says_the_same(model: Model, model_parts: ModelParts, tmp_path: Path) -> None:
+def test_a_saved_model_says_the_same(
+    model: Model, model_parts: ModelComponents, tmp_path: Path
+) -> None:
     save_model(tmp_path, model_parts)
     again = load(tmp_path)
     options: dict[str, Any] = {"max_new_tokens": 20, "seed": 3, "text": WILD, "image_first": True}
     one, other = (m.generate(["a red", noise(1)], **options) for m in (model, again))
     assert one.token_ids == other.token_ids
     assert one.prompt_token_ids == [
-        *model.encode(["a red", noise(1)], fit="pad"),
+        *model.encode(["a red", noise(1)], resize_mode="pad"),
         model.vocabulary.end_turn,
     ]
 
@@ -91,12 +94,14 @@ def test_a_batch_says_what_each_alone_would(model: Model) -> None:
         alone = model.generate(prompt, seed=seed, **options)
         assert alone.token_ids == sample.token_ids
         assert alone.logprobs == pytest.approx(sample.logprobs, abs=1e-4)
-        assert 0 < sample.timings["first_token"] <= sample.timings["total"]
+        assert 0 < sample.timings["time_to_first_token"] <= sample.timings["latency"]
 
 
 def test_an_answer_says_why_it_ended(model: Model) -> None:
     for seed in range(20):
-        sample = model.generate(["a"], max_new_tokens=30, seed=seed, text=WILD, answer=False)
+        sample = model.generate(
+            ["a"], max_new_tokens=30, seed=seed, text=WILD, add_generation_prompt=False
+        )
         ended = sample.token_ids[-1] == model.vocabulary.eos
         assert sample.finish_reason == ("stop" if ended else "length")
         assert ended or len(sample.token_ids) == 30
@@ -138,7 +143,7 @@ def test_the_events_tell_of_the_sample(model: Model, seed: int) -> None:
 
 
 def test_partial_pictures_come_as_often_as_asked(model: Model) -> None:
-    events = model.stream(["a"], max_new_tokens=6, image_first=True, codes_between=1)
+    events = model.stream(["a"], max_new_tokens=6, image_first=True, partial_image_interval=1)
     counts = [event.num_codes for event in events if isinstance(event, ImageProgress)]
     assert counts == [1, 2, 3, 4]
 
@@ -147,7 +152,7 @@ def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = encode_image_codes([3, 1, 4, 15], model.vocabulary)
-    monkeypatch.setattr(model, "_prompt", lambda *parts, **options: [0, 30, *image[:3]])
+    monkeypatch.setattr(model, "encode_chat", lambda messages: [0, 30, *image[:3]])
     sample = model.generate(["x"], max_new_tokens=3)
     codes = [model.vocabulary.id_to_code(id_) for id_ in sample.token_ids[:2]]
     assert sample.token_ids[2] == model.vocabulary.end_image
@@ -156,10 +161,76 @@ def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
     assert drawn.tobytes() == model.decode_image([3, 1, *codes]).tobytes()
 
 
-def test_without_an_image_decoder_all_else_works(model_parts: ModelParts) -> None:
+def test_a_stop_string_ends_an_output(model: Model) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 40, "text": WILD, "max_images": 0, "seed": 2}
+    (text,) = model.generate(["a"], **options).parts
+    assert isinstance(text, str)
+    stop = text[10:12]
+    end = text.index(stop)
+    plain, stopped = model.generate_requests(
+        [model.request(["a"], **options), model.request(["a"], stop=(stop,), **options)]
+    )
+    assert plain.parts == [text]
+    assert stopped.parts == [text[:end]]
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == plain.token_ids[: len(stopped.token_ids)]
+    assert len(stopped.logprobs) == len(stopped.token_ids) < len(plain.token_ids)
+    assert stop in model.text.decode(stopped.token_ids)
+    assert stop not in model.text.decode(stopped.token_ids[:-1])
+    *events, last = model.stream(["a"], stop=(stop,), **options)
+    assert "".join(e.text for e in events if isinstance(e, TextPiece)) == text[:end]
+    assert isinstance(last, End)
+    assert last.sample.token_ids == stopped.token_ids
+    assert last.sample.finish_reason == "stop"
+
+
+def test_stop_strings_must_not_be_empty(model: Model) -> None:
+    for stop in ("END", ("", "END")):
+        with pytest.raises(GenerationError) as caught:
+            model.generate(["a"], stop=stop)
+        assert str(caught.value) == (
+            f"stop={stop!r}; expected a tuple of stop strings, none of them empty."
+        )
+
+
+def test_progress_counts_finished_requests(model: Model) -> None:
+    found: list[tuple[int, int]] = []
+    requests = [model.request(["a"], max_new_tokens=n, max_images=0) for n in (0, 3, 1)]
+    tokens: list[int] = []
+    samples = model.generate_requests(
+        requests, lambda state, id_: tokens.append(id_), lambda *counts: found.append(counts)
+    )
+    assert found == [(1, 3), (2, 3), (3, 3)]
+    assert sorted(tokens) == sorted(id_ for sample in samples for id_ in sample.token_ids)
+
+
+def test_a_chat_is_encoded_turn_by_turn_with_images_as_in_shards(model: Model) -> None:
+    v, text, wide = model.vocabulary, model.text.encode, noise(1, 40, 20)
+    padded, cropped = (
+        encode_image_codes(model.encode_image(wide, resize_mode=mode), v)
+        for mode in ("pad", "crop")
+    )
+    messages: list[Turn | dict[str, Any]] = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": ["a", wide]},
+        Turn("assistant", (Text("b"), Image(data=png(1, 40, 20)))),
+        {"role": "user", "content": "c"},
+    ]
+    prompt = [v.bos, *text("be brief"), *text("a"), *padded, v.end_turn]
+    answer = [*text("b"), *cropped]
+    assert model.encode_chat(messages) == [*prompt, *answer, v.eos, *text("c"), v.end_turn]
+    assert model.encode_chat(messages[:3]) == [*prompt, *answer]
+    with pytest.raises(DocumentError) as caught:
+        model.encode_chat([{"role": "tool", "content": "a"}])
+    assert str(caught.value) == (
+        "message 1 has the role 'tool'; expected one of system, user, assistant."
+    )
+
+
+def test_without_an_image_decoder_all_else_works(model_parts: ModelComponents) -> None:
     blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
     message = (
-        "this model folder has no vq_decoder.safetensors, so codes cannot become pictures; expected "
+        "this model folder has no vq_decoder.safetensors, so codes cannot become images; expected "
         "the decoder of its image tokenizer. Put that file into the folder, or ask for text only "
         "(max_images=0)."
     )
@@ -177,10 +248,10 @@ def test_without_an_image_decoder_all_else_works(model_parts: ModelParts) -> Non
 
 @pytest.mark.parametrize(
     "options",
-    [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"weights": "int8"}],
+    [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantization": "int8"}],
     ids=["bfloat16", "float16", "int8"],
 )
-def test_smaller_weights_answer_too(model_parts: ModelParts, options: dict[str, Any]) -> None:
+def test_smaller_weights_answer_too(model_parts: ModelComponents, options: dict[str, Any]) -> None:
     small = Model(copy.deepcopy(model_parts), **options)
     samples = small.generate_batch(
         [["a red"], [noise(1)]], seeds=[1, 2], max_new_tokens=20, image_first=True, text=WILD
@@ -190,7 +261,7 @@ def test_smaller_weights_answer_too(model_parts: ModelParts, options: dict[str, 
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
 
 
-def test_weights_of_another_kind_are_refused(model_parts: ModelParts) -> None:
+def test_weights_of_another_kind_are_refused(model_parts: ModelComponents) -> None:
     with pytest.raises(GenerationError) as caught:
-        Model(model_parts, weights="int3")  # type: ignore[arg-type]
-    assert str(caught.value) == "weights='int3' are not known; expected plain, int8 or fp8."
+        Model(model_parts, quantization="int3")  # type: ignore[arg-type]
+    assert str(caught.value) == "quantization='int3' is not known; expected None, int8 or fp8."

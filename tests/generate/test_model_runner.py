@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calumma.generate.model_runner import (
-    MAX_DECODE_TOKENS,
-    MIN_PREFIX_TOKENS,
-    ModelRunner,
-    schedule,
-    to_column_major,
-)
+from calumma.generate.model_runner import ModelRunner, to_column_major
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.scheduler import (
+    MAX_DECODE_TOKENS,
+    MIN_PREFIX_TOKENS,
+    reuse_prefix,
+    schedule_tokens,
+)
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -81,19 +81,19 @@ def test_ids_that_are_dropped_leave_no_trace(reader: ModelRunner) -> None:
 def test_a_beginning_that_was_read_is_not_read_again(reader: ModelRunner) -> None:
     first, short = row(MIN_PREFIX_TOKENS + 8, 0), row(MIN_PREFIX_TOKENS - 1, 100)
     same, longer = row(MIN_PREFIX_TOKENS + 8, 200), row(MIN_PREFIX_TOKENS + 12, 300)
-    assert reader.reuse_prefix(first, [])
-    assert not reader.reuse_prefix(same, [first])
+    assert reuse_prefix(first, [], reader.kv_cache)
+    assert not reuse_prefix(same, [first], reader.kv_cache)
     reader.execute([(first, MIN_PREFIX_TOKENS + 2)])
-    assert not reader.reuse_prefix(same, [first])
+    assert not reuse_prefix(same, [first], reader.kv_cache)
     reader.execute([(first, 6)])
     for one, shared in ((short, 0), (same, MIN_PREFIX_TOKENS + 7), (longer, MIN_PREFIX_TOKENS + 8)):
-        assert reader.reuse_prefix(one, [short, first])
+        assert reuse_prefix(one, [short, first], reader.kv_cache)
         assert one.num_computed_tokens == shared
         rest = reader.execute([(one, one.num_uncomputed_tokens)])
         assert torch.allclose(rest, whole(reader, one.token_ids)[shared:], atol=1e-5)
 
 
-def works(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
+def states(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
     """Prompts that begin unlike each other, each with slots of its own."""
     made = []
     for number, length in enumerate(lengths):
@@ -103,19 +103,19 @@ def works(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
                 Request(prompt_token_ids=ids), text_tokenizer.vocabulary, 4, 128
             )
         )
-        made[-1].place(number * 100, number)
+        made[-1].allocate(number * 100, number)
     return made
 
 
 def test_long_prompts_wait_and_those_that_decode_do_not(
     reader: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
-    all_works = works(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
+    all_works = states(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
     counts = []
-    while left := [work for work in all_works if work.cond.num_uncomputed_tokens]:
-        plan, ready = schedule(left, [], reader, chunk=20)
+    while left := [state for state in all_works if state.cond.num_uncomputed_tokens]:
+        plan, ready = schedule_tokens(left, [], reader.kv_cache, 20)
         counts.append([count for _, count in plan])
-        assert [work.cond for work in ready] == [
+        assert [state.cond for state in ready] == [
             row for row, n in plan if n == row.num_uncomputed_tokens
         ]
         for row, count in plan:
@@ -130,11 +130,11 @@ def test_a_request_s_rows_end_in_one_step(
     v = text_tokenizer.vocabulary
     image = [v.begin_image, 4, 5, 6, 7, v.end_image]
     ids = (v.bos, *v.text[:20], *image * 3, v.begin_image)
-    work = RequestState.from_request(Request(prompt_token_ids=ids), v, 4, 128)
-    work.allocate(0, 0)
+    state = RequestState.from_request(Request(prompt_token_ids=ids), v, 4, 128)
+    state.allocate(0, 0)
     steps = []
-    while any(one.num_uncomputed_tokens for one in work.sequences):
-        plan, ready = schedule([work], [], reader, chunk=16)
+    while any(one.num_uncomputed_tokens for one in state.sequences):
+        plan, ready = schedule_tokens([state], [], reader.kv_cache, 16)
         assert bool(ready) == (
             len(plan) == 3 and all(n == one.num_uncomputed_tokens for one, n in plan)
         )
@@ -148,14 +148,14 @@ def test_a_request_s_rows_end_in_one_step(
 def test_a_copy_of_a_request_waits_for_what_is_being_read(
     reader: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
-    (one, *_), (same, *_) = works(text_tokenizer, 60), works(text_tokenizer, 60)
+    (one, *_), (same, *_) = states(text_tokenizer, 60), states(text_tokenizer, 60)
     same.allocate(200, 1)
     steps = []
     for _ in range(3):
-        plan, ready = schedule([one, same], [], reader, chunk=40)
+        plan, ready = schedule_tokens([one, same], [], reader.kv_cache, 40)
         steps.append(([count for _, count in plan], ready))
         with torch.no_grad():
             reader.execute(plan)
-        for work in ready:
-            work.cond.token_ids.append(30)
+        for state in ready:
+            state.cond.token_ids.append(30)
     assert steps == [([40], []), ([20], [one]), ([1, 1], [one, same])]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.output_decoder import OutputDecoder
@@ -29,10 +31,21 @@ def draw(codes: Sequence[int]) -> PIL.Image.Image:
     return PIL.Image.new("L", (len(codes), 1))
 
 
-def told(heard: Sequence[int], codes: Sequence[int] = (), every: int = 2) -> list[Event]:
-    teller = OutputDecoder(V, bytes_of=spell, draw=draw, codes_between=every, codes=codes)
-    events = [event for id_ in heard for event in teller.push(id_)]
-    return [*events, *teller.flush()]
+def decoder(stop: Sequence[str] = (), prompt: Sequence[int] = ()) -> OutputDecoder:
+    return OutputDecoder(
+        V,
+        token_bytes=spell,
+        decode_image=draw,
+        stop=stop,
+        partial_image_interval=2,
+        prompt=prompt,
+    )
+
+
+def decoded(token_ids: Sequence[int], prompt: Sequence[int] = ()) -> list[Event]:
+    made = decoder(prompt=prompt)
+    events = [event for id_ in token_ids for event in made.push(id_)]
+    return [*events, *made.flush()]
 
 
 def texts(events: Sequence[Event]) -> list[str]:
@@ -41,7 +54,7 @@ def texts(events: Sequence[Event]) -> list[str]:
 
 def test_characters_of_several_bytes_come_whole() -> None:
     half = ids("ä")[:1]
-    found = texts(told([*ids("aä猫🦎b"), *half]))
+    found = texts(decoded([*ids("aä猫🦎b"), *half]))
     assert found == ["a", "ä", "猫", "🦎", "b", "\N{REPLACEMENT CHARACTER}"]
 
 
@@ -49,13 +62,13 @@ def test_characters_of_several_bytes_come_whole() -> None:
 def test_a_stream_cut_anywhere_is_text(place: int) -> None:
     whole = "aä猫🦎b"
     cut = ids(whole)[:place]
-    pieces = texts(told(cut))
+    pieces = texts(decoded(cut))
     assert all(piece.encode().decode() == piece for piece in pieces)
     assert "".join(pieces) == bytes(whole.encode()[:place]).decode(errors="replace")
 
 
 def test_bytes_that_are_no_text_do_not_hold_up_the_rest() -> None:
-    found = texts(told([V.text.start + 0xFF] * 3 + ids("a")))
+    found = texts(decoded([V.text.start + 0xFF] * 3 + ids("a")))
     assert "".join(found) == "\N{REPLACEMENT CHARACTER}" * 3 + "a"
     assert len(found) == 4
 
@@ -63,25 +76,80 @@ def test_bytes_that_are_no_text_do_not_hold_up_the_rest() -> None:
 def test_pieces_are_what_the_tokenizer_reads(text_tokenizer: TextTokenizer) -> None:
     v = text_tokenizer.vocabulary
     text = "the small green cross, 123 times! äöü 猫 and\n\ta lizard: 🦎"
-    teller = OutputDecoder(v, bytes_of=text_tokenizer.token_bytes, draw=draw, codes_between=1)
+    made = OutputDecoder(v, token_bytes=text_tokenizer.token_bytes, decode_image=draw)
     spelt = text_tokenizer.encode(text)
-    assert "".join(texts([e for id_ in spelt for e in teller.push(id_)])) == text
+    assert "".join(texts([e for id_ in spelt for e in made.push(id_)])) == text
 
 
 def test_a_picture_grows_and_is_done() -> None:
     heard = [*ids("a"), V.begin_image, 4, 5, 6, V.end_image, *ids("b"), V.eos]
-    kinds = [type(event) for event in told(heard)]
+    kinds = [type(event) for event in decoded(heard)]
     assert kinds == [TextPiece, ImageBegun, ImageProgress, ImageDone, TextPiece]
-    widths = [e.image.width for e in told(heard) if isinstance(e, ImageProgress | ImageDone)]
+    widths = [e.image.width for e in decoded(heard) if isinstance(e, ImageProgress | ImageDone)]
     assert widths == [2, 3]
 
 
 def test_half_a_character_before_a_picture_comes_before_it() -> None:
-    events = told([*ids("ä")[:1], V.begin_image])
+    events = decoded([*ids("ä")[:1], V.begin_image])
     assert [type(event) for event in events] == [TextPiece, ImageBegun]
 
 
 def test_a_picture_that_the_prompt_began_is_finished() -> None:
-    events = told([6, 7, V.end_image], codes=[0, 1])
+    events = decoded([6, 7, V.end_image], prompt=[V.bos, V.begin_image, 4, 5])
     widths = [e.image.width for e in events if isinstance(e, ImageProgress | ImageDone)]
     assert widths == [4, 4]
+
+
+def test_parts_are_texts_and_images_in_order() -> None:
+    made = decoder()
+    for id_ in [*ids("ab"), V.begin_image, 4, 5, 6, V.end_image, *ids("c"), V.begin_image, 4]:
+        assert made.decodes_image(id_) is any(
+            isinstance(event, ImageProgress | ImageDone) for event in made.push(id_)
+        )
+    first, image, second, unfinished = made.finish()
+    assert (first, second, made.num_tokens) == ("ab", "c", 10)
+    assert isinstance(image, PIL.Image.Image) and isinstance(unfinished, PIL.Image.Image)
+    assert (image.width, unfinished.width) == (3, 1)
+
+
+def test_an_output_ends_before_its_stop_string() -> None:
+    made = decoder(stop=["END", "D.."])
+    found = [texts(made.push(id_)) for id_ in ids("eEN. ENDand")]
+    assert [text for one in found for text in one] == ["e", "EN.", " "]
+    assert (made.is_stopped, made.num_tokens, made.flush()) == (True, 8, [])
+    assert made.finish() == ["eEN. "]
+
+
+def test_the_beginning_of_a_stop_string_is_text_before_an_image_and_at_the_end() -> None:
+    made = decoder(stop=["END"])
+    token_ids = [*ids("E"), V.begin_image, 4, V.end_image, *ids("EN")]
+    events = [event for id_ in token_ids for event in made.push(id_)]
+    assert [type(event) for event in events] == [TextPiece, ImageBegun, ImageDone]
+    assert texts(made.flush()) == ["EN"]
+    assert not made.is_stopped
+
+
+@given(
+    st.text("ab", max_size=30),
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+    st.lists(st.integers(1, 5), max_size=30),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_first_complete_stop_string_ends_the_text(
+    text: str, stop: list[str], cuts: list[int]
+) -> None:
+    made, rest, pieces = decoder(stop=stop), text, []
+    for cut in [*cuts, len(text)]:
+        pieces.append(made._match_stop(rest[:cut]) if not made.is_stopped else "")
+        rest = rest[cut:]
+    emitted = "".join(pieces) + made._held
+    found = {one: text.find(one) for one in stop if one in text}
+    assert made.is_stopped is bool(found)
+    if not found:
+        assert emitted == text
+        return
+    # The string that is complete first ends the text, at its beginning or that of one around it.
+    end = min(start + len(one) for one, start in found.items())
+    assert emitted == text[: len(emitted)]
+    assert len(emitted) <= end
+    assert any(text.startswith(one, len(emitted)) for one in stop)

@@ -1,4 +1,4 @@
-"""Rules of sampling that are none."""
+"""Invalid sampling parameters, requests and engine configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSa
 
 @pytest.mark.parametrize("kind", [TextSampling, ImageSampling])
 @pytest.mark.parametrize(("temperature", "top_p"), [(-0.1, 0.9), (1.0, 0.0), (1.0, 1.1)])
-def test_what_is_no_distribution_is_refused(
+def test_invalid_temperature_and_top_p_are_refused(
     kind: type[TextSampling] | type[ImageSampling], temperature: float, top_p: float
 ) -> None:
     with pytest.raises(GenerationError) as caught:
@@ -24,24 +24,25 @@ def test_what_is_no_distribution_is_refused(
     )
 
 
-def test_a_penalty_of_nothing_is_refused() -> None:
+def test_a_repetition_penalty_of_zero_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         TextSampling(repetition_penalty=0.0)
     assert str(caught.value) == "repetition_penalty=0.0; expected from 0.001 to 1000 (1 is none)."
 
 
 @pytest.mark.parametrize("scale", [math.inf, math.nan, -1001.0])
-def test_guidance_beyond_all_bounds_is_refused(scale: float) -> None:
+def test_extreme_guidance_scales_are_refused(scale: float) -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(guidance_scale=scale)
     assert str(caught.value) == (
-        f"text_guidance={scale} and image_guidance=1.2; expected from -1000 to 1000 (1 is none)."
+        f"guidance_scale={scale} and image_guidance_scale=1.2; expected from -1000 to 1000 (1 is "
+        "none)."
     )
 
 
 @pytest.mark.parametrize("number", [math.inf, math.nan])
-def test_what_is_no_number_is_no_rule(number: float) -> None:
-    names = ("temperature", "top_p", "min_p", "text_guidance", "image_guidance")
+def test_infinite_and_undefined_parameters_are_refused(number: float) -> None:
+    names = ("temperature", "top_p", "min_p", "guidance_scale", "image_guidance_scale")
     for rule in ({name: number} for name in names):
         with pytest.raises(GenerationError):
             ImageSampling(**rule)
@@ -57,7 +58,7 @@ def test_the_release_s_defaults() -> None:
 
 
 @pytest.mark.parametrize(("top_k", "min_p"), [(-1, 0.0), (0, -0.1), (0, 1.1)])
-def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
+def test_invalid_top_k_and_min_p_are_refused(top_k: int, min_p: float) -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(top_k=top_k, min_p=min_p)
     assert str(caught.value) == (
@@ -72,7 +73,8 @@ def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
         ({"modality": "sound"}, "modality='sound' is not known; expected any, text or image."),
         (
             {"modality": "image", "max_images": 0},
-            "modality='image' with max_images=0 leaves nothing to make; expected at least one image.",
+            "modality='image' with max_images=0 leaves nothing to generate; expected at least one "
+            "image.",
         ),
         (
             {"max_new_tokens": -1},
@@ -84,17 +86,16 @@ def test_cuts_that_are_none_are_refused(top_k: int, min_p: float) -> None:
         ),
     ],
 )
-def test_requests_that_ask_for_nothing_that_is_are_refused(
-    options: dict[str, Any], message: str
-) -> None:
+def test_invalid_requests_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(GenerationError) as caught:
         Request(prompt_token_ids=(0,), **options)
     assert str(caught.value) == message
 
 
-def test_a_budget_of_nothing_is_refused() -> None:
+def test_an_engine_without_capacity_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         EngineConfig(max_num_seqs=0)
     assert str(caught.value) == (
-        "slots=16384, rows=0 and chunk=512 make no budget; expected at least 1 of each."
+        "max_cached_tokens=16384, max_num_seqs=0 and prefill_chunk_size=512; expected at least 1 of "
+        "each."
     )

@@ -18,7 +18,7 @@ WORD = V.text.start
 IMAGE = (BEGIN, 4, 5, END)
 
 
-def work(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: Any) -> RequestState:
+def state(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: Any) -> RequestState:
     """Two codes to an image."""
     image = ImageSampling(guidance_scale=scales[0], image_guidance_scale=scales[1])
     return RequestState.from_request(
@@ -39,16 +39,18 @@ def test_a_row_goes_back_to_any_length() -> None:
 
 
 def test_ids_go_to_all_rows_and_guidance_ends_with_its_image() -> None:
-    made = work(BOS, WORD, *IMAGE, WORD)
+    made = state(BOS, WORD, *IMAGE, WORD)
     made.append_token(WORD, -0.5)
     assert made.sequences == [made.cond]
     made.append_token(BEGIN, -1.0)
     made.append_token(6, -2.0)
-    assert made.image_cond is not None and made.uncond is not None
+    assert made.guidance is not None
+    image_cond, uncond = made.guidance.image_cond, made.guidance.uncond
+    assert image_cond is not None and uncond is not None
     assert made.cond.token_ids == [BOS, WORD, *IMAGE, WORD, WORD, BEGIN, 6]
-    assert made.image_cond.token_ids == [BOS, *IMAGE, BEGIN, 6]
-    assert made.uncond.token_ids == [BOS, BEGIN, 6]
-    assert made.guidance_sequences == (made.cond, made.image_cond, made.uncond)
+    assert image_cond.token_ids == [BOS, *IMAGE, BEGIN, 6]
+    assert uncond.token_ids == [BOS, BEGIN, 6]
+    assert made.guidance_sequences == (made.cond, image_cond, uncond)
     made.append_token(7, -2.0)
     made.append_token(END, 0.0)
     assert made.sequences == [made.cond]
@@ -78,9 +80,11 @@ def test_ids_go_to_all_rows_and_guidance_ends_with_its_image() -> None:
 def test_only_rows_that_weigh_something_are_read(
     before: tuple[int, ...], scales: tuple[float, float], images: bool, none: bool
 ) -> None:
-    made = work(BOS, WORD, *before, scales=scales, image_first=True)
+    made = state(BOS, WORD, *before, scales=scales, image_first=True)
     made.append_token(BEGIN, 0.0)
-    assert (made.image_cond is not None, made.uncond is not None) == (images, none)
+    assert made.guidance is not None
+    found = made.guidance.image_cond is not None, made.guidance.uncond is not None
+    assert found == (images, none)
     assert made.reservation.num_sequences >= len(made.sequences)
     # What stands in for a row must leave the mixture as it is: see `guided`.
     full, image, nothing = (row is made.cond for row in made.guidance_sequences)
@@ -90,7 +94,7 @@ def test_only_rows_that_weigh_something_are_read(
 
 
 def test_rows_lie_one_behind_the_other() -> None:
-    made = work(BOS, *IMAGE, max_new_tokens=10, image_first=True)
+    made = state(BOS, *IMAGE, max_new_tokens=10, image_first=True)
     # 5 ids and 10 new ones; of images 1 + 4 of the prompt and 2 of 4 to come; 4 of the open one.
     assert (
         made.reservation.num_cond_slots,
@@ -98,7 +102,7 @@ def test_rows_lie_one_behind_the_other() -> None:
         made.reservation.num_uncond_slots,
     ) == (15, 13, 4)
     assert (made.reservation.num_slots, made.reservation.num_sequences) == (32, 3)
-    made.allocate(100, seat=3)
+    made.allocate(100, batch_slot=3)
     made.append_token(BEGIN, 0.0)
     assert [row.start_slot for row in made.sequences] == [100, 115, 128]
     assert made.batch_slot == 3
@@ -118,28 +122,29 @@ def test_rows_lie_one_behind_the_other() -> None:
     ],
 )
 def test_rows_that_can_never_be_are_not_counted(options: dict[str, Any], rows: int) -> None:
-    assert work(BOS, WORD, **options).reservation.num_sequences == rows
+    assert state(BOS, WORD, **options).reservation.num_sequences == rows
 
 
 def test_an_image_left_open_has_its_guidance_at_once() -> None:
-    made = work(BOS, WORD, BEGIN, 4, max_new_tokens=2)
-    assert made.uncond is not None
-    assert made.uncond.token_ids == [BOS, BEGIN, 4]
-    made.allocate(7, seat=0)
-    assert made.uncond.start_slot == 7 + made.reservation.num_cond_slots
+    made = state(BOS, WORD, BEGIN, 4, max_new_tokens=2)
+    assert made.guidance is not None and made.guidance.uncond is not None
+    uncond = made.guidance.uncond
+    assert uncond.token_ids == [BOS, BEGIN, 4]
+    made.allocate(7, batch_slot=0)
+    assert uncond.start_slot == 7 + made.reservation.num_cond_slots
 
 
 def test_why_it_ended() -> None:
-    assert work(BOS, max_new_tokens=0).finish_reason == "length"
-    made = work(BOS)
-    made.finish(cancelled=True)
+    assert state(BOS, max_new_tokens=0).finish_reason == "length"
+    made = state(BOS)
+    made.finish("abort")
     assert (made.is_finished, made.finish_reason, made.sequences) == (
         True,
-        "cancelled",
+        "abort",
         [made.cond],
     )
     # All the images there may be are drawn: nothing is missing, though no room is left.
-    made = work(BOS, modality="image", max_images=1, max_new_tokens=4)
+    made = state(BOS, modality="image", max_images=1, max_new_tokens=4)
     for id_ in IMAGE:
         made.append_token(id_, 0.0)
     assert (made.is_finished, made.finish_reason) == (True, "stop")
@@ -147,10 +152,10 @@ def test_why_it_ended() -> None:
 
 def test_images_alone_without_room_for_one_are_refused() -> None:
     with pytest.raises(GenerationError) as caught:
-        work(BOS, WORD, modality="image", max_new_tokens=3)
+        state(BOS, WORD, modality="image", max_new_tokens=3)
     assert str(caught.value) == (
-        "an image needs 4 ids, but there is room for 3; expected room for the whole image. Raise "
-        "max_new_tokens, or shorten the prompt."
+        "an image needs 4 tokens, but 3 may be generated; expected enough for the complete image. "
+        "Raise max_new_tokens, or shorten the prompt."
     )
 
 
@@ -160,8 +165,8 @@ def read(made: RequestState) -> None:
 
 
 def test_an_id_that_is_supposed_gives_way_to_the_one_that_comes() -> None:
-    made = work(BOS, WORD)
-    made.allocate(10, seat=3)
+    made = state(BOS, WORD)
+    made.allocate(10, batch_slot=3)
     read(made)
     made.append_placeholder()
     made.append_placeholder()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from calumma.generate.grammar import TokenKind
+from calumma.generate.grammar import Grammar, TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState, SequenceState
-from calumma.generate.sampler import Sampler
+from calumma.generate.sampler import TEXT_KINDS, Sampler, VocabSlices
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -25,7 +26,7 @@ def v(text_tokenizer: TextTokenizer) -> Vocabulary:
 
 @pytest.fixture
 def chooser(decoder: Decoder, v: Vocabulary) -> Sampler:
-    return Sampler(decoder, v, seats=4)
+    return Sampler(decoder, v, num_batch_slots=4)
 
 
 def seated(
@@ -49,7 +50,7 @@ def test_each_kind_is_chosen_among_its_own(
     hidden = torch.randn(len(rows), decoder.config.model_dim)
     places = {row: n for n, row in enumerate(rows)}
     chosen = chooser.sample([writes, draws, ends], hidden, places).get_output()
-    assert [work for work, _, _ in chosen] == [draws, writes, ends]
+    assert [state for state, _, _ in chosen] == [draws, writes, ends]
 
     logits = decoder.head(hidden)[:, : v.size]
     mixed = logits[2] + 2 * (logits[1] - logits[2])
@@ -57,9 +58,9 @@ def test_each_kind_is_chosen_among_its_own(
     assert draws.grammar.next_kind is TokenKind.IMAGE_CODE
     codes = dict(zip(scores, [list(v.codes), *[[2, v.begin_image, *v.text]] * 2], strict=True))
     codes[ends] = [2, *v.text]
-    for work, [id_], [logprob] in chosen:
-        own = scores[work] if work is draws else scores[work][codes[work]]
-        assert id_ == codes[work][int(own.argmax())]
+    for state, [id_], [logprob] in chosen:
+        own = scores[state] if state is draws else scores[state][codes[state]]
+        assert id_ == codes[state][int(own.argmax())]
         assert logprob == pytest.approx(own.log_softmax(0).max().item(), abs=1e-5)
 
 
@@ -67,12 +68,12 @@ def test_each_kind_is_chosen_among_its_own(
 def test_what_was_seen_is_penalised(chooser: Sampler, decoder: Decoder, v: Vocabulary) -> None:
     hidden = torch.randn(1, decoder.config.model_dim)
     text = TextSampling(temperature=0.0, repetition_penalty=1000.0)
-    work = seated(chooser, v, seat=3, text=text, max_images=0)
+    state = seated(chooser, v, seat=3, text=text, max_images=0)
     # A positive logit of what was seen is as good as nothing: every id comes before any again.
     found = []
     positive = int((chooser.vocab_slices.text_logits(hidden)[0, 2:] > 0).sum())
     for _ in range(positive):
-        [(_, [id_], _)] = chooser.sample([work], hidden, {work.cond: 0}).get_output()
+        [(_, [id_], _)] = chooser.sample([state], hidden, {state.cond: 0}).get_output()
         found.append(id_)
     assert len(set(found) - {v.eos}) >= positive - 1
     again = seated(chooser, v, *found[:1], seat=3, text=text, max_images=0)
@@ -85,10 +86,10 @@ def test_what_was_seen_is_penalised(chooser: Sampler, decoder: Decoder, v: Vocab
 
 
 def test_forced_ids_are_noted(chooser: Sampler, v: Vocabulary) -> None:
-    work = seated(chooser, v, seat=1)
+    state = seated(chooser, v, seat=1)
     column = int(chooser.vocab_slices.token_to_column[v.begin_image])
     assert not chooser._seen[1, column]
-    chooser.mark_seen(work, [v.begin_image, 5])
+    chooser.mark_seen(state, [v.begin_image, 5])
     assert chooser._seen[1, column]
     assert chooser._seen[1, :-1].sum() == 1
 
@@ -98,16 +99,63 @@ def test_rows_that_stand_for_each_other_are_computed_once(
     chooser: Sampler, decoder: Decoder, v: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = ImageSampling(guidance_scale=1.0, image_guidance_scale=1.0)
-    works = [
+    states = [
         seated(chooser, v, v.begin_image, seat=0, image=plain),
         seated(chooser, v, v.begin_image, seat=1),
     ]
-    rows: list[SequenceState] = [row for work in works for row in work.sequences]
+    rows: list[SequenceState] = [row for state in states for row in state.sequences]
     sizes: list[int] = []
     real = chooser.vocab_slices.image_logits
     monkeypatch.setattr(
-        chooser.vocab_slices, "of_codes", lambda h: (sizes.append(len(h)), real(h))[1]
+        chooser.vocab_slices, "image_logits", lambda h: (sizes.append(len(h)), real(h))[1]
     )
     hidden = torch.randn(3, decoder.config.model_dim)
-    chooser.sample(works, hidden, {row: number for number, row in enumerate(rows)})
+    chooser.sample(states, hidden, {row: number for number, row in enumerate(rows)})
     assert sizes == [3]
+
+
+V = Vocabulary(num_codes=4, num_text=5, num_reserved=3)
+
+
+def small_slices(decoder: Decoder, spare: int = 0) -> tuple[Decoder, VocabSlices]:
+    size = V.size + spare
+    small = Decoder(replace(decoder.config, vocabulary_size=size)).requires_grad_(False)
+    small.init_weights(0)
+    return small, VocabSlices(small, V)
+
+
+def test_columns_are_those_of_the_head(decoder: Decoder) -> None:
+    # Spare rows of the head, behind the vocabulary, belong to no column.
+    for spare in (0, 3):
+        small, columns = small_slices(decoder, spare)
+        hidden = torch.randn(12, small.config.model_dim)
+        whole = small.head(hidden)
+        text = [V.eos, V.begin_image, *V.text]
+        assert columns.text_token_ids.tolist() == text
+        assert torch.allclose(columns.text_logits(hidden), whole[:, text], atol=1e-6)
+        assert torch.allclose(columns.image_logits(hidden), whole[:, list(V.codes)], atol=1e-6)
+        assert columns.text_logits(hidden.bfloat16().float()).dtype == torch.float32
+
+
+def test_every_id_knows_its_column(decoder: Decoder) -> None:
+    _, columns = small_slices(decoder)
+    for id_ in range(V.size):
+        column = int(columns.token_to_column[id_])
+        if id_ in columns.text_token_ids:
+            assert columns.text_token_ids[column] == id_
+        else:
+            assert column == len(columns.text_token_ids)
+
+
+def test_masks_forbid_what_the_grammar_does(decoder: Decoder) -> None:
+    _, columns = small_slices(decoder)
+    states = {
+        TokenKind.TEXT: Grammar(V, 2, max_remaining_tokens=1),
+        TokenKind.TEXT_OR_IMAGE: Grammar(V, 2, max_remaining_tokens=9),
+        TokenKind.IMAGE_OR_EOS: Grammar(V, 2, max_remaining_tokens=9, images_only=True),
+    }
+    assert tuple(states) == TEXT_KINDS
+    for kind, grammar in states.items():
+        assert grammar.next_kind is kind
+        allowed = [grammar.allows(id_) for id_ in columns.text_token_ids.tolist()]
+        assert (~columns.disallowed[kind]).tolist() == allowed

@@ -47,5 +47,5 @@ def test_what_is_free_cannot_be_given_back() -> None:
     slots = KVAllocator(4)
     slots.allocate(2)
     slots.free(0, 2)
-    with pytest.raises(AssertionError, match="slot 0 is given back twice"):
+    with pytest.raises(AssertionError, match="slot 0 is freed twice"):
         slots.free(0, 2)

@@ -6,13 +6,18 @@ import torch
 
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState
-from calumma.generate.step_output import StepOutput, resolve_placeholders, to_device_async
+from calumma.generate.step_output import (
+    SampledGroup,
+    StepOutput,
+    resolve_placeholders,
+    to_device_async,
+)
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=6)
 
 
-def works(count: int) -> list[RequestState]:
+def states(count: int) -> list[RequestState]:
     return [
         RequestState.from_request(Request(prompt_token_ids=(V.bos,)), V, 3, 64)
         for _ in range(count)
@@ -20,11 +25,15 @@ def works(count: int) -> list[RequestState]:
 
 
 def test_each_work_is_told_its_own_draws_in_order() -> None:
-    one, other, third = works(3)
+    one, other, third = states(3)
     drawn = StepOutput(
         [
-            ([(other, 1), (other, 0)], torch.tensor([4, 5]), torch.tensor([-1.0, -2.0])),
-            ([(one, 0), (third, 0)], torch.tensor([12, 13]), torch.tensor([-3.0, -4.0])),
+            SampledGroup(
+                [(other, 1), (other, 0)], torch.tensor([4, 5]), torch.tensor([-1.0, -2.0])
+            ),
+            SampledGroup(
+                [(one, 0), (third, 0)], torch.tensor([12, 13]), torch.tensor([-3.0, -4.0])
+            ),
         ]
     )
     assert drawn.requests == [other, one, third]

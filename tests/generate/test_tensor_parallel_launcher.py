@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import GenerationError, RankError
 from calumma.generate.params import EngineConfig
-from calumma.generate.tensor_parallel import launcher as group_room
+from calumma.generate.tensor_parallel import launcher
 from calumma.generate.tensor_parallel.launcher import WorkerGroup, device_kind
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelModel
 from tests.generate.leading import sulk
@@ -21,7 +21,7 @@ from tests.launch import SERVER
 
 
 @pytest.fixture
-def folder(model_parts: ModelParts, tmp_path: Path) -> Path:
+def folder(model_parts: ModelComponents, tmp_path: Path) -> Path:
     save_model(tmp_path / "tiny", model_parts)
     return tmp_path / "tiny"
 
@@ -38,7 +38,7 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(GenerationError) as caught:
         device_kind("auto", 2)
     assert str(caught.value) == (
-        "2 ranks want a GPU each, but 1 can be seen; expected as many. Start fewer ranks, or all of "
+        "2 ranks need a GPU each, but 1 are visible; expected as many. Start fewer ranks, or all of "
         "them on --device cpu."
     )
     assert device_kind("auto", 1) == "cuda"
@@ -48,14 +48,14 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_room, "CONTEXT", SERVER)
+    monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
     group = WorkerGroup(folder, 2, device="cpu", timeout_seconds=2.0)
     model = TensorParallelModel(group)
     with pytest.raises(GenerationError) as caught:
         model.new_engine(EngineConfig(cuda_graphs=True))
     assert str(caught.value) == (
-        "captured steps are asked of 2 ranks that share a decoder; expected them of a decoder on one "
-        "GPU. Leave captured out."
+        "cuda_graphs=True with 2 tensor-parallel ranks; expected a decoder on one GPU. Leave "
+        "cuda_graphs out."
     )
     model.generate(["a"], max_new_tokens=2)
     (follower,) = multiprocessing.active_children()
@@ -65,8 +65,8 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
         model.generate(["a"], max_new_tokens=2)
     assert str(hung.value) == (
         "2 ranks could not finish a step together (RuntimeError: Timed out waiting 2000ms for recv "
-        "operation to complete); expected all of them to within the time there is. Look for what "
-        "they wrote before this line, and start again."
+        "operation to complete); expected all of them to, in time. See their output before this "
+        "line, and start again."
     )
     assert multiprocessing.active_children() == []
     group.close()
@@ -77,12 +77,12 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
 def test_a_follower_says_why_it_has_no_part_and_a_group_ends_with_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_room, "CONTEXT", SERVER)
-    monkeypatch.setattr(group_room, "follow", sulk)
+    monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
+    monkeypatch.setattr(launcher, "worker_main", sulk)
     with pytest.raises(RankError) as caught:
         WorkerGroup(folder, 2, device="cpu")
     assert str(caught.value) == (
-        "rank 1 of 2 has ended (it would rather not); expected all of them, for each holds a part of "
-        "the decoder. Look for what it wrote before this line, and start again."
+        "rank 1 of 2 has exited (it would rather not); expected all of them, for each holds a shard "
+        "of the decoder. See its output before this line, and start again."
     )
     assert multiprocessing.active_children() == []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import GenerationError, RankError
 from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.model import Model
@@ -39,14 +39,14 @@ IMAGES = (
 
 
 @pytest.fixture(scope="module")
-def folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("shared") / "tiny"
     save_model(made, model_parts)
     return made
 
 
 @pytest.fixture(scope="module")
-def alone(model_parts: ModelParts) -> Model:
+def alone(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 
@@ -61,7 +61,7 @@ def follower_of() -> int:
 def live(folder: Path) -> Iterator[TensorParallelAsyncEngine]:
     budget = EngineConfig(max_num_seqs=12, max_cached_tokens=1500, prefill_chunk_size=16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group, "CONTEXT", SERVER)
+        patch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
         with TensorParallelAsyncEngine(folder, 2, device="cpu", config=budget) as made:
             yield made
     assert multiprocessing.active_children() == []
@@ -84,10 +84,10 @@ def mixed(model: Model) -> list[Request]:
 
 
 def ids_of(model: Model, requests: list[Request]) -> list[list[int]]:
-    works = model.engine.submit_all(requests)
-    for _ in model.engine.stream_tokens(works):
+    states = model.engine.submit_all(requests)
+    for _ in model.engine.stream_tokens(states):
         pass
-    return [work.output_token_ids for work in works]
+    return [state.output_token_ids for state in states]
 
 
 def test_a_mixed_bunch_of_requests_has_the_ids_of_the_model_alone(
@@ -113,7 +113,7 @@ def test_answers_cancelled_at_random_leave_the_others_as_they_were(
         others.append((other, live.submit(requests[other])))
         for _ in zip(range(int(random.integers(4))), cancelled, strict=False):
             pass
-        cancelled.cancel()
+        cancelled.abort()
         ids = cancelled.sample().token_ids
         assert ids == expected[victim][: len(ids)]
     assert all(answer.sample().token_ids == expected[number] for number, answer in others)
@@ -138,14 +138,14 @@ def test_a_second_engine_and_a_second_group_are_refused(
     with pytest.raises(GenerationError) as caught:
         live.model.generate(["a"])
     assert str(caught.value) == (
-        "ranks that share a decoder run one engine, and it is taken; expected no second one. Ask "
-        "the one there is."
+        "a tensor-parallel decoder has one engine, and it exists already; expected no second one. "
+        "Use the first one."
     )
     with pytest.raises(GenerationError) as caught:
         TensorParallelAsyncEngine(folder, 2, device="cpu")
     assert str(caught.value) == (
-        "this process is in a group of 2 ranks; expected one that is in none. Close the model that "
-        "they share, or start another process."
+        "this process is in a group of 2 ranks; expected one that is in none. Close its model, or "
+        "start another process."
     )
 
 
@@ -162,8 +162,8 @@ def test_at_last_a_follower_that_is_killed_ends_all_answers_with_the_reason(
         with pytest.raises(RankError) as caught:
             answer.sample()
     expected = (
-        "rank 1 of 2 has ended (SIGKILL); expected all of them, for each holds a part of the "
-        "decoder. Look for what it wrote before this line, and start again."
+        "rank 1 of 2 has exited (SIGKILL); expected all of them, for each holds a shard of the "
+        "decoder. See its output before this line, and start again."
     )
     assert str(caught.value) == str(live.error) == expected
     with pytest.raises(RankError):

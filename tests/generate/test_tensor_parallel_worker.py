@@ -6,7 +6,7 @@ from multiprocessing import Pipe
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import RankError
 from calumma.generate.engine import Engine
 from calumma.generate.model import Model
@@ -15,7 +15,7 @@ from calumma.generate.tensor_parallel.worker import StepCommand, run_steps
 
 
 @pytest.fixture
-def engines(model_parts: ModelParts) -> tuple[Engine, Engine]:
+def engines(model_parts: ModelComponents) -> tuple[Engine, Engine]:
     """A leader's and a follower's, each with all of the decoder."""
     model = Model(model_parts)
     return model.new_engine(model.engine_config), model.new_engine(model.engine_config)
@@ -33,13 +33,13 @@ def test_it_takes_the_same_steps_and_drops_what_is_dropped(
 ) -> None:
     leader, follower = engines
     ours, theirs = Pipe()
-    works = [leader.submit(request(seed)) for seed in range(3)]
+    states = [leader.submit(request(seed)) for seed in range(3)]
     asked = {number: request(number) for number in range(3)}
     chosen: list[int] = []
     for _ in range(6):
         ours.send(StepCommand(new_requests=asked, aborted=[], last_token_ids=chosen))
         asked, chosen = {}, [id_ for _, id_ in leader.step()]
-    leader.abort(works[1])
+    leader.abort(states[1])
     ours.send(StepCommand(new_requests={}, aborted=[1], last_token_ids=chosen))
     leader.step()
     ours.send(None)
@@ -55,7 +55,7 @@ def test_other_ids_than_the_leaders_end_it(engines: tuple[Engine, Engine]) -> No
     with pytest.raises(RankError) as caught:
         run_steps(theirs, engines[1])
     assert str(caught.value) == (
-        "it chose the ids [], the first rank [7]; expected the same on all. Give the ranks devices "
+        "it sampled the tokens [], rank 0 [7]; expected the same on all ranks. Give the ranks devices "
         "of one kind."
     )
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.events import Sample
 from calumma.generate.model import Model
@@ -181,7 +181,7 @@ def farthest_off(rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("method", "most"), [("int8", 0.01), ("fp8", 0.1)])
 def test_what_a_decoder_says_stays_near(
-    fp8_anywhere: None, model_parts: ModelParts, method: Any, most: float
+    fp8_anywhere: None, model_parts: ModelComponents, method: Any, most: float
 ) -> None:
     parts = [replace(model_parts, decoder=copy.deepcopy(model_parts.decoder)) for _ in range(2)]
     plain = Model(parts[0], dtype="bfloat16")
@@ -199,7 +199,7 @@ def drawn(model: Model, prompts: list[list[Any]], **options: Any) -> list[Sample
     return model.generate_batch(prompts, image_first=True, **rules, **options)
 
 
-def test_int8_draws_and_writes_alone_as_in_a_batch(model_parts: ModelParts) -> None:
+def test_int8_draws_and_writes_alone_as_in_a_batch(model_parts: ModelComponents) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     small = Model(parts, quantization="int8")
     prompts: list[list[Any]] = [["a red"], [noise(1), "what?"], ["draw"]]
@@ -208,7 +208,7 @@ def test_int8_draws_and_writes_alone_as_in_a_batch(model_parts: ModelParts) -> N
         assert sample.token_ids == drawn(small, [prompt], max_new_tokens=12)[0].token_ids
 
 
-def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelParts) -> None:
+def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelComponents) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     small = Model(parts, dtype="bfloat16", quantization="fp8")
     for sample in drawn(small, [["a red"], [noise(1), "what?"]], max_new_tokens=9):
@@ -217,7 +217,7 @@ def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelParts) -> No
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
 
 
-def test_a_cpu_gets_no_float8(model_parts: ModelParts) -> None:
+def test_a_cpu_gets_no_float8(model_parts: ModelComponents) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     with pytest.raises(GenerationError) as caught:
         Model(parts, quantization="fp8")

@@ -1,4 +1,4 @@
-"""What is counted without numbers is what a step with numbers keeps and computes."""
+"""Compare counts on the meta device with real steps."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CONFIG = VQConfig(
 )
 
 
-def test_parameters_and_operations_are_those_of_the_network() -> None:
+def test_parameters_and_flops() -> None:
     network, count = VQModel(CONFIG), image_tokenizer_cost(CONFIG, 2)
     assert count.num_parameters == sum(p.numel() for p in network.parameters())
     assert count.state_bytes == 16 * count.num_parameters
     with FlopCounterMode(display=False) as counter:
         network.decode_latents(network.encode_latents(torch.rand(2, 3, 16, 16))).sum().backward()
-    # The pixels themselves need no gradient: a step computes a little less than three forwards.
+    # Pixels need no gradient: a step computes a little less than three forward passes.
     assert 0.9 * count.step_flops < counter.get_total_flops() <= count.step_flops
     assert image_tokenizer_cost(CONFIG, 4).step_flops == 2 * count.step_flops
 
 
-def test_what_is_kept_is_no_more_than_counted() -> None:
+def test_activation_bytes_are_an_upper_bound() -> None:
     network, pixels = VQModel(CONFIG), torch.rand(8, 3, 16, 16)
     with LiveBytes([pixels, *(p.detach() for p in network.parameters())]) as live:
         before = sum(live.sizes())

@@ -1,4 +1,4 @@
-"""The paper's two runs, planned, beside what it tells of them: the table of docs/plan.md."""
+"""The table of docs/plan.md: plans of the paper's two runs, next to the paper's figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def planned(size: str) -> RunPlan:
 
 
 def columns(size: str) -> list[tuple[str, str, str]]:
-    """Each line of the table: what, the paper's, the plan's."""
+    """Return the rows of the table: name, the paper's figure, the plan's."""
     plan, hours, gpus = planned(size), GPU_HOURS[size], GPUS[size]
     speed, memory = plan.time, plan.memory
     rate = speed.total_tokens / (hours * 3600)
@@ -30,29 +30,29 @@ def columns(size: str) -> list[tuple[str, str, str]]:
     off = speed.gpu_hours / hours - 1
     return [
         ("A100-80GB", f"{gpus:,}", f"{plan.layout.num_gpus:,}"),
-        ("ids a step", f"{speed.tokens_per_step:,}", f"{speed.tokens_per_step:,}"),
-        ("ids in all", "9.2 trillion", f"{speed.total_tokens / 1e12:.2f} trillion"),
+        ("tokens per step", f"{speed.tokens_per_step:,}", f"{speed.tokens_per_step:,}"),
+        ("total tokens", "9.2 trillion", f"{speed.total_tokens / 1e12:.2f} trillion"),
         ("GPU hours", f"{hours:,}", f"{speed.gpu_hours:,.0f} ({off:+.0%})"),
         ("days", f"{hours / gpus / 24:.1f} *", f"{speed.days:.1f}"),
-        ("ids a second and GPU", f"{rate:,.0f} *", f"{speed.tokens_per_second_per_gpu:,.0f}"),
-        ("MFU, by our count", f"{mfu:.1%} *", f"{speed.mfu:.0%}, assumed"),
-        ("MFU, 6 operations a weight", f"{by_weights:.1%} *", ""),
-        ("sending a step, beside", "not told", f"{speed.comm_seconds.weights:.1f} s"),
-        ("computing a step", "not told", f"{speed.compute_seconds:.1f} s"),
-        ("weights and AdamW", "not told", f"{(memory.weights + memory.optimizer) / GIB:.1f} GiB"),
-        ("activations", "not told", f"{memory.activations / GIB:.1f} GiB"),
-        ("a GPU needs, of 79 GiB", "not told", f"{plan.required_bytes / GIB:.1f} GiB"),
-        ("energy of the GPUs", "not told", f"{speed.kwh:,.0f} kWh"),
+        ("tokens per second and GPU", f"{rate:,.0f} *", f"{speed.tokens_per_second_per_gpu:,.0f}"),
+        ("MFU, with attention", f"{mfu:.1%} *", f"{speed.mfu:.0%}, assumed"),
+        ("MFU, 6 FLOPs per parameter", f"{by_weights:.1%} *", ""),
+        ("FSDP communication per step", "not stated", f"{speed.comm_seconds.weights:.1f} s"),
+        ("compute per step", "not stated", f"{speed.compute_seconds:.1f} s"),
+        ("weights and AdamW", "not stated", f"{(memory.weights + memory.optimizer) / GIB:.1f} GiB"),
+        ("activations", "not stated", f"{memory.activations / GIB:.1f} GiB"),
+        ("memory per GPU, of 79 GiB", "not stated", f"{plan.required_bytes / GIB:.1f} GiB"),
+        ("energy of the GPUs", "not stated", f"{speed.kwh:,.0f} kWh"),
     ]
 
 
 def table() -> str:
-    """The two runs side by side."""
+    """Return the Markdown table."""
     lines = ["| | 7B, paper | 7B, plan | 34B, paper | 34B, plan |", "|---|---|---|---|---|"]
     for (what, *small), (_, *large) in zip(columns("7B"), columns("34B"), strict=True):
         lines.append(f"| {' | '.join([what, *small, *large])} |")
     return "\n".join(lines)
 
 
-def test_the_page_shows_what_the_plans_say_today() -> None:
+def test_docs_page_has_the_current_table() -> None:
     assert table() in (ROOT / "docs" / "plan.md").read_text()

@@ -1,4 +1,4 @@
-"""Plans: what fits, what is refused, and what would fit instead."""
+"""Tests of run plans: what fits, and suggestions for what does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from calumma.train.config import PretrainConfig
 RUNS = Path(__file__).parents[2] / "runs"
 
 
-def question(*changes: str, num_gpus: int = 8, **gpu: Any) -> PlanRequest:
+def make_request(*changes: str, num_gpus: int = 8, **gpu: Any) -> PlanRequest:
     config = load_config(
         PretrainConfig, RUNS / "decoder-37M.toml", ["--data.global-batch-size=16", *changes]
     )
@@ -30,36 +30,37 @@ def question(*changes: str, num_gpus: int = 8, **gpu: Any) -> PlanRequest:
     return PlanRequest(config=config, gpu=kind, num_gpus=num_gpus)
 
 
-def refusal(asked: PlanRequest) -> str:
+def refusal(request: PlanRequest) -> str:
     with pytest.raises(ConfigError) as caught:
-        make_run_plan(asked).require_fitting()
+        make_run_plan(request).require_fitting()
     return str(caught.value)
 
 
-def test_a_plan_says_what_the_busiest_gpu_does() -> None:
-    plan = make_run_plan(question("--data.global-batch-size=20", "--accumulate=3"))
-    assert (plan.sequences_per_rank, plan.num_parameters) == (3, 36_965_120)
-    assert plan.time.tokens_per_step == 3 * 20 * 4096
+def test_plan_is_of_the_busiest_gpu() -> None:
+    plan = make_run_plan(make_request("--data.global-batch-size=48", "--data.micro-batch-size=2"))
+    assert (plan.sequences_per_rank, plan.grad_accum_steps) == (2, 3)
+    assert plan.num_parameters == 36_965_120
+    assert plan.time.tokens_per_step == 48 * 4096
     assert plan.fits
     assert plan.required_bytes > plan.memory.total + CUDA_CONTEXT_BYTES
     plan.require_fitting()
 
 
-def test_mfu_is_assumed_by_recompute_or_given() -> None:
-    assert make_run_plan(question()).time.mfu == 0.4
-    assert make_run_plan(question("--compute.activation-checkpointing=full")).time.mfu == 0.3
-    assert make_run_plan(replace(question(), mfu=0.5)).time.mfu == 0.5
+def test_mfu_is_assumed_or_given() -> None:
+    assert make_run_plan(make_request()).time.mfu == 0.4
+    assert make_run_plan(make_request("--compute.activation-checkpointing=full")).time.mfu == 0.3
+    assert make_run_plan(replace(make_request(), mfu=0.5)).time.mfu == 0.5
 
 
-def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
-    needed = {
-        way: make_run_plan(question(f"--compute.activation-checkpointing={way}"))
-        for way in ("none", "full")
+def test_unfitting_run_is_refused_with_the_nearest_that_fits() -> None:
+    plans = {
+        mode: make_run_plan(make_request(f"--compute.activation-checkpointing={mode}"))
+        for mode in ("none", "full")
     }
-    small = int(needed["none"].required_bytes / 2**30)
-    assert needed["full"].required_bytes < small * 2**30
-    message = refusal(question(memory_gib=small))
-    assert message.startswith(f"a GPU needs {needed['none'].required_bytes / 2**30:.1f} GiB ")
+    small = int(plans["none"].required_bytes / 2**30)
+    assert plans["full"].required_bytes < small * 2**30
+    message = refusal(make_request(memory_gib=small))
+    assert message.startswith(f"a GPU needs {plans['none'].required_bytes / 2**30:.1f} GiB ")
     assert (
         f", and a100-80gb has {small}; expected a run that fits. The nearest that does: " in message
     )
@@ -67,39 +68,38 @@ def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
     assert "--compute.activation-checkpointing" in message
 
 
-def test_fewer_rows_at_a_time_are_tried_where_recomputing_cannot_help() -> None:
-    asked = question("--compute.activation-checkpointing=full", "--data.global-batch-size=128")
-    small = int(make_run_plan(asked).required_bytes / 2**30)
-    message = refusal(replace(asked, gpu=replace(asked.gpu, memory_gib=small)))
-    assert "The nearest that does: --data.global-batch-size 64 --accumulate 2 (" in message
+def test_smaller_micro_batch_is_suggested_after_checkpointing() -> None:
+    request = make_request(
+        "--compute.activation-checkpointing=full", "--data.global-batch-size=128"
+    )
+    small = int(make_run_plan(request).required_bytes / 2**30)
+    message = refusal(replace(request, gpu=replace(request.gpu, memory_gib=small)))
+    assert "The nearest that does: --data.micro-batch-size 8 (" in message
 
 
-def test_where_nothing_helps_a_larger_gpu_is_named() -> None:
-    assert refusal(question(memory_gib=1)).endswith(
-        "Nothing near it does: take a GPU with more memory, or a smaller decoder."
+def test_larger_gpu_is_suggested_when_nothing_fits() -> None:
+    assert refusal(make_request(memory_gib=1)).endswith(
+        "No similar run fits: use a GPU with more memory or a smaller decoder."
     )
 
 
-def test_rows_must_suffice_for_the_gpus() -> None:
-    assert refusal(question(num_gpus=32)) == (
-        "data.global_batch_size=16 leaves some of 32 groups of GPUs without a row; expected one for each. "
-        "Raise data.global_batch_size, take fewer GPUs, or raise parallel.tensor_parallel."
-    )
+def test_batch_must_have_a_sequence_per_gpu() -> None:
+    assert refusal(make_request(num_gpus=32)).startswith("data.global_batch_size=16 for 32 ")
 
 
-def test_no_gpus_and_no_share_are_refused() -> None:
+def test_number_of_gpus_and_mfu_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"^--gpus 0; expected at least 1\.$"):
-        question(num_gpus=0)
-    with pytest.raises(ConfigError, match=r"^--mfu 40; expected a share above 0 and at most 1\.$"):
-        replace(question(), mfu=40)
+        make_request(num_gpus=0)
+    with pytest.raises(ConfigError, match=r"^--mfu 40; expected a number above 0 and at most 1\.$"):
+        replace(make_request(), mfu=40)
 
 
-def test_no_ids_and_less_than_nothing_to_pay_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--vocabulary -5; expected at least 1 id\.$"):
-        replace(question(), vocabulary_size=-5)
+def test_vocab_size_and_price_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"^--vocab-size -5; expected at least 1\.$"):
+        replace(make_request(), vocabulary_size=-5)
     with pytest.raises(ConfigError, match=r"^--price -1\.0; expected dollars, 0 or more\.$"):
-        question(price=-1.0)
+        make_request(price_per_hour=-1.0)
 
 
-def test_without_shards_the_vocabulary_is_the_release_s() -> None:
-    assert planned_vocabulary_size(question().config) == 65_536
+def test_vocabulary_is_the_release_s_without_shards() -> None:
+    assert planned_vocabulary_size(make_request().config) == 65_536

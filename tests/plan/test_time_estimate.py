@@ -1,4 +1,4 @@
-"""How long a run takes: sums that one can do by hand."""
+"""Tests of time estimates against sums by hand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from calumma.gpu_specs import GPU_SPECS
+from calumma.model.decoder import flops_per_token
 from calumma.model.presets import preset
 from calumma.plan.memory_estimate import ParameterCounts, Workload
-from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time, flops_per_token
+from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time
 
 SHAPE = preset("tiny", vocabulary_size=1000)
 GPU = replace(
@@ -41,58 +42,66 @@ def layout(shards: int, tensor: int = 1, replicas: int = 1) -> GpuLayout:
     )
 
 
-def test_operations_of_a_token_by_hand() -> None:
+def test_flops_per_token_by_hand() -> None:
     a_block = 4 * 64 * 64 + 4 * 16 + 3 * 64 * 256 + 2 * 64
     weights = 2 * a_block + 64 + 1000 * 64
     assert flops_per_token(SHAPE, 100) == 6 * weights + 12 * 2 * 64 * 100
 
 
-def test_the_course_of_one_gpu_by_hand() -> None:
-    told = estimate_time(load(alone=True), HELD, layout(1), steps=3600, rows=2, mfu=0.5)
-    seconds = 200 * flops_per_token(SHAPE, 100) / 0.5e9 + UPDATING
-    assert told.optimizer_seconds == pytest.approx(UPDATING)
-    assert told.step_seconds == pytest.approx(seconds)
-    assert told.tokens_per_second == pytest.approx(200 / seconds)
-    assert told.gpu_hours == pytest.approx(seconds)
-    assert told.kwh == pytest.approx(seconds / 2)
-    assert told.dollars == pytest.approx(2 * seconds)
-    assert (told.tokens_per_step, told.total_tokens) == (200, 720_000)
-
-
-def test_weights_are_gathered_twice_and_gradients_summed_in_float32() -> None:
-    told = estimate_time(load(), HELD, layout(4), steps=1, rows=8, mfu=0.5)
-    # Two blocks and two tables of a million, 2 + 2 + 4 bytes of each, three quarters from others.
-    assert told.comm_seconds.weights == pytest.approx(4e6 * 8 * 0.75 / 1e6)
-    assert told.is_comm_bound
-    assert told.step_seconds == pytest.approx(told.comm_seconds.weights + UPDATING)
-
-
-def test_across_machines_the_ring_has_all_their_cards() -> None:
-    told = estimate_time(load(), HELD, layout(8), steps=1, rows=16, mfu=0.5)
-    assert told.comm_seconds.weights == pytest.approx(4e6 * 8 * 7 / 8 / 4e5)
-
-
-def test_replicas_send_their_parts_of_the_gradients_besides() -> None:
-    one, two = (
-        estimate_time(load(), HELD, layout(4, replicas=n), steps=1, rows=8, mfu=0.5) for n in (1, 2)
+def test_one_gpu_by_hand() -> None:
+    estimate = estimate_time(
+        load(single_process=True), HELD, layout(1), steps=3600, global_batch_size=2, mfu=0.5
     )
-    # Four ranks away, a replica's ring has one card of each machine.
+    seconds = 200 * flops_per_token(SHAPE, 100) / 0.5e9 + UPDATING
+    assert estimate.optimizer_seconds == pytest.approx(UPDATING)
+    assert estimate.step_seconds == pytest.approx(seconds)
+    assert estimate.tokens_per_second == pytest.approx(200 / seconds)
+    assert estimate.gpu_hours == pytest.approx(seconds)
+    assert estimate.kwh == pytest.approx(seconds / 2)
+    assert estimate.dollars == pytest.approx(2 * seconds)
+    assert (estimate.tokens_per_step, estimate.total_tokens) == (200, 720_000)
+
+
+def test_weights_are_gathered_twice_and_gradients_reduced_in_float32() -> None:
+    estimate = estimate_time(load(), HELD, layout(4), steps=1, global_batch_size=8, mfu=0.5)
+    # Two blocks, embedding and head of a million, 2 + 2 + 4 bytes each, three quarters remote.
+    assert estimate.comm_seconds.weights == pytest.approx(4e6 * 8 * 0.75 / 1e6)
+    assert estimate.is_comm_bound
+    assert estimate.step_seconds == pytest.approx(estimate.comm_seconds.weights + UPDATING)
+
+
+def test_ring_across_nodes_uses_all_network_cards() -> None:
+    estimate = estimate_time(load(), HELD, layout(8), steps=1, global_batch_size=16, mfu=0.5)
+    assert estimate.comm_seconds.weights == pytest.approx(4e6 * 8 * 7 / 8 / 4e5)
+
+
+def test_replicas_reduce_gradients_as_well() -> None:
+    one, two = (
+        estimate_time(load(), HELD, layout(4, replicas=n), steps=1, global_batch_size=8, mfu=0.5)
+        for n in (1, 2)
+    )
+    # At a stride of four ranks, a ring has one network card per node.
     assert two.comm_seconds.weights - one.comm_seconds.weights == pytest.approx(
         2 * 4 * 1e6 * 0.5 / 1e5
     )
 
 
-def test_tensor_ranks_wait_for_places_and_again_for_what_is_computed_again() -> None:
+def test_recomputation_repeats_tensor_parallel_communication() -> None:
     def waited(**changes: object) -> float:
-        told = estimate_time(
-            load(tensor=2, **changes), HELD, layout(2, 2), steps=1, rows=4, mfu=0.5
+        estimate = estimate_time(
+            load(tensor_parallel=2, **changes),
+            HELD,
+            layout(2, 2),
+            steps=1,
+            global_batch_size=4,
+            mfu=0.5,
         )
-        return told.comm_seconds.activations
+        return estimate.comm_seconds.activations
 
     assert waited() == pytest.approx(8 * 2 * 200 * 64 * 2 * 0.5 / 1e6)
-    assert waited(recompute="full") == pytest.approx(1.5 * waited())
-    assert waited(accumulate=3) == pytest.approx(3 * waited())
+    assert waited(activation_checkpointing="full") == pytest.approx(1.5 * waited())
+    assert waited(grad_accum_steps=3) == pytest.approx(3 * waited())
 
 
-def test_four_passes_of_three_are_assumed_to_cost_what_they_do() -> None:
+def test_full_checkpointing_lowers_the_assumed_mfu() -> None:
     assert ASSUMED_MFU["full"] == pytest.approx(0.75 * ASSUMED_MFU["none"])

@@ -10,23 +10,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from calumma.serve.service import Service
 from starlette.testclient import TestClient
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, TextSampling
 from calumma.serve.api_keys import APIKeys
 from calumma.serve.app import build_app, build_handler
 from calumma.serve.config import ServeConfig
 from calumma.serve.server import Server, bind
-from calumma.serve.service import Service
 from tests.images import noise, png
 
 HOME = "http://localhost"
 
 
 @pytest.fixture(scope="session")
-def model(model_parts: ModelParts) -> Model:
+def model(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 
@@ -115,7 +115,7 @@ def drawing_seed(model: Model) -> int:
     """A seed with which the answer to "a red " and picture 1 holds both text and a picture."""
     for seed in range(200):
         usage = model.generate(["a red ", noise(1)], seed=seed, **ALONE).usage
-        if usage.num_image_tokens and usage.num_text_tokens > 1:
+        if usage.completion.image_tokens and usage.completion.text_tokens > 1:
             return seed
     raise AssertionError("the tiny model draws nothing")
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError, RankError
 from calumma.generate import model as generate_model
 from calumma.generate.model import Model
@@ -36,7 +36,7 @@ from tests.serve.conftest import WILD, said, serving
 
 
 @pytest.fixture
-def replicas(model_parts: ModelParts, tmp_path: Path) -> ReplicaConfig:
+def replicas(model_parts: ModelComponents, tmp_path: Path) -> ReplicaConfig:
     save_model(tmp_path / "tiny", model_parts)
     config = ServeConfig(served_model_name="tiny", port=8123)
     return ReplicaConfig(
@@ -55,7 +55,7 @@ def test_a_replica_has_the_weights_that_are_asked_for(
 ) -> None:
     asked: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
-    small = replace(replicas, dtype="bfloat16", weights="int8", compiled=True)
+    small = replace(replicas, dtype="bfloat16", quantization="int8", compiled=True)
     with TestClient(small.build(), "http://localhost") as client:
         body = {"messages": said("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
@@ -78,7 +78,7 @@ def test_a_replica_signs_with_the_files_that_it_finds(
 
 
 def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
-    replicas: ReplicaConfig, model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
+    replicas: ReplicaConfig, model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group, "CONTEXT", SERVER)
     ended: list[RankError] = []

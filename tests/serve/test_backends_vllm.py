@@ -184,7 +184,7 @@ def test_a_cancelled_answer_hangs_up(model: Model, others: Others) -> None:
     answer = fleet.take(hot(model, 1, max_new_tokens=100, max_images=0))
     next(iter(answer))
     fleet.close(finish=False)
-    assert answer.sample().finish_reason == "cancelled"
+    assert answer.sample().finish_reason == "abort"
     end = time.monotonic() + 5
     while ("gone", {}) not in others.asked and time.monotonic() < end:
         time.sleep(0.01)

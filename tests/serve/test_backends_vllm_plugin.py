@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request
 from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor, without_guidance
@@ -45,7 +45,7 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def folder(model_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("logits") / "model"
     save_model(path, model_parts)
     return path

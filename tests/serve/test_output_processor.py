@@ -111,7 +111,7 @@ def test_a_picture_that_does_not_pass_is_never_shown(live: AsyncEngine, drawing_
 def test_an_answer_that_is_cancelled_ends(live: AsyncEngine) -> None:
     answer = live.generate(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
     answer.cancel()
-    assert last(list(Narrator(answer, as_bytes).pieces())).reason in ("cancelled", "stop", "length")
+    assert last(list(Narrator(answer, as_bytes).pieces())).reason in ("abort", "stop", "length")
 
 
 def test_a_picture_that_is_whole_is_finished_and_one_that_grows_is_not(

@@ -68,7 +68,9 @@ def test_a_continuation_is_the_prompt_without_a_turn(scribe: PromptEncoder, mode
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     parts = chat("what is ", wide).turns[0]
     prompt = Prompt((parts,), is_chat=False)
-    asked = model.request(["what is ", noise(1, 40, 20)], answer=False).prompt_token_ids
+    asked = model.request(
+        ["what is ", noise(1, 40, 20)], add_generation_prompt=False
+    ).prompt_token_ids
     assert tuple(scribe.encode(prompt)) == asked
     assert scribe.encode(completion_prompt("")) == [model.vocabulary.bos]
 
@@ -179,5 +181,5 @@ def test_server_library_evaluator_and_shards_encode_a_conversation_alike(
     ids = model.encode_chat(turns)
     assert scribe.encode(chat_prompt(messages)) == ids
     assert generate_interleaved(model, [conversation], EvalConfig())[0].prompt_token_ids == ids
-    [sequence] = DocumentEncoder(model.text, model.image).encode([document])
+    [sequence] = DocumentEncoder(model.components.tokenizers).encode([document])
     assert sequence.token_ids[: len(ids)] == ids

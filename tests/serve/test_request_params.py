@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.serve.api_errors import APIError
@@ -20,7 +20,7 @@ from calumma.serve.request_params import (
     room_for,
     sampling_of,
 )
-from tests.checkpoints.drawn import without_image_decoder
+from tests.checkpoints.random_models import without_image_decoder
 
 
 def test_without_values_the_model_s_defaults_hold() -> None:
@@ -65,7 +65,7 @@ def test_modalities_say_what_an_answer_may_hold(
     assert modality_of(expected, model) == kind
 
 
-def test_a_model_that_draws_nothing_answers_in_text(model_parts: ModelParts) -> None:
+def test_a_model_that_draws_nothing_answers_in_text(model_parts: ModelComponents) -> None:
     blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
     assert modality_of(None, blind) == modality_of(["text"], blind) == "text"
     with pytest.raises(APIError) as caught:

@@ -57,12 +57,12 @@ def test_an_answer_is_what_the_model_says_and_draws_in_order(
     usage = told["usage"]
     assert usage["completion_tokens"] == len(alone.token_ids)
     assert usage["prompt_tokens_details"] == {
-        "text_tokens": alone.usage.num_prompt_text_tokens,
-        "image_tokens": alone.usage.num_prompt_image_tokens,
+        "text_tokens": alone.usage.prompt.text_tokens,
+        "image_tokens": alone.usage.prompt.image_tokens,
     }
     assert usage["completion_tokens_details"] == {
-        "text_tokens": alone.usage.num_text_tokens,
-        "image_tokens": alone.usage.num_image_tokens,
+        "text_tokens": alone.usage.completion.text_tokens,
+        "image_tokens": alone.usage.completion.image_tokens,
     }
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 

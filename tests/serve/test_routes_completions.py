@@ -21,7 +21,9 @@ def test_a_prompt_is_gone_on_with_as_the_model_does(client: TestClient, model: M
     parts = [{"type": "text", "text": "a red "}, picture_part(1)]
     for seed in range(3):
         told = complete(client, prompt=parts, seed=seed).json()["choices"][0]
-        alone = model.generate(["a red ", noise(1)], answer=False, seed=seed, **ALONE)
+        alone = model.generate(
+            ["a red ", noise(1)], add_generation_prompt=False, seed=seed, **ALONE
+        )
         assert parts_told(told) == as_bytes(alone.parts)
         assert told["text"] == "".join(p for p in alone.parts if isinstance(p, str))
         assert told["finish_reason"] == alone.finish_reason

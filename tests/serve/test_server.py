@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calumma.serve.service import Service
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.server import bind
-from calumma.serve.service import Service
 from tests.serve.conftest import WILD, listening, picture_part, said
 from tests.serve.test_handler import emptied
 
@@ -155,7 +155,9 @@ def test_a_place_that_is_taken_is_told() -> None:
     )
 
 
-def test_the_command_serves_until_a_signal_comes(model_parts: ModelParts, tmp_path: Path) -> None:
+def test_the_command_serves_until_a_signal_comes(
+    model_parts: ModelComponents, tmp_path: Path
+) -> None:
     save_model(tmp_path / "tiny", model_parts)
     process = subprocess.Popen(
         [sys.executable, "-m", "calumma", "serve", str(tmp_path / "tiny"), "--port", "0"],

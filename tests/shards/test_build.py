@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import calumma.shards.build
 import pytest
 
-import calumma.shards.build
 import calumma.shards.shard_builder
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError, Interrupted
 from calumma.runtime import STOP
-from calumma.shards.build import build_shards
 from calumma.shards.encode import Codes, images_with_resize_mode
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
@@ -23,6 +22,7 @@ from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
 from tests.images import noise, png
+from tests.shard_building import build_shards
 
 
 class FakeImageTokenizer:
@@ -57,7 +57,7 @@ def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.shards.build, "PIECE_DOCUMENTS", 4)
 
 
@@ -87,8 +87,8 @@ def test_every_sequence_is_that_of_its_document(
         pictures = images_with_resize_mode(document)
         codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
         expected = encode_document(document, tokenizers.text, codes)
-        ids, counted = reader.read(number)
-        assert (ids.tolist(), counted.tolist()) == (expected.token_ids, expected.loss_mask)
+        token_ids, loss_mask = reader.read(number)
+        assert (token_ids.tolist(), loss_mask.tolist()) == (expected.token_ids, expected.loss_mask)
         assert reader.source_of(number) == document.source
 
 
@@ -111,7 +111,7 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
     assert (first.image.asked, second.image.asked) == (finished, 10 - finished)  # type: ignore[attr-defined]
 
 
-def test_a_kill_inside_a_piece_costs_that_piece_alone(
+def test_a_kill_inside_a_shard_costs_that_shard_alone(
     text_tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
@@ -124,9 +124,9 @@ def test_a_kill_inside_a_piece_costs_that_piece_alone(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(calumma.shards.shard_builder, "write_json", killed)
         build_shards(changed, fake(text_tokenizer), tmp_path)
-    # The files of the second piece are new, and nothing vouches for the old ones any more.
+    # The files of the second shard are new, and nothing vouches for the old ones any more.
     assert not (tmp_path / "manifest.json").exists()
-    assert not (tmp_path / "piece-00001.json").exists()
+    assert not (tmp_path / "shard-00001-000.json").exists()
     again = fake(text_tokenizer)
     build_shards(PAIRS, again, tmp_path)
     assert contents(tmp_path) == whole
@@ -149,7 +149,7 @@ def test_what_has_not_changed_is_kept(text_tokenizer: TextTokenizer, tmp_path: P
     assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 0
 
 
-def test_a_changed_document_invalidates_its_piece(
+def test_a_changed_document_invalidates_its_shard(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
@@ -166,7 +166,7 @@ def test_a_changed_tokenizer_invalidates_everything(
     assert asked_again(fake(longer, "other"), PAIRS, tmp_path) == 10
 
 
-def test_a_new_source_in_front_leaves_the_pieces_behind_as_they_are(
+def test_a_new_source_in_front_leaves_the_shards_behind_as_they_are(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
@@ -177,7 +177,7 @@ def test_a_new_source_in_front_leaves_the_pieces_behind_as_they_are(
     assert reader.sequence_indices("s0").tolist() == [2, 4, 6, 8]
 
 
-def test_pieces_of_an_earlier_longer_build_go(
+def test_shards_of_an_earlier_longer_build_go(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path / "a")
@@ -193,16 +193,16 @@ def test_a_part_that_changes_hands_is_a_change(
     for asked, answered in [((a, b), (c,)), ((a,), (b, c))]:
         turns = (Turn("user", asked), Turn("assistant", answered))
         build_shards([Document(id="d", messages=turns)], fake(text_tokenizer), tmp_path)
-        _, counted = ShardReader(tmp_path).read(0)
-        assert counted.sum() == len(answered) + 1
+        _, loss_mask = ShardReader(tmp_path).read(0)
+        assert loss_mask.sum() == len(answered) + 1
 
 
-@pytest.mark.parametrize("suffix", ["ids", "ends", "sources", "counted", "checks"])
-def test_a_truncated_piece_is_made_again(
+@pytest.mark.parametrize("suffix", ["tokens", "offsets", "sources", "loss_mask", "crc32"])
+def test_a_truncated_shard_is_made_again(
     suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
-    path = tmp_path / f"piece-00001.{suffix}"
+    path = tmp_path / f"shard-00001-000.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
     assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 4
 
@@ -227,8 +227,8 @@ def test_bad_documents_are_left_out_and_listed(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
-    manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, skip_bad=True)
-    assert [piece.dropped for piece in manifest.shards] == [{"unreadable": 2}] * 2
+    manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, on_error="drop")
+    assert [shard.dropped for shard in manifest.shards] == [{"unreadable": 2}] * 2
     assert manifest.num_sequences + sum(manifest.dropped.values()) == len(mixed)
     lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
     drops = [json.loads(line) for line in lines]
@@ -252,7 +252,7 @@ def test_tokenizers_of_different_codes_are_refused(text_tokenizer: TextTokenizer
     )
 
 
-def test_a_signal_stops_between_two_pieces(
+def test_a_signal_stops_between_two_shards(
     text_tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop_after_five() -> Iterator[Document]:
@@ -264,7 +264,7 @@ def test_a_signal_stops_between_two_pieces(
     with pytest.raises(Interrupted) as caught:
         build_shards(stop_after_five(), fake(text_tokenizer), tmp_path)
     assert str(caught.value) == (
-        f"stopped by a signal; {tmp_path} holds 1 finished pieces. Run the same command to resume."
+        f"stopped by a signal; {tmp_path} holds 1 finished shards. Run the same command to resume."
     )
 
 

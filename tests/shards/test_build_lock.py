@@ -15,13 +15,13 @@ from calumma.shards.build_lock import hold_build_lock
 HOLD = """
 import sys
 from pathlib import Path
-from calumma.shards.build_lock import building, working
+from calumma.shards.build_lock import hold_build_lock, mark_as_worker
 if sys.argv[2] == "worker":
-    working(Path(sys.argv[1]))
+    mark_as_worker(Path(sys.argv[1]))
     print("held", flush=True)
     sys.stdin.read()
 else:
-    with building(Path(sys.argv[1])):
+    with hold_build_lock(Path(sys.argv[1])):
         print("held", flush=True)
         sys.stdin.read()
 """
@@ -43,7 +43,7 @@ def hold(work: Path, what: str) -> subprocess.Popen[str]:
 def test_a_folder_at_which_another_is_at_work_is_refused_until_that_one_is_dead(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calumma.shards.build_lock, "SECONDS_TO_END", 0.2)
+    monkeypatch.setattr(calumma.shards.build_lock, "WORKER_EXIT_SECONDS", 0.2)
     work = tmp_path / ".build"
     with hold_build_lock(work):
         pass
@@ -51,7 +51,7 @@ def test_a_folder_at_which_another_is_at_work_is_refused_until_that_one_is_dead(
         with pytest.raises(ShardError) as caught, hold_build_lock(work):
             pass
         assert str(caught.value) == (
-            f"{tmp_path}: another build is at work there; expected one at a time. Wait until it has "
+            f"{tmp_path}: another build is running there; expected one at a time. Wait until it has "
             "ended, or choose another --out."
         )
         other.kill()

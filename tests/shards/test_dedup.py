@@ -89,7 +89,7 @@ def test_a_clean_build_accounts_for_every_document(
         out=tmp_path / "out",
         tokenizers=tmp_path / "tok",
         documents_per_shard=2,
-        skip_bad=True,
+        on_error="drop",
         filters=RULES,
     )
     manifest = build_local(job, [tmp_path / "docs"], workers)

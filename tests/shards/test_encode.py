@@ -30,7 +30,7 @@ def test_pictures_of_prompts_are_padded_and_all_others_cropped() -> None:
 def test_each_document_is_encoded_as_if_it_were_alone(
     tokenizers: Tokenizers, documents: list[Document]
 ) -> None:
-    made = DocumentEncoder(tokenizers.text, tokenizers.image).encode(documents)
+    made = DocumentEncoder(tokenizers).encode(documents)
     for document, sequence in zip(documents, made, strict=True):
         pictures = images_with_resize_mode(document)
         codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
@@ -52,7 +52,7 @@ def test_a_picture_is_encoded_once_for_each_fit(
     wide, square = Image(data=png(0, 32, 16)), Image(data=png(1))
     plain = Document(id="p", content=(wide, square, wide))
     turns = (Turn("user", (wide,)), Turn("assistant", (Text("a"), wide)))
-    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    encoder = DocumentEncoder(tokenizers)
     first = encoder.encode([plain])[0]
     encoder.encode([Document(id="c", messages=turns)])
     assert encoder.encode([plain])[0] == first
@@ -66,13 +66,13 @@ def test_a_document_that_cannot_be_encoded_leaves_its_neighbours_alone(
     broken = Document(id="broken", content=(Image(data=b"no picture", name="here"),))
     missing = Document(id="missing", content=(Image(path=Path("nowhere/1.png")),))
     monologue = Document(id="monologue", messages=(Turn("assistant", (Text("a"),)),))
-    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    encoder = DocumentEncoder(tokenizers)
     made = list(encoder.encode_each([broken, good, missing, monologue, good]))
     assert [type(one) for one in made] == [
         *(ImageError, TokenSequence, ImageError, DocumentError, TokenSequence)
     ]
     assert made[1] == made[4] == encoder.encode([good])[0]
-    with pytest.raises(ImageError, match="holds no picture that can be read"):
+    with pytest.raises(ImageError, match="not an image"):
         encoder.encode([good, broken, missing])
 
 
@@ -80,9 +80,9 @@ def test_what_is_wrong_with_a_picture_is_told_of_the_document_at_hand(
     tokenizers: Tokenizers,
 ) -> None:
     """The same broken bytes elsewhere, before, change nothing: quarantines depend on no worker."""
-    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    encoder = DocumentEncoder(tokenizers)
     for name in ("first.jsonl:1", "second.jsonl:9"):
         bad = Document(id="b", content=(Image(data=b"no", name=name),))
         [made] = encoder.encode_each([bad])
         assert isinstance(made, ImageError)
-        assert str(made).startswith(f"{name}: holds no picture")
+        assert str(made).startswith(f"{name}: not an image")

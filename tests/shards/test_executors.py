@@ -73,10 +73,10 @@ def test_documents_of_a_web_server_are_built_by_any_number(folder: Path, tmp_pat
 
 def test_a_server_that_stops_answering_loses_nothing(folder: Path, tmp_path: Path) -> None:
     """Not even where documents that cannot be read are left out: these were not bad."""
-    asked = replace(job(folder, tmp_path / "web"), skip_bad=True)
+    asked = replace(job(folder, tmp_path / "web"), on_error="drop")
     with served(folder / "docs", 10) as address:
         port = address.rpartition(":")[2]
-        with pytest.raises(StorageError, match="nothing was left out for this"):
+        with pytest.raises(StorageError, match="no document was dropped for this"):
             build_local(asked, [address], 1)
     assert not (tmp_path / "web" / "manifest.json").exists()
     with served(folder / "docs", port=int(port)) as address:
@@ -91,7 +91,7 @@ def test_what_one_process_finds_wrong_is_told_as_it_found_it(folder: Path, tmp_p
     (tmp_path / "bad.jsonl").write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
     paths = [folder / "docs", tmp_path / "bad.jsonl"]
     for workers in (1, 2):
-        with pytest.raises(ImageError, match="holds no picture that can be read"):
+        with pytest.raises(ImageError, match="not an image"):
             build_local(job(folder, tmp_path / "out"), paths, workers)
 
 
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
         patch.setattr(Path, "write_bytes", fill)
         build_local(job(folder, tmp_path), [folder / "docs"], 1)
     assert str(caught.value) == (
-        f"{tmp_path / 'piece-00003-000.ends'}: no space left on the device; expected free space "
+        f"{tmp_path / 'shard-00003-000.offsets'}: no space left on the device; expected free space "
         "for it. Free some space, or give --out a folder on another disk, and run the same "
         "command to resume."
     )
@@ -140,7 +140,7 @@ def _die(*anything: object) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_signal_stops_between_two_pieces(
+def test_a_signal_stops_between_two_shards(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     def stop_after_one(documents: int) -> None:
@@ -150,7 +150,7 @@ def test_a_signal_stops_between_two_pieces(
     with pytest.raises(Interrupted) as caught:
         build_local(job(folder, tmp_path), [folder / "docs"], workers, stop_after_one)
     assert str(caught.value) == (
-        f"stopped by a signal; {tmp_path} holds the pieces that are finished. Run the same command "
+        f"stopped by a signal; {tmp_path} holds the shards that are finished. Run the same command "
         "to resume."
     )
     monkeypatch.setattr(STOP, "is_requested", False)
@@ -162,7 +162,7 @@ def test_a_killed_build_leaves_no_worker_and_ends_in_the_same_bytes(
     folder: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "calumma", "build-shards", str(folder / "docs")]
-    command += ["--tokenizers", str(folder / "tok"), "--out", str(tmp_path), "--piece", "4"]
+    command += ["--tokenizers", str(folder / "tok"), "--out", str(tmp_path), "--shard", "4"]
     killed = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL)
     while not list((tmp_path / WORK).glob("tasks/*.json")) and killed.poll() is None:
         time.sleep(0.01)
@@ -243,7 +243,7 @@ def test_what_a_job_of_slurm_finds_wrong_is_the_last_line_of_its_log(
     executor = _Slurm([BuildTask(asked)], tasks, time="", partition="a", logging_dir=told)
     with pytest.raises(SystemExit) as caught:
         executor._run_for_rank(0)
-    assert str(caught.value).startswith(f"error: {bad}:1, part 0: holds no picture")
+    assert str(caught.value).startswith(f"error: {bad}:1, part 0: not an image")
     assert asked.stop_requested
 
 

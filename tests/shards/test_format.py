@@ -1,4 +1,4 @@
-"""The bytes of a piece: widths and names."""
+"""The bytes of a shard: widths and names."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows(size: int, dtype: str) -> No
     assert np.array([size - 1]).astype(dtype).tolist() == [size - 1]
 
 
-def test_pieces_sort_by_their_numbers() -> None:
+def test_shards_sort_by_their_numbers() -> None:
     assert [shard_name(n) for n in (0, 9, 10, 12345)] == [
-        "piece-00000",
-        "piece-00009",
-        "piece-00010",
-        "piece-12345",
+        "shard-00000-000",
+        "shard-00009-000",
+        "shard-00010-000",
+        "shard-12345-000",
     ]
 
 
-def test_the_sizes_of_a_piece_s_files() -> None:
-    sizes = {".ids": 28, ".counted": 7, ".ends": 24, ".sources": 6, ".checks": 12}
+def test_the_sizes_of_a_shard_s_files() -> None:
+    sizes = {".tokens": 28, ".loss_mask": 7, ".offsets": 24, ".sources": 6, ".crc32": 12}
     assert shard_file_sizes(3, 7, "<u4") == sizes
 
 
 def test_numbers_stand_so_that_they_can_be_mapped(tmp_path: Path) -> None:
     writer = ShardWriter(Vocabulary(num_codes=3, num_text=256))
-    for ids in ([0, 20, 2], [0, 2]):
-        writer.add(ids, [True] * len(ids), "a")
+    for token_ids in ([0, 20, 2], [0, 2]):
+        writer.add(token_ids, [True] * len(token_ids), "a")
     writer.write(tmp_path, "p")
     found = {s: np.memmap(tmp_path / f"p{s}", d, mode="r").tolist() for s, d in DTYPES.items()}
-    ids = [np.array([0, 20, 2], "<u2"), np.array([0, 2], "<u2")]
-    checks = [checksum(row.tobytes(), bytes([1] * len(row))) for row in ids]
-    assert np.memmap(tmp_path / "p.ids", "<u2", mode="r").tolist() == [0, 20, 2, 0, 2]
+    token_ids = [np.array([0, 20, 2], "<u2"), np.array([0, 2], "<u2")]
+    checks = [checksum(row.tobytes(), bytes([1] * len(row))) for row in token_ids]
+    assert np.memmap(tmp_path / "p.tokens", "<u2", mode="r").tolist() == [0, 20, 2, 0, 2]
     assert found == {
-        ".ends": [3, 5],
+        ".offsets": [3, 5],
         ".sources": [0, 0],
-        ".counted": [1] * 5,
-        ".checks": checks,
+        ".loss_mask": [1] * 5,
+        ".crc32": checks,
     }
     assert checks[1] == zlib.crc32(b"\1\1", zlib.crc32(b"\0\0\2\0"))

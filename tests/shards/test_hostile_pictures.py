@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from calumma.documents.readers import read_documents
-from calumma.shards.build import build_shards
 from calumma.tokens.folder import Tokenizers
 from tests.documents.hostile import hostile_files
+from tests.shard_building import build_shards
 
 HOSTILE = hostile_files()
 
@@ -32,7 +32,7 @@ def test_each_has_codes_or_is_in_the_quarantine_with_its_reason(
     ]  # fmt: skip
     (tmp_path / "documents.jsonl").write_text("\n".join(lines) + "\n")
     documents = read_documents([str(tmp_path / "documents.jsonl")])
-    manifest = build_shards(documents, tokenizers, tmp_path / "shards", skip_bad=True)
+    manifest = build_shards(documents, tokenizers, tmp_path / "shards", on_error="drop")
     quarantine = (tmp_path / "shards" / "quarantine.jsonl").read_text().splitlines()
     refused = {drop["id"]: drop for drop in map(json.loads, quarantine)}
     assert manifest.num_sequences + len(refused) == len(HOSTILE) >= 100

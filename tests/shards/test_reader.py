@@ -1,4 +1,4 @@
-"""Reading shards: any sequence of any piece, and refusing what is not whole."""
+"""Reading shards: any sequence of any shard, and refusing what is not whole."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from calumma.shards.writer import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
-PIECES = [[([0, 20, 2], "a"), ([0, 2], "b")], [], [([0, 30, 31, 2], "b")]]
+SHARDS = [[([0, 20, 2], "a"), ([0, 2], "b")], [], [([0, 30, 31, 2], "b")]]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pieces, the middle one empty."""
-    pieces = []
-    for number, sequences in enumerate(PIECES):
+    """Three shards, the middle one empty."""
+    shards = []
+    for number, sequences in enumerate(SHARDS):
         writer = ShardWriter(V)
-        for ids, source in sequences:
-            writer.add(ids, [False] + [True] * (len(ids) - 1), source)
-        pieces.append(writer.write(tmp_path, f"piece-{number:05d}"))
-    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
+        for token_ids, source in sequences:
+            writer.add(token_ids, [False] + [True] * (len(token_ids) - 1), source)
+        shards.append(writer.write(tmp_path, f"shard-{number:05d}-000"))
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=shards).save(tmp_path)
     return tmp_path
 
 
 def test_every_sequence_comes_back(folder: Path) -> None:
     reader = ShardReader(folder)
     assert len(reader) == 3
-    for number, (expected, _) in enumerate(PIECES[0] + PIECES[2]):
-        ids, counted = reader.read(number)
-        assert (ids.dtype, counted.dtype) == (np.int64, np.bool_)
-        assert ids.tolist() == expected
-        assert counted.tolist() == [False] + [True] * (len(expected) - 1)
+    for number, (expected, _) in enumerate(SHARDS[0] + SHARDS[2]):
+        token_ids, loss_mask = reader.read(number)
+        assert (token_ids.dtype, loss_mask.dtype) == (np.int64, np.bool_)
+        assert token_ids.tolist() == expected
+        assert loss_mask.tolist() == [False] + [True] * (len(expected) - 1)
         assert reader.length(number) == len(expected)
 
 
@@ -63,38 +63,41 @@ def test_an_unknown_source_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
         ShardReader(folder).sequence_indices("c")
     assert str(caught.value) == (
-        f"{folder} holds no source 'c'; it holds a, b. Fix the mixture's names."
+        f"{folder} has no source 'c'; expected one of a, b. Fix the mixture's names."
     )
 
 
-@pytest.mark.parametrize(("suffix", "expected"), [("ids", 10), ("ends", 16), ("counted", 5)])
-def test_a_truncated_piece_is_refused(folder: Path, suffix: str, expected: int) -> None:
-    path = folder / f"piece-00000.{suffix}"
+@pytest.mark.parametrize(
+    ("suffix", "expected"), [("tokens", 10), ("offsets", 16), ("loss_mask", 5)]
+)
+def test_a_truncated_shard_is_refused(folder: Path, suffix: str, expected: int) -> None:
+    path = folder / f"shard-00000-000.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{path} holds {expected - 1} bytes; its manifest says {expected}. Build the shards again: "
-        "what is whole is kept."
+        f"{path} has {expected - 1} bytes; expected {expected} bytes. Repeat the command that built "
+        "the shards: intact ones are kept."
     )
 
 
-def test_a_missing_piece_is_refused(folder: Path) -> None:
-    path = folder / "piece-00002.sources"
+def test_a_missing_shard_is_refused(folder: Path) -> None:
+    path = folder / "shard-00002-000.sources"
     path.unlink()
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{path} is missing; its manifest says 2. Build the shards again: what is whole is kept."
+        f"{path} is missing; expected 2 bytes. Repeat the command that built the shards: intact ones "
+        "are kept."
     )
 
 
-@pytest.mark.parametrize("suffix", ["ids", "counted"])
+@pytest.mark.parametrize("suffix", ["tokens", "loss_mask"])
 @pytest.mark.parametrize("place", [0, 3, 4])
 def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, place: int) -> None:
-    path = folder / f"piece-00000.{suffix}"
+    path = folder / f"shard-00000-000.{suffix}"
     content = bytearray(path.read_bytes())
-    width = 2 if suffix == "ids" else 1
+    width = 2 if suffix == "tokens" else 1
     content[place * width] ^= 16
     path.write_bytes(content)
     reader = ShardReader(folder)
@@ -103,36 +106,36 @@ def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, place: int) -> 
     with pytest.raises(ShardError) as caught:
         reader.read(broken)
     assert str(caught.value) == (
-        f"{folder / 'piece-00000.ids'}: sequence {broken} is not what was written; expected its "
-        "bytes unchanged. Build the shards again: what is whole is kept."
+        f"{folder / 'shard-00000-000.tokens'}: sequence {broken} has changed since it was written; "
+        "expected the original bytes. Repeat the command that built the shards: intact ones are kept."
     )
-    with pytest.raises(ShardError, match="the file is not what was written"):
+    with pytest.raises(ShardError, match="the file has changed since it was written"):
         reader.verify()
 
 
-@pytest.mark.parametrize("suffix", ["ends", "sources", "checks"])
-def test_a_flipped_byte_of_the_index_is_seen_when_the_piece_is_opened(
+@pytest.mark.parametrize("suffix", ["offsets", "sources", "crc32"])
+def test_a_flipped_byte_of_the_index_is_seen_when_the_shard_is_opened(
     folder: Path, suffix: str
 ) -> None:
-    path = folder / f"piece-00002.{suffix}"
+    path = folder / f"shard-00002-000.{suffix}"
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
     reader = ShardReader(folder)
     assert reader.read(0)[0].tolist() == [0, 20, 2]
     with pytest.raises(ShardError) as caught:
         reader.length(2)
     assert str(caught.value) == (
-        f"{path}: the file is not what was written; expected its bytes unchanged. Build the shards "
-        "again: what is whole is kept."
+        f"{path}: the file has changed since it was written; expected the original bytes. Repeat the "
+        "command that built the shards: intact ones are kept."
     )
 
 
-def test_a_missing_piece_is_refused_at_once(folder: Path) -> None:
-    (folder / "piece-00002.counted").unlink()
+def test_a_missing_shard_is_refused_at_once(folder: Path) -> None:
+    (folder / "shard-00002-000.loss_mask").unlink()
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{folder / 'piece-00002.counted'} is missing; its manifest says 4. Build the shards "
-        "again: what is whole is kept."
+        f"{folder / 'shard-00002-000.loss_mask'} is missing; expected 4 bytes. Repeat the command "
+        "that built the shards: intact ones are kept."
     )
 
 
@@ -146,7 +149,7 @@ def _open_files(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("limit", [24, 10])
-def test_with_few_files_allowed_pieces_are_closed_and_opened_again(
+def test_with_few_files_allowed_shards_are_closed_and_opened_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
@@ -159,7 +162,7 @@ def test_with_few_files_allowed_pieces_are_closed_and_opened_again(
     assert _open_files(folder) == before
 
 
-def test_threads_share_a_reader_that_may_open_one_piece_at_a_time(
+def test_threads_share_a_reader_that_may_open_one_shard_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (10, 10))
@@ -171,32 +174,32 @@ def test_threads_share_a_reader_that_may_open_one_piece_at_a_time(
     assert found == [expected[number] for number in numbers]
 
 
-def test_a_piece_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> None:
+def test_a_shard_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> None:
     reader = ShardReader(folder)
-    (folder / "piece-00002.ids").unlink()
+    (folder / "shard-00002-000.tokens").unlink()
     with pytest.raises(ShardError) as caught:
         reader.length(2)
     assert str(caught.value) == (
-        f"{folder / 'piece-00002.ids'} cannot be opened any more (No such file or directory); "
-        "expected the shards to stay as they are while they are read. Start again when they are "
-        "whole."
+        f"{folder / 'shard-00002-000.tokens'} can no longer be opened (No such file or "
+        "directory); expected the shards not to change while they are read. Start again when they "
+        "are complete."
     )
 
 
-def test_memory_hardly_grows_with_the_number_of_pieces(tmp_path: Path) -> None:
-    """Python's own memory over 20 and over 2,000 pieces of two sources, all of it read."""
+def test_memory_hardly_grows_with_the_number_of_shards(tmp_path: Path) -> None:
+    """Python's own memory over 20 and over 2,000 shards of two sources, all of it read."""
 
     def held(count: int) -> int:
         folder = tmp_path / str(count)
         folder.mkdir()
-        pieces = []
+        shards = []
         for number in range(count):
             writer = ShardWriter(V)
             writer.add([0, 20, 2], [True] * 3, "a")
             writer.add([0, 2], [True] * 2, "b")
-            pieces.append(writer.write(folder, f"piece-{number:05d}"))
-        Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(folder)
-        del pieces
+            shards.append(writer.write(folder, f"shard-{number:05d}-000"))
+        Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=shards).save(folder)
+        del shards
         tracemalloc.start()
         reader = ShardReader(folder)
         for place in range(reader.num_sequences("b")):
@@ -206,5 +209,5 @@ def test_memory_hardly_grows_with_the_number_of_pieces(tmp_path: Path) -> None:
         return found
 
     grown = held(2000) - held(20)
-    # The pieces that are open, and 33 bytes for each of the others.
+    # The shards that are open, and 33 bytes for each of the others.
     assert grown < 2048 * calumma.shards.reader.MAX_OPEN_SHARDS + 50 * 2000

@@ -1,4 +1,4 @@
-"""One piece: made, kept, or made again."""
+"""One shard: made, kept, or made again."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BROKEN = Document(id="broken", source="s", content=(Image(data=b"no picture", na
 
 
 def maker(tokenizers: Tokenizers, folder: Path, *, skip_bad: bool = False) -> ShardBuilder:
-    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    encoder = DocumentEncoder(tokenizers)
     return ShardBuilder(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
 
 
-def test_a_piece_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
+def test_a_shard_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
     tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
     made = maker(tokenizers, tmp_path).make("p", GROUP)
@@ -31,7 +31,7 @@ def test_a_piece_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
     times = {path: path.stat().st_mtime_ns for path in files}
     assert maker(tokenizers, tmp_path).make("p", GROUP) == made
     assert {path: path.stat().st_mtime_ns for path in files} == times
-    for suffix in (".ids", ".counted", ".ends", ".sources", ".checks"):
+    for suffix in (".tokens", ".loss_mask", ".offsets", ".sources", ".crc32"):
         path = tmp_path / f"p{suffix}"
         content = bytearray(path.read_bytes())
         content[0] ^= 1
@@ -41,23 +41,23 @@ def test_a_piece_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
         assert {path: path.read_bytes() for path in files} == files
 
 
-def test_what_was_left_out_before_is_part_of_the_piece(
+def test_what_was_left_out_before_is_part_of_the_shard(
     tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
     drop = DroppedDocument(id="x", source="s", reason="too small", detail="3 px")
     plain = maker(tokenizers, tmp_path).make("p", GROUP)
-    piece = maker(tokenizers, tmp_path).make("p", GROUP, [drop])
-    assert (piece.dropped, piece.sources) == ({"too small": 1}, plain.sources)
+    shard = maker(tokenizers, tmp_path).make("p", GROUP, [drop])
+    assert (shard.dropped, shard.sources) == ({"too small": 1}, plain.sources)
     assert maker(tokenizers, tmp_path).make("p", GROUP).dropped == {}
 
 
-def test_a_bad_document_stops_the_piece_or_is_listed(
+def test_a_bad_document_stops_the_shard_or_is_listed(
     tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
-    with pytest.raises(ImageError, match="holds no picture that can be read"):
+    with pytest.raises(ImageError, match="not an image"):
         maker(tokenizers, tmp_path).make("p", [*GROUP, BROKEN])
-    piece = maker(tokenizers, tmp_path, skip_bad=True).make("p", [*GROUP, BROKEN])
-    assert (piece.num_sequences, piece.dropped) == (3, {"unreadable": 1})
+    shard = maker(tokenizers, tmp_path, on_error="drop").make("p", [*GROUP, BROKEN])
+    assert (shard.num_sequences, shard.dropped) == (3, {"unreadable": 1})
 
 
 def test_groups_are_as_long_as_asked_but_the_last() -> None:

@@ -43,9 +43,9 @@ def test_one_that_dies_is_no_silent_wait() -> None:
 
 KILLED = """
 import os, sys, time
-from calumma.shards.worker_pool import Workers
+from calumma.shards.worker_pool import WorkerPool
 if __name__ == "__main__":
-    workers = Workers(2, print, [])
+    workers = WorkerPool(2, print, [])
     for future in [workers.submit(os.getpid) for _ in range(8)]:
         print(future.result(), flush=True)
     workers.submit(time.sleep, 60)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Document, Text, Turn
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
@@ -21,7 +21,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "balance"
 
 @pytest.fixture(scope="module")
 def folders(
-    model_parts: ModelParts, tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
+    model_parts: ModelComponents, tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """A folder like the demo's, and one for what the studies make."""
     made = tmp_path_factory.mktemp("balance")

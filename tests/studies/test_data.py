@@ -11,9 +11,9 @@ import pytest
 
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
-from calumma.shards.build import build_shards
 from calumma.tokens.folder import Tokenizers
 from studies.data import kill, rows
+from tests.shard_building import build_shards
 
 
 def test_rows_give_back_the_documents_they_were_made_of(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 
 STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"
 
 
 def test_a_quick_run_tells_steps_and_finds_the_same_pictures(
-    model_parts: ModelParts,
+    model_parts: ModelComponents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""Importing is quick, needs no torch where it should not, and does nothing else."""
+"""Imports are quick, have no side effects, and need torch only where they should."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.style.tree import ROOT, modules
 
-LIGHT = [
+WITHOUT_TORCH = [
     "calumma",
     "calumma.errors",
     "calumma.files",
@@ -21,11 +21,11 @@ LIGHT = [
     "calumma.shards.reader",
     *(name for name in modules() if name.startswith("calumma.documents.")),
 ]
-"""What can be imported on a machine without torch."""
+"""Modules that can be imported without torch."""
 
 
 def run(code: str, *arguments: str, folder: Path, home: Path | None = None) -> str:
-    """What a fresh process prints, run in `folder`."""
+    """Return the output of a fresh process that runs in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home or folder)}
     environment.pop("CALUMMA_CACHE", None)
     finished = subprocess.run(
@@ -50,12 +50,12 @@ for name in sys.argv[1:]:
 """
 
 
-def test_what_is_light_imports_no_torch(tmp_path: Path) -> None:
-    assert run(FIRST_WITH_TORCH, *LIGHT, folder=tmp_path) == ""
+def test_these_modules_import_no_torch(tmp_path: Path) -> None:
+    assert run(FIRST_WITH_TORCH, *WITHOUT_TORCH, folder=tmp_path) == ""
 
 
 def test_importing_the_package_is_quick(tmp_path: Path) -> None:
-    # The bar is 0.2 s; ten times that here, for machines that are busy with something else.
+    # The limit is 0.2 s; ten times that here, for busy machines.
     code = "import time; t = time.perf_counter(); import calumma; print(time.perf_counter() - t)"
     seconds = [float(run(code, folder=tmp_path)) for _ in range(3)]
     assert statistics.median(seconds) < 2.0
@@ -72,23 +72,23 @@ if logging.getLogger().handlers:
     found.append("logging is configured")
 if signals != [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]:
     found.append("a signal handler is installed")
-# torch and its kin set some of these for themselves.
-kin = ("TORCH", "KMP", "OMP", "MKL", "TOKENIZERS", "LC_")
-if added := sorted(k for k in os.environ if k not in before and not k.startswith(kin)):
+# torch and its libraries set some of these themselves.
+prefixes = ("TORCH", "KMP", "OMP", "MKL", "TOKENIZERS", "LC_")
+if added := sorted(k for k in os.environ if k not in before and not k.startswith(prefixes)):
     found.append(f"the environment got {added}")
 if threading.active_count() != num_threads:
     found.append("a thread is running")
 if torch.cuda.is_initialized():
-    found.append("CUDA is initialised")
+    found.append("CUDA is initialized")
 if torch.get_default_dtype() is not torch.float32:
     found.append("the default dtype is changed")
 if torch.initial_seed() != seed or not torch.equal(torch.get_rng_state(), numbers):
-    found.append("torch is seeded, or its random numbers were drawn")
+    found.append("the random state of torch has changed")
 print(json.dumps(found))
 """
 
 
-def test_importing_any_module_leaves_no_trace(tmp_path: Path) -> None:
+def test_imports_have_no_side_effects(tmp_path: Path) -> None:
     folder, home = tmp_path / "folder", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
@@ -97,8 +97,8 @@ def test_importing_any_module_leaves_no_trace(tmp_path: Path) -> None:
     assert [*folder.iterdir(), *home.iterdir()] == []
 
 
-def test_init_files_hold_nothing() -> None:
-    # A re-export in shards/__init__.py would pull torch into the reader by the back door.
+def test_init_files_are_empty() -> None:
+    # A re-export in shards/__init__.py would make the reader import torch.
     inner = [
         path for path in (ROOT / "calumma").rglob("__init__.py") if path.parent.name != "calumma"
     ]

@@ -1,7 +1,7 @@
-"""Every message a user can meet is compared with its text in some test.
+"""The text of every error message is compared in a test.
 
-A message counts as compared when one of its fixed pieces and a string of a test hold each other:
-the piece stands in the test's string, or the string (a `match=` pattern, say) in the piece.
+A message counts as compared if one of its literal fragments contains a string literal of a test
+(such as a `match=` pattern) or is contained in one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ ERRORS = {
     for name, value in vars(calumma.errors).items()
     if isinstance(value, type) and issubclass(value, calumma.errors.CalummaError)
 }
-SHORTEST = 12
-"""Pieces shorter than this prove nothing: " expected " is in every message."""
+MIN_LENGTH = 12
+"""Shorter fragments prove nothing: " expected " is in every message."""
 
 
 def _messages() -> Iterator[tuple[str, ast.expr]]:
-    """Where each message is raised, and its expression."""
+    """Yield the location of each message and its expression."""
     for path in sources():
         for node in ast.walk(parsed(path)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
@@ -34,30 +34,31 @@ def _messages() -> Iterator[tuple[str, ast.expr]]:
 def _tested_strings() -> set[str]:
     strings = set()
     for path in sources(TESTS):
-        if path.parent.name == "house":
+        if path.parent.name == "style":
             continue
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant | ast.JoinedStr):
-                strings.update(_plain(piece) for piece in literal(node))
-    return {string for string in strings if len(string) >= SHORTEST}
+                strings.update(_plain(fragment) for fragment in literal(node))
+    return {string for string in strings if len(string) >= MIN_LENGTH}
 
 
 def _plain(text: str) -> str:
-    """Without the backslashes of a pattern."""
+    """Return a text without the backslashes of a regular expression."""
     return text.replace("\\", "").strip()
 
 
-def _compared(pieces: list[str], strings: set[str]) -> bool:
-    long = [_plain(piece) for piece in pieces if len(_plain(piece)) >= SHORTEST]
-    return any(piece in string or string in piece for piece in long for string in strings)
+def _compared(fragments: list[str], strings: set[str]) -> bool:
+    plain = [text for text in map(_plain, fragments) if len(text) >= MIN_LENGTH]
+    return any(text in string or string in text for text in plain for string in strings)
 
 
-def _is_torn(message: ast.expr) -> bool:
-    """Whether a message has a line break in it, or stops without a full stop."""
+def _is_malformed(message: ast.expr) -> bool:
+    """Return whether a message has a line break or does not end with a full stop."""
     last = message.values[-1] if isinstance(message, ast.JoinedStr) else message
     ends_in_text = isinstance(last, ast.Constant)
-    pieces = literal(message)
-    return any("\n" in piece for piece in pieces) or (ends_in_text and not pieces[-1].endswith("."))
+    fragments = literal(message)
+    has_break = any("\n" in fragment for fragment in fragments)
+    return has_break or (ends_in_text and not fragments[-1].endswith("."))
 
 
 def test_every_message_is_compared_in_a_test() -> None:
@@ -66,5 +67,5 @@ def test_every_message_is_compared_in_a_test() -> None:
     assert untested == []
 
 
-def test_every_message_is_one_line_and_ends_as_a_sentence() -> None:
-    assert [where for where, message in _messages() if _is_torn(message)] == []
+def test_every_message_is_one_line_and_ends_with_a_full_stop() -> None:
+    assert [where for where, message in _messages() if _is_malformed(message)] == []

@@ -1,4 +1,4 @@
-"""The scripts on machines where something is missing."""
+"""The scripts on machines without Python, venv or some packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(clone: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A script of the clone, called from elsewhere."""
+    """Run a script of the clone from another folder."""
     return subprocess.run(
         ["bash", clone / "scripts" / script],
         cwd="/",
@@ -35,7 +35,7 @@ def run(clone: Path, script: str, **environment: str) -> subprocess.CompletedPro
     )
 
 
-def test_a_machine_without_python_is_told_what_to_install(clone: Path) -> None:
+def test_without_python_the_error_says_what_to_install(clone: Path) -> None:
     finished = run(clone, "install", PYTHON="false")
     assert finished.returncode == 2
     assert finished.stderr == (
@@ -52,7 +52,7 @@ def _python_that_makes_no_venv(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("script", ["install", "check", "test", "demo"])
-def test_a_python_without_venv_is_told_how_to_get_it(clone: Path, script: str) -> None:
+def test_without_venv_the_error_says_what_to_install(clone: Path, script: str) -> None:
     python = _python_that_makes_no_venv(clone)
     finished = run(clone, script, PYTHON=str(python))
     assert finished.returncode == 2
@@ -66,42 +66,42 @@ def test_a_python_without_venv_is_told_how_to_get_it(clone: Path, script: str) -
 
 @pytest.fixture
 def installed(clone: Path) -> Path:
-    """A clone with an environment whose uv installs nothing, and notes what it was asked for."""
+    """A clone with an environment whose uv installs nothing and logs its arguments."""
     binaries = clone / ".venv" / "bin"
     binaries.mkdir(parents=True)
     (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (binaries / "uv").write_text(f'#!/bin/sh\necho "$@" >> "{clone}/asked"\n')
+    (binaries / "uv").write_text(f'#!/bin/sh\necho "$@" >> "{clone}/calls"\n')
     for program in binaries.iterdir():
         program.chmod(0o755)
     return clone
 
 
 def install(clone: Path, *extras: str) -> list[str]:
-    """What uv was asked to install, call by call, when these extras were expected."""
-    (clone / "asked").unlink(missing_ok=True)
+    """Run the install script and return what uv was called to install, one entry per call."""
+    (clone / "calls").unlink(missing_ok=True)
     command = ["bash", clone / "scripts" / "install", *extras]
     finished = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    asked = (clone / "asked").read_text().splitlines() if (clone / "asked").exists() else []
-    assert (finished.stdout == "") == (asked == [])
-    return [call.split(" -e ")[1].split(" --")[0] for call in asked]
+    calls = (clone / "calls").read_text().splitlines() if (clone / "calls").exists() else []
+    assert (finished.stdout == "") == (calls == [])
+    return [call.split(" -e ")[1].split(" --")[0] for call in calls]
 
 
-def test_what_is_installed_already_is_not_installed_again(installed: Path) -> None:
+def test_installed_extras_are_not_installed_again(installed: Path) -> None:
     assert install(installed) == [".[dev]"]
     assert install(installed) == []
     assert install(installed, "plain") == []
     assert install(installed, "hf", "corpora") == []
 
 
-def test_extras_are_added_to_what_is_there(installed: Path) -> None:
+def test_extras_are_added_to_the_installed_ones(installed: Path) -> None:
     assert install(installed, "plain") == ["."]
     assert install(installed, "hf") == [".[hf]"]
     assert install(installed, "corpora") == [".[corpora,hf]"]
     assert install(installed, "hf", "plain") == []
 
 
-def test_a_change_of_versions_is_installed(installed: Path) -> None:
+def test_changed_versions_are_installed(installed: Path) -> None:
     install(installed)
     with (installed / "constraints.txt").open("a") as file:
         file.write("another==1.0\n")

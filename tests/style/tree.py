@@ -14,21 +14,21 @@ TEXT_SUFFIXES = {"", ".py", ".md", ".toml", ".txt", ".ini", ".sh", ".html", ".cs
 
 
 def sources(folder: Path = PACKAGE) -> list[Path]:
-    """The Python files of a folder, `__init__.py` left out."""
+    """Return the Python files of a folder, without `__init__.py`."""
     return sorted(path for path in folder.rglob("*.py") if path.name != "__init__.py")
 
 
 def modules() -> list[str]:
-    """The names of all modules of the package."""
+    """Return the dotted names of all modules of the package."""
     names = (path.relative_to(ROOT).with_suffix("").parts for path in sources())
     return [".".join(name) for name in names]
 
 
 def texts() -> Iterator[Path]:
-    """Every text file that belongs to the project: no outputs, caches or environments."""
-    ours = {".ci", ".gitignore", ".importlinter"}
+    """Yield every text file of the project, without outputs, caches and environments."""
+    included = {".ci", ".gitignore", ".importlinter"}
     for path in sorted(ROOT.iterdir()):
-        hidden = path.name.startswith(".") and path.name not in ours
+        hidden = path.name.startswith(".") and path.name not in included
         if hidden or path.name in {"out", "build", "dist"} or path.suffix == ".egg-info":
             continue
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -37,16 +37,16 @@ def texts() -> Iterator[Path]:
 
 
 def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
+    """Parse a Python file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def literal(node: ast.AST) -> list[str]:
-    """The fixed pieces of a string or f-string, in order."""
+    """Return the literal fragments of a string or f-string, in order."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.JoinedStr):
-        return [piece for value in node.values for piece in literal(value)]
+        return [text for value in node.values for text in literal(value)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return literal(node.left) + literal(node.right)
     return []

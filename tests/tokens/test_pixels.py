@@ -100,7 +100,7 @@ def test_ink_that_a_jpeg_stores_inverted_is_light_again() -> None:
 
 def test_a_picture_that_breaks_while_it_is_decoded_is_refused() -> None:
     whole = saved(scene(), "PNG")
-    with pytest.raises(ImageError, match="a picture: the picture is broken or cut short"):
+    with pytest.raises(ImageError, match="a picture: the image is corrupt or truncated"):
         image_to_pixels(PIL.Image.open(io.BytesIO(whole[: len(whole) // 2])), 8)
 
 

@@ -15,7 +15,7 @@ from calumma.tokens.vq.codebook import (
     squared_distances,
     straight_through,
 )
-from calumma.train.distributed import ALONE
+from calumma.train.distributed import SINGLE_PROCESS
 
 
 def seeded() -> torch.Generator:
@@ -26,7 +26,7 @@ def kept(values: list[float], **fields: object) -> tuple[VectorQuantizer, Codebo
     """A codebook of one column, and its keeper."""
     quantizer = VectorQuantizer(len(values), 1)
     quantizer.codebook.data.copy_(torch.tensor(values)[:, None])
-    return quantizer, CodebookUpdater(CodebookConfig(**fields), quantizer, ALONE)  # type: ignore[arg-type]
+    return quantizer, CodebookUpdater(CodebookConfig(**fields), quantizer, SINGLE_PROCESS)  # type: ignore[arg-type]
 
 
 def update(quantizer: VectorQuantizer, keeper: CodebookUpdater, values: list[float]) -> int:
@@ -89,7 +89,7 @@ def test_cosine_rows_stay_on_their_sphere() -> None:
     quantizer = VectorQuantizer(2, 2)
     quantizer.codebook.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     config = CodebookConfig(quantizer="cosine", update="ema", decay=0.5)
-    keeper = CodebookUpdater(config, quantizer, ALONE)
+    keeper = CodebookUpdater(config, quantizer, SINGLE_PROCESS)
     keeper.update(quantizer, torch.tensor([[2.0, 0.0]]), torch.tensor([1]), seeded())
     # the second: sums (1, 0.5), put back to a length of sqrt(2)
     assert quantizer.codebook.square().sum(1).tolist() == pytest.approx([2.0, 2.0])

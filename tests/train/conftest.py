@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from calumma.train.run_log import Journal
+from calumma.train.run_log import RunLog
 from tests.train import decoder_ranks
 
-OpenJournal = Callable[..., Journal]
+OpenJournal = Callable[..., RunLog]
 
 
 @pytest.fixture
 def open_journal() -> Iterator[OpenJournal]:
     """Take up a run's journal behind so many steps."""
-    opened: list[Journal] = []
+    opened: list[RunLog] = []
 
-    def take_up(run: Path, done: int, *, writes: bool = True, kept: int = 5) -> Journal:
-        made = Journal(run, writes=writes, kept=kept)
-        made.cut(done)
+    def take_up(run: Path, done: int, *, writes: bool = True, kept: int = 5) -> RunLog:
+        made = RunLog(run, writes=writes, kept=kept)
+        made.truncate(done)
         made.read()
         opened.append(made)
         return made

@@ -25,11 +25,11 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
-from calumma.train.decoder_trainer import DecoderLearner
-from calumma.train.diagnostics import look
-from calumma.train.distributed import World, joined
+from calumma.train.decoder_trainer import DecoderTrainer
+from calumma.train.diagnostics import take_snapshot
+from calumma.train.distributed import DistContext, init_distributed
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallelize import Ranks, gathered, placed
+from calumma.train.parallelize import Ranks, build_sharded_decoder, gather_full_decoder
 from calumma.train.pretrain import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.train_step import StepRules, optimizer_step, to_device
@@ -60,27 +60,29 @@ def batch(number: int) -> Batch:
     return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), counted, owners, positions)
 
 
-def train(name: str, parallel: ParallelConfig, world: World, folder: Path) -> None:
+def train(name: str, parallel: ParallelConfig, world: DistContext, folder: Path) -> None:
     """Some steps of two batches each; the first rank writes losses and whole weights."""
     ranks = Ranks(world, torch.device("cpu"), parallel, torch.float32)
-    decoder, place = placed(SHAPES[name], lambda made: made.initial_weights(0), ranks)
+    decoder, place = build_sharded_decoder(
+        SHAPES[name], lambda made: made.initial_weights(0), ranks
+    )
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
     rules = StepRules(vocabulary=VOCABULARY, z_loss_weight=1e-2, max_grad_norm=1.0)
     told = []
     for number in range(STEPS[name]):
         batches = [batch(2 * number), batch(2 * number + 1)]
-        rows = [b.rows(slice(place.row_group, None, place.row_groups)) for b in batches]
+        rows = [b.rows(slice(place.dp_rank, None, place.dp_size)) for b in batches]
         # Each rank looks at the first row that it is given: here at the same one.
         same = to_device(batches[0], torch.device("cpu"))
         seen = (
-            look(decoder, same, DiagnosticsConfig(num_tokens=20), rules, place)
+            take_snapshot(decoder, same, DiagnosticsConfig(num_tokens=20), rules, place)
             if number % 7 == 0
             else None
         )
         report = optimizer_step(decoder, optimizers, rows, rules, place)
         told.append([report.loss, report.log_z, report.output_norm, report.grad_norm])
-        told[-1] += seen.told().values() if seen is not None else []
-    whole = gathered(decoder, place)
+        told[-1] += seen.metrics().values() if seen is not None else []
+    whole = gather_full_decoder(decoder, place)
     if whole is not None:
         torch.save(whole.state_dict(), folder / f"{name}.pt")
         (folder / f"{name}.json").write_text(json.dumps(told))
@@ -125,9 +127,9 @@ def take_up(run: Path, shards: Path, progress: Progress = lambda step, seen: Non
 
 def troubled(run: Path, shards: Path) -> None:
     """Pre-train through a rate far too high in the step of the twelfth batches."""
-    real = DecoderLearner.step
+    real = DecoderTrainer.step
 
-    def step(learner: DecoderLearner, number: int) -> dict[str, float]:
+    def step(learner: DecoderTrainer, number: int) -> dict[str, float]:
         share = learner.course.lr_factor
         if learner.course.batches_consumed == 11:
             learner.course = replace(learner.course, lr_factor=1e5)
@@ -142,11 +144,11 @@ def troubled(run: Path, shards: Path) -> None:
         checkpoint=CheckpointConfig(interval=2, async_save=True),
     )
     watch = StabilityConfig(window=8, spike_steps=2)
-    DecoderLearner.step = step  # type: ignore[method-assign]
+    DecoderTrainer.step = step  # type: ignore[method-assign]
     try:
         decoder = pretrain(replace(still, stability=watch), run)
     finally:
-        DecoderLearner.step = real  # type: ignore[method-assign]
+        DecoderTrainer.step = real  # type: ignore[method-assign]
     if decoder is not None:
         torch.save(decoder.state_dict(), run / "weights.pt")
 
@@ -176,7 +178,7 @@ def do(tasks: Tasks, ports: Sequence[str]) -> None:
     free = iter(ports)
     if tasks.steps is not None:
         os.environ["MASTER_PORT"] = next(free)
-        with joined(torch.device("cpu")) as world:
+        with init_distributed(torch.device("cpu")) as world:
             for name in SHAPES:
                 train(name, tasks.steps, world, tasks.folder)
     if tasks.take_up is not None:

@@ -14,16 +14,16 @@ from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 from calumma.train.adapters import (
     FILE_NAME,
-    adapt,
-    fresh_additions,
-    image_rows,
-    merged,
+    apply_adapters,
+    image_vocab_rows,
+    initial_adapter_weights,
+    merge_adapters,
     require_shardable,
     save_adapter,
 )
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetune import finetune
-from calumma.train.loss import summed_loss
+from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
 from tests.train.runs import KilledError, assert_same_weights, dies_after
 from tests.train.test_finetune import config
@@ -37,8 +37,8 @@ TABLES = TrainableConfig(blocks="none", embeddings="all")
 def adapted(start: Decoder, rules: TrainableConfig, vocabulary: Vocabulary) -> Decoder:
     """A copy of a decoder with additions that have their first values."""
     made = Decoder(start.config)
-    adapt(made, rules, vocabulary)
-    whole = dict(start.state_dict()) | dict(fresh_additions(made, start, seed=0))
+    apply_adapters(made, rules, vocabulary)
+    whole = dict(start.state_dict()) | dict(initial_adapter_weights(made, start, seed=0))
     made.load_state_dict(whole)
     return made
 
@@ -61,7 +61,7 @@ def test_additions_change_nothing_at_first_and_merging_never_does(
         for parameter in made.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) / 8)
-    whole = merged(made)
+    whole = merge_adapters(made)
     assert whole.state_dict().keys() == decoder.state_dict().keys()
     assert not torch.allclose(made(IDS), decoder(IDS), atol=1e-3)
     assert torch.allclose(whole(IDS), made(IDS), atol=1e-5)
@@ -80,12 +80,12 @@ def test_what_learns_is_what_was_told(decoder: Decoder, vocabulary: Vocabulary) 
     both = learning(adapted(decoder, BOTH, vocabulary))
     assert both - lora == {"embedding.rows", "head.rows"}
     whole = Decoder(decoder.config)
-    adapt(whole, TrainableConfig(), vocabulary)
+    apply_adapters(whole, TrainableConfig(), vocabulary)
     assert learning(whole) == {name for name, _ in whole.named_parameters()}
 
 
 def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary) -> None:
-    rows = image_rows(vocabulary)
+    rows = image_vocab_rows(vocabulary)
     assert set(rows) == {*vocabulary.codes, vocabulary.end_image, vocabulary.begin_image}
 
 
@@ -98,9 +98,11 @@ def test_rows_get_the_gradient_that_the_whole_table_would(
     for one in (whole, made):
         hidden = one(IDS[:, :-1], head_fn=one.norm)
         counted = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
-        sums = summed_loss(hidden, one.head, IDS[:, 1:], counted, vocabulary, z_loss_weight=1e-2)
+        sums = cross_entropy_and_z_loss(
+            hidden, one.head, IDS[:, 1:], counted, vocabulary, z_loss_weight=1e-2
+        )
         sums.total.backward()
-    rows = image_rows(vocabulary)
+    rows = image_vocab_rows(vocabulary)
     part = slice(rows.start, rows.stop)
     assert torch.allclose(made.head.rows.grad, whole.head.weight.grad[part], atol=1e-6)
     assert torch.allclose(made.embedding.rows.grad, whole.embedding.weight.grad[part], atol=1e-6)
@@ -127,7 +129,7 @@ def test_image_rows_alone_change_and_are_kept_alone_too(
 ) -> None:
     made = finetune(tuned(shards, ANOLE, draws=True), decoder, vocabulary, tmp_path)
     assert made is not None
-    rows = image_rows(vocabulary)
+    rows = image_vocab_rows(vocabulary)
     for name, tensor in decoder.state_dict().items():
         same = made.state_dict()[name] == tensor
         if name == "head.weight":

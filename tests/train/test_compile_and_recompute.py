@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
-from calumma.train.compile_and_recompute import computed_in, prepare
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import ComputeConfig
 
 CONFIG = preset("tiny", vocabulary_size=50, dropout=0.1)
@@ -21,7 +21,7 @@ def learned(**compute: str) -> tuple[dict[str, Tensor], int, int]:
     decoder = Decoder(CONFIG)
     decoder.init_weights(0)
     decoder.train()
-    prepare(decoder, ComputeConfig(**compute))  # type: ignore[arg-type]
+    apply_recompute_and_compile(decoder, ComputeConfig(**compute))  # type: ignore[arg-type]
     torch.manual_seed(0)
     ids = torch.randint(50, (2, 12))
     kept: dict[int, int] = {}
@@ -68,7 +68,7 @@ def test_compiled_blocks_give_the_same_gradients(recompute: str) -> None:
 
 def test_what_is_chosen_on_a_cpu_and_on_a_gpu() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert computed_in(ComputeConfig(), cpu) == torch.float32
-    assert computed_in(ComputeConfig(), gpu) == torch.bfloat16
-    assert computed_in(ComputeConfig(precision="float32"), gpu) == torch.float32
-    assert computed_in(ComputeConfig(precision="bfloat16"), cpu) == torch.bfloat16
+    assert compute_dtype(ComputeConfig(), cpu) == torch.float32
+    assert compute_dtype(ComputeConfig(), gpu) == torch.bfloat16
+    assert compute_dtype(ComputeConfig(precision="float32"), gpu) == torch.float32
+    assert compute_dtype(ComputeConfig(precision="bfloat16"), cpu) == torch.bfloat16

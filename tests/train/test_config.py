@@ -22,7 +22,7 @@ from calumma.train.config import (
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         TrainConfig(shards=Path("s"), tokenizers=Path("t"), steps=0)
-    assert str(caught.value) == "steps=0; expected at least 1."
+    assert str(caught.value) == "steps=0; expected at least 1. Raise steps."
 
 
 @pytest.mark.parametrize("name", ["interval", "keep_latest", "keep_every"])

@@ -27,7 +27,7 @@ def refusal(**changes: Any) -> str:
 
 def test_the_defaults_are_the_paper_s() -> None:
     # A table that says something else of the optimizer does not bring pre-training's rate back.
-    made = config(weights={"a": 1.0}, optimizer={"epsilon": 1e-8}, schedule={"warmup_steps": 3})
+    made = config(weights={"a": 1.0}, optimizer={"eps": 1e-8}, schedule={"warmup_steps": 3})
     assert (made.optimizer.lr, made.optimizer.weight_decay) == (1e-5, 0.1)
     assert (made.schedule.decay_type, made.dropout, made.z_loss_weight) == ("cosine", 0.05, 1e-5)
     assert made.trainable.is_whole
@@ -46,7 +46,7 @@ def test_categories_share_equally_unless_told_otherwise() -> None:
     assert made.source_weights == {"a": 0.75, "b": 0.25, "c": 1.0}
     told = config(
         categories={"text": {"a": 1.0}, "safety": {"a": 1.0, "c": 1.0}},
-        category_shares={"text": 4.0},
+        category_weights={"text": 4.0},
     )
     assert told.source_weights == {"a": 4.5, "c": 0.5}
 
@@ -62,25 +62,25 @@ def test_weights_and_categories_exclude_each_other() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"categories": {"speech": {"a": 1.0}}},
-     {"categories": {"text": {"a": 1.0}}, "category_shares": {"speech": 1.0}}],
+     {"categories": {"text": {"a": 1.0}}, "category_weights": {"speech": 1.0}}],
 )  # fmt: skip
 def test_a_category_that_is_unknown_or_has_no_sources_is_refused(changes: dict[str, Any]) -> None:
     assert refusal(**changes) == (
-        f"turns.toml: category 'speech' is none of {', '.join(CATEGORIES)}, or has a share and no "
-        "sources; expected one of them with its sources. Fix the name."
+        "turns.toml: category 'speech' is unknown, or has a weight and no sources; expected one of "
+        f"{', '.join(CATEGORIES)} with its sources. Fix the name."
     )
 
 
 def test_a_category_without_positive_shares_is_refused() -> None:
     assert refusal(categories={"text": {"a": 0.0}}) == (
-        "turns.toml: category 'text' has no source with a positive share; expected one. Add it, or "
+        "turns.toml: category 'text' has no source with a positive weight; expected one. Add it, or "
         "leave the category out."
     )
 
 
 def test_weights_out_of_range_are_refused() -> None:
     assert refusal(weights={"a": 1.0, "b": -1.0}) == (
-        "turns.toml: the sources' shares are {'a': 1.0, 'b': -1.0}; expected none negative and one "
+        "turns.toml: the weights of the sources are {'a': 1.0, 'b': -1.0}; expected none negative and one "
         "positive. Fix them."
     )
 
@@ -89,18 +89,19 @@ def test_weights_out_of_range_are_refused() -> None:
     ("fields", "told"),
     [
         (
-            {"matrices": "none", "tables": "none"},
-            "trainable.blocks='none' and trainable.embeddings='none' leave nothing to learn; expected one of "
-            "them. Set trainable.embeddings='head' for image rows alone, or trainable.blocks='lora'.",
+            {"blocks": "none", "embeddings": "none"},
+            "trainable.blocks='none' and trainable.embeddings='none' train nothing; expected one of "
+            "them. Set trainable.embeddings='head' or trainable.blocks='lora'.",
         ),
         (
-            {"matrices": "lora", "rank": 0},
+            {"blocks": "lora", "lora_rank": 0},
             "trainable.lora_rank=0; expected at least 1. Raise trainable.lora_rank.",
         ),
         (
-            {"rows": "image"},
-            "trainable.embeddings='all' and trainable.vocab_rows='image' with all matrices; expected matrices that "
-            "stay. Set trainable.blocks='lora' or 'none'.",
+            {"vocab_rows": "image"},
+            "trainable.embeddings='all' and trainable.vocab_rows='image' with "
+            "trainable.blocks='all', which trains every weight; expected 'all' of both. Set "
+            "trainable.blocks='lora' or 'none'.",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.toml_config import load_config
 from calumma.train.config_image_tokenizer import (
     AugmentConfig,
-    ImageTokenizerRun,
+    ImageTokenizerRunConfig,
     ImageTokenizerTrainConfig,
     RegionConfig,
     VQLossConfig,
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=VQConfig(), lr=2e-3)
 
 
-def test_the_rate_rises_and_falls_as_half_a_cosine() -> None:
+def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
     config = replace(PLAIN, steps=12, warmup_steps=2, lr=1.0, min_lr_factor=0.1)
-    rates = [config.lr_at(step) for step in (0, 1, 2, 7, 12)]
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
+    lrs = [config.lr_at(step) for step in (0, 1, 2, 7, 12)]
+    assert lrs == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
 
 
 REFUSALS = {
@@ -33,11 +33,11 @@ REFUSALS = {
         "steps=0 and batch_size=8; expected at least 1 of each.",
     ),
     "continuous": (
-        {"continuous_steps": 40},
+        {"quantize_start_step": 40},
         "quantize_start_step=40 leaves no step with codes; expected less than steps=40.",
     ),
     "averaging": (
-        {"averaging_decay": 1.0},
+        {"ema_decay": 1.0},
         "ema_decay=1.0; expected from 0 (off) to below 1.",
     ),
     "precision": (
@@ -58,16 +58,16 @@ LOSS_REFUSALS = {
     "perceptual": (
         {"perceptual": "vgg"},
         "losses.perceptual='vgg' is not known; expected none, pyramid, efficientnet-lite0, or the "
-        "path of a TorchScript file (.pt).",
+        "path of a TorchScript file (.pt). Fix the name.",
     ),
     "weights": (
         {"l1_weight": 0.0},
-        "losses: l1_weight=0.0 and l2_weight=0.0; expected no weight under 0, and one of these two "
-        "above it.",
+        "losses.l1_weight=0.0 and losses.l2_weight=0.0; expected no negative weight in [losses], "
+        "and one of these two above 0.",
     ),
     "channels": (
-        {"discriminator_channels": 48},
-        "losses.discriminator_channels=48; expected a multiple of 32, such as 64.",
+        {"disc_channels": 48},
+        "losses.disc_channels=48; expected a multiple of 32, such as 64.",
     ),
 }
 
@@ -82,23 +82,24 @@ def test_losses_that_cannot_be_are_refused(fields: dict[str, object], message: s
 OTHER_REFUSALS = {
     "crops": (
         AugmentConfig,
-        {"smallest_crop": 0.0},
-        "augment.smallest_crop=0.0; expected a share above 0 and at most 1 (off), such as 0.5.",
+        {"min_crop_scale": 0.0},
+        "augment.min_crop_scale=0.0; expected above 0 and at most 1 (off), such as 0.5.",
     ),
     "faces": (
         RegionConfig,
         {"faces": "mtcnn"},
-        "regions.faces='mtcnn' is not known; expected one of none, haar, given.",
+        "regions.faces='mtcnn' is not known; expected one of none, haar, given. Fix the name.",
     ),
     "objects": (
         RegionConfig,
         {"objects": "all"},
-        "regions.objects='all' is not known; expected one of none, saliency, given.",
+        "regions.objects='all' is not known; expected one of none, saliency, given. Fix the name.",
     ),
     "side": (
         RegionConfig,
-        {"side": 50},
-        "regions.side=50 and regions.face_repeats=2; expected a multiple of 32, and at least 1.",
+        {"crop_size": 50},
+        "regions.crop_size=50 and regions.face_oversampling=2; expected a multiple of 32, and at "
+        "least 1.",
     ),
 }
 
@@ -122,14 +123,14 @@ SHIPPED = {  # resolution, codes an image, number of codes
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_config_is_understood(name: str) -> None:
-    config = load_config(ImageTokenizerRun, ROOT / name, []).training
+    config = load_config(ImageTokenizerRunConfig, ROOT / name, []).training
     network = config.network
     assert (network.resolution, network.codes_per_image, network.num_codes) == SHIPPED[name]
     assert config.quantize_start_step < config.losses.disc_start_step < config.steps
 
 
 def test_the_full_size_config_is_the_releases_network() -> None:
-    config = load_config(ImageTokenizerRun, ROOT / "runs/image-tokenizer-512.toml", [])
+    config = load_config(ImageTokenizerRunConfig, ROOT / "runs/image-tokenizer-512.toml", [])
     assert config.training.network == VQConfig()
 
 

@@ -20,7 +20,7 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
 from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from calumma.train.decoder_trainer import DecoderLearner
+from calumma.train.decoder_trainer import DecoderTrainer
 from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(
@@ -33,10 +33,10 @@ CONFIG = TrainConfig(
 )
 
 
-def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderLearner:
+def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderTrainer:
     decoder = Decoder(shape)
     decoder.init_weights(seed)
-    return DecoderLearner(
+    return DecoderTrainer(
         decoder, PackedLoader(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1}
     )
 

@@ -15,14 +15,19 @@ from calumma.model.decoder import Decoder
 from calumma.model.rope import apply_rotary_emb, rope_angles
 from calumma.shards.reader import ShardReader
 from calumma.train import diagnostics as module
-from calumma.train.compile_and_recompute import prepare
+from calumma.train.compile_and_recompute import apply_recompute_and_compile
 from calumma.train.config import ComputeConfig, DiagnosticsConfig
-from calumma.train.diagnostics import attention_maxima, look, sampled, update_ratios
-from calumma.train.train_step import ALL, Micro, StepRules, to_device
+from calumma.train.diagnostics import (
+    max_attention_logits,
+    sample_weights,
+    take_snapshot,
+    update_ratios,
+)
+from calumma.train.train_step import ALL, DeviceBatch, StepRules, to_device
 
 
 @pytest.fixture
-def micro(reader: ShardReader) -> Micro:
+def micro(reader: ShardReader) -> DeviceBatch:
     """Two rows of several documents each."""
     stream = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
     stream.set_mixture({"pairs": 1.0, "text": 1.0})
@@ -39,7 +44,7 @@ def fresh(config: DecoderConfig, **changes: Any) -> Decoder:
     return made.train()
 
 
-def first_layer_by_hand(decoder: Decoder, micro: Micro) -> float:
+def first_layer_by_hand(decoder: Decoder, micro: DeviceBatch) -> float:
     """The greatest logit of the first block, pair by pair."""
     attention = decoder.blocks[0].attention
     x = decoder.blocks[0].attention_norm(decoder.embedding(micro.ids))
@@ -71,18 +76,18 @@ def both(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("qk_norm", ["layer", "none"])
 def test_the_greatest_logit_is_that_of_all_pairs_that_see_each_other(
-    decoder_config: DecoderConfig, micro: Micro, qk_norm: str
+    decoder_config: DecoderConfig, micro: DeviceBatch, qk_norm: str
 ) -> None:
     decoder = fresh(decoder_config, qk_norm=qk_norm, norm_order="pre")
-    micro = Micro(*(one[1:] for one in micro))
-    tops = attention_maxima(decoder, micro)
+    micro = DeviceBatch(*(one[1:] for one in micro))
+    tops = max_attention_logits(decoder, micro)
     assert tops.shape == (2,)
     with torch.no_grad():
         assert float(tops[0]) == pytest.approx(first_layer_by_hand(decoder, micro), rel=1e-5)
 
 
 def test_norms_bound_the_logits_and_without_them_nothing_does(
-    decoder_config: DecoderConfig, micro: Micro
+    decoder_config: DecoderConfig, micro: DeviceBatch
 ) -> None:
     normed, free = fresh(decoder_config), fresh(decoder_config, qk_norm="none")
     tops = {}
@@ -90,7 +95,7 @@ def test_norms_bound_the_logits_and_without_them_nothing_does(
         with torch.no_grad():
             for block in decoder.blocks:
                 block.attention.query.weight.mul_(100)
-        tops[name] = float(attention_maxima(decoder, micro).max())
+        tops[name] = float(max_attention_logits(decoder, micro).max())
     # |q| and |k| are at most the root of D each, times norms' weights, which are near 1.
     assert tops["normed"] < 30 < tops["free"]
 
@@ -98,16 +103,18 @@ def test_norms_bound_the_logits_and_without_them_nothing_does(
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_a_look_leaves_no_trace(
-    decoder_config: DecoderConfig, micro: Micro, recompute: Any
+    decoder_config: DecoderConfig, micro: DeviceBatch, recompute: Any
 ) -> None:
     decoder = fresh(decoder_config, dropout=0.5)
-    prepare(decoder, ComputeConfig(activation_checkpointing=recompute, compile="aot_eager"))
+    apply_recompute_and_compile(
+        decoder, ComputeConfig(activation_checkpointing=recompute, compile="aot_eager")
+    )
     weights = copy.deepcopy(decoder.state_dict())
     torch.manual_seed(1)
     before = decoder(micro.ids)
     state = torch.get_rng_state()
-    first = attention_maxima(decoder, micro)
-    second = attention_maxima(decoder, micro)
+    first = max_attention_logits(decoder, micro)
+    second = max_attention_logits(decoder, micro)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
@@ -118,7 +125,7 @@ def test_a_look_leaves_no_trace(
 
 def test_how_far_weights_move_is_told_by_part(decoder_config: DecoderConfig) -> None:
     decoder = fresh(decoder_config)
-    before = sampled(decoder)
+    before = sample_weights(decoder)
     with torch.no_grad():
         decoder.head.weight.mul_(1.25)
         for block in decoder.blocks:
@@ -140,7 +147,7 @@ def test_of_large_weights_some_numbers_tell(
 ) -> None:
     decoder = fresh(decoder_config)
     monkeypatch.setattr(module, "SAMPLE", 100)
-    before = sampled(decoder)
+    before = sample_weights(decoder)
     assert all(50 < len(one) <= 100 for n, one in before.items() if "norm" not in n)
     with torch.no_grad():
         decoder.head.weight.mul_(1.25)
@@ -148,16 +155,16 @@ def test_of_large_weights_some_numbers_tell(
 
 
 def test_a_look_tells_by_layer_and_part(
-    decoder_config: DecoderConfig, micro: Micro, reader: ShardReader
+    decoder_config: DecoderConfig, micro: DeviceBatch, reader: ShardReader
 ) -> None:
     rules = StepRules(vocabulary=reader.manifest.vocabulary, z_loss_weight=0.0, max_grad_norm=1.0)
     decoder = fresh(decoder_config)
-    told = look(decoder, micro, DiagnosticsConfig(num_tokens=16), rules, ALL).told()
+    told = take_snapshot(decoder, micro, DiagnosticsConfig(num_tokens=16), rules, ALL).metrics()
     assert told["max_attention_logit"] == max(
         told["max_attention_logit_0"], told["max_attention_logit_1"]
     )
     assert told["update_ratio_head"] == 0.0
-    short = Micro(*(one[:1, :16] for one in micro))
+    short = DeviceBatch(*(one[:1, :16] for one in micro))
     assert told["max_attention_logit_0"] == pytest.approx(
-        float(attention_maxima(decoder, short)[0])
+        float(max_attention_logits(decoder, short)[0])
     )

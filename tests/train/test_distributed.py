@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
 from calumma.train.config import CheckpointConfig
-from calumma.train.distributed import ALONE, World
+from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
 from tests.launch import free_ports, start_ranks
@@ -81,9 +81,14 @@ def test_one_rank_goes_on_where_two_have_stopped(runs: Path, tmp_path: Path) -> 
 
 def test_alone_sums_are_what_they_were() -> None:
     tensor = torch.tensor([1.0, 2.0])
-    assert ALONE.sum(tensor) is ALONE.mean(tensor) is ALONE.gather(tensor) is tensor
-    assert ALONE.first and not ALONE.any(False) and ALONE.any(True)
-    assert not World(rank=1, size=2).first
+    assert (
+        SINGLE_PROCESS.sum(tensor)
+        is SINGLE_PROCESS.mean(tensor)
+        is SINGLE_PROCESS.gather(tensor)
+        is tensor
+    )
+    assert SINGLE_PROCESS.is_main and not SINGLE_PROCESS.any(False) and SINGLE_PROCESS.any(True)
+    assert not DistContext(rank=1, size=2).is_main
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:

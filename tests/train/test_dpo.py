@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference, write_preferences
 from calumma.errors import CheckpointError, ConfigError
@@ -24,8 +24,8 @@ from calumma.train.config_dpo import (
     DPOTrainConfig,
 )
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
-from calumma.train.dpo import PreferenceLearner, pair_loss, prefer
-from calumma.train.dpo_data import encoded_pairs
+from calumma.train.dpo import DPOTrainer, dpo_loss, train_dpo
+from calumma.train.dpo_data import encode_pairs
 from tests.images import png
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
@@ -65,7 +65,7 @@ def config(pairs: Path, **changes: object) -> DPOTrainConfig:
 
 def test_the_loss_of_a_pair_by_hand() -> None:
     # Gains of 2 and -1 nats over the reference, beta 0.5: a margin of 1.5.
-    found = pair_loss(
+    found = dpo_loss(
         torch.tensor([-3.0, -6.0]),
         torch.tensor([-5.0, -5.0]),
         torch.tensor([2.0, 3.0]),
@@ -78,19 +78,19 @@ def test_the_loss_of_a_pair_by_hand() -> None:
 def test_doubt_and_the_answer_s_own_loss_add_up_by_hand() -> None:
     rules = DPOConfig(pairs=(Path("p"),), beta=0.5, label_smoothing=0.25, sft_weight=2.0)
     told_, reference = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -5.0])
-    found = pair_loss(told_, reference, torch.tensor([2.0, 3.0]), rules)
+    found = dpo_loss(told_, reference, torch.tensor([2.0, 3.0]), rules)
     right, wrong = math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(1.5))
     assert float(found.loss) == pytest.approx(0.75 * right + 0.25 * wrong + 2.0 * 1.5)
 
 
 def test_gradients_are_those_of_the_formula_on_whole_logits(
-    model_parts: ModelParts, decoder: Decoder, pairs_file: Path
+    model_parts: ModelComponents, decoder: Decoder, pairs_file: Path
 ) -> None:
-    encoder = DocumentEncoder(model_parts.tokenizers.text, model_parts.tokenizers.image)
-    pairs = encoded_pairs(PAIRS[:2], encoder, 64)
+    encoder = DocumentEncoder(model_parts.tokenizers)
+    pairs = encode_pairs(PAIRS[:2], encoder, 64)
     rules = config(pairs_file, batch_size=2, micro_batch_size=1, dropout=0.0)
     ours, direct = (_copy(decoder) for _ in range(2))
-    learner = PreferenceLearner(ours, pairs, rules, pad=1)
+    learner = DPOTrainer(ours, pairs, rules, pad=1)
     learner.reference = torch.tensor([[-20.0, -9.0], [-25.0, -8.0]])
     ours.eval()
     for number in range(2):
@@ -122,10 +122,10 @@ def _answer(decoder: Decoder, ids: object, counted: object) -> torch.Tensor:
 
 
 def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
-    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
     before = {n: t.clone() for n, t in model_parts.decoder.state_dict().items()}
-    made = prefer(config(pairs_file, dropout=0.0), model_parts, tmp_path / "run")
+    made = train_dpo(config(pairs_file, dropout=0.0), model_parts, tmp_path / "run")
     first, *_, last = told(tmp_path / "run")
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert abs(first["reward_margin"]) < 1e-4 and last["reward_margin"] > 0.1
@@ -136,22 +136,22 @@ def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
 
 
 def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one_and_judges_once(
-    model_parts: ModelParts, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = config(pairs_file)
-    expected = prefer(rules, model_parts, tmp_path / "whole")
+    expected = train_dpo(rules, model_parts, tmp_path / "whole")
     with pytest.raises(KilledError):
-        prefer(rules, model_parts, tmp_path / "killed", dies_after(3))
-    monkeypatch.setattr(dpo.PreferenceLearner, "judged", None)
-    assert_same_weights(prefer(rules, model_parts, tmp_path / "killed"), expected)
+        train_dpo(rules, model_parts, tmp_path / "killed", dies_after(3))
+    monkeypatch.setattr(dpo.DPOTrainer, "judged", None)
+    assert_same_weights(train_dpo(rules, model_parts, tmp_path / "killed"), expected)
     assert told(tmp_path / "killed") == told(tmp_path / "whole")
 
 
 def test_what_goes_through_the_decoder_together_changes_nothing(
-    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
     one, four = (
-        prefer(
+        train_dpo(
             config(pairs_file, pairs_at_once=count, steps=2, pairs_per_step=4, dropout=0.0),
             model_parts,
             tmp_path / f"{count}",
@@ -163,10 +163,10 @@ def test_what_goes_through_the_decoder_together_changes_nothing(
 
 
 def test_additions_alone_learn_and_come_out_merged(
-    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
     rules = config(pairs_file, adapt=TrainableConfig(blocks="lora", lora_rank=2, embeddings="none"))
-    made = prefer(rules, model_parts, tmp_path / "run")
+    made = train_dpo(rules, model_parts, tmp_path / "run")
     start = model_parts.decoder.state_dict()
     assert made.state_dict().keys() == start.keys()
     assert torch.equal(made.embedding.weight, start["embedding.weight"])
@@ -176,14 +176,14 @@ def test_additions_alone_learn_and_come_out_merged(
 
 
 def test_other_pairs_are_another_run_whose_reference_stays(
-    model_parts: ModelParts, pairs_file: Path, tmp_path: Path
+    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
-    prefer(config(pairs_file, steps=2), model_parts, tmp_path / "run")
+    train_dpo(config(pairs_file, steps=2), model_parts, tmp_path / "run")
     kept = (tmp_path / "run" / "reference.json").read_text()
     assert len(json.loads(kept)["logprobs"]) == len(PAIRS)
     write_preferences(pairs_file, PAIRS[:2])
     with pytest.raises(CheckpointError, match="was written by a run of another config"):
-        prefer(config(pairs_file, steps=2), model_parts, tmp_path / "run")
+        train_dpo(config(pairs_file, steps=2), model_parts, tmp_path / "run")
     assert (tmp_path / "run" / "reference.json").read_text() == kept
 
 

@@ -10,7 +10,7 @@ from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
-from calumma.train.dpo_data import Pairs, encoded_pairs, paired_batch
+from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_pairs
 from tests.images import png
 
 
@@ -24,25 +24,25 @@ OTHER = (item(0, 25, 2, answer=2), item(0, 25, 26, 2, answer=2))
 
 
 def test_a_row_holds_as_many_answers_as_fit_and_each_knows_its_sequence() -> None:
-    laid = paired_batch([PAIR, OTHER], 6, pad=1)
+    laid = pack_pairs([PAIR, OTHER], 6, pad=1)
     # Places: 4, 3, 2, 3; the fullest row that fits takes each.
     assert laid.batch.input_ids.tolist() == [[0, 20, 21, 22, 0, 25], [0, 20, 21, 0, 25, 26]]
     assert laid.batch.labels[laid.batch.loss_mask].tolist() == [22, 2, 2, 2, 26, 2]
-    assert laid.owners.tolist() == [0, 0, 2, 1, 3, 3]
+    assert laid.sequence_indices.tolist() == [0, 0, 2, 1, 3, 3]
     assert laid.num_sequences == 4
 
 
 def test_every_pair_comes_once_an_epoch() -> None:
-    pairs = Pairs([PAIR] * 5)
-    drawn = [number for step in range(5) for number in pairs.of_step(step, 2, seed=3)]
+    pairs = PreferencePairs([PAIR] * 5)
+    drawn = [number for step in range(5) for number in pairs.step_indices(step, 2, seed=3)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5))
     assert drawn[:5] != drawn[5:]
-    assert pairs.of_step(4, 2, seed=3) == drawn[8:]
+    assert pairs.step_indices(4, 2, seed=3) == drawn[8:]
 
 
 def test_other_ids_are_another_set_of_pairs() -> None:
-    assert Pairs([PAIR]).fingerprint != Pairs([OTHER]).fingerprint
-    assert Pairs([PAIR]).fingerprint == Pairs([PAIR]).fingerprint
+    assert PreferencePairs([PAIR]).fingerprint != PreferencePairs([OTHER]).fingerprint
+    assert PreferencePairs([PAIR]).fingerprint == PreferencePairs([PAIR]).fingerprint
 
 
 def preference(answer: str) -> Preference:
@@ -55,9 +55,9 @@ def preference(answer: str) -> Preference:
 
 
 def test_answers_may_hold_pictures_and_end_with_the_end(tokenizers: Tokenizers) -> None:
-    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    encoder = DocumentEncoder(tokenizers)
     vocabulary = tokenizers.text.vocabulary
-    ((chosen, rejected),) = encoded_pairs([preference("no")], encoder, 64).items
+    ((chosen, rejected),) = encode_pairs([preference("no")], encoder, 64).items
     for ids, counted in (chosen, rejected):
         assert ids[0] == vocabulary.bos and ids[-1] == vocabulary.eos
         assert list(ids[~counted]) == list(chosen[0][~chosen[1]])
@@ -66,9 +66,9 @@ def test_answers_may_hold_pictures_and_end_with_the_end(tokenizers: Tokenizers) 
 
 
 def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
-    encoder = DocumentEncoder(tokenizers.text, tokenizers.image)
+    encoder = DocumentEncoder(tokenizers)
     with pytest.raises(ConfigError) as caught:
-        encoded_pairs([preference("no")], encoder, 8)
+        encode_pairs([preference("no")], encoder, 8)
     longest = int(str(caught.value).split(" takes ")[1].split()[0])
     assert str(caught.value) == (
         f"pair 'one' takes {longest} ids with its prompt; expected at most row_length=8. Raise "
@@ -79,7 +79,7 @@ def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
 
 def test_no_pairs_at_all_are_refused(tokenizers: Tokenizers) -> None:
     with pytest.raises(ConfigError) as caught:
-        encoded_pairs([], DocumentEncoder(tokenizers.text, tokenizers.image), 8)
+        encode_pairs([], DocumentEncoder(tokenizers), 8)
     assert str(caught.value) == (
         "the files of dpo.pairs hold no pair; expected at least one. Collect some with "
         "`calumma compare`, or write them as docs/finetuning.md says."

@@ -14,7 +14,7 @@ from torch import nn
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
 from calumma.train import float8
-from calumma.train.adapters import LowRankLinear
+from calumma.train.adapters import LoRALinear
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
@@ -102,8 +102,8 @@ def test_steps_in_float8_learn_nearly_what_others_do() -> None:
 def test_the_blocks_matrices_alone_are_changed() -> None:
     decoder = Decoder(decoder_ranks.SHAPE)
     block: Any = decoder.blocks[0]
-    block.attention.query = LowRankLinear(block.attention.query, 2, 1.0)
+    block.attention.query = LoRALinear(block.attention.query, 2, 1.0)
     emulated(decoder)
-    assert type(block.attention.query) is LowRankLinear
+    assert type(block.attention.query) is LoRALinear
     assert type(block.attention.key).__name__ == "Float8Linear"
     assert isinstance(decoder.head, nn.Linear) and type(decoder.head).__name__ == "Head"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, load_model, save_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     RetentionPolicy,
@@ -20,21 +20,21 @@ from calumma.checkpoints.training_checkpoint import (
 from calumma.train.config import CheckpointConfig
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetune import finetune
-from calumma.train.hf_export import Exporter, Exports
+from calumma.train.hf_export import ExportConfig, HFExporter
 from calumma.train.pretrain import pretrain
-from tests.checkpoints.drawn import bytes_of
+from tests.checkpoints.random_models import folder_bytes
 from tests.train import decoder_ranks
 from tests.train.runs import KilledError, assert_same_weights, dies_after
 
 
-def exporter(run: Path, parts: ModelParts, every: int = 0) -> Exporter:
-    exports = Exports(tokenizers=parts.tokenizers)
+def exporter(run: Path, parts: ModelComponents, every: int = 0) -> HFExporter:
+    exports = ExportConfig(tokenizers=parts.tokenizers)
     shape = parts.decoder.config
-    return Exporter(run=run, shape=shape, keep=RetentionPolicy(keep_every=every), exports=exports)
+    return HFExporter(run=run, shape=shape, keep=RetentionPolicy(keep_every=every), exports=exports)
 
 
 def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
-    model_parts: ModelParts, tmp_path: Path
+    model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     for step, times in ((2, 2.0), (3, 1.0)):
         state = {n: times * t for n, t in model_parts.decoder.state_dict().items()}
@@ -43,9 +43,9 @@ def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
             flatten_checkpoint(Checkpoint(step, {"model": state, "n": step}), "f"),
             RetentionPolicy(),
         )
-    assert exporter(tmp_path, model_parts).last() == tmp_path / "model"
+    assert exporter(tmp_path, model_parts).write_last() == tmp_path / "model"
     save_model(tmp_path / "expected", model_parts)
-    assert bytes_of(tmp_path / "model") == bytes_of(tmp_path / "expected")
+    assert folder_bytes(tmp_path / "model") == folder_bytes(tmp_path / "expected")
 
 
 def run_of(shards: Path, async_save: bool = True) -> Any:
@@ -58,11 +58,11 @@ def run_of(shards: Path, async_save: bool = True) -> Any:
 
 @pytest.mark.parametrize("async_save", [True, False])
 def test_a_run_leaves_a_folder_for_each_kept_save_and_one_for_the_last(
-    shards: Path, model_parts: ModelParts, async_save: bool, tmp_path: Path
+    shards: Path, model_parts: ModelComponents, async_save: bool, tmp_path: Path
 ) -> None:
     config = run_of(shards, async_save)
     assert (
-        pretrain(config, tmp_path / "run", exports=Exports(tokenizers=model_parts.tokenizers))
+        pretrain(config, tmp_path / "run", exports=ExportConfig(tokenizers=model_parts.tokenizers))
         is None
     )
     alone = pretrain(config, tmp_path / "alone")
@@ -71,27 +71,27 @@ def test_a_run_leaves_a_folder_for_each_kept_save_and_one_for_the_last(
     folders = sorted(path.name for path in (tmp_path / "run" / "models").iterdir())
     assert folders == ["step-00000002", "step-00000004", "step-00000006"]
     last = tmp_path / "run" / "models" / "step-00000006"
-    assert bytes_of(last) == bytes_of(tmp_path / "run" / "model")
+    assert folder_bytes(last) == folder_bytes(tmp_path / "run" / "model")
 
 
 def test_folders_that_a_killed_run_owes_are_written_when_it_goes_on(
-    shards: Path, model_parts: ModelParts, tmp_path: Path
+    shards: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
-    config, exports = run_of(shards), Exports(tokenizers=model_parts.tokenizers)
+    config, exports = run_of(shards), ExportConfig(tokenizers=model_parts.tokenizers)
     with pytest.raises(KilledError):
         pretrain(config, tmp_path, dies_after(4), exports)
-    expected = bytes_of(tmp_path / "models" / "step-00000002")
+    expected = folder_bytes(tmp_path / "models" / "step-00000002")
     shutil.rmtree(tmp_path / "models" / "step-00000002")
     (tmp_path / "models" / "step-00000004" / "config.json").unlink()
     with pytest.raises(KilledError):
         pretrain(config, tmp_path, dies_after(5), exports)
-    assert bytes_of(tmp_path / "models" / "step-00000002") == expected
+    assert folder_bytes(tmp_path / "models" / "step-00000002") == expected
     assert load_model(tmp_path / "models" / "step-00000004").decoder.config.num_layers == 2
 
 
 @pytest.mark.parametrize("matrices", ["all", "lora"])
 def test_a_fine_tuning_s_kept_saves_are_plain_models(
-    matrices: Any, shards: Path, model_parts: ModelParts, tmp_path: Path
+    matrices: Any, shards: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     base = decoder_ranks.run_config(shards)
     config = FinetuneConfig(
@@ -116,6 +116,6 @@ def test_a_fine_tuning_s_kept_saves_are_plain_models(
         assert torch.equal(tensor, loaded.state_dict()[name]), name
 
 
-def load_start(parts: ModelParts, folder: Path) -> Any:
+def load_start(parts: ModelComponents, folder: Path) -> Any:
     save_model(folder, parts)
     return load_model(folder).decoder

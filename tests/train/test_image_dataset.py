@@ -11,8 +11,8 @@ from calumma.documents.document import Document, Image, Text
 from calumma.errors import DocumentError
 from calumma.tokens.pixels import image_to_pixels
 from calumma.train.config_image_tokenizer import AugmentConfig
-from calumma.train.distributed import World
-from calumma.train.image_dataset import Pictures, View
+from calumma.train.distributed import DistContext
+from calumma.train.image_dataset import Crop, ImageDataset
 from tests.images import png
 
 
@@ -21,10 +21,12 @@ def documents(number: int = 5, width: int = 16) -> list[Document]:
 
 
 def test_every_picture_comes_once_an_epoch_in_an_order_of_its_own() -> None:
-    source = Pictures(documents(6), 16)
+    source = ImageDataset(documents(6), 16)
 
     def epoch(number: int, seed: int = 0) -> list[int]:
-        return [n for step in range(3) for n in source.batch(3 * number + step, 2, seed).pictures]
+        return [
+            n for step in range(3) for n in source.batch(3 * number + step, 2, seed).image_indices
+        ]
 
     assert sorted(epoch(0)) == sorted(epoch(1)) == list(range(6))
     assert epoch(0) != epoch(1)
@@ -33,14 +35,14 @@ def test_every_picture_comes_once_an_epoch_in_an_order_of_its_own() -> None:
 
 
 def test_a_picture_is_prepared_as_the_finished_tokenizer_prepares_it() -> None:
-    source = Pictures(documents(3, width=24), 16)
+    source = ImageDataset(documents(3, width=24), 16)
     batch = source.batch(0, 3, 0)
-    for pixels, number in zip(batch.pixels, batch.pictures, strict=True):
+    for pixels, number in zip(batch.pixels, batch.image_indices, strict=True):
         assert torch.equal(pixels, image_to_pixels(source.images[number].open(), 16))
 
 
 def test_pictures_that_are_kept_are_those_that_are_read() -> None:
-    source = Pictures(documents(), 16)
+    source = ImageDataset(documents(), 16)
     first = source.batch(0, 5, 0).pixels
     assert len(source._kept) == 5
     assert torch.equal(source.batch(0, 5, 0).pixels, first)
@@ -51,27 +53,27 @@ def test_pictures_that_are_kept_are_those_that_are_read() -> None:
 
 
 def test_pictures_with_faces_may_come_twice_an_epoch() -> None:
-    source = Pictures(documents(3), 16)
-    source.repeat([1], 2)
-    drawn = source.batch(0, 4, 0).pictures
+    source = ImageDataset(documents(3), 16)
+    source.oversample([1], 2)
+    drawn = source.batch(0, 4, 0).image_indices
     assert sorted(drawn) == [0, 1, 1, 2]
 
 
 def test_ranks_share_a_batch_in_their_order() -> None:
-    source = Pictures(documents(6), 16, AugmentConfig(min_crop_scale=0.5, horizontal_flip=True))
+    source = ImageDataset(documents(6), 16, AugmentConfig(min_crop_scale=0.5, horizontal_flip=True))
     whole = source.batch(1, 4, seed=3)
-    parts = [source.batch(1, 4, 3, World(rank, 2)) for rank in range(2)]
+    parts = [source.batch(1, 4, 3, DistContext(rank, 2)) for rank in range(2)]
     assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
-    assert parts[0].views + parts[1].views == whole.views
+    assert parts[0].crops + parts[1].crops == whole.crops
 
 
 def test_cuts_are_drawn_anew_each_time_and_alike_for_the_same_draw() -> None:
-    source = Pictures(
+    source = ImageDataset(
         documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
     )
-    views = [source.batch(step, 1, 0).views[0] for step in range(8)]
+    views = [source.batch(step, 1, 0).crops[0] for step in range(8)]
     assert len(set(views)) == 8 and {view.mirrored for view in views} == {True, False}
-    again = Pictures(
+    again = ImageDataset(
         documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
     )
     assert torch.equal(again.batch(5, 1, 0).pixels, source.batch(5, 1, 0).pixels)
@@ -90,10 +92,10 @@ def test_a_cut_shows_what_its_view_says() -> None:
     values[:, :, 0], values[:, :, 1] = steps[None, :], steps[:, None]
     image = _image(PIL.Image.fromarray(values))
     document = Document(id="a", content=(image,))
-    source = Pictures([document], 32, AugmentConfig(min_crop_scale=0.3, horizontal_flip=True))
+    source = ImageDataset([document], 32, AugmentConfig(min_crop_scale=0.3, horizontal_flip=True))
     for step in range(6):
         batch = source.batch(step, 1, 0)
-        view, (red, green, _) = batch.views[0], batch.pixels[0] / 2 + 0.5
+        view, (red, green, _) = batch.crops[0], batch.pixels[0] / 2 + 0.5
         middle = view.left + view.width / 2, view.top + view.height / 2
         assert (float(red.mean()), float(green.mean())) == pytest.approx(middle, abs=0.01)
         assert (red[:, 0].mean() > red[:, -1].mean()) == view.mirrored
@@ -108,22 +110,22 @@ def _image(picture: PIL.Image.Image) -> Image:
 
 
 def test_a_box_is_seen_where_the_view_shows_it() -> None:
-    view = View(0.5, 0.0, 0.5, 1.0, mirrored=False)
-    assert view.seen((0.5, 0.25, 0.75, 0.5)) == (0.0, 0.25, 0.5, 0.5)
-    assert view.seen((0.0, 0.0, 0.4, 1.0)) is None
-    assert view.seen((0.4, 0.0, 1.0, 1.0)) == (0.0, 0.0, 1.0, 1.0)
-    mirrored = View(0.5, 0.0, 0.5, 1.0, mirrored=True)
-    assert mirrored.seen((0.5, 0.25, 0.75, 0.5)) == (0.5, 0.25, 1.0, 0.5)
+    view = Crop(0.5, 0.0, 0.5, 1.0, mirrored=False)
+    assert view.project_box((0.5, 0.25, 0.75, 0.5)) == (0.0, 0.25, 0.5, 0.5)
+    assert view.project_box((0.0, 0.0, 0.4, 1.0)) is None
+    assert view.project_box((0.4, 0.0, 1.0, 1.0)) == (0.0, 0.0, 1.0, 1.0)
+    mirrored = Crop(0.5, 0.0, 0.5, 1.0, mirrored=True)
+    assert mirrored.project_box((0.5, 0.25, 0.75, 0.5)) == (0.5, 0.25, 1.0, 0.5)
 
 
 def test_other_pictures_have_another_fingerprint() -> None:
-    assert Pictures(documents(2), 16).fingerprint == Pictures(documents(2), 32).fingerprint
-    assert Pictures(documents(2), 16).fingerprint != Pictures(documents(3), 16).fingerprint
+    assert ImageDataset(documents(2), 16).fingerprint == ImageDataset(documents(2), 32).fingerprint
+    assert ImageDataset(documents(2), 16).fingerprint != ImageDataset(documents(3), 16).fingerprint
 
 
 def test_documents_without_pictures_are_refused() -> None:
     with pytest.raises(DocumentError) as caught:
-        Pictures([Document(id="a", content=(Text("words"),))], 16)
+        ImageDataset([Document(id="a", content=(Text("words"),))], 16)
     assert str(caught.value) == (
         "the documents hold no picture; expected at least one to train an image tokenizer on. "
         "Name files whose documents have image parts."

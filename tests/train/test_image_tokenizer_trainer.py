@@ -17,7 +17,7 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.train.config import CheckpointConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
-from calumma.train.image_tokenizer_trainer import ImageLearner, train_image_tokenizer
+from calumma.train.image_tokenizer_trainer import ImageTokenizerTrainer, train_image_tokenizer
 from calumma.train.run_log import EVENTS_NAME, METRICS_NAME
 from calumma.train.stability import StabilityConfig
 from tests.images import png
@@ -92,9 +92,9 @@ def test_a_run_is_not_gone_on_with_on_other_pictures(tmp_path: Path) -> None:
 def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ImageLearner.step
+    real = ImageTokenizerTrainer.step
 
-    def step(learner: ImageLearner, number: int) -> dict[str, float]:
+    def step(learner: ImageTokenizerTrainer, number: int) -> dict[str, float]:
         drawn, share = learner.course.batches_consumed, learner.course.lr_factor
         hook = None
         if drawn == 10:
@@ -108,7 +108,7 @@ def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
         learner.course = replace(learner.course, lr_factor=share)
         return told
 
-    monkeypatch.setattr(ImageLearner, "step", step)
+    monkeypatch.setattr(ImageTokenizerTrainer, "step", step)
     watch = StabilityConfig(window=8, spike_steps=2)
     longer = replace(CONFIG, steps=24, quantize_start_step=2)
 

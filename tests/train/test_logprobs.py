@@ -16,7 +16,7 @@ PLACES, WIDTH, SIZE = 7, 6, 11
 def test_chunks_of_any_size_give_what_a_log_softmax_gives(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loss.NUMBERS_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(loss.MAX_CHUNK_LOGITS, "cpu", at_once)
     torch.manual_seed(0)
     head = LMHead(WIDTH, SIZE, bias=False)
     hidden = torch.randn(PLACES, WIDTH, requires_grad=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import calumma.train.loss
 from calumma.model.decoder import LMHead
-from calumma.train.loss import LossSums, _terms_compiled, _terms_eager, summed_loss
+from calumma.train.loss import LossSums, _terms_compiled, _terms_eager, cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=5, num_text=20)
@@ -28,7 +28,7 @@ def inputs() -> tuple[torch.Tensor, LMHead, torch.Tensor, torch.Tensor]:
 
 def sums(z_loss: float = 1e-2) -> LossSums:
     hidden, head, targets, counted = inputs()
-    return summed_loss(hidden, head, targets, counted, V, z_loss_weight=z_loss)
+    return cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=z_loss)
 
 
 def test_the_loss_is_torch_s_cross_entropy_over_what_counts() -> None:
@@ -41,7 +41,9 @@ def test_the_z_loss_by_hand() -> None:
     head = LMHead(1, V.size, bias=False)
     nn.init.zeros_(head.weight)
     targets, counted = torch.tensor([[13, 4, 0]]), torch.tensor([[True, True, False]])
-    made = summed_loss(torch.ones(1, 3, 1), head, targets, counted, V, z_loss_weight=0.5)
+    made = cross_entropy_and_z_loss(
+        torch.ones(1, 3, 1), head, targets, counted, V, z_loss_weight=0.5
+    )
     log_z = math.log(V.size)
     assert made.total.item() == pytest.approx(2 * (log_z + 0.5 * log_z**2), rel=1e-5)
     assert made.log_z.item() == pytest.approx(2 * log_z, rel=1e-5)
@@ -64,7 +66,7 @@ def test_the_largest_logit_is_of_targets_that_count() -> None:
 
 def test_what_does_not_count_has_no_gradient() -> None:
     hidden, head, targets, counted = inputs()
-    summed_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2).total.backward()
+    cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2).total.backward()
     assert hidden.grad is not None
     assert (hidden.grad[~counted] == 0).all()
     assert (hidden.grad[counted].abs().sum(dim=-1) > 0).all()
@@ -87,9 +89,9 @@ def directly(z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_chunked_and_direct_loss_have_the_same_value_and_gradients(
     targets_at_once: int, z_loss: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(calumma.train.loss.NUMBERS_AT_ONCE, "cpu", targets_at_once * V.size)
+    monkeypatch.setitem(calumma.train.loss.MAX_CHUNK_LOGITS, "cpu", targets_at_once * V.size)
     hidden, head, targets, counted = inputs()
-    made = summed_loss(hidden, head, targets, counted, V, z_loss_weight=z_loss)
+    made = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=z_loss)
     made.total.backward()
     for one, other in zip(
         (made.total, hidden.grad, head.weight.grad), directly(z_loss), strict=True
@@ -100,7 +102,7 @@ def test_chunked_and_direct_loss_have_the_same_value_and_gradients(
 
 def test_the_gradient_follows_what_the_total_is_multiplied_with() -> None:
     hidden, head, targets, counted = inputs()
-    made = summed_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2)
+    made = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2)
     (made.total / 7).backward()
     assert hidden.grad is not None
     assert torch.allclose(7 * hidden.grad, directly(1e-2)[1], atol=1e-5)
@@ -109,7 +111,7 @@ def test_the_gradient_follows_what_the_total_is_multiplied_with() -> None:
 def test_a_frozen_head_gets_no_gradient_and_what_feeds_it_does() -> None:
     hidden, head, targets, counted = inputs()
     head.requires_grad_(False)
-    summed_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2).total.backward()
+    cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2).total.backward()
     assert head.weight.grad is None and hidden.grad is not None
     assert torch.allclose(hidden.grad, directly(1e-2)[1], atol=1e-5)
 
@@ -150,9 +152,9 @@ def test_in_16_bits_the_z_loss_still_pulls() -> None:
 def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
     hidden, head, _, counted = inputs()
     targets = torch.randint(V.codes.start, V.codes.stop, (3, 7))
-    exact = summed_loss(hidden, head, targets, counted, V, z_loss_weight=1e-5)
+    exact = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = summed_loss(hidden, head, targets, counted, V, z_loss_weight=1e-5)
+        made = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-5)
     made.total.backward()
     assert made.total.dtype == torch.float32
     assert made.image.item() == pytest.approx(exact.image.item(), rel=1e-2)
@@ -162,7 +164,9 @@ def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
 
 def test_where_nothing_counts_the_loss_is_nothing() -> None:
     hidden, head, targets, _ = inputs()
-    made = summed_loss(hidden, head, targets, torch.zeros(3, 7).bool(), V, z_loss_weight=1.0)
+    made = cross_entropy_and_z_loss(
+        hidden, head, targets, torch.zeros(3, 7).bool(), V, z_loss_weight=1.0
+    )
     made.total.backward()
     assert (made.total.item(), made.num_text.item()) == (0.0, 0)
     assert head.weight.grad is not None and not head.weight.grad.any()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benches.port import trained_port
 from benches.train_step import SHAPES, Setting, fresh_decoder, vocabulary_of
 from calumma.train.config import ComputeConfig
-from calumma.train.loss import LossSums, summed_loss
+from calumma.train.loss import LossSums, cross_entropy_and_z_loss
 
 # The port's image codes are the ids 4 and 5; see `port_config`.
 SETTING = Setting(
@@ -29,7 +29,7 @@ IDS = torch.tensor([[0, 150, 4, 5, 5, 4, 151]])
 def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
     decoder = fresh_decoder(SETTING)
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        sums = summed_loss(
+        sums = cross_entropy_and_z_loss(
             decoder(IDS[:, :-1], head_fn=decoder.norm),
             decoder.head,
             IDS[:, 1:],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from calumma.errors import ConfigError
-from calumma.train.metric_loggers import LogConfig, open_writers
+from calumma.train.metric_loggers import LogConfig, open_metric_loggers
 
 
 class Fake:
@@ -43,8 +43,8 @@ def test_tensorboard_gets_each_finite_number(
     fake = Fake()
     given(monkeypatch, "torch.utils.tensorboard.writer", SummaryWriter=fake.made)
     given(monkeypatch, "torch.utils.tensorboard")
-    [writer] = open_writers(LogConfig(tensorboard=True), tmp_path, 6)
-    writer.add(7, TOLD)
+    [writer] = open_metric_loggers(LogConfig(tensorboard=True), tmp_path, 6)
+    writer.log(7, TOLD)
     writer.close()
     assert fake.calls == [
         ("made", (str(tmp_path / "tensorboard"),), {"purge_step": 7}),
@@ -59,8 +59,8 @@ def test_wandb_takes_the_same_folder_for_the_same_run(
     fake = Fake()
     given(monkeypatch, "wandb", init=fake.init)
     for _ in range(2):
-        [writer] = open_writers(LogConfig(wandb=True, wandb_project="lizards"), tmp_path, 0)
-        writer.add(7, TOLD)
+        [writer] = open_metric_loggers(LogConfig(wandb=True, wandb_project="lizards"), tmp_path, 0)
+        writer.log(7, TOLD)
         writer.close()
     first, second = fake.calls[:4], fake.calls[4:]
     assert first == second
@@ -86,7 +86,7 @@ def test_what_is_not_installed_is_told_in_one_line(
     absent = {"tensorboard": "torch.utils.tensorboard.writer", "wandb": "wandb"}[name]
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(ConfigError) as caught:
-        open_writers(LogConfig(**{name: True}), tmp_path, 0)
+        open_metric_loggers(LogConfig(**{name: True}), tmp_path, 0)
     assert str(caught.value) == (
         f"log.{name}=true, and {name} is not installed; expected it. Install it with "
         f"`pip install 'calumma[{name}]'`, or leave log.{name} out."
@@ -94,4 +94,4 @@ def test_what_is_not_installed_is_told_in_one_line(
 
 
 def test_none_is_opened_unasked(tmp_path: Path) -> None:
-    assert open_writers(LogConfig(), tmp_path, 0) == []
+    assert open_metric_loggers(LogConfig(), tmp_path, 0) == []

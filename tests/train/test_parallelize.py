@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.training_checkpoint import RetentionPolicy
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.train.config import ParallelConfig
-from calumma.train.distributed import ALONE, World
-from calumma.train.hf_export import Exporter, Exports
-from calumma.train.parallelize import Ranks, placed
-from tests.checkpoints.drawn import bytes_of
+from calumma.train.distributed import SINGLE_PROCESS, DistContext
+from calumma.train.hf_export import ExportConfig, HFExporter
+from calumma.train.parallelize import Ranks, build_sharded_decoder
+from tests.checkpoints.random_models import folder_bytes
 from tests.launch import free_ports, start_ranks
 from tests.train import decoder_ranks
 from tests.train.runs import assert_same_course, told
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     made = tmp_path_factory.mktemp("ranks")
     (made / "one").mkdir()
     for name in decoder_ranks.SHAPES:
-        decoder_ranks.train(name, ParallelConfig(), ALONE, made / "one")
+        decoder_ranks.train(name, ParallelConfig(), SINGLE_PROCESS, made / "one")
 
     def tasks(name: str, **what: Any) -> decoder_ranks.Tasks:
         return decoder_ranks.Tasks(folder=made / name, shards=shards, **what)
@@ -87,19 +87,19 @@ def test_a_run_of_four_ranks_goes_on_with_another_number(
 
 
 def test_a_model_folder_of_what_ranks_saved_is_what_one_process_saves(
-    folder: Path, shards: Path, model_parts: ModelParts, tmp_path: Path
+    folder: Path, shards: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     """A tensor at a time, out of the ranks' files."""
     run = folder / "run-2"
     size = model_parts.tokenizers.text.vocabulary.size
     model = decoder_ranks.run_config(shards).model
     shape = DecoderConfig(vocabulary_size=size, **asdict(model))
-    exports = Exports(tokenizers=model_parts.tokenizers)
-    made = Exporter(run=run, shape=shape, keep=RetentionPolicy(), exports=exports).last()
+    exports = ExportConfig(tokenizers=model_parts.tokenizers)
+    made = HFExporter(run=run, shape=shape, keep=RetentionPolicy(), exports=exports).write_last()
     decoder = Decoder(shape)
     decoder.load_state_dict(torch.load(run / "weights.pt"))
     save_model(tmp_path, replace(model_parts, decoder=decoder))
-    assert bytes_of(made) == bytes_of(tmp_path)
+    assert folder_bytes(made) == folder_bytes(tmp_path)
 
 
 def test_ranks_go_back_together_and_end_where_one_process_ends(
@@ -124,9 +124,9 @@ def test_ranks_go_back_together_and_end_where_one_process_ends(
 
 
 def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
-    ranks = Ranks(World(0, size), CPU, parallel, torch.float32)
+    ranks = Ranks(DistContext(0, size), CPU, parallel, torch.float32)
     with pytest.raises(ConfigError) as caught:
-        placed(replace(preset("tiny"), **shape), lambda made: [], ranks)
+        build_sharded_decoder(replace(preset("tiny"), **shape), lambda made: [], ranks)
     return str(caught.value)
 
 

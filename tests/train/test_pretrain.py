@@ -24,8 +24,8 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
-from calumma.train.decoder_trainer import DecoderLearner
-from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_begins
+from calumma.train.decoder_trainer import DecoderTrainer
+from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_start
 from calumma.train.stability import StabilityConfig
 from tests.train.runs import KilledError, assert_same_weights, dies_after, told
 
@@ -95,9 +95,9 @@ def test_the_loss_falls_and_every_step_tells_what_the_contract_names(
 
 
 def test_stage_two_is_the_end_of_the_run(shards: Path) -> None:
-    assert stage_two_begins(config(shards)) == 4
-    assert stage_two_begins(config(shards, steps=10, stage_two_fraction=0.2)) == 8
-    assert stage_two_begins(config(shards, stage_two_fraction=0.0)) == 8
+    assert stage_two_start(config(shards)) == 4
+    assert stage_two_start(config(shards, steps=10, stage_two_fraction=0.2)) == 8
+    assert stage_two_start(config(shards, stage_two_fraction=0.0)) == 8
 
 
 def test_a_run_of_another_config_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -123,26 +123,26 @@ class Planted:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, drawn: Sequence[int], spoil: Callable[..., Any]
     ) -> None:
-        real = DecoderLearner.step
+        real = DecoderTrainer.step
 
-        def step(learner: DecoderLearner, number: int) -> dict[str, float]:
+        def step(learner: DecoderTrainer, number: int) -> dict[str, float]:
             if learner.course.batches_consumed not in drawn:
                 return real(learner, number)
             with spoil(learner):
                 return real(learner, number)
 
-        monkeypatch.setattr(DecoderLearner, "step", step)
+        monkeypatch.setattr(DecoderTrainer, "step", step)
 
 
 @contextlib.contextmanager
-def nothing_finite(learner: DecoderLearner) -> Iterator[None]:
+def nothing_finite(learner: DecoderTrainer) -> Iterator[None]:
     hook = learner.decoder.norm.register_forward_hook(lambda module, x, made: made * math.nan)
     yield
     hook.remove()
 
 
 @contextlib.contextmanager
-def rate_times_a_thousand(learner: DecoderLearner) -> Iterator[None]:
+def rate_times_a_thousand(learner: DecoderTrainer) -> Iterator[None]:
     share = learner.course.lr_factor
     learner.course = replace(learner.course, lr_factor=1000 * share)
     yield

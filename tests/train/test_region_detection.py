@@ -13,8 +13,8 @@ from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
 from calumma.tokens.face_detection import FaceBox
 from calumma.train import region_detection
-from calumma.train.image_dataset import Pictures
-from calumma.train.region_detection import find_boxes, given_boxes, salient_object
+from calumma.train.image_dataset import ImageDataset
+from calumma.train.region_detection import find_boxes, parse_boxes, salient_object
 from tests.images import png
 
 
@@ -36,17 +36,17 @@ REFUSALS = ("0.1 0.2 0.3", "0.5 0.5 0.4 0.6", "0 0 1 2", "a b c d")
 @pytest.mark.parametrize("text", REFUSALS)
 def test_what_is_no_box_is_refused(text: str) -> None:
     with pytest.raises(DocumentError) as caught:
-        given_boxes(text, "picture 3, attribute faces")
+        parse_boxes(text, "picture 3, attribute faces")
     assert str(caught.value) == (
         f"picture 3, attribute faces: found the box {text!r}; expected left, top, right and bottom "
         'as shares of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Fix the attribute.'
     )
 
 
-def pictures(number: int = 4) -> Pictures:
+def pictures(number: int = 4) -> ImageDataset:
     attributes = {"faces": "0 0 0.5 0.5"}
     images = [(Image(data=png(n)),) for n in range(number)]
-    return Pictures(
+    return ImageDataset(
         [Document(id=str(n), content=i, attributes=attributes) for n, i in enumerate(images)], 16
     )
 

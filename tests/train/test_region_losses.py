@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
 from calumma.train.config_image_tokenizer import RegionConfig
-from calumma.train.distributed import ALONE
-from calumma.train.image_dataset import Batch, Pictures, View
-from calumma.train.region_losses import RegionLoss, Regions, crops, look_for_regions, region_losses
+from calumma.train.distributed import SINGLE_PROCESS
+from calumma.train.image_dataset import Crop, ImageBatch, ImageDataset
+from calumma.train.region_losses import (
+    ImageRegions,
+    RegionLoss,
+    build_region_losses,
+    crop_regions,
+    detect_regions,
+)
 from tests.images import png
 
 
@@ -26,7 +32,7 @@ class Doubled(nn.Module):
 
 def test_a_crop_is_what_is_in_the_region() -> None:
     pixels = torch.arange(64.0).view(1, 1, 8, 8).expand(2, 3, 8, 8)
-    cut = crops(pixels, torch.tensor([[1.0, 0.25, 0.5, 0.75, 1.0]]), 4)
+    cut = crop_regions(pixels, torch.tensor([[1.0, 0.25, 0.5, 0.75, 1.0]]), 4)
     assert cut.shape == (1, 3, 4, 4)
     assert torch.allclose(cut[0, 0], pixels[1, 0, 4:8, 2:6])
 
@@ -51,12 +57,12 @@ def test_only_the_region_is_given_a_gradient() -> None:
 
 
 def test_boxes_follow_what_is_seen_of_a_picture() -> None:
-    regions = Regions({"faces": [[], [(0.5, 0.0, 1.0, 1.0)]]})
-    views = [View(0.0, 0.0, 1.0, 1.0, False), View(0.5, 0.0, 0.5, 1.0, True)]
-    batch = Batch(torch.zeros(2, 3, 8, 8), [0, 1], views)
+    regions = ImageRegions({"faces": [[], [(0.5, 0.0, 1.0, 1.0)]]})
+    views = [Crop(0.0, 0.0, 1.0, 1.0, False), Crop(0.5, 0.0, 0.5, 1.0, True)]
+    batch = ImageBatch(torch.zeros(2, 3, 8, 8), [0, 1], views)
     assert regions.of(batch)["faces"].tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
     assert regions.pictures_with("faces") == [1] and regions.pictures_with("objects") == []
-    assert regions.of(Batch(batch.pixels[:1], [0], views[:1]))["faces"].shape == (0, 5)
+    assert regions.of(ImageBatch(batch.pixels[:1], [0], views[:1]))["faces"].shape == (0, 5)
 
 
 def test_pictures_with_faces_are_found_once_and_come_twice(tmp_path: Path) -> None:
@@ -64,16 +70,16 @@ def test_pictures_with_faces_are_found_once_and_come_twice(tmp_path: Path) -> No
         Document(id=str(n), content=(Image(data=png(n)),), attributes=attributes)
         for n, attributes in enumerate([{}, {"faces": "0 0 1 1"}, {}])
     ]
-    pictures = Pictures(documents, 16)
+    pictures = ImageDataset(documents, 16)
     config = RegionConfig(faces="given", objects="saliency")
-    regions = look_for_regions(config, pictures, tmp_path, ALONE)
+    regions = detect_regions(config, pictures, tmp_path, SINGLE_PROCESS)
     assert regions is not None
     assert (tmp_path / "boxes.json").is_file()
-    assert sorted(pictures.batch(0, 4, 0).pictures) == [0, 1, 1, 2]
-    assert look_for_regions(RegionConfig(), pictures, tmp_path, ALONE) is None
+    assert sorted(pictures.batch(0, 4, 0).image_indices) == [0, 1, 1, 2]
+    assert detect_regions(RegionConfig(), pictures, tmp_path, SINGLE_PROCESS) is None
 
 
 def test_the_losses_are_those_that_the_config_looks_for() -> None:
-    assert region_losses(RegionConfig()) == {}
-    found = region_losses(RegionConfig(objects="saliency", crop_size=32))
+    assert build_region_losses(RegionConfig()) == {}
+    found = build_region_losses(RegionConfig(objects="saliency", crop_size=32))
     assert list(found) == ["objects"] and found["objects"].side == 32

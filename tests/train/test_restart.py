@@ -12,7 +12,7 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from calumma.tokens.folder import Tokenizers
-from tests.checkpoints.drawn import bytes_of
+from tests.checkpoints.random_models import folder_bytes
 from tests.launch import SERVER, Death, launch
 from tests.train import restarting
 from tests.train.runs import assert_same_course, told
@@ -113,5 +113,5 @@ def test_killed_at_any_moment_one_process_ends_with_the_same_bits(
     assert run("killed") == 0
     ours, expected = tmp_path / "killed", tmp_path / "undisturbed"
     assert told(ours) == told(expected)
-    assert bytes_of(ours / "model") == bytes_of(expected / "model")
-    assert bytes_of(ours / "models") == bytes_of(expected / "models")
+    assert folder_bytes(ours / "model") == folder_bytes(expected / "model")
+    assert folder_bytes(ours / "models") == folder_bytes(expected / "models")

@@ -14,7 +14,7 @@ def written(journal: OpenJournal, run: Path, steps: int) -> None:
     """Metrics of so many steps."""
     made = journal(run, 0)
     for step in range(1, steps + 1):
-        made.tell({"step": step, "loss": step / 3})
+        made.log_metrics({"step": step, "loss": step / 3})
     made.close()
 
 
@@ -25,7 +25,7 @@ def test_lines_beyond_the_checkpoint_go_and_the_newest_are_remembered(
     taken_up = open_journal(tmp_path, 12)
     expected = [{"step": step, "loss": step / 3} for step in range(8, 13)]
     assert taken_up.history == expected
-    taken_up.tell({"step": 13, "loss": math.inf})
+    taken_up.log_metrics({"step": 13, "loss": math.inf})
     taken_up.close()
     assert taken_up.history == [*expected[1:], {"step": 13, "loss": None}]
     told = list(read_metrics(tmp_path))
@@ -49,14 +49,14 @@ def test_half_a_line_is_no_line(tmp_path: Path, open_journal: OpenJournal) -> No
     assert [one["step"] for one in read_metrics(tmp_path)] == [1, 2, 3]
     taken_up = open_journal(tmp_path, 9)
     assert (len(taken_up.history), taken_up.events) == (3, [])
-    taken_up.tell({"step": 4})
+    taken_up.log_metrics({"step": 4})
     assert (tmp_path / "metrics.jsonl").read_text().splitlines()[3] == '{"step": 4}'
 
 
 def test_only_one_writes_and_all_know_the_events(tmp_path: Path, open_journal: OpenJournal) -> None:
     first, other = open_journal(tmp_path, 0), open_journal(tmp_path, 0, writes=False)
-    first.note(StabilityEvent("warning", 3, "z grows", metric="log_z"))
-    other.tell({"step": 1})
+    first.log_event(StabilityEvent("warning", 3, "z grows", metric="log_z"))
+    other.log_metrics({"step": 1})
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     other.read()
     assert other.events == first.events == [StabilityEvent("warning", 3, "z grows", metric="log_z")]
@@ -78,24 +78,24 @@ def test_events_that_led_to_a_roll_back_stay_and_later_ones_are_told_anew(
         StabilityEvent("warning", 8, ""),
     ]
     for event in events:
-        made.note(event)
+        made.log_event(event)
     made.close()
     assert open_journal(tmp_path, 7).events == events[:3]
     assert open_journal(tmp_path, 6).events == events[:2]
-    assert [one.lr_factor for one in made.roll_backs] == [0.5]
+    assert [one.lr_factor for one in made.rollbacks] == [0.5]
 
 
 def test_a_roll_back_is_followed_once_and_the_latest_counts(
     tmp_path: Path, open_journal: OpenJournal
 ) -> None:
     made = open_journal(tmp_path, 0)
-    assert made.turn_at(6, 6) is None
-    made.note(BACK)
-    assert made.turn_at(6, 6) is BACK
-    assert made.turn_at(5, 5) is None
-    assert made.turn_at(6, 9) is None  # followed: the batches are passed over
+    assert made.pending_rollback(6, 6) is None
+    made.log_event(BACK)
+    assert made.pending_rollback(6, 6) is BACK
+    assert made.pending_rollback(5, 5) is None
+    assert made.pending_rollback(6, 9) is None  # followed: the batches are passed over
     again = StabilityEvent(
         "rollback", 8, "back", rollback_to_step=6, batches_consumed=11, lr_factor=0.25
     )
-    made.note(again)
-    assert made.turn_at(6, 6) is again
+    made.log_event(again)
+    assert made.pending_rollback(6, 6) is again

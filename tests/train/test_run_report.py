@@ -12,17 +12,17 @@ import pytest
 
 from calumma.train import run_report as module
 from calumma.train.run_log import StabilityEvent
-from calumma.train.run_report import NAME, RunPage
+from calumma.train.run_report import NAME, RunReport
 from tests.train.conftest import OpenJournal
 
-OpenPage = Callable[..., RunPage]
+OpenPage = Callable[..., RunReport]
 
 
 @pytest.fixture
 def page(tmp_path: Path, open_journal: OpenJournal) -> OpenPage:
-    def begin(seconds: float = 10.0) -> RunPage:
-        made = RunPage(open_journal(tmp_path, 99), 200, seconds)
-        made.take_up(0)
+    def begin(seconds: float = 10.0) -> RunReport:
+        made = RunReport(open_journal(tmp_path, 99), 200, seconds)
+        made.resume(0)
         return made
 
     return begin
@@ -49,7 +49,7 @@ def test_the_page_shows_curves_events_and_config(tmp_path: Path, page: OpenPage)
     made = page()
     for step in range(1, 50):
         made.add(told(step))
-    made.journal.note(
+    made.journal.log_event(
         StabilityEvent(
             "rollback",
             20,
@@ -90,18 +90,18 @@ def test_it_is_written_every_so_many_seconds(
     made = page()
     path = tmp_path / NAME
     for now, there in ((105.0, False), (111.0, True)):  # noqa: B007
-        made.keep_current()
+        made.write_if_due()
         assert path.exists() == there
     path.unlink()
     now = 120.0
-    made.keep_current()
+    made.write_if_due()
     assert not path.exists()
 
 
 def test_zero_seconds_write_none(tmp_path: Path, page: OpenPage) -> None:
     made = page(seconds=0.0)
     made.add(told(1))
-    made.keep_current()
+    made.write_if_due()
     made.write("finished")
     assert made.curves == {} and not (tmp_path / NAME).exists()
 
@@ -111,10 +111,10 @@ def test_a_page_taken_up_again_has_the_curves_of_what_stayed(
 ) -> None:
     made = page()
     for step in range(1, 10):
-        made.add(made.journal.tell({n: v for n, v in told(step).items() if v is not None}))
-    made.journal.cut(4)
+        made.add(made.journal.log_metrics({n: v for n, v in told(step).items() if v is not None}))
+    made.journal.truncate(4)
     made.journal.read()
-    made.take_up(4)
+    made.resume(4)
     assert [point.step for point in made.curves["loss"].points] == [1, 2, 3, 4]
     assert made.done == 4
 

@@ -10,13 +10,13 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.train.stability import (
-    Finding,
+    Anomaly,
     Metrics,
     RollBack,
     StabilityConfig,
-    findings,
-    growth,
-    kept_steps,
+    detect_anomalies,
+    fit_growth,
+    history_length,
     way_on,
 )
 
@@ -35,15 +35,15 @@ def noisy(many: int, level: float = 4.0, seed: int = 0) -> list[float | None]:
 
 
 def kinds(history: list[Metrics], config: StabilityConfig = WATCH) -> list[str]:
-    return [one.kind for one in findings(history, config, LIMITS)]
+    return [one.kind for one in detect_anomalies(history, config, LIMITS)]
 
 
 def test_a_loss_far_above_those_before_is_a_spike_once_it_stays_there() -> None:
     usual = noisy(20)
     assert kinds(told([*usual, 9.0])) == []
     assert kinds(told([*usual, 9.0, 9.0])) == []
-    [found] = findings(told([*usual, 9.0, 9.5, 8.75]), WATCH, LIMITS)
-    assert (found.kind, found.step, found.since, found.is_trouble) == ("spike", 23, 21, True)
+    [found] = detect_anomalies(told([*usual, 9.0, 9.5, 8.75]), WATCH, LIMITS)
+    assert (found.kind, found.step, found.since, found.needs_rollback) == ("spike", 23, 21, True)
     assert found.text == (
         "the loss rose to 8.75, above 4.795 for 3 steps; the median of the 20 steps before is 3.958"
     )
@@ -54,7 +54,7 @@ def test_one_hard_batch_and_noise_are_no_spike() -> None:
         losses = noisy(300, seed=seed)
         losses[150] = 40.0
         for last in range(1, 301):
-            assert kinds(told(losses[:last])[-kept_steps(WATCH) :]) == []
+            assert kinds(told(losses[:last])[-history_length(WATCH) :]) == []
 
 
 def test_a_loss_that_falls_fast_and_flattens_is_no_spike() -> None:
@@ -77,12 +77,12 @@ def test_a_small_rise_of_a_loss_without_noise_is_no_spike() -> None:
 def test_a_step_without_a_finite_gradient_is_told_and_too_many_are_trouble() -> None:
     history = told(noisy(20))
     lost = [{"step": 21 + i, "loss": None, "stage": 1, "step_skipped": 1.0} for i in range(3)]
-    [found] = findings([*history, lost[0]], WATCH, LIMITS)
-    assert (found.kind, found.is_trouble) == ("step_skipped", False)
+    [found] = detect_anomalies([*history, lost[0]], WATCH, LIMITS)
+    assert (found.kind, found.needs_rollback) == ("step_skipped", False)
     assert found.text == "no finite gradient: nothing was learned"
     assert kinds([*history, *lost[:2]]) == ["step_skipped"]
-    [blind, _] = findings([*history, *lost], WATCH, LIMITS)
-    assert blind == Finding(
+    [blind, _] = detect_anomalies([*history, *lost], WATCH, LIMITS)
+    assert blind == Anomaly(
         "nonfinite_gradients",
         23,
         21,
@@ -100,8 +100,8 @@ def test_steady_growth_that_will_leave_the_safe_range_is_foretold() -> None:
     warned = next(i for i in range(1, 100) if kinds(history[:i]) == ["warning"])
     # Sixteen points are the least that is fitted, and a quarter of the range the lowest level.
     assert 25 < history[warned - 1]["output_norm"] < 30  # type: ignore[operator]
-    [found] = findings(history[:warned], WATCH, LIMITS)
-    assert found.metric == "output_norm" and not found.is_trouble
+    [found] = detect_anomalies(history[:warned], WATCH, LIMITS)
+    assert found.metric == "output_norm" and not found.needs_rollback
     assert found.text == (
         f"output_norm is {history[warned - 1]['output_norm']:.4g} and grows by 5.00% a step; at "
         "that rate it leaves the safe range of 100 in 27 steps"
@@ -121,7 +121,7 @@ def test_growth_that_slows_down_or_leads_nowhere_soon_is_not_foretold() -> None:
 def test_what_stays_outside_the_safe_range_is_trouble_on_both_sides() -> None:
     for sign in (1.0, -1.0):
         history = told(noisy(30), log_z=sign * 60.0)
-        [found] = findings(history, WATCH, LIMITS)
+        [found] = detect_anomalies(history, WATCH, LIMITS)
         assert (found.kind, found.metric, found.since) == ("out_of_range", "log_z", 28)
         assert found.text == f"z is {sign * 60:.4g}, outside the safe range of 50"
     assert kinds([*told(noisy(30), log_z=6.0), {"step": 31, "stage": 1, "log_z": 60.0}]) == []
@@ -131,21 +131,21 @@ def test_what_is_told_only_now_and_then_is_watched_too() -> None:
     history = [dict(one) for one in told(noisy(60))]
     for place in (19, 39, 59):
         history[place]["log_z"] = 70.0
-    [found] = findings(history, WATCH, LIMITS)
+    [found] = detect_anomalies(history, WATCH, LIMITS)
     assert (found.kind, found.since) == ("out_of_range", 20)
 
 
 def test_growth_is_fitted_with_its_error() -> None:
-    exact = growth(growing(0.01, 50), "output_norm", 30)
+    exact = fit_growth(growing(0.01, 50), "output_norm", 30)
     assert exact is not None
     assert (exact.rate, exact.error) == (pytest.approx(0.01), pytest.approx(0, abs=1e-9))
     assert exact.level == pytest.approx(math.exp(0.49))
-    assert growth(growing(0.01, 7), "output_norm", 30) is None
-    falling = growth(growing(-0.01, 50), "output_norm", 30)
+    assert fit_growth(growing(0.01, 7), "output_norm", 30) is None
+    falling = fit_growth(growing(-0.01, 50), "output_norm", 30)
     assert falling is not None and falling.steps_to(10.0) == math.inf
 
 
-SPIKE = Finding("spike", 53, 51, "the loss rose")
+SPIKE = Anomaly("spike", 53, 51, "the loss rose")
 
 
 def test_the_way_back_is_to_the_newest_checkpoint_from_before_the_trouble() -> None:
@@ -192,7 +192,7 @@ def test_without_a_checkpoint_a_run_goes_on_unless_it_learns_nothing() -> None:
     assert not way_on([SPIKE], [], [], WATCH).ends
     never = replace(WATCH, max_rollbacks=0)
     assert way_on([SPIKE], [40], [], never).back is None
-    blind = Finding(
+    blind = Anomaly(
         "nonfinite_gradients", 13, 11, "steps 11 to 13 gave no finite gradient and were skipped"
     )
     assert way_on([blind], [5], [], WATCH).back is not None

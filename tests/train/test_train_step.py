@@ -13,7 +13,7 @@ from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
-from calumma.train.loss import summed_loss
+from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.train_step import StepReport, StepRules, optimizer_step
 
 
@@ -69,7 +69,7 @@ def test_the_report_is_what_the_loss_says(
             document_ids=torch.from_numpy(batch.document_ids),
             position_ids=torch.from_numpy(batch.position_ids),
         )
-        sums = summed_loss(
+        sums = cross_entropy_and_z_loss(
             model.norm(stream),
             model.head,
             torch.from_numpy(batch.labels),

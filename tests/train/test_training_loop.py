@@ -14,7 +14,7 @@ import pytest
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
-from calumma.train.run_log import Journal
+from calumma.train.run_log import RunLog
 from calumma.train.stability import StabilityConfig
 from calumma.train.training_loop import DataPosition, LoopConfig, _Loop, run_loop
 
@@ -235,13 +235,13 @@ def test_a_roll_back_that_is_killed_is_made_anew(
 def after_the_first(killed: Any) -> Any:
     """What works once, and then is killed."""
     calls: list[object] = []
-    real = {"cut": Journal.cut, "take_up": _Loop.take_up}
+    real = {"cut": RunLog.truncate, "take_up": _Loop.take_up}
 
     def work(self: Any, *arguments: Any) -> Any:
         calls.append(self)
         if len(calls) > 1:
             killed()
-        return real["cut" if isinstance(self, Journal) else "take_up"](self, *arguments)
+        return real["cut" if isinstance(self, RunLog) else "take_up"](self, *arguments)
 
     return work
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.preferences import write_preferences
 from tests.launch import free_ports, start_ranks
 from tests.train import tuning_ranks
@@ -16,7 +16,9 @@ from tests.train.test_dpo import PAIRS
 
 
 @pytest.fixture(scope="module")
-def folder(model_parts: ModelParts, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    model_parts: ModelComponents, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """What one process and two ranks learned of the same model."""
     made = tmp_path_factory.mktemp("tuning")
     save_model(made / "model", model_parts)

@@ -18,7 +18,7 @@ from calumma.train.config_dpo import (
     DPOTrainConfig,
 )
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
-from calumma.train.dpo import prefer
+from calumma.train.dpo import train_dpo
 from calumma.train.finetune import finetune
 from tests.train.test_finetune import config
 
@@ -49,7 +49,7 @@ def choose(folder: Path, size: int) -> None:
         schedule=FinetuneScheduleConfig(warmup_steps=1),
     )
     run = folder / str(size)
-    made = prefer(rules, load_model(folder / "model"), run / "preferred")
+    made = train_dpo(rules, load_model(folder / "model"), run / "preferred")
     if made is not None:
         torch.save(made.state_dict(), run / "preferred.pt")
 

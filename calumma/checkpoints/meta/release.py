@@ -98,7 +98,7 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
         unfused.append(unfuse(tensors, shapes, config))
     _require_one_dtype(unfused, folder)
     decoder, groups = merge_shards(unfused, config, folder)
-    image_shape, image = _open_image_tokenizer(tokenizers)
+    vq_config, vq_tensors = _open_image_tokenizer(tokenizers)
     text_path = _text_file(tokenizers)
     text_file = rename_placeholder(text_path.read_text(encoding="utf-8"), to_release=False)
     number = f"{len(shards)} shards" if len(shards) > 1 else "one shard"
@@ -106,8 +106,8 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
         layout=f"a release in Meta's layout ({number})",
         decoder_config=replace(config, qk_norm_groups=groups),
         decoder_tensors=decoder,
-        vq_config=image_shape,
-        vq_tensors=image,
+        vq_config=vq_config,
+        vq_tensors=vq_tensors,
         text_tokenizer=_text_tokenizer(text_file, text_path),
         tokenizer_json=text_file,
         num_weight_files=len(shards),

@@ -1,4 +1,4 @@
-"""The frame of a page that `calumma inspect` writes: sections of coloured runs, all in one file."""
+"""HTML of the pages that `calumma inspect` writes: sections of highlighted spans in one file."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 section { border: 1px solid #bbb; border-radius: 6px; margin: 1rem 0; padding: .5rem; }
 h2 { font-size: 1rem; margin: 0 0 .3rem; }
-.owner { border-radius: 4px; padding: .1rem .3rem; white-space: pre-wrap; }
+.span { border-radius: 4px; padding: .1rem .3rem; white-space: pre-wrap; }
 .empty { color: #777; } img { vertical-align: middle; margin: .15rem; max-width: 100%; }
 """
 
 
-def page(title: str, note: str, sections: Iterable[str]) -> str:
-    """An HTML page that needs no other file.
+def html_page(title: str, note: str, sections: Iterable[str]) -> str:
+    """Return a self-contained HTML page.
 
     Args:
-        title: what is shown.
-        note: a sentence on how to read it.
-        sections: HTML of each.
+        title: the title and heading.
+        note: a sentence on how to read the page.
+        sections: HTML of each section.
     """
-    inside = "".join(f"<section>{section}</section>" for section in sections)
+    body = "".join(f"<section>{section}</section>" for section in sections)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escaped(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{escaped(title)}</h1><p>{escaped(note)}</p>{inside}</html>\n"
+        f"<style>{_STYLE}</style><h1>{escaped(title)}</h1><p>{escaped(note)}</p>{body}</html>\n"
     )
 
 
-def coloured(inside: str, number: int, told: str) -> str:
-    """A run in the colour of its number, with what the pointer tells of it; `inside` is HTML."""
+def highlighted(content: str, number: int, tooltip: str) -> str:
+    """Return HTML `content` on the background color of `number`, with a tooltip."""
     hue = _HUES[number % len(_HUES)]
     return (
-        f'<span class="owner" title="{escaped(told)}" style="background: hsl({hue} 80% '
-        f'90%)">{inside}</span> '
+        f'<span class="span" title="{escaped(tooltip)}" style="background: hsl({hue} 80% '
+        f'90%)">{content}</span> '
     )

@@ -1,4 +1,4 @@
-"""What a config's mixture comes to, for `calumma inspect`."""
+"""Statistics of the data mixture of a training config, and pages of its packed sequences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.mixture_stats import format_mixture_stats, measure_mixture
 from calumma.batches.modality_balance import format_balance
-from calumma.cli.inspect.sequences_page import rows_page
+from calumma.cli.inspect.sequences_page import sequences_page
 from calumma.documents.document import Image
 from calumma.documents.preferences import read_preferences
 from calumma.files import write_text
@@ -21,77 +21,78 @@ from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import balance, mixture
 
-ROW_LENGTH = 1024
-"""Of a page of shards, unless an image is longer."""
+_SEQ_LEN = 1024
+"""Tokens per packed sequence of a page of shards, unless an image is longer."""
 
-SURVEYED, SHOWN = 256, 20
-"""Rows of each stage that are counted, and rows of the last stage that a page shows."""
+_NUM_MEASURED, _NUM_SHOWN = 256, 20
+"""Packed sequences that are measured for each stage, and shown on a page of the last stage."""
 
 
-def mixture_lines(path: Path, page: Path | None) -> list[str]:
-    """Count over rows of each stage of a training config, and draw some of them.
+def config_lines(path: Path, page: Path | None) -> list[str]:
+    """Measure the mixture of each stage of a training config, and write a page of sequences.
 
     Args:
         path: the TOML file of `calumma pretrain` or `calumma finetune`.
-        page: an HTML file to write, or None.
+        page: the HTML file to write, or None.
 
     Raises:
         CalummaError: the config, its shards or its tokenizers cannot be read.
     """
-    if "preference" in read_toml(path):
-        return _pairs_lines(path)
+    if "dpo" in read_toml(path):
+        return _dpo_lines(path)
     config, stages = _stages(path)
     lines = [f"{path}: a config of {' and '.join(stages)} on {config.shards}"]
-    stream = PackedLoader(ShardReader(config.shards), config.data)
+    loader = PackedLoader(ShardReader(config.shards), config.data)
     for name, weights in stages.items():
-        stream.set_mixture(weights)
-        lines += [f"{name}:", *format_mixture_stats(measure_mixture(stream, SURVEYED))]
+        loader.set_mixture(weights)
+        lines += [f"{name}:", *format_mixture_stats(measure_mixture(loader, _NUM_MEASURED))]
     if isinstance(config, FinetuneConfig):
         lines += format_balance(balance(config))
     if page is not None:
-        both = Tokenizers.load(config.tokenizers)
-        write_text(page, rows_page(stream, both, SHOWN, f"{path.name}: rows of {name}"))
-        lines.append(f"{SHOWN} rows of {name} are drawn in {page}")
+        tokenizers = Tokenizers.load(config.tokenizers)
+        write_text(page, sequences_page(loader, tokenizers, _NUM_SHOWN, f"{path.name}: {name}"))
+        lines.append(f"{_NUM_SHOWN} packed sequences of {name} are shown in {page}")
     return lines
 
 
-def shard_page(reader: ShardReader, tokenizers: Path, page: Path) -> str:
-    """Draw rows of all that shards hold, each sequence as likely as any other.
+def write_shards_page(reader: ShardReader, folder: Path, page: Path) -> str:
+    """Write a page of packed sequences of shards, sampled uniformly.
 
     Args:
         reader: the shards.
-        tokenizers: the folder of those that they were made with.
-        page: an HTML file to write.
+        folder: the tokenizers that the shards were built with.
+        page: the HTML file to write.
 
     Returns:
-        A line that says what was drawn.
+        A line about the page.
 
     Raises:
-        CalummaError: the tokenizers cannot be read, or are others.
+        CalummaError: the tokenizers cannot be read, or the vocabulary is another one.
     """
-    both = Tokenizers.load(tokenizers)
-    require_vocabulary(reader.folder, reader.manifest.vocabulary, both.text.vocabulary)
-    length = max(ROW_LENGTH, reader.manifest.codes_per_image + 2)
-    stream = PackedLoader(
-        reader, DataConfig(seq_len=length, global_batch_size=SHOWN, pack_window=1)
+    tokenizers = Tokenizers.load(folder)
+    require_vocabulary(reader.folder, reader.manifest.vocabulary, tokenizers.text.vocabulary)
+    seq_len = max(_SEQ_LEN, reader.manifest.codes_per_image + 2)
+    loader = PackedLoader(
+        reader, DataConfig(seq_len=seq_len, global_batch_size=_NUM_SHOWN, pack_window=1)
     )
     sources = reader.manifest.sources
-    stream.set_mixture({name: float(reader.num_sequences(name)) for name in sources})
-    write_text(page, rows_page(stream, both, SHOWN, f"{reader.folder}: rows"))
-    return f"{SHOWN} rows of {length} ids are drawn in {page}"
+    loader.set_mixture({name: float(reader.num_sequences(name)) for name in sources})
+    write_text(page, sequences_page(loader, tokenizers, _NUM_SHOWN, str(reader.folder)))
+    return f"{_NUM_SHOWN} packed sequences of {seq_len} tokens are shown in {page}"
 
 
-def _pairs_lines(path: Path) -> list[str]:
-    """What the pairs of a config of preference tuning are."""
+def _dpo_lines(path: Path) -> list[str]:
+    """Return counts of the preference pairs of a DPO config."""
     config = build_config(DPOTrainConfig, read_toml(path), str(path))
-    found = [pair for file in config.dpo.pairs for pair in read_preferences(file)]
-    drawn = [
+    pairs = [pair for file in config.dpo.pairs for pair in read_preferences(file)]
+    num_with_images = [
         sum(any(isinstance(part, Image) for part in answer) for answer in answers)
-        for answers in ([pair.chosen for pair in found], [pair.rejected for pair in found])
+        for answers in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
     ]
     return [
-        f"{path}: a config of preference tuning from {config.model}",
-        f"{len(found):,} pairs; pictures in {drawn[0]:,} chosen and {drawn[1]:,} rejected answers",
+        f"{path}: a DPO config that starts from {config.model}",
+        f"{len(pairs):,} pairs; images in {num_with_images[0]:,} chosen and "
+        f"{num_with_images[1]:,} rejected answers",
     ]
 
 

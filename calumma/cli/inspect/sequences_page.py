@@ -1,4 +1,4 @@
-"""A page of rows as a model is given them, decoded back to text and pictures."""
+"""An HTML page of packed training sequences, decoded to text and images."""
 
 from __future__ import annotations
 
@@ -8,52 +8,55 @@ import numpy as np
 
 from calumma.batches.batch import PADDING
 from calumma.batches.loader import PackedLoader
-from calumma.cli.inspect.inspect_html import coloured, page
+from calumma.cli.inspect.inspect_html import highlighted, html_page
 from calumma.demo.embed import escaped, picture
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.sequence import split_modalities
 
 
-def rows_page(stream: PackedLoader, tokenizers: Tokenizers, rows: int, title: str) -> str:
-    """The next rows of a stream as an HTML page that needs no other file.
+def sequences_page(
+    loader: PackedLoader, tokenizers: Tokenizers, num_sequences: int, title: str
+) -> str:
+    """Return the next packed sequences of a loader as a self-contained HTML page.
 
     Args:
-        stream: where to draw from.
-        tokenizers: those that the shards were made with.
-        rows: how many to show.
-        title: of the page.
+        loader: the data loader.
+        tokenizers: the tokenizers that the shards were built with.
+        num_sequences: packed sequences to show.
+        title: the title of the page.
     """
-    shown: list[str] = []
-    while len(shown) < rows:
-        shown += _rows(stream, tokenizers)
+    sections: list[str] = []
+    while len(sections) < num_sequences:
+        sections += _sequences_html(loader, tokenizers)
     note = (
-        "Each colour is an owner: a sequence that attends to itself alone. Hold the pointer over "
-        "it for its source and length."
+        "Each color is one document of a packed sequence; tokens attend only within their "
+        "document. Hover over a document for its source and length."
     )
-    return page(title, note, shown[:rows])
+    return html_page(title, note, sections[:num_sequences])
 
 
-def _rows(stream: PackedLoader, tokenizers: Tokenizers) -> Iterator[str]:
-    planned = stream.plan_rows()
-    batch = stream.next()
-    for row, owners in enumerate(planned):
-        parts = []
-        for owner, (draw, _) in enumerate(owners):
-            places = np.flatnonzero(batch.document_ids[row] == owner)
-            ids = [*batch.input_ids[row][places].tolist(), int(batch.labels[row][places[-1]])]
-            told = f"{stream.reader.source_of(draw.sequence)}, {len(places)} ids"
-            parts.append(coloured(_decoded(ids, tokenizers), owner, told))
-        empty = int((batch.document_ids[row] == PADDING).sum())
-        rest = f'<span class="empty">{empty} empty</span>' if empty else ""
-        yield f"{''.join(parts)}{rest}"
+def _sequences_html(loader: PackedLoader, tokenizers: Tokenizers) -> Iterator[str]:
+    planned = loader.plan_rows()
+    batch = loader.next()
+    for row, documents in enumerate(planned):
+        spans = []
+        for document_id, (draw, _) in enumerate(documents):
+            positions = np.flatnonzero(batch.document_ids[row] == document_id)
+            token_ids = batch.input_ids[row][positions].tolist()
+            token_ids.append(int(batch.labels[row][positions[-1]]))
+            tooltip = f"{loader.reader.source_of(draw.sequence)}, {len(positions)} tokens"
+            spans.append(highlighted(_decode(token_ids, tokenizers), document_id, tooltip))
+        num_padding = int((batch.document_ids[row] == PADDING).sum())
+        padding = f'<span class="empty">{num_padding} padding</span>' if num_padding else ""
+        yield f"{''.join(spans)}{padding}"
 
 
-def _decoded(ids: list[int], tokenizers: Tokenizers) -> str:
-    made = []
-    for kind, run in split_modalities(ids, tokenizers.text.vocabulary):
+def _decode(token_ids: list[int], tokenizers: Tokenizers) -> str:
+    parts = []
+    for kind, run in split_modalities(token_ids, tokenizers.text.vocabulary):
         if kind == "text":
-            made.append(escaped(tokenizers.text.decode(run)))
+            parts.append(escaped(tokenizers.text.decode(run)))
         else:
             image = tokenizers.image.decode_image(run)
-            made.append(picture(image, f"an image of {len(run)} codes", shown_side=64))
-    return "".join(made)
+            parts.append(picture(image, f"an image of {len(run)} codes", shown_side=64))
+    return "".join(parts)

@@ -71,7 +71,7 @@ def explain_with_image(document: Document, glosses: Mapping[str, str]) -> Docume
     if gloss is None:
         return None
     licence = " and ".join(filter(None, (document.license, GLOSSES_LICENSE)))
-    of = replace(_source_info(document), licence=licence)
+    of = replace(_source_info(document), license=licence)
     asked = pick_template(EXPLAIN_PROMPTS, of.name).format(caption=caption)
     told: list[Part | str] = [f"{caption}: {gloss}", document.images[0]]
     return make_conversation("interleaved_generation", "tell", [asked], told, of)

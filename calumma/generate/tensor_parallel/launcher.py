@@ -21,7 +21,11 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from calumma.checkpoints.model_folder import ModelParts, load_image_tokenizer, open_model_folder
+from calumma.checkpoints.model_folder import (
+    ModelComponents,
+    load_image_tokenizer,
+    open_model_folder,
+)
 from calumma.errors import GenerationError, RankError
 from calumma.generate.params import EngineConfig
 from calumma.generate.tensor_parallel.shard import read_sharded_decoder, require_divisible
@@ -133,7 +137,7 @@ class WorkerGroup:
         self.device = str(init_process_group(configs[0]))
         model = self._lazy_model
         image = load_image_tokenizer(model)
-        self.components = ModelParts(
+        self.components = ModelComponents(
             read_sharded_decoder(model), Tokenizers(model.text_tokenizer, image)
         )
         self._wait_for_workers()

@@ -1,11 +1,11 @@
-"""Several copies of a server behind one address, on one machine or many: Ray Serve.
+"""Replicas of the server at one address, on one or several machines, through Ray Serve.
 
-    client -> Ray's proxy -> replica 1: the whole app of `app.py`, with an engine of its own
+    client -> Ray's proxy -> replica 1: the complete app of `app.py`, with a backend of its own
                           -> replica 2: ...
 
-Each replica is a process with a model, a queue and limits of its own; the proxy sends a request to
-one of two that has less to do. What a replica refuses with 429 the client may ask again. Where
-several processes hold the model together, the replica leads them: they are its children.
+Each replica is a process with its own model, queue and limits; the proxy sends a request to the one
+of two that has fewer. A 429 of a replica reaches the client, which may retry. With tensor
+parallelism the replica is rank 0, and the workers are its child processes.
 """
 
 from __future__ import annotations
@@ -16,72 +16,56 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 
 from calumma.errors import ConfigError, RankError
-from calumma.model.quantization import Quantization
 from calumma.runtime import STOP, ray_address
 from calumma.serve.api_keys import APIKeys
+from calumma.serve.backends.generation_backend import BackendConfig
 from calumma.serve.config import ServeConfig
 from calumma.serve.logs import log_event
 
-_NAME = "calumma"
+_APP_NAME = "calumma"
 
-_SECONDS_TO_TELL = 1.0
-"""For how long a replica that is lost goes on, so that its clients hear of it."""
+_SECONDS_TO_RESPOND = 1.0
+"""Time in which a replica that lost a worker sends the errors to its clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig:
-    """What all replicas are made of."""
+    """Configuration of all replicas."""
 
-    model: Path
-    """A model folder, at the same path on every machine."""
+    backend: BackendConfig
+    """Its model folder is at the same path on every machine."""
 
     config: ServeConfig
     api_keys: APIKeys | None
     num_replicas: int
-    device: str = "auto"
-    dtype: str = "float32"
-    quantization: Quantization | None = None
-
-    compile: bool = False
-    """Whether the decoder's blocks are compiled."""
-
-    tensor_parallel_size: int = 1
-    """Processes that hold the decoder together, in each replica."""
 
     @property
     def num_gpus(self) -> int:
-        """GPUs that one replica wants."""
-        return self.tensor_parallel_size if _wants_gpu(self.device) else 0
+        """Number of GPUs that one replica reserves."""
+        from calumma.runtime import resolve_device
+
+        is_cuda = resolve_device(self.backend.device).type == "cuda"
+        return self.backend.tensor_parallel_size if is_cuda else 0
 
     def build(self) -> FastAPI:
-        """The app of one replica, made in its own process."""
-        from calumma.generate.model import load
+        """Build the app of one replica, in its own process."""
         from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
         from calumma.serve.app import build_app, build_handler
+        from calumma.serve.backends.generation_backend import build_backend
 
-        folder = self.model.resolve()
-        if self.tensor_parallel_size == 1:
-            model = load(
-                folder, device=self.device, dtype=self.dtype, quantization=self.quantization
-            )
-            if self.compile:
-                model.compile()
-            return build_app(build_handler(model, self.config), self.api_keys)
-        live = TensorParallelAsyncEngine(
-            folder, self.tensor_parallel_size, device=self.device, dtype=self.dtype
-        )
-        live.worker_group.on_failure(_end_soon)
-        return build_app(build_handler(live.model, self.config, live=live), self.api_keys)
+        backend = build_backend(self.backend, self.config.served_model_name)
+        if isinstance(backend, TensorParallelAsyncEngine):
+            backend.worker_group.on_failure(_exit_soon)
+        return build_app(build_handler(backend, self.config), self.api_keys)
 
 
 def init_ray() -> Any:
-    """Ray Serve, in the cluster that $RAY_ADDRESS names, or else in one of its own.
+    """Connect to the cluster that $RAY_ADDRESS names, or start one, and return Ray Serve.
 
     Raises:
         ConfigError: it is not installed.
@@ -91,10 +75,10 @@ def init_ray() -> Any:
         from ray import serve
     except ImportError as error:
         raise ConfigError(
-            "--replicas above 1 needs Ray Serve, which is not installed. "
-            "`pip install 'calumma[ray]'` brings it."
+            "--num-replicas above 1 needs Ray Serve, which is not installed. "
+            "`pip install 'calumma[ray]'` installs it."
         ) from error
-    # Without a name Ray would join any cluster that it finds on this machine.
+    # Without an address Ray would join any cluster that it finds on this machine.
     if address := ray_address():
         ray.init(address=address)
     else:
@@ -102,12 +86,12 @@ def init_ray() -> Any:
     return serve
 
 
-def serve_replicas(replicas: ReplicaConfig, listening: Callable[[], None]) -> None:
-    """Serve until a signal comes.
+def serve_replicas(replicas: ReplicaConfig, on_ready: Callable[[], None]) -> None:
+    """Serve until a signal arrives.
 
     Args:
-        replicas: how many, of what.
-        listening: called when all of them take requests.
+        replicas: configuration.
+        on_ready: called when all replicas accept requests.
 
     Raises:
         ConfigError: Ray Serve is not installed.
@@ -115,37 +99,31 @@ def serve_replicas(replicas: ReplicaConfig, listening: Callable[[], None]) -> No
     serve = init_ray()
 
     def build() -> FastAPI:
-        # A function: what has methods, a bound one even, Ray takes for an app.
+        # A plain function: Ray takes an object with methods, even a bound method, for an app.
         return replicas.build()
 
     config, limits = replicas.config, replicas.config.limits
     serve.start(http_options={"host": config.host, "port": config.port})
     deployment = serve.deployment(
-        name=_NAME,
+        name=_APP_NAME,
         num_replicas=replicas.num_replicas,
-        # A replica refuses by itself what is too much, and says when to come again.
+        # A replica itself rejects what exceeds its limit, with Retry-After.
         max_ongoing_requests=2 * limits.max_concurrent_requests,
         graceful_shutdown_timeout_s=limits.shutdown_grace_seconds,
         ray_actor_options={"num_gpus": replicas.num_gpus},
     )(serve.ingress(build)())
     try:
-        serve.run(deployment.bind(), name=_NAME)
-        # Ray has put its own listener to signals in the place of ours.
+        serve.run(deployment.bind(), name=_APP_NAME)
+        # Ray has replaced the signal handlers.
         STOP.install()
-        listening()
+        on_ready()
         while not STOP.is_requested:
             time.sleep(0.2)
     finally:
         serve.shutdown()
 
 
-def _end_soon(error: RankError) -> None:
-    """End this replica, whose clients are being told why; Ray starts another one in its place."""
-    log_event("lost", error=str(error))
-    threading.Timer(_SECONDS_TO_TELL, os.kill, (os.getpid(), signal.SIGKILL)).start()
-
-
-def _wants_gpu(device: str) -> bool:
-    from calumma.runtime import resolve_device
-
-    return resolve_device(device).type == "cuda"
+def _exit_soon(error: RankError) -> None:
+    """End this replica once its clients have their errors; Ray starts another one."""
+    log_event("worker_lost", error=str(error))
+    threading.Timer(_SECONDS_TO_RESPOND, os.kill, (os.getpid(), signal.SIGKILL)).start()

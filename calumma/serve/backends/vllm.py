@@ -1,9 +1,8 @@
-"""Engines of others behind our API: they choose ids, and we read prompts and decode pictures.
+"""Backend of vLLM servers: they generate the token ids; prompts and images are handled here.
 
-`FleetLive` has the face of `calumma.generate.async_engine.Live`. Each request goes, in ids, to one of
-several servers with vLLM's completions API, which stream back ids; those become text and pictures
-here. Our grammar runs inside the engine (`calumma/serve/backends/vllm_plugin.py`), and is checked again here: an
-engine that was started without it is told of in one line.
+Each request goes, as token ids, to one of several servers with vLLM's completions API, which stream
+token ids back. The image grammar runs inside vLLM (`vllm_plugin.py`) and is checked here again, so
+that a server started without it is reported.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,37 +24,36 @@ from calumma.generate.model import Model
 from calumma.generate.params import EngineStats, Request
 from calumma.generate.request import RequestState
 from calumma.serve.api_errors import APIError, server_stopping
-from calumma.serve.backends.vllm_plugin import without_guidance
 
-_SECONDS = 600.0
-"""For how long an engine may say nothing."""
+_READ_TIMEOUT_SECONDS = 600.0
+"""Longest time between two tokens of a server."""
 
 
 class VLLMBackend:
-    """Hands requests to engines in turn."""
+    """Distributes requests over vLLM servers in turn. Each has a thread that reads its response."""
 
-    def __init__(self, model: Model, urls: Sequence[str], name: str) -> None:
-        """Look at the addresses; nobody is asked yet.
+    def __init__(self, model: Model, urls: Sequence[str], served_model_name: str) -> None:
+        """Check the URLs; no server is contacted yet.
 
         Args:
-            model: whose tokenizers are used.
-            urls: of servers, such as http://engine-1:8000.
-            name: what they call the model.
+            model: provides the tokenizers.
+            urls: of the servers, such as http://engine-1:8000.
+            served_model_name: name of the model on these servers.
 
         Raises:
-            ConfigError: an address is no URL of a server.
+            ConfigError: a URL is invalid.
         """
-        self.model, self.name = model, name
-        self.urls = itertools.cycle([_require_url(url) for url in urls])
+        self.model, self.served_model_name = model, served_model_name
+        self.urls = itertools.cycle([_check_url(url) for url in urls])
         self.error: BaseException | None = None
-        self._open: dict[RequestOutputStream, threading.Thread] = {}
-        self._closed = False
-        self._changing = threading.Lock()
+        self._running: dict[RequestOutputStream, threading.Thread] = {}
+        self._is_closed = False
+        self._lock = threading.Lock()
 
     @property
-    def load(self) -> EngineStats:
-        """Requests under way; what the engines' caches hold only they know."""
-        count = len(self._open)
+    def stats(self) -> EngineStats:
+        """Number of running requests; the KV caches are in the servers."""
+        count = len(self._running)
         return EngineStats(
             num_running=count,
             num_waiting=0,
@@ -63,73 +62,83 @@ class VLLMBackend:
             max_cached_tokens=0,
         )
 
-    def take(self, request: Request, codes_between: int | None = None) -> RequestOutputStream:
-        """Hand in a request, which is answered without guidance.
+    def submit(
+        self, request: Request, partial_image_interval: int | None = None
+    ) -> RequestOutputStream:
+        """Start a request, without classifier-free guidance, which vLLM does not have.
 
         Raises:
-            GenerationError: it can never be answered.
-            Refusal: this is closed.
+            GenerationError: it can never be processed.
+            APIError: the backend is closed.
         """
-        request = without_guidance(request)
-        config = self.model.decoder.config
-        codes = self.model.image.config.codes_per_image
-        work = RequestState.from_request(request, self.model.vocabulary, codes, config.max_seq_len)
-        talk = _Talk(next(self.urls), _body(request, work, self.name))
-        answer = RequestOutputStream(
-            self.model, work, self.model.output_decoder(request, codes_between), talk.cancel
+        image = replace(request.image, guidance_scale=1.0, image_guidance_scale=1.0)
+        request = replace(request, image=image)
+        model = self.model
+        state = RequestState.from_request(
+            request,
+            model.vocabulary,
+            model.image.config.codes_per_image,
+            model.decoder.config.max_seq_len,
         )
-        thread = threading.Thread(target=self._follow, args=(talk, work, answer), daemon=True)
-        with self._changing:
-            if self._closed:
+        completion = _CompletionStream(
+            next(self.urls), _request_body(request, state, self.served_model_name)
+        )
+        decoder = model.output_decoder(request, partial_image_interval)
+        output = RequestOutputStream(model, state, decoder, completion.close)
+        thread = threading.Thread(target=self._run, args=(completion, state, output), daemon=True)
+        with self._lock:
+            if self._is_closed:
                 raise server_stopping()
-            self._open[answer] = thread
+            self._running[output] = thread
         thread.start()
-        return answer
+        return output
 
-    def _follow(self, talk: _Talk, work: RequestState, answer: RequestOutputStream) -> None:
+    def _run(
+        self, completion: _CompletionStream, state: RequestState, output: RequestOutputStream
+    ) -> None:
         error: BaseException | None = None
         try:
-            for id_, logprob in () if work.is_finished else talk.ids():
-                if work.is_finished or not work.grammar.allows(id_):
-                    raise _bad_engine(talk.url, f"chose id {id_}, which may not come there")
-                work.append_token(id_, logprob)
-                answer.put(id_)
+            for id_, logprob in () if state.is_finished else completion.tokens():
+                if state.is_finished or not state.grammar.allows(id_):
+                    raise _server_failed(completion.url, f"returned the disallowed token {id_}")
+                state.append_token(id_, logprob)
+                output.put(id_)
         except (OSError, ValueError, LookupError, http.client.HTTPException) as reason:
-            if not talk.cancelled:
-                error = _bad_engine(talk.url, f"gave no answer ({type(reason).__name__})")
-        except APIError as refusal:
-            error = refusal
+            if not completion.is_closed:
+                error = _server_failed(completion.url, f"failed ({type(reason).__name__})")
+        except APIError as api_error:
+            error = api_error
         finally:
-            if not work.is_finished:
-                work.finish(cancelled=talk.cancelled)
-            answer.finish(error)
-            with self._changing:
-                del self._open[answer]
+            if not state.is_finished:
+                state.finish("abort" if completion.is_closed else None)
+            output.finish(error)
+            with self._lock:
+                del self._running[output]
 
     def close(self, *, finish: bool = True) -> None:
-        """Take no more requests; wait for what is under way, or cancel it."""
-        with self._changing:
-            self._closed = True
-            left = dict(self._open)
-        for answer, thread in left.items():
+        """Accept no more requests; finish the running ones, or abort them."""
+        with self._lock:
+            self._is_closed = True
+            running = dict(self._running)
+        for output, thread in running.items():
             if not finish:
-                answer.cancel()
+                output.abort()
             thread.join()
 
 
-def _body(request: Request, work: RequestState, name: str) -> dict[str, Any]:
-    """What vLLM's completions API is asked. Its sampling has one temperature: that of text."""
-    rule = request.text
+def _request_body(request: Request, state: RequestState, model_name: str) -> dict[str, Any]:
+    """Build the body for vLLM's completions API, which has one temperature: that of text."""
+    sampling = request.text
     return {
-        "model": name,
+        "model": model_name,
         "prompt": list(request.prompt_token_ids),
-        "max_tokens": work.grammar.max_remaining_tokens,
+        "max_tokens": state.grammar.max_remaining_tokens,
         "seed": request.seed,
-        "temperature": rule.temperature,
-        "top_p": rule.top_p,
-        "top_k": rule.top_k,
-        "min_p": rule.min_p,
-        "repetition_penalty": rule.repetition_penalty,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
         "stream": True,
         "logprobs": 0,
         "return_token_ids": True,
@@ -140,68 +149,68 @@ def _body(request: Request, work: RequestState, name: str) -> dict[str, Any]:
     }
 
 
-class _Talk:
-    """One request to one engine."""
+class _CompletionStream:
+    """One streamed completion of a vLLM server."""
 
     def __init__(self, url: str, body: dict[str, Any]) -> None:
         self.url, self.body = url, body
-        self.cancelled = False
+        self.is_closed = False
         parts = urlsplit(url)
-        kinds: dict[str, Callable[..., http.client.HTTPConnection]] = {
+        connections: dict[str, Callable[..., http.client.HTTPConnection]] = {
             "http": http.client.HTTPConnection,
             "https": http.client.HTTPSConnection,
         }
         self.path = f"{parts.path.rstrip('/')}/v1/completions"
-        self.line = kinds[parts.scheme](parts.netloc, timeout=_SECONDS)
+        self.connection = connections[parts.scheme](parts.netloc, timeout=_READ_TIMEOUT_SECONDS)
         self.socket: socket.socket | None = None
 
-    def ids(self) -> Iterator[tuple[int, float]]:
-        """The ids that the engine chooses, each with its logprob."""
+    def tokens(self) -> Iterator[tuple[int, float]]:
+        """Yield each token id with its logprob."""
         try:
-            self.line.connect()
-            self.socket = self.line.sock
-            head = {"Content-Type": "application/json"}
-            self.line.request("POST", self.path, json.dumps(self.body), head)
-            with self.line.getresponse() as response:
+            self.connection.connect()
+            self.socket = self.connection.sock
+            headers = {"Content-Type": "application/json"}
+            self.connection.request("POST", self.path, json.dumps(self.body), headers)
+            with self.connection.getresponse() as response:
                 if response.status != 200:
-                    raise _bad_engine(self.url, f"answers with status {response.status}")
+                    raise _server_failed(self.url, f"responded with status {response.status}")
                 for line in response:
-                    if self.cancelled or line.strip() == b"data: [DONE]":
+                    if self.is_closed or line.strip() == b"data: [DONE]":
                         return
                     if line.startswith(b"data: "):
-                        yield from _chosen(json.loads(line[6:]))
+                        yield from _tokens_of_chunk(json.loads(line[6:]))
         finally:
-            self.line.close()
+            self.connection.close()
 
-    def cancel(self) -> None:
-        """Hang up: the engine then ends the request. Any thread may."""
-        self.cancelled = True
+    def close(self) -> None:
+        """Disconnect, which makes the server abort the request. Any thread may call it."""
+        self.is_closed = True
         if self.socket is not None:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _chosen(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
+def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
     for choice in chunk["choices"][:1]:
-        ids = choice.get("token_ids") or []
-        told = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        for place, id_ in enumerate(ids):
-            yield id_, float(told[place]) if place < len(told) and told[place] else 0.0
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        for index, id_ in enumerate(choice.get("token_ids") or []):
+            yield id_, float(logprobs[index]) if index < len(logprobs) and logprobs[index] else 0.0
 
 
-def _bad_engine(url: str, what: str) -> APIError:
+def _server_failed(url: str, what: str) -> APIError:
     return APIError(
         502,
-        f"the engine at {urlsplit(url).netloc} {what}; expected ids by our grammar. Start it with "
-        "--logits-processors calumma.serve.backends.vllm_plugin:GrammarProcessor, and see its log.",
-        "engine_failed",
+        f"the vLLM server at {urlsplit(url).netloc} {what}; expected tokens of the image grammar. "
+        "Start it with --logits-processors "
+        "calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor, and see its log.",
+        "backend_failed",
     )
 
 
-def _require_url(url: str) -> str:
+def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(
-            f"--fleet {url} is no address of a server; expected http://HOST:PORT. Fix it."
+            f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it."
         )
     return url

@@ -95,7 +95,7 @@ def resolve_url(url: str, allowed_domains: Collection[str]) -> ResolvedURL:
     if not path.isascii() or any(c <= " " for c in path):
         raise APIError(
             400,
-            "an image URL contains invalid characters; expected printable ASCII. Percent-encode it.",
+            "an image URL has invalid characters; expected printable ASCII. Percent-encode it.",
             "url_not_allowed",
         )
     return ResolvedURL(parts.scheme, host, port, path, _public_address(host, port))
@@ -111,8 +111,8 @@ def _public_address(host: str, port: int) -> str:
     if not addresses or not all(is_public(address) for address in addresses):
         raise APIError(
             400,
-            f"{host} has an address that is not public; expected one on the open internet. Send the "
-            "image as a data: URL.",
+            f"{host} has an address that is not public; expected one on the open internet. Send "
+            "the image as a data: URL.",
             "url_not_allowed",
         )
     return addresses[0]

@@ -8,8 +8,8 @@ The manifest is one more chunk of the PNG file:
     c2pa.hash.data      hash of the file except for the manifest: pixels, text chunks and XMP
     signature           of all of it, with the operator's certificates
 
-A manifest proves that the file is unchanged since it was signed, and by whom; whether that signer is
-trusted is up to the reader's list of authorities. It can be removed, but not altered.
+A manifest proves that the file is unchanged since it was signed, and by whom; whether that signer
+is trusted is up to the reader's list of authorities. It can be removed, but not altered.
 
 Source: C2PA technical specification 2.2, on actions, hard bindings and X.509 certificates.
 """
@@ -135,9 +135,9 @@ def load_image_signer(config: C2PASigningConfig) -> ImageSigner:
     except c2pa.C2paError as error:
         raise ConfigError(
             f"{config.certificates} contains a certificate that C2PA does not allow "
-            f"({_reason(error)}; its usages: {', '.join(keys.usages) or 'none'}); expected one that "
-            "an authority issued for digitalSignature and for emailProtection or documentSigning. "
-            "Request such a certificate; docs/serving.md shows how to create one for tests."
+            f"({_reason(error)}; its usages: {', '.join(keys.usages) or 'none'}); expected one "
+            "that an authority issued for digitalSignature and for emailProtection or "
+            "documentSigning. Request such a certificate; docs/serving.md shows how to create one for tests."
         ) from error
     if config.timestamp_url is None:
         return signer
@@ -146,8 +146,8 @@ def load_image_signer(config: C2PASigningConfig) -> ImageSigner:
         signer.try_sign(png, metadata)
     except c2pa.C2paError as error:
         raise ConfigError(
-            f"{config.timestamp_url} returns no time stamp ({_reason(error)}); expected a time-stamp "
-            "authority (RFC 3161). Fix --c2pa-timestamps, or leave it out."
+            f"{config.timestamp_url} returns no time stamp ({_reason(error)}); expected a "
+            "time-stamp authority (RFC 3161). Fix --c2pa-timestamps, or leave it out."
         ) from error
     return signer
 

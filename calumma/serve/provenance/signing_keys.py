@@ -114,8 +114,8 @@ def _certificates(path: Path) -> list[Certificate]:
         x509.UnsupportedGeneralNameType,
     ) as error:
         raise ConfigError(
-            f"{path} contains no readable certificates; expected PEM, the signing certificate first, "
-            "then the intermediate ones. Fix it."
+            f"{path} contains no readable certificates; expected PEM, the signing certificate "
+            "first, then the intermediate ones. Fix it."
         ) from error
     return chain
 
@@ -152,8 +152,8 @@ def _algorithm(key: PrivateKeyTypes, path: Path) -> str:
     if isinstance(key, Ed25519PrivateKey):
         return "ed25519"
     raise ConfigError(
-        f"{path} is a key that C2PA does not support; expected P-256, P-384, P-521, Ed25519, or RSA "
-        f"of at least {_MIN_RSA_BITS} bits. Create such a key, and a certificate for it."
+        f"{path} is a key that C2PA does not support; expected P-256, P-384, P-521, Ed25519, or "
+        f"RSA of at least {_MIN_RSA_BITS} bits. Create such a key, and a certificate for it."
     )
 
 
@@ -161,8 +161,8 @@ def _check_validity(certificate: Certificate, path: Path) -> None:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= datetime.now(UTC) <= end:
         raise ConfigError(
-            f"{path} contains a certificate for {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC; "
-            "expected one that is valid now. Renew it."
+            f"{path} contains a certificate for {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} "
+            "UTC; expected one that is valid now. Renew it."
         )
 
 

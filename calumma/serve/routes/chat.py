@@ -1,121 +1,102 @@
-"""POST /v1/chat/completions: conversations, whole or as they grow."""
+"""POST /v1/chat/completions: the next message of a conversation, complete or streamed."""
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import AsyncIterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
 
 from calumma.documents.image_formats import data_url
-from calumma.serve.answers import (
+from calumma.generate.events import TextPiece
+from calumma.serve.handler import RequestHandler
+from calumma.serve.output_processor import EncodedImage, Finished, OutputEvent, TokenIds
+from calumma.serve.prompt_encoder import chat_prompt
+from calumma.serve.protocol import (
     ChatChoice,
     ChatCompletion,
     ChatCompletionMessage,
+    ChatCompletionRequest,
     ChoiceLogprobs,
-    FinishReason,
-    Picture,
-    PictureURL,
+    ContentPart,
+    ImagePart,
+    ImageURL,
+    StreamOptions,
+    TextPart,
     TokenLogprob,
-    Words,
 )
-from calumma.serve.output_processor import Chosen, Drawn, Ended, Growing, Piece, Reason, Said
-from calumma.serve.prompt_encoder import chat_prompt
-from calumma.serve.protocol import ChatCompletionRequest, GenerationRequest, StreamOptions
 from calumma.serve.request_context import RequestContext, get_request_context
-from calumma.serve.request_params import first_seed, images_of, modality_of, room_for, sampling_of
-from calumma.serve.service import Asked, Service, Told, Wanted, base64_of
+from calumma.serve.request_params import completion_params
+from calumma.serve.response_stream import CompletedOutput, ResponseStream
 from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
 
-def wanted_of(body: GenerationRequest, room: int | None, service: Service) -> Wanted:
-    """What a chat or a continuation asks of the engine."""
-    service.require_model(body.model)
-    count = 1 if body.n is None else body.n
-    service.require_choices(count)
-    modality = modality_of(body.modalities, service.model)
-    first = first_seed(body)
-    return Wanted(
-        seeds=[(first + number) % 2**63 for number in range(count)],
-        options={
-            **sampling_of(body),
-            "modality": modality,
-            "max_images": images_of(body.max_images, modality),
-            "max_new_tokens": room_for(room, service.model, service.config.limits),
-        },
-        stops=body.stop or (),
-        prompt_in_picture=bool(body.embed_prompt_metadata),
-    )
-
-
-def chat_routes(service: Service) -> APIRouter:
-    """The endpoint."""
+def chat_routes(handler: RequestHandler) -> APIRouter:
+    """Build the router."""
     router = APIRouter()
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERROR_RESPONSES)
     async def chat(body: ChatCompletionRequest, request: Request) -> Any:
-        """Answer a conversation with text and pictures."""
-        room = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        wanted = wanted_of(body, room, service)
-        visit = get_request_context(request)
-        asked = await service.ask(visit, [chat_prompt(body.messages)], wanted)
+        """Generate the next message of a conversation: text and images."""
+        handler.check_model(body.model)
+        context = get_request_context(request)
+        params = completion_params(body, handler.model, handler.config.limits)
+        stream = await handler.submit(context, [chat_prompt(body.messages)], params)
         if body.stream:
-            stream = ChatStream(service, visit, body.stream_options or StreamOptions())
-            return EventSourceResponse(stream.lines(asked), headers=STREAM_HEADERS)
-        return chat_answer(service, visit, asked, await service.gather(asked), bool(body.logprobs))
+            chunks = ChatStream(handler, context, stream, body)
+            return EventSourceResponse(chunks.events(), headers=STREAM_HEADERS)
+        return _response(handler, context, stream, await stream.collect(), body)
 
     return router
 
 
-def chat_answer(
-    service: Service, visit: RequestContext, asked: Asked, told: list[Told], logprobs: bool
+def _response(
+    handler: RequestHandler,
+    context: RequestContext,
+    stream: ResponseStream,
+    outputs: Sequence[CompletedOutput],
+    body: ChatCompletionRequest,
 ) -> ChatCompletion:
-    """The body of a whole answer."""
-    choices, ended = [], []
-    for number, one in enumerate(told):
-        assert one.ended is not None
-        ended.append(one.ended)
-        images, parts = parts_of(one)
+    choices = []
+    for index, (output, seed) in enumerate(zip(outputs, stream.seeds, strict=True)):
+        images, parts = content_parts(output)
         choice = ChatChoice(
-            index=number,
-            message=ChatCompletionMessage(content=one.text, images=images, content_parts=parts),
-            logprobs=_logprobs(service, one.ended) if logprobs else None,
-            finish_reason=reason_of(one.ended.reason),
-            seed=asked.seeds[number],
+            index=index,
+            message=ChatCompletionMessage(content=output.text, images=images, content_parts=parts),
+            logprobs=_logprobs(handler, output.finished) if body.logprobs else None,
+            finish_reason=output.finished.reason,
+            seed=seed,
+            token_ids=output.finished.token_ids if body.return_token_ids else None,
         )
         choices.append(choice)
     return ChatCompletion(
-        id=f"chatcmpl-{visit.id}",
-        created=visit.created,
-        model=service.config.served_model_name,
+        id=f"chatcmpl-{context.id}",
+        created=context.created,
+        model=handler.config.served_model_name,
         choices=choices,
-        usage=service.usage(visit, asked, ended),
+        usage=stream.usage(),
+        prompt_token_ids=stream.prompts[0] if body.return_token_ids else None,
     )
 
 
-def parts_of(told: Told) -> tuple[list[Picture], list[Words | Picture]]:
-    """The pictures of an answer, and all its parts in reading order."""
-    parts: list[Words | Picture] = [
-        Words(text=part) if isinstance(part, str) else picture_of(part) for part in told.parts
+def content_parts(output: CompletedOutput) -> tuple[list[ImagePart], list[ContentPart]]:
+    """Return the images of an output, and all its parts in reading order."""
+    parts: list[ContentPart] = [
+        TextPart(text=part) if isinstance(part, str) else image_part(part) for part in output.parts
     ]
-    return [part for part in parts if isinstance(part, Picture)], parts
+    return [part for part in parts if isinstance(part, ImagePart)], parts
 
 
-def picture_of(png: bytes) -> Picture:
-    """A picture of an answer."""
-    return Picture(image_url=PictureURL(url=data_url(png)))
+def image_part(png: bytes) -> ImagePart:
+    """Return a PNG file as a content part with a data: URL."""
+    return ImagePart(image_url=ImageURL(url=data_url(png)))
 
 
-def reason_of(reason: Reason) -> FinishReason:
-    """How an answer ended, in the API's words."""
-    return "length" if reason == "cancelled" else reason
-
-
-def _logprobs(service: Service, ended: Ended) -> ChoiceLogprobs:
-    text = service.model.text
-    chosen = zip(ended.sample.token_ids, ended.sample.logprobs, strict=True)
+def _logprobs(handler: RequestHandler, finished: Finished) -> ChoiceLogprobs:
+    text = handler.model.text
     return ChoiceLogprobs(
         content=[
             TokenLogprob(
@@ -124,77 +105,81 @@ def _logprobs(service: Service, ended: Ended) -> ChoiceLogprobs:
                 logprob=logprob if math.isfinite(logprob) else -9999.0,
                 bytes=list(text.token_bytes(id_)),
             )
-            for id_, logprob in list(chosen)[: ended.num_ids]
-            if id_ in service.model.vocabulary.text
+            for id_, logprob in zip(finished.token_ids, finished.logprobs, strict=True)
+            if id_ in handler.model.vocabulary.text
         ]
     )
 
 
 class ChatStream:
-    """A chat as events: `chat.completion.chunk` objects, some of them under a name.
+    """Streams a chat completion as `chat.completion.chunk` objects, some in named events.
 
-    partial_image    a picture so far: partial_image_b64, partial_image_index, image_index
-    tokens           the ids behind the event that comes next; first those of the prompt
+    partial_image    an image so far: partial_image_b64, partial_image_index, image_index
+    tokens           token_ids of the event that follows; the first one has prompt_token_ids
 
-    Events with a name are whole chunks too, whose delta is empty: a client that knows nothing of
-    names passes over them.
+    A named event is a complete chunk with an empty delta, so clients that ignore event names
+    skip it.
     """
 
-    def __init__(self, service: Service, visit: RequestContext, options: StreamOptions) -> None:
-        self.service, self.visit, self.options = service, visit, options
+    def __init__(
+        self,
+        handler: RequestHandler,
+        context: RequestContext,
+        stream: ResponseStream,
+        body: ChatCompletionRequest,
+    ) -> None:
+        self.handler, self.context, self.stream = handler, context, stream
+        self.return_token_ids = bool(body.return_token_ids)
+        self.options = body.stream_options or StreamOptions()
 
-    def lines(self, asked: Asked) -> AsyncIterator[bytes]:
-        """The lines of the stream."""
-        return event_stream(asked.talk, self._opening(asked), self._told, self._closing(asked))
+    def events(self) -> Any:
+        """Return the events of the response."""
+        return event_stream(self.stream, self._encode, header=self._header(), trailer=self._trailer)
 
     def _chunk(
-        self, number: int, delta: dict[str, Any], reason: str | None = None
+        self, index: int, delta: dict[str, Any], finish_reason: str | None = None
     ) -> dict[str, Any]:
-        choice = {"index": number, "delta": delta, "finish_reason": reason, "logprobs": None}
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         return {
-            "id": f"chatcmpl-{self.visit.id}",
+            "id": f"chatcmpl-{self.context.id}",
             "object": "chat.completion.chunk",
-            "created": self.visit.created,
-            "model": self.service.config.served_model_name,
+            "created": self.context.created,
+            "model": self.handler.config.served_model_name,
             "choices": [choice],
         }
 
-    def _opening(self, asked: Asked) -> list[bytes]:
-        opening = []
-        for number, seed in enumerate(asked.seeds):
-            chunk = self._chunk(number, {"role": "assistant", "content": ""})
+    def _header(self) -> Iterator[bytes]:
+        for index, seed in enumerate(self.stream.seeds):
+            chunk = self._chunk(index, {"role": "assistant", "content": ""})
             chunk["choices"][0]["seed"] = seed
-            opening.append(sse_event(chunk))
-            if self.options.include_tokens:
-                ids = {"prompt_ids": asked.prompts[0], "ids": []}
-                opening.append(sse_event(self._chunk(number, {}) | ids, "tokens"))
-        return opening
+            yield sse_event(chunk)
+            if self.return_token_ids:
+                tokens = {"prompt_token_ids": self.stream.prompts[0], "token_ids": []}
+                yield sse_event(self._chunk(index, {}) | tokens, "tokens")
 
-    def _told(self, number: int, piece: Piece) -> bytes | None:
-        if isinstance(piece, Said):
-            return sse_event(self._chunk(number, {"content": piece.text}))
-        if isinstance(piece, Drawn):
-            picture = picture_of(piece.png).model_dump() | {"index": piece.number}
-            return sse_event(self._chunk(number, {"images": [picture]}))
-        if isinstance(piece, Growing) and self.options.include_partial_images is not False:
-            partial = {
-                "partial_image_b64": base64_of(piece.png),
-                "partial_image_index": piece.index,
-                "image_index": piece.number,
-            }
-            return sse_event(self._chunk(number, {}) | partial, "partial_image")
-        if isinstance(piece, Chosen) and self.options.include_tokens:
-            return sse_event(self._chunk(number, {}) | {"ids": list(piece.ids)}, "tokens")
-        if isinstance(piece, Ended):
-            return sse_event(self._chunk(number, {}, reason_of(piece.reason)))
+    def _encode(self, index: int, event: OutputEvent) -> bytes | None:
+        match event:
+            case TextPiece():
+                return sse_event(self._chunk(index, {"content": event.text}))
+            case EncodedImage(partial_index=None):
+                image = image_part(event.png).model_dump() | {"index": event.index}
+                return sse_event(self._chunk(index, {"images": [image]}))
+            case EncodedImage():
+                partial_image = {
+                    "partial_image_b64": base64.b64encode(event.png).decode(),
+                    "partial_image_index": event.partial_index,
+                    "image_index": event.index,
+                }
+                return sse_event(self._chunk(index, {}) | partial_image, "partial_image")
+            case TokenIds():
+                tokens = {"token_ids": list(event.token_ids)}
+                return sse_event(self._chunk(index, {}) | tokens, "tokens")
+            case Finished():
+                return sse_event(self._chunk(index, {}, event.reason))
         return None
 
-    def _closing(self, asked: Asked) -> Any:
-        def closing(ended: list[Ended]) -> list[bytes]:
-            usage = self.service.usage(self.visit, asked, ended)
-            if not self.options.include_usage:
-                return []
-            chunk = self._chunk(0, {}) | {"choices": [], "usage": usage.model_dump()}
-            return [sse_event(chunk)]
-
-        return closing
+    def _trailer(self) -> list[bytes]:
+        usage = self.stream.usage().model_dump()
+        if not self.options.include_usage:
+            return []
+        return [sse_event(self._chunk(0, {}) | {"choices": [], "usage": usage})]

@@ -1,38 +1,41 @@
-"""POST /v1/completions: texts, or text and pictures, that the model goes on from."""
+"""POST /v1/completions: continuations of texts, or of text and images, without turns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
 
-from calumma.serve.answers import Completion, CompletionChoice
+from calumma.generate.events import TextPiece
 from calumma.serve.api_errors import APIError
-from calumma.serve.output_processor import Drawn, Ended, Piece, Said
+from calumma.serve.handler import RequestHandler
+from calumma.serve.output_processor import EncodedImage, Finished, OutputEvent, TokenIds
 from calumma.serve.prompt_encoder import Prompt, completion_prompt
-from calumma.serve.protocol import CompletionRequest
+from calumma.serve.protocol import Completion, CompletionChoice, CompletionRequest
 from calumma.serve.request_context import RequestContext, get_request_context
-from calumma.serve.routes.chat import parts_of, picture_of, reason_of, wanted_of
-from calumma.serve.service import Asked, Service, Told
+from calumma.serve.request_params import completion_params
+from calumma.serve.response_stream import CompletedOutput, ResponseStream
+from calumma.serve.routes.chat import content_parts, image_part
 from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
 
-def completion_routes(service: Service) -> APIRouter:
-    """The endpoint."""
+def completion_routes(handler: RequestHandler) -> APIRouter:
+    """Build the router."""
     router = APIRouter()
 
     @router.post("/v1/completions", response_model=Completion, responses=ERROR_RESPONSES)
     async def complete(body: CompletionRequest, request: Request) -> Any:
-        """Go on from each prompt, without turns."""
-        wanted = wanted_of(body, body.max_tokens, service)
-        visit = get_request_context(request)
-        asked = await service.ask(visit, _prompts(body), wanted)
+        """Continue each prompt."""
+        handler.check_model(body.model)
+        context = get_request_context(request)
+        params = completion_params(body, handler.model, handler.config.limits)
+        stream = await handler.submit(context, _prompts(body), params)
         if body.stream:
-            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            stream = _stream(service, visit, asked, usage=usage)
-            return EventSourceResponse(stream, headers=STREAM_HEADERS)
-        return _answer(service, visit, asked, await service.gather(asked))
+            events = _events(handler, context, stream, body)
+            return EventSourceResponse(events, headers=STREAM_HEADERS)
+        return _response(handler, context, stream, await stream.collect(), body)
 
     return router
 
@@ -41,61 +44,78 @@ def _prompts(body: CompletionRequest) -> list[Prompt]:
     prompt = body.prompt
     if isinstance(prompt, str):
         return [completion_prompt(prompt)]
-    texts = [one for one in prompt if isinstance(one, str)]
     if not prompt:
-        message = "the list of prompts is empty; expected at least one. Send one."
+        message = "the list of prompts is empty; expected at least one. Add one."
         raise APIError(400, message, "empty_prompt", param="prompt")
+    texts = [item for item in prompt if isinstance(item, str)]
     if texts:
         return [completion_prompt(text) for text in texts]
-    return [completion_prompt([one for one in prompt if not isinstance(one, str)])]
+    return [completion_prompt([item for item in prompt if not isinstance(item, str)])]
 
 
-def _answer(service: Service, visit: RequestContext, asked: Asked, told: list[Told]) -> Completion:
-    choices, ended = [], []
-    for number, one in enumerate(told):
-        assert one.ended is not None
-        ended.append(one.ended)
-        images, parts = parts_of(one)
+def _response(
+    handler: RequestHandler,
+    context: RequestContext,
+    stream: ResponseStream,
+    outputs: Sequence[CompletedOutput],
+    body: CompletionRequest,
+) -> Completion:
+    choices = []
+    per_prompt = len(outputs) // len(stream.prompts)
+    for index, (output, seed) in enumerate(zip(outputs, stream.seeds, strict=True)):
+        images, parts = content_parts(output)
+        prompt = stream.prompts[index // per_prompt]
         choice = CompletionChoice(
-            index=number,
-            text=one.text,
+            index=index,
+            text=output.text,
             images=images,
             content_parts=parts,
-            finish_reason=reason_of(one.ended.reason),
-            seed=asked.seeds[number],
+            finish_reason=output.finished.reason,
+            seed=seed,
+            token_ids=output.finished.token_ids if body.return_token_ids else None,
+            prompt_token_ids=prompt if body.return_token_ids else None,
         )
         choices.append(choice)
     return Completion(
-        id=f"cmpl-{visit.id}",
-        created=visit.created,
-        model=service.config.served_model_name,
+        id=f"cmpl-{context.id}",
+        created=context.created,
+        model=handler.config.served_model_name,
         choices=choices,
-        usage=service.usage(visit, asked, ended),
+        usage=stream.usage(),
     )
 
 
-def _stream(service: Service, visit: RequestContext, asked: Asked, *, usage: bool) -> Any:
-    def chunk(number: int, text: str, **more: Any) -> dict[str, Any]:
-        choice = {"index": number, "text": text, "finish_reason": None, "logprobs": None, **more}
+def _events(
+    handler: RequestHandler,
+    context: RequestContext,
+    stream: ResponseStream,
+    body: CompletionRequest,
+) -> Any:
+    def chunk(index: int, text: str = "", **more: Any) -> dict[str, Any]:
+        choice = {"index": index, "text": text, "finish_reason": None, "logprobs": None, **more}
         return {
-            "id": f"cmpl-{visit.id}",
+            "id": f"cmpl-{context.id}",
             "object": "text_completion",
-            "created": visit.created,
-            "model": service.config.served_model_name,
+            "created": context.created,
+            "model": handler.config.served_model_name,
             "choices": [choice],
         }
 
-    def told(number: int, piece: Piece) -> bytes | None:
-        if isinstance(piece, Said):
-            return sse_event(chunk(number, piece.text))
-        if isinstance(piece, Drawn):
-            return sse_event(chunk(number, "", images=[picture_of(piece.png).model_dump()]))
-        if isinstance(piece, Ended):
-            return sse_event(chunk(number, "", finish_reason=reason_of(piece.reason)))
+    def encode(index: int, event: OutputEvent) -> bytes | None:
+        match event:
+            case TextPiece():
+                return sse_event(chunk(index, event.text))
+            case EncodedImage(partial_index=None):
+                return sse_event(chunk(index, images=[image_part(event.png).model_dump()]))
+            case TokenIds():
+                return sse_event(chunk(index) | {"token_ids": list(event.token_ids)}, "tokens")
+            case Finished():
+                return sse_event(chunk(index, finish_reason=event.reason))
         return None
 
-    def closing(ended: list[Ended]) -> list[bytes]:
-        counted = service.usage(visit, asked, ended).model_dump()
-        return [sse_event(chunk(0, "") | {"choices": [], "usage": counted})] if usage else []
+    def trailer() -> Iterator[bytes]:
+        usage = stream.usage().model_dump()
+        if body.stream_options is not None and body.stream_options.include_usage:
+            yield sse_event(chunk(0) | {"choices": [], "usage": usage})
 
-    return event_stream(asked.talk, (), told, closing)
+    return event_stream(stream, encode, trailer=trailer)

@@ -1,90 +1,76 @@
-"""POST /v1/images/generations: pictures of a prompt, whole or as they grow."""
+"""POST /v1/images/generations: images of a prompt, complete or streamed."""
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
 
-from calumma.serve.answers import ImageData, ImagesResponse, ImageUsage
 from calumma.serve.api_errors import APIError
-from calumma.serve.output_processor import Drawn, Ended, Growing, Piece
+from calumma.serve.handler import RequestHandler
+from calumma.serve.output_processor import EncodedImage, OutputEvent
 from calumma.serve.prompt_encoder import chat_prompt
-from calumma.serve.protocol import ChatMessage, ImageGenerationRequest
+from calumma.serve.protocol import (
+    ChatMessage,
+    ImageData,
+    ImageGenerationRequest,
+    ImagesResponse,
+    ImageUsage,
+)
 from calumma.serve.request_context import RequestContext, get_request_context
-from calumma.serve.request_params import first_seed, modality_of, sampling_of
-from calumma.serve.service import Asked, Service, Wanted, base64_of
+from calumma.serve.request_params import image_generation_params
+from calumma.serve.response_stream import ResponseStream
 from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
-_KIND = "image_generation"
 
-
-def drawing_routes(service: Service) -> APIRouter:
-    """The endpoint."""
+def image_routes(handler: RequestHandler) -> APIRouter:
+    """Build the router."""
     router = APIRouter()
 
     @router.post("/v1/images/generations", response_model=ImagesResponse, responses=ERROR_RESPONSES)
-    async def draw(body: ImageGenerationRequest, request: Request) -> Any:
-        """Draw what a prompt says."""
-        service.require_model(body.model)
-        _require_size(body.size, service.size)
-        visit = get_request_context(request)
+    async def generate_images(body: ImageGenerationRequest, request: Request) -> Any:
+        """Generate images of a prompt."""
+        handler.check_model(body.model)
+        _check_size(body.size, handler.image_size)
+        context = get_request_context(request)
+        params = image_generation_params(body, handler.model)
         prompt = chat_prompt([ChatMessage(role="user", content=body.prompt)])
-        asked = await service.ask(visit, [prompt], _wanted(body, service))
+        stream = await handler.submit(context, [prompt], params)
         if body.stream:
-            partial = bool(body.partial_images)
-            stream = _stream(service, visit, asked, partial=partial)
-            return EventSourceResponse(stream, headers=STREAM_HEADERS)
-        told = await service.gather(asked)
-        ended = [one.ended for one in told if one.ended is not None]
-        if any(not one.pictures for one in told):
-            message = "a picture does not pass a filter of this server; expected another prompt."
+            return EventSourceResponse(_events(handler, context, stream), headers=STREAM_HEADERS)
+        outputs = await stream.collect()
+        usage = _usage(stream)
+        if any(not output.images for output in outputs):
+            message = "a content filter of this server blocks an image; expected another prompt."
             raise APIError(400, message, "content_filter")
         return ImagesResponse(
-            created=visit.created,
+            created=context.created,
             data=[
-                ImageData(b64_json=base64_of(one.pictures[0]), seed=seed)
-                for one, seed in zip(told, asked.seeds, strict=True)
+                ImageData(b64_json=base64.b64encode(output.images[0]).decode(), seed=seed)
+                for output, seed in zip(outputs, stream.seeds, strict=True)
             ],
-            size=service.size,
-            usage=_usage(service, visit, asked, ended),
+            size=handler.image_size,
+            usage=usage,
         )
 
     return router
 
 
-def _require_size(wanted: str | None, size: str) -> None:
-    if wanted not in (None, "auto", size):
+def _check_size(requested: str | None, size: str) -> None:
+    if requested not in (None, "auto", size):
         raise APIError(
             400,
-            f"this model draws pictures of {size} alone; expected that size, or auto. Leave size "
+            f"this model generates images of {size} only; expected that size, or auto. Leave size "
             "out.",
             "invalid_size",
             param="size",
         )
 
 
-def _wanted(body: ImageGenerationRequest, service: Service) -> Wanted:
-    first, count = first_seed(body), 1 if body.n is None else body.n
-    service.require_choices(count)
-    codes = service.model.image.config.codes_per_image
-    return Wanted(
-        seeds=[(first + number) % 2**63 for number in range(count)],
-        options={
-            **sampling_of(body),
-            "modality": modality_of(["image"], service.model),
-            "max_images": 1,
-            "max_new_tokens": codes + 2,
-        },
-        # So many partial pictures, as evenly as their number allows.
-        codes_between=max(1, codes // (1 + (body.partial_images or 0))),
-        prompt_in_picture=bool(body.embed_prompt_metadata),
-    )
-
-
-def _usage(service: Service, visit: RequestContext, asked: Asked, ended: list[Ended]) -> ImageUsage:
-    usage = service.usage(visit, asked, ended)
+def _usage(stream: ResponseStream) -> ImageUsage:
+    usage = stream.usage()
     return ImageUsage(
         total_tokens=usage.total_tokens,
         input_tokens=usage.prompt_tokens,
@@ -93,28 +79,34 @@ def _usage(service: Service, visit: RequestContext, asked: Asked, ended: list[En
     )
 
 
-def _stream(service: Service, visit: RequestContext, asked: Asked, *, partial: bool) -> Any:
-    def event(number: int, kind: str, png: bytes, **more: Any) -> bytes:
-        told = {"type": kind, "b64_json": base64_of(png), "created_at": visit.created}
-        shape = {"size": service.size, "output_format": "png", "index": number}
-        return sse_event({**told, **shape, "seed": asked.seeds[number], **more}, kind)
+def _events(handler: RequestHandler, context: RequestContext, stream: ResponseStream) -> Any:
+    finished: dict[int, bytes] = {}
 
-    whole: dict[int, bytes] = {}
+    def event(index: int, kind: str, png: bytes, **more: Any) -> bytes:
+        value = {
+            "type": f"image_generation.{kind}",
+            "b64_json": base64.b64encode(png).decode(),
+            "created_at": context.created,
+            "size": handler.image_size,
+            "output_format": "png",
+            "index": index,
+            "seed": stream.seeds[index],
+            **more,
+        }
+        return sse_event(value, value["type"])
 
-    def told(number: int, piece: Piece) -> bytes | None:
-        if isinstance(piece, Growing) and partial:
-            return event(
-                number, f"{_KIND}.partial_image", piece.png, partial_image_index=piece.index
-            )
-        if isinstance(piece, Drawn):
-            whole[number] = piece.png
-        return None
+    def encode(index: int, output: OutputEvent) -> bytes | None:
+        if not isinstance(output, EncodedImage):
+            return None
+        if output.partial_index is None:
+            finished[index] = output.png
+            return None
+        return event(index, "partial_image", output.png, partial_image_index=output.partial_index)
 
-    def closing(ended: list[Ended]) -> list[bytes]:
-        usage = _usage(service, visit, asked, ended).model_dump()
+    def trailer() -> list[bytes]:
+        usage = _usage(stream).model_dump()
         return [
-            event(number, f"{_KIND}.completed", png, usage=usage)
-            for number, png in sorted(whole.items())
+            event(index, "completed", png, usage=usage) for index, png in sorted(finished.items())
         ]
 
-    return event_stream(asked.talk, (), told, closing)
+    return event_stream(stream, encode, trailer=trailer)

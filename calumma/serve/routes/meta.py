@@ -1,139 +1,201 @@
-"""The endpoints that answer at once: models, tokens, health, metrics, and the page."""
+"""Endpoints that answer at once: models, tokenization, health, metrics, and the web page."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from calumma.serve.answers import ModelCard, ModelList, TokenInfo, TokenizeResponse
-from calumma.serve.page import Page
-from calumma.serve.prometheus_metrics import CONTENT_TYPE
+from calumma.serve.api_errors import APIError
+from calumma.serve.handler import RequestHandler
+from calumma.serve.prometheus_metrics import METRICS_CONTENT_TYPE
 from calumma.serve.prompt_encoder import chat_prompt, completion_prompt
-from calumma.serve.protocol import TokenizeRequest
+from calumma.serve.protocol import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    ModelCard,
+    ModelList,
+    TokenInfo,
+    TokenizeRequest,
+    TokenizeResponse,
+)
 from calumma.serve.request_context import get_request_context
-from calumma.serve.service import Service
 from calumma.serve.sse import ERROR_RESPONSES
 
+STATIC_FOLDER = Path(__file__).parents[1] / "page"
 
-def model_routes(service: Service, created: int) -> APIRouter:
-    """What is served, and what its prompts are in ids."""
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".json": "application/json",
+    ".woff2": "font/woff2",
+}
+"""Media types of the files of the web page, by suffix; no other file is served."""
+
+
+def model_routes(handler: RequestHandler, created: int) -> APIRouter:
+    """Build the router of /v1/models, /tokenize and /detokenize."""
     router = APIRouter()
+    max_model_len = handler.model.decoder.config.max_seq_len
+    can_generate_images = handler.model.components.tokenizers.has_image_decoder
     card = ModelCard(
-        id=service.config.served_model_name,
+        id=handler.config.served_model_name,
         created=created,
         owned_by="calumma",
-        modalities=["text", "image"]
-        if service.model.components.tokenizers.has_image_decoder
-        else ["text"],
-        max_model_len=service.model.decoder.config.max_seq_len,
-        image_size=service.size,
+        modalities=["text", "image"] if can_generate_images else ["text"],
+        max_model_len=max_model_len,
+        image_size=handler.image_size,
     )
 
     @router.get("/v1/models")
     async def models() -> ModelList:
-        """All models: one."""
+        """List the served models: one."""
         return ModelList(data=[card])
 
     @router.get("/v1/models/{name}", responses=ERROR_RESPONSES)
     async def model(name: str) -> ModelCard:
-        """One model."""
-        service.require_model(name)
+        """Describe a served model."""
+        handler.check_model(name)
         return card
 
-    @router.post("/v1/tokens", responses=ERROR_RESPONSES)
-    async def tokens(body: TokenizeRequest, request: Request) -> TokenizeResponse:
-        """The ids that a prompt becomes, and what each id is."""
-        if body.ids is not None:
-            ids = service.require_ids(body.ids)
-        else:
-            talk = service.desk.admit(1)
-            get_request_context(request).closers.append(talk.close)
-            chat = body.messages
-            ids = await talk.read(
-                chat_prompt(chat) if chat else completion_prompt(body.prompt or "")
-            )
+    @router.post("/tokenize", responses=ERROR_RESPONSES)
+    async def tokenize(body: TokenizeRequest, request: Request) -> TokenizeResponse:
+        """Encode the messages of a chat, or the prompt of a completion."""
+        permit = handler.acquire(1)
+        get_request_context(request).cleanup.callback(permit.close)
+        messages = body.messages
+        prompt = chat_prompt(messages) if messages else completion_prompt(body.prompt or "")
+        token_ids = await handler.encode(prompt)
         return TokenizeResponse(
-            tokens=[_token(service, id_) for id_ in ids],
-            num_tokens=service.counts(ids),
-            codes_per_side=service.model.image.config.codes_per_side,
+            tokens=token_ids,
+            count=len(token_ids),
+            max_model_len=max_model_len,
+            **_token_info(handler, token_ids),
+        )
+
+    @router.post("/detokenize", responses=ERROR_RESPONSES)
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeResponse:
+        """Decode token ids."""
+        check_token_ids(handler, body.tokens)
+        text = [id_ for id_ in body.tokens if id_ in handler.model.vocabulary.text]
+        return DetokenizeResponse(
+            prompt=handler.model.text.decode(text), **_token_info(handler, body.tokens)
         )
 
     return router
 
 
-def _token(service: Service, id_: int) -> TokenInfo:
-    vocabulary = service.model.vocabulary
-    if id_ in vocabulary.text:
-        text = service.model.text.token_bytes(id_).decode(errors="replace")
-        return TokenInfo(id=id_, kind="text", text=text)
-    if id_ in vocabulary.codes:
-        return TokenInfo(id=id_, kind="code", text=str(vocabulary.id_to_code(id_)))
-    return TokenInfo(id=id_, kind="control", text=_controls(service).get(id_, "reserved"))
+def check_token_ids(handler: RequestHandler, token_ids: Sequence[int]) -> None:
+    """Check that token ids belong to the vocabulary.
+
+    Raises:
+        APIError: one does not.
+    """
+    size = handler.model.vocabulary.size
+    for id_ in token_ids:
+        if id_ >= size:
+            message = f"token id {id_} is out of range; expected 0 to {size - 1}. Remove it."
+            raise APIError(400, message, "invalid_token_ids", "tokens")
 
 
-def _controls(service: Service) -> dict[int, str]:
-    vocabulary = service.model.vocabulary
-    return {
-        vocabulary.bos: "begin",
-        vocabulary.eos: "end",
+def _token_info(handler: RequestHandler, token_ids: Sequence[int]) -> dict[str, Any]:
+    vocabulary, text = handler.model.vocabulary, handler.model.text
+    special = {
+        vocabulary.bos: "begin of sequence",
+        vocabulary.eos: "end of sequence",
         vocabulary.begin_image: "begin of image",
         vocabulary.end_image: "end of image",
         vocabulary.end_turn: "end of turn",
     }
 
+    def describe(id_: int) -> TokenInfo:
+        if id_ in vocabulary.text:
+            token = text.token_bytes(id_).decode(errors="replace")
+            return TokenInfo(id=id_, kind="text", text=token)
+        if id_ in vocabulary.codes:
+            return TokenInfo(id=id_, kind="code", text=str(vocabulary.id_to_code(id_)))
+        return TokenInfo(id=id_, kind="special", text=special.get(id_, "reserved"))
 
-def watch_routes(service: Service) -> APIRouter:
-    """For those who watch over the server."""
+    return {
+        "token_info": [describe(id_) for id_ in token_ids],
+        "token_counts": vocabulary.count_modalities(token_ids),
+        "codes_per_side": handler.model.image.config.codes_per_side,
+    }
+
+
+def monitoring_routes(handler: RequestHandler) -> APIRouter:
+    """Build the router of /health and /metrics."""
     router = APIRouter()
 
     def is_live() -> bool:
-        return service.live.error is None
+        return handler.backend.error is None
 
     def is_ready() -> bool:
-        return is_live() and not service.desk.stopping
+        return is_live() and not handler.is_stopping
 
-    def told(*, well: bool) -> JSONResponse:
-        load = service.live.load
-        state = {
+    def state(*, is_healthy: bool) -> JSONResponse:
+        stats = handler.backend.stats
+        body = {
             "live": is_live(),
             "ready": is_ready(),
-            "answers": service.desk.under_way,
-            "running": load.num_running,
-            "waiting": load.num_waiting,
+            "num_in_flight": handler.num_in_flight,
+            "num_running": stats.num_running,
+            "num_waiting": stats.num_waiting,
         }
-        return JSONResponse(state, 200 if well else 503)
+        return JSONResponse(body, 200 if is_healthy else 503)
 
     @router.get("/health")
     @router.get("/health/ready")
     async def ready() -> JSONResponse:
-        """Whether requests are taken."""
-        return told(well=is_ready())
+        """Return 200 if requests are accepted."""
+        return state(is_healthy=is_ready())
 
     @router.get("/health/live")
     async def live() -> JSONResponse:
-        """Whether the engine runs; if not, the server wants to be started anew."""
-        return told(well=is_live())
+        """Return 200 if the engine runs; otherwise the server must be restarted."""
+        return state(is_healthy=is_live())
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        """Figures for Prometheus."""
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+        """Return the metrics for Prometheus."""
+        return Response(handler.metrics.exposition(), media_type=METRICS_CONTENT_TYPE)
 
     return router
 
 
-def page_routes(page: Page) -> APIRouter:
-    """The page."""
+def static_routes(folder: Path = STATIC_FOLDER) -> APIRouter:
+    """Build the router of the web page.
+
+    The files are read once: a name in a URL is looked up, never opened.
+    """
     router = APIRouter(include_in_schema=False)
+    files = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in MEDIA_TYPES
+    }
+
+    def respond(name: str) -> Response:
+        data = files.get(name)
+        if data is None:
+            raise APIError(404, "there is no such file; the web page is at /.", "not_found")
+        media_type = MEDIA_TYPES[Path(name).suffix]
+        # Always revalidated: after an update no old script calls a new API.
+        return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
     @router.get("/")
     async def index() -> Response:
-        """The page itself."""
-        return page.response("index.html")
+        """Return the web page."""
+        return respond("index.html")
 
     @router.get("/static/{name}")
     async def file(name: str) -> Response:
-        """A file of it."""
-        return page.response(name)
+        """Return a file of the web page."""
+        return respond(name)
 
     return router

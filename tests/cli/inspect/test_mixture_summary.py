@@ -1,4 +1,4 @@
-"""What a config's mixture comes to."""
+"""Statistics of the data mixture of a training config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calumma.cli.inspect.mixture_summary import mixture_lines
+from calumma.cli.inspect.mixture_summary import config_lines
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
@@ -36,54 +36,54 @@ chat = 1.0
 """
 
 
-def test_each_stage_of_a_config_is_surveyed_and_rows_are_drawn(
+def test_each_stage_is_measured_and_sequences_are_shown(
     shards: Path, tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
     tokenizers.text.save(tmp_path / "tok")
     tokenizers.image.save(tmp_path / "tok")
-    path, page = tmp_path / "run.toml", tmp_path / "rows.html"
+    path, page = tmp_path / "run.toml", tmp_path / "sequences.html"
     path.write_text(PRETRAIN.format(shards=shards, tok=tmp_path / "tok"))
-    lines = mixture_lines(path, page)
+    lines = config_lines(path, page)
     assert lines[0] == f"{path}: a config of stage one and stage two on {shards}"
     assert [line for line in lines if line.startswith("stage")] == ["stage one:", "stage two:"]
     assert lines[2].startswith("256 rows of 64: ")
     assert [line.split()[0] for line in lines[3:6]] == ["source", "pairs", "text"]
-    assert lines[-1] == f"20 rows of stage two are drawn in {page}"
+    assert lines[-1] == f"20 packed sequences of stage two are shown in {page}"
     assert page.read_text(encoding="utf-8").count("<section>") == 20
 
 
 def test_a_config_of_fine_tuning_has_one_stage(shards: Path, tmp_path: Path) -> None:
     path = tmp_path / "tune.toml"
     path.write_text(FINETUNE.format(shards=shards, tok=tmp_path / "tok"))
-    first, stage, *lines = mixture_lines(path, None)
+    first, stage, *lines = config_lines(path, None)
     assert (first, stage) == (f"{path}: a config of fine-tuning on {shards}", "fine-tuning:")
     assert lines[-2] == "text+image->text      100.0%"
     assert lines[-1].startswith("unbalanced: 0.0% of the answers have a picture; ")
 
 
-def test_categories_and_pairings_decide_what_is_surveyed(shards: Path, tmp_path: Path) -> None:
+def test_categories_and_pairings_set_the_mixture(shards: Path, tmp_path: Path) -> None:
     path = tmp_path / "tune.toml"
-    told = FINETUNE.format(shards=shards, tok=tmp_path / "tok").split("[weights]")[0]
+    base = FINETUNE.format(shards=shards, tok=tmp_path / "tok").split("[weights]")[0]
     categories = "[categories.visual_chat]\nchat = 1.0\n[categories.text]\ntext = 1.0\n"
-    shares = "[category_shares]\nvisual_chat = 9.0\n"
-    path.write_text(told + categories + shares)
-    assert "text+image->text       90.0%" in mixture_lines(path, None)
-    path.write_text('balance = "pairings"\n' + told + categories + shares)
-    assert "text+image->text       50.0%" in mixture_lines(path, None)
+    shares = "[category_weights]\nvisual_chat = 9.0\n"
+    path.write_text(base + categories + shares)
+    assert "text+image->text       90.0%" in config_lines(path, None)
+    path.write_text('balance = "pairings"\n' + base + categories + shares)
+    assert "text+image->text       50.0%" in config_lines(path, None)
 
 
-def test_a_config_of_preference_tuning_tells_of_its_pairs(tmp_path: Path) -> None:
+def test_a_dpo_config_shows_its_pairs(tmp_path: Path) -> None:
     path, pairs = tmp_path / "dpo.toml", tmp_path / "pairs.jsonl"
     write_preferences(pairs, PAIRS)
-    path.write_text(f'model = "tuned/model"\n[preference]\npairs = ["{pairs}"]\n')
-    assert mixture_lines(path, None) == [
-        f"{path}: a config of preference tuning from tuned/model",
-        "4 pairs; pictures in 4 chosen and 0 rejected answers",
+    path.write_text(f'model = "tuned/model"\n[dpo]\npairs = ["{pairs}"]\n')
+    assert config_lines(path, None) == [
+        f"{path}: a DPO config that starts from tuned/model",
+        "4 pairs; images in 4 chosen and 0 rejected answers",
     ]
 
 
 @pytest.mark.parametrize("fault", ["flipped", "missing"])
-def test_nothing_is_trained_on_shards_that_are_not_what_was_written(
+def test_training_on_corrupt_shards_is_refused(
     fault: str,
     shards: Path,
     tokenizers: Tokenizers,

@@ -1,4 +1,4 @@
-"""Random models whose norms and biases are no identity, for the tests of layouts."""
+"""Random models with nontrivial norms and biases, for the tests of layouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from calumma.checkpoints.model_folder import ModelParts, save_model
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
@@ -19,8 +19,8 @@ MHA: dict[str, Any] = {"num_kv_heads": 8}
 GQA: dict[str, Any] = {"num_kv_heads": 4}
 
 
-def drawn_decoder(parts: ModelParts, **change: Any) -> Decoder:
-    """Two layers of 64 with eight heads, every parameter drawn."""
+def random_decoder(parts: ModelComponents, **change: Any) -> Decoder:
+    """Return a random decoder of two layers with eight heads and model_dim 64."""
     shape: dict[str, Any] = {
         "vocabulary_size": parts.tokenizers.text.vocabulary.size,
         "model_dim": 64,
@@ -28,7 +28,7 @@ def drawn_decoder(parts: ModelParts, **change: Any) -> Decoder:
         "num_heads": 8,
         "num_kv_heads": 4,
         "feed_forward_dim": 48,
-        "max_tokens": 96,
+        "max_seq_len": 96,
     }
     decoder = Decoder(DecoderConfig(**(shape | change))).eval()
     torch.manual_seed(1)
@@ -40,35 +40,37 @@ def drawn_decoder(parts: ModelParts, **change: Any) -> Decoder:
     return decoder
 
 
-def save_drawn(folder: Path, parts: ModelParts, *, draws: bool = True, **change: Any) -> Decoder:
-    """Save a drawn decoder with the parts' tokenizers."""
-    decoder = drawn_decoder(parts, **change)
-    tokenizers = parts.tokenizers if draws else without_image_decoder(parts.tokenizers)
-    save_model(folder, ModelParts(decoder, tokenizers))
+def save_random_model(
+    folder: Path, parts: ModelComponents, *, has_image_decoder: bool = True, **change: Any
+) -> Decoder:
+    """Save and return a random decoder with the tokenizers of `parts`."""
+    decoder = random_decoder(parts, **change)
+    tokenizers = parts.tokenizers if has_image_decoder else without_image_decoder(parts.tokenizers)
+    save_model(folder, ModelComponents(decoder, tokenizers))
     return decoder
 
 
 def without_image_decoder(tokenizers: Tokenizers) -> Tokenizers:
     """Return the tokenizers with a copy of the image tokenizer that lacks its decoder."""
-    whole = tokenizers.image.network
-    network = VQModel(whole.config, ["decoder"])
-    network.load_state_dict(whole.state_dict(), strict=False)
+    full = tokenizers.image.network
+    network = VQModel(full.config, ["decoder"])
+    network.load_state_dict(full.state_dict(), strict=False)
     return Tokenizers(tokenizers.text, ImageTokenizer(network))
 
 
-def mixed_ids(parts: ModelParts) -> torch.Tensor:
-    """[2, T] int64: two rows of text with images in them, one begun by an image."""
+def mixed_token_ids(parts: ModelComponents) -> torch.Tensor:
+    """Return [2, T] int64: two sequences of text and images, one image first."""
     text, vocabulary = parts.tokenizers.text, parts.tokenizers.text.vocabulary
     red, blue = text.encode("a red circle"), text.encode("on blue")
     first, second = (
         encode_image_codes([3, 1, 4, 15], vocabulary),
         encode_image_codes([9, 2, 6, 5], vocabulary),
     )
-    rows = [[0, *red, *first, *blue, *second, 2], [0, *second, *blue, *first, *red, 2]]
-    return torch.tensor(rows)
+    sequences = [[0, *red, *first, *blue, *second, 2], [0, *second, *blue, *first, *red, 2]]
+    return torch.tensor(sequences)
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file of a folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}

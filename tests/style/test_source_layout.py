@@ -1,4 +1,4 @@
-"""Every source file has its test file, and none has grown out of hand."""
+"""Every source file has a test file, a unique name, and a limited length."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ TESTED_TOGETHER = {
     f"tokens/vq/{part}.py": "tokens/test_vq_network.py"
     for part in ("decoder", "encoder", "layers", "names")
 }
-"""Parts of one network, held against transformers' own as a whole."""
+"""Parts of one network, which is compared with transformers' network."""
 
-MOST_LINES = 400
-MOST_FUNCTION_LINES = 60
+MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
 
 
 def _has_test(path: Path) -> bool:
-    """`tokens/vq/encoder.py` is tested by `tests/tokens/test_vq_encoder.py`, or in `vq/` there."""
+    """Return whether a file has a test: for a/b/c.py a/test_b_c.py or a/b/test_c.py."""
     together = TESTED_TOGETHER.get(path.relative_to(PACKAGE).as_posix())
     if together is not None:
         return (TESTS / together).exists()
-    room, *inner = path.relative_to(PACKAGE).with_suffix("").parts
+    first, *inner = path.relative_to(PACKAGE).with_suffix("").parts
     if not inner:
-        return (TESTS / f"test_{room}.py").exists()
-    flat = TESTS / room / f"test_{'_'.join(inner)}.py"
-    nested = TESTS.joinpath(room, *inner[:-1], f"test_{inner[-1]}.py")
+        return (TESTS / f"test_{first}.py").exists()
+    flat = TESTS / first / f"test_{'_'.join(inner)}.py"
+    nested = TESTS.joinpath(first, *inner[:-1], f"test_{inner[-1]}.py")
     return flat.exists() or nested.exists()
 
 
@@ -41,7 +41,7 @@ def test_every_file_has_its_test_file() -> None:
 
 def test_no_file_is_over_400_lines() -> None:
     lengths = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in sources()}
-    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
 def test_no_function_is_over_60_lines() -> None:
@@ -50,13 +50,13 @@ def test_no_function_is_over_60_lines() -> None:
         for path in sources()
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef)
-        and (length := (node.end_lineno or 0) - node.lineno + 1) > MOST_FUNCTION_LINES
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
     }
     assert long == {}
 
 
 def _lines_of_code(path: Path) -> list[tuple[str, str]]:
-    """Place and text of the lines that do something: no imports, comments or parameters."""
+    """Return position and text of the lines of code: no imports, comments or parameters."""
     passive = re.compile(r"import |from |#|@|self,|\*,|\w+: [^=]*(= [^=]*)?,$")
     return [
         (f"{path.relative_to(PACKAGE)}:{number}", line.strip())
@@ -65,16 +65,24 @@ def _lines_of_code(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-def test_no_six_lines_stand_in_two_places() -> None:
-    places: dict[tuple[str, ...], list[str]] = {}
+def test_no_six_lines_are_repeated() -> None:
+    positions: dict[tuple[str, ...], list[str]] = {}
     for path in sources():
         lines = _lines_of_code(path)
         for start in range(len(lines) - 5):
             window = tuple(line for _, line in lines[start : start + 6])
-            places.setdefault(window, []).append(lines[start][0])
-    assert [found for found in places.values() if len(found) > 1] == []
+            positions.setdefault(window, []).append(lines[start][0])
+    assert [found for found in positions.values() if len(found) > 1] == []
 
 
-def test_no_room_is_named_for_a_kind_of_code() -> None:
+def test_no_module_is_named_for_a_kind_of_code() -> None:
     kinds = {"utils", "util", "common", "helpers", "misc", "base", "manager", "core"}
     assert [str(path) for path in PACKAGE.rglob("*.py") if path.stem in kinds] == []
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    modules: dict[str, list[str]] = {}
+    for path in sources():
+        modules.setdefault(path.name, []).append(str(path.relative_to(PACKAGE)))
+    allowed = {"config.py"}
+    assert [m for name, m in modules.items() if len(m) > 1 and name not in allowed] == []

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from calumma.checkpoints.model_folder import ModelParts
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate import model as generate_model
-from calumma.generate.compiled import compile_blocks
-from calumma.generate.engine import Engine
+from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, Request, TextSampling
 from calumma.model.config import DecoderConfig
@@ -66,7 +65,7 @@ def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]
     """What some requests get, of which no two are alike, with a prompt of so many ids."""
     budget = EngineConfig(max_cached_tokens=3000, max_num_seqs=16, cuda_graphs=captured)
     engine = Engine(decoder, V, codes_per_image=4, config=budget)
-    works = engine.submit_all(
+    states = engine.submit_all(
         [
             Request(
                 prompt_token_ids=(0, *V.text[: prompt * number + 1]),
@@ -80,7 +79,7 @@ def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]
     )
     while not engine.is_idle:
         engine.step()
-    return [work.output_token_ids for work in works]
+    return [state.output_token_ids for state in states]
 
 
 @pytest.mark.parametrize(("whole", "captured"), [(False, False), (True, True)])
@@ -101,7 +100,7 @@ def test_a_handful_of_graphs_serves_every_step(
     before = len(compiled)
     answers(deep, captured=captured, prompt=11)
     assert len(compiled) == before
-    assert all("Rows.__call__" in reason for reason in counters["graph_break"])
+    assert all("CachedAttention.__call__" in reason for reason in counters["graph_break"])
 
 
 @torch.no_grad()
@@ -116,7 +115,7 @@ def test_what_a_compiler_makes_of_it_is_the_same_within_rounding(
 
 
 def test_a_model_has_its_own_blocks_compiled(
-    model_parts: ModelParts, monkeypatch: pytest.MonkeyPatch
+    model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", asked.append)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +16,8 @@ from calumma.generate.model_runner import ModelRunner
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState
 from calumma.generate.step_output import SampledTokens, StepOutput
+from calumma.model.attention_backends import AttentionMetadata, CachedAttention
 from calumma.model.decoder import Decoder, LMHead
-from calumma.model.kv_cache import KVCache, SequenceChunk
 from tests.generate.test_engine_under_load import CODES, CONFIG, V, any_request
 
 
@@ -30,7 +29,7 @@ class Exact(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config, self.ranks = CONFIG, 1
+        self.config, self.tp_size = CONFIG, 1
         self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
         self.head = LMHead(CONFIG.model_dim, V.size, bias=False)
         generator = torch.Generator().manual_seed(0)
@@ -38,11 +37,13 @@ class Exact(nn.Module):
         self.head.weight = nn.Parameter(whole.float())
         self.said = torch.randint(-1, 2, (997, CONFIG.model_dim), generator=generator).float()
 
-    def hidden(self, ids: Tensor, cache: KVCache, pieces: Sequence[SequenceChunk]) -> Tensor:
+    def hidden_states(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
+        assert isinstance(metadata.attention_fn, CachedAttention)
+        chunks, cache = metadata.attention_fn.chunks, metadata.kv_cache
+        assert cache is not None
         said: list[Tensor] = []
-        for piece, new in zip(
-            pieces, ids[0].split([p.num_new_tokens for p in pieces]), strict=True
-        ):
+        counts = [chunk.num_new_tokens for chunk in chunks]
+        for piece, new in zip(chunks, token_ids[0].split(counts), strict=True):
             line = cache.keys[0, 0, piece.start_slot : piece.start_slot + piece.seq_len, 0]
             line[piece.num_computed_tokens :] = new.float()
             mixed = ((line.long() + 1) * (torch.arange(piece.seq_len) * 31 + 7)).cumsum(0) % 997
@@ -60,49 +61,54 @@ def played(seed: int, speculate: int, *, behind: bool) -> list[RequestState]:
     random = np.random.default_rng(seed)
     asked = [any_request(random, number) for number in range(50)]
     for number in range(0, 50, 3):
-        image = replace(asked[number].image, speculate=speculate)
+        image = replace(asked[number].image, num_speculative_tokens=speculate)
         asked[number] = replace(asked[number], image=image)
     wanted = random.integers(1, 60, size=50)
-    engine, works = exact(slots=300, rows=12, chunk=16, behind=behind), []
-    while len(works) < 50 or not engine.is_idle:
-        works += [engine.submit(request) for request in asked[len(works) : len(works) + 2]]
+    engine = exact(
+        max_cached_tokens=300, max_num_seqs=12, prefill_chunk_size=16, async_scheduling=behind
+    )
+    states: list[RequestState] = []
+    while len(states) < 50 or not engine.is_idle:
+        states += [engine.submit(request) for request in asked[len(states) : len(states) + 2]]
         engine.step()
-        for work, most in zip(works, wanted, strict=False):
-            if len(work.ids) >= most:
-                engine.abort(work)
+        for state, most in zip(states, wanted, strict=False):
+            if len(state.output_token_ids) >= most:
+                engine.abort(state)
         assert engine.stats.num_reserved_tokens <= 300
     assert engine.stats.num_reserved_tokens == engine.stats.num_sequences == 0
-    assert engine._kv_allocator.num_used == sum(
-        row.num_computed_tokens for row in engine._prefix_cache
+    assert engine.scheduler._allocator.num_used == sum(
+        row.num_computed_tokens for row in engine.scheduler._prefix_cache
     )
-    assert all(id_ >= 0 for row in engine._prefix_cache for id_ in row.token_ids)
-    return works
+    assert all(id_ >= 0 for row in engine.scheduler._prefix_cache for id_ in row.token_ids)
+    return states
 
 
 @pytest.mark.parametrize("speculate", [0, 2])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mixture_says_what_it_says_step_by_step(seed: int, speculate: int) -> None:
     found, wanted = (played(seed, speculate, behind=behind) for behind in (True, False))
-    assert {work.finish_reason for work in wanted} == {"stop", "length", "cancelled"}
-    assert [work.output_token_ids for work in found] == [work.output_token_ids for work in wanted]
-    assert [work.logprobs for work in found] == [work.logprobs for work in wanted]
-    assert [work.finish_reason for work in found] == [work.finish_reason for work in wanted]
+    assert {state.finish_reason for state in wanted} == {"stop", "length", "abort"}
+    assert [state.output_token_ids for state in found] == [
+        state.output_token_ids for state in wanted
+    ]
+    assert [state.logprobs for state in found] == [state.logprobs for state in wanted]
+    assert [state.finish_reason for state in found] == [state.finish_reason for state in wanted]
 
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_a_decoder_that_rounds_says_the_same(decoder: Decoder, captured: bool) -> None:
     random, vocabulary = np.random.default_rng(7), replace(V, num_text=300)
     asked = [any_request(random, number) for number in range(16)]
-    works = []
+    states = []
     for behind in (True, False):
         budget = EngineConfig(
             max_num_seqs=24, prefill_chunk_size=16, cuda_graphs=captured, async_scheduling=behind
         )
         engine = Engine(decoder, vocabulary, CODES, config=budget)
-        works.append(engine.submit_all(asked))
-        list(engine.stream_tokens(works[-1]))
-    for found, wanted in zip(*works, strict=True):
-        assert found.ids == wanted.ids
+        states.append(engine.submit_all(asked))
+        list(engine.stream_tokens(states[-1]))
+    for found, wanted in zip(*states, strict=True):
+        assert found.output_token_ids == wanted.output_token_ids
         assert found.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
 
 
@@ -115,8 +121,8 @@ def logged(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         log.extend(["told"] * bool(drawn.requests))
         return told(drawn)
 
-    monkeypatch.setattr(StepOutput, "told", tell)
-    monkeypatch.setattr(ModelRunner, "read", lambda *args: (log.append("read"), read(*args))[1])
+    monkeypatch.setattr(StepOutput, "get_output", tell)
+    monkeypatch.setattr(ModelRunner, "execute", lambda *args: (log.append("read"), read(*args))[1])
     return log
 
 
@@ -130,20 +136,20 @@ IMAGE = Request(
 def test_a_step_is_launched_before_the_last_one_is_looked_at(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = exact(behind=True)
-    monkeypatch.setattr(engine.sampler.vocab_slices, "forbidden", never_ending(engine))
+    engine = exact(async_scheduling=True)
+    monkeypatch.setattr(engine.sampler.vocab_slices, "disallowed", never_ending(engine))
     log = logged(engine, monkeypatch)
-    work = engine.submit(request_)
+    state = engine.submit(request_)
     begun = len(engine.step())
     assert (log, begun) == (["read"], int(request_ is IMAGE))
-    assert engine.step()[0] == (work, work.output_token_ids[begun])
+    assert engine.step()[0] == (state, state.output_token_ids[begun])
     engine.step()
     assert log[:5] == ["read", "read", "told", "read", "told"]
     # The last draw is known to be the last one: nothing is read behind it.
     while not engine.is_idle:
         engine.step()
     assert log[-2:] == ["told", "told"]
-    assert log.count("read") == len(work.output_token_ids) - 2 * begun
+    assert log.count("read") == len(state.output_token_ids) - 2 * begun
 
 
 def never_ending(engine: Engine) -> Tensor:
@@ -154,7 +160,7 @@ def never_ending(engine: Engine) -> Tensor:
 
 
 def test_guesses_are_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = exact(behind=True)
+    engine = exact(async_scheduling=True)
     log = logged(engine, monkeypatch)
     engine.submit(replace(IMAGE, image=ImageSampling(num_speculative_tokens=1)))
     engine.step()
@@ -165,20 +171,20 @@ def test_guesses_are_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_drawn_behind_a_wrong_supposition_is_nobody_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine = exact(behind=True)
+    engine = exact(async_scheduling=True)
     columns = engine.sampler.vocab_slices
     picked = iter([V.text[1], V.begin_image, V.text[2], V.text[3], V.eos, V.text[4]])
 
     def of_text(hidden: Tensor) -> Tensor:
         return torch.where(columns.text_token_ids == next(picked), 9.0, 0.0).expand(len(hidden), -1)
 
-    monkeypatch.setattr(columns, "of_text", of_text)
+    monkeypatch.setattr(columns, "text_logits", of_text)
     asked = replace(TEXT, max_images=1, max_new_tokens=20, text=TextSampling(temperature=0.0))
-    work = engine.submit(asked)
-    list(engine.stream_tokens([work]))
+    state = engine.submit(asked)
+    list(engine.stream_tokens([state]))
     # Behind begin-of-image text 2 was drawn, and behind end of sequence text 4: for nothing.
-    codes = [id_ for id_ in work.output_token_ids if id_ in V.codes]
-    assert work.output_token_ids == [
+    codes = [id_ for id_ in state.output_token_ids if id_ in V.codes]
+    assert state.output_token_ids == [
         V.text[1],
         V.begin_image,
         *codes,
@@ -187,11 +193,11 @@ def test_what_is_drawn_behind_a_wrong_supposition_is_nobody_s(
         V.eos,
     ]
     assert next(picked, None) is None
-    assert (work.finish_reason, work.cond.num_computed_tokens) == (
+    assert (state.finish_reason, state.cond.num_computed_tokens) == (
         "stop",
-        len(work.cond.token_ids) - 1,
+        len(state.cond.token_ids) - 1,
     )
-    seen = engine.sampler._seen[work.batch_slot, columns.token_to_column[list(V.text)]]
+    seen = engine.sampler._seen[state.batch_slot, columns.token_to_column[list(V.text)]]
     assert seen.nonzero().flatten().tolist() == [0, 1, 3]
 
 
@@ -201,31 +207,33 @@ def test_a_launch_reads_nothing_back_from_the_device(
 ) -> None:
     # Tensors of the meta device have no values: whoever wants one fails.
     bare: Any = Exact().requires_grad_(False).to("meta")
-    bare.hidden = lambda ids, **where: torch.empty(1, ids.shape[1], 4, device=ids.device)
+    bare.hidden_states = lambda ids, metadata: torch.empty(1, ids.shape[1], 4, device=ids.device)
     random = np.random.default_rng(3)
 
     def told(drawn: StepOutput) -> list[SampledTokens]:
-        kinds = {work: work.grammar.next_kind for work in drawn.requests}
+        kinds = {state: state.grammar.next_kind for state in drawn.requests}
         likely = {
             TokenKind.TEXT: V.text[0],
             TokenKind.TEXT_OR_IMAGE: V.begin_image,
             TokenKind.IMAGE_CODE: 4,
         }
-        return [(work, [likely.get(kind, V.eos)], [0.0]) for work, kind in kinds.items()]
+        return [
+            SampledTokens(state, [likely.get(kind, V.eos)], [0.0]) for state, kind in kinds.items()
+        ]
 
-    monkeypatch.setattr(StepOutput, "told", told)
+    monkeypatch.setattr(StepOutput, "get_output", told)
     engine = Engine(
         bare, V, CODES, config=EngineConfig(async_scheduling=True, cuda_graphs=captured)
     )
-    works = engine.submit_all([any_request(random, number) for number in range(10)])
-    list(engine.stream_tokens(works))
-    assert {id_ for work in works for id_ in work.output_token_ids} == {
+    states = engine.submit_all([any_request(random, number) for number in range(10)])
+    list(engine.stream_tokens(states))
+    assert {id_ for state in states for id_ in state.output_token_ids} == {
         V.text[0], V.begin_image, 4, V.end_image, V.eos
     }  # fmt: skip
 
 
 def test_a_cancelled_request_s_draw_is_nobody_s() -> None:
-    engine = exact(behind=True, rows=1, keep_ended=False)
+    engine = exact(async_scheduling=True, max_num_seqs=1, enable_prefix_caching=False)
     asked = replace(TEXT, max_new_tokens=20, seed=5)
     first = engine.submit(asked)
     engine.step()
@@ -234,7 +242,7 @@ def test_a_cancelled_request_s_draw_is_nobody_s() -> None:
     # Its seat and its slots are taken while its draw is still on the way.
     second = engine.submit(asked)
     list(engine.stream_tokens([second]))
-    plain = exact(behind=False)
+    plain = exact(async_scheduling=False)
     alone = plain.submit(asked)
     list(plain.stream_tokens([alone]))
     assert (first.output_token_ids, second.output_token_ids, second.logprobs) == (

@@ -1,4 +1,4 @@
-"""What a newcomer sees first is true: the map, the versions, the examples, the scripts."""
+"""Documentation, versions, examples and scripts agree with the code."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from tests.style.tree import PACKAGE, ROOT, TESTS, modules, sources, texts
 SCRIPTS = ["scripts/install", "scripts/check", "scripts/test", "scripts/demo", ".ci/run"]
 
 
-def test_the_map_in_the_readme_is_the_tree() -> None:
-    readme = (ROOT / "README.md").read_text()
-    on_the_map = re.findall(r"^\| `calumma/(\w+)` \|", readme, re.MULTILINE)
-    rooms = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
-    assert sorted(on_the_map) == sorted(rooms)
-    ground = re.search(r"Below them stand (.*),", readme)
-    assert ground is not None
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def _packages_in_the_table() -> list[str]:
+    return re.findall(r"^\| `calumma/(\w+)`", ARCHITECTURE.read_text(), re.MULTILINE)
+
+
+def test_the_package_table_lists_every_package_and_top_level_module() -> None:
+    packages = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
+    assert sorted(_packages_in_the_table()) == sorted(packages)
     files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py", "api.py"}
-    assert set(re.findall(r"`(\w+\.py)`", ground.group())) == files
+    named = set(re.findall(r"`(?:calumma/)?(\w+\.py)`", ARCHITECTURE.read_text()))
+    assert sorted(files - named) == []
 
 
-def test_the_map_stands_in_the_order_of_the_walls() -> None:
-    readme = (ROOT / "README.md").read_text()
-    on_the_map = re.findall(r"^\| `calumma/(\w+)` \|", readme, re.MULTILINE)
-    walls = (ROOT / ".importlinter").read_text().split("layers =\n")[1].split("\n\n")[0]
-    layers = [set(re.findall(r"\w+", line)) for line in reversed(walls.splitlines())]
-    places = [next(n for n, layer in enumerate(layers) if room in layer) for room in on_the_map]
-    assert places == sorted(places)
+def test_the_package_table_is_in_the_order_of_the_import_contract() -> None:
+    contracts = (ROOT / ".importlinter").read_text().split("layers =\n")[1].split("\n\n")[0]
+    layers = [set(re.findall(r"\w+", line)) for line in reversed(contracts.splitlines())]
+    order = [
+        next(n for n, layer in enumerate(layers) if package in layer)
+        for package in _packages_in_the_table()
+    ]
+    assert order == sorted(order)
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_have_targets() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = [
         f"{page.name}: {target}"
@@ -49,7 +54,7 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert broken == []
 
 
-def test_files_that_pages_name_are_there() -> None:
+def test_files_named_in_pages_exist() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     named = {
         (page.name, name)
@@ -89,12 +94,12 @@ def test_examples_in_pages_run(page: str) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_can_be_run_and_are_whole(script: str) -> None:
+def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
 
 
-def test_exact_versions_fit_the_ranges() -> None:
+def test_every_dependency_is_pinned() -> None:
     pinned = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
     )
@@ -106,13 +111,13 @@ def test_exact_versions_fit_the_ranges() -> None:
 
 
 def _paths_of_other_machines() -> re.Pattern[str]:
-    # Put together here, so that this file does not hold what it looks for.
+    # Assembled here, so that this file does not match itself.
     folders = "work|root|home|opt|Users"
     hosts = "|".join(["py" + "pi", "python" + "hosted", "npm" + r"js\.", "download.py" + "torch"])
     return re.compile(rf"(?<![\w.}}>)~-])/(?:{folders})/|{hosts}", re.IGNORECASE)
 
 
-def test_nothing_names_a_machine_or_a_registry() -> None:
+def test_no_file_names_a_machine_or_a_registry() -> None:
     forbidden = _paths_of_other_machines()
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
@@ -129,22 +134,22 @@ def test_only_runtime_reads_the_environment() -> None:
     assert found == [Path("runtime.py")]
 
 
-@pytest.mark.parametrize("room", ["model", "batches"])
-def test_model_and_batches_know_no_processes(room: str) -> None:
-    files = sources(PACKAGE / room)
+@pytest.mark.parametrize("package", ["model", "batches"])
+def test_model_and_batches_do_not_use_torch_distributed(package: str) -> None:
+    files = sources(PACKAGE / package)
     assert [p.name for p in files if "torch.distributed" in p.read_text()] == []
 
 
-def test_only_the_command_prints() -> None:
+def test_only_the_command_line_prints() -> None:
     printing = re.compile(r"^\s*print\(", re.MULTILINE)
     found = [p.relative_to(PACKAGE) for p in sources() if printing.search(p.read_text())]
-    # corpora/build_embedded.py is a program of the repository: it makes what the package ships.
+    # build_embedded.py is a program that builds the embedded corpus.
     assert [
         str(p) for p in found if p.parts[0] != "cli" and p != Path("corpora/build_embedded.py")
     ] == []
 
 
-def test_nothing_is_left_to_do() -> None:
+def test_no_comment_marks_unfinished_work() -> None:
     unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
     found = [p for p in [*sources(), *sources(TESTS)] if unfinished.search(p.read_text())]
     assert [str(path) for path in found if path != Path(__file__)] == []

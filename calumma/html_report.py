@@ -1,0 +1,81 @@
+"""Self-contained HTML pages: no script, no network, images embedded as PNG."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+
+import PIL.Image
+
+MAX_IMAGE_SIDE = 256
+"""Larger images are downscaled to this many pixels per side, to keep the page small."""
+
+IMAGE_DISPLAY_SIDE = 128
+"""Default size of an image on the screen, in pixels."""
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" \
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+{head}<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>
+{style}</style>
+{body}
+</html>
+"""
+
+REPORT_STYLE = """\
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
+  padding: 0 1rem; color: #222; background: #fff }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem }
+table { border-collapse: collapse }
+th, td { padding: .4rem .6rem; text-align: left; vertical-align: top;
+  font-variant-numeric: tabular-nums }
+tr { border-bottom: 1px solid #8883 }
+small { display: block; font-weight: normal; color: #666 }
+img { max-width: 100% }
+code, pre { font-size: .85em; background: #8881; overflow-wrap: anywhere; white-space: pre-wrap }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 }
+  small { color: #999 } }
+"""
+"""Style sheet of a plain report."""
+
+
+def html_page(title: str, body: str, *, style: str = REPORT_STYLE, head: str = "") -> str:
+    """Return a page that loads nothing; a content security policy enforces it.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        style: style sheet.
+        head: further elements of the head, each on its own line.
+    """
+    return _PAGE.format(head=head, title=html.escape(title), style=style, body=body)
+
+
+def image_tag(image: PIL.Image.Image, alt: str, display_side: int = IMAGE_DISPLAY_SIDE) -> str:
+    """Return an `<img>` with the embedded image.
+
+    Args:
+        image: any mode; modes other than RGB, RGBA and L are converted to RGB.
+        alt: alternative text.
+        display_side: size on the screen; the nearest integer multiple of the image's width is
+            used, so that all pixels are equally large.
+    """
+    if image.mode not in {"RGB", "RGBA", "L"}:
+        image = image.convert("RGB")
+    if max(image.size) > MAX_IMAGE_SIDE:
+        image = image.copy()
+        image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    scale = max(1, round(display_side / image.width))
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    size = f'width="{image.width * scale}" height="{image.height * scale}"'
+    return f'<img alt="{html.escape(alt)}" {size} src="{url}">'

@@ -1,0 +1,92 @@
+"""Interface between the request handler and whatever generates tokens, and its factory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
+from calumma.generate.model import Model, load
+from calumma.generate.params import EngineStats, Request
+from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
+from calumma.model.quantization import Quantization
+
+
+class GenerationBackend(Protocol):
+    """Generates tokens: `AsyncEngine` in this process, or other servers (`VLLMBackend`)."""
+
+    @property
+    def model(self) -> Model:
+        """Model whose tokenizers encode prompts and decode outputs."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """Load of the backend."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """Error that stopped the backend, if any."""
+
+    def submit(
+        self, request: Request, partial_image_interval: int | None = None
+    ) -> RequestOutputStream:
+        """Start a request and return its output.
+
+        Args:
+            request: token ids of the prompt, and sampling parameters.
+            partial_image_interval: codes from one partial image to the next; 0 is none, None one
+                row of the image's grid.
+
+        Raises:
+            CalummaError: the request can never be processed, or the backend is closed.
+        """
+
+    def close(self, *, finish: bool = True) -> None:
+        """Accept no more requests, finish or abort the running ones, and join all threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendConfig:
+    """A model, and the way it is run."""
+
+    model: Path
+    """Model folder."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    quantization: Quantization | None = None
+
+    compile: bool = False
+    """Whether the decoder's blocks are compiled."""
+
+    tensor_parallel_size: int = 1
+    """Number of processes that share the decoder."""
+
+    vllm_urls: tuple[str, ...] = ()
+    """vLLM servers that generate the tokens; none by default."""
+
+
+def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBackend:
+    """Load the model and start the backend.
+
+    Args:
+        config: the model and the way it is run.
+        served_model_name: name of the model on the vLLM servers.
+
+    Raises:
+        CalummaError: the model folder or the configuration is invalid.
+    """
+    folder = config.model.resolve()
+    if config.tensor_parallel_size > 1:
+        return TensorParallelAsyncEngine(
+            folder, config.tensor_parallel_size, device=config.device, dtype=config.dtype
+        )
+    model = load(folder, device=config.device, dtype=config.dtype, quantization=config.quantization)
+    if config.compile:
+        model.compile()
+    if config.vllm_urls:
+        from calumma.serve.backends.vllm import VLLMBackend
+
+        return VLLMBackend(model, config.vllm_urls, served_model_name)
+    return AsyncEngine(model)

@@ -1,0 +1,232 @@
+"""Response stream: the outputs of one API request, merged on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calumma.generate.async_engine import RequestOutputStream
+from calumma.generate.events import TextPiece
+from calumma.serve.api_errors import APIError, timed_out
+from calumma.serve.output_processor import (
+    EncodedImage,
+    Finished,
+    ImageFileEncoder,
+    KeepAlive,
+    OutputEvent,
+    OutputProcessor,
+)
+from calumma.serve.protocol import CompletionUsage
+from calumma.serve.request_context import RequestContext
+from calumma.serve.request_params import GenerationParams
+from calumma.vocabulary import TokenCounts
+
+if TYPE_CHECKING:
+    from calumma.serve.handler import RequestHandler
+
+KEEPALIVE_SECONDS = 10.0
+"""Time without an event after which a stream yields `KeepAlive`."""
+
+_MAX_BACKLOG = 16
+"""Events that a slow client may be late before it gets no more partial images."""
+
+
+@dataclass
+class CompletedOutput:
+    """All of one output."""
+
+    parts: list[str | bytes] = field(default_factory=list)
+    """Texts and PNG files in reading order."""
+
+    finished: Finished = field(default_factory=lambda: Finished("length", [], []))
+
+    @property
+    def text(self) -> str:
+        """All texts, joined."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> list[bytes]:
+        """All images, as PNG files."""
+        return [part for part in self.parts if isinstance(part, bytes)]
+
+
+class ResponseStream:
+    """Outputs of one API request, merged: iterate over (choice index, event).
+
+    It belongs to the event loop in which it was created. One task per output moves events into its
+    queue, whether the client reads them or not.
+    """
+
+    def __init__(self, handler: RequestHandler, num_permits: int) -> None:
+        """Create a stream that holds permits; `RequestHandler.acquire` does so."""
+        self.prompts: list[list[int]] = []
+        """Token ids of each prompt."""
+
+        self.seeds: list[int] = []
+        """Seed of each choice."""
+
+        self._handler = handler
+        self._context = RequestContext()
+        self._num_permits = num_permits
+        self._started = time.perf_counter()
+        self._queue: asyncio.Queue[tuple[int, OutputEvent] | BaseException | None] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._num_running = 0
+        self._prompt_counts: list[TokenCounts] = []
+        self._completion_counts: list[TokenCounts] = []
+        self._finish_reasons: dict[int, str] = {}
+
+    def start(
+        self,
+        context: RequestContext,
+        prompts: list[list[int]],
+        params: GenerationParams,
+        image_encoder: ImageFileEncoder,
+    ) -> None:
+        """Submit the requests of encoded prompts.
+
+        Raises:
+            CalummaError: one can never be processed.
+        """
+        handler = self._handler
+        self._context, self.prompts = context, prompts
+        self.seeds = params.seeds * len(prompts)
+        # A partial image cannot be moderated.
+        interval = 0 if handler.filters else params.partial_image_interval
+        requests = [request for ids in prompts for request in params.to_requests(ids)]
+        outputs: list[RequestOutputStream] = []
+        try:
+            for request in requests:
+                outputs.append(handler.backend.submit(request, interval))
+        except BaseException:
+            for output in outputs:
+                output.abort()
+            raise
+        self._prompt_counts = [handler.record_prompt(ids) for ids in prompts]
+        for index, output in enumerate(outputs):
+            processor = OutputProcessor(
+                output,
+                image_encoder,
+                filters=handler.filters,
+                executor=handler.executor,
+                return_token_ids=params.return_token_ids,
+            )
+            self._num_permits -= 1
+            self._num_running += 1
+            task = asyncio.create_task(self._pump(index, output, processor))
+            task.add_done_callback(partial(self._on_done, output))
+            self._tasks.append(task)
+
+    async def _pump(
+        self, index: int, output: RequestOutputStream, processor: OutputProcessor
+    ) -> None:
+        """Move the events of one output into the queue."""
+        submitted = time.perf_counter() - self._started
+        async for event in processor.events():
+            if isinstance(event, Finished):
+                seconds = time.perf_counter() - self._started
+                first_token_seconds = submitted + output.time_to_first_token
+                counts = self._handler.record_finished(event, first_token_seconds, seconds)
+                self._completion_counts.append(counts)
+                self._finish_reasons[index] = event.reason
+            is_partial = isinstance(event, EncodedImage) and event.partial_index is not None
+            if not (is_partial and self._queue.qsize() > _MAX_BACKLOG):
+                self._queue.put_nowait((index, event))
+
+    def _on_done(self, output: RequestOutputStream, task: asyncio.Task[None]) -> None:
+        self._num_running -= 1
+        self._handler.release(1)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            output.abort()
+            self._handler.metrics.request_success.labels("abort").inc()
+        self._queue.put_nowait(error)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, OutputEvent]]:
+        """Yield the events of all outputs as they come, each with the index of its choice.
+
+        Raises:
+            APIError: the outputs take too long, or the server stops.
+            BaseException: the error that stopped the engine.
+        """
+        timeout_seconds = self._handler.config.limits.generation_timeout_seconds
+        deadline = self._started + timeout_seconds
+        while self._num_running or not self._queue.empty():
+            remaining = deadline - time.perf_counter()
+            if self._queue.empty() and remaining <= 0:
+                self.close()
+                raise timed_out("the completion", timeout_seconds, 504)
+            try:
+                async with asyncio.timeout(max(0.0, min(remaining, KEEPALIVE_SECONDS))):
+                    item = await self._queue.get()
+            except TimeoutError:
+                yield 0, KeepAlive()
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            if item is not None:
+                yield item
+
+    async def collect(self) -> list[CompletedOutput]:
+        """Wait for all outputs and return them in the order of the choices.
+
+        Raises:
+            APIError: as in iteration.
+        """
+        outputs = [CompletedOutput() for _ in self.seeds]
+        async for index, event in self:
+            output = outputs[index]
+            if isinstance(event, TextPiece):
+                if output.parts and isinstance(output.parts[-1], str):
+                    output.parts[-1] += event.text
+                else:
+                    output.parts.append(event.text)
+            elif isinstance(event, EncodedImage) and event.partial_index is None:
+                output.parts.append(event.png)
+            elif isinstance(event, Finished):
+                output.finished = event
+        return outputs
+
+    def usage(self) -> CompletionUsage:
+        """Return the tokens of all prompts and finished outputs; adds them to the access log."""
+        prompt, completion = _total(self._prompt_counts), _total(self._completion_counts)
+        self._context.log_fields |= {
+            "text_tokens": completion.text_tokens,
+            "image_tokens": completion.image_tokens,
+            "finish_reasons": [reason for _, reason in sorted(self._finish_reasons.items())],
+        }
+        return CompletionUsage(
+            prompt_tokens=prompt.total,
+            completion_tokens=completion.total,
+            total_tokens=prompt.total + completion.total,
+            prompt_tokens_details=prompt,
+            completion_tokens_details=completion,
+        )
+
+    def abort(self, error: APIError) -> None:
+        """Abort the outputs; iteration raises the error."""
+        self._queue.put_nowait(error)
+        self._cancel()
+
+    def close(self) -> None:
+        """End the stream: complete, or its client is gone. It may be called twice."""
+        self._handler.release(self._num_permits)
+        self._num_permits = 0
+        self._handler.discard(self)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+def _total(counts: Sequence[TokenCounts]) -> TokenCounts:
+    return TokenCounts(
+        text_tokens=sum(count.text_tokens for count in counts),
+        image_tokens=sum(count.image_tokens for count in counts),
+    )
