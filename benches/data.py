@@ -72,8 +72,8 @@ def main() -> None:
         loaders = loader_throughput(folder, 400 if args.quick else 6000, args.rounds)
         ours: dict[str, float] = loaders.pop(OURS)
         ours |= encode_throughput(folder, 32 if args.quick else 256, 64 if args.quick else 256)
-        small, times = (40, 5) if args.quick else (500, 100)
-        ours |= memory(folder, small, times)
+        small, factor = (40, 5) if args.quick else (500, 100)
+        ours |= memory_growth(folder, small, factor)
     print(
         format_result(
             "data", {OURS: ours, **loaders}, describe_machine(threads=1), quick=args.quick
@@ -226,49 +226,49 @@ def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, fl
         write_manifest(out, tokenizers, [maker.make("piece-00000", documents)])
 
     seconds = time_interleaved({"bare": encode_pixels, "build": build}, num_rounds=3, num_warmups=1)
-    middle = median_seconds(seconds)
+    median = median_seconds(seconds)
     return {
-        "images_per_second": count / middle["build"],
-        "share_of_bare_encoder": middle["bare"] / middle["build"],
+        "images_per_second": count / median["build"],
+        "share_of_bare_encoder": median["bare"] / median["build"],
         "share_writing_and_hashing": writing_seconds(folder, tokenizers, documents)
-        / middle["build"],
+        / median["build"],
     }
 
 
-def writing_seconds(folder: Path, both: Tokenizers, documents: list[Document]) -> float:
+def writing_seconds(folder: Path, tokenizers: Tokenizers, documents: list[Document]) -> float:
     """What a build of documents that are encoded already takes: to hash, write and look again."""
     out = Path(tempfile.mkdtemp(dir=folder))
-    encoder = DocumentEncoder(both, decode_threads=1)
-    made = encoder.encode(documents)
-    encoder.encode_each = lambda group: iter(made)  # type: ignore[method-assign,assignment]
-    maker = ShardBuilder(encoder, out, encoding_fingerprint(both))
+    encoder = DocumentEncoder(tokenizers, decode_threads=1)
+    encoded = encoder.encode(documents)
+    encoder.encode_each = lambda group: iter(encoded)  # type: ignore[method-assign,assignment]
+    maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
     started = time.perf_counter()
-    write_manifest(out, both, [maker.make("piece-00000", documents)])
+    write_manifest(out, tokenizers, [maker.make("piece-00000", documents)])
     return time.perf_counter() - started
 
 
-def memory(folder: Path, small: int, times: int) -> dict[str, float]:
+def memory_growth(folder: Path, small: int, factor: int) -> dict[str, float]:
     """Peaks over a corpus and one many times as large, and how much the second is above."""
-    found: dict[str, float] = {}
-    both = random_tokenizers(16)
-    both.text.save(folder / "tok")
-    both.image.save(folder / "tok")
-    for name, count in (("small", small), ("large", small * times)):
+    peaks: dict[str, float] = {}
+    tokenizers = random_tokenizers(16)
+    tokenizers.text.save(folder / "tok")
+    tokenizers.image.save(folder / "tok")
+    for name, count in (("small", small), ("large", small * factor)):
         docs, out = folder / f"{name}.parquet", folder / name
         write_parquet(docs, (text_document(number) for number in range(count)))
         command = [sys.executable, "-m", "calumma", "build-shards", str(docs), "--out", str(out)]
         command += ["--tokenizers", str(folder / "tok"), "--workers", "1"]
-        found[f"build_peak_bytes_{name}"] = float(child_peak_memory_bytes(command))
-        found[f"loader_peak_bytes_{name}"] = loader_peak(out)
-        pieces = folder / f"{name}-pieces"
-        synthetic_shards(pieces, count // 10, sequences_per_shard=2)
-        found[f"pieces_loader_peak_bytes_{name}"] = loader_peak(pieces)
+        peaks[f"build_peak_bytes_{name}"] = float(child_peak_memory_bytes(command))
+        peaks[f"loader_peak_bytes_{name}"] = loader_peak_bytes(out)
+        many_shards = folder / f"{name}-pieces"
+        synthetic_shards(many_shards, count // 10, sequences_per_shard=2)
+        peaks[f"pieces_loader_peak_bytes_{name}"] = loader_peak_bytes(many_shards)
     for what in ("build_peak_bytes", "loader_peak_bytes", "pieces_loader_peak_bytes"):
-        found[f"{what}_large_to_small"] = found[f"{what}_large"] / found[f"{what}_small"]
-    return {**found, "large_to_small_documents": float(times)}
+        peaks[f"{what}_large_to_small"] = peaks[f"{what}_large"] / peaks[f"{what}_small"]
+    return {**peaks, "large_to_small_documents": float(factor)}
 
 
-def loader_peak(folder: Path) -> float:
+def loader_peak_bytes(folder: Path) -> float:
     """Bytes that a process holds at most while it reads an epoch of shards."""
     done = subprocess.run(
         [sys.executable, "-c", _READ, str(folder)], check=True, capture_output=True, text=True

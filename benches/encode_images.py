@@ -43,14 +43,14 @@ ONE_BY_ONE, BATCHED = "transformers", "transformers-batched"
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     torch.set_num_threads(args.threads)
     config = small_config() if args.quick else VQConfig(resolution=args.resolution)
-    theirs, network = networks(config, args.device)
+    theirs, network = build_networks(config, args.device)
     ours = ImageTokenizer(network, precision=args.precision, compiled=args.compiled)
-    files = [jpeg(seed, config.resolution) for seed in range(args.images)]
+    files = [random_jpeg(seed, config.resolution) for seed in range(args.images)]
     equal = equal_codes(ours, theirs, files[: min(4, len(files))])
-    process = processor(config)
+    processor = build_processor(config)
 
     def encode_ours() -> None:
         pictures = ((Image(data=file), "crop") for file in files)
@@ -61,7 +61,7 @@ def main() -> None:
         def work() -> None:
             for start in range(0, len(files), batch):
                 opened = [PIL.Image.open(io.BytesIO(f)) for f in files[start : start + batch]]
-                pixels = process(opened, return_tensors="pt")["pixel_values"].to(args.device)
+                pixels = processor(opened, return_tensors="pt")["pixel_values"].to(args.device)
                 with torch.inference_mode():
                     theirs.encode(pixels).image_tokens.tolist()
 
@@ -75,11 +75,13 @@ def main() -> None:
         LIMIT: product,
     }
     cuda = args.device.startswith("cuda")
-    settle = torch.cuda.synchronize if cuda else lambda: None
-    seconds = median_seconds(time_interleaved(sides, num_rounds=args.rounds, synchronize=settle))
+    synchronize = torch.cuda.synchronize if cuda else lambda: None
+    seconds = median_seconds(
+        time_interleaved(sides, num_rounds=args.rounds, synchronize=synchronize)
+    )
     limit = product_flop / seconds.pop(LIMIT)
-    flop = flop_per_image(config)
-    measures = {name: figures(len(files) / s, flop, limit) for name, s in seconds.items()}
+    flop = flops_per_image(config)
+    measures = {name: measures_of(len(files) / s, flop, limit) for name, s in seconds.items()}
     for name, found in measures.items():
         print(f"{name:22} {found['images_per_second']:8.3f} images/s, "
               f"{found['share_of_limit']:.0%} of the limit")  # fmt: skip
@@ -90,7 +92,7 @@ def main() -> None:
     print(format_result("encode_images", measures, line, **more, settings=settings))
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small network, a few pictures")
     parser.add_argument("--device", default="cpu")
@@ -112,7 +114,7 @@ def small_config() -> VQConfig:
                     num_res_blocks=1, latent_channels=32, code_dim=32)  # fmt: skip
 
 
-def networks(config: VQConfig, device: str) -> tuple[Any, VQModel]:
+def build_networks(config: VQConfig, device: str) -> tuple[Any, VQModel]:
     """Theirs with random weights, and ours with the same."""
     from transformers import ChameleonVQVAEConfig
     from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
@@ -135,7 +137,7 @@ def networks(config: VQConfig, device: str) -> tuple[Any, VQModel]:
     return theirs.eval().to(device), ours.to(device)
 
 
-def processor(config: VQConfig) -> Any:
+def build_processor(config: VQConfig) -> Any:
     """Theirs, told to prepare pictures as we do; it falls back on Pillow without torchvision."""
     import transformers
 
@@ -143,12 +145,12 @@ def processor(config: VQConfig) -> Any:
     return (kind or transformers.ChameleonImageProcessor)(**preprocessor_config(config))
 
 
-def jpeg(seed: int, resolution: int) -> bytes:
+def random_jpeg(seed: int, resolution: int) -> bytes:
     """A file as cameras make them: soft shapes, some grain, 4:3, a fifth larger than needed."""
-    chance = np.random.default_rng(seed)
-    soft = PIL.Image.fromarray(chance.integers(0, 256, (12, 16, 3), np.uint8))
+    generator = np.random.default_rng(seed)
+    soft = PIL.Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8))
     soft = soft.resize((resolution * 8 // 5, resolution * 6 // 5), PIL.Image.Resampling.BICUBIC)
-    grain = np.asarray(soft) + chance.normal(0, 6, np.asarray(soft).shape)
+    grain = np.asarray(soft) + generator.normal(0, 6, np.asarray(soft).shape)
     file = io.BytesIO()
     PIL.Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -166,7 +168,7 @@ def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
     return float((ours.encode(pixels).flatten() == expected).float().mean())
 
 
-def flop_per_image(config: VQConfig) -> int:
+def flops_per_image(config: VQConfig) -> int:
     """What a plain encoder and the distances to all codes take, a product and a sum each one."""
     with torch.device("meta"):
         network = VQModel(config)
@@ -181,7 +183,7 @@ def matmul(device: str, precision: str, side: int) -> tuple[Callable[[], Any], i
     return lambda: a @ b, 2 * side**3
 
 
-def figures(images_per_second: float, flop: int, limit: float) -> dict[str, float | None]:
+def measures_of(images_per_second: float, flop: int, limit: float) -> dict[str, float | None]:
     return {
         "images_per_second": images_per_second,
         "share_of_limit": images_per_second * flop / limit,

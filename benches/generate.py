@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 from benches.asked import Asked, Asker, counted
 
 from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
-from benches.port import drawing_port
+from benches.port import generating_port
 from benches.port_loop import PortLoop
 from benches.release_loop import ReleaseLoop
 from calumma.generate.engine import Engine
@@ -250,7 +250,7 @@ def make_sides(
 ) -> dict[str, Answering]:
     """Ours, and the peers that are asked for."""
     # The port takes the tensors as they are; an engine may store its own another way.
-    port = drawing_port(decoder.config, decoder.state_dict())
+    port = generating_port(decoder.config, decoder.state_dict())
     sides = {OURS: our_side(decoder, vocabulary, codes)}
     if "transformers" in arguments.peers:
         sides["transformers"] = one_by_one(PortLoop(port, vocabulary, codes))

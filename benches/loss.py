@@ -42,11 +42,11 @@ def make_inputs(targets: int, width: int) -> tuple[Tensor, LMHead, Tensor]:
     return hidden, head, torch.randint(4, VOCABULARY.size, (1, targets))
 
 
-def ours(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+def chunked(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     """The loss that training uses."""
-    counted = torch.ones_like(targets, dtype=torch.bool)
+    loss_mask = torch.ones_like(targets, dtype=torch.bool)
     return cross_entropy_and_z_loss(
-        hidden, head, targets, counted, VOCABULARY, z_loss_weight=Z_LOSS
+        hidden, head, targets, loss_mask, VOCABULARY, z_loss_weight=Z_LOSS
     ).total
 
 
@@ -57,10 +57,10 @@ def direct(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     return entropy + Z_LOSS * logits.logsumexp(dim=1).square().sum()
 
 
-SIDES = {"ours": ours, "direct": direct}
+SIDES = {"ours": chunked, "direct": direct}
 
 
-def once(side: str, targets: int, width: int) -> list[Tensor]:
+def run_once(side: str, targets: int, width: int) -> list[Tensor]:
     """Loss and gradients of one side; nothing but the inputs where there is no such side."""
     hidden, head, expected = make_inputs(targets, width)
     if side not in SIDES:
@@ -71,13 +71,13 @@ def once(side: str, targets: int, width: int) -> list[Tensor]:
     return [total.detach(), hidden.grad, head.weight.grad]
 
 
-def memory(side: str, arguments: argparse.Namespace) -> int:
+def peak_memory(side: str, arguments: argparse.Namespace) -> int:
     """Peak bytes of a process that does one side once."""
     size = ["--targets", str(arguments.targets), "--width", str(arguments.width)]
     return child_peak_memory_bytes([sys.executable, __file__, "--side", side, *size])
 
 
-def step(side: str, inputs: tuple[Tensor, LMHead, Tensor]) -> Callable[[], None]:
+def backward_step(side: str, inputs: tuple[Tensor, LMHead, Tensor]) -> Callable[[], None]:
     """One side's loss and gradients, again and again."""
 
     def run() -> None:
@@ -99,27 +99,27 @@ def main() -> None:
     if arguments.quick:
         arguments.rounds = 2
     if arguments.side:
-        once(arguments.side, arguments.targets, arguments.width)
+        run_once(arguments.side, arguments.targets, arguments.width)
         return
-    idle = memory("neither", arguments)
-    peaks = {side: memory(side, arguments) - idle for side in SIDES}
+    idle = peak_memory("neither", arguments)
+    peaks = {side: peak_memory(side, arguments) - idle for side in SIDES}
     inputs = make_inputs(arguments.targets, arguments.width)
-    turns = {side: step(side, inputs) for side in SIDES}
+    steps = {side: backward_step(side, inputs) for side in SIDES}
     sides: dict[str, dict[str, float | None]] = {
         side: {
-            "tokens_per_second": round(arguments.targets / middle, 1),
+            "tokens_per_second": round(arguments.targets / seconds, 1),
             "peak_memory_bytes": peaks[side],
         }
-        for side, middle in median_seconds(
-            time_interleaved(turns, num_rounds=arguments.rounds)
+        for side, seconds in median_seconds(
+            time_interleaved(steps, num_rounds=arguments.rounds)
         ).items()
     }
-    found = [once(side, arguments.targets, arguments.width) for side in SIDES]
-    apart = [
+    results = [run_once(side, arguments.targets, arguments.width) for side in SIDES]
+    differences = [
         float((one - other).abs().max() / other.abs().max())
-        for one, other in zip(*found, strict=True)
+        for one, other in zip(*results, strict=True)
     ]
-    difference = dict(zip(("loss", "hidden_gradient", "head_gradient"), apart, strict=True))
+    difference = dict(zip(("loss", "hidden_gradient", "head_gradient"), differences, strict=True))
     print(format_result("loss", sides, describe_machine(), relative_difference=difference))
 
 

@@ -56,7 +56,7 @@ def trained_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
     return port
 
 
-def drawing_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
+def generating_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
     """The port around our own tensors, not copied, free to choose image codes.
 
     Its forward sets the logits of image codes to the least number there is; a table without image

@@ -115,6 +115,16 @@ OPTIONS: dict[str, str] = {
     "serve --replicas": "--num-replicas",
     "serve --tensor": "--tensor-parallel-size",
     "serve --fleet": "--vllm-url",
+    "evaluate --show": "--log-samples",
+    "evaluate --shots": "--num-fewshot",
+    "evaluate --votes": "--majority-votes",
+    "evaluate --features": "--feature-network",
+    "evaluate --turns": "--chat-template",
+    "evaluate --prompts": "--max-prompts",
+    "evaluate --labels": "--safety-classifiers",
+    "compare --kinds": "--question-sets",
+    "compare --draw-captions": "--caption-to-image",
+    "compare --key": "--access-token",
 }
 """Options that are no config fields: old -> new; "COMMAND --old" where only one command had it."""
 
@@ -125,6 +135,9 @@ REQUEST_FIELDS: dict[str, str] = {
     "include_tokens": "return_token_ids",
 }
 """Fields of HTTP request bodies: old -> new."""
+
+EVAL_TASKS: dict[str, str] = {"drawing": "color_accuracy"}
+"""Tasks of `calumma evaluate`: old -> new."""
 
 SERVE_LIMITS: dict[str, str] = {
     "max_queue": "max_concurrent_requests",

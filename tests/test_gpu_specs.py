@@ -1,4 +1,4 @@
-"""Kinds of GPUs: a table without holes."""
+"""Tests of the table of GPU specs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, gpu_spec, gpu_spec_of_device
 
 
-def test_every_figure_is_positive_and_the_driver_shows_less_than_the_name_says() -> None:
+def test_numbers_are_positive_and_memory_is_below_the_name_s() -> None:
     for name, gpu in GPU_SPECS.items():
-        assert all(figure > 0 for figure in astuple(gpu)[1:])
+        assert all(number > 0 for number in astuple(gpu)[1:])
         gigabytes = float(name.partition("-")[2].removesuffix("gb"))
         assert gpu.memory_gib * 1.024**3 < 1.1 * gigabytes
 
 
-def test_an_unknown_kind_is_told_which_there_are() -> None:
+def test_unknown_gpu_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         gpu_spec("a100")
     assert str(caught.value) == (
@@ -26,7 +26,7 @@ def test_an_unknown_kind_is_told_which_there_are() -> None:
     )
 
 
-def test_a_gpu_is_known_by_the_name_its_driver_gives_it() -> None:
+def test_driver_names_are_recognized() -> None:
     known = {
         "NVIDIA A100-SXM4-80GB": 312e12,
         "NVIDIA A100 80GB PCIe": 312e12,

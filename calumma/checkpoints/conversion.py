@@ -87,8 +87,8 @@ def convert_model(
     write = _writer(model, source, target, on_write)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(
-            f"{out} is not empty; expected a folder that does not exist or is empty. Choose another, "
-            "or delete it."
+            f"{out} is not empty; expected a folder that does not exist or is empty. Choose "
+            "another, or delete it."
         )
     make_folder(out.parent)
     with _temporary_folder(out) as temporary:
@@ -96,7 +96,7 @@ def convert_model(
 
 
 def _writer(
-    model: LazyModel, source: Path, target: ConversionTarget, on_write: WriteCallback
+    model: LazyModel, source: Path, target: ConversionTarget, on_write: WriteCallback | None
 ) -> Callable[[Path], None]:
     if target.layout == "meta":
         require_meta_layout(model, target.num_shards or model.decoder_config.qk_norm_groups, source)

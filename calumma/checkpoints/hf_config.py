@@ -195,8 +195,8 @@ def require_supported_config(config: Mapping[str, Any], where: object) -> None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         raise CheckpointError(
-            f"{where}: rotary embeddings of type {kind!r}; expected 'default', since scaled ones are "
-            "not implemented. Use the model from before its context was extended."
+            f"{where}: rotary embeddings of type {kind!r}; expected 'default', since scaled ones "
+            "are not implemented. Use the model from before its context was extended."
         )
 
 
@@ -244,7 +244,7 @@ def positive_int(config: Mapping[str, Any], name: str, where: object) -> int:
 
 
 def parse_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQConfig:
-    """Parse the image tokenizer's part of `config.json`; missing entries have transformers' defaults.
+    """Parse the image tokenizer's config; missing entries have transformers' defaults.
 
     Raises:
         CheckpointError: a setting is not supported, or the numbers do not fit.

@@ -61,8 +61,8 @@ def require_qwen3(model: LazyModel, where: object) -> None:
     shape = model.decoder_config
     if shape.qk_norm == "none":
         raise CheckpointError(
-            f'{where} has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train with '
-            'qk_norm = "rms".'
+            f'{where} has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train '
+            'with qk_norm = "rms".'
         )
     if shape.qk_norm != "rms":
         raise CheckpointError(
@@ -76,8 +76,8 @@ def require_qwen3(model: LazyModel, where: object) -> None:
         )
     if shape.qk_norm_groups != 1:
         raise CheckpointError(
-            f"{where} has qk_norm_groups = {shape.qk_norm_groups}; expected 1 for Qwen3, whose heads "
-            "share one norm. Use --to calumma, or train with qk_norm_groups = 1."
+            f"{where} has qk_norm_groups = {shape.qk_norm_groups}; expected 1 for Qwen3, whose "
+            "heads share one norm. Use --to calumma, or train with qk_norm_groups = 1."
         )
 
 
@@ -158,8 +158,9 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     image_folder = folder / IMAGE_TOKENIZER_FOLDER
     if not (image_folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         raise CheckpointError(
-            f"{folder} is a text model without {IMAGE_TOKENIZER_FOLDER}/{IMAGE_TOKENIZER_CONFIG_NAME}; expected a "
-            "Qwen3 folder that calumma wrote. Copy its image tokenizer into the folder."
+            f"{folder} is a text model without "
+            f"{IMAGE_TOKENIZER_FOLDER}/{IMAGE_TOKENIZER_CONFIG_NAME}; expected a Qwen3 folder that "
+            "calumma wrote. Copy its image tokenizer into the folder."
         )
     weights = open_hf_weights(folder)
     expected = {
@@ -199,8 +200,8 @@ def open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]
         ) from error
     if not weights.is_file():
         raise CheckpointError(
-            f"{folder} lacks {IMAGE_TOKENIZER_WEIGHTS_NAME}; expected the weights that belong to {IMAGE_TOKENIZER_CONFIG_NAME}. Copy "
-            "the folder again."
+            f"{folder} lacks {IMAGE_TOKENIZER_WEIGHTS_NAME}; expected the weights that belong to "
+            f"{IMAGE_TOKENIZER_CONFIG_NAME}. Copy the folder again."
         )
     tensors, expected = open_safetensors(weights), vq_tensor_shapes(config)
     if not any(name.startswith("decoder.") for name in tensors):

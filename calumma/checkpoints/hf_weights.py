@@ -2,7 +2,7 @@
 
 model.safetensors                                      where one file holds all
 model-00001-of-00003.safetensors, ...                  else
-model.safetensors.index.json                           which tensor lies in which of them
+model.safetensors.index.json                           which tensor is in which file
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def hf_weight_files(folder: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder} lacks the file {name}, which its {HF_INDEX_FILE} lists; expected every file "
-                "of the weights. Copy or download the missing one."
+                f"{folder} lacks the file {name}, which its {HF_INDEX_FILE} lists; expected every "
+                "file of the weights. Copy or download the missing one."
             )
     files = [folder / name for name in names] or sorted(folder.glob("model*.safetensors"))
     if not files:

@@ -118,8 +118,9 @@ class LazyModel:
         vocabulary, rows = self.text_tokenizer.vocabulary, self.decoder_config.vocabulary_size
         if vocabulary.size > rows:
             raise VocabularyError(
-                f"{where}: the tokenizer has {vocabulary.size} token ids, the decoder embeds {rows}; "
-                "expected at most as many. Take the tokenizer that the decoder was trained with."
+                f"{where}: the tokenizer has {vocabulary.size} token ids, the decoder embeds "
+                f"{rows}; expected at most as many. Take the tokenizer that the decoder was "
+                "trained with."
             )
         if vocabulary.num_codes != self.vq_config.num_codes:
             raise VocabularyError(
@@ -162,14 +163,14 @@ def require_tensors(
     missing = [name for name in expected if name not in found]
     if missing:
         raise CheckpointError(
-            f"{where} lacks {_listed(missing)}; expected every tensor of {model_kind}. Copy or download "
-            "what is missing."
+            f"{where} lacks {_listed(missing)}; expected every tensor of {model_kind}. Copy or "
+            "download what is missing."
         )
     unknown = [name for name in found if name not in expected]
     if unknown:
         raise CheckpointError(
-            f"{where} holds {_listed(unknown)}, unknown in {model_kind}; expected only its tensors. "
-            "Take the config that belongs to these weights."
+            f"{where} holds {_listed(unknown)}, unknown in {model_kind}; expected only its "
+            "tensors. Take the config that belongs to these weights."
         )
     for name, shape in expected.items():
         if found[name].shape != shape:

@@ -1,7 +1,7 @@
 """Training checkpoints: what a run needs to resume bit-exactly.
 
     RUN/checkpoints/step-00000100/*.safetensors   the tensors, under dotted names
-    RUN/checkpoints/step-00000100/state.json      format, step, fingerprint, values that are no tensors
+    RUN/checkpoints/step-00000100/state.json      format, step, fingerprint, all other values
 
 A tensor's name is its path in the state: `model.blocks.0.attention.query.weight`,
 `optimizer.<parameter>.exp_avg`. Sharded tensors (DTensor) are written by
@@ -63,7 +63,7 @@ class RetentionPolicy:
     """Which checkpoints stay when a new one is saved."""
 
     keep_latest: int = 2
-    """Number of newest checkpoints to keep; the second one replaces a newest one that is damaged."""
+    """Number of newest checkpoints to keep; with two, one is left if the newest is damaged."""
 
     keep_every: int = 0
     """Checkpoints of steps that this number divides are never deleted; 0 means none."""
@@ -288,14 +288,14 @@ def newest_checkpoint(
             raise CheckpointError(
                 f"{folder} was written by a run of another config or other data "
                 f"({record['fingerprint']}, this run is {fingerprint}). Choose another --out, or "
-                f"delete {run / 'checkpoints'} to start anew."
+                f"delete {run / 'checkpoints'} to start over."
             )
         return SavedCheckpoint(folder, record["step"], record)
     if folders:
         raise CheckpointError(
             f"{run / 'checkpoints'}: files of {', '.join(f.name for f in folders)} are missing or "
             "truncated; expected a complete checkpoint. Copy it again, or delete the folder to "
-            "start anew."
+            "start over."
         )
     return None
 
@@ -306,7 +306,7 @@ def _require_format(folder: Path, record: Any) -> None:
         raise CheckpointError(
             f"{folder} has checkpoint format {found}; expected format {CHECKPOINT_FORMAT}. Finish "
             "the run with the version of calumma that started it, choose another --out, or delete "
-            f"{folder.parent} to start anew."
+            f"{folder.parent} to start over."
         )
 
 

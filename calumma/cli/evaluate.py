@@ -1,4 +1,4 @@
-"""`calumma evaluate`: what a model can do, measured on held-out documents."""
+"""`calumma evaluate`: metrics of a model on held-out documents and benchmarks."""
 
 from __future__ import annotations
 
@@ -20,76 +20,73 @@ if TYPE_CHECKING:
     from calumma.evaluate.report import EvalReport
     from calumma.tokens.image import ImageTokenizer
 
-_DESCRIPTION = "Measure a model: figures with baselines, sample sizes and 95 % intervals."
+_DESCRIPTION = "Evaluate a model: metrics with baselines, sample sizes and 95 % intervals."
 
 _EXAMPLES = """\
-  calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1 --show 2
-  calumma evaluate MODEL --tasks piqa,gsm8k,coco --data benchmarks --out out/2 --votes 8
+  calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1
+  calumma evaluate MODEL --tasks piqa,gsm8k,coco --data benchmarks --out out/2 --majority-votes 8
   calumma evaluate MODEL --card out/1 out/2"""
 
-_CARD_HELP = "write MODEL/README.md, a model card, with these reports' figures"
-_RULES_HELP = "auto, cpu or cuda; also --prompts --shots --votes --labels"
-_FEATURES_HELP = "likeness by efficientnet-lite0, a TorchScript FILE or none"
+_CARD_HELP = "write MODEL/README.md, a model card, with these reports' metrics"
+_DEVICE_HELP = "auto, cpu or cuda; also --max-prompts --num-fewshot --majority-votes"
+_FEATURES_HELP = "efficientnet-lite0, a TorchScript FILE or none; also --safety-classifiers"
+_CHAT_HELP = "prompt in turns, as a fine-tuned model; also --question --guidance-scale"
 
-_COUNTED = 1000
-"""Training documents counted for the unigram baseline, at most: their pictures are encoded."""
+_MAX_COUNTED_DOCUMENTS = 1000
+"""Training documents counted for the unigram baseline, at most: their images are encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """How things are asked; each by its name on the command line."""
+class EvaluateOptions:
+    """Options that are given as `--field-name VALUE`."""
 
-    prompts: int = 200
-    """Pictures drawn, captions written, documents gone on with, at most."""
+    max_prompts: int = 200
+    """Images and captions generated per task, at most."""
 
-    shots: int | None = None
-    """Examples before a benchmark's question; None for as many as the paper shows."""
+    num_fewshot: int | None = None
+    """Few-shot examples before a benchmark's question; None for the paper's number."""
 
-    votes: int = 1
-    """Answers drawn for a majority vote; 1 is none."""
+    majority_votes: int = 1
+    """Sampled answers per question for majority voting; 1 disables it."""
 
     question: str = ""
-    """Text behind a picture to be captioned."""
+    """Text after an image in the prompt for its caption."""
 
-    guidance: float = 3.0
-    """Text guidance of drawings."""
+    guidance_scale: float = 3.0
+    """Classifier-free guidance scale of generated images."""
 
-    labels: str = ""
+    safety_classifiers: str = ""
     """Classifiers that label answers as safe or unsafe, with commas between."""
 
 
 def add_evaluate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb `evaluate`."""
+    """Add the command `evaluate`."""
     usage = "MODEL --tasks A,B [--documents DOCS...] [--data DIR] --out DIR [options]"
     parser = add_command(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run, accepts_overrides=True)
     add = parser.add_argument
-    add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder, or a tokenizer's")
-    add("--list", action="store_true", help="say what tasks there are, and which files they read")
+    add("model", type=Path, nargs="?", metavar="MODEL", help="a model or image tokenizer folder")
+    add("--list", action="store_true", help="list the tasks, and the files that they read")
     add("--tasks", default="", metavar="A,B", help="names of tasks, with commas between")
     add("--documents", nargs="+", default=[], metavar="DOCS", help="held-out documents")
-    add("--data", type=Path, metavar="DIR", help="benchmarks' own files, a folder for each")
+    add("--data", type=Path, metavar="DIR", help="benchmarks' own files, with a folder for each")
     add("--train", nargs="+", default=[], metavar="DOCS", help="training documents, for baselines")
-    add("--out", type=Path, metavar="DIR", help="for report.json and report.html")
+    add("--out", type=Path, metavar="DIR", help="folder of report.json and report.html")
     add("--card", nargs="+", type=Path, default=[], metavar="DIR", help=_CARD_HELP)
-    add("--show", type=int, default=0, metavar="N", help="show N prompts and answers of each task")
-    add("--limit", type=int, metavar="N", help="measure N documents or questions, drawn by seed")
-    add("--seed", type=int, default=0, metavar="N", help="same seed, same figures (default: 0)")
-    add(
-        "--turns",
-        action="store_true",
-        help="ask in turns, as of a fine-tuned model; also --question --guidance",
-    )
-    add("--features", default="auto", metavar="NAME", help=_FEATURES_HELP)
-    add("--device", default="auto", metavar="D", help=_RULES_HELP)
+    add("--log-samples", type=int, default=0, metavar="N", help="show N prompts of each task")
+    add("--limit", type=int, metavar="N", help="use a random subset of N documents or questions")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same metrics (default: 0)")
+    add("--chat-template", action="store_true", help=_CHAT_HELP)
+    add("--feature-network", default="auto", metavar="NAME", help=_FEATURES_HELP)
+    add("--device", default="auto", metavar="D", help=_DEVICE_HELP)
 
 
 def _run(args: argparse.Namespace) -> None:
-    """List tasks; or measure, write the report and print its table; or write a model card.
+    """List tasks; or evaluate, write the report and print its table; or write a model card.
 
     Raises:
         ConfigError: an argument is missing, or a count is not positive.
-        EvaluationError: a task is not known, or finds nothing that fits it.
+        EvaluationError: a task is not known, or finds nothing suitable.
         CheckpointError: MODEL is no model folder.
         DocumentError: documents cannot be read.
         OutputError: the folder cannot be written.
@@ -99,37 +96,39 @@ def _run(args: argparse.Namespace) -> None:
     if args.list:
         print(list_tasks())
         return
-    _require_arguments(args)
+    _check_arguments(args)
     if args.tasks:
-        _measure(args)
+        _evaluate(args)
     if args.card:
         from calumma.evaluate.model_card import write_card
 
         print(f"model card: {write_card(args.model, args.card, args.train)}")
 
 
-def _measure(args: argparse.Namespace) -> None:
-    # Torch is imported when a model is used, not when `calumma --help` is asked for.
+def _evaluate(args: argparse.Namespace) -> None:
+    # Imported here because torch takes seconds, which `calumma --help` does not need.
     from calumma.evaluate.evaluator import check_tasks
     from calumma.evaluate.metric import render_table
 
-    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    tasks = _task_names(args)
     check_tasks(tasks)
-    rules = override_config(Rules, {}, args.overrides, "the command line")
-    _require_counts(args, rules)
+    options = override_config(EvaluateOptions, {}, args.overrides, "the command line")
+    _check_counts(args, options)
     make_folder(args.out)
-    with _Teller() as told:
-        report = _report(args, rules, tasks, told)
+    with _TaskBars() as progress:
+        report = _make_report(args, options, tasks, progress)
     report.save(args.out)
-    for shown in report.logged_samples:
-        print(shown.to_text(), end="\n\n")
+    for sample in report.logged_samples:
+        print(sample.to_text(), end="\n\n")
     print(render_table(report.metrics))
     for line in report.skipped:
         print(f"not measured: {line}")
-    print(f"\nreport: {args.out / 'report.html'}  (for machines: {args.out / 'report.json'})")
+    print(f"\nreport: {args.out / 'report.html'}  (as JSON: {args.out / 'report.json'})")
 
 
-def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Teller) -> EvalReport:
+def _make_report(
+    args: argparse.Namespace, options: EvaluateOptions, tasks: list[str], progress: _TaskBars
+) -> EvalReport:
     from calumma.documents.readers import read_documents
     from calumma.evaluate.context import EvalConfig, EvalContext, subsample
     from calumma.evaluate.evaluator import TASKS, evaluate, evaluate_tokenizer
@@ -146,105 +145,111 @@ def _report(args: argparse.Namespace, rules: Rules, tasks: list[str], told: _Tel
     training = list(read_documents(args.train)) if args.train else []
     counts = None
     if model and training and any(name == "likelihood" or TASKS[name].files for name in tasks):
-        counted = subsample(training, _COUNTED, args.seed)
+        counted = subsample(training, _MAX_COUNTED_DOCUMENTS, args.seed)
         counts = EvalContext(
-            model, counted, on_progress=lambda n, of: told("counting", n, of)
+            model, counted, on_progress=lambda n, total: progress("counting", n, total)
         ).token_counts()
-    options = EvalConfig(
+    names = options.safety_classifiers
+    config = EvalConfig(
         seed=args.seed,
         training_documents=training,
         training_counts=counts,
-        chat_template=args.turns,
-        caption_question=rules.question,
-        image=ImageSampling(guidance_scale=rules.guidance),
+        chat_template=args.chat_template,
+        caption_question=options.question,
+        image=ImageSampling(guidance_scale=options.guidance_scale),
         reconstruction_details=True,
-        feature_network=_features(args.features),
-        max_prompts=rules.prompts,
+        feature_network=_feature_network(args.feature_network),
+        max_prompts=options.max_prompts,
         benchmarks_folder=args.data,
         limit=args.limit,
-        num_fewshot=rules.shots,
-        majority_votes=rules.votes,
-        log_samples=args.show,
-        safety_classifier=make_safety_classifier(rules.labels.split(",")) if rules.labels else None,
+        num_fewshot=options.num_fewshot,
+        majority_votes=options.majority_votes,
+        log_samples=args.log_samples,
+        safety_classifier=make_safety_classifier(names.split(",")) if names else None,
     )
     if tokenizer:
-        report = evaluate_tokenizer(tokenizer, documents, tasks, options, progress=told)
+        report = evaluate_tokenizer(tokenizer, documents, tasks, config, progress=progress)
     else:
         assert model is not None
-        report = evaluate(model, documents, tasks, options, progress=told)
-    sheets = [*report.charts_and_grids, *_history(args.model, tokenizer)]
-    return replace(report, model=str(args.model), command=_command(args), sheets=sheets)
+        report = evaluate(model, documents, tasks, config, progress=progress)
+    charts = [*report.charts_and_grids, *_codebook_charts(args.model, tokenizer)]
+    return replace(report, model=str(args.model), command=_command(args), charts_and_grids=charts)
 
 
-def _require_arguments(args: argparse.Namespace) -> None:
+def _task_names(args: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in args.tasks.split(",") if name.strip()]
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
     from calumma.evaluate.evaluator import TASKS
 
-    wanted = {"MODEL": args.model}
+    required = {"MODEL": args.model}
     if not args.card:
-        wanted["--tasks"] = args.tasks
+        required["--tasks"] = args.tasks
     if args.tasks:
-        wanted["--out"] = args.out
-        named = [TASKS[name.strip()] for name in args.tasks.split(",") if name.strip() in TASKS]
-        if any(not task.files for task in named):
-            wanted["--documents"] = args.documents
-        if any(task.files for task in named):
-            wanted["--data"] = args.data
-    missing = [name for name, value in wanted.items() if not value]
+        required["--out"] = args.out
+        tasks = [TASKS[name] for name in _task_names(args) if name in TASKS]
+        if any(not task.files for task in tasks):
+            required["--documents"] = args.documents
+        if any(task.files for task in tasks):
+            required["--data"] = args.data
+    missing = [name for name, value in required.items() if not value]
     if missing:
         raise ConfigError(
-            f"{missing[0]} is missing; expected {' '.join(expected)} for this. "
+            f"{missing[0]} is missing; expected {' '.join(required)}. "
             "`calumma evaluate --help` shows examples, `--list` the tasks."
         )
 
 
-def _require_counts(args: argparse.Namespace, rules: Rules) -> None:
-    for name, value, least in (
-        ("limit", args.limit, 1), ("prompts", rules.prompts, 1), ("votes", rules.votes, 1),
-        ("shots", rules.shots, 0), ("show", args.show, 0),
+def _check_counts(args: argparse.Namespace, options: EvaluateOptions) -> None:
+    for name, value, minimum in (
+        ("limit", args.limit, 1), ("max-prompts", options.max_prompts, 1),
+        ("majority-votes", options.majority_votes, 1), ("num-fewshot", options.num_fewshot, 0),
+        ("log-samples", args.log_samples, 0),
     ):  # fmt: skip
-        if value is not None and value < least:
+        if value is not None and value < minimum:
             raise ConfigError(
-                f"--{name} {value}; expected at least {least}. Give more, or leave it out."
+                f"--{name} {value}; expected at least {minimum}. Give more, or leave it out."
             )
 
 
-def _history(folder: Path, tokenizer: ImageTokenizer | None) -> list[Chart]:
-    """What the run that made an image tokenizer tells of its codebook, if it lies there."""
-    from calumma.evaluate.history import codebook_history
+def _codebook_charts(folder: Path, tokenizer: ImageTokenizer | None) -> list[Chart]:
+    """Return the chart of the codebook in training, if the run's metrics are in the folder."""
+    from calumma.evaluate.reconstruction_details import codebook_history
 
     chart = codebook_history(folder, tokenizer.config.num_codes) if tokenizer else None
     return [chart] if chart else []
 
 
-def _features(name: str) -> str:
-    """The network that `--features` names; by default the one that is installed, if it is."""
-    from calumma.tokens.vq.efficientnet import efficientnet_weights_path
+def _feature_network(name: str) -> str:
+    """Resolve "auto" to the installed network, if there is one, and "none" to none."""
+    from calumma.tokens.vq.efficientnet import weights_file
     from calumma.tokens.vq.perceptual import LITE0
 
     if name != "auto":
         return "" if name == "none" else name
     try:
-        efficientnet_weights_path()
+        weights_file()
     except ConfigError:
         return ""
     return LITE0
 
 
-class _Teller:
-    """Shows each task as a bar of its own."""
+class _TaskBars:
+    """One progress bar per task."""
 
     def __init__(self) -> None:
         self._name = ""
         self._bars = ExitStack()
 
-    def __enter__(self) -> _Teller:
+    def __enter__(self) -> _TaskBars:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._bars.__exit__(*error)
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """Hear that `done` of `total` are measured for the task `name`."""
+        """Show that `done` of `total` items of the task `name` are done."""
         from calumma.cli.progress import ProgressBar
 
         STOP.check("no report is written")
@@ -256,14 +261,15 @@ class _Teller:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command line that makes the same report again."""
+    """Return the command line that reproduces the report."""
     words = ["calumma", "evaluate", str(args.model), "--tasks", args.tasks]
     words += ["--documents", *args.documents] if args.documents else []
     words += ["--data", str(args.data)] if args.data else []
     words += ["--train", *args.train] if args.train else []
     words += ["--out", str(args.out), "--seed", str(args.seed)]
     words += [] if args.limit is None else ["--limit", str(args.limit)]
-    words += ["--show", str(args.show)] if args.show else []
-    words += ["--turns"] if args.turns else []
-    words += [] if args.features == "auto" else ["--features", args.features]
+    words += ["--log-samples", str(args.log_samples)] if args.log_samples else []
+    words += ["--chat-template"] if args.chat_template else []
+    if args.feature_network != "auto":
+        words += ["--feature-network", args.feature_network]
     return shlex.join([*words, "--device", args.device, *args.overrides])

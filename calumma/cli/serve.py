@@ -1,99 +1,100 @@
-"""`calumma serve`: OpenAI's API and a web page around a model."""
+"""`calumma serve`: OpenAI's API and a web page for a model."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
-    from calumma.generate.model import Model
     from calumma.serve.api_keys import APIKeys
+    from calumma.serve.backends.generation_backend import BackendConfig
     from calumma.serve.config import C2PASigningConfig, ServeConfig, ServeLimits
-    from calumma.serve.handler import Engine
 
 _DESCRIPTION = """\
 Serve a model: OpenAI's API and a web page (docs/serving.md)."""
 
 _EXAMPLES = """\
-  calumma serve out/demo/model                          then open http://127.0.0.1:8000
-  calumma serve --new-key anna --keys keys.txt          make a key, and print it once
-  calumma serve MODEL --host 0.0.0.0 --keys keys.txt --limit max_pixels=4000000"""
+  calumma serve out/demo/model                     then open http://127.0.0.1:8000
+  calumma serve --create-api-key anna --api-keys-file keys.txt
+  calumma serve MODEL --host 0.0.0.0 --api-keys-file keys.txt --limit max_pixels=4000000"""
 
 
 def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(subparsers, "serve", "MODEL [options]", _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run)
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder")
     add("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1)")
     add("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one (8000)")
-    add("--name", metavar="NAME", help="what clients call the model (its folder's name)")
-    add("--keys", type=Path, metavar="FILE", help="keys of clients (default: $CALUMMA_API_KEYS)")
-    add("--new-key", metavar="NAME", help="add a key for NAME to --keys FILE, print it and leave")
-    queue = "answers that may run or wait at once (128); --limit NAME=N: another limit"
-    add("--max-queue", type=int, metavar="N", help=queue)
+    add("--served-model-name", metavar="NAME", help="name in requests (the folder's name)")
+    add("--api-keys-file", type=Path, metavar="FILE", help="keys (default: $CALUMMA_API_KEYS)")
+    add("--create-api-key", metavar="NAME", help="add a key to --api-keys-file, print it, exit")
+    queue = "completions at a time (128); also --limit NAME=N"
+    add("--max-concurrent-requests", type=int, metavar="N", help=queue)
     add("--limit", action="append", default=[], metavar="NAME=N", help=argparse.SUPPRESS)
-    add("--allow-host", action="append", default=[], metavar="HOST", help="pictures from there")
-    add("--filter", action="append", default=[], metavar="NAME", help="nudity or module:function")
-    sign = "certificates (PEM) to sign pictures, --c2pa-key FILE; --c2pa-timestamps URL"
+    domains = "host whose images are fetched; repeatable"
+    add("--allowed-media-domains", action="append", default=[], metavar="HOST", help=domains)
+    filters = "nudity, or module:function; repeatable"
+    add("--content-filter", action="append", default=[], metavar="NAME", help=filters)
+    sign = "certificates for signing images, --c2pa-key FILE"
     add("--c2pa", type=Path, metavar="FILE", help=sign)
     add("--c2pa-key", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     add("--c2pa-timestamps", metavar="URL", help=argparse.SUPPRESS)
-    add("--log-prompts", action="store_true", help="write prompts into the log")
-    many = "copies, through Ray Serve (1); --tensor N: processes that share a decoder (1)"
-    add("--replicas", type=int, default=1, metavar="N", help=many)
-    add("--tensor", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
-    add("--fleet", action="append", default=[], metavar="URL", help="let vLLM there choose ids")
-    device = "auto, cpu or cuda; --dtype bfloat16, --weights int8 or fp8, --compile"
+    add("--log-prompts", action="store_true", help="write prompts to the log")
+    add("--num-replicas", type=int, default=1, metavar="N", help="replicas, through Ray Serve (1)")
+    tp = "processes that share the decoder (1)"
+    add("--tensor-parallel-size", type=int, default=1, metavar="N", help=tp)
+    vllm = "vLLM server that generates tokens; repeatable"
+    add("--vllm-url", action="append", default=[], metavar="URL", help=vllm)
+    device = "auto, cpu or cuda; --dtype bfloat16, --quantization int8 or fp8, --compile"
     add("--device", default="auto", metavar="D", help=device)
     add("--dtype", default="float32", metavar="D", help=argparse.SUPPRESS)
-    add("--weights", default="plain", metavar="W", help=argparse.SUPPRESS)
+    add("--quantization", metavar="Q", help=argparse.SUPPRESS)
     add("--compile", action="store_true", help=argparse.SUPPRESS)
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Serve until a signal comes, or make a key.
+    """Serve until a signal arrives, or create an API key.
 
     Raises:
-        Interrupted: a signal came; all that was under way is answered or handed back.
+        Interrupted: a signal arrived; running completions are finished or aborted.
     """
     from calumma.serve.api_keys import create_api_key
 
-    if args.new_key is not None:
-        if args.keys is None:
-            raise _mistake("--new-key needs --keys FILE, where its hash is kept")
-        print(create_api_key(args.new_key, args.keys))
+    if args.create_api_key is not None:
+        if args.api_keys_file is None:
+            raise _usage_error("--create-api-key needs --api-keys-file FILE for the key's hash")
+        print(create_api_key(args.create_api_key, args.api_keys_file))
         return
     if args.model is None:
-        raise _mistake("no MODEL; expected a model folder")
-    _require_packages()
+        raise _usage_error("no MODEL; expected a model folder")
+    _check_packages()
     _serve(args)
 
 
-def _mistake(found: str) -> Exception:
+def _usage_error(found: str) -> Exception:
     from calumma.errors import ConfigError
 
-    return ConfigError(f"{found}; `calumma serve --help` says what is expected.")
+    return ConfigError(f"{found}; `calumma serve --help` lists the options.")
 
 
-def _require_packages() -> None:
+def _check_packages() -> None:
     from calumma.errors import ConfigError
 
     try:
-        import fastapi  # noqa: F401 - only whether it is there
+        import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"serving needs {error.name}, which is not installed. "
-            "`pip install 'calumma[serve]'` brings it."
+            "`pip install 'calumma[serve]'` installs it."
         ) from error
 
 
@@ -101,159 +102,156 @@ def _serve(args: argparse.Namespace) -> None:
     from calumma.errors import Interrupted
     from calumma.runtime import STOP
     from calumma.serve.app import check_exposure
+    from calumma.serve.backends.ray_serve import ReplicaConfig, serve_replicas
     from calumma.serve.provenance.signing import load_image_signer
 
-    config, keys = _config(args), _keys(args)
-    check_exposure(config, keys)
+    config, api_keys = _config(args), _api_keys(args)
+    check_exposure(config, api_keys)
     if config.c2pa is not None:
-        # Tried out before the model is read, which takes longer.
+        # Checked before the model is loaded, which takes longer.
         load_image_signer(config.c2pa)
-    _require_ranks(args)
-    if args.replicas > 1:
-        _serve_many(args, config, keys)
+    backend = _backend_config(args)
+    if args.num_replicas > 1:
+        replicas = ReplicaConfig(
+            backend=backend, config=config, api_keys=api_keys, num_replicas=args.num_replicas
+        )
+        serve_replicas(replicas, lambda: _print_url(config, config.host, config.port))
     else:
-        _serve_one(args, config, keys)
+        _serve_one(backend, config, api_keys)
     if STOP.is_requested:
-        raise Interrupted("stopped by a signal; what was under way is answered or handed back.")
+        raise Interrupted("stopped by a signal; running completions are finished or aborted.")
 
 
-def _require_ranks(args: argparse.Namespace) -> None:
-    if args.tensor < 1:
-        raise _mistake(f"--tensor {args.tensor}; expected at least 1")
-    if args.tensor > 1 and args.fleet:
-        raise _mistake(
-            "--tensor and --fleet; expected one of them, as a fleet needs no decoder here"
+def _backend_config(args: argparse.Namespace) -> BackendConfig:
+    from calumma.serve.backends.generation_backend import BackendConfig
+
+    if args.tensor_parallel_size < 1:
+        raise _usage_error(
+            f"--tensor-parallel-size {args.tensor_parallel_size}; expected at least 1"
         )
-    if args.tensor > 1 and (args.compile or args.weights != "plain"):
-        raise _mistake(
-            "--tensor with --weights or --compile; expected plain weights, which are cut, and blocks "
-            "that are not compiled"
+    if args.tensor_parallel_size > 1 and args.vllm_url:
+        raise _usage_error(
+            "--tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder"
         )
+    if args.tensor_parallel_size > 1 and (args.compile or args.quantization):
+        raise _usage_error(
+            "--tensor-parallel-size with --quantization or --compile; expected neither, as only "
+            "plain weights are sharded"
+        )
+    return BackendConfig(
+        model=args.model,
+        device=args.device,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        compile=args.compile,
+        tensor_parallel_size=args.tensor_parallel_size,
+        vllm_urls=tuple(args.vllm_url),
+    )
 
 
-def _serve_one(args: argparse.Namespace, config: ServeConfig, keys: APIKeys | None) -> None:
+def _serve_one(
+    backend_config: BackendConfig, config: ServeConfig, api_keys: APIKeys | None
+) -> None:
     import sys
 
     from calumma.errors import RankError
     from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
     from calumma.serve.app import build_app, build_handler
+    from calumma.serve.backends.generation_backend import build_backend
     from calumma.serve.logs import log_to
     from calumma.serve.server import Server, bind
 
-    with bind(config.host, config.port) as listening, _opened(args, config) as (model, live):
-        service = build_handler(model, config, live=live)
-        server = Server(build_app(service, keys), service.desk)
-        if isinstance(live, TensorParallelAsyncEngine):
-            live.worker_group.on_failure(lambda _: server.stop())
-        with log_to(sys.stderr):
-            _tell(config, *listening.getsockname()[:2])
-            server.run([listening])
-        if isinstance(service.live.error, RankError):
-            raise service.live.error
+    with bind(config.host, config.port) as listener:
+        backend = build_backend(backend_config, config.served_model_name)
+        try:
+            handler = build_handler(backend, config)
+            server = Server(build_app(handler, api_keys), handler)
+            if isinstance(backend, TensorParallelAsyncEngine):
+                backend.worker_group.on_failure(lambda _: server.stop())
+            with log_to(sys.stderr):
+                _print_url(config, *listener.getsockname()[:2])
+                server.run([listener])
+        finally:
+            backend.close(finish=False)
+        if isinstance(backend.error, RankError):
+            raise backend.error
 
 
-@contextmanager
-def _opened(args: argparse.Namespace, config: ServeConfig) -> Iterator[tuple[Model, Engine | None]]:
-    """The model, and what answers, where that is no engine of this process alone."""
-    from calumma.generate.model import load
-    from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
-    from calumma.serve.backends.vllm import VLLMBackend
-
-    if args.tensor > 1:
-        with TensorParallelAsyncEngine(
-            args.model, args.tensor, device=args.device, dtype=args.dtype
-        ) as live:
-            yield live.model, live
-        return
-    model = load(args.model, device=args.device, dtype=args.dtype, weights=args.weights)
-    if args.compile:
-        model.compile()
-    yield model, VLLMBackend(model, args.fleet, config.served_model_name) if args.fleet else None
-
-
-def _serve_many(args: argparse.Namespace, config: ServeConfig, keys: APIKeys | None) -> None:
-    from calumma.serve.backends.ray_serve import ReplicaConfig, serve_replicas
-
-    replicas = ReplicaConfig(
-        model=args.model,
-        config=config,
-        api_keys=keys,
-        num_replicas=args.replicas,
-        device=args.device,
-        dtype=args.dtype,
-        weights=args.weights,
-        compile=args.compile,
-        tensor_parallel_size=args.tensor,
-    )
-    serve_replicas(replicas, lambda: _tell(config, config.host, config.port))
-
-
-def _tell(config: ServeConfig, host: str, port: int) -> None:
-    shown = f"[{host}]" if ":" in host else host
-    print(f"serving {config.served_model_name} at http://{shown}:{port}; Ctrl-C stops.", flush=True)
+def _print_url(config: ServeConfig, host: str, port: int) -> None:
+    name = f"[{host}]" if ":" in host else host
+    print(f"serving {config.served_model_name} at http://{name}:{port}; Ctrl-C stops.", flush=True)
 
 
 def _config(args: argparse.Namespace) -> ServeConfig:
     from calumma.serve.config import ServeConfig
 
     return ServeConfig(
-        served_model_name=args.name or args.model.resolve().name,
-        limits=limits_of(args.limit, args.max_queue),
+        served_model_name=args.served_model_name or args.model.resolve().name,
+        limits=serve_limits(args.limit, args.max_concurrent_requests),
         host=args.host,
         port=args.port,
-        allowed_media_domains=tuple(host.lower() for host in args.allow_host),
-        content_filters=tuple(args.filter),
+        allowed_media_domains=tuple(host.lower() for host in args.allowed_media_domains),
+        content_filters=tuple(args.content_filter),
         log_prompts=args.log_prompts,
-        c2pa=_credential(args),
+        c2pa=_c2pa_config(args),
     )
 
 
-def _credential(args: argparse.Namespace) -> C2PASigningConfig | None:
+def _c2pa_config(args: argparse.Namespace) -> C2PASigningConfig | None:
     from calumma.serve.config import C2PASigningConfig
 
     certificates, key, timestamps = args.c2pa, args.c2pa_key, args.c2pa_timestamps
     if certificates is None:
         if key is not None:
-            raise _mistake("--c2pa-key needs --c2pa FILE, the certificates for which it signs")
+            raise _usage_error("--c2pa-key needs --c2pa FILE, the certificates of the key")
         if timestamps is not None:
-            raise _mistake("--c2pa-timestamps needs --c2pa FILE and --c2pa-key FILE")
+            raise _usage_error("--c2pa-timestamps needs --c2pa FILE and --c2pa-key FILE")
         return None
     if key is None:
-        raise _mistake("--c2pa needs --c2pa-key FILE, the key of its first certificate")
-    # Replicas may stand in other folders.
+        raise _usage_error("--c2pa needs --c2pa-key FILE, the key of its first certificate")
+    # The working directory of a replica may be another one.
     return C2PASigningConfig(
-        certificates=certificates.absolute(), private_key=key.absolute(), timestamp_url=timestamps
+        certificates=certificates.absolute(),
+        private_key=key.absolute(),
+        timestamp_url=timestamps,
     )
 
 
-def limits_of(changes: Sequence[str], max_queue: int | None = None) -> ServeLimits:
-    """The limits, with some changed: NAME=N.
+def serve_limits(
+    assignments: Sequence[str], max_concurrent_requests: int | None = None
+) -> ServeLimits:
+    """Return the default limits with some replaced by assignments NAME=N.
 
     Raises:
-        ConfigError: there is no limit of a name, or a value is no number above 0.
+        ConfigError: a name is unknown, or a value is not a number above 0.
     """
     from calumma.errors import ConfigError
+    from calumma.renamed import SERVE_LIMITS, rename_message
     from calumma.serve.config import ServeLimits
 
-    kinds = {field.name: field.type for field in dataclasses.fields(ServeLimits)}
-    values: dict[str, Any] = {} if max_queue is None else {"max_queue": max_queue}
-    for change in changes:
-        name, _, text = change.partition("=")
+    types = {field.name: field.type for field in dataclasses.fields(ServeLimits)}
+    values: dict[str, Any] = {}
+    if max_concurrent_requests is not None:
+        values["max_concurrent_requests"] = max_concurrent_requests
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name in SERVE_LIMITS:
+            raise ConfigError(rename_message("limit", name, SERVE_LIMITS[name]))
         try:
-            values[name] = (int if kinds[name] == "int" else float)(text)
+            values[name] = (int if types[name] == "int" else float)(text)
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"--limit {change} is not understood; expected NAME=N with one of "
-                f"{', '.join(kinds)}. Fix it."
+                f"--limit {assignment} is invalid; expected NAME=N with one of {', '.join(types)}. "
+                "Fix it."
             ) from error
     return ServeLimits(**values)
 
 
-def _keys(args: argparse.Namespace) -> APIKeys | None:
+def _api_keys(args: argparse.Namespace) -> APIKeys | None:
     from calumma.runtime import api_keys_from_environment
     from calumma.serve.api_keys import load_api_keys, parse_api_keys
 
-    if args.keys is not None:
-        return load_api_keys(args.keys)
+    if args.api_keys_file is not None:
+        return load_api_keys(args.api_keys_file)
     text = api_keys_from_environment()
     return parse_api_keys(text, "$CALUMMA_API_KEYS") if text else None

@@ -1,8 +1,8 @@
-"""Still lifes: things of the embedded corpus and plain shapes, set out on a ground.
+"""Still lifes: synthetic images of embedded emoji, clip art and plain shapes on a ground.
 
-A still life is decided by a random generator and holds all that can be said of it, so captions,
-questions and their answers are true by construction. Things stand where words can name: one in the
-middle, two side by side or one above the other, three or four in the corners.
+A still life is sampled with a random generator and records everything that it shows, so captions,
+questions and answers are true by construction. Positions have names: one thing in the middle, two in
+a row or a column, three or four in the corners.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES, draw_shape
 from calumma.documents.document import Document
 
 GROUND_PATTERNS = ("plain", "striped", "checked", "fading")
-"""Grounds: one colour, bands or squares of two, or one that fades into the other downwards."""
+"""Patterns of the ground: one color, stripes or squares of two, or a vertical gradient."""
 
 LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "one": (("in the middle", 0.5, 0.5),),
@@ -36,10 +36,10 @@ LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
         ("at the bottom right", 0.73, 0.73),
     ),
 }
-"""Places by name, each with the share of the picture's side right of its left and below its top."""
+"""Named positions: the center, as fractions of the image side from the left and from the top."""
 
 SINGLE_BOX, SHARED_BOX = 0.75, 0.42
-"""Side of a thing's box as a share of the picture's."""
+"""Side of a thing's box as a fraction of the image side: alone, and with other things."""
 
 _CATEGORIES = {
     *("animals-nature", "food-drink", "travel-places", "objects", "activities"),
@@ -51,91 +51,91 @@ _JPEG = {"quality": 90, "subsampling": 0}
 
 @dataclass(frozen=True)
 class Thing:
-    """Something that can stand in a picture: a coloured shape, or a picture of its own."""
+    """An object of a still life: a colored shape, or an emoji or clip art."""
 
     name: str
-    """With its colour, where it is a shape."""
+    """Name as used in captions; that of a shape begins with its color."""
 
     color: str = ""
-    """Of a shape; empty for what has its own colours."""
+    """Color of a shape; empty for images."""
 
     source: str = "shapes"
     license: str = "CC0-1.0"
     split: Split = "train"
     data: bytes = b""
-    """The file of its picture; empty for shapes."""
+    """The image file; empty for shapes."""
 
     def render(self, box: int) -> PIL.Image.Image:
-        """The thing, transparent around it, with its longer side as long as the box's."""
+        """Render the thing on a transparent background, its longer side `box` pixels."""
         if self.color:
             return draw_shape(self.name.split()[-1], GROUNDS[self.color], box)
         with PIL.Image.open(io.BytesIO(self.data)) as file:
-            picture = file.convert("RGBA")
-        scale = box / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return picture.resize(size, PIL.Image.Resampling.LANCZOS)
+            image = file.convert("RGBA")
+        scale = box / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return image.resize(size, PIL.Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What the things stand on."""
+    """The background of a still life."""
 
     pattern: str
     color: str
     second_color: str = ""
-    """The other colour; empty on a plain ground."""
+    """The second color of the pattern; empty on a plain ground."""
 
     @property
     def description(self) -> str:
-        """The ground, named."""
-        colours = f"{self.color} and {self.second_color}" if self.second_color else self.color
-        return f"{self.pattern} {colours} ground"
+        """The ground in words, such as "striped red and blue ground"."""
+        colors = f"{self.color} and {self.second_color}" if self.second_color else self.color
+        return f"{self.pattern} {colors} ground"
 
     @property
     def colors(self) -> set[str]:
-        """Its colours, by name."""
+        """The names of its colors."""
         return {self.color, self.second_color} - {""}
 
     def render(self, side: int) -> PIL.Image.Image:
-        """The ground, as a picture of its own."""
+        """Render the ground as an RGB image of `side` x `side` pixels."""
         first = np.array(GROUNDS[self.color], dtype=np.float64)
         if not self.second_color:
             return PIL.Image.new("RGB", (side, side), GROUNDS[self.color])
         rows, columns = np.mgrid[0:side, 0:side] * 8 // side
-        shares = {
+        blend = {
             "striped": columns % 2,
             "checked": (rows + columns) % 2,
             "fading": np.mgrid[0:side, 0:side][0] / max(1, side - 1),
         }[self.pattern]
         second = np.array(GROUNDS[self.second_color], dtype=np.float64)
-        values = first + shares[..., None] * (second - first)
+        values = first + blend[..., None] * (second - first)
         return PIL.Image.fromarray(values.round().astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class StillLife:
-    """All that decides a picture."""
+    """A complete description of one image."""
 
     ground: Ground
     layout: str
     things: tuple[Thing, ...]
-    """In the order of the layout's places; the last places may be empty."""
+    """Things in the order of the layout's positions; the last positions may be empty."""
 
     @property
     def positions(self) -> Iterator[tuple[str, Thing]]:
-        """Each thing with the name of its place."""
-        places = LAYOUTS[self.layout]
-        return ((name, thing) for (name, _, _), thing in zip(places, self.things, strict=False))
+        """(position name, thing) of each thing."""
+        layout = LAYOUTS[self.layout]
+        return ((name, thing) for (name, _, _), thing in zip(layout, self.things, strict=False))
 
     @property
     def split(self) -> Split:
-        """Held out where one of its things is."""
+        """The split: "held-out" if one of its things is held out."""
         held_out = any(thing.split == "held-out" for thing in self.things)
         return "held-out" if held_out else "train"
 
     def render(self, side: int) -> PIL.Image.Image:
-        """The picture, RGB, `side` pixels to a side."""
-        picture = self.ground.render(side)
+        """Render the still life as an RGB image of `side` x `side` pixels."""
+        image = self.ground.render(side)
         box = round(side * (SINGLE_BOX if self.layout == "one" else SHARED_BOX))
         for (_, across, down), thing in zip(LAYOUTS[self.layout], self.things, strict=False):
             drawn = thing.render(box)
@@ -143,26 +143,27 @@ class StillLife:
                 round(side * across - drawn.width / 2),
                 round(side * down - drawn.height / 2),
             )
-            picture.paste(drawn, corner, drawn)
-        return picture
+            image.paste(drawn, corner, drawn)
+        return image
 
     def to_jpeg(self, side: int) -> bytes:
-        """The picture as a file."""
+        """Render the still life as a JPEG file."""
         file = io.BytesIO()
         self.render(side).save(file, "JPEG", **_JPEG)
         return file.getvalue()
 
 
 class ObjectPool:
-    """All things there are, and the choice among them."""
+    """The pool of shapes and objects from which still lifes are sampled."""
 
     def __init__(self) -> None:
-        shapes = [Thing(f"{colour} {shape}", colour) for shape in SHAPES for colour in GROUNDS]
-        self.shapes = tuple(shapes)
+        self.shapes = tuple(
+            Thing(f"{color} {shape}", color) for shape in SHAPES for color in GROUNDS
+        )
 
     @cached_property
     def objects(self) -> tuple[Thing, ...]:
-        """Emoji and clip art whose names say what they are, in the order of the corpus."""
+        """Emoji and clip art with plain English names, in the order of the corpus."""
         found = []
         splits: tuple[Split, ...] = ("train", "held-out")
         kinds: tuple[EmbeddedKind, ...] = ("emoji", "clip-art")
@@ -175,7 +176,7 @@ class ObjectPool:
         return tuple(found)
 
     def sample_still_life(self, random: np.random.Generator) -> StillLife:
-        """Set out one to four different things."""
+        """Sample a still life of one to four different things."""
         layout = str(random.choice(list(LAYOUTS), p=(0.35, 0.2, 0.2, 0.25)))
         count = int(random.integers(3, 5)) if layout == "corners" else len(LAYOUTS[layout])
         ground = self.sample_ground(random)
@@ -187,20 +188,20 @@ class ObjectPool:
         return StillLife(ground, layout, tuple(things))
 
     def sample_thing(self, random: np.random.Generator) -> Thing:
-        """A shape two times in five, else an object."""
+        """Sample a shape with probability 0.4, else an object."""
         kind = self.shapes if random.random() < 0.4 else self.objects
         return kind[int(random.integers(len(kind)))]
 
     def sample_ground(self, random: np.random.Generator) -> Ground:
-        """Plain half of the time."""
+        """Sample a ground, plain with probability 0.5."""
         pattern = str(random.choice(GROUND_PATTERNS, p=(0.5, 0.15, 0.15, 0.2)))
-        colour, second = map(str, random.choice(list(GROUNDS), 2, replace=False))
-        return Ground(pattern, colour, "" if pattern == "plain" else second)
+        color, second = map(str, random.choice(list(GROUNDS), 2, replace=False))
+        return Ground(pattern, color, "" if pattern == "plain" else second)
 
 
 @functools.cache
 def object_pool() -> ObjectPool:
-    """The one cupboard of a process."""
+    """Return the object pool, built once per process."""
     return ObjectPool()
 
 

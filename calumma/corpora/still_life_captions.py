@@ -1,4 +1,4 @@
-"""What is said of still lifes: captions, questions with answers, and pages that tell a change."""
+"""Documents about still lifes: captioned images, questions with answers, and pages of changes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from calumma.documents.document import Document, Image, Part, Text, Turn
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
 KIND_PROBABILITIES = {"pair": 0.65, "question": 0.2, "page": 0.15}
-"""Shares of the kinds of documents."""
+"""Probabilities of the kinds of documents."""
 
 _PLURAL_ONLY = ("glasses", "scissors", "jeans", "shorts", "binoculars", "grapes", "cherries")
 _SPOKEN_Y = ("uni", "use", "eu", "one")
-"""Beginnings whose first sound is no vowel, though the first letter is."""
+"""Beginnings with a vowel letter that is not pronounced as a vowel."""
 
 
 def with_article(thing: str) -> str:
-    """A thing with its article, if it takes one.
+    """Add the indefinite article to a noun, unless it is a plural.
 
-    >>> named("red circle"), named("orange square"), named("unicorn"), named("cherries")
-    ('a red circle', 'an orange square', 'a unicorn', 'cherries')
+    >>> with_article("red circle"), with_article("orange square"), with_article("cherries")
+    ('a red circle', 'an orange square', 'cherries')
     """
     last = thing.split()[-1]
     if last in _PLURAL_ONLY or (last.endswith("s") and not last.endswith(("ss", "us", "is"))):
@@ -33,7 +33,7 @@ def with_article(thing: str) -> str:
 
 
 def make_caption(scene: StillLife, random: np.random.Generator) -> str:
-    """All that a still life shows, in one of several wordings."""
+    """Write a caption of everything that a still life shows, in one of several wordings."""
     ground = with_article(scene.ground.description)
     names = [with_article(thing.name) for thing in scene.things]
     if scene.layout == "one":
@@ -41,38 +41,38 @@ def make_caption(scene: StillLife, random: np.random.Generator) -> str:
     if scene.layout in ("row", "column"):
         first, second = names
         one, other = ("left of", "right of") if scene.layout == "row" else ("above", "below")
-        said = _pick(random, (f"{first} {one} {second}", f"{second} {other} {first}"))
-        return f"{said}, on {ground}"
+        sentence = _pick(random, (f"{first} {one} {second}", f"{second} {other} {first}"))
+        return f"{sentence}, on {ground}"
     places = [f"{with_article(thing.name)} {place}" for place, thing in scene.positions]
     order = [places[number] for number in random.permutation(len(places))]
-    said = f"{', '.join(order[:-1])} and {order[-1]}"
+    listed = f"{', '.join(order[:-1])} and {order[-1]}"
     return _pick(
         random,
-        (f"{said}, on {ground}", f"{NUMBER_WORDS[len(names)]} things on {ground}: {said}"),
+        (f"{listed}, on {ground}", f"{NUMBER_WORDS[len(names)]} things on {ground}: {listed}"),
     )
 
 
 def make_question(
     scene: StillLife, pool: ObjectPool, random: np.random.Generator
 ) -> tuple[str, str]:
-    """Something asked of a still life, and the answer."""
+    """Write a question about a still life, and its answer."""
     place, thing = list(scene.positions)[int(random.integers(len(scene.things)))]
     other = pool.sample_thing(random)
-    there = {one.name for one in scene.things}
-    asked = [
+    names = {thing.name for thing in scene.things}
+    questions = [
         ("How many things are there?", NUMBER_WORDS[len(scene.things)]),
         (f"What is {place}?", with_article(thing.name)),
         (f"Where is the {thing.name}?", place),
         ("What is the ground like?", " and ".join([scene.ground.pattern, *_ground_colors(scene)])),
         (f"Is there {with_article(thing.name)}?", "yes"),
-        (f"Is there {with_article(other.name)}?", "yes" if other.name in there else "no"),
+        (f"Is there {with_article(other.name)}?", "yes" if other.name in names else "no"),
     ]
     if scene.layout in ("row", "column"):
-        first, second = (one.name for one in scene.things)
+        first, second = (thing.name for thing in scene.things)
         one, back = ("left of", "right of") if scene.layout == "row" else ("above", "below")
-        asked.append((f"What is {one} the {second}?", with_article(first)))
-        asked.append((f"Is the {first} {back} the {second}?", "no"))
-    return asked[int(random.integers(len(asked)))]
+        questions.append((f"What is {one} the {second}?", with_article(first)))
+        questions.append((f"Is the {first} {back} the {second}?", "no"))
+    return questions[int(random.integers(len(questions)))]
 
 
 def _ground_colors(scene: StillLife) -> list[str]:
@@ -81,29 +81,29 @@ def _ground_colors(scene: StillLife) -> list[str]:
 
 
 def make_still_life_document(number: int, seed: int, pool: ObjectPool, side: int) -> Document:
-    """Document `number` of the corpus that a seed gives: always the same one.
+    """Generate one document of the corpus; it depends only on `number`, `seed` and `side`.
 
     Args:
-        number: from 0, without end.
-        seed: of the corpus.
-        cupboard: the things.
-        side: pixels to a side of its pictures.
+        number: index of the document, from 0.
+        seed: random seed of the corpus.
+        pool: the things to sample from.
+        side: side of the images in pixels.
     """
     random = np.random.default_rng([seed, number])
     kind = str(random.choice(list(KIND_PROBABILITIES), p=list(KIND_PROBABILITIES.values())))
     scene = pool.sample_still_life(random)
-    scenes, made = [scene], Document(id="")
+    scenes, document = [scene], Document(id="")
     if kind == "pair":
-        made = Document(id="", content=(Text(make_caption(scene, random)), _image(scene, side)))
+        document = Document(id="", content=(Text(make_caption(scene, random)), _image(scene, side)))
     elif kind == "question":
-        made = Document(id="", messages=_conversation(scene, pool, side, random))
+        document = Document(id="", messages=_conversation(scene, pool, side, random))
     else:
         scenes, parts = _page(scene, pool, side, random)
-        made = Document(id="", content=parts)
-    things = [thing for one in scenes for thing in one.things]
-    held_out = any(one.split == "held-out" for one in scenes)
+        document = Document(id="", content=parts)
+    things = [thing for shown in scenes for thing in shown.things]
+    held_out = any(shown.split == "held-out" for shown in scenes)
     return replace(
-        made,
+        document,
         id=f"still-lifes/{seed}/{number}",
         source="still-lifes",
         license=" AND ".join(sorted({thing.license for thing in things})),
@@ -120,20 +120,20 @@ def make_still_life_document(number: int, seed: int, pool: ObjectPool, side: int
 def _conversation(
     scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator
 ) -> tuple[Turn, ...]:
-    """A question about a picture, or a picture asked for."""
+    """Write a question about an image, or a request for an image."""
     if random.random() < 0.3:
-        wish = f"Draw {make_caption(scene, random)}."
-        return (Turn("user", (Text(wish),)), Turn("assistant", (_image(scene, side),)))
-    asked, answer = make_question(scene, pool, random)
-    picture, text = _image(scene, side), Text(asked)
-    parts: tuple[Part, ...] = (picture, text) if random.random() < 0.5 else (text, picture)
+        request = f"Draw {make_caption(scene, random)}."
+        return (Turn("user", (Text(request),)), Turn("assistant", (_image(scene, side),)))
+    question, answer = make_question(scene, pool, random)
+    image, text = _image(scene, side), Text(question)
+    parts: tuple[Part, ...] = (image, text) if random.random() < 0.5 else (text, image)
     return (Turn("user", parts), Turn("assistant", (Text(answer),)))
 
 
 def _page(
     scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator
 ) -> tuple[list[StillLife], tuple[Part, ...]]:
-    """A still life that changes once or twice, each change told before it is shown."""
+    """Write a page on which a still life changes once or twice, each change described first."""
     scenes = [scene]
     parts: list[Part] = [Text(f"Here: {make_caption(scene, random)}."), _image(scene, side)]
     for _ in range(int(random.integers(1, 3))):
@@ -169,11 +169,11 @@ def _change(
 
 
 def _new_thing(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> Thing:
-    """A thing that is not there yet and can be seen on the ground."""
+    """Sample a thing that is not in the scene and has none of the ground's colors."""
     while True:
         thing = pool.sample_thing(random)
-        there = {one.name for one in scene.things}
-        if thing.name not in there and thing.color not in scene.ground.colors:
+        names = {other.name for other in scene.things}
+        if thing.name not in names and thing.color not in scene.ground.colors:
             return thing
 
 

@@ -37,7 +37,7 @@ class SplitFiles:
     """Converts a published record to the field names of the harness' task."""
 
     subject: Callable[[Path], str] | None = None
-    """Maps a file to its subject, which becomes the `subject` of its records; None for no subjects."""
+    """Maps a file to the `subject` of its records; None for no subjects."""
 
 
 def read_records(folder: Path, split: SplitFiles) -> list[BenchmarkRecord]:

@@ -20,7 +20,7 @@ class TextBenchmark:
     """The harness' task name; where questions have subjects, its prefix."""
 
     harness_folder: str
-    """Folder of the task's definition in the harness; empty where `overrides` defines everything."""
+    """Folder of the task's definition in the harness; empty if `overrides` defines everything."""
 
     test: SplitFiles
 

@@ -35,7 +35,7 @@ _EXTRA_TOKENS = 8
 
 
 def captioning(context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Measure the proportion of known attribute words in generated captions, all and by attribute.
+    """Measure how many known attributes the generated captions name, all and by attribute.
 
     Raises:
         EvaluationError: no pair has attributes that its own caption names.
@@ -44,8 +44,8 @@ def captioning(context: EvalContext, config: EvalConfig) -> list[Metric]:
     if not candidates:
         raise EvaluationError(
             f"captioning: found no attribute named in the texts of {len(context.pairs)} pairs; "
-            'expected attributes such as "thing" or "ground" whose words occur in the caption. Give '
-            "such documents (--documents), or leave this task out."
+            'expected attributes such as "thing" or "ground" whose words occur in the caption. '
+            "Give such documents (--documents), or leave this task out."
         )
     pairs = subsample(candidates, config.max_prompts, config.seed)
     captions = generate_captions(context, pairs, config)

@@ -33,7 +33,7 @@ _Ngram = tuple[str, ...]
 
 
 def tokenize_caption(caption: str) -> list[str]:
-    """Split a caption into lower-case words without punctuation, close to the Penn Treebank's rules.
+    """Split a caption into lower-case words without punctuation, much as the Penn Treebank.
 
     The COCO evaluation uses a Java tokenizer; the rules that matter in captions are the same: n't, 's
     and the like are words of their own, and hyphenated words and numbers stay log_num_images.

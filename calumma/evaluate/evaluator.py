@@ -24,6 +24,7 @@ from calumma.evaluate.text_tasks import text_benchmark
 from calumma.evaluate.text_to_image import text_to_image
 from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, vlm_benchmark
 from calumma.generate.model import Model
+from calumma.renamed import EVAL_TASKS
 from calumma.text_format import closest_match
 from calumma.tokens.image import ImageTokenizer
 
@@ -77,7 +78,7 @@ def check_tasks(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
-        match = closest_match(unknown[0], TASKS) if unknown else None
+        match = EVAL_TASKS.get(unknown[0]) or closest_match(unknown[0], TASKS) if unknown else None
         expected = f"perhaps {match}" if match else "names of tasks"
         raise EvaluationError(
             f"{found}; expected {expected}. `calumma evaluate --list` lists them."

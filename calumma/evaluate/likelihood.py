@@ -255,8 +255,8 @@ def derange_texts(texts: Sequence[str], seed: int) -> list[int]:
     if 2 * shift > len(texts):
         raise EvaluationError(
             f"code_bits_right_minus_shuffled: {shift} of {len(texts)} documents share one text; "
-            "expected at most half, so that each can be given another's. Give more varied documents "
-            "(--documents), or leave likelihood out."
+            "expected at most half, so that each can be given another's. Give more varied "
+            "documents (--documents), or leave likelihood out."
         )
     partners = [0] * len(texts)
     for index, partner in zip(order, order[shift:] + order[:shift], strict=True):

@@ -167,8 +167,8 @@ TABLE_HEADINGS = ("metric", "value", "baseline", "95 % interval", "n", "unit")
 def table_cells(metric: Metric) -> tuple[str, ...]:
     """Return a metric's cells under `TABLE_HEADINGS`."""
     return (
-        metric.name, format_number(metric.value), format_number(metric.baseline), format_interval(metric.interval),
-        str(metric.n), metric.unit,
+        metric.name, format_number(metric.value), format_number(metric.baseline),
+        format_interval(metric.interval), str(metric.n), metric.unit,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Metrics of text benchmarks from the harness' logged samples: accuracy, majority votes, baselines."""
+"""Accuracy, majority votes and baselines from the samples that the harness logs."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _gold(sample: HarnessSample) -> int:
 def majority_vote_metrics(
     name: str, benchmark: TextBenchmark, samples: Sequence[HarnessSample], votes: int
 ) -> list[Metric]:
-    """Return the accuracy of the most common final answer of `votes`; the baseline is one answer."""
+    """Return the accuracy of the most common of `votes` final answers, against one answer."""
     majority, single = [], []
     for sample in samples:
         answers = sample["resps"][0]

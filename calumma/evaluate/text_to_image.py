@@ -54,8 +54,11 @@ def text_to_image(context: EvalContext, config: EvalConfig) -> list[Metric]:
     pairs = select_pairs(pairs, config)
     images = generate_images(context.model, [pair.text for pair in pairs], config)
     for pair, image in config.first_to_log(pairs, images):
-        context.logged_samples.append(LoggedSample(task="text_to_image", prompt=[pair.text],
-                                                   answer=[image], target=[pair.pil_image]))  # fmt: skip
+        context.logged_samples.append(
+            LoggedSample(
+                task="text_to_image", prompt=[pair.text], answer=[image], target=[pair.pil_image]
+            )
+        )
     references = [pair.pil_image for pair in pairs]
     generated = extractor.image_features(images)
     reference = extractor.image_features(references)

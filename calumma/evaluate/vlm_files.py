@@ -80,8 +80,8 @@ class ImageIndex:
 def read_captions(folder: Path) -> VlmSplits:
     """Read captions of COCO or Flickr30k, as published or in Karpathy's splits.
 
-    Karpathy's test split is the test, his other splits are for examples; of files as published, those
-    of a training split are for examples and all others are the test.
+    Karpathy's test split is the test, his other splits are for examples; of files as published,
+    those of a training split are for examples and all others are the test.
 
     Raises:
         EvaluationError: there are no such files, or an image is missing.

@@ -1,7 +1,7 @@
 """Metrics of vision-language benchmarks: CIDEr of captions and VQA accuracy, with baselines.
 
-Baselines of captions are another image's caption and the nearest image's; those of answers are blind:
-they know the question only.
+Baselines of captions are another image's caption and the nearest image's; those of answers are
+blind: they know the question only.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def captioning_scores(responses: VlmResponses) -> _Scores:
         n=len(examples),
         interval=bootstrap_interval(scores, seed=responses.seed),
         unit="CIDEr-D x 100",
-        note=f"{responses.num_fewshot}-shot, greedy, words split close to the Penn Treebank's rules",
+        note=f"{responses.num_fewshot}-shot, greedy, words split much as the Penn Treebank",
     )
     return [metric.with_baselines(baselines)], scores.tolist()
 

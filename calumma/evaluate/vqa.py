@@ -30,8 +30,7 @@ _CONTRACTIONS = (
     *("would've", "y'all"),
 )
 _SHORT = {each.replace("'", ""): each for each in _CONTRACTIONS}
-"""Contractions without their apostrophe. Those that are other words (well, were, its, ill, id, shed)
-are not included.
+"""Contractions without their apostrophe, except those that are other words (well, were, its).
 """
 
 _PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
@@ -42,9 +41,9 @@ _PUNCTUATION = re.compile(r"[^\w\s':.]")
 def normalize_answer(answer: str) -> str:
     """Return an answer in the normal form in which answers are compared.
 
-    Lower case; periods are removed unless they are a decimal point; other punctuation but apostrophes
-    and colons becomes a space, and a number's commas are removed; number words become digits, articles
-    are removed, and contractions get a missing apostrophe.
+    Lower case; periods are removed unless they are a decimal point; other punctuation but
+    apostrophes and colons becomes a space, and a number's commas are removed; number words become
+    digits, articles are removed, and contractions get a missing apostrophe.
 
     >>> normalize_answer("The  Two, dogs."), normalize_answer("2.5"), normalize_answer("dont")
     ('2 dogs', '2.5', "don't")

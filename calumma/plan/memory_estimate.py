@@ -184,7 +184,7 @@ def _block_gradient_bytes(workload: Workload) -> int:
 
 
 def _loss_bytes(workload: Workload) -> int:
-    """Return the bytes of a chunk of logits, the head's gradient, its inputs and their gradients."""
+    """Return the bytes of a chunk of logits, the head's gradient, its inputs and theirs."""
     config, size = workload.config, workload.compute_bytes
     head = config.vocabulary_size * config.model_dim
     num_tokens = workload.num_tokens // workload.tensor_parallel

@@ -18,8 +18,8 @@ With "full", each block is computed again in the backward pass, which does not c
 """
 
 OPTIMIZER_TRAFFIC_BYTES = 28
-"""Memory traffic of an AdamW step per parameter: weight, gradient and both moments are read, and all
-but the gradient written."""
+"""Memory traffic of an AdamW step in bytes per parameter: weight, gradient and both moments are
+read, and all but the gradient written."""
 
 
 @dataclass(frozen=True, kw_only=True)

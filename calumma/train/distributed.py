@@ -1,8 +1,4 @@
-"""The ranks of one run: who we are, and what all of us say together.
-
-A rank is one process of those that torchrun starts; without torchrun there is one, `ALONE`. Where
-several compute with one seed and the same sums, they stay equal to the last bit.
-"""
+"""Rank and world size of this process, and the collectives that training uses."""
 
 from __future__ import annotations
 
@@ -18,26 +14,26 @@ from torch.distributed.rendezvous import rendezvous
 
 from calumma.runtime import TorchrunRank, torchrun_rank
 
-_PATIENCE = timedelta(minutes=30)
-"""So long a rank waits for the others, who may still be decoding pictures or looking for faces."""
+_TIMEOUT = timedelta(minutes=30)
+"""Timeout of collectives: another rank may still be decoding images or detecting faces."""
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """The place of this process among all; every method is to be called by all ranks alike."""
+    """Rank of this process; every method is a collective that all ranks must call."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """The number of this process on its machine, and of its GPU."""
+    """Rank on this machine, and index of the GPU."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank is the one that writes."""
+        """Whether this is rank 0, which writes the files of the run."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks; alone, the tensor itself. No gradient."""
+        """Return the sum over ranks, without gradient; on one rank the tensor itself."""
         if self.size == 1:
             return tensor
         total = tensor.detach().clone()
@@ -45,7 +41,7 @@ class DistContext:
         return total
 
     def max(self, tensor: Tensor) -> Tensor:
-        """The greatest over ranks, number for number; alone, the tensor itself. No gradient."""
+        """Return the element-wise maximum over ranks, without gradient."""
         if self.size == 1:
             return tensor
         greatest = tensor.detach().clone()
@@ -53,17 +49,16 @@ class DistContext:
         return greatest
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over ranks; its gradient flows into our own part as if it were the whole.
+        """Return the mean over ranks; its gradient is that of this rank's tensor alone.
 
-        With gradients that are averaged over ranks afterwards, that is the gradient of one rank
-        that held all.
+        Averaging the gradients over ranks afterwards gives the gradient of one rank with all data.
         """
         if self.size == 1:
             return tensor
         return tensor + (self.sum(tensor) / self.size - tensor).detach()
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """[n, ...] of each rank -> [n * size, ...], in the order of the ranks."""
+        """Return the tensors [n, ...] of all ranks as one [n * size, ...], in the order of ranks."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -71,7 +66,7 @@ class DistContext:
         return torch.cat(parts)
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Put the mean over ranks in the place of each gradient, in one message."""
+        """Replace each gradient by its mean over ranks, in one all-reduce."""
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -83,36 +78,31 @@ class DistContext:
             start = end
 
     def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
-        """The sums of plain numbers over ranks, in one message."""
+        """Return the sums of plain numbers over ranks, in one all-reduce."""
         if self.size == 1:
             return list(numbers)
-        added: list[float] = self.sum(
-            torch.tensor(numbers, dtype=torch.float64, device=self._device())
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        sums: list[float] = self.sum(
+            torch.tensor(numbers, dtype=torch.float64, device=device)
         ).tolist()
-        return added
+        return sums
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Return whether the flag is set on any rank."""
         return self.sum_numbers([float(flag)])[0] > 0
 
     def barrier(self) -> None:
-        """Return when all ranks are here."""
+        """Wait until all ranks are here."""
         self.any(False)
-
-    def _device(self) -> str:
-        return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
 
 
 SINGLE_PROCESS = DistContext()
-"""One process without others."""
+"""A run of one process."""
 
 
 @contextlib.contextmanager
 def init_distributed(device: torch.device) -> Iterator[DistContext]:
-    """The world that torchrun started us in, for the length of the block; else `ALONE`.
-
-    Ranks speak through NCCL on GPUs and through Gloo elsewhere.
-    """
+    """Join the process group of torchrun (NCCL on GPUs, else Gloo) for the length of the block."""
     launch: TorchrunRank | None = torchrun_rank()
     if launch is None or launch.world_size == 1:
         yield SINGLE_PROCESS
@@ -120,18 +110,18 @@ def init_distributed(device: torch.device) -> Iterator[DistContext]:
     if device.type == "cuda":
         torch.cuda.set_device(launch.local_rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    # torchrun keeps where ranks find each other from one attempt to the next, so those begun again
-    # would read the addresses of the dead (pytorch/pytorch issue 135712): each has its own names.
-    store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+    # torchrun keeps its store over restarts, and ranks would read the addresses of processes that
+    # ended (pytorch/pytorch issue 135712): so each attempt has a prefix of its own.
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
     named = torch.distributed.PrefixStore(  # type: ignore[attr-defined]  # its stubs lack it
         f"attempt-{launch.restart_count}", store
     )
     torch.distributed.init_process_group(
-        backend, timeout=_PATIENCE, store=named, rank=rank, world_size=size
+        backend, timeout=_TIMEOUT, store=named, rank=rank, world_size=size
     )
-    world = DistContext(launch.rank, launch.world_size, launch.local_rank)
+    dist = DistContext(launch.rank, launch.world_size, launch.local_rank)
     try:
-        yield world
-        world.barrier()  # none leaves while another still speaks: its threads would be cut off
+        yield dist
+        dist.barrier()  # leaving earlier would cut off the threads of ranks that still communicate
     finally:
         torch.distributed.destroy_process_group()

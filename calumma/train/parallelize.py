@@ -1,12 +1,12 @@
-"""One decoder on many ranks, around a model that does not know.
+"""HSDP and tensor parallelism, with sequence parallelism, for an unmodified decoder.
 
-The ranks stand in a block of replicas x shards x tensor. A block's matrices are cut over the tensor
-ranks by DTensor, and what is left of each over the shards by FSDP2; between the matrix products,
-the tensor ranks share the places of a row (sequence parallel). Embedding and head are cut over
-shards and tensor ranks alike, and each rank looks up and judges its own places: so the loss needs
-no word between ranks but its sums, and no rank holds more of the logits than alone.
+The device mesh is replicate x shard x tensor. The matrices of a block are sharded over "tensor" by
+DTensor and over "shard" by FSDP2; between the matrix products, the tensor-parallel ranks split the
+tokens of a row (sequence parallelism). Embedding, final norm and head are sharded over shard x
+tensor by FSDP2: each rank embeds the row, keeps its slice of the sequence and computes the loss of
+that slice, so only the sums of the loss are all-reduced and no rank holds the logits of a whole row.
 
-Gradients are summed, never averaged: the step divides once by all counted targets.
+Gradients are summed, not averaged: a step divides once, by the labels in all loss masks.
 """
 
 from __future__ import annotations
@@ -35,151 +35,150 @@ from calumma.model.decoder import Decoder
 from calumma.train.config import ParallelConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 
-Weights = Iterable[tuple[str, Tensor]]
-"""Names and whole tensors, one after another."""
+NamedTensors = Iterable[tuple[str, Tensor]]
+"""Names and full tensors, one after another."""
 
 ModelTransform = Callable[[Decoder], None]
-"""Gives a fresh decoder further parameters, or freezes some."""
+"""Adds parameters to a new decoder or freezes some, before it is sharded."""
 
-
-def unchanged(decoder: Decoder) -> None:
-    """Leave a decoder as it is."""
-
-
-# A norm over two sides of the mesh takes two sums; torch says so to every user, who cannot fix it.
+# A norm over a 2-D mesh takes two all-reduces; torch warns every user, who cannot avoid it.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class RankLayout:
-    """What of a batch a rank works on."""
+    """Slice of each batch that this rank computes, and the dtype it computes in."""
 
     dist: DistContext = SINGLE_PROCESS
 
     dp_rank: int = 0
-    """Which of the equal groups of a batch's rows."""
+    """Data-parallel rank: which of the `dp_size` groups of a batch's rows."""
 
     dp_size: int = 1
 
     tp_rank: int = 0
-    """Which of the equal parts of each row's places, behind the embedding."""
+    """Tensor-parallel rank: which of the `tp_size` slices of each row, after the embedding."""
 
     tp_size: int = 1
 
+    compute_dtype: torch.dtype = torch.float32
+    """Dtype of gathered weights and matrix products; gradients are reduced in float32."""
+
     def shard_sequence(self, values: Tensor) -> Tensor:
-        """[B, T, ...] to the rank's [B, T / parts, ...]."""
+        """Return this rank's slice [B, T / tp_size, ...] of values [B, T, ...]."""
         return values.chunk(self.tp_size, dim=1)[self.tp_rank]
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """All ranks, what each computes on, and how they share a decoder."""
-
-    world: DistContext
-    device: torch.device
-    parallel: ParallelConfig
-
-    computed_in: torch.dtype
-    """Of gathered weights and of products; gradients are summed in float32."""
 
 
 def build_sharded_decoder(
     shape: DecoderConfig,
-    weights: Callable[[Decoder], Weights],
-    ranks: Ranks,
-    change: ModelTransform = unchanged,
+    weights: Callable[[Decoder], NamedTensors],
+    transform: ModelTransform | None = None,
+    *,
+    dist: DistContext,
+    device: torch.device,
+    parallel: ParallelConfig,
+    dtype: torch.dtype,
 ) -> tuple[Decoder, RankLayout]:
-    """A decoder cut over the ranks, none of which ever holds more than one tensor of it whole.
+    """Build a decoder sharded over the ranks; none ever holds more than one tensor in full.
 
     Args:
         shape: of the decoder.
-        weights: gives names and whole tensors, on every rank the same ones.
-        ranks: who shares it; alone, it is whole.
-        change: is done to it first.
+        weights: gives names and full tensors, the same on every rank.
+        transform: is applied before sharding.
+        dist: the ranks; one rank gets the decoder unsharded.
+        device: of this rank.
+        parallel: sizes of the mesh.
+        dtype: of matrix products.
 
     Raises:
-        ConfigError: the ranks, heads or groups of norms do not divide.
+        ConfigError: the ranks, heads or norm groups do not divide.
     """
     with torch.device("meta"):
         decoder = Decoder(shape)
-        change(decoder)
-    place = parallelize_decoder(decoder, ranks)
-    decoder.to_empty(device=ranks.device)
-    _fill(decoder, weights(decoder))
-    return decoder, place
+        if transform is not None:
+            transform(decoder)
+    layout = parallelize_decoder(decoder, dist, parallel, device.type, dtype)
+    decoder.to_empty(device=device)
+    _copy_weights(decoder, weights(decoder))
+    return decoder, layout
 
 
-def parallelize_decoder(decoder: Decoder, ranks: Ranks) -> RankLayout:
-    """Cut a decoder over the ranks; its parameters keep their names and global shapes.
+def parallelize_decoder(
+    decoder: Decoder,
+    dist: DistContext,
+    parallel: ParallelConfig,
+    device_type: str,
+    dtype: torch.dtype,
+) -> RankLayout:
+    """Shard a decoder over the ranks; its parameters keep their names and global shapes.
 
     Raises:
-        ConfigError: the ranks, heads or groups of norms do not divide.
+        ConfigError: the ranks, heads or norm groups do not divide.
     """
-    config, world = ranks.parallel, ranks.world
-    _require_fitting(decoder.config, config, world)
-    if world.size == 1:
-        return RankLayout()
-    shards = world.size // (config.data_parallel_replicate * config.tensor_parallel)
-    kind = ranks.device.type
-    shape = (config.data_parallel_replicate, shards, config.tensor_parallel)
-    mesh = init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard", "tensor"))
-    # The same ranks in the same order, with shards and tensor ranks as one side.
-    flat_shape = (config.data_parallel_replicate, shards * config.tensor_parallel)
-    flat = init_device_mesh(kind, flat_shape, mesh_dim_names=("replica", "shard"))
-    tensor_rank = mesh.get_local_rank("tensor")
-    place = RankLayout(
-        dist=world,
-        dp_rank=mesh.get_local_rank("replica") * shards + mesh.get_local_rank("shard"),
-        dp_size=config.data_parallel_replicate * shards,
-        tp_rank=tensor_rank,
-        tp_size=config.tensor_parallel,
+    replicas, tensor = parallel.data_parallel_replicate, parallel.tensor_parallel
+    _require_divisible(decoder.config, parallel, dist)
+    if dist.size == 1:
+        return RankLayout(compute_dtype=dtype)
+    shards = dist.size // (replicas * tensor)
+    mesh = init_device_mesh(
+        device_type, (replicas, shards, tensor), mesh_dim_names=("replicate", "shard", "tensor")
     )
-    policy = MixedPrecisionPolicy(param_dtype=ranks.computed_in, reduce_dtype=torch.float32)
-    sides = ("replica", "shard") if config.data_parallel_replicate > 1 else ("shard",)
+    # The same ranks in the same order, with shard and tensor as one dimension.
+    flat = init_device_mesh(
+        device_type, (replicas, shards * tensor), mesh_dim_names=("replicate", "shard")
+    )
+    layout = RankLayout(
+        dist=dist,
+        dp_rank=mesh.get_local_rank("replicate") * shards + mesh.get_local_rank("shard"),
+        dp_size=replicas * shards,
+        tp_rank=mesh.get_local_rank("tensor"),
+        tp_size=tensor,
+        compute_dtype=dtype,
+    )
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    dims = ("replicate", "shard") if replicas > 1 else ("shard",)
     for block in decoder.blocks:
-        if config.tensor_parallel > 1:
+        if tensor > 1:
             parallelize_module(block, mesh["tensor"], _block_plan())
-        fully_shard(block, mesh=mesh[sides], mp_policy=policy)
-    if config.tensor_parallel > 1:
-        # A copy: FSDP2 warns of a view, which a change in place would cut from its hooks.
+        fully_shard(block, mesh=mesh[dims], mp_policy=policy)
+    if tensor > 1:
+        # A copy: FSDP2 warns of a view, which an in-place change would cut from its hooks.
         decoder.embedding.register_forward_hook(
-            lambda module, ids, looked_up: place.shard_sequence(looked_up).clone()
+            lambda module, ids, embedded: layout.shard_sequence(embedded).clone()
         )
     outside: list[nn.Module] = [decoder.embedding, decoder.norm, decoder.head, decoder]
     for module in outside:
-        fully_shard(module, mesh=flat[sides], mp_policy=policy)
+        fully_shard(module, mesh=flat[dims], mp_policy=policy)
     for inner in decoder.modules():
         if isinstance(inner, FSDPModule):
             inner.set_gradient_divide_factor(1.0)
-            # Gloo cannot scale while it sums, so nothing else may be asked of it.
+            # Gloo has no reduction with a scale, so it must be a plain sum.
             inner.set_force_sum_reduction_for_comms(True)
-    return place
+    return layout
 
 
-def _require_fitting(shape: DecoderConfig, config: ParallelConfig, world: DistContext) -> None:
-    if world.size % (config.data_parallel_replicate * config.tensor_parallel):
+def _require_divisible(shape: DecoderConfig, parallel: ParallelConfig, dist: DistContext) -> None:
+    replicas, tensor = parallel.data_parallel_replicate, parallel.tensor_parallel
+    if dist.size % (replicas * tensor):
         raise ConfigError(
-            f"{world.size} ranks are no multiple of parallel.data_parallel_replicate={config.data_parallel_replicate} times "
-            f"parallel.tensor_parallel={config.tensor_parallel}; expected one. "
-            "Start another number, or give another --parallel.data-parallel-replicate or --parallel.tensor-parallel."
+            f"{dist.size} ranks do not divide into parallel.data_parallel_replicate={replicas} times "
+            f"parallel.tensor_parallel={tensor}; expected a multiple. Start another number of "
+            "ranks, or change one of the two."
         )
-    if (
-        shape.num_kv_heads % config.tensor_parallel
-        or shape.feed_forward_dim % config.tensor_parallel
-    ):
+    if shape.num_kv_heads % tensor or shape.feed_forward_dim % tensor:
         raise ConfigError(
-            f"parallel.tensor_parallel={config.tensor_parallel} does not divide {shape.num_kv_heads} key heads and "
-            f"a feed-forward of {shape.feed_forward_dim}; expected a divisor of both."
+            f"parallel.tensor_parallel={tensor} does not divide {shape.num_kv_heads} key/value heads "
+            f"and feed_forward_dim={shape.feed_forward_dim}; expected a divisor of both."
         )
-    if config.tensor_parallel > 1 and shape.qk_norm_groups > 1:
+    if tensor > 1 and shape.qk_norm_groups > 1:
         raise ConfigError(
-            f"parallel.tensor_parallel={config.tensor_parallel} cuts the heads, but their norms stand in "
-            f"{shape.qk_norm_groups} groups; expected one. Use parallel.tensor_parallel=1, which shards all."
+            f"parallel.tensor_parallel={tensor} with {shape.qk_norm_groups} groups of QK-norm; "
+            "expected one group. Set parallel.tensor_parallel=1; FSDP2 shards over all ranks."
         )
 
 
 def _block_plan() -> dict[str, Any]:
-    """How the tensor ranks share a block; activations between them are cut along the row."""
+    """Return the tensor-parallel plan of a block; norms and residuals are sequence-parallel."""
     gathered = PrepareModuleInput(
         input_layouts=(Shard(1), None), desired_input_layouts=(Replicate(), None)
     )
@@ -204,77 +203,74 @@ def _block_plan() -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _fill(decoder: Decoder, weights: Weights) -> None:
-    """Put whole weights into parameters that may be cut."""
+def _copy_weights(decoder: Decoder, weights: NamedTensors) -> None:
+    """Copy full tensors into parameters that may be sharded."""
     parameters = dict(decoder.named_parameters())
-    for name, whole in weights:
+    for name, full in weights:
         parameter = parameters[name]
         if isinstance(parameter, DTensor):
             mesh, placements = parameter.device_mesh, parameter.placements
-            whole = whole.to(parameter.device)
-            cut = distribute_tensor(whole, mesh, placements, src_data_rank=None)
-            parameter.copy_(cut)
-        else:
-            parameter.copy_(whole)
+            full = full.to(parameter.device)
+            full = distribute_tensor(full, mesh, placements, src_data_rank=None)
+        parameter.copy_(full)
 
 
 def device_mesh(tensor: Tensor) -> DeviceMesh | None:
-    """The mesh a tensor is cut over, or None where it is whole."""
+    """Return the mesh a tensor is sharded over, or None."""
     return tensor.device_mesh if isinstance(tensor, DTensor) else None
 
 
 def clip_grad_norm(
     named: Iterable[tuple[str, nn.Parameter]], max_norm: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cut the gradients of all ranks to a common length.
+    """Clip the gradient of all parameters on all ranks to a norm.
 
     Returns:
-        What it was before, and that of each part of the decoder; scalars.
+        The norm before clipping, and that of each parameter group; scalars.
     """
     groups: dict[tuple[str, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.grad is not None:
             groups.setdefault((parameter_group(name), device_mesh(parameter)), []).append(parameter)
-    lengths: dict[str, list[Tensor]] = {}
-    for (part, _), group in groups.items():
-        length = nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
-        whole = length.full_tensor() if isinstance(length, DTensor) else length
-        lengths.setdefault(part, []).append(whole)
-    parts = {part: torch.stack(several).norm() for part, several in lengths.items()}
-    total = torch.stack(list(parts.values())).norm()
+    norms: dict[str, list[Tensor]] = {}
+    for (group_name, _), group in groups.items():
+        norm = nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
+        full = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norms.setdefault(group_name, []).append(full)
+    group_norms = {name: torch.stack(several).norm() for name, several in norms.items()}
+    total = torch.stack(list(group_norms.values())).norm()
     for group in groups.values():
         nn.utils.clip_grads_with_norm_(group, max_norm, total)
-    return total, parts
+    return total, group_norms
 
 
 def parameter_group(name: str) -> str:
-    """The part of a decoder that a parameter belongs to: what its gradients have in common."""
+    """Return the group of a parameter in the metrics: embedding, attention, norms, head, ..."""
     if "norm" in name:
         return "norms"
     return name.split(".")[2 if name.startswith("blocks.") else 0]
 
 
 def gather_full_decoder(
-    decoder: Decoder, place: RankLayout, change: ModelTransform = unchanged
+    decoder: Decoder, layout: RankLayout, transform: ModelTransform | None = None
 ) -> Decoder | None:
-    """The whole decoder in the memory of the first rank's machine, and None on the others.
+    """Gather the full decoder in the CPU memory of rank 0; return None on the others.
 
-    `change` is what was done to it before it was cut.
-
-    One tensor after another: no GPU ever holds more than one of them whole. Alone, it is the
-    decoder itself.
+    Tensors are gathered one by one, so no GPU holds more than one in full. `transform` is the one
+    given to `build_sharded_decoder`. On one rank it is the decoder itself.
     """
-    if place.dist.size == 1:
+    if layout.dist.size == 1:
         return decoder
-    whole: dict[str, Tensor] = {}
+    gathered: dict[str, Tensor] = {}
     for name, tensor in decoder.state_dict().items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if place.dist.is_main:
-            whole[name] = full.cpu()
-    if not place.dist.is_main:
+        if layout.dist.is_main:
+            gathered[name] = full.cpu()
+    if not layout.dist.is_main:
         return None
     with torch.device("meta"):
         made = Decoder(decoder.config)
-        change(made)
-    made.load_state_dict(whole, assign=True)
+        if transform is not None:
+            transform(made)
+    made.load_state_dict(gathered, assign=True)
     return made

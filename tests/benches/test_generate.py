@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
+from benches.asked import Asked, Asker, Reply
 
 from benches import generate
-from benches.asked import Asked, Asker, Reply
-from benches.port import drawing_port
+from benches.port import generating_port
 from benches.release_loop import PlainNetwork
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
@@ -36,7 +36,7 @@ def test_a_quick_run_tells_every_job_of_every_side(
 @torch.inference_mode()
 def test_the_peers_networks_are_ours(decoder: Decoder) -> None:
     config = decoder.config
-    port = drawing_port(config, decoder.state_dict())
+    port = generating_port(config, decoder.state_dict())
     rows = [[5, 9, 100, 7], [250, 3]]
     expected = [decoder(torch.tensor([row]))[0, -1] for row in rows]
     plain = PlainNetwork(port, rows=2, slots=4)

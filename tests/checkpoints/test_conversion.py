@@ -91,8 +91,8 @@ def test_output_folder_must_be_empty(made: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         convert_model(open_model(made / "hf"), made / "hf", tmp_path / "out", CALUMMA)
     assert str(caught.value) == (
-        f"{tmp_path / 'out'} is not empty; expected a folder that does not exist or is empty. Choose "
-        "another, or delete it."
+        f"{tmp_path / 'out'} is not empty; expected a folder that does not exist or is empty. "
+        "Choose another, or delete it."
     )
     assert folder_bytes(tmp_path / "out") == before
 
@@ -101,8 +101,8 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_model(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds neither config.json nor params.json nor models/*/params.json; expected a "
-        "model folder in Hugging Face's layout, or a release in Meta's. Name the folder itself."
+        f"{tmp_path} holds neither config.json nor params.json nor models/*/params.json; expected "
+        "a model folder in Hugging Face's layout, or a release in Meta's. Name the folder itself."
     )
 
 
@@ -162,20 +162,20 @@ BREAKS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "hf", _cut("model-00001*", 0.001), "is not a complete safetensors file (",
     ),
     "a missing file of the index": ("hf", _unlink("model-00002*"), "lacks the file model-00002-of"),
-    "a missing tensor": ("hf", _tensor("lm_head.weight", None), "lm_head.weight; expected the files"),
+    "a missing tensor": ("hf", _tensor("lm_head.weight", None), "as lm_head.weight; expected the"),
     "an unknown tensor": ("hf", _tensor("lm_head.bias", (3,)), "holds the tensor lm_head.bias,"),
     "a wrong shape": ("hf", _tensor("lm_head.weight", (3, 64)), "tensor lm_head.weight is [3, 64]"),
-    "heads that do not divide": (
+    "indivisible heads": (
         "hf", _config("config.json", num_attention_heads=7), "does not divide over num_heads=7",
     ),
     "another kind": (
         "hf", _config("config.json", model_type="llama"), "has model_type 'llama'",
     ),
     "scaled rotary embeddings": (
-        "hf", _config("config.json", rope_scaling={"type": "linear"}), "embeddings of type 'linear'",
+        "hf", _config("config.json", rope_scaling={"type": "linear"}), "of type 'linear'",
     ),
     "embedding smaller than vocabulary": (
-        "hf", _config("config.json", vocab_size=100), "is [324, 64], but its config implies [100, 64]"
+        "hf", _config("config.json", vocab_size=100), "[324, 64], but its config implies [100, 64]"
     ),
     "cut JSON": ("hf", _cut("config.json", 0.5), "not valid JSON"),
     "a cut VQ decoder": ("hf", _cut("vq_decoder.*", 0.5), "is not a complete safetensors file"),

@@ -93,8 +93,8 @@ def test_tensors_of_old_transformers_versions(folder: Path) -> None:
 def test_missing_and_unknown_tensors_are_refused(folder: Path) -> None:
     change(folder, "model.safetensors", lambda t: t.update({"model.extra": torch.ones(1)}))
     assert refusal(folder) == (
-        f"{folder} holds the tensor model.extra, unknown in a Chameleon-family model; expected only "
-        "its tensors. Take the config that belongs to these weights."
+        f"{folder} holds the tensor model.extra, unknown in a Chameleon-family model; expected "
+        "only its tensors. Take the config that belongs to these weights."
     )
     change(folder, "model.safetensors", lambda t: t.pop("lm_head.weight"))
     assert refusal(folder).startswith(f"{folder} lacks the tensor lm_head.weight; expected every")
@@ -104,8 +104,8 @@ def test_tensor_of_a_wrong_shape_is_refused(folder: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     change(folder, "model.safetensors", lambda t: t.update({name: torch.ones(3, 64)}))
     assert refusal(folder) == (
-        f"{folder}: tensor {name} is [3, 64], but its config implies [48, 64]. Copy both again from "
-        "where they were written together."
+        f"{folder}: tensor {name} is [3, 64], but its config implies [48, 64]. Copy both again "
+        "from where they were written together."
     )
 
 

@@ -109,7 +109,8 @@ def test_unsupported_setting_is_refused(name: str, value: object, expected: str)
     with pytest.raises(CheckpointError) as caught:
         parse_chameleon_config({name: value}, "X/config.json")
     assert str(caught.value) == (
-        f"X/config.json: {name} is {expected}, the only supported value. Use a model with that setting."
+        f"X/config.json: {name} is {expected}, the only supported value. Use a model with that "
+        "setting."
     )
 
 
@@ -125,8 +126,8 @@ def test_scaled_rotary_embeddings_are_refused(change: dict[str, object]) -> None
     with pytest.raises(CheckpointError) as caught:
         parse_chameleon_config(change, "X/config.json")
     assert str(caught.value) == (
-        "X/config.json: rotary embeddings of type 'yarn'; expected 'default', since scaled ones are "
-        "not implemented. Use the model from before its context was extended."
+        "X/config.json: rotary embeddings of type 'yarn'; expected 'default', since scaled ones "
+        "are not implemented. Use the model from before its context was extended."
     )
 
 
@@ -135,23 +136,23 @@ def test_scaled_rotary_embeddings_are_refused(change: dict[str, object]) -> None
     [
         (
             {"num_attention_heads": 48},
-            "its numbers do not fit together. model_dim=4096 does not divide over num_heads=48; the nearest "
-            "that does is model_dim=4080.",
+            "its numbers do not fit together. model_dim=4096 does not divide over num_heads=48; "
+            "the nearest that does is model_dim=4080.",
         ),
         (
             {"num_key_value_heads": 5},
-            "its numbers do not fit together. num_heads=32 is not a multiple of num_kv_heads=5: the query "
-            "heads cannot share keys evenly.",
+            "its numbers do not fit together. num_heads=32 is not a multiple of num_kv_heads=5: "
+            "the query heads cannot share keys evenly.",
         ),
         (
             {"hidden_size": 0},
-            "hidden_size is 0; expected an integer of at least 1. Copy the file again from where the "
-            "weights are from.",
+            "hidden_size is 0; expected an integer of at least 1. Copy the file again from where "
+            "the weights are from.",
         ),
         (
             {"num_hidden_layers": "32"},
-            'num_hidden_layers is "32"; expected an integer of at least 1. Copy the file again from '
-            "where the weights are from.",
+            'num_hidden_layers is "32"; expected an integer of at least 1. Copy the file again '
+            "from where the weights are from.",
         ),
     ],
 )
@@ -165,8 +166,8 @@ def test_unsupported_image_tokenizer_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         parse_vq_config({"double_latent": True}, "X/config.json")
     assert str(caught.value) == (
-        "X/config.json: double_latent of the image tokenizer is true; expected false, the only supported "
-        "value. Use a model with that setting."
+        "X/config.json: double_latent of the image tokenizer is true; expected false, the only "
+        "supported value. Use a model with that setting."
     )
     message = r"X/config\.json: its numbers do not fit together\. resolution=30 "
     with pytest.raises(CheckpointError, match=message):

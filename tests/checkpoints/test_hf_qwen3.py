@@ -44,15 +44,18 @@ def change_config(folder: Path, **change: Any) -> Path:
 
 
 @pytest.mark.parametrize("change", [{}, *OTHERS.values()], ids=["Qwen3", *OTHERS])
-@pytest.mark.parametrize("draws", [True, False])
+@pytest.mark.parametrize("has_decoder", [True, False])
 def test_round_trip(
-    change: dict[str, Any], draws: bool, model_parts: ModelComponents, tmp_path: Path
+    change: dict[str, Any], has_decoder: bool, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     saved = save_random_model(
-        tmp_path, model_parts, has_image_decoder=draws, **{"qk_norm": "rms", **change}
+        tmp_path, model_parts, has_image_decoder=has_decoder, **{"qk_norm": "rms", **change}
     )
     loaded = load_model(tmp_path)
-    assert (loaded.decoder.config, loaded.tokenizers.has_image_decoder) == (saved.config, draws)
+    assert (loaded.decoder.config, loaded.tokenizers.has_image_decoder) == (
+        saved.config,
+        has_decoder,
+    )
     for name, tensor in saved.state_dict().items():
         assert torch.equal(loaded.decoder.state_dict()[name], tensor)
     image = torch.rand(1, 3, 16, 16) * 2 - 1
@@ -90,13 +93,13 @@ def test_transformers_refuses_our_own_model_type(
 REFUSED = {
     "the paper's": (
         {},
-        ' has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use --to calumma, '
-        'or train with qk_norm = "rms".',
+        ' has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use --to '
+        'calumma, or train with qk_norm = "rms".',
     ),
     "no norm": (
         {"qk_norm": "none"},
-        ' has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train with qk_norm = '
-        '"rms".',
+        ' has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train with qk_norm '
+        '= "rms".',
     ),
     "reordered": (
         {"qk_norm": "rms", "norm_order": "reordered"},
@@ -136,8 +139,8 @@ def test_text_model_is_refused(folder: Path) -> None:
 def test_image_tokenizer_without_weights_is_refused(folder: Path) -> None:
     (folder / "image_tokenizer" / "image_tokenizer.safetensors").unlink()
     assert refusal(folder) == (
-        f"{folder / 'image_tokenizer'} lacks image_tokenizer.safetensors; expected the weights that "
-        "belong to image_tokenizer.json. Copy the folder again."
+        f"{folder / 'image_tokenizer'} lacks image_tokenizer.safetensors; expected the weights "
+        "that belong to image_tokenizer.json. Copy the folder again."
     )
 
 
@@ -145,8 +148,8 @@ def test_invalid_image_tokenizer_config_is_refused(folder: Path) -> None:
     path = folder / "image_tokenizer" / "image_tokenizer.json"
     path.write_text('{"resolution": 0}')
     assert refusal(folder) == (
-        f"{path}: is not an image tokenizer's config (resolution=0; expected at least 1.); expected the "
-        "file that `calumma train-image-tokenizer` writes. Copy it again."
+        f"{path}: is not an image tokenizer's config (resolution=0; expected at least 1.); "
+        "expected the file that `calumma train-image-tokenizer` writes. Copy it again."
     )
 
 
@@ -155,8 +158,8 @@ def test_invalid_image_tokenizer_config_is_refused(folder: Path) -> None:
     [
         (
             {"head_dim": 128},
-            "head_dim is 128; expected hidden_size / num_attention_heads = 8. Use a model with that "
-            "head_dim.",
+            "head_dim is 128; expected hidden_size / num_attention_heads = 8. Use a model with "
+            "that head_dim.",
         ),
         (
             {"norm_order": "post"},
@@ -174,8 +177,8 @@ def test_invalid_image_tokenizer_config_is_refused(folder: Path) -> None:
         ),
         (
             {"use_sliding_window": True},
-            "use_sliding_window is true; expected false, the only supported value. Use a model with "
-            "that setting.",
+            "use_sliding_window is true; expected false, the only supported value. Use a model "
+            "with that setting.",
         ),
     ],
 )

@@ -70,8 +70,8 @@ def refusal(folder: Path) -> str:
 def test_missing_file_is_refused(three: Path) -> None:
     (three / "model-00002-of-00003.safetensors").unlink()
     assert refusal(three) == (
-        f"{three} lacks the file model-00002-of-00003.safetensors, which its {HF_INDEX_FILE} lists; "
-        "expected every file of the weights. Copy or download the missing one."
+        f"{three} lacks the file model-00002-of-00003.safetensors, which its {HF_INDEX_FILE} "
+        "lists; expected every file of the weights. Copy or download the missing one."
     )
 
 
@@ -85,8 +85,8 @@ def test_index_may_not_lead_to_another_folder(three: Path) -> None:
 def test_index_of_other_files_is_refused(three: Path) -> None:
     save_file({"t4": torch.zeros(1)}, three / "model-00002-of-00003.safetensors")
     assert refusal(three) == (
-        f"{three / HF_INDEX_FILE} lists 2 tensors that no file has, such as t2; expected the files it was "
-        "written with. Copy or download them again."
+        f"{three / HF_INDEX_FILE} lists 2 tensors that no file has, such as t2; expected the files "
+        "it was written with. Copy or download them again."
     )
 
 

@@ -53,8 +53,8 @@ REFUSED = [
     ),
     (
         {"b": None, "c": None, "d": None, "e": None},
-        "X lacks 4 tensors (b, c, d, ...); expected every tensor of a toy. Copy or download what is "
-        "missing.",
+        "X lacks 4 tensors (b, c, d, ...); expected every tensor of a toy. Copy or download what "
+        "is missing.",
     ),
     (
         {"f": (1,), "g": (1,)},
@@ -63,8 +63,8 @@ REFUSED = [
     ),
     (
         {"b": (4, 3)},
-        "X: tensor b is [4, 3], but its config implies [3, 4]. Copy both again from where they were "
-        "written together.",
+        "X: tensor b is [4, 3], but its config implies [3, 4]. Copy both again from where they "
+        "were written together.",
     ),
 ]
 
@@ -82,8 +82,8 @@ def test_quantized_tensors_are_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         require_tensors("X", codes, {"a": (2,)}, "a toy")
     assert str(caught.value) == (
-        "X: tensor a is of type torch.int8; expected a plain floating-point type, such as bfloat16. "
-        "Quantized weights are not read."
+        "X: tensor a is of type torch.int8; expected a plain floating-point type, such as "
+        "bfloat16. Quantized weights are not read."
     )
 
 
@@ -122,8 +122,8 @@ def test_tokenizers_of_another_model_are_refused(model: LazyModel) -> None:
     with pytest.raises(VocabularyError) as caught:
         small.require_matching_vocabulary("X")
     assert str(caught.value) == (
-        "X: the tokenizer has 324 token ids, the decoder embeds 300; expected at most as many. Take the "
-        "tokenizer that the decoder was trained with."
+        "X: the tokenizer has 324 token ids, the decoder embeds 300; expected at most as many. "
+        "Take the tokenizer that the decoder was trained with."
     )
     other = replace(model, vq_config=replace(model.vq_config, num_codes=32))
     with pytest.raises(VocabularyError) as caught:

@@ -192,8 +192,8 @@ def test_missing_shard_is_refused(
     for name in missing:
         (folder / name).unlink()
     assert refusal(release) == (
-        f"{folder} holds {expected}; expected consolidated.pth, or consolidated.00.pth and so on. Copy "
-        "or download it again."
+        f"{folder} holds {expected}; expected consolidated.pth, or consolidated.00.pth and so on. "
+        "Copy or download it again."
     )
 
 
@@ -283,8 +283,8 @@ def test_tokenizer_of_another_vocabulary_is_refused(release: Path) -> None:
     other.save(release / "tokenizer")
     (release / "tokenizer" / "tokenizer.json").rename(release / "tokenizer/text_tokenizer.json")
     assert refusal(release) == (
-        f"{release / 'models' / '1m'}: the image tokenizer has 16 codes, the vocabulary 32; expected "
-        "the same number. Take the tokenizers that the decoder was trained with."
+        f"{release / 'models' / '1m'}: the image tokenizer has 16 codes, the vocabulary 32; "
+        "expected the same number. Take the tokenizers that the decoder was trained with."
     )
 
 
@@ -304,8 +304,8 @@ def test_unrepresentable_models_are_refused(
             replace(model, decoder_config=replace(model.decoder_config, qk_norm="rms")),
         )
     assert str(caught.value) == (
-        f'{tmp_path / "out"} has qk_norm = "rms"; expected "layer" for Meta\'s layout. Use --to '
-        "calumma or --to qwen3."
+        f'{tmp_path / "out"} has qk_norm = "rms"; expected "layer" for --to meta. Use --to calumma or '
+        "--to qwen3."
     )
     with pytest.raises(CheckpointError) as caught:
         write_meta_model(
@@ -313,7 +313,6 @@ def test_unrepresentable_models_are_refused(
             replace(model, decoder_config=replace(model.decoder_config, qk_norm="none")),
         )
     assert str(caught.value) == (
-        f'{tmp_path / "out"} has qk_norm = "none"; expected "layer" for Meta\'s layout. Use --to '
-        "calumma."
+        f'{tmp_path / "out"} has qk_norm = "none"; expected "layer" for --to meta. Use --to calumma.'
     )
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from calumma.checkpoints.meta.sharding import (
     interleaved_to_half,
     merge_shards,
     meta_weight_names,
-    require_divisible,
+    require_even_split,
     shard_shapes,
     shard_specs,
     split_for_shards,
@@ -28,13 +28,13 @@ from tests.checkpoints.random_models import random_decoder
 
 
 @pytest.fixture
-def random(model_parts: ModelComponents) -> Decoder:
+def made(model_parts: ModelComponents) -> Decoder:
     return random_decoder(model_parts, qk_norm_groups=2)
 
 
-def shards_of(random: Decoder, number: int) -> list[dict[str, torch.Tensor]]:
-    tensors = {name: LazyTensor.from_tensor(tensor) for name, tensor in random.state_dict().items()}
-    shards = list(split_for_shards(tensors, random.config, number))
+def shards_of(made: Decoder, number: int) -> list[dict[str, torch.Tensor]]:
+    tensors = {name: LazyTensor.from_tensor(tensor) for name, tensor in made.state_dict().items()}
+    shards = list(split_for_shards(tensors, made.config, number))
     return [{name: parts[n].clone() for name, parts in shards} for n in range(number)]
 
 
@@ -51,8 +51,8 @@ def test_rotary_permutation_by_head() -> None:
     assert torch.equal(interleaved_to_half(rows, 8), torch.stack([halves, -halves], dim=1))
 
 
-def test_split_by_hand(random: Decoder) -> None:
-    ours, (first, second) = random.state_dict(), shards_of(random, 2)
+def test_split_by_hand(made: Decoder) -> None:
+    ours, (first, second) = made.state_dict(), shards_of(made, 2)
     embedding, head = ours["embedding.weight"], ours["head.weight"]
     assert torch.equal(second["tok_embeddings.weight"], embedding[:, 32:])
     assert torch.equal(second["output.weight"], head[len(head) // 2 :])
@@ -69,20 +69,20 @@ def test_split_by_hand(random: Decoder) -> None:
     assert torch.equal(theirs, bias[[0, 4, 1, 5, 2, 6, 3, 7]])
 
 
-def test_shard_specs(random: Decoder) -> None:
+def test_shard_specs(made: Decoder) -> None:
     tensors = {
         name: LazyTensor.from_tensor(tensor)
-        for name, tensor in random.bfloat16().state_dict().items()
+        for name, tensor in made.bfloat16().state_dict().items()
     }
-    specs = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(random, 4)[1].items()}
-    assert shard_specs(tensors, random.config, 4) == specs
+    specs = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(made, 4)[1].items()}
+    assert shard_specs(tensors, made.config, 4) == specs
 
 
 @pytest.mark.parametrize("number", [2, 4])
 @pytest.mark.parametrize("fused", [True, False])
-def test_merge_inverts_split(number: int, fused: bool, random: Decoder) -> None:
-    config, shapes = random.config, shard_shapes(random.config, number)
-    shards = [unfuse(lazy(shard), shapes, config) for shard in shards_of(random, number)]
+def test_merge_inverts_split(number: int, fused: bool, made: Decoder) -> None:
+    config, shapes = made.config, shard_shapes(made.config, number)
+    shards = [unfuse(lazy(shard), shapes, config) for shard in shards_of(made, number)]
     assert all({n: t.shape for n, t in shard.items()} == shapes for shard in shards)
     if not fused:
         again = [{n: t.read() for n, t in shard.items()} for shard in shards]
@@ -90,23 +90,23 @@ def test_merge_inverts_split(number: int, fused: bool, random: Decoder) -> None:
     merged, groups = merge_shards(shards, config, "X")
     assert groups == 2
     assert {n: t.read().tolist() for n, t in merged.items()} == {
-        n: t.tolist() for n, t in random.state_dict().items()
+        n: t.tolist() for n, t in made.state_dict().items()
     }
 
 
-def test_shapes_of_fused_tensors(random: Decoder) -> None:
-    shapes = shard_shapes(random.config, 2)
-    fuse_shapes(shapes, random.config, shards_of(random, 2)[0])
-    assert shapes == {n: tuple(t.shape) for n, t in shards_of(random, 2)[0].items()}
-    assert set(fused_names(random.config)) < set(shapes)
-    assert {theirs for theirs, _ in meta_weight_names(random.config).values()}.isdisjoint(
-        fused_names(random.config)
+def test_shapes_of_fused_tensors(made: Decoder) -> None:
+    shapes = shard_shapes(made.config, 2)
+    fuse_shapes(shapes, made.config, shards_of(made, 2)[0])
+    assert shapes == {n: tuple(t.shape) for n, t in shards_of(made, 2)[0].items()}
+    assert set(fused_names(made.config)) < set(shapes)
+    assert {theirs for theirs, _ in meta_weight_names(made.config).values()}.isdisjoint(
+        fused_names(made.config)
     )
 
 
-def test_replicated_norms_are_compared(random: Decoder) -> None:
-    config, shapes = random.config, shard_shapes(random.config, 2)
-    shards = shards_of(random, 2)
+def test_replicated_norms_are_compared(made: Decoder) -> None:
+    config, shapes = made.config, shard_shapes(made.config, 2)
+    shards = shards_of(made, 2)
     shards[1]["layers.0.ffn_norm.weight"] += 1
     merged, _ = merge_shards([unfuse(lazy(shard), shapes, config) for shard in shards], config, "X")
     with pytest.raises(CheckpointError) as caught:
@@ -127,11 +127,11 @@ def test_replicated_norms_are_compared(random: Decoder) -> None:
     ],
 )
 def test_indivisible_counts_are_refused(
-    change: dict[str, int], number: int, count: str, random: Decoder
+    change: dict[str, int], number: int, count: str, made: Decoder
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        require_divisible(replace(random.config, **change), number, "X")
+        require_even_split(replace(made.config, **change), number, "X")
     assert str(caught.value) == (
-        f"X: {count} are not divisible by {number} shards; expected a number of shards that divides "
-        "them. Use another number."
+        f"X: {count} are not divisible by {number} shards; expected a number of shards that "
+        "divides them. Use another number."
     )

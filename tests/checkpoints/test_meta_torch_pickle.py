@@ -99,8 +99,8 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path, made = tmp_path / "a.pth", tmp_path / "made"
     torch.save({"a": LARGE, "b": Bomb(made)}, path)
     assert refusal(path) == (
-        f"{path}: holds code or pickled objects other than tensors, which were not loaded; expected "
-        "names and tensors. Use the original file of the release."
+        f"{path}: holds code or pickled objects other than tensors, which were not loaded; "
+        "expected names and tensors. Use the original file of the release."
     )
     assert not made.exists()
 
@@ -111,8 +111,8 @@ def test_truncated_file_is_refused(size: int, tmp_path: Path) -> None:
     torch.save({"a": LARGE}, path)
     path.write_bytes(path.read_bytes()[:size])
     assert refusal(path) == (
-        f"{path}: is truncated, or not a file of torch.save in its zip format; expected a complete .pth "
-        "or .ckpt file. Copy or download it again."
+        f"{path}: is truncated, or not a file of torch.save in its zip format; expected a complete "
+        ".pth or .ckpt file. Copy or download it again."
     )
 
 
@@ -128,6 +128,6 @@ def test_other_content_is_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(content, path)
     assert refusal(path) == (
-        f"{path}: does not hold tensors by name; expected the state dict of a model. Give the folder of "
-        "a release."
+        f"{path}: does not hold tensors by name; expected the state dict of a model. Give the "
+        "folder of a release."
     )

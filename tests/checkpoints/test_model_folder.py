@@ -249,8 +249,8 @@ def refusal(folder: Path) -> str:
 def test_other_model_type_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     assert refusal(folder) == (
-        f"{folder / 'config.json'} has model_type 'llama'; expected 'chameleon', or 'qwen3' with an "
-        "image tokenizer. Use such a model."
+        f"{folder / 'config.json'} has model_type 'llama'; expected 'chameleon', or 'qwen3' with "
+        "an image tokenizer. Use such a model."
     )
 
 
@@ -296,8 +296,8 @@ def test_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
         change_tensors(folder, {name: torch.zeros(300, 32)})
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     assert refusal(folder) == (
-        f"{folder}: the tokenizer has 324 token ids, the decoder embeds 300; expected at most as many. "
-        "Take the tokenizer that the decoder was trained with."
+        f"{folder}: the tokenizer has 324 token ids, the decoder embeds 300; expected at most as "
+        "many. Take the tokenizer that the decoder was trained with."
     )
 
 

@@ -80,17 +80,17 @@ def _longer(path: Path) -> None:
 
 
 def _no_json(path: Path) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole[:8] + b"?" + whole[9:])
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + b"?" + data[9:])
 
 
 def _change_header(path: Path, name: str, value: object) -> None:
-    whole = path.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + length])
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
     header["whole"][name] = value
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
 BREAKS: list[Callable[[Path], None]] = [

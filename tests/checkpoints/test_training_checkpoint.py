@@ -90,7 +90,8 @@ def test_only_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path, "f")
     assert str(caught.value) == (
         f"{tmp_path / 'checkpoints'}: files of step-00000003, step-00000004 are missing or "
-        "truncated; expected a complete checkpoint. Copy it again, or delete the folder to start anew."
+        "truncated; expected a complete checkpoint. Copy it again, or delete the folder to start "
+        "over."
     )
 
 
@@ -127,7 +128,7 @@ def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     assert str(caught.value) == (
         f"{folder / 'step-00000003'} was written by a run of another config or other data "
-        f"(theirs, this run is ours). Choose another --out, or delete {folder} to start anew."
+        f"(theirs, this run is ours). Choose another --out, or delete {folder} to start over."
     )
 
 
@@ -219,7 +220,7 @@ def test_numbered_format_is_refused_and_kept(tmp_path: Path) -> None:
         assert str(caught.value) == (
             f"{folder} has checkpoint format 1; expected format 2. Finish the run with the version "
             "of calumma that started it, choose another --out, or delete "
-            f"{folder.parent} to start anew."
+            f"{folder.parent} to start over."
         )
     assert sorted(path.name for path in folder.iterdir()) == before
 

@@ -31,13 +31,13 @@ def test_documents_become_shards_and_their_fingerprint_is_told(
     shown = capsys.readouterr()
     manifest = ShardReader(out).manifest
     assert shown.out == (
-        f"{out}: 40 sequences, {manifest.num_tokens} ids in 1 piece; "
+        f"{out}: 40 sequences, {manifest.num_tokens} tokens in 1 shard; "
         f"fingerprint {manifest.fingerprint}\n"
     )
     assert shown.err.startswith("shards: 40 (")
-    before = {file: file.stat().st_mtime_ns for file in out.glob("piece-*")}
+    before = {file: file.stat().st_mtime_ns for file in out.glob("shard-*")}
     assert main(words) == 0
-    assert {file: file.stat().st_mtime_ns for file in out.glob("piece-*")} == before
+    assert {file: file.stat().st_mtime_ns for file in out.glob("shard-*")} == before
 
 
 def test_bad_documents_are_left_out_counted_and_listed(
@@ -48,9 +48,9 @@ def test_bad_documents_are_left_out_counted_and_listed(
     ]
     (tmp_path / "bad.jsonl").write_text("".join(lines) + '{"id": "good", "content": []}\n')
     words = ["build-shards", str(tmp_path / "bad.jsonl"), "--tokenizers", str(tok)]
-    assert main([*words, "--out", str(tmp_path / "out"), "--skip-bad"]) == 0
+    assert main([*words, "--out", str(tmp_path / "out"), "--skip-invalid"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[1:] == [f"left out 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl"]
+    assert told[1:] == [f"dropped 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl"]
     listed = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in listed] == [str(n) for n in range(12)]
 
@@ -61,8 +61,8 @@ def test_workers_and_pieces_are_at_least_one(
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     assert main([*words, "--workers", "0"]) == 2
     assert capsys.readouterr().err == (
-        "error: --piece 512 --workers 0; expected at least 1 of each. Leave them out for what is "
-        "usual.\n"
+        "error: --shard-documents 512 --workers 0; expected at least 1 of each. Omit them for the "
+        "defaults.\n"
     )
 
 
@@ -83,8 +83,8 @@ def test_jobs_of_slurm_are_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import calumma.shards.executors
-    from calumma.shards.executors import SlurmConfig
+    import calumma.shards.cluster
+    from calumma.shards.cluster import SlurmConfig
 
     asked: list[object] = []
 
@@ -92,7 +92,7 @@ def test_jobs_of_slurm_are_told(
         asked.extend([paths, workers, config])
         return ["41", "42"]
 
-    monkeypatch.setattr(calumma.shards.executors, "submit_to_slurm", submit)
+    monkeypatch.setattr(calumma.shards.cluster, "submit_to_slurm", submit)
     (tmp_path / "slurm.toml").write_text('partition = "short"\ngpus = 1\n')
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     words += ["--executor", "slurm", "--slurm", str(tmp_path / "slurm.toml"), "--device", "cuda"]
@@ -100,8 +100,8 @@ def test_jobs_of_slurm_are_told(
     assert asked == [["docs"], -1, SlurmConfig(partition="short", gpus=1)]
     assert capsys.readouterr().out == (
         f"jobs 41; then job 42 writes {tmp_path / 'out' / 'manifest.json'}\n"
-        f"logs: {tmp_path / 'out' / '.build' / 'slurm'}/*/slurm_logs; if a job fails, give the "
-        "same command again\n"
+        f"logs: {tmp_path / 'out' / '.build' / 'slurm'}/*/slurm_logs; if a job fails, repeat "
+        "the same command\n"
     )
 
 

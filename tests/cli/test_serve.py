@@ -1,4 +1,4 @@
-"""`calumma serve`: what it is told, and what it refuses to do."""
+"""`calumma serve`: what it is result, and what it refuses to do."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture
     assert load_api_keys(path).lookup(key) == "anna"
 
 
-WANTED = "`calumma serve --help` says what is expected."
+SEE_HELP = "`calumma serve --help` lists the options."
 
 
 def test_a_key_without_a_file_and_a_server_without_a_model_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert refusal(capsys, "--new-key", "anna") == (
-        f"error: --new-key needs --keys FILE, where its hash is kept; {WANTED}"
+        f"error: --new-key needs --keys FILE, where its hash is kept; {SEE_HELP}"
     )
-    assert refusal(capsys) == f"error: no MODEL; expected a model folder; {WANTED}"
+    assert refusal(capsys) == f"error: no MODEL; expected a model folder; {SEE_HELP}"
 
 
 def test_certificates_and_their_key_come_together(
@@ -55,13 +55,13 @@ def test_certificates_and_their_key_come_together(
 ) -> None:
     model, file = str(tmp_path), str(tmp_path / "file.pem")
     assert refusal(capsys, model, "--c2pa", file) == (
-        f"error: --c2pa needs --c2pa-key FILE, the key of its first certificate; {WANTED}"
+        f"error: --c2pa needs --c2pa-key FILE, the key of its first certificate; {SEE_HELP}"
     )
     assert refusal(capsys, model, "--c2pa-key", file) == (
-        f"error: --c2pa-key needs --c2pa FILE, the certificates for which it signs; {WANTED}"
+        f"error: --c2pa-key needs --c2pa FILE, the certificates for which it signs; {SEE_HELP}"
     )
     assert refusal(capsys, model, "--c2pa-timestamps", "http://a.example") == (
-        f"error: --c2pa-timestamps needs --c2pa FILE and --c2pa-key FILE; {WANTED}"
+        f"error: --c2pa-timestamps needs --c2pa FILE and --c2pa-key FILE; {SEE_HELP}"
     )
 
 
@@ -111,16 +111,16 @@ def test_ranks_that_cannot_be_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refusal(capsys, str(tmp_path), "--tensor", "0") == (
-        f"error: --tensor 0; expected at least 1; {WANTED}"
+        f"error: --tensor 0; expected at least 1; {SEE_HELP}"
     )
     for words in (("--weights", "int8"), ("--compile",)):
         assert refusal(capsys, str(tmp_path), "--tensor", "2", *words) == (
             "error: --tensor with --weights or --compile; expected plain weights, which are cut, and "
-            f"blocks that are not compiled; {WANTED}"
+            f"blocks that are not compiled; {SEE_HELP}"
         )
     assert refusal(capsys, str(tmp_path), "--tensor", "2", "--fleet", "http://a") == (
         "error: --tensor and --fleet; expected one of them, as a fleet needs no decoder here; "
-        f"{WANTED}"
+        f"{SEE_HELP}"
     )
 
 
@@ -146,13 +146,13 @@ def test_ranks_serve_until_one_is_lost_and_then_all_is_over(
         os.kill(follower.pid, signal.SIGSTOP)
         with urlopen(asked, timeout=60) as answer:
             follower.kill()
-            told: str = answer.read().decode()
-        return told
+            result: str = answer.read().decode()
+        return result
 
     with ThreadPoolExecutor(1) as other:
-        told = other.submit(ask_and_kill)
+        result = other.submit(ask_and_kill)
         assert main(["serve", str(tmp_path / "tiny"), "--port", "0", "--tensor", "2"]) == 2
-    assert "the server has lost a part of its model, and ends; ask another one" in told.result()
+    assert "the server has lost a part of its model, and ends; ask another one" in result.result()
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: rank 1 of 2 has ended (SIGKILL); expected all of them, for each")
     assert multiprocessing.active_children() == []

@@ -1,9 +1,11 @@
-"""One thread that answers many."""
+"""The engine in a thread, and its streams in threads and on event loops."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
-from calumma.generate.async_engine import AsyncEngine
-from calumma.generate.events import End, ImageDone, TextPiece
+from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
+from calumma.generate.events import End, Event, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, TextSampling
 
@@ -26,32 +28,32 @@ def model(model_parts: ModelComponents) -> Model:
 
 
 @pytest.fixture
-def live(model: Model) -> Iterator[AsyncEngine]:
+def engine(model: Model) -> Iterator[AsyncEngine]:
     made = AsyncEngine(model)
     yield made
     made.close(finish=False)
 
 
-def test_an_answer_is_what_the_model_generates(model: Model, live: AsyncEngine) -> None:
-    answers = [live.generate(["a red"], seed=seed, **OPTIONS) for seed in range(6)]
-    for seed, answer in enumerate(answers):
+def test_an_stream_is_what_the_model_generates(model: Model, engine: AsyncEngine) -> None:
+    streams = [engine.generate(["a red"], seed=seed, **OPTIONS) for seed in range(6)]
+    for seed, stream in enumerate(streams):
         alone = model.generate(["a red"], seed=seed, **OPTIONS)
-        events = list(answer)
+        events = list(stream)
         assert isinstance(events[-1], End)
-        assert events[-1].sample is answer.sample()
-        assert answer.sample().token_ids == alone.token_ids
-        assert answer.sample().finish_reason == alone.finish_reason
+        assert events[-1].sample is stream.sample()
+        assert stream.sample().token_ids == alone.token_ids
+        assert stream.sample().finish_reason == alone.finish_reason
         told = "".join(event.text for event in events if isinstance(event, TextPiece))
         assert told == "".join(part for part in alone.parts if isinstance(part, str))
         drawn = [event.image for event in events if isinstance(event, ImageDone)]
-        assert all(one in answer.sample().parts for one in drawn)
+        assert all(one in stream.sample().parts for one in drawn)
 
 
-def test_threads_ask_and_listen_side_by_side(model: Model, live: AsyncEngine) -> None:
+def test_threads_ask_and_listen_side_by_side(model: Model, engine: AsyncEngine) -> None:
     found: dict[int, list[int]] = {}
 
     def ask(seed: int) -> None:
-        found[seed] = live.generate(["a red"], seed=seed, **OPTIONS).sample().token_ids
+        found[seed] = engine.generate(["a red"], seed=seed, **OPTIONS).sample().token_ids
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -59,15 +61,15 @@ def test_threads_ask_and_listen_side_by_side(model: Model, live: AsyncEngine) ->
     for thread in threads:
         thread.join()
     assert found == {s: model.generate(["a red"], seed=s, **OPTIONS).token_ids for s in range(8)}
-    assert live.stats.max_cached_tokens == EngineConfig().max_cached_tokens
+    assert engine.stats.max_cached_tokens == EngineConfig().max_cached_tokens
 
 
-def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: AsyncEngine) -> None:
+def test_a_cancelled_stream_ends_with_what_there_is(model: Model, engine: AsyncEngine) -> None:
     whole = model.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0).token_ids
-    answer = live.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
-    events = iter(answer)
+    stream = engine.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
+    events = iter(stream)
     next(events)
-    answer.abort()
+    stream.abort()
     *_, last = events
     assert isinstance(last, End)
     sample = last.sample
@@ -75,15 +77,15 @@ def test_a_cancelled_answer_ends_with_what_there_is(model: Model, live: AsyncEng
     assert sample.finish_reason == ("abort" if len(sample.token_ids) < len(whole) else "length")
 
 
-def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
-    model: Model, live: AsyncEngine
+def test_a_request_in_ids_is_streamed_and_its_ids_are_known_as_they_are_told(
+    model: Model, engine: AsyncEngine
 ) -> None:
     request = model.request(["a red"], seed=3, **OPTIONS)
-    answer = live.submit(request)
-    known = [len(answer.token_ids) for _ in answer]
+    stream = engine.submit(request)
+    known = [len(stream.token_ids) for _ in stream]
     assert (
-        answer.token_ids
-        == answer.sample().token_ids
+        stream.token_ids
+        == stream.sample().token_ids
         == model.generate(["a red"], seed=3, **OPTIONS).token_ids
     )
     assert known == sorted(known)
@@ -93,81 +95,85 @@ def test_a_request_in_ids_is_answered_and_its_ids_are_known_as_they_are_told(
 def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Model) -> None:
     random = np.random.default_rng(0)
     undisturbed = [model.generate(["a red"], seed=seed, **OPTIONS).token_ids for seed in range(5)]
-    live = AsyncEngine(
+    engine = AsyncEngine(
         model, EngineConfig(max_num_seqs=12, max_cached_tokens=1500, async_scheduling=True)
     )
     others = []
     for _ in range(100):
         victim, other = random.integers(5, size=2)
-        cancelled = live.generate(["a red"], seed=int(victim), **OPTIONS)
-        others.append((other, live.generate(["a red"], seed=int(other), **OPTIONS)))
+        cancelled = engine.generate(["a red"], seed=int(victim), **OPTIONS)
+        others.append((other, engine.generate(["a red"], seed=int(other), **OPTIONS)))
         for event, _ in zip(cancelled, range(random.integers(4)), strict=False):
             assert not isinstance(event, TextPiece) or event.text.encode().decode() == event.text
         cancelled.abort()
         ids = cancelled.sample().token_ids
         assert ids == undisturbed[victim][: len(ids)]
-    assert all(answer.sample().token_ids == undisturbed[number] for number, answer in others)
-    live.close()
-    assert (live.stats.num_reserved_tokens, live.stats.num_sequences) == (0, 0)
+    assert all(stream.sample().token_ids == undisturbed[number] for number, stream in others)
+    engine.close()
+    assert (engine.stats.num_reserved_tokens, engine.stats.num_sequences) == (0, 0)
 
 
 def test_closing_finishes_what_runs(model: Model) -> None:
-    live = AsyncEngine(model)
-    answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(3)]
-    live.close()
-    assert [a.sample().token_ids for a in answers] == [
+    engine = AsyncEngine(model)
+    streams = [engine.generate(["a"], seed=seed, **OPTIONS) for seed in range(3)]
+    engine.close()
+    assert [a.sample().token_ids for a in streams] == [
         model.generate(["a"], seed=seed, **OPTIONS).token_ids for seed in range(3)
     ]
-    assert (live.stats.num_running, live.stats.num_waiting, live.stats.num_reserved_tokens) == (
+    assert (
+        engine.stats.num_running,
+        engine.stats.num_waiting,
+        engine.stats.num_reserved_tokens,
+    ) == (
         0,
         0,
         0,
     )
     with pytest.raises(GenerationError) as caught:
-        live.generate(["a"])
+        engine.generate(["a"])
     assert str(caught.value) == (
         "the engine is closed and takes no more requests; expected an open one. Start it again."
     )
 
 
 def test_closing_at_once_cancels(model: Model) -> None:
-    live = AsyncEngine(model)
-    answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(20)]
-    live.close(finish=False)
-    assert "abort" in {answer.sample().finish_reason for answer in answers}
+    engine = AsyncEngine(model)
+    streams = [engine.generate(["a"], seed=seed, **OPTIONS) for seed in range(20)]
+    engine.close(finish=False)
+    assert "abort" in {stream.sample().finish_reason for stream in streams}
 
 
 def test_a_request_that_does_not_fit_is_refused_where_it_is_asked(model: Model) -> None:
-    live = AsyncEngine(model, EngineConfig(max_cached_tokens=20))
+    engine = AsyncEngine(model, EngineConfig(max_cached_tokens=20))
     with pytest.raises(GenerationError, match="sequences; expected at most 20 in 64"):
-        live.generate(["a"], max_new_tokens=100)
-    live.close()
+        engine.generate(["a"], max_new_tokens=100)
+    engine.close()
 
 
 def test_an_error_in_the_engine_reaches_all_who_ask(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = AsyncEngine(model)
+    engine = AsyncEngine(model)
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of the decoder")
 
     monkeypatch.setattr(model.decoder, "hidden_states", broken)
-    answers = [live.generate(["a"], seed=seed, **OPTIONS) for seed in range(2)]
-    for answer in answers:
+    streams = [engine.generate(["a"], seed=seed, **OPTIONS) for seed in range(2)]
+    for stream in streams:
         with pytest.raises(ZeroDivisionError, match="of the decoder"):
-            list(answer)
+            list(stream)
         with pytest.raises(ZeroDivisionError, match="of the decoder"):
-            answer.sample()
+            stream.sample()
     with pytest.raises(ZeroDivisionError, match="of the decoder"):
-        live.generate(["a"])
-    live.close()
+        engine.generate(["a"])
+    engine.close()
 
 
 def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = AsyncEngine(model)
+    engine = AsyncEngine(model)
     begun, free = threading.Event(), threading.Event()
 
     def hang(*_: object, **__: object) -> None:
@@ -176,14 +182,103 @@ def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
 
     monkeypatch.setattr(model.decoder, "hidden_states", hang)
     monkeypatch.setattr("calumma.generate.async_engine._JOIN_TIMEOUT_SECONDS", 0.1)
-    answer = live.generate(["a"], **OPTIONS)
+    stream = engine.generate(["a"], **OPTIONS)
     begun.wait()
-    live.fail(TimeoutError("it hangs"))
-    live.fail(ZeroDivisionError("and that is why"))
+    engine.fail(TimeoutError("it hangs"))
+    engine.fail(ZeroDivisionError("and that is why"))
     with pytest.raises(TimeoutError, match="it hangs"):
-        answer.sample()
+        stream.sample()
     with pytest.raises(TimeoutError, match="it hangs"):
-        live.generate(["a"])
-    live.close()
+        engine.generate(["a"])
+    engine.close()
     free.set()
-    assert isinstance(live.error, TimeoutError)
+    assert isinstance(engine.error, TimeoutError)
+
+
+def test_an_event_loop_gets_the_same_events_without_a_thread_per_stream(
+    model: Model, engine: AsyncEngine
+) -> None:
+    options = OPTIONS | {"image_first": True}
+    threads_before = threading.active_count()
+
+    async def events_of(seed: int) -> tuple[list[Event], RequestOutputStream]:
+        stream = engine.generate(["a red"], seed=seed, **options)
+        return [event async for event in stream.events(executor)], stream
+
+    async def all_events() -> list[tuple[list[Event], RequestOutputStream]]:
+        return await asyncio.gather(*(events_of(seed) for seed in range(6)))
+
+    with ThreadPoolExecutor(1) as executor:
+        found = asyncio.run(all_events())
+        assert threading.active_count() <= threads_before + 1
+    for seed, (events, stream) in enumerate(found):
+        *expected, end = model.stream(["a red"], seed=seed, **options)
+        assert isinstance(end, End)
+        assert [as_plain(event) for event in events] == [as_plain(event) for event in expected]
+        assert stream.token_ids == end.sample.token_ids
+        assert stream.logprobs == end.sample.logprobs
+        assert stream.finish_reason == end.sample.finish_reason
+        assert stream.usage == end.sample.usage
+
+
+def as_plain(event: Event) -> object:
+    """An event that can be compared."""
+    if isinstance(event, ImageProgress | ImageDone):
+        return type(event), event.image.tobytes()
+    return event
+
+
+def test_a_stop_string_ends_a_stream_and_aborts_its_request(
+    model: Model, engine: AsyncEngine
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 90, "seed": 2, "text": WILD, "max_images": 0}
+    (text,) = model.generate(["a"], **options).parts
+    assert isinstance(text, str)
+    stop = text[10:12]
+    expected = model.generate(["a"], stop=(stop,), **options)
+
+    async def events_of(stream: RequestOutputStream) -> list[Event]:
+        return [event async for event in stream.events()]
+
+    stream = engine.generate(["a"], stop=(stop,), **options)
+    events = asyncio.run(events_of(stream))
+    *iterated, end = engine.generate(["a"], stop=(stop,), **options)
+    for found in (events, iterated):
+        text_events = [event.text for event in found if isinstance(event, TextPiece)]
+        assert "".join(text_events) == text[: text.index(stop)]
+    assert isinstance(end, End)
+    for sample in (stream.sample(), end.sample):
+        assert sample.parts == expected.parts
+        assert sample.token_ids == expected.token_ids
+        assert sample.finish_reason == "stop"
+    assert (stream.finish_reason, stream.token_ids) == ("stop", expected.token_ids)
+
+
+def test_an_error_in_the_engine_reaches_an_event_loop(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = AsyncEngine(model)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of the decoder")
+
+    async def consume() -> None:
+        async for _ in engine.generate(["a"], **OPTIONS).events():
+            pass
+
+    monkeypatch.setattr(model.decoder, "hidden_states", broken)
+    with pytest.raises(ZeroDivisionError, match="of the decoder"):
+        asyncio.run(consume())
+    engine.close()
+
+
+def test_a_stream_whose_event_loop_has_closed_is_aborted(model: Model, engine: AsyncEngine) -> None:
+    streams: list[RequestOutputStream] = []
+
+    async def read_one() -> None:
+        options = OPTIONS | {"max_new_tokens": 100, "max_images": 0}
+        streams.append(engine.generate(["a"], seed=1, **options))
+        await anext(streams[0].events())
+
+    asyncio.run(read_one())
+    assert streams[0].sample().finish_reason == "abort"

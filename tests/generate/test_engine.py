@@ -412,21 +412,21 @@ def refusal(engine: Engine, request: Request) -> str:
 @pytest.mark.parametrize("length", [0, 128])
 def test_a_prompt_that_does_not_fit_is_refused(engine: Engine, length: int) -> None:
     assert refusal(engine, Request(prompt_token_ids=(0,) * length)) == (
-        f"the prompt has {length} ids; expected between 1 and 127, the most this model reads. "
+        f"the prompt has {length} tokens; expected between 1 and 127, the most this model reads. "
         "Shorten it, or leave an image out."
     )
 
 
 def test_an_open_image_without_room_is_refused(engine: Engine, prompts: list[list[int]]) -> None:
     assert refusal(engine, Request(prompt_token_ids=tuple(prompts[3]), max_new_tokens=2)) == (
-        "an open image still needs 3 ids, but max_new_tokens leaves 2; expected room for the whole "
-        "image. Raise max_new_tokens."
+        "an open image still needs 3 tokens, but max_new_tokens leaves 2; expected enough for the "
+        "complete image. Raise max_new_tokens."
     )
 
 
 def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
     ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
     assert refusal(engine, Request(prompt_token_ids=ids)) == (
-        "the prompt's last image is open with 5 codes; expected at most 4, as this model draws them. "
+        "the prompt's last image is open with 5 codes; expected at most 4, the number of this model. "
         "Leave codes out."
     )

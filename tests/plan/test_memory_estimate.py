@@ -70,19 +70,21 @@ def measured(shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, r
     """Return the peak bytes of rank 0 in its second step, with a fake process group."""
     parallel = ParallelConfig(tensor_parallel=tensor)
     with fake_process_group(ranks) as world:
-        asked = Ranks(world, torch.device("cpu"), parallel, dtype)
-        decoder, place = build_sharded_decoder(shape, lambda made: made.initial_weights(0), asked)
+        ranks_config = Ranks(world, torch.device("cpu"), parallel, dtype)
+        decoder, rank_layout = build_sharded_decoder(
+            shape, lambda made: made.initial_weights(0), ranks_config
+        )
         decoder.train()
         apply_recompute_and_compile(decoder, ComputeConfig(activation_checkpointing=mode))  # type: ignore[arg-type]
         optimizers = make_optimizers(decoder, OptimizerConfig())
         rules = StepRules(
             vocabulary=VOCABULARY, z_loss_weight=1e-5, max_grad_norm=1.0, compute_dtype=dtype
         )
-        optimizer_step(decoder, optimizers, [batch()], rules, place)
+        optimizer_step(decoder, optimizers, [batch()], rules, rank_layout)
         means = [v for o in optimizers for entry in o.state.values() for v in entry.values()]
         shown = [local(tensor).detach() for tensor in (*decoder.parameters(), *means)]
         with LiveBytes(shown) as live:
-            optimizer_step(decoder, optimizers, [batch()], rules, place)
+            optimizer_step(decoder, optimizers, [batch()], rules, rank_layout)
     return live.most
 
 

@@ -109,5 +109,5 @@ def read(file: bytes, authority: Authority) -> Seen:
 
 
 def _named(name: str) -> x509.Name:
-    told = {NameOID.ORGANIZATION_NAME: "tests", NameOID.COMMON_NAME: name}
-    return x509.Name([x509.NameAttribute(oid, value) for oid, value in told.items()])
+    result = {NameOID.ORGANIZATION_NAME: "tests", NameOID.COMMON_NAME: name}
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in result.items()])

@@ -13,13 +13,13 @@ from tests.serve.conftest import WILD, said
 
 
 def test_every_answer_is_what_the_client_s_own_types_hold(client: TestClient) -> None:
-    def told(path: str, **body: Any) -> Any:
+    def result(path: str, **body: Any) -> Any:
         return client.post(path, json={**body, **WILD}).json()
 
-    chat = told("/v1/chat/completions", messages=said("a"), max_tokens=9, logprobs=True)
+    chat = result("/v1/chat/completions", messages=said("a"), max_tokens=9, logprobs=True)
     ChatCompletion.model_validate(chat, strict=True)
-    TheirCompletion.model_validate(told("/v1/completions", prompt="a", max_tokens=9), strict=True)
-    drawn = told("/v1/images/generations", prompt="a")
+    TheirCompletion.model_validate(result("/v1/completions", prompt="a", max_tokens=9), strict=True)
+    drawn = result("/v1/images/generations", prompt="a")
     # Their type knows only their own sizes.
     ImagesResponse.model_validate({**drawn, "size": "1024x1024"}, strict=True)
     for card in client.get("/v1/models").json()["data"]:

@@ -1,4 +1,4 @@
-"""Refusals: one shape for all, and nothing told that is not the client's to know."""
+"""Refusals: one shape for all, and nothing result that is not the client's to know."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_full_queue_says_when_to_come_again() -> None:
     assert server_stopping().response().headers["retry-after"] == "5"
 
 
-def test_a_user_s_mistake_is_told_whole_and_one_of_ours_not_at_all() -> None:
+def test_a_user_s_mistake_is_reported_whole_and_one_of_ours_not_at_all() -> None:
     mistake = to_api_error(GenerationError("too long; expected less."))
     assert (mistake.status, mistake.message, mistake.code) == (
         400,
@@ -74,7 +74,7 @@ def test_a_wrong_field_is_named_and_not_repeated(client: TestClient) -> None:
     assert error["message"].endswith(". Fix it, or leave it out.")
 
 
-def test_an_unknown_path_and_a_wrong_method_are_told(client: TestClient) -> None:
+def test_an_unknown_path_and_a_wrong_method_are_reported(client: TestClient) -> None:
     lost = client.get("/v1/nothing")
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
     assert lost.json()["error"]["message"] == (

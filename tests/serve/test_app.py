@@ -48,7 +48,7 @@ def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(client: TestC
 
 
 def test_the_end_of_the_app_is_the_end_of_its_engine(model: Model) -> None:
-    with serving(model) as (client, service):
+    with serving(model) as (client, handler):
         client.post("/v1/chat/completions", json={"messages": said("a"), "max_tokens": 2})
-    assert service.desk.stopping
-    assert not service.live._thread.is_alive()
+    assert handler.is_stopping
+    assert not handler.backend._thread.is_alive()

@@ -73,8 +73,8 @@ def test_a_replica_signs_with_the_files_that_it_finds(
     sent: ReplicaConfig = pickle.loads(pickle.dumps(replace(replicas, config=config)))
     assert b"PRIVATE" not in pickle.dumps(sent)
     with TestClient(sent.build(), "http://localhost") as client:
-        told = client.post("/v1/images/generations", json={"prompt": "a"}).json()
-    assert read(base64.b64decode(told["data"][0]["b64_json"]), authority).state == "Trusted"
+        result = client.post("/v1/images/generations", json={"prompt": "a"}).json()
+    assert read(base64.b64decode(result["data"][0]["b64_json"]), authority).state == "Trusted"
 
 
 def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
@@ -95,12 +95,12 @@ def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
         while not ended:
             time.sleep(0.01)
         assert client.get("/health").status_code == 503
-        told = client.post("/v1/chat/completions", json=body)
-        assert (told.status_code, told.json()["error"]["code"]) == (503, "rank_lost")
+        result = client.post("/v1/chat/completions", json=body)
+        assert (result.status_code, result.json()["error"]["code"]) == (503, "rank_lost")
     assert multiprocessing.active_children() == []
 
 
-def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_told(
+def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timers: list[tuple[Any, ...]] = []
@@ -130,14 +130,14 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_replicas_are_asked_for_and_ended_with_the_signal(
     replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch, address: str, expected: dict[str, Any]
 ) -> None:
-    told: list[Any] = []
+    result: list[Any] = []
     monkeypatch.setenv("RAY_ADDRESS", address)
 
     def init(**options: Any) -> None:
-        told.append(("init", options))
+        result.append(("init", options))
 
     def deployment(**options: Any) -> Any:
-        told.append(("deployment", options))
+        result.append(("deployment", options))
         return lambda kind: SimpleNamespace(bind=lambda: "bound")
 
     def ingress(build: Any) -> Any:
@@ -147,11 +147,11 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
         return lambda: "app"
 
     serve = SimpleNamespace(
-        start=lambda **options: told.append(("start", options)),
+        start=lambda **options: result.append(("start", options)),
         deployment=deployment,
         ingress=ingress,
-        run=lambda bound, name: told.append(("run", bound)),
-        shutdown=lambda: told.append(("shutdown", {})),
+        run=lambda bound, name: result.append(("run", bound)),
+        shutdown=lambda: result.append(("shutdown", {})),
     )
     ray = ModuleType("ray")
     ray.init, ray.serve = init, serve  # type: ignore[attr-defined]
@@ -160,14 +160,14 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
     monkeypatch.setattr(STOP, "is_requested", False)
 
     def stop() -> None:
-        told.append(("listening", {}))
+        result.append(("listening", {}))
         STOP.is_requested = True
 
     serve_replicas(replicas, stop)
-    assert [name for name, _ in told] == [
+    assert [name for name, _ in result] == [
         *("init", "start", "deployment", "run", "listening", "shutdown"),
     ]
-    asked = dict(told)
+    asked = dict(result)
     assert asked["init"] == expected
     assert asked["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}
     assert asked["deployment"]["num_replicas"] == 2

@@ -51,9 +51,9 @@ class _Completions(BaseHTTPRequestHandler):
                     time.sleep(0.05)
                 if self.server.fault == "cut" and number == 2:
                     return
-                told = len(body.setdefault("told", []))
-                ids = list(answer.token_ids[told:])
-                body["told"] += ids
+                result = len(body.setdefault("result", []))
+                ids = list(answer.token_ids[result:])
+                body["result"] += ids
                 if self.server.fault == "no grammar":
                     ids = [body["prompt"][0]] * len(ids)
                 choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}}
@@ -128,14 +128,14 @@ def test_answers_of_a_fleet_are_those_that_its_engines_choose(model: Model, othe
 
 def test_our_whole_api_stands_before_a_fleet(model: Model, others: Others) -> None:
     fleet = VLLMBackend(model, [others.url], "tiny")
-    service = build_handler(model, ServeConfig(served_model_name="tiny"), live=fleet)
-    with TestClient(build_app(service), "http://localhost") as client:
+    handler = build_handler(model, ServeConfig(served_model_name="tiny"), live=fleet)
+    with TestClient(build_app(handler), "http://localhost") as client:
         drawn = client.post("/v1/images/generations", json={"prompt": "a", **WILD})
         assert drawn.status_code == 200
-        told = client.post(
+        result = client.post(
             "/v1/chat/completions", json={"messages": said("a"), "max_tokens": 9, "n": 2}
         )
-        assert len(told.json()["choices"]) == 2
+        assert len(result.json()["choices"]) == 2
         others.fault = "broken"
         refused = client.post("/v1/chat/completions", json={"messages": said("a")})
         assert refused.status_code == 502
@@ -148,15 +148,15 @@ WAY_OUT = (
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "result"),
     [
         ("broken", "answers with status 500"),
         ("no grammar", "chose id 0, which may not come there"),
         ("gone", "gave no answer (ConnectionRefusedError)"),
     ],
 )
-def test_an_engine_that_fails_is_told_of_in_one_line(
-    model: Model, others: Others, fault: str, told: str
+def test_an_engine_that_fails_is_reported_of_in_one_line(
+    model: Model, others: Others, fault: str, result: str
 ) -> None:
     others.fault = fault
     url = "http://127.0.0.1:9" if fault == "gone" else others.url
@@ -165,7 +165,7 @@ def test_an_engine_that_fails_is_told_of_in_one_line(
     with pytest.raises(APIError) as caught:
         answer.sample()
     assert caught.value.status == 502
-    assert str(caught.value) == f"the engine at {url.removeprefix('http://')} {told}; {WAY_OUT}"
+    assert str(caught.value) == f"the engine at {url.removeprefix('http://')} {result}; {WAY_OUT}"
     fleet.close()
 
 

@@ -28,7 +28,7 @@ class Direction(Enum):
 
 @dataclass
 class Update:
-    """What the processor is told of the batch, as vLLM documents it."""
+    """What the processor is result of the batch, as vLLM documents it."""
 
     batch_size: int
     removed: Sequence[int] = ()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calumma.documents.pool import read_documents
 
-from calumma.documents.readers import read_documents
 from calumma.generate.engine import Engine
-from calumma.serve.service import Service
+from calumma.serve.handler import RequestHandler
 from tests.browser import browser
 from tests.images import png
 
@@ -37,7 +37,9 @@ def opened(
     context = chromium.new_context(**options)
     page = context.new_page()
     complaints: list[str] = []
-    page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
+    page.on(
+        "console", lambda result: complaints.append(result.text) if result.type == "error" else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
     expect(page.locator("#model")).to_have_text("tiny")
@@ -59,20 +61,20 @@ def _done(page: Page, answers: int) -> None:
 def _violations(page: Page) -> list[str]:
     """What axe-core finds that shuts people out."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
-    told = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes']}" for one in told if one["impact"] in SERIOUS]
+    result = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes']}" for one in result if one["impact"] in SERIOUS]
 
 
-def test_a_picture_and_words_are_asked_and_the_answer_streams_in(
-    heard: tuple[str, Service], chromium: Browser
+def test_a_image_and_words_are_asked_and_the_answer_streams_in(
+    running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
-    with opened(chromium, heard[0]) as page:
+    with opened(chromium, running_server[0]) as page:
         page.get_by_role("button", name="Settings").click()
         page.get_by_label("Show the ids").check()
         page.get_by_label("Seed").fill("3")
         page.get_by_label("Prompt", exact=True).fill("before")
-        picture = {"name": "a.png", "mimeType": "image/png", "buffer": png(1)}
-        page.locator("#file").set_input_files([picture])
+        image = {"name": "a.png", "mimeType": "image/png", "buffer": png(1)}
+        page.locator("#file").set_input_files([image])
         expect(page.locator("#parts .tile")).to_have_count(1)
         assert _violations(page) == []
         _ask(page, "behind it")
@@ -89,8 +91,10 @@ def test_a_picture_and_words_are_asked_and_the_answer_streams_in(
         assert _violations(page) == []
 
 
-def test_pictures_alone_come_as_pictures(heard: tuple[str, Service], chromium: Browser) -> None:
-    with opened(chromium, heard[0]) as page:
+def test_images_alone_come_as_images(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0]) as page:
         page.get_by_role("button", name="Settings").click()
         page.get_by_label("What may come").select_option("image")
         _ask(page, "draw")
@@ -100,7 +104,7 @@ def test_pictures_alone_come_as_pictures(heard: tuple[str, Service], chromium: B
 
 
 def test_an_answer_is_stopped_and_made_anew(
-    heard: tuple[str, Service], chromium: Browser, monkeypatch: pytest.MonkeyPatch
+    running_server: tuple[str, RequestHandler], chromium: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = Engine.step
 
@@ -108,28 +112,28 @@ def test_an_answer_is_stopped_and_made_anew(
         time.sleep(0.1)
         return quick(engine)
 
-    with opened(chromium, heard[0]) as page:
+    with opened(chromium, running_server[0]) as page:
         monkeypatch.setattr(Engine, "step", slow)
-        _ask(page, "tell me all")
+        _ask(page, "report me all")
         expect(page.locator(".turn.assistant")).to_be_visible()
         page.wait_for_timeout(500)
         page.get_by_role("button", name="Stop").click()
         monkeypatch.setattr(Engine, "step", quick)
         expect(page.get_by_role("button", name="Send")).to_be_visible()
-        told = page.locator(".facts").all_inner_texts()
-        assert all("stopped" in facts for facts in told)
+        result = page.locator(".facts").all_inner_texts()
+        assert all("stopped" in facts for facts in result)
         _ask(page, "once more")
-        _done(page, len(told) + 1)
+        _done(page, len(result) + 1)
         page.get_by_role("button", name="Another answer").click()
         expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=30_000)
         expect(page.get_by_role("button", name="Another answer")).to_be_visible()
-    assert heard[1].live.load.num_running == 0
+    assert running_server[1].live.load.num_running == 0
 
 
 def test_a_prompt_is_edited_and_the_history_outlives_a_reload(
-    heard: tuple[str, Service], chromium: Browser
+    running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
-    with opened(chromium, heard[0]) as page:
+    with opened(chromium, running_server[0]) as page:
         _ask(page, "first words")
         _done(page, 1)
         page.get_by_role("button", name="Edit").click()
@@ -146,19 +150,19 @@ def test_a_prompt_is_edited_and_the_history_outlives_a_reload(
 
 
 def test_a_conversation_is_saved_as_a_document(
-    heard: tuple[str, Service], chromium: Browser, tmp_path: Path
+    running_server: tuple[str, RequestHandler], chromium: Browser, tmp_path: Path
 ) -> None:
-    with opened(chromium, heard[0]) as page:
+    with opened(chromium, running_server[0]) as page:
         _ask(page, "<b>no markup</b> & so on")
         _done(page, 1)
         assert page.locator(".turn.user b").count() == 0
         page.get_by_role("button", name="Settings").click()
-        with page.expect_download() as told:
+        with page.expect_download() as result:
             page.get_by_role("button", name="Save as JSON").click()
-        told.value.save_as(tmp_path / "saved.jsonl")
-        with page.expect_download() as told:
+        result.value.save_as(tmp_path / "saved.jsonl")
+        with page.expect_download() as result:
             page.get_by_role("button", name="Save as HTML").click()
-        told.value.save_as(tmp_path / "saved.html")
+        result.value.save_as(tmp_path / "saved.html")
     (document,) = read_documents([tmp_path / "saved.jsonl"])
     assert [turn.role for turn in document.messages] == ["user", "assistant"]
     assert document.messages[0].parts[0].text == "<b>no markup</b> & so on"
@@ -167,9 +171,9 @@ def test_a_conversation_is_saved_as_a_document(
     assert json.loads((tmp_path / "saved.jsonl").read_text())["source"] == "calumma serve"
 
 
-def test_a_phone_in_the_dark(heard: tuple[str, Service], chromium: Browser) -> None:
+def test_a_phone_in_the_dark(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
     with opened(
-        chromium, heard[0], viewport={"width": 360, "height": 700}, color_scheme="dark"
+        chromium, running_server[0], viewport={"width": 360, "height": 700}, color_scheme="dark"
     ) as page:
         assert _violations(page) == []
         _ask(page, "a" * 50)
@@ -183,9 +187,9 @@ def test_a_phone_in_the_dark(heard: tuple[str, Service], chromium: Browser) -> N
         expect(page.locator("#settings")).to_be_hidden()
 
 
-def test_what_the_server_refuses_is_told_in_place(
-    heard: tuple[str, Service], chromium: Browser
+def test_what_the_server_refuses_is_reported_in_place(
+    running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
-    with opened(chromium, heard[0], refused=True) as page:
+    with opened(chromium, running_server[0], refused=True) as page:
         _ask(page, "far too long " * 200)
         expect(page.locator("#error")).to_contain_text("expected")

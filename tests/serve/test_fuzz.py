@@ -12,7 +12,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 from starlette.testclient import TestClient
 
-from calumma.serve.service import Service
+from calumma.serve.handler import RequestHandler
 from tests.serve.test_handler import emptied
 
 ASKED = {
@@ -45,13 +45,13 @@ def test_all_that_the_document_names_is_fuzzed(client: TestClient) -> None:
 
 @pytest.mark.parametrize(("place", "mode", "count"), CASES)
 def test_whatever_is_sent_no_mistake_of_ours_comes_back(
-    heard: tuple[str, Service],
+    running_server: tuple[str, RequestHandler],
     client: TestClient,
     place: tuple[str, str],
     mode: GenerationMode,
     count: int,
 ) -> None:
-    (url, service), (method, path) = heard, place
+    (url, handler), (method, path) = running_server, place
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     statuses: Counter[int] = Counter()
 
@@ -71,4 +71,4 @@ def test_whatever_is_sent_no_mistake_of_ours_comes_back(
 
     fuzz()
     assert statuses
-    assert emptied(service.desk)
+    assert emptied(handler)

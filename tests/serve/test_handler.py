@@ -1,4 +1,4 @@
-"""The desk: so many and no more; whoever leaves takes all of it along."""
+"""The handler: so many and no more; whoever leaves takes all of it along."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.generate.params import Request
-from calumma.serve import handler as desk_module
+from calumma.serve import handler as response_stream_module
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.handler import Manner, RequestHandler, ResponseStream
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.output_processor import Chosen, Drawn, Ended, Growing, Quiet, Said
-from calumma.serve.prometheus_metrics import Metrics
+from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.prompt_encoder import PromptEncoder, completion_prompt
 from tests.serve.conftest import ALONE
 
@@ -33,14 +33,14 @@ def make(model: Model) -> Iterator[Callable[..., RequestHandler]]:
 
     def build(**limits: Any) -> RequestHandler:
         config = ServeConfig(served_model_name="tiny", limits=ServeLimits(**limits))
-        readers = ImageDecoderPool(16, config.limits)
-        scribe = PromptEncoder(model, readers, config)
-        made.append(RequestHandler(AsyncEngine(model), scribe, config.limits, Metrics()))
+        pool = ImageDecoderPool(16, config.limits)
+        encoder = PromptEncoder(model, pool, config)
+        made.append(RequestHandler(AsyncEngine(model), encoder, config.limits, PrometheusMetrics()))
         return made[-1]
 
     yield build
-    for desk in made:
-        desk.close()
+    for handler in made:
+        handler.close()
 
 
 def requests(model: Model, *seeds: int, **more: Any) -> list[Request]:
@@ -63,22 +63,28 @@ async def listened(talk: ResponseStream) -> dict[int, str]:
     return texts
 
 
-def emptied(desk: RequestHandler) -> bool:
+def emptied(handler: RequestHandler) -> bool:
     """Whether nothing is left within a few seconds."""
     end = time.monotonic() + 5
     while time.monotonic() < end:
-        load = desk.live.load
-        if desk.under_way == load.num_reserved_tokens == load.num_running == load.num_waiting == 0:
+        load = handler.backend.stats
+        if (
+            handler.num_in_flight
+            == load.num_reserved_tokens
+            == load.num_running
+            == load.num_waiting
+            == 0
+        ):
             return True
         time.sleep(0.01)
     return False
 
 
 def test_each_answer_is_the_model_s_own(make: Callable[..., RequestHandler], model: Model) -> None:
-    desk = make()
+    handler = make()
 
     async def work() -> dict[int, str]:
-        talk = desk.admit(3)
+        talk = handler.acquire(3)
         assert await talk.read(completion_prompt("a")) == list(model.encode(["a"]))
         talk.ask(requests(model, 1, 2, 3), MANNER)
         texts = await listened(talk)
@@ -87,36 +93,36 @@ def test_each_answer_is_the_model_s_own(make: Callable[..., RequestHandler], mod
 
     asked = (model.generate(["a red "], seed=seed, max_images=0, **ALONE) for seed in (1, 2, 3))
     assert run(work) == {n: "".join(map(str, one.parts)) for n, one in enumerate(asked)}
-    assert emptied(desk)
+    assert emptied(handler)
 
 
 def test_one_more_than_fits_is_refused_until_one_is_over(
     make: Callable[..., RequestHandler],
 ) -> None:
-    desk = make(max_queue=3)
+    handler = make(max_queue=3)
 
     async def work() -> None:
-        first = desk.admit(2)
+        first = handler.acquire(2)
         with pytest.raises(APIError) as caught:
-            desk.admit(2)
+            handler.acquire(2)
         assert caught.value.status == 429
         assert 1 <= float(caught.value.headers["Retry-After"]) <= 60
-        second = desk.admit(1)
+        second = handler.acquire(1)
         first.close()
         first.close()
-        assert desk.under_way == 1
-        desk.admit(2).close()
+        assert handler.num_in_flight == 1
+        handler.acquire(2).close()
         second.close()
-        assert desk.under_way == 0
+        assert handler.num_in_flight == 0
 
     run(work)
 
 
 def test_whoever_leaves_frees_the_cache(make: Callable[..., RequestHandler], model: Model) -> None:
-    desk = make()
+    handler = make()
 
     async def work() -> None:
-        talk = desk.admit(4)
+        talk = handler.acquire(4)
         talk.ask(requests(model, 1, 2, 3, 4, max_new_tokens=100), MANNER)
         async for _, piece in talk:
             if isinstance(piece, Said):
@@ -124,23 +130,23 @@ def test_whoever_leaves_frees_the_cache(make: Callable[..., RequestHandler], mod
         talk.close()
 
     run(work)
-    assert emptied(desk)
+    assert emptied(handler)
 
 
 def test_a_request_that_cannot_be_answered_takes_the_others_along(
     make: Callable[..., RequestHandler], model: Model
 ) -> None:
-    desk = make()
+    handler = make()
 
     async def work() -> None:
-        talk = desk.admit(2)
+        talk = handler.acquire(2)
         (good,) = requests(model, 1)
         with pytest.raises(Exception, match="expected between 1 and 127"):
             talk.ask([good, Request(prompt_token_ids=(0,) * 200)], MANNER)
         talk.close()
 
     run(work)
-    assert emptied(desk)
+    assert emptied(handler)
 
 
 class Slow:
@@ -164,9 +170,9 @@ class Slow:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[RequestHandler], Slow]:
-    def hold(desk: RequestHandler) -> Slow:
-        made = Slow(desk.live)
-        monkeypatch.setattr(desk.live, "take", made.take)
+    def hold(handler: RequestHandler) -> Slow:
+        made = Slow(handler.backend)
+        monkeypatch.setattr(handler.backend, "take", made.take)
         return made
 
     return hold
@@ -175,11 +181,11 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[RequestHandler], Slow]:
 def test_an_answer_that_takes_too_long_is_given_up(
     make: Callable[..., RequestHandler], model: Model, slow: Callable[[RequestHandler], Slow]
 ) -> None:
-    desk = make(answer_seconds=0.1)
-    held = slow(desk)
+    handler = make(answer_seconds=0.1)
+    held = slow(handler)
 
     async def work() -> None:
-        talk = desk.admit(1)
+        talk = handler.acquire(1)
         talk.ask(requests(model, 1), MANNER)
         with pytest.raises(APIError) as caught:
             await listened(talk)
@@ -190,7 +196,7 @@ def test_an_answer_that_takes_too_long_is_given_up(
         held.go.set()
 
     run(work)
-    assert emptied(desk)
+    assert emptied(handler)
 
 
 def test_a_listener_learns_that_there_is_no_news(
@@ -199,12 +205,12 @@ def test_a_listener_learns_that_there_is_no_news(
     slow: Callable[[RequestHandler], Slow],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(desk_module, "QUIET_SECONDS", 0.02)
-    desk = make()
-    held = slow(desk)
+    monkeypatch.setattr(response_stream_module, "QUIET_SECONDS", 0.02)
+    handler = make()
+    held = slow(handler)
 
     async def work() -> list[type]:
-        talk = desk.admit(1)
+        talk = handler.acquire(1)
         talk.ask(requests(model, 1), MANNER)
         kinds: list[type] = []
         async for _, piece in talk:
@@ -222,17 +228,17 @@ def test_a_listener_learns_that_there_is_no_news(
 def test_a_server_that_stops_hands_back_what_is_under_way(
     make: Callable[..., RequestHandler], model: Model, slow: Callable[[RequestHandler], Slow]
 ) -> None:
-    desk = make()
-    held = slow(desk)
+    handler = make()
+    held = slow(handler)
 
     async def work() -> None:
-        talk = desk.admit(1)
+        talk = handler.acquire(1)
         talk.ask(requests(model, 1), MANNER)
-        desk.stop_taking()
+        handler.drain()
         with pytest.raises(APIError) as refused:
-            desk.admit(1)
+            handler.acquire(1)
         assert refused.value.status == 503
-        asyncio.get_running_loop().call_later(0.05, desk.hand_back)
+        asyncio.get_running_loop().call_later(0.05, handler.abort_all)
         with pytest.raises(APIError) as caught:
             await listened(talk)
         assert caught.value.code == "stopping"
@@ -240,19 +246,19 @@ def test_a_server_that_stops_hands_back_what_is_under_way(
         talk.close()
 
     run(work)
-    assert emptied(desk)
+    assert emptied(handler)
 
 
 def test_an_error_of_an_answer_reaches_whoever_listens(
     make: Callable[..., RequestHandler], model: Model
 ) -> None:
-    desk = make()
+    handler = make()
 
-    def broken(picture: PIL.Image.Image) -> bytes:
+    def broken(image: PIL.Image.Image) -> bytes:
         raise OSError("no room")
 
     async def work() -> None:
-        talk = desk.admit(1)
+        talk = handler.acquire(1)
         drawing = requests(model, 1, modality="image", max_images=1)
         talk.ask(drawing, Manner(to_png=broken))
         with pytest.raises(OSError, match="no room"):
@@ -260,22 +266,22 @@ def test_an_error_of_an_answer_reaches_whoever_listens(
         talk.close()
 
     run(work)
-    assert emptied(desk)
+    assert emptied(handler)
 
 
 @pytest.mark.parametrize(("most_behind", "shown"), [(10**6, True), (-1, False)])
-def test_a_client_that_lags_gets_no_partial_pictures_but_all_else(
+def test_a_client_that_lags_gets_no_partial_images_but_all_else(
     make: Callable[..., RequestHandler],
     model: Model,
     monkeypatch: pytest.MonkeyPatch,
     most_behind: int,
     shown: bool,
 ) -> None:
-    monkeypatch.setattr(desk_module, "_MOST_BEHIND", most_behind)
-    desk = make()
+    monkeypatch.setattr(response_stream_module, "_MOST_BEHIND", most_behind)
+    handler = make()
 
     async def work() -> set[type]:
-        talk = desk.admit(1)
+        talk = handler.acquire(1)
         talk.ask(requests(model, 1, modality="image", max_images=1), MANNER)
         kinds = {type(piece) async for _, piece in talk}
         talk.close()
@@ -289,11 +295,11 @@ def test_a_client_that_lags_gets_no_partial_pictures_but_all_else(
 def test_reading_that_takes_too_long_is_given_up(
     make: Callable[..., RequestHandler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = make(body_seconds=0.05, picture_seconds=0.05)
-    monkeypatch.setattr(desk.scribe, "ids", lambda prompt: time.sleep(0.4))
+    handler = make(body_seconds=0.05, image_seconds=0.05)
+    monkeypatch.setattr(handler.encoder, "ids", lambda prompt: time.sleep(0.4))
 
     async def work() -> None:
-        talk = desk.admit(1)
+        talk = handler.acquire(1)
         with pytest.raises(APIError) as caught:
             await talk.read(completion_prompt("a"))
         assert caught.value.message.startswith("reading the prompt took more than 0.1 s")

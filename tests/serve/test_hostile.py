@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
-from calumma.serve.service import Service
+from calumma.serve.handler import RequestHandler
 from tests.images import png
 from tests.serve.conftest import listening, said, serving, url_of
 
@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
-def server(model: Model) -> Iterator[tuple[TestClient, Service]]:
+def server(model: Model) -> Iterator[tuple[TestClient, RequestHandler]]:
     """A server with narrow limits."""
     limits = ServeLimits(max_pixels=10_000, max_images=3, max_body_bytes=2**20)
     with serving(model, ServeConfig(served_model_name="tiny", limits=limits)) as made:
@@ -38,7 +38,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A small PNG file of a huge picture."""
+    """A small PNG file of a huge image."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(100_000), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
@@ -50,7 +50,7 @@ def saved(kind: str) -> bytes:
     return file.getvalue()
 
 
-def picture(data: bytes) -> list[dict[str, Any]]:
+def image(data: bytes) -> list[dict[str, Any]]:
     return said({"type": "image_url", "image_url": {"url": url_of(data)}})
 
 
@@ -62,17 +62,17 @@ B64 = base64.b64encode(png(0)).decode()
 TEXT = {"role": "user", "content": "a"}
 
 BODIES: dict[str, tuple[Any, int]] = {
-    "a bomb of pixels": ({"messages": picture(bomb(60_000, 60_000))}, 400),
-    "a bomb just over": ({"messages": picture(bomb(101, 100))}, 400),
-    "a cut picture": ({"messages": picture(png(0)[:200])}, 400),
-    "no picture": ({"messages": picture(b"GIF89a")}, 400),
-    "a program": ({"messages": picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9")}, 400),
-    "an SVG": ({"messages": picture(b"<svg xmlns='http://www.w3.org/2000/svg'/>")}, 400),
-    "an empty picture": ({"messages": picture(b"")}, 400),
-    "an animation": ({"messages": picture(saved("GIF"))}, 200),
-    "a picture with the wrong name": ({"messages": at(f"data:image/gif;base64,{B64}")}, 200),
-    "too many pictures": ({"messages": picture(png(0)) * 4}, 400),
-    "a page as a picture": ({"messages": at(f"data:text/html;base64,{B64}")}, 400),
+    "a bomb of pixels": ({"messages": image(bomb(60_000, 60_000))}, 400),
+    "a bomb just over": ({"messages": image(bomb(101, 100))}, 400),
+    "a cut image": ({"messages": image(png(0)[:200])}, 400),
+    "no image": ({"messages": image(b"GIF89a")}, 400),
+    "a program": ({"messages": image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9")}, 400),
+    "an SVG": ({"messages": image(b"<svg xmlns='http://www.w3.org/2000/svg'/>")}, 400),
+    "an empty image": ({"messages": image(b"")}, 400),
+    "an animation": ({"messages": image(saved("GIF"))}, 200),
+    "a image with the wrong name": ({"messages": at(f"data:image/gif;base64,{B64}")}, 200),
+    "too many images": ({"messages": image(png(0)) * 4}, 400),
+    "a page as a image": ({"messages": at(f"data:text/html;base64,{B64}")}, 400),
     "no base64": ({"messages": at("data:image/png;base64,####")}, 400),
     "no comma": ({"messages": at("data:image/png;base64")}, 400),
     "a file": ({"messages": at("file:///etc/passwd")}, 400),
@@ -124,7 +124,9 @@ BODIES: dict[str, tuple[Any, int]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_hostile_body_gets_its_status(server: tuple[TestClient, Service], name: str) -> None:
+def test_a_hostile_body_gets_its_status(
+    server: tuple[TestClient, RequestHandler], name: str
+) -> None:
     body, status = BODIES[name]
     if isinstance(body, dict):
         body = {"max_tokens": 3, **body}
@@ -153,12 +155,14 @@ def test_a_hostile_body_gets_its_status(server: tuple[TestClient, Service], name
         b"\x00" * 100,
     ],
 )
-def test_json_that_is_none_gets_400(server: tuple[TestClient, Service], text: str | bytes) -> None:
+def test_json_that_is_none_gets_400(
+    server: tuple[TestClient, RequestHandler], text: str | bytes
+) -> None:
     head = {"Content-Type": "application/json"}
     assert server[0].post(CHAT, content=text, headers=head).status_code == 400
 
 
-def test_a_form_of_another_page_is_no_request(server: tuple[TestClient, Service]) -> None:
+def test_a_form_of_another_page_is_no_request(server: tuple[TestClient, RequestHandler]) -> None:
     body = json.dumps({"messages": [TEXT], "max_tokens": 2})
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         response = server[0].post(CHAT, content=body, headers={"Content-Type": kind})
@@ -180,7 +184,7 @@ def test_a_form_of_another_page_is_no_request(server: tuple[TestClient, Service]
         "/%ff",
     ],
 )
-def test_paths_lead_nowhere_else(server: tuple[TestClient, Service], path: str) -> None:
+def test_paths_lead_nowhere_else(server: tuple[TestClient, RequestHandler], path: str) -> None:
     assert server[0].get(path).status_code in (404, 405)
 
 
@@ -197,13 +201,13 @@ def talk(place: tuple[str, int], sent: bytes, seconds: float = 5.0) -> bytes:
     """All that a server says to these bytes, until it closes the connection."""
     with socket.create_connection(place, timeout=seconds) as line:
         line.sendall(sent)
-        told = b""
+        result = b""
         try:
             while piece := line.recv(65536):
-                told += piece
+                result += piece
         except ConnectionResetError:
             pass
-    return told
+    return result
 
 
 HEADS: dict[str, tuple[bytes, bytes]] = {
@@ -239,19 +243,19 @@ HEADS: dict[str, tuple[bytes, bytes]] = {
 def test_a_hostile_connection_is_answered_or_closed_soon(place: tuple[str, int], name: str) -> None:
     sent, status = HEADS[name]
     began = time.monotonic()
-    told = talk(place, sent)
-    assert told[9:12] == status
+    result = talk(place, sent)
+    assert result[9:12] == status
     assert time.monotonic() - began < 4
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     assert talk(place, ask).startswith(b"HTTP/1.1 200")
 
 
 def test_after_all_this_the_server_answers_as_before(
-    server: tuple[TestClient, Service], model: Model
+    server: tuple[TestClient, RequestHandler], model: Model
 ) -> None:
-    client, service = server
+    client, handler = server
     response = client.post(CHAT, json={"messages": [TEXT], "seed": 5, "max_tokens": 9})
     alone = model.generate(["a"], seed=5, max_new_tokens=9)
     assert response.json()["usage"]["completion_tokens"] == len(alone.token_ids)
-    assert service.desk.under_way == 0
-    assert service.live.load.num_reserved_tokens == 0
+    assert handler.num_in_flight == 0
+    assert handler.backend.stats.num_reserved_tokens == 0

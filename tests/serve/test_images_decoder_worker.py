@@ -1,4 +1,4 @@
-"""The process that opens pictures, called in this one and confined in its own."""
+"""The process that opens images, called in this one and confined in its own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def asked(data: bytes, **more: object) -> bytes:
     return json.dumps(head | more).encode() + b"\n" + data
 
 
-def answers(told: bytes) -> list[tuple[dict[str, object], bytes]]:
-    file, found = io.BytesIO(told), []
+def answers(result: bytes) -> list[tuple[dict[str, object], bytes]]:
+    file, found = io.BytesIO(result), []
     while line := file.readline():
         head = json.loads(line)
         found.append((head, file.read(head["bytes"])))
@@ -42,13 +42,13 @@ def test_requests_are_answered_one_after_the_other() -> None:
     assert third == ({"bytes": 192}, cropped)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_unread() -> None:
+def test_a_image_of_too_many_pixels_is_refused_unread() -> None:
     with pytest.raises(ImageError) as caught:
         decode_square(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
     assert str(caught.value) == ("p: 40 x 30 pixels; expected at most 1,199. Scale the image down.")
 
 
-def test_memory_that_runs_out_is_told() -> None:
+def test_memory_that_runs_out_is_reported() -> None:
     def hungry(*_: object) -> PIL.Image.Image:
         raise MemoryError
 
@@ -57,7 +57,7 @@ def test_memory_that_runs_out_is_told() -> None:
         with pytest.raises(ImageError) as caught:
             decode_square(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
     assert str(caught.value) == (
-        "p: needs more memory than a picture may have here; expected a smaller one. Save it anew "
+        "p: needs more memory than a image may have here; expected a smaller one. Save it anew "
         "with fewer pixels."
     )
 

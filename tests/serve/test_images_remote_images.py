@@ -1,4 +1,4 @@
-"""Pictures from allowed hosts: only public addresses, redirects looked at, bounds kept."""
+"""Images from allowed hosts: only public addresses, redirects looked at, bounds kept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from calumma.serve.images import remote_images
 from calumma.serve.images.remote_images import fetch_image, is_public, resolve_url
 
 
-class Pictures(BaseHTTPRequestHandler):
-    """A host of pictures, some of them bad."""
+class Images(BaseHTTPRequestHandler):
+    """A host of images, some of them bad."""
 
     def do_GET(self) -> None:
         targets = {
@@ -32,7 +32,7 @@ class Pictures(BaseHTTPRequestHandler):
         if self.path == "/slow":
             threading.Event().wait(0.6)
         if self.path not in targets:
-            self.wfile.write(b"picture" * (1000 if self.path == "/large" else 1))
+            self.wfile.write(b"image" * (1000 if self.path == "/large" else 1))
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -40,7 +40,7 @@ class Pictures(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Images)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server.server_port
@@ -81,15 +81,15 @@ def refusal(url: str, *hosts: str, most: int = 1000) -> str:
 
 
 @pytest.mark.usefixtures("names", "public")
-def test_a_picture_of_an_allowed_host_is_fetched_redirects_included(port: int) -> None:
+def test_a_image_of_an_allowed_host_is_fetched_redirects_included(port: int) -> None:
     for path in ("good", "here"):
         url = f"http://good.example:{port}/{path}"
-        assert fetch_image(url, ["good.example"], max_bytes=1000, timeout_seconds=3) == b"picture"
+        assert fetch_image(url, ["good.example"], max_bytes=1000, timeout_seconds=3) == b"image"
 
 
 NOT_ALLOWED = (
-    "the URL of a picture leads to a host that is not allowed; expected a data: URL. Send the "
-    "picture itself, or ask the operator to allow its host."
+    "the URL of a image leads to a host that is not allowed; expected a data: URL. Send the "
+    "image itself, or ask the operator to allow its host."
 )
 
 
@@ -124,21 +124,21 @@ def test_a_redirect_to_another_host_is_not_followed(port: int) -> None:
 
 
 @pytest.mark.usefixtures("names", "public")
-def test_a_host_that_gives_no_picture_is_told(port: int) -> None:
+def test_a_host_that_gives_no_image_is_reported(port: int) -> None:
     home = f"http://good.example:{port}"
     assert refusal(f"{home}/lost", "good.example") == (
-        "the picture at good.example answers with status 404; expected one that can be "
+        "the image at good.example answers with status 404; expected one that can be "
         "had. Send it as a data: URL."
     )
     assert "redirects again and again" in refusal(f"{home}/round", "good.example")
     assert "cannot be fetched within 0.3 s" in refusal(f"{home}/slow", "good.example")
     assert refusal(f"{home}/large", "good.example") == (
-        "the picture at good.example has more than 1,000 bytes; expected fewer. Make it smaller, or "
+        "the image at good.example has more than 1,000 bytes; expected fewer. Make it smaller, or "
         "send it as a data: URL."
     )
     assert "cannot be found" in refusal("http://no.example/", "no.example")
     assert refusal(f"{home}/a b\r\nX: y", "good.example") == (
-        "the URL of a picture has characters no URL has."
+        "the URL of a image has characters no URL has."
     )
 
 
@@ -148,7 +148,7 @@ def test_a_name_of_a_private_address_is_refused_although_it_is_allowed(
     for host in ("inside.example", "good.example"):
         assert refusal(f"http://{host}/x", host) == (
             f"{host} has an address that is not public; expected one on the open internet. Send the "
-            "picture as a data: URL."
+            "image as a data: URL."
         )
     names["good.example"] = "93.184.216.34"
     assert resolve_url("https://GOOD.example/a?b", ["good.example"]).path == "/a?b"

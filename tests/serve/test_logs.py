@@ -30,9 +30,9 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_line_is_an_object_whatever_it_holds(stream: io.StringIO) -> None:
     log_event("request", path='a"\nb', status=200)
-    (told,) = lines(stream)
-    assert (told["event"], told["level"], told["path"]) == ("request", "info", 'a"\nb')
-    assert told["time"].endswith("+00:00")
+    (result,) = lines(stream)
+    assert (result["event"], result["level"], result["path"]) == ("request", "info", 'a"\nb')
+    assert result["time"].endswith("+00:00")
 
 
 def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
@@ -40,9 +40,9 @@ def test_a_mistake_of_ours_has_its_traceback(stream: io.StringIO) -> None:
         raise ValueError("odd")
     except ValueError as error:
         log_internal_error(error, id="7")
-    (told,) = lines(stream)
-    assert (told["level"], told["id"]) == ("error", "7")
-    assert "ValueError: odd" in told["error"]
+    (result,) = lines(stream)
+    assert (result["level"], result["id"]) == ("error", "7")
+    assert "ValueError: odd" in result["error"]
 
 
 @pytest.mark.parametrize("expected", [False, True])
@@ -53,9 +53,9 @@ def test_a_prompt_is_logged_only_where_the_operator_says_so(
     with serving(model, config) as (client, _):
         body = {"messages": said("a secret"), "max_tokens": 2}
         response = client.post("/v1/chat/completions", json=body)
-    (told,) = (line for line in lines(stream) if line["event"] == "request")
-    assert told["id"] == response.headers["x-request-id"]
-    assert (told["method"], told["status"]) == ("POST", 200)
-    assert told["prompt_tokens"] > 0
-    assert told["text_tokens"] + told["image_tokens"] == 2
+    (result,) = (line for line in lines(stream) if line["event"] == "request")
+    assert result["id"] == response.headers["x-request-id"]
+    assert (result["method"], result["status"]) == ("POST", 200)
+    assert result["prompt_tokens"] > 0
+    assert result["text_tokens"] + result["image_tokens"] == 2
     assert ("a secret" in stream.getvalue()) is expected

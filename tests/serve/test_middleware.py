@@ -15,7 +15,7 @@ from calumma.generate.model import Model
 from calumma.serve.api_keys import create_api_key, load_api_keys
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
-from calumma.serve.prometheus_metrics import Metrics
+from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.request_context import RequestContext
 from tests.serve.conftest import serving
 
@@ -94,7 +94,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model:
         for response in (known, grown):
             assert response.status_code == 413
             assert response.json()["error"]["message"] == (
-                "the body has more than 1,000 bytes; expected fewer. Send smaller pictures."
+                "the body has more than 1,000 bytes; expected fewer. Send smaller images."
             )
         assert client.post("/v1/chat/completions", content=b"x" * 1000).status_code == 400
 
@@ -102,7 +102,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model:
 async def visited(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
     """What a guarded app answers to a client that sends these messages, with pauses between."""
     door = AccessPolicy(api_keys=None, is_local=False)
-    guard = SecurityMiddleware(app, door, ServeLimits(**limits), Metrics())
+    guard = SecurityMiddleware(app, door, ServeLimits(**limits), PrometheusMetrics())
     waiting, sent = list(messages), []
 
     async def receive() -> Message:
@@ -139,8 +139,8 @@ def test_what_a_client_began_ends_when_it_is_gone() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["body"] == b"a"
-        visit: RequestContext = scope["calumma.visit"]
-        visit.closers.append(lambda: ended.append("closed"))
+        context: RequestContext = scope["calumma.request_context"]
+        context.cleanup.callback(lambda: ended.append("closed"))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         try:
             await asyncio.sleep(60)
@@ -153,16 +153,16 @@ def test_what_a_client_began_ends_when_it_is_gone() -> None:
 
 
 def test_an_app_learns_that_its_client_is_gone() -> None:
-    heard: list[str] = []
+    running_server: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"all"})
-        heard.append((await receive())["type"])
+        running_server.append((await receive())["type"])
 
     asyncio.run(visited(app, [BODY, 0.05, GONE]))
-    assert heard == ["http.disconnect"]
+    assert running_server == ["http.disconnect"]
 
 
 def test_a_mistake_of_ours_is_a_500_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

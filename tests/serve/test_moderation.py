@@ -11,7 +11,7 @@ from tests.images import noise
 
 
 class NoWord:
-    """Lets no text with a word pass, and no picture that is narrow."""
+    """Lets no text with a word pass, and no image that is narrow."""
 
     def __init__(self, word: str) -> None:
         self.word = word
@@ -21,8 +21,8 @@ class NoWord:
         self.seen.append(text)
         return self.word not in text
 
-    def passes_picture(self, picture: PIL.Image.Image) -> bool:
-        return picture.width > 8
+    def passes_image(self, image: PIL.Image.Image) -> bool:
+        return image.width > 8
 
 
 def contains_idiot(text: str) -> float:
@@ -52,20 +52,20 @@ def test_an_unknown_filter_is_refused() -> None:
     )
 
 
-def test_a_sentence_is_told_when_it_is_whole_and_has_passed() -> None:
+def test_a_sentence_is_reported_when_it_is_whole_and_has_passed() -> None:
     filter_ = NoWord("bad")
     sieve = ModerationBuffer([filter_])
-    told = [sieve.push(piece) for piece in ("One", " two. Th", "ree! F", "our")]
-    assert told == ["", "One two.", " Three!", ""]
+    result = [sieve.push(piece) for piece in ("One", " two. Th", "ree! F", "our")]
+    assert result == ["", "One two.", " Three!", ""]
     assert sieve.flush() == " Four"
     assert filter_.seen == ["One two.", " Three!", " Four"]
     assert not sieve.is_blocked
 
 
-def test_what_does_not_pass_is_not_told_nor_is_anything_after_it() -> None:
+def test_what_does_not_pass_is_not_reported_nor_is_anything_after_it() -> None:
     sieve = ModerationBuffer([NoWord("bad")])
-    told = [sieve.push(piece) for piece in ("Good. A b", "ad one. ", "Good again. ")]
-    assert told == ["Good.", "", ""]
+    result = [sieve.push(piece) for piece in ("Good. A b", "ad one. ", "Good again. ")]
+    assert result == ["Good.", "", ""]
     assert sieve.flush() == ""
     assert sieve.is_blocked
 

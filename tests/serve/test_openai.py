@@ -12,16 +12,16 @@ import openai
 import PIL.Image
 import pytest
 
-from calumma.serve.service import Service
-from tests.serve.conftest import WILD, picture_part, said
+from calumma.serve.handler import RequestHandler
+from tests.serve.conftest import WILD, image_part, said
 
 EXTRA: dict[str, Any] = {"image_temperature": 1.0}
 HOT: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "extra_body": EXTRA}
 
 
 @pytest.fixture(scope="module")
-def client(heard: tuple[str, Service]) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{heard[0]}/v1", api_key="none", max_retries=0) as made:
+def client(running_server: tuple[str, RequestHandler]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{running_server[0]}/v1", api_key="none", max_retries=0) as made:
         yield made
 
 
@@ -41,47 +41,45 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert client.models.retrieve("tiny") == card
 
 
-def test_a_chat_is_answered_with_text_and_pictures(
-    client: openai.OpenAI, drawing_seed: int
-) -> None:
-    told = ask(client, "a red ", picture_part(1), seed=drawing_seed)
-    message = told.choices[0].message
+def test_a_chat_is_answered_with_text_and_images(client: openai.OpenAI, drawing_seed: int) -> None:
+    result = ask(client, "a red ", image_part(1), seed=drawing_seed)
+    message = result.choices[0].message
     kinds = [part["type"] for part in message.content_parts]
     assert "image_url" in kinds and "text" in kinds
     assert len(message.images) == kinds.count("image_url")
     texts = [part["text"] for part in message.content_parts if part["type"] == "text"]
     assert message.content == "".join(texts)
-    assert told.usage.total_tokens == told.usage.prompt_tokens + told.usage.completion_tokens
+    assert result.usage.total_tokens == result.usage.prompt_tokens + result.usage.completion_tokens
 
 
 def test_a_stream_is_the_same_answer_as_it_grows(client: openai.OpenAI, drawing_seed: int) -> None:
     asked: dict[str, Any] = {"seed": drawing_seed, "n": 2}
-    whole = ask(client, "a red ", picture_part(1), **asked)
+    whole = ask(client, "a red ", image_part(1), **asked)
     texts: list[str] = ["", ""]
-    pictures: list[list[bytes]] = [[], []]
+    images: list[list[bytes]] = [[], []]
     reasons: list[str | None] = [None, None]
     partial, usage = 0, None
     asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    for chunk in ask(client, "a red ", picture_part(1), **asked):
+    for chunk in ask(client, "a red ", image_part(1), **asked):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
-            for picture in getattr(choice.delta, "images", None) or []:
-                pictures[choice.index].append(pixels(picture["image_url"]["url"]))
+            for image in getattr(choice.delta, "images", None) or []:
+                images[choice.index].append(pixels(image["image_url"]["url"]))
             reasons[choice.index] = choice.finish_reason or reasons[choice.index]
         if hasattr(chunk, "partial_image_b64"):
             assert base64.b64decode(chunk.partial_image_b64).startswith(b"\x89PNG")
             partial += 1
     assert texts == [choice.message.content for choice in whole.choices]
     assert reasons == [choice.finish_reason for choice in whole.choices]
-    assert pictures == [
-        [pixels(picture["image_url"]["url"]) for picture in choice.message.images]
+    assert images == [
+        [pixels(image["image_url"]["url"]) for image in choice.message.images]
         for choice in whole.choices
     ]
     assert usage == whole.usage
-    drawn = sum(map(len, pictures))
+    drawn = sum(map(len, images))
     assert drawn > 0
-    assert partial >= 2 * drawn  # two rows of codes to a picture
+    assert partial >= 2 * drawn  # two rows of codes to a image
 
 
 def test_answers_are_sent_back_as_turns_of_a_longer_chat(client: openai.OpenAI) -> None:
@@ -122,26 +120,26 @@ def test_without_a_seed_answers_differ_and_say_how_to_get_them_again(
 
 
 def test_a_seed_gives_the_same_answer_under_load(client: openai.OpenAI) -> None:
-    def told(seed: int) -> list[Any]:
-        parts = ["a red ", picture_part(seed)] if seed % 2 else ["the small green "]
+    def result(seed: int) -> list[Any]:
+        parts = ["a red ", image_part(seed)] if seed % 2 else ["the small green "]
         return ask(client, *parts, seed=seed, max_tokens=20).choices[0].message.content_parts
 
     def shown(parts: list[Any]) -> list[Any]:
         return [p["text"] if p["type"] == "text" else pixels(p["image_url"]["url"]) for p in parts]
 
-    alone = [shown(told(seed)) for seed in range(8)]
+    alone = [shown(result(seed)) for seed in range(8)]
     with ThreadPoolExecutor(24) as many:
-        together = list(many.map(told, list(range(8)) * 3))
+        together = list(many.map(result, list(range(8)) * 3))
     assert [shown(parts) for parts in together] == alone * 3
 
 
-def test_pictures_are_drawn_of_a_prompt(client: openai.OpenAI) -> None:
-    told = client.images.generate(
+def test_images_are_drawn_of_a_prompt(client: openai.OpenAI) -> None:
+    result = client.images.generate(
         model="tiny", prompt="a red circle", n=2, size="16x16", extra_body={**WILD, "seed": 5}
     )
-    assert told.data is not None
-    seen = [PIL.Image.open(io.BytesIO(base64.b64decode(d.b64_json or ""))) for d in told.data]
-    assert [picture.size for picture in seen] == [(16, 16), (16, 16)]
+    assert result.data is not None
+    seen = [PIL.Image.open(io.BytesIO(base64.b64decode(d.b64_json or ""))) for d in result.data]
+    assert [image.size for image in seen] == [(16, 16), (16, 16)]
     again = client.images.generate(
         model="tiny", prompt="a red circle", extra_body={**WILD, "seed": 6}
     )
@@ -150,22 +148,22 @@ def test_pictures_are_drawn_of_a_prompt(client: openai.OpenAI) -> None:
     assert last.tobytes() == seen[1].tobytes()
 
 
-def test_pictures_are_streamed_while_they_grow(client: openai.OpenAI) -> None:
+def test_images_are_streamed_while_they_grow(client: openai.OpenAI) -> None:
     stream = client.images.generate(
         model="tiny", prompt="a red", stream=True, partial_images=3, extra_body={"seed": 1}
     )
-    told = [(event.type, getattr(event, "partial_image_index", None)) for event in stream]
+    result = [(event.type, getattr(event, "partial_image_index", None)) for event in stream]
     partial = [("image_generation.partial_image", index) for index in range(4)]
-    assert told == [*partial, ("image_generation.completed", None)]
+    assert result == [*partial, ("image_generation.completed", None)]
 
 
 def test_a_text_is_gone_on_with(client: openai.OpenAI) -> None:
-    told = client.completions.create(
+    result = client.completions.create(
         model="tiny", prompt=["a red", "the"], n=2, max_tokens=9, seed=1, **HOT
     )
-    assert [choice.index for choice in told.choices] == [0, 1, 2, 3]
+    assert [choice.index for choice in result.choices] == [0, 1, 2, 3]
     alone = client.completions.create(model="tiny", prompt="the", max_tokens=9, seed=1, **HOT)
-    assert alone.choices[0].text == told.choices[2].text
+    assert alone.choices[0].text == result.choices[2].text
     stream = client.completions.create(
         model="tiny", prompt="the", max_tokens=9, seed=1, stream=True, **HOT
     )

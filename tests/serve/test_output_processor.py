@@ -33,11 +33,11 @@ def live(model: Model) -> Iterator[AsyncEngine]:
     made.close()
 
 
-def as_bytes(picture: PIL.Image.Image) -> bytes:
-    return picture.tobytes()
+def as_bytes(image: PIL.Image.Image) -> bytes:
+    return image.tobytes()
 
 
-def told(
+def result(
     live: AsyncEngine,
     seed: int,
     stops: Sequence[str] = (),
@@ -60,7 +60,7 @@ def last(pieces: list[Piece]) -> Ended:
 
 def test_pieces_are_the_answer_in_order(live: AsyncEngine, model: Model, drawing_seed: int) -> None:
     alone = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
-    pieces = told(live, drawing_seed)
+    pieces = result(live, drawing_seed)
     parts = [p for p in alone.parts if p]
     assert said(pieces) == "".join(part for part in parts if isinstance(part, str))
     drawn = [piece for piece in pieces if isinstance(piece, Drawn)]
@@ -78,11 +78,11 @@ def test_pieces_are_the_answer_in_order(live: AsyncEngine, model: Model, drawing
 
 
 def test_a_stop_word_ends_it_at_an_id_that_does_not_depend_on_chance(live: AsyncEngine) -> None:
-    whole = said(told(live, 1, max_images=0))
+    whole = said(result(live, 1, max_images=0))
     word = whole[6:9]
     counts = set()
     for _ in range(5):
-        pieces = told(live, 1, [word], max_images=0)
+        pieces = result(live, 1, [word], max_images=0)
         assert said(pieces) == whole[: whole.index(word)]
         assert last(pieces).reason == "stop"
         counts.add(last(pieces).num_ids)
@@ -90,20 +90,20 @@ def test_a_stop_word_ends_it_at_an_id_that_does_not_depend_on_chance(live: Async
 
 
 def test_text_that_does_not_pass_ends_it_untold(live: AsyncEngine) -> None:
-    whole = said(told(live, 1, max_images=0))
-    pieces = told(live, 1, filters=[NoWord(whole[3:6])], max_images=0)
+    whole = said(result(live, 1, max_images=0))
+    pieces = result(live, 1, filters=[NoWord(whole[3:6])], max_images=0)
     assert said(pieces) == ""
     assert last(pieces).reason == "content_filter"
-    passed = told(live, 1, filters=[NoWord("no such word")], max_images=0)
+    passed = result(live, 1, filters=[NoWord("no such word")], max_images=0)
     assert said(passed) == whole
 
 
-def test_a_picture_that_does_not_pass_is_never_shown(live: AsyncEngine, drawing_seed: int) -> None:
-    class NoPicture(NoWord):
-        def passes_picture(self, picture: PIL.Image.Image) -> bool:
+def test_a_image_that_does_not_pass_is_never_shown(live: AsyncEngine, drawing_seed: int) -> None:
+    class NoImage(NoWord):
+        def passes_image(self, image: PIL.Image.Image) -> bool:
             return False
 
-    pieces = told(live, drawing_seed, filters=[NoPicture("no such word")])
+    pieces = result(live, drawing_seed, filters=[NoImage("no such word")])
     assert not any(isinstance(piece, Drawn | Growing) for piece in pieces)
     assert last(pieces).reason == "content_filter"
 
@@ -114,11 +114,11 @@ def test_an_answer_that_is_cancelled_ends(live: AsyncEngine) -> None:
     assert last(list(Narrator(answer, as_bytes).pieces())).reason in ("abort", "stop", "length")
 
 
-def test_a_picture_that_is_whole_is_finished_and_one_that_grows_is_not(
+def test_a_image_that_is_whole_is_finished_and_one_that_grows_is_not(
     live: AsyncEngine, drawing_seed: int
 ) -> None:
     answer = live.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
-    pieces = list(Narrator(answer, as_bytes, finish=lambda picture: b"finished").pieces())
+    pieces = list(Narrator(answer, as_bytes, finish=lambda image: b"finished").pieces())
     assert {piece.png for piece in pieces if isinstance(piece, Drawn)} == {b"finished"}
     growing = [piece for piece in pieces if isinstance(piece, Growing)]
     assert growing

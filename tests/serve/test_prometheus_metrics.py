@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from calumma.generate.params import EngineStats
-from calumma.serve.prometheus_metrics import Metrics
+from calumma.serve.prometheus_metrics import PrometheusMetrics
 from tests.serve.conftest import WILD, said, serving
 
 
@@ -25,7 +25,7 @@ def read(text: str) -> dict[str, float]:
 
 def test_what_the_engine_has_to_do_is_shown_as_it_is_now() -> None:
     metrics, load = (
-        Metrics(),
+        PrometheusMetrics(),
         EngineStats(
             num_running=1,
             num_waiting=2,

@@ -26,21 +26,21 @@ from calumma.serve.prompt_encoder import (
 from calumma.serve.protocol import ChatMessage
 from calumma.shards.encode import DocumentEncoder
 from tests.images import noise, png
-from tests.serve.conftest import picture_part, url_of
+from tests.serve.conftest import image_part, url_of
 from tests.serve.test_moderation import NoWord
 
 
 @pytest.fixture(scope="module")
-def readers(model: Model) -> Iterator[ImageDecoderPool]:
+def pool(model: Model) -> Iterator[ImageDecoderPool]:
     made = ImageDecoderPool(model.image.config.resolution, ServeLimits())
     yield made
     made.close()
 
 
 @pytest.fixture
-def scribe(model: Model, readers: ImageDecoderPool) -> PromptEncoder:
+def encoder(model: Model, pool: ImageDecoderPool) -> PromptEncoder:
     limits = ServeLimits(max_images=2)
-    return PromptEncoder(model, readers, ServeConfig(served_model_name="tiny", limits=limits))
+    return PromptEncoder(model, pool, ServeConfig(served_model_name="tiny", limits=limits))
 
 
 def message(role: str, content: Any, **more: Any) -> ChatMessage:
@@ -52,30 +52,30 @@ def chat(*parts: Any) -> Prompt:
     return chat_prompt([message("user", content)])
 
 
-def refusal(scribe: PromptEncoder, prompt: Prompt) -> str:
+def refusal(encoder: PromptEncoder, prompt: Prompt) -> str:
     with pytest.raises((APIError, CalummaError)) as caught:
-        scribe.encode(prompt)
+        encoder.encode(prompt)
     return str(caught.value)
 
 
-def test_one_message_is_the_prompt_of_the_model(scribe: PromptEncoder, model: Model) -> None:
+def test_one_message_is_the_prompt_of_the_model(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     asked = model.request(["what is ", noise(1, 40, 20), "?"]).prompt_token_ids
-    assert tuple(scribe.encode(chat("what is ", wide, "?"))) == asked
+    assert tuple(encoder.encode(chat("what is ", wide, "?"))) == asked
 
 
-def test_a_continuation_is_the_prompt_without_a_turn(scribe: PromptEncoder, model: Model) -> None:
+def test_a_continuation_is_the_prompt_without_a_turn(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     parts = chat("what is ", wide).turns[0]
     prompt = Prompt((parts,), is_chat=False)
     asked = model.request(
         ["what is ", noise(1, 40, 20)], add_generation_prompt=False
     ).prompt_token_ids
-    assert tuple(scribe.encode(prompt)) == asked
-    assert scribe.encode(completion_prompt("")) == [model.vocabulary.bos]
+    assert tuple(encoder.encode(prompt)) == asked
+    assert encoder.encode(completion_prompt("")) == [model.vocabulary.bos]
 
 
-def test_turns_follow_each_other_as_in_documents(scribe: PromptEncoder, model: Model) -> None:
+def test_turns_follow_each_other_as_in_documents(encoder: PromptEncoder, model: Model) -> None:
     v, encode = model.vocabulary, model.text.encode
     prompt = chat_prompt(
         [
@@ -86,7 +86,7 @@ def test_turns_follow_each_other_as_in_documents(scribe: PromptEncoder, model: M
         ]
     )
     asked = [v.bos, *encode("be brief"), *encode("a"), v.end_turn]
-    assert scribe.encode(prompt) == [*asked, *encode("b"), v.eos, *encode("c"), v.end_turn]
+    assert encoder.encode(prompt) == [*asked, *encode("b"), v.eos, *encode("c"), v.end_turn]
     assert prompt.text == "be brief\na\nb\nc"
 
 
@@ -95,42 +95,42 @@ def test_a_prompt_of_nothing_is_refused() -> None:
         with pytest.raises(APIError) as caught:
             chat_prompt([message("user", content)])
         assert str(caught.value) == (
-            "the messages hold no text and no picture; expected at least one. Ask something."
+            "the messages hold no text and no image; expected at least one. Ask something."
         )
 
 
-def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(scribe: PromptEncoder) -> None:
-    assert refusal(scribe, chat(*[picture_part(1)] * 3)) == (
-        "the prompt has 3 pictures; expected at most 2. Leave some out."
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(encoder: PromptEncoder) -> None:
+    assert refusal(encoder, chat(*[image_part(1)] * 3)) == (
+        "the prompt has 3 images; expected at most 2. Leave some out."
     )
-    long = scribe.most_bytes + 1
-    assert refusal(scribe, chat("x" * long)) == (
-        f"the prompt has {long:,} bytes of text and 0 pictures; expected what fits into 128 ids, the "
+    long = encoder.most_bytes + 1
+    assert refusal(encoder, chat("x" * long)) == (
+        f"the prompt has {long:,} bytes of text and 0 images; expected what fits into 128 ids, the "
         "most this model reads. Shorten it."
     )
 
 
-def test_what_a_filter_is_against_is_refused(model: Model, readers: ImageDecoderPool) -> None:
+def test_what_a_filter_is_against_is_refused(model: Model, pool: ImageDecoderPool) -> None:
     config = ServeConfig(served_model_name="tiny")
-    strict = PromptEncoder(model, readers, config, [NoWord("bad")])
-    strict.encode(chat("good", picture_part(1)))
+    strict = PromptEncoder(model, pool, config, [NoWord("bad")])
+    strict.encode(chat("good", image_part(1)))
     against = (
         "the prompt does not pass a filter of this server; expected another one. Say it otherwise."
     )
     assert refusal(strict, chat("good", "bad")) == against
-    NoWord.passes_picture, kept = lambda self, picture: False, NoWord.passes_picture  # type: ignore[method-assign]
+    NoWord.passes_image, kept = lambda self, image: False, NoWord.passes_image  # type: ignore[method-assign]
     try:
-        assert refusal(strict, chat("good", picture_part(1))) == against
+        assert refusal(strict, chat("good", image_part(1))) == against
     finally:
-        NoWord.passes_picture = kept  # type: ignore[method-assign]
+        NoWord.passes_image = kept  # type: ignore[method-assign]
 
 
-def test_pictures_of_hosts_are_refused_by_default(scribe: PromptEncoder) -> None:
+def test_images_of_hosts_are_refused_by_default(encoder: PromptEncoder) -> None:
     part = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    assert refusal(scribe, chat(part)).startswith("the URL of a picture leads to a host that is")
+    assert refusal(encoder, chat(part)).startswith("the URL of a image leads to a host that is")
 
 
-def test_a_url_holds_its_picture() -> None:
+def test_a_url_holds_its_image() -> None:
     data = png(1)
     text = base64.b64encode(data).decode()
     assert decode_data_url(f"data:image/png;base64,{text}", "p") == data
@@ -142,26 +142,26 @@ def test_a_url_holds_its_picture() -> None:
 @pytest.mark.parametrize(
     "url", ["data:,x", "data:image/png,x", "data:text/plain;base64,aa", "data:"]
 )
-def test_a_url_that_holds_no_picture_is_refused(url: str) -> None:
+def test_a_url_that_holds_no_image_is_refused(url: str) -> None:
     with pytest.raises(APIError) as caught:
-        decode_data_url(url, "picture 2")
+        decode_data_url(url, "image 2")
     assert str(caught.value) == (
-        "picture 2: its URL is no picture in base64; expected data:image/png;base64,... Send the "
-        "picture so."
+        "image 2: its URL is no image in base64; expected data:image/png;base64,... Send the "
+        "image so."
     )
 
 
 def test_broken_base64_is_refused() -> None:
     with pytest.raises(APIError) as caught:
-        decode_data_url("data:image/png;base64,a", "picture 2")
+        decode_data_url("data:image/png;base64,a", "image 2")
     assert str(caught.value) == (
-        "picture 2: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
+        "image 2: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
         "again."
     )
 
 
 def test_server_library_evaluator_and_shards_encode_a_conversation_alike(
-    scribe: PromptEncoder, model: Model
+    encoder: PromptEncoder, model: Model
 ) -> None:
     data = png(1, 40, 20)
     turns = (
@@ -179,7 +179,7 @@ def test_server_library_evaluator_and_shards_encode_a_conversation_alike(
         message("user", "c"),
     ]
     ids = model.encode_chat(turns)
-    assert scribe.encode(chat_prompt(messages)) == ids
+    assert encoder.encode(chat_prompt(messages)) == ids
     assert generate_interleaved(model, [conversation], EvalConfig())[0].prompt_token_ids == ids
     [sequence] = DocumentEncoder(model.components.tokenizers).encode([document])
     assert sequence.token_ids[: len(ids)] == ids

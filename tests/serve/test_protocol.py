@@ -41,7 +41,7 @@ def test_a_chat_is_read_with_all_its_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "result"),
     [
         ("tools", [{}], "tools cannot be honoured: this model calls no tools"),
         ("logit_bias", {"1": 2}, "logit_bias cannot be honoured: ids cannot be weighed"),
@@ -53,8 +53,8 @@ def test_a_chat_is_read_with_all_its_fields() -> None:
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(field: str, value: Any, told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_what_cannot_be_honoured_is_refused(field: str, value: Any, result: str) -> None:
+    with pytest.raises(ValidationError, match=result):
         ChatCompletionRequest.model_validate({"messages": [TEXT], field: value})
     harmless = {"tools": [], "presence_penalty": 0, "response_format": {"type": "text"}}
     ChatCompletionRequest.model_validate({"messages": [TEXT], **harmless})
@@ -68,7 +68,7 @@ def test_prompts_are_one_text_several_texts_or_parts() -> None:
             CompletionRequest.model_validate({"prompt": prompt})
 
 
-def test_pictures_come_in_base64_of_png_alone() -> None:
+def test_images_come_in_base64_of_png_alone() -> None:
     ImageGenerationRequest.model_validate({"prompt": "a", "response_format": "b64_json"})
     for wrong in ({"response_format": "url"}, {"output_format": "webp"}, {"prompt": ""}):
         with pytest.raises(ValidationError):

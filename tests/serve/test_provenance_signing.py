@@ -1,4 +1,4 @@
-"""Pictures that are signed, read back by the library that others read them with."""
+"""Images that are signed, read back by the library that others read them with."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def credential(authority: Authority, tmp_path: Path) -> C2PASigningConfig:
     return authority.write(tmp_path)
 
 
-def test_a_manifest_says_who_made_the_picture_and_when_and_no_more() -> None:
+def test_a_manifest_says_who_made_the_image_and_when_and_no_more() -> None:
     action = {
         "action": "c2pa.created",
         "when": "2026-03-04T05:06:07Z",
         "softwareAgent": {"name": "tiny"},
         "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
     }
-    told = build_manifest(ORIGIN)
-    assert told == {
+    result = build_manifest(ORIGIN)
+    assert result == {
         "claim_generator_info": [{"name": "calumma", "version": calumma.__version__}],
         "assertions": [
             {
@@ -63,23 +63,23 @@ def test_a_manifest_says_who_made_the_picture_and_when_and_no_more() -> None:
             }
         ],
     }
-    told = build_manifest(replace(ORIGIN, prompt="a red circle"))
-    assert told["assertions"][0]["data"]["actions"] == [{**action, "description": "a red circle"}]
+    result = build_manifest(replace(ORIGIN, prompt="a red circle"))
+    assert result["assertions"][0]["data"]["actions"] == [{**action, "description": "a red circle"}]
 
 
-def test_a_signed_picture_is_the_same_picture_and_its_manifest_holds(
+def test_a_signed_image_is_the_same_image_and_its_manifest_holds(
     authority: Authority, credential: C2PASigningConfig
 ) -> None:
     png = png_with_metadata(noise(1), ORIGIN)
     signed = load_image_signer(credential).sign(png, ORIGIN)
     seen = read(signed, authority)
-    told = seen.manifest
+    result = seen.manifest
     assert (seen.state, seen.wrong) == ("Trusted", [])
-    assert told["assertions"] == build_manifest(ORIGIN)["assertions"]
-    (generator,) = told["claim_generator_info"]
+    assert result["assertions"] == build_manifest(ORIGIN)["assertions"]
+    (generator,) = result["claim_generator_info"]
     assert (generator["name"], generator["version"]) == ("calumma", calumma.__version__)
-    assert told["signature_info"]["common_name"] == "a server"
-    assert "time" not in told["signature_info"]
+    assert result["signature_info"]["common_name"] == "a server"
+    assert "time" not in result["signature_info"]
     before, after = (PIL.Image.open(io.BytesIO(file)) for file in (png, signed))
     assert before.tobytes() == after.tobytes()
     assert before.text == after.text  # type: ignore[attr-defined]
@@ -108,7 +108,7 @@ def test_a_byte_that_changes_breaks_the_claim(
     assert (seen.state, seen.wrong) == ("Invalid", ["assertion.dataHash.mismatch"])
 
 
-def test_a_manifest_of_another_picture_does_not_hold(
+def test_a_manifest_of_another_image_does_not_hold(
     authority: Authority, credential: C2PASigningConfig
 ) -> None:
     signer = load_image_signer(credential)
@@ -167,7 +167,7 @@ def test_an_authority_s_own_certificate_is_refused(authority: Authority, tmp_pat
         load_image_signer(credential)
 
 
-def test_once_the_certificate_has_run_out_pictures_are_refused_and_the_log_says_why(
+def test_once_the_certificate_has_run_out_images_are_refused_and_the_log_says_why(
     authority: Authority,
     credential: C2PASigningConfig,
     tmp_path: Path,
@@ -185,7 +185,7 @@ def test_once_the_certificate_has_run_out_pictures_are_refused_and_the_log_says_
         ImageSigner(late).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
     assert (caught.value.status, caught.value.code) == (503, "cannot_sign")
     assert str(caught.value) == (
-        "a picture is drawn, but this server cannot sign it now, and sends none unsigned; "
+        "a image is drawn, but this server cannot sign it now, and sends none unsigned; "
         "the server's log says why. Ask again later, or for text alone."
     )
     (line,) = caplog.records
@@ -202,11 +202,11 @@ def answering(status: int, answer: Callable[[bytes], bytes]) -> Iterator[tuple[s
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(self.headers["Content-Type"])
-            told = answer(self.rfile.read(int(self.headers["Content-Length"])))
+            result = answer(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.send_header("Content-Type", "application/timestamp-reply")
             self.end_headers()
-            self.wfile.write(told)
+            self.wfile.write(result)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -234,7 +234,7 @@ def test_an_address_that_gives_no_time_stamps_is_refused(credential: C2PASigning
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl plays the authority")
-def test_an_authority_stamps_the_time_of_each_picture(
+def test_an_authority_stamps_the_time_of_each_image(
     authority: Authority, credential: C2PASigningConfig, tmp_path: Path
 ) -> None:
     place = tmp_path / "authority"
@@ -279,7 +279,7 @@ def test_the_page_s_own_certificates_sign_and_its_example_reads_them(
     signer = load_image_signer(
         C2PASigningConfig(certificates=Path("certificates.pem"), private_key=Path("key.pem"))
     )
-    Path("picture.png").write_bytes(signer.sign(png_with_metadata(noise(1), ORIGIN), ORIGIN))
+    Path("image.png").write_bytes(signer.sign(png_with_metadata(noise(1), ORIGIN), ORIGIN))
     seen: dict[str, Any] = {}
     exec(look, seen)
     assert seen["state"] == "Trusted"

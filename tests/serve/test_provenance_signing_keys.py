@@ -69,7 +69,7 @@ def test_without_the_packages_it_says_how_to_get_them(
     credential = authority.write(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
     assert refusal(credential) == (
-        f"signing pictures needs {package}, which is not installed. "
+        f"signing images needs {package}, which is not installed. "
         "`pip install 'calumma[c2pa]'` brings it."
     )
 

@@ -1,4 +1,4 @@
-"""A visit: one request from its beginning to its end."""
+"""A context: one request from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from calumma.serve.request_context import RequestContext, get_request_context
 
 def test_a_visit_goes_with_its_request_and_closes_what_was_opened() -> None:
     scope: dict[str, object] = {"type": "http"}
-    visit, closed = RequestContext(), []
-    visit.attach(scope)
-    assert get_request_context(Request(scope)) is visit
-    visit.closers.append(lambda: closed.append(1))
-    visit.closers.append(lambda: closed.append(2))
-    visit.close()
+    context, closed = RequestContext(), []
+    context.attach(scope)
+    assert get_request_context(Request(scope)) is context
+    context.cleanup.callback(lambda: closed.append(1))
+    context.cleanup.callback(lambda: closed.append(2))
+    context.close()
     assert closed == [1, 2]
-    assert len(visit.id) == 32
-    assert visit.id != RequestContext().id
+    assert len(context.id) == 32
+    assert context.id != RequestContext().id

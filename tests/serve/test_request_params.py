@@ -71,7 +71,7 @@ def test_a_model_that_draws_nothing_answers_in_text(model_parts: ModelComponents
     with pytest.raises(APIError) as caught:
         modality_of(["text", "image"], blind)
     assert str(caught.value) == (
-        'this model draws no pictures; expected modalities ["text"]. Ask for text alone.'
+        'this model draws no images; expected modalities ["text"]. Ask for text alone.'
     )
 
 
@@ -82,7 +82,7 @@ def test_room_is_bounded_by_the_model_and_the_operator(model: Model) -> None:
     assert room_for(None, model, ServeLimits()) == 128
 
 
-def test_pictures_are_counted() -> None:
+def test_images_are_counted() -> None:
     assert [images_of(None, kind) for kind in ("any", "text", "image")] == [8, 0, 1]
     assert images_of(3, "any") == 3
     assert images_of(3, "text") == 0

@@ -13,15 +13,15 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from tests.images import noise
-from tests.serve.conftest import ALONE, WILD, picture_part, said
+from tests.serve.conftest import ALONE, WILD, image_part, said
 
 
 def chat(client: TestClient, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     asked = {"messages": messages, "max_tokens": 30, **WILD, **more}
     response = client.post("/v1/chat/completions", json=asked)
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    result: dict[str, Any] = response.json()
+    return result
 
 
 def opened(url: str) -> PIL.Image.Image:
@@ -30,7 +30,7 @@ def opened(url: str) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
 
-def parts_told(message: dict[str, Any]) -> list[str | bytes]:
+def parts_reported(message: dict[str, Any]) -> list[str | bytes]:
     return [
         part["text"] if part["type"] == "text" else opened(part["image_url"]["url"]).tobytes()
         for part in message["content_parts"]
@@ -46,15 +46,15 @@ def test_an_answer_is_what_the_model_says_and_draws_in_order(
     client: TestClient, model: Model, seed: int
 ) -> None:
     alone = model.generate(["a red ", noise(1)], seed=seed, **ALONE)
-    told = chat(client, said("a red ", picture_part(1)), seed=seed)
-    (choice,) = told["choices"]
+    result = chat(client, said("a red ", image_part(1)), seed=seed)
+    (choice,) = result["choices"]
     message = choice["message"]
-    assert parts_told(message) == as_bytes(alone.parts)
+    assert parts_reported(message) == as_bytes(alone.parts)
     assert message["content"] == "".join(p for p in alone.parts if isinstance(p, str))
     assert [part["type"] for part in message["images"]] == ["image_url"] * len(message["images"])
     assert choice["finish_reason"] == alone.finish_reason
     assert choice["seed"] == seed
-    usage = told["usage"]
+    usage = result["usage"]
     assert usage["completion_tokens"] == len(alone.token_ids)
     assert usage["prompt_tokens_details"] == {
         "text_tokens": alone.usage.prompt.text_tokens,
@@ -70,52 +70,53 @@ def test_an_answer_is_what_the_model_says_and_draws_in_order(
 def events_of(client: TestClient, **body: Any) -> list[tuple[str, Any]]:
     """The events of a stream, each with its name."""
     text = client.post("/v1/chat/completions", json={"stream": True, **body}).text
-    told = []
+    result = []
     for block in text.strip().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines())
         data = fields["data"]
-        told.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))
-    return told
+        result.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))
+    return result
 
 
-def test_a_stream_names_partial_pictures_and_tokens_and_ends(
+def test_a_stream_names_partial_images_and_tokens_and_ends(
     client: TestClient, model: Model, drawing_seed: int
 ) -> None:
     alone = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
-    told = events_of(
+    result = events_of(
         client,
-        messages=said("a red ", picture_part(1)),
+        messages=said("a red ", image_part(1)),
         seed=drawing_seed,
         max_tokens=30,
-        stream_options={"include_tokens": True, "include_usage": True},
+        return_token_ids=True,
+        stream_options={"include_usage": True},
         **WILD,
     )
-    assert told[-1] == ("", "[DONE]")
-    chunks = [chunk for _, chunk in told[:-1]]
+    assert result[-1] == ("", "[DONE]")
+    chunks = [chunk for _, chunk in result[:-1]]
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert chunks[-1]["usage"]["completion_tokens"] == len(alone.token_ids)
-    tokens = [chunk for name, chunk in told if name == "tokens"]
-    assert tokens[0]["prompt_ids"] == alone.prompt_token_ids
-    assert [id_ for chunk in tokens for id_ in chunk["ids"]] == alone.token_ids
-    partial = [chunk for name, chunk in told if name == "partial_image"]
+    tokens = [chunk for name, chunk in result if name == "tokens"]
+    assert tokens[0]["prompt_token_ids"] == alone.prompt_token_ids
+    assert [id_ for chunk in tokens for id_ in chunk["token_ids"]] == alone.token_ids
+    partial = [chunk for name, chunk in result if name == "partial_image"]
     assert [chunk["partial_image_index"] for chunk in partial[:2]] == [0, 1]
     assert opened(f"data:image/png;base64,{partial[0]['partial_image_b64']}").size == (16, 16)
     # A client that knows no names reads each of them as a chunk without news.
     assert {str(chunk["choices"][0]["delta"]) for chunk in [*partial, *tokens]} == {"{}"}
 
 
-def test_partial_pictures_can_be_left_out(client: TestClient, drawing_seed: int) -> None:
-    told = events_of(
+def test_partial_images_can_be_left_out(client: TestClient, drawing_seed: int) -> None:
+    result = events_of(
         client,
-        messages=said("a red ", picture_part(1)),
+        messages=said("a red ", image_part(1)),
         seed=drawing_seed,
         max_tokens=30,
         stream_options={"include_partial_images": False},
         **WILD,
     )
-    assert {name for name, _ in told} == {""}
-    drawn = [c["choices"][0]["delta"].get("images") for _, c in told[:-1]]
+    assert {name for name, _ in result} == {""}
+    drawn = [c["choices"][0]["delta"].get("images") for _, c in result[:-1]]
     assert any(drawn)
 
 
@@ -126,8 +127,8 @@ def test_an_answer_holds_what_was_asked_for(
     client: TestClient, modalities: list[str], kinds: set[str]
 ) -> None:
     for seed in range(3):
-        told = chat(client, said("a red"), modalities=modalities, seed=seed)
-        parts = told["choices"][0]["message"]["content_parts"]
+        result = chat(client, said("a red"), modalities=modalities, seed=seed)
+        parts = result["choices"][0]["message"]["content_parts"]
         assert {part["type"] for part in parts} == kinds
 
 
@@ -135,19 +136,19 @@ def test_an_answer_ends_before_a_stop_word(client: TestClient) -> None:
     whole = chat(client, said("a red "), seed=1, modalities=["text"])
     text = whole["choices"][0]["message"]["content"]
     word = text[5:8]
-    told = chat(client, said("a red "), seed=1, modalities=["text"], stop=[word])
-    choice = told["choices"][0]
+    result = chat(client, said("a red "), seed=1, modalities=["text"], stop=[word])
+    choice = result["choices"][0]
     assert choice["message"]["content"] == text[: text.index(word)]
     assert choice["finish_reason"] == "stop"
-    assert told["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
+    assert result["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
 
 
 def test_logprobs_are_those_of_the_text(client: TestClient, model: Model) -> None:
     alone = model.generate(["a red "], seed=2, **ALONE)
-    told = chat(client, said("a red "), seed=2, logprobs=True)["choices"][0]["logprobs"]
+    result = chat(client, said("a red "), seed=2, logprobs=True)["choices"][0]["logprobs"]
     text = model.vocabulary.text
     expected = [p for i, p in zip(alone.token_ids, alone.logprobs, strict=True) if i in text]
-    assert [token["logprob"] for token in told["content"]] == expected
-    assert b"".join(bytes(token["bytes"]) for token in told["content"]).decode(
+    assert [token["logprob"] for token in result["content"]] == expected
+    assert b"".join(bytes(token["bytes"]) for token in result["content"]).decode(
         errors="replace"
     ) == "".join(part for part in alone.parts if isinstance(part, str))

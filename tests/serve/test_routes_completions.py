@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from tests.images import noise
-from tests.serve.conftest import ALONE, WILD, picture_part
-from tests.serve.test_routes_chat import as_bytes, parts_told
+from tests.serve.conftest import ALONE, WILD, image_part
+from tests.serve.test_routes_chat import as_bytes, parts_reported
 
 
 def complete(client: TestClient, **body: Any) -> Any:
@@ -18,22 +18,22 @@ def complete(client: TestClient, **body: Any) -> Any:
 
 
 def test_a_prompt_is_gone_on_with_as_the_model_does(client: TestClient, model: Model) -> None:
-    parts = [{"type": "text", "text": "a red "}, picture_part(1)]
+    parts = [{"type": "text", "text": "a red "}, image_part(1)]
     for seed in range(3):
-        told = complete(client, prompt=parts, seed=seed).json()["choices"][0]
+        result = complete(client, prompt=parts, seed=seed).json()["choices"][0]
         alone = model.generate(
             ["a red ", noise(1)], add_generation_prompt=False, seed=seed, **ALONE
         )
-        assert parts_told(told) == as_bytes(alone.parts)
-        assert told["text"] == "".join(p for p in alone.parts if isinstance(p, str))
-        assert told["finish_reason"] == alone.finish_reason
+        assert parts_reported(result) == as_bytes(alone.parts)
+        assert result["text"] == "".join(p for p in alone.parts if isinstance(p, str))
+        assert result["finish_reason"] == alone.finish_reason
 
 
 def test_every_prompt_has_every_seed_in_order(client: TestClient) -> None:
-    told = complete(client, prompt=["a", "b"], n=2, seed=3).json()["choices"]
-    assert [(one["index"], one["seed"]) for one in told] == [(0, 3), (1, 4), (2, 3), (3, 4)]
+    result = complete(client, prompt=["a", "b"], n=2, seed=3).json()["choices"]
+    assert [(one["index"], one["seed"]) for one in result] == [(0, 3), (1, 4), (2, 3), (3, 4)]
     alone = complete(client, prompt="b", seed=4).json()["choices"][0]
-    assert told[3]["text"] == alone["text"]
+    assert result[3]["text"] == alone["text"]
 
 
 def test_no_prompt_is_a_prompt_but_no_prompts_are_none(client: TestClient) -> None:

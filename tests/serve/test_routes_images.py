@@ -1,4 +1,4 @@
-"""Pictures of a prompt."""
+"""Images of a prompt."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def draw(client: TestClient, **body: Any) -> Any:
     return client.post("/v1/images/generations", json={"prompt": "a red circle", **body})
 
 
-def test_a_picture_is_the_one_that_the_model_draws(client: TestClient, model: Model) -> None:
-    asked = {"seed": 4, "temperature": 1.0, "guidance": 2.0}
-    told = draw(client, **asked).json()
+def test_a_image_is_the_one_that_the_model_draws(client: TestClient, model: Model) -> None:
+    asked = {"seed": 4, "temperature": 1.0, "guidance_scale": 2.0}
+    result = draw(client, **asked).json()
     rules = ImageSampling(temperature=1.0, guidance_scale=2.0)
     alone = model.generate(
         ["a red circle"], seed=4, image=rules, modality="image", max_images=1, max_new_tokens=6
     )
-    data = base64.b64decode(told["data"][0]["b64_json"])
-    (picture,) = alone.parts
-    assert isinstance(picture, PIL.Image.Image)
-    assert PIL.Image.open(io.BytesIO(data)).convert("RGB").tobytes() == picture.tobytes()
-    assert (told["size"], told["data"][0]["seed"]) == ("16x16", 4)
-    assert told["usage"]["output_tokens"] == 6
+    data = base64.b64decode(result["data"][0]["b64_json"])
+    (image,) = alone.parts
+    assert isinstance(image, PIL.Image.Image)
+    assert PIL.Image.open(io.BytesIO(data)).convert("RGB").tobytes() == image.tobytes()
+    assert (result["size"], result["data"][0]["seed"]) == ("16x16", 4)
+    assert result["usage"]["output_tokens"] == 6
 
 
 def test_only_the_model_s_own_size_is_drawn(client: TestClient) -> None:
@@ -43,27 +43,27 @@ def test_only_the_model_s_own_size_is_drawn(client: TestClient) -> None:
     refused = draw(client, size="1024x1024")
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == (
-        "this model draws pictures of 16x16 alone; expected that size, or auto. Leave size out."
+        "this model draws images of 16x16 alone; expected that size, or auto. Leave size out."
     )
 
 
-@pytest.mark.parametrize(("expected", "told"), [(0, 0), (1, 2), (3, 4)])
-def test_a_stream_has_about_as_many_partial_pictures_as_wanted(
-    client: TestClient, expected: int, told: int
+@pytest.mark.parametrize(("expected", "result"), [(0, 0), (1, 2), (3, 4)])
+def test_a_stream_has_about_as_many_partial_images_as_wanted(
+    client: TestClient, expected: int, result: int
 ) -> None:
     text = draw(client, stream=True, partial_images=expected, seed=1).text
-    assert text.count("event: image_generation.partial_image") == told
+    assert text.count("event: image_generation.partial_image") == result
     assert text.count("event: image_generation.completed") == 1
 
 
-def test_a_picture_that_does_not_pass_is_refused(
+def test_a_image_that_does_not_pass_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class NoPicture(NoWord):
-        def passes_picture(self, picture: PIL.Image.Image) -> bool:
+    class NoImage(NoWord):
+        def passes_image(self, image: PIL.Image.Image) -> bool:
             return False
 
-    monkeypatch.setitem(CONTENT_FILTERS, "strict", lambda: NoPicture("bad"))
+    monkeypatch.setitem(CONTENT_FILTERS, "strict", lambda: NoImage("bad"))
     with serving(model, ServeConfig(served_model_name="tiny", content_filters=("strict",))) as (
         client,
         _,
@@ -71,6 +71,6 @@ def test_a_picture_that_does_not_pass_is_refused(
         refused = draw(client)
         assert refused.status_code == 400
         assert refused.json()["error"]["message"] == (
-            "a picture does not pass a filter of this server; expected another prompt."
+            "a image does not pass a filter of this server; expected another prompt."
         )
         assert draw(client, prompt="bad").json()["error"]["code"] == "content_filter"

@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from tests.images import noise
-from tests.serve.conftest import picture_part, said, serving
+from tests.serve.conftest import image_part, said, serving
 
 
 def test_the_model_is_named_with_what_it_can(client: TestClient) -> None:
@@ -17,47 +17,47 @@ def test_the_model_is_named_with_what_it_can(client: TestClient) -> None:
     assert client.get("/v1/models/gpt").json()["error"]["code"] == "model_not_found"
 
 
-def test_a_prompt_is_told_in_ids_and_ids_in_words(client: TestClient, model: Model) -> None:
+def test_a_prompt_is_reported_in_ids_and_ids_in_words(client: TestClient, model: Model) -> None:
     v = model.vocabulary
-    body = {"messages": said("ab", picture_part(1))}
-    told = client.post("/v1/tokens", json=body).json()
-    ids = [token["id"] for token in told["tokens"]]
+    body = {"messages": said("ab", image_part(1))}
+    result = client.post("/v1/tokens", json=body).json()
+    ids = [token["id"] for token in result["tokens"]]
     assert ids == list(model.request(["ab", noise(1)]).prompt_token_ids)
     kinds = {
-        v.bos: ("control", "begin"),
-        v.begin_image: ("control", "begin of image"),
-        v.end_image: ("control", "end of image"),
-        v.end_turn: ("control", "end of turn"),
+        v.bos: ("special", "begin"),
+        v.begin_image: ("special", "begin of image"),
+        v.end_image: ("special", "end of image"),
+        v.end_turn: ("special", "end of turn"),
     }
-    for token in told["tokens"]:
+    for token in result["tokens"]:
         if token["id"] in kinds:
             assert (token["kind"], token["text"]) == kinds[token["id"]]
         elif token["kind"] == "code":
             assert int(token["text"]) == v.id_to_code(token["id"])
-    words = [token["text"] for token in told["tokens"] if token["kind"] == "text"]
+    words = [token["text"] for token in result["tokens"] if token["kind"] == "text"]
     assert "".join(words) == "ab"
-    assert told["num_tokens"] == {"text_tokens": len(ids) - 6, "image_tokens": 6}
-    assert told["codes_per_side"] == 2
+    assert result["num_tokens"] == {"text_tokens": len(ids) - 6, "image_tokens": 6}
+    assert result["codes_per_side"] == 2
     again = client.post("/v1/tokens", json={"ids": ids}).json()
-    assert again == told
+    assert again == result
     plain = client.post("/v1/tokens", json={"prompt": "ab"}).json()
     assert [token["id"] for token in plain["tokens"]] == list(model.encode(["ab"]))
     reserved = client.post("/v1/tokens", json={"ids": [v.unk]}).json()["tokens"]
     assert reserved[0]["text"] == "reserved"
 
 
-def test_health_tells_whether_requests_are_taken(model: Model) -> None:
-    with serving(model) as (client, service):
-        told = client.get("/health")
-        assert told.status_code == 200
-        assert told.json() == {
+def test_health_reports_whether_requests_are_taken(model: Model) -> None:
+    with serving(model) as (client, handler):
+        result = client.get("/health")
+        assert result.status_code == 200
+        assert result.json() == {
             "live": True,
             "ready": True,
             "answers": 0,
             "running": 0,
             "waiting": 0,
         }
-        service.desk.stop_taking()
+        handler.drain()
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
         body = {"messages": said("a")}
@@ -66,16 +66,16 @@ def test_health_tells_whether_requests_are_taken(model: Model) -> None:
 
 
 def test_an_engine_that_failed_is_not_live(model: Model) -> None:
-    with serving(model) as (client, service):
+    with serving(model) as (client, handler):
 
         def fail() -> None:
             raise RuntimeError("the engine is broken")
 
-        service.live._engine.step = fail  # type: ignore[method-assign, assignment]
+        handler.backend._engine.step = fail  # type: ignore[method-assign, assignment]
         body = {"messages": said("a")}
         for _ in range(2):
             assert client.post("/v1/chat/completions", json=body).status_code == 500
-        told = client.get("/health/live")
-        assert told.status_code == 503
-        assert told.json()["live"] is False
-        assert service.desk.under_way == 0
+        result = client.get("/health/live")
+        assert result.status_code == 503
+        assert result.json()["live"] is False
+        assert handler.num_in_flight == 0

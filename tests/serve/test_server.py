@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calumma.serve.service import Service
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
+from calumma.serve.handler import RequestHandler
 from calumma.serve.server import bind
-from tests.serve.conftest import WILD, listening, picture_part, said
+from tests.serve.conftest import WILD, image_part, listening, said
 from tests.serve.test_handler import emptied
 
 CHAT = "/v1/chat/completions"
@@ -34,7 +34,7 @@ def connected(url: str) -> http.client.HTTPConnection:
 
 def asked(seed: int, **more: Any) -> dict[str, Any]:
     """One of many kinds of request."""
-    parts = [["a red "], ["the small ", picture_part(seed)], [picture_part(seed), "?"]][seed % 3]
+    parts = [["a red "], ["the small ", image_part(seed)], [image_part(seed), "?"]][seed % 3]
     kind = [None, ["text"], ["image"], None][seed % 4]
     room = 12 + 7 * (seed % 5)
     return {
@@ -57,38 +57,40 @@ def post(url: str, body: dict[str, Any]) -> tuple[int, Any]:
         line.close()
 
 
-def content(told: Any) -> Any:
-    """An answer without what differs each time: the time in its pictures, its number."""
-    parts = told["choices"][0]["message"]["content_parts"]
-    texts = [part["text"] if part["type"] == "text" else "picture" for part in parts]
-    return texts, told["usage"], told["choices"][0]["finish_reason"]
+def content(result: Any) -> Any:
+    """An answer without what differs each time: the time in its images, its number."""
+    parts = result["choices"][0]["message"]["content_parts"]
+    texts = [part["text"] if part["type"] == "text" else "image" for part in parts]
+    return texts, result["usage"], result["choices"][0]["finish_reason"]
 
 
 def test_sixty_four_mixed_requests_are_each_answered_as_alone(
-    heard: tuple[str, Service],
+    running_server: tuple[str, RequestHandler],
 ) -> None:
-    url, service = heard
+    url, handler = running_server
     alone = [post(url, asked(seed)) for seed in range(64)]
     with ThreadPoolExecutor(64) as many:
         together = list(many.map(lambda seed: post(url, asked(seed)), range(64)))
     assert {status for status, _ in [*alone, *together]} == {200}
-    assert [content(told) for _, told in together] == [content(told) for _, told in alone]
-    assert emptied(service.desk)
+    assert [content(result) for _, result in together] == [content(result) for _, result in alone]
+    assert emptied(handler)
 
 
 def test_a_load_over_the_queue_is_refused_in_part_and_the_rest_answered(model: Model) -> None:
     config = ServeConfig(served_model_name="tiny", limits=ServeLimits(max_concurrent_requests=2))
-    with listening(model, config) as (url, service, _):
+    with listening(model, config) as (url, handler, _):
         with ThreadPoolExecutor(16) as many:
             body = asked(1, max_tokens=60)
             statuses = sorted(many.map(lambda _: post(url, body)[0], range(32)))
         assert set(statuses) == {200, 429}
-        assert emptied(service.desk)
+        assert emptied(handler)
         assert post(url, asked(1))[0] == 200
 
 
-def test_clients_that_leave_at_random_leave_nothing_behind(heard: tuple[str, Service]) -> None:
-    url, service = heard
+def test_clients_that_leave_at_random_leave_nothing_behind(
+    running_server: tuple[str, RequestHandler],
+) -> None:
+    url, handler = running_server
     chance = random.Random(0)
 
     def leave(number: int) -> None:
@@ -105,47 +107,47 @@ def test_clients_that_leave_at_random_leave_nothing_behind(heard: tuple[str, Ser
     before = threading.active_count()
     with ThreadPoolExecutor(8) as many:
         list(many.map(leave, range(40)))
-    assert emptied(service.desk)
-    assert threading.active_count() <= before + service.config.limits.max_concurrent_requests
+    assert emptied(handler)
+    assert threading.active_count() <= before + handler.config.limits.max_concurrent_requests
     assert post(url, asked(3))[0] == 200
 
 
-def test_a_server_that_is_told_to_stop_finishes_what_is_under_way(model: Model) -> None:
-    with listening(model) as (url, service, server), ThreadPoolExecutor(4) as many:
+def test_a_server_that_is_reported_to_stop_finishes_what_is_under_way(model: Model) -> None:
+    with listening(model) as (url, handler, server), ThreadPoolExecutor(4) as many:
         begun = [many.submit(post, url, asked(seed, max_tokens=100)) for seed in range(4)]
-        while service.desk.under_way < 4:
+        while handler.num_in_flight < 4:
             time.sleep(0.001)
         server.stop()
-        told = [answer.result() for answer in begun]
-    assert [status for status, _ in told] == [200] * 4
+        result = [answer.result() for answer in begun]
+    assert [status for status, _ in result] == [200] * 4
 
 
-def test_who_is_not_done_within_the_grace_is_told_so(
+def test_who_is_not_done_within_the_grace_is_reported_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ServeConfig(served_model_name="tiny", limits=ServeLimits(shutdown_grace_seconds=0.2))
-    with listening(model, config) as (url, service, server), ThreadPoolExecutor(1) as one:
+    with listening(model, config) as (url, handler, server), ThreadPoolExecutor(1) as one:
         held = threading.Event()
-        step = service.live._engine.step
+        step = handler.backend._engine.step
 
         def slow() -> Any:
             held.wait(1.0)
             return step()
 
-        monkeypatch.setattr(service.live._engine, "step", slow)
+        monkeypatch.setattr(handler.backend._engine, "step", slow)
         begun = one.submit(post, url, asked(0, max_tokens=100))
-        while service.desk.under_way < 1:
+        while handler.num_in_flight < 1:
             time.sleep(0.001)
         server.stop()
-        status, told = begun.result()
+        status, result = begun.result()
         held.set()
     assert status == 503
-    assert told["error"]["message"] == (
+    assert result["error"]["message"] == (
         "the server is stopping and takes no more requests; ask another one, or ask again."
     )
 
 
-def test_a_place_that_is_taken_is_told() -> None:
+def test_a_place_that_is_taken_is_reported() -> None:
     with bind("127.0.0.1", 0) as first, pytest.raises(ConfigError) as caught:
         port = first.getsockname()[1]
         bind("127.0.0.1", port)
@@ -169,8 +171,8 @@ def test_the_command_serves_until_a_signal_comes(
     first = process.stdout.readline()
     assert first.startswith("serving tiny at http://127.0.0.1:")
     url = first.split()[3].rstrip(";")
-    status, told = post(url, asked(1))
-    assert (status, told["model"]) == (200, "tiny")
+    status, result = post(url, asked(1))
+    assert (status, result["model"]) == (200, "tiny")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors

@@ -14,7 +14,7 @@ from calumma.serve.sse import event_stream, sse_event
 
 
 class Told:
-    """A talk that tells these."""
+    """A talk that reports these."""
 
     def __init__(self, *pieces: Piece | Exception) -> None:
         self.pieces = pieces
@@ -27,7 +27,7 @@ class Told:
 
 
 def stream(*pieces: Piece | Exception) -> list[str]:
-    def told(number: int, piece: Piece) -> bytes | None:
+    def result(number: int, piece: Piece) -> bytes | None:
         return sse_event({"text": piece.text}) if isinstance(piece, Said) else None
 
     async def gather() -> list[bytes]:
@@ -35,7 +35,9 @@ def stream(*pieces: Piece | Exception) -> list[str]:
         closing = [sse_event({"usage": 1}, "last")]
         return [
             sent
-            async for sent in event_stream(talk, [sse_event({"first": 1})], told, lambda _: closing)
+            async for sent in event_stream(
+                talk, [sse_event({"first": 1})], result, lambda _: closing
+            )
         ]
 
     return [sent.decode() for sent in asyncio.run(gather())]
@@ -44,7 +46,7 @@ def stream(*pieces: Piece | Exception) -> list[str]:
 END: Any = Ended("stop", cast(Any, None), 0)
 
 
-def test_a_stream_opens_tells_shows_life_closes_and_ends() -> None:
+def test_a_stream_opens_reports_shows_life_closes_and_ends() -> None:
     assert stream(Said("a\nb"), Quiet(), END) == [
         'data: {"first": 1}\n\n',
         'data: {"text": "a\\nb"}\n\n',

@@ -11,6 +11,7 @@ from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import FilterConfig
 from calumma.documents.writers import write_parquet
 from calumma.files import read_json
+from calumma.shards.cache import WORK_DIR
 from calumma.shards.dedup import (
     document_signatures,
     duplicate_path,
@@ -19,7 +20,7 @@ from calumma.shards.dedup import (
 )
 from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import WORK, BuildJob
+from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from tests.images import noise, png
 
@@ -100,13 +101,13 @@ def test_a_clean_build_accounts_for_every_document(
         "unreadable": 1,
     }
     assert manifest.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
-    assert manifest.fingerprints["cleaning"] == RULES.fingerprint
+    assert manifest.fingerprints["filters"] == RULES.fingerprint
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     told = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}
     assert told["0"] == "1 letters; expected at least 3"
     assert told["3"] == "of document 0 of task 1, both from 0"
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK}
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK_DIR}
     assert build_local(job, [tmp_path / "docs"], 1) == manifest
-    after = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK}
+    after = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK_DIR}
     assert before == after
     assert len(ShardReader(tmp_path / "out")) == 4

@@ -10,7 +10,12 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
-from calumma.shards.encode import Codes, DocumentEncoder, images_with_resize_mode
+from calumma.shards.encode import (
+    DocumentEncoder,
+    ImageCodes,
+    image_digests,
+    images_with_resize_mode,
+)
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document
@@ -43,7 +48,9 @@ def test_a_picture_is_encoded_once_for_each_fit(
     asked: list[ResizeMode] = []
     encode = tokenizers.image.encode_stream
 
-    def counting(pictures: Iterable[tuple[Image, ResizeMode]], **options: Any) -> Iterator[Codes]:
+    def counting(
+        pictures: Iterable[tuple[Image, ResizeMode]], **options: Any
+    ) -> Iterator[ImageCodes]:
         given = list(pictures)
         asked.extend(fit for _, fit in given)
         return encode(given, **options)
@@ -68,10 +75,17 @@ def test_a_document_that_cannot_be_encoded_leaves_its_neighbours_alone(
     monologue = Document(id="monologue", messages=(Turn("assistant", (Text("a"),)),))
     encoder = DocumentEncoder(tokenizers)
     made = list(encoder.encode_each([broken, good, missing, monologue, good]))
-    assert [type(one) for one in made] == [
+    assert [type(one.sequence) for one in made] == [
         *(ImageError, TokenSequence, ImageError, DocumentError, TokenSequence)
     ]
-    assert made[1] == made[4] == encoder.encode([good])[0]
+    assert made[1] == made[4]
+    assert [made[1].sequence] == encoder.encode([good])
+    assert [digest is None for one in made for digest in one.image_digests] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     with pytest.raises(ImageError, match="not an image"):
         encoder.encode([good, broken, missing])
 
@@ -83,6 +97,27 @@ def test_what_is_wrong_with_a_picture_is_told_of_the_document_at_hand(
     encoder = DocumentEncoder(tokenizers)
     for name in ("first.jsonl:1", "second.jsonl:9"):
         bad = Document(id="b", content=(Image(data=b"no", name=name),))
-        [made] = encoder.encode_each([bad])
-        assert isinstance(made, ImageError)
-        assert str(made).startswith(f"{name}: not an image")
+        [(error, _)] = encoder.encode_each([bad])
+        assert isinstance(error, ImageError)
+        assert str(error).startswith(f"{name}: not an image")
+
+
+def test_each_image_file_is_read_once(
+    tokenizers: Tokenizers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(png(number % 2))
+    reads: list[Path] = []
+    read = Path.read_bytes
+
+    def recorded(path: Path) -> bytes:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", recorded)
+    documents = [Document(id=path.name, content=(Image(path=path),)) for path in paths]
+    made = list(DocumentEncoder(tokenizers).encode_each(documents))
+    assert reads == paths
+    assert made[0].sequence == made[2].sequence != made[1].sequence
+    assert made[0].image_digests == image_digests(documents[0])

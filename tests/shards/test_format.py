@@ -21,13 +21,10 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows(size: int, dtype: str) -> No
     assert np.array([size - 1]).astype(dtype).tolist() == [size - 1]
 
 
-def test_shards_sort_by_their_numbers() -> None:
-    assert [shard_name(n) for n in (0, 9, 10, 12345)] == [
-        "shard-00000-000",
-        "shard-00009-000",
-        "shard-00010-000",
-        "shard-12345-000",
-    ]
+def test_shards_sort_by_task_and_part() -> None:
+    names = [shard_name(task, part) for task, part in ((0, 2), (0, 10), (9, 0), (12345, 0))]
+    assert names == ["shard-00000-002", "shard-00000-010", "shard-00009-000", "shard-12345-000"]
+    assert names == sorted(names)
 
 
 def test_the_sizes_of_a_shard_s_files() -> None:

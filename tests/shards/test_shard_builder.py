@@ -1,65 +1,268 @@
-"""One shard: made, kept, or made again."""
+"""Shards of groups of documents: killed, changed or broken, the bytes of one undisturbed build."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import DroppedDocument
-from calumma.errors import ImageError
-from calumma.shards.encode import DocumentEncoder
-from calumma.shards.shard_builder import ShardBuilder, batched
+from calumma.documents.document import Document, Image, Text, Turn
+from calumma.documents.error_policy import DroppedDocument, OnError
+from calumma.errors import DocumentError, ImageError
+from calumma.shards.encode import DocumentEncoder, ImageCodes, images_with_resize_mode
+from calumma.shards.manifest import Manifest, encoding_fingerprint
+from calumma.shards.reader import ShardReader
+from calumma.shards.shard_builder import ShardBuilder
+from calumma.shards.writer import ShardWriter
 from calumma.tokens.folder import Tokenizers
-from tests.images import png
-
-GROUP = [Document(id=str(n), source="s", content=(Text("a"), Image(data=png(n)))) for n in range(3)]
-BROKEN = Document(id="broken", source="s", content=(Image(data=b"no picture", name="here"),))
-
-
-def maker(tokenizers: Tokenizers, folder: Path, *, skip_bad: bool = False) -> ShardBuilder:
-    encoder = DocumentEncoder(tokenizers)
-    return ShardBuilder(encoder, folder, encoding_fingerprint(tokenizers), skip_bad)
+from calumma.tokens.image_preprocessing import ResizeMode
+from calumma.tokens.sequence import encode_document
+from calumma.tokens.text import TextTokenizer
+from tests.images import noise, png
+from tests.shard_building import build_shards as build_in_memory
 
 
-def test_a_shard_of_the_same_is_kept_and_a_changed_byte_makes_it_again(
-    tokenizers: Tokenizers, tmp_path: Path
+class FakeImageTokenizer:
+    """Names a picture by its first pixel, and counts the pictures it was asked for."""
+
+    class config:  # noqa: N801
+        num_codes = 16
+        codes_per_image = 2
+
+    def __init__(self, fingerprint: str = "fake") -> None:
+        self.fingerprint = fingerprint
+        self.asked = 0
+
+    def encode_stream(
+        self, pictures: Iterable[tuple[Image, ResizeMode]], **options: object
+    ) -> Iterator[ImageCodes]:
+        for image, fit in pictures:
+            self.asked += 1
+            try:
+                picture = image.open()
+            except ImageError as error:
+                yield error
+                continue
+            if picture.width > 100 * picture.height:
+                yield ImageError("a mere line")
+                continue
+            yield [picture.getpixel((0, 0))[0] % 16, 0 if fit == "crop" else 1]
+
+
+def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
+    return Tokenizers(text=text, image=FakeImageTokenizer(fingerprint))  # type: ignore[arg-type]
+
+
+def pair(number: int) -> Document:
+    parts = (Text(f"picture {number}"), Image(data=png(number)))
+    return Document(id=str(number), source=f"s{number % 2}", content=parts)
+
+
+PAIRS = [pair(number) for number in range(10)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def build_shards(
+    documents: Iterable[Document], tokenizers: Tokenizers, folder: Path, on_error: OnError = "raise"
+) -> Manifest:
+    return build_in_memory(documents, tokenizers, folder, on_error=on_error, documents_per_shard=4)
+
+
+def test_every_sequence_is_that_of_its_document(
+    tokenizers: Tokenizers, documents: list[Document], tmp_path: Path
 ) -> None:
-    made = maker(tokenizers, tmp_path).make("p", GROUP)
-    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    times = {path: path.stat().st_mtime_ns for path in files}
-    assert maker(tokenizers, tmp_path).make("p", GROUP) == made
-    assert {path: path.stat().st_mtime_ns for path in files} == times
-    for suffix in (".tokens", ".loss_mask", ".offsets", ".sources", ".crc32"):
-        path = tmp_path / f"p{suffix}"
-        content = bytearray(path.read_bytes())
-        content[0] ^= 1
-        path.write_bytes(content)
-        assert maker(tokenizers, tmp_path).known("p") is None
-        assert maker(tokenizers, tmp_path).make("p", GROUP) == made
-        assert {path: path.read_bytes() for path in files} == files
+    manifest = build_shards(documents, tokenizers, tmp_path)
+    reader = ShardReader(tmp_path)
+    assert reader.manifest == manifest
+    assert len(reader) == len(documents)
+    assert manifest.sources == ["pairs", "text", "chat"]
+    assert manifest.codes_per_image == 4
+    for number, document in enumerate(documents):
+        pictures = images_with_resize_mode(document)
+        codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
+        expected = encode_document(document, tokenizers.text, codes)
+        token_ids, loss_mask = reader.read(number)
+        assert (token_ids.tolist(), loss_mask.tolist()) == (expected.token_ids, expected.loss_mask)
+        assert reader.source_of(number) == document.source
 
 
-def test_what_was_left_out_before_is_part_of_the_shard(
-    tokenizers: Tokenizers, tmp_path: Path
+def killed_after(documents: list[Document], number: int) -> Iterator[Document]:
+    yield from documents[:number]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [0, 3, 5, 8, 10])
+def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
+    number: int, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path / "whole")
+    first, second = fake(text_tokenizer), fake(text_tokenizer)
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(killed_after(PAIRS, number), first, tmp_path / "killed")
+    build_shards(PAIRS, second, tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    finished = number // 4 * 4
+    assert (first.image.asked, second.image.asked) == (finished, 10 - finished)  # type: ignore[attr-defined]
+
+
+def test_a_kill_inside_a_shard_costs_that_shard_alone(
+    text_tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    whole = contents(tmp_path)
+    changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
+
+    def killed(writer: ShardWriter) -> dict[str, bytes]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ShardWriter, "_contents", killed)
+        build_shards(changed, fake(text_tokenizer), tmp_path)
+    (tmp_path / "shard-00000-001.tokens").write_bytes(b"half of the new shard")
+    assert not (tmp_path / "manifest.json").exists()
+    again = fake(text_tokenizer)
+    build_shards(PAIRS, again, tmp_path)
+    assert contents(tmp_path) == whole
+    assert again.image.asked == 4  # type: ignore[attr-defined]
+
+
+def asked_again(tokenizers: Tokenizers, documents: list[Document], folder: Path) -> int:
+    """How many pictures are encoded to bring the folder up to date; it must then be as fresh."""
+    build_shards(documents, tokenizers, folder)
+    fresh = folder / "fresh"
+    asked: int = tokenizers.image.asked  # type: ignore[attr-defined]
+    build_shards(documents, tokenizers, fresh)
+    expected = contents(fresh)
+    assert {name: (folder / name).read_bytes() for name in expected} == expected
+    return asked
+
+
+def test_what_has_not_changed_is_kept(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 0
+
+
+def test_a_changed_document_invalidates_its_shard(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
+    assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
+
+
+def test_a_changed_tokenizer_invalidates_everything(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    assert asked_again(fake(text_tokenizer, "other"), PAIRS, tmp_path) == 10
+    longer = TextTokenizer.train(["picture picture"], num_text=258, num_codes=16)
+    assert asked_again(fake(longer, "other"), PAIRS, tmp_path) == 10
+
+
+def test_a_new_source_in_front_leaves_the_shards_behind_as_they_are(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    changed = [replace(PAIRS[0], source="new"), *PAIRS[1:]]
+    assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
+    reader = ShardReader(tmp_path)
+    assert reader.sequence_indices("new").tolist() == [0]
+    assert reader.sequence_indices("s0").tolist() == [2, 4, 6, 8]
+
+
+def test_shards_of_an_earlier_longer_build_go(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path / "a")
+    build_shards(PAIRS[:5], fake(text_tokenizer), tmp_path / "a")
+    build_shards(PAIRS[:5], fake(text_tokenizer), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_part_that_changes_hands_is_a_change(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    a, b, c = Text("a"), Text("b"), Text("c")
+    for asked, answered in [((a, b), (c,)), ((a,), (b, c))]:
+        turns = (Turn("user", asked), Turn("assistant", answered))
+        build_shards([Document(id="d", messages=turns)], fake(text_tokenizer), tmp_path)
+        _, loss_mask = ShardReader(tmp_path).read(0)
+        assert loss_mask.sum() == len(answered) + 1
+
+
+@pytest.mark.parametrize("suffix", ["tokens", "offsets", "sources", "loss_mask", "crc32"])
+def test_a_truncated_shard_is_made_again(
+    suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path)
+    path = tmp_path / f"shard-00000-001.{suffix}"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 4
+
+
+BROKEN = Document(id="broken", source="s0", content=(Image(data=b"no picture", name="here"),))
+MISSING = Document(id="missing", source="s0", content=(Image(path=Path("nowhere/1.png")),))
+LINE = Document(id="line", source="s0", content=(Image(data=png(0, 300, 1)),))
+MONOLOGUE = Document(id="monologue", source="s0", messages=(Turn("assistant", (Text("a"),)),))
+BAD = [BROKEN, MISSING, LINE, MONOLOGUE]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[document.id for document in BAD])
+def test_a_bad_document_stops_the_build(
+    bad: Document, text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises((ImageError, DocumentError)):
+        build_shards([*PAIRS, bad], fake(text_tokenizer), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_bad_documents_are_left_out_and_listed(
+    text_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
+    manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, on_error="drop")
+    assert [shard.dropped for shard in manifest.shards] == [{"unreadable": 2}] * 2
+    assert manifest.num_sequences + sum(manifest.dropped.values()) == len(mixed)
+    lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
+    drops = [json.loads(line) for line in lines]
+    assert [drop["id"] for drop in drops] == ["broken", "missing", "line", "monologue"]
+    assert drops[2]["detail"] == "a mere line"
+    assert Manifest.load(tmp_path) == manifest
+    good = build_shards(PAIRS[:4], fake(text_tokenizer), tmp_path / "good")
+    assert manifest.num_tokens == good.num_tokens
+    with_bad, alone = ShardReader(tmp_path), ShardReader(tmp_path / "good")
+    for number in range(4):
+        assert with_bad.read(number)[0].tolist() == alone.read(number)[0].tolist()
+
+
+def test_noise_has_many_first_pixels() -> None:
+    assert len({noise(number).getpixel((0, 0)) for number in range(10)}) == 10
+
+
+def builder(tokenizers: Tokenizers, folder: Path, *, on_error: OnError = "raise") -> ShardBuilder:
+    encoding = encoding_fingerprint(tokenizers.fingerprints)
+    return ShardBuilder(DocumentEncoder(tokenizers), folder, encoding, on_error)
+
+
+def test_a_shard_with_the_same_key_is_kept(tokenizers: Tokenizers, tmp_path: Path) -> None:
+    made = builder(tokenizers, tmp_path).build("p", PAIRS[:3])
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = builder(tokenizers, tmp_path).build("p", PAIRS[:3], cached=made)
+    assert again is made
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    other = builder(tokenizers, tmp_path).build("p", PAIRS[:2], cached=made)
+    assert (other.key != made.key, other.shard.num_sequences) == (True, 2)
+
+
+def test_dropped_documents_are_part_of_the_shard(tokenizers: Tokenizers, tmp_path: Path) -> None:
     drop = DroppedDocument(id="x", source="s", reason="too small", detail="3 px")
-    plain = maker(tokenizers, tmp_path).make("p", GROUP)
-    shard = maker(tokenizers, tmp_path).make("p", GROUP, [drop])
-    assert (shard.dropped, shard.sources) == ({"too small": 1}, plain.sources)
-    assert maker(tokenizers, tmp_path).make("p", GROUP).dropped == {}
-
-
-def test_a_bad_document_stops_the_shard_or_is_listed(
-    tokenizers: Tokenizers, tmp_path: Path
-) -> None:
-    with pytest.raises(ImageError, match="not an image"):
-        maker(tokenizers, tmp_path).make("p", [*GROUP, BROKEN])
-    shard = maker(tokenizers, tmp_path, on_error="drop").make("p", [*GROUP, BROKEN])
-    assert (shard.num_sequences, shard.dropped) == (3, {"unreadable": 1})
-
-
-def test_groups_are_as_long_as_asked_but_the_last() -> None:
-    assert [len(group) for group in batched(GROUP, 2)] == [2, 1]
-    assert list(batched([], 2)) == []
+    plain = builder(tokenizers, tmp_path).build("p", PAIRS[:3])
+    made = builder(tokenizers, tmp_path).build("p", PAIRS[:3], [drop], plain)
+    assert (made.shard.dropped, made.shard.sources) == ({"too small": 1}, plain.shard.sources)
+    assert builder(tokenizers, tmp_path).build("p", PAIRS[:3], (), made) == plain

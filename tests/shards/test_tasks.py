@@ -16,8 +16,9 @@ from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError, ImageError, ShardError
 from calumma.runtime import STOP
+from calumma.shards.cache import WORK_DIR, BuildCache
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import WORK, BuildJob, BuildTask, FinishTask, finish_build, write_plan
+from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish_build, write_plan
 from calumma.tokens.folder import Tokenizers
 from tests.documents.test_webdataset import tar
 from tests.shard_building import build_shards
@@ -42,7 +43,7 @@ def job(folder: Path, out: Path) -> BuildJob:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != WORK}
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != WORK_DIR}
 
 
 def build(job: BuildJob, documents: Path | str, order: list[int] | None = None) -> list[int]:
@@ -75,20 +76,20 @@ def test_a_task_that_is_done_is_not_even_read_again(
     mine = job(folder, tmp_path)
     build(mine, folder / "docs")
     whole = contents(tmp_path)
-    monkeypatch.setattr(calumma.shards.tasks, "read_span", None)
+    monkeypatch.setattr(calumma.shards.tasks, "read_split", None)
     assert sum(build(mine, folder / "docs")) == 40
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.parametrize("suffix", [".tokens", ".json", ".crc32"])
+@pytest.mark.parametrize("suffix", [".tokens", "record", ".crc32"])
 def test_a_task_whose_shard_is_broken_or_gone_is_done_again(
     folder: Path, tmp_path: Path, suffix: str
 ) -> None:
     mine = job(folder, tmp_path)
     build(mine, folder / "docs")
     whole = contents(tmp_path)
-    if suffix == ".json":
-        (tmp_path / "shard-00007-001.json").unlink()
+    if suffix == "record":
+        BuildCache(tmp_path).path(7).unlink()
     else:
         (tmp_path / f"shard-00007-001{suffix}").write_bytes(b"broken")
     build(mine, folder / "docs")
@@ -142,7 +143,7 @@ def test_a_file_at_an_address_is_read_again_only_when_it_has_changed(
     build(mine, paths)
     before = contents(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(calumma.shards.tasks, "read_span", None)
+        patch.setattr(calumma.shards.tasks, "read_split", None)
         build(mine, paths)
     assert contents(tmp_path / "out") == before
     memory.pipe("/tasks/a.jsonl", b'{"content": "two"}')
@@ -152,7 +153,7 @@ def test_a_file_at_an_address_is_read_again_only_when_it_has_changed(
 
 def test_another_size_of_shards_leaves_none_of_the_old_ones(folder: Path, tmp_path: Path) -> None:
     build(job(folder, tmp_path / "a"), folder / "docs")
-    larger = dataclasses.replace(job(folder, tmp_path / "a"), piece_documents=9)
+    larger = dataclasses.replace(job(folder, tmp_path / "a"), documents_per_shard=9)
     build(larger, folder / "docs")
     build(dataclasses.replace(larger, out=tmp_path / "b"), folder / "docs")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -165,7 +166,7 @@ def test_lines_that_are_no_documents_are_counted_with_the_shards(
     for number in (4, 5, 11):
         lines[number] = "{broken"
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    with pytest.raises(DocumentError, match=r"a.jsonl:5: no JSON"):
+    with pytest.raises(DocumentError, match=r"a.jsonl:5: not JSON"):
         build(job(folder, tmp_path / "out"), tmp_path / "a.jsonl")
     skipping = dataclasses.replace(job(folder, tmp_path / "out"), on_error="drop")
     assert sum(build(skipping, tmp_path / "a.jsonl")) == 12
@@ -183,8 +184,8 @@ def test_a_bad_picture_leaves_no_note_that_its_task_is_done(folder: Path, tmp_pa
     with pytest.raises(ShardError) as caught:
         finish_build(mine)
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: task 0 of 1 is not done; expected all of them. Start the same command "
-        "again: what is finished is kept."
+        f"{tmp_path / 'out'}: task 0 of 1 is not complete; expected all of them. Repeat the same "
+        "command: finished shards are kept."
     )
 
 

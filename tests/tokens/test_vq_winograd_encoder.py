@@ -36,7 +36,7 @@ def random_network(config: VQConfig = CONFIG) -> VQModel:
 def test_latents_are_those_of_the_plain_encoder(
     strip: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quick_encoder, "_STRIP", strip)
+    monkeypatch.setattr(winograd_encoder, "_STRIP", strip)
     network = random_network()
     pixels = torch.rand(2, 3, *size) * 2 - 1
     with torch.inference_mode():

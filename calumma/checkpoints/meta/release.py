@@ -25,7 +25,7 @@ from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, require_tenso
 from calumma.checkpoints.meta.sharding import (
     fuse_shapes,
     merge_shards,
-    require_divisible,
+    require_even_split,
     shard_shapes,
     shard_specs,
     split_for_shards,
@@ -67,8 +67,8 @@ def find_meta_model(path: Path) -> Path | None:
     found = sorted(path.glob(f"models/*/{PARAMS_FILE}"))
     if len(found) > 1:
         raise CheckpointError(
-            f"{path} holds {len(found)} models ({', '.join(p.parent.name for p in found)}); expected "
-            f"one. Name it: {found[0].parent}."
+            f"{path} holds {len(found)} models ({', '.join(p.parent.name for p in found)}); "
+            f"expected one. Name it: {found[0].parent}."
         )
     return found[0].parent if found else None
 
@@ -87,7 +87,7 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
     tokenizers = tokenizers or folder.parents[1] / "tokenizer"
     shards = [open_torch_file(path) for path in meta_shard_files(folder)]
     config = _read_params(folder, shards)
-    require_divisible(config, len(shards), folder)
+    require_even_split(config, len(shards), folder)
     unfused = []
     for path, tensors in zip(meta_shard_files(folder), shards, strict=True):
         tensors = {n: t for n, t in tensors.items() if n != "rope.freqs"}
@@ -209,8 +209,8 @@ def _text_tokenizer(text: str, path: Path) -> TextTokenizer:
         return TextTokenizer(Tokenizer.from_str(text))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
-            f"{path}: is not a tokenizer ({error}); expected the JSON of the tokenizers library. Copy "
-            "it again."
+            f"{path}: is not a tokenizer ({error}); expected the JSON of the tokenizers library. "
+            "Copy it again."
         ) from error
 
 
@@ -270,21 +270,19 @@ def require_meta_layout(model: LazyModel, num_shards: int, where: object) -> Non
         CheckpointError: it cannot.
     """
     config = model.decoder_config
-    if config.qk_norm == "none":
-        raise CheckpointError(
-            f'{where} has qk_norm = "none"; expected "layer" for Meta\'s layout. Use --to calumma.'
-        )
     if config.qk_norm != "layer":
+        others = "calumma" if config.qk_norm == "none" else "calumma or --to qwen3"
         raise CheckpointError(
-            f'{where} has qk_norm = "rms"; expected "layer" for Meta\'s layout. Use --to calumma or '
-            "--to qwen3."
+            f'{where} has qk_norm = "{config.qk_norm}"; expected "layer" for --to meta. Use --to '
+            f"{others}."
         )
     if num_shards % config.qk_norm_groups:
         raise CheckpointError(
-            f"{where} has {config.qk_norm_groups} groups of QK-norms, and {num_shards} shards hold one "
-            f"norm each; expected a multiple of the groups. Use --shards {config.qk_norm_groups}."
+            f"{where} has {config.qk_norm_groups} groups of QK-norms, and {num_shards} shards hold "
+            "one norm each; expected a multiple of the groups. Use --shards "
+            f"{config.qk_norm_groups}."
         )
-    require_divisible(config, num_shards, where)
+    require_even_split(config, num_shards, where)
 
 
 def meta_model_name(model: LazyModel) -> str:

@@ -90,7 +90,7 @@ def shard_shapes(config: DecoderConfig, num_shards: int) -> dict[str, Shape]:
     return shapes
 
 
-def require_divisible(config: DecoderConfig, num_shards: int, where: object) -> None:
+def require_even_split(config: DecoderConfig, num_shards: int, where: object) -> None:
     """Check that a decoder can be split evenly.
 
     Raises:
@@ -104,8 +104,8 @@ def require_divisible(config: DecoderConfig, num_shards: int, where: object) -> 
     ):
         if count % num_shards:
             raise CheckpointError(
-                f"{where}: {count} {what} are not divisible by {num_shards} shards; expected a number "
-                "of shards that divides them. Use another number."
+                f"{where}: {count} {what} are not divisible by {num_shards} shards; expected a "
+                "number of shards that divides them. Use another number."
             )
 
 

@@ -69,8 +69,8 @@ def _mapped(path: Path, key: str | None) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: is truncated, or not a file of torch.save in its zip format; expected a complete "
-            ".pth or .ckpt file. Copy or download it again."
+            f"{path}: is truncated, or not a file of torch.save in its zip format; expected a "
+            "complete .pth or .ckpt file. Copy or download it again."
         ) from error
     tensors: Any = content
     if key is not None and isinstance(content, Mapping) and key in content:

@@ -77,8 +77,8 @@ def _read_vqgan_yaml(path: Path) -> VQConfig:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: lacks {error}; expected model.params with embed_dim, n_embed and ddconfig, as "
-            "in taming-transformers. Copy or download it again."
+            f"{path}: lacks {error}; expected model.params with embed_dim, n_embed and ddconfig, "
+            "as in taming-transformers. Copy or download it again."
         ) from error
     return parse_vq_config(described, path)
 

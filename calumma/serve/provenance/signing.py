@@ -137,7 +137,8 @@ def load_image_signer(config: C2PASigningConfig) -> ImageSigner:
             f"{config.certificates} contains a certificate that C2PA does not allow "
             f"({_reason(error)}; its usages: {', '.join(keys.usages) or 'none'}); expected one "
             "that an authority issued for digitalSignature and for emailProtection or "
-            "documentSigning. Request such a certificate; docs/serving.md shows how to create one for tests."
+            "documentSigning. Request such a certificate; docs/serving.md shows how to create one "
+            "for tests."
         ) from error
     if config.timestamp_url is None:
         return signer

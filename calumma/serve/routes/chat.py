@@ -85,12 +85,13 @@ def _response(
 def content_parts(output: CompletedOutput) -> tuple[list[ImagePart], list[ContentPart]]:
     """Return the images of an output, and all its parts in reading order."""
     parts: list[ContentPart] = [
-        TextPart(text=part) if isinstance(part, str) else image_part(part) for part in output.parts
+        TextPart(text=part) if isinstance(part, str) else to_image_part(part)
+        for part in output.parts
     ]
     return [part for part in parts if isinstance(part, ImagePart)], parts
 
 
-def image_part(png: bytes) -> ImagePart:
+def to_image_part(png: bytes) -> ImagePart:
     """Return a PNG file as a content part with a data: URL."""
     return ImagePart(image_url=ImageURL(url=data_url(png)))
 
@@ -162,7 +163,7 @@ class ChatStream:
             case TextPiece():
                 return sse_event(self._chunk(index, {"content": event.text}))
             case EncodedImage(partial_index=None):
-                image = image_part(event.png).model_dump() | {"index": event.index}
+                image = to_image_part(event.png).model_dump() | {"index": event.index}
                 return sse_event(self._chunk(index, {"images": [image]}))
             case EncodedImage():
                 partial_image = {

@@ -17,7 +17,7 @@ from calumma.serve.protocol import Completion, CompletionChoice, CompletionReque
 from calumma.serve.request_context import RequestContext, get_request_context
 from calumma.serve.request_params import completion_params
 from calumma.serve.response_stream import CompletedOutput, ResponseStream
-from calumma.serve.routes.chat import content_parts, image_part
+from calumma.serve.routes.chat import content_parts, to_image_part
 from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
 
@@ -106,7 +106,7 @@ def _events(
             case TextPiece():
                 return sse_event(chunk(index, event.text))
             case EncodedImage(partial_index=None):
-                return sse_event(chunk(index, images=[image_part(event.png).model_dump()]))
+                return sse_event(chunk(index, images=[to_image_part(event.png).model_dump()]))
             case TokenIds():
                 return sse_event(chunk(index) | {"token_ids": list(event.token_ids)}, "tokens")
             case Finished():

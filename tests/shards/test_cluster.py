@@ -1,0 +1,170 @@
+"""Builds on Slurm and Ray write the shards of a local build."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from calumma.documents.document import Document
+from calumma.documents.writers import write_jsonl, write_parquet
+from calumma.errors import ConfigError, ShardError
+from calumma.shards.cache import WORK_DIR
+from calumma.shards.cluster import SlurmConfig, _Slurm, build_on_ray, submit_to_slurm
+from calumma.shards.executors import build_local
+from calumma.shards.reader import ShardReader
+from calumma.shards.tasks import BuildJob, BuildTask, write_plan
+from calumma.tokens.folder import Tokenizers
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Tokenizers in `tok`, two files in `docs`, and their shards, built in one process."""
+    folder = tmp_path_factory.mktemp("executors")
+    tokenizers.text.save(folder / "tok")
+    tokenizers.image.save(folder / "tok")
+    write_parquet(folder / "docs" / "a.parquet", documents[:25])
+    write_jsonl(folder / "docs" / "b.jsonl", documents[25:])
+    build_local(job(folder, folder / "whole"), [folder / "docs"], 1)
+    return folder
+
+
+def job(folder: Path, out: Path) -> BuildJob:
+    return BuildJob(out=out, tokenizers=folder / "tok", documents_per_shard=4)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != WORK_DIR}
+
+
+def test_ray_that_is_not_installed_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError) as caught:
+        build_on_ray(job(folder, tmp_path), [folder / "docs"], 2)
+    assert str(caught.value) == (
+        "--executor ray, but ray is not installed; expected it. Install it with pip install "
+        "'calumma[ray]', or use --executor local."
+    )
+
+
+def test_a_local_ray_builds_what_one_process_builds(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    build_on_ray(job(folder, tmp_path), [folder / "docs"], 2)
+    assert contents(tmp_path) == contents(folder / "whole")
+
+
+SBATCH = """#!{python}
+# As much of Slurm as a build needs: every task of an array, one after the other, at once.
+import os, re, subprocess, sys
+script = open(sys.argv[-1]).read()
+last = int(re.search(r"--array=0-(\\d+)", script).group(1))
+open(os.path.join({folder!r}, "asked"), "a").write(" ".join(sys.argv[1:-1]) + "\\n" + script)
+for task in range(last + 1):
+    environment = dict(os.environ, SLURM_ARRAY_TASK_ID=str(task), RUN_OFFSET="0")
+    subprocess.run(["bash", sys.argv[-1]], env=environment, check=True, stdout=2)
+print("Submitted batch job", 40 + last)
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As much of Slurm as a build needs, before all other programs."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(SBATCH.format(python=sys.executable, folder=str(tmp_path)))
+    (programs / "srun").write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
+    (programs / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return programs
+
+
+def test_slurm_builds_what_one_process_builds(folder: Path, tmp_path: Path, programs: Path) -> None:
+    config = SlurmConfig(partition="short", time="1:00:00", tasks_per_job=12)
+    jobs = submit_to_slurm(job(folder, tmp_path / "out"), [folder / "docs"], 8, config)
+    assert jobs == ["40", "40"]
+    assert contents(tmp_path / "out") == contents(folder / "whole")
+    asked = (tmp_path / "asked").read_text()
+    assert "#SBATCH --partition=short" in asked
+    assert "#SBATCH --array=0-0%8" in asked
+    assert "#SBATCH --time=1:00:00" in asked
+    assert "#SBATCH --kill-on-invalid-dep=yes" in asked
+    assert f'export PATH={Path(sys.executable).parent}:"$PATH"' in asked
+    assert "--dependency=afterok:40" in asked
+    assert len(ShardReader(tmp_path / "out")) == 40
+
+
+def test_what_a_job_of_slurm_finds_wrong_is_the_last_line_of_its_log(
+    folder: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
+    asked = job(folder, tmp_path / "out")
+    tasks = write_plan(asked, [bad])
+    told = str(tmp_path / "slurm")
+    executor = _Slurm([BuildTask(asked)], tasks, time="", partition="a", logging_dir=told)
+    with pytest.raises(SystemExit) as caught:
+        executor._run_for_rank(0)
+    assert str(caught.value).startswith(f"error: {bad}:1, part 0: not an image")
+    assert asked.stop_requested
+
+
+def test_slurm_is_told_what_the_file_says(folder: Path, tmp_path: Path, programs: Path) -> None:
+    record = '#!/bin/sh\ncat "$(eval echo \\$$#)" >> asked\necho job 5\n'
+    (programs / "sbatch").write_text(record.replace("asked", str(tmp_path / "asked")))
+    config = SlurmConfig(partition="short", setup="echo begun", cpus=2, gpus=1)
+    submit_to_slurm(job(folder, tmp_path / "out"), [folder / "docs"], -1, config)
+    script = (tmp_path / "asked").read_text()
+    assert "echo begun" in script and "export PATH" not in script
+    assert "#SBATCH --cpus-per-task=2" in script and "srun --cpus-per-task=2 " in script
+    assert script.count("#SBATCH --gpus=1") == 1
+    assert "--time" not in script
+
+
+def test_jobs_of_an_earlier_build_are_waited_for(
+    folder: Path, tmp_path: Path, programs: Path
+) -> None:
+    asked, config = job(folder, tmp_path / "out"), SlurmConfig(partition="short")
+    (programs / "sbatch").write_text("#!/bin/sh\necho job 41\n")
+    assert submit_to_slurm(asked, [folder / "docs"], 1, config) == ["41", "41"]
+    assert submit_to_slurm(asked, [folder / "docs"], 1, config) == ["41", "41"]  # Slurm forgot them
+    (programs / "squeue").write_text("#!/bin/sh\necho 41; echo 41; echo 9\n")
+    with pytest.raises(ShardError) as caught:
+        submit_to_slurm(asked, [folder / "docs"], 1, config)
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: jobs 9, 41 of an earlier build are in Slurm's queue; expected none. "
+        "Wait until they have ended, or scancel 9 41."
+    )
+
+
+def test_a_machine_without_slurm_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
+    assert str(caught.value) == (
+        "--executor slurm, but there is no sbatch on this machine; expected a login node of a Slurm "
+        "cluster. Log in there, or use --executor local."
+    )
+
+
+def test_a_job_that_slurm_does_not_take_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ConfigError) as caught:
+        submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
+    assert str(caught.value) == (
+        "sbatch ended with status 1; expected it to accept the job. Its message is above: fix the file "
+        "given as --slurm."
+    )
