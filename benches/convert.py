@@ -1,13 +1,12 @@
-"""Memory and time of conversions between layouts, beside the largest file they read or write.
+"""Measure peak memory and time of conversions between checkpoint layouts.
 
     python benches/convert.py            a random model of 1.1 GB in files of 250 MB
-    python benches/convert.py --wide     one layer of the 34B, 3.5 GB: tensors as large as its
-    python benches/convert.py --quick    a small one, to see that it runs
+    python benches/convert.py --wide     one layer of the 34B model, 3.5 GB
+    python benches/convert.py --quick    a small model, one conversion
 
-Every conversion is a process of its own: `calumma convert`, and for comparison a program that loads
-all tensors, as scripts for the purpose do ("direct"). Told is the most memory that the process
-held, above that of a conversion of nearly nothing: interpreter and libraries are not counted.
-Pages of mapped files are counted, being part of what the system reports.
+Every conversion runs in its own process: `calumma convert`, and as the peer "direct" a script that
+loads all tensors at once. The peak memory is reported without the peak of a tiny conversion
+(interpreter and libraries); pages of mapped files are included, as the operating system does.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from benches.measure import OURS, child_peak_memory_bytes, describe_machine, format_result
 from calumma.checkpoints.lazy_tensor import (
@@ -56,12 +55,12 @@ if sys.argv[3] == "meta":
 else:
     save_file(tensors, out / "model.safetensors")
 """
-"""The least that a program does which holds a model whole: read all, change nothing, write all."""
+"""A minimal conversion in memory: read all tensors, change nothing, write all."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """One conversion: from a folder made before to a new one."""
+    """One conversion, from an earlier folder to a new one."""
 
     name: str
     source: str
@@ -79,13 +78,13 @@ ROUTES = (
 
 
 def write_random(folder: Path, config: DecoderConfig, max_shard_bytes: int) -> None:
-    """Write a model folder of drawn weights in bfloat16, a tensor at a time."""
+    """Write a model folder of random bfloat16 weights, one tensor at a time."""
     text = TextTokenizer.train(["a red circle on a blue ground"] * 4, num_text=260, num_codes=16)
     image = VQConfig(
         resolution=16, base_channels=32, channel_multipliers=(1, 1), num_codes=16, code_dim=4
     )
     model = LazyModel(
-        layout="drawn",
+        layout="random",
         decoder_config=config,
         decoder_tensors={
             name: _random_tensor(shape) for name, shape in decoder_tensor_shapes(config).items()
@@ -107,7 +106,7 @@ def _sample(shape: Shape) -> torch.Tensor:
 
 
 def decoder_of_size(size: str) -> tuple[DecoderConfig, int]:
-    """The decoder to convert, and how large its files are."""
+    """Return the decoder config and the maximum shard size in bytes."""
     width, layers, max_shard_bytes = {
         "quick": (128, 8, 1_000_000),
         "usual": (2048, 8, 250_000_000),
@@ -127,14 +126,14 @@ def decoder_of_size(size: str) -> tuple[DecoderConfig, int]:
 
 
 def largest_file(*folders: Path) -> int:
-    """Bytes of the largest file of weights."""
+    """Return the size in bytes of the largest weight file."""
     kinds = ("*.safetensors", "*.pth")
     files = (path for folder in folders for kind in kinds for path in folder.rglob(kind))
     return max(path.stat().st_size for path in files)
 
 
 def measure(kind: str) -> dict[str, Any]:
-    """All conversions; the measures of both sides and the sizes."""
+    """Run all conversions and return the measures of both sides and the sizes."""
     config, size = decoder_of_size(kind)
     quick = kind == "quick"
     ours: dict[str, float] = {}
@@ -165,7 +164,7 @@ def measure(kind: str) -> dict[str, Any]:
 
 
 def _commands(route: Route, root: Path, size: int) -> tuple[list[str], list[str]]:
-    """How our side and the other one do it."""
+    """Return the commands of both sides."""
     source, out = str(root / route.source), str(root / route.name)
     options = [option.format(size=size) for option in route.options]
     ours = [sys.executable, "-m", "calumma", "convert", source, out, *options]
@@ -173,8 +172,8 @@ def _commands(route: Route, root: Path, size: int) -> tuple[list[str], list[str]
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Memory of conversions between layouts.")
+    """Measure and print the results."""
+    parser = argparse.ArgumentParser(description="Peak memory and time of conversions.")
     sizes = parser.add_mutually_exclusive_group()
     for name in ("quick", "wide"):
         sizes.add_argument(f"--{name}", action="store_const", const=name, dest="size")

@@ -1,14 +1,13 @@
-"""From documents to batches: tokens a second, the encoder kept busy, hashes, memory.
+"""Measure the data pipeline: loader throughput, shard building, and peak memory.
 
     python benches/data.py             # minutes
     python benches/data.py --quick     # small, seconds
 
-`loader`: rows of 4,096 ids out of shards of captioned pictures (1,026 ids) and texts of all
-lengths, in this process and with two workers; beside them grain's random access to rows cut
-beforehand, where grain is installed. `encode`: a build of shards beside the same network on pixels
-that are ready. `write`: the share of a build that is spent on writing and hashing. `memory`: the
-peak of a build, and of a process that reads an epoch of its shards, over a corpus and over one many
-times as large; and of a process that reads shards of many small pieces.
+Loader: tokens per second of packed sequences of 4,096 tokens from shards of captioned images (1,026
+image tokens) and texts, in this process and with two workers; peer: random access of grain to
+sequences of fixed length, if grain is installed. Build: images per second compared with the same
+network on prepared pixels, and the fraction of time spent on writing and hashing. Memory: the peak
+of a build and of reading an epoch, for a small and a large corpus and for many small shards.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from calumma.shards.build import write_manifest
 
@@ -84,7 +83,7 @@ def main() -> None:
 def loader_throughput(
     folder: Path, num_sequences: int, num_rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Tokens a second of rows of 4,096."""
+    """Return the tokens per second of each loader."""
     reader = synthetic_shards(folder / "loader", num_sequences)
     config = DataConfig(seq_len=SEQ_LEN, global_batch_size=BATCH_SIZE)
     plain, prefetching = PackedLoader(reader, config), PrefetchLoader(reader, config, num_workers=2)
@@ -103,7 +102,9 @@ def loader_throughput(
         OURS: {
             "tokens_per_second": rates["here"],
             "tokens_per_second_two_workers": rates["workers"],
-            "fill": float(np.mean([plain.next().non_padding_fraction for _ in range(8)])),
+            "non_padding_fraction": float(
+                np.mean([plain.next().non_padding_fraction for _ in range(8)])
+            ),
         }
     }
     if "grain" in rates:
@@ -115,7 +116,7 @@ BATCHES = 16
 
 
 def batches_of(loader: PackedLoader) -> Callable[[], None]:
-    """Take a window's batches and another's."""
+    """Return a function that takes `BATCHES` batches."""
 
     def work() -> None:
         for _ in range(BATCHES):
@@ -125,7 +126,7 @@ def batches_of(loader: PackedLoader) -> Callable[[], None]:
 
 
 def grain_loader(reader: ShardReader) -> Callable[[], None] | None:
-    """grain's shuffled random access to rows of one length, cut out of the ids end to end."""
+    """Return the same function for grain: shuffled sequences of fixed length, not packed."""
     try:
         import grain
     except ImportError:
@@ -135,13 +136,13 @@ def grain_loader(reader: ShardReader) -> Callable[[], None] | None:
 
     def build_row(number: int) -> dict[str, np.ndarray]:
         cut = ids[number * (SEQ_LEN + 1) : (number + 1) * (SEQ_LEN + 1)]
-        owners = np.cumsum(cut[:-1] == 0)
+        document_ids = np.cumsum(cut[:-1] == 0)
         return {
-            "ids": cut[:-1],
-            "targets": cut[1:],
-            "counted": np.ones(SEQ_LEN, dtype=bool),
-            "owners": owners,
-            "positions": np.arange(SEQ_LEN),
+            "input_ids": cut[:-1],
+            "labels": cut[1:],
+            "loss_mask": np.ones(SEQ_LEN, dtype=bool),
+            "document_ids": document_ids,
+            "position_ids": np.arange(SEQ_LEN),
         }
 
     data = (
@@ -159,7 +160,7 @@ def grain_loader(reader: ShardReader) -> Callable[[], None] | None:
 def synthetic_shards(
     folder: Path, num_sequences: int, *, sequences_per_shard: int = 500
 ) -> ShardReader:
-    """Captioned pictures of 1,024 codes, and texts of 30 to 6,000 ids."""
+    """Write shards of captioned images of 1,024 codes and of texts of 30 to 6,000 tokens."""
     vocabulary = Vocabulary.release()
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -183,7 +184,7 @@ def synthetic_shards(
 
 
 def random_tokenizers(resolution: int) -> Tokenizers:
-    """A text tokenizer, and the release's image network at a small width, weights random."""
+    """Return a text tokenizer, and a narrow image tokenizer with random weights."""
     torch.manual_seed(0)
     config = VQConfig(
         resolution=resolution,
@@ -199,7 +200,7 @@ def random_tokenizers(resolution: int) -> Tokenizers:
 
 
 def caption_and_jpeg(number: int, side: int) -> Document:
-    """A caption and a JPEG of soft noise."""
+    """Return a document of a caption and a JPEG of smooth noise."""
     random = np.random.default_rng(number)
     small = PIL.Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
     file = io.BytesIO()
@@ -210,7 +211,7 @@ def caption_and_jpeg(number: int, side: int) -> Document:
 
 
 def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, float]:
-    """A build's images a second beside the bare network's, and the share of its other work."""
+    """Return the images per second of a build, compared with the bare network."""
     tokenizers = random_tokenizers(resolution)
     documents = [caption_and_jpeg(number, resolution) for number in range(count)]
     pixels = torch.stack([image_to_pixels(d.images[0].open(), resolution) for d in documents])
@@ -225,18 +226,19 @@ def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, fl
         maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
         write_manifest(out, tokenizers, [maker.make("piece-00000", documents)])
 
-    seconds = time_interleaved({"bare": encode_pixels, "build": build}, num_rounds=3, num_warmups=1)
+    seconds = time_interleaved(
+        {"network": encode_pixels, "build": build}, num_rounds=3, num_warmups=1
+    )
     median = median_seconds(seconds)
     return {
         "images_per_second": count / median["build"],
-        "share_of_bare_encoder": median["bare"] / median["build"],
-        "share_writing_and_hashing": writing_seconds(folder, tokenizers, documents)
-        / median["build"],
+        "fraction_of_network_speed": median["network"] / median["build"],
+        "write_and_hash_fraction": writing_seconds(folder, tokenizers, documents) / median["build"],
     }
 
 
 def writing_seconds(folder: Path, tokenizers: Tokenizers, documents: list[Document]) -> float:
-    """What a build of documents that are encoded already takes: to hash, write and look again."""
+    """Return the seconds of a build whose documents are encoded already: hash and write only."""
     out = Path(tempfile.mkdtemp(dir=folder))
     encoder = DocumentEncoder(tokenizers, decode_threads=1)
     encoded = encoder.encode(documents)
@@ -248,7 +250,7 @@ def writing_seconds(folder: Path, tokenizers: Tokenizers, documents: list[Docume
 
 
 def memory_growth(folder: Path, small: int, factor: int) -> dict[str, float]:
-    """Peaks over a corpus and one many times as large, and how much the second is above."""
+    """Return peak memory for a small and a large corpus, and their ratios."""
     peaks: dict[str, float] = {}
     tokenizers = random_tokenizers(16)
     tokenizers.text.save(folder / "tok")
@@ -260,16 +262,16 @@ def memory_growth(folder: Path, small: int, factor: int) -> dict[str, float]:
         command += ["--tokenizers", str(folder / "tok"), "--workers", "1"]
         peaks[f"build_peak_bytes_{name}"] = float(child_peak_memory_bytes(command))
         peaks[f"loader_peak_bytes_{name}"] = loader_peak_bytes(out)
-        many_shards = folder / f"{name}-pieces"
+        many_shards = folder / f"{name}-many-shards"
         synthetic_shards(many_shards, count // 10, sequences_per_shard=2)
-        peaks[f"pieces_loader_peak_bytes_{name}"] = loader_peak_bytes(many_shards)
-    for what in ("build_peak_bytes", "loader_peak_bytes", "pieces_loader_peak_bytes"):
-        peaks[f"{what}_large_to_small"] = peaks[f"{what}_large"] / peaks[f"{what}_small"]
-    return {**peaks, "large_to_small_documents": float(factor)}
+        peaks[f"many_shards_loader_peak_bytes_{name}"] = loader_peak_bytes(many_shards)
+    for measure in ("build_peak_bytes", "loader_peak_bytes", "many_shards_loader_peak_bytes"):
+        peaks[f"{measure}_ratio"] = peaks[f"{measure}_large"] / peaks[f"{measure}_small"]
+    return {**peaks, "num_documents_ratio": float(factor)}
 
 
 def loader_peak_bytes(folder: Path) -> float:
-    """Bytes that a process holds at most while it reads an epoch of shards."""
+    """Return the peak memory in bytes of a process that reads one epoch of shards."""
     done = subprocess.run(
         [sys.executable, "-c", _READ, str(folder)], check=True, capture_output=True, text=True
     )
@@ -279,20 +281,20 @@ def loader_peak_bytes(folder: Path) -> float:
 _READ = """
 import sys
 from pathlib import Path
-from calumma.batches.loader import Stream, StreamConfig
+from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.shards.reader import ShardReader
 reader = ShardReader(Path(sys.argv[1]))
-stream = Stream(reader, StreamConfig(row_length=2048, num_rows=8))
-stream.mix(dict.fromkeys(reader.manifest.sources, 1.0))
-while sum(stream.state.drawn.values()) < len(reader):
-    stream.next()
+loader = PackedLoader(reader, DataConfig(seq_len=2048, global_batch_size=8))
+loader.set_mixture(dict.fromkeys(reader.manifest.sources, 1.0))
+while sum(loader.state.sequences_drawn.values()) < len(reader):
+    loader.next()
 [line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
 print(int(line.split()[1]) * 1024)
 """
 
 
 def text_document(number: int) -> Document:
-    """Some 300 words, and with one in fifty a small picture."""
+    """Return a document of 300 words; one in fifty has a small image."""
     words = np.random.default_rng(number).choice(WORDS, 300)
     text = Text(f"{number} {' '.join(words)}")
     parts: tuple[Any, ...] = (

@@ -1,15 +1,14 @@
-"""Pictures to codes: our tokenizer beside transformers' `ChameleonVQVAE`, JPEG files and all.
+"""Compare the image tokenizer with transformers' `ChameleonVQVAE`, from JPEG files to codes.
 
     python benches/encode_images.py                    # the release's network at 512 pixels
     python benches/encode_images.py --threads 2 --images 8
     python benches/encode_images.py --device cuda --images 512 --batch 32 --compiled
     python benches/encode_images.py --quick            # a small network, seconds
 
-Both have the same random weights. Each side opens the same files, prepares them and encodes them:
-ours as a stream, with threads that open pictures ahead; theirs one by one, and in batches, with
-its own processor and our file for it. Before that, both encode the same pixels, and the share of
-cells with equal codes is told. The device's limit is a matrix product in float32 (in 16 bits
-where the trunk works in them), timed between the rounds.
+Both have the same random weights and read the same files: calumma with prefetch threads that decode
+images, transformers one image at a time and in batches, with its own processor and the same
+preprocessing config. Both also encode the same pixels, to report the fraction of equal codes. The
+limit of the device is a matrix product in the same precision, timed between the rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.hf_config import preprocessor_config
@@ -53,8 +52,8 @@ def main() -> None:
     processor = build_processor(config)
 
     def encode_ours() -> None:
-        pictures = ((Image(data=file), "crop") for file in files)
-        for codes in ours.encode_stream(pictures, num_threads=args.workers, batch_size=args.batch):
+        images = ((Image(data=file), "crop") for file in files)
+        for codes in ours.encode_stream(images, num_threads=args.workers, batch_size=args.batch):
             assert isinstance(codes, list)
 
     def encode_theirs(batch: int) -> Callable[[], None]:
@@ -84,8 +83,8 @@ def main() -> None:
     measures = {name: measures_of(len(files) / s, flop, limit) for name, s in seconds.items()}
     for name, found in measures.items():
         print(f"{name:22} {found['images_per_second']:8.3f} images/s, "
-              f"{found['share_of_limit']:.0%} of the limit")  # fmt: skip
-    print(f"equal codes: {equal:.4%} of cells; {flop / 1e9:.0f} GFLOP an image, of a plain count")
+              f"{found['fraction_of_limit']:.0%} of the limit")  # fmt: skip
+    print(f"equal codes: {equal:.4%} of cells; {flop / 1e9:.0f} GFLOP per image")
     line = describe_machine(args.threads, args.device)
     more = {"codes_equal": equal, "gflop_per_image": flop / 1e9, "limit_gflops": limit / 1e9}
     settings = {k: v for k, v in vars(args).items() if v is not None}
@@ -94,10 +93,10 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small network, a few pictures")
+    parser.add_argument("--quick", action="store_true", help="a small network, a few images")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--workers", type=int, help="threads that open pictures")
+    parser.add_argument("--workers", type=int, help="threads that decode images")
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
@@ -115,7 +114,7 @@ def small_config() -> VQConfig:
 
 
 def build_networks(config: VQConfig, device: str) -> tuple[Any, VQModel]:
-    """Theirs with random weights, and ours with the same."""
+    """Build transformers' network with random weights, and ours with the same weights."""
     from transformers import ChameleonVQVAEConfig
     from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
@@ -138,7 +137,7 @@ def build_networks(config: VQConfig, device: str) -> tuple[Any, VQModel]:
 
 
 def build_processor(config: VQConfig) -> Any:
-    """Theirs, told to prepare pictures as we do; it falls back on Pillow without torchvision."""
+    """Return transformers' processor with our preprocessing config (Pillow without torchvision)."""
     import transformers
 
     kind = getattr(transformers, "ChameleonImageProcessorPil", None)
@@ -146,7 +145,7 @@ def build_processor(config: VQConfig) -> Any:
 
 
 def random_jpeg(seed: int, resolution: int) -> bytes:
-    """A file as cameras make them: soft shapes, some grain, 4:3, a fifth larger than needed."""
+    """Return a JPEG like a photo: smooth shapes, some grain, 4:3, a fifth larger than needed."""
     generator = np.random.default_rng(seed)
     soft = PIL.Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8))
     soft = soft.resize((resolution * 8 // 5, resolution * 6 // 5), PIL.Image.Resampling.BICUBIC)
@@ -157,7 +156,7 @@ def random_jpeg(seed: int, resolution: int) -> bytes:
 
 
 def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
-    """The share of cells to which both give the same code, for the same pixels."""
+    """Return the fraction of image tokens that are equal for the same pixels."""
     side = ours.config.resolution
     pixels = torch.stack(
         [image_to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files]
@@ -169,7 +168,7 @@ def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
 
 
 def flops_per_image(config: VQConfig) -> int:
-    """What a plain encoder and the distances to all codes take, a product and a sum each one."""
+    """Count the operations of the encoder and of the distances to all codes, two per multiply-add."""
     with torch.device("meta"):
         network = VQModel(config)
         pixels = torch.empty(1, 3, config.resolution, config.resolution)
@@ -186,7 +185,7 @@ def matmul(device: str, precision: str, side: int) -> tuple[Callable[[], Any], i
 def measures_of(images_per_second: float, flop: int, limit: float) -> dict[str, float | None]:
     return {
         "images_per_second": images_per_second,
-        "share_of_limit": images_per_second * flop / limit,
+        "fraction_of_limit": images_per_second * flop / limit,
     }
 
 

@@ -1,10 +1,10 @@
-"""The head and the loss: ours, in chunks, beside the formula as it is written down.
+"""Compare the chunked loss of the output head with the direct formula.
 
-    python benches/loss.py            4,096 targets of 65,536 ids, width 256, on a CPU
+    python benches/loss.py            4,096 labels, vocabulary of 65,536, width 256, on a CPU
     python benches/loss.py --quick    two rounds
 
-The direct way holds all logits: their cross-entropy by torch, and a z-loss by `logsumexp`. Memory
-is the process's peak above that of one that only makes the inputs and the head.
+"direct" holds all logits: cross-entropy by torch, and a z-loss by `logsumexp`. Peak memory is
+that of a process minus that of a process which only builds the inputs and the head.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from benches.measure import (
     child_peak_memory_bytes,
@@ -35,7 +35,7 @@ VOCABULARY = Vocabulary.release()
 
 
 def make_inputs(targets: int, width: int) -> tuple[Tensor, LMHead, Tensor]:
-    """What the head reads, the head, and what it should say."""
+    """Return hidden states, the output head and labels."""
     torch.manual_seed(0)
     hidden = torch.randn(1, targets, width, requires_grad=True)
     head = LMHead(width, VOCABULARY.size, bias=False)
@@ -43,7 +43,7 @@ def make_inputs(targets: int, width: int) -> tuple[Tensor, LMHead, Tensor]:
 
 
 def chunked(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
-    """The loss that training uses."""
+    """Return the loss that training uses."""
     loss_mask = torch.ones_like(targets, dtype=torch.bool)
     return cross_entropy_and_z_loss(
         hidden, head, targets, loss_mask, VOCABULARY, z_loss_weight=Z_LOSS
@@ -51,7 +51,7 @@ def chunked(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
 
 
 def direct(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
-    """All logits at once."""
+    """Return the loss computed from all logits at once."""
     logits = head(hidden).float().flatten(0, 1)
     entropy = nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
     return entropy + Z_LOSS * logits.logsumexp(dim=1).square().sum()
@@ -61,7 +61,7 @@ SIDES = {"ours": chunked, "direct": direct}
 
 
 def run_once(side: str, targets: int, width: int) -> list[Tensor]:
-    """Loss and gradients of one side; nothing but the inputs where there is no such side."""
+    """Return loss and gradients of one side; [] for an unknown side, after building the inputs."""
     hidden, head, expected = make_inputs(targets, width)
     if side not in SIDES:
         return []
@@ -72,13 +72,13 @@ def run_once(side: str, targets: int, width: int) -> list[Tensor]:
 
 
 def peak_memory(side: str, arguments: argparse.Namespace) -> int:
-    """Peak bytes of a process that does one side once."""
+    """Return the peak memory in bytes of a process that runs one side once."""
     size = ["--targets", str(arguments.targets), "--width", str(arguments.width)]
     return child_peak_memory_bytes([sys.executable, __file__, "--side", side, *size])
 
 
 def backward_step(side: str, inputs: tuple[Tensor, LMHead, Tensor]) -> Callable[[], None]:
-    """One side's loss and gradients, again and again."""
+    """Return a function that computes loss and gradients of one side."""
 
     def run() -> None:
         SIDES[side](*inputs).backward()
@@ -88,7 +88,7 @@ def backward_step(side: str, inputs: tuple[Tensor, LMHead, Tensor]) -> Callable[
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two rounds")
     parser.add_argument("--targets", type=int, default=4096)

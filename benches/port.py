@@ -1,6 +1,6 @@
-"""transformers' port of Chameleon, as a peer: our weights under its names, nothing held back.
+"""Transformers' port of Chameleon as a peer, with our weights under its names.
 
-Its image tokenizer is the least that its config allows, for no bench shows it pixels.
+Its image tokenizer is as small as its config allows, since no benchmark passes pixels to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from calumma.model.config import DecoderConfig
 
 
 def port_config(shape: DecoderConfig) -> Any:
-    """The config that transformers reads for a decoder of this shape."""
+    """Return transformers' config of a decoder."""
     from transformers import ChameleonConfig
 
     vq = {"base_channels": 32, "channel_multiplier": [1], "num_embeddings": 2, "embed_dim": 2}
@@ -38,7 +38,7 @@ def port_config(shape: DecoderConfig) -> Any:
 
 
 def port_weights(shape: DecoderConfig, ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A decoder's tensors under transformers' names; all but the head norms' are shared."""
+    """Return a decoder's tensors under transformers' names; all but the QK-norms are shared."""
     weights: dict[str, Tensor] = {}
     for name, theirs in hf_decoder_names(shape).items():
         heads = num_norm_heads(name, shape)
@@ -47,7 +47,7 @@ def port_weights(shape: DecoderConfig, ours: dict[str, Tensor]) -> dict[str, Ten
 
 
 def trained_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
-    """The port with copies of our weights, float32 on the CPU, to be trained."""
+    """Return the port with copies of our weights, float32 on the CPU, for training."""
     from transformers import ChameleonForConditionalGeneration
 
     port = ChameleonForConditionalGeneration(port_config(shape))
@@ -57,10 +57,10 @@ def trained_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
 
 
 def generating_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
-    """The port around our own tensors, not copied, free to choose image codes.
+    """Return the port on our own tensors, not copied, with image tokens allowed.
 
-    Its forward sets the logits of image codes to the least number there is; a table without image
-    codes undoes that, as its users do.
+    Its forward masks the logits of all image tokens; a vocabulary map without image tokens
+    disables that, as its users do.
     """
     from transformers import ChameleonForConditionalGeneration
 
@@ -68,7 +68,7 @@ def generating_port(shape: DecoderConfig, ours: dict[str, Tensor]) -> Any:
     with torch.device("meta"):
         port = ChameleonForConditionalGeneration(config)
     port.load_state_dict(port_weights(shape, ours), strict=False, assign=True)
-    # What is no weight has to be made anew on the real device.
+    # Buffers that are no weights have to be rebuilt on the real device.
     rotary: Any = port.model.rotary_emb
     port.model.rotary_emb = type(rotary)(config).to(ours["embedding.weight"].device)
     port.model.vqmodel = None

@@ -64,23 +64,23 @@ from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.train.pretrain import pretrain
-from calumma.train.train_step import StepRules, lower_precision, to_device
+from calumma.train.train_step import StepRules, autocast_context, to_device
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What is measured."""
 
     shards: Path
     shape: DecoderShapeConfig
-    row_length: int
-    num_rows: int
-    rounds: int
-    unit: int
+    seq_len: int
+    batch_size: int
+    num_rounds: int
+    steps_per_turn: int
     """Steps that a side takes in its turn."""
 
     device: str
-    workers: int | str
+    num_workers: int | str
 
 
 def main() -> None:
@@ -103,17 +103,17 @@ def main() -> None:
             shape = DecoderShapeConfig(model_dim=32, num_layers=2, num_heads=2, num_kv_heads=2)
         if args.size:
             shape = DecoderShapeConfig(**DecoderShapeConfig.size(args.size))
-        setting = Setting(
+        setting = BenchSetting(
             shards=shards,
             shape=shape,
-            row_length=args.length,
-            num_rows=2 if args.quick else args.rows,
-            rounds=2 if args.quick else args.rounds,
-            unit=4 if args.quick else 20,
+            seq_len=args.length,
+            batch_size=2 if args.quick else args.rows,
+            num_rounds=2 if args.quick else args.rounds,
+            steps_per_turn=4 if args.quick else 20,
             device=args.device,
-            workers="auto" if args.workers < 0 else args.workers,
+            num_workers="auto" if args.workers < 0 else args.workers,
         )
-        ours, bare = both_sides(setting, folder / "run")
+        ours, bare = measure(setting, folder / "run")
     told = {"quick": args.quick, "setting": asdict(setting) | {"shards": str(args.shards or "")}}
     threads = torch.get_num_threads()
     print(
@@ -121,39 +121,39 @@ def main() -> None:
     )
 
 
-def both_sides(setting: Setting, run: Path) -> tuple[dict[str, float], dict[str, float]]:
+def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds a step of either side, the overhead, and the share of waiting for data."""
     config = run_config(setting)
-    settle = torch.cuda.synchronize if setting.device.startswith("cuda") else lambda: None
-    turn = bare_turn(setting, config, settle)
+    synchronize = torch.cuda.synchronize if setting.device.startswith("cuda") else lambda: None
+    turn = bare_turn(setting, config, synchronize)
     ours: list[Clocks] = []
-    bare: list[Clocks] = []
-    began = clocks()
+    direct: list[Clocks] = []
+    started = clocks()
 
     def progress(number: int, seen: Mapping[str, Any]) -> None:
-        nonlocal began
-        if number % setting.unit == 0:
-            settle()
+        nonlocal started
+        if number % setting.steps_per_turn == 0:
+            synchronize()
             if number:
-                ours.append(since(began))
-            bare.append(turn())
-            began = clocks()
+                ours.append(since(started))
+            direct.append(turn())
+            started = clocks()
 
     pretrain(config, run, progress)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     waited = sum(one["data_wait_fraction"] * one["step_seconds"] for one in lines[1:])
     # The first round warms both sides up; after the last, the bare side has had one turn more.
-    pairs = list(zip(ours[1:], bare[1:-1], strict=True))
+    pairs = list(zip(ours[1:], direct[1:-1], strict=True))
     wall, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
     overhead = statistics.median(one / other for one, other in wall) - 1
     data_wait = waited / sum(one["step_seconds"] for one in lines[1:])
     return {
-        "seconds_per_step": statistics.median(one for one, _ in wall) / setting.unit,
+        "seconds_per_step": statistics.median(one for one, _ in wall) / setting.steps_per_turn,
         "overhead": overhead,
         "overhead_without_waiting": overhead - data_wait * (1 + overhead),
         "overhead_processor": statistics.median(one / other for one, other in processor) - 1,
         "data_wait": data_wait,
-    }, {"seconds_per_step": statistics.median(other for _, other in wall) / setting.unit}
+    }, {"seconds_per_step": statistics.median(other for _, other in wall) / setting.steps_per_turn}
 
 
 Clocks = tuple[float, float]
@@ -169,10 +169,10 @@ def since(began: Clocks) -> Clocks:
     return now[0] - began[0], now[1] - began[1]
 
 
-def run_config(setting: Setting) -> PretrainConfig:
+def run_config(setting: BenchSetting) -> PretrainConfig:
     """A run as its TOML file would tell it, saved at its end alone."""
     weights = dict.fromkeys(ShardReader(setting.shards).manifest.sources, 1.0)
-    steps = setting.unit * (setting.rounds + 1)
+    steps = setting.steps_per_turn * (setting.num_rounds + 1)
     return PretrainConfig(
         shards=setting.shards,
         tokenizers=setting.shards,
@@ -180,9 +180,9 @@ def run_config(setting: Setting) -> PretrainConfig:
         save_every=steps,
         device=setting.device,
         model=setting.shape,
-        data=DataConfig(seq_len=setting.row_length, global_batch_size=setting.num_rows),
-        loader=LoaderConfig(workers=setting.workers),
-        diagnostics=DiagnosticsConfig(interval=setting.unit),
+        data=DataConfig(seq_len=setting.seq_len, global_batch_size=setting.batch_size),
+        loader=LoaderConfig(workers=setting.num_workers),
+        diagnostics=DiagnosticsConfig(interval=setting.steps_per_turn),
         optimizer=OptimizerConfig(lr=1e-4),
         stage_one=StageConfig(weights=weights),
         stage_two=StageTwoConfig(weights=weights),
@@ -190,7 +190,7 @@ def run_config(setting: Setting) -> PretrainConfig:
 
 
 def bare_turn(
-    setting: Setting, config: PretrainConfig, settle: Callable[[], None]
+    setting: BenchSetting, config: PretrainConfig, settle: Callable[[], None]
 ) -> Callable[[], Clocks]:
     """Takes a turn of steps without anything that only tells, on the rows of ours; its seconds."""
     reader = ShardReader(setting.shards)
@@ -217,27 +217,27 @@ def bare_turn(
             sums = cross_entropy_and_z_loss(
                 decoder.norm(hidden),
                 decoder.head,
-                micro.targets,
-                micro.counted,
+                micro.labels,
+                micro.loss_mask,
                 vocabulary,
                 z_loss_weight=rules.z_loss_weight,
             )
             return sums.total
 
-        with lower_precision(rules.compute_dtype, device, RankLayout()):
+        with autocast_context(rules.compute_dtype, device, RankLayout()):
             total = decoder(
-                micro.ids,
-                document_ids=micro.owners,
-                position_ids=micro.positions,
+                micro.input_ids,
+                document_ids=micro.document_ids,
+                position_ids=micro.position_ids,
                 head_fn=read,
             )
-        (total / micro.counted.sum()).backward()
+        (total / micro.loss_mask.sum()).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), rules.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
 
     def turn() -> Clocks:
-        batches = [stream.next() for _ in range(setting.unit)]
+        batches = [stream.next() for _ in range(setting.steps_per_turn)]
         settle()
         started = clocks()
         for batch in batches:

@@ -1,7 +1,7 @@
-"""Captions: what belongs to one concept, and which concepts are held out.
+"""Caption groups: the concept of a caption, and the split into training and held-out concepts.
 
-Pictures of one thing come from several families under nearly one name. A concept is either
-trained on or held out in all of them, or the held-out figures would be flattered.
+Several emoji families have images of one concept under similar names. All images of a concept are in
+the same split, so that evaluation on held-out concepts is not contaminated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from calumma.files import fingerprint
 Split = Literal["train", "held-out"]
 
 HELD_OUT_ONE_IN = 20
-"""One group of this many is held out: 5 %."""
+"""One group in this many is held out: 5 %."""
 
 SKIN_TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 """The skin tones of Unicode, in the order of the characters U+1F3FB to U+1F3FF."""
@@ -23,23 +23,23 @@ _SKIN_TONE = re.compile(r"[,:]?\s*\b(?:medium-light|medium-dark|light|medium|dar
 
 
 def collapse_whitespace(text: str) -> str:
-    """Put every run of white space as one space, and none at the ends."""
+    """Replace every run of white space by one space, and strip both ends."""
     return " ".join(text.split())
 
 
 def remove_skin_tone(caption: str) -> str:
-    """Leave out the skin tones that a caption names.
+    """Remove the names of skin tones from a caption.
 
-    >>> without_tone("woman, medium-dark skin tone, red hair")
+    >>> remove_skin_tone("woman, medium-dark skin tone, red hair")
     'woman, red hair'
     """
     return collapse_whitespace(_SKIN_TONE.sub("", caption))
 
 
 def normalize_caption(caption: str) -> str:
-    """Fold what does not change the concept: case, punctuation, articles, skin tone.
+    """Remove what does not change the concept: case, punctuation, articles, skin tone.
 
-    >>> normalised("The Waving Hand: dark skin tone")
+    >>> normalize_caption("The Waving Hand: dark skin tone")
     'waving hand'
     """
     words = re.sub(r"[\W_]+", " ", remove_skin_tone(caption.lower())).split()
@@ -47,10 +47,10 @@ def normalize_caption(caption: str) -> str:
 
 
 def caption_group(caption: str) -> str:
-    """The group of a caption: twelve hex digits that equal captions share."""
+    """Return the group of a caption: twelve hex digits of the normalized caption."""
     return fingerprint(normalize_caption(caption))
 
 
 def group_split(group: str) -> Split:
-    """Whether a group is held out; decided by the group alone, so it never changes."""
+    """Return the split of a group, which depends only on the group."""
     return "held-out" if int(group, 16) % HELD_OUT_ONE_IN == 0 else "train"

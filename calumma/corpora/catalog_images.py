@@ -1,4 +1,4 @@
-"""Corpora of pictures with captions, and of questions about pictures."""
+"""Catalog entries of captioned images and of visual question answering."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _CLDR = Package("npm", "cldr-annotations-full", "48.2.0")
 
 _EMOJI_WORDS = (
     "Names and groups of the emoji are from Unicode's emoji-test.txt, keywords from Unicode's CLDR "
-    "(Unicode licence), both changed in form."
+    "(Unicode license), both changed in form."
 )
 
 
 def _emoji_icons(
-    name: str, licence: str, package: Package, *, documents: int, notice: str
+    name: str, license: str, package: Package, *, documents: int, notice: str
 ) -> Corpus:
     return Corpus(
         name=name,
         kind="pairs",
         packages=(package, _UNICODE, _CLDR),
-        license=licence,
+        license=license,
         notice=f"{notice} {_EMOJI_WORDS}",
         redistributable=True,
         num_documents=documents,
@@ -44,13 +44,13 @@ def _emoji_icons(
 
 
 def _pairs(
-    name: str, package: Package, licence: str, reader: CorpusReader, *, free: bool, documents: int
+    name: str, package: Package, license: str, reader: CorpusReader, *, free: bool, documents: int
 ) -> Corpus:
     return Corpus(
         name=name,
         kind="pairs",
         packages=(package,),
-        license=licence,
+        license=license,
         redistributable=free,
         num_documents=documents,
         num_images=documents,
@@ -58,10 +58,10 @@ def _pairs(
     )
 
 
-def _iconify(name: str, version: str, licence: str, style: str, *, documents: int) -> Corpus:
+def _iconify(name: str, version: str, license: str, style: str, *, documents: int) -> Corpus:
     package = Package("npm", f"@iconify-json/{name}", version)
     reader = icons.iconify_reader(package.name, style)
-    return _pairs(name, package, licence, reader, free=False, documents=documents)
+    return _pairs(name, package, license, reader, free=False, documents=documents)
 
 
 IMAGE_CORPORA: tuple[Corpus, ...] = (
@@ -101,8 +101,8 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         license="public domain",
         notice="Drawings of the Open Clip Art Library, each dedicated to the public domain.",
         redistributable=True,
-        # Of 8,121 drawings, without duplicates and files that do not say they are public domain,
-        # and with one star polygon in seven.
+        # 8,121 drawings without duplicates, files without a public domain notice, and six of seven
+        # star polygons.
         num_documents=6854,
         num_images=6854,
         reader=clip_art.read_openclipart,
@@ -170,7 +170,7 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         license="CC-BY-4.0",
         notice="Twemoji. Copyright Twitter, Inc and other contributors. " + _EMOJI_WORDS,
         redistributable=False,
-        # Emoji of Unicode 15.0, of which there is a table of names; 16.0 has 126 more.
+        # Emoji of Unicode 15.0, whose names are known; 16.0 has 126 more.
         num_documents=3660,
         num_images=3660,
         reader=emoji.emoji_file_reader("emoji-datasource-twitter", "img/twitter/64"),
@@ -241,7 +241,7 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         documents=116,
     ),
 )
-"""Pictures with captions, the freest first."""
+"""Captioned images, the most permissive licenses first."""
 
 VQA_CORPORA: tuple[Corpus, ...] = (
     Corpus(
@@ -260,11 +260,11 @@ VQA_CORPORA: tuple[Corpus, ...] = (
         kind="evaluation",
         packages=(Package("pip", "bigbench", "1.0.0"),),
         license="Apache-2.0",
-        notice="CIFAR-10's test part as a task of BIG-bench, whose files must never be trained on.",
+        notice="CIFAR-10's test set as a task of BIG-bench, whose files must not be used for training.",
         redistributable=False,
         num_documents=10000,
         num_images=10000,
         reader=visual_questions.read_cifar10_test,
     ),
 )
-"""Questions about pictures, and pictures to be judged on."""
+"""Questions about images, and images for evaluation only."""

@@ -1,4 +1,4 @@
-"""The six categories of fine-tuning, as corpora made by templates out of other corpora."""
+"""Catalog entries of the six fine-tuning categories, built by templates from other corpora."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PYTHON = (
 )
 
 WORDS_ONE_IN = 4
-"""One gloss of WordNet in so many becomes a question."""
+"""One WordNet gloss in this many becomes a question."""
 
 SourceReaders = Mapping[str, Callable[[], Iterator[Document]]]
-"""Readers of the corpora that a category is made of, by their names."""
+"""Readers of the corpora from which a category is built, by name."""
 
 
 def _category(
@@ -40,13 +40,13 @@ def _category(
     make: Callable[[SourceReaders], Iterable[Document]],
     counts: list[int],
 ) -> Corpus:
-    """A corpus of a category.
+    """Build the catalog entry of a category.
 
     Args:
-        name: after "sft-"; the category's, with hyphens.
-        of: names of the corpora that it is made of.
-        make: turns them into conversations.
-        counts: documents and images to expect.
+        name: name of the category, with hyphens; the corpus is "sft-" + name.
+        of: names of the corpora from which it is built.
+        make: converts them to conversations.
+        counts: expected numbers of documents and images.
     """
     parts = [_KNOWN[part] for part in of]
     packages = tuple(dict.fromkeys(package for part in parts for package in part.packages))
@@ -123,4 +123,4 @@ INSTRUCTION_CORPORA: tuple[Corpus, ...] = (
     ),
     _category("safety", ("wordnet",), _safety, [2189, 0]),
 )
-"""All six, with the counts of these versions of the packages."""
+"""All six categories, with the counts of these package versions."""

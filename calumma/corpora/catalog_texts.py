@@ -1,4 +1,4 @@
-"""Corpora of texts, and of texts with figures."""
+"""Catalog entries of texts and of interleaved documentation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from calumma.corpora.sources import (
 
 def _pages(
     package: Package,
-    licence: str,
+    license: str,
     *,
     documents: int,
     images: int,
     pattern: str = "**/*.html",
 ) -> Corpus:
     reader = manuals.illustrated_page_reader(package.name, "usr/share/doc", pattern)
-    manual = _manual(package, licence, reader, documents=documents, images=images)
+    manual = _manual(package, license, reader, documents=documents, images=images)
     return replace(manual, redistributable=True)
 
 
 def _manual(
-    package: Package, licence: str, reader: CorpusReader, *, documents: int, images: int
+    package: Package, license: str, reader: CorpusReader, *, documents: int, images: int
 ) -> Corpus:
     return Corpus(
         name=package.name,
         kind="interleaved",
         packages=(package,),
-        license=licence,
+        license=license,
         redistributable=False,
         num_documents=documents,
         num_images=images,
@@ -43,26 +43,26 @@ def _manual(
 
 
 def _prose(
-    name: str, package: Package, licence: str, reader: CorpusReader, *, documents: int
+    name: str, package: Package, license: str, reader: CorpusReader, *, documents: int
 ) -> Corpus:
     return Corpus(
         name=name,
         kind="text",
         packages=(package,),
-        license=licence,
+        license=license,
         redistributable=False,
         num_documents=documents,
         reader=reader,
     )
 
 
-def _dictionary(package: Package, licence: str, *, free: bool, documents: int) -> Corpus:
+def _dictionary(package: Package, license: str, *, free: bool, documents: int) -> Corpus:
     name = package.name.removeprefix("dict-")
     return Corpus(
         name=name,
         kind="text",
         packages=(package,),
-        license=licence,
+        license=license,
         redistributable=free,
         num_documents=documents,
         reader=dictionaries.dictionary_reader(package.name, name),
@@ -182,17 +182,17 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         Package("apt", "libreoffice-help-en-us", "4:7.4.7-1+deb12u14"),
         "MPL-2.0 and Apache-2.0",
         manuals.page_text_reader("libreoffice-help-en-us", "usr/share/libreoffice/help/en-US/text"),
-        # Of 2,561 pages; without redirects, and lists of a few words.
+        # 2,561 pages without redirects and short lists.
         documents=2480,
     ),
     _prose(
         "manpages",
         Package("apt", "manpages", "6.03-2"),
-        "GPL-2.0-or-later, BSD and verbatim licences by file",
+        "GPL-2.0-or-later, BSD and verbatim licenses by file",
         plain_text.plain_text_reader(
             "manpages", "usr/share/man", "man*/*.gz", plain_text.roff_to_text
         ),
-        # Without the comments, and pages that only refer to another.
+        # Without pages that only refer to another.
         documents=207,
     ),
     _prose(
@@ -220,7 +220,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
             plain_text.strip_license_comment,
             exclude="/translations/",
         ),
-        # The package holds every page twice; those beside the HTML are not read.
+        # The package contains every page twice; the copies next to the HTML are not read.
         documents=2675,
     ),
     replace(
@@ -228,11 +228,11 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
             Package("apt", "endless-sky-data", "0.9.8-1.2"),
             "GPL-3.0-or-later; photographs CC-BY-SA-4.0 and others by file",
             conversations.read_story_conversations,
-            # A mission may hold several conversations; each is a document.
+            # One document per conversation; a mission may have several.
             documents=20,
             images=21,
         ),
         name="endless-sky-conversations",
     ),
 )
-"""Documentation, novels and dictionaries, the freest first."""
+"""Documentation and dictionaries, the most permissive licenses first."""

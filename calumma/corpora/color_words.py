@@ -1,8 +1,8 @@
-"""Eleven colour words, and which of them the opaque pixels of a picture have.
+"""Classification of pixels by eleven color words.
 
-The words are Berlin and Kay's eleven basic ones. The borders between them in hue (degrees),
-saturation and value (0 to 1) were set by eye on emoji and clip art; pixels between two words, such
-as beige, count for none, so the shares of a picture may add up to less than one.
+The words are Berlin and Kay's eleven basic color terms. The borders between them in hue (degrees),
+saturation and value (0 to 1) were set by visual inspection of emoji and clip art. Pixels between two
+words, such as beige, have none, so the fractions of an image may add up to less than one.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from numpy.typing import NDArray
 COLOR_WORDS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",
 )  # fmt: skip
-"""The words, in the order of the codes that `colour_codes` gives."""
+"""The words; `color_codes` returns indices into this tuple."""
 
 NO_COLOR = -1
 _CODE = {word: code for code, word in enumerate(COLOR_WORDS)}
 
 MIN_OPAQUE_ALPHA = 128
-"""Alpha from which a pixel counts."""
+"""Minimum alpha of the pixels that are classified."""
 
 _HUES = (
     (15, "red"), (36, "orange"), (68, "yellow"), (165, "green"), (255, "blue"), (290, "purple"),
     (345, "pink"), (361, "red"),
 )  # fmt: skip
-"""Upper borders of hue for clear, strong colours."""
+"""Upper borders of hue, for saturated colors."""
 
 
 @dataclass(frozen=True)
 class MainColor:
-    """The colour word that most opaque pixels have, and their share of the opaque pixels."""
+    """The most frequent color word of the opaque pixels, and the fraction of pixels that have it."""
 
     word: str
     fraction: float
 
 
 def main_color(image: PIL.Image.Image) -> MainColor | None:
-    """The commonest colour word of a picture's opaque pixels.
+    """Find the most frequent color word of an image's opaque pixels.
 
     Returns:
-        The word and its share (0 to 1); None if no opaque pixel has a word.
+        The word and its fraction; None if no opaque pixel has a word.
     """
     rgba = np.asarray(image.convert("RGBA"))
     opaque = rgba[rgba[..., 3] >= MIN_OPAQUE_ALPHA][:, :3]
@@ -56,13 +56,13 @@ def main_color(image: PIL.Image.Image) -> MainColor | None:
 
 
 def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Name each pixel.
+    """Classify each pixel.
 
     Args:
         rgb: [N, 3] uint8, red, green, blue.
 
     Returns:
-        [N] int8, places in `COLOUR_WORDS`; `NO_WORD` for pixels between two words.
+        [N] int8, indices into `COLOR_WORDS`; `NO_COLOR` for pixels between two words.
     """
     hue, saturation, value = _hue_saturation_value(rgb)
     codes = np.full(len(rgb), NO_COLOR, dtype=np.int8)
@@ -77,7 +77,7 @@ def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
     codes[reddish & (saturation < 0.6) & (value > 0.75)] = _CODE["pink"]
     codes[warm & (hue >= 15) & (saturation < 0.4) & (value >= 0.7)] = NO_COLOR
 
-    # Steel and slate are bluish, and people call them grey; dark red-brown is called brown.
+    # Steel and slate are bluish but are called gray; dark red-brown is called brown.
     codes[(hue < 15) & (value < 0.5)] = _CODE["brown"]
     pale = saturation < np.where((hue >= 180) & (hue < 250), 0.28, 0.15)
     codes[pale] = _CODE["grey"]
@@ -89,7 +89,7 @@ def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int8]:
 def _hue_saturation_value(
     rgb: NDArray[np.uint8],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """[N, 3] uint8 to three [N] arrays: hue (0 to 360 degrees), saturation and value (0 to 1)."""
+    """Convert [N, 3] uint8 to [N] hue (0 to 360 degrees), saturation and value (0 to 1)."""
     red, green, blue = (rgb[:, channel] / 255.0 for channel in range(3))
     high, low = rgb.max(axis=1) / 255.0, rgb.min(axis=1) / 255.0
     spread = np.where(high > low, high - low, 1.0)

@@ -1,12 +1,11 @@
-"""Fetch a corpus: packages to a folder of documents, with its attribution, and counted.
+"""Fetch a corpus: download its packages, and write their documents with attribution and counts.
 
     OUT/NAME/00000.parquet ...   documents, `DOCUMENTS_PER_FILE` in each
-    OUT/NAME/ATTRIBUTION.md      licence, packages and whose work it is
-    OUT/NAME/licences/           what the packages themselves say
-    OUT/NAME/corpus.json         what was fetched; written last, so a folder with it is whole
+    OUT/NAME/ATTRIBUTION.md      license, packages and authors
+    OUT/NAME/licenses/           license files of the packages
+    OUT/NAME/corpus.json         packages and counts; written last, so a folder with it is complete
 
-What is done is not done again: packages stay in the cache, and files of documents that are whole
-are kept.
+Completed work is not repeated: packages stay in the cache, and complete files of documents are kept.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from calumma.files import make_folder, read_json, write_json
 from calumma.runtime import STOP
 
 DOCUMENTS_PER_FILE = 1000
-"""Documents in one Parquet file: what an interrupted fetch may have to do again."""
+"""Documents in one Parquet file: the most work that an interrupted fetch repeats."""
 
 _RECORD = "corpus.json"
 
 
 @dataclass(frozen=True)
 class FetchedCorpus:
-    """What lies in the folder of a fetched corpus."""
+    """A fetched corpus and its counts."""
 
     folder: Path
     num_documents: int
@@ -44,15 +43,15 @@ class FetchedCorpus:
     num_words: int
 
     is_partial: bool
-    """Whether only a part was asked for, so that counts were not compared."""
+    """Whether a limit was given, so that the counts were not compared."""
 
     is_new: bool
-    """Whether this call did any work."""
+    """Whether this call fetched anything."""
 
 
 @dataclass
 class CorpusCounts:
-    """What has been read so far."""
+    """Numbers of documents, images and words read so far."""
 
     num_documents: int = 0
     num_images: int = 0
@@ -76,16 +75,16 @@ def fetch_corpus(
     """Fetch one corpus into `out/NAME`.
 
     Args:
-        corpus: which.
-        out: the folder that holds corpora.
-        limit: stop after so many documents; counts are then not compared.
+        corpus: the catalog entry.
+        out: the parent folder of corpora.
+        limit: maximum number of documents; counts are then not compared.
         say: told in a line what begins.
         progress: told after each document what has been read.
 
     Raises:
-        CorpusError: a package cannot be fetched, or the counts are not the catalog's.
+        CorpusError: a package cannot be fetched, or the counts differ from the catalog.
         OutputError: the folder cannot be written.
-        Interrupted: a signal asked to stop; the same call goes on from there.
+        Interrupted: a signal stopped the run; the same call continues it.
     """
     folder = make_folder(out / corpus.name)
     request = _request(corpus, limit)
@@ -106,14 +105,14 @@ def fetch_corpus(
 
 
 def is_fetched(corpus: Corpus, out: Path) -> bool:
-    """Whether the whole corpus lies in `out/NAME`."""
+    """Return whether `out/NAME` holds the complete corpus."""
     return _done(out / corpus.name, _request(corpus, None)) is not None
 
 
 def _request(corpus: Corpus, limit: int | None) -> dict[str, Any]:
     return {
         "corpus": corpus.name,
-        "licence": corpus.license,
+        "license": corpus.license,
         "packages": [str(package) for package in corpus.packages],
         "limit": limit,
     }
@@ -138,7 +137,7 @@ def _counted(
 
 
 def _write_files(folder: Path, request: dict[str, Any], documents: Iterator[Document]) -> None:
-    """Write the documents in files; those of an earlier, interrupted call for the same are kept."""
+    """Write the documents to files, keeping those of an interrupted call of the same request."""
     begun = folder / "begun.json"
     if not begun.exists() or read_json(begun) != request:
         for old in [*folder.glob("*.parquet"), folder / _RECORD]:
@@ -156,7 +155,7 @@ def _write_files(folder: Path, request: dict[str, Any], documents: Iterator[Docu
 
 
 def _in_memory(document: Document) -> Document:
-    """The document with pictures of at most 512 pixels a side, as bytes."""
+    """Load the images of a document, scaled down to at most 512 pixels per side."""
     return dataclasses.replace(
         document,
         content=_shrunk(document.content),
@@ -170,11 +169,11 @@ def _shrunk(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 def _require_counts(corpus: Corpus, counts: CorpusCounts) -> None:
     found = (counts.num_documents, counts.num_images)
-    wanted = (corpus.num_documents, corpus.num_images)
-    if found != wanted:
+    expected = (corpus.num_documents, corpus.num_images)
+    if found != expected:
         raise CorpusError(
             f"{corpus.name}: {found[0]:,} documents with {found[1]:,} images found in "
-            f"{', '.join(map(str, corpus.packages))}; expected {wanted[0]:,} with {wanted[1]:,}. "
-            "A package has changed or is broken: remove it from the cache and fetch again, or "
-            "take what is there with --limit."
+            f"{', '.join(map(str, corpus.packages))}; expected {expected[0]:,} with {expected[1]:,}. "
+            "A package has changed or is corrupt: remove it from the cache and fetch again, or use "
+            "--limit."
         )

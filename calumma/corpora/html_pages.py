@@ -1,4 +1,4 @@
-"""HTML pages of packages as text and pictures in reading order."""
+"""HTML pages of packages as text and images in reading order."""
 
 from __future__ import annotations
 
@@ -15,37 +15,39 @@ from calumma.errors import CorpusError, ImageError
 _GENERATED = re.compile(
     r"(__coll__graph|__inherit__graph|__incl|__dep__incl|_cgraph|_icgraph|doxygen|logo)"
 )
-"""Names of pictures that tools draw of code, and of logos."""
+"""Names of logos and of images that tools generate from code."""
 
 
 @dataclass(frozen=True)
 class PageImage:
-    """A picture on a page."""
+    """An image of a page."""
 
     path: Path
     caption: str
-    """What the page says in the picture's stead; often empty."""
+    """The alternative text; often empty."""
 
 
 PageSegment = str | PageImage
 
 
 def read_page(path: Path, root: Path) -> list[PageSegment]:
-    """Read the text and the pictures of one page.
+    """Read the text and the images of one page.
 
     Args:
         path: the HTML file, in UTF-8.
-        root: the folder of the unpacked package; pictures outside are left out.
+        root: the folder of the unpacked package; images outside are skipped.
 
     Returns:
-        Runs of text, tidied, and pictures of at least 48 x 48 pixels, in reading order.
+        Runs of normalized text, and images of at least 48 x 48 pixels, in reading order.
 
     Raises:
         CorpusError: lxml is not installed.
     """
-    folder, inside = path.parent, root.resolve()
+    folder, package = path.parent, root.resolve()
     try:
-        return extract_segments(path.read_bytes(), lambda element: _figure(element, folder, inside))
+        return extract_segments(
+            path.read_bytes(), lambda element: _page_image(element, folder, package)
+        )
     except ImportError as error:
         raise CorpusError(
             "this corpus is read from HTML pages, and lxml is not installed; expected it to read "
@@ -53,9 +55,9 @@ def read_page(path: Path, root: Path) -> list[PageSegment]:
         ) from error
 
 
-def _figure(element: Any, folder: Path, root: Path) -> PageImage | None:
+def _page_image(element: Any, folder: Path, root: Path) -> PageImage | None:
     source = element.get("src") or element.get("data") or ""
-    # Links are followed by hand: Debian puts pictures that packages share elsewhere.
+    # Symbolic links may lead out of the package: Debian shares images between packages.
     path = local_path(source, folder)
     if path is None or _GENERATED.search(urlsplit(source).path):
         return None

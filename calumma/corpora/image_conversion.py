@@ -1,4 +1,4 @@
-"""Pictures on their way into documents: vectors drawn, large ones made smaller, files written."""
+"""Image conversion for corpora: SVG to PNG, scaling down, PNG and WebP encoding."""
 
 from __future__ import annotations
 
@@ -16,87 +16,87 @@ from calumma.documents.scorers import on_white
 from calumma.errors import CorpusError, ImageError
 
 SVG_SIDE = 256
-"""Pixels of the longer side at which vectors are drawn."""
+"""Longer side in pixels of rasterized SVG images."""
 
 MAX_IMAGE_SIDE = 512
-"""Pixels of the longer side above which a raster picture is made smaller."""
+"""Longer side in pixels to which larger images are scaled down."""
 
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
 
 
 def rasterize_svg(svg: str, side: int = SVG_SIDE) -> bytes:
-    """Draw a vector so that it fits a square.
+    """Rasterize an SVG image so that it fits a square.
 
     Args:
         svg: the XML text.
-        side: pixels of the longer side.
+        side: longer side in pixels.
 
     Returns:
         A PNG file with transparency.
 
     Raises:
         CorpusError: resvg_py is not installed.
-        ImageError: the text is no SVG that can be drawn.
+        ImageError: the text is not valid SVG.
     """
     try:
         import resvg_py
     except ImportError as error:
         raise CorpusError(
-            "this corpus holds vector pictures, and resvg_py is not installed; expected it to draw "
+            "this corpus contains SVG images, and resvg_py is not installed; expected it to rasterize "
             "them. Install it: pip install 'calumma[corpora]'."
         ) from error
     try:
-        # The width decides the scale; a tall vector comes out higher and is fitted afterwards.
-        # Without the system's fonts a picture is the same on every machine. Sizes in points need
-        # a resolution: CSS's, of which resvg_py would take 0.
-        drawn = bytes(
+        # The width sets the scale; a tall image comes out higher and is scaled down afterwards.
+        # Without system fonts the result is the same on every machine. Sizes in points need a
+        # resolution: CSS defines 96 dpi, but resvg_py's default is 0.
+        data = bytes(
             resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96, skip_system_fonts=True)
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise ImageError(
-            f"a vector picture cannot be drawn ({error}); expected SVG. Leave it out."
+            f"an SVG image cannot be rasterized ({error}); expected valid SVG. Exclude it."
         ) from error
-    picture = PIL.Image.open(io.BytesIO(drawn))
-    return drawn if picture.height <= side else encode_small_png(fit_within(picture, side))
+    image = PIL.Image.open(io.BytesIO(data))
+    return data if image.height <= side else encode_small_png(fit_within(image, side))
 
 
-def fit_within(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
-    """The picture in RGB or RGBA, made smaller if its longer side is over `side` pixels."""
-    picture = picture.convert("RGBA" if has_transparency(picture) else "RGB")
-    scale = side / max(picture.size)
+def fit_within(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
+    """Convert an image to RGB or RGBA, scaled down if its longer side is over `side` pixels."""
+    image = image.convert("RGBA" if has_transparency(image) else "RGB")
+    scale = side / max(image.size)
     if scale >= 1:
-        return picture
-    width, height = (max(1, round(length * scale)) for length in picture.size)
-    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+        return image
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), PIL.Image.Resampling.LANCZOS)
 
 
-def has_transparency(picture: PIL.Image.Image) -> bool:
-    """Whether any pixel of the picture is not wholly opaque."""
-    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+def has_transparency(image: PIL.Image.Image) -> bool:
+    """Return whether any pixel is not opaque."""
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
         return False
-    lowest = np.asarray(picture.convert("RGBA").getchannel("A")).min()
+    lowest = np.asarray(image.convert("RGBA").getchannel("A")).min()
     return bool(lowest < 255)
 
 
-def encode_small_png(picture: PIL.Image.Image) -> bytes:
-    """The picture as a PNG file."""
+def encode_small_png(image: PIL.Image.Image) -> bytes:
+    """Encode an image as an optimized PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def encode_webp(picture: PIL.Image.Image, quality: int) -> bytes:
-    """The picture as a lossy WebP file; `quality` (0 to 100) is that of colours and of alpha."""
+def encode_webp(image: PIL.Image.Image, quality: int) -> bytes:
+    """Encode an image as lossy WebP; `quality` (0 to 100) applies to colors and alpha."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality, alpha_quality=quality, method=4)
+    image.save(buffer, "WEBP", quality=quality, alpha_quality=quality, method=4)
     return buffer.getvalue()
 
 
 def image_from_file(path: Path) -> Image:
-    """A picture's file, read when it is expected; a vector is drawn at once.
+    """Return an image part for a file, which is read later; an SVG file is rasterized now.
 
     Raises:
-        ImageError: the file holds no picture that may be opened.
+        ImageError: the file is not an image, or too large.
     """
     if path.suffix == ".svg":
         return Image(data=rasterize_svg(path.read_text("utf-8", errors="replace")))
@@ -105,10 +105,10 @@ def image_from_file(path: Path) -> Image:
 
 
 def shrink_image(image: Image, max_side: int = MAX_IMAGE_SIDE) -> Image:
-    """The picture in memory: the bytes of its file, or WebP where it had to be made smaller.
+    """Load an image: the bytes of its file, or WebP if it has to be scaled down.
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image is unreadable.
     """
     if image.path is None or max(image_size(image.path)) <= max_side:
         return Image(data=image.read_bytes())
@@ -117,29 +117,31 @@ def shrink_image(image: Image, max_side: int = MAX_IMAGE_SIDE) -> Image:
 
 @functools.lru_cache(maxsize=100_000)
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, read from the head of the file; vectors count as drawn.
+    """Return width and height in pixels from the file's header; for SVG the rasterized size.
 
     Raises:
-        ImageError: the file holds no picture.
+        ImageError: the file is not an image, or too large.
     """
     if path.suffix == ".svg":
         return SVG_SIDE, SVG_SIDE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as picture:
-                size = picture.size
+            with PIL.Image.open(path) as image:
+                size = image.size
     except (OSError, SyntaxError, ValueError, *_BOMBS) as error:
-        raise ImageError(f"{path}: no picture can be read there; leave it out.") from error
+        raise ImageError(f"{path}: not an image; expected one. Exclude it.") from error
     if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"{path}: {size[0]} x {size[1]} pixels are too many; leave it out.")
+        raise ImageError(
+            f"{path}: {size[0]} x {size[1]} pixels; expected at most {MAX_PIXELS:,}. Exclude it."
+        )
     return size
 
 
-def is_blank(picture: PIL.Image.Image) -> bool:
-    """Whether hardly anything is to be seen, on white as on black: nearly one colour."""
-    shown = np.asarray(on_white(picture).convert("L"), dtype=np.float64)
-    if not has_transparency(picture):
-        return float(shown.std()) < 8
-    alpha = np.asarray(picture.convert("RGBA").getchannel("A"), dtype=np.float64)
-    return float(shown.std()) < 8 or float((alpha > 32).mean()) < 0.04
+def is_blank(image: PIL.Image.Image) -> bool:
+    """Return whether an image is nearly one color, or nearly transparent."""
+    gray = np.asarray(on_white(image).convert("L"), dtype=np.float64)
+    if not has_transparency(image):
+        return float(gray.std()) < 8
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float64)
+    return float(gray.std()) < 8 or float((alpha > 32).mean()) < 0.04

@@ -1,8 +1,8 @@
-"""Fetching packages through their ordinary clients: pip, npm, apt. Nothing is installed.
+"""Download packages with pip, npm and apt-get into a cache. Nothing is installed.
 
-A package is downloaded and unpacked into the cache, under its registry, name and version; what lies
-there is whole and is not fetched again. No code of a package runs, but for a source archive's
-`setup.py`, which pip asks for its metadata in an environment of its own.
+A package is unpacked into a cache folder named after its registry, name and version; a folder that
+exists is complete and is not downloaded again. No code of a package runs, except a source archive's
+`setup.py`, which pip runs in an isolated environment to read the metadata.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _NETWORK_ERROR = re.compile(
 )
 _FIXES: dict[Registry, str] = {
     "apt": "This corpus needs Debian 12 and fresh lists (sudo apt-get update).",
-    "npm": "See what there is: npm view NAME versions.",
-    "pip": "See what there is: pip index versions NAME.",
+    "npm": "List the versions: npm view NAME versions.",
+    "pip": "List the versions: pip index versions NAME.",
 }
 _CLIENT_FIXES: dict[str, str] = {
-    "apt-get": "It comes with Debian; on another system leave this corpus out.",
-    "dpkg": "It comes with Debian; on another system leave this corpus out.",
-    "npm": "Install Node.js (https://nodejs.org), which brings npm.",
+    "apt-get": "It is part of Debian; this corpus needs Debian.",
+    "dpkg": "It is part of Debian; this corpus needs Debian.",
+    "npm": "Install Node.js (https://nodejs.org), which includes npm.",
 }
 
 StatusCallback = Callable[[str], None]
@@ -72,15 +72,15 @@ def fetch_package(package: Package, on_status: StatusCallback = lambda line: Non
 
 def _download(package: Package, folder: Path) -> None:
     if package.registry == "apt":
-        wanted = f"{package.name}={package.version}"
-        _run(package, [_client("apt-get"), "download", wanted], folder)
+        requirement = f"{package.name}={package.version}"
+        _run(package, [_client("apt-get"), "download", requirement], folder)
     elif package.registry == "npm":
-        wanted = f"{package.name}@{package.version}"
-        _run(package, [_client("npm"), "pack", "--ignore-scripts", wanted], folder)
+        requirement = f"{package.name}@{package.version}"
+        _run(package, [_client("npm"), "pack", "--ignore-scripts", requirement], folder)
     else:
-        wanted = f"{package.name}=={package.version}"
+        requirement = f"{package.name}=={package.version}"
         options = ["--no-deps", "--disable-pip-version-check", "--dest", str(folder)]
-        _run(package, [*_pip(), "download", *options, wanted], folder)
+        _run(package, [*_pip(), "download", *options, requirement], folder)
 
 
 def _client(name: str) -> str:
@@ -107,33 +107,34 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         ) from error
     if done.returncode == 0:
         return
-    said = done.stderr + done.stdout
+    output = done.stderr + done.stdout
     client = Path(command[0]).name
-    if _NETWORK_ERROR.search(said):
+    if _NETWORK_ERROR.search(output):
         raise CorpusError(
-            f"{client} does not reach its registry; expected {package}. Connect to the network and "
-            "run the same command again: what is fetched already is kept."
+            f"{client} cannot reach its registry; expected {package}. Connect to the network and "
+            "run the same command again: completed downloads are kept."
         )
-    if "No module named pip" in said:
+    if "No module named pip" in output:
         raise CorpusError("pip is not installed; expected it to fetch packages. Install pip.")
-    way_out = _FIXES[package.registry].replace("NAME", package.name)
+    fix = _FIXES[package.registry].replace("NAME", package.name)
     raise CorpusError(
-        f"{client} could not fetch {package}: {_error_line(said)}; expected exactly this version. "
-        f"{way_out}"
+        f"{client} could not fetch {package}: {_error_line(output)}; expected exactly this version. "
+        f"{fix}"
     )
 
 
-def _error_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _error_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(E:|ERROR|error:|npm (ERR!|error))", line)]
-    return (errors or lines or ["it said nothing"])[0].rstrip(".")
+    return (errors or lines or ["no output"])[0].rstrip(".")
 
 
 def _only_file(package: Package, folder: Path) -> Path:
     files = sorted(folder.iterdir())
     if len(files) != 1:
         raise CorpusError(
-            f"{len(files)} files came for {package}; expected one. Remove {folder} and try again."
+            f"{len(files)} files were downloaded for {package}; expected one. Remove {folder} and try "
+            "again."
         )
     return files[0]
 
@@ -154,6 +155,6 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
                         tar.extract(member, folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise CorpusError(
-            f"{archive.name} is no whole archive ({error}); expected {package}. "
+            f"{archive.name} is a corrupt archive ({error}); expected {package}. "
             f"Remove {archive.parent} and run the same command again."
         ) from error

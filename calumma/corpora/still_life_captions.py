@@ -146,23 +146,24 @@ def _page(
 def _change(
     scene: StillLife, pool: ObjectPool, random: np.random.Generator
 ) -> tuple[str, StillLife]:
-    free = _new_thing(scene, pool, random)
+    """Change a thing, the order or the ground; return the sentence about it and the new scene."""
+    new = _new_thing(scene, pool, random)
     kind = random.random()
     if kind < 0.4:
         number = int(random.integers(len(scene.things)))
         old = scene.things[number]
-        things = (*scene.things[:number], free, *scene.things[number + 1 :])
-        return f"In place of the {old.name} there is now {with_article(free.name)}.", replace(
+        things = (*scene.things[:number], new, *scene.things[number + 1 :])
+        return f"In place of the {old.name} there is now {with_article(new.name)}.", replace(
             scene, things=things
         )
     if kind < 0.7 and scene.layout in ("row", "column"):
         first, second = scene.things
         sentence = f"The {first.name} and the {second.name} change places."
         return sentence, replace(scene, things=(second, first))
-    colours = {thing.color for thing in scene.things}
+    colors = {thing.color for thing in scene.things}
     while True:
         ground = pool.sample_ground(random)
-        if ground != scene.ground and not ground.colors & colours:
+        if ground != scene.ground and not ground.colors & colors:
             return f"Now the same on {with_article(ground.description)}.", replace(
                 scene, ground=ground
             )

@@ -1,12 +1,12 @@
-"""Make a corpus: as many documents as asked for, streamed into Parquet files, with a data card.
+"""The generated corpus of still lifes: Parquet files of any number of documents, with a data card.
 
     OUT/NAME/00000.parquet ...   documents, `DOCUMENTS_PER_FILE` in each
-    OUT/NAME/ATTRIBUTION.md      whose things are in the pictures, and their licences
-    OUT/NAME/CARD.md             what it is, its counts, and what is known to be bad
-    OUT/NAME/corpus.json         what was made; written last, so a folder with it is whole
+    OUT/NAME/ATTRIBUTION.md      authors and licenses of the things in the images
+    OUT/NAME/CARD.md             description, counts and known limitations
+    OUT/NAME/corpus.json         config and counts; written last, so a folder with it is complete
 
-A document follows from the seed and its number alone. So a longer corpus begins with a shorter
-one of the same seed, and what was interrupted, or made shorter before, goes on from its files.
+A document depends only on the seed and its number. So a longer corpus begins with a shorter one of
+the same seed, and an interrupted or shorter corpus is continued from its files.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from calumma.runtime import STOP
 
 DOCUMENTS_PER_FILE = 1000
 STILL_LIFES = "still-lifes"
-STILL_LIFE_VERSION = 1
-"""Goes up when the documents of a seed change."""
+STILL_LIFE_VERSION = 2
+"""Incremented when the documents of a seed, or the columns of their files, change."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StillLifeConfig:
-    """Which still lifes are made."""
+    """The number of still lifes, their seed and their size."""
 
     num_documents: int
     seed: int = 0
     side: int = 128
-    """Pixels to a side of the pictures."""
+    """Side of the images in pixels."""
 
 
 @dataclass(frozen=True)
 class StillLifeCorpus:
-    """What lies in the folder of a corpus that was made."""
+    """A generated corpus and its counts."""
 
     folder: Path
     num_documents: int
@@ -54,30 +54,33 @@ class StillLifeCorpus:
     num_words: int
 
     is_new: bool
-    """Whether this call did any work."""
+    """Whether this call generated anything."""
 
 
 def generate_still_lifes(
-    out: Path, config: StillLifeConfig, progress: Callable[[int], None] = lambda documents: None
+    out: Path,
+    config: StillLifeConfig,
+    on_progress: Callable[[int], None] = lambda num_documents: None,
 ) -> StillLifeCorpus:
-    """Make the still lifes of a seed in `out/still-lifes`.
+    """Generate the still lifes of a seed in `out/still-lifes`.
 
     Args:
-        out: the folder that holds corpora.
-        config: how many and which.
-        progress: told how many documents each file adds.
+        out: the parent folder of corpora.
+        config: number, seed and size.
+        on_progress: called after each file with its number of documents.
 
     Raises:
         OutputError: the folder cannot be written.
-        Interrupted: a signal asked to stop; the same call goes on from there.
+        Interrupted: a signal stopped the run; the same call continues it.
     """
     folder = make_folder(out / STILL_LIFES)
     request = {"version": STILL_LIFE_VERSION, "seed": config.seed, "side": config.side}
     record = folder / "corpus.json"
     done = read_json(record) if record.is_file() else {}
-    if {key: done.get(key) for key in request} == request and _whole(done, config):
-        return _made(folder, Counter(done["counts"]), fresh=False)
-    _begin(folder, request, -(-config.num_documents // DOCUMENTS_PER_FILE))
+    if {key: done.get(key) for key in request} == request:
+        if done["counts"]["documents"] == config.num_documents:
+            return _corpus(folder, Counter(done["counts"]), is_new=False)
+    _prepare_folder(folder, request, -(-config.num_documents // DOCUMENTS_PER_FILE))
     counts: Counter[str] = Counter()
     for number, first in enumerate(range(0, config.num_documents, DOCUMENTS_PER_FILE)):
         STOP.check(f"{number} files of documents are in {folder}")
@@ -86,74 +89,70 @@ def generate_still_lifes(
         if not path.exists() or pq.read_metadata(path).num_rows != size:
             write_parquet(path, _documents(config, first, size))
         _count(read_documents([path]), counts)
-        progress(size)
+        on_progress(size)
     copy_attribution(folder)
     write_text(folder / "CARD.md", _card(config, counts))
     write_json(record, {**request, "counts": dict(counts)})
-    return _made(folder, counts, fresh=True)
+    return _corpus(folder, counts, is_new=True)
 
 
-def _made(folder: Path, counts: Counter[str], *, fresh: bool) -> StillLifeCorpus:
-    return StillLifeCorpus(folder, counts["documents"], counts["images"], counts["words"], fresh)
+def _corpus(folder: Path, counts: Counter[str], *, is_new: bool) -> StillLifeCorpus:
+    return StillLifeCorpus(folder, counts["documents"], counts["images"], counts["words"], is_new)
 
 
-def _whole(done: dict[str, Any], config: StillLifeConfig) -> bool:
-    return bool(done["counts"]["documents"] == config.num_documents)
-
-
-def _begin(folder: Path, request: dict[str, Any], files: int) -> None:
-    """Keep the files of the same seed, and no others; until all are there, nothing vouches."""
+def _prepare_folder(folder: Path, request: dict[str, Any], num_files: int) -> None:
+    """Delete corpus.json, and all files but those of the same seed."""
     (folder / "corpus.json").unlink(missing_ok=True)
     begun = folder / "begun.json"
     same = begun.is_file() and read_json(begun) == request
     for old in folder.glob("*.parquet"):
-        if not same or int(old.stem) >= files:
+        if not same or int(old.stem) >= num_files:
             old.unlink()
     write_json(begun, request)
 
 
 def _documents(config: StillLifeConfig, first: int, size: int) -> Iterator[Document]:
-    things = object_pool()
+    pool = object_pool()
     for number in range(first, first + size):
-        yield make_still_life_document(number, config.seed, things, config.side)
+        yield make_still_life_document(number, config.seed, pool, config.side)
 
 
 def _count(documents: Iterator[Document], counts: Counter[str]) -> None:
-    for made in documents:
+    for document in documents:
         counts["documents"] += 1
-        counts["images"] += len(made.images)
-        counts["words"] += len(made.text.split())
-        counts[f"of kind {made.attributes['kind']}"] += 1
-        counts["held out"] += made.attributes["split"] == "held-out"
+        counts["images"] += len(document.images)
+        counts["words"] += len(document.text.split())
+        counts[f"of kind {document.attributes['kind']}"] += 1
+        counts["held out"] += document.attributes["split"] == "held-out"
 
 
 def _card(config: StillLifeConfig, counts: Counter[str]) -> str:
-    things = object_pool()
+    pool = object_pool()
     kinds = ", ".join(
         f"{counts[name]:,} {name.removeprefix('of kind ')}s"
         for name in sorted(counts)
         if name.startswith("of kind ")
     )
-    sources = Counter(thing.source for thing in things.objects)
+    sources = Counter(thing.source for thing in pool.objects)
     named = ", ".join(f"{count} of {source}" for source, count in sorted(sources.items()))
     return f"""# Still lifes
 
-Pictures of one to four things on a ground, composed by `calumma corpus make {STILL_LIFES}`, with
-captions, questions and pages that are true by construction.
+Synthetic images of one to four things on a ground, generated by `calumma corpus make {STILL_LIFES}`,
+with captions, questions and pages that are true by construction.
 
 | | |
 |---|---|
 | documents | {counts["documents"]:,}: {kinds} |
-| images | {counts["images"]:,}, JPEG, {config.side} pixels to a side |
+| images | {counts["images"]:,}, JPEG, {config.side} x {config.side} pixels |
 | words | {counts["words"]:,} |
 | seed | {config.seed}; document n of a seed is always the same |
-| things | {len(things.shapes)} shapes in colours; {len(things.objects):,} objects: {named} |
+| things | {len(pool.shapes)} shapes in colors; {len(pool.objects):,} objects: {named} |
 | held out | {counts["held out"]:,} documents with a thing that the embedded corpus holds out |
-| licences | of each document: those of the things in it, joined by AND; see ATTRIBUTION.md |
-| left out | emoji of people, faces, symbols and skin tones; clip art whose name is no plain words |
+| licenses | of each document: those of the things in it, joined by AND; see ATTRIBUTION.md |
+| excluded | emoji of people, faces, symbols and skin tones; clip art without a plain name |
 
-Known to be bad: the objects are 64 pixels wide and are blurred where they stand alone; names of
-clip art are their authors' and not all English; articles follow the first letter, not the sound;
-the same name may stand for emoji of three families. No photographs, no scenes, no texture but the
-grounds': a model that sees nothing else learns flat colours.
+Known limitations: the objects are 64 pixels wide, so single ones are blurred; names of clip art are
+those of their authors and not all English; articles follow the first letter, not the sound; one name
+may denote emoji of three families. No photographs, no scenes, no texture but that of the grounds: a
+model trained on nothing else learns flat colors.
 """

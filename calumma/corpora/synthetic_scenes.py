@@ -1,9 +1,8 @@
-"""Pictures composed on plain grounds, with captions whose truth is known.
+"""Synthetic scenes: one object on a ground, with a caption that is true by construction.
 
-An object (a shape that is drawn here, or a transparent picture such as an emoji) stands on a
-ground of one of eight colours. The caption says all that was chosen: size, colour of a shape,
-what it is, colour of the ground. Everything follows from the scene, so the same scene is the
-same picture.
+The object is a shape that is drawn here, or a transparent image such as an emoji; the ground has one
+of eight colors. The caption states everything that was sampled: the size, the color of a shape, the
+object, the color of the ground. The same scene always gives the same image.
 """
 
 from __future__ import annotations
@@ -28,61 +27,61 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (30, 30, 34),
     "white": (250, 250, 250),
 }
-"""The eight colours of grounds and shapes, in red, green and blue from 0 to 255. Each is well
-inside the borders of its word in `colours.py`."""
+"""The eight RGB colors of grounds and shapes, 0 to 255, each well inside its word's range in
+`color_words`."""
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "diamond")
 SIZES = {"large": 0.875, "small": 0.625}
-"""Side of the object's box as a share of the picture's: told apart at a glance, and the small one
-still large enough to be recognised at 32 pixels."""
+"""Side of the object's box as a fraction of the image side: easy to distinguish, and the small one
+large enough to recognize at 32 pixels."""
 
 _OVERSAMPLING = 4
-"""Shapes are drawn this much larger and scaled down, for smooth edges."""
+"""Factor by which shapes are drawn larger before they are scaled down, for smooth edges."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that decides a composed picture."""
+    """A complete description of one image."""
 
     thing: str
-    """A shape's name, or an object's."""
+    """Name of the shape or object."""
 
     size: str
     ground: str
     color: str = ""
-    """Of a shape; empty for objects, which have their own."""
+    """Color of a shape; empty for objects."""
 
     @property
     def caption(self) -> str:
-        """What the picture shows, in words."""
+        """The caption of the image."""
         thing = f"{self.color} {self.thing}" if self.color else self.thing
         return f"a {self.size} {thing} on {indefinite_article(self.ground)} {self.ground} ground"
 
     @property
     def attributes(self) -> dict[str, str]:
-        """The truths a measurement can be held against."""
+        """Document attributes, as ground truth for evaluation."""
         known = {"thing": self.thing, "size": self.size, "ground": self.ground}
         return known | {"colour": self.color} if self.color else known
 
 
 def indefinite_article(word: str) -> str:
-    """The indefinite article before a word.
+    """Return the indefinite article of a word.
 
-    >>> article("orange"), article("blue")
+    >>> indefinite_article("orange"), indefinite_article("blue")
     ('an', 'a')
     """
     return "an" if word[0] in "aeiou" else "a"
 
 
 def shape_scenes() -> Iterator[Scene]:
-    """Every shape, size, colour and ground, where colour and ground differ."""
-    for shape, size, colour, ground in product(SHAPES, SIZES, GROUNDS, GROUNDS):
-        if colour != ground:
-            yield Scene(shape, size, ground, colour)
+    """Yield every combination of shape, size, color and ground with two different colors."""
+    for shape, size, color, ground in product(SHAPES, SIZES, GROUNDS, GROUNDS):
+        if color != ground:
+            yield Scene(shape, size, ground, color)
 
 
 def object_scenes(names: Iterator[str] | list[str]) -> Iterator[Scene]:
-    """Every object, size and ground."""
+    """Yield every combination of object, size and ground."""
     for name, size, ground in product(names, SIZES, GROUNDS):
         yield Scene(name, size, ground)
 
@@ -96,13 +95,13 @@ def draw_scene(
     """Draw a scene.
 
     Args:
-        scene: what to draw.
-        objects: transparent square pictures by name; shapes need none.
-        side: pixels to a side.
-        shift: pixels by which the thing stands right of the middle, and below it.
+        scene: the scene.
+        objects: transparent square images by name; not needed for shapes.
+        side: side of the image in pixels.
+        shift: offset of the object from the center in pixels, to the right and down.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     image = PIL.Image.new("RGB", (side, side), GROUNDS[scene.ground])
     box = round(side * SIZES[scene.size])
@@ -116,7 +115,7 @@ def draw_scene(
 
 
 def draw_shape(name: str, color: tuple[int, int, int], box: int) -> PIL.Image.Image:
-    """One of `SHAPES` in a colour, `box` pixels to a side, on nothing."""
+    """Draw one of `SHAPES` as a transparent RGBA image of `box` x `box` pixels."""
     size = box * _OVERSAMPLING
     drawn = PIL.Image.new("RGBA", (size, size), (*color, 0))
     pen = PIL.ImageDraw.Draw(drawn)
@@ -142,14 +141,14 @@ def draw_shape(name: str, color: tuple[int, int, int], box: int) -> PIL.Image.Im
 
 
 def encode_fast_png(image: PIL.Image.Image) -> bytes:
-    """A picture as the bytes of a PNG."""
+    """Encode an image as PNG with the fastest compression."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=False, compress_level=1)
     return file.getvalue()
 
 
 def scene_document(scene: Scene, source: str, image: Image) -> Document:
-    """A scene as a document: its caption, then a picture of it."""
+    """Build the document of a scene: its caption, then its image."""
     return Document(
         id=f"{source}/{scene.caption}",
         source=source,

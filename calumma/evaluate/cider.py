@@ -35,8 +35,8 @@ _Ngram = tuple[str, ...]
 def tokenize_caption(caption: str) -> list[str]:
     """Split a caption into lower-case words without punctuation, much as the Penn Treebank.
 
-    The COCO evaluation uses a Java tokenizer; the rules that matter in captions are the same: n't, 's
-    and the like are words of their own, and hyphenated words and numbers stay log_num_images.
+    The COCO evaluation uses a Java tokenizer; the rules that matter in captions are the same:
+    n't, 's and the like are words of their own, hyphenated words and numbers are not split.
 
     >>> tokenize_caption("It isn't a two-story house; the dog's 1,000 toys...")
     ['it', 'is', "n't", 'a', 'two-story', 'house', 'the', 'dog', "'s", '1,000', 'toys']

@@ -68,7 +68,8 @@ class RequestOutputStream:
         """Yield the events on an event loop, without `End` and without a thread per stream.
 
         The engine's thread wakes the loop at most once for all tokens that are not yet read. Text
-        is detokenized on the loop, images are decoded in the executor.
+        is detokenized on the loop, images are decoded in the executor. Closing the iterator aborts
+        the request.
 
         Args:
             executor: for images; the loop's default by default.
@@ -78,20 +79,25 @@ class RequestOutputStream:
         """
         loop = asyncio.get_running_loop()
         updated = asyncio.Event()
+        updated.set()
         self._notify = partial(self._wake_loop, loop, updated)
-        while True:
-            updated.clear()
-            is_finished = self._is_finished
-            while (id_ := self._next_token(wait=False)) is not None:
-                if self._decoder.decodes_image(id_):
-                    events = await loop.run_in_executor(executor, self._push, id_)
-                else:
-                    events = self._push(id_)
-                for event in events:
-                    yield event
-            if is_finished:
-                break
-            await updated.wait()
+        is_finished = False
+        try:
+            while not is_finished and not self._decoder.is_stopped:
+                await updated.wait()
+                updated.clear()
+                is_finished = self._is_finished
+                while (id_ := self._next_token(wait=False)) is not None:
+                    if self._decoder.decodes_image(id_):
+                        events = await loop.run_in_executor(executor, self._push, id_)
+                    else:
+                        events = self._push(id_)
+                    for event in events:
+                        yield event
+        finally:
+            self._notify = None
+            if not is_finished:
+                self.abort()
         if self._error is not None:
             raise self._error
         for event in self._decoder.flush():

@@ -56,7 +56,7 @@ from calumma.train.parallelize import (
 )
 from calumma.train.pretrain import course_fingerprint
 from calumma.train.schedule import lr_factor
-from calumma.train.train_step import ALL, lower_precision, seed_step, to_device
+from calumma.train.train_step import ALL, autocast_context, seed_step, to_device
 from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 REFERENCE_NAME = "reference.json"
@@ -119,14 +119,14 @@ class DPOTrainer:
         owners = torch.from_numpy(laid.sequence_indices).to(self.device)
 
         def read(stream: Tensor) -> Tensor:
-            hidden = self.decoder.norm(stream)[micro.counted]
-            return logprobs(hidden, self.decoder.head, micro.targets[micro.counted])
+            hidden = self.decoder.norm(stream)[micro.loss_mask]
+            return logprobs(hidden, self.decoder.head, micro.labels[micro.loss_mask])
 
-        with lower_precision(self.dtype, self.device, self.place):
+        with autocast_context(self.dtype, self.device, self.place):
             each = self.decoder(
-                micro.ids,
-                document_ids=micro.owners,
-                position_ids=micro.positions,
+                micro.input_ids,
+                document_ids=micro.document_ids,
+                position_ids=micro.position_ids,
                 head_fn=read,
             )
         zeros = each.new_zeros(laid.num_sequences)

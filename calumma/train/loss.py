@@ -31,9 +31,9 @@ class LossSums(NamedTuple):
     control: Tensor
     """Scalars without a gradient: cross-entropy of targets of each modality, in nats."""
 
-    num_text: Tensor
-    num_image: Tensor
-    num_control: Tensor
+    num_text_tokens: Tensor
+    num_image_tokens: Tensor
+    num_control_tokens: Tensor
 
     log_z: Tensor
     """Scalar: the sum of log Z over counted targets."""
@@ -76,9 +76,9 @@ def cross_entropy_and_z_loss(
         text=entropy[is_text].sum(),
         image=entropy[is_image].sum(),
         control=entropy[is_control].sum(),
-        num_text=is_text.sum(),
-        num_image=is_image.sum(),
-        num_control=is_control.sum(),
+        num_text_tokens=is_text.sum(),
+        num_image_tokens=is_image.sum(),
+        num_control_tokens=is_control.sum(),
         log_z=log_z.sum(),
         max_logit=top.amax() if len(top) else total.new_zeros(()),
     )

@@ -69,6 +69,10 @@ class RankLayout:
         return values.chunk(self.tp_size, dim=1)[self.tp_rank]
 
 
+SINGLE_RANK = RankLayout()
+"""The layout of one process in float32."""
+
+
 def build_sharded_decoder(
     shape: DecoderConfig,
     weights: Callable[[Decoder], NamedTensors],

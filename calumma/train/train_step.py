@@ -1,11 +1,13 @@
-"""One optimizer step. Nothing here reads a file, a clock or the environment."""
+"""One optimizer step: forward, loss, backward, gradient clipping, update of the weights.
+
+Nothing here reads a file, a clock or the environment. Shapes: B rows, T tokens.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,96 +15,23 @@ from torch import Tensor
 from calumma.batches.batch import Batch
 from calumma.model.decoder import Decoder
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss
-from calumma.train.parallelize import RankLayout, clip_grad_norm
+from calumma.train.parallelize import SINGLE_RANK, RankLayout, clip_grad_norm
+from calumma.train.step_metrics import StepMetrics
 from calumma.vocabulary import Vocabulary
-
-ALL = RankLayout()
-"""One process that works on whole batches."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step saw; losses in nats for each counted target."""
-
-    loss: float
-    loss_text: float
-    loss_image: float
-    log_z: float
-    max_logit: float
-    output_norm: float
-    grad_norm: float
-
-    grad_norms: dict[str, float]
-    """Of each part: embedding, attention, feed_forward, norms, head."""
-
-    num_tokens: int
-
-    step_skipped: int
-    """1 where the gradient was not finite and nothing was learned, else 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepRules:
-    """What stays the same from step to step."""
-
-    vocabulary: Vocabulary
-    z_loss_weight: float
-    max_grad_norm: float
-
-    compute_dtype: torch.dtype = torch.float32
-    """Of matrix products; below float32 they run under autocast, and weights stay as they are."""
-
-
-def optimizer_step(
-    model: Decoder,
-    optimizers: Sequence[torch.optim.Optimizer],
-    batches: Sequence[Batch],
-    rules: StepRules,
-    place: RankLayout = ALL,
-) -> StepReport:
-    """Learn from `batches` as if they were one batch on one machine.
-
-    The loss is divided by the counted targets of all batches on all ranks. Dividing batch by
-    batch would weigh a token more where its batch has few counted targets (padding, prompts).
-    A gradient that is not finite is thrown away: one such step would spoil every weight.
-    """
-    device = model.embedding.weight.device
-    micros = [to_device(batch, device) for batch in batches]
-    counted = torch.stack([place.shard_sequence(micro.counted).sum() for micro in micros]).sum()
-    num_counted = place.dist.sum(counted).clamp(min=1)
-    seen = torch.zeros(len(_Seen._fields), dtype=torch.float64, device=device)
-    largest = []
-    for micro in micros:
-        sums, told = _loss(model, micro, rules, place)
-        (sums.total / num_counted).backward()
-        seen += torch.stack([value.double() for value in told])
-        largest.append(sums.max_logit)
-    norm, parts = clip_grad_norm(model.named_parameters(), rules.max_grad_norm)
-    largest_logit = place.dist.max(torch.stack(largest).amax())
-    # All that is told comes from the device at once: it waits for us no more than this.
-    lone = torch.stack([norm, largest_logit, *parts.values()]).double()
-    told = torch.cat([lone, place.dist.sum(seen)]).tolist()
-    gradient_norm, largest_told, *rest = told
-    for optimizer in optimizers:
-        if math.isfinite(gradient_norm):
-            optimizer.step()
-        optimizer.zero_grad()
-    norms = dict(zip(parts, rest, strict=False))
-    return _report(_Seen(*rest[len(parts) :]), largest_told, gradient_norm, norms)
 
 
 class DeviceBatch(NamedTuple):
-    """The tensors of one batch, each [B, T]."""
+    """The tensors of one micro-batch on its device, each [B, T]; see `Batch`."""
 
-    ids: Tensor
-    targets: Tensor
-    counted: Tensor
-    owners: Tensor
-    positions: Tensor
+    input_ids: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+    document_ids: Tensor
+    position_ids: Tensor
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
-    """A batch where it is computed on."""
+    """Copy a batch to a device."""
     arrays = (
         batch.input_ids,
         batch.labels,
@@ -113,75 +42,128 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     return DeviceBatch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
-class _Seen(NamedTuple):
-    """Sums over the places of a step."""
+def optimizer_step(
+    model: Decoder,
+    optimizers: Sequence[torch.optim.Optimizer],
+    micro_batches: Sequence[DeviceBatch],
+    *,
+    vocabulary: Vocabulary,
+    z_loss_weight: float,
+    max_grad_norm: float,
+    layout: RankLayout = SINGLE_RANK,
+) -> StepMetrics:
+    """Train on micro-batches as if they were one batch on one rank.
 
-    text: Any
-    image: Any
-    control: Any
-    num_text: Any
-    num_image: Any
-    num_control: Any
-    z: Any
-    norms: Any
-    num_tokens: Any
+    The loss is divided by the labels in the loss masks of all micro-batches on all ranks. Dividing
+    per micro-batch would weight a token more where its micro-batch has few of them (padding,
+    prompts). A gradient that is not finite is discarded: it would spoil every weight.
+
+    Args:
+        model: the decoder, sharded as `layout` says.
+        optimizers: of its parameters.
+        micro_batches: this rank's rows; gradients are accumulated over them.
+        vocabulary: separates the losses of text and image tokens.
+        z_loss_weight: weight of the z-loss.
+        max_grad_norm: norm to which the gradient is clipped.
+        layout: this rank's slice of the batch.
+    """
+    device = model.embedding.weight.device
+    masks = [layout.shard_sequence(batch.loss_mask).sum() for batch in micro_batches]
+    num_loss_tokens = layout.dist.sum(torch.stack(masks).sum()).clamp(min=1)
+    sums = torch.zeros(9, dtype=torch.float64, device=device)
+    max_logits = []
+    for batch in micro_batches:
+        loss, output_norms, num_tokens = _forward(model, batch, vocabulary, z_loss_weight, layout)
+        (loss.total / num_loss_tokens).backward()
+        sums += torch.stack([value.double() for value in (*loss[1:8], output_norms, num_tokens)])
+        max_logits.append(loss.max_logit)
+    norm, group_norms = clip_grad_norm(model.named_parameters(), max_grad_norm)
+    max_logit = layout.dist.max(torch.stack(max_logits).amax())
+    # One copy from the device for all metrics: the only point where it is waited for.
+    scalars = torch.stack([norm, max_logit, *group_norms.values()]).double()
+    values = torch.cat([scalars, layout.dist.sum(sums)]).tolist()
+    grad_norm = values[0]
+    for optimizer in optimizers:
+        if math.isfinite(grad_norm):
+            optimizer.step()
+        optimizer.zero_grad()
+    num_scalars = len(scalars)
+    grad_norms = dict(zip(group_norms, values[2:num_scalars], strict=True))
+    return _metrics(*values[:2], grad_norms, *values[num_scalars:])
 
 
-def _loss(
-    model: Decoder, micro: DeviceBatch, rules: StepRules, place: RankLayout
-) -> tuple[LossSums, Sequence[Tensor]]:
-    def read(stream: Tensor) -> tuple[LossSums, Sequence[Tensor]]:
+def _forward(
+    model: Decoder,
+    batch: DeviceBatch,
+    vocabulary: Vocabulary,
+    z_loss_weight: float,
+    layout: RankLayout,
+) -> tuple[LossSums, Tensor, Tensor]:
+    """Return the sums of the loss, of the output norms, and the number of tokens."""
+
+    def head_fn(stream: Tensor) -> tuple[LossSums, Tensor, Tensor]:
         sums = cross_entropy_and_z_loss(
             model.norm(stream),
             model.head,
-            place.shard_sequence(micro.targets),
-            place.shard_sequence(micro.counted),
-            rules.vocabulary,
-            z_loss_weight=rules.z_loss_weight,
+            layout.shard_sequence(batch.labels),
+            layout.shard_sequence(batch.loss_mask),
+            vocabulary,
+            z_loss_weight=z_loss_weight,
         )
-        inside = place.shard_sequence(micro.owners) >= 0
+        inside = layout.shard_sequence(batch.document_ids) >= 0
         norms = stream.detach()[inside].norm(dim=-1)
-        return sums, (*sums[1:8], norms.sum(), inside.sum())
+        return sums, norms.sum(), inside.sum()
 
-    with lower_precision(rules.compute_dtype, micro.ids.device, place):
-        told: tuple[LossSums, Sequence[Tensor]] = model(
-            micro.ids,
-            document_ids=micro.owners,
-            position_ids=micro.positions,
-            head_fn=read,
+    with autocast_context(batch.input_ids.device, layout):
+        result: tuple[LossSums, Tensor, Tensor] = model(
+            batch.input_ids,
+            document_ids=batch.document_ids,
+            position_ids=batch.position_ids,
+            head_fn=head_fn,
         )
-        return told
+        return result
 
 
-def lower_precision(dtype: torch.dtype, device: torch.device, place: RankLayout) -> torch.autocast:
-    """What a forward pass with products of this dtype runs under."""
-    # Sharded, weights are gathered in the lower precision, and autocast has nothing left to do.
-    lower = dtype != torch.float32 and place.dist.size == 1
+def autocast_context(device: torch.device, layout: RankLayout) -> torch.autocast:
+    """Return the context of a forward pass in the layout's dtype."""
+    # FSDP2 gathers sharded weights in the lower precision and leaves autocast nothing to do.
+    dtype = layout.compute_dtype
+    lower = dtype != torch.float32 and layout.dist.size == 1
     return torch.autocast(device.type, dtype=dtype, enabled=lower)
 
 
-def seed_step(seed: int, number: int, place: RankLayout) -> None:
-    """Seed torch's global generator, which dropout draws from, for step `number` of a run.
+def seed_step(seed: int, step: int, layout: RankLayout) -> None:
+    """Seed torch's global generator, which dropout uses, for a step of a run on this rank.
 
-    So a resumed run draws what an undisturbed one would have drawn. No two ranks drop alike.
+    A resumed run so repeats the dropout of an undisturbed one; no two ranks share theirs.
     """
-    torch.manual_seed(seed * 1_000_003 + number + place.dist.rank * 1_000_000_007)
+    torch.manual_seed(seed * 1_000_003 + step + layout.dist.rank * 1_000_000_007)
 
 
-def _report(
-    seen: _Seen, largest_logit: float, gradient_norm: float, gradient_norms: dict[str, float]
-) -> StepReport:
-    """What the sums tell."""
-    counted = seen.num_text + seen.num_image + seen.num_control
-    return StepReport(
-        loss=(seen.text + seen.image + seen.control) / max(1, counted),
-        loss_text=seen.text / max(1, seen.num_text),
-        loss_image=seen.image / max(1, seen.num_image),
-        log_z=seen.z / max(1, counted),
-        output_norm=seen.norms / max(1, seen.num_tokens),
-        max_logit=largest_logit,
-        grad_norm=gradient_norm,
-        grad_norms=gradient_norms,
-        num_tokens=int(seen.num_tokens),
-        step_skipped=int(not math.isfinite(gradient_norm)),
+def _metrics(
+    grad_norm: float,
+    max_logit: float,
+    grad_norms: dict[str, float],
+    text: float,
+    image: float,
+    control: float,
+    num_text: float,
+    num_image: float,
+    num_control: float,
+    log_z: float,
+    output_norms: float,
+    num_tokens: float,
+) -> StepMetrics:
+    num_loss_tokens = max(1, num_text + num_image + num_control)
+    return StepMetrics(
+        loss=(text + image + control) / num_loss_tokens,
+        loss_text=text / max(1, num_text),
+        loss_image=image / max(1, num_image),
+        log_z=log_z / num_loss_tokens,
+        output_norm=output_norms / max(1, num_tokens),
+        max_logit=max_logit,
+        grad_norm=grad_norm,
+        grad_norms=grad_norms,
+        num_tokens=int(num_tokens),
+        step_skipped=int(not math.isfinite(grad_norm)),
     )

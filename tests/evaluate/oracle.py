@@ -55,10 +55,10 @@ class Oracle:
         return logits
 
 
-def picture(colour: tuple[int, int, int] = (255, 0, 0)) -> Image:
+def picture(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
     """A plain picture."""
     file = io.BytesIO()
-    PIL.Image.new("RGB", (8, 8), colour).save(file, "PNG")
+    PIL.Image.new("RGB", (8, 8), color).save(file, "PNG")
     return Image(data=file.getvalue())
 
 
@@ -70,7 +70,7 @@ def letter_documents(letters: str) -> list[Document]:
     ]
 
 
-def oracle_held_out(letters: str, logit: float, **parts: Any) -> EvalContext:
+def oracle_context(letters: str, logit: float, **parts: Any) -> EvalContext:
     """The letters with their pictures, before an oracle."""
     model = oracle_model(logit, **parts)
     context = EvalContext(model, letter_documents(letters))

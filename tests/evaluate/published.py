@@ -60,9 +60,9 @@ def write_benchmarks(folder: Path) -> Path:
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def paint(path: Path, colour: tuple[int, int, int]) -> None:
+def paint(path: Path, color: tuple[int, int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (16, 16), colour).save(path)
+    PIL.Image.new("RGB", (16, 16), color).save(path)
 
 
 def write_pictured(folder: Path) -> Path:
@@ -70,14 +70,14 @@ def write_pictured(folder: Path) -> Path:
     names = {"b1.jpg": ("test", BLUE), "r1.jpg": ("test", RED)}
     names |= {"b2.jpg": ("train", BLUE), "r2.jpg": ("restval", RED)}
     tree = []
-    for name, (split, colour) in names.items():
-        word = "blue" if colour == BLUE else "red"
+    for name, (split, color) in names.items():
+        word = "blue" if color == BLUE else "red"
         said = [f"a {word} square", f"{word} all over {name}"]
         sentences = [{"raw": f"{text} ", "tokens": text.split()} for text in said]
         tree.append({"filename": name, "filepath": "val2014", "split": split} | {
             "sentences": sentences})  # fmt: skip
-        paint(folder / "coco/val2014" / name, colour)
-        paint(folder / "flickr30k/pictures" / name, colour)
+        paint(folder / "coco/val2014" / name, color)
+        paint(folder / "flickr30k/pictures" / name, color)
     lines(folder / "coco/dataset_coco.json", [{"images": tree, "dataset": "coco"}])
     lines(folder / "flickr30k/results.token", [
         f"{name}#{n}\t{text}" for name in ("b1.jpg", "r1.jpg")
@@ -85,11 +85,11 @@ def write_pictured(folder: Path) -> Path:
     ])  # fmt: skip
     for split, first in (("val2014", 1), ("train2014", 3)):
         asked, known = [], []
-        for number, colour in ((first, BLUE), (first + 1, RED)):
-            paint(folder / f"vqav2/{split}/COCO_{split}_{number:012}.jpg", colour)
-            word = "blue" if colour == BLUE else "red"
+        for number, color in ((first, BLUE), (first + 1, RED)):
+            paint(folder / f"vqav2/{split}/COCO_{split}_{number:012}.jpg", color)
+            word = "blue" if color == BLUE else "red"
             about = {"image_id": number, "question_id": 10 * number}
-            asked.append({**about, "question": "What colour is it?"})
+            asked.append({**about, "question": "What color is it?"})
             given = [{"answer": word, "answer_id": n} for n in range(9)] + [{"answer": "dark"}]
             known.append({**about, "answers": given, "answer_type": "other"})
         head = {"data_subtype": split, "questions": asked}
@@ -97,6 +97,6 @@ def write_pictured(folder: Path) -> Path:
         lines(folder / f"vqav2/v2_mscoco_{split}_annotations.json", [{"annotations": known}])
     for split in ("test", "train"):
         paint(folder / f"easy_vqa/{split}/images/0.png", RED)
-        rows = [["what colour is it?", "red", 0], ["is it red?", "yes", 0]]
+        rows = [["what color is it?", "red", 0], ["is it red?", "yes", 0]]
         lines(folder / f"easy_vqa/{split}/questions.json", [rows])
     return folder

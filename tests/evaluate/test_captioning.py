@@ -14,7 +14,7 @@ from calumma.evaluate.captioning import (
 )
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.generate.model import Model
-from tests.evaluate.oracle import oracle_held_out, picture
+from tests.evaluate.oracle import oracle_context, picture
 
 
 def test_words_count_when_they_stand_whole() -> None:
@@ -31,22 +31,22 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
     beside = {"nearest picture's": nearest, "another's caption": ["", ""]}
     every, ground, thing = caption_metrics(known, written, beside, seed=0)
     assert every.baselines == {"nearest picture's": pytest.approx(1 / 3), "another's caption": 0.0}
-    assert (every.name, every.n) == ("caption_attributes_right", 2)
+    assert (every.name, every.n) == ("caption_attributes_accuracy", 2)
     assert (every.value, every.baseline) == pytest.approx((2 / 3, 1 / 3))
     assert (ground.name, ground.value, ground.baseline, ground.n) == (
-        "caption_ground_right", 0.0, 1.0, 1,
+        "caption_ground_accuracy", 0.0, 1.0, 1,
     )  # fmt: skip
     assert (thing.value, thing.baseline, thing.n) == (1.0, 0.0, 2)
 
 
 def test_without_training_documents_there_is_no_baseline() -> None:
-    figure = caption_metrics([{"thing": "cat"}], ["a cat"], {}, seed=0)[0]
-    assert figure.baseline is None
-    assert figure.note == "1 known words, greedy captions"
+    metric = caption_metrics([{"thing": "cat"}], ["a cat"], {}, seed=0)[0]
+    assert metric.baseline is None
+    assert metric.note == "1 known words, greedy captions"
 
 
 def test_the_nearest_caption_is_that_of_the_nearest_picture() -> None:
-    context = oracle_held_out("ab", 0.0)  # both pictures are red
+    context = oracle_context("ab", 0.0)  # both pictures are red
     training = [
         Document(id="1", content=(Text("blue one"), picture((0, 0, 255)))),
         Document(id="2", content=(picture((250, 10, 0)), Text("red one"))),
@@ -78,7 +78,7 @@ def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(
 
 def test_documents_without_named_attributes_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        captioning(oracle_held_out("ab", 0.0), EvalConfig())
+        captioning(oracle_context("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
         "captioning: found no attribute named in the texts of 2 pairs; expected attributes such as "
         '"thing" or "ground" whose words stand in the caption. Give such documents (--documents), '
@@ -88,7 +88,7 @@ def test_documents_without_named_attributes_are_refused() -> None:
 
 def test_training_documents_without_pictures_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        nearest_captions(oracle_held_out("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
+        nearest_captions(oracle_context("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
     assert str(caught.value) == (
         "captioning: found no text with a picture among 1 training documents; expected at least one, "
         "for the baseline. Give others, or leave --train out."

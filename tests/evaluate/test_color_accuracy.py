@@ -18,7 +18,7 @@ from calumma.evaluate.color_accuracy import (
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.generate.model import Model
-from tests.evaluate.oracle import oracle_held_out
+from tests.evaluate.oracle import oracle_context
 
 
 def _pixels(pictures: list[PIL.Image.Image]) -> list[bytes]:
@@ -41,7 +41,7 @@ def test_shares_are_of_all_colours_and_of_each_kind() -> None:
     assert both.baseline == 1 / 8
     assert both.interval == pytest.approx(wilson_interval(1.2, 3))
     assert both.note == (
-        "5 colours asked of 3 drawn pictures, by pixels; the documents' own pictures get 0.800"
+        "5 colors asked of 3 drawn pictures, by pixels; the documents' own pictures get 0.800"
     )
     assert (ground.name, ground.value) == ("colour_asked_colour_drawn_ground", 2 / 3)
     assert (thing.name, thing.value, thing.n) == ("colour_asked_colour_drawn_thing", 0.0, 2)
@@ -57,11 +57,11 @@ def test_a_model_that_copies_the_documents_gets_everything_right(
 
     monkeypatch.setattr(room, "draw_captions", copies)
     context = EvalContext(model, scenes)
-    figures = color_accuracy(context, EvalConfig(max_prompts=5, log_samples=1, chat_template=True))
+    metrics = color_accuracy(context, EvalConfig(max_prompts=5, log_samples=1, chat_template=True))
     [shown] = context.logged_samples
     assert str(shown.prompt[0]).startswith("draw ")
     assert shown.answer == shown.expected
-    assert [(figure.value, figure.n) for figure in figures] == [(1.0, 5)] * 3
+    assert [(metric.value, metric.n) for metric in metrics] == [(1.0, 5)] * 3
 
 
 def test_a_drawing_depends_on_its_seed_alone(model: Model) -> None:
@@ -93,9 +93,9 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
 
 def test_documents_without_known_colours_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        color_accuracy(oracle_held_out("ab", 0.0), EvalConfig())
+        color_accuracy(oracle_context("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
-        "drawing: found no colour of ground or thing known of 2 pairs; expected attributes "
+        "drawing: found no color of ground or thing known of 2 pairs; expected attributes "
         '"ground" or "colour" among red, orange, yellow, green, blue, purple, black, white. Give '
         "composed scenes such as the embedded corpus has (--documents), or leave this task out."
     )

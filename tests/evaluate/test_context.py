@@ -6,7 +6,7 @@ from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, derangement, subsample
 from calumma.generate.model import Model
-from tests.evaluate.oracle import letter_documents, oracle_held_out, oracle_model, picture
+from tests.evaluate.oracle import letter_documents, oracle_context, oracle_model, picture
 
 
 def test_pairs_are_plain_documents_of_one_text_and_one_picture() -> None:
@@ -39,7 +39,7 @@ def test_pictures_are_encoded_as_the_model_encodes_them(
 
 def test_too_few_texts_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
-        oracle_held_out("aab", 0.0).require_pairs("retrieval", 10)
+        oracle_context("aab", 0.0).require_pairs("retrieval", 10)
     assert str(caught.value) == (
         "retrieval: found 2 different texts among 3 documents of one text and one picture; expected "
         "at least 10. Give more such documents (--documents, --limit), or leave this task out."
@@ -47,7 +47,7 @@ def test_too_few_texts_are_refused() -> None:
 
 
 def test_counts_are_those_of_the_documents_sequences() -> None:
-    context = oracle_held_out("ab", 0.0)
+    context = oracle_context("ab", 0.0)
     counts = context.token_counts()
     vocabulary = context.model.vocabulary
     assert counts[vocabulary.bos] == counts[vocabulary.eos] == counts[vocabulary.begin_image] == 2

@@ -33,7 +33,7 @@ def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
         config,
         progress=lambda *what: told.update({what[0]: what[1:]}),
     )
-    assert {figure.name for figure in report.metrics} >= CONTRACT
+    assert {metric.name for metric in report.metrics} >= CONTRACT
     assert report.metric("code_bits_per_token").n == len(scenes)
     assert report.metric("colour_asked_colour_drawn").n == 4
     assert set(told) == {"encoding", *OF_DOCUMENTS} - {"text_to_image"}  # it wants features

@@ -54,16 +54,16 @@ def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
         _sample("words", PICTURE, ended=False),  # a picture where none is asked for
         _sample("words"),  # none where two are
     ]
-    figures = {figure.name: figure for figure in layout_metrics(asked, samples)}
-    shares = {name: figure.value for name, figure in figures.items()}
+    metrics = {metric.name: metric for metric in layout_metrics(asked, samples)}
+    shares = {name: metric.value for name, metric in metrics.items()}
     assert shares == {
-        "interleaved_present": 2 / 4, "interleaved_counted": 2 / 4, "interleaved_placed": 1 / 4,
-        "interleaved_drawn_where_asked": pytest.approx(2 / 3),
-        "interleaved_silent_where_not": 0.0, "interleaved_ended": 3 / 4,
+        "interleaved_image_presence_accuracy": 2 / 4, "interleaved_image_count_accuracy": 2 / 4, "interleaved_order_accuracy": 1 / 4,
+        "interleaved_image_recall": pytest.approx(2 / 3),
+        "interleaved_image_specificity": 0.0, "interleaved_stop_rate": 3 / 4,
     }  # fmt: skip
-    assert figures["interleaved_present"].baseline == 3 / 4
-    assert figures["interleaved_placed"].baselines == {"always the commonest": 2 / 4}
-    assert figures["interleaved_drawn_where_asked"].n == 3
+    assert metrics["interleaved_image_presence_accuracy"].baseline == 3 / 4
+    assert metrics["interleaved_order_accuracy"].baselines == {"always the commonest": 2 / 4}
+    assert metrics["interleaved_image_recall"].n == 3
 
 
 def test_texts_in_a_row_are_one_and_blank_ones_are_none() -> None:
@@ -102,8 +102,8 @@ def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tunin
 def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> None:
     long = _asked(1, (Text("?" * 200),))
     context = EvalContext(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
-    figures = interleaved(context, EvalConfig())
-    assert figures[0].n == 3
+    metrics = interleaved(context, EvalConfig())
+    assert metrics[0].n == 3
     assert context.skipped == ["interleaved: 1 of 4 conversations, which are longer than a row."]
 
 
@@ -111,8 +111,8 @@ def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
     documents = [_asked(n, (Text("words"), picture()) if n % 2 else (Text("words"),))
                  for n in range(6)]  # fmt: skip
     context = EvalContext(model, documents)
-    figures = interleaved(context, EvalConfig(log_samples=2, max_prompts=4))
-    assert {figure.name: figure.n for figure in figures}["interleaved_present"] == 4
+    metrics = interleaved(context, EvalConfig(log_samples=2, max_prompts=4))
+    assert {metric.name: metric.n for metric in metrics}["interleaved_image_presence_accuracy"] == 4
     assert [shown.task for shown in context.logged_samples] == ["interleaved"] * 2
     asked = [each for document in documents if (each := last_exchange(document))]
     one, other = (generate_interleaved(model, asked[:2], EvalConfig(seed=3)) for _ in range(2))
@@ -126,8 +126,8 @@ def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
     assert scorer is not None
     red = PIL.Image.new("RGB", (8, 8), COLOURS["red"])
     texts = ["a red thing", *(f"a blue thing, number {n}" for n in range(9))]
-    figure = image_prompt_match([(text, red) for text in texts], scorer)
-    assert (figure.value, figure.n, figure.baselines) == (0.1, 10, {"chance": 0.1})
+    metric = image_prompt_match([(text, red) for text in texts], scorer)
+    assert (metric.value, metric.n, metric.baselines) == (0.1, 10, {"chance": 0.1})
 
 
 def test_the_scorer_is_asked_where_ten_different_prompts_drew(
@@ -140,10 +140,10 @@ def test_the_scorer_is_asked_where_ten_different_prompts_drew(
         return [_sample(PICTURE) for _ in asked]
 
     monkeypatch.setattr(room, "answer_all", draws)
-    config = EvalConfig(feature_network="colours", training_documents=coloured(30))
-    figures = interleaved(EvalContext(model, documents), config)
-    assert figures[-1].name == "interleaved_on_topic"
-    assert np.isfinite(figures[-1].value)
+    config = EvalConfig(feature_network="colors", training_documents=coloured(30))
+    metrics = interleaved(EvalContext(model, documents), config)
+    assert metrics[-1].name == "interleaved_image_matches_prompt"
+    assert np.isfinite(metrics[-1].value)
 
 
 def test_documents_without_answers_are_refused(model: Model) -> None:

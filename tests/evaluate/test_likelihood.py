@@ -10,43 +10,43 @@ from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.likelihood import derange_texts, likelihood, unigram_bits
 from calumma.evaluate.metric import Metric
-from tests.evaluate.oracle import LETTERS, VOCABULARY, oracle_held_out, oracle_model
+from tests.evaluate.oracle import LETTERS, VOCABULARY, oracle_context, oracle_model
 
 THREE_BITS = 3 * math.log(2)
 
 
 def _figures(context: EvalContext, config: EvalConfig | None = None) -> dict[str, Metric]:
-    return {figure.name: figure for figure in likelihood(context, config or EvalConfig())}
+    return {metric.name: metric for metric in likelihood(context, config or EvalConfig())}
 
 
 def test_an_even_model_needs_the_bits_of_the_whole_vocabulary() -> None:
-    figures = _figures(oracle_held_out("abcd", 0.0))
+    metrics = _figures(oracle_context("abcd", 0.0))
     bits = math.log2(VOCABULARY.size)
     for name in ("text_bits_per_token", "code_bits_per_token"):
-        assert figures[name].value == pytest.approx(bits)
-        assert figures[name].n == 4
-    assert figures["code_bits_right_minus_shuffled"].value == pytest.approx(0.0)
+        assert metrics[name].value == pytest.approx(bits)
+        assert metrics[name].n == 4
+    assert metrics["code_bits_right_minus_shuffled"].value == pytest.approx(0.0)
 
 
 def test_codes_behind_their_caption_cost_what_the_hand_works_out() -> None:
-    figures = _figures(oracle_held_out("abcd", THREE_BITS))
+    metrics = _figures(oracle_context("abcd", THREE_BITS))
     total = 8 + VOCABULARY.size - 1
-    assert figures["code_bits_per_token_caption_first"].value == pytest.approx(math.log2(total / 8))
-    assert figures["text_bits_per_token_image_first"].value == pytest.approx(math.log2(total / 8))
+    assert metrics["code_bits_per_token_caption_first"].value == pytest.approx(math.log2(total / 8))
+    assert metrics["text_bits_per_token_image_first"].value == pytest.approx(math.log2(total / 8))
 
 
 def test_the_right_caption_saves_as_many_bits_as_its_logit_has() -> None:
-    figure = _figures(oracle_held_out("abcd", THREE_BITS))["code_bits_right_minus_shuffled"]
-    assert figure.value == pytest.approx(-3.0)
-    assert figure.interval == pytest.approx((-3.0, -3.0))
-    assert figure.baseline == 0.0
+    metric = _figures(oracle_context("abcd", THREE_BITS))["code_bits_right_minus_shuffled"]
+    assert metric.value == pytest.approx(-3.0)
+    assert metric.interval == pytest.approx((-3.0, -3.0))
+    assert metric.baseline == 0.0
 
 
 def test_the_unigram_on_the_documents_themselves_is_their_entropy() -> None:
-    figures = _figures(oracle_held_out("abcd", 0.0))
-    assert figures["text_bits_per_token"].baseline == pytest.approx(2.0)
-    assert figures["code_bits_per_token"].baseline == pytest.approx(2.0)
-    assert figures["text_bits_per_token"].note == (
+    metrics = _figures(oracle_context("abcd", 0.0))
+    assert metrics["text_bits_per_token"].baseline == pytest.approx(2.0)
+    assert metrics["code_bits_per_token"].baseline == pytest.approx(2.0)
+    assert metrics["text_bits_per_token"].note == (
         "8 tokens, pairs in both orders; the baseline is a unigram fitted on these documents "
         "themselves"
     )
@@ -100,7 +100,7 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
 
 
 def test_what_is_shown_stands_in_the_order_in_which_it_was_read() -> None:
-    context = oracle_held_out(LETTERS, 0.0)
+    context = oracle_context(LETTERS, 0.0)
     likelihood(context, EvalConfig(log_samples=2))
     caption_before, image_before = context.logged_samples
     assert [isinstance(part, str) for part in caption_before.prompt] == [True, False]

@@ -27,8 +27,8 @@ def test_a_page_shows_pictures_and_escapes_texts() -> None:
 
 
 def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_path: Path) -> None:
-    figure = Metric("vqav2_accuracy", 0.5, None, 1, None, "share", task="vqav2")
-    EvalReport(metrics=[figure], seconds=1, seed=0, logged_samples=[SHOWN]).save(tmp_path)
+    metric = Metric("vqav2_accuracy", 0.5, None, 1, None, "share", task="vqav2")
+    EvalReport(metrics=[metric], seconds=1, seed=0, logged_samples=[SHOWN]).save(tmp_path)
     [written] = json.loads((tmp_path / "report.json").read_text())["shown"]
     assert written["prompt"] == [
         {"type": "image", "path": "shown/0000-prompt-0.png"},

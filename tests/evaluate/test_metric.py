@@ -14,8 +14,8 @@ from calumma.evaluate.metric import (
 
 
 def test_a_figure_is_written_with_the_six_fields_of_the_contract() -> None:
-    figure = Metric("name", 1.5, None, 3, (1.0, 2.0), "bits", note="not for machines")
-    assert figure.to_json() == {
+    metric = Metric("name", 1.5, None, 3, (1.0, 2.0), "bits", note="not for machines")
+    assert metric.to_json() == {
         "name": "name", "value": 1.5, "baseline": None, "n": 3, "interval": [1.0, 2.0],
         "unit": "bits",
     }  # fmt: skip
@@ -51,12 +51,12 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 def test_the_table_stands_in_columns() -> None:
-    figures = [
+    metrics = [
         Metric("text_bits_per_token", 3.25, 7.5, 200, (3.0, 3.5), "bits"),
         Metric("codebook_used", 0.75, None, 12, None, "share"),
     ]
-    assert render_table(figures).splitlines() == [
-        "figure               value  baseline  95 % interval    n  unit",
+    assert render_table(metrics).splitlines() == [
+        "metric               value  baseline  95 % interval    n  unit",
         "text_bits_per_token   3.25       7.5       3 to 3.5  200  bits",
         "codebook_used         0.75         -              -   12  share",
     ]
@@ -70,7 +70,7 @@ def test_a_share_that_is_all_right_still_has_a_width() -> None:
 
 
 def test_a_share_counts_ties_by_halves_and_has_wilsons_interval() -> None:
-    figure = proportion_metric("won", [1.0, 0.5, 0.0, 1.0], "how")
-    assert (figure.value, figure.n, figure.baseline, figure.unit) == (0.625, 4, None, "share")
-    assert figure.interval == wilson_interval(2.5, 4)
-    assert figure.note == "how"
+    metric = proportion_metric("won", [1.0, 0.5, 0.0, 1.0], "how")
+    assert (metric.value, metric.n, metric.baseline, metric.unit) == (0.625, 4, None, "share")
+    assert metric.interval == wilson_interval(2.5, 4)
+    assert metric.note == "how"

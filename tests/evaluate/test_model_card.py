@@ -17,9 +17,9 @@ from calumma.evaluate.model_card import TrainingSource, limitations, training_so
 from calumma.evaluate.report import EvalReport
 
 
-def _report(folder: Path, figures: Sequence[Metric]) -> Path:
+def _report(folder: Path, metrics: Sequence[Metric]) -> Path:
     command = "calumma evaluate m --tasks x"
-    EvalReport(metrics=figures, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(
+    EvalReport(metrics=metrics, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(
         folder
     )
     return folder

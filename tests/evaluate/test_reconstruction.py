@@ -20,7 +20,7 @@ from tests.evaluate.oracle import letter_documents, oracle_model
 def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
     model: Model, scenes: list[Document]
 ) -> None:
-    figure = reconstruction(EvalContext(model, scenes), EvalConfig())[0]
+    metric = reconstruction(EvalContext(model, scenes), EvalConfig())[0]
     each, flat = [], []
     for document in scenes:
         pixels = image_to_pixels(document.images[0].open(), 16)
@@ -28,10 +28,10 @@ def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
         each.append(psnr_db(pixels[None], decoded)[0])
         mean = pixels.mean(dim=(1, 2), keepdim=True).expand(3, 16, 16)
         flat.append(psnr_db(pixels[None], mean[None])[0])
-    assert figure.name == "reconstruction_psnr_db"
-    assert figure.value == pytest.approx(np.mean(each), abs=1e-3)
-    assert figure.baseline == pytest.approx(np.mean(flat), abs=1e-3)
-    assert figure.n == len(scenes)
+    assert metric.name == "reconstruction_psnr_db"
+    assert metric.value == pytest.approx(np.mean(each), abs=1e-3)
+    assert metric.baseline == pytest.approx(np.mean(flat), abs=1e-3)
+    assert metric.n == len(scenes)
 
 
 def test_codebook_figures_by_hand() -> None:
@@ -64,9 +64,9 @@ def test_a_model_without_its_image_decoder_is_refused() -> None:
 
 def test_a_tokenizer_alone_gives_the_same_figures(model: Model, scenes: list[Document]) -> None:
     images = [image for document in scenes for image in document.images]
-    figures, sheets, skipped = evaluate_reconstruction(model.image, images, EvalConfig())
-    assert figures == reconstruction(EvalContext(model, scenes), EvalConfig())
-    assert sheets == [] and skipped == []
+    metrics, grids, skipped = evaluate_reconstruction(model.image, images, EvalConfig())
+    assert metrics == reconstruction(EvalContext(model, scenes), EvalConfig())
+    assert grids == [] and skipped == []
 
 
 def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:

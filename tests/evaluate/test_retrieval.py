@@ -5,28 +5,28 @@ import pytest
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.retrieval import draw_candidates, nearest_neighbor_accuracy, retrieval
-from tests.evaluate.oracle import LETTERS, oracle_held_out, oracle_model, picture
+from calumma.evaluate.retrieval import nearest_neighbor_accuracy, retrieval, sample_candidates
+from tests.evaluate.oracle import LETTERS, oracle_context, oracle_model, picture
 
 NAMES = [
     "retrieval_text_given_image",
-    "retrieval_text_given_image_plain",
+    "retrieval_text_given_image_unnormalized",
     "retrieval_image_given_text",
-    "retrieval_image_given_text_plain",
+    "retrieval_image_given_text_unnormalized",
 ]
 
 
 def test_who_knows_finds_every_one() -> None:
-    figures = retrieval(oracle_held_out(LETTERS, 5.0), EvalConfig())
-    assert [figure.name for figure in figures] == NAMES
-    assert [figure.value for figure in figures] == [1.0] * 4
-    assert figures[0].n == 10
-    assert figures[0].baseline == 0.1
+    metrics = retrieval(oracle_context(LETTERS, 5.0), EvalConfig())
+    assert [metric.name for metric in metrics] == NAMES
+    assert [metric.value for metric in metrics] == [1.0] * 4
+    assert metrics[0].n == 10
+    assert metrics[0].baseline == 0.1
 
 
 def test_who_knows_nothing_is_right_one_time_in_ten() -> None:
-    figures = retrieval(oracle_held_out(LETTERS, 0.0), EvalConfig())
-    assert [figure.value for figure in figures] == pytest.approx([0.1] * 4)
+    metrics = retrieval(oracle_context(LETTERS, 0.0), EvalConfig())
+    assert [metric.value for metric in metrics] == pytest.approx([0.1] * 4)
 
 
 def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() -> None:
@@ -40,14 +40,14 @@ def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() ->
     config = EvalConfig(
         training_documents=[pair(number, 25 * number + 2) for number in range(10)], log_samples=1
     )
-    figures = retrieval(context, config)
-    assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in figures)
-    assert all(f.baseline == 0.1 for f in figures)
+    metrics = retrieval(context, config)
+    assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in metrics)
+    assert all(f.baseline == 0.1 for f in metrics)
     caption, pictured = context.logged_samples
     assert caption.expected == ["shade0 here"] == pictured.prompt
     assert caption.answer[0] == f"{0.0:10.2f}  shade0 here\n" and len(caption.answer) == 10
     assert pictured.answer[1] == "0.00 " and len(pictured.answer) == 20
-    candidates = draw_candidates([f"{n}" for n in range(10)], 0)
+    candidates = sample_candidates([f"{n}" for n in range(10)], 0)
     known = EvalConfig(training_documents=[pair(3, 75)])
     found = nearest_neighbor_accuracy(context.pairs, candidates, known)
     # One caption for all: it shares one word with each, and two with its own.
@@ -57,16 +57,16 @@ def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() ->
 
 def test_candidates_begin_with_the_own_place_and_have_ten_different_texts() -> None:
     texts = list(LETTERS + "aab" + "klm")
-    for own, row in enumerate(draw_candidates(texts, seed=1)):
+    for own, row in enumerate(sample_candidates(texts, seed=1)):
         assert row[0] == own
         assert len({texts[place] for place in row}) == 10
 
 
 def test_the_same_seed_draws_the_same_candidates() -> None:
     texts = [*LETTERS, *"klmnop"]
-    assert draw_candidates(texts, 1) == draw_candidates(texts, 1) != draw_candidates(texts, 2)
+    assert sample_candidates(texts, 1) == sample_candidates(texts, 1) != sample_candidates(texts, 2)
 
 
 def test_nine_texts_are_too_few() -> None:
     with pytest.raises(EvaluationError, match="retrieval: found 9 different texts among 9 docu"):
-        retrieval(oracle_held_out(LETTERS[:9], 0.0), EvalConfig())
+        retrieval(oracle_context(LETTERS[:9], 0.0), EvalConfig())

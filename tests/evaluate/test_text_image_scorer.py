@@ -13,12 +13,12 @@ COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 230, 20)}
 
 
 def colour_features() -> FrechetFeatures:
-    """A network that sees nothing but the mean colour."""
+    """A network that sees nothing but the mean color."""
     return FrechetFeatures(nn.AdaptiveAvgPool2d(1), "mean colour")
 
 
 def coloured(count: int) -> list[Document]:
-    """Pictures of three colours, each a little different, and what they are called."""
+    """Pictures of three colors, each a little different, and what they are called."""
     chance = np.random.default_rng(0)
     made = []
     for number in range(count):
@@ -38,7 +38,7 @@ def scorer() -> TextImageScorer:
 
 
 def test_a_picture_fits_the_words_of_its_colour_best(scorer: TextImageScorer) -> None:
-    pictures = [picture(colour).open() for colour in COLOURS.values()]
+    pictures = [picture(color).open() for color in COLOURS.values()]
     scores = scorer.scores(scorer.image_features(pictures), [f"a {word} one" for word in COLOURS])
     assert scores.shape == (3, 3)
     assert scores.argmax(axis=1).tolist() == [0, 1, 2]

@@ -33,10 +33,10 @@ def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
         {"task": _Task(), "doc": {"answer": "3"}, "resps": [["#### 3", "?", "?"]]},
         {"task": _Task(), "doc": {"answer": "4"}, "resps": [["#### 5", "#### 5", "#### 4"]]},
     ]
-    [figure] = majority_vote_metrics("gsm8k", TEXT_BENCHMARKS["gsm8k"], samples, 3)
-    assert (figure.name, figure.value, figure.n) == ("gsm8k_maj3", 2 / 3, 3)
-    assert figure.interval == wilson_interval(2, 3)
-    assert figure.baselines == {"one answer": (2 + 1 + 1) / 9}
+    [metric] = majority_vote_metrics("gsm8k", TEXT_BENCHMARKS["gsm8k"], samples, 3)
+    assert (metric.name, metric.value, metric.n) == ("gsm8k_maj3", 2 / 3, 3)
+    assert metric.interval == wilson_interval(2, 3)
+    assert metric.baselines == {"one answer": (2 + 1 + 1) / 9}
 
 
 def test_candidates_are_told_by_what_differs() -> None:
@@ -49,8 +49,8 @@ def test_candidates_are_told_by_what_differs() -> None:
 def test_each_metric_of_written_answers_has_a_figure_without_chance() -> None:
     samples: list[dict[str, Any]] = [{"exact_match": 1.0, "math_verify": 0.0}] * 4
     unused: Any = None
-    figures = accuracy_metrics("math", TEXT_BENCHMARKS["math"], samples, unused, unused)
-    assert [(figure.name, figure.value, figure.baseline) for figure in figures] == [
+    metrics = accuracy_metrics("math", TEXT_BENCHMARKS["math"], samples, unused, unused)
+    assert [(metric.name, metric.value, metric.baseline) for metric in metrics] == [
         ("math_exact_match", 1.0, None), ("math_math_verify", 0.0, None),
     ]  # fmt: skip
-    assert figures[0].note.endswith("4-shot")
+    assert metrics[0].note.endswith("4-shot")

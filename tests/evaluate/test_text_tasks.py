@@ -27,8 +27,8 @@ def _measured(
     name: str, model: Model, published: Path, **config: Any
 ) -> tuple[dict[str, Any], EvalContext]:
     context = EvalContext(model, [])
-    figures = text_benchmark(name, context, EvalConfig(benchmarks_folder=published, **config))
-    return {figure.name: figure for figure in figures}, context
+    metrics = text_benchmark(name, context, EvalConfig(benchmarks_folder=published, **config))
+    return {metric.name: metric for metric in metrics}, context
 
 
 def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
@@ -37,15 +37,15 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
     # "use a key" has words that training knows, "use a cloud" does not: right 2 times of 3.
     counts = np.zeros(model.vocabulary.size, dtype=np.int64)
     counts[model.text.encode(" key")] = 10_000
-    figures, context = _measured("piqa", model, published, training_counts=counts, show=2)
-    assert set(figures) == {"piqa_acc", "piqa_acc_norm"}
-    figure = figures["piqa_acc"]
-    assert figure.n == 3
-    assert figure.interval == pytest.approx(wilson_interval(figure.value * 3, 3))
-    assert figure.baselines["chance"] == 0.5
-    assert figure.baselines["commonest place"] == pytest.approx(2 / 3)
-    assert figure.baselines["unigram"] == pytest.approx(2 / 3)
-    assert figure.baseline == pytest.approx(2 / 3)
+    metrics, context = _measured("piqa", model, published, training_counts=counts, show=2)
+    assert set(metrics) == {"piqa_acc", "piqa_acc_norm"}
+    metric = metrics["piqa_acc"]
+    assert metric.n == 3
+    assert metric.interval == pytest.approx(wilson_interval(metric.value * 3, 3))
+    assert metric.baselines["chance"] == 0.5
+    assert metric.baselines["commonest place"] == pytest.approx(2 / 3)
+    assert metric.baselines["unigram"] == pytest.approx(2 / 3)
+    assert metric.baseline == pytest.approx(2 / 3)
     first, second = context.logged_samples
     assert first.prompt == ["Question: open box 0\nAnswer:"]
     assert [str(line).split("  ")[-1] for line in first.answer] == [
@@ -62,20 +62,20 @@ def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     def tick(*what: int) -> None:
         told.append(what)
 
-    figures, context = _measured("mmlu", model, published, show=9, tick=tick)
+    metrics, context = _measured("mmlu", model, published, show=9, tick=tick)
     assert told[-1] == (4, 4) and sorted(told) == told
-    assert figures["mmlu_acc"].n == 4
+    assert metrics["mmlu_acc"].n == 4
     prompts = [shown.prompt[0] for shown in context.logged_samples]
     assert [prompt.count("Answer: B") for prompt in prompts if isinstance(prompt, str)] == [5] * 4
     assert "about anatomy" in str(prompts[0]) and "about astronomy" in str(prompts[3])
 
 
 def test_tasks_of_big_bench_have_figures_of_their_own(model: Model, published: Path) -> None:
-    figures, _ = _measured("bigbench", model, published)
-    assert {name: figure.n for name, figure in figures.items()} == {
+    metrics, _ = _measured("bigbench", model, published)
+    assert {name: metric.n for name, metric in metrics.items()} == {
         "bigbench_acc": 2, "bigbench_heat_acc": 2,
     }  # fmt: skip
-    assert figures["bigbench_heat_acc"].baselines["chance"] == 0.5
+    assert metrics["bigbench_heat_acc"].baselines["chance"] == 0.5
 
 
 def test_where_contexts_differ_they_are_the_candidates(model: Model, published: Path) -> None:
@@ -94,11 +94,11 @@ def test_mathematics_is_right_when_the_answer_is_and_votes_are_counted(
         return ["#### 1", "#### 3", "#### 1"] * (len(requests) // 3)
 
     monkeypatch.setattr(text_tasks.HarnessModel, "generate_until", written)
-    figures, _ = _measured("gsm8k", model, published, votes=3)
-    assert figures["gsm8k_exact_match"].value == 0.0
+    metrics, _ = _measured("gsm8k", model, published, votes=3)
+    assert metrics["gsm8k_exact_match"].value == 0.0
     # The questions' answers are 1 and 2.
-    assert (figures["gsm8k_maj3"].value, figures["gsm8k_maj3"].n) == (0.5, 2)
-    assert figures["gsm8k_maj3"].baselines == {"one answer": pytest.approx(2 / 6)}
+    assert (metrics["gsm8k_maj3"].value, metrics["gsm8k_maj3"].n) == (0.5, 2)
+    assert metrics["gsm8k_maj3"].baselines == {"one answer": pytest.approx(2 / 6)}
 
 
 def test_competition_mathematics_is_scored_by_the_harness_own_rules(
@@ -110,8 +110,8 @@ def test_competition_mathematics_is_scored_by_the_harness_own_rules(
         return [said] * len(requests)
 
     monkeypatch.setattr(text_tasks.HarnessModel, "generate_until", written)
-    figures, _ = _measured("math", model, published, votes=2)
-    assert {name: figure.value for name, figure in figures.items()} == {
+    metrics, _ = _measured("math", model, published, votes=2)
+    assert {name: metric.value for name, metric in metrics.items()} == {
         "math_exact_match": 1.0, "math_math_verify": 1.0, "math_maj2": 1.0,
     }  # fmt: skip
 

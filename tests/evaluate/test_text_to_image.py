@@ -45,15 +45,15 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
     monkeypatch.setattr(room, "draw_captions", _copies(documents))
     context = EvalContext(model, documents)
     config = EvalConfig(
-        feature_network="colours", training_documents=coloured(40), max_prompts=66, log_samples=1
+        feature_network="colors", training_documents=coloured(40), max_prompts=66, log_samples=1
     )
     fits, like, frechet = text_to_image(context, config)
-    assert (like.name, like.value, like.n) == ("drawn_like_reference", 1.0, 66)
+    assert (like.name, like.value, like.n) == ("image_matches_reference", 1.0, 66)
     assert set(like.baselines) == {"chance", "nearest caption's picture"}
-    assert fits.value > 0.2  # one of three colours, of which ten candidates have three or four
+    assert fits.value > 0.2  # one of three colors, of which ten candidates have three or four
     assert f"the documents' own pictures get {fits.value:.3f}" in fits.note
     assert fits.baselines["nearest caption's picture"] == pytest.approx(fits.value, abs=0.2)
-    assert (frechet.name, frechet.unit, frechet.interval) == ("drawn_frechet", "mean colour", None)
+    assert (frechet.name, frechet.unit, frechet.interval) == ("generation_fd", "mean colour", None)
     assert frechet.value == pytest.approx(0.0, abs=1e-9)
     assert frechet.baseline is not None and frechet.baseline >= 0
     assert context.logged_samples[0].task == "text_to_image"
@@ -65,10 +65,10 @@ def test_without_training_pairs_likeness_alone_is_told(
     model: Model, scenes: list[Document]
 ) -> None:
     context = EvalContext(model, scenes)
-    figures = text_to_image(context, EvalConfig(feature_network="colours", max_prompts=10))
-    assert [(figure.name, figure.n) for figure in figures] == [("drawn_like_reference", 10)]
-    assert figures[0].baselines == {"chance": 0.1}
-    assert context.skipped == [NO_SCORER_PAIRS, "drawn_frechet: 10 pictures; it wants 64."]
+    metrics = text_to_image(context, EvalConfig(feature_network="colors", max_prompts=10))
+    assert [(metric.name, metric.n) for metric in metrics] == [("image_matches_reference", 10)]
+    assert metrics[0].baselines == {"chance": 0.1}
+    assert context.skipped == [NO_SCORER_PAIRS, "generation_fd: 10 pictures; it wants 64."]
 
 
 def test_without_features_nothing_is_drawn_and_the_way_is_told(
@@ -92,8 +92,8 @@ def test_likeness_by_hand() -> None:
             self.text = text
 
     pairs: Any = [Named(str(number)) for number in range(10)]
-    [figure] = alignment_metrics(pairs, ours, own, None, None)
-    assert (figure.value, figure.n) == (0.1, 10)
+    [metric] = alignment_metrics(pairs, ours, own, None, None)
+    assert (metric.value, metric.n) == (0.1, 10)
 
 
 def test_so_many_pairs_are_asked_that_ten_texts_remain(model: Model) -> None:

@@ -51,7 +51,7 @@ def test_questions_find_their_answers_and_pictures_by_number(published: Path) ->
     read = read_vqa(published / "vqav2")
     [first, second] = read.test
     assert (first.question, first.most_common_reference, len(first.references)) == (
-        "What colour is it?",
+        "What color is it?",
         "blue",
         10,
     )

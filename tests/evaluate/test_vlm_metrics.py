@@ -26,20 +26,20 @@ def _answered(
 def test_captions_stand_beside_anothers_and_the_nearest_pictures() -> None:
     asked = [VlmExample(RED, "", ("a red dog", "the red")), VlmExample(BLUE, "", ("a blue cat",))]
     training = [VlmExample(picture((250, 9, 9)), "", ("a red dog",)), VlmExample(BLUE, "", ("no",))]
-    [figure], scores = captioning_scores(_answered(asked, ["A red dog.", "a cat"], training))
+    [metric], scores = captioning_scores(_answered(asked, ["A red dog.", "a cat"], training))
     references = [[tokenize_caption(text) for text in each.references] for each in asked]
     by_hand = cider([["a", "red", "dog"], ["a", "cat"]], references)
     assert scores == pytest.approx([100 * score for score in by_hand])
-    assert (figure.name, figure.n) == ("x_cider", 2)
-    assert figure.value == pytest.approx(50 * sum(by_hand))
+    assert (metric.name, metric.n) == ("x_cider", 2)
+    assert metric.value == pytest.approx(50 * sum(by_hand))
     other = cider([tokenize_caption("a blue cat"), tokenize_caption("a red dog")], references)
     near = cider([["a", "red", "dog"], ["no"]], references)
-    assert figure.baselines == {
+    assert metric.baselines == {
         "another's": pytest.approx(50 * sum(other)),
         "nearest picture's": pytest.approx(50 * sum(near)),
     }  # fmt: skip
-    assert figure.baseline == max(figure.baselines.values())
-    assert figure.interval is not None and figure.interval[0] <= figure.value
+    assert metric.baseline == max(metric.baselines.values())
+    assert metric.interval is not None and metric.interval[0] <= metric.value
 
 
 def test_answers_are_told_over_all_and_by_kind_beside_those_that_do_not_look() -> None:
@@ -59,13 +59,13 @@ def test_answers_are_told_over_all_and_by_kind_beside_those_that_do_not_look() -
 
 def test_without_looking_the_nearest_question_is_the_one_that_begins_the_same() -> None:
     known = [
-        VlmExample(RED, "what colour is it?", ("red",)),
+        VlmExample(RED, "what color is it?", ("red",)),
         VlmExample(RED, "what shape is it?", ("square",)),
         VlmExample(RED, "what shape is that?", ("square",)),
         VlmExample(RED, "is it red?", ("Yes",)),
     ]
     asked = [
-        VlmExample(RED, text, ("?",)) for text in ("what colour is that?", "is it big?", "who?")
+        VlmExample(RED, text, ("?",)) for text in ("what color is that?", "is it big?", "who?")
     ]
     assert question_only_baselines(asked, known) == {
         "commonest answer": ["square"] * 3, "nearest question": ["red", "yes", "square"],

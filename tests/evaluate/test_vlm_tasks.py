@@ -25,10 +25,10 @@ def test_every_benchmark_gives_a_figure_with_its_prompts(
     name: str, model: Model, published: Path
 ) -> None:
     context = EvalContext(model, [])
-    figures = vlm_benchmark(name, context, EvalConfig(benchmarks_folder=published, log_samples=1))
-    assert figures[0].name.startswith(name)
-    assert (figures[0].n, figures[0].interval is not None) == (2, True)
-    assert len(figures[0].baselines) >= 1
+    metrics = vlm_benchmark(name, context, EvalConfig(benchmarks_folder=published, log_samples=1))
+    assert metrics[0].name.startswith(name)
+    assert (metrics[0].n, metrics[0].interval is not None) == (2, True)
+    assert len(metrics[0].baselines) >= 1
     [shown] = context.logged_samples
     pictures = [part for part in shown.prompt if isinstance(part, PIL.Image.Image)]
     assert len(pictures) == (1 if name == "flickr30k" else 3)
@@ -42,11 +42,11 @@ def test_a_perfect_writer_gets_everything_right(
         return [question.most_common_reference.upper() + "." for question in asked]
 
     monkeypatch.setattr(VlmPromptBuilder, "write", knows)
-    [figure, _] = vlm_benchmark(
+    [metric, _] = vlm_benchmark(
         "vqav2", EvalContext(model, []), EvalConfig(benchmarks_folder=published)
     )
-    assert figure.value == 1.0
-    assert figure.baselines == {"commonest answer": 0.5, "nearest question": 0.5}
+    assert metric.value == 1.0
+    assert metric.baselines == {"commonest answer": 0.5, "nearest question": 0.5}
 
 
 def test_a_benchmark_of_training_questions_alone_is_refused(

@@ -12,7 +12,7 @@ from calumma.evaluate.vqa import normalize_answer, vqa_accuracy
      (3, (3 * 2 / 3 + 7) / 10), (4, 1.0), (10, 1.0)],
 )  # fmt: skip
 def test_an_answer_counts_by_how_many_of_ten_people_gave_it(people: int, counts: float) -> None:
-    given = ["red"] * people + [f"colour {n}" for n in range(10 - people)]
+    given = ["red"] * people + [f"color {n}" for n in range(10 - people)]
     assert vqa_accuracy("Red.", given) == pytest.approx(counts)
 
 

@@ -1,7 +1,8 @@
-"""One answer as pieces, against what the engine chose."""
+"""Output processor: the events of one output, against the sample of the model."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,17 +10,16 @@ import PIL.Image
 import pytest
 
 from calumma.generate.async_engine import AsyncEngine
+from calumma.generate.events import TextPiece
 from calumma.generate.model import Model
 from calumma.serve.moderation import ContentFilter
 from calumma.serve.output_processor import (
-    Begun,
-    Chosen,
-    Drawn,
-    Ended,
-    Growing,
-    Narrator,
-    Piece,
-    Said,
+    EncodedImage,
+    Finished,
+    ImageFileEncoder,
+    OutputEvent,
+    OutputProcessor,
+    TokenIds,
 )
 from tests.images import noise
 from tests.serve.conftest import ALONE
@@ -27,99 +27,97 @@ from tests.serve.test_moderation import NoWord
 
 
 @pytest.fixture(scope="module")
-def live(model: Model) -> Iterator[AsyncEngine]:
-    made = AsyncEngine(model)
-    yield made
-    made.close()
+def engine(model: Model) -> Iterator[AsyncEngine]:
+    engine = AsyncEngine(model)
+    yield engine
+    engine.close()
 
 
-def as_bytes(image: PIL.Image.Image) -> bytes:
-    return image.tobytes()
+class RawEncoder(ImageFileEncoder):
+    """Encodes images as their pixels, finished ones with a mark."""
+
+    def encode(self, image: PIL.Image.Image, *, is_partial: bool = False) -> bytes:
+        return image.tobytes() + (b"" if is_partial else b"finished")
 
 
-def result(
-    live: AsyncEngine,
-    seed: int,
-    stops: Sequence[str] = (),
-    filters: Sequence[ContentFilter] = (),
-    **more: Any,
-) -> list[Piece]:
-    answer = live.generate(["a red ", noise(1)], seed=seed, **{**ALONE, **more})
-    return list(Narrator(answer, as_bytes, stops, filters).pieces())
+def process(
+    engine: AsyncEngine, seed: int, filters: Sequence[ContentFilter] = (), **options: Any
+) -> list[OutputEvent]:
+    stream = engine.generate(["a red ", noise(1)], seed=seed, **{**ALONE, **options})
+    processor = OutputProcessor(stream, RawEncoder("tiny"), filters=filters, return_token_ids=True)
+
+    async def collect() -> list[OutputEvent]:
+        return [event async for event in processor.events()]
+
+    return asyncio.run(collect())
 
 
-def said(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces if isinstance(piece, Said))
+def text_of(events: list[OutputEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextPiece))
 
 
-def last(pieces: list[Piece]) -> Ended:
-    end = pieces[-1]
-    assert isinstance(end, Ended)
+def last(events: list[OutputEvent]) -> Finished:
+    end = events[-1]
+    assert isinstance(end, Finished)
     return end
 
 
-def test_pieces_are_the_answer_in_order(live: AsyncEngine, model: Model, drawing_seed: int) -> None:
-    alone = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
-    pieces = result(live, drawing_seed)
-    parts = [p for p in alone.parts if p]
-    assert said(pieces) == "".join(part for part in parts if isinstance(part, str))
-    drawn = [piece for piece in pieces if isinstance(piece, Drawn)]
-    assert [one.png for one in drawn] == [p.tobytes() for p in parts if not isinstance(p, str)]
-    assert [one.number for one in drawn] == list(range(len(drawn)))
-    kinds = [type(piece) for piece in pieces if not isinstance(piece, Chosen)]
-    begun = kinds.index(Begun)
-    assert kinds[begun : begun + 4] == [Begun, Growing, Growing, Drawn]
-    assert [
-        id_ for piece in pieces if isinstance(piece, Chosen) for id_ in piece.ids
-    ] == alone.token_ids
-    end = last(pieces)
-    assert (end.reason, end.num_ids) == (alone.finish_reason, len(alone.token_ids))
-    assert end.sample.token_ids == alone.token_ids
+def test_events_are_the_sample_in_order(
+    engine: AsyncEngine, model: Model, drawing_seed: int
+) -> None:
+    sample = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
+    events = process(engine, drawing_seed, partial_image_interval=2)
+    parts = [part for part in sample.parts if part]
+    assert text_of(events) == "".join(part for part in parts if isinstance(part, str))
+    images = [event for event in events if isinstance(event, EncodedImage)]
+    finished = [image for image in images if image.partial_index is None]
+    assert [image.png for image in finished] == [
+        part.tobytes() + b"finished" for part in parts if not isinstance(part, str)
+    ]
+    assert [image.index for image in finished] == list(range(len(finished)))
+    assert [image.partial_index for image in images[:3]] == [0, 1, None]
+    assert all(not image.png.endswith(b"finished") for image in images[:2])
+    token_ids = [id_ for event in events if isinstance(event, TokenIds) for id_ in event.token_ids]
+    end = last(events)
+    assert token_ids == end.token_ids == sample.token_ids
+    assert (end.reason, end.logprobs) == (sample.finish_reason, sample.logprobs)
 
 
-def test_a_stop_word_ends_it_at_an_id_that_does_not_depend_on_chance(live: AsyncEngine) -> None:
-    whole = said(result(live, 1, max_images=0))
-    word = whole[6:9]
+def test_a_stop_string_ends_the_output_at_a_deterministic_token(engine: AsyncEngine) -> None:
+    full = text_of(process(engine, 1, max_images=0))
+    stop = full[6:9]
     counts = set()
     for _ in range(5):
-        pieces = result(live, 1, [word], max_images=0)
-        assert said(pieces) == whole[: whole.index(word)]
-        assert last(pieces).reason == "stop"
-        counts.add(last(pieces).num_ids)
+        events = process(engine, 1, max_images=0, stop=(stop,))
+        assert text_of(events) == full[: full.index(stop)]
+        assert last(events).reason == "stop"
+        counts.add(len(last(events).token_ids))
     assert len(counts) == 1
 
 
-def test_text_that_does_not_pass_ends_it_untold(live: AsyncEngine) -> None:
-    whole = said(result(live, 1, max_images=0))
-    pieces = result(live, 1, filters=[NoWord(whole[3:6])], max_images=0)
-    assert said(pieces) == ""
-    assert last(pieces).reason == "content_filter"
-    passed = result(live, 1, filters=[NoWord("no such word")], max_images=0)
-    assert said(passed) == whole
+def test_blocked_text_ends_the_output_and_is_not_emitted(engine: AsyncEngine) -> None:
+    full = text_of(process(engine, 1, max_images=0))
+    events = process(engine, 1, [NoWord(full[3:6])], max_images=0)
+    assert text_of(events) == ""
+    assert last(events).reason == "content_filter"
+    assert text_of(process(engine, 1, [NoWord("no such word")], max_images=0)) == full
 
 
-def test_a_image_that_does_not_pass_is_never_shown(live: AsyncEngine, drawing_seed: int) -> None:
+def test_a_blocked_image_is_never_emitted(engine: AsyncEngine, drawing_seed: int) -> None:
     class NoImage(NoWord):
         def passes_image(self, image: PIL.Image.Image) -> bool:
             return False
 
-    pieces = result(live, drawing_seed, filters=[NoImage("no such word")])
-    assert not any(isinstance(piece, Drawn | Growing) for piece in pieces)
-    assert last(pieces).reason == "content_filter"
+    events = process(engine, drawing_seed, [NoImage("no such word")], partial_image_interval=0)
+    assert not any(isinstance(event, EncodedImage) for event in events)
+    assert last(events).reason == "content_filter"
 
 
-def test_an_answer_that_is_cancelled_ends(live: AsyncEngine) -> None:
-    answer = live.generate(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
-    answer.cancel()
-    assert last(list(Narrator(answer, as_bytes).pieces())).reason in ("abort", "stop", "length")
+def test_an_aborted_output_ends(engine: AsyncEngine) -> None:
+    stream = engine.generate(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
+    stream.abort()
 
+    async def collect() -> list[OutputEvent]:
+        return [event async for event in OutputProcessor(stream, RawEncoder("tiny")).events()]
 
-def test_a_image_that_is_whole_is_finished_and_one_that_grows_is_not(
-    live: AsyncEngine, drawing_seed: int
-) -> None:
-    answer = live.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
-    pieces = list(Narrator(answer, as_bytes, finish=lambda image: b"finished").pieces())
-    assert {piece.png for piece in pieces if isinstance(piece, Drawn)} == {b"finished"}
-    growing = [piece for piece in pieces if isinstance(piece, Growing)]
-    assert growing
-    assert all(piece.png != b"finished" for piece in growing)
+    assert last(asyncio.run(collect())).reason in ("stop", "length")

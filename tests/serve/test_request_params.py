@@ -1,8 +1,9 @@
-"""Fields of a request as rules of sampling."""
+"""Generation parameters of request bodies."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,46 +12,63 @@ from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeLimits
-from calumma.serve.protocol import SamplingFields
-from calumma.serve.request_params import (
-    first_seed,
-    images_of,
-    modality_of,
-    requests_of,
-    room_for,
-    sampling_of,
+from calumma.serve.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ImageGenerationRequest,
+    SamplingFields,
 )
-from tests.checkpoints.random_models import without_image_decoder
+from calumma.serve.request_params import (
+    GenerationParams,
+    completion_params,
+    image_generation_params,
+    resolve_modality,
+    sampling_params,
+)
+from tests.checkpoints.drawn import without_image_decoder
 
 
-def test_without_values_the_model_s_defaults_hold() -> None:
-    assert sampling_of(SamplingFields()) == {"text": TextSampling(), "image": ImageSampling()}
+def chat_params(model: Model, limits: ServeLimits | None = None, **body: Any) -> GenerationParams:
+    messages = [{"role": "user", "content": "a"}]
+    request = ChatCompletionRequest.model_validate({"messages": messages, **body})
+    return completion_params(request, model, limits or ServeLimits())
 
 
-def test_a_temperature_holds_for_both_and_guidance_for_images() -> None:
+def test_without_values_the_defaults_of_the_model_apply(model: Model) -> None:
+    assert sampling_params(SamplingFields()) == (TextSampling(), ImageSampling())
+    params = chat_params(model)
+    assert (params.n, params.max_images, params.modality) == (1, 8, "any")
+    assert (params.stop, params.partial_image_interval) == ((), 0)
+
+
+def test_temperature_applies_to_both_modalities_and_guidance_to_images() -> None:
     body = SamplingFields(
-        temperature=0.0, top_p=0.5, top_k=3, min_p=0.1, guidance_scale=2.0, repetition_penalty=1.1
+        temperature=0.0,
+        top_p=0.5,
+        top_k=3,
+        min_p=0.1,
+        guidance_scale=2.0,
+        num_speculative_tokens=4,
+        repetition_penalty=1.1,
     )
-    made = sampling_of(body)
-    both = {"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}
-    assert made["text"] == TextSampling(**both, repetition_penalty=1.1)  # type: ignore[arg-type]
-    assert made["image"] == ImageSampling(**both, guidance_scale=2.0)  # type: ignore[arg-type]
-    apart = sampling_of(
-        SamplingFields(temperature=0.0, image_temperature=0.9, image_guidance_scale=1.5)
-    )
-    assert apart["image"] == ImageSampling(temperature=0.9, image_guidance_scale=1.5)
+    text, image = sampling_params(body)
+    common: dict[str, Any] = {"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}
+    assert text == TextSampling(**common, repetition_penalty=1.1)
+    assert image == ImageSampling(**common, guidance_scale=2.0, num_speculative_tokens=4)
+    separate = SamplingFields(temperature=0.0, image_temperature=0.9, image_guidance_scale=1.5)
+    assert sampling_params(separate)[1] == ImageSampling(temperature=0.9, image_guidance_scale=1.5)
 
 
-def test_seeds_are_whole_numbers_that_the_engine_takes() -> None:
-    assert first_seed(SamplingFields(seed=5)) == 5
-    assert first_seed(SamplingFields(seed=-1)) == 2**63 - 1
-    drawn = {first_seed(SamplingFields()) for _ in range(20)}
-    assert len(drawn) > 10
-    assert all(0 <= seed < 2**32 for seed in drawn)
+def test_seeds_are_unsigned_and_of_32_bits_if_random(model: Model) -> None:
+    assert chat_params(model, seed=5, n=3).seeds == [5, 6, 7]
+    assert chat_params(model, seed=-1, n=2).seeds == [2**63 - 1, 0]
+    random_seeds = {chat_params(model).seed for _ in range(20)}
+    assert len(random_seeds) > 10
+    assert all(0 <= seed < 2**32 for seed in random_seeds)
 
 
 @pytest.mark.parametrize(
-    ("expected", "kind"),
+    ("modalities", "expected"),
     [
         (None, "any"),
         (["text"], "text"),
@@ -59,35 +77,52 @@ def test_seeds_are_whole_numbers_that_the_engine_takes() -> None:
         (["text", "text"], "text"),
     ],
 )
-def test_modalities_say_what_an_answer_may_hold(
-    model: Model, expected: list[str] | None, kind: str
+def test_modalities_say_what_is_generated(
+    model: Model, modalities: list[str] | None, expected: str
 ) -> None:
-    assert modality_of(expected, model) == kind
+    assert resolve_modality(modalities, model) == expected
 
 
-def test_a_model_that_draws_nothing_answers_in_text(model_parts: ModelComponents) -> None:
-    blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
-    assert modality_of(None, blind) == modality_of(["text"], blind) == "text"
+def test_a_model_without_image_decoder_generates_text(model_parts: ModelComponents) -> None:
+    tokenizers = without_image_decoder(model_parts.tokenizers)
+    text_only = Model(replace(model_parts, tokenizers=tokenizers))
+    assert resolve_modality(None, text_only) == resolve_modality(["text"], text_only) == "text"
     with pytest.raises(APIError) as caught:
-        modality_of(["text", "image"], blind)
+        resolve_modality(["text", "image"], text_only)
     assert str(caught.value) == (
-        'this model draws no images; expected modalities ["text"]. Ask for text alone.'
+        'this model generates no images; expected modalities ["text"]. Request text only.'
     )
 
 
-def test_room_is_bounded_by_the_model_and_the_operator(model: Model) -> None:
-    assert room_for(7, model, ServeLimits()) == 7
-    assert room_for(10**6, model, ServeLimits()) == 128
-    assert room_for(10**6, model, ServeLimits(max_new_tokens=50)) == 50
-    assert room_for(None, model, ServeLimits()) == 128
+def test_the_length_is_limited_by_the_model_and_the_operator(model: Model) -> None:
+    assert chat_params(model, max_tokens=7).max_new_tokens == 7
+    assert chat_params(model, max_tokens=7, max_completion_tokens=8).max_new_tokens == 8
+    assert chat_params(model, max_tokens=10**6).max_new_tokens == 128
+    limits = ServeLimits(max_new_tokens=50)
+    assert chat_params(model, limits, max_tokens=10**6).max_new_tokens == 50
+    assert chat_params(model).max_new_tokens == 128
 
 
-def test_images_are_counted() -> None:
-    assert [images_of(None, kind) for kind in ("any", "text", "image")] == [8, 0, 1]
-    assert images_of(3, "any") == 3
-    assert images_of(3, "text") == 0
+def test_the_number_of_images_depends_on_the_modality(model: Model) -> None:
+    assert chat_params(model, modalities=["text"], max_images=3).max_images == 0
+    assert chat_params(model, modalities=["image"]).max_images == 1
+    assert chat_params(model, max_images=3).max_images == 3
 
 
-def test_each_seed_is_a_request() -> None:
-    one, two = requests_of([1, 2], [5, 6], {"max_new_tokens": 3})
-    assert (one.prompt_token_ids, one.seed, two.seed, two.max_new_tokens) == ((1, 2), 5, 6, 3)
+def test_partial_images_are_decoded_only_where_they_are_sent(model: Model) -> None:
+    assert chat_params(model, stream=True).partial_image_interval is None
+    hidden = {"include_partial_images": False}
+    assert chat_params(model, stream=True, stream_options=hidden).partial_image_interval == 0
+    completion = CompletionRequest(prompt="a", stream=True)
+    assert completion_params(completion, model, ServeLimits()).partial_image_interval == 0
+    image = ImageGenerationRequest(prompt="a", partial_images=1)
+    assert image_generation_params(image, model).partial_image_interval == 0
+    streamed = ImageGenerationRequest(prompt="a", partial_images=1, stream=True)
+    assert image_generation_params(streamed, model).partial_image_interval == 2
+    assert image_generation_params(streamed, model).max_new_tokens == 6
+
+
+def test_each_seed_is_a_request(model: Model) -> None:
+    first, second = chat_params(model, seed=5, n=2, stop=["x"]).to_requests([1, 2])
+    assert (first.prompt_token_ids, first.seed, second.seed) == ((1, 2), 5, 6)
+    assert second.stop == ("x",)

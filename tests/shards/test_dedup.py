@@ -104,7 +104,7 @@ def test_a_clean_build_accounts_for_every_document(
     assert manifest.fingerprints["filters"] == RULES.fingerprint
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     told = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}
-    assert told["0"] == "1 letters; expected at least 3"
+    assert told["0"] == "1 characters; expected at least 3"
     assert told["3"] == "of document 0 of task 1, both from 0"
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK_DIR}
     assert build_local(job, [tmp_path / "docs"], 1) == manifest

@@ -30,7 +30,7 @@ def test_the_bytes_of_a_shard_by_hand(tmp_path: Path) -> None:
     assert (tmp_path / "shard-00000-000.loss_mask").read_bytes() == b"\x00" + b"\x01" * 8
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"shard-00000-000{suffix}"
-        for suffix in (".crc32", ".loss_mask", ".offsets", ".tokens", ".sources")
+        for suffix in (".crc32", ".loss_mask", ".offsets", ".sources", ".tokens")
     ]
     flags = b"\x00" + b"\x01" * 8
     checks = [zlib.crc32(token_ids[:14] + flags[:7]), zlib.crc32(token_ids[14:] + flags[7:])]

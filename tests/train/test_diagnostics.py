@@ -47,8 +47,8 @@ def fresh(config: DecoderConfig, **changes: Any) -> Decoder:
 def first_layer_by_hand(decoder: Decoder, micro: DeviceBatch) -> float:
     """The greatest logit of the first block, pair by pair."""
     attention = decoder.blocks[0].attention
-    x = decoder.blocks[0].attention_norm(decoder.embedding(micro.ids))
-    angles = rope_angles(micro.positions, decoder.config.head_dim, 10_000.0).unsqueeze(-2)
+    x = decoder.blocks[0].attention_norm(decoder.embedding(micro.input_ids))
+    angles = rope_angles(micro.position_ids, decoder.config.head_dim, 10_000.0).unsqueeze(-2)
     q, k = (
         apply_rotary_emb(
             norm(linear(x).unflatten(-1, (-1, decoder.config.head_dim))), *both(angles)
@@ -64,7 +64,7 @@ def first_layer_by_hand(decoder: Decoder, micro: DeviceBatch) -> float:
         for row in range(len(x))
         for i in range(x.shape[1])
         for j in range(i + 1)
-        if micro.owners[row, i] == micro.owners[row, j]
+        if micro.document_ids[row, i] == micro.document_ids[row, j]
         for head in range(decoder.config.num_heads)
     ]
     return max(found)
@@ -111,14 +111,14 @@ def test_a_look_leaves_no_trace(
     )
     weights = copy.deepcopy(decoder.state_dict())
     torch.manual_seed(1)
-    before = decoder(micro.ids)
+    before = decoder(micro.input_ids)
     state = torch.get_rng_state()
     first = max_attention_logits(decoder, micro)
     second = max_attention_logits(decoder, micro)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    assert torch.equal(decoder(micro.ids), before)
+    assert torch.equal(decoder(micro.input_ids), before)
     assert decoder.training
     assert all(torch.equal(weights[name], one) for name, one in decoder.state_dict().items())
 

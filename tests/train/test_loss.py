@@ -54,9 +54,9 @@ def test_the_modalities_sum_to_the_whole() -> None:
     made, (_, _, targets, counted) = sums(0.0), inputs()
     assert torch.allclose(made.text + made.image + made.control, made.total, atol=1e-4)
     expected = targets[counted]
-    assert made.num_image == ((expected >= 4) & (expected < 9)).sum()
-    assert made.num_text == (expected >= 13).sum()
-    assert made.num_text + made.num_image + made.num_control == counted.sum()
+    assert made.num_image_tokens == ((expected >= 4) & (expected < 9)).sum()
+    assert made.num_text_tokens == (expected >= 13).sum()
+    assert made.num_text_tokens + made.num_image_tokens + made.num_control_tokens == counted.sum()
 
 
 def test_the_largest_logit_is_of_targets_that_count() -> None:
@@ -168,5 +168,5 @@ def test_where_nothing_counts_the_loss_is_nothing() -> None:
         hidden, head, targets, torch.zeros(3, 7).bool(), V, z_loss_weight=1.0
     )
     made.total.backward()
-    assert (made.total.item(), made.num_text.item()) == (0.0, 0)
+    assert (made.total.item(), made.num_text_tokens.item()) == (0.0, 0)
     assert head.weight.grad is not None and not head.weight.grad.any()

@@ -55,6 +55,6 @@ def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
     assert sums.total.item() == pytest.approx(
         unmasked.item(), rel=2e-2 if dtype != torch.float32 else 1e-5
     )
-    assert sums.num_image == 4
+    assert sums.num_image_tokens == 4
     assert len(gradients) == len(list(fresh_decoder(SETTING).parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)

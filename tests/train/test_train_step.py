@@ -79,8 +79,8 @@ def test_the_report_is_what_the_loss_says(
         )
     report = learn(model, [batch], rules(reader))
     assert report.loss == pytest.approx(float(sums.total) / batch.num_loss_tokens, rel=1e-5)
-    assert report.loss_text == pytest.approx(float(sums.text / sums.num_text), rel=1e-5)
-    assert report.loss_image == pytest.approx(float(sums.image / sums.num_image), rel=1e-5)
+    assert report.loss_text == pytest.approx(float(sums.text / sums.num_text_tokens), rel=1e-5)
+    assert report.loss_image == pytest.approx(float(sums.image / sums.num_image_tokens), rel=1e-5)
     inside = torch.from_numpy(batch.document_ids >= 0)
     assert report.output_norm == pytest.approx(float(stream[inside].norm(dim=-1).mean()), rel=1e-5)
 

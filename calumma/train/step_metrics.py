@@ -1,0 +1,63 @@
+"""Metrics of one optimizer step, a line of `metrics.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """Metrics of one optimizer step; losses are in nats per token in the loss mask."""
+
+    loss: float
+
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+
+    lr: float | None = None
+    """Learning rate of the step."""
+
+    loss_text: float | None = None
+    loss_image: float | None = None
+
+    log_z: float | None = None
+    """Mean log of the softmax's denominator Z."""
+
+    max_logit: float | None = None
+
+    output_norm: float | None = None
+    """Mean norm of the last block's output."""
+
+    grad_norms: Mapping[str, float] = field(default_factory=dict)
+    """Norm by parameter group (embedding, attention, ...); logged as `grad_norm_GROUP`."""
+
+    num_tokens: int | None = None
+    """Tokens of the step, padding left out."""
+
+    ideal_seconds: float | None = None
+    """Seconds that the step's operations take at the peak of all GPUs; not logged, gives `mfu`."""
+
+    stage: int = 1
+    """Stage of the run; loss spikes are detected within a stage."""
+
+    data_wait_fraction: float | None = None
+    """Fraction of the step spent waiting for data."""
+
+    peak_memory_bytes: int | None = None
+
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of one kind of training: losses, rewards, codebook usage, diagnostics."""
+
+    step_skipped: int = 0
+    """1 if the gradient was not finite and no weight changed, else 0."""
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the metrics by their names in `metrics.jsonl`."""
+        fields: dict[str, Any] = dict(vars(self))
+        for name in ("grad_norms", "ideal_seconds", "extra"):
+            del fields[name]
+        metrics = {name: value for name, value in fields.items() if value is not None}
+        grad_norms = {f"grad_norm_{group}": norm for group, norm in self.grad_norms.items()}
+        return {**metrics, **grad_norms, **self.extra}
