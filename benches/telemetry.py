@@ -113,11 +113,16 @@ def main() -> None:
             device=args.device,
             num_workers="auto" if args.workers < 0 else args.workers,
         )
-        ours, bare = measure(setting, folder / "run")
-    told = {"quick": args.quick, "setting": asdict(setting) | {"shards": str(args.shards or "")}}
+        ours, direct = measure(setting, folder / "run")
+    settings = {
+        "quick": args.quick,
+        "setting": asdict(setting) | {"shards": str(args.shards or "")},
+    }
     threads = torch.get_num_threads()
     print(
-        format_result("telemetry", {OURS: ours, "direct": bare}, describe_machine(threads), **told)
+        format_result(
+            "telemetry", {OURS: ours, "direct": direct}, describe_machine(threads), **settings
+        )
     )
 
 
@@ -125,48 +130,51 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
     """Seconds a step of either side, the overhead, and the share of waiting for data."""
     config = run_config(setting)
     synchronize = torch.cuda.synchronize if setting.device.startswith("cuda") else lambda: None
-    turn = bare_turn(setting, config, synchronize)
+    direct_turn = build_direct_turn(setting, config, synchronize)
     ours: list[Clocks] = []
     direct: list[Clocks] = []
-    started = clocks()
+    started = read_clocks()
 
     def progress(number: int, seen: Mapping[str, Any]) -> None:
         nonlocal started
         if number % setting.steps_per_turn == 0:
             synchronize()
             if number:
-                ours.append(since(started))
-            direct.append(turn())
-            started = clocks()
+                ours.append(seconds_since(started))
+            direct.append(direct_turn())
+            started = read_clocks()
 
     pretrain(config, run, progress)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     waited = sum(one["data_wait_fraction"] * one["step_seconds"] for one in lines[1:])
     # The first round warms both sides up; after the last, the bare side has had one turn more.
     pairs = list(zip(ours[1:], direct[1:-1], strict=True))
-    wall, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
-    overhead = statistics.median(one / other for one, other in wall) - 1
+    elapsed, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
+    overhead = statistics.median(one / other for one, other in elapsed) - 1
     data_wait = waited / sum(one["step_seconds"] for one in lines[1:])
     return {
-        "seconds_per_step": statistics.median(one for one, _ in wall) / setting.steps_per_turn,
+        "seconds_per_step": statistics.median(one for one, _ in elapsed) / setting.steps_per_turn,
         "overhead": overhead,
         "overhead_without_waiting": overhead - data_wait * (1 + overhead),
         "overhead_processor": statistics.median(one / other for one, other in processor) - 1,
         "data_wait": data_wait,
-    }, {"seconds_per_step": statistics.median(other for _, other in wall) / setting.steps_per_turn}
+    }, {
+        "seconds_per_step": statistics.median(other for _, other in elapsed)
+        / setting.steps_per_turn
+    }
 
 
 Clocks = tuple[float, float]
 """Seconds of the wall's clock, and of the processor for this process."""
 
 
-def clocks() -> Clocks:
+def read_clocks() -> Clocks:
     return time.perf_counter(), time.process_time()
 
 
-def since(began: Clocks) -> Clocks:
-    now = clocks()
-    return now[0] - began[0], now[1] - began[1]
+def seconds_since(started: Clocks) -> Clocks:
+    now = read_clocks()
+    return now[0] - started[0], now[1] - started[1]
 
 
 def run_config(setting: BenchSetting) -> PretrainConfig:
@@ -189,8 +197,8 @@ def run_config(setting: BenchSetting) -> PretrainConfig:
     )
 
 
-def bare_turn(
-    setting: BenchSetting, config: PretrainConfig, settle: Callable[[], None]
+def build_direct_turn(
+    setting: BenchSetting, config: PretrainConfig, synchronize: Callable[[], None]
 ) -> Callable[[], Clocks]:
     """Takes a turn of steps without anything that only tells, on the rows of ours; its seconds."""
     reader = ShardReader(setting.shards)
@@ -238,19 +246,19 @@ def bare_turn(
 
     def turn() -> Clocks:
         batches = [stream.next() for _ in range(setting.steps_per_turn)]
-        settle()
-        started = clocks()
+        synchronize()
+        started = read_clocks()
         for batch in batches:
             step(batch)
-        settle()
-        return since(started)
+        synchronize()
+        return seconds_since(started)
 
     return turn
 
 
-def embedded_shards(folder: Path, most: int) -> Path:
+def embedded_shards(folder: Path, max_documents: int) -> Path:
     """The embedded corpus through a text tokenizer of its own and image codes of no meaning."""
-    documents = list(itertools.islice(load_embedded(None, "train"), most))
+    documents = list(itertools.islice(load_embedded(None, "train"), max_documents))
     documents = [replace(one, source="embedded") for one in documents]
     texts = [p.text for one in documents for p in one.content if isinstance(p, Text)]
     torch.manual_seed(0)

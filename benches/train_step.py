@@ -56,53 +56,55 @@ SHAPES = PRESETS | {"bench": BENCH_SHAPE, "tiny": replace(PRESETS["tiny"], vocab
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What both sides are given."""
 
     shape: DecoderConfig
-    rows: int
-    length: int
-    documents: int
+    batch_size: int
+    seq_len: int
+    documents_per_row: int
     """Documents that each row is packed of; the port cannot keep them apart."""
 
     device: torch.device
     compute: ComputeConfig
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """Targets of one step."""
-        return self.rows * self.length
+        return self.batch_size * self.seq_len
 
 
-def random_batch(setting: Setting) -> Batch:
+def random_batch(setting: BenchSetting) -> Batch:
     """Rows of text ids and image codes, drawn alike."""
-    chance = np.random.default_rng(0)
-    ids = chance.integers(4, setting.shape.vocabulary_size, (setting.rows, setting.length + 1))
-    places = np.arange(setting.length)
-    each = -(-setting.length // setting.documents)
+    generator = np.random.default_rng(0)
+    ids = generator.integers(
+        4, setting.shape.vocabulary_size, (setting.batch_size, setting.seq_len + 1)
+    )
+    positions = np.arange(setting.seq_len)
+    document_length = -(-setting.seq_len // setting.documents_per_row)
     return Batch(
         input_ids=ids[:, :-1].copy(),
         labels=ids[:, 1:].copy(),
-        loss_mask=np.ones((setting.rows, setting.length), dtype=np.bool_),
-        document_ids=np.tile(places // each, (setting.rows, 1)),
-        position_ids=np.tile(places % each, (setting.rows, 1)),
+        loss_mask=np.ones((setting.batch_size, setting.seq_len), dtype=np.bool_),
+        document_ids=np.tile(positions // document_length, (setting.batch_size, 1)),
+        position_ids=np.tile(positions % document_length, (setting.batch_size, 1)),
     )
 
 
-def fresh_decoder(setting: Setting) -> Decoder:
+def build_decoder(setting: BenchSetting) -> Decoder:
     """The weights that both sides start from."""
     decoder = Decoder(setting.shape)
     decoder.init_weights(0)
     return decoder.to(setting.device)
 
 
-def our_side(setting: Setting, batch: Batch) -> Callable[[], None]:
+def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
     """A step as `calumma pretrain` does it."""
-    decoder = fresh_decoder(setting).train()
+    decoder = build_decoder(setting).train()
     apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
     rules = StepRules(
-        vocabulary=vocabulary_of(setting.shape),
+        vocabulary=build_vocabulary(setting.shape),
         z_loss_weight=1e-5,
         max_grad_norm=1.0,
         compute_dtype=compute_dtype(setting.compute, setting.device),
@@ -110,9 +112,9 @@ def our_side(setting: Setting, batch: Batch) -> Callable[[], None]:
     return lambda: print_loss("ours", optimizer_step(decoder, optimizers, [batch], rules).loss)
 
 
-def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
+def transformers_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
     """The same step with transformers' model, as one would write it around that."""
-    ours = fresh_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
+    ours = build_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
     port = trained_port(setting.shape, ours).to(setting.device).train()
     named = [one for one in port.named_parameters() if "vqmodel" not in one[0]]
     parameters = [p for _, p in named]
@@ -149,11 +151,11 @@ def port_side(setting: Setting, batch: Batch) -> Callable[[], None]:
     return step
 
 
-def vocabulary_of(shape: DecoderConfig) -> Vocabulary:
+def build_vocabulary(shape: DecoderConfig) -> Vocabulary:
     """The release's vocabulary, or a smaller one with as many ids."""
-    whole = Vocabulary.release()
-    if shape.vocabulary_size == whole.size:
-        return whole
+    release = Vocabulary.release()
+    if shape.vocabulary_size == release.size:
+        return release
     empty = Vocabulary(num_codes=64, num_text=1)
     return Vocabulary(num_codes=64, num_text=shape.vocabulary_size - empty.size + 1)
 
@@ -163,13 +165,13 @@ def print_loss(side: str, loss: float) -> None:
     print(f"{side:>14} loss {loss:.4f}", file=sys.stderr)
 
 
-SIDES: dict[str, Callable[[Setting, Batch], Callable[[], None]]] = {
-    "ours": our_side,
-    "transformers": port_side,
+SIDES: dict[str, Callable[[BenchSetting, Batch], Callable[[], None]]] = {
+    "ours": calumma_step,
+    "transformers": transformers_step,
 }
 
 
-def measured_peak(device: torch.device) -> float:
+def peak_flops(device: torch.device) -> float:
     """Operations a second at best: a GPU's data sheet, or what a CPU's float32 products reach."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -183,7 +185,7 @@ def measured_peak(device: torch.device) -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-def memory(side: str, arguments: argparse.Namespace, setting: Setting) -> int:
+def peak_memory(side: str, arguments: argparse.Namespace, setting: BenchSetting) -> int:
     """Most bytes that two steps of one side hold: on a GPU as torch counts, else of a process."""
     if setting.device.type == "cpu":
         words = [sys.executable, __file__, "--side", side]
@@ -196,7 +198,7 @@ def memory(side: str, arguments: argparse.Namespace, setting: Setting) -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def run_alone(side: str, setting: Setting) -> None:
+def run_alone(side: str, setting: BenchSetting) -> None:
     """Two steps: the first makes the optimizer's state, the second holds it beside all else."""
     step = SIDES[side](setting, random_batch(setting))
     step()
@@ -221,13 +223,13 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_setting(arguments: argparse.Namespace) -> Setting:
+def make_setting(arguments: argparse.Namespace) -> BenchSetting:
     """What the command line asks for."""
-    return Setting(
+    return BenchSetting(
         shape=replace(SHAPES[arguments.size], dropout=0.0),
-        rows=arguments.rows,
-        length=arguments.length,
-        documents=arguments.documents,
+        batch_size=arguments.rows,
+        seq_len=arguments.length,
+        documents_per_row=arguments.documents,
         device=torch.device(arguments.device),
         compute=ComputeConfig(
             precision=arguments.precision,
@@ -245,7 +247,7 @@ def main() -> None:
         run_alone(arguments.side, setting)
         return
     names = ["ours"] if arguments.only_ours else [*SIDES]
-    peaks = {name: memory(name, arguments, setting) for name in names}
+    peaks = {name: peak_memory(name, arguments, setting) for name in names}
     batch = random_batch(setting)
     settle = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
     seconds = time_interleaved(
@@ -254,11 +256,11 @@ def main() -> None:
         num_warmups=1 if arguments.compile == "none" else 3,
         synchronize=settle,
     )
-    work = flops_per_token(setting.shape, setting.length)
-    peak = measured_peak(setting.device)
+    work = flops_per_token(setting.shape, setting.seq_len)
+    peak = peak_flops(setting.device)
     sides: dict[str, dict[str, float | None]] = {}
     for name, middle in median_seconds(seconds).items():
-        speed = setting.tokens / middle
+        speed = setting.num_tokens / middle
         sides[name] = {
             "tokens_per_second": round(speed, 1),
             "peak_memory_bytes": peaks[name],

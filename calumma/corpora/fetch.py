@@ -78,8 +78,8 @@ def fetch_corpus(
         corpus: the catalog entry.
         out: the parent folder of corpora.
         limit: maximum number of documents; counts are then not compared.
-        say: told in a line what begins.
-        progress: told after each document what has been read.
+        say: called with a line when a step begins.
+        progress: called after each document with the counts so far.
 
     Raises:
         CorpusError: a package cannot be fetched, or the counts differ from the catalog.

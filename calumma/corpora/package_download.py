@@ -42,15 +42,15 @@ StatusCallback = Callable[[str], None]
 
 
 def fetch_package(package: Package, on_status: StatusCallback = lambda line: None) -> Path:
-    """Where a package lies unpacked; it is fetched if it is not in the cache.
+    """Return the folder of an unpacked package, downloaded if it is not in the cache.
 
     Args:
-        package: what to fetch.
-        say: told when something is fetched.
+        package: the package.
+        say: called with a line before a download.
 
     Raises:
-        CorpusError: the client is missing, the registry is out of reach or does not have the
-            package in this version, or what came is broken.
+        CorpusError: the client is missing, the registry cannot be reached or lacks this version, or
+            the download is corrupt.
         OutputError: the cache cannot be written.
     """
     file_name = re.sub(r"[^\w.+@-]", "_", f"{package.name}-{package.version}")

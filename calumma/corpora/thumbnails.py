@@ -149,11 +149,11 @@ def _is_known(word: str, english: AbstractSet[str]) -> bool:
 
 
 def shorten_page(document: Document, *, side: int, quality: int, max_words: int) -> Document | None:
-    """A page cut to its beginning, its pictures small; None if no thumbnail is left.
+    """Return the beginning of a page with small images; None without images.
 
     Args:
-        document: text and pictures.
-        side: pixels of the longer side of a thumbnail.
+        document: the page.
+        side: longer side of the images in pixels.
         quality: WebP quality.
         most_words: the page ends with the part in which this many words are passed.
     """

@@ -1,4 +1,4 @@
-"""A server around the tiny model: asked in this process, and over a real socket."""
+"""A server of the tiny model, in this process and on a real socket."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.checkpoints.model_folder import ModelComponents
+from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
-from calumma.generate.params import EngineConfig, ImageSampling, TextSampling
+from calumma.generate.params import ImageSampling, TextSampling
 from calumma.serve.api_keys import APIKeys
 from calumma.serve.app import build_app, build_handler
 from calumma.serve.config import ServeConfig
@@ -32,33 +33,29 @@ def model(model_parts: ModelComponents) -> Model:
 
 @contextmanager
 def serving(
-    model: Model, config: ServeConfig | None = None, keys: APIKeys | None = None, **budget: int
+    model: Model, config: ServeConfig | None = None, api_keys: APIKeys | None = None
 ) -> Iterator[tuple[TestClient, RequestHandler]]:
-    """A client of a server in this process."""
-    handler = build_handler(
-        model, config or ServeConfig(served_model_name="tiny"), EngineConfig(**budget)
-    )
-    with TestClient(build_app(handler, keys), HOME, raise_server_exceptions=False) as client:
+    """Yield a client of a server in this process, and the server's handler."""
+    handler = build_handler(AsyncEngine(model), config or ServeConfig(served_model_name="tiny"))
+    with TestClient(build_app(handler, api_keys), HOME, raise_server_exceptions=False) as client:
         yield client, handler
 
 
 @contextmanager
 def listening(
-    model: Model, config: ServeConfig | None = None, keys: APIKeys | None = None, **budget: int
+    model: Model, config: ServeConfig | None = None
 ) -> Iterator[tuple[str, RequestHandler, Server]]:
-    """A server on a socket of this machine: its address, its inside, and its switch."""
-    handler = build_handler(
-        model, config or ServeConfig(served_model_name="tiny"), EngineConfig(**budget)
-    )
-    with bind("127.0.0.1", 0) as place:
-        server = Server(build_app(handler, keys), handler)
-        thread = threading.Thread(target=server.run, args=([place],))
+    """Yield a server on a socket of this machine: its URL, its handler, and itself."""
+    handler = build_handler(AsyncEngine(model), config or ServeConfig(served_model_name="tiny"))
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(build_app(handler), handler)
+        thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.01)
-            yield f"http://127.0.0.1:{place.getsockname()[1]}", handler, server
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", handler, server
         finally:
             server.stop()
             thread.join()
@@ -66,14 +63,14 @@ def listening(
 
 @pytest.fixture(scope="session")
 def running_server(model: Model) -> Iterator[tuple[str, RequestHandler]]:
-    """One server on a socket for all tests that change nothing of it."""
+    """Yield one server on a socket for all tests that do not change it."""
     with listening(model) as (url, handler, _):
         yield url, handler
 
 
 @pytest.fixture(scope="session")
 def shared_server(model: Model) -> Iterator[tuple[TestClient, RequestHandler]]:
-    """One server for all tests that change nothing of it."""
+    """Yield one server for all tests that do not change it."""
     with serving(model) as made:
         yield made
 
@@ -97,7 +94,7 @@ def image_part(seed: int) -> dict[str, Any]:
 
 
 def said(*parts: Any, role: str = "user") -> list[dict[str, Any]]:
-    """One message of texts and images."""
+    """Build one message of texts and images."""
     content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
     return [{"role": role, "content": content}]
 
@@ -107,18 +104,18 @@ ALONE: dict[str, Any] = {
     "image": ImageSampling(temperature=1.0, top_p=1.0),
     "max_new_tokens": 30,
 }
-"""The rules of WILD, asked of the model itself."""
+"""The sampling parameters of `WILD`, for the model itself."""
 
 
 @pytest.fixture(scope="session")
 def drawing_seed(model: Model) -> int:
-    """A seed with which the answer to "a red " and image 1 holds both text and a image."""
+    """Find a seed with which the answer to "a red " and image 1 has both text and an image."""
     for seed in range(200):
         usage = model.generate(["a red ", noise(1)], seed=seed, **ALONE).usage
         if usage.completion.image_tokens and usage.completion.text_tokens > 1:
             return seed
-    raise AssertionError("the tiny model draws nothing")
+    raise AssertionError("the tiny model generates no image")
 
 
 WILD = {"temperature": 2.0, "image_temperature": 1.0, "top_p": 1.0}
-"""So hot that the tiny model says and draws much."""
+"""Temperatures at which the tiny model generates much text and many images."""

@@ -25,7 +25,7 @@ from calumma.serve.request_params import (
     resolve_modality,
     sampling_params,
 )
-from tests.checkpoints.drawn import without_image_decoder
+from tests.checkpoints.random_models import without_image_decoder
 
 
 def chat_params(model: Model, limits: ServeLimits | None = None, **body: Any) -> GenerationParams:

@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benches.port import trained_port
-from benches.train_step import SHAPES, Setting, fresh_decoder, vocabulary_of
+from benches.train_step import SHAPES, BenchSetting, build_decoder, build_vocabulary
 from calumma.train.config import ComputeConfig
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss
 
 # The port's image codes are the ids 4 and 5; see `port_config`.
-SETTING = Setting(
+SETTING = BenchSetting(
     shape=replace(SHAPES["tiny"], vocabulary_size=200, dropout=0.0),
-    rows=1,
-    length=6,
-    documents=1,
+    batch_size=1,
+    seq_len=6,
+    documents_per_row=1,
     device=torch.device("cpu"),
     compute=ComputeConfig(),
 )
@@ -27,14 +27,14 @@ IDS = torch.tensor([[0, 150, 4, 5, 5, 4, 151]])
 
 
 def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
-    decoder = fresh_decoder(SETTING)
+    decoder = build_decoder(SETTING)
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         sums = cross_entropy_and_z_loss(
             decoder(IDS[:, :-1], head_fn=decoder.norm),
             decoder.head,
             IDS[:, 1:],
             torch.ones(1, 6, dtype=torch.bool),
-            vocabulary_of(SETTING.shape),
+            build_vocabulary(SETTING.shape),
             z_loss_weight=0.0,
         )
     sums.total.backward()
@@ -46,7 +46,7 @@ def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
     dtype: torch.dtype,
 ) -> None:
     sums, gradients = our_loss(dtype)
-    port = trained_port(SETTING.shape, fresh_decoder(SETTING).state_dict()).to(dtype)
+    port = trained_port(SETTING.shape, build_decoder(SETTING).state_dict()).to(dtype)
     with torch.no_grad():
         theirs = port(input_ids=IDS, labels=IDS).loss
         logits = port.lm_head(port.model(input_ids=IDS[:, :-1]).last_hidden_state)
@@ -56,5 +56,5 @@ def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
         unmasked.item(), rel=2e-2 if dtype != torch.float32 else 1e-5
     )
     assert sums.num_image_tokens == 4
-    assert len(gradients) == len(list(fresh_decoder(SETTING).parameters()))
+    assert len(gradients) == len(list(build_decoder(SETTING).parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)

@@ -1,7 +1,7 @@
-"""One prompt and one answer by a template, from real words and pictures.
+"""Conversations of one prompt and one answer, from templates filled with real text and images.
 
-Templates are ours and say so: every document's attributes name the category it belongs to and that
-a template wrote it. Words and pictures keep the licence of the document they come from.
+Every document has the attributes category, kind and written-by = "template". Text and images keep the
+license of the document they come from.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from calumma.documents.document import Document, Part, Text, Turn
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo:
-    """Where the words and pictures of a conversation come from."""
+    """Name, license and split of the text and images of a conversation."""
 
     name: str
-    """Of the document or line, unique in its category."""
+    """Name of the document or line, unique in its category."""
 
     license: str
     split: Split
@@ -32,14 +32,14 @@ def make_conversation(
     answer: Sequence[Part | str],
     source: SourceInfo,
 ) -> Document:
-    """A conversation of one prompt and its answer.
+    """Build a conversation of one prompt and its answer.
 
     Args:
-        category: one of the six kinds of fine-tuning data.
-        kind: which task of the category it is.
-        prompt: parts; strings are texts.
-        answer: parts; strings are texts.
-        of: where they come from.
+        category: one of the six fine-tuning categories.
+        kind: the task in the category.
+        prompt: parts; strings are text.
+        answer: parts; strings are text.
+        of: name, license and split.
     """
     return Document(
         id=f"{kind}/{source.name}",
@@ -60,10 +60,10 @@ def _parts(parts: Sequence[Part | str]) -> tuple[Part, ...]:
 
 
 def pick_template(choices: Sequence[str], name: str) -> str:
-    """One of several wordings, always the same one for a name."""
+    """Pick one of several templates by a hash of `name`."""
     return choices[stable_hash(name) % len(choices)]
 
 
 def stable_hash(name: str) -> int:
-    """A number below 2^32 that looks random and is always the same for a name."""
+    """Return a 32-bit hash of a name that is the same in every process."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)

@@ -1,4 +1,4 @@
-"""The six categories out of the corpus inside the package: no network is needed."""
+"""The six fine-tuning categories from the embedded corpus, without a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS: tuple[Split, Split] = ("train", "held-out")
 
 
 def embedded_conversations(category: str) -> Iterator[Document]:
-    """All conversations of a category, of both splits; attribute "split" says which.
+    """Yield all conversations of a category, of both splits; attribute "split" has which.
 
     Args:
         category: text, code, visual_chat, image_generation, interleaved_generation or safety.

@@ -28,7 +28,7 @@ GLOSSES_LICENSE = "WordNet-3.0"
 
 
 def document_caption(document: Document) -> str:
-    """The caption of a picture: its attribute, or the document's text."""
+    """Return the caption of an image: the attribute, or the document's text."""
     return document.attributes.get("caption") or document.text
 
 
@@ -53,7 +53,7 @@ def visual_chat(document: Document) -> Iterator[Document]:
 
 
 def image_request(document: Document) -> Document:
-    """A caption asks for its picture."""
+    """Build a request for the image of a caption."""
     of = _source_info(document)
     asked = pick_template(DRAW_PROMPTS, of.name).format(caption=document_caption(document))
     return make_conversation("image_generation", "draw", [asked], [document.images[0]], of)

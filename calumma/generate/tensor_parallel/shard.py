@@ -74,7 +74,7 @@ def read_sharded_decoder(model: LazyModel) -> Decoder:
     shard_decoder(decoder)
     decoder.load_state_dict(
         {
-            name: _shard(stored.read(), dims[name]) if name in dims else stored.read()
+            name: _shard(stored.read(), dims[name]) if name in dims else stored.read().clone()
             for name, stored in model.decoder_tensors.items()
         },
         assign=True,
