@@ -1,18 +1,18 @@
-"""What looking costs: a run with its eyes, watch, journal and page beside the bare steps.
+"""Measure what logging, diagnostics and stability monitoring cost in a training run.
 
     python benches/telemetry.py                    minutes, on the embedded corpus
     python benches/telemetry.py --quick            seconds, a tiny decoder
-    python benches/telemetry.py --shards FOLDER    on shards of your own; --device cuda on a GPU
+    python benches/telemetry.py --shards FOLDER    on other shards; --device cuda on a GPU
 
-`ours` is a run of `calumma pretrain` as it is: every step told in full, looks at attention and
-weights every 20 steps, the watch over 100 steps of history, `metrics.jsonl`, and `report.html`
-anew every 30 seconds. The peer `direct` is the same decoder with nothing but the loss, the clip and
-the optimizer. Both take turns, 20 steps each, on the same rows, which the peer has at hand. What is
-told is the median of the rounds' seconds, and `overhead`, the median of the rounds' ratios less
-one; `overhead_processor` is the same of the processor's seconds, which other programs on a busy
-machine do not add to (on a GPU it tells nothing). `data_wait` is the share of ours that was spent
-waiting for batches, over all its steps but the first; the peer never waits, so
-`overhead_without_waiting` is what looking and telling cost.
+`ours` is a run of `calumma pretrain`: metrics of every step, diagnostics every 20 steps, the
+stability monitor over 100 steps, `metrics.jsonl`, and `report.html` every 30 seconds. The peer
+`direct` has the same decoder, loss, gradient clipping and optimizer, and nothing else. The sides
+run interleaved, 20 steps each, on the same batches, which the peer has in memory.
+
+`overhead` is the median over the rounds of ours / direct - 1; `cpu_overhead` is the same for the
+CPU time of the process, which other load on the machine does not change (on a GPU it means
+nothing). `data_wait_fraction` is the fraction of our time that is spent waiting for batches; the
+peer never waits, so `overhead_without_waiting` is the cost of the telemetry.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from benches.measure import OURS, describe_machine, format_result
 from calumma.batches.batch import Batch
@@ -52,9 +52,9 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import (
+    CheckpointConfig,
     DecoderShapeConfig,
     DiagnosticsConfig,
-    LoaderConfig,
     OptimizerConfig,
     PretrainConfig,
     StageConfig,
@@ -69,7 +69,7 @@ from calumma.train.train_step import StepRules, autocast_context, to_device
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """What is measured."""
+    """Parameters of the benchmark."""
 
     shards: Path
     shape: DecoderShapeConfig
@@ -77,10 +77,10 @@ class BenchSetting:
     batch_size: int
     num_rounds: int
     steps_per_turn: int
-    """Steps that a side takes in its turn."""
+    """Steps of one side before the other side runs."""
 
     device: str
-    num_workers: int | str
+    num_workers: int | Literal["auto"]
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--shards", type=Path)
-    parser.add_argument("--size", help="a named size, such as 94M, instead of the demo's")
+    parser.add_argument("--size", help="a preset such as 94M instead of the demo's size")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=240)
     parser.add_argument("--device", default="cpu")
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds a step of either side, the overhead, and the share of waiting for data."""
+    """Return seconds per step of both sides, the overheads, and the wait for data."""
     config = run_config(setting)
     synchronize = torch.cuda.synchronize if setting.device.startswith("cuda") else lambda: None
     direct_turn = build_direct_turn(setting, config, synchronize)
@@ -147,7 +147,7 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
     pretrain(config, run, progress)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     waited = sum(one["data_wait_fraction"] * one["step_seconds"] for one in lines[1:])
-    # The first round warms both sides up; after the last, the bare side has had one turn more.
+    # The first round is warm-up; the direct side has run one turn more than ours.
     pairs = list(zip(ours[1:], direct[1:-1], strict=True))
     elapsed, processor = ([(one[clock], other[clock]) for one, other in pairs] for clock in (0, 1))
     overhead = statistics.median(one / other for one, other in elapsed) - 1
@@ -156,8 +156,8 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
         "seconds_per_step": statistics.median(one for one, _ in elapsed) / setting.steps_per_turn,
         "overhead": overhead,
         "overhead_without_waiting": overhead - data_wait * (1 + overhead),
-        "overhead_processor": statistics.median(one / other for one, other in processor) - 1,
-        "data_wait": data_wait,
+        "cpu_overhead": statistics.median(one / other for one, other in processor) - 1,
+        "data_wait_fraction": data_wait,
     }, {
         "seconds_per_step": statistics.median(other for _, other in elapsed)
         / setting.steps_per_turn
@@ -165,7 +165,7 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
 
 
 Clocks = tuple[float, float]
-"""Seconds of the wall's clock, and of the processor for this process."""
+"""Wall-clock seconds, and CPU seconds of this process."""
 
 
 def read_clocks() -> Clocks:
@@ -178,18 +178,21 @@ def seconds_since(started: Clocks) -> Clocks:
 
 
 def run_config(setting: BenchSetting) -> PretrainConfig:
-    """A run as its TOML file would tell it, saved at its end alone."""
+    """Return a pre-training config that saves at its end only."""
     weights = dict.fromkeys(ShardReader(setting.shards).manifest.sources, 1.0)
     steps = setting.steps_per_turn * (setting.num_rounds + 1)
     return PretrainConfig(
         shards=setting.shards,
         tokenizers=setting.shards,
         steps=steps,
-        save_every=steps,
+        checkpoint=CheckpointConfig(interval=steps),
         device=setting.device,
         model=setting.shape,
-        data=DataConfig(seq_len=setting.seq_len, global_batch_size=setting.batch_size),
-        loader=LoaderConfig(workers=setting.num_workers),
+        data=DataConfig(
+            seq_len=setting.seq_len,
+            global_batch_size=setting.batch_size,
+            num_workers=setting.num_workers,
+        ),
         diagnostics=DiagnosticsConfig(interval=setting.steps_per_turn),
         optimizer=OptimizerConfig(lr=1e-4),
         stage_one=StageConfig(weights=weights),
@@ -200,7 +203,7 @@ def run_config(setting: BenchSetting) -> PretrainConfig:
 def build_direct_turn(
     setting: BenchSetting, config: PretrainConfig, synchronize: Callable[[], None]
 ) -> Callable[[], Clocks]:
-    """Takes a turn of steps without anything that only tells, on the rows of ours; its seconds."""
+    """Return a function that runs plain steps on the same batches and returns its seconds."""
     reader = ShardReader(setting.shards)
     vocabulary = reader.manifest.vocabulary
     device = torch.device(setting.device)
@@ -215,8 +218,8 @@ def build_direct_turn(
         max_grad_norm=1.0,
         compute_dtype=compute_dtype(config.compute, device),
     )
-    stream = PackedLoader(reader, config.data)
-    stream.set_mixture(config.stage_one.weights)
+    loader = PackedLoader(reader, config.data)
+    loader.set_mixture(config.stage_one.weights)
 
     def step(batch: Batch) -> None:
         micro = to_device(batch, device)
@@ -245,7 +248,7 @@ def build_direct_turn(
         optimizer.zero_grad()
 
     def turn() -> Clocks:
-        batches = [stream.next() for _ in range(setting.steps_per_turn)]
+        batches = [loader.next() for _ in range(setting.steps_per_turn)]
         synchronize()
         started = read_clocks()
         for batch in batches:
@@ -257,7 +260,7 @@ def build_direct_turn(
 
 
 def embedded_shards(folder: Path, max_documents: int) -> Path:
-    """The embedded corpus through a text tokenizer of its own and image codes of no meaning."""
+    """Build shards of the embedded corpus, with an untrained image tokenizer."""
     documents = list(itertools.islice(load_embedded(None, "train"), max_documents))
     documents = [replace(one, source="embedded") for one in documents]
     texts = [p.text for one in documents for p in one.content if isinstance(p, Text)]

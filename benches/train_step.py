@@ -1,17 +1,17 @@
-"""One training step: ours beside transformers' port of Chameleon, same weights, same batch.
+"""Compare a training step with transformers' port of Chameleon: same weights, same batch.
 
     python benches/train_step.py                 on a CPU: 6 layers of width 256, 65,536 ids
-    python benches/train_step.py --device cuda --size 1.5B --rows 4 --length 4096
+    python benches/train_step.py --device cuda --size 1.5B --batch-size 4 --seq-len 4096
     python benches/train_step.py --quick         fewer rounds; --size tiny for seconds
 
-Both sides learn with cross-entropy over the whole vocabulary, gradients clipped to length 1, and
-torch's fused AdamW; ours has its z-loss besides. The port's forward sets the logits of image codes
-to the least number there is, so that a batch with pictures has no finite loss: here its own hidden
-states go to its own head and to torch's cross-entropy instead.
+Both sides compute cross-entropy over the whole vocabulary, clip gradients to norm 1, and use
+torch's fused AdamW; ours also has a z-loss. The port's forward masks the logits of all image tokens,
+so that a batch with images has no finite loss: here its hidden states go to its own head and to
+torch's cross-entropy instead.
 
-Operations a token are counted as 6 for each weight but the embedding's, and 12 for each layer,
-channel and token of context; their share of the device's peak is the MFU. The peak of a CPU is
-measured in the same run, as the best of several products of large matrices.
+FLOPs per token are 6 per weight except the embedding's, and 12 per layer, channel and token of
+context; MFU is their fraction of the device's peak. The peak of a CPU is the best of several
+products of large matrices in the same run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from benches.measure import (
     child_peak_memory_bytes,
@@ -49,7 +49,7 @@ from calumma.train.train_step import StepRules, optimizer_step
 from calumma.vocabulary import Vocabulary
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
-"""Dense bfloat16 operations a second of GPUs, from their makers' data sheets."""
+"""Dense bfloat16 FLOP/s of GPUs, from the data sheets."""
 
 BENCH_SHAPE = replace(PRESETS["37M"], num_layers=6, dropout=0.0)
 SHAPES = PRESETS | {"bench": BENCH_SHAPE, "tiny": replace(PRESETS["tiny"], vocabulary_size=16_384)}
@@ -57,25 +57,25 @@ SHAPES = PRESETS | {"bench": BENCH_SHAPE, "tiny": replace(PRESETS["tiny"], vocab
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """What both sides are given."""
+    """Parameters of both sides."""
 
     shape: DecoderConfig
     batch_size: int
     seq_len: int
     documents_per_row: int
-    """Documents that each row is packed of; the port cannot keep them apart."""
+    """Documents per packed sequence; the port attends across their boundaries."""
 
     device: torch.device
     compute: ComputeConfig
 
     @property
     def num_tokens(self) -> int:
-        """Targets of one step."""
+        """Number of labels of one step."""
         return self.batch_size * self.seq_len
 
 
 def random_batch(setting: BenchSetting) -> Batch:
-    """Rows of text ids and image codes, drawn alike."""
+    """Return packed sequences of uniformly random tokens."""
     generator = np.random.default_rng(0)
     ids = generator.integers(
         4, setting.shape.vocabulary_size, (setting.batch_size, setting.seq_len + 1)
@@ -92,14 +92,14 @@ def random_batch(setting: BenchSetting) -> Batch:
 
 
 def build_decoder(setting: BenchSetting) -> Decoder:
-    """The weights that both sides start from."""
+    """Return a decoder with the initial weights of both sides."""
     decoder = Decoder(setting.shape)
     decoder.init_weights(0)
     return decoder.to(setting.device)
 
 
 def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
-    """A step as `calumma pretrain` does it."""
+    """Return the training step of `calumma pretrain`."""
     decoder = build_decoder(setting).train()
     apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
@@ -113,7 +113,7 @@ def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
 
 
 def transformers_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
-    """The same step with transformers' model, as one would write it around that."""
+    """Return the same step with transformers' model."""
     ours = build_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
     port = trained_port(setting.shape, ours).to(setting.device).train()
     named = [one for one in port.named_parameters() if "vqmodel" not in one[0]]
@@ -152,7 +152,7 @@ def transformers_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]
 
 
 def build_vocabulary(shape: DecoderConfig) -> Vocabulary:
-    """The release's vocabulary, or a smaller one with as many ids."""
+    """Return the vocabulary of the release, or a smaller one of the given size."""
     release = Vocabulary.release()
     if shape.vocabulary_size == release.size:
         return release
@@ -161,7 +161,7 @@ def build_vocabulary(shape: DecoderConfig) -> Vocabulary:
 
 
 def print_loss(side: str, loss: float) -> None:
-    """One line on stderr: both sides must tell the same course."""
+    """Print the loss on stderr; both sides must have the same losses."""
     print(f"{side:>14} loss {loss:.4f}", file=sys.stderr)
 
 
@@ -172,7 +172,7 @@ SIDES: dict[str, Callable[[BenchSetting, Batch], Callable[[], None]]] = {
 
 
 def peak_flops(device: torch.device) -> float:
-    """Operations a second at best: a GPU's data sheet, or what a CPU's float32 products reach."""
+    """Return the peak FLOP/s: of a GPU by its data sheet, of a CPU by float32 matrix products."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return next((peak for known, peak in PEAK_FLOPS.items() if known in name), float("nan"))
@@ -186,85 +186,95 @@ def peak_flops(device: torch.device) -> float:
 
 
 def peak_memory(side: str, arguments: argparse.Namespace, setting: BenchSetting) -> int:
-    """Most bytes that two steps of one side hold: on a GPU as torch counts, else of a process."""
+    """Return the peak memory in bytes of two steps: allocated on a GPU, else of a process."""
     if setting.device.type == "cpu":
         words = [sys.executable, __file__, "--side", side]
-        for name in ("size", "rows", "length", "documents", "precision", "compile", "recompute"):
-            words += [f"--{name}", str(getattr(arguments, name))]
+        for name in (
+            "size",
+            "batch_size",
+            "seq_len",
+            "documents",
+            "precision",
+            "compile",
+            "activation_checkpointing",
+        ):
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         return child_peak_memory_bytes(words)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    run_alone(side, setting)
+    run_two_steps(side, setting)
     return torch.cuda.max_memory_allocated()
 
 
-def run_alone(side: str, setting: BenchSetting) -> None:
-    """Two steps: the first makes the optimizer's state, the second holds it beside all else."""
+def run_two_steps(side: str, setting: BenchSetting) -> None:
+    """Run two steps; the first allocates the optimizer state."""
     step = SIDES[side](setting, random_batch(setting))
     step()
     step()
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three rounds")
     parser.add_argument("--size", default="bench", choices=SHAPES)
-    parser.add_argument("--rows", type=int, default=2)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--documents", type=int, default=1, help="that each row is packed of")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--seq-len", type=int, default=1024)
+    parser.add_argument("--documents", type=int, default=1, help="documents per packed sequence")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--compile", default="none", choices=["none", "inductor"])
-    parser.add_argument("--recompute", default="none", choices=["none", "selective", "full"])
+    parser.add_argument(
+        "--activation-checkpointing", default="none", choices=["none", "selective", "full"]
+    )
     parser.add_argument("--only-ours", action="store_true", help="where the port does not fit")
     parser.add_argument("--side", choices=[*SIDES], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def make_setting(arguments: argparse.Namespace) -> BenchSetting:
-    """What the command line asks for."""
+    """Return the parameters of the command line."""
     return BenchSetting(
         shape=replace(SHAPES[arguments.size], dropout=0.0),
-        batch_size=arguments.rows,
-        seq_len=arguments.length,
+        batch_size=arguments.batch_size,
+        seq_len=arguments.seq_len,
         documents_per_row=arguments.documents,
         device=torch.device(arguments.device),
         compute=ComputeConfig(
             precision=arguments.precision,
             compile=arguments.compile,
-            activation_checkpointing=arguments.recompute,
+            activation_checkpointing=arguments.activation_checkpointing,
         ),
     )
 
 
 def main() -> None:
-    """Measure and print."""
-    arguments = parse()
+    """Measure and print the results."""
+    arguments = parse_arguments()
     setting = make_setting(arguments)
     if arguments.side:
-        run_alone(arguments.side, setting)
+        run_two_steps(arguments.side, setting)
         return
     names = ["ours"] if arguments.only_ours else [*SIDES]
     peaks = {name: peak_memory(name, arguments, setting) for name in names}
     batch = random_batch(setting)
-    settle = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
+    synchronize = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
     seconds = time_interleaved(
         {name: SIDES[name](setting, batch) for name in names},
         num_rounds=3 if arguments.quick else arguments.rounds,
         num_warmups=1 if arguments.compile == "none" else 3,
-        synchronize=settle,
+        synchronize=synchronize,
     )
-    work = flops_per_token(setting.shape, setting.seq_len)
+    flops = flops_per_token(setting.shape, setting.seq_len)
     peak = peak_flops(setting.device)
     sides: dict[str, dict[str, float | None]] = {}
-    for name, middle in median_seconds(seconds).items():
-        speed = setting.num_tokens / middle
+    for name, seconds_per_step in median_seconds(seconds).items():
+        tokens_per_second = setting.num_tokens / seconds_per_step
         sides[name] = {
-            "tokens_per_second": round(speed, 1),
+            "tokens_per_second": round(tokens_per_second, 1),
             "peak_memory_bytes": peaks[name],
-            "mfu": round(speed * work / peak, 4),
+            "mfu": round(tokens_per_second * flops / peak, 4),
         }
     config = {name: value for name, value in vars(arguments).items() if name != "side"}
     print(

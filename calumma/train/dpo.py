@@ -45,7 +45,7 @@ from calumma.train.decoder_trainer import decoder_state, restore_decoder
 from calumma.train.distributed import init_distributed
 from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetune import weights_fingerprint
-from calumma.train.logprobs import logprobs
+from calumma.train.logprobs import token_logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.parallelize import (
     RankLayout,
@@ -120,7 +120,7 @@ class DPOTrainer:
 
         def read(stream: Tensor) -> Tensor:
             hidden = self.decoder.norm(stream)[micro.loss_mask]
-            return logprobs(hidden, self.decoder.head, micro.labels[micro.loss_mask])
+            return token_logprobs(hidden, self.decoder.head, micro.labels[micro.loss_mask])
 
         with autocast_context(self.dtype, self.device, self.place):
             each = self.decoder(

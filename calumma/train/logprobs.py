@@ -14,7 +14,7 @@ from calumma.model.decoder import LMHead
 from calumma.train.loss import cast_for_matmul, chunk_rows
 
 
-def logprobs(hidden: Tensor, head: LMHead, wanted: Tensor) -> Tensor:
+def token_logprobs(hidden: Tensor, head: LMHead, wanted: Tensor) -> Tensor:
     """The natural log of each expected id's probability over the whole vocabulary.
 
     Args:

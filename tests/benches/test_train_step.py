@@ -1,4 +1,4 @@
-"""The bench of a training step runs, and its sides learn the same."""
+"""The training-step benchmark runs, and both sides have the same losses."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from calumma.model.presets import PRESETS
 BENCH = Path(__file__).parents[2] / "benches" / "train_step.py"
 
 
-def test_both_sides_run_and_tell_the_same_losses() -> None:
+def test_both_sides_have_the_same_losses() -> None:
     done = subprocess.run(
-        [sys.executable, BENCH, "--quick", "--size", "tiny", "--length", "128"],
+        [sys.executable, BENCH, "--quick", "--size", "tiny", "--seq-len", "128"],
         capture_output=True,
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["bench"] == "train_step"
-    assert set(told["ratio"]["transformers"]) == {"tokens_per_second", "peak_memory_bytes", "mfu"}
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["bench"] == "train_step"
+    assert set(result["ratio"]["transformers"]) == {"tokens_per_second", "peak_memory_bytes", "mfu"}
     losses: dict[str, list[float]] = {"ours": [], "transformers": []}
     for side, loss in re.findall(r"(\w+) loss ([\d.]+)", done.stderr):
         losses[side].append(float(loss))
@@ -33,6 +33,6 @@ def test_both_sides_run_and_tell_the_same_losses() -> None:
     assert losses["ours"][-1] < losses["ours"][0]
 
 
-def test_operations_a_token_of_the_seven_billion() -> None:
-    # 6 x (7.013 - 0.268) billion weights, and 12 x 32 layers x 4,096 channels x 4,096 ids.
+def test_flops_per_token_of_the_7b_model() -> None:
+    # 6 x (7.013 - 0.268) billion weights, and 12 x 32 layers x 4,096 channels x 4,096 tokens.
     assert flops_per_token(PRESETS["7B"], 4096) == pytest.approx(46.9e9, rel=1e-3)

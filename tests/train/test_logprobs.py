@@ -7,7 +7,7 @@ import torch
 
 from calumma.model.decoder import LMHead
 from calumma.train import loss
-from calumma.train.logprobs import logprobs
+from calumma.train.logprobs import token_logprobs
 
 PLACES, WIDTH, SIZE = 7, 6, 11
 
@@ -23,7 +23,7 @@ def test_chunks_of_any_size_give_what_a_log_softmax_gives(
     expected = torch.randint(SIZE, (PLACES,))
     weights = torch.randn(PLACES)
 
-    told = logprobs(hidden, head, expected)
+    told = token_logprobs(hidden, head, expected)
     (told * weights).sum().backward()
     ours = hidden.grad.clone(), head.weight.grad.clone()
     hidden.grad = head.weight.grad = None
@@ -38,7 +38,7 @@ def test_chunks_of_any_size_give_what_a_log_softmax_gives(
 def test_a_head_that_stays_gets_no_gradient() -> None:
     head = LMHead(WIDTH, SIZE, bias=False).requires_grad_(False)
     hidden = torch.randn(2, WIDTH, requires_grad=True)
-    logprobs(hidden, head, torch.tensor([0, 1])).sum().backward()
+    token_logprobs(hidden, head, torch.tensor([0, 1])).sum().backward()
     assert head.weight.grad is None and hidden.grad is not None
 
 
@@ -48,7 +48,7 @@ def test_under_autocast_products_are_computed_low_and_sums_high() -> None:
     hidden = torch.randn(PLACES, WIDTH, requires_grad=True)
     expected = torch.randint(SIZE, (PLACES,))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        told = logprobs(hidden, head, expected)
+        told = token_logprobs(hidden, head, expected)
     told.sum().backward()
     direct = head(hidden).log_softmax(dim=1).gather(1, expected[:, None]).squeeze(1)
     assert told.dtype == hidden.grad.dtype == torch.float32
