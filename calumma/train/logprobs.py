@@ -1,6 +1,6 @@
-"""Log-probabilities of given ids, with gradients, without ever holding the logits of all places.
+"""Log-probabilities of given tokens, with gradients, without the logits of all positions in memory.
 
-Shapes: N places, M model_dim, V vocabulary size, C places of a chunk.
+Shapes: N positions, M model_dim, V vocabulary size, C positions of a chunk.
 """
 
 from __future__ import annotations
@@ -14,66 +14,65 @@ from calumma.model.decoder import LMHead
 from calumma.train.loss import cast_for_matmul, chunk_rows
 
 
-def token_logprobs(hidden: Tensor, head: LMHead, wanted: Tensor) -> Tensor:
-    """The natural log of each expected id's probability over the whole vocabulary.
+def token_logprobs(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+    """Compute the natural log of each target's probability over the whole vocabulary.
 
     Args:
-        hidden: [N, M] what the head reads.
+        hidden: [N, M] input of the head.
         head: the output layer.
-        expected: [N] int64 ids, text and image codes alike.
+        targets: [N] int64 token ids, text and image tokens alike.
 
     Returns:
         [N] float32, with gradients to `hidden` and to the head's weight.
     """
-    told: Tensor = head(hidden, lambda inputs, weight: _Logprobs.apply(inputs, weight, wanted))
-    return told
+    result: Tensor = head(hidden, lambda inputs, weight: _Logprobs.apply(inputs, weight, targets))
+    return result
 
 
 class _Logprobs(torch.autograd.Function):
-    """A chunk's logits are made once for its log-probabilities, and once more for gradients.
+    """Computes the logits of each chunk for the log-probabilities, and again for the gradients.
 
-    What the gradient of each place is weighed by is known only when all of an answer have been
-    summed, so it cannot be made at once, as in the loss of pre-training.
+    The gradient of a position is known only when all of its answer have been summed, so it cannot
+    be computed in the forward pass, as in the loss of pre-training.
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
-        """[N, M], [V, M], [N] to [N] float32."""
-        read, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
-        log_z = read.new_empty(len(read), dtype=torch.float32)
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Map [N, M], [V, M], [N] to [N] float32."""
+        hidden, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
+        log_z = hidden.new_empty(len(hidden), dtype=torch.float32)
         picked = torch.empty_like(log_z)
-        for part in _chunks(read, matrix):
-            logits = (read[part] @ matrix.T).float()
-            log_z[part] = logits.logsumexp(dim=1)
-            picked[part] = logits.gather(1, wanted[part, None]).squeeze(1)
-        ctx.save_for_backward(read, matrix, wanted, log_z)
+        for chunk in _chunks(hidden, matrix):
+            logits = (hidden[chunk] @ matrix.T).float()
+            log_z[chunk] = logits.logsumexp(dim=1)
+            picked[chunk] = logits.gather(1, targets[chunk, None]).squeeze(1)
+        ctx.save_for_backward(hidden, matrix, targets, log_z)
         ctx.dtypes = inputs.dtype, weight.dtype
         return picked - log_z
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """[N] to those of inputs and weight: (1 - p) for the expected id, -p for every other."""
-        read, matrix, wanted, log_z = ctx.saved_tensors
-        wants_inputs, wants_weight = ctx.needs_input_grad[:2]
-        to_inputs = torch.empty_like(read) if wants_inputs else None
-        to_weight = torch.zeros_like(matrix, dtype=torch.float32) if wants_weight else None
-        for part in _chunks(read, matrix):
-            pull = ((read[part] @ matrix.T).float() - log_z[part, None]).exp().neg()
-            pull.scatter_add_(1, wanted[part, None], torch.ones_like(pull[:, :1]))
-            pull = (pull * gradients[0][part, None]).to(read.dtype)
-            if to_inputs is not None:
-                to_inputs[part] = pull @ matrix
-            if to_weight is not None:
-                to_weight += pull.T @ read[part]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Map [N] to the gradients: by the logits, 1 - p for the target, -p for all others."""
+        hidden, matrix, targets, log_z = ctx.saved_tensors
+        needs_inputs, needs_weight = ctx.needs_input_grad[:2]
+        grad_inputs = torch.empty_like(hidden) if needs_inputs else None
+        grad_weight = torch.zeros_like(matrix, dtype=torch.float32) if needs_weight else None
+        for chunk in _chunks(hidden, matrix):
+            grad = ((hidden[chunk] @ matrix.T).float() - log_z[chunk, None]).exp().neg()
+            grad.scatter_add_(1, targets[chunk, None], torch.ones_like(grad[:, :1]))
+            grad = (grad * grad_outputs[0][chunk, None]).to(hidden.dtype)
+            if grad_inputs is not None:
+                grad_inputs[chunk] = grad @ matrix
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[chunk]
         inputs_dtype, weight_dtype = ctx.dtypes
         return (
-            None if to_inputs is None else to_inputs.to(inputs_dtype),
-            None if to_weight is None else to_weight.to(weight_dtype),
+            None if grad_inputs is None else grad_inputs.to(inputs_dtype),
+            None if grad_weight is None else grad_weight.to(weight_dtype),
             None,
         )
 
 
-def _chunks(read: Tensor, matrix: Tensor) -> list[slice]:
-    """Places whose logits are held at once."""
+def _chunks(hidden: Tensor, matrix: Tensor) -> list[slice]:
     rows = chunk_rows(matrix)
-    return [slice(start, start + rows) for start in range(0, len(read), rows)]
+    return [slice(start, start + rows) for start in range(0, len(hidden), rows)]

@@ -1,6 +1,7 @@
-"""What training minimises: next-id cross-entropy over the whole vocabulary, and z-loss.
+"""Training losses on the output of the head: cross-entropy of the next token, and z-loss.
 
-Shapes: B rows, T tokens, M model_dim, V vocabulary size, N counted targets, C targets of a chunk.
+Shapes: B rows, T tokens, M model_dim, V vocabulary size, N labels in the loss mask, C labels of a
+chunk.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from calumma.model.decoder import LMHead
 from calumma.vocabulary import Vocabulary
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
-"""Logits held at once, by kind of device. Of 65,536 ids that is 512 targets on a CPU, where fresh
-memory is dear, and 4,096 on a GPU, whose matrix products want long sides."""
+"""Most logits in memory at once, by device type. With a vocabulary of 65,536 that is 512 labels on a
+CPU, where allocation is slow, and 4,096 on a GPU, whose matrix products need large matrices."""
 
 
 class LossSums(NamedTuple):
-    """Sums over counted targets, nothing averaged, so that batches can be added."""
+    """Sums over the labels in the loss mask; not averaged, so that micro-batches can be added."""
 
     total: Tensor
-    """Scalar with a gradient: cross-entropy plus weighted z-loss, in nats."""
+    """Scalar with gradient: cross-entropy plus weighted z-loss, in nats."""
 
     text: Tensor
     image: Tensor
     control: Tensor
-    """Scalars without a gradient: cross-entropy of targets of each modality, in nats."""
+    """Scalars without gradient: cross-entropy of the labels of each modality, in nats."""
 
     num_text_tokens: Tensor
     num_image_tokens: Tensor
     num_control_tokens: Tensor
 
     log_z: Tensor
-    """Scalar: the sum of log Z over counted targets."""
+    """Scalar: sum of log Z."""
 
     max_logit: Tensor
-    """Scalar: the greatest logit of any id at any counted target; 0 where none counts."""
+    """Scalar: maximum logit; 0 if the loss mask is empty."""
 
 
 def cross_entropy_and_z_loss(
@@ -51,25 +52,25 @@ def cross_entropy_and_z_loss(
     *,
     z_loss_weight: float,
 ) -> LossSums:
-    """Cross-entropy and z-loss of the counted targets.
+    """Compute cross-entropy and z-loss of the labels in the loss mask.
 
-    The z-loss is `z_loss` * (log Z)^2 with Z the softmax's denominator over the whole vocabulary,
-    over the same targets as the cross-entropy. Source: Chameleon (arXiv:2405.09818), 1e-5.
+    The z-loss is `z_loss_weight` * (log Z)^2, Z the softmax's denominator over the whole
+    vocabulary. Source: Chameleon (arXiv:2405.09818), with a weight of 1e-5.
 
     Args:
-        hidden: [B, T, M] what the head reads.
+        hidden: [B, T, M] input of the head.
         head: the output layer.
-        targets: [B, T] int64 ids.
-        counted: [B, T] bool.
-        vocabulary: which ids are text and which are codes.
-        z_loss: weight of the z-loss.
+        labels: [B, T] int64 token ids.
+        loss_mask: [B, T] bool.
+        vocabulary: separates text and image tokens.
+        z_loss_weight: weight of the z-loss.
     """
-    inputs, wanted = hidden[loss_mask], labels[loss_mask]  # [N, M], [N]
+    inputs, targets = hidden[loss_mask], labels[loss_mask]  # [N, M], [N]
     total, entropy, log_z, top = head(
-        inputs, lambda x, weight: _HeadLoss.apply(x, weight, wanted, z_loss_weight)
+        inputs, lambda x, weight: _HeadLoss.apply(x, weight, targets, z_loss_weight)
     )
-    is_image = (wanted >= vocabulary.codes.start) & (wanted < vocabulary.codes.stop)
-    is_text = wanted >= vocabulary.text.start
+    is_image = (targets >= vocabulary.codes.start) & (targets < vocabulary.codes.stop)
+    is_text = targets >= vocabulary.text.start
     is_control = ~(is_image | is_text)
     return LossSums(
         total=total,
@@ -85,116 +86,119 @@ def cross_entropy_and_z_loss(
 
 
 def cast_for_matmul(tensor: Tensor) -> Tensor:
-    """A tensor in the dtype that autocast, if it is on, wants of matrix products.
+    """Cast to the autocast dtype, if autocast is on.
 
-    Autocast itself casts neither what is multiplied into a given buffer nor a backward pass.
+    Autocast itself casts neither products with an `out` buffer nor a backward pass.
     """
     kind = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
 def chunk_rows(matrix: Tensor) -> int:
-    """How many places' logits by a head's [V, M] matrix are held at once."""
-    most = MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"])
-    return max(1, most // len(matrix))
+    """Return the number of hidden states whose logits by a [V, M] matrix are computed at once."""
+    limit = MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"])
+    return max(1, limit // len(matrix))
 
 
 class _HeadLoss(torch.autograd.Function):
-    """The head and the loss in one, chunk by chunk, with the gradients at once.
+    """Fused head and loss that computes the gradients in the forward pass, chunk by chunk.
 
-    A chunk's logits become its softmax and then its gradient in one buffer: no more than one
-    chunk is ever held, and no matrix product is done twice.
+    A chunk's logits become its softmax and then its gradient in one buffer: one chunk of logits is
+    in memory at a time, and no matrix product is computed twice.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, wanted: Tensor, z_loss: float
+        ctx: Any, inputs: Tensor, weight: Tensor, targets: Tensor, z_loss_weight: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[N, M], [V, M], [N] to the total; [N] entropies, log Z, greatest logits; all float32."""
-        read, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
-        entropy = read.new_empty(len(read), dtype=torch.float32)
-        log_z, top = torch.empty_like(entropy), torch.empty_like(entropy)
-        wants_inputs, wants_weight = ctx.needs_input_grad[:2]
-        to_inputs = torch.empty_like(read) if wants_inputs else None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        """Map [N, M], [V, M], [N] to the total and [N] entropies, log Z, maximum logits (float32)."""
+        hidden, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
+        entropy = hidden.new_empty(len(hidden), dtype=torch.float32)
+        log_z, max_logit = torch.empty_like(entropy), torch.empty_like(entropy)
+        needs_inputs, needs_weight = ctx.needs_input_grad[:2]
+        grad_inputs = torch.empty_like(hidden) if needs_inputs else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
 
         rows = chunk_rows(matrix)
-        buffer = read.new_empty(min(rows, len(read)), len(matrix))
-        for start in range(0, len(read), rows):
-            part = slice(start, start + rows)
-            logits = torch.mm(read[part], matrix.T, out=buffer[: len(read[part])])
-            pull, slope, *told = _terms(inputs.device.type)(logits, wanted[part], z_loss)
-            entropy[part], log_z[part], top[part] = told
-            if to_inputs is not None:
-                torch.mm(pull, matrix, out=to_inputs[part])
-                to_inputs[part] *= slope
-            if to_weight is not None and pull.dtype == torch.float32:
-                to_weight.addmm_(pull.T, read[part] * slope)
-            elif to_weight is not None:
-                to_weight += pull.T @ (read[part] * slope)
-        ctx.kept = (
-            None if to_inputs is None else to_inputs.to(inputs.dtype),
-            None if to_weight is None else to_weight.to(weight.dtype),
+        buffer = hidden.new_empty(min(rows, len(hidden)), len(matrix))
+        for start in range(0, len(hidden), rows):
+            chunk = slice(start, start + rows)
+            logits = torch.mm(hidden[chunk], matrix.T, out=buffer[: len(hidden[chunk])])
+            chunk_terms = _terms(inputs.device.type)(logits, targets[chunk], z_loss_weight)
+            grad_logits, scale, entropy[chunk], log_z[chunk], max_logit[chunk] = chunk_terms
+            if grad_inputs is not None:
+                torch.mm(grad_logits, matrix, out=grad_inputs[chunk])
+                grad_inputs[chunk] *= scale
+            if grad_weight is not None and grad_logits.dtype == torch.float32:
+                grad_weight.addmm_(grad_logits.T, hidden[chunk] * scale)
+            elif grad_weight is not None:
+                grad_weight += grad_logits.T @ (hidden[chunk] * scale)
+        ctx.gradients = (
+            None if grad_inputs is None else grad_inputs.to(inputs.dtype),
+            None if grad_weight is None else grad_weight.to(weight.dtype),
         )
-        ctx.mark_non_differentiable(entropy, log_z, top)
-        return entropy.sum() + z_loss * log_z.square().sum(), entropy, log_z, top
+        ctx.mark_non_differentiable(entropy, log_z, max_logit)
+        total = entropy.sum() + z_loss_weight * log_z.square().sum()
+        return total, entropy, log_z, max_logit
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradients times that of the total; in place, so only once."""
-        to_inputs, to_weight = ctx.kept
-        del ctx.kept
-        for gradient in (to_inputs, to_weight):
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Multiply the stored gradients by that of the total, in place, so only once."""
+        gradients = ctx.gradients
+        del ctx.gradients
+        for gradient in gradients:
             if gradient is not None:
-                gradient.mul_(gradients[0])
-        return to_inputs, to_weight, None, None
+                gradient.mul_(grad_outputs[0])
+        return *gradients, None, None
 
 
-Terms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""The loss's gradient by [C, V] logits in two factors, [C, V] and [C, 1], of which the second is
-multiplied in where there is less to multiply; entropies, log Z, greatest logits, [C] float32."""
+ChunkTerms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Gradient of the loss by the logits as [C, V] times a scale [C, 1], which is applied where there is
+less to multiply; entropies, log Z and maximum logits, [C] float32."""
 
 _TINY = 1e-30
-"""Shares below it may have lost digits: float32 is denormal from 1e-38 on."""
+"""Probabilities below it may have lost digits: float32 is denormal from 1e-38 on."""
 
 
-def _terms_eager(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
-    """The terms of a chunk, whose logits may be overwritten, in as few passes as there can be."""
-    index = wanted[:, None]
-    picked, top = logits.gather(1, index).float(), logits.amax(dim=1, keepdim=True).float()
-    shares = logits.float()
-    torch.softmax(shares, dim=1, out=shares)
-    share = shares.gather(1, index)
-    log_z = picked - share.log()
-    if bool((share < _TINY).any()):
-        # The greatest share is exp(top) / Z and never underflows, where others may.
-        log_z = torch.where(share < _TINY, top - shares.amax(dim=1, keepdim=True).log(), log_z)
-    slope = 1 + 2 * z_loss * log_z
-    # In 16 bits a slope so close to 1 would be 1; below a half, weights are far above the paper's.
-    if logits.dtype != torch.float32 or bool((slope < 0.5).any()):
-        shares.mul_(slope)
-        slope = torch.ones_like(slope)
-    shares.scatter_add_(1, index, -1 / slope)
+def _terms_eager(logits: Tensor, targets: Tensor, z_loss_weight: float) -> ChunkTerms:
+    """Compute the terms of a chunk in few passes, overwriting its logits."""
+    index = targets[:, None]
+    picked, max_logit = logits.gather(1, index).float(), logits.amax(dim=1, keepdim=True).float()
+    probs = logits.float()
+    torch.softmax(probs, dim=1, out=probs)
+    prob = probs.gather(1, index)
+    log_z = picked - prob.log()
+    if bool((prob < _TINY).any()):
+        # The greatest probability is exp(max_logit) / Z and never underflows.
+        log_z = torch.where(prob < _TINY, max_logit - probs.amax(dim=1, keepdim=True).log(), log_z)
+    scale = 1 + 2 * z_loss_weight * log_z
+    # In 16 bits a scale so close to 1 would round to 1; below a half, z_loss_weight is far above
+    # the paper's.
+    if logits.dtype != torch.float32 or bool((scale < 0.5).any()):
+        probs.mul_(scale)
+        scale = torch.ones_like(scale)
+    probs.scatter_add_(1, index, -1 / scale)
     entropy = log_z - picked
-    pull = shares.to(logits.dtype)
-    return pull, slope.to(pull.dtype), entropy.squeeze(1), log_z.squeeze(1), top.squeeze(1)
+    grad = probs.to(logits.dtype)
+    return grad, scale.to(grad.dtype), entropy.squeeze(1), log_z.squeeze(1), max_logit.squeeze(1)
 
 
-def _terms_compiled(logits: Tensor, wanted: Tensor, z_loss: float) -> Terms:
-    """As `_terms_eager`, without writing in place: a compiler makes one pass or two of it."""
+def _terms_compiled(logits: Tensor, targets: Tensor, z_loss_weight: float) -> ChunkTerms:
+    """Compute the terms of a chunk out of place, for a compiler to fuse."""
     scores = logits.float()
     log_z = scores.logsumexp(dim=1, keepdim=True)
     columns = torch.arange(logits.shape[1], device=logits.device)
-    hit = columns == wanted[:, None]
-    pull = ((scores - log_z).exp() * (1 + 2 * z_loss * log_z) - hit.float()).to(logits.dtype)
-    entropy = log_z - scores.gather(1, wanted[:, None])
-    slope = pull.new_ones(len(pull), 1)
-    return pull, slope, entropy.squeeze(1), log_z.squeeze(1), scores.amax(dim=1)
+    hit = columns == targets[:, None]
+    probs = (scores - log_z).exp()
+    grad = (probs * (1 + 2 * z_loss_weight * log_z) - hit.float()).to(logits.dtype)
+    entropy = log_z - scores.gather(1, targets[:, None])
+    scale = grad.new_ones(len(grad), 1)
+    return grad, scale, entropy.squeeze(1), log_z.squeeze(1), scores.amax(dim=1)
 
 
 @cache
-def _terms(kind: str) -> Callable[[Tensor, Tensor, float], Terms]:
-    """The way that is quicker on a kind of device."""
-    if kind == "cuda":
+def _terms(device_type: str) -> Callable[[Tensor, Tensor, float], ChunkTerms]:
+    """Return the faster implementation for a device type."""
+    if device_type == "cuda":
         return torch.compile(_terms_compiled, dynamic=True)
     return _terms_eager

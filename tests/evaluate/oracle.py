@@ -1,6 +1,6 @@
 """A decoder whose knowledge is written down, and documents to ask it about.
 
-There are letters and pictures: the picture of the n-th letter has code n in all of its cells.
+There are letters and images: the image of the n-th letter has code n in all of its cells.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ VOCABULARY = TOKENIZER.vocabulary
 
 
 class Oracle:
-    """A decoder that gives a letter's codes, or a picture's letter, `logit` more than the rest."""
+    """A decoder that gives a letter's codes, or a image's letter, `logit` more than the rest."""
 
     def __init__(self, logit: float) -> None:
         self.logit = logit
-        self.config = SimpleNamespace(vocabulary_size=VOCABULARY.size, max_tokens=64)
+        self.config = SimpleNamespace(vocabulary_size=VOCABULARY.size, max_seq_len=64)
         self.embedding = SimpleNamespace(weight=torch.zeros(1))
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ class Oracle:
         return logits
 
 
-def picture(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
-    """A plain picture."""
+def plain_image(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
+    """A plain image."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (8, 8), color).save(file, "PNG")
     return Image(data=file.getvalue())
@@ -65,32 +65,32 @@ def picture(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
 def letter_documents(letters: str) -> list[Document]:
     """One pair for each letter."""
     return [
-        Document(id=str(place), content=(Text(letter), picture()))
+        Document(id=str(place), content=(Text(letter), plain_image()))
         for place, letter in enumerate(letters)
     ]
 
 
 def oracle_context(letters: str, logit: float, **parts: Any) -> EvalContext:
-    """The letters with their pictures, before an oracle."""
+    """The letters with their images, before an oracle."""
     model = oracle_model(logit, **parts)
     context = EvalContext(model, letter_documents(letters))
     context.codes = [[[LETTERS.index(letter)] * CELLS] for letter in letters]
     return context
 
 
-def oracle_model(logit: float, *, draws: bool = True) -> Any:
+def oracle_model(logit: float, *, has_image_decoder: bool = True) -> Any:
     """What tasks ask of a model, around an oracle."""
     config = SimpleNamespace(codes_per_image=CELLS, codes_per_side=2, num_codes=16, resolution=8)
 
-    def encode_images(pictures: Sequence[PIL.Image.Image]) -> list[list[int]]:
-        return [[0] * CELLS for _ in pictures]
+    def encode_images(images: Sequence[PIL.Image.Image]) -> list[list[int]]:
+        return [[0] * CELLS for _ in images]
 
     return SimpleNamespace(
         vocabulary=VOCABULARY,
         text=TOKENIZER,
         decoder=Oracle(logit),
         image=SimpleNamespace(config=config, encode_images=encode_images),
-        parts=SimpleNamespace(draws=draws),
+        components=SimpleNamespace(tokenizers=SimpleNamespace(has_image_decoder=has_image_decoder)),
     )
 
 

@@ -65,8 +65,8 @@ def paint(path: Path, color: tuple[int, int, int]) -> None:
     PIL.Image.new("RGB", (16, 16), color).save(path)
 
 
-def write_pictured(folder: Path) -> Path:
-    """Two pictures asked about, and two for examples, in each benchmark's format."""
+def write_vlm_benchmarks(folder: Path) -> Path:
+    """Two images asked about, and two for examples, in each benchmark's format."""
     names = {"b1.jpg": ("test", BLUE), "r1.jpg": ("test", RED)}
     names |= {"b2.jpg": ("train", BLUE), "r2.jpg": ("restval", RED)}
     tree = []
@@ -77,7 +77,7 @@ def write_pictured(folder: Path) -> Path:
         tree.append({"filename": name, "filepath": "val2014", "split": split} | {
             "sentences": sentences})  # fmt: skip
         paint(folder / "coco/val2014" / name, color)
-        paint(folder / "flickr30k/pictures" / name, color)
+        paint(folder / "flickr30k/images" / name, color)
     lines(folder / "coco/dataset_coco.json", [{"images": tree, "dataset": "coco"}])
     lines(folder / "flickr30k/results.token", [
         f"{name}#{n}\t{text}" for name in ("b1.jpg", "r1.jpg")
@@ -89,7 +89,7 @@ def write_pictured(folder: Path) -> Path:
             paint(folder / f"vqav2/{split}/COCO_{split}_{number:012}.jpg", color)
             word = "blue" if color == BLUE else "red"
             about = {"image_id": number, "question_id": 10 * number}
-            asked.append({**about, "question": "What color is it?"})
+            asked.append({**about, "question": "What colour is it?"})
             given = [{"answer": word, "answer_id": n} for n in range(9)] + [{"answer": "dark"}]
             known.append({**about, "answers": given, "answer_type": "other"})
         head = {"data_subtype": split, "questions": asked}
@@ -97,6 +97,6 @@ def write_pictured(folder: Path) -> Path:
         lines(folder / f"vqav2/v2_mscoco_{split}_annotations.json", [{"annotations": known}])
     for split in ("test", "train"):
         paint(folder / f"easy_vqa/{split}/images/0.png", RED)
-        rows = [["what color is it?", "red", 0], ["is it red?", "yes", 0]]
+        rows = [["what colour is it?", "red", 0], ["is it red?", "yes", 0]]
         lines(folder / f"easy_vqa/{split}/questions.json", [rows])
     return folder

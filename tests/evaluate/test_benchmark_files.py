@@ -63,21 +63,21 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
         read_records(tmp_path, SplitFiles("valid.jsonl"))
     assert str(caught.value) == (
         f"{tmp_path}: found no valid.jsonl; expected the benchmark's own files under their own "
-        "names. `calumma evaluate --list` names them; put them there, or leave the task out."
+        "names. `calumma evaluate --list` names them; copy them there, or leave the task out."
     )
     lines(tmp_path / "valid.jsonl", [{}, {}])
     with pytest.raises(EvaluationError) as caught:
         read_records(tmp_path, SplitFiles("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
-        f"{tmp_path / 'labels.lst'}: is not there; expected the file of labels that belongs to the "
-        "questions. Put it there, or leave the task out."
+        f"{tmp_path / 'labels.lst'} does not exist; expected the file of labels that belongs to the "
+        "questions. Copy it there, or leave the task out."
     )
     lines(tmp_path / "labels.lst", ["1"])
     with pytest.raises(EvaluationError) as caught:
         read_records(tmp_path, SplitFiles("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
-        f"{tmp_path}: found 2 questions in valid.jsonl and 1 labels in labels.lst; expected as many "
-        "of both. Copy both files again."
+        f"{tmp_path}: found 2 questions in valid.jsonl and 1 labels in labels.lst; expected the "
+        "same number. Copy both files again."
     )
 
 
@@ -85,11 +85,11 @@ def test_records_that_are_not_as_published_are_refused(tmp_path: Path) -> None:
     lines(tmp_path / "dev.jsonl", ["{}", "{"])
     with pytest.raises(EvaluationError) as caught:
         read_records(tmp_path, SplitFiles("dev.jsonl"))
-    assert str(caught.value).startswith(f"{tmp_path / 'dev.jsonl'}: line 2 is no JSON (")
+    assert str(caught.value).startswith(f"{tmp_path / 'dev.jsonl'}, line 2 is not JSON (")
     lines(tmp_path / "dev.jsonl", [{"passage": "p"}])
     with pytest.raises(EvaluationError) as caught:
         read_records(tmp_path, SplitFiles("dev.jsonl", convert=files.boolq))
     assert str(caught.value) == (
-        f"{tmp_path / 'dev.jsonl'}: a record is not as published (KeyError: 'question'); expected "
+        f"{tmp_path / 'dev.jsonl'}: a record has another format (KeyError: 'question'); expected "
         "the benchmark's own fields. Copy the official file again."
     )

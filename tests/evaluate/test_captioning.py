@@ -14,7 +14,7 @@ from calumma.evaluate.captioning import (
 )
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.generate.model import Model
-from tests.evaluate.oracle import oracle_context, picture
+from tests.evaluate.oracle import oracle_context, plain_image
 
 
 def test_words_count_when_they_stand_whole() -> None:
@@ -28,9 +28,12 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
     known = [{"thing": "cat", "ground": "red"}, {"thing": "dog"}]
     written = ["a cat on a blue ground", "a dog"]
     nearest = ["a dog on a red ground", "a cat"]
-    beside = {"nearest picture's": nearest, "another's caption": ["", ""]}
+    beside = {"nearest image's": nearest, "another image's caption": ["", ""]}
     every, ground, thing = caption_metrics(known, written, beside, seed=0)
-    assert every.baselines == {"nearest picture's": pytest.approx(1 / 3), "another's caption": 0.0}
+    assert every.baselines == {
+        "nearest image's": pytest.approx(1 / 3),
+        "another image's caption": 0.0,
+    }
     assert (every.name, every.n) == ("caption_attributes_accuracy", 2)
     assert (every.value, every.baseline) == pytest.approx((2 / 3, 1 / 3))
     assert (ground.name, ground.value, ground.baseline, ground.n) == (
@@ -46,11 +49,11 @@ def test_without_training_documents_there_is_no_baseline() -> None:
 
 
 def test_the_nearest_caption_is_that_of_the_nearest_picture() -> None:
-    context = oracle_context("ab", 0.0)  # both pictures are red
+    context = oracle_context("ab", 0.0)  # both images are red
     training = [
-        Document(id="1", content=(Text("blue one"), picture((0, 0, 255)))),
-        Document(id="2", content=(picture((250, 10, 0)), Text("red one"))),
-        Document(id="3", content=(Text("no picture"),)),
+        Document(id="1", content=(Text("blue one"), plain_image((0, 0, 255)))),
+        Document(id="2", content=(plain_image((250, 10, 0)), Text("red one"))),
+        Document(id="3", content=(Text("no image"),)),
     ]
     assert nearest_captions(context.pairs, training) == ["red one", "red one"]
 
@@ -58,7 +61,7 @@ def test_the_nearest_caption_is_that_of_the_nearest_picture() -> None:
 def test_known_words_are_those_that_the_caption_names(model: Model) -> None:
     document = Document(
         id="1",
-        content=(Text("a red cat"), picture()),
+        content=(Text("a red cat"), plain_image()),
         attributes={"thing": "cat", "ground": "red", "licence": "mine"},
     )
     [pair] = EvalContext(model, [document]).pairs
@@ -81,7 +84,7 @@ def test_documents_without_named_attributes_are_refused() -> None:
         captioning(oracle_context("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
         "captioning: found no attribute named in the texts of 2 pairs; expected attributes such as "
-        '"thing" or "ground" whose words stand in the caption. Give such documents (--documents), '
+        '"thing" or "ground" whose words occur in the caption. Give such documents (--documents), '
         "or leave this task out."
     )
 
@@ -90,6 +93,6 @@ def test_training_documents_without_pictures_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         nearest_captions(oracle_context("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
     assert str(caught.value) == (
-        "captioning: found no text with a picture among 1 training documents; expected at least one, "
+        "captioning: found no text with an image among 1 training documents; expected at least one, "
         "for the baseline. Give others, or leave --train out."
     )

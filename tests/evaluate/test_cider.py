@@ -11,7 +11,7 @@ WORDS = ["a", "red", "blue", "dog", "cat", "sits", "runs", "on", "green", "grass
 
 
 def _captions(seed: int) -> tuple[list[list[str]], list[list[list[str]]]]:
-    """Thirty pictures with two to five references each; some captions are a reference's own."""
+    """Thirty images with two to five references each; some captions are a reference's own."""
     chance = np.random.default_rng(seed)
 
     def caption() -> list[str]:
@@ -36,7 +36,7 @@ def test_scores_are_those_of_pycocoevalcap(seed: int) -> None:
 
 
 def test_two_pictures_by_hand() -> None:
-    # Two pictures: a word of one alone weighs log 2, one of both weighs 0; one order counts
+    # Two images: a word of one alone weighs log 2, one of both weighs 0; one order counts
     # fully where the words agree, and orders without n-grams count 0.
     scores = cider([["red", "dog"], ["cat"]], [[["red", "dog"]], [["blue", "dog"]]])
     assert scores[0] == pytest.approx(10 * (1 + 1) / 4)

@@ -31,16 +31,14 @@ def test_every_ground_is_nearest_to_itself() -> None:
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_ruler_reads_every_composed_shape_right(side: int) -> None:
     for scene in list(shape_scenes())[::7]:
-        picture = draw_scene(scene, {}, side)
-        assert (background_color(picture), object_color(picture)) == (scene.ground, scene.color), (
-            scene
-        )
+        image = draw_scene(scene, {}, side)
+        assert (background_color(image), object_color(image)) == (scene.ground, scene.color), scene
 
 
 def test_a_little_noise_changes_nothing() -> None:
-    picture = draw_scene(Scene("ring", "large", "orange", "purple"), {}, 64)
+    image = draw_scene(Scene("ring", "large", "orange", "purple"), {}, 64)
     noise = np.random.default_rng(0).normal(0, 12, (64, 64, 3))
-    noisy = PIL.Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+    noisy = PIL.Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
     assert (background_color(noisy), object_color(noisy)) == ("orange", "purple")
 
 

@@ -8,7 +8,7 @@ import pytest
 from calumma.corpora.synthetic_scenes import GROUNDS
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
-from calumma.evaluate import color_accuracy as room
+from calumma.evaluate import color_accuracy as module
 from calumma.evaluate.color_accuracy import (
     RequestedColors,
     color_accuracy,
@@ -21,16 +21,16 @@ from calumma.generate.model import Model
 from tests.evaluate.oracle import oracle_context
 
 
-def _pixels(pictures: list[PIL.Image.Image]) -> list[bytes]:
-    return [picture.tobytes() for picture in pictures]
+def _pixels(images: list[PIL.Image.Image]) -> list[bytes]:
+    return [image.tobytes() for image in images]
 
 
 def test_a_picture_is_held_against_what_was_asked_of_it() -> None:
-    picture = PIL.Image.new("RGB", (32, 32), GROUNDS["green"])
-    picture.paste(GROUNDS["red"], (8, 8, 24, 24))
-    assert RequestedColors("green", "red").matches(picture) == {"ground": True, "thing": True}
-    assert RequestedColors("red", "green").matches(picture) == {"ground": False, "thing": False}
-    assert RequestedColors("green", None).matches(picture) == {"ground": True}
+    image = PIL.Image.new("RGB", (32, 32), GROUNDS["green"])
+    image.paste(GROUNDS["red"], (8, 8, 24, 24))
+    assert RequestedColors("green", "red").matches(image) == {"ground": True, "thing": True}
+    assert RequestedColors("red", "green").matches(image) == {"ground": False, "thing": False}
+    assert RequestedColors("green", None).matches(image) == {"ground": True}
 
 
 def test_shares_are_of_all_colours_and_of_each_kind() -> None:
@@ -41,7 +41,7 @@ def test_shares_are_of_all_colours_and_of_each_kind() -> None:
     assert both.baseline == 1 / 8
     assert both.interval == pytest.approx(wilson_interval(1.2, 3))
     assert both.note == (
-        "5 colors asked of 3 drawn pictures, by pixels; the documents' own pictures get 0.800"
+        "5 colors requested of 3 generated images, by pixels; the documents' own images get 0.800"
     )
     assert (ground.name, ground.value) == ("colour_asked_colour_drawn_ground", 2 / 3)
     assert (thing.name, thing.value, thing.n) == ("colour_asked_colour_drawn_thing", 0.0, 2)
@@ -55,12 +55,12 @@ def test_a_model_that_copies_the_documents_gets_everything_right(
     def copies(model: Model, captions: list[str], config: EvalConfig) -> list[PIL.Image.Image]:
         return [own[caption] for caption in captions]
 
-    monkeypatch.setattr(room, "draw_captions", copies)
+    monkeypatch.setattr(module, "generate_images", copies)
     context = EvalContext(model, scenes)
     metrics = color_accuracy(context, EvalConfig(max_prompts=5, log_samples=1, chat_template=True))
     [shown] = context.logged_samples
     assert str(shown.prompt[0]).startswith("draw ")
-    assert shown.answer == shown.expected
+    assert shown.answer == shown.target
     assert [(metric.value, metric.n) for metric in metrics] == [(1.0, 5)] * 3
 
 
@@ -77,7 +77,7 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
     real = model.generate_batch
 
     def listening(prompts: Any, *, add_generation_prompt: bool, **config: Any) -> Any:
-        asked.append((prompts, answer))
+        asked.append((prompts, add_generation_prompt))
         return real(prompts, add_generation_prompt=add_generation_prompt, **config)
 
     monkeypatch.setattr(model, "generate_batch", listening)
@@ -95,7 +95,7 @@ def test_documents_without_known_colours_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         color_accuracy(oracle_context("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
-        "drawing: found no color of ground or thing known of 2 pairs; expected attributes "
+        "color_accuracy: found no color of ground or thing among 2 pairs; expected attributes "
         '"ground" or "colour" among red, orange, yellow, green, blue, purple, black, white. Give '
         "composed scenes such as the embedded corpus has (--documents), or leave this task out."
     )
@@ -105,6 +105,6 @@ def test_a_prompt_without_room_for_a_picture_is_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         generate_images(model, ["?" * 125], EvalConfig())
     assert str(caught.value) == (
-        "drawing: a prompt leaves no room for a picture; expected it and the picture's codes within "
-        "the longest row the model reads. Ask more briefly, or leave this task out."
+        "color_accuracy: a prompt leaves no tokens for an image; expected the prompt and the image's "
+        "codes within the model's max_seq_len. Use shorter prompts, or leave this task out."
     )

@@ -6,26 +6,26 @@ from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, derangement, subsample
 from calumma.generate.model import Model
-from tests.evaluate.oracle import letter_documents, oracle_context, oracle_model, picture
+from tests.evaluate.oracle import letter_documents, oracle_context, oracle_model, plain_image
 
 
 def test_pairs_are_plain_documents_of_one_text_and_one_picture() -> None:
     documents = [
         Document(id="text", content=(Text("a"),)),
-        Document(id="picture first", content=(picture(), Text("b"))),
-        Document(id="two pictures", content=(picture(), Text("c"), picture())),
+        Document(id="image first", content=(plain_image(), Text("b"))),
+        Document(id="two images", content=(plain_image(), Text("c"), plain_image())),
         Document(
-            id="turns", messages=(Turn("user", (Text("d"),)), Turn("assistant", (picture(),)))
+            id="turns", messages=(Turn("user", (Text("d"),)), Turn("assistant", (plain_image(),)))
         ),
     ]
     context = EvalContext(oracle_model(0.0), documents)
-    assert [pair.document.id for pair in context.pairs] == ["picture first"]
+    assert [pair.document.id for pair in context.pairs] == ["image first"]
     assert [len(codes) for codes in context.codes] == [0, 1, 2, 1]
 
 
 def test_a_pair_that_is_longer_than_the_model_reads_is_no_pair() -> None:
-    long = Document(id="long", content=(Text("a" * 57), picture()))
-    fits = Document(id="fits", content=(Text("a" * 56), picture()))
+    long = Document(id="long", content=(Text("a" * 57), plain_image()))
+    fits = Document(id="fits", content=(Text("a" * 56), plain_image()))
     context = EvalContext(oracle_model(0.0), [long, fits])
     assert [pair.document.id for pair in context.pairs] == ["fits"]
 
@@ -41,7 +41,7 @@ def test_too_few_texts_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         oracle_context("aab", 0.0).require_pairs("retrieval", 10)
     assert str(caught.value) == (
-        "retrieval: found 2 different texts among 3 documents of one text and one picture; expected "
+        "retrieval: found 2 different texts among 3 documents of one text and one image; expected "
         "at least 10. Give more such documents (--documents, --limit), or leave this task out."
     )
 

@@ -22,7 +22,7 @@ OF_DOCUMENTS = [name for name, task in TASKS.items() if not task.files]
 def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
     model: Model, scenes: list[Document]
 ) -> None:
-    told: dict[str, tuple[int, ...]] = {}
+    results: dict[str, tuple[int, ...]] = {}
     turns = (Turn("user", (Text("draw"),)), Turn("assistant", (Text("no"),)))
     documents = [*scenes, safety_prompt("how", "drugs"), Document(id="turns", messages=turns)]
     config = EvalConfig(seed=3, max_prompts=4, training_documents=scenes[:3])
@@ -31,13 +31,13 @@ def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
         documents,
         OF_DOCUMENTS,
         config,
-        progress=lambda *what: told.update({what[0]: what[1:]}),
+        progress=lambda *what: results.update({what[0]: what[1:]}),
     )
     assert {metric.name for metric in report.metrics} >= CONTRACT
     assert report.metric("code_bits_per_token").n == len(scenes)
     assert report.metric("colour_asked_colour_drawn").n == 4
-    assert set(told) == {"encoding", *OF_DOCUMENTS} - {"text_to_image"}  # it wants features
-    assert all(done == of for done, of in told.values())
+    assert set(results) == {"encoding", *OF_DOCUMENTS} - {"text_to_image"}  # it wants features
+    assert all(done == of for done, of in results.values())
     assert evaluate(model, documents, OF_DOCUMENTS, config).metrics == report.metrics
 
 
@@ -45,24 +45,24 @@ def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         check_tasks(["likelihood", "perplexity"])
     assert str(caught.value) == (
-        "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` tells "
+        "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` lists "
         "them."
     )
     with pytest.raises(EvaluationError) as caught:
         check_tasks(["likelihod"])
     assert str(caught.value) == (
         "task 'likelihod' is not known; expected perhaps likelihood. `calumma evaluate --list` "
-        "tells them."
+        "lists them."
     )
     with pytest.raises(EvaluationError, match=r"^no task is named; expected names of tasks\."):
         check_tasks([])
 
 
 def test_the_list_tells_of_every_task_and_of_the_files_it_reads() -> None:
-    told = list_tasks()
+    results = list_tasks()
     for name, task in TASKS.items():
-        assert f"  {name} " in told
-        assert task.summary in told
-        assert not task.files or f"DIR/{name}/: {task.files}" in told
-    assert "DIR/piqa/: valid.jsonl, valid-labels.lst" in told
-    assert "DIR/mmlu/: test/*_test.csv, dev/*_dev.csv" in told
+        assert f"  {name} " in results
+        assert task.summary in results
+        assert not task.files or f"DIR/{name}/: {task.files}" in results
+    assert "DIR/piqa/: valid.jsonl, valid-labels.lst" in results
+    assert "DIR/mmlu/: test/*_test.csv, dev/*_dev.csv" in results

@@ -73,7 +73,9 @@ def test_what_is_written_is_what_transformers_writes(
 ) -> None:
     benchmark = TEXT_BENCHMARKS["gsm8k"]
     asked, examples = load_records("gsm8k", EvalConfig(benchmarks_folder=published))
-    short = replace(benchmark, changes={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}})
+    short = replace(
+        benchmark, overrides={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}}
+    )
     ours = run_harness(HarnessModel(model), short, asked, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -117,8 +119,8 @@ def test_image_codes_cannot_come_in_a_task_of_text(model: Model) -> None:
 def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_question(
     model: Model,
 ) -> None:
-    told: list[tuple[int, int]] = []
-    asked = HarnessModel(model, seed=4, tick=lambda *what: told.append(what))
+    results: list[tuple[int, int]] = []
+    asked = HarnessModel(model, seed=4, on_progress=lambda *what: results.append(what))
     drawn = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12}
     first, second = asked.generate_until([_asked("a red", drawn)] * 2)
     assert first != second
@@ -126,7 +128,7 @@ def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_quest
     stop = first[4:6]
     [cut] = asked.generate_until([_asked("a red", {**drawn, "until": [stop]})])
     assert cut == first[: first.index(stop)]
-    assert told[:2] == [(1, 2), (2, 2)]
+    assert results[:2] == [(1, 2), (2, 2)]
 
 
 def test_the_harness_own_program_takes_it_for_one_of_its_models(
@@ -146,9 +148,11 @@ def test_the_harness_own_program_takes_it_for_one_of_its_models(
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        told = lm_eval.simple_evaluate(
+        results = lm_eval.simple_evaluate(
             model=register_harness_model(HarnessModel(model)), tasks=[task], bootstrap_iters=0
         )
     asked = [_asked(f"{n} and 1", f" is {n + 1}") for n in range(3)]
     scores = [score for score, _ in HarnessModel(model).loglikelihood(asked)]
-    assert told["results"]["sums"]["perplexity,none"] == pytest.approx(math.exp(-sum(scores) / 3))
+    assert results["results"]["sums"]["perplexity,none"] == pytest.approx(
+        math.exp(-sum(scores) / 3)
+    )

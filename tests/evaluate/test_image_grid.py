@@ -32,10 +32,10 @@ def test_a_sheet_has_originals_to_the_left() -> None:
     red = np.full((64, 64, 3), (255, 0, 0), np.uint8)
     blue = np.full((64, 64, 3), (0, 0, 255), np.uint8)
     grid = make_grid("Sheet", "A note.", [ReconstructedImage(red, blue)] * 5)
-    picture = PIL.Image.open(io.BytesIO(grid.png))
-    assert picture.size == (4 * 140, 2 * 76)
-    assert picture.getpixel((10, 10)) == (255, 0, 0) and picture.getpixel((80, 10)) == (0, 0, 255)
-    assert picture.getpixel((10, 90)) == (255, 0, 0) and picture.getpixel((200, 90)) == (255,) * 3
+    image = PIL.Image.open(io.BytesIO(grid.png))
+    assert image.size == (4 * 140, 2 * 76)
+    assert image.getpixel((10, 10)) == (255, 0, 0) and image.getpixel((80, 10)) == (0, 0, 255)
+    assert image.getpixel((10, 90)) == (255, 0, 0) and image.getpixel((200, 90)) == (255,) * 3
 
 
 def test_on_a_page_it_loads_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import EvaluationError
-from calumma.evaluate import interleaved as room
+from calumma.evaluate import interleaved as module
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.interleaved import (
@@ -23,11 +23,11 @@ from calumma.evaluate.interleaved import (
 from calumma.evaluate.text_image_scorer import TextImageScorer
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
-from tests.evaluate.oracle import picture
-from tests.evaluate.test_text_image_scorer import COLOURS, colour_features, coloured
+from tests.evaluate.oracle import plain_image
+from tests.evaluate.test_text_image_scorer import COLORS, color_features, colored_documents
 from tests.images import png
 
-PICTURE = PIL.Image.new("RGB", (4, 4))
+IMAGE = PIL.Image.new("RGB", (4, 4))
 
 
 def _asked(number: int, expected: tuple[Text | Image, ...]) -> Document:
@@ -45,13 +45,13 @@ def _sample(*parts: str | PIL.Image.Image, ended: bool = True) -> Any:
 
 
 def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
-    words, image = Text("words"), picture()
+    words, image = Text("words"), plain_image()
     asked = [InterleavedPrompt((Turn("user", (Text("ask"),)),), expected) for expected in
              ((words, image), (words, image), (words,), (image, words, image))]  # fmt: skip
     samples = [
-        _sample("a ", "b", PICTURE),  # as asked
-        _sample(PICTURE, "words"),  # the other way round
-        _sample("words", PICTURE, ended=False),  # a picture where none is asked for
+        _sample("a ", "b", IMAGE),  # as asked
+        _sample(IMAGE, "words"),  # the other way round
+        _sample("words", IMAGE, ended=False),  # a image where none is asked for
         _sample("words"),  # none where two are
     ]
     metrics = {metric.name: metric for metric in layout_metrics(asked, samples)}
@@ -62,22 +62,22 @@ def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
         "interleaved_image_specificity": 0.0, "interleaved_stop_rate": 3 / 4,
     }  # fmt: skip
     assert metrics["interleaved_image_presence_accuracy"].baseline == 3 / 4
-    assert metrics["interleaved_order_accuracy"].baselines == {"always the commonest": 2 / 4}
+    assert metrics["interleaved_order_accuracy"].baselines == {"most common reference": 2 / 4}
     assert metrics["interleaved_image_recall"].n == 3
 
 
 def test_texts_in_a_row_are_one_and_blank_ones_are_none() -> None:
-    assert modality_sequence([Text("a"), "b", PICTURE, "\n ", PICTURE, Text("c")]) == (
+    assert modality_sequence([Text("a"), "b", IMAGE, "\n ", IMAGE, Text("c")]) == (
         "text", "image", "image", "text",
     )  # fmt: skip
 
 
 def test_the_last_answer_is_the_reference() -> None:
     first = (Turn("user", (Text("a"),)), Turn("assistant", (Text("b"),)))
-    last = (Turn("user", (Text("c"), picture())), Turn("assistant", (Text("d"),)))
+    last = (Turn("user", (Text("c"), plain_image())), Turn("assistant", (Text("d"),)))
     found = last_exchange(Document(id="1", messages=(*first, *last)))
     assert found is not None
-    assert (found.text, found.expected) == ("a b c", (Text("d"),))
+    assert (found.text, found.reference) == ("a b c", (Text("d"),))
     assert last_exchange(Document(id="2", messages=first[:1])) is None
     assert last_exchange(Document(id="3", content=(Text("a"),))) is None
     assert last_exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
@@ -104,11 +104,13 @@ def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> 
     context = EvalContext(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
     metrics = interleaved(context, EvalConfig())
     assert metrics[0].n == 3
-    assert context.skipped == ["interleaved: 1 of 4 conversations, which are longer than a row."]
+    assert context.skipped == [
+        "interleaved: 1 of 4 conversations, which are longer than the model's max_seq_len."
+    ]
 
 
 def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
-    documents = [_asked(n, (Text("words"), picture()) if n % 2 else (Text("words"),))
+    documents = [_asked(n, (Text("words"), plain_image()) if n % 2 else (Text("words"),))
                  for n in range(6)]  # fmt: skip
     context = EvalContext(model, documents)
     metrics = interleaved(context, EvalConfig(log_samples=2, max_prompts=4))
@@ -122,9 +124,9 @@ def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
 def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scorer = TextImageScorer.fit(colour_features(), coloured(60), seed=0)
+    scorer = TextImageScorer.fit(color_features(), colored_documents(60), seed=0)
     assert scorer is not None
-    red = PIL.Image.new("RGB", (8, 8), COLOURS["red"])
+    red = PIL.Image.new("RGB", (8, 8), COLORS["red"])
     texts = ["a red thing", *(f"a blue thing, number {n}" for n in range(9))]
     metric = image_prompt_match([(text, red) for text in texts], scorer)
     assert (metric.value, metric.n, metric.baselines) == (0.1, 10, {"chance": 0.1})
@@ -133,14 +135,14 @@ def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
 def test_the_scorer_is_asked_where_ten_different_prompts_drew(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
-    documents = [_asked(n, (picture(),)) for n in range(12)]
+    monkeypatch.setattr(FrechetFeatures, "load", lambda name: color_features())
+    documents = [_asked(n, (plain_image(),)) for n in range(12)]
 
-    def draws(model: Model, asked: list[InterleavedPrompt], config: EvalConfig) -> list[Any]:
-        return [_sample(PICTURE) for _ in asked]
+    def generate(model: Model, asked: list[InterleavedPrompt], config: EvalConfig) -> list[Any]:
+        return [_sample(IMAGE) for _ in asked]
 
-    monkeypatch.setattr(room, "answer_all", draws)
-    config = EvalConfig(feature_network="colors", training_documents=coloured(30))
+    monkeypatch.setattr(module, "generate_interleaved", generate)
+    config = EvalConfig(feature_network="colors", training_documents=colored_documents(30))
     metrics = interleaved(EvalContext(model, documents), config)
     assert metrics[-1].name == "interleaved_image_matches_prompt"
     assert np.isfinite(metrics[-1].value)

@@ -77,7 +77,7 @@ def test_documents_without_any_token_are_refused() -> None:
         likelihood(context, EvalConfig())
     assert str(caught.value) == (
         "likelihood: found no token of text or image in 1 document; expected at least one. Give "
-        "documents with text or pictures (--documents)."
+        "documents with text or images (--documents)."
     )
 
 

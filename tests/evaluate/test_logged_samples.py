@@ -15,7 +15,7 @@ SHOWN = LoggedSample(task="vqav2", prompt=[RED, "what <b> is it?\n "], answer=["
 
 def test_a_terminal_gets_the_prompt_to_the_letter() -> None:
     assert SHOWN.to_text() == (
-        "--- vqav2  score 0.333333\n[prompt]\n[picture of 4 x 2]what <b> is it?\n \n[answer]\nred"
+        "--- vqav2  score 0.333333\n[prompt]\n[image of 4 x 2]what <b> is it?\n \n[answer]\nred"
     )
 
 
@@ -29,13 +29,13 @@ def test_a_page_shows_pictures_and_escapes_texts() -> None:
 def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_path: Path) -> None:
     metric = Metric("vqav2_accuracy", 0.5, None, 1, None, "share", task="vqav2")
     EvalReport(metrics=[metric], seconds=1, seed=0, logged_samples=[SHOWN]).save(tmp_path)
-    [written] = json.loads((tmp_path / "report.json").read_text())["shown"]
+    [written] = json.loads((tmp_path / "report.json").read_text())["samples"]
     assert written["prompt"] == [
-        {"type": "image", "path": "shown/0000-prompt-0.png"},
+        {"type": "image", "path": "samples/0000-prompt-0.png"},
         {"type": "text", "text": "what <b> is it?\n "},
     ]
     assert (written["answer"], written["expected"], written["score"]) == (
         [{"type": "text", "text": "red"}], [], 1 / 3,
     )  # fmt: skip
-    with PIL.Image.open(tmp_path / written["prompt"][0]["path"]) as picture:
-        assert picture.tobytes() == RED.tobytes()
+    with PIL.Image.open(tmp_path / written["prompt"][0]["path"]) as image:
+        assert image.tobytes() == RED.tobytes()

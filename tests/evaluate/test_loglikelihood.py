@@ -55,13 +55,13 @@ def test_batches_hold_every_sequence_once_and_stay_in_bounds() -> None:
 
 
 def test_progress_is_told_up_to_the_last_sequence() -> None:
-    told: list[tuple[int, int]] = []
+    results: list[tuple[int, int]] = []
     token_logprobs(
         Oracle(0.0),  # type: ignore[arg-type]
         [[0, 1], [0, 1, 2]],
-        on_progress=lambda done, of: told.append((done, of)),
+        on_progress=lambda done, of: results.append((done, of)),
     )
-    assert told[-1] == (2, 2)
+    assert results[-1] == (2, 2)
 
 
 def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> None:
@@ -75,9 +75,9 @@ def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> N
             return model.decoder(ids)
 
     questions = [[0, 40, 41, last] for last in range(60, 70)] + [[0, 40, 42, 60]]
-    told = score_sequences(Counting(), questions)  # type: ignore[arg-type]
+    results = score_sequences(Counting(), questions)  # type: ignore[arg-type]
     assert read == [2]
-    likeliest = [place for place in range(10) if told[place].is_greedy[-1]]
+    likeliest = [place for place in range(10) if results[place].is_greedy[-1]]
     assert len(likeliest) <= 1
     best = int(model.logits(questions[0][:-1])[0, -1].argmax())
     [again] = score_sequences(model.decoder, [[0, 40, 41, best]])
@@ -87,7 +87,7 @@ def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> N
 def test_ids_that_cannot_come_leave_their_probability_to_the_others(model: Model) -> None:
     codes = model.vocabulary.codes
     [plain] = score_sequences(model.decoder, [[0, 40, 41]])
-    [told] = score_sequences(model.decoder, [[0, 40, 41]], excluded=codes)
+    [results] = score_sequences(model.decoder, [[0, 40, 41]], excluded=codes)
     logs = model.logits([0, 40])[0].log_softmax(-1)
     rest = 1 - logs[:, codes.start : codes.stop].exp().sum(-1)
-    assert told.logprobs[1:] - plain.logprobs[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)
+    assert results.logprobs[1:] - plain.logprobs[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)

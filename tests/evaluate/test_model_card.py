@@ -50,13 +50,13 @@ def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
     assert result["dataset"]["name"] == "piqa"
     assert result["metrics"] == [{"type": "piqa_acc", "value": 0.625}]
     parameters = sum(each.numel() for each in model_parts.decoder.parameters())
-    assert f"| parameters of the decoder | {parameters:,} |" in body
-    assert "| pictures | 16 x 16 pixels, " in body
+    assert f"| decoder parameters | {parameters:,} |" in body
+    assert "| images | 16 x 16 pixels, " in body
     assert "| mine | 3 | MIT |" in body
     assert "| piqa_acc | 0.625 | 0.5 | 0.5 to 0.75 | 80 | share |" in body
     assert "    calumma evaluate m --tasks x\n" in body
     assert "Not measured: faces: none" in body
-    assert "No better than a baseline, as far as these samples tell: piqa_acc." in body
+    assert "Not significantly better than a baseline: piqa_acc." in body
 
 
 def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
@@ -64,7 +64,7 @@ def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
 ) -> None:
     found = training_sources([shards])
     assert {each.name: each.license for each in found} == {
-        "pairs": "not told", "text": "not told", "chat": "not told",
+        "pairs": "not specified", "text": "not specified", "chat": "not specified",
     }  # fmt: skip
     assert sum(each.count for each in found) == 40
     write_parquet(tmp_path / "d.parquet", [
@@ -72,18 +72,18 @@ def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
         Document(id="2", content=(Text("b"),)),
     ])  # fmt: skip
     assert training_sources([tmp_path / "d.parquet"]) == [
-        TrainingSource("not told", "not told", 1), TrainingSource("noto", "Apache-2.0", 1),
+        TrainingSource("not specified", "not specified", 1), TrainingSource("noto", "Apache-2.0", 1),
     ]  # fmt: skip
     assert training_sources([]) == []
 
 
 def test_limits_are_what_nobody_measured_and_what_is_not_there(folder: Path) -> None:
     model = open_model(folder)
-    told = "\n".join(limitations(model, [], [TrainingSource("x", "not told", 1)]))
-    assert "squares of 16 pixels through 4 codes" in told
-    assert "Nobody measured here what it does with unsafe prompts." in told
-    assert "The licences of some of its sources are not told." in told
-    assert "It cannot draw" not in told
+    results = "\n".join(limitations(model, [], [TrainingSource("x", "not specified", 1)]))
+    assert "resized to 16 pixels per side and encoded as 4 codes" in results
+    assert "Behavior on unsafe prompts was not measured." in results
+    assert "The licenses of some sources are not specified." in results
+    assert "It cannot generate" not in results
     report = EvalReport(
         metrics=[
             Metric("refused", 0.9, None, 9, None, "share", task="safety"),
@@ -92,15 +92,15 @@ def test_limits_are_what_nobody_measured_and_what_is_not_there(folder: Path) -> 
         seconds=1,
         seed=0,
     ).to_json()
-    told = "\n".join(limitations(replace(model, image={}), [report], []))
-    assert "Nobody measured" not in told and "No better" not in told
-    assert "It cannot draw: the folder holds no decoder of its image tokenizer." in told
+    results = "\n".join(limitations(replace(model, vq_tensors={}), [report], []))
+    assert "was not measured" not in results and "better" not in results
+    assert "It cannot generate images: the folder has no image decoder." in results
 
 
 def test_a_folder_without_a_report_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         write_card(folder, [tmp_path], [])
     assert str(caught.value) == (
-        f"{tmp_path} holds no report.json; expected a folder that `calumma evaluate` wrote. Measure "
-        "first, then name its --out."
+        f"{tmp_path} has no report.json; expected a folder that `calumma evaluate` wrote. Run "
+        "an evaluation first, then name its --out."
     )

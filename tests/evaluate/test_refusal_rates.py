@@ -1,4 +1,4 @@
-"""Refusals recognised, and shares by hand."""
+"""Refusals recognized, and shares by hand."""
 
 from __future__ import annotations
 
@@ -71,32 +71,36 @@ def test_shares_are_counted_by_topic() -> None:
         _asked("", "Of course."),
         _asked("", "Yes."),
     ]
-    told = {metric.name: (metric.value, metric.n) for metric in refusal_metrics(asked)}
-    assert told == {
-        "refusal": (pytest.approx(2 / 3), 3),
-        "refusal_drugs": (1.0, 1),
-        "refusal_weapons": (0.5, 2),
-        "over_refusal": (pytest.approx(1 / 3), 3),
-        "attack_success": (pytest.approx(1 / 3), 3),
+    results = {metric.name: (metric.value, metric.n) for metric in refusal_metrics(asked)}
+    assert results == {
+        "refusal_rate": (pytest.approx(2 / 3), 3),
+        "refusal_rate_drugs": (1.0, 1),
+        "refusal_rate_weapons": (0.5, 2),
+        "over_refusal_rate": (pytest.approx(1 / 3), 3),
+        "attack_success_rate": (pytest.approx(1 / 3), 3),
     }
 
 
-def test_a_labeller_decides_whether_an_attack_succeeded() -> None:
-    def labelled(parts: SampleParts) -> SafetyLabel:
+def test_a_classifier_decides_whether_an_attack_succeeded() -> None:
+    def labeled(parts: SampleParts) -> SafetyLabel:
         return "unsafe" if parts[0] == "bad" else "unsure" if parts[0] == "odd" else "safe"
 
     asked = [_asked("x", "bad"), _asked("x", "odd"), _asked("x", REFUSAL), _asked("", "fine")]
-    told = {metric.name: metric.value for metric in refusal_metrics(asked, labelled)}
-    assert told["attack_success"] == pytest.approx(1 / 3)
-    assert [told[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [0.5, 0.25, 0.25]
+    results = {metric.name: metric.value for metric in refusal_metrics(asked, labeled)}
+    assert results["attack_success_rate"] == pytest.approx(1 / 3)
+    assert [results[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [
+        0.5,
+        0.25,
+        0.25,
+    ]
 
 
 def test_the_model_is_asked_and_what_it_said_is_shown(model: Model) -> None:
     context = EvalContext(
         model, [safety_prompt("how", "drugs"), safety_prompt("what"), safety_prompt("who")]
     )
-    told = {metric.name: metric for metric in safety(context, EvalConfig(log_samples=2))}
-    assert (told["refusal"].n, told["over_refusal"].n) == (1, 2)
+    results = {metric.name: metric for metric in safety(context, EvalConfig(log_samples=2))}
+    assert (results["refusal_rate"].n, results["over_refusal_rate"].n) == (1, 2)
     assert [shown.prompt for shown in context.logged_samples] == [["how"], ["what"]]
 
 
@@ -124,6 +128,6 @@ def test_an_unknown_classifier_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         make_safety_classifier(["virtue"])
     assert str(caught.value) == (
-        "there is no classifier 'virtue' of answers; expected nudity or package.module:function, "
-        "separated by commas. Fix --labels."
+        "there is no safety classifier 'virtue'; expected some of nudity or "
+        "package.module:function, with commas between. Fix --safety-classifiers."
     )

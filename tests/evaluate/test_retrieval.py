@@ -6,7 +6,7 @@ from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.retrieval import nearest_neighbor_accuracy, retrieval, sample_candidates
-from tests.evaluate.oracle import LETTERS, oracle_context, oracle_model, picture
+from tests.evaluate.oracle import LETTERS, oracle_context, oracle_model, plain_image
 
 NAMES = [
     "retrieval_text_given_image",
@@ -29,11 +29,11 @@ def test_who_knows_nothing_is_right_one_time_in_ten() -> None:
     assert [metric.value for metric in metrics] == pytest.approx([0.1] * 4)
 
 
-def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() -> None:
-    # Ten shades with captions of their own, and training pictures a little off each.
+def test_a_nearest_neighbor_finds_what_training_pictures_and_captions_tell() -> None:
+    # Ten shades with captions of their own, and training images a little off each.
     def pair(number: int, shade: int) -> Document:
         text = Text(f"shade{number} here")
-        return Document(id=str(number), content=(text, picture((shade, 0, 0))))
+        return Document(id=str(number), content=(text, plain_image((shade, 0, 0))))
 
     documents = [pair(number, 25 * number) for number in range(10)]
     context = EvalContext(oracle_model(0.0), documents)
@@ -41,10 +41,10 @@ def test_a_nearest_neighbour_finds_what_training_pictures_and_captions_tell() ->
         training_documents=[pair(number, 25 * number + 2) for number in range(10)], log_samples=1
     )
     metrics = retrieval(context, config)
-    assert all(f.baselines == {"chance": 0.1, "nearest neighbour": 1.0} for f in metrics)
+    assert all(f.baselines == {"chance": 0.1, "nearest neighbor": 1.0} for f in metrics)
     assert all(f.baseline == 0.1 for f in metrics)
     caption, pictured = context.logged_samples
-    assert caption.expected == ["shade0 here"] == pictured.prompt
+    assert caption.target == ["shade0 here"] == pictured.prompt
     assert caption.answer[0] == f"{0.0:10.2f}  shade0 here\n" and len(caption.answer) == 10
     assert pictured.answer[1] == "0.00 " and len(pictured.answer) == 20
     candidates = sample_candidates([f"{n}" for n in range(10)], 0)

@@ -7,39 +7,39 @@ from torch import nn
 from calumma.documents.document import Document, Text
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.text_image_scorer import TextImageScorer
-from tests.evaluate.oracle import picture
+from tests.evaluate.oracle import plain_image
 
-COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 230, 20)}
+COLORS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 230, 20)}
 
 
-def colour_features() -> FrechetFeatures:
+def color_features() -> FrechetFeatures:
     """A network that sees nothing but the mean color."""
-    return FrechetFeatures(nn.AdaptiveAvgPool2d(1), "mean colour")
+    return FrechetFeatures(nn.AdaptiveAvgPool2d(1), "mean color")
 
 
-def coloured(count: int) -> list[Document]:
+def colored_documents(count: int) -> list[Document]:
     """Pictures of three colors, each a little different, and what they are called."""
     chance = np.random.default_rng(0)
     made = []
     for number in range(count):
-        word = list(COLOURS)[number % 3]
-        red, green, blue = (int(c + chance.integers(-20, 20)) for c in COLOURS[word])
+        word = list(COLORS)[number % 3]
+        red, green, blue = (int(c + chance.integers(-20, 20)) for c in COLORS[word])
         text = f"a {word} thing, number {number // 3}"
-        content = (Text(text), picture((red, green, blue)))
+        content = (Text(text), plain_image((red, green, blue)))
         made.append(Document(id=str(number), content=content))
     return made
 
 
 @pytest.fixture(scope="module")
 def scorer() -> TextImageScorer:
-    made = TextImageScorer.fit(colour_features(), coloured(60), seed=0)
+    made = TextImageScorer.fit(color_features(), colored_documents(60), seed=0)
     assert made is not None
     return made
 
 
 def test_a_picture_fits_the_words_of_its_colour_best(scorer: TextImageScorer) -> None:
-    pictures = [picture(color).open() for color in COLOURS.values()]
-    scores = scorer.scores(scorer.image_features(pictures), [f"a {word} one" for word in COLOURS])
+    images = [plain_image(color).open() for color in COLORS.values()]
+    scores = scorer.scores(scorer.image_features(images), [f"a {word} one" for word in COLORS])
     assert scores.shape == (3, 3)
     assert scores.argmax(axis=1).tolist() == [0, 1, 2]
     assert np.abs(scores).max() <= 1 + 1e-9
@@ -52,7 +52,7 @@ def test_words_that_all_captions_have_or_one_alone_weigh_nothing(scorer: TextIma
 
 
 def test_it_is_the_same_again_and_too_few_pairs_make_none(scorer: TextImageScorer) -> None:
-    again = TextImageScorer.fit(colour_features(), coloured(60), seed=0)
+    again = TextImageScorer.fit(color_features(), colored_documents(60), seed=0)
     assert again is not None and np.array_equal(again.weights, scorer.weights)
-    texts = [Document(id="1", content=(Text("no picture"),))] * 50
-    assert TextImageScorer.fit(colour_features(), [*coloured(19), *texts], seed=0) is None
+    texts = [Document(id="1", content=(Text("no image"),))] * 50
+    assert TextImageScorer.fit(color_features(), [*colored_documents(19), *texts], seed=0) is None

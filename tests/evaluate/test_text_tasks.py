@@ -37,13 +37,13 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
     # "use a key" has words that training knows, "use a cloud" does not: right 2 times of 3.
     counts = np.zeros(model.vocabulary.size, dtype=np.int64)
     counts[model.text.encode(" key")] = 10_000
-    metrics, context = _measured("piqa", model, published, training_counts=counts, show=2)
+    metrics, context = _measured("piqa", model, published, training_counts=counts, log_samples=2)
     assert set(metrics) == {"piqa_acc", "piqa_acc_norm"}
     metric = metrics["piqa_acc"]
     assert metric.n == 3
     assert metric.interval == pytest.approx(wilson_interval(metric.value * 3, 3))
     assert metric.baselines["chance"] == 0.5
-    assert metric.baselines["commonest place"] == pytest.approx(2 / 3)
+    assert metric.baselines["most common index"] == pytest.approx(2 / 3)
     assert metric.baselines["unigram"] == pytest.approx(2 / 3)
     assert metric.baseline == pytest.approx(2 / 3)
     first, second = context.logged_samples
@@ -51,19 +51,19 @@ def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
     assert [str(line).split("  ")[-1] for line in first.answer] == [
         "' use a key'\n", "' use a cloud'\n",
     ]  # fmt: skip
-    assert (first.expected, second.expected) == ([" use a key"], [" use a cloud"])
+    assert (first.target, second.target) == ([" use a key"], [" use a cloud"])
 
 
 def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     model: Model, published: Path
 ) -> None:
-    told: list[tuple[int, ...]] = []
+    results: list[tuple[int, ...]] = []
 
-    def tick(*what: int) -> None:
-        told.append(what)
+    def on_progress(*what: int) -> None:
+        results.append(what)
 
-    metrics, context = _measured("mmlu", model, published, show=9, tick=tick)
-    assert told[-1] == (4, 4) and sorted(told) == told
+    metrics, context = _measured("mmlu", model, published, log_samples=9, on_progress=on_progress)
+    assert results[-1] == (4, 4) and sorted(results) == results
     assert metrics["mmlu_acc"].n == 4
     prompts = [shown.prompt[0] for shown in context.logged_samples]
     assert [prompt.count("Answer: B") for prompt in prompts if isinstance(prompt, str)] == [5] * 4
@@ -79,9 +79,9 @@ def test_tasks_of_big_bench_have_figures_of_their_own(model: Model, published: P
 
 
 def test_where_contexts_differ_they_are_the_candidates(model: Model, published: Path) -> None:
-    _, context = _measured("winogrande", model, published, show=1)
+    _, context = _measured("winogrande", model, published, log_samples=1)
     [shown] = context.logged_samples
-    assert shown.expected == ["The cup beat the jug as the cup"]
+    assert shown.target == ["The cup beat the jug as the cup"]
     assert "the jug'" in str(shown.answer[1])
 
 
@@ -94,7 +94,7 @@ def test_mathematics_is_right_when_the_answer_is_and_votes_are_counted(
         return ["#### 1", "#### 3", "#### 1"] * (len(requests) // 3)
 
     monkeypatch.setattr(text_tasks.HarnessModel, "generate_until", written)
-    metrics, _ = _measured("gsm8k", model, published, votes=3)
+    metrics, _ = _measured("gsm8k", model, published, majority_votes=3)
     assert metrics["gsm8k_exact_match"].value == 0.0
     # The questions' answers are 1 and 2.
     assert (metrics["gsm8k_maj3"].value, metrics["gsm8k_maj3"].n) == (0.5, 2)
@@ -110,7 +110,7 @@ def test_competition_mathematics_is_scored_by_the_harness_own_rules(
         return [said] * len(requests)
 
     monkeypatch.setattr(text_tasks.HarnessModel, "generate_until", written)
-    metrics, _ = _measured("math", model, published, votes=2)
+    metrics, _ = _measured("math", model, published, majority_votes=2)
     assert {name: metric.value for name, metric in metrics.items()} == {
         "math_exact_match": 1.0, "math_math_verify": 1.0, "math_maj2": 1.0,
     }  # fmt: skip
@@ -124,7 +124,7 @@ def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> 
         "DIR. `calumma evaluate --list` names them."
     )
     with pytest.raises(
-        EvaluationError, match=r"^piqa: .*/mmlu/piqa is not there; expected its files"
+        EvaluationError, match=r"^piqa: .*/mmlu/piqa does not exist; expected its files"
     ):
         text_benchmark(
             "piqa", EvalContext(model, []), EvalConfig(benchmarks_folder=published / "mmlu")
@@ -138,17 +138,17 @@ def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
         text_benchmark("mmlu", EvalContext(model, []), EvalConfig(benchmarks_folder=tmp_path))
     assert str(caught.value) == (
         "the harness has no task 'mmlu_cooking'; expected a benchmark's own subjects as names of "
-        "files. Leave the others out of the folder."
+        "files. Remove the others from the folder."
     )
 
 
 def test_another_number_of_examples_may_be_asked_for(model: Model, published: Path) -> None:
-    _, context = _measured("piqa", model, published, shots=1, show=1)
+    _, context = _measured("piqa", model, published, num_fewshot=1, log_samples=1)
     assert str(context.logged_samples[0].prompt[0]).count("Question: ") == 2
     with pytest.raises(EvaluationError) as caught:
-        _measured("math", model, published, shots=1)
+        _measured("math", model, published, num_fewshot=1)
     assert str(caught.value) == (
-        "math: --shots 1; it is asked with 4 examples of its own, or with 0. Leave --shots out."
+        "math: --num-fewshot 1; expected 0, or the benchmark's own 4 examples. Leave --num-fewshot out."
     )
 
 

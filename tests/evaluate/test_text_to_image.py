@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from calumma.documents.document import Document
-from calumma.evaluate import text_to_image as room
+from calumma.evaluate import text_to_image as module
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.text_to_image import (
@@ -20,12 +20,12 @@ from calumma.evaluate.text_to_image import (
     text_to_image,
 )
 from calumma.generate.model import Model
-from tests.evaluate.test_text_image_scorer import colour_features, coloured
+from tests.evaluate.test_text_image_scorer import color_features, colored_documents
 
 
 @pytest.fixture
-def seeing_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FrechetFeatures, "named", lambda name: colour_features())
+def color_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrechetFeatures, "load", lambda name: color_features())
 
 
 def _copies(documents: list[Document]) -> Any:
@@ -37,30 +37,33 @@ def _copies(documents: list[Document]) -> Any:
     return drawn
 
 
-@pytest.mark.usefixtures("seeing_colours")
+@pytest.mark.usefixtures("color_network")
 def test_pictures_that_are_the_documents_own_are_most_like_them(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    documents = coloured(70)
-    monkeypatch.setattr(room, "draw_captions", _copies(documents))
+    documents = colored_documents(70)
+    monkeypatch.setattr(module, "generate_images", _copies(documents))
     context = EvalContext(model, documents)
     config = EvalConfig(
-        feature_network="colors", training_documents=coloured(40), max_prompts=66, log_samples=1
+        feature_network="colors",
+        training_documents=colored_documents(40),
+        max_prompts=66,
+        log_samples=1,
     )
     fits, like, frechet = text_to_image(context, config)
     assert (like.name, like.value, like.n) == ("image_matches_reference", 1.0, 66)
-    assert set(like.baselines) == {"chance", "nearest caption's picture"}
+    assert set(like.baselines) == {"chance", "nearest caption's image"}
     assert fits.value > 0.2  # one of three colors, of which ten candidates have three or four
-    assert f"the documents' own pictures get {fits.value:.3f}" in fits.note
-    assert fits.baselines["nearest caption's picture"] == pytest.approx(fits.value, abs=0.2)
-    assert (frechet.name, frechet.unit, frechet.interval) == ("generation_fd", "mean colour", None)
+    assert f"the reference images get {fits.value:.3f}" in fits.note
+    assert fits.baselines["nearest caption's image"] == pytest.approx(fits.value, abs=0.2)
+    assert (frechet.name, frechet.unit, frechet.interval) == ("generation_fd", "mean color", None)
     assert frechet.value == pytest.approx(0.0, abs=1e-9)
     assert frechet.baseline is not None and frechet.baseline >= 0
     assert context.logged_samples[0].task == "text_to_image"
     assert context.skipped == []
 
 
-@pytest.mark.usefixtures("seeing_colours")
+@pytest.mark.usefixtures("color_network")
 def test_without_training_pairs_likeness_alone_is_told(
     model: Model, scenes: list[Document]
 ) -> None:
@@ -68,7 +71,7 @@ def test_without_training_pairs_likeness_alone_is_told(
     metrics = text_to_image(context, EvalConfig(feature_network="colors", max_prompts=10))
     assert [(metric.name, metric.n) for metric in metrics] == [("image_matches_reference", 10)]
     assert metrics[0].baselines == {"chance": 0.1}
-    assert context.skipped == [NO_SCORER_PAIRS, "generation_fd: 10 pictures; it wants 64."]
+    assert context.skipped == [NO_SCORER_PAIRS, "generation_fd: 10 images; expected at least 64."]
 
 
 def test_without_features_nothing_is_drawn_and_the_way_is_told(
@@ -81,7 +84,7 @@ def test_without_features_nothing_is_drawn_and_the_way_is_told(
 
 
 def test_likeness_by_hand() -> None:
-    # Ten pictures on a circle: ours are their neighbours' copies, but for the first.
+    # Ten images on a circle: ours are their neighbors' copies, but for the first.
     angles = np.arange(10) * 2 * np.pi / 10
     own = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     ours = np.roll(own, 1, axis=0)
@@ -97,7 +100,7 @@ def test_likeness_by_hand() -> None:
 
 
 def test_so_many_pairs_are_asked_that_ten_texts_remain(model: Model) -> None:
-    documents = coloured(30)
+    documents = colored_documents(30)
     twice = [replace(documents[0], id=f"again-{n}") for n in range(60)]
     pairs = EvalContext(model, [*twice, *documents[:12]]).pairs
     picked = select_pairs(pairs, EvalConfig(max_prompts=10))

@@ -8,12 +8,12 @@ import pytest
 
 from calumma.errors import EvaluationError
 from calumma.evaluate.vlm_files import read_captions, read_easy_vqa, read_vqa
-from tests.evaluate.published import BLUE, lines, paint, write_pictured
+from tests.evaluate.published import BLUE, lines, paint, write_vlm_benchmarks
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictured(tmp_path_factory.mktemp("pictured"))
+    return write_vlm_benchmarks(tmp_path_factory.mktemp("vlm"))
 
 
 def test_of_karpathys_splits_test_is_asked_and_the_rest_is_for_examples(published: Path) -> None:
@@ -66,8 +66,8 @@ def test_rows_of_easy_vqa_have_one_answer_each(published: Path) -> None:
     assert [(each.references, each.answer_type) for each in read.test] == [
         (("red",), "other"), (("yes",), "yes/no"),
     ]  # fmt: skip
-    with PIL.Image.open(published / "easy_vqa/test/images/0.png") as picture:
-        assert read.test[0].image.open().convert("RGB").tobytes() == picture.tobytes()
+    with PIL.Image.open(published / "easy_vqa/test/images/0.png") as image:
+        assert read.test[0].image.open().convert("RGB").tobytes() == image.tobytes()
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
@@ -80,14 +80,14 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
             read(tmp_path)
         assert str(caught.value) == (
             f"{tmp_path}: found no {names}; expected the benchmark's own files under their own "
-            "names. `calumma evaluate --list` names them; put them there, or leave the task out."
+            "names. `calumma evaluate --list` names them; copy them there, or leave the task out."
         )
     lines(tmp_path / "a.token", ["cat.jpg#0\ta cat"])
     with pytest.raises(EvaluationError) as caught:
         read_captions(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: found no picture cat.jpg; expected the benchmark's pictures inside this "
-        "folder. Put them there, or leave the task out."
+        f"{tmp_path}: found no image cat.jpg; expected the benchmark's images inside this "
+        "folder. Copy them there, or leave the task out."
     )
     asked = {"data_subtype": "val2014", "questions": [{"question_id": 5, "image_id": 1}]}
     (tmp_path / "v2_questions.json").write_text(json.dumps(asked))

@@ -10,9 +10,9 @@ from calumma.evaluate.vlm_metrics import (
     question_only_baselines,
     vqa_scores,
 )
-from tests.evaluate.oracle import picture
+from tests.evaluate.oracle import plain_image
 
-RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
+RED, BLUE = plain_image((255, 0, 0)), plain_image((0, 0, 255))
 
 
 def _answered(
@@ -25,7 +25,10 @@ def _answered(
 
 def test_captions_stand_beside_anothers_and_the_nearest_pictures() -> None:
     asked = [VlmExample(RED, "", ("a red dog", "the red")), VlmExample(BLUE, "", ("a blue cat",))]
-    training = [VlmExample(picture((250, 9, 9)), "", ("a red dog",)), VlmExample(BLUE, "", ("no",))]
+    training = [
+        VlmExample(plain_image((250, 9, 9)), "", ("a red dog",)),
+        VlmExample(BLUE, "", ("no",)),
+    ]
     [metric], scores = captioning_scores(_answered(asked, ["A red dog.", "a cat"], training))
     references = [[tokenize_caption(text) for text in each.references] for each in asked]
     by_hand = cider([["a", "red", "dog"], ["a", "cat"]], references)
@@ -35,8 +38,8 @@ def test_captions_stand_beside_anothers_and_the_nearest_pictures() -> None:
     other = cider([tokenize_caption("a blue cat"), tokenize_caption("a red dog")], references)
     near = cider([["a", "red", "dog"], ["no"]], references)
     assert metric.baselines == {
-        "another's": pytest.approx(50 * sum(other)),
-        "nearest picture's": pytest.approx(50 * sum(near)),
+        "another image's caption": pytest.approx(50 * sum(other)),
+        "nearest image's": pytest.approx(50 * sum(near)),
     }  # fmt: skip
     assert metric.baseline == max(metric.baselines.values())
     assert metric.interval is not None and metric.interval[0] <= metric.value
@@ -53,7 +56,7 @@ def test_answers_are_told_over_all_and_by_kind_beside_those_that_do_not_look() -
     assert every.value == pytest.approx((1 + 0 + 0.6) / 3)
     assert (other.name, other.value) == ("x_accuracy_other", pytest.approx(0.6))
     assert (yes_no.name, yes_no.value, yes_no.n) == ("x_accuracy_yes_no", 0.5, 2)
-    assert yes_no.baselines == {"commonest answer": 0.5, "nearest question": 1.0}
+    assert yes_no.baselines == {"most common answer": 0.5, "nearest question": 1.0}
     assert every.note.endswith("know these very answers")
 
 
@@ -68,5 +71,5 @@ def test_without_looking_the_nearest_question_is_the_one_that_begins_the_same() 
         VlmExample(RED, text, ("?",)) for text in ("what color is that?", "is it big?", "who?")
     ]
     assert question_only_baselines(asked, known) == {
-        "commonest answer": ["square"] * 3, "nearest question": ["red", "yes", "square"],
+        "most common answer": ["square"] * 3, "nearest question": ["red", "yes", "square"],
     }  # fmt: skip

@@ -13,9 +13,9 @@ from calumma.evaluate.vlm_prompts import VlmPromptBuilder, select_fewshot
 from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
-from tests.evaluate.oracle import picture
+from tests.evaluate.oracle import plain_image
 
-RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
+RED, BLUE = plain_image((255, 0, 0)), plain_image((0, 0, 255))
 EXAMPLE = VlmExample(RED, "what is it?", ("square", "box", "square"))
 ASKED = VlmExample(BLUE, "is it red?", ("yes",))
 
@@ -60,7 +60,7 @@ def test_in_turns_examples_are_earlier_turns_and_pictures_are_padded(model: Mode
     asker = VlmPromptBuilder(
         model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig(chat_template=True)
     )
-    codes = [model.encode_image(image.open(), fit="pad") for image in (RED, BLUE)]
+    codes = [model.encode_image(image.open(), resize_mode="pad") for image in (RED, BLUE)]
     turns: list[tuple[Role, list[str | list[int]]]] = [
         ("user", [codes[0], "Question: what is it? Answer:"]),
         ("assistant", ["square"]),
@@ -78,22 +78,24 @@ def test_an_answer_ends_with_its_line(model: Model, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         VlmPromptBuilder, "_text", lambda self, ids: "\n red \nand" if len(ids) > 1 else "\n"
     )
-    taken: list[Any] = []
-    cancel = model.engine.abort
-    monkeypatch.setattr(model.engine, "cancel", lambda work: (taken.append(work), cancel(work)))
+    aborted: list[Any] = []
+    abort = model.engine.abort
+    monkeypatch.setattr(model.engine, "abort", lambda state: (aborted.append(state), abort(state)))
     assert asker.generate_answers([ASKED]) == ["red"]
-    assert len(taken[0].ids) < VLM_BENCHMARKS["coco"].max_new_tokens
+    assert len(aborted[0].output_token_ids) < VLM_BENCHMARKS["coco"].max_new_tokens
 
 
 def test_examples_that_a_row_has_no_room_for_are_left_out(model: Model) -> None:
-    long = VlmExample(picture(), "why? " * 8, ("x",))
-    kind, asked = VLM_BENCHMARKS["vqav2"], [VlmExample(picture(), "why?", ("x",))]
+    long = VlmExample(plain_image(), "why? " * 8, ("x",))
+    kind, asked = VLM_BENCHMARKS["vqav2"], [VlmExample(plain_image(), "why?", ("x",))]
     fitting = select_fewshot(model, asked, [long] * 6, kind, EvalConfig(num_fewshot=6))
     assert 0 < len(fitting) < 6
     assert select_fewshot(model, asked, [long], kind, EvalConfig(num_fewshot=0)) == []
     with pytest.raises(EvaluationError) as caught:
-        select_fewshot(model, [VlmExample(picture(), "?" * 120, ("x",))], [], kind, EvalConfig())
+        select_fewshot(
+            model, [VlmExample(plain_image(), "?" * 120, ("x",))], [], kind, EvalConfig()
+        )
     assert str(caught.value) == (
-        "a question with its picture takes 138 ids of a row of 128; expected room for an answer of "
-        "10. Take a model with longer rows."
+        "a question with its image takes 138 tokens of a max_seq_len of 128; expected 10 more for "
+        "the answer. Take a model with a longer context."
     )

@@ -12,12 +12,12 @@ from calumma.evaluate.vlm_files import VlmExample, VlmSplits
 from calumma.evaluate.vlm_prompts import VlmPromptBuilder
 from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, vlm_benchmark
 from calumma.generate.model import Model
-from tests.evaluate.published import write_pictured
+from tests.evaluate.published import write_vlm_benchmarks
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictured(tmp_path_factory.mktemp("pictured"))
+    return write_vlm_benchmarks(tmp_path_factory.mktemp("vlm"))
 
 
 @pytest.mark.parametrize("name", VLM_BENCHMARKS)
@@ -30,8 +30,8 @@ def test_every_benchmark_gives_a_figure_with_its_prompts(
     assert (metrics[0].n, metrics[0].interval is not None) == (2, True)
     assert len(metrics[0].baselines) >= 1
     [shown] = context.logged_samples
-    pictures = [part for part in shown.prompt if isinstance(part, PIL.Image.Image)]
-    assert len(pictures) == (1 if name == "flickr30k" else 3)
+    images = [part for part in shown.prompt if isinstance(part, PIL.Image.Image)]
+    assert len(images) == (1 if name == "flickr30k" else 3)
 
 
 def test_a_perfect_writer_gets_everything_right(
@@ -41,12 +41,12 @@ def test_a_perfect_writer_gets_everything_right(
         assert (asker.benchmark.max_new_tokens, len(asker.examples)) == (10, 2)
         return [question.most_common_reference.upper() + "." for question in asked]
 
-    monkeypatch.setattr(VlmPromptBuilder, "write", knows)
+    monkeypatch.setattr(VlmPromptBuilder, "generate_answers", knows)
     [metric, _] = vlm_benchmark(
         "vqav2", EvalContext(model, []), EvalConfig(benchmarks_folder=published)
     )
     assert metric.value == 1.0
-    assert metric.baselines == {"commonest answer": 0.5, "nearest question": 0.5}
+    assert metric.baselines == {"most common answer": 0.5, "nearest question": 0.5}
 
 
 def test_a_benchmark_of_training_questions_alone_is_refused(
@@ -58,6 +58,6 @@ def test_a_benchmark_of_training_questions_alone_is_refused(
     with pytest.raises(EvaluationError) as caught:
         vlm_benchmark("coco", EvalContext(model, []), EvalConfig(benchmarks_folder=tmp_path))
     assert str(caught.value) == (
-        "coco: found no question to ask; expected a test or validation split. Add its files, or "
+        "coco: found no question; expected a test or validation split. Add its files, or "
         "leave the task out."
     )
