@@ -175,7 +175,7 @@ def synthetic_shards(
         ids.append(vocabulary.eos)
         writer.add(ids, [True] * len(ids), ("pairs", "text")[number % 2])
         if len(writer.offsets) == sequences_per_shard or number == num_sequences - 1:
-            shards.append(writer.write(folder, f"piece-{len(shards):05d}"))
+            shards.append(writer.write(folder, f"shard-{len(shards):05d}"))
             writer = ShardWriter(vocabulary)
     Manifest(vocabulary=vocabulary, fingerprint="synthetic", fingerprints={}, shards=shards).save(
         folder
@@ -224,7 +224,7 @@ def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, fl
         encoder = DocumentEncoder(tokenizers, decode_threads=1)
         out = Path(tempfile.mkdtemp(dir=folder))
         maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
-        write_manifest(out, tokenizers, [maker.make("piece-00000", documents)])
+        write_manifest(out, tokenizers, [maker.make("shard-00000", documents)])
 
     seconds = time_interleaved(
         {"network": encode_pixels, "build": build}, num_rounds=3, num_warmups=1
@@ -245,7 +245,7 @@ def writing_seconds(folder: Path, tokenizers: Tokenizers, documents: list[Docume
     encoder.encode_each = lambda group: iter(encoded)  # type: ignore[method-assign,assignment]
     maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
     started = time.perf_counter()
-    write_manifest(out, tokenizers, [maker.make("piece-00000", documents)])
+    write_manifest(out, tokenizers, [maker.make("shard-00000", documents)])
     return time.perf_counter() - started
 
 

@@ -34,7 +34,7 @@ def written(folder: Path, sizes: dict[str, int] = SIZES) -> ShardReader:
     for source, size in sizes.items():
         for number in range(size):
             writer.add(*sequence(source, number), source)
-    pieces = [writer.write(folder, "piece-00000")]
+    pieces = [writer.write(folder, "shard-00000")]
     Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(folder)
     return ShardReader(folder)
 

@@ -221,7 +221,7 @@ def test_weights_that_are_no_mixture_are_refused(
 def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
     writer = ShardWriter(V)
     writer.add([V.bos, *([V.text.start] * 30), V.eos], [True] * 32, "long")
-    pieces = [writer.write(tmp_path, "piece-00000")]
+    pieces = [writer.write(tmp_path, "shard-00000")]
     Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
     config = DataConfig(seq_len=8, global_batch_size=1, pack_window=2)
     stream = begun(ShardReader(tmp_path), config, {"long": 1.0})
@@ -346,7 +346,7 @@ def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
         for number in range(50):
             ids = [V.bos, *([V.text.start + (source == "long")] * (length + number % 5)), V.eos]
             writer.add(ids, [True] * len(ids), source)
-    pieces = [writer.write(tmp_path, "piece-00000")]
+    pieces = [writer.write(tmp_path, "shard-00000")]
     Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
     config = DataConfig(seq_len=128, global_batch_size=16, mixture_unit="ids")
     stream = begun(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})

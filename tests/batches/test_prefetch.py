@@ -70,7 +70,7 @@ def test_what_was_made_ahead_of_batches_that_are_passed_over_is_thrown_away(
 
 def test_a_broken_sequence_is_told_by_whoever_reads_it(tmp_path: Path) -> None:
     reader = written(tmp_path)
-    path = tmp_path / "piece-00000.ids"
+    path = tmp_path / "shard-00000.ids"
     path.write_bytes(bytes(len(path.read_bytes())))
     stream = PrefetchLoader(reader, CONFIG, num_workers=1)
     stream.set_mixture(ONE)

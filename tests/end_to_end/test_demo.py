@@ -154,7 +154,7 @@ def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
         "Run the same command to resume."
     )
     assert weights(out) == weights(road)
-    assert sha256(out / "shards/piece-00000.ids") == sha256(road / "shards/piece-00000.ids")
+    assert sha256(out / "shards/shard-00000.ids") == sha256(road / "shards/shard-00000.ids")
 
 
 def test_another_seed_ends_in_another_model(road: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_inspect_sees_tokenizers_in_a_run_folder(capsys: pytest.CaptureFixture[s
 
 def test_inspect_finds_a_broken_shard(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shutil.copytree("shards", tmp_path / "shards")
-    ids = tmp_path / "shards" / "piece-00000-000.ids"
+    ids = tmp_path / "shards" / "shard-00000-000.ids"
     whole = ids.read_bytes()
     ids.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert main(["inspect", str(tmp_path / "shards")]) == 2

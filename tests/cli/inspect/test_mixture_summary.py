@@ -94,10 +94,10 @@ def test_training_on_corrupt_shards_is_refused(
     tokenizers.image.save(tmp_path / "tok")
     broken = tmp_path / "shards"
     shutil.copytree(shards, broken)
-    ids = broken / "piece-00000.ids"
+    ids = broken / "shard-00000.ids"
     if fault == "flipped":
         content = bytearray(ids.read_bytes())
-        for end in np.fromfile(broken / "piece-00000.ends", "<i8").tolist():
+        for end in np.fromfile(broken / "shard-00000.ends", "<i8").tolist():
             content[2 * end - 4] ^= 1  # of every sequence, so that the first row has one
         ids.write_bytes(content)
     else:
