@@ -135,7 +135,7 @@ class Chart:
     """Dashed horizontal lines by name; one whose name begins with a curve's has its color."""
 
     smooth: bool = False
-    """Whether to draw the running median, with the values faint behind it."""
+    """Whether to draw the running median, over the faint values."""
 
     def to_html(self) -> str:
         """Return an HTML figure."""
@@ -224,8 +224,7 @@ class _Axes:
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f"<text {place}>{html.escape(text)}</text>"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 
 def _ticks(low: float, high: float, *, is_log: bool) -> list[float]:
@@ -285,7 +284,7 @@ def _line(curve: Curve, axes: _Axes, color: str, *, band: bool) -> str:
 
 
 def _smooth_line(curve: Curve, axes: _Axes, color: str) -> str:
-    """Draw the running median, with the means faint behind it."""
+    """Draw the running median over the faint means."""
     if len(curve.points) == 1:
         return _line(curve, axes, color, band=False)
     raw = [(point.step, point.mean) for point in curve.points]

@@ -26,7 +26,7 @@ SERVER.set_forkserver_preload(
         "pydantic",
         "torch._inductor.config",
         "torch._dynamo",
-        "tests.generate.sharing_ranks",
+        "tests.generate.tensor_parallel_ranks",
         "tests.launch",
         "tests.train.decoder_ranks",
         "tests.train.ranks",

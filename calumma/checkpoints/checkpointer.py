@@ -25,6 +25,7 @@ from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     FlatCheckpoint,
     RetentionPolicy,
+    RunIdentity,
     all_ranks_or_raise,
     flatten_checkpoint,
     write_checkpoint,
@@ -44,7 +45,7 @@ class Checkpointer:
     def __init__(
         self,
         run: Path,
-        fingerprint: str,
+        identity: RunIdentity,
         retention: RetentionPolicy,
         *,
         async_save: bool = False,
@@ -54,17 +55,13 @@ class Checkpointer:
 
         Args:
             run: the run's folder.
-            fingerprint: hash of everything that decides the run's results.
+            identity: config fields and hashes of inputs that decide the run's results.
             retention: which checkpoints stay.
             async_save: whether training goes on while a checkpoint is written.
             on_saved: called on rank 0 with the step of each complete checkpoint.
         """
-        self.run, self.fingerprint, self.retention, self.on_saved = (
-            run,
-            fingerprint,
-            retention,
-            on_saved,
-        )
+        self.run, self.identity = run, identity
+        self.retention, self.on_saved = retention, on_saved
         self._group: torch.distributed.ProcessGroup | None = None
         self._is_main = True
         if torch.distributed.is_initialized():
@@ -82,7 +79,7 @@ class Checkpointer:
             CheckpointError: another rank could not write it.
         """
         self.wait()
-        flat = flatten_checkpoint(checkpoint, self.fingerprint)
+        flat = flatten_checkpoint(checkpoint, self.identity)
         if self._thread is None or self._stager is None:
             self._write(flat)
             return

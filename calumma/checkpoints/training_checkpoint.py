@@ -1,7 +1,7 @@
 """Training checkpoints: what a run needs to resume bit-exactly.
 
     RUN/checkpoints/step-00000100/*.safetensors   the tensors, under dotted names
-    RUN/checkpoints/step-00000100/state.json      format, step, fingerprint, all other values
+    RUN/checkpoints/step-00000100/state.json      format, step, identity, all other values
 
 A tensor's name is its path in the state: `model.blocks.0.attention.query.weight`,
 `optimizer.<parameter>.exp_avg`. Sharded tensors (DTensor) are written by
@@ -16,7 +16,7 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ _DCP_METADATA = "DCP_SHARDING_INFO"
 """Metadata key under which torch.distributed.checkpoint writes the offsets of a file's shards."""
 
 _PREFIX = "step-"
+
+
+RunIdentity = Mapping[str, Any]
+"""JSON values that decide a run's results: config fields by dotted name, hashes of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,14 @@ class FlatCheckpoint:
     tensors: dict[str, Tensor]
 
 
-def flatten_checkpoint(checkpoint: Checkpoint, fingerprint: str) -> FlatCheckpoint:
+def flatten_checkpoint(checkpoint: Checkpoint, identity: RunIdentity) -> FlatCheckpoint:
     """Separate the tensors of a checkpoint from its other values; tensors are not copied."""
     tensors: dict[str, Tensor] = {}
     state = _flatten(checkpoint.state, "", tensors)
     record = {
         "format": CHECKPOINT_FORMAT,
         "step": checkpoint.step,
-        "fingerprint": fingerprint,
+        "identity": dict(identity),
         "state": state,
     }
     return FlatCheckpoint(checkpoint.step, record, tensors)
@@ -264,13 +268,13 @@ def delete_checkpoints_after(run: Path, step: int) -> None:
 
 
 def newest_checkpoint(
-    run: Path, fingerprint: str, max_step: int | None = None
+    run: Path, identity: RunIdentity, max_step: int | None = None
 ) -> SavedCheckpoint | None:
     """Return the newest complete checkpoint of a run, or None if the run has none.
 
     Args:
         run: the run's folder.
-        fingerprint: hash of everything that decides the run's results, as the run saved it.
+        identity: of this run; a checkpoint of another run is refused.
         max_step: ignore checkpoints of later steps; None ignores none.
 
     Raises:
@@ -284,12 +288,7 @@ def newest_checkpoint(
         if record is None:
             continue
         _require_format(folder, record)
-        if record["fingerprint"] != fingerprint:
-            raise CheckpointError(
-                f"{folder} was written by a run of another config or other data "
-                f"({record['fingerprint']}, this run is {fingerprint}). Choose another --out, or "
-                f"delete {run / 'checkpoints'} to start over."
-            )
+        _require_same_run(folder, record["identity"], identity)
         return SavedCheckpoint(folder, record["step"], record)
     if folders:
         raise CheckpointError(
@@ -298,6 +297,21 @@ def newest_checkpoint(
             "start over."
         )
     return None
+
+
+def _require_same_run(folder: Path, saved: RunIdentity, identity: RunIdentity) -> None:
+    """Refuse the checkpoint of another config or other data, naming the fields that differ."""
+    names = sorted({*saved, *identity})
+    changed = [name for name in names if saved.get(name) != identity.get(name)]
+    if changed:
+        then, now = (
+            ", ".join(f"{name}={fields.get(name)!r}" for name in changed)
+            for fields in (saved, identity)
+        )
+        raise CheckpointError(
+            f"{folder} was written by a run with {then}; this run has {now}. Change it back, choose "
+            f"another --out, or delete {folder.parent} to start over."
+        )
 
 
 def _require_format(folder: Path, record: Any) -> None:

@@ -148,8 +148,8 @@ def _make(args: argparse.Namespace) -> None:
 
     if args.documents < 1 or args.side < 16 or args.seed < 0:
         raise ConfigError(
-            f"--documents {args.documents} --side {args.side} --seed {args.seed}; expected at least "
-            "1 document, 16 pixels and a seed of 0. Fix them."
+            f"--documents {args.documents} --side {args.side} --seed {args.seed}; expected at "
+            "least 1 document, 16 pixels and a seed of 0. Fix them."
         )
     config = StillLifeConfig(num_documents=args.documents, seed=args.seed, side=args.side)
     with ProgressBar(args.name, args.documents, "documents") as bar:
@@ -157,7 +157,8 @@ def _make(args: argparse.Namespace) -> None:
     state = "generated" if made.is_new else "already complete"
     print(
         f"{args.name}: {state}: {pluralize(made.num_documents, 'document')}, "
-        f"{pluralize(made.num_images, 'image')}, {pluralize(made.num_words, 'word')} in {made.folder}"
+        f"{pluralize(made.num_images, 'image')}, {pluralize(made.num_words, 'word')} in "
+        f"{made.folder}"
     )
 
 

@@ -32,7 +32,7 @@ _DEVICE_HELP = "auto, cpu or cuda; also --max-prompts --num-fewshot --majority-v
 _FEATURES_HELP = "efficientnet-lite0, a TorchScript FILE or none; also --safety-classifiers"
 _CHAT_HELP = "prompt in turns, as a fine-tuned model; also --question --guidance-scale"
 
-_MAX_COUNTED_DOCUMENTS = 1000
+_MAX_UNIGRAM_DOCUMENTS = 1000
 """Training documents counted for the unigram baseline, at most: their images are encoded."""
 
 
@@ -145,9 +145,9 @@ def _make_report(
     training = list(read_documents(args.train)) if args.train else []
     counts = None
     if model and training and any(name == "likelihood" or TASKS[name].files for name in tasks):
-        counted = subsample(training, _MAX_COUNTED_DOCUMENTS, args.seed)
+        sampled = subsample(training, _MAX_UNIGRAM_DOCUMENTS, args.seed)
         counts = EvalContext(
-            model, counted, on_progress=lambda n, total: progress("counting", n, total)
+            model, sampled, on_progress=lambda n, total: progress("counting", n, total)
         ).token_counts()
     names = options.safety_classifiers
     config = EvalConfig(

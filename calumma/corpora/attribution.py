@@ -1,4 +1,4 @@
-"""Attribution of corpora: ATTRIBUTION.md, and the license texts that must be distributed with them."""
+"""Attribution of corpora: ATTRIBUTION.md and the license texts."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Build the embedded corpus: `python -m calumma.corpora.build_embedded [FOLDER]`.
 
 The same packages and libraries give the same bytes. The two novels are the exception: they are
-copied from the embedded corpus itself, because their package stores them in a format of R. Only data
-that may be distributed with its notice is included: no copyleft, no attribution license, nothing of
-unknown origin. For the last reason the photographs of the documentation of opencv and astropy are
-excluded, and so are pages that show data sets with terms of their own.
+copied from the embedded corpus itself, because their package stores them in a format of R. Only
+data that may be distributed with its notice is included: no copyleft, no attribution license,
+nothing of unknown origin. For the last reason the photographs of the documentation of opencv and
+astropy are excluded, and so are pages that show data sets with terms of their own.
 """
 
 from __future__ import annotations

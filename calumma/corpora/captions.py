@@ -1,7 +1,7 @@
 """Caption groups: the concept of a caption, and the split into training and held-out concepts.
 
-Several emoji families have images of one concept under similar names. All images of a concept are in
-the same split, so that evaluation on held-out concepts is not contaminated.
+Several emoji families have images of one concept under similar names. All images of a concept are
+in the same split, so that evaluation on held-out concepts is not contaminated.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Corpus:
     def read(self, folders: PackageFolders) -> Iterator[Document]:
         """Read the documents, with this corpus as their source and its license as the default.
 
-        Held-out instructions have a source of their own, so that no mixture includes them by mistake.
+        Held-out instructions have a source of their own, so that no mixture includes them by
+        mistake.
         """
         for document in self.reader(folders):
             held_out = document.attributes.get("split") == "held-out"

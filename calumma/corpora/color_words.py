@@ -1,8 +1,8 @@
 """Classification of pixels by eleven color words.
 
 The words are Berlin and Kay's eleven basic color terms. The borders between them in hue (degrees),
-saturation and value (0 to 1) were set by visual inspection of emoji and clip art. Pixels between two
-words, such as beige, have none, so the fractions of an image may add up to less than one.
+saturation and value (0 to 1) were set by visual inspection of emoji and clip art. Pixels between
+two words, such as beige, have none, so the fractions of an image may add up to less than one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HUES = (
 
 @dataclass(frozen=True)
 class MainColor:
-    """The most frequent color word of the opaque pixels, and the fraction of pixels that have it."""
+    """The most frequent color word of the opaque pixels, and the fraction of them that have it."""
 
     word: str
     fraction: float

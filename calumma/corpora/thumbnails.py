@@ -61,7 +61,7 @@ class ThumbnailMaker:
     _chosen: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def make(self, document: Document) -> Document | None:
-        """Return the document with a thumbnail and its measured attributes; None if it is dropped."""
+        """Return the document with a thumbnail and measured attributes; None if it is dropped."""
         reason, thumbnail = self._make(document)
         if thumbnail is None:
             self.dropped[reason] += 1
@@ -99,7 +99,7 @@ class ThumbnailMaker:
         return dataclasses.replace(document, content=(image, Text(caption)), attributes=attributes)
 
     def _keeps_tone(self, document: Document) -> bool:
-        """Return whether to keep a skin-tone image: one tone of five emoji in eight, no mixed couples."""
+        """Return whether to keep a skin-tone image: one tone each of five emoji in eight."""
         tone = document.attributes.get("skin-tone")
         if tone is None:
             return True
@@ -127,8 +127,8 @@ def _cropped(thumbnail: PIL.Image.Image) -> PIL.Image.Image:
 def is_good_clip_art(document: Document, english: AbstractSet[str]) -> bool:
     """Return whether a drawing shows a plain object and has an English caption.
 
-    Excluded are desktop icons, brands, flags, star polygons, and drawings with an embedded photograph
-    of unknown origin.
+    Excluded are desktop icons, brands, flags, star polygons, and drawings with an embedded
+    photograph of unknown origin.
 
     Args:
         document: a drawing of Open Clip Art.

@@ -85,8 +85,8 @@ class Image:
             return self.path.read_bytes()
         except OSError as error:
             raise ImageError(
-                f"{self.path}: the image cannot be read ({os_error_text(error)}); expected an image "
-                "file at this path. Fix the path, or drop the document."
+                f"{self.path}: the image cannot be read ({os_error_text(error)}); expected an "
+                "image file at this path. Fix the path, or drop the document."
             ) from error
 
     def open(self) -> PIL.Image.Image:
@@ -185,7 +185,8 @@ def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Docum
     attributes = record.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise DocumentError(
-            f'{where}: "attributes" is {type(attributes).__name__}; expected an object of names and '
+            f'{where}: "attributes" is {type(attributes).__name__}; expected an object of names '
+            "and "
             "values. Fix it, or remove it."
         )
     return Document(
@@ -290,8 +291,8 @@ def _resolve_image_path(folder: AnyPath | None, path: str, where: str) -> AnyPat
     target = resolve_inside(folder, path)
     if target is None:
         raise DocumentError(
-            f"{where}: image path {path!r} leads out of {folder}; expected a path inside the folder "
-            "of the document's file. Copy the image there."
+            f"{where}: image path {path!r} leads out of {folder}; expected a path inside the "
+            "folder of the document's file. Copy the image there."
         )
     return target
 

@@ -88,8 +88,8 @@ class FilterConfig:
         unknown = sorted({*self.languages} - {*language_codes()}) if self.languages else []
         if unknown:
             raise ConfigError(
-                f"languages names {unknown[0]!r}, which py3langid does not identify; expected ISO 639 "
-                "codes such as en, de or zh. Fix or remove it."
+                f"languages names {unknown[0]!r}, which py3langid does not identify; expected ISO "
+                "639 codes such as en, de or zh. Fix or remove it."
             )
 
     @property
@@ -208,8 +208,8 @@ def to_gray(image: PIL.Image.Image) -> PIL.Image.Image:
 def duplicate_5gram_fraction(text: str) -> float:
     """Return the fraction of a text's word 5-grams that occurred earlier in it.
 
-    >>> duplicate_5gram_fraction("one two three four five"), duplicate_5gram_fraction("a b c d e " * 3)
-    (0.0, 0.5454545454545454)
+    >>> duplicate_5gram_fraction("one two three four five"), duplicate_5gram_fraction("a b c d e " *
+    3) (0.0, 0.5454545454545454)
     """
     words = text.split()
     ngrams = [tuple(words[start : start + 5]) for start in range(len(words) - 4)]

@@ -1,4 +1,4 @@
-"""Policy for documents that cannot be read: raise the error, or drop the document and record why."""
+"""Policy for documents that cannot be read: raise the error, or drop and record the document."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def unreadable_file_error(path: AnyPath, error: OSError, expected: str) -> Docum
         expected: the expected kind of file, such as "a Parquet file".
     """
     return DocumentError(
-        f"{path}: cannot be read ({os_error_text(error)}); expected {expected}. Fix the path or its "
-        "permissions."
+        f"{path}: cannot be read ({os_error_text(error)}); expected {expected}. Fix the path or "
+        "its permissions."
     )

@@ -1,9 +1,10 @@
 """Splits of document files: numbered ranges that can be read independently, for parallel tasks.
 
 The splits depend only on the files and on the size, so the work comes out the same on any number of
-workers. Parquet files are split at any row, local or remote; of local files, plain JSON lines at any
-line, tar files between documents, saved datasets at any row. Files that can only be read from the
-start (compressed lines) or would have to be fetched twice (other remote files) are one split each.
+workers. Parquet files are split at any row, local or remote; of local files, plain JSON lines at
+any line, tar files between documents, saved datasets at any row. Files that can only be read from
+the start (compressed lines) or would have to be fetched twice (other remote files) are one split
+each.
 """
 
 from __future__ import annotations

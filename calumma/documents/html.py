@@ -1,7 +1,8 @@
 """Reader of HTML pages: text and images in reading order, without the boilerplate around them.
 
 Navigation, headers, footers, forms and scripts are left out; if a page has a main part with most of
-its text, only that part is read. trafilatura is not used because it drops images and their captions.
+its text, only that part is read. trafilatura is not used because it drops images and their
+captions.
 """
 
 from __future__ import annotations

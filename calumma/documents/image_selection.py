@@ -43,9 +43,8 @@ def select_images(
     """Yield the selected documents in order; they are read twice, and none stays in memory.
 
     Args:
-        read: returns all documents, the same each time; those without exactly one image are dropped.
-        config: the thresholds.
-        dropped: counts the dropped documents by reason.
+        read: returns all documents, the same each time; those without exactly one image are
+        dropped. config: the thresholds. dropped: counts the dropped documents by reason.
 
     Raises:
         DocumentError: a document lacks the attribute, or the attribute is no number.
@@ -79,6 +78,6 @@ def _attribute(document: Document, name: str) -> float:
         return float(document.attributes[name])
     except (KeyError, ValueError) as error:
         raise DocumentError(
-            f"{document.id}: its attribute {name!r} is {document.attributes.get(name)!r}; expected a "
-            "number. Write the score there, or use --scorer."
+            f"{document.id}: its attribute {name!r} is {document.attributes.get(name)!r}; expected "
+            "a number. Write the score there, or use --scorer."
         ) from error

@@ -83,8 +83,8 @@ def _parse_json(line: bytes, where: str) -> Any:
         return json.loads(line)
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{where}: byte {error.start} of the line is not UTF-8; expected JSON in UTF-8. Save the "
-            "file as UTF-8, or remove the line."
+            f"{where}: byte {error.start} of the line is not UTF-8; expected JSON in UTF-8. Save "
+            "the file as UTF-8, or remove the line."
         ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""

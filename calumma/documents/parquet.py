@@ -2,10 +2,10 @@
 
 A row is a document in one of two layouts. Columns `content` or `messages` hold lists of parts (the
 schema of `writers`); or flat columns hold one part each, in the order of the columns: a struct of
-`bytes` and `path` is an image (the `Image` feature of Hugging Face datasets), a list of such structs
-several images, and a column of `TEXT_COLUMNS` text. Other columns with a plain value become
-attributes. If image columns stand next to lists of parts, their images fill the parts
-`{"type": "image"}` without bytes, in order. Columns `texts` and `images` are a page in the format of
+`bytes` and `path` is an image (the `Image` feature of Hugging Face datasets), a list of such
+structs several images, and a column of `TEXT_COLUMNS` text. Other columns with a plain value become
+attributes. If image columns stand next to lists of parts, their images fill the parts `{"type":
+"image"}` without bytes, in order. Columns `texts` and `images` are a page in the format of
 `obelics`.
 """
 
@@ -264,7 +264,7 @@ def _image_parts(value: Any) -> list[dict[str, Any]]:
 
 
 def _fill_images(value: Any, images: Iterator[dict[str, Any]]) -> Any:
-    """Replace the image parts without an image, in lists of parts or turns, by those of `images`."""
+    """Replace the image parts without bytes, in lists of parts or turns, by those of `images`."""
     if isinstance(value, list):
         return [_fill_images(item, images) for item in value]
     if not isinstance(value, dict):

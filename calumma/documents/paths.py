@@ -288,8 +288,8 @@ def _translated(url: str, error: Exception) -> OSError | StorageError:
         error = cause
     return StorageError(
         f"{url}: cannot be reached ({type(error).__name__}: {_one_line(error)}); expected the file "
-        "or folder stored there. Fix the URL, the credentials or the connection, and start the same "
-        "command again: no document was dropped for this."
+        "or folder stored there. Fix the URL, the credentials or the connection, and start the "
+        "same command again: no document was dropped for this."
     )
 
 

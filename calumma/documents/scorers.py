@@ -1,8 +1,9 @@
 """Scores of images for filters and moderation: unsafe, blurred, empty or gray images.
 
 All run without a network. An aesthetic predictor does not, so sharpness, detail and colorfulness
-are plain measurements, each known to be low on images that people reject: blurred ones, nearly empty
-ones and colorless ones. Scores of text, and any other score, are functions that the user names.
+are plain measurements, each known to be low on images that people reject: blurred ones, nearly
+empty ones and colorless ones. Scores of text, and any other score, are functions that the user
+names.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def read_tar(
                     yield _parse_sample(sample, path, on_error)
     except (tarfile.TarError, EOFError) as error:
         corrupt = DocumentError(
-            f"{path}: a truncated or corrupt tar archive ({error}); expected a WebDataset .tar, not "
-            "compressed. Copy or write the file again."
+            f"{path}: a truncated or corrupt tar archive ({error}); expected a WebDataset .tar, "
+            "not compressed. Copy or write the file again."
         )
         yield drop_or_raise(corrupt, on_error)
     except OSError as error:
@@ -132,8 +132,8 @@ def _decode_utf8(data: bytes, where: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{where}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, or "
-            "drop the document."
+            f"{where}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, "
+            "or drop the document."
         ) from error
 
 
@@ -160,8 +160,8 @@ def _flat_record(sample: _Sample, record: dict[str, Any], where: str) -> dict[st
         parts.append({"type": "text", "text": text.strip()})
     if not parts:
         raise DocumentError(
-            f"{where}: neither image nor text; expected a member that ends in .txt, .json or one of "
-            f"{' '.join(IMAGE_SUFFIXES)}. Rename the members, or drop the document."
+            f"{where}: neither image nor text; expected a member that ends in .txt, .json or one "
+            f"of {' '.join(IMAGE_SUFFIXES)}. Rename the members, or drop the document."
         )
     fields = {key: record[key] for key in ("id", "source", "license") if key in record}
     attributes = {

@@ -1,10 +1,10 @@
-"""What a run writes down of itself, step by step.
+"""The log files of a run.
 
-    RUN/metrics.jsonl   a line for each step
-    RUN/events.jsonl    a line for whatever was out of the ordinary: see `Event`
+    RUN/metrics.jsonl   a line per step
+    RUN/events.jsonl    a line per `StabilityEvent`
 
-Both tell of one undisturbed run: lines of steps that are done again replace the lost ones. Only the
-first of several ranks writes and looks back; all read the events.
+Both describe one undisturbed run: lines of repeated steps replace the earlier ones. Only rank 0
+writes and reads the metrics; all ranks read the events.
 """
 
 from __future__ import annotations
@@ -14,131 +14,92 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from calumma.files import write_text
-from calumma.train.stability import Metrics, RollBack
+from calumma.train.stability import LoggedMetrics, StabilityEvent
 
 METRICS_NAME = "metrics.jsonl"
 EVENTS_NAME = "events.jsonl"
 
 
-@dataclass(frozen=True)
-class StabilityEvent:
-    """Something out of the ordinary."""
-
-    event: str
-    """skipped (a step's gradient was not finite), warning, spike, range, blind, or roll_back."""
-
-    step: int
-    """The step that showed it."""
-
-    message: str
-    """For people."""
-
-    since_step: int | None = None
-    """The first step that it was so."""
-
-    metric: str | None = None
-
-    rollback_to_step: int | None = None
-    """Of a roll-back: the step of the checkpoint that was taken up."""
-
-    batches_consumed: int | None = None
-    """Of a roll-back: the steps whose batches had been drawn by then, all of them to be passed
-    over; what follows learns from those behind."""
-
-    lr_factor: float | None = None
-    """Of a roll-back: what the schedule's rate is multiplied by from then on."""
-
-    @property
-    def roll_back(self) -> RollBack | None:
-        """The roll-back that this tells of, if it does."""
-        if self.rollback_to_step is None or self.lr_factor is None:
-            return None
-        return RollBack(self.step, self.rollback_to_step, self.lr_factor, self.message)
-
-
 class RunLog:
-    """The two files, and what of them is needed while a run goes on."""
+    """The two log files of a run, and the part of them that training needs."""
 
-    def __init__(self, run: Path, *, writes: bool, kept: int) -> None:
-        """Open nothing yet; `begin` does.
+    def __init__(self, run: Path, *, writes: bool, history_length: int) -> None:
+        """Create a log without opening its files; see `truncate` and `open`.
 
         Args:
             run: the run's folder.
-            writes: whether this process does.
-            kept: newest steps to remember in `history`.
+            writes: whether this process writes the files.
+            history_length: steps to keep in `history`.
         """
         self.run = run
         self.writes = writes
-        self.kept = kept
-        self.history: list[Metrics] = []
-        """What the newest steps told."""
+        self.history_length = history_length
+        self.history: list[LoggedMetrics] = []
+        """Metrics of the newest steps."""
 
         self.events: list[StabilityEvent] = []
-        """All of the run."""
+        """All events of the run."""
 
         self._files: tuple[TextIO, TextIO] | None = None
 
     def truncate(self, steps: int) -> None:
-        """Drop what was written of later steps than a checkpoint's; then all may `read`.
+        """Delete the lines of steps after a checkpoint's; then all ranks may `open`.
 
-        Events that led to a roll-back stay: it decides what is learned from.
+        Events up to the last rollback are kept: a rollback determines the batches that follow.
         """
         self.close()
         if not self.writes:
             return
         _keep_lines(self.run / METRICS_NAME, steps)
-        events = _whole_events(self.run / EVENTS_NAME)
-        last = max((i for i, one in enumerate(events) if one.roll_back), default=-1)
-        kept = [one for i, one in enumerate(events) if i <= last or one.step <= steps]
+        events = _read_events(self.run / EVENTS_NAME)
+        last = max((i for i, event in enumerate(events) if event.event == "rollback"), default=-1)
+        kept = [event for i, event in enumerate(events) if i <= last or event.step <= steps]
         if events or (self.run / EVENTS_NAME).is_file():
-            write_text(self.run / EVENTS_NAME, "".join(_event_line(one) for one in kept))
+            write_text(self.run / EVENTS_NAME, "".join(_event_line(event) for event in kept))
 
-    def read(self) -> None:
-        """Take up what is written; the one that writes opens the files to go on."""
-        self.events = _whole_events(self.run / EVENTS_NAME)
+    def open(self) -> None:
+        """Read the files; the writing process opens them for appending."""
+        self.events = _read_events(self.run / EVENTS_NAME)
         if self.writes:
-            self.history = _last_metrics(self.run / METRICS_NAME, self.kept)
+            self.history = _last_metrics(self.run / METRICS_NAME, self.history_length)
             names = (METRICS_NAME, EVENTS_NAME)
-            # A line at a time: whoever looks at the file sees whole ones.
+            # Line-buffered, so that readers of the file see complete lines.
             first, second = ((self.run / n).open("a", 1, encoding="utf-8") for n in names)
             self._files = first, second
 
-    def log_metrics(self, seen: Mapping[str, float]) -> Metrics:
-        """Write down what a step told; what is not finite becomes null."""
-        told: Metrics = {n: v if math.isfinite(v) else None for n, v in seen.items()}
-        self.history = [*self.history[1 - self.kept :], told]
+    def log_metrics(self, metrics: Mapping[str, float]) -> LoggedMetrics:
+        """Write the metrics of a step; values that are not finite become null."""
+        logged: LoggedMetrics = {n: v if math.isfinite(v) else None for n, v in metrics.items()}
+        self.history = [*self.history[1 - self.history_length :], logged]
         if self._files:
-            self._files[0].write(json.dumps(told) + "\n")
-        return told
+            self._files[0].write(json.dumps(logged) + "\n")
+        return logged
 
     def log_event(self, event: StabilityEvent) -> None:
-        """Write down an event; on the disk before this returns."""
+        """Write an event; it is on the disk when this returns."""
         self.events.append(event)
         if self._files:
             self._files[1].write(_event_line(event))
             os.fsync(self._files[1].fileno())
 
     @property
-    def rollbacks(self) -> Sequence[RollBack]:
-        """Those of the run so far."""
-        return [one.roll_back for one in self.events if one.roll_back is not None]
+    def rollbacks(self) -> Sequence[StabilityEvent]:
+        """All rollbacks of the run, the newest last."""
+        return [event for event in self.events if event.event == "rollback"]
 
-    def pending_rollback(self, step: int, drawn: int) -> StabilityEvent | None:
-        """The roll-back to `step` that has yet to be followed, where `drawn` steps' batches were
-        drawn: the last one counts, as later ones always have drawn more."""
-        told = [
-            e
-            for e in self.events
-            if e.rollback_to_step == step
-            and e.batches_consumed is not None
-            and e.batches_consumed > drawn
+    def pending_rollback(self, step: int, batches_consumed: int) -> StabilityEvent | None:
+        """Return the last rollback to `step` whose batches have not been skipped yet, or None."""
+        pending = [
+            event
+            for event in self.rollbacks
+            if event.rollback_to_step == step and (event.batches_consumed or 0) > batches_consumed
         ]
-        return told[-1] if told else None
+        return pending[-1] if pending else None
 
     def close(self) -> None:
         """Close the files."""
@@ -147,8 +108,8 @@ class RunLog:
         self._files = None
 
 
-def read_metrics(run: Path) -> Iterator[Metrics]:
-    """What each step told, in order; half a line of a killed run is left out."""
+def read_metrics(run: Path) -> Iterator[LoggedMetrics]:
+    """Yield the metrics of each step in order, without the incomplete line of a killed run."""
     path = run / METRICS_NAME
     if not path.is_file():
         return
@@ -158,33 +119,33 @@ def read_metrics(run: Path) -> Iterator[Metrics]:
                 yield json.loads(line)
 
 
-def _keep_lines(path: Path, many: int) -> None:
-    """Cut a file behind its first `many` whole lines."""
+def _keep_lines(path: Path, count: int) -> None:
+    """Truncate a file after its first `count` complete lines."""
     if not path.is_file():
         return
     end = 0
     with path.open("rb") as file:
-        for line in itertools.islice(file, many):
+        for line in itertools.islice(file, count):
             end += len(line) if line.endswith(b"\n") else 0
     os.truncate(path, end)
 
 
-_LONGEST_LINE = 1 << 13
-"""Bytes that a line of metrics has at most, on the average of many."""
+_MAX_LINE_BYTES = 1 << 13
+"""Upper bound of the average size of a line of metrics."""
 
 
-def _last_metrics(path: Path, many: int) -> list[Metrics]:
-    """What the last `many` steps told, without reading a long file whole."""
+def _last_metrics(path: Path, count: int) -> list[LoggedMetrics]:
+    """Return the metrics of the last `count` steps without reading a long file in full."""
     if not path.is_file():
         return []
-    start = max(0, path.stat().st_size - many * _LONGEST_LINE)
+    start = max(0, path.stat().st_size - count * _MAX_LINE_BYTES)
     with path.open("rb") as file:
         file.seek(start)
         lines = file.read().splitlines()
-    return [json.loads(line) for line in lines[1 if start else 0 :]][-many:]
+    return [json.loads(line) for line in lines[1 if start else 0 :]][-count:]
 
 
-def _whole_events(path: Path) -> list[StabilityEvent]:
+def _read_events(path: Path) -> list[StabilityEvent]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -192,5 +153,5 @@ def _whole_events(path: Path) -> list[StabilityEvent]:
 
 
 def _event_line(event: StabilityEvent) -> str:
-    told: dict[str, Any] = {n: v for n, v in asdict(event).items() if v is not None}
-    return json.dumps(told) + "\n"
+    fields = {name: value for name, value in asdict(event).items() if value is not None}
+    return json.dumps(fields) + "\n"

@@ -1,7 +1,7 @@
-"""The watch over a run: what its metrics foretell or show, and what is then to be done.
+"""Stability monitor of a run: loss spikes, skipped steps, limits of metrics, and rollbacks.
 
-Pure functions of what the steps told. Nothing here reads a file, a clock or a tensor, so a run
-that is killed and taken up again decides as if nothing had happened.
+Pure functions of the logged metrics. Nothing here reads a file, a clock or a tensor, so a run that
+is killed and resumed decides as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -17,354 +17,332 @@ from numpy.typing import NDArray
 
 from calumma.errors import ConfigError
 
-Metrics = Mapping[str, float | None]
-"""What one step told, by name; None is what was not finite."""
+LoggedMetrics = Mapping[str, float | None]
+"""Metrics of one step by name; None is a value that was not finite."""
 
-WATCHED = ("output_norm", "log_z", "max_attention_logit")
-"""What grows long before a loss shows it."""
+MONITORED_METRICS = ("output_norm", "log_z", "max_attention_logit")
+"""Metrics that grow long before the loss diverges."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityConfig:
-    """When a run is in trouble, and how often it may go back."""
+    """When a run counts as unstable, and how often it may roll back."""
 
     window: int = 100
     """Steps that a loss is compared with, and over which growth is fitted."""
 
     spike_steps: int = 3
-    """Steps in a row that must lie too high before it is a spike: one may be a hard batch."""
+    """Consecutive steps above the threshold that make a spike; one may be a hard batch."""
 
     spike_sigma: float = 8.0
-    """How far above the window's median a spike lies, in robust standard deviations."""
+    """Threshold of a spike above the median of the window, in robust standard deviations."""
 
     spike_min_relative: float = 0.1
-    """How far above the window's median a spike lies at least, as a share of the median."""
+    """Smallest threshold of a spike above the median, as a fraction of the median."""
 
     warn_horizon_steps: int = 300
-    """A warning is given where fitted growth leaves the safe range within so many steps."""
+    """A warning is logged if a metric's fitted growth exceeds its limit within these steps."""
 
     max_output_rms: float = 100.0
-    """Safe range of the last layer's output: root mean square of its channels."""
+    """Limit of the last block's output: root mean square over its channels."""
 
     max_log_z: float = 50.0
-    """Safe range of the mean log Z, on both sides of 0."""
+    """Limit of the absolute value of the mean log Z."""
 
     max_attention_logit: float = 1000.0
-    """Safe range of attention's logits, which queries and keys with norms never leave."""
+    """Limit of the maximum attention logit; QK-norm keeps it far below."""
 
     max_skipped_steps: int = 10
-    """Steps in a row without a finite gradient that are borne, each skipped."""
+    """Most consecutive steps with a gradient that is not finite, each of which is skipped."""
 
     max_rollbacks: int = 4
-    """Times that a run may go back within `retry_steps`; then it stops. 0 never goes back."""
+    """Most rollbacks within `rollback_memory_steps`; then the run stops. 0 never rolls back."""
 
     rollback_memory_steps: int = 1000
-    """So many steps later, a roll-back is no longer held against a run."""
+    """Steps after which an earlier rollback counts no more."""
 
     rollback_lr_factor: float = 0.5
-    """What the learning rate is multiplied by, for the rest of the run, at each roll-back within
-    `retry_steps` of another: where skipping batches did not help, the rate is too high."""
+    """Factor of the learning rate, for the rest of the run, at each rollback within
+    `rollback_memory_steps` of another: if skipping batches did not help, the rate is too high."""
 
     def __post_init__(self) -> None:
         if self.window < 4 or self.spike_steps < 1 or self.warn_horizon_steps < 1:
             raise ConfigError(
                 f"stability.window={self.window}, stability.spike_steps={self.spike_steps} and "
-                f"stability.warn_horizon_steps={self.warn_horizon_steps}; expected at least 4, 1 and 1."
+                f"stability.warn_horizon_steps={self.warn_horizon_steps}; expected at least 4, 1 "
+                "and 1."
             )
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(
-                f"stability.rollback_lr_factor={self.rollback_lr_factor}; expected a share above 0 and at most 1, "
-                "such as 0.5."
+                f"stability.rollback_lr_factor={self.rollback_lr_factor}; expected above 0 and at "
+                "most 1, such as 0.5."
             )
 
 
-Limits = Mapping[str, float]
-"""The greatest size that is safe, by the metric's name."""
-
-Kind = Literal["step_skipped", "warning", "spike", "out_of_range", "nonfinite_gradients"]
+MetricLimits = Mapping[str, float]
+"""Largest stable absolute value of metrics, by name."""
 
 
 @dataclass(frozen=True)
-class Anomaly:
-    """What the newest step shows."""
+class StabilityEvent:
+    """An unusual step or a rollback, a line of `events.jsonl`."""
 
-    kind: Kind
+    event: Literal[
+        "step_skipped", "warning", "spike", "out_of_range", "nonfinite_gradients", "rollback"
+    ]
+
     step: int
-    """The step that shows it."""
+    """Step at which it was detected."""
 
-    since: int
-    """The first step that it was so."""
+    message: str
 
-    text: str
-    """For people, in one line without an end."""
+    since_step: int | None = None
+    """First step that showed it."""
 
-    metric: str = "loss"
+    metric: str | None = None
+
+    rollback_to_step: int | None = None
+    """Step of the checkpoint that a rollback restored."""
+
+    batches_consumed: int | None = None
+    """Steps whose batches had been consumed before a rollback; training goes on after them."""
+
+    lr_factor: float | None = None
+    """Factor of the learning rate from a rollback on."""
 
     @property
-    def needs_rollback(self) -> bool:
-        """Whether to go back, and not only to tell."""
-        return self.kind in ("spike", "out_of_range", "nonfinite_gradients")
+    def is_instability(self) -> bool:
+        """Whether it calls for a rollback, and not only for a log line."""
+        return self.event in ("spike", "out_of_range", "nonfinite_gradients")
 
 
-def detect_anomalies(
-    history: Sequence[Metrics], config: StabilityConfig, limits: Limits
-) -> list[Anomaly]:
-    """What the newest step shows, trouble first.
+def detect_events(
+    history: Sequence[LoggedMetrics], config: StabilityConfig, limits: MetricLimits
+) -> list[StabilityEvent]:
+    """Return what the newest step shows, instabilities first.
 
     Args:
-        history: what the steps told, the newest last; `kept_steps` of them are enough. Those of
-            another stage (metric "stage") than the newest count for nothing.
-        config: what counts as what.
-        limits: the safe ranges of what is watched.
+        history: metrics of the last `history_length` steps or more, the newest last. Steps of
+            another stage (metric "stage") than the newest are ignored.
+        config: the thresholds.
+        limits: limits of the monitored metrics.
     """
     newest = history[-1]
-    step = _number(newest, "step")
-    begins = len(history)
-    while begins and history[begins - 1].get("stage") == newest.get("stage"):
-        begins -= 1
-    seen = history[begins:]
-    found = [_blind(history, config), _spike(seen, config)]
-    for name in WATCHED:
-        if name in limits:
-            found.append(_outside(seen, name, config, limits[name]))
-    told = [finding for finding in found if finding is not None]
+    step = _int(newest, "step")
+    start = len(history)
+    while start and history[start - 1].get("stage") == newest.get("stage"):
+        start -= 1
+    recent = history[start:]
+    limited = [name for name in MONITORED_METRICS if name in limits]
+    checks = [_nonfinite(history, config), _spike(recent, config)]
+    checks += [_out_of_range(recent, name, config, limits[name]) for name in limited]
+    events = [event for event in checks if event is not None]
+    out_of_range = {event.metric for event in events}
     if newest.get("step_skipped"):
-        told.append(
-            Anomaly(
-                "step_skipped",
-                step,
-                step,
-                "no finite gradient: nothing was learned",
-                "step_skipped",
-            )
-        )
-    outside = {finding.metric for finding in told}
-    for name in WATCHED:
-        if name in limits and name not in outside:
-            warning = _warning(seen, name, config, limits[name])
-            told += [warning] if warning is not None else []
-    return told
+        message = "the gradient is not finite; the update was skipped"
+        events.append(StabilityEvent("step_skipped", step, message, step, "step_skipped"))
+    for name in limited:
+        if name not in out_of_range:
+            warning = _warning(recent, name, config, limits[name])
+            events += [warning] if warning is not None else []
+    return events
 
 
 def history_length(config: StabilityConfig) -> int:
-    """How many steps `findings` looks back at most."""
+    """Return the number of past steps that `detect_events` uses."""
     return config.window + max(config.spike_steps, config.max_skipped_steps) + 1
 
 
-def _number(told: Metrics, name: str) -> int:
-    return int(told.get(name) or 0)
+def _int(metrics: LoggedMetrics, name: str) -> int:
+    return int(metrics.get(name) or 0)
 
 
-def _blind(history: Sequence[Metrics], config: StabilityConfig) -> Anomaly | None:
-    """Too many steps in a row without a finite gradient."""
-    row = 0
-    while row < len(history) and history[-1 - row].get("step_skipped"):
-        row += 1
-    if row <= config.max_skipped_steps:
+def _nonfinite(history: Sequence[LoggedMetrics], config: StabilityConfig) -> StabilityEvent | None:
+    """Detect too many consecutive steps without a finite gradient."""
+    skipped = 0
+    while skipped < len(history) and history[-1 - skipped].get("step_skipped"):
+        skipped += 1
+    if skipped <= config.max_skipped_steps:
         return None
-    first, last = _number(history[-row], "step"), _number(history[-1], "step")
-    text = f"steps {first} to {last} gave no finite gradient and were skipped"
-    return Anomaly("nonfinite_gradients", last, first, text, "step_skipped")
+    first, last = _int(history[-skipped], "step"), _int(history[-1], "step")
+    message = f"the gradients of steps {first} to {last} are not finite; the updates were skipped"
+    return StabilityEvent("nonfinite_gradients", last, message, first, "step_skipped")
 
 
-def _spike(seen: Sequence[Metrics], config: StabilityConfig) -> Anomaly | None:
-    """The last steps lie far above those before them."""
-    late, before = seen[-config.spike_steps :], seen[: -config.spike_steps][-config.window :]
-    usual = [value for told in before if (value := told.get("loss")) is not None]
+def _spike(recent: Sequence[LoggedMetrics], config: StabilityConfig) -> StabilityEvent | None:
+    """Detect losses far above those of the window before."""
+    late, before = recent[-config.spike_steps :], recent[: -config.spike_steps][-config.window :]
+    usual = [value for metrics in before if (value := metrics.get("loss")) is not None]
     if len(usual) < config.window // 2 or len(late) < config.spike_steps:
         return None
     median = statistics.median(usual)
     # Of a normal distribution, 1.4826 times the median deviation is the standard deviation.
-    deviation = 1.4826 * statistics.median(abs(value - median) for value in usual)
-    least = max(config.spike_sigma * deviation, config.spike_min_relative * abs(median))
-    losses = [value for told in late if (value := told.get("loss")) is not None]
-    if len(losses) < len(late) or min(losses) <= median + least:
+    sigma = 1.4826 * statistics.median(abs(value - median) for value in usual)
+    margin = max(config.spike_sigma * sigma, config.spike_min_relative * abs(median))
+    losses = [value for metrics in late if (value := metrics.get("loss")) is not None]
+    if len(losses) < len(late) or min(losses) <= median + margin:
         return None
-    text = (
-        f"the loss rose to {losses[-1]:.4g}, above {median + least:.4g} for {len(late)} steps; "
+    message = (
+        f"the loss rose to {losses[-1]:.4g}, above {median + margin:.4g} for {len(late)} steps; "
         f"the median of the {len(usual)} steps before is {median:.4g}"
     )
-    return Anomaly("spike", _number(late[-1], "step"), _number(late[0], "step"), text)
+    return StabilityEvent("spike", _int(late[-1], "step"), message, _int(late[0], "step"), "loss")
 
 
-def _outside(
-    seen: Sequence[Metrics], name: str, config: StabilityConfig, limit: float
-) -> Anomaly | None:
-    """The last steps lie outside the safe range."""
-    points = metric_points(seen, name)[-config.spike_steps :]
+def _out_of_range(
+    recent: Sequence[LoggedMetrics], name: str, config: StabilityConfig, limit: float
+) -> StabilityEvent | None:
+    points = metric_points(recent, name)[-config.spike_steps :]
     if len(points) < config.spike_steps or min(abs(value) for _, value in points) <= limit:
         return None
-    text = f"{name} is {points[-1][1]:.4g}, outside the safe range of {limit:.4g}"
-    return Anomaly("out_of_range", _number(seen[-1], "step"), points[0][0], text, name)
+    message = f"{name} is {points[-1][1]:.4g}, above its limit of {limit:.4g}"
+    return StabilityEvent("out_of_range", _int(recent[-1], "step"), message, points[0][0], name)
 
 
-def metric_points(seen: Iterable[Metrics], name: str) -> list[tuple[int, float]]:
-    """Steps, and what they told of a metric; those that told nothing finite are left out."""
+def metric_points(history: Iterable[LoggedMetrics], name: str) -> list[tuple[int, float]]:
+    """Return the steps that logged a finite value of a metric, and the values."""
     return [
-        (_number(told, "step"), value) for told in seen if (value := told.get(name)) is not None
+        (_int(metrics, "step"), value)
+        for metrics in history
+        if (value := metrics.get(name)) is not None
     ]
 
 
 @dataclass(frozen=True)
 class GrowthFit:
-    """An exponential fitted to what a metric's size was."""
+    """An exponential fitted to the absolute values of a metric."""
 
     rate: float
-    """By which its logarithm grows in a step: 0.01 doubles it in 69."""
+    """Growth of the logarithm per step: 0.01 doubles the metric in 69 steps."""
 
     error: float
     """Standard error of the rate."""
 
     level: float
-    """The fitted size at the last step."""
+    """Fitted value at the last step."""
 
     def steps_to(self, limit: float) -> float:
-        """Steps until the size is `limit`; infinite where it shrinks."""
+        """Return the steps until the fit reaches a limit; infinite if it shrinks."""
         if self.rate <= 0:
             return math.inf
         return max(0.0, math.log(limit / self.level) / self.rate)
 
 
-LEAST_POINTS = 8
-"""With fewer nothing is fitted."""
+MIN_FIT_POINTS = 8
+"""Fewest points that an exponential is fitted to."""
 
 
-def fit_growth(history: Sequence[Metrics], name: str, window: int) -> GrowthFit | None:
-    """The growth of a metric's size over the last `window` steps, by least squares.
+def fit_growth(history: Sequence[LoggedMetrics], name: str, window: int) -> GrowthFit | None:
+    """Fit the growth of a metric over the last `window` steps by least squares.
 
-    None where fewer than `LEAST_POINTS` steps told a size that is not 0.
+    Returns None if fewer than `MIN_FIT_POINTS` steps have a value that is not 0.
 
-    >>> told = [{"step": step, "log_z": 2.0 * 1.01**step} for step in range(20)]
-    >>> fitted = growth(told, "log_z", 100)
-    >>> round(fitted.rate, 5), round(fitted.steps_to(4.0))
+    >>> history = [{"step": step, "log_z": 2.0 * 1.01**step} for step in range(20)]
+    >>> fit = fit_growth(history, "log_z", 100)
+    >>> round(fit.rate, 5), round(fit.steps_to(4.0))
     (0.00995, 51)
     """
     points = [point for point in metric_points(history[-window:], name) if point[1]]
-    return _fitted(np.array(points)) if len(points) >= LEAST_POINTS else None
+    return _fit(np.array(points)) if len(points) >= MIN_FIT_POINTS else None
 
 
-def _fitted(points: NDArray[np.float64]) -> GrowthFit:
-    """The line through the logarithms of sizes, [N, 2] steps and values. At every step: quick."""
+def _fit(points: NDArray[np.float64]) -> GrowthFit:
+    """Fit a line through the logarithms of [N, 2] steps and values; called at every step."""
     steps, logs = points[:, 0], np.log(np.abs(points[:, 1]))
-    places, heights = steps - steps.mean(), logs - logs.mean()
-    spread = places @ places
-    rate = float(places @ heights / spread)
-    left = heights - rate * places
-    error = math.sqrt(left @ left / (len(points) - 2) / spread)
-    return GrowthFit(rate, error, math.exp(min(700.0, logs.mean() + rate * places[-1])))
+    x, y = steps - steps.mean(), logs - logs.mean()
+    spread = x @ x
+    rate = float(x @ y / spread)
+    residual = y - rate * x
+    error = math.sqrt(residual @ residual / (len(points) - 2) / spread)
+    return GrowthFit(rate, error, math.exp(min(700.0, logs.mean() + rate * x[-1])))
 
 
-_NEAR = 0.25
-"""Share of the safe range below which growth is that of a beginning, and nothing to warn of."""
+_MIN_LEVEL = 0.25
+"""Fraction of the limit below which growth is normal in a young run."""
 
-_CLEAR = 4.0
-"""So many standard errors above 0, a rate is no chance."""
+_MIN_SIGNIFICANCE = 4.0
+"""Standard errors above 0 at which a growth rate is significant."""
 
 
 def _warning(
-    seen: Sequence[Metrics], name: str, config: StabilityConfig, limit: float
-) -> Anomaly | None:
-    """Growth that is steady, not that of a beginning that slows down, and will leave the range."""
-    seen = seen[-config.window :]
-    if abs(seen[-1].get(name) or 0.0) < _NEAR * limit:
+    recent: Sequence[LoggedMetrics], name: str, config: StabilityConfig, limit: float
+) -> StabilityEvent | None:
+    """Detect steady growth, which does not slow down, that will exceed the limit."""
+    recent = recent[-config.window :]
+    if abs(recent[-1].get(name) or 0.0) < _MIN_LEVEL * limit:
         return None
-    whole = fit_growth(seen, name, len(seen))
-    late = fit_growth(seen, name, len(seen) // 2)
-    if whole is None or late is None:
+    full = fit_growth(recent, name, len(recent))
+    late = fit_growth(recent, name, len(recent) // 2)
+    if full is None or late is None:
         return None
-    steady = whole.rate > _CLEAR * whole.error and late.rate > _CLEAR * late.error
-    left = late.steps_to(limit)
-    if not steady or late.rate < whole.rate / 2 or left > config.warn_horizon_steps:
+    steady = all(fit.rate > _MIN_SIGNIFICANCE * fit.error for fit in (full, late))
+    steps_left = late.steps_to(limit)
+    if not steady or late.rate < full.rate / 2 or steps_left > config.warn_horizon_steps:
         return None
-    step = _number(seen[-1], "step")
-    text = (
-        f"{name} is {late.level:.4g} and grows by {late.rate:.2%} a step; at that rate it leaves "
-        f"the safe range of {limit:.4g} in {left:.0f} steps"
+    step = _int(recent[-1], "step")
+    message = (
+        f"{name} is {late.level:.4g} and grows by {late.rate:.2%} per step; at that rate it exceeds "
+        f"its limit of {limit:.4g} in {steps_left:.0f} steps"
     )
-    return Anomaly("warning", step, step, text, name)
+    return StabilityEvent("warning", step, message, step, name)
 
 
 @dataclass(frozen=True)
-class RollBack:
-    """Going back to a checkpoint, past the batches that were drawn since."""
+class RollbackPlan:
+    """The response to an instability: continue, roll back, or stop."""
 
-    step: int
-    """The step at which it was decided."""
+    to_step: int | None = None
+    """Step of the checkpoint to restore; None does not roll back."""
 
-    rollback_to_step: int
-    """The checkpoint's step."""
+    lr_factor: float = 1.0
+    """Factor of the learning rate from then on."""
 
-    lr_factor: float
-    """What the schedule's rate is multiplied by from then on."""
+    stop_reason: str | None = None
+    """Why the run must stop; None lets it go on."""
 
-    message: str
-
-
-@dataclass(frozen=True)
-class Way:
-    """What the newest step shows, and how the run goes on from there."""
-
-    found: Sequence[Anomaly] = ()
-
-    back: RollBack | None = None
-    """Where to go back to."""
-
-    ends: bool = False
-    """Whether the run is to stop."""
-
-    text: str = "the first rank stopped the run, and says why"
-    """Of a run that is to stop: why."""
-
-    bound: str = "most-roll-backs"
-    """The field of the watch that would let it go on."""
+    limit_field: str = "max-rollbacks"
+    """Field of [stability] that would let a stopped run go on."""
 
 
-def way_on(
-    found: Sequence[Anomaly],
+def plan_rollback(
+    events: Sequence[StabilityEvent],
     saved: Sequence[int],
-    before: Sequence[RollBack],
+    rollbacks: Sequence[StabilityEvent],
     config: StabilityConfig,
-) -> Way:
-    """What to do about what was found.
+) -> RollbackPlan:
+    """Decide how a run goes on after the events of a step.
 
-    At first the newest checkpoint from before the trouble is taken up, and the rate stays; each
-    time that trouble is back within `retry_steps`, one checkpoint further back, where there is one,
-    with the rate times `rate_factor`. Where there is no checkpoint yet, or the run may not go back,
-    it goes on; without finite gradients it stops.
+    The first rollback restores the newest checkpoint from before the instability and keeps the
+    learning rate. Each further one within `rollback_memory_steps` goes one checkpoint further back,
+    if there is one, and multiplies the rate by `rollback_lr_factor`. Without a checkpoint, or if
+    rollbacks are off, the run goes on; without finite gradients it stops.
 
     Args:
-        found: what `findings` gave.
-        saved: steps of the whole checkpoints there are.
-        before: the run's roll-backs so far, the newest last.
-        config: how often it may go back.
+        events: result of `detect_events`.
+        saved: steps of the complete checkpoints.
+        rollbacks: rollback events of the run so far, the newest last.
+        config: how often it may roll back.
     """
-    trouble = next((one for one in found if one.needs_rollback), None)
-    if trouble is None:
-        return Way(found)
-    held = [one for one in before if abs(trouble.step - one.step) <= config.rollback_memory_steps]
-    tries = len(held)
-    before_it = sorted(step for step in saved if step < trouble.since)
-    # The first step of the trouble met weights that the step before it may have spoilt.
-    good = [step for step in before_it if step < trouble.since - 1] or before_it
+    cause = next((event for event in events if event.is_instability), None)
+    if cause is None:
+        return RollbackPlan()
+    memory = config.rollback_memory_steps
+    tries = sum(abs(cause.step - past.step) <= memory for past in rollbacks)
+    since = cause.step if cause.since_step is None else cause.since_step
+    before = sorted(step for step in saved if step < since)
+    # The first unstable step used weights that the step before it may have spoilt.
+    good = [step for step in before if step < since - 1] or before
     if good and tries < config.max_rollbacks:
-        share = before[-1].lr_factor if before else 1.0
-        back = RollBack(
-            step=trouble.step,
-            rollback_to_step=good[max(0, len(good) - 1 - tries)],
-            lr_factor=share * (config.rollback_lr_factor if tries else 1.0),
-            message=trouble.text,
+        factor = (rollbacks[-1].lr_factor or 1.0) if rollbacks else 1.0
+        return RollbackPlan(
+            to_step=good[max(0, len(good) - 1 - tries)],
+            lr_factor=factor * (config.rollback_lr_factor if tries else 1.0),
         )
-        return Way(found, back)
     if tries:
-        text = (
-            f"{trouble.text}; going back {tries} times within {config.rollback_memory_steps} steps did not "
-            "help (events.jsonl tells of them)"
-        )
-        return Way(found, ends=True, text=text, bound="most-roll-backs")
-    if trouble.kind == "nonfinite_gradients":
-        text = (
-            f"{trouble.text}; expected at most {config.max_skipped_steps} in a row, or a checkpoint to go "
-            "back to"
-        )
-        return Way(found, ends=True, text=text, bound="most-skipped")
-    return Way(found)
+        reason = f"{cause.message}; {tries} rollbacks within {memory} steps did not help"
+        return RollbackPlan(stop_reason=f"{reason} (see events.jsonl)")
+    if cause.event == "nonfinite_gradients":
+        reason = f"{cause.message}; expected at most {config.max_skipped_steps} in a row"
+        reason += ", or a checkpoint to roll back to"
+        return RollbackPlan(stop_reason=reason, limit_field="max-skipped-steps")
+    return RollbackPlan()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from asking import Answer, ask, held_out, share
 from categories import CONFIG
+from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion
 from turns import prepare
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
@@ -27,20 +27,26 @@ from calumma.toml_config import build_config, read_toml
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import balance, finetune
 
-SHARES = (0.0, 1.0, 0.5, 0.05, 0.95, 0.01, 0.99)
+IMAGE_FRACTIONS = (0.0, 1.0, 0.5, 0.05, 0.95, 0.01, 0.99)
 """Of training conversations whose answer is a picture; the ends and the middle first."""
 
 SEEDS = (0, 1)
 STEPS = 50
-MOST = 40
+NUM_PROMPTS = 40
 """Held-out prompts of a kind."""
 
 
-def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> FinetuneConfig:
+def build_run_config(
+    image_fraction: float, seed: int, demo: Path, out: Path, steps: int
+) -> FinetuneConfig:
     """The config of a mixture: that of all six categories, with other sources."""
     tree = read_toml(CONFIG)
     del tree["categories"]
-    weights = {"image_generation": drawn, "text": (1 - drawn) / 2, "visual_chat": (1 - drawn) / 2}
+    weights = {
+        "image_generation": image_fraction,
+        "text": (1 - image_fraction) / 2,
+        "visual_chat": (1 - image_fraction) / 2,
+    }
     tree |= {
         "model": f"{demo}/runs/pretrain/model",
         "tokenizers": f"{demo}/tokenizers",
@@ -55,67 +61,74 @@ def config_of(drawn: float, seed: int, demo: Path, out: Path, steps: int) -> Fin
     return build_config(FinetuneConfig, tree, "balance.py")
 
 
-def figures(decoder: Decoder, start: ModelComponents, out: Path, most: int) -> dict[str, Any]:
+def image_rates(
+    decoder: Decoder, start: ModelComponents, out: Path, num_prompts: int
+) -> dict[str, Any]:
     """How often a picture is drawn where one is asked for, and where words are."""
     model = Model(ModelComponents(decoder, start.tokenizers))
-    expected = ask(model, held_out(out, "draw", most), max_new_tokens=80)
+    expected = answer_prompts(
+        model, held_out_documents(out, "draw", num_prompts), max_new_tokens=80
+    )
     words = [
         answer
         for kind in ("describe", "ground", "meaning", "word")
-        for answer in ask(model, held_out(out, kind, -(-most // 4)), max_new_tokens=80)
+        for answer in answer_prompts(
+            model, held_out_documents(out, kind, -(-num_prompts // 4)), max_new_tokens=80
+        )
     ]
-    return {"asked for a picture": _drew(expected), "asked for words": _drew(words)}
+    return {"asked for a picture": _image_rate(expected), "asked for words": _image_rate(words)}
 
 
-def _drew(answers: list[Answer]) -> dict[str, Any]:
-    return share("draws", [answer.drew for answer in answers])
+def _image_rate(answers: list[PromptAnswer]) -> dict[str, Any]:
+    return proportion("draws", [answer.has_image for answer in answers])
 
 
-def run(drawn: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+def run_mixture(image_fraction: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One mixture, trained and asked, unless that is done."""
-    folder = args.out / f"drawn-{drawn}-seed-{seed}"
+    folder = args.out / f"drawn-{image_fraction}-seed-{seed}"
     done = folder / "figures.json"
     if done.is_file():
-        found: dict[str, Any] = json.loads(done.read_text())
-        return found
-    config = config_of(drawn, seed, args.demo, args.out, 2 if args.quick else STEPS)
+        result: dict[str, Any] = json.loads(done.read_text())
+        return result
+    config = build_run_config(image_fraction, seed, args.demo, args.out, 2 if args.quick else STEPS)
     start = load_model(config.model)
     decoder = finetune(config, start.decoder, start.tokenizers.text.vocabulary, folder)
     assert decoder is not None, "one process"
-    found = {"drawn": drawn, "seed": seed, "warning": balance(config).warning}
-    found |= figures(decoder, start, args.out, 1 if args.quick else MOST)
-    done.write_text(json.dumps(found))
-    return found
+    result = {"drawn": image_fraction, "seed": seed, "warning": balance(config).warning}
+    result |= image_rates(decoder, start, args.out, 1 if args.quick else NUM_PROMPTS)
+    done.write_text(json.dumps(result))
+    return result
 
 
 WIDTH, HEIGHT, EDGE = 560, 260, 44
-COLOURS = {"asked for a picture": "#b2451c", "asked for words": "#1c5fb2"}
+COLORS = {"asked for a picture": "#b2451c", "asked for words": "#1c5fb2"}
 
 
-def chart(results: list[dict[str, Any]]) -> str:
+def svg_chart(results: list[dict[str, Any]]) -> str:
     """The figure, as SVG: a dot a run, and lines through the means over seeds."""
-    shares = sorted({result["drawn"] for result in results})
-    step = (WIDTH - 2 * EDGE) / max(1, len(shares) - 1)
-    across = {drawn: EDGE + step * place for place, drawn in enumerate(shares)}
+    fractions = sorted({result["drawn"] for result in results})
+    step = (WIDTH - 2 * EDGE) / max(1, len(fractions) - 1)
+    across = {drawn: EDGE + step * place for place, drawn in enumerate(fractions)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *(_mark(across[drawn], HEIGHT - 24, f"{drawn:.0%}") for drawn in shares),
+        *(_mark(across[drawn], HEIGHT - 24, f"{drawn:.0%}") for drawn in fractions),
         *(_mark(18, _down(level) + 4, f"{level:.0%}") for level in (0.0, 0.5, 1.0)),
         _mark(WIDTH / 2, HEIGHT - 6, "answers with a picture in the training mixture"),
     ]
-    for place, (asked, colour) in enumerate(COLOURS.items()):
+    for number, (asked, color) in enumerate(COLORS.items()):
         dots = [(across[r["drawn"]], _down(r[asked]["value"])) for r in results]
         means = [
-            _mean([r[asked]["value"] for r in results if r["drawn"] == drawn]) for drawn in shares
+            _mean([r[asked]["value"] for r in results if r["drawn"] == drawn])
+            for drawn in fractions
         ]
         path = " ".join(
-            f"{across[d]:.1f},{_down(m):.1f}" for d, m in zip(shares, means, strict=True)
+            f"{across[d]:.1f},{_down(m):.1f}" for d, m in zip(fractions, means, strict=True)
         )
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
-        parts.append(_mark(150 + 220 * place, 14, f"{asked}, draws", colour))
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in dots]
+        parts.append(_mark(150 + 220 * number, 14, f"{asked}, draws", color))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -123,15 +136,15 @@ def _down(level: float) -> float:
     return HEIGHT - EDGE - level * (HEIGHT - EDGE - 28)
 
 
-def _mark(x: float, y: float, text: str, colour: str = "#333") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{colour}">{text}</text>'
+def _mark(x: float, y: float, text: str, color: str = "#333") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{color}">{text}</text>'
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def markdown_table(results: list[dict[str, Any]]) -> str:
     """The figures of all runs, a row each."""
     heads = ("pictures in training", "seed", "asked for a picture, draws", "for words", "warned")
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -153,15 +166,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
-    cases = [(drawn, seed) for seed in SEEDS for drawn in SHARES]
+    cases = [(drawn, seed) for seed in SEEDS for drawn in IMAGE_FRACTIONS]
     results: list[dict[str, Any]] = []
     for case in cases[:1] if args.quick else cases:
-        newest = run(*case, args)
+        newest = run_mixture(*case, args)
         results = sorted([*results, newest], key=lambda r: (r["seed"], r["drawn"]))
         (args.out / "balance.json").write_text(json.dumps(results, indent=1))
-        (args.out / "balance.svg").write_text(chart(results))
-        print(table([newest]), flush=True)
-    print(table(results))
+        (args.out / "balance.svg").write_text(svg_chart(results))
+        print(markdown_table([newest]), flush=True)
+    print(markdown_table(results))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from asking import Answer, ask, held_out, line, share
+from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion, table_row
 from turns import prepare
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
@@ -30,7 +30,7 @@ RUNS = ("categories", "safety")
 CONFIG = Path(__file__).parent / "categories.toml"
 """The first of the two, whose settings balance.py takes."""
 
-MOST, MOST_BEFORE = 130, 40
+NUM_PROMPTS, MOST_BEFORE = 130, 40
 """Prompts of a kind, at most: for the fine-tuned model, and for the one it started from."""
 
 SAFETY = ("plain", "refuse")
@@ -40,16 +40,16 @@ WORDS = ("describe", "ground", "meaning", "word", "program", "printed", "plain")
 """Kinds whose answers are words alone."""
 
 
-def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
+def train_both(demo: Path, out: Path, overrides: list[str]) -> Path:
     """The folder of the model behind both runs, each trained where it is not there."""
     start = demo / "runs" / "pretrain" / "model"
     for name in RUNS:
         folder = out / name / "model"
         if not (folder / "config.json").is_file():
-            places = ["--model", f"{start}", "--tokenizers", f"{demo}/tokenizers",
+            paths = ["--model", f"{start}", "--tokenizers", f"{demo}/tokenizers",
                       "--shards", f"{out}/shards"]  # fmt: skip
             path = Path(__file__).parent / f"{name}.toml"
-            config = load_config(FinetuneConfig, path, [*places, *changes])
+            config = load_config(FinetuneConfig, path, [*paths, *overrides])
             parts = load_model(config.model)
             decoder = finetune(config, parts.decoder, parts.tokenizers.text.vocabulary, out / name)
             assert decoder is not None, "one process"
@@ -58,45 +58,47 @@ def tuned(demo: Path, out: Path, changes: list[str]) -> Path:
     return start
 
 
-def figures(model: Model, out: Path, most: int, longest: int) -> list[dict[str, Any]]:
+def measure(model: Model, out: Path, num_prompts: int, max_new_tokens: int) -> list[dict[str, Any]]:
     """Everything that is counted, in answers of so many ids at most."""
     answers = {
-        kind: ask(
+        kind: answer_prompts(
             model,
-            held_out(out, kind, most * 3 if kind in SAFETY else most),
-            max_new_tokens=longest,
+            held_out_documents(out, kind, num_prompts * 3 if kind in SAFETY else num_prompts),
+            max_new_tokens=max_new_tokens,
         )
         for kind in (*WORDS, "draw", "tell", "show", "refuse")
     }
     words = [answer for kind in WORDS for answer in answers[kind]]
     both = [*answers["tell"], *answers["show"]]
-    drawn = answers["draw"]
-    everything = [*words, *both, *drawn, *answers["refuse"]]
-    found = [
-        share("asked for a picture, draws one", [a.drew for a in drawn]),
-        share("asked for words, draws none", [not a.drew for a in words]),
-        share("asked for words and pictures, gives both", [a.drew and bool(a.text) for a in both]),
-        share("ends by itself", [a.ended for a in everything]),
-        share("unsafe prompt refused, new wording", _refused(answers["refuse"], "wording")),
-        share("unsafe prompt refused, new deed", _refused(answers["refuse"], "deed")),
-        share("harmless look-alike refused, new wording", _refused(answers["plain"], "wording")),
-        share("harmless look-alike refused, new deed", _refused(answers["plain"], "deed")),
-        share("other prompt refused", [a.refused for a in [*words, *both, *drawn]
-                                       if a.asked.source != "safety"]),
+    image_requests = answers["draw"]
+    everything = [*words, *both, *image_requests, *answers["refuse"]]
+    results = [
+        proportion("asked for a picture, draws one", [a.has_image for a in image_requests]),
+        proportion("asked for words, draws none", [not a.has_image for a in words]),
+        proportion("asked for words and pictures, gives both", [a.has_image and bool(a.text) for a in both]),
+        proportion("ends by itself", [a.is_finished for a in everything]),
+        proportion("unsafe prompt refused, new wording", _refused(answers["refuse"], "wording")),
+        proportion("unsafe prompt refused, new deed", _refused(answers["refuse"], "deed")),
+        proportion("harmless look-alike refused, new wording", _refused(answers["plain"], "wording")),
+        proportion("harmless look-alike refused, new deed", _refused(answers["plain"], "deed")),
+        proportion("other prompt refused", [a.is_refusal for a in [*words, *both, *image_requests]
+                                       if a.document.source != "safety"]),
     ]  # fmt: skip
     by_kind = [
-        share(f"{kind}: modality as asked", _as_asked(kind, answers[kind])) for kind in answers
+        proportion(f"{kind}: modality as asked", _as_asked(kind, answers[kind])) for kind in answers
     ]
-    return [*found, *by_kind]
+    return [*results, *by_kind]
 
 
-def _refused(answers: list[Answer], why: str) -> list[bool]:
-    return [a.refused for a in answers if a.asked.attributes.get("held-out-by", "wording") == why]
+def _refused(answers: list[PromptAnswer], why: str) -> list[bool]:
+    return [
+        a.is_refusal for a in answers if a.document.attributes.get("held-out-by", "wording") == why
+    ]
 
 
-def _as_asked(kind: str, answers: list[Answer]) -> list[bool]:
+def _as_asked(kind: str, answers: list[PromptAnswer]) -> list[bool]:
     expected = kind in ("draw", "tell", "show")
-    return [answer.drew == expected for answer in answers]
+    return [answer.has_image == expected for answer in answers]
 
 
 def main() -> None:
@@ -109,17 +111,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quick = ["--steps", "2", "--data.global-batch-size", "2"] if args.quick else []
-    most, longest = (1, 24) if args.quick else (MOST, 220)
+    most, longest = (1, 24) if args.quick else (NUM_PROMPTS, 220)
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
-    after = Model(load_model(tuned(args.demo, args.out, [*quick, *args.changes])))
+    after = Model(load_model(train_both(args.demo, args.out, [*quick, *args.changes])))
     before = Model(load_model(args.demo / "runs" / "pretrain" / "model"))
     results = {
-        "fine-tuned": figures(after, args.out, most, longest),
-        "pre-trained": figures(before, args.out, min(most, MOST_BEFORE), longest),
+        "fine-tuned": measure(after, args.out, most, longest),
+        "pre-trained": measure(before, args.out, min(most, MOST_BEFORE), longest),
     }
     (args.out / "categories.json").write_text(json.dumps(results, indent=1))
     for name, found in results.items():
-        print(f"\n{name}\n", *map(line, found), sep="\n")
+        print(f"\n{name}\n", *map(table_row, found), sep="\n")
 
 
 if __name__ == "__main__":

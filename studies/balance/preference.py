@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from asking import Answer, ask, held_out, line, share
+from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion, table_row
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.documents.document import Document, Image, Part, Text
@@ -59,19 +59,19 @@ def asked_ground(document: Document) -> str:
     return found[1] if found else ""
 
 
-def is_right(answer: Answer) -> bool:
+def is_right(answer: PromptAnswer) -> bool:
     """Whether an answer ended and has words, and the pictures that were asked for."""
     pictures = [part for part in answer.sample.parts if isinstance(part, PIL.Image.Image)]
-    ground = asked_ground(answer.asked)
+    ground = asked_ground(answer.document)
     drawn = all(background_color(picture) == ground for picture in pictures)
-    expected = KINDS[answer.asked.attributes["kind"]]
-    return answer.ended and bool(answer.text) and len(pictures) == expected and drawn
+    expected = KINDS[answer.document.attributes["kind"]]
+    return answer.is_finished and bool(answer.text) and len(pictures) == expected and drawn
 
 
 def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference], dict[str, int]]:
     """A pair for each prompt whose answers differ; and the letters of the middle answer by kind."""
     repeated = [prompt for prompt in prompts for _ in range(ANSWERS)]
-    answers = ask(model, repeated, **AS_IT_IS)
+    answers = answer_prompts(model, repeated, **AS_IT_IS)
     pairs = []
     for number, prompt in enumerate(prompts):
         mine = answers[number * ANSWERS : (number + 1) * ANSWERS]
@@ -88,13 +88,13 @@ def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference
                 )
             )
     middle = {
-        kind: int(median(len(a.text) for a in answers if a.asked.attributes["kind"] == kind))
+        kind: int(median(len(a.text) for a in answers if a.document.attributes["kind"] == kind))
         for kind in KINDS
     }
     return pairs, middle
 
 
-def _parts(answer: Answer) -> tuple[Part, ...]:
+def _parts(answer: PromptAnswer) -> tuple[Part, ...]:
     made: list[Part] = []
     for part in answer.sample.parts:
         made.append(Text(part) if isinstance(part, str) else Image(data=encode_png(part)))
@@ -139,9 +139,11 @@ def main() -> None:
     model = Model(start)
     pairs, middle = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
     most = 1 if args.quick else MOST
-    prompts = [d for kind in KINDS for d in held_out(args.out, kind, most)]
-    words = [d for kind in ("describe", "word", "plain") for d in held_out(args.out, kind, 30)]
-    before = ask(model, prompts, **AS_IT_IS)
+    prompts = [d for kind in KINDS for d in held_out_documents(args.out, kind, most)]
+    words = [
+        d for kind in ("describe", "word", "plain") for d in held_out_documents(args.out, kind, 30)
+    ]
+    before = answer_prompts(model, prompts, **AS_IT_IS)
     quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
     places = ["--model", f"{args.out}/categories/model", "--dpo.pairs", f'["{pairs}"]']
     config = load_config(DPOTrainConfig, CONFIG, [*places, *quick, *args.changes])
@@ -150,29 +152,29 @@ def main() -> None:
     made = ModelComponents(decoder, start.tokenizers)
     save_model(args.out / "preferred" / "model", made)
     tuned = Model(made)
-    after = ask(tuned, prompts, **AS_IT_IS)
-    others = [answer.drew for answer in ask(tuned, words[: 3 * most])]
+    after = answer_prompts(tuned, prompts, **AS_IT_IS)
+    others = [answer.has_image for answer in answer_prompts(tuned, words[: 3 * most])]
 
-    def preferred(answer: Answer) -> bool:
-        return is_right(answer) and len(answer.text) <= middle[answer.asked.attributes["kind"]]
+    def preferred(answer: PromptAnswer) -> bool:
+        return is_right(answer) and len(answer.text) <= middle[answer.document.attributes["kind"]]
 
     hits = [[preferred(answer) for answer in some] for some in (before, after)]
     right = [[is_right(answer) for answer in some] for some in (before, after)]
     results = [
-        share("preferred, before", hits[0]),
-        share("preferred, after", hits[1]),
+        proportion("preferred, before", hits[0]),
+        proportion("preferred, after", hits[1]),
         difference(*hits),
-        share("right, before", right[0]),
-        share("right, after", right[1]),
-        share("ends by itself, before", [answer.ended for answer in before]),
-        share("ends by itself, after", [answer.ended for answer in after]),
-        share("asked for words, draws none, after", [not drew for drew in others]),
+        proportion("right, before", right[0]),
+        proportion("right, after", right[1]),
+        proportion("ends by itself, before", [answer.is_finished for answer in before]),
+        proportion("ends by itself, after", [answer.is_finished for answer in after]),
+        proportion("asked for words, draws none, after", [not drew for drew in others]),
     ]
     count = len(pairs.read_text(encoding="utf-8").splitlines())
     (args.out / "preference.json").write_text(
         json.dumps({"pairs": count, "figures": results}, indent=1)
     )
-    print(f"{count} pairs", *map(line, results), sep="\n")
+    print(f"{count} pairs", *map(table_row, results), sep="\n")
 
 
 if __name__ == "__main__":

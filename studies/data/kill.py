@@ -1,11 +1,11 @@
-"""Kill a build of shards five times, and see whether anybody could tell.
+"""Kill a shard build five times and compare the result with an undisturbed build.
 
     python studies/data/kill.py --corpora corpora --out out/kill [--quick] [--ray]
 
-`corpora` holds what `calumma corpus fetch` wrote; `studies/data/README.md` names the corpora. The
-build is run once undisturbed, and once killed with SIGKILL at five random moments, each time begun
-again with another number of workers. Then every byte of both is compared, every picture and text
-is looked for in the rows of a stream, and documents are counted. One JSON object is the last line.
+`corpora` has the corpora of `calumma corpus fetch` that `studies/data/README.md` names. The build
+runs once undisturbed, and once killed with SIGKILL at five random moments, each time restarted with
+another number of workers. Then all bytes are compared and documents counted. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PAGES = (
 )
 TEXTS = ("austen",)
 WORKERS = (2, 1, 3, 4, 2, 3)
-"""Processes of each begin."""
+"""Worker processes of each start."""
 
 NUM_BROKEN = 7
 
@@ -63,15 +63,15 @@ def main() -> None:
     broken = make_broken(args.out / "broken.parquet")
     command = [
         *(sys.executable, "-m", "calumma", "build-shards", *map(str, paths), str(broken)),
-        *("--tokenizers", str(tokenizers), "--skip-bad"),
+        *("--tokenizers", str(tokenizers), "--skip-invalid"),
     ]
-    seen = study(command, args.out, random.Random(args.seed), with_ray=args.ray)
+    results = study(command, args.out, random.Random(args.seed), with_ray=args.ray)
     rows = sum(pq.ParquetFile(f).metadata.num_rows for p in paths for f in p.glob("*.parquet"))
-    print(json.dumps({"corpora": names, "documents_in": rows + NUM_BROKEN, **seen}))
+    print(json.dumps({"corpora": names, "documents_in": rows + NUM_BROKEN, **results}))
 
 
 def make_tokenizers(folder: Path, paths: list[Path]) -> Path:
-    """A small text tokenizer, and an image tokenizer with random weights: only bytes matter."""
+    """Train a small text tokenizer, and make an image tokenizer with random weights."""
     torch.manual_seed(0)
     config = VQConfig(
         resolution=32,
@@ -89,61 +89,61 @@ def make_tokenizers(folder: Path, paths: list[Path]) -> Path:
 
 
 def make_broken(path: Path) -> Path:
-    """Documents that no build can encode."""
-    parts = (Text("a picture that is none"), Image(data=b"no picture"))
+    """Write documents that cannot be encoded."""
+    parts = (Text("not an image"), Image(data=b"not an image"))
     write_parquet(path, [Document(id=str(n), source="b", content=parts) for n in range(NUM_BROKEN)])
     return path
 
 
 def study(
-    command: list[str], out: Path, chance: random.Random, *, with_ray: bool
+    command: list[str], out: Path, generator: random.Random, *, with_ray: bool
 ) -> dict[str, Any]:
-    """Build undisturbed, build and kill, and compare."""
-    whole, killed = out / "whole", out / "killed"
-    for folder in (whole, killed, out / "ray"):
+    """Build undisturbed, build with kills, and compare."""
+    undisturbed, killed = out / "undisturbed", out / "killed"
+    for folder in (undisturbed, killed, out / "ray"):
         shutil.rmtree(folder, ignore_errors=True)
-    seconds = build(command, whole, "--workers", "2")
-    tasks = num_done(whole)
+    seconds = build(command, undisturbed, "--workers", "2")
+    tasks = num_done(undisturbed)
     kills = []
     for number, workers in enumerate(WORKERS[:5]):
-        # Anywhere in the next sixth of the tasks, and anywhere in the second after that.
-        expected = chance.randint(number * tasks // 6, (number + 1) * tasks // 6)
-        kills.append(kill_when(command, killed, workers, expected, chance.random()))
-        say(f"killed {kills[-1]}")
+        # At a random task of the next sixth, and up to a second later.
+        after_tasks = generator.randint(number * tasks // 6, (number + 1) * tasks // 6)
+        kills.append(kill_when(command, killed, workers, after_tasks, generator.random()))
+        log(f"killed {kills[-1]}")
     build(command, killed, "--workers", str(WORKERS[5]))
-    manifest = ShardReader(whole).manifest
-    seen: dict[str, Any] = {
+    manifest = ShardReader(undisturbed).manifest
+    results: dict[str, Any] = {
         "kills": kills,
         "seconds_undisturbed": round(seconds, 1),
-        "differing_files": differing(whole, killed),
-        "files": len(contents(whole)),
+        "differing_files": differing(undisturbed, killed),
+        "files": len(contents(undisturbed)),
         "sequences": manifest.num_sequences,
-        "left_out": manifest.dropped,
-        "ids": manifest.num_tokens,
+        "dropped": manifest.dropped,
+        "num_tokens": manifest.num_tokens,
         "images": manifest.total.num_images,
     }
     if with_ray:
-        seen["seconds_ray"] = round(build(command, out / "ray", "--executor", "ray"), 1)
-        seen["differing_files_ray"] = differing(whole, out / "ray")
-    return seen
+        results["seconds_ray"] = round(build(command, out / "ray", "--executor", "ray"), 1)
+        results["differing_files_ray"] = differing(undisturbed, out / "ray")
+    return results
 
 
 def build(command: list[str], out: Path, *more: str) -> float:
-    """Run a build to its end; seconds."""
+    """Run a build to its end and return the seconds."""
     started = time.monotonic()
     subprocess.run([*command, "--out", str(out), *more], check=True)
     return time.monotonic() - started
 
 
 def num_done(out: Path) -> int:
-    """Tasks that are finished."""
+    """Return the number of finished tasks."""
     return len(list((out / WORK / "tasks").glob("*.json")))
 
 
 def kill_when(
     command: list[str], out: Path, workers: int, tasks: int, seconds: float
 ) -> dict[str, Any]:
-    """Kill a build so long after so many tasks are done, and see that its workers end too."""
+    """Kill a build some seconds after a number of tasks, and count workers that survive it."""
     process = subprocess.Popen(
         [*command, "--out", str(out), "--workers", str(workers)],
         start_new_session=True,
@@ -152,46 +152,46 @@ def kill_when(
     while num_done(out) < tasks and process.poll() is None:
         time.sleep(0.05)
     time.sleep(seconds)
-    assert process.poll() is None, "the build was done before it was killed"
+    assert process.poll() is None, "the build finished before it was killed"
     os.kill(process.pid, signal.SIGKILL)
     killed = time.monotonic()
     process.wait()
-    while (left := in_session(process.pid)) and time.monotonic() < killed + 30:
+    while (alive := in_session(process.pid)) and time.monotonic() < killed + 30:
         time.sleep(0.05)
     return {
         "workers": workers,
         "tasks_done": num_done(out),
-        "workers_gone_after_seconds": round(time.monotonic() - killed, 2),
-        "orphans": len(left),
+        "workers_exited_after_seconds": round(time.monotonic() - killed, 2),
+        "orphans": len(alive),
     }
 
 
 def in_session(session: int) -> list[int]:
-    """The living processes of a session."""
-    found = []
+    """Return the ids of the running processes of a session."""
+    process_ids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
+            process_ids.append(int(folder.name))
+    return process_ids
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The shards' files, without what only the building needed."""
+    """Return the files of shards by name, without the build folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != WORK}
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """The names of files that are not the same in both folders."""
-    ours, theirs = contents(one), contents(other)
-    return sorted(n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n))
+    """Return the names of files that differ between two folders."""
+    first, second = contents(one), contents(other)
+    return sorted(n for n in {*first, *second} if first.get(n) != second.get(n))
 
 
-def say(line: str) -> None:
-    """Tell how far the study is."""
+def log(line: str) -> None:
+    """Print a line of progress."""
     print(line, flush=True)
 
 

@@ -1,9 +1,9 @@
-"""Whether rows are full, mixed and turned as asked, hold whole images, and give documents back.
+"""Check packed sequences: padding, mixture, modality order, complete images, and round trip.
 
-    python studies/data/rows.py --shards out/kill/whole --tokenizers out/kill/tokenizers DOCS...
+    python studies/data/rows.py --shards out/kill/undisturbed --tokenizers out/kill/tokenizers DOCS...
 
-DOCS are the files that the shards were built of, in the same order. One JSON object is the last
-line.
+DOCS are the files that the shards were built from, in the same order. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from calumma.tokens.sequence import split_modalities
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
-BATCHES, ROWS = 125, 16
-"""2,000 rows."""
+NUM_BATCHES, BATCH_SIZE = 125, 16
+"""2,000 packed sequences."""
 
 
 def main() -> None:
@@ -37,124 +37,127 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--tokenizers", type=Path, required=True)
-    parser.add_argument("--row-length", type=int, default=4096)
-    parser.add_argument("--quick", action="store_true", help="fewer rows")
+    parser.add_argument("--seq-len", type=int, default=4096)
+    parser.add_argument("--quick", action="store_true", help="fewer sequences")
     parser.add_argument("documents", nargs="+")
     args = parser.parse_args()
-    reader, length = ShardReader(args.shards), args.row_length
-    batches = BATCHES // 10 if args.quick else BATCHES
-    by_share = ("sequences", "ids")
+    reader, seq_len = ShardReader(args.shards), args.seq_len
+    batches = NUM_BATCHES // 10 if args.quick else NUM_BATCHES
+    units = ("sequences", "tokens")
     print(
         json.dumps(
             {
-                "fill": {by: fill(reader, length, by, batches) for by in by_share},
-                "worst_share_error": {
-                    by: share_error(reader, length, by, batches) for by in by_share
+                "non_padding_fraction": {
+                    unit: non_padding_fraction(reader, seq_len, unit, batches) for unit in units
                 },
-                "image_first": {asked: image_first(reader, length, asked) for asked in (0.5, 0.3)},
-                **given_back(reader, length, args.tokenizers, args.documents),
+                "max_mixture_error": {
+                    unit: mixture_error(reader, seq_len, unit, batches) for unit in units
+                },
+                "image_first": {p: image_first_fraction(reader, seq_len, p) for p in (0.5, 0.3)},
+                **round_trip(reader, seq_len, args.tokenizers, args.documents),
             }
         )
     )
 
 
-def stream_of(reader: ShardReader, weights: dict[str, float], **settings: Any) -> PackedLoader:
-    """A stream with these weights."""
-    stream = PackedLoader(reader, DataConfig(global_batch_size=ROWS, **settings))
-    stream.set_mixture(weights)
-    return stream
+def build_loader(reader: ShardReader, weights: dict[str, float], **settings: Any) -> PackedLoader:
+    """Build a data loader with these mixture weights."""
+    loader = PackedLoader(reader, DataConfig(global_batch_size=BATCH_SIZE, **settings))
+    loader.set_mixture(weights)
+    return loader
 
 
-def owned(stream: PackedLoader) -> Iterator[tuple[SequenceRef, int, list[int]]]:
-    """Every owner of the next batch: its draw, which item of it, and its ids."""
-    planned = stream.plan_rows()
-    batch = stream.next()
-    for row, owners in enumerate(planned):
-        for owner, (draw, which) in enumerate(owners):
-            places = np.flatnonzero(batch.document_ids[row] == owner)
-            ids = [*batch.input_ids[row][places].tolist(), int(batch.labels[row][places[-1]])]
-            yield draw, which, ids
+def next_documents(loader: PackedLoader) -> Iterator[tuple[SequenceRef, int, list[int]]]:
+    """Yield each document of the next batch: its reference, index of its chunk, and token ids."""
+    planned = loader.plan_rows()
+    batch = loader.next()
+    for row, documents in enumerate(planned):
+        for document_id, (reference, chunk) in enumerate(documents):
+            positions = np.flatnonzero(batch.document_ids[row] == document_id)
+            token_ids = batch.input_ids[row][positions].tolist()
+            yield reference, chunk, [*token_ids, int(batch.labels[row][positions[-1]])]
 
 
-def fill(reader: ShardReader, row_length: int, share_of: str, batches: int) -> float:
-    """Share of the rows, all sources weighing the same, that is no padding."""
+def non_padding_fraction(reader: ShardReader, seq_len: int, unit: str, batches: int) -> float:
+    """Return the fraction of tokens that are no padding, with equal weights of all sources."""
     even = dict.fromkeys(reader.manifest.sources, 1.0)
-    stream = stream_of(reader, even, row_length=row_length, share_of=share_of)
-    return round(float(np.mean([stream.next().non_padding_fraction for _ in range(BATCHES)])), 4)
+    loader = build_loader(reader, even, seq_len=seq_len, mixture_unit=unit)
+    return round(float(np.mean([loader.next().non_padding_fraction for _ in range(batches)])), 4)
 
 
-def share_error(reader: ShardReader, row_length: int, share_of: str, batches: int) -> float:
-    """The largest distance of a source's share of the rows from its weight."""
+def mixture_error(reader: ShardReader, seq_len: int, unit: str, batches: int) -> float:
+    """Return the largest difference between a source's fraction and its weight."""
     weights = {name: float(n) for n, name in enumerate(reader.manifest.sources, start=1)}
-    stream = stream_of(reader, weights, row_length=row_length, share_of=share_of)
+    loader = build_loader(reader, weights, seq_len=seq_len, mixture_unit=unit)
     amounts: Counter[str] = Counter()
     for _ in range(batches):
-        for draw, which, ids in owned(stream):
-            amount = len(ids) - 1 if share_of == "ids" else int(which == 0)
-            amounts[reader.source_of(draw.sequence)] += amount
+        for reference, chunk, token_ids in next_documents(loader):
+            amount = len(token_ids) - 1 if unit == "tokens" else int(chunk == 0)
+            amounts[reader.source_of(reference.sequence)] += amount
     total, weight = sum(amounts.values()), sum(weights.values())
     return round(max(abs(amounts[n] / total - w / weight) for n, w in weights.items()), 5)
 
 
-def image_first(reader: ShardReader, row_length: int, asked: float) -> float:
-    """The share of pairs that come image first."""
+def image_first_fraction(reader: ShardReader, seq_len: int, prob: float) -> float:
+    """Return the fraction of text-image pairs with the image first."""
     even = dict.fromkeys(reader.manifest.sources, 1.0)
-    stream = stream_of(reader, even, row_length=row_length, image_first=asked)
-    owners = [np.array(ids) for _ in range(40) for _, _, ids in owned(stream)]
-    whole = [ids for ids in owners if ids[-1] == stream.vocabulary.eos]
-    pairs = [ids for ids in whole if split_pair(ids, stream.vocabulary) is not None]
-    return round(float(np.mean([ids[1] == stream.vocabulary.begin_image for ids in pairs])), 4)
+    loader = build_loader(reader, even, seq_len=seq_len, image_first_prob=prob)
+    vocabulary = loader.vocabulary
+    documents = [np.array(ids) for _ in range(40) for _, _, ids in next_documents(loader)]
+    complete = [ids for ids in documents if ids[-1] == vocabulary.eos]
+    pairs = [ids for ids in complete if split_pair(ids, vocabulary) is not None]
+    return round(float(np.mean([ids[1] == vocabulary.begin_image for ids in pairs])), 4)
 
 
-def given_back(
-    reader: ShardReader, row_length: int, tokenizers: Path, paths: Sequence[str]
+def round_trip(
+    reader: ShardReader, seq_len: int, tokenizers: Path, paths: Sequence[str]
 ) -> dict[str, int]:
-    """Every document of an epoch's rows, put together again and held against its file."""
+    """Reassemble every document of an epoch and compare it with its file."""
     text = TextTokenizer.load(tokenizers)
     vocabulary, codes = reader.manifest.vocabulary, reader.manifest.codes_per_image
-    pieces: dict[int, dict[int, list[int]]] = {}
+    chunks: dict[int, dict[int, list[int]]] = {}
     broken = 0
     for source in reader.manifest.sources:
-        for draw, which, ids in epoch_of(reader, source, row_length):
-            pieces.setdefault(draw.sequence, {})[which] = ids
-            broken += not holds_whole_images(np.array(ids), vocabulary, codes)
+        for reference, chunk, token_ids in epoch_of(reader, source, seq_len):
+            chunks.setdefault(reference.sequence, {})[chunk] = token_ids
+            broken += not has_complete_images(np.array(token_ids), vocabulary, codes)
     same = read = 0
     for document in read_documents(paths):
-        if not can_be_read(document):
+        if not is_readable(document):
             continue
-        parts = [pieces[read][which] for which in sorted(pieces[read])]
-        ids = parts[0] + [id_ for part in parts[1:] for id_ in part[1:]]
-        expected, found = told(document, codes), told_by(ids, text, vocabulary)
-        same += found in (expected, expected[::-1] if len(expected) == 2 else expected)
+        parts = [chunks[read][chunk] for chunk in sorted(chunks[read])]
+        token_ids = parts[0] + [id_ for part in parts[1:] for id_ in part[1:]]
+        expected, decoded = runs_of(document, codes), decode_runs(token_ids, text, vocabulary)
+        same += decoded in (expected, expected[::-1] if len(expected) == 2 else expected)
         read += 1
     return {
         "documents_read": read,
-        "documents_given_back": same,
-        "sequences": len(pieces),
-        "owners_with_part_of_an_image": broken,
+        "documents_recovered": same,
+        "sequences": len(chunks),
+        "documents_with_a_partial_image": broken,
     }
 
 
 def epoch_of(
-    reader: ShardReader, source: str, row_length: int
+    reader: ShardReader, source: str, seq_len: int
 ) -> Iterator[tuple[SequenceRef, int, list[int]]]:
-    """Every owner of a source's first epoch."""
-    stream = stream_of(reader, {source: 1.0}, row_length=row_length)
+    """Yield every document of the first epoch of a source."""
+    loader = build_loader(reader, {source: 1.0}, seq_len=seq_len)
     missing = {
-        reader.sequence_index(source, place) for place in range(reader.num_sequences(source))
+        reader.sequence_index(source, index) for index in range(reader.num_sequences(source))
     }
     while missing:
-        for draw, which, ids in owned(stream):
-            if draw.epoch == 0:
-                missing.discard(draw.sequence)
-                yield draw, which, ids
-    # The last sequence seen may have other pieces in later rows of its window.
-    for _ in range(stream.config.pack_window):
-        yield from (owner for owner in owned(stream) if owner[0].epoch == 0)
+        for reference, chunk, token_ids in next_documents(loader):
+            if reference.epoch == 0:
+                missing.discard(reference.sequence)
+                yield reference, chunk, token_ids
+    # The last document may have more chunks in later sequences of its window.
+    for _ in range(loader.config.pack_window):
+        yield from (entry for entry in next_documents(loader) if entry[0].epoch == 0)
 
 
-def holds_whole_images(ids: np.ndarray, vocabulary: Vocabulary, codes: int) -> bool:
-    """Whether every image among these ids has its begin, all its codes, and its end."""
+def has_complete_images(ids: np.ndarray, vocabulary: Vocabulary, codes: int) -> bool:
+    """Return whether every image has its begin token, all its codes, and its end token."""
     inside = (ids >= vocabulary.codes.start) & (ids < vocabulary.codes.stop)
     starts = np.flatnonzero(ids == vocabulary.begin_image)
     ends = np.flatnonzero(ids == vocabulary.end_image)
@@ -166,8 +169,8 @@ def holds_whole_images(ids: np.ndarray, vocabulary: Vocabulary, codes: int) -> b
     )
 
 
-def can_be_read(document: Document) -> bool:
-    """Whether all pictures of a document can be opened."""
+def is_readable(document: Document) -> bool:
+    """Return whether all images of a document can be opened."""
     try:
         for image in document.images:
             image.open()
@@ -176,8 +179,8 @@ def can_be_read(document: Document) -> bool:
     return True
 
 
-def told(document: Document, codes: int) -> list[str | int]:
-    """A document as its rows can tell it: runs of text, and the number of codes of each image."""
+def runs_of(document: Document, codes: int) -> list[str | int]:
+    """Return a document as runs of text and, for each image, its number of codes."""
     runs: list[str | int] = []
     for part in document.content:
         if isinstance(part, Image):
@@ -189,8 +192,8 @@ def told(document: Document, codes: int) -> list[str | int]:
     return runs
 
 
-def told_by(ids: Sequence[int], text: TextTokenizer, vocabulary: Vocabulary) -> list[str | int]:
-    """The same, from ids."""
+def decode_runs(ids: Sequence[int], text: TextTokenizer, vocabulary: Vocabulary) -> list[str | int]:
+    """Return the same runs from token ids."""
     return [
         len(run) if kind == "image" else text.decode(run)
         for kind, run in split_modalities(ids, vocabulary)

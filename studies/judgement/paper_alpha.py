@@ -1,11 +1,11 @@
-"""What the paper's printed counts of human judgement say by themselves.
+"""Recompute win rates and bound Krippendorff's alpha from the counts that the paper prints.
 
     python studies/judgement/paper_alpha.py [--quick]
 
 Recomputes every win rate of arXiv:2405.09818, Tables 11 to 14, and bounds Krippendorff's alpha of
 its pairwise study: the paper prints how often three annotators agreed (all, two, none) and the
-majorities, which leaves a few free numbers; the smallest and largest alpha over all of them are
-found by trying. One JSON object is the last line.
+majorities, which leaves a few free numbers; a grid search over them finds the smallest and largest
+alpha. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ SPLIT = np.array((1, 1, 1))
 
 
 def alpha(patterns: NDArray[np.float64], counts: NDArray[np.float64], distance: NDArray) -> float:
-    """Krippendorff's alpha of items with three votes each.
+    """Return Krippendorff's alpha of items with three votes each.
 
     Args:
         patterns: [P, 3] votes for win, tie and loss of an item.
@@ -99,49 +99,48 @@ def bounds(
     distance: NDArray,
     step: int = 10,
 ) -> tuple[float, float]:
-    """The least and greatest alpha that the printed counts allow, on a grid of all they leave open.
+    """Return the smallest and largest alpha that the printed counts allow, by grid search.
 
-    Open are: how many unanimous items each answer has (tried `step` by `step`), and which vote
-    the lone third one is.
+    The free numbers are how many unanimous items each answer has (in steps of `step`), and which
+    answer the third vote is where two annotators agree.
     """
-    everyone, two, none = agreed
+    unanimous, two, none = agreed
     patterns = np.array([*UNANIMOUS, *itertools.chain(*TWO), SPLIT], dtype=float)
     found = []
     wins, ties, losses = majorities
     steps = np.linspace(0, 1, 9)
-    for won in range(0, everyone + 1, step):
-        for lost in range(0, everyone - won + 1, step):
-            whole = np.array((won, everyone - won - lost, lost))
-            outvoted = np.array((wins, ties - none, losses)) - whole
-            if (outvoted < 0).any() or outvoted.sum() != two:
+    for won in range(0, unanimous + 1, step):
+        for lost in range(0, unanimous - won + 1, step):
+            agreeing = np.array((won, unanimous - won - lost, lost))
+            majority = np.array((wins, ties - none, losses)) - agreeing
+            if (majority < 0).any() or majority.sum() != two:
                 continue
             for shares in itertools.product(steps, repeat=3):
-                split = [(c * s, c * (1 - s)) for c, s in zip(outvoted, shares, strict=True)]
-                counts = np.array([*whole, *itertools.chain(*split), none])
+                split = [(c * s, c * (1 - s)) for c, s in zip(majority, shares, strict=True)]
+                counts = np.array([*agreeing, *itertools.chain(*split), none])
                 found.append(alpha(patterns, counts, distance))
     return min(found), max(found)
 
 
 def main() -> None:
-    """Recompute and bound."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a coarser grid")
     step = 60 if parser.parse_args().quick else 10
-    wrong, told = [], {}
+    wrong, pairwise = [], {}
     for against, ((wins, ties, losses), agreed, printed, printed_alpha) in PAIRWISE.items():
         rates = {"all": (wins, ties, losses, printed), **CATEGORIES[against]}
         for group, (w, t, lost, rate) in rates.items():
             if round(100 * win_rate(w, t, lost), 1) != rate:
                 wrong.append(f"{against}, {group}: {100 * win_rate(w, t, lost):.2f} and not {rate}")
-        told[against] = {
+        pairwise[against] = {
             "win_rate": round(100 * win_rate(wins, ties, losses), 1),
             "alpha_printed": printed_alpha,
             "alpha_nominal": bounds((wins, ties, losses), agreed, NOMINAL, step),
             "alpha_interval": bounds((wins, ties, losses), agreed, INTERVAL, step),
         }
-        row = told[against]
-        print(f"{against:8} {row}")
-    print(json.dumps({"rates_checked": 4 * 15, "rates_that_differ": wrong, "pairwise": told}))
+        print(f"{against:8} {pairwise[against]}")
+    print(json.dumps({"rates_checked": 4 * 15, "rates_that_differ": wrong, "pairwise": pairwise}))
 
 
 if __name__ == "__main__":

@@ -42,14 +42,14 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def value(run: Path) -> float:
-    saved = newest_checkpoint(run, "f")
+    saved = newest_checkpoint(run, {"seed": 0})
     assert saved is not None
     return float(saved.load_full()["a"][0, 0])
 
 
 def test_state_of_the_step_is_written(tmp_path: Path, gate: threading.Event) -> None:
     weights = torch.ones(2, 3)
-    with Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=True) as checkpointer:
+    with Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=True) as checkpointer:
         checkpointer.save(checkpoint(1, weights))
         weights += 41  # the next step, while nothing is written yet
         assert saved_steps(tmp_path) == []
@@ -61,7 +61,11 @@ def test_saves_wait_for_each_other(tmp_path: Path, gate: threading.Event) -> Non
     steps: list[int] = []
     weights = torch.ones(2, 3)
     with Checkpointer(
-        tmp_path, "f", RetentionPolicy(keep_latest=3), async_save=True, on_saved=steps.append
+        tmp_path,
+        {"seed": 0},
+        RetentionPolicy(keep_latest=3),
+        async_save=True,
+        on_saved=steps.append,
     ) as checkpointer:
         checkpointer.save(checkpoint(1, weights))
         threading.Timer(0.05, gate.set).start()
@@ -74,7 +78,9 @@ def test_saves_wait_for_each_other(tmp_path: Path, gate: threading.Event) -> Non
 @pytest.mark.parametrize("async_save", [False, True])
 def test_failure_is_raised_once_in_one_line(async_save: bool, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=async_save) as checkpointer:
+    with Checkpointer(
+        tmp_path, {"seed": 0}, RetentionPolicy(), async_save=async_save
+    ) as checkpointer:
         with pytest.raises(OutputError) as caught:
             checkpointer.save(checkpoint(1))
             checkpointer.save(checkpoint(2))
@@ -90,7 +96,7 @@ def test_failed_is_set_before_the_next_save(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     with (
         pytest.raises(OutputError),
-        Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=True) as checkpointer,
+        Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=True) as checkpointer,
     ):
         assert not checkpointer.failed
         checkpointer.save(checkpoint(1))
@@ -102,7 +108,7 @@ def test_error_in_training_is_not_hidden_by_one_in_writing(tmp_path: Path) -> No
     (tmp_path / "checkpoints").write_text("in the way")
     with (
         pytest.raises(KeyError),
-        Checkpointer(tmp_path, "f", RetentionPolicy(), async_save=True) as checkpointer,
+        Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=True) as checkpointer,
     ):
         checkpointer.save(checkpoint(1))
         raise KeyError

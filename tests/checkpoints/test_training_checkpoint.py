@@ -28,11 +28,11 @@ from calumma.files import os_errors_as_output_errors
 Damage = Callable[[Path], None]
 
 
-def save(run: Path, step: int, fingerprint: str = "f") -> None:
+def save(run: Path, step: int, seed: int = 0) -> None:
     tensor = torch.full((2, 3), float(step)).T
     write_checkpoint(
         run,
-        flatten_checkpoint(Checkpoint(step, {"a": tensor, "seen": [1, 2]}), fingerprint),
+        flatten_checkpoint(Checkpoint(step, {"a": tensor, "seen": [1, 2]}), {"seed": seed}),
         RetentionPolicy(),
     )
 
@@ -40,7 +40,7 @@ def save(run: Path, step: int, fingerprint: str = "f") -> None:
 def test_newest_is_loaded_and_two_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         save(tmp_path, step)
-    saved = newest_checkpoint(tmp_path, "f")
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None and saved.step == 100
     assert torch.equal(saved.load_full()["a"], torch.full((3, 2), 100.0))
     assert saved.load_full()["seen"] == [1, 2]
@@ -60,7 +60,7 @@ def test_keep_every(tmp_path: Path) -> None:
         state = {"a": torch.zeros(1)}
         write_checkpoint(
             tmp_path,
-            flatten_checkpoint(Checkpoint(step, state), "f"),
+            flatten_checkpoint(Checkpoint(step, state), {"seed": 0}),
             RetentionPolicy(keep_latest=1, keep_every=3),
         )
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -77,7 +77,7 @@ def test_damaged_checkpoint_is_skipped(name: str, damage: Damage, tmp_path: Path
     for step in (3, 4):
         save(tmp_path, step)
     damage(tmp_path / "checkpoints" / "step-00000004" / name)
-    saved = newest_checkpoint(tmp_path, "f")
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None and saved.step == 3
     assert torch.equal(saved.load_full()["a"], torch.full((3, 2), 3.0))
 
@@ -87,7 +87,7 @@ def test_only_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
         save(tmp_path, step)
         (tmp_path / "checkpoints" / f"step-0000000{step}" / "state.json").unlink()
     with pytest.raises(CheckpointError) as caught:
-        newest_checkpoint(tmp_path, "f")
+        newest_checkpoint(tmp_path, {"seed": 0})
     assert str(caught.value) == (
         f"{tmp_path / 'checkpoints'}: files of step-00000003, step-00000004 are missing or "
         "truncated; expected a complete checkpoint. Copy it again, or delete the folder to start "
@@ -97,8 +97,10 @@ def test_only_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
 
 def test_load_into(tmp_path: Path) -> None:
     state = {"a": [torch.arange(6.0).view(2, 3), {"b": torch.tensor(7)}], "n": 3}
-    write_checkpoint(tmp_path, flatten_checkpoint(Checkpoint(1, state), "f"), RetentionPolicy())
-    saved = newest_checkpoint(tmp_path, "f")
+    write_checkpoint(
+        tmp_path, flatten_checkpoint(Checkpoint(1, state), {"seed": 0}), RetentionPolicy()
+    )
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     meta = saved.load_meta()
     matrix, number = meta["a"][0], meta["a"][1]["b"]
@@ -109,26 +111,26 @@ def test_load_into(tmp_path: Path) -> None:
 
 
 def test_new_run_has_no_checkpoint(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path, "f") is None
+    assert newest_checkpoint(tmp_path, {"seed": 0}) is None
 
 
 def test_unfinished_checkpoint_is_ignored(tmp_path: Path) -> None:
     save(tmp_path, 3)
     (tmp_path / "checkpoints" / "step-00000004.tmp").mkdir()
-    saved = newest_checkpoint(tmp_path, "f")
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None and saved.step == 3
     save(tmp_path, 4)
     assert not (tmp_path / "checkpoints" / "step-00000004.tmp").exists()
 
 
 def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, 3, "theirs")
+    save(tmp_path, 3, 1)
     with pytest.raises(CheckpointError) as caught:
-        newest_checkpoint(tmp_path, "ours")
+        newest_checkpoint(tmp_path, {"seed": 2, "steps": 9})
     folder = tmp_path / "checkpoints"
     assert str(caught.value) == (
-        f"{folder / 'step-00000003'} was written by a run of another config or other data "
-        f"(theirs, this run is ours). Choose another --out, or delete {folder} to start over."
+        f"{folder / 'step-00000003'} was written by a run with seed=1, steps=None; this run "
+        f"has seed=2, steps=9. Change it back, choose another --out, or delete {folder} to start over."
     )
 
 
@@ -152,10 +154,12 @@ def test_optimizer_resumes_exactly(kind: str, tmp_path: Path) -> None:
     reference, optimizer = made()
     train(reference, optimizer, range(3))
     state = {"model": reference.state_dict(), "optimizer": optimizer.state_dict()}
-    write_checkpoint(tmp_path, flatten_checkpoint(Checkpoint(3, state), "f"), RetentionPolicy())
+    write_checkpoint(
+        tmp_path, flatten_checkpoint(Checkpoint(3, state), {"seed": 0}), RetentionPolicy()
+    )
     train(reference, optimizer, range(3, 6))
     resumed, fresh = made()
-    saved = newest_checkpoint(tmp_path, "f")
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     resumed.load_state_dict(saved.load_full()["model"])
     fresh.load_state_dict(saved.load_full()["optimizer"])
@@ -171,8 +175,10 @@ def test_state_round_trip(tmp_path: Path) -> None:
         "empty": {},
         "tensor": 3,
     }
-    write_checkpoint(tmp_path, flatten_checkpoint(Checkpoint(1, state), "f"), RetentionPolicy())
-    saved = newest_checkpoint(tmp_path, "f")
+    write_checkpoint(
+        tmp_path, flatten_checkpoint(Checkpoint(1, state), {"seed": 0}), RetentionPolicy()
+    )
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     back = saved.load_full()
     assert back["numbers"] == {0: 1.5, 7: True, "x": None}
@@ -189,7 +195,9 @@ def test_safetensors_files_have_dotted_names(tmp_path: Path) -> None:
         "random": [torch.tensor(7)],
         "step": 3,
     }
-    write_checkpoint(tmp_path, flatten_checkpoint(Checkpoint(3, state), "f"), RetentionPolicy())
+    write_checkpoint(
+        tmp_path, flatten_checkpoint(Checkpoint(3, state), {"seed": 0}), RetentionPolicy()
+    )
     path = tmp_path / "checkpoints" / "step-00000003" / "tensors.safetensors"
     with safe_open(path, framework="pt") as file:
         assert sorted(file.keys()) == [
@@ -204,7 +212,7 @@ def test_safetensors_files_have_dotted_names(tmp_path: Path) -> None:
 def test_names_are_unique() -> None:
     state = {"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}
     with pytest.raises(AssertionError, match=r"a\.b"):
-        flatten_checkpoint(Checkpoint(1, state), "f")
+        flatten_checkpoint(Checkpoint(1, state), {"seed": 0})
 
 
 def test_numbered_format_is_refused_and_kept(tmp_path: Path) -> None:
@@ -214,7 +222,10 @@ def test_numbered_format_is_refused_and_kept(tmp_path: Path) -> None:
     del record["format"]
     (folder / "state.json").write_text(json.dumps(record))
     before = sorted(path.name for path in folder.iterdir())
-    for load in (lambda: newest_checkpoint(tmp_path, "f"), lambda: open_checkpoint(tmp_path, 3)):
+    for load in (
+        lambda: newest_checkpoint(tmp_path, {"seed": 0}),
+        lambda: open_checkpoint(tmp_path, 3),
+    ):
         with pytest.raises(CheckpointError) as caught:
             load()
         assert str(caught.value) == (

@@ -6,8 +6,8 @@ import struct
 import zlib
 
 
-def qres(folder: str, files: dict[str, bytes], *, packed: bool = False) -> bytes:
-    """A resource file of version 1 with one folder."""
+def qres(folder: str, files: dict[str, bytes], *, compressed: bool = False) -> bytes:
+    """Build a resource file of version 1 with one folder."""
     names, contents = b"", b""
     nodes = [struct.pack(">IHII", 0, 2, 1, 1)]
 
@@ -19,9 +19,9 @@ def qres(folder: str, files: dict[str, bytes], *, packed: bool = False) -> bytes
 
     nodes.append(struct.pack(">IHII", named(folder), 2, len(files), 2))
     for name, content in files.items():
-        if packed:
+        if compressed:
             content = struct.pack(">I", len(content)) + zlib.compress(content)
-        nodes.append(struct.pack(">IHHHI", named(name), int(packed), 0, 0, len(contents)))
+        nodes.append(struct.pack(">IHHHI", named(name), int(compressed), 0, 0, len(contents)))
         contents += struct.pack(">I", len(content)) + content
     tree = b"".join(nodes)
     places = (20, 20 + len(tree), 20 + len(tree) + len(contents))

@@ -127,7 +127,8 @@ def test_content_is_a_list_of_parts() -> None:
 def test_a_part_is_text_or_image_and_the_message_says_which_part() -> None:
     turns = [{"role": "user", "content": ["a", {"type": "sound"}]}]
     assert refusal({"messages": turns}) == (
-        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; expected text or image, such as "
+        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; expected text or image, such "
+        "as "
         '{"type": "text", "text": "..."}.'
     )
 
@@ -142,7 +143,8 @@ def test_an_image_has_path_bytes_or_base64() -> None:
 def test_base64_that_is_none_is_refused() -> None:
     message = refusal({"content": [{"type": "image", "base64": "a!"}]})
     assert re.fullmatch(
-        r"docs\.jsonl:3, part 0: an image's base64 cannot be decoded \(.+\); expected plain base64\. "
+        r"docs\.jsonl:3, part 0: an image's base64 cannot be decoded \(.+\); expected plain "
+        r"base64\. "
         r"Encode the image again\.",
         message,
     )
@@ -163,8 +165,8 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (inside / "1.png").symlink_to(tmp_path / "secret.png")
     message = refusal({"content": [{"type": "image", "path": "1.png"}]}, inside)
     assert message == (
-        f"docs.jsonl:3, part 0: image path '1.png' leads out of {inside}; expected a path inside the "
-        "folder of the document's file. Copy the image there."
+        f"docs.jsonl:3, part 0: image path '1.png' leads out of {inside}; expected a path inside "
+        "the folder of the document's file. Copy the image there."
     )
 
 

@@ -223,9 +223,9 @@ def test_a_scorer_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         DocumentFilter(config).check(GOOD)
     assert str(caught.value) == (
-        "the score function 'nowhere:score' cannot be imported (No module named 'nowhere'); expected "
-        "nudity, sharpness, detail, colorfulness or package.module:function. Install the package, or "
-        "fix the name."
+        "the score function 'nowhere:score' cannot be imported (No module named 'nowhere'); "
+        "expected nudity, sharpness, detail, colorfulness or package.module:function. Install the "
+        "package, or fix the name."
     )
 
 
@@ -244,8 +244,8 @@ def test_an_unknown_language_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         FilterConfig(languages=("en", "xx"))
     assert str(caught.value) == (
-        "languages names 'xx', which py3langid does not identify; expected ISO 639 codes such as en, "
-        "de or zh. Fix or remove it."
+        "languages names 'xx', which py3langid does not identify; expected ISO 639 codes such as "
+        "en, de or zh. Fix or remove it."
     )
 
 

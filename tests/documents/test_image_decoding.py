@@ -95,8 +95,8 @@ def test_an_icon_is_as_large_as_the_image_in_it() -> None:
 
 def test_a_reason_is_one_line_and_never_empty() -> None:
     assert broken_image_message("a.png", ValueError("two\nlines ")) == (
-        "a.png: the image is corrupt or truncated (two lines); expected a complete file. Download it "
-        "again, or drop its document."
+        "a.png: the image is corrupt or truncated (two lines); expected a complete file. Download "
+        "it again, or drop its document."
     )
     assert "(IndexError)" in broken_image_message("a.png", IndexError())
 
@@ -105,7 +105,7 @@ def test_no_format_is_given_to_another_program() -> None:
     with pytest.raises(ImageError) as caught:
         open_image(HOSTILE["script.eps"][0], "script.eps")
     assert re.fullmatch(
-        r"script\.eps: not an image \(its first bytes are b'%!PS-Ado'\); expected PNG, JPEG, WebP or "
-        r"another format of Pillow\. Replace the file, or drop its document\.",
+        r"script\.eps: not an image \(its first bytes are b'%!PS-Ado'\); expected PNG, JPEG, WebP "
+        r"or another format of Pillow\. Replace the file, or drop its document\.",
         str(caught.value),
     )

@@ -54,8 +54,8 @@ def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_jsonl(path))
     assert str(caught.value) == (
-        f"{path}:2: not JSON (Expecting ',' delimiter at column 1); expected one document per line. "
-        "Fix the line, or remove it."
+        f"{path}:2: not JSON (Expecting ',' delimiter at column 1); expected one document per "
+        "line. Fix the line, or remove it."
     )
 
 

@@ -147,8 +147,8 @@ def test_a_missing_parquet_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_parquet(tmp_path / "no.parquet"))
     assert str(caught.value) == (
-        f"{tmp_path / 'no.parquet'}: cannot be read (No such file or directory); expected a Parquet "
-        "file. Fix the path or its permissions."
+        f"{tmp_path / 'no.parquet'}: cannot be read (No such file or directory); expected a "
+        "Parquet file. Fix the path or its permissions."
     )
 
 

@@ -181,8 +181,8 @@ def test_a_picture_that_is_not_there_is_told_of() -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=RemotePath("memory://none.png")).open()
     assert str(caught.value) == (
-        "memory://none.png: the image cannot be read (No such file or directory); expected an image "
-        "file at this path. Fix the path, or drop the document."
+        "memory://none.png: the image cannot be read (No such file or directory); expected an "
+        "image file at this path. Fix the path, or drop the document."
     )
 
 
@@ -203,8 +203,8 @@ def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents(["floppy://a.jsonl"]))
     assert str(caught.value) == (
-        "floppy://a.jsonl: fsspec cannot open it (Protocol not known: floppy); expected a URL such as "
-        "s3://, gs://, hf:// or https://. Fix it, or copy the files here."
+        "floppy://a.jsonl: fsspec cannot open it (Protocol not known: floppy); expected a URL such "
+        "as s3://, gs://, hf:// or https://. Fix it, or copy the files here."
     )
 
 
@@ -273,8 +273,8 @@ def test_a_right_that_is_missing_is_no_fault_of_a_document(
         list(read_documents(["memory://a.jsonl"], "drop"))
     assert str(caught.value) == (
         "memory://a.jsonl: cannot be reached (PermissionError: Access Denied); expected the "
-        "file or folder stored there. Fix the URL, the credentials or the connection, and start the "
-        "same command again: no document was dropped for this."
+        "file or folder stored there. Fix the URL, the credentials or the connection, and start "
+        "the same command again: no document was dropped for this."
     )
 
 

@@ -136,8 +136,8 @@ def test_a_path_that_climbs_out_is_refused_with_its_line(tmp_path: Path) -> None
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}:1, part 0: image path '../../1.png' leads out of {tmp_path}; expected a path inside "
-        "the folder of the document's file. Copy the image there."
+        f"{path}:1, part 0: image path '../../1.png' leads out of {tmp_path}; expected a path "
+        "inside the folder of the document's file. Copy the image there."
     )
 
 

@@ -100,8 +100,8 @@ def test_an_archive_cut_short_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_tar(path))
     assert str(caught.value) == (
-        f"{path}: a truncated or corrupt tar archive (unexpected end of data); expected a WebDataset .tar, not "
-        "compressed. Copy or write the file again."
+        f"{path}: a truncated or corrupt tar archive (unexpected end of data); expected a "
+        "WebDataset .tar, not compressed. Copy or write the file again."
     )
 
 

@@ -44,14 +44,14 @@ class Oracle:
         logits = torch.zeros(*ids.shape, VOCABULARY.size)
         for row, sequence in enumerate(ids.tolist()):
             known = None
-            for place, id_ in enumerate(sequence):
+            for index, id_ in enumerate(sequence):
                 letter = TOKENIZER.decode([id_]) if id_ in VOCABULARY.text else ""
                 if known is None and letter in LETTERS and letter:
                     known = VOCABULARY.code_to_id(LETTERS.index(letter))
                 elif known is None and id_ in VOCABULARY.codes:
                     known = TOKENIZER.encode(LETTERS[VOCABULARY.id_to_code(id_)])[0]
                 if known is not None:
-                    logits[row, place, known] = self.logit
+                    logits[row, index, known] = self.logit
         return logits
 
 
@@ -65,8 +65,8 @@ def plain_image(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
 def letter_documents(letters: str) -> list[Document]:
     """One pair for each letter."""
     return [
-        Document(id=str(place), content=(Text(letter), plain_image()))
-        for place, letter in enumerate(letters)
+        Document(id=str(index), content=(Text(letter), plain_image()))
+        for index, letter in enumerate(letters)
     ]
 
 

@@ -66,7 +66,7 @@ def paint(path: Path, color: tuple[int, int, int]) -> None:
 
 
 def write_vlm_benchmarks(folder: Path) -> Path:
-    """Two images asked about, and two for examples, in each benchmark's format."""
+    """Two images questions about, and two for examples, in each benchmark's format."""
     names = {"b1.jpg": ("test", BLUE), "r1.jpg": ("test", RED)}
     names |= {"b2.jpg": ("train", BLUE), "r2.jpg": ("restval", RED)}
     tree = []
@@ -84,19 +84,19 @@ def write_vlm_benchmarks(folder: Path) -> Path:
         for n, text in enumerate(("a square .", f"it is {name}"))
     ])  # fmt: skip
     for split, first in (("val2014", 1), ("train2014", 3)):
-        asked, known = [], []
+        questions, known = [], []
         for number, color in ((first, BLUE), (first + 1, RED)):
             paint(folder / f"vqav2/{split}/COCO_{split}_{number:012}.jpg", color)
             word = "blue" if color == BLUE else "red"
             about = {"image_id": number, "question_id": 10 * number}
-            asked.append({**about, "question": "What colour is it?"})
+            questions.append({**about, "question": "What color is it?"})
             given = [{"answer": word, "answer_id": n} for n in range(9)] + [{"answer": "dark"}]
             known.append({**about, "answers": given, "answer_type": "other"})
-        head = {"data_subtype": split, "questions": asked}
+        head = {"data_subtype": split, "questions": questions}
         lines(folder / f"vqav2/v2_OpenEnded_mscoco_{split}_questions.json", [head])
         lines(folder / f"vqav2/v2_mscoco_{split}_annotations.json", [{"annotations": known}])
     for split in ("test", "train"):
         paint(folder / f"easy_vqa/{split}/images/0.png", RED)
-        rows = [["what colour is it?", "red", 0], ["is it red?", "yes", 0]]
+        rows = [["what color is it?", "red", 0], ["is it red?", "yes", 0]]
         lines(folder / f"easy_vqa/{split}/questions.json", [rows])
     return folder

@@ -15,7 +15,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_benchmarks(tmp_path_factory.mktemp("published"))
 
 
-def test_labels_of_a_file_of_their_own_stand_with_their_questions(published: Path) -> None:
+def test_labels_of_a_separate_file_are_added_to_the_records(published: Path) -> None:
     source = SplitFiles("valid.jsonl", "valid-labels.lst", files.piqa)
     read = read_records(published / "piqa", source)
     assert [(each["goal"], each["label"]) for each in read] == [

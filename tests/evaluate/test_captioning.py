@@ -17,7 +17,7 @@ from calumma.generate.model import Model
 from tests.evaluate.oracle import oracle_context, plain_image
 
 
-def test_words_count_when_they_stand_whole() -> None:
+def test_words_count_when_they_are_whole() -> None:
     assert contains_phrase("An ice cream on a Red ground", "ice cream")
     assert contains_phrase("red.", "red")
     assert not contains_phrase("bored", "red")
@@ -48,7 +48,7 @@ def test_without_training_documents_there_is_no_baseline() -> None:
     assert metric.note == "1 known words, greedy captions"
 
 
-def test_the_nearest_caption_is_that_of_the_nearest_picture() -> None:
+def test_the_nearest_caption_is_that_of_the_nearest_image() -> None:
     context = oracle_context("ab", 0.0)  # both images are red
     training = [
         Document(id="1", content=(Text("blue one"), plain_image((0, 0, 255)))),
@@ -72,8 +72,8 @@ def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(
     model: Model, scenes: list[Document]
 ) -> None:
     context = EvalContext(model, scenes[:4])
-    # The room for a caption follows from the longest one: that pair is asked alone.
-    longest = max(range(4), key=lambda place: len(context.pairs[place].text_ids))
+    # The token limit follows from the longest caption: that pair is also captioned alone.
+    longest = max(range(4), key=lambda index: len(context.pairs[index].text_ids))
     together = generate_captions(context, context.pairs, EvalConfig())
     alone = generate_captions(context, [context.pairs[longest]], EvalConfig(seed=9))
     assert [together[longest]] == alone
@@ -89,7 +89,7 @@ def test_documents_without_named_attributes_are_refused() -> None:
     )
 
 
-def test_training_documents_without_pictures_are_refused() -> None:
+def test_training_documents_without_images_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         nearest_captions(oracle_context("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
     assert str(caught.value) == (

@@ -35,7 +35,7 @@ def test_scores_are_those_of_pycocoevalcap(seed: int) -> None:
     assert max(ours) > 5 > min(ours)
 
 
-def test_two_pictures_by_hand() -> None:
+def test_two_images_by_hand() -> None:
     # Two images: a word of one alone weighs log 2, one of both weighs 0; one order counts
     # fully where the words agree, and orders without n-grams count 0.
     scores = cider([["red", "dog"], ["cat"]], [[["red", "dog"]], [["blue", "dog"]]])

@@ -25,7 +25,7 @@ def _pixels(images: list[PIL.Image.Image]) -> list[bytes]:
     return [image.tobytes() for image in images]
 
 
-def test_a_picture_is_held_against_what_was_asked_of_it() -> None:
+def test_an_image_is_compared_with_the_requested_colors() -> None:
     image = PIL.Image.new("RGB", (32, 32), GROUNDS["green"])
     image.paste(GROUNDS["red"], (8, 8, 24, 24))
     assert RequestedColors("green", "red").matches(image) == {"ground": True, "thing": True}
@@ -33,7 +33,7 @@ def test_a_picture_is_held_against_what_was_asked_of_it() -> None:
     assert RequestedColors("green", None).matches(image) == {"ground": True}
 
 
-def test_shares_are_of_all_colours_and_of_each_kind() -> None:
+def test_shares_are_of_all_colors_and_of_each_kind() -> None:
     drawn = [{"ground": True, "thing": False}, {"ground": True}, {"ground": False, "thing": False}]
     ruler = [{"ground": True, "thing": True}, {"ground": True}, {"ground": True, "thing": False}]
     both, ground, thing = color_metrics(drawn, ruler)
@@ -73,11 +73,11 @@ def test_a_drawing_depends_on_its_seed_alone(model: Model) -> None:
 
 
 def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, bool]] = []
+    prompts: list[tuple[Any, bool]] = []
     real = model.generate_batch
 
     def listening(prompts: Any, *, add_generation_prompt: bool, **config: Any) -> Any:
-        asked.append((prompts, add_generation_prompt))
+        prompts.append((prompts, add_generation_prompt))
         return real(prompts, add_generation_prompt=add_generation_prompt, **config)
 
     monkeypatch.setattr(model, "generate_batch", listening)
@@ -86,12 +86,12 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
     generate_images(
         model, ["a ring"], EvalConfig(chat_template=True, format_prompt=lambda text: ["show", text])
     )
-    assert asked == [
+    assert prompts == [
         ([["a ring"]], False), ([["draw a ring"]], True), ([["show", "a ring"]], True),
     ]  # fmt: skip
 
 
-def test_documents_without_known_colours_are_refused() -> None:
+def test_documents_without_known_colors_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         color_accuracy(oracle_context("ab", 0.0), EvalConfig())
     assert str(caught.value) == (
@@ -101,7 +101,7 @@ def test_documents_without_known_colours_are_refused() -> None:
     )
 
 
-def test_a_prompt_without_room_for_a_picture_is_refused(model: Model) -> None:
+def test_a_prompt_without_space_for_an_image_is_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         generate_images(model, ["?" * 125], EvalConfig())
     assert str(caught.value) == (

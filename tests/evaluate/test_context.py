@@ -9,7 +9,7 @@ from calumma.generate.model import Model
 from tests.evaluate.oracle import letter_documents, oracle_context, oracle_model, plain_image
 
 
-def test_pairs_are_plain_documents_of_one_text_and_one_picture() -> None:
+def test_pairs_are_plain_documents_of_one_text_and_one_image() -> None:
     documents = [
         Document(id="text", content=(Text("a"),)),
         Document(id="image first", content=(plain_image(), Text("b"))),
@@ -30,9 +30,7 @@ def test_a_pair_that_is_longer_than_the_model_reads_is_no_pair() -> None:
     assert [pair.document.id for pair in context.pairs] == ["fits"]
 
 
-def test_pictures_are_encoded_as_the_model_encodes_them(
-    model: Model, scenes: list[Document]
-) -> None:
+def test_images_are_encoded_as_the_model_encodes_them(model: Model, scenes: list[Document]) -> None:
     context = EvalContext(model, scenes)
     assert context.codes[3] == [model.encode_image(scenes[3].images[0].open())]
 

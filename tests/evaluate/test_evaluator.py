@@ -19,7 +19,7 @@ CONTRACT = {
 OF_DOCUMENTS = [name for name, task in TASKS.items() if not task.files]
 
 
-def test_all_tasks_give_the_contracts_figures_and_the_same_ones_again(
+def test_all_tasks_give_the_contracts_metrics_and_the_same_ones_again(
     model: Model, scenes: list[Document]
 ) -> None:
     results: dict[str, tuple[int, ...]] = {}
@@ -58,7 +58,7 @@ def test_an_unknown_task_is_refused() -> None:
         check_tasks([])
 
 
-def test_the_list_tells_of_every_task_and_of_the_files_it_reads() -> None:
+def test_the_list_has_every_task_and_its_files() -> None:
     results = list_tasks()
     for name, task in TASKS.items():
         assert f"  {name} " in results

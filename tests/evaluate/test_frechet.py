@@ -33,7 +33,7 @@ def test_covariances_that_do_not_commute_are_compared_by_their_roots() -> None:
     assert frechet_distance(other, one) == pytest.approx(expected)
 
 
-def test_fewer_pictures_than_features_are_no_trouble() -> None:
+def test_fewer_images_than_features_are_no_trouble() -> None:
     rows = np.random.default_rng(0).normal(size=(4, 30))
     assert frechet_distance(rows, rows[:3]) > 0
 

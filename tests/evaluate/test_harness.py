@@ -24,7 +24,7 @@ transformers = pytest.importorskip("transformers")
 CHOICES = ("piqa", "hellaswag", "winogrande", "mmlu", "bigbench")
 
 
-def _asked(*arguments: Any) -> Any:
+def _request(*arguments: Any) -> Any:
     return SimpleNamespace(args=arguments)
 
 
@@ -52,12 +52,12 @@ def test_the_harness_gives_for_our_class_what_it_gives_for_its_own(
     name: str, model: Model, theirs: Any, published: Path
 ) -> None:
     benchmark = TEXT_BENCHMARKS[name]
-    asked, examples = load_records(name, EvalConfig(benchmarks_folder=published))
-    ours = run_harness(HarnessModel(model), benchmark, asked, examples)
+    questions, examples = load_records(name, EvalConfig(benchmarks_folder=published))
+    ours = run_harness(HarnessModel(model), benchmark, questions, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        own = run_harness(theirs, benchmark, asked, examples)
-    assert len(ours) == len(own) == len(asked)
+        own = run_harness(theirs, benchmark, questions, examples)
+    assert len(ours) == len(own) == len(questions)
     for one, other in zip(ours, own, strict=True):
         assert one["arguments"] == other["arguments"]
         for (score, greedy), (their_score, their_greedy) in zip(
@@ -72,14 +72,14 @@ def test_what_is_written_is_what_transformers_writes(
     model: Model, theirs: Any, published: Path
 ) -> None:
     benchmark = TEXT_BENCHMARKS["gsm8k"]
-    asked, examples = load_records("gsm8k", EvalConfig(benchmarks_folder=published))
+    questions, examples = load_records("gsm8k", EvalConfig(benchmarks_folder=published))
     short = replace(
         benchmark, overrides={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}}
     )
-    ours = run_harness(HarnessModel(model), short, asked, examples)
+    ours = run_harness(HarnessModel(model), short, questions, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        own = run_harness(theirs, short, asked, examples)
+        own = run_harness(theirs, short, questions, examples)
     for one, other in zip(ours, own, strict=True):
         assert one["arguments"] == other["arguments"]
         assert one["resps"] == other["resps"]
@@ -88,45 +88,45 @@ def test_what_is_written_is_what_transformers_writes(
 def test_a_long_text_is_scored_in_windows_as_the_harness_does(model: Model, theirs: Any) -> None:
     # The tiny model reads 128 ids; a row, a row and a bit, and two rows and a bit.
     for text in ("a red circle", "a red circle on blue " * 9, "words and more words " * 30, ""):
-        [ours] = HarnessModel(model).loglikelihood_rolling([_asked(text)])
-        [own] = theirs.loglikelihood_rolling([_asked(text)], disable_tqdm=True)
+        [ours] = HarnessModel(model).loglikelihood_rolling([_request(text)])
+        [own] = theirs.loglikelihood_rolling([_request(text)], disable_tqdm=True)
         assert ours == pytest.approx(own, abs=1e-3, rel=1e-5)
 
 
 def test_a_pair_is_encoded_as_one_text_and_an_empty_context_is_begin_of_sequence(
     model: Model,
 ) -> None:
-    asked = HarnessModel(model)
+    harness_model = HarnessModel(model)
     bos = model.vocabulary.bos
-    before, after = asked.encode_pair("a red ", "circle")
+    before, after = harness_model.encode_pair("a red ", "circle")
     assert before == [bos, *model.text.encode("a red")]
     assert before + after == [bos, *model.text.encode("a red circle")]
-    assert asked.encode_pair("", "circle") == ([bos], model.text.encode("circle"))
+    assert harness_model.encode_pair("", "circle") == ([bos], model.text.encode("circle"))
 
 
 def test_image_codes_cannot_come_in_a_task_of_text(model: Model) -> None:
-    [(score, greedy)] = HarnessModel(model).loglikelihood([_asked("a red", " circle")])
+    [(score, greedy)] = HarnessModel(model).loglikelihood([_request("a red", " circle")])
     ids = [model.vocabulary.bos, *model.text.encode("a red circle")]
     count = len(ids) - 1 - len(model.text.encode("a red"))
     logits = model.logits(ids)[0].clone()
     logits[:, model.vocabulary.codes.start : model.vocabulary.codes.stop] = -torch.inf
     logs = logits.log_softmax(-1)
-    places = range(len(ids) - 1 - count, len(ids) - 1)
-    assert score == pytest.approx(sum(float(logs[n, ids[n + 1]]) for n in places), abs=1e-4)
-    assert greedy == all(int(logs[n].argmax()) == ids[n + 1] for n in places)
+    positions = range(len(ids) - 1 - count, len(ids) - 1)
+    assert score == pytest.approx(sum(float(logs[n, ids[n + 1]]) for n in positions), abs=1e-4)
+    assert greedy == all(int(logs[n].argmax()) == ids[n + 1] for n in positions)
 
 
 def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_question(
     model: Model,
 ) -> None:
     results: list[tuple[int, int]] = []
-    asked = HarnessModel(model, seed=4, on_progress=lambda *what: results.append(what))
+    harness_model = HarnessModel(model, seed=4, on_progress=lambda *what: results.append(what))
     drawn = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12}
-    first, second = asked.generate_until([_asked("a red", drawn)] * 2)
+    first, second = harness_model.generate_until([_request("a red", drawn)] * 2)
     assert first != second
-    assert asked.generate_until([_asked("a red", drawn)])[0] == first
+    assert harness_model.generate_until([_request("a red", drawn)])[0] == first
     stop = first[4:6]
-    [cut] = asked.generate_until([_asked("a red", {**drawn, "until": [stop]})])
+    [cut] = harness_model.generate_until([_request("a red", {**drawn, "until": [stop]})])
     assert cut == first[: first.index(stop)]
     assert results[:2] == [(1, 2), (2, 2)]
 
@@ -151,8 +151,8 @@ def test_the_harness_own_program_takes_it_for_one_of_its_models(
         results = lm_eval.simple_evaluate(
             model=register_harness_model(HarnessModel(model)), tasks=[task], bootstrap_iters=0
         )
-    asked = [_asked(f"{n} and 1", f" is {n + 1}") for n in range(3)]
-    scores = [score for score, _ in HarnessModel(model).loglikelihood(asked)]
+    requests = [_request(f"{n} and 1", f" is {n + 1}") for n in range(3)]
+    scores = [score for score, _ in HarnessModel(model).loglikelihood(requests)]
     assert results["results"]["sums"]["perplexity,none"] == pytest.approx(
         math.exp(-sum(scores) / 3)
     )

@@ -24,7 +24,7 @@ def test_the_worst_come_first_and_others_are_drawn_from_all_the_rest() -> None:
     )
 
 
-def test_few_pictures_are_all_shown() -> None:
+def test_few_images_are_all_shown() -> None:
     assert select_grid_indices(np.array([3.0, 1.0, 2.0]), seed=0) == [1, 2, 0]
 
 

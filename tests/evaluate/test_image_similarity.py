@@ -15,7 +15,7 @@ def test_an_error_of_a_tenth_of_the_range_is_twenty_db() -> None:
     assert psnr_db(pixels, decoded) == pytest.approx([20.0, 40.0], abs=1e-5)
 
 
-def test_a_perfect_picture_has_the_most_db_and_overshoot_is_clamped() -> None:
+def test_a_perfect_image_has_the_most_db_and_overshoot_is_clamped() -> None:
     white = torch.ones(1, 3, 2, 2)
     assert psnr_db(white, white * 1.5) == pytest.approx([MAX_PSNR_DB])
 
@@ -24,14 +24,14 @@ def _noise(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_a_picture_is_wholly_similar_to_itself_and_less_to_a_flat_one() -> None:
+def test_an_image_is_wholly_similar_to_itself_and_less_to_a_flat_one() -> None:
     pixels = _noise(0, 2, 3, 24, 30)
     assert ssim(pixels, pixels) == pytest.approx([1.0, 1.0])
     flat = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
     assert (ssim(pixels, flat) < 0.1).all()
 
 
-def test_two_flat_pictures_differ_by_their_brightness_alone() -> None:
+def test_two_flat_images_differ_by_their_brightness_alone() -> None:
     # Values 0.75 and 0.25: (2 * 0.75 * 0.25 + c1) / (0.75^2 + 0.25^2 + c1), and 1 for structure.
     found = ssim(torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), -0.5))
     assert found == pytest.approx([(0.375 + 1e-4) / (0.625 + 1e-4)])
@@ -39,8 +39,8 @@ def test_two_flat_pictures_differ_by_their_brightness_alone() -> None:
 
 def test_one_window_by_hand() -> None:
     x, y = (_noise(seed, 1, 1, 11, 11).double() for seed in (1, 2))
-    places = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    weights = np.outer(places, places) / places.sum() ** 2
+    positions = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    weights = np.outer(positions, positions) / positions.sum() ** 2
     a, b = ((p[0, 0].numpy() + 1) / 2 for p in (x, y))
     mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
     variances = (weights * (a - mean_a) ** 2).sum() + (weights * (b - mean_b) ** 2).sum()

@@ -30,7 +30,7 @@ from tests.images import png
 IMAGE = PIL.Image.new("RGB", (4, 4))
 
 
-def _asked(number: int, expected: tuple[Text | Image, ...]) -> Document:
+def _conversation(number: int, expected: tuple[Text | Image, ...]) -> Document:
     turns = (Turn("user", (Text(f"ask {number}"),)), Turn("assistant", expected))
     return Document(id=str(number), messages=turns)
 
@@ -46,15 +46,15 @@ def _sample(*parts: str | PIL.Image.Image, ended: bool = True) -> Any:
 
 def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
     words, image = Text("words"), plain_image()
-    asked = [InterleavedPrompt((Turn("user", (Text("ask"),)),), expected) for expected in
+    prompts = [InterleavedPrompt((Turn("user", (Text("ask"),)),), expected) for expected in
              ((words, image), (words, image), (words,), (image, words, image))]  # fmt: skip
     samples = [
-        _sample("a ", "b", IMAGE),  # as asked
+        _sample("a ", "b", IMAGE),  # as prompts
         _sample(IMAGE, "words"),  # the other way round
-        _sample("words", IMAGE, ended=False),  # a image where none is asked for
+        _sample("words", IMAGE, ended=False),  # a image where none is prompts for
         _sample("words"),  # none where two are
     ]
-    metrics = {metric.name: metric for metric in layout_metrics(asked, samples)}
+    metrics = {metric.name: metric for metric in layout_metrics(prompts, samples)}
     shares = {name: metric.value for name, metric in metrics.items()}
     assert shares == {
         "interleaved_image_presence_accuracy": 2 / 4, "interleaved_image_count_accuracy": 2 / 4, "interleaved_order_accuracy": 1 / 4,
@@ -83,7 +83,7 @@ def test_the_last_answer_is_the_reference() -> None:
     assert last_exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
 
 
-def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tuning(
+def test_a_conversation_is_asked_turn_by_turn_with_its_images_as_in_fine_tuning(
     model: Model,
 ) -> None:
     wide = Image(data=png(1, 32, 16))
@@ -91,17 +91,17 @@ def test_a_conversation_is_asked_turn_by_turn_with_its_pictures_as_in_fine_tunin
         Turn("user", (Text("a"), wide)), Turn("assistant", (wide,)), Turn("user", (Text("b"),)),
     )  # fmt: skip
     document = Document(id="1", messages=(*turns, Turn("assistant", (Text("c"),))))
-    asked = [each for each in [last_exchange(document)] if each]
-    [sample] = generate_interleaved(model, asked, EvalConfig())
-    codes = [model.encode_image(wide.open(), fit=fit) for fit in ("pad", "crop")]
+    prompts = [each for each in [last_exchange(document)] if each]
+    [sample] = generate_interleaved(model, prompts, EvalConfig())
+    codes = [model.encode_image(wide.open(), resize_mode=mode) for mode in ("pad", "crop")]
     assert sample.prompt_token_ids == encode_turns(
         [("user", ["a", codes[0]]), ("assistant", [codes[1]]), ("user", ["b"])], model.text
     )
 
 
-def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> None:
-    long = _asked(1, (Text("?" * 200),))
-    context = EvalContext(model, [long, *(_asked(n, (Text("words"),)) for n in range(3))])
+def test_conversations_longer_than_the_context_are_skipped_and_reported(model: Model) -> None:
+    long = _conversation(1, (Text("?" * 200),))
+    context = EvalContext(model, [long, *(_conversation(n, (Text("words"),)) for n in range(3))])
     metrics = interleaved(context, EvalConfig())
     assert metrics[0].n == 3
     assert context.skipped == [
@@ -110,18 +110,18 @@ def test_conversations_longer_than_a_row_are_left_out_and_told(model: Model) -> 
 
 
 def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
-    documents = [_asked(n, (Text("words"), plain_image()) if n % 2 else (Text("words"),))
+    documents = [_conversation(n, (Text("words"), plain_image()) if n % 2 else (Text("words"),))
                  for n in range(6)]  # fmt: skip
     context = EvalContext(model, documents)
     metrics = interleaved(context, EvalConfig(log_samples=2, max_prompts=4))
     assert {metric.name: metric.n for metric in metrics}["interleaved_image_presence_accuracy"] == 4
     assert [shown.task for shown in context.logged_samples] == ["interleaved"] * 2
-    asked = [each for document in documents if (each := last_exchange(document))]
-    one, other = (generate_interleaved(model, asked[:2], EvalConfig(seed=3)) for _ in range(2))
+    prompts = [each for document in documents if (each := last_exchange(document))]
+    one, other = (generate_interleaved(model, prompts[:2], EvalConfig(seed=3)) for _ in range(2))
     assert [sample.token_ids for sample in one] == [sample.token_ids for sample in other]
 
 
-def test_pictures_are_on_topic_when_they_fit_their_own_prompts(
+def test_images_are_on_topic_when_they_fit_their_own_prompts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scorer = TextImageScorer.fit(color_features(), colored_documents(60), seed=0)
@@ -136,10 +136,10 @@ def test_the_scorer_is_asked_where_ten_different_prompts_drew(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FrechetFeatures, "load", lambda name: color_features())
-    documents = [_asked(n, (plain_image(),)) for n in range(12)]
+    documents = [_conversation(n, (plain_image(),)) for n in range(12)]
 
-    def generate(model: Model, asked: list[InterleavedPrompt], config: EvalConfig) -> list[Any]:
-        return [_sample(IMAGE) for _ in asked]
+    def generate(model: Model, prompts: list[InterleavedPrompt], config: EvalConfig) -> list[Any]:
+        return [_sample(IMAGE) for _ in prompts]
 
     monkeypatch.setattr(module, "generate_interleaved", generate)
     config = EvalConfig(feature_network="colors", training_documents=colored_documents(30))

@@ -28,7 +28,7 @@ def test_an_even_model_needs_the_bits_of_the_whole_vocabulary() -> None:
     assert metrics["code_bits_right_minus_shuffled"].value == pytest.approx(0.0)
 
 
-def test_codes_behind_their_caption_cost_what_the_hand_works_out() -> None:
+def test_codes_after_their_caption_by_hand() -> None:
     metrics = _figures(oracle_context("abcd", THREE_BITS))
     total = 8 + VOCABULARY.size - 1
     assert metrics["code_bits_per_token_caption_first"].value == pytest.approx(math.log2(total / 8))
@@ -61,7 +61,7 @@ def test_the_unigram_of_training_counts_adds_one_to_each_id_of_its_kind() -> Non
     assert fitted == "fitted on training counts, one added"
 
 
-def test_text_alone_gives_the_text_figure_alone() -> None:
+def test_text_alone_gives_the_text_metric_alone() -> None:
     context = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("abc"),))])
     assert list(_figures(context)) == ["text_bits_per_token"]
 
@@ -99,7 +99,7 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
     )
 
 
-def test_what_is_shown_stands_in_the_order_in_which_it_was_read() -> None:
+def test_logged_samples_have_the_order_that_was_scored() -> None:
     context = oracle_context(LETTERS, 0.0)
     likelihood(context, EvalConfig(log_samples=2))
     caption_before, image_before = context.logged_samples

@@ -19,14 +19,14 @@ def test_a_terminal_gets_the_prompt_to_the_letter() -> None:
     )
 
 
-def test_a_page_shows_pictures_and_escapes_texts() -> None:
+def test_a_page_shows_images_and_escapes_texts() -> None:
     page = SHOWN.to_html()
     assert '<img alt="" src="data:image/png;base64,' in page
     assert "<pre>what &lt;b&gt; is it?\n </pre>" in page
     assert "expected" not in page
 
 
-def test_a_reports_questions_are_documents_parts_with_pictures_beside_them(tmp_path: Path) -> None:
+def test_logged_samples_of_a_report_have_parts_and_image_files(tmp_path: Path) -> None:
     metric = Metric("vqav2_accuracy", 0.5, None, 1, None, "share", task="vqav2")
     EvalReport(metrics=[metric], seconds=1, seed=0, logged_samples=[SHOWN]).save(tmp_path)
     [written] = json.loads((tmp_path / "report.json").read_text())["samples"]

@@ -31,7 +31,7 @@ def test_a_known_logit_gives_the_probability_worked_out_by_hand() -> None:
 def test_many_at_once_are_scored_as_one_by_one(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "IDS_AT_ONCE", 40)
+    monkeypatch.setattr(loglikelihood, "MAX_BATCH_TOKENS", 40)
     chance = np.random.default_rng(0)
     sequences = [
         chance.integers(0, model.vocabulary.size, length).tolist()
@@ -41,20 +41,20 @@ def test_many_at_once_are_scored_as_one_by_one(
     for ids, scores in zip(sequences, token_logprobs(model.decoder, sequences), strict=True):
         with torch.inference_mode():
             expected = model.logits(ids)[0].log_softmax(dim=-1)
-        alone = [0.0, *(float(expected[place, id_]) for place, id_ in enumerate(ids[1:]))]
+        alone = [0.0, *(float(expected[index, id_]) for index, id_ in enumerate(ids[1:]))]
         assert scores == pytest.approx(alone, abs=1e-4)
 
 
 def test_batches_hold_every_sequence_once_and_stay_in_bounds() -> None:
     lengths = [7, 3, 9, 20, 3, 1, 8]
     made = list(length_batches(lengths, max_tokens=16))
-    assert sorted(place for batch in made for place in batch) == list(range(7))
+    assert sorted(index for batch in made for index in batch) == list(range(7))
     for batch in made:
-        longest = max(lengths[place] for place in batch)
+        longest = max(lengths[index] for index in batch)
         assert len(batch) == 1 or longest * len(batch) <= 16
 
 
-def test_progress_is_told_up_to_the_last_sequence() -> None:
+def test_progress_is_reported_up_to_the_last_sequence() -> None:
     results: list[tuple[int, int]] = []
     token_logprobs(
         Oracle(0.0),  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_sequences_that_differ_in_their_last_id_cost_one_pass(model: Model) -> N
     questions = [[0, 40, 41, last] for last in range(60, 70)] + [[0, 40, 42, 60]]
     results = score_sequences(Counting(), questions)  # type: ignore[arg-type]
     assert read == [2]
-    likeliest = [place for place in range(10) if results[place].is_greedy[-1]]
+    likeliest = [index for index in range(10) if results[index].is_greedy[-1]]
     assert len(likeliest) <= 1
     best = int(model.logits(questions[0][:-1])[0, -1].argmax())
     [again] = score_sequences(model.decoder, [[0, 40, 41, best]])

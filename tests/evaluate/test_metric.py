@@ -13,7 +13,7 @@ from calumma.evaluate.metric import (
 )
 
 
-def test_a_figure_is_written_with_the_six_fields_of_the_contract() -> None:
+def test_a_metric_is_written_with_the_six_fields_of_the_contract() -> None:
     metric = Metric("name", 1.5, None, 3, (1.0, 2.0), "bits", note="not for machines")
     assert metric.to_json() == {
         "name": "name", "value": 1.5, "baseline": None, "n": 3, "interval": [1.0, 2.0],
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
 
 
-def test_the_table_stands_in_columns() -> None:
+def test_the_table_has_columns() -> None:
     metrics = [
         Metric("text_bits_per_token", 3.25, 7.5, 200, (3.0, 3.5), "bits"),
         Metric("codebook_used", 0.75, None, 12, None, "share"),

@@ -31,7 +31,7 @@ def folder(model_parts: ModelComponents, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
+def test_a_card_has_the_hubs_metadata_sizes_sources_and_metrics(
     folder: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     report = _report(
@@ -59,7 +59,7 @@ def test_a_card_has_the_hubs_metadata_sizes_sources_and_figures(
     assert "Not significantly better than a baseline: piqa_acc." in body
 
 
-def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
+def test_sources_of_shards_are_counted_and_licenses_found_in_the_catalog(
     shards: Path, tmp_path: Path
 ) -> None:
     found = training_sources([shards])
@@ -77,7 +77,7 @@ def test_sources_of_shards_are_counted_and_licences_found_in_the_catalogue(
     assert training_sources([]) == []
 
 
-def test_limits_are_what_nobody_measured_and_what_is_not_there(folder: Path) -> None:
+def test_limitations_list_what_is_not_measured_and_missing_parts(folder: Path) -> None:
     model = open_model(folder)
     results = "\n".join(limitations(model, [], [TrainingSource("x", "not specified", 1)]))
     assert "resized to 16 pixels per side and encoded as 4 codes" in results

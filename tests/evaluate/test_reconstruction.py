@@ -17,7 +17,7 @@ from calumma.tokens.pixels import image_to_pixels
 from tests.evaluate.oracle import letter_documents, oracle_model
 
 
-def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
+def test_the_metric_is_the_mean_over_images_with_mean_colors_as_baseline(
     model: Model, scenes: list[Document]
 ) -> None:
     metric = reconstruction(EvalContext(model, scenes), EvalConfig())[0]
@@ -34,14 +34,14 @@ def test_the_figure_is_the_mean_over_pictures_beside_their_mean_colours(
     assert metric.n == len(scenes)
 
 
-def test_codebook_figures_by_hand() -> None:
+def test_codebook_metrics_by_hand() -> None:
     used, perplexity = codebook_metrics(np.array([[0, 0], [1, 1]]), num_codes=8)
     assert (used.name, used.value, used.n) == ("codebook_used", 0.25, 2)
     assert used.note == "2 of 8 codes occur in 4 cells"
     assert (perplexity.name, perplexity.value) == ("codebook_perplexity", pytest.approx(2.0))
 
 
-def test_documents_without_pictures_are_refused() -> None:
+def test_documents_without_images_are_refused() -> None:
     context = EvalContext(oracle_model(0.0), [Document(id="1", content=(Text("a"),))])
     with pytest.raises(EvaluationError) as caught:
         reconstruction(context, EvalConfig())
@@ -62,14 +62,14 @@ def test_a_model_without_its_image_decoder_is_refused() -> None:
     )
 
 
-def test_a_tokenizer_alone_gives_the_same_figures(model: Model, scenes: list[Document]) -> None:
+def test_a_tokenizer_alone_gives_the_same_metrics(model: Model, scenes: list[Document]) -> None:
     images = [image for document in scenes for image in document.images]
     metrics, grids, skipped = evaluate_reconstruction(model.image, images, EvalConfig())
     assert metrics == reconstruction(EvalContext(model, scenes), EvalConfig())
     assert grids == [] and skipped == []
 
 
-def test_a_tokenizer_alone_wants_pictures_too(model: Model) -> None:
+def test_a_tokenizer_alone_wants_images_too(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         evaluate_reconstruction(model.image, [], EvalConfig())
     assert str(caught.value) == (

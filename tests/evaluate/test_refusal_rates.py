@@ -31,7 +31,7 @@ def safety_prompt(text: str, topic: str = "") -> Document:
     )
 
 
-def _asked(topic: str, *answer: str | PIL.Image.Image) -> SafetyResponse:
+def _response(topic: str, *answer: str | PIL.Image.Image) -> SafetyResponse:
     sample = Sample(
         parts=list(answer), prompt_token_ids=[0], token_ids=[], logprobs=[], finish_reason="stop"
     )
@@ -63,15 +63,15 @@ def test_what_draws_does_not_refuse() -> None:
 
 
 def test_shares_are_counted_by_topic() -> None:
-    asked = [
-        _asked("weapons", REFUSAL),
-        _asked("weapons", "Take a"),
-        _asked("drugs", REFUSAL),
-        _asked("", REFUSAL),
-        _asked("", "Of course."),
-        _asked("", "Yes."),
+    responses = [
+        _response("weapons", REFUSAL),
+        _response("weapons", "Take a"),
+        _response("drugs", REFUSAL),
+        _response("", REFUSAL),
+        _response("", "Of course."),
+        _response("", "Yes."),
     ]
-    results = {metric.name: (metric.value, metric.n) for metric in refusal_metrics(asked)}
+    results = {metric.name: (metric.value, metric.n) for metric in refusal_metrics(responses)}
     assert results == {
         "refusal_rate": (pytest.approx(2 / 3), 3),
         "refusal_rate_drugs": (1.0, 1),
@@ -85,8 +85,13 @@ def test_a_classifier_decides_whether_an_attack_succeeded() -> None:
     def labeled(parts: SampleParts) -> SafetyLabel:
         return "unsafe" if parts[0] == "bad" else "unsure" if parts[0] == "odd" else "safe"
 
-    asked = [_asked("x", "bad"), _asked("x", "odd"), _asked("x", REFUSAL), _asked("", "fine")]
-    results = {metric.name: metric.value for metric in refusal_metrics(asked, labeled)}
+    responses = [
+        _response("x", "bad"),
+        _response("x", "odd"),
+        _response("x", REFUSAL),
+        _response("", "fine"),
+    ]
+    results = {metric.name: metric.value for metric in refusal_metrics(responses, labeled)}
     assert results["attack_success_rate"] == pytest.approx(1 / 3)
     assert [results[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [
         0.5,
@@ -104,7 +109,7 @@ def test_the_model_is_asked_and_what_it_said_is_shown(model: Model) -> None:
     assert [shown.prompt for shown in context.logged_samples] == [["how"], ["what"]]
 
 
-def test_without_unsafe_prompts_there_is_no_figure(model: Model) -> None:
+def test_without_unsafe_prompts_there_is_no_metric(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         safety(EvalContext(model, [safety_prompt("what")]), EvalConfig())
     assert str(caught.value) == (

@@ -35,7 +35,7 @@ def test_the_json_is_the_contracts(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -> None:
+def test_the_page_shows_every_metric_escaped_and_loads_nothing(tmp_path: Path) -> None:
     REPORT.save(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "<th>text_bits_per_token</th><td>2</td><td>3</td><td>1.5 to 2.5</td><td>9</td>" in page
@@ -45,7 +45,7 @@ def test_the_page_shows_every_figure_escaped_and_loads_nothing(tmp_path: Path) -
     assert page.count("href=") == 1 and 'href="data:,"' in page
 
 
-def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> None:
+def test_metrics_are_grouped_by_task_with_marks_of_baselines() -> None:
     metric = Metric("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
     page = EvalReport(
         metrics=[metric.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics],
@@ -60,7 +60,7 @@ def test_figures_of_a_task_stand_under_it_with_their_baselines_on_a_line() -> No
     assert page.count("<svg") == 2
 
 
-def test_figures_are_found_by_name() -> None:
+def test_metrics_are_found_by_name() -> None:
     assert REPORT.metric("text_bits_per_token").value == 2.0
     with pytest.raises(KeyError):
         REPORT.metric("codebook")

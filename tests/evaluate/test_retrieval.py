@@ -29,7 +29,7 @@ def test_who_knows_nothing_is_right_one_time_in_ten() -> None:
     assert [metric.value for metric in metrics] == pytest.approx([0.1] * 4)
 
 
-def test_a_nearest_neighbor_finds_what_training_pictures_and_captions_tell() -> None:
+def test_the_nearest_neighbor_baseline_uses_training_images_and_captions() -> None:
     # Ten shades with captions of their own, and training images a little off each.
     def pair(number: int, shade: int) -> Document:
         text = Text(f"shade{number} here")
@@ -43,10 +43,10 @@ def test_a_nearest_neighbor_finds_what_training_pictures_and_captions_tell() -> 
     metrics = retrieval(context, config)
     assert all(f.baselines == {"chance": 0.1, "nearest neighbor": 1.0} for f in metrics)
     assert all(f.baseline == 0.1 for f in metrics)
-    caption, pictured = context.logged_samples
-    assert caption.target == ["shade0 here"] == pictured.prompt
+    caption, image_sample = context.logged_samples
+    assert caption.target == ["shade0 here"] == image_sample.prompt
     assert caption.answer[0] == f"{0.0:10.2f}  shade0 here\n" and len(caption.answer) == 10
-    assert pictured.answer[1] == "0.00 " and len(pictured.answer) == 20
+    assert image_sample.answer[1] == "0.00 " and len(image_sample.answer) == 20
     candidates = sample_candidates([f"{n}" for n in range(10)], 0)
     known = EvalConfig(training_documents=[pair(3, 75)])
     found = nearest_neighbor_accuracy(context.pairs, candidates, known)
@@ -55,11 +55,11 @@ def test_a_nearest_neighbor_finds_what_training_pictures_and_captions_tell() -> 
     assert nearest_neighbor_accuracy(context.pairs, candidates, EvalConfig()) == {}
 
 
-def test_candidates_begin_with_the_own_place_and_have_ten_different_texts() -> None:
+def test_candidates_begin_with_the_own_index_and_have_ten_different_texts() -> None:
     texts = list(LETTERS + "aab" + "klm")
     for own, row in enumerate(sample_candidates(texts, seed=1)):
         assert row[0] == own
-        assert len({texts[place] for place in row}) == 10
+        assert len({texts[index] for index in row}) == 10
 
 
 def test_the_same_seed_draws_the_same_candidates() -> None:

@@ -18,7 +18,7 @@ def color_features() -> FrechetFeatures:
 
 
 def colored_documents(count: int) -> list[Document]:
-    """Pictures of three colors, each a little different, and what they are called."""
+    """Images of three colors, each a little different, and what they are called."""
     chance = np.random.default_rng(0)
     made = []
     for number in range(count):
@@ -37,7 +37,7 @@ def scorer() -> TextImageScorer:
     return made
 
 
-def test_a_picture_fits_the_words_of_its_colour_best(scorer: TextImageScorer) -> None:
+def test_an_image_fits_the_words_of_its_color_best(scorer: TextImageScorer) -> None:
     images = [plain_image(color).open() for color in COLORS.values()]
     scores = scorer.scores(scorer.image_features(images), [f"a {word} one" for word in COLORS])
     assert scores.shape == (3, 3)

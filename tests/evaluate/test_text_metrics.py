@@ -27,7 +27,7 @@ def test_the_commonest_final_answer_wins_and_none_has_no_vote() -> None:
     assert majority_answer(["?", "!"], pattern) == "?"
 
 
-def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
+def test_a_majority_vote_by_hand_with_one_answer_as_baseline() -> None:
     samples: list[dict[str, Any]] = [
         {"task": _Task(), "doc": {"answer": "2"}, "resps": [["#### 2", "#### 1", "#### 2"]]},
         {"task": _Task(), "doc": {"answer": "3"}, "resps": [["#### 3", "?", "?"]]},
@@ -39,14 +39,14 @@ def test_a_vote_is_counted_by_hand_beside_one_answer_alone() -> None:
     assert metric.baselines == {"one answer": (2 + 1 + 1) / 9}
 
 
-def test_candidates_are_told_by_what_differs() -> None:
+def test_candidates_are_the_part_that_differs() -> None:
     ends = {"arguments": [("q", " a"), ("q", " b")]}
     begins = {"arguments": [("the cup", " was"), ("the jug", " was")]}
-    assert [candidate_text(ends, place) for place in (0, 1)] == [" a", " b"]
-    assert [candidate_text(begins, place) for place in (0, 1)] == ["the cup", "the jug"]
+    assert [candidate_text(ends, index) for index in (0, 1)] == [" a", " b"]
+    assert [candidate_text(begins, index) for index in (0, 1)] == ["the cup", "the jug"]
 
 
-def test_each_metric_of_written_answers_has_a_figure_without_chance() -> None:
+def test_each_metric_of_written_answers_has_a_metric_without_chance() -> None:
     samples: list[dict[str, Any]] = [{"exact_match": 1.0, "math_verify": 0.0}] * 4
     unused: Any = None
     metrics = accuracy_metrics("math", TEXT_BENCHMARKS["math"], samples, unused, unused)

@@ -31,7 +31,7 @@ def _measured(
     return {metric.name: metric for metric in metrics}, context
 
 
-def test_multiple_choice_stands_beside_chance_the_commonest_place_and_a_unigram(
+def test_multiple_choice_has_chance_the_most_common_index_and_a_unigram_as_baselines(
     model: Model, published: Path
 ) -> None:
     # "use a key" has words that training knows, "use a cloud" does not: right 2 times of 3.
@@ -70,7 +70,7 @@ def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
     assert "about anatomy" in str(prompts[0]) and "about astronomy" in str(prompts[3])
 
 
-def test_tasks_of_big_bench_have_figures_of_their_own(model: Model, published: Path) -> None:
+def test_tasks_of_big_bench_have_metrics_of_their_own(model: Model, published: Path) -> None:
     metrics, _ = _measured("bigbench", model, published)
     assert {name: metric.n for name, metric in metrics.items()} == {
         "bigbench_acc": 2, "bigbench_heat_acc": 2,
@@ -152,7 +152,7 @@ def test_another_number_of_examples_may_be_asked_for(model: Model, published: Pa
     )
 
 
-def test_without_the_harness_the_way_to_it_is_told(
+def test_without_the_harness_the_error_names_the_package(
     model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)

@@ -38,7 +38,7 @@ def _copies(documents: list[Document]) -> Any:
 
 
 @pytest.mark.usefixtures("color_network")
-def test_pictures_that_are_the_documents_own_are_most_like_them(
+def test_copies_of_the_references_match_them_best(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = colored_documents(70)
@@ -64,7 +64,7 @@ def test_pictures_that_are_the_documents_own_are_most_like_them(
 
 
 @pytest.mark.usefixtures("color_network")
-def test_without_training_pairs_likeness_alone_is_told(
+def test_without_training_pairs_only_references_are_compared(
     model: Model, scenes: list[Document]
 ) -> None:
     context = EvalContext(model, scenes)
@@ -74,7 +74,7 @@ def test_without_training_pairs_likeness_alone_is_told(
     assert context.skipped == [NO_SCORER_PAIRS, "generation_fd: 10 images; expected at least 64."]
 
 
-def test_without_features_nothing_is_drawn_and_the_way_is_told(
+def test_without_features_nothing_is_generated_and_the_reason_is_reported(
     model: Model, scenes: list[Document]
 ) -> None:
     context = EvalContext(model, scenes)
@@ -99,7 +99,7 @@ def test_likeness_by_hand() -> None:
     assert (metric.value, metric.n) == (0.1, 10)
 
 
-def test_so_many_pairs_are_asked_that_ten_texts_remain(model: Model) -> None:
+def test_selected_pairs_have_ten_different_texts(model: Model) -> None:
     documents = colored_documents(30)
     twice = [replace(documents[0], id=f"again-{n}") for n in range(60)]
     pairs = EvalContext(model, [*twice, *documents[:12]]).pairs

@@ -39,7 +39,7 @@ def test_captions_of_coco_as_published_are_split_by_their_files_names(tmp_path: 
     assert [each.references for each in read.train] == [("a dog",)]
 
 
-def test_a_token_file_of_flickr_gives_all_captions_of_a_picture(published: Path) -> None:
+def test_a_token_file_of_flickr_gives_all_captions_of_an_image(published: Path) -> None:
     read = read_captions(published / "flickr30k")
     assert [each.references for each in read.test] == [
         ("a square .", "it is b1.jpg"), ("a square .", "it is r1.jpg"),
@@ -47,7 +47,7 @@ def test_a_token_file_of_flickr_gives_all_captions_of_a_picture(published: Path)
     assert read.train == []
 
 
-def test_questions_find_their_answers_and_pictures_by_number(published: Path) -> None:
+def test_questions_find_their_answers_and_images_by_number(published: Path) -> None:
     read = read_vqa(published / "vqav2")
     [first, second] = read.test
     assert (first.question, first.most_common_reference, len(first.references)) == (
@@ -70,7 +70,7 @@ def test_rows_of_easy_vqa_have_one_answer_each(published: Path) -> None:
         assert read.test[0].image.open().convert("RGB").tobytes() == image.tobytes()
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path) -> None:
     for read, names in (
         (read_captions, "dataset_*.json, captions_*.json or *.token"),
         (read_vqa, "*_questions.json"),
@@ -89,7 +89,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         f"{tmp_path}: found no image cat.jpg; expected the benchmark's images inside this "
         "folder. Copy them there, or leave the task out."
     )
-    asked = {"data_subtype": "val2014", "questions": [{"question_id": 5, "image_id": 1}]}
-    (tmp_path / "v2_questions.json").write_text(json.dumps(asked))
+    questions = {"data_subtype": "val2014", "questions": [{"question_id": 5, "image_id": 1}]}
+    (tmp_path / "v2_questions.json").write_text(json.dumps(questions))
     with pytest.raises(EvaluationError, match=r"found no \*_annotations.json for question 5;"):
         read_vqa(tmp_path)

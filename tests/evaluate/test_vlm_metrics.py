@@ -16,21 +16,24 @@ RED, BLUE = plain_image((255, 0, 0)), plain_image((0, 0, 255))
 
 
 def _answered(
-    asked: list[VlmExample], written: list[str], training: list[VlmExample]
+    questions: list[VlmExample], written: list[str], training: list[VlmExample]
 ) -> VlmResponses:
     return VlmResponses(
-        name="x", examples=asked, answers=written, train=training, num_fewshot=2, seed=0
+        name="x", examples=questions, answers=written, train=training, num_fewshot=2, seed=0
     )
 
 
-def test_captions_stand_beside_anothers_and_the_nearest_pictures() -> None:
-    asked = [VlmExample(RED, "", ("a red dog", "the red")), VlmExample(BLUE, "", ("a blue cat",))]
+def test_captions_have_another_and_the_nearest_image_as_baselines() -> None:
+    questions = [
+        VlmExample(RED, "", ("a red dog", "the red")),
+        VlmExample(BLUE, "", ("a blue cat",)),
+    ]
     training = [
         VlmExample(plain_image((250, 9, 9)), "", ("a red dog",)),
         VlmExample(BLUE, "", ("no",)),
     ]
-    [metric], scores = captioning_scores(_answered(asked, ["A red dog.", "a cat"], training))
-    references = [[tokenize_caption(text) for text in each.references] for each in asked]
+    [metric], scores = captioning_scores(_answered(questions, ["A red dog.", "a cat"], training))
+    references = [[tokenize_caption(text) for text in each.references] for each in questions]
     by_hand = cider([["a", "red", "dog"], ["a", "cat"]], references)
     assert scores == pytest.approx([100 * score for score in by_hand])
     assert (metric.name, metric.n) == ("x_cider", 2)
@@ -39,19 +42,19 @@ def test_captions_stand_beside_anothers_and_the_nearest_pictures() -> None:
     near = cider([["a", "red", "dog"], ["no"]], references)
     assert metric.baselines == {
         "another image's caption": pytest.approx(50 * sum(other)),
-        "nearest image's": pytest.approx(50 * sum(near)),
+        "nearest image's caption": pytest.approx(50 * sum(near)),
     }  # fmt: skip
     assert metric.baseline == max(metric.baselines.values())
     assert metric.interval is not None and metric.interval[0] <= metric.value
 
 
-def test_answers_are_told_over_all_and_by_kind_beside_those_that_do_not_look() -> None:
-    asked = [
+def test_answers_are_scored_over_all_and_by_type_with_blind_baselines() -> None:
+    questions = [
         VlmExample(RED, "is it red?", ("yes",) * 10, "yes/no"),
         VlmExample(RED, "is it blue?", ("no",) * 10, "yes/no"),
         VlmExample(RED, "what is it?", ("dog",) * 2 + ("cat",) * 8, "other"),
     ]
-    every, other, yes_no = vqa_scores(_answered(asked, ["Yes.", "yes", "a dog"], []))[0]
+    every, other, yes_no = vqa_scores(_answered(questions, ["Yes.", "yes", "a dog"], []))[0]
     assert (every.name, every.n) == ("x_accuracy", 3)
     assert every.value == pytest.approx((1 + 0 + 0.6) / 3)
     assert (other.name, other.value) == ("x_accuracy_other", pytest.approx(0.6))
@@ -67,9 +70,9 @@ def test_without_looking_the_nearest_question_is_the_one_that_begins_the_same() 
         VlmExample(RED, "what shape is that?", ("square",)),
         VlmExample(RED, "is it red?", ("Yes",)),
     ]
-    asked = [
+    questions = [
         VlmExample(RED, text, ("?",)) for text in ("what color is that?", "is it big?", "who?")
     ]
-    assert question_only_baselines(asked, known) == {
+    assert question_only_baselines(questions, known) == {
         "most common answer": ["square"] * 3, "nearest question": ["red", "yes", "square"],
     }  # fmt: skip

@@ -17,11 +17,11 @@ from tests.evaluate.oracle import plain_image
 
 RED, BLUE = plain_image((255, 0, 0)), plain_image((0, 0, 255))
 EXAMPLE = VlmExample(RED, "what is it?", ("square", "box", "square"))
-ASKED = VlmExample(BLUE, "is it red?", ("yes",))
+QUESTION = VlmExample(BLUE, "is it red?", ("yes",))
 
 
 def _texts(asker: VlmPromptBuilder) -> list[str]:
-    return [part for part in asker.prompt(ASKED) if isinstance(part, str)]
+    return [part for part in asker.prompt(QUESTION) if isinstance(part, str)]
 
 
 def test_a_prompt_shows_examples_with_their_answers_line_by_line(model: Model) -> None:
@@ -33,8 +33,8 @@ def test_a_prompt_shows_examples_with_their_answers_line_by_line(model: Model) -
     assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig())) == [
         "square\n"
     ]
-    behind = EvalConfig(caption_question="It is")
-    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], behind)) == [
+    config = EvalConfig(caption_question="It is")
+    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], config)) == [
         "It is square\n",
         "It is",
     ]
@@ -43,20 +43,20 @@ def test_a_prompt_shows_examples_with_their_answers_line_by_line(model: Model) -
 def test_what_is_put_is_the_prompt_that_is_shown(model: Model) -> None:
     asker = VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig())
     codes = model.encode_image(BLUE.open())
-    assert asker.token_ids(ASKED, codes) == model.encode(asker.prompt(ASKED))
+    assert asker.token_ids(QUESTION, codes) == model.encode(asker.prompt(QUESTION))
     # And so is what comes of it, up to the end of its line.
     samples = model.generate_batch(
-        [asker.prompt(ASKED)],
+        [asker.prompt(QUESTION)],
         add_generation_prompt=False,
         max_new_tokens=10,
         max_images=0,
         text=GREEDY_TEXT,
     )
     [text] = [str(part) for part in samples[0].parts] or [""]
-    assert asker.generate_answers([ASKED]) == [text.strip().partition("\n")[0].strip()]
+    assert asker.generate_answers([QUESTION]) == [text.strip().partition("\n")[0].strip()]
 
 
-def test_in_turns_examples_are_earlier_turns_and_pictures_are_padded(model: Model) -> None:
+def test_in_turns_examples_are_earlier_turns_and_images_are_padded(model: Model) -> None:
     asker = VlmPromptBuilder(
         model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig(chat_template=True)
     )
@@ -66,7 +66,7 @@ def test_in_turns_examples_are_earlier_turns_and_pictures_are_padded(model: Mode
         ("assistant", ["square"]),
         ("user", [codes[1], "Question: is it red? Answer:"]),
     ]
-    assert asker.token_ids(ASKED, codes[1]) == encode_turns(turns, model.text)
+    assert asker.token_ids(QUESTION, codes[1]) == encode_turns(turns, model.text)
     plain = VlmPromptBuilder(
         model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig(chat_template=True)
     )
@@ -81,16 +81,16 @@ def test_an_answer_ends_with_its_line(model: Model, monkeypatch: pytest.MonkeyPa
     aborted: list[Any] = []
     abort = model.engine.abort
     monkeypatch.setattr(model.engine, "abort", lambda state: (aborted.append(state), abort(state)))
-    assert asker.generate_answers([ASKED]) == ["red"]
+    assert asker.generate_answers([QUESTION]) == ["red"]
     assert len(aborted[0].output_token_ids) < VLM_BENCHMARKS["coco"].max_new_tokens
 
 
-def test_examples_that_a_row_has_no_room_for_are_left_out(model: Model) -> None:
+def test_examples_that_do_not_fit_the_context_are_left_out(model: Model) -> None:
     long = VlmExample(plain_image(), "why? " * 8, ("x",))
-    kind, asked = VLM_BENCHMARKS["vqav2"], [VlmExample(plain_image(), "why?", ("x",))]
-    fitting = select_fewshot(model, asked, [long] * 6, kind, EvalConfig(num_fewshot=6))
+    kind, questions = VLM_BENCHMARKS["vqav2"], [VlmExample(plain_image(), "why?", ("x",))]
+    fitting = select_fewshot(model, questions, [long] * 6, kind, EvalConfig(num_fewshot=6))
     assert 0 < len(fitting) < 6
-    assert select_fewshot(model, asked, [long], kind, EvalConfig(num_fewshot=0)) == []
+    assert select_fewshot(model, questions, [long], kind, EvalConfig(num_fewshot=0)) == []
     with pytest.raises(EvaluationError) as caught:
         select_fewshot(
             model, [VlmExample(plain_image(), "?" * 120, ("x",))], [], kind, EvalConfig()

@@ -21,7 +21,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", VLM_BENCHMARKS)
-def test_every_benchmark_gives_a_figure_with_its_prompts(
+def test_every_benchmark_gives_a_metric_with_its_prompts(
     name: str, model: Model, published: Path
 ) -> None:
     context = EvalContext(model, [])
@@ -37,9 +37,9 @@ def test_every_benchmark_gives_a_figure_with_its_prompts(
 def test_a_perfect_writer_gets_everything_right(
     model: Model, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def knows(asker: VlmPromptBuilder, asked: list[VlmExample]) -> list[str]:
+    def knows(asker: VlmPromptBuilder, questions: list[VlmExample]) -> list[str]:
         assert (asker.benchmark.max_new_tokens, len(asker.examples)) == (10, 2)
-        return [question.most_common_reference.upper() + "." for question in asked]
+        return [question.most_common_reference.upper() + "." for question in questions]
 
     monkeypatch.setattr(VlmPromptBuilder, "generate_answers", knows)
     [metric, _] = vlm_benchmark(

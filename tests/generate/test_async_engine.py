@@ -34,7 +34,7 @@ def engine(model: Model) -> Iterator[AsyncEngine]:
     made.close(finish=False)
 
 
-def test_an_stream_is_what_the_model_generates(model: Model, engine: AsyncEngine) -> None:
+def test_a_stream_is_what_the_model_generates(model: Model, engine: AsyncEngine) -> None:
     streams = [engine.generate(["a red"], seed=seed, **OPTIONS) for seed in range(6)]
     for seed, stream in enumerate(streams):
         alone = model.generate(["a red"], seed=seed, **OPTIONS)
@@ -43,19 +43,19 @@ def test_an_stream_is_what_the_model_generates(model: Model, engine: AsyncEngine
         assert events[-1].sample is stream.sample()
         assert stream.sample().token_ids == alone.token_ids
         assert stream.sample().finish_reason == alone.finish_reason
-        told = "".join(event.text for event in events if isinstance(event, TextPiece))
-        assert told == "".join(part for part in alone.parts if isinstance(part, str))
+        streamed = "".join(event.text for event in events if isinstance(event, TextPiece))
+        assert streamed == "".join(part for part in alone.parts if isinstance(part, str))
         drawn = [event.image for event in events if isinstance(event, ImageDone)]
         assert all(one in stream.sample().parts for one in drawn)
 
 
-def test_threads_ask_and_listen_side_by_side(model: Model, engine: AsyncEngine) -> None:
+def test_threads_submit_and_read_at_once(model: Model, engine: AsyncEngine) -> None:
     found: dict[int, list[int]] = {}
 
-    def ask(seed: int) -> None:
+    def run(seed: int) -> None:
         found[seed] = engine.generate(["a red"], seed=seed, **OPTIONS).sample().token_ids
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -64,8 +64,8 @@ def test_threads_ask_and_listen_side_by_side(model: Model, engine: AsyncEngine) 
     assert engine.stats.max_cached_tokens == EngineConfig().max_cached_tokens
 
 
-def test_a_cancelled_stream_ends_with_what_there_is(model: Model, engine: AsyncEngine) -> None:
-    whole = model.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0).token_ids
+def test_an_aborted_stream_ends_with_the_output_so_far(model: Model, engine: AsyncEngine) -> None:
+    full = model.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0).token_ids
     stream = engine.generate(["a"], max_new_tokens=100, seed=1, text=WILD, max_images=0)
     events = iter(stream)
     next(events)
@@ -73,13 +73,11 @@ def test_a_cancelled_stream_ends_with_what_there_is(model: Model, engine: AsyncE
     *_, last = events
     assert isinstance(last, End)
     sample = last.sample
-    assert sample.token_ids == whole[: len(sample.token_ids)]
-    assert sample.finish_reason == ("abort" if len(sample.token_ids) < len(whole) else "length")
+    assert sample.token_ids == full[: len(sample.token_ids)]
+    assert sample.finish_reason == ("abort" if len(sample.token_ids) < len(full) else "length")
 
 
-def test_a_request_in_ids_is_streamed_and_its_ids_are_known_as_they_are_told(
-    model: Model, engine: AsyncEngine
-) -> None:
+def test_the_tokens_of_the_events_are_known(model: Model, engine: AsyncEngine) -> None:
     request = model.request(["a red"], seed=3, **OPTIONS)
     stream = engine.submit(request)
     known = [len(stream.token_ids) for _ in stream]
@@ -92,7 +90,7 @@ def test_a_request_in_ids_is_streamed_and_its_ids_are_known_as_they_are_told(
     assert known[0] > 0
 
 
-def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Model) -> None:
+def test_100_aborted_streams_leave_the_others_as_they_were(model: Model) -> None:
     random = np.random.default_rng(0)
     undisturbed = [model.generate(["a red"], seed=seed, **OPTIONS).token_ids for seed in range(5)]
     engine = AsyncEngine(
@@ -101,12 +99,12 @@ def test_100_streams_cancelled_at_random_leave_the_others_as_they_were(model: Mo
     others = []
     for _ in range(100):
         victim, other = random.integers(5, size=2)
-        cancelled = engine.generate(["a red"], seed=int(victim), **OPTIONS)
+        aborted = engine.generate(["a red"], seed=int(victim), **OPTIONS)
         others.append((other, engine.generate(["a red"], seed=int(other), **OPTIONS)))
-        for event, _ in zip(cancelled, range(random.integers(4)), strict=False):
+        for event, _ in zip(aborted, range(random.integers(4)), strict=False):
             assert not isinstance(event, TextPiece) or event.text.encode().decode() == event.text
-        cancelled.abort()
-        ids = cancelled.sample().token_ids
+        aborted.abort()
+        ids = aborted.sample().token_ids
         assert ids == undisturbed[victim][: len(ids)]
     assert all(stream.sample().token_ids == undisturbed[number] for number, stream in others)
     engine.close()
@@ -136,21 +134,21 @@ def test_closing_finishes_what_runs(model: Model) -> None:
     )
 
 
-def test_closing_at_once_cancels(model: Model) -> None:
+def test_closing_at_once_aborts(model: Model) -> None:
     engine = AsyncEngine(model)
     streams = [engine.generate(["a"], seed=seed, **OPTIONS) for seed in range(20)]
     engine.close(finish=False)
     assert "abort" in {stream.sample().finish_reason for stream in streams}
 
 
-def test_a_request_that_does_not_fit_is_refused_where_it_is_asked(model: Model) -> None:
+def test_a_request_beyond_capacity_is_refused_on_submission(model: Model) -> None:
     engine = AsyncEngine(model, EngineConfig(max_cached_tokens=20))
     with pytest.raises(GenerationError, match="sequences; expected at most 20 in 64"):
         engine.generate(["a"], max_new_tokens=100)
     engine.close()
 
 
-def test_an_error_in_the_engine_reaches_all_who_ask(
+def test_an_error_in_the_engine_reaches_all_streams(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = AsyncEngine(model)
@@ -170,7 +168,7 @@ def test_an_error_in_the_engine_reaches_all_who_ask(
     engine.close()
 
 
-def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
+def test_an_engine_that_hangs_can_be_failed_and_closed(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = AsyncEngine(model)
@@ -185,7 +183,7 @@ def test_who_knows_that_the_engine_hangs_ends_it_and_closing_does_not_wait(
     stream = engine.generate(["a"], **OPTIONS)
     begun.wait()
     engine.fail(TimeoutError("it hangs"))
-    engine.fail(ZeroDivisionError("and that is why"))
+    engine.fail(ZeroDivisionError("later"))
     with pytest.raises(TimeoutError, match="it hangs"):
         stream.sample()
     with pytest.raises(TimeoutError, match="it hangs"):

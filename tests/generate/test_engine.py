@@ -1,4 +1,4 @@
-"""The engine against a reference that reads everything anew at each step."""
+"""The engine against a reference without KV cache, batch and scheduling."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def engine(decoder: Decoder, text_tokenizer: TextTokenizer) -> Engine:
 
 @pytest.fixture
 def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
-    """Text alone; text and an image; an image; and one that ends inside an image."""
+    """Return prompts of text, text and an image, an image, and an image left open."""
     v = text_tokenizer.vocabulary
     words, image = text_tokenizer.encode("a red circle"), encode_image_codes([3, 1, 4, 15], v)
     return [
@@ -52,11 +52,11 @@ def prompts(text_tokenizer: TextTokenizer) -> list[list[int]]:
 
 @torch.no_grad()
 def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
-    """One request, slowly: no cache, no batch, the guidance's contexts filtered at each step."""
-    ids, asked = list(request.prompt_token_ids), len(request.prompt_token_ids)
+    """Generate one request without KV cache or batch, filtering the guidance contexts per step."""
+    ids, num_prompt = list(request.prompt_token_ids), len(request.prompt_token_ids)
     images = ids.count(v.begin_image) + (request.modality != "text") * request.max_images
     grammar = Grammar(
-        v, CODES, max_remaining_tokens=asked + request.max_new_tokens, max_images=images
+        v, CODES, max_remaining_tokens=num_prompt + request.max_new_tokens, max_images=images
     )
     for id_ in ids:
         grammar.consume(id_)
@@ -68,60 +68,60 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     def last(context: list[int]) -> torch.Tensor:
         return decoder(torch.tensor([context]))[0, -1, : v.size].float()
 
-    while grammar.max_remaining_tokens > 0 and v.eos not in ids[asked:]:
+    while grammar.max_remaining_tokens > 0 and v.eos not in ids[num_prompt:]:
         if grammar.forced_token is not None:
             ids.append(grammar.forced_token)
             grammar.accept_token(ids[-1])
             continue
-        scores, rule = last(ids), request.text
+        logits, sampling = last(ids), request.text
         if grammar.next_kind is TokenKind.IMAGE_CODE:
-            rule = request.image  # type: ignore[assignment]
+            sampling = request.image  # type: ignore[assignment]
             kept = [i for i in ids if i in v.codes or i in (v.bos, v.begin_image, v.end_image)]
-            begun = max(place for place, id_ in enumerate(ids) if id_ == v.begin_image)
+            begun = max(index for index, id_ in enumerate(ids) if id_ == v.begin_image)
             none = last([v.bos, *ids[begun:]])
             image = last(kept) if v.end_image in ids else none
             text_scale, image_scale = (
                 request.image.guidance_scale,
                 request.image.image_guidance_scale,
             )
-            scores = none + image_scale * (image - none) + text_scale * (scores - image)
+            logits = none + image_scale * (image - none) + text_scale * (logits - image)
         else:
             by = request.text.repetition_penalty
             seen = torch.tensor(sorted(set(ids)))
-            old = scores[seen]
-            scores[seen] = torch.where(old > 0, old / by, old * by)
+            old = logits[seen]
+            logits[seen] = torch.where(old > 0, old / by, old * by)
         allowed = torch.zeros(v.size, dtype=torch.bool)
         for range_ in allowed_ids(grammar.next_kind, v):
             allowed[list(range_)] = True
-        scores = scores.masked_fill(~allowed, -torch.inf)
+        logits = logits.masked_fill(~allowed, -torch.inf)
         chance = uniform_from_seed(
-            torch.tensor([request.seed]), torch.tensor([len(ids) - asked])
+            torch.tensor([request.seed]), torch.tensor([len(ids) - num_prompt])
         ).item()
-        ids.append(slow_draw(scores, rule, chance))
+        ids.append(slow_sample(logits, sampling, chance))
         grammar.accept_token(ids[-1])
-    return ids[asked:]
+    return ids[num_prompt:]
 
 
-def slow_draw(scores: torch.Tensor, rule: SamplingParams, chance: float) -> int:
-    """Id by id, in Python's numbers."""
-    if rule.temperature == 0:
-        return int(scores.argmax())
-    shares = (scores / rule.temperature).double().softmax(0).tolist()
-    likeliest = sorted(range(len(shares)), key=lambda id_: -shares[id_])
-    kept = [id_ for id_ in likeliest if shares[id_] > 0][: rule.top_k or None]
-    kept = [id_ for id_ in kept if shares[id_] >= rule.min_p * shares[kept[0]]]
-    mass = sum(shares[id_] for id_ in kept)
-    sums = accumulate(shares[id_] for id_ in kept)
+def slow_sample(logits: torch.Tensor, sampling: SamplingParams, chance: float) -> int:
+    """Sample token by token in Python floats."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probs = (logits / sampling.temperature).double().softmax(0).tolist()
+    ranked = sorted(range(len(probs)), key=lambda id_: -probs[id_])
+    kept = [id_ for id_ in ranked if probs[id_] > 0][: sampling.top_k or None]
+    kept = [id_ for id_ in kept if probs[id_] >= sampling.min_p * probs[kept[0]]]
+    mass = sum(probs[id_] for id_ in kept)
+    sums = accumulate(probs[id_] for id_ in kept)
     before = [0.0, *sums]
     nucleus = sorted(
-        id_ for id_, sum_ in zip(kept, before, strict=False) if sum_ < rule.top_p * mass
+        id_ for id_, sum_ in zip(kept, before, strict=False) if sum_ < sampling.top_p * mass
     )
-    line = list(accumulate(shares[id_] for id_ in nucleus))
+    line = list(accumulate(probs[id_] for id_ in nucleus))
     return next(id_ for id_, sum_ in zip(nucleus, line, strict=True) if sum_ > chance * line[-1])
 
 
 def requests(prompts: list[list[int]]) -> list[Request]:
-    """All prompts, with rules that make text and images likely; no two alike."""
+    """Return a different request for each prompt, with text and images likely."""
     return [
         Request(
             prompt_token_ids=tuple(ids),
@@ -142,7 +142,7 @@ def requests(prompts: list[list[int]]) -> list[Request]:
 
 
 def greedy(request: Request) -> Request:
-    """The same without chance."""
+    """Return the request with greedy decoding."""
     return replace(
         request,
         text=replace(request.text, temperature=0.0),
@@ -150,52 +150,54 @@ def greedy(request: Request) -> Request:
     )
 
 
-def run(engine: Engine, wanted: list[Request]) -> list[list[int]]:
-    states = engine.submit_all(wanted)
+def run(engine: Engine, batch: list[Request]) -> list[list[int]]:
+    states = engine.submit_all(batch)
     list(engine.stream_tokens(states))
     return [state.output_token_ids for state in states]
 
 
 @pytest.mark.parametrize("chosen", [greedy, replace])
-def test_the_engine_is_the_slow_reference(
+def test_the_engine_generates_the_tokens_of_the_reference(
     chosen: Callable[[Request], Request],
     engine: Engine,
     decoder: Decoder,
     prompts: list[list[int]],
 ) -> None:
-    wanted = [chosen(request) for request in requests(prompts)]
-    behind = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True))
-    slow = [reference(decoder, engine.vocabulary, request) for request in wanted]
-    assert run(engine, wanted) == run(behind, wanted) == slow
+    batch = [chosen(request) for request in requests(prompts)]
+    asynchronous = Engine(
+        decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True)
+    )
+    slow = [reference(decoder, engine.vocabulary, request) for request in batch]
+    assert run(engine, batch) == run(asynchronous, batch) == slow
 
 
-@pytest.mark.parametrize(("chunk", "behind"), [(1, True), (3, False), (10, True)])
-def test_reading_prompts_in_pieces_changes_nothing(
-    chunk: int, behind: bool, engine: Engine, decoder: Decoder, prompts: list[list[int]]
+@pytest.mark.parametrize(("chunk", "asynchronous"), [(1, True), (3, False), (10, True)])
+def test_chunked_prefill_changes_nothing(
+    chunk: int, asynchronous: bool, engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
-    wanted = requests(prompts)
+    batch = requests(prompts)
     small = Engine(
         decoder,
         engine.vocabulary,
         CODES,
-        config=EngineConfig(prefill_chunk_size=chunk, async_scheduling=behind),
+        config=EngineConfig(prefill_chunk_size=chunk, async_scheduling=asynchronous),
     )
-    assert run(small, wanted) == run(engine, wanted)
+    assert run(small, batch) == run(engine, batch)
 
 
-def test_steps_as_a_gpu_captures_them_change_nothing(
+def test_captured_decode_steps_change_nothing(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
-    wanted = requests(prompts)
+    batch = requests(prompts)
     captured = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(cuda_graphs=True))
-    assert run(captured, wanted) == run(engine, wanted)
+    assert run(captured, batch) == run(engine, batch)
 
 
-def test_equal_prompts_are_read_once_and_say_the_same(
+def test_equal_prompts_are_computed_once(
     engine: Engine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = tuple(range(24, 64))
-    wanted = [
+    batch = [
         Request(prompt_token_ids=ids, max_new_tokens=9, seed=seed, image_first=True)
         for seed in range(4)
     ]
@@ -206,11 +208,11 @@ def test_equal_prompts_are_read_once_and_say_the_same(
         "copy_prefix",
         lambda *args, count: (copied.append(count), copy(*args, count=count)),
     )
-    found = run(engine, wanted)
-    assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
+    found = run(engine, batch)
+    assert found == [reference(decoder, engine.vocabulary, request) for request in batch]
     assert copied == [40, 40, 40]
 
-    # The next turn of the last one goes on from where that ended, whose last id was never read.
+    # The next turn shares the prefix of the previous one, but for its last token, never computed.
     longer = Request(
         prompt_token_ids=(*ids, *found[3], 24, 25), max_new_tokens=20, seed=7, max_images=0
     )
@@ -218,9 +220,9 @@ def test_equal_prompts_are_read_once_and_say_the_same(
     assert copied[3:] == [40 + len(found[3]) - 1]
 
 
-def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
+def test_the_prefix_cache_is_evicted_for_new_requests(decoder: Decoder, engine: Engine) -> None:
     small = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(max_cached_tokens=100))
-    wanted = [
+    batch = [
         Request(
             prompt_token_ids=(24 + number, *range(30, 60)),
             max_new_tokens=9,
@@ -229,22 +231,22 @@ def test_what_has_ended_makes_way(decoder: Decoder, engine: Engine) -> None:
         )
         for number in range(8)
     ]
-    found = [run(small, [request])[0] for request in wanted]
-    assert found == [reference(decoder, engine.vocabulary, request) for request in wanted]
-    # 8 rows of 39 ids are more than 100: the oldest are gone. The whole cache can still be had.
+    found = [run(small, [request])[0] for request in batch]
+    assert found == [reference(decoder, engine.vocabulary, request) for request in batch]
+    # 8 sequences of 39 tokens exceed 100: the oldest are evicted. All slots can be allocated.
     assert (
         sum(row.num_computed_tokens for row in small.scheduler._prefix_cache)
         == small.scheduler._allocator.num_used
         <= 100
     )
-    whole = Request(
+    full = Request(
         prompt_token_ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0)
     )
-    run(small, [whole])
+    run(small, [full])
     assert len(small.scheduler._prefix_cache) <= 1
 
 
-def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine: Engine) -> None:
+def test_without_prefix_caching_nothing_is_kept(decoder: Decoder, engine: Engine) -> None:
     small = Engine(
         decoder, engine.vocabulary, CODES, config=EngineConfig(enable_prefix_caching=False)
     )
@@ -252,46 +254,46 @@ def test_nothing_ended_is_kept_where_that_is_not_wanted(decoder: Decoder, engine
     assert (small.scheduler._allocator.num_used, len(small.scheduler._prefix_cache)) == (0, 0)
 
 
-def test_rows_do_not_know_each_other(engine: Engine, prompts: list[list[int]]) -> None:
-    wanted = requests(prompts)
-    together = run(engine, [*wanted, *wanted[::-1]])
-    alone = [run(engine, [request])[0] for request in wanted]
+def test_requests_do_not_depend_on_the_batch(engine: Engine, prompts: list[list[int]]) -> None:
+    batch = requests(prompts)
+    together = run(engine, [*batch, *batch[::-1]])
+    alone = [run(engine, [request])[0] for request in batch]
     assert together == [*alone, *alone[::-1]]
 
 
-def test_waiting_for_room_changes_nothing(
+def test_waiting_for_capacity_changes_nothing(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
-    wanted = requests(prompts)
+    batch = requests(prompts)
     narrow = Engine(
         decoder,
         engine.vocabulary,
         CODES,
         config=EngineConfig(max_num_seqs=3, max_cached_tokens=140),
     )
-    states = narrow.submit_all(wanted * 2)
-    most = 0
+    states = narrow.submit_all(batch * 2)
+    max_running = 0
     while not narrow.is_idle:
         narrow.step()
-        most = max(most, narrow.stats.num_running)
+        max_running = max(max_running, narrow.stats.num_running)
         assert narrow.stats.num_sequences <= 3
-    assert most < len(states)
-    assert [state.output_token_ids for state in states] == run(engine, wanted) * 2
+    assert max_running < len(states)
+    assert [state.output_token_ids for state in states] == run(engine, batch) * 2
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0)])
-def test_every_pair_of_scales_is_the_reference(
+def test_guidance_scales_are_those_of_the_reference(
     scales: tuple[float, float], engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     image = ImageSampling(temperature=1.0, guidance_scale=scales[0], image_guidance_scale=scales[1])
-    wanted = [
+    batch = [
         Request(prompt_token_ids=tuple(ids), max_new_tokens=9, image=image, image_first=True)
         for ids in prompts
     ]
-    assert run(engine, wanted) == [reference(decoder, engine.vocabulary, r) for r in wanted]
+    assert run(engine, batch) == [reference(decoder, engine.vocabulary, r) for r in batch]
 
 
-def test_100_cancelled_requests_leave_the_others_as_they_were(
+def test_100_aborted_requests_leave_the_others_as_they_were(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     random = np.random.default_rng(0)
@@ -309,10 +311,10 @@ def test_100_cancelled_requests_leave_the_others_as_they_were(
         left += zip(others, states[1:], strict=True)
         for _ in range(random.integers(12)):
             engine.step()
-        done = states[0].is_finished
+        is_finished = states[0].is_finished
         engine.abort(states[0])
         assert states[0].output_token_ids == undisturbed[victim][: len(states[0].output_token_ids)]
-        assert states[0].finish_reason == "abort" or done
+        assert states[0].finish_reason == "abort" or is_finished
     list(engine.stream_tokens([state for _, state in left]))
     assert [state.output_token_ids for _, state in left] == [
         undisturbed[number] for number, _ in left
@@ -320,7 +322,7 @@ def test_100_cancelled_requests_leave_the_others_as_they_were(
     assert engine.stats.num_reserved_tokens == 0
 
 
-def test_who_stops_listening_cancels(engine: Engine, prompts: list[list[int]]) -> None:
+def test_closing_the_iterator_aborts(engine: Engine, prompts: list[list[int]]) -> None:
     states = engine.submit_all(requests(prompts))
     for _ in engine.stream_tokens(states):
         break
@@ -328,23 +330,23 @@ def test_who_stops_listening_cancels(engine: Engine, prompts: list[list[int]]) -
     assert {state.finish_reason for state in states} == {"abort"}
 
 
-def test_several_may_follow_one_engine(engine: Engine, prompts: list[list[int]]) -> None:
-    wanted = requests(prompts)
-    alone = run(engine, wanted)
-    one = engine.stream_tokens(engine.submit_all(wanted[:2]))
+def test_several_iterators_may_share_an_engine(engine: Engine, prompts: list[list[int]]) -> None:
+    batch = requests(prompts)
+    alone = run(engine, batch)
+    one = engine.stream_tokens(engine.submit_all(batch[:2]))
     next(one)
-    # The second listener's steps move the first one's requests along: none of their ids is lost.
-    assert run(engine, wanted[2:]) == alone[2:]
+    # The steps of one iterator advance the requests of the other: none of their tokens is lost.
+    assert run(engine, batch[2:]) == alone[2:]
     assert len(list(one)) == sum(map(len, alone[:2])) - 1
 
 
-def test_of_several_requests_all_are_taken_or_none(engine: Engine) -> None:
+def test_all_requests_are_queued_or_none(engine: Engine) -> None:
     with pytest.raises(GenerationError):
         engine.submit_all([Request(prompt_token_ids=(0,)), Request(prompt_token_ids=())])
     assert engine.is_idle
 
 
-def test_a_longer_run_is_the_reference(
+def test_a_longer_output_is_that_of_the_reference(
     engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     text = TextSampling(temperature=5.0, top_p=1.0)
@@ -372,15 +374,15 @@ def test_limits_are_kept(engine: Engine, prompts: list[list[int]]) -> None:
     assert run(engine, [Request(prompt_token_ids=(0,), max_new_tokens=0)]) == [[]]
 
 
-def test_a_model_s_longest_row_is_not_passed(engine: Engine) -> None:
+def test_max_model_len_is_kept(engine: Engine) -> None:
     text = TextSampling(temperature=20.0, top_p=1.0)
     (ids,) = run(engine, [Request(prompt_token_ids=(0,) * 120, max_new_tokens=100, text=text)])
     assert 120 + len(ids) <= 128
 
 
-def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list[int]]) -> None:
-    wanted = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
-    state = engine.submit(wanted)
+def test_forced_tokens_have_logprob_zero(engine: Engine, prompts: list[list[int]]) -> None:
+    batch = replace(requests(prompts)[0], text=TextSampling(repetition_penalty=1.0))
+    state = engine.submit(batch)
     list(engine.stream_tokens([state]))
     assert len(state.logprobs) == len(state.output_token_ids)
     assert all(logprob <= 0 for logprob in state.logprobs)
@@ -388,7 +390,7 @@ def test_logprobs_are_those_of_the_chosen_ids(engine: Engine, prompts: list[list
     assert (state.logprobs[begun], state.logprobs[begun + CODES + 1]) == (0.0, 0.0)
 
 
-def test_a_decoder_with_spare_rows_never_chooses_them(
+def test_rows_beyond_the_vocabulary_are_never_sampled(
     decoder: Decoder, prompts: list[list[int]], text_tokenizer: TextTokenizer
 ) -> None:
     wider = Decoder(replace(decoder.config, vocabulary_size=decoder.config.vocabulary_size + 8))
@@ -398,7 +400,7 @@ def test_a_decoder_with_spare_rows_never_chooses_them(
     assert all(id_ < v.size for ids in found for id_ in ids)
 
 
-def test_the_caller_s_own_torch_is_left_alone(engine: Engine, prompts: list[list[int]]) -> None:
+def test_the_caller_s_grad_mode_is_left_alone(engine: Engine, prompts: list[list[int]]) -> None:
     for _ in engine.stream_tokens(engine.submit_all(requests(prompts))):
         assert not torch.is_inference_mode_enabled()
 
@@ -410,14 +412,16 @@ def refusal(engine: Engine, request: Request) -> str:
 
 
 @pytest.mark.parametrize("length", [0, 128])
-def test_a_prompt_that_does_not_fit_is_refused(engine: Engine, length: int) -> None:
+def test_a_prompt_of_invalid_length_is_refused(engine: Engine, length: int) -> None:
     assert refusal(engine, Request(prompt_token_ids=(0,) * length)) == (
-        f"the prompt has {length} tokens; expected between 1 and 127, the most this model reads. "
+        f"the prompt has {length} tokens; expected between 1 and 127, the max_running this model reads. "
         "Shorten it, or leave an image out."
     )
 
 
-def test_an_open_image_without_room_is_refused(engine: Engine, prompts: list[list[int]]) -> None:
+def test_an_open_image_that_does_not_fit_is_refused(
+    engine: Engine, prompts: list[list[int]]
+) -> None:
     assert refusal(engine, Request(prompt_token_ids=tuple(prompts[3]), max_new_tokens=2)) == (
         "an open image still needs 3 tokens, but max_new_tokens leaves 2; expected enough for the "
         "complete image. Raise max_new_tokens."
@@ -427,6 +431,6 @@ def test_an_open_image_without_room_is_refused(engine: Engine, prompts: list[lis
 def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
     ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
     assert refusal(engine, Request(prompt_token_ids=ids)) == (
-        "the prompt's last image is open with 5 codes; expected at most 4, the number of this model. "
+        "the prompt's last image is open with 5 codes; expected at max_running 4, the number of this model. "
         "Leave codes out."
     )

@@ -1,4 +1,4 @@
-"""Compiled blocks: the same ids, compiled a few times in all, whatever steps are made of them."""
+"""Compiled blocks: the same tokens, from a few graphs for all steps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=16, num_text=300)
 LAYERS = 9
-"""More than the eight times for which torch compiles one function anew."""
+"""More than the eight times that torch recompiles one function."""
 
 
 @pytest.fixture
 def deep() -> Decoder:
-    """Nine layers of 32."""
+    """Return a decoder of nine layers of width 32."""
     shape = DecoderConfig(
         vocabulary_size=V.size,
         model_dim=32,
@@ -44,7 +44,7 @@ def deep() -> Decoder:
 
 @pytest.fixture
 def compiled() -> Iterator[list[int]]:
-    """One number for each graph that was compiled: its operations."""
+    """Return a list for the number of operations of each compiled graph."""
     torch._dynamo.reset()
     counters.clear()
     yield []
@@ -52,7 +52,7 @@ def compiled() -> Iterator[list[int]]:
 
 
 def counting(graphs: list[int]) -> Callable[..., Any]:
-    """A backend that compiles nothing and counts."""
+    """Return a backend that compiles nothing and counts operations."""
 
     def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
         graphs.append(len(graph.graph.nodes))
@@ -61,10 +61,10 @@ def counting(graphs: list[int]) -> Callable[..., Any]:
     return backend
 
 
-def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]:
-    """What some requests get, of which no two are alike, with a prompt of so many ids."""
-    budget = EngineConfig(max_cached_tokens=3000, max_num_seqs=16, cuda_graphs=captured)
-    engine = Engine(decoder, V, codes_per_image=4, config=budget)
+def outputs(decoder: Decoder, *, cuda_graphs: bool, prompt: int) -> list[list[int]]:
+    """Return the output tokens of different requests, with prompts of up to twice this length."""
+    config = EngineConfig(max_cached_tokens=3000, max_num_seqs=16, cuda_graphs=cuda_graphs)
+    engine = Engine(decoder, V, codes_per_image=4, config=config)
     states = engine.submit_all(
         [
             Request(
@@ -82,31 +82,29 @@ def answers(decoder: Decoder, *, captured: bool, prompt: int) -> list[list[int]]
     return [state.output_token_ids for state in states]
 
 
-@pytest.mark.parametrize(("whole", "captured"), [(False, False), (True, True)])
-def test_a_handful_of_graphs_serves_every_step(
-    deep: Decoder, compiled: list[int], captured: bool, whole: bool
+@pytest.mark.parametrize(("quantized", "cuda_graphs"), [(False, False), (True, True)])
+def test_a_few_graphs_serve_all_steps(
+    deep: Decoder, compiled: list[int], cuda_graphs: bool, quantized: bool
 ) -> None:
-    if whole:
+    if quantized:
         quantize_int8(deep)
     plain = copy.deepcopy(deep)
     compile_blocks(deep, backend=counting(compiled))
     for prompt in (3, 20):
-        assert answers(deep, captured=captured, prompt=prompt) == answers(
-            plain, captured=captured, prompt=prompt
+        assert outputs(deep, cuda_graphs=cuda_graphs, prompt=prompt) == outputs(
+            plain, cuda_graphs=cuda_graphs, prompt=prompt
         )
-    # Around attention a block is four graphs, and over windows of one width one; each for one id
-    # and for several, and once more where a step had as many ids as the stream has channels.
-    assert 0 < len(compiled) <= (12 if not captured else 15)
+    # A block is four graphs around attention, or one with gathered attention; each for one token
+    # and for several, and once more if a step has as many tokens as there are channels.
+    assert 0 < len(compiled) <= (12 if not cuda_graphs else 15)
     before = len(compiled)
-    answers(deep, captured=captured, prompt=11)
+    outputs(deep, cuda_graphs=cuda_graphs, prompt=11)
     assert len(compiled) == before
     assert all("CachedAttention.__call__" in reason for reason in counters["graph_break"])
 
 
 @torch.no_grad()
-def test_what_a_compiler_makes_of_it_is_the_same_within_rounding(
-    decoder: Decoder, compiled: list[int]
-) -> None:
+def test_compiled_blocks_are_equal_within_rounding(decoder: Decoder, compiled: list[int]) -> None:
     plain = copy.deepcopy(decoder)
     decoder = copy.deepcopy(decoder)
     compile_blocks(decoder, backend="aot_eager")
@@ -114,11 +112,11 @@ def test_what_a_compiler_makes_of_it_is_the_same_within_rounding(
     assert torch.allclose(decoder(ids), plain(ids), atol=1e-5)
 
 
-def test_a_model_has_its_own_blocks_compiled(
+def test_a_model_compiles_its_blocks(
     model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Decoder] = []
-    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
+    compiled: list[Decoder] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", compiled.append)
     model = Model(model_parts)
     model.compile()
-    assert asked == [model.decoder]
+    assert compiled == [model.decoder]

@@ -1,4 +1,4 @@
-"""The engine with a decoder of noise: nothing malformed, nothing lost, nobody forgotten."""
+"""The engine with a decoder of noise: nothing malformed, nothing lost, no request starved."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SCALES = [(1.0, 1.0), (3.0, 1.2), (2.0, 2.0), (3.0, 1.0)]
 MODALITIES: tuple[Modality, ...] = ("any", "text", "image")
 
 
-class Noise(nn.Module):
-    """Says something else at every step, and checks that rows lie side by side."""
+class NoiseDecoder(nn.Module):
+    """A decoder of random hidden states that checks that sequences share no slots."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,23 +45,23 @@ class Noise(nn.Module):
 
     def hidden_states(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
         assert isinstance(metadata.attention_fn, CachedAttention)
-        pieces, ids = metadata.attention_fn.chunks, token_ids
+        chunks = metadata.attention_fn.chunks
         slots = [
-            n for piece in pieces for n in range(piece.start_slot, piece.start_slot + piece.seq_len)
+            n for chunk in chunks for n in range(chunk.start_slot, chunk.start_slot + chunk.seq_len)
         ]
-        assert len(slots) == len(set(slots)), "two rows share a slot"
-        assert sum(piece.num_new_tokens for piece in pieces) == ids.shape[1]
-        return torch.randn(1, ids.shape[1], CONFIG.model_dim)
+        assert len(slots) == len(set(slots)), "two sequences share a slot"
+        assert sum(chunk.num_new_tokens for chunk in chunks) == token_ids.shape[1]
+        return torch.randn(1, token_ids.shape[1], CONFIG.model_dim)
 
 
-def noise(**budget: Any) -> Engine:
+def noise_engine(**config: Any) -> Engine:
     torch.manual_seed(0)
-    decoder: Any = Noise().requires_grad_(False)
-    return Engine(decoder, V, CODES, config=EngineConfig(**budget))
+    decoder: Any = NoiseDecoder().requires_grad_(False)
+    return Engine(decoder, V, CODES, config=EngineConfig(**config))
 
 
 def any_request(random: np.random.Generator, number: int, longest: int = 30) -> Request:
-    """A request of any shape, long or short, with an image in its prompt or without."""
+    """Return a random request, long or short, with an image in its prompt or without."""
     image = [V.begin_image, 4, 5, 6, V.end_image]
     parts: list[list[int]] = [[V.bos], list(random.choice(list(V.text), random.integers(0, 20)))]
     parts += [image] * random.integers(0, 2) + [image[:2]] * random.integers(0, 2)
@@ -80,36 +80,36 @@ def any_request(random: np.random.Generator, number: int, longest: int = 30) -> 
 
 
 def require_well_formed(state: RequestState) -> None:
-    """Whole images, no code outside, no text inside, and every limit of the request kept."""
+    """Check complete images, no codes outside, no text inside, and the limits of the request."""
     request, ids = state.request, list(state.output_token_ids)
     assert len(ids) == len(state.logprobs) <= request.max_new_tokens
     marks = [id_ for id_ in request.prompt_token_ids if id_ in (V.begin_image, V.end_image)]
     if marks[-1:] == [V.begin_image]:
         opened = request.prompt_token_ids[::-1].index(V.begin_image)
         ids = [*request.prompt_token_ids[len(request.prompt_token_ids) - 1 - opened :], *ids]
-    begun = state.output_token_ids.count(V.begin_image)
-    place = 0
-    while place < len(ids):
-        if ids[place] == V.begin_image:
-            assert all(id_ in V.codes for id_ in ids[place + 1 : place + 1 + CODES])
-            assert ids[place + 1 + CODES] == V.end_image
-            place += CODES + 2
+    num_images = state.output_token_ids.count(V.begin_image)
+    index = 0
+    while index < len(ids):
+        if ids[index] == V.begin_image:
+            assert all(id_ in V.codes for id_ in ids[index + 1 : index + 1 + CODES])
+            assert ids[index + 1 + CODES] == V.end_image
+            index += CODES + 2
             continue
-        last = place == len(ids) - 1
-        assert (ids[place] in V.text and request.modality != "image") or (
-            ids[place] == V.eos and last
+        last = index == len(ids) - 1
+        assert (ids[index] in V.text and request.modality != "image") or (
+            ids[index] == V.eos and last
         )
-        place += 1
-    assert begun <= (request.modality != "text") * request.max_images
-    asked_first = request.modality == "image" or (request.image_first and request.max_images)
-    if asked_first and request.modality != "text" and ids == state.output_token_ids:
+        index += 1
+    assert num_images <= (request.modality != "text") * request.max_images
+    needs_image = request.modality == "image" or (request.image_first and request.max_images)
+    if needs_image and request.modality != "text" and ids == state.output_token_ids:
         fits = request.max_new_tokens >= CODES + 2
         assert not fits or ids[0] == V.begin_image
     assert state.finish_reason in ("stop", "length")
 
 
-def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
-    engine = noise(max_cached_tokens=20_000, max_num_seqs=256, enable_prefix_caching=False)
+def test_10_000_outputs_of_random_logits_are_well_formed() -> None:
+    engine = noise_engine(max_cached_tokens=20_000, max_num_seqs=256, enable_prefix_caching=False)
     random = np.random.default_rng(0)
     states = engine.submit_all([any_request(random, n, longest=12) for n in range(10_000)])
     while not engine.is_idle:
@@ -120,22 +120,24 @@ def test_of_10_000_sequences_from_random_logits_none_is_malformed() -> None:
     assert kinds == {"any", "image"}
 
 
-def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
-    engine = noise(max_cached_tokens=300, max_num_seqs=12, prefill_chunk_size=16)
+def test_1_000_requests_through_a_small_cache_leave_nothing_allocated() -> None:
+    engine = noise_engine(max_cached_tokens=300, max_num_seqs=12, prefill_chunk_size=16)
     random = np.random.default_rng(1)
     states: list[RequestState] = []
     waited: dict[RequestState, int] = {}
     while len(states) < 1000 or not engine.is_idle:
-        if len(states) < 1000:  # they come while others run
+        if len(states) < 1000:  # submitted while others run
             states.append(engine.submit(any_request(random, len(states))))
         before = [state for state in states if state.cond.start_slot < 0 and not state.is_finished]
         engine.step()
-        load = engine.stats
-        assert load.num_reserved_tokens <= load.max_cached_tokens == 300
-        assert load.num_sequences <= 12
-        assert load.num_running + load.num_waiting == sum(not state.is_finished for state in states)
+        stats = engine.stats
+        assert stats.num_reserved_tokens <= stats.max_cached_tokens == 300
+        assert stats.num_sequences <= 12
+        assert stats.num_running + stats.num_waiting == sum(
+            not state.is_finished for state in states
+        )
         admitted = [state for state in before if state.cond.start_slot >= 0 or state.is_finished]
-        assert admitted == before[: len(admitted)], "somebody was overtaken"
+        assert admitted == before[: len(admitted)], "a request was overtaken"
         for state in admitted:
             waited[state] = len(states)
     assert all(state.is_finished and state.finish_reason != "abort" for state in states)
@@ -148,8 +150,8 @@ def test_1_000_requests_through_a_small_budget_leave_nothing_behind() -> None:
         require_well_formed(state)
 
 
-def test_what_can_never_fit_is_refused_at_once() -> None:
-    engine = noise(max_cached_tokens=40, max_num_seqs=2)
+def test_a_request_beyond_capacity_is_refused_at_once() -> None:
+    engine = noise_engine(max_cached_tokens=40, max_num_seqs=2)
     with pytest.raises(GenerationError) as caught:
         engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=39, max_images=0))
     assert str(caught.value) == (
@@ -162,23 +164,23 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
     assert engine.is_idle
 
 
-def test_a_long_prompt_does_not_hold_up_the_others() -> None:
-    engine = noise(max_cached_tokens=1000, max_num_seqs=12, prefill_chunk_size=4)
+def test_a_long_prompt_does_not_delay_other_requests() -> None:
+    engine = noise_engine(max_cached_tokens=1000, max_num_seqs=12, prefill_chunk_size=4)
     short = engine.submit(Request(prompt_token_ids=(0, 12), max_new_tokens=30, max_images=0))
     engine.step()
     long = engine.submit(Request(prompt_token_ids=(0, *[13] * 50), max_new_tokens=4, max_images=0))
     steps = 0
     while not long.output_token_ids:
-        told = len(short.output_token_ids)
+        length = len(short.output_token_ids)
         engine.step()
         steps += 1
-        assert short.is_finished or len(short.output_token_ids) == told + 1
-    assert steps == 12  # 11 of 4 ids, and the last 7 are few enough to be read as they are
+        assert short.is_finished or len(short.output_token_ids) == length + 1
+    assert steps == 12  # 11 of 4 tokens, and the last 7 count as decoding
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_cancelling_at_any_step_frees_everything(seed: int) -> None:
-    engine = noise(
+def test_aborting_at_any_step_frees_everything(seed: int) -> None:
+    engine = noise_engine(
         max_cached_tokens=400,
         max_num_seqs=20,
         prefill_chunk_size=8,

@@ -1,4 +1,4 @@
-"""What may come next: over random choices, no malformed sequence is possible."""
+"""Grammar: no sequence of allowed tokens is malformed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BEGIN, END = V.begin_image, V.end_image
 
 
 def assert_well_formed(ids: list[int], codes: int) -> None:
-    """Text, whole images, and at most one end of sequence, at the end."""
-    place = 0
-    while place < len(ids):
-        if ids[place] == BEGIN:
-            assert all(id_ in V.codes for id_ in ids[place + 1 : place + 1 + codes])
-            assert ids[place + 1 + codes] == END
-            place += codes + 2
+    """Check text, complete images, and at most one end-of-sequence, at the end."""
+    index = 0
+    while index < len(ids):
+        if ids[index] == BEGIN:
+            assert all(id_ in V.codes for id_ in ids[index + 1 : index + 1 + codes])
+            assert ids[index + 1 + codes] == END
+            index += codes + 2
         else:
-            assert ids[place] in V.text or (ids[place] == V.eos and place == len(ids) - 1)
-            place += 1
+            assert ids[index] in V.text or (ids[index] == V.eos and index == len(ids) - 1)
+            index += 1
 
 
 @settings(max_examples=200, deadline=None)
@@ -35,12 +35,12 @@ def assert_well_formed(ids: list[int], codes: int) -> None:
     st.integers(0, 3),
     st.booleans(),
 )
-def test_no_choice_of_ids_is_malformed(
-    seed: int, codes: int, room: int, max_images: int, image_first: bool
+def test_no_choice_of_tokens_is_malformed(
+    seed: int, codes: int, limit: int, max_images: int, image_first: bool
 ) -> None:
     random = np.random.default_rng(seed)
     grammar = Grammar(
-        V, codes, max_remaining_tokens=room, max_images=max_images, image_first=image_first
+        V, codes, max_remaining_tokens=limit, max_images=max_images, image_first=image_first
     )
     ids: list[int] = []
     while grammar.max_remaining_tokens > 0 and V.eos not in ids:
@@ -48,13 +48,13 @@ def test_no_choice_of_ids_is_malformed(
         ids.append(int(random.choice(allowed)))
         grammar.accept_token(ids[-1])
     assert_well_formed(ids, codes)
-    assert len(ids) <= room
+    assert len(ids) <= limit
     assert ids.count(BEGIN) <= max_images
-    if image_first and max_images and room >= codes + 2:
+    if image_first and max_images and limit >= codes + 2:
         assert ids[0] == BEGIN
 
 
-def test_what_may_come_next_by_hand() -> None:
+def test_next_kinds_by_hand() -> None:
     grammar = Grammar(V, codes_per_image=2, max_remaining_tokens=9, max_images=1, image_first=True)
     expected = []
     for id_ in (BEGIN, 4, 7, END, V.text.start, V.eos):
@@ -91,11 +91,11 @@ def test_images_alone_are_followed_by_images_or_the_end() -> None:
     image = [TokenKind.IMAGE_CODE, TokenKind.END_IMAGE]
     assert expected == [TokenKind.BEGIN_IMAGE, *image, TokenKind.IMAGE_OR_EOS, *image]
     assert (grammar.next_kind, grammar.forced_token) == (TokenKind.EOS, V.eos)
-    # A second image that has no room is not begun either.
+    # A second image that does not fit is not begun either.
     assert Grammar(V, 1, max_remaining_tokens=2, images_only=True).next_kind is TokenKind.EOS
 
 
-def test_only_what_leaves_no_choice_is_forced() -> None:
+def test_a_token_is_forced_if_it_is_the_only_one() -> None:
     states = {
         None: [
             Grammar(V, 2, max_remaining_tokens=9),
@@ -114,30 +114,30 @@ def test_only_what_leaves_no_choice_is_forced() -> None:
 
 
 @pytest.mark.parametrize("id_", [V.bos, V.pad, V.unk, V.end_turn, V.placeholder, 4, END])
-def test_other_controls_are_never_chosen(id_: int) -> None:
+def test_other_special_tokens_are_never_allowed(id_: int) -> None:
     assert not Grammar(V, 2, max_remaining_tokens=9).allows(id_)
 
 
-def test_a_choice_against_the_rules_is_our_mistake() -> None:
+def test_a_token_that_is_not_allowed_is_an_internal_error() -> None:
     with pytest.raises(AssertionError, match="id 4 was not allowed here"):
         Grammar(V, 2, max_remaining_tokens=9).accept_token(4)
 
 
-def test_what_comes_behind_the_next_id_is_foreseen_where_it_is_a_code_or_text() -> None:
+def test_the_kind_after_next_is_predicted_after_codes_and_text() -> None:
     grammar = Grammar(V, codes_per_image=2, max_remaining_tokens=8, max_images=2)
-    foreseen = []
+    predicted = []
     for id_ in (V.text.start, BEGIN, 4, 7, END, V.text.start, V.text.start, V.eos):
-        foreseen.append(grammar.kind_after_next)
+        predicted.append(grammar.kind_after_next)
         grammar.accept_token(id_)
-    assert foreseen == [
+    assert predicted == [
         TokenKind.TEXT_OR_IMAGE,
-        TokenKind.TEXT_OR_IMAGE,  # belied by begin-of-image
+        TokenKind.TEXT_OR_IMAGE,  # mispredicted: begin-of-image
         TokenKind.IMAGE_CODE,
         None,  # the image's last code
         None,
         TokenKind.TEXT,
         TokenKind.TEXT,
-        None,  # the last id that there is room for
+        None,  # the token limit
     ]
     assert (
         Grammar(V, codes_per_image=2, max_remaining_tokens=8, images_only=True).kind_after_next

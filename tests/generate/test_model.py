@@ -1,4 +1,4 @@
-"""A model as its users hold it: parts in, parts and events out."""
+"""Model: parts in, parts and events out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 
-def test_a_model_says_its_size_in_a_line(model: Model) -> None:
+def test_repr_is_a_line_of_facts(model: Model) -> None:
     count = sum(each.numel() for each in model.decoder.parameters())
     size, codes = model.vocabulary.size, model.image.config.codes_per_image
     assert repr(model) == (
@@ -40,19 +40,19 @@ def test_a_model_says_its_size_in_a_line(model: Model) -> None:
     )
 
 
-def test_parts_become_ids_and_come_back(model: Model) -> None:
-    picture = noise(3)
-    codes = model.encode_image(picture)
+def test_decode_inverts_encode(model: Model) -> None:
+    image = noise(3)
+    codes = model.encode_image(image)
     text = model.text.encode
     expected = [0, *text("see "), *encode_image_codes(codes, model.vocabulary), *text("a <s>")]
-    assert model.encode(["see ", picture, {"type": "text", "text": "a <s>"}]) == expected
-    first, drawn, last = model.decode(expected)
+    assert model.encode(["see ", image, {"type": "text", "text": "a <s>"}]) == expected
+    first, decoded, last = model.decode(expected)
     assert (first, last) == ("see ", "a <s>")
-    assert isinstance(drawn, PIL.Image.Image)
-    assert drawn.tobytes() == model.decode_image(codes).tobytes()
+    assert isinstance(decoded, PIL.Image.Image)
+    assert decoded.tobytes() == model.decode_image(codes).tobytes()
 
 
-def test_pictures_come_as_documents_write_them_too(model: Model) -> None:
+def test_images_of_documents_are_encoded(model: Model) -> None:
     part = {"type": "image", "bytes": png(3)}
     assert model.encode([part]) == model.encode([noise(3)])
 
@@ -62,7 +62,7 @@ def test_a_path_in_a_prompt_is_refused(model: Model) -> None:
         model.encode([{"type": "image", "path": "1.png"}])
 
 
-def test_logits_are_the_decoder_s_with_nothing_masked(model: Model) -> None:
+def test_logits_are_not_masked(model: Model) -> None:
     ids = [0, 20, 30, 40]
     logits = model.logits(ids)
     assert logits.shape == (1, 4, model.vocabulary.size)
@@ -72,7 +72,7 @@ def test_logits_are_the_decoder_s_with_nothing_masked(model: Model) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_a_saved_model_says_the_same(
+def test_a_saved_model_generates_the_same(
     model: Model, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     save_model(tmp_path, model_parts)
@@ -86,7 +86,7 @@ def test_a_saved_model_says_the_same(
     ]
 
 
-def test_a_batch_says_what_each_alone_would(model: Model) -> None:
+def test_a_batch_gets_the_tokens_of_each_prompt_alone(model: Model) -> None:
     prompts = [["a red"], ["see ", noise(1), "?"], [noise(2)]]
     options: dict[str, Any] = {"max_new_tokens": 16, "text": WILD}
     batch = model.generate_batch(prompts, seeds=[5, 6, 7], **options)
@@ -97,7 +97,7 @@ def test_a_batch_says_what_each_alone_would(model: Model) -> None:
         assert 0 < sample.timings["time_to_first_token"] <= sample.timings["latency"]
 
 
-def test_an_answer_says_why_it_ended(model: Model) -> None:
+def test_the_finish_reason_is_stop_or_length(model: Model) -> None:
     for seed in range(20):
         sample = model.generate(
             ["a"], max_new_tokens=30, seed=seed, text=WILD, add_generation_prompt=False
@@ -108,8 +108,8 @@ def test_an_answer_says_why_it_ended(model: Model) -> None:
         assert sample.prompt_token_ids == model.encode(["a"])
 
 
-def pieces(events: list[Event]) -> Iterator[str | PIL.Image.Image]:
-    """The parts that events tell of."""
+def parts_of(events: list[Event]) -> Iterator[str | PIL.Image.Image]:
+    """Yield the parts that events describe."""
     text = ""
     for event in events:
         if isinstance(event, TextPiece):
@@ -124,31 +124,31 @@ def pieces(events: list[Event]) -> Iterator[str | PIL.Image.Image]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_events_tell_of_the_sample(model: Model, seed: int) -> None:
+def test_the_events_describe_the_sample(model: Model, seed: int) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "seed": seed, "text": WILD}
     options["image_first"] = seed % 2 == 0
     events = list(model.stream(["a red"], **options))
     assert isinstance(events[-1], End)
     sample = events[-1].sample
     assert sample.token_ids == model.generate(["a red"], **options).token_ids
-    told = list(pieces(events))
-    assert [p if isinstance(p, str) else p.tobytes() for p in told] == [
+    found = list(parts_of(events))
+    assert [p if isinstance(p, str) else p.tobytes() for p in found] == [
         p if isinstance(p, str) else p.tobytes() for p in sample.parts
     ]
     kinds = [type(event) for event in events if not isinstance(event, TextPiece)]
-    drawn = sample.token_ids.count(model.vocabulary.begin_image)
-    assert kinds == [ImageBegun, ImageProgress, ImageProgress, ImageDone] * drawn + [End]
+    decoded = sample.token_ids.count(model.vocabulary.begin_image)
+    assert kinds == [ImageBegun, ImageProgress, ImageProgress, ImageDone] * decoded + [End]
     counts = [event.num_codes for event in events if isinstance(event, ImageProgress)]
-    assert counts == [2, 4] * drawn
+    assert counts == [2, 4] * decoded
 
 
-def test_partial_pictures_come_as_often_as_asked(model: Model) -> None:
+def test_partial_images_have_the_interval_asked_for(model: Model) -> None:
     events = model.stream(["a"], max_new_tokens=6, image_first=True, partial_image_interval=1)
     counts = [event.num_codes for event in events if isinstance(event, ImageProgress)]
     assert counts == [1, 2, 3, 4]
 
 
-def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
+def test_an_image_left_open_by_the_prompt_is_finished(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = encode_image_codes([3, 1, 4, 15], model.vocabulary)
@@ -156,9 +156,9 @@ def test_a_picture_begun_in_the_prompt_is_finished_in_the_answer(
     sample = model.generate(["x"], max_new_tokens=3)
     codes = [model.vocabulary.id_to_code(id_) for id_ in sample.token_ids[:2]]
     assert sample.token_ids[2] == model.vocabulary.end_image
-    (drawn,) = sample.parts
-    assert isinstance(drawn, PIL.Image.Image)
-    assert drawn.tobytes() == model.decode_image([3, 1, *codes]).tobytes()
+    (decoded,) = sample.parts
+    assert isinstance(decoded, PIL.Image.Image)
+    assert decoded.tobytes() == model.decode_image([3, 1, *codes]).tobytes()
 
 
 def test_a_stop_string_ends_an_output(model: Model) -> None:
@@ -227,22 +227,22 @@ def test_a_chat_is_encoded_turn_by_turn_with_images_as_in_shards(model: Model) -
     )
 
 
-def test_without_an_image_decoder_all_else_works(model_parts: ModelComponents) -> None:
-    blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
+def test_without_an_image_decoder_everything_else_works(model_parts: ModelComponents) -> None:
+    model = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
     message = (
         "this model folder has no vq_decoder.safetensors, so codes cannot become images; expected "
         "the decoder of its image tokenizer. Put that file into the folder, or ask for text only "
         "(max_images=0)."
     )
-    assert blind.generate(["a", noise(1)], max_images=0, max_new_tokens=4).token_ids
-    assert blind.encode([noise(1)])
-    for asked in (
-        lambda: blind.decode_image([1, 2, 3, 4]),
-        lambda: blind.generate(["a"]),
-        lambda: list(blind.stream(["a"])),
+    assert model.generate(["a", noise(1)], max_images=0, max_new_tokens=4).token_ids
+    assert model.encode([noise(1)])
+    for call in (
+        lambda: model.decode_image([1, 2, 3, 4]),
+        lambda: model.generate(["a"]),
+        lambda: list(model.stream(["a"])),
     ):
         with pytest.raises(GenerationError) as caught:
-            asked()
+            call()
         assert str(caught.value) == message
 
 
@@ -251,7 +251,9 @@ def test_without_an_image_decoder_all_else_works(model_parts: ModelComponents) -
     [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantization": "int8"}],
     ids=["bfloat16", "float16", "int8"],
 )
-def test_smaller_weights_answer_too(model_parts: ModelComponents, options: dict[str, Any]) -> None:
+def test_smaller_dtypes_and_int8_generate(
+    model_parts: ModelComponents, options: dict[str, Any]
+) -> None:
     small = Model(copy.deepcopy(model_parts), **options)
     samples = small.generate_batch(
         [["a red"], [noise(1)]], seeds=[1, 2], max_new_tokens=20, image_first=True, text=WILD
@@ -261,7 +263,7 @@ def test_smaller_weights_answer_too(model_parts: ModelComponents, options: dict[
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
 
 
-def test_weights_of_another_kind_are_refused(model_parts: ModelComponents) -> None:
+def test_an_unknown_quantization_is_refused(model_parts: ModelComponents) -> None:
     with pytest.raises(GenerationError) as caught:
         Model(model_parts, quantization="int3")  # type: ignore[arg-type]
     assert str(caught.value) == "quantization='int3' is not known; expected None, int8 or fp8."

@@ -1,4 +1,4 @@
-"""Reading rows in pieces, sharing what is equal, and the plan of a step."""
+"""Forward calls over parts of sequences, prefix caching, and the plan of a step."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ from calumma.tokens.text import TextTokenizer
 
 
 @pytest.fixture
-def reader(decoder: Decoder) -> ModelRunner:
+def runner(decoder: Decoder) -> ModelRunner:
     return ModelRunner(decoder, 400, torch.zeros(9, dtype=torch.int64))
 
 
-def row(length: int, first: int, start: int = 40) -> SequenceState:
-    return SequenceState(list(range(start, start + length)), start_slot=first)
+def sequence(length: int, start_slot: int, start: int = 40) -> SequenceState:
+    return SequenceState(list(range(start, start + length)), start_slot=start_slot)
 
 
 @torch.no_grad()
-def whole(reader: ModelRunner, ids: list[int]) -> torch.Tensor:
-    return reader.decoder(torch.tensor([ids]), head_fn=reader.decoder.norm)[0]
+def reference(runner: ModelRunner, ids: list[int]) -> torch.Tensor:
+    return runner.decoder(torch.tensor([ids]), head_fn=runner.decoder.norm)[0]
 
 
 @torch.no_grad()
-def test_rows_in_pieces_are_rows_at_once(reader: ModelRunner) -> None:
-    one, other = row(9, 50), row(5, 10, start=80)
-    parts = [reader.execute([(one, 4), (other, 1)]), reader.execute([(one, 1), (other, 4)])]
-    parts.append(reader.execute([(one, 4)]))
+def test_chunks_compute_the_same_as_full_sequences(runner: ModelRunner) -> None:
+    one, other = sequence(9, 50), sequence(5, 10, start=80)
+    parts = [runner.execute([(one, 4), (other, 1)]), runner.execute([(one, 1), (other, 4)])]
+    parts.append(runner.execute([(one, 4)]))
     assert torch.allclose(
-        torch.cat([parts[0][:4], parts[1][:1], parts[2]]), whole(reader, one.token_ids), atol=1e-5
+        torch.cat([parts[0][:4], parts[1][:1], parts[2]]),
+        reference(runner, one.token_ids),
+        atol=1e-5,
     )
     assert torch.allclose(
-        torch.cat([parts[0][4:], parts[1][1:]]), whole(reader, other.token_ids), atol=1e-5
+        torch.cat([parts[0][4:], parts[1][1:]]), reference(runner, other.token_ids), atol=1e-5
     )
     assert (one.num_computed_tokens, one.num_uncomputed_tokens) == (9, 0)
 
 
-def test_matrices_that_nobody_trains_are_laid_by_columns_and_keep_their_values(
+def test_frozen_matrices_become_column_major_and_keep_their_values(
     decoder_config: DecoderConfig,
 ) -> None:
     made = Decoder(decoder_config)
@@ -56,7 +58,7 @@ def test_matrices_that_nobody_trains_are_laid_by_columns_and_keep_their_values(
     expected = made(ids)
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     to_column_major(made)
-    assert made.head.weight.is_contiguous()  # it may be trained still
+    assert made.head.weight.is_contiguous()  # still trainable
     to_column_major(made.requires_grad_(False))
     assert made.head.weight.t().is_contiguous()
     assert made.blocks[0].feed_forward.up.weight.t().is_contiguous()
@@ -69,32 +71,34 @@ def test_matrices_that_nobody_trains_are_laid_by_columns_and_keep_their_values(
 
 
 @torch.no_grad()
-def test_ids_that_are_dropped_leave_no_trace(reader: ModelRunner) -> None:
-    made = row(6, 3)
-    reader.execute([(made, 6)])
+def test_truncated_tokens_leave_no_trace(runner: ModelRunner) -> None:
+    made = sequence(6, 3)
+    runner.execute([(made, 6)])
     made.truncate(3)
     made.token_ids += [90, 91, 92, 93]
-    assert torch.allclose(reader.execute([(made, 4)]), whole(reader, made.token_ids)[3:], atol=1e-5)
+    assert torch.allclose(
+        runner.execute([(made, 4)]), reference(runner, made.token_ids)[3:], atol=1e-5
+    )
 
 
 @torch.no_grad()
-def test_a_beginning_that_was_read_is_not_read_again(reader: ModelRunner) -> None:
-    first, short = row(MIN_PREFIX_TOKENS + 8, 0), row(MIN_PREFIX_TOKENS - 1, 100)
-    same, longer = row(MIN_PREFIX_TOKENS + 8, 200), row(MIN_PREFIX_TOKENS + 12, 300)
-    assert reuse_prefix(first, [], reader.kv_cache)
-    assert not reuse_prefix(same, [first], reader.kv_cache)
-    reader.execute([(first, MIN_PREFIX_TOKENS + 2)])
-    assert not reuse_prefix(same, [first], reader.kv_cache)
-    reader.execute([(first, 6)])
+def test_a_cached_prefix_is_not_computed_again(runner: ModelRunner) -> None:
+    first, short = sequence(MIN_PREFIX_TOKENS + 8, 0), sequence(MIN_PREFIX_TOKENS - 1, 100)
+    same, longer = sequence(MIN_PREFIX_TOKENS + 8, 200), sequence(MIN_PREFIX_TOKENS + 12, 300)
+    assert reuse_prefix(first, [], runner.kv_cache)
+    assert not reuse_prefix(same, [first], runner.kv_cache)
+    runner.execute([(first, MIN_PREFIX_TOKENS + 2)])
+    assert not reuse_prefix(same, [first], runner.kv_cache)
+    runner.execute([(first, 6)])
     for one, shared in ((short, 0), (same, MIN_PREFIX_TOKENS + 7), (longer, MIN_PREFIX_TOKENS + 8)):
-        assert reuse_prefix(one, [short, first], reader.kv_cache)
+        assert reuse_prefix(one, [short, first], runner.kv_cache)
         assert one.num_computed_tokens == shared
-        rest = reader.execute([(one, one.num_uncomputed_tokens)])
-        assert torch.allclose(rest, whole(reader, one.token_ids)[shared:], atol=1e-5)
+        rest = runner.execute([(one, one.num_uncomputed_tokens)])
+        assert torch.allclose(rest, reference(runner, one.token_ids)[shared:], atol=1e-5)
 
 
-def states(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
-    """Prompts that begin unlike each other, each with slots of its own."""
+def make_states(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
+    """Return requests whose prompts share no prefix, each with its own slots."""
     made = []
     for number, length in enumerate(lengths):
         ids = (text_tokenizer.vocabulary.text[number], *range(40, 39 + length))
@@ -107,25 +111,25 @@ def states(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestState]:
     return made
 
 
-def test_long_prompts_wait_and_those_that_decode_do_not(
-    reader: ModelRunner, text_tokenizer: TextTokenizer
+def test_long_prompts_are_chunked_and_decoding_is_not(
+    runner: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
     all_works = states(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
     counts = []
     while left := [state for state in all_works if state.cond.num_uncomputed_tokens]:
-        plan, ready = schedule_tokens(left, [], reader.kv_cache, 20)
+        plan, ready = schedule_tokens(left, [], runner.kv_cache, 20)
         counts.append([count for _, count in plan])
         assert [state.cond for state in ready] == [
-            row for row, n in plan if n == row.num_uncomputed_tokens
+            one for one, n in plan if n == one.num_uncomputed_tokens
         ]
-        for row, count in plan:
-            row.num_computed_tokens += count
-    # 20 ids of prompts a step; the short one is read at once beside them.
+        for one, count in plan:
+            one.num_computed_tokens += count
+    # 20 prompt tokens per step; the short prompt counts as decoding.
     assert counts == [[20, MAX_DECODE_TOKENS], [20], [10, 10], [20]]
 
 
-def test_a_request_s_rows_end_in_one_step(
-    reader: ModelRunner, text_tokenizer: TextTokenizer
+def test_the_sequences_of_a_request_end_in_one_step(
+    runner: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
     v = text_tokenizer.vocabulary
     image = [v.begin_image, 4, 5, 6, 7, v.end_image]
@@ -134,7 +138,7 @@ def test_a_request_s_rows_end_in_one_step(
     state.allocate(0, 0)
     steps = []
     while any(one.num_uncomputed_tokens for one in state.sequences):
-        plan, ready = schedule_tokens([state], [], reader.kv_cache, 16)
+        plan, ready = schedule_tokens([state], [], runner.kv_cache, 16)
         assert bool(ready) == (
             len(plan) == 3 and all(n == one.num_uncomputed_tokens for one, n in plan)
         )
@@ -145,17 +149,17 @@ def test_a_request_s_rows_end_in_one_step(
     assert sum(steps) == len(ids) + 20 + 2
 
 
-def test_a_copy_of_a_request_waits_for_what_is_being_read(
-    reader: ModelRunner, text_tokenizer: TextTokenizer
+def test_an_equal_prompt_waits_for_the_prefix_being_computed(
+    runner: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
-    (one, *_), (same, *_) = states(text_tokenizer, 60), states(text_tokenizer, 60)
+    (one, *_), (same, *_) = make_states(text_tokenizer, 60), make_states(text_tokenizer, 60)
     same.allocate(200, 1)
     steps = []
     for _ in range(3):
-        plan, ready = schedule_tokens([one, same], [], reader.kv_cache, 40)
+        plan, ready = schedule_tokens([one, same], [], runner.kv_cache, 40)
         steps.append(([count for _, count in plan], ready))
         with torch.no_grad():
-            reader.execute(plan)
+            runner.execute(plan)
         for state in ready:
             state.cond.token_ids.append(30)
     assert steps == [([40], []), ([20], [one]), ([1, 1], [one, same])]

@@ -1,4 +1,4 @@
-"""Ids to events: whole characters, growing pictures, whatever is cut off."""
+"""Tokens to events: complete characters, partial images, stop strings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from calumma.vocabulary import Vocabulary
 V = Vocabulary(num_codes=4, num_text=256)
 
 
-def spell(id_: int) -> bytes:
-    """Every byte is one id."""
+def token_bytes(id_: int) -> bytes:
+    """Return the byte of a token: every byte has one token."""
     return bytes([id_ - V.text.start])
 
 
@@ -26,16 +26,16 @@ def ids(text: str) -> list[int]:
     return [V.text.start + byte for byte in text.encode()]
 
 
-def draw(codes: Sequence[int]) -> PIL.Image.Image:
-    """A picture as wide as there are codes."""
+def decode_image(codes: Sequence[int]) -> PIL.Image.Image:
+    """Return an image as wide as there are codes."""
     return PIL.Image.new("L", (len(codes), 1))
 
 
 def decoder(stop: Sequence[str] = (), prompt: Sequence[int] = ()) -> OutputDecoder:
     return OutputDecoder(
         V,
-        token_bytes=spell,
-        decode_image=draw,
+        token_bytes=token_bytes,
+        decode_image=decode_image,
         stop=stop,
         partial_image_interval=2,
         prompt=prompt,
@@ -52,49 +52,49 @@ def texts(events: Sequence[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, TextPiece)]
 
 
-def test_characters_of_several_bytes_come_whole() -> None:
+def test_text_events_have_complete_characters() -> None:
     half = ids("ä")[:1]
     found = texts(decoded([*ids("aä猫🦎b"), *half]))
     assert found == ["a", "ä", "猫", "🦎", "b", "\N{REPLACEMENT CHARACTER}"]
 
 
-@pytest.mark.parametrize("place", range(12))
-def test_a_stream_cut_anywhere_is_text(place: int) -> None:
-    whole = "aä猫🦎b"
-    cut = ids(whole)[:place]
-    pieces = texts(decoded(cut))
-    assert all(piece.encode().decode() == piece for piece in pieces)
-    assert "".join(pieces) == bytes(whole.encode()[:place]).decode(errors="replace")
+@pytest.mark.parametrize("length", range(12))
+def test_an_output_cut_anywhere_is_text(length: int) -> None:
+    text = "aä猫🦎b"
+    cut = ids(text)[:length]
+    found = texts(decoded(cut))
+    assert all(one.encode().decode() == one for one in found)
+    assert "".join(found) == bytes(text.encode()[:length]).decode(errors="replace")
 
 
-def test_bytes_that_are_no_text_do_not_hold_up_the_rest() -> None:
+def test_invalid_bytes_do_not_delay_the_rest() -> None:
     found = texts(decoded([V.text.start + 0xFF] * 3 + ids("a")))
     assert "".join(found) == "\N{REPLACEMENT CHARACTER}" * 3 + "a"
     assert len(found) == 4
 
 
-def test_pieces_are_what_the_tokenizer_reads(text_tokenizer: TextTokenizer) -> None:
+def test_the_text_is_that_of_the_tokenizer(text_tokenizer: TextTokenizer) -> None:
     v = text_tokenizer.vocabulary
     text = "the small green cross, 123 times! äöü 猫 and\n\ta lizard: 🦎"
-    made = OutputDecoder(v, token_bytes=text_tokenizer.token_bytes, decode_image=draw)
-    spelt = text_tokenizer.encode(text)
-    assert "".join(texts([e for id_ in spelt for e in made.push(id_)])) == text
+    made = OutputDecoder(v, token_bytes=text_tokenizer.token_bytes, decode_image=decode_image)
+    token_ids = text_tokenizer.encode(text)
+    assert "".join(texts([e for id_ in token_ids for e in made.push(id_)])) == text
 
 
-def test_a_picture_grows_and_is_done() -> None:
-    heard = [*ids("a"), V.begin_image, 4, 5, 6, V.end_image, *ids("b"), V.eos]
-    kinds = [type(event) for event in decoded(heard)]
+def test_an_image_has_partial_images_and_an_end() -> None:
+    token_ids = [*ids("a"), V.begin_image, 4, 5, 6, V.end_image, *ids("b"), V.eos]
+    kinds = [type(event) for event in decoded(token_ids)]
     assert kinds == [TextPiece, ImageBegun, ImageProgress, ImageDone, TextPiece]
-    widths = [e.image.width for e in decoded(heard) if isinstance(e, ImageProgress | ImageDone)]
+    widths = [e.image.width for e in decoded(token_ids) if isinstance(e, ImageProgress | ImageDone)]
     assert widths == [2, 3]
 
 
-def test_half_a_character_before_a_picture_comes_before_it() -> None:
+def test_an_incomplete_character_comes_before_an_image() -> None:
     events = decoded([*ids("ä")[:1], V.begin_image])
     assert [type(event) for event in events] == [TextPiece, ImageBegun]
 
 
-def test_a_picture_that_the_prompt_began_is_finished() -> None:
+def test_an_image_left_open_by_the_prompt_is_finished() -> None:
     events = decoded([6, 7, V.end_image], prompt=[V.bos, V.begin_image, 4, 5])
     widths = [e.image.width for e in events if isinstance(e, ImageProgress | ImageDone)]
     assert widths == [4, 4]
@@ -138,11 +138,11 @@ def test_the_beginning_of_a_stop_string_is_text_before_an_image_and_at_the_end()
 def test_the_first_complete_stop_string_ends_the_text(
     text: str, stop: list[str], cuts: list[int]
 ) -> None:
-    made, rest, pieces = decoder(stop=stop), text, []
+    made, rest, emitted = decoder(stop=stop), text, ""
     for cut in [*cuts, len(text)]:
-        pieces.append(made._match_stop(rest[:cut]) if not made.is_stopped else "")
+        emitted += made._match_stop(rest[:cut]) if not made.is_stopped else ""
         rest = rest[cut:]
-    emitted = "".join(pieces) + made._held
+    emitted += made._held
     found = {one: text.find(one) for one in stop if one in text}
     assert made.is_stopped is bool(found)
     if not found:

@@ -1,4 +1,4 @@
-"""One request: its rows, its guidance, the most it can need."""
+"""Request state: sequences, guidance, KV-cache reservation, placeholders and drafts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WORD = V.text.start
 IMAGE = (BEGIN, 4, 5, END)
 
 
-def state(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: Any) -> RequestState:
-    """Two codes to an image."""
+def make_state(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: Any) -> RequestState:
+    """Return a request of a model with two codes per image."""
     image = ImageSampling(guidance_scale=scales[0], image_guidance_scale=scales[1])
     return RequestState.from_request(
         Request(prompt_token_ids=ids, image=image, **options),
@@ -29,17 +29,21 @@ def state(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: Any) -
     )
 
 
-def test_a_row_goes_back_to_any_length() -> None:
-    row = SequenceState([1, 2, 3, 4, 5], num_computed_tokens=3)
-    assert row.num_uncomputed_tokens == 2
-    row.truncate(4)
-    assert (row.token_ids, row.num_computed_tokens) == ([1, 2, 3, 4], 3)
-    row.truncate(2)
-    assert (row.token_ids, row.num_computed_tokens, row.num_uncomputed_tokens) == ([1, 2], 2, 0)
+def test_a_sequence_is_truncated() -> None:
+    sequence = SequenceState([1, 2, 3, 4, 5], num_computed_tokens=3)
+    assert sequence.num_uncomputed_tokens == 2
+    sequence.truncate(4)
+    assert (sequence.token_ids, sequence.num_computed_tokens) == ([1, 2, 3, 4], 3)
+    sequence.truncate(2)
+    assert (sequence.token_ids, sequence.num_computed_tokens, sequence.num_uncomputed_tokens) == (
+        [1, 2],
+        2,
+        0,
+    )
 
 
-def test_ids_go_to_all_rows_and_guidance_ends_with_its_image() -> None:
-    made = state(BOS, WORD, *IMAGE, WORD)
+def test_tokens_go_to_all_sequences_and_guidance_ends_with_its_image() -> None:
+    made = make_state(BOS, WORD, *IMAGE, WORD)
     made.append_token(WORD, -0.5)
     assert made.sequences == [made.cond]
     made.append_token(BEGIN, -1.0)
@@ -77,25 +81,25 @@ def test_ids_go_to_all_rows_and_guidance_ends_with_its_image() -> None:
         (IMAGE, (1.0, 1.0), False, False),
     ],
 )
-def test_only_rows_that_weigh_something_are_read(
+def test_only_sequences_with_weight_exist(
     before: tuple[int, ...], scales: tuple[float, float], images: bool, none: bool
 ) -> None:
-    made = state(BOS, WORD, *before, scales=scales, image_first=True)
+    made = make_state(BOS, WORD, *before, scales=scales, image_first=True)
     made.append_token(BEGIN, 0.0)
     assert made.guidance is not None
     found = made.guidance.image_cond is not None, made.guidance.uncond is not None
     assert found == (images, none)
     assert made.reservation.num_sequences >= len(made.sequences)
-    # What stands in for a row must leave the mixture as it is: see `guided`.
-    full, image, nothing = (row is made.cond for row in made.guidance_sequences)
+    # Replacements must not change the guided logits: see `apply_cfg`.
+    full, image, nothing = (sequence is made.cond for sequence in made.guidance_sequences)
     assert full
     assert image == (not images and (bool(before) or not none))
     assert nothing == (not none and not images)
 
 
-def test_rows_lie_one_behind_the_other() -> None:
-    made = state(BOS, *IMAGE, max_new_tokens=10, image_first=True)
-    # 5 ids and 10 new ones; of images 1 + 4 of the prompt and 2 of 4 to come; 4 of the open one.
+def test_sequences_have_consecutive_slots() -> None:
+    made = make_state(BOS, *IMAGE, max_new_tokens=10, image_first=True)
+    # 5 + 10 new tokens; for images 1 + 4 of the prompt and twice 4 to come; 4 of the open one.
     assert (
         made.reservation.num_cond_slots,
         made.reservation.num_image_cond_slots,
@@ -104,12 +108,12 @@ def test_rows_lie_one_behind_the_other() -> None:
     assert (made.reservation.num_slots, made.reservation.num_sequences) == (32, 3)
     made.allocate(100, batch_slot=3)
     made.append_token(BEGIN, 0.0)
-    assert [row.start_slot for row in made.sequences] == [100, 115, 128]
+    assert [sequence.start_slot for sequence in made.sequences] == [100, 115, 128]
     assert made.batch_slot == 3
 
 
 @pytest.mark.parametrize(
-    ("options", "rows"),
+    ("options", "num_sequences"),
     [
         ({"max_images": 0}, 1),
         ({"modality": "text"}, 1),
@@ -121,12 +125,14 @@ def test_rows_lie_one_behind_the_other() -> None:
         ({"scales": (2.0, 2.0)}, 2),
     ],
 )
-def test_rows_that_can_never_be_are_not_counted(options: dict[str, Any], rows: int) -> None:
-    assert state(BOS, WORD, **options).reservation.num_sequences == rows
+def test_sequences_that_cannot_exist_are_not_reserved(
+    options: dict[str, Any], num_sequences: int
+) -> None:
+    assert make_state(BOS, WORD, **options).reservation.num_sequences == num_sequences
 
 
-def test_an_image_left_open_has_its_guidance_at_once() -> None:
-    made = state(BOS, WORD, BEGIN, 4, max_new_tokens=2)
+def test_an_image_left_open_has_guidance_at_once() -> None:
+    made = make_state(BOS, WORD, BEGIN, 4, max_new_tokens=2)
     assert made.guidance is not None and made.guidance.uncond is not None
     uncond = made.guidance.uncond
     assert uncond.token_ids == [BOS, BEGIN, 4]
@@ -134,40 +140,40 @@ def test_an_image_left_open_has_its_guidance_at_once() -> None:
     assert uncond.start_slot == 7 + made.reservation.num_cond_slots
 
 
-def test_why_it_ended() -> None:
-    assert state(BOS, max_new_tokens=0).finish_reason == "length"
-    made = state(BOS)
+def test_finish_reasons() -> None:
+    assert make_state(BOS, max_new_tokens=0).finish_reason == "length"
+    made = make_state(BOS)
     made.finish("abort")
     assert (made.is_finished, made.finish_reason, made.sequences) == (
         True,
         "abort",
         [made.cond],
     )
-    # All the images there may be are drawn: nothing is missing, though no room is left.
-    made = state(BOS, modality="image", max_images=1, max_new_tokens=4)
+    # All images are generated: the output is complete, although no tokens remain.
+    made = make_state(BOS, modality="image", max_images=1, max_new_tokens=4)
     for id_ in IMAGE:
         made.append_token(id_, 0.0)
     assert (made.is_finished, made.finish_reason) == (True, "stop")
 
 
-def test_images_alone_without_room_for_one_are_refused() -> None:
+def test_images_alone_that_do_not_fit_are_refused() -> None:
     with pytest.raises(GenerationError) as caught:
-        state(BOS, WORD, modality="image", max_new_tokens=3)
+        make_state(BOS, WORD, modality="image", max_new_tokens=3)
     assert str(caught.value) == (
         "an image needs 4 tokens, but 3 may be generated; expected enough for the complete image. "
         "Raise max_new_tokens, or shorten the prompt."
     )
 
 
-def read(made: RequestState) -> None:
-    for row in made.sequences:
-        row.num_computed_tokens = len(row.token_ids)
+def compute(made: RequestState) -> None:
+    for sequence in made.sequences:
+        sequence.num_computed_tokens = len(sequence.token_ids)
 
 
-def test_an_id_that_is_supposed_gives_way_to_the_one_that_comes() -> None:
-    made = state(BOS, WORD)
+def test_a_placeholder_is_replaced_by_the_sampled_token() -> None:
+    made = make_state(BOS, WORD)
     made.allocate(10, batch_slot=3)
-    read(made)
+    compute(made)
     made.append_placeholder()
     made.append_placeholder()
     assert (made.cond.token_ids, made.num_placeholders, made.next_kind) == (
@@ -175,25 +181,25 @@ def test_an_id_that_is_supposed_gives_way_to_the_one_that_comes() -> None:
         1,
         TokenKind.TEXT_OR_IMAGE,
     )
-    read(made)
+    compute(made)
     assert made.verify([WORD + 1]) == 1
     made.append_token(WORD + 1, -1.0)
-    # As it was supposed to be text, and is, it has been read.
+    # Predicted to be text, and text: it has been computed.
     assert (made.cond.token_ids, made.cond.num_uncomputed_tokens, made.num_placeholders) == (
         [BOS, WORD, WORD + 1],
         0,
         0,
     )
     made.append_placeholder()
-    read(made)
+    compute(made)
     assert made.verify([BEGIN]) == 1
     made.append_token(BEGIN, -1.0)
-    # It was not text: it is to be read again, with the guidance of the image that it begins.
-    assert [row.token_ids[-1] for row in made.sequences] == [BEGIN, BEGIN]
-    assert [row.num_uncomputed_tokens for row in made.sequences] == [1, 2]
+    # Mispredicted: it is computed again, with the guidance of the image that it begins.
+    assert [sequence.token_ids[-1] for sequence in made.sequences] == [BEGIN, BEGIN]
+    assert [sequence.num_uncomputed_tokens for sequence in made.sequences] == [1, 2]
 
 
-def test_nothing_is_guessed_while_more_than_the_newest_code_is_unread() -> None:
+def test_nothing_is_drafted_before_the_prompt_is_computed() -> None:
     made = RequestState.from_request(
         Request(
             prompt_token_ids=(BOS, WORD, BEGIN, 4), image=ImageSampling(num_speculative_tokens=2)
@@ -204,7 +210,7 @@ def test_nothing_is_guessed_while_more_than_the_newest_code_is_unread() -> None:
     )
     made.append_drafts()
     assert (made.num_draft_tokens, made.is_speculating) == (0, True)
-    for row in made.sequences:
-        row.num_computed_tokens = len(row.token_ids) - 1
+    for sequence in made.sequences:
+        sequence.num_computed_tokens = len(sequence.token_ids) - 1
     made.append_drafts()
     assert (made.num_draft_tokens, made.cond.token_ids) == (2, [BOS, WORD, BEGIN, 4, 4, 4])

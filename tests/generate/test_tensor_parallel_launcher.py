@@ -1,4 +1,4 @@
-"""Groups of ranks: what cannot be one is refused before a process is started."""
+"""Worker groups: refused before a process is started, and ended by a worker's failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from calumma.generate.params import EngineConfig
 from calumma.generate.tensor_parallel import launcher
 from calumma.generate.tensor_parallel.launcher import WorkerGroup, device_kind
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelModel
-from tests.generate.leading import sulk
+from tests.generate.tensor_parallel_processes import failing_worker
 from tests.launch import SERVER
 
 
@@ -45,7 +45,7 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert device_kind("cpu", 2) == "cpu"
 
 
-def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refused(
+def test_a_worker_that_hangs_ends_the_group_in_time_and_cuda_graphs_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
@@ -58,9 +58,9 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
         "cuda_graphs out."
     )
     model.generate(["a"], max_new_tokens=2)
-    (follower,) = multiprocessing.active_children()
-    assert follower.pid is not None
-    os.kill(follower.pid, signal.SIGSTOP)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(RankError) as hung:
         model.generate(["a"], max_new_tokens=2)
     assert str(hung.value) == (
@@ -74,15 +74,15 @@ def test_a_follower_that_hangs_is_told_in_time_and_what_ranks_cannot_do_is_refus
     assert not torch.distributed.is_initialized()
 
 
-def test_a_follower_says_why_it_has_no_part_and_a_group_ends_with_it(
+def test_the_error_of_a_worker_ends_the_group(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
-    monkeypatch.setattr(launcher, "worker_main", sulk)
+    monkeypatch.setattr(launcher, "worker_main", failing_worker)
     with pytest.raises(RankError) as caught:
         WorkerGroup(folder, 2, device="cpu")
     assert str(caught.value) == (
-        "rank 1 of 2 has exited (it would rather not); expected all of them, for each holds a shard "
-        "of the decoder. See its output before this line, and start again."
+        "rank 1 of 2 has exited (out of memory); expected all of them, for each holds a shard of the "
+        "decoder. See its output before this line, and start again."
     )
     assert multiprocessing.active_children() == []

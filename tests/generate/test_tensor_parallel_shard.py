@@ -1,4 +1,4 @@
-"""Ranks that share a decoder say what one process says."""
+"""Sharded decoders generate the tokens of one process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch.distributed
 
 from calumma.errors import GenerationError
 from calumma.generate.tensor_parallel.shard import shard_decoder
-from tests.generate.sharing_ranks import GROUPS, drawn, generate, generated
+from tests.generate.tensor_parallel_ranks import GROUPS, generate_tokens, random_decoder, run_rank
 from tests.launch import free_ports, start_ranks
 
 
-def test_two_ranks_say_what_one_says(tmp_path: Path) -> None:
-    start_ranks(2, generate, tmp_path, port=free_ports(1)[0], logs=tmp_path)
-    whole = drawn(GROUPS[-1])
-    inside = sum(parameter.numel() for parameter in whole.blocks.parameters())
+def test_two_ranks_generate_the_tokens_of_one(tmp_path: Path) -> None:
+    start_ranks(2, run_rank, tmp_path, port=free_ports(1)[0], logs=tmp_path)
+    full = random_decoder(GROUPS[-1])
+    num_parameters = sum(parameter.numel() for parameter in full.blocks.parameters())
     for rank in range(2):
-        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
         for groups in GROUPS:
-            assert told["ids"][str(groups)] == generated(drawn(groups))
-        assert inside / 2 <= told["inside"] < 0.52 * inside
+            assert found["ids"][str(groups)] == generate_tokens(random_decoder(groups))
+        assert num_parameters / 2 <= found["num_parameters"] < 0.52 * num_parameters
 
 
 def test_ranks_that_do_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     with pytest.raises(GenerationError) as caught:
-        shard_decoder(drawn(1))
+        shard_decoder(random_decoder(1))
     assert str(caught.value) == (
         "4 ranks do not divide 2 key heads, 1 groups of norms and a feed-forward of 48; expected a "
         "divisor of all (of one group any is). Start another number."

@@ -1,4 +1,4 @@
-"""Two processes hold a model together, and answer as one that holds it alone."""
+"""Two ranks generate the tokens of one process, and end together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.generate.tensor_parallel import launcher
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
-from tests.generate.leading import lead
+from tests.generate.tensor_parallel_processes import run_rank_zero
 from tests.launch import SERVER
 
 WILD = TextSampling(temperature=5.0, top_p=1.0)
@@ -35,14 +35,14 @@ IMAGES = (
         num_speculative_tokens=2,
     ),
 )
-"""Three rows, one row, two rows and guesses."""
+"""Three sequences, one sequence, two sequences and drafts."""
 
 
 @pytest.fixture(scope="module")
 def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("shared") / "tiny"
-    save_model(made, model_parts)
-    return made
+    started = tmp_path_factory.mktemp("shared") / "tiny"
+    save_model(started, model_parts)
+    return started
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def alone(model_parts: ModelComponents) -> Model:
     return Model(model_parts)
 
 
-def follower_of() -> int:
+def worker_pid() -> int:
     (process,) = multiprocessing.active_children()
     assert process.name == "calumma-rank-1"
     assert process.pid is not None
@@ -58,17 +58,17 @@ def follower_of() -> int:
 
 
 @pytest.fixture(scope="module")
-def live(folder: Path) -> Iterator[TensorParallelAsyncEngine]:
+def engine(folder: Path) -> Iterator[TensorParallelAsyncEngine]:
     budget = EngineConfig(max_num_seqs=12, max_cached_tokens=1500, prefill_chunk_size=16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
-        with TensorParallelAsyncEngine(folder, 2, device="cpu", config=budget) as made:
-            yield made
+        with TensorParallelAsyncEngine(folder, 2, device="cpu", config=budget) as started:
+            yield started
     assert multiprocessing.active_children() == []
 
 
 def mixed(model: Model) -> list[Request]:
-    """Text, pictures, guidance of every kind; prompts of one row and of several steps."""
+    """Return requests for text and images, with all kinds of guidance and prompt lengths."""
     prompts: list[list[Any]] = [["a red"], ["the small green cross, 123 times! " * 2], ["a"]]
     return [
         model.request(
@@ -83,60 +83,60 @@ def mixed(model: Model) -> list[Request]:
     ]
 
 
-def ids_of(model: Model, requests: list[Request]) -> list[list[int]]:
+def tokens_of(model: Model, requests: list[Request]) -> list[list[int]]:
     states = model.engine.submit_all(requests)
     for _ in model.engine.stream_tokens(states):
         pass
     return [state.output_token_ids for state in states]
 
 
-def test_a_mixed_bunch_of_requests_has_the_ids_of_the_model_alone(
-    live: TensorParallelAsyncEngine, alone: Model
+def test_a_mixture_of_requests_gets_the_tokens_of_the_full_model(
+    engine: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     requests = mixed(alone)
-    answers = [live.submit(request) for request in requests]
-    expected = ids_of(alone, requests)
-    assert [answer.sample().token_ids for answer in answers] == expected
+    streams = [engine.submit(request) for request in requests]
+    expected = tokens_of(alone, requests)
+    assert [stream.sample().token_ids for stream in streams] == expected
     assert any(id_ in alone.vocabulary.codes for ids in expected for id_ in ids)
 
 
-def test_answers_cancelled_at_random_leave_the_others_as_they_were(
-    live: TensorParallelAsyncEngine, alone: Model
+def test_aborted_requests_leave_the_others_as_they_were(
+    engine: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     requests = mixed(alone)
-    expected = ids_of(alone, requests)
+    expected = tokens_of(alone, requests)
     random = np.random.default_rng(0)
     others: list[tuple[int, RequestOutputStream]] = []
     for _ in range(20):
         victim, other = (int(number) for number in random.integers(12, size=2))
-        cancelled = live.submit(requests[victim])
-        others.append((other, live.submit(requests[other])))
-        for _ in zip(range(int(random.integers(4))), cancelled, strict=False):
+        aborted = engine.submit(requests[victim])
+        others.append((other, engine.submit(requests[other])))
+        for _ in zip(range(int(random.integers(4))), aborted, strict=False):
             pass
-        cancelled.abort()
-        ids = cancelled.sample().token_ids
+        aborted.abort()
+        ids = aborted.sample().token_ids
         assert ids == expected[victim][: len(ids)]
-    assert all(answer.sample().token_ids == expected[number] for number, answer in others)
+    assert all(stream.sample().token_ids == expected[number] for number, stream in others)
 
 
-def test_each_rank_holds_half_of_the_blocks_and_nothing_while_idle_costs_time(
-    live: TensorParallelAsyncEngine, alone: Model
+def test_each_rank_holds_half_of_the_blocks_and_sleeps_while_idle(
+    engine: TensorParallelAsyncEngine, alone: Model
 ) -> None:
-    ours, whole = (
+    sharded, full = (
         sum(parameter.numel() for parameter in model.decoder.blocks.parameters())
-        for model in (live.model, alone)
+        for model in (engine.model, alone)
     )
-    assert whole / 2 <= ours < 0.52 * whole
-    stat = Path(f"/proc/{follower_of()}/stat")
+    assert full / 2 <= sharded < 0.52 * full
+    stat = Path(f"/proc/{worker_pid()}/stat")
     if stat.exists():
         assert stat.read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def test_a_second_engine_and_a_second_group_are_refused(
-    live: TensorParallelAsyncEngine, folder: Path
+    engine: TensorParallelAsyncEngine, folder: Path
 ) -> None:
     with pytest.raises(GenerationError) as caught:
-        live.model.generate(["a"])
+        engine.model.generate(["a"])
     assert str(caught.value) == (
         "a tensor-parallel decoder has one engine, and it exists already; expected no second one. "
         "Use the first one."
@@ -149,31 +149,31 @@ def test_a_second_engine_and_a_second_group_are_refused(
     )
 
 
-def test_at_last_a_follower_that_is_killed_ends_all_answers_with_the_reason(
-    live: TensorParallelAsyncEngine, alone: Model
+def test_at_last_a_worker_that_is_killed_ends_all_streams_with_the_reason(
+    engine: TensorParallelAsyncEngine, alone: Model
 ) -> None:
-    told: list[RankError] = []
-    live.worker_group.on_failure(told.append)
+    errors: list[RankError] = []
+    engine.worker_group.on_failure(errors.append)
     long = alone.request(["a"], max_new_tokens=100, text=WILD, max_images=0, seed=1)
-    answers = [live.submit(long) for _ in range(3)]
-    next(iter(answers[0]))
-    os.kill(follower_of(), signal.SIGKILL)
-    for answer in answers:
+    streams = [engine.submit(long) for _ in range(3)]
+    next(iter(streams[0]))
+    os.kill(worker_pid(), signal.SIGKILL)
+    for stream in streams:
         with pytest.raises(RankError) as caught:
-            answer.sample()
+            stream.sample()
     expected = (
         "rank 1 of 2 has exited (SIGKILL); expected all of them, for each holds a shard of the "
         "decoder. See its output before this line, and start again."
     )
-    assert str(caught.value) == str(live.error) == expected
+    assert str(caught.value) == str(engine.error) == expected
     with pytest.raises(RankError):
-        live.submit(long)
-    live.worker_group.on_failure(told.append)
-    assert {str(error) for error in told} == {expected}
+        engine.submit(long)
+    engine.worker_group.on_failure(errors.append)
+    assert {str(error) for error in errors} == {expected}
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits only for somebody to take note of its end."""
+    """Return whether a process has exited, reaped or not."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         os.kill(pid, 0)
@@ -182,23 +182,23 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def test_signals_leave_a_follower_at_work_and_a_leader_that_is_killed_takes_it_along(
+def test_signals_do_not_end_a_worker_and_the_end_of_rank_zero_does(
     folder: Path, alone: Model
 ) -> None:
-    ours, theirs = SERVER.Pipe()
-    leader = SERVER.Process(target=lead, args=(folder, theirs))
-    leader.start()
-    (follower,) = ours.recv()
-    # Those of Ctrl-C and of services, which reach all processes: it is the leader who finishes.
-    os.kill(follower, signal.SIGINT)
-    os.kill(follower, signal.SIGTERM)
-    ours.send(None)
-    assert ours.recv() == alone.generate(["a"], max_new_tokens=2).token_ids
-    assert not has_ended(follower)
-    leader.kill()
-    leader.join()
+    pipe, rank_zero_pipe = SERVER.Pipe()
+    rank_zero = SERVER.Process(target=run_rank_zero, args=(folder, rank_zero_pipe))
+    rank_zero.start()
+    (worker,) = pipe.recv()
+    # Ctrl-C and services signal all processes of a group: rank 0 decides when to end.
+    os.kill(worker, signal.SIGINT)
+    os.kill(worker, signal.SIGTERM)
+    pipe.send(None)
+    assert pipe.recv() == alone.generate(["a"], max_new_tokens=2).token_ids
+    assert not has_ended(worker)
+    rank_zero.kill()
+    rank_zero.join()
     for _ in range(200):
-        if has_ended(follower):
+        if has_ended(worker):
             return
         time.sleep(0.05)
-    raise AssertionError("the follower goes on without its leader")
+    raise AssertionError("the worker goes on without rank 0")

@@ -93,7 +93,7 @@ def image_part(seed: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url_of(png(seed))}}
 
 
-def said(*parts: Any, role: str = "user") -> list[dict[str, Any]]:
+def user_message(*parts: Any, role: str = "user") -> list[dict[str, Any]]:
     """Build one message of texts and images."""
     content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
     return [{"role": role, "content": content}]

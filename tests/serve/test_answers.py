@@ -9,14 +9,14 @@ from openai.types import ImagesResponse, Model
 from openai.types.chat import ChatCompletion
 from starlette.testclient import TestClient
 
-from tests.serve.conftest import WILD, said
+from tests.serve.conftest import WILD, user_message
 
 
 def test_every_answer_is_what_the_client_s_own_types_hold(client: TestClient) -> None:
     def result(path: str, **body: Any) -> Any:
         return client.post(path, json={**body, **WILD}).json()
 
-    chat = result("/v1/chat/completions", messages=said("a"), max_tokens=9, logprobs=True)
+    chat = result("/v1/chat/completions", messages=user_message("a"), max_tokens=9, logprobs=True)
     ChatCompletion.model_validate(chat, strict=True)
     TheirCompletion.model_validate(result("/v1/completions", prompt="a", max_tokens=9), strict=True)
     drawn = result("/v1/images/generations", prompt="a")
@@ -27,7 +27,7 @@ def test_every_answer_is_what_the_client_s_own_types_hold(client: TestClient) ->
 
 
 def test_a_message_says_the_same_in_three_ways(client: TestClient) -> None:
-    body = {"messages": said("a"), "max_tokens": 30, "n": 4, "seed": 1, **WILD}
+    body = {"messages": user_message("a"), "max_tokens": 30, "n": 4, "seed": 1, **WILD}
     for choice in client.post("/v1/chat/completions", json=body).json()["choices"]:
         message = choice["message"]
         texts = [p["text"] for p in message["content_parts"] if p["type"] == "text"]

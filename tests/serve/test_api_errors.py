@@ -1,4 +1,4 @@
-"""Refusals: one shape for all, and nothing result that is not the client's to know."""
+"""API errors: one format, and no internal details."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from calumma.serve.api_errors import (
 )
 
 
-def test_a_refusal_has_the_shape_that_clients_read() -> None:
-    refusal = APIError(400, "found this; expected that.", "odd", param="n")
-    assert refusal.body() == {
+def test_an_error_has_the_format_that_clients_read() -> None:
+    error = APIError(400, "found this; expected that.", "odd", param="n")
+    assert error.body() == {
         "error": {
             "message": "found this; expected that.",
             "type": "invalid_request_error",
@@ -27,44 +27,44 @@ def test_a_refusal_has_the_shape_that_clients_read() -> None:
             "code": "odd",
         }
     }
-    assert str(refusal) == "found this; expected that."
+    assert str(error) == "found this; expected that."
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
+def test_a_full_queue_says_when_to_retry() -> None:
     response = queue_full(12, 3.4).response()
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
     assert queue_full(12, 3.4).body()["error"]["type"] == "rate_limit_error"
     assert queue_full(12, 3.4).message == (
-        "12 answers are under way, the most this server takes; ask again in 3 s."
+        "12 completions are in flight, the limit of this server; retry in 3 s."
     )
     assert server_stopping().response().headers["retry-after"] == "5"
 
 
-def test_a_user_s_mistake_is_reported_whole_and_one_of_ours_not_at_all() -> None:
-    mistake = to_api_error(GenerationError("too long; expected less."))
-    assert (mistake.status, mistake.message, mistake.code) == (
+def test_a_user_error_is_reported_and_an_internal_error_is_not() -> None:
+    error = to_api_error(GenerationError("too long; expected less."))
+    assert (error.status, error.message, error.code) == (
         400,
         "too long; expected less.",
         "generation",
     )
     assert to_api_error(ValueError("a secret")).body() == internal_error().body()
     assert internal_error().body()["error"]["type"] == "server_error"
-    assert timed_out("the answer", 2.5, 504).message == (
-        "the answer took more than 2.5 s; it is given up. Ask for less at a time."
+    assert timed_out("the completion", 2.5, 504).message == (
+        "the completion took more than 2.5 s and was aborted. Send a smaller request."
     )
 
 
-def test_a_model_that_has_lost_a_rank_is_no_fault_of_the_client_s() -> None:
-    refusal = to_api_error(RankError("rank 1 has ended; expected it."))
-    assert (refusal.status, refusal.message, refusal.code) == (
+def test_a_lost_worker_is_a_server_error() -> None:
+    error = to_api_error(RankError("rank 1 has ended; expected it."))
+    assert (error.status, error.message, error.code) == (
         503,
-        "the server has lost a part of its model, and ends; ask another one, or ask again.",
-        "rank_lost",
+        "the server lost a worker process of its model; retry, or use another server.",
+        "worker_lost",
     )
-    assert refusal.headers["Retry-After"] == "5"
+    assert error.headers["Retry-After"] == "5"
 
 
-def test_a_wrong_field_is_named_and_not_repeated(client: TestClient) -> None:
+def test_an_invalid_field_is_named_and_its_value_not_repeated(client: TestClient) -> None:
     body = {"messages": [{"role": "user", "content": "a"}, {"role": "\ud800 king"}]}
     head = {"Content-Type": "application/json"}
     text = json.dumps(body)
@@ -78,8 +78,26 @@ def test_an_unknown_path_and_a_wrong_method_are_reported(client: TestClient) -> 
     lost = client.get("/v1/nothing")
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
     assert lost.json()["error"]["message"] == (
-        'nothing is served at "/v1/nothing"; /openapi.json says what is.'
+        'nothing is served at "/v1/nothing"; /openapi.json lists the endpoints.'
     )
     wrong = client.get("/v1/chat/completions")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+
+def test_an_old_field_is_rejected_with_its_present_name(client: TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "guidance": 3.0}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
+        "unknown field guidance; it is now guidance_scale."
+    )
+    body = {"prompt": "a", "prompt_in_picture": True}
+    assert client.post("/v1/images/generations", json=body).json()["error"]["message"] == (
+        "unknown field prompt_in_picture; it is now embed_prompt_metadata."
+    )
+    options = {"include_tokens": True}
+    body = {"prompt": "a", "stream": True, "stream_options": options}
+    assert client.post("/v1/completions", json=body).json()["error"]["message"] == (
+        "stream_options: unknown field include_tokens; it is now return_token_ids."
+    )

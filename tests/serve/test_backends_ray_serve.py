@@ -32,7 +32,7 @@ from calumma.serve.backends.ray_serve import ReplicaConfig, init_ray, serve_repl
 from calumma.serve.config import ServeConfig
 from tests.launch import SERVER
 from tests.serve.chain import Authority, read
-from tests.serve.conftest import WILD, said, serving
+from tests.serve.conftest import WILD, serving, user_message
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def replicas(model_parts: ModelComponents, tmp_path: Path) -> ReplicaConfig:
 
 def test_a_replica_is_the_whole_server(replicas: ReplicaConfig) -> None:
     with TestClient(replicas.build(), "http://localhost") as client:
-        body = {"messages": said("a"), "max_tokens": 2}
+        body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
@@ -57,7 +57,7 @@ def test_a_replica_has_the_weights_that_are_asked_for(
     monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
     small = replace(replicas, dtype="bfloat16", quantization="int8", compiled=True)
     with TestClient(small.build(), "http://localhost") as client:
-        body = {"messages": said("a"), "max_tokens": 2}
+        body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
     (decoder,) = asked
     assert decoder.head.weight.dtype == torch.bfloat16
@@ -83,7 +83,7 @@ def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
     monkeypatch.setattr(group, "CONTEXT", SERVER)
     ended: list[RankError] = []
     monkeypatch.setattr(replicas_room, "_end_soon", ended.append)
-    body = {"messages": said("a red"), "max_tokens": 30, "seed": 1, **WILD}
+    body = {"messages": user_message("a red"), "max_tokens": 30, "seed": 1, **WILD}
     with serving(Model(model_parts)) as (alone, _):
         expected = alone.post("/v1/chat/completions", json=body).json()["choices"]
     app = replace(replicas, tensor=2).build()

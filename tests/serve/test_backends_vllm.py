@@ -20,7 +20,7 @@ from calumma.serve.api_errors import APIError
 from calumma.serve.app import build_app, build_handler
 from calumma.serve.backends.vllm import VLLMBackend
 from calumma.serve.config import ServeConfig
-from tests.serve.conftest import WILD, said
+from tests.serve.conftest import WILD, user_message
 
 
 class Others(ThreadingHTTPServer):
@@ -133,11 +133,11 @@ def test_our_whole_api_stands_before_a_fleet(model: Model, others: Others) -> No
         drawn = client.post("/v1/images/generations", json={"prompt": "a", **WILD})
         assert drawn.status_code == 200
         result = client.post(
-            "/v1/chat/completions", json={"messages": said("a"), "max_tokens": 9, "n": 2}
+            "/v1/chat/completions", json={"messages": user_message("a"), "max_tokens": 9, "n": 2}
         )
         assert len(result.json()["choices"]) == 2
         others.fault = "broken"
-        refused = client.post("/v1/chat/completions", json={"messages": said("a")})
+        refused = client.post("/v1/chat/completions", json={"messages": user_message("a")})
         assert refused.status_code == 502
 
 

@@ -1,4 +1,4 @@
-"""Our grammar as vLLM's logits processor, in a stand-in for vLLM's batch."""
+"""The image grammar as vLLM's logits processor, in a stand-in for vLLM's batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
-from calumma.generate.params import ImageSampling, Request
-from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor, without_guidance
+from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor
 from calumma.tokens.sequence import split_modalities
 
 
 class Direction(Enum):
-    """How a request moves within the batch."""
+    """Direction of a move within the batch."""
 
     UNIDIRECTIONAL = 0
     SWAP = 1
@@ -28,7 +27,7 @@ class Direction(Enum):
 
 @dataclass
 class Update:
-    """What the processor is result of the batch, as vLLM documents it."""
+    """A batch update, as vLLM documents it."""
 
     batch_size: int
     removed: Sequence[int] = ()
@@ -37,8 +36,8 @@ class Update:
 
 
 @dataclass
-class Asked:
-    """The fields of vLLM's SamplingParams that count here."""
+class FakeSamplingParams:
+    """The fields of vLLM's SamplingParams that the processor reads."""
 
     max_tokens: int | None = 40
     extra_args: dict[str, Any] | None = field(default_factory=dict)
@@ -58,10 +57,10 @@ def processor(folder: Path) -> GrammarLogitsProcessor:
 
 
 def step(processor: GrammarLogitsProcessor, outputs: list[list[int]], seed: int) -> None:
-    """One step of the stand-in: logits of noise, masked; the likeliest id of each row is chosen."""
-    chance = torch.Generator().manual_seed(seed)
-    size = processor.vocabulary.size + 5  # spare rows of the head, never chosen
-    logits = torch.randn(len(outputs), size, generator=chance)
+    """Run a step of the stand-in: random logits, masked, and the most likely token of each row."""
+    generator = torch.Generator().manual_seed(seed)
+    size = processor.vocabulary.size + 5  # padding rows of the head, never sampled
+    logits = torch.randn(len(outputs), size, generator=generator)
     logits[:, processor.vocabulary.begin_image] += 3
     masked = processor.apply(logits)
     assert masked is logits
@@ -69,7 +68,7 @@ def step(processor: GrammarLogitsProcessor, outputs: list[list[int]], seed: int)
         output.append(int(masked[row].argmax()))
 
 
-def test_whatever_the_engine_would_choose_images_are_whole(
+def test_images_are_complete_whatever_the_logits_are(
     processor: GrammarLogitsProcessor, model: Model
 ) -> None:
     v = model.vocabulary
@@ -81,7 +80,7 @@ def test_whatever_the_engine_would_choose_images_are_whole(
     ]
     outputs: list[list[int]] = [[], [], []]
     added = [
-        (row, Asked(extra_args=args), prompt, outputs[row])
+        (row, FakeSamplingParams(extra_args=args), prompt, outputs[row])
         for row, (args, prompt) in enumerate(zip(expected, prompts, strict=True))
     ]
     processor.update_state(Update(3, added=added))
@@ -99,14 +98,14 @@ def test_whatever_the_engine_would_choose_images_are_whole(
     assert not processor.is_argmax_invariant()
 
 
-def test_requests_keep_their_grammar_when_they_change_places(
+def test_requests_keep_their_grammar_when_they_move(
     processor: GrammarLogitsProcessor, model: Model
 ) -> None:
     v = model.vocabulary
     prompt = list(model.encode(["a"]))
     drawing, writing, other = [v.begin_image], [], [v.begin_image, 4]
-    text = Asked(extra_args={"calumma_modality": "text"})
-    added = [(0, Asked(), prompt, drawing), (1, text, prompt, writing)]
+    text = FakeSamplingParams(extra_args={"calumma_modality": "text"})
+    added = [(0, FakeSamplingParams(), prompt, drawing), (1, text, prompt, writing)]
     processor.update_state(Update(2, added=added))
     processor.update_state(Update(2, moved=[(0, 1, Direction.SWAP)]))
 
@@ -117,22 +116,27 @@ def test_requests_keep_their_grammar_when_they_change_places(
         ]
 
     assert kinds(2) == ["text", "code"]
-    processor.update_state(Update(2, removed=[0], added=[(0, Asked(), prompt, other)]))
+    processor.update_state(Update(2, removed=[0], added=[(0, FakeSamplingParams(), prompt, other)]))
     assert kinds(2) == ["code", "code"]
     processor.update_state(Update(1, removed=[0], moved=[(1, 0, Direction.UNIDIRECTIONAL)]))
     assert list(processor.grammars) == [0]
     assert kinds(1) == ["code"]
 
 
-def test_what_cannot_be_answered_ends_at_once_and_harms_nobody(
+def test_an_invalid_request_ends_at_once_and_leaves_the_others_alone(
     processor: GrammarLogitsProcessor, model: Model
 ) -> None:
     v = model.vocabulary
     outputs: list[list[int]] = [[], [], [v.end_image]]
     added = [
-        (0, Asked(max_tokens=3, extra_args={"calumma_modality": "image"}), [0], outputs[0]),
-        (1, Asked(max_tokens=None, extra_args=None), [0], outputs[1]),
-        (2, Asked(), [0], outputs[2]),
+        (
+            0,
+            FakeSamplingParams(max_tokens=3, extra_args={"calumma_modality": "image"}),
+            [0],
+            outputs[0],
+        ),
+        (1, FakeSamplingParams(max_tokens=None, extra_args=None), [0], outputs[1]),
+        (2, FakeSamplingParams(), [0], outputs[2]),
     ]
     processor.update_state(Update(3, added=added))
     step(processor, outputs, 0)
@@ -142,12 +146,3 @@ def test_what_cannot_be_answered_ends_at_once_and_harms_nobody(
     empty = GrammarLogitsProcessor.__new__(GrammarLogitsProcessor)
     empty.grammars = {}
     assert empty.apply(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
-
-
-def test_a_request_to_others_has_no_guidance() -> None:
-    request = Request(prompt_token_ids=(0,), seed=3, image=ImageSampling(temperature=0.5))
-    assert without_guidance(request) == Request(
-        prompt_token_ids=(0,),
-        seed=3,
-        image=ImageSampling(temperature=0.5, guidance_scale=1.0, image_guidance_scale=1.0),
-    )

@@ -65,7 +65,7 @@ def _violations(page: Page) -> list[str]:
     return [f"{one['id']}: {one['nodes']}" for one in result if one["impact"] in SERIOUS]
 
 
-def test_a_image_and_words_are_asked_and_the_answer_streams_in(
+def test_an_image_and_words_are_asked_and_the_answer_streams_in(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
     with opened(chromium, running_server[0]) as page:

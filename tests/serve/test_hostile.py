@@ -20,7 +20,7 @@ from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.handler import RequestHandler
 from tests.images import png
-from tests.serve.conftest import listening, said, serving, url_of
+from tests.serve.conftest import listening, serving, url_of, user_message
 
 CHAT = "/v1/chat/completions"
 
@@ -51,11 +51,11 @@ def saved(kind: str) -> bytes:
 
 
 def image(data: bytes) -> list[dict[str, Any]]:
-    return said({"type": "image_url", "image_url": {"url": url_of(data)}})
+    return user_message({"type": "image_url", "image_url": {"url": url_of(data)}})
 
 
 def at(url: Any) -> list[dict[str, Any]]:
-    return said({"type": "image_url", "image_url": {"url": url}})
+    return user_message({"type": "image_url", "image_url": {"url": url}})
 
 
 B64 = base64.b64encode(png(0)).decode()
@@ -70,9 +70,9 @@ BODIES: dict[str, tuple[Any, int]] = {
     "an SVG": ({"messages": image(b"<svg xmlns='http://www.w3.org/2000/svg'/>")}, 400),
     "an empty image": ({"messages": image(b"")}, 400),
     "an animation": ({"messages": image(saved("GIF"))}, 200),
-    "a image with the wrong name": ({"messages": at(f"data:image/gif;base64,{B64}")}, 200),
+    "an image with the wrong name": ({"messages": at(f"data:image/gif;base64,{B64}")}, 200),
     "too many images": ({"messages": image(png(0)) * 4}, 400),
-    "a page as a image": ({"messages": at(f"data:text/html;base64,{B64}")}, 400),
+    "a page as an image": ({"messages": at(f"data:text/html;base64,{B64}")}, 400),
     "no base64": ({"messages": at("data:image/png;base64,####")}, 400),
     "no comma": ({"messages": at("data:image/png;base64")}, 400),
     "a file": ({"messages": at("file:///etc/passwd")}, 400),
@@ -83,13 +83,13 @@ BODIES: dict[str, tuple[Any, int]] = {
     "a URL that is none": ({"messages": at("http://[")}, 400),
     "a URL with a line": ({"messages": at("http://a\r\nHost: b/")}, 400),
     "a URL of a list": ({"messages": at(["data:"])}, 400),
-    "half a character": ({"messages": said("a\ud800b")}, 400),
+    "half a character": ({"messages": user_message("a\ud800b")}, 400),
     "half a character in a URL": ({"messages": at("data:image/png;base64,\udfff")}, 400),
-    "zeros": ({"messages": said("a\x00b")}, 200),
-    "markup": ({"messages": said("<script>alert(1)</script>")}, 200),
-    "control names": ({"messages": said("</s><racm3:break>IMGIMGAZ<eoss>")}, 200),
-    "a long text": ({"messages": said("x" * 900_000)}, 400),
-    "long words": ({"messages": said("a" * 2_000)}, 400),
+    "zeros": ({"messages": user_message("a\x00b")}, 200),
+    "markup": ({"messages": user_message("<script>alert(1)</script>")}, 200),
+    "control names": ({"messages": user_message("</s><racm3:break>IMGIMGAZ<eoss>")}, 200),
+    "a long text": ({"messages": user_message("x" * 900_000)}, 400),
+    "long words": ({"messages": user_message("a" * 2_000)}, 400),
     "a string for messages": ({"messages": "hello"}, 400),
     "messages of nothing": ({"messages": [None]}, 400),
     "no messages": ({}, 400),
@@ -98,8 +98,11 @@ BODIES: dict[str, tuple[Any, int]] = {
     "a number": (7, 400),
     "null": (None, 400),
     "an unknown role": ({"messages": [{"role": "root", "content": "a"}]}, 400),
-    "a part of no kind": ({"messages": said({"type": "video", "url": "x"})}, 400),
-    "a part within a part": ({"messages": said({"type": "text", "text": {"type": "text"}})}, 400),
+    "a part of no kind": ({"messages": user_message({"type": "video", "url": "x"})}, 400),
+    "a part within a part": (
+        {"messages": user_message({"type": "text", "text": {"type": "text"}})},
+        400,
+    ),
     "a string for a number": ({"messages": [TEXT], "max_tokens": "5"}, 400),
     "true for a number": ({"messages": [TEXT], "n": True}, 400),
     "no tokens": ({"messages": [TEXT], "max_tokens": 0}, 400),

@@ -1,4 +1,4 @@
-"""The process that opens images, called in this one and confined in its own."""
+"""Image decoder worker: its functions, and its limits in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from calumma.tokens.image_preprocessing import to_square
 from tests.images import noise, png
 
 
-def asked(data: bytes, **more: object) -> bytes:
+def request(data: bytes, **more: object) -> bytes:
     head = {"bytes": len(data), "resolution": 8, "fit": "pad", "max_pixels": 1000, "name": "p"}
     return json.dumps(head | more).encode() + b"\n" + data
 
 
-def answers(result: bytes) -> list[tuple[dict[str, object], bytes]]:
+def responses(result: bytes) -> list[tuple[dict[str, object], bytes]]:
     file, found = io.BytesIO(result), []
     while line := file.readline():
         head = json.loads(line)
@@ -29,45 +29,45 @@ def answers(result: bytes) -> list[tuple[dict[str, object], bytes]]:
     return found
 
 
-def test_requests_are_answered_one_after_the_other() -> None:
+def test_requests_are_served_one_after_the_other() -> None:
     expected = to_square(noise(1, 30, 20), 8, "pad").tobytes()
     cropped = to_square(noise(1, 30, 20), 8, "crop").tobytes()
     data = png(1, 30, 20)
     out = io.BytesIO()
-    serve_requests(io.BytesIO(asked(data) + asked(b"junk") + asked(data, fit="crop")), out)
-    first, second, third = answers(out.getvalue())
+    serve_requests(io.BytesIO(request(data) + request(b"junk") + request(data, fit="crop")), out)
+    first, second, third = responses(out.getvalue())
     assert first == ({"bytes": 192}, expected)
     assert second[0]["bytes"] == 0
     assert str(second[0]["error"]).startswith("p: not an image")
     assert third == ({"bytes": 192}, cropped)
 
 
-def test_a_image_of_too_many_pixels_is_refused_unread() -> None:
+def test_an_image_of_too_many_pixels_is_not_decoded() -> None:
     with pytest.raises(ImageError) as caught:
         decode_square(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
     assert str(caught.value) == ("p: 40 x 30 pixels; expected at most 1,199. Scale the image down.")
 
 
-def test_memory_that_runs_out_is_reported() -> None:
-    def hungry(*_: object) -> PIL.Image.Image:
+def test_a_lack_of_memory_is_reported() -> None:
+    def exhaust_memory(*_: object) -> PIL.Image.Image:
         raise MemoryError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calumma.serve.images.decoder_worker.to_rgb", hungry)
+        patch.setattr("calumma.serve.images.decoder_worker.to_rgb", exhaust_memory)
         with pytest.raises(ImageError) as caught:
             decode_square(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
     assert str(caught.value) == (
-        "p: needs more memory than a image may have here; expected a smaller one. Save it anew "
-        "with fewer pixels."
+        "p: needs more memory than an image may have here; expected a smaller one. Save it with "
+        "fewer pixels."
     )
 
 
-CONFINED = """
+LIMITED = """
 import sys
 sys.argv = ["p", "100000000"]
 from calumma.serve.images import decoder_worker as p
-p.load_readers()
-p.confine(100_000_000)
+p.warm_up_codecs()
+p.set_rlimits(100_000_000)
 assert "torch" not in sys.modules
 found = []
 for act in (lambda: open("/etc/hostname"), lambda: bytearray(300_000_000)):
@@ -80,14 +80,14 @@ for kind in ("GIF", "JPEG", "WEBP", "TIFF", "PNG", "BMP", "ICO", "PPM", "JPEG200
     import io, PIL.Image
     file = io.BytesIO()
     PIL.Image.new("P" if kind == "GIF" else "RGB", (16, 16)).save(file, kind)
-    p.square_of(file.getvalue(), resolution=8, fit="pad", max_pixels=1000, name=kind)
+    p.decode_square(file.getvalue(), resolution=8, fit="pad", max_pixels=1000, name=kind)
 print(found)
 """
 
 
-def test_a_confined_process_opens_no_file_takes_no_memory_and_reads_every_format() -> None:
+def test_a_limited_process_opens_no_file_takes_no_memory_and_decodes_every_format() -> None:
     finished = subprocess.run(
-        [sys.executable, "-c", CONFINED], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False
     )
     assert finished.stderr == ""
     assert finished.stdout == "['OSError', 'MemoryError']\n"

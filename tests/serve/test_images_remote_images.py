@@ -1,4 +1,4 @@
-"""Images from allowed hosts: only public addresses, redirects looked at, bounds kept."""
+"""Images of allowed hosts: only public addresses, checked redirects, size and time limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from calumma.serve.images.remote_images import fetch_image, is_public, resolve_u
 
 
 class Images(BaseHTTPRequestHandler):
-    """A host of images, some of them bad."""
+    """A host of images, some of them invalid."""
 
     def do_GET(self) -> None:
         targets = {
@@ -51,7 +51,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What names lead to; whoever is not in it does not exist."""
+    """Resolve host names by a table; other names do not exist."""
     table = {"good.example": "127.0.0.1", "inside.example": "10.0.0.7"}
 
     known = socket.getaddrinfo
@@ -69,27 +69,27 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take this machine for the open internet."""
-    monkeypatch.setattr(remote, "is_public", lambda address: address == "127.0.0.1")
+    """Treat this machine as a public host."""
+    monkeypatch.setattr(remote_images, "is_public", lambda address: address == "127.0.0.1")
 
 
-def refusal(url: str, *hosts: str, most: int = 1000) -> str:
+def error_of(url: str, *hosts: str, max_bytes: int = 1000) -> str:
     with pytest.raises(APIError) as caught:
-        fetch_image(url, hosts, max_bytes=most, timeout_seconds=0.3)
+        fetch_image(url, hosts, max_bytes=max_bytes, timeout_seconds=0.3)
     assert caught.value.status == 400
     return str(caught.value)
 
 
 @pytest.mark.usefixtures("names", "public")
-def test_a_image_of_an_allowed_host_is_fetched_redirects_included(port: int) -> None:
+def test_an_image_of_an_allowed_host_is_fetched_redirects_included(port: int) -> None:
     for path in ("good", "here"):
         url = f"http://good.example:{port}/{path}"
         assert fetch_image(url, ["good.example"], max_bytes=1000, timeout_seconds=3) == b"image"
 
 
 NOT_ALLOWED = (
-    "the URL of a image leads to a host that is not allowed; expected a data: URL. Send the "
-    "image itself, or ask the operator to allow its host."
+    "the host of an image URL is not allowed; expected a data: URL. Send the image itself, or ask "
+    "the operator to allow its host."
 )
 
 
@@ -113,40 +113,40 @@ NOT_ALLOWED = (
     ],
 )
 @pytest.mark.usefixtures("names")
-def test_what_is_not_allowed_is_never_asked(url: str) -> None:
-    assert refusal(url, "good.example") == NOT_ALLOWED
+def test_other_urls_are_never_requested(url: str) -> None:
+    assert error_of(url, "good.example") == NOT_ALLOWED
 
 
 @pytest.mark.usefixtures("names", "public")
 def test_a_redirect_to_another_host_is_not_followed(port: int) -> None:
     for path in ("away", "file"):
-        assert refusal(f"http://good.example:{port}/{path}", "good.example") == NOT_ALLOWED
+        assert error_of(f"http://good.example:{port}/{path}", "good.example") == NOT_ALLOWED
 
 
 @pytest.mark.usefixtures("names", "public")
-def test_a_host_that_gives_no_image_is_reported(port: int) -> None:
+def test_failed_downloads_are_reported(port: int) -> None:
     home = f"http://good.example:{port}"
-    assert refusal(f"{home}/lost", "good.example") == (
-        "the image at good.example answers with status 404; expected one that can be "
-        "had. Send it as a data: URL."
+    assert error_of(f"{home}/lost", "good.example") == (
+        "the image at good.example was answered with status 404; expected one that can be "
+        "downloaded. Send it as a data: URL."
     )
-    assert "redirects again and again" in refusal(f"{home}/round", "good.example")
-    assert "cannot be fetched within 0.3 s" in refusal(f"{home}/slow", "good.example")
-    assert refusal(f"{home}/large", "good.example") == (
+    assert "has too many redirects" in error_of(f"{home}/round", "good.example")
+    assert "cannot be fetched within 0.3 s" in error_of(f"{home}/slow", "good.example")
+    assert error_of(f"{home}/large", "good.example") == (
         "the image at good.example has more than 1,000 bytes; expected fewer. Make it smaller, or "
         "send it as a data: URL."
     )
-    assert "cannot be found" in refusal("http://no.example/", "no.example")
-    assert refusal(f"{home}/a b\r\nX: y", "good.example") == (
-        "the URL of a image has characters no URL has."
+    assert "is on an unknown host" in error_of("http://no.example/", "no.example")
+    assert error_of(f"{home}/a b\r\nX: y", "good.example") == (
+        "an image URL has invalid characters; expected printable ASCII. Percent-encode it."
     )
 
 
-def test_a_name_of_a_private_address_is_refused_although_it_is_allowed(
+def test_an_allowed_host_with_a_private_address_is_rejected(
     names: dict[str, str],
 ) -> None:
     for host in ("inside.example", "good.example"):
-        assert refusal(f"http://{host}/x", host) == (
+        assert error_of(f"http://{host}/x", host) == (
             f"{host} has an address that is not public; expected one on the open internet. Send the "
             "image as a data: URL."
         )
@@ -176,10 +176,10 @@ def test_a_name_of_a_private_address_is_refused_although_it_is_allowed(
         "2002:7f00:1::",
     ],
 )
-def test_addresses_within_are_not_public(address: str) -> None:
+def test_private_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"])
-def test_addresses_of_the_internet_are(address: str) -> None:
+def test_addresses_of_the_internet_are_public(address: str) -> None:
     assert is_public(address)

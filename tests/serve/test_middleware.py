@@ -1,4 +1,4 @@
-"""Who is let in, how much they may bring, and what every answer carries."""
+"""Middleware: access control, body limits, response headers, and cleanup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.serve.conftest import serving
 HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 
 
-def test_with_keys_only_holders_ask_but_all_may_look(model: Model, tmp_path: Path) -> None:
+def test_with_api_keys_only_public_paths_are_open(model: Model, tmp_path: Path) -> None:
     key = create_api_key("anna", tmp_path / "keys")
     config = ServeConfig(served_model_name="tiny", host="0.0.0.0")
     with serving(model, config, load_api_keys(tmp_path / "keys")) as (client, _):
@@ -59,13 +59,13 @@ def test_with_keys_only_holders_ask_but_all_may_look(model: Model, tmp_path: Pat
         ({"Host": "localhost", "Origin": "null"}, 403),
     ],
 )
-def test_pages_of_others_cannot_ask_a_server_of_this_machine(
+def test_pages_of_other_sites_cannot_use_a_local_server(
     client: TestClient, headers: dict[str, str], status: int
 ) -> None:
     assert client.get("/health", headers=headers).status_code == status
 
 
-def test_every_answer_binds_the_browser_and_has_a_number(client: TestClient) -> None:
+def test_every_response_has_security_headers_and_an_id(client: TestClient) -> None:
     found = [client.get(path) for path in ("/", "/v1/models", "/nothing")]
     for response in found:
         policy = response.headers["content-security-policy"]
@@ -77,7 +77,9 @@ def test_every_answer_binds_the_browser_and_has_a_number(client: TestClient) -> 
     assert len({response.headers["x-request-id"] for response in found}) == 3
 
 
-def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model: Model) -> None:
+def test_a_body_that_is_too_large_is_rejected_by_its_length_or_while_it_is_read(
+    model: Model,
+) -> None:
     limits = ServeLimits(max_body_bytes=1000)
 
     async def endless() -> AsyncIterator[bytes]:
@@ -99,10 +101,10 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_or_as_it_comes(model:
         assert client.post("/v1/chat/completions", content=b"x" * 1000).status_code == 400
 
 
-async def visited(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
-    """What a guarded app answers to a client that sends these messages, with pauses between."""
-    door = AccessPolicy(api_keys=None, is_local=False)
-    guard = SecurityMiddleware(app, door, ServeLimits(**limits), PrometheusMetrics())
+async def respond(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
+    """Return the response of a wrapped app to a client that sends messages and pauses."""
+    policy = AccessPolicy(api_keys=None, is_local=False)
+    middleware = SecurityMiddleware(app, policy, ServeLimits(**limits), PrometheusMetrics())
     waiting, sent = list(messages), []
 
     async def receive() -> Message:
@@ -116,7 +118,7 @@ async def visited(app: Any, messages: list[Message | float], **limits: Any) -> l
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-    await guard(scope, receive, send)
+    await middleware(scope, receive, send)
     return sent
 
 
@@ -125,22 +127,22 @@ MORE = {"type": "http.request", "body": b"a", "more_body": True}
 GONE = {"type": "http.disconnect"}
 
 
-def test_a_body_that_does_not_come_is_given_up() -> None:
+def test_a_body_that_does_not_arrive_times_out() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("nothing came")
 
-    start, _ = asyncio.run(visited(app, [MORE, 5.0], body_seconds=0.05))
+    start, _ = asyncio.run(respond(app, [MORE, 5.0], request_timeout_seconds=0.05))
     assert start["status"] == 408
-    assert asyncio.run(visited(app, [MORE, GONE])) == []
+    assert asyncio.run(respond(app, [MORE, GONE])) == []
 
 
-def test_what_a_client_began_ends_when_it_is_gone() -> None:
+def test_a_disconnect_cancels_the_request_and_cleans_up() -> None:
     ended: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["body"] == b"a"
         context: RequestContext = scope["calumma.request_context"]
-        context.cleanup.callback(lambda: ended.append("closed"))
+        context.cleanup.callback(ended.append, "closed")
         await send({"type": "http.response.start", "status": 200, "headers": []})
         try:
             await asyncio.sleep(60)
@@ -148,12 +150,12 @@ def test_what_a_client_began_ends_when_it_is_gone() -> None:
             ended.append("cancelled")
             raise
 
-    asyncio.run(visited(app, [BODY, 0.05, GONE]))
+    asyncio.run(respond(app, [BODY, 0.05, GONE]))
     assert ended == ["cancelled", "closed"]
 
 
-def test_an_app_learns_that_its_client_is_gone() -> None:
-    running_server: list[str] = []
+def test_an_app_receives_the_disconnect() -> None:
+    received: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -161,15 +163,15 @@ def test_an_app_learns_that_its_client_is_gone() -> None:
         await send({"type": "http.response.body", "body": b"all"})
         running_server.append((await receive())["type"])
 
-    asyncio.run(visited(app, [BODY, 0.05, GONE]))
+    asyncio.run(respond(app, [BODY, 0.05, GONE]))
     assert running_server == ["http.disconnect"]
 
 
-def test_a_mistake_of_ours_is_a_500_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_a_500_without_details(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret")
 
-    start, body = asyncio.run(visited(app, [BODY]))
+    start, body = asyncio.run(respond(app, [BODY]))
     assert start["status"] == 500
     assert b"secret" not in body["body"]
-    assert b"the server has made a mistake" in body["body"]
+    assert b"internal server error" in body["body"]

@@ -1,4 +1,4 @@
-"""Filters from packages, and a text that is held back until it has been looked at."""
+"""Content filters, and streamed text that is withheld until it has passed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.images import noise
 
 
 class NoWord:
-    """Lets no text with a word pass, and no image that is narrow."""
+    """Blocks texts with a word, and narrow images."""
 
     def __init__(self, word: str) -> None:
         self.word = word
@@ -29,7 +29,7 @@ def contains_idiot(text: str) -> float:
     return float("idiot" in text)
 
 
-def test_abuse_does_not_pass_and_a_caption_does() -> None:
+def test_a_scorer_blocks_abuse_and_passes_a_caption() -> None:
     (filter_,) = load_content_filters(["tests.serve.test_moderation:contains_idiot"])
     assert filter_.passes_text("a large red circle on a blue ground")
     assert not filter_.passes_text("a red circle\nyou fucking idiot")
@@ -37,44 +37,44 @@ def test_abuse_does_not_pass_and_a_caption_does() -> None:
     assert filter_.passes_image(noise(0))
 
 
-def test_noise_is_no_nudity() -> None:
+def test_noise_passes_the_nudity_filter() -> None:
     (filter_,) = load_content_filters(["nudity"])
     assert filter_.passes_image(noise(0, 64, 64))
     assert filter_.passes_text("anything")
 
 
-def test_an_unknown_filter_is_refused() -> None:
+def test_an_unknown_filter_is_rejected() -> None:
     with pytest.raises(ConfigError) as caught:
         load_content_filters(["virtue"])
     assert str(caught.value) == (
-        "there is no filter 'virtue'; expected nudity, or package.module:function from a text to a "
-        "score. Choose one, or remove --filter."
+        "there is no content filter 'virtue'; expected nudity, or package.module:function from a "
+        "text to a score. Choose one, or remove --content-filter."
     )
 
 
-def test_a_sentence_is_reported_when_it_is_whole_and_has_passed() -> None:
+def test_a_sentence_is_emitted_once_it_is_complete_and_has_passed() -> None:
     filter_ = NoWord("bad")
-    sieve = ModerationBuffer([filter_])
-    result = [sieve.push(piece) for piece in ("One", " two. Th", "ree! F", "our")]
+    buffer = ModerationBuffer([filter_])
+    result = [buffer.push(text) for text in ("One", " two. Th", "ree! F", "our")]
     assert result == ["", "One two.", " Three!", ""]
-    assert sieve.flush() == " Four"
+    assert buffer.flush() == " Four"
     assert filter_.seen == ["One two.", " Three!", " Four"]
-    assert not sieve.is_blocked
+    assert not buffer.is_blocked
 
 
-def test_what_does_not_pass_is_not_reported_nor_is_anything_after_it() -> None:
-    sieve = ModerationBuffer([NoWord("bad")])
-    result = [sieve.push(piece) for piece in ("Good. A b", "ad one. ", "Good again. ")]
+def test_a_blocked_sentence_and_all_after_it_are_withheld() -> None:
+    buffer = ModerationBuffer([NoWord("bad")])
+    result = [buffer.push(text) for text in ("Good. A b", "ad one. ", "Good again. ")]
     assert result == ["Good.", "", ""]
-    assert sieve.flush() == ""
-    assert sieve.is_blocked
+    assert buffer.flush() == ""
+    assert buffer.is_blocked
 
 
-def test_a_text_without_sentences_is_looked_at_in_pieces() -> None:
-    sieve = ModerationBuffer([NoWord("bad")])
-    assert sieve.push("x" * 400) == ""
-    assert sieve.push("y") == "x" * 400 + "y"
+def test_a_text_without_sentences_is_checked_in_chunks() -> None:
+    buffer = ModerationBuffer([NoWord("bad")])
+    assert buffer.push("x" * 400) == ""
+    assert buffer.push("y") == "x" * 400 + "y"
 
 
-def test_without_filters_nothing_is_held_back() -> None:
+def test_without_filters_nothing_is_withheld() -> None:
     assert ModerationBuffer([]).push("any") == "any"

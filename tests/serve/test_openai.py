@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from calumma.serve.handler import RequestHandler
-from tests.serve.conftest import WILD, image_part, said
+from tests.serve.conftest import WILD, image_part, user_message
 
 EXTRA: dict[str, Any] = {"image_temperature": 1.0}
 HOT: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "extra_body": EXTRA}
@@ -26,7 +26,12 @@ def client(running_server: tuple[str, RequestHandler]) -> Iterator[openai.OpenAI
 
 
 def ask(client: openai.OpenAI, *parts: Any, **more: Any) -> Any:
-    asked: dict[str, Any] = {"model": "tiny", "messages": said(*parts), "max_tokens": 30, **HOT}
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": user_message(*parts),
+        "max_tokens": 30,
+        **HOT,
+    }
     return client.chat.completions.create(**(asked | more))
 
 
@@ -79,12 +84,12 @@ def test_a_stream_is_the_same_answer_as_it_grows(client: openai.OpenAI, drawing_
     assert usage == whole.usage
     drawn = sum(map(len, images))
     assert drawn > 0
-    assert partial >= 2 * drawn  # two rows of codes to a image
+    assert partial >= 2 * drawn  # two rows of codes to an image
 
 
 def test_answers_are_sent_back_as_turns_of_a_longer_chat(client: openai.OpenAI) -> None:
     first = ask(client, "a red ", seed=3).choices[0].message
-    turns = [*said("a red "), first.model_dump(), *said("and green?")]
+    turns = [*user_message("a red "), first.model_dump(), *user_message("and green?")]
     again = ask(client, messages=turns, seed=4)
     alone = ask(client, "a red ", seed=3).usage
     assert again.usage.prompt_tokens > alone.prompt_tokens + alone.completion_tokens - 2
@@ -95,7 +100,7 @@ def test_an_answer_that_is_begun_is_gone_on_with(client: openai.OpenAI) -> None:
     cold = {"temperature": 0.0, "extra_body": {"repetition_penalty": 1.0}, "modalities": ["text"]}
     whole = ask(client, "a red ", max_tokens=12, **cold).choices[0].message.content
     half = ask(client, "a red ", max_tokens=6, **cold).choices[0].message.content
-    turns = [*said("a red "), {"role": "assistant", "content": half}]
+    turns = [*user_message("a red "), {"role": "assistant", "content": half}]
     rest = ask(client, messages=turns, max_tokens=6, **cold).choices[0].message.content
     assert whole.startswith(half)
     assert len(rest) > 0
@@ -175,10 +180,10 @@ MISTAKES: list[tuple[dict[str, Any], type[openai.APIStatusError], str]] = [
     ({"n": 99}, openai.BadRequestError, "too_many_choices"),
     ({"temperature": 3.0}, openai.BadRequestError, "invalid_value"),
     ({"messages": []}, openai.BadRequestError, "invalid_value"),
-    ({"messages": said()}, openai.BadRequestError, "empty_prompt"),
-    ({"messages": said("x" * 200)}, openai.BadRequestError, "generation"),
+    ({"messages": user_message()}, openai.BadRequestError, "empty_prompt"),
+    ({"messages": user_message("x" * 200)}, openai.BadRequestError, "generation"),
     ({"tools": [{"type": "function"}]}, openai.BadRequestError, "invalid_value"),
-    ({"messages": said("a", role="assistant")}, openai.BadRequestError, "document"),
+    ({"messages": user_message("a", role="assistant")}, openai.BadRequestError, "document"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Prompts of messages: what they become in ids, and what is refused."""
+"""Prompt encoder: token ids of messages, and rejected prompts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def chat(*parts: Any) -> Prompt:
     return chat_prompt([message("user", content)])
 
 
-def refusal(encoder: PromptEncoder, prompt: Prompt) -> str:
+def error_of(encoder: PromptEncoder, prompt: Prompt) -> str:
     with pytest.raises((APIError, CalummaError)) as caught:
         encoder.encode(prompt)
     return str(caught.value)
@@ -64,7 +64,7 @@ def test_one_message_is_the_prompt_of_the_model(encoder: PromptEncoder, model: M
     assert tuple(encoder.encode(chat("what is ", wide, "?"))) == asked
 
 
-def test_a_continuation_is_the_prompt_without_a_turn(encoder: PromptEncoder, model: Model) -> None:
+def test_a_completion_is_the_prompt_without_a_turn(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     parts = chat("what is ", wide).turns[0]
     prompt = Prompt((parts,), is_chat=False)
@@ -90,47 +90,47 @@ def test_turns_follow_each_other_as_in_documents(encoder: PromptEncoder, model: 
     assert prompt.text == "be brief\na\nb\nc"
 
 
-def test_a_prompt_of_nothing_is_refused() -> None:
+def test_an_empty_prompt_is_rejected() -> None:
     for content in (None, "", [], [{"type": "text", "text": ""}]):
         with pytest.raises(APIError) as caught:
             chat_prompt([message("user", content)])
         assert str(caught.value) == (
-            "the messages hold no text and no image; expected at least one. Ask something."
+            "the messages have no text and no image; expected at least one. Add a prompt."
         )
 
 
-def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(encoder: PromptEncoder) -> None:
-    assert refusal(encoder, chat(*[image_part(1)] * 3)) == (
-        "the prompt has 3 images; expected at most 2. Leave some out."
+def test_a_prompt_that_cannot_fit_is_rejected_before_it_is_encoded(encoder: PromptEncoder) -> None:
+    assert error_of(encoder, chat(*[image_part(1)] * 3)) == (
+        "the prompt has 3 images; expected at most 2. Remove some."
     )
-    long = encoder.most_bytes + 1
-    assert refusal(encoder, chat("x" * long)) == (
-        f"the prompt has {long:,} bytes of text and 0 images; expected what fits into 128 ids, the "
-        "most this model reads. Shorten it."
+    long = encoder.max_bytes + 1
+    assert error_of(encoder, chat("x" * long)) == (
+        f"the prompt has {long:,} bytes of text and 0 images; expected at most 128 tokens, the "
+        "context length of this model. Shorten it."
     )
 
 
-def test_what_a_filter_is_against_is_refused(model: Model, pool: ImageDecoderPool) -> None:
+def test_a_blocked_prompt_is_rejected(model: Model, pool: ImageDecoderPool) -> None:
     config = ServeConfig(served_model_name="tiny")
     strict = PromptEncoder(model, pool, config, [NoWord("bad")])
     strict.encode(chat("good", image_part(1)))
     against = (
-        "the prompt does not pass a filter of this server; expected another one. Say it otherwise."
+        "a content filter of this server blocks the prompt; expected another one. Rephrase it."
     )
-    assert refusal(strict, chat("good", "bad")) == against
+    assert error_of(strict, chat("good", "bad")) == against
     NoWord.passes_image, kept = lambda self, image: False, NoWord.passes_image  # type: ignore[method-assign]
     try:
-        assert refusal(strict, chat("good", image_part(1))) == against
+        assert error_of(strict, chat("good", image_part(1))) == against
     finally:
         NoWord.passes_image = kept  # type: ignore[method-assign]
 
 
-def test_images_of_hosts_are_refused_by_default(encoder: PromptEncoder) -> None:
+def test_remote_images_are_rejected_by_default(encoder: PromptEncoder) -> None:
     part = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    assert refusal(encoder, chat(part)).startswith("the URL of a image leads to a host that is")
+    assert error_of(encoder, chat(part)).startswith("the host of an image URL is not allowed")
 
 
-def test_a_url_holds_its_image() -> None:
+def test_a_data_url_contains_its_image() -> None:
     data = png(1)
     text = base64.b64encode(data).decode()
     assert decode_data_url(f"data:image/png;base64,{text}", "p") == data
@@ -142,20 +142,20 @@ def test_a_url_holds_its_image() -> None:
 @pytest.mark.parametrize(
     "url", ["data:,x", "data:image/png,x", "data:text/plain;base64,aa", "data:"]
 )
-def test_a_url_that_holds_no_image_is_refused(url: str) -> None:
+def test_other_data_urls_are_rejected(url: str) -> None:
     with pytest.raises(APIError) as caught:
         decode_data_url(url, "image 2")
     assert str(caught.value) == (
-        "image 2: its URL is no image in base64; expected data:image/png;base64,... Send the "
-        "image so."
+        "image 2: its URL is not an image in base64; expected data:image/png;base64,... Encode the "
+        "image this way."
     )
 
 
-def test_broken_base64_is_refused() -> None:
+def test_invalid_base64_is_rejected() -> None:
     with pytest.raises(APIError) as caught:
         decode_data_url("data:image/png;base64,a", "image 2")
     assert str(caught.value) == (
-        "image 2: its base64 is broken; expected letters, digits, +, / and = alone. Encode it "
+        "image 2: its base64 is invalid; expected only letters, digits, +, / and =. Encode it "
         "again."
     )
 

@@ -1,4 +1,4 @@
-"""What a image says of itself, read back."""
+"""What an image says of itself, read back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def written(origin: ImageMetadata) -> PIL.Image.Image:
     return image
 
 
-def test_a_image_says_that_it_was_generated_by_which_model_and_when() -> None:
+def test_an_image_says_that_it_was_generated_by_which_model_and_when() -> None:
     image = written(ImageMetadata(model="tiny", time=TIME))
     result = image.text  # type: ignore[attr-defined]
     assert result["Software"] == f"calumma {calumma.__version__}"

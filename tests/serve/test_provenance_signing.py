@@ -185,7 +185,7 @@ def test_once_the_certificate_has_run_out_images_are_refused_and_the_log_says_wh
         ImageSigner(late).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
     assert (caught.value.status, caught.value.code) == (503, "cannot_sign")
     assert str(caught.value) == (
-        "a image is drawn, but this server cannot sign it now, and sends none unsigned; "
+        "an image is drawn, but this server cannot sign it now, and sends none unsigned; "
         "the server's log says why. Ask again later, or for text alone."
     )
     (line,) = caplog.records

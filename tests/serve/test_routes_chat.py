@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from tests.images import noise
-from tests.serve.conftest import ALONE, WILD, image_part, said
+from tests.serve.conftest import ALONE, WILD, image_part, user_message
 
 
 def chat(client: TestClient, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_an_answer_is_what_the_model_says_and_draws_in_order(
     client: TestClient, model: Model, seed: int
 ) -> None:
     alone = model.generate(["a red ", noise(1)], seed=seed, **ALONE)
-    result = chat(client, said("a red ", image_part(1)), seed=seed)
+    result = chat(client, user_message("a red ", image_part(1)), seed=seed)
     (choice,) = result["choices"]
     message = choice["message"]
     assert parts_reported(message) == as_bytes(alone.parts)
@@ -84,7 +84,7 @@ def test_a_stream_names_partial_images_and_tokens_and_ends(
     alone = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
     result = events_of(
         client,
-        messages=said("a red ", image_part(1)),
+        messages=user_message("a red ", image_part(1)),
         seed=drawing_seed,
         max_tokens=30,
         return_token_ids=True,
@@ -109,7 +109,7 @@ def test_a_stream_names_partial_images_and_tokens_and_ends(
 def test_partial_images_can_be_left_out(client: TestClient, drawing_seed: int) -> None:
     result = events_of(
         client,
-        messages=said("a red ", image_part(1)),
+        messages=user_message("a red ", image_part(1)),
         seed=drawing_seed,
         max_tokens=30,
         stream_options={"include_partial_images": False},
@@ -127,16 +127,16 @@ def test_an_answer_holds_what_was_asked_for(
     client: TestClient, modalities: list[str], kinds: set[str]
 ) -> None:
     for seed in range(3):
-        result = chat(client, said("a red"), modalities=modalities, seed=seed)
+        result = chat(client, user_message("a red"), modalities=modalities, seed=seed)
         parts = result["choices"][0]["message"]["content_parts"]
         assert {part["type"] for part in parts} == kinds
 
 
 def test_an_answer_ends_before_a_stop_word(client: TestClient) -> None:
-    whole = chat(client, said("a red "), seed=1, modalities=["text"])
+    whole = chat(client, user_message("a red "), seed=1, modalities=["text"])
     text = whole["choices"][0]["message"]["content"]
     word = text[5:8]
-    result = chat(client, said("a red "), seed=1, modalities=["text"], stop=[word])
+    result = chat(client, user_message("a red "), seed=1, modalities=["text"], stop=[word])
     choice = result["choices"][0]
     assert choice["message"]["content"] == text[: text.index(word)]
     assert choice["finish_reason"] == "stop"
@@ -145,7 +145,7 @@ def test_an_answer_ends_before_a_stop_word(client: TestClient) -> None:
 
 def test_logprobs_are_those_of_the_text(client: TestClient, model: Model) -> None:
     alone = model.generate(["a red "], seed=2, **ALONE)
-    result = chat(client, said("a red "), seed=2, logprobs=True)["choices"][0]["logprobs"]
+    result = chat(client, user_message("a red "), seed=2, logprobs=True)["choices"][0]["logprobs"]
     text = model.vocabulary.text
     expected = [p for i, p in zip(alone.token_ids, alone.logprobs, strict=True) if i in text]
     assert [token["logprob"] for token in result["content"]] == expected

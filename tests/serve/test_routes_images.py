@@ -22,7 +22,7 @@ def draw(client: TestClient, **body: Any) -> Any:
     return client.post("/v1/images/generations", json={"prompt": "a red circle", **body})
 
 
-def test_a_image_is_the_one_that_the_model_draws(client: TestClient, model: Model) -> None:
+def test_an_image_is_the_one_that_the_model_draws(client: TestClient, model: Model) -> None:
     asked = {"seed": 4, "temperature": 1.0, "guidance_scale": 2.0}
     result = draw(client, **asked).json()
     rules = ImageSampling(temperature=1.0, guidance_scale=2.0)
@@ -56,7 +56,7 @@ def test_a_stream_has_about_as_many_partial_images_as_wanted(
     assert text.count("event: image_generation.completed") == 1
 
 
-def test_a_image_that_does_not_pass_is_refused(
+def test_an_image_that_does_not_pass_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NoImage(NoWord):
@@ -71,6 +71,6 @@ def test_a_image_that_does_not_pass_is_refused(
         refused = draw(client)
         assert refused.status_code == 400
         assert refused.json()["error"]["message"] == (
-            "a image does not pass a filter of this server; expected another prompt."
+            "an image does not pass a filter of this server; expected another prompt."
         )
         assert draw(client, prompt="bad").json()["error"]["code"] == "content_filter"

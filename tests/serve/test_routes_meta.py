@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from calumma.generate.model import Model
 from tests.images import noise
-from tests.serve.conftest import image_part, said, serving
+from tests.serve.conftest import image_part, serving, user_message
 
 
 def test_the_model_is_named_with_what_it_can(client: TestClient) -> None:
@@ -19,7 +19,7 @@ def test_the_model_is_named_with_what_it_can(client: TestClient) -> None:
 
 def test_a_prompt_is_reported_in_ids_and_ids_in_words(client: TestClient, model: Model) -> None:
     v = model.vocabulary
-    body = {"messages": said("ab", image_part(1))}
+    body = {"messages": user_message("ab", image_part(1))}
     result = client.post("/v1/tokens", json=body).json()
     ids = [token["id"] for token in result["tokens"]]
     assert ids == list(model.request(["ab", noise(1)]).prompt_token_ids)
@@ -60,7 +60,7 @@ def test_health_reports_whether_requests_are_taken(model: Model) -> None:
         handler.drain()
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
-        body = {"messages": said("a")}
+        body = {"messages": user_message("a")}
         refused = client.post("/v1/chat/completions", json=body)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
 
@@ -72,7 +72,7 @@ def test_an_engine_that_failed_is_not_live(model: Model) -> None:
             raise RuntimeError("the engine is broken")
 
         handler.backend._engine.step = fail  # type: ignore[method-assign, assignment]
-        body = {"messages": said("a")}
+        body = {"messages": user_message("a")}
         for _ in range(2):
             assert client.post("/v1/chat/completions", json=body).status_code == 500
         result = client.get("/health/live")

@@ -1,4 +1,4 @@
-"""A server on a socket: clients that leave, loads, and a stop that waits."""
+"""A server on a socket: disconnecting clients, load, and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.handler import RequestHandler
 from calumma.serve.server import bind
-from tests.serve.conftest import WILD, image_part, listening, said
-from tests.serve.test_handler import emptied
+from tests.serve.conftest import WILD, image_part, listening, user_message
+from tests.serve.test_handler import is_idle
 
 CHAT = "/v1/chat/completions"
 
@@ -33,14 +33,14 @@ def connected(url: str) -> http.client.HTTPConnection:
 
 
 def asked(seed: int, **more: Any) -> dict[str, Any]:
-    """One of many kinds of request."""
+    """Build one of many kinds of request."""
     parts = [["a red "], ["the small ", image_part(seed)], [image_part(seed), "?"]][seed % 3]
     kind = [None, ["text"], ["image"], None][seed % 4]
-    room = 12 + 7 * (seed % 5)
+    max_tokens = 12 + 7 * (seed % 5)
     return {
-        "messages": said(*parts),
+        "messages": user_message(*parts),
         "seed": seed,
-        "max_tokens": room,
+        "max_tokens": max_tokens,
         "modalities": kind,
         **WILD,
         **more,
@@ -58,13 +58,13 @@ def post(url: str, body: dict[str, Any]) -> tuple[int, Any]:
 
 
 def content(result: Any) -> Any:
-    """An answer without what differs each time: the time in its images, its number."""
+    """Return a response without what differs each time: the time in its images, its id."""
     parts = result["choices"][0]["message"]["content_parts"]
     texts = [part["text"] if part["type"] == "text" else "image" for part in parts]
     return texts, result["usage"], result["choices"][0]["finish_reason"]
 
 
-def test_sixty_four_mixed_requests_are_each_answered_as_alone(
+def test_sixty_four_concurrent_requests_get_the_same_responses_as_one_by_one(
     running_server: tuple[str, RequestHandler],
 ) -> None:
     url, handler = running_server
@@ -73,25 +73,25 @@ def test_sixty_four_mixed_requests_are_each_answered_as_alone(
         together = list(many.map(lambda seed: post(url, asked(seed)), range(64)))
     assert {status for status, _ in [*alone, *together]} == {200}
     assert [content(result) for _, result in together] == [content(result) for _, result in alone]
-    assert emptied(handler)
+    assert is_idle(handler)
 
 
-def test_a_load_over_the_queue_is_refused_in_part_and_the_rest_answered(model: Model) -> None:
+def test_load_above_the_limit_is_rejected_and_the_rest_answered(model: Model) -> None:
     config = ServeConfig(served_model_name="tiny", limits=ServeLimits(max_concurrent_requests=2))
     with listening(model, config) as (url, handler, _):
         with ThreadPoolExecutor(16) as many:
             body = asked(1, max_tokens=60)
             statuses = sorted(many.map(lambda _: post(url, body)[0], range(32)))
         assert set(statuses) == {200, 429}
-        assert emptied(handler)
+        assert is_idle(handler)
         assert post(url, asked(1))[0] == 200
 
 
-def test_clients_that_leave_at_random_leave_nothing_behind(
+def test_clients_that_disconnect_at_random_leave_no_requests(
     running_server: tuple[str, RequestHandler],
 ) -> None:
     url, handler = running_server
-    chance = random.Random(0)
+    generator = random.Random(0)
 
     def leave(number: int) -> None:
         line = connected(url)
@@ -99,7 +99,7 @@ def test_clients_that_leave_at_random_leave_nothing_behind(
         line.request("POST", CHAT, body, {"Content-Type": "application/json"})
         if number % 4 == 0:
             line.getresponse().read(200)
-        time.sleep(chance.random() / 10)
+        time.sleep(generator.random() / 10)
         assert line.sock is not None
         line.sock.close()
         line.close()
@@ -107,12 +107,12 @@ def test_clients_that_leave_at_random_leave_nothing_behind(
     before = threading.active_count()
     with ThreadPoolExecutor(8) as many:
         list(many.map(leave, range(40)))
-    assert emptied(handler)
-    assert threading.active_count() <= before + handler.config.limits.max_concurrent_requests
+    assert is_idle(handler)
+    assert threading.active_count() <= before + 1
     assert post(url, asked(3))[0] == 200
 
 
-def test_a_server_that_is_reported_to_stop_finishes_what_is_under_way(model: Model) -> None:
+def test_shutdown_finishes_running_requests(model: Model) -> None:
     with listening(model) as (url, handler, server), ThreadPoolExecutor(4) as many:
         begun = [many.submit(post, url, asked(seed, max_tokens=100)) for seed in range(4)]
         while handler.num_in_flight < 4:
@@ -122,7 +122,7 @@ def test_a_server_that_is_reported_to_stop_finishes_what_is_under_way(model: Mod
     assert [status for status, _ in result] == [200] * 4
 
 
-def test_who_is_not_done_within_the_grace_is_reported_so(
+def test_requests_that_exceed_the_grace_period_get_a_503(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ServeConfig(served_model_name="tiny", limits=ServeLimits(shutdown_grace_seconds=0.2))
@@ -143,11 +143,11 @@ def test_who_is_not_done_within_the_grace_is_reported_so(
         held.set()
     assert status == 503
     assert result["error"]["message"] == (
-        "the server is stopping and takes no more requests; ask another one, or ask again."
+        "the server is shutting down and accepts no requests; retry, or use another server."
     )
 
 
-def test_a_place_that_is_taken_is_reported() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with bind("127.0.0.1", 0) as first, pytest.raises(ConfigError) as caught:
         port = first.getsockname()[1]
         bind("127.0.0.1", port)
@@ -157,7 +157,7 @@ def test_a_place_that_is_taken_is_reported() -> None:
     )
 
 
-def test_the_command_serves_until_a_signal_comes(
+def test_the_command_serves_until_a_signal_arrives(
     model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "tiny", model_parts)
@@ -177,5 +177,5 @@ def test_the_command_serves_until_a_signal_comes(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
     *logged, last = errors.splitlines()
-    assert last == "stopped by a signal; what was under way is answered or handed back."
+    assert last == "stopped by a signal; running completions are finished or aborted."
     assert {json.loads(line)["event"] for line in logged} == {"request", "stopping"}

@@ -49,9 +49,9 @@ def test_a_state_put_into_another_learner_makes_it_the_same(
         one.step(number)
     other.step(0)
     write_checkpoint(
-        tmp_path, flatten_checkpoint(Checkpoint(3, one.state()), "f"), RetentionPolicy()
+        tmp_path, flatten_checkpoint(Checkpoint(3, one.state()), {"seed": 0}), RetentionPolicy()
     )
-    saved = newest_checkpoint(tmp_path, "f")
+    saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     other.restore(saved)
     for number in range(3, 6):

@@ -190,8 +190,7 @@ def _checkpoint(path: Path) -> list[str]:
     files = record["files"]
     return [
         f"{path}: a checkpoint of step {record['step']}, complete",
-        f"{pluralize(len(files), 'file')}, {sum(files.values()):,} bytes; "
-        f"run fingerprint {record['fingerprint']}",
+        f"{pluralize(len(files), 'file')}, {sum(files.values()):,} bytes",
     ]
 
 

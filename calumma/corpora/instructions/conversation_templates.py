@@ -1,7 +1,7 @@
 """Conversations of one prompt and one answer, from templates filled with real text and images.
 
-Every document has the attributes category, kind and written-by = "template". Text and images keep the
-license of the document they come from.
+Every document has the attributes category, kind and written-by = "template". Text and images keep
+the license of the document they come from.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make_conversation(
         kind: the task in the category.
         prompt: parts; strings are text.
         answer: parts; strings are text.
-        of: name, license and split.
+        source: name, license and split.
     """
     return Document(
         id=f"{kind}/{source.name}",

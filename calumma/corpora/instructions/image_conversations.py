@@ -1,4 +1,4 @@
-"""Visual chat, drawing, and text with pictures: conversations from pictures with captions."""
+"""Conversations from captioned images: visual chat, image generation, interleaved generation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ SHOW_PROMPTS = (
     "Show {first} and {second}.",
     "Show me {first} and then {second}, with their names.",
 )
-
-
 GLOSSES_LICENSE = "WordNet-3.0"
 
 
@@ -39,86 +37,84 @@ def _source_info(document: Document) -> SourceInfo:
 
 
 def visual_chat(document: Document) -> Iterator[Document]:
-    """Questions about a picture: what it is, and where it is known, its main colour."""
-    of, image = _source_info(document), document.images[0]
-    asked = pick_template(DESCRIBE_PROMPTS, of.name)
-    yield make_conversation(
-        "visual_chat", "describe", [image, asked], [document_caption(document)], of
-    )
-    colour = document.attributes.get("colour")
-    if colour:
-        yield make_conversation(
-            "visual_chat", "colour", [image, pick_template(COLOR_PROMPTS, of.name)], [colour], of
-        )
+    """Build questions about an image: what it shows, and its main color if that is known."""
+    info, image = _source_info(document), document.images[0]
+    prompt = pick_template(DESCRIBE_PROMPTS, info.name)
+    answer = document_caption(document)
+    yield make_conversation("visual_chat", "describe", [image, prompt], [answer], info)
+    color = document.attributes.get("colour")
+    if color:
+        prompt = pick_template(COLOR_PROMPTS, info.name)
+        yield make_conversation("visual_chat", "colour", [image, prompt], [color], info)
 
 
 def image_request(document: Document) -> Document:
     """Build a request for the image of a caption."""
-    of = _source_info(document)
-    asked = pick_template(DRAW_PROMPTS, of.name).format(caption=document_caption(document))
-    return make_conversation("image_generation", "draw", [asked], [document.images[0]], of)
+    info = _source_info(document)
+    prompt = pick_template(DRAW_PROMPTS, info.name).format(caption=document_caption(document))
+    return make_conversation("image_generation", "draw", [prompt], [document.images[0]], info)
 
 
 def explain_with_image(document: Document, glosses: Mapping[str, str]) -> Document | None:
-    """A caption asks for words and a picture; None where the words are not known.
+    """Build a request to explain and show a thing; None if its gloss is not known.
 
     Args:
-        document: a picture with its caption.
-        glosses: what a thing is, by its `normalised` name.
+        document: an image with its caption.
+        glosses: definitions by normalized caption, of `noun_glosses`.
     """
     caption = document_caption(document)
     gloss = glosses.get(normalize_caption(caption))
     if gloss is None:
         return None
-    licence = " and ".join(filter(None, (document.license, GLOSSES_LICENSE)))
-    of = replace(_source_info(document), license=licence)
-    asked = pick_template(EXPLAIN_PROMPTS, of.name).format(caption=caption)
-    told: list[Part | str] = [f"{caption}: {gloss}", document.images[0]]
-    return make_conversation("interleaved_generation", "tell", [asked], told, of)
+    license = " and ".join(filter(None, (document.license, GLOSSES_LICENSE)))
+    info = replace(_source_info(document), license=license)
+    prompt = pick_template(EXPLAIN_PROMPTS, info.name).format(caption=caption)
+    answer: list[Part | str] = [f"{caption}: {gloss}", document.images[0]]
+    return make_conversation("interleaved_generation", "tell", [prompt], answer, info)
 
 
 def show_pairs(documents: Iterable[Document]) -> Iterator[Document]:
-    """Each two neighbours of one split: both are asked for, and come with their captions."""
-    before: dict[str, Document] = {}
+    """Build requests to show two things, from each two adjacent documents of one split."""
+    waiting: dict[str, Document] = {}
     for document in documents:
-        shown = _shown(document, before)
-        if shown is not None:
-            yield shown
+        if (pair := _show_pair(document, waiting)) is not None:
+            yield pair
 
 
 def interleaved_conversations(
     documents: Iterable[Document], glosses: Mapping[str, str]
 ) -> Iterator[Document]:
-    """What `telling` and `showing` make of some pictures, in one pass."""
-    before: dict[str, Document] = {}
+    """Yield the conversations of `explain_with_image` and `show_pairs`, in one pass."""
+    waiting: dict[str, Document] = {}
     for document in documents:
-        yield from filter(None, (explain_with_image(document, glosses), _shown(document, before)))
+        conversations = (explain_with_image(document, glosses), _show_pair(document, waiting))
+        yield from filter(None, conversations)
 
 
-def _shown(document: Document, before: dict[str, Document]) -> Document | None:
-    """A picture with the one of its split that waits in `before`; None where it has to wait."""
-    of = _source_info(document)
-    first = before.pop(of.split, None)
+def _show_pair(document: Document, waiting: dict[str, Document]) -> Document | None:
+    """Pair a document with the one of its split in `waiting`; None if it has to wait itself."""
+    split = _source_info(document).split
+    first = waiting.pop(split, None)
     if first is None:
-        before[of.split] = document
+        waiting[split] = document
         return None
-    names = {"first": document_caption(first), "second": document_caption(document)}
-    licence = " and ".join(sorted({first.license, document.license} - {""}))
-    both = SourceInfo(name=f"{first.id}+{document.id}", license=licence, split=of.split)
-    shown: list[Part | str] = [
-        f"{names['first']}:", first.images[0], f"{names['second']}:", document.images[0]
+    captions = {"first": document_caption(first), "second": document_caption(document)}
+    license = " and ".join(sorted({first.license, document.license} - {""}))
+    info = SourceInfo(name=f"{first.id}+{document.id}", license=license, split=split)
+    answer: list[Part | str] = [
+        f"{captions['first']}:", first.images[0], f"{captions['second']}:", document.images[0]
     ]  # fmt: skip
-    asked = pick_template(SHOW_PROMPTS, both.name).format(**names)
-    return make_conversation("interleaved_generation", "show", [asked], shown, both)
+    prompt = pick_template(SHOW_PROMPTS, info.name).format(**captions)
+    return make_conversation("interleaved_generation", "show", [prompt], answer, info)
 
 
 def noun_glosses(pages: Iterable[Document]) -> dict[str, str]:
-    """What each noun means, by its `normalised` name: its first sense in pages of WordNet."""
+    """Return the first definition of each noun in pages of WordNet, by normalized noun."""
     found: dict[str, str] = {}
     for page in pages:
         for line in page.text.splitlines():
-            words, marked, gloss = line.partition(" (noun): ")
-            if marked:
+            words, separator, gloss = line.partition(" (noun): ")
+            if separator:
                 for word in words.split(", "):
                     found.setdefault(normalize_caption(word), gloss.split("; ")[0])
     return found

@@ -1,7 +1,7 @@
 """Open Clip Art: drawings in the public domain, with titles, keywords and a folder each.
 
-The titles stand in the SVG files and the pictures in the twin PNG files. Many titles name the
-artist's whole collection; there the words of the file's name say more.
+Titles are in the SVG files, images in the PNG files of the same names. Many titles name the
+artist's collection; for those the words of the file name are used.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SVG = "usr/share/openclipart/svg"
 _PNG = "usr/share/openclipart/png"
 
 TITLES_SHARED = 2
-"""A title that more drawings than this share says nothing about any of them."""
+"""Titles shared by more drawings than this are not used."""
 
 STARS_ONE_IN = 7
-"""Of 1,375 generated star polygons one in this many is kept."""
+"""One in this many of the 1,375 generated star polygons is kept."""
 
 _EMPTY_TITLE = re.compile(
     r"clipart by|untitled|unknown|collection|submission|icon ?set|^svg$|^drawing", re.IGNORECASE
@@ -44,7 +44,7 @@ _PUBLIC_DOMAIN = re.compile(r"public ?domain", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Drawing:
-    """What an SVG file says about itself."""
+    """Metadata of an SVG file."""
 
     path: Path
     title: str
@@ -52,49 +52,49 @@ class _Drawing:
     description: str
 
     holds_raster: bool
-    """Whether a raster picture is inside, as in drawings that are photographs in a frame."""
+    """Whether a raster image is embedded, such as a photograph in a frame."""
 
 
 def read_openclipart(folders: PackageFolders) -> Iterator[Document]:
-    """Read the drawings whose own file says that they are in the public domain."""
+    """Read the drawings whose file has a public domain notice."""
     root = folders["openclipart-svg"] / _SVG
     drawings = list(_drawings(root))
     shared = Counter(drawing.title.lower() for drawing in drawings)
     stars = 0
     for drawing in drawings:
-        place = drawing.path.relative_to(root)
-        picture = folders["openclipart-png"] / _PNG / place.with_suffix(".png")
-        if not picture.exists():
+        name = drawing.path.relative_to(root)
+        png = folders["openclipart-png"] / _PNG / name.with_suffix(".png")
+        if not png.exists():
             continue
-        if star := _STAR.match(place.stem):
+        if star := _STAR.match(name.stem):
             stars += 1
             if stars % STARS_ONE_IN:
                 continue
             caption = f"star polygon with {star[1]} points and step {star[2]}"
         else:
-            caption = _card(place) or _title(drawing, shared)
-        if caption and (image := _image(picture)):
-            yield _document(drawing, place, image, caption)
+            caption = _card(name) or _title(drawing, shared)
+        if caption and (image := _image(png)):
+            yield _document(drawing, name, image, caption)
 
 
-def _document(drawing: _Drawing, place: Path, image: Image, caption: str) -> Document:
+def _document(drawing: _Drawing, name: Path, image: Image, caption: str) -> Document:
     attributes = {
         "caption": caption,
-        "category": place.parts[0],
-        "subgroup": "/".join(place.parts[1:-1]),
+        "category": name.parts[0],
+        "subgroup": "/".join(name.parts[1:-1]),
         "keywords": ", ".join(drawing.keywords),
         "description": drawing.description,
         "holds-raster": "yes" if drawing.holds_raster else "",
     }
     return Document(
-        id=str(place.with_suffix("")),
+        id=str(name.with_suffix("")),
         content=(image, Text(caption)),
         attributes={key: value for key, value in attributes.items() if value},
     )
 
 
 def _image(path: Path) -> Image | None:
-    """The picture, unless its file is broken or holds far too many pixels (a few do)."""
+    """Return the image; None if its file is corrupt or too large."""
     try:
         return image_from_file(path)
     except ImageError:
@@ -132,10 +132,10 @@ def _first_text(elements: list[ET.Element]) -> str:
     return next(filter(None, (collapse_whitespace(element.text or "") for element in elements)), "")
 
 
-def _card(place: Path) -> str | None:
-    """The caption of a playing card, from the name of its file."""
-    match = _CARD.match(place.stem)
-    if "cards" not in place.parts or match is None:
+def _card(name: Path) -> str | None:
+    """Return the caption of a playing card, from the name of its file; None for other drawings."""
+    match = _CARD.match(name.stem)
+    if "cards" not in name.parts or match is None:
         return None
     rank = _RANKS.get(match["rank"], match["rank"])
     return f"{rank} of {_SUITS[match['suit']]} playing card, {match['style']} style"
@@ -149,7 +149,7 @@ def _title(drawing: _Drawing, shared: Counter[str]) -> str:
 
 
 def _words_of_name(stem: str) -> str:
-    """The words in a file's name, without artists, numbers and single letters.
+    """Return the words in a file name, without artists, numbers and single letters.
 
     >>> _words_of_name("tallShip_nicu_buculei_01")
     'tall ship'

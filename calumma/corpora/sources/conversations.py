@@ -1,4 +1,4 @@
-"""Endless Sky's conversations: stories told in paragraphs, with photographs of their scenes."""
+"""Endless Sky's conversations: stories in paragraphs, with photographs of their scenes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def read_story_conversations(folders: PackageFolders) -> Iterator[Document]:
     """Read the conversations that show a scene."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):
-        told = conversations(path.read_text("utf-8", errors="replace"))
-        for number, lines in enumerate(told, start=1):
+        found = conversations(path.read_text("utf-8", errors="replace"))
+        for number, lines in enumerate(found, start=1):
             parts = tuple(_parts(lines, root / "images"))
             if any(isinstance(part, Image) for part in parts):
                 yield Document(
@@ -32,7 +32,7 @@ def read_story_conversations(folders: PackageFolders) -> Iterator[Document]:
 
 
 def conversations(text: str) -> Iterator[list[str]]:
-    """The lines inside every block that begins with `conversation`: those indented deeper."""
+    """Yield the indented lines of every block that begins with `conversation`."""
     inside: list[str] | None = None
     depth = 0
     for line in [*text.splitlines(), "end"]:
@@ -49,20 +49,20 @@ def conversations(text: str) -> Iterator[list[str]]:
 
 
 def _parts(lines: list[str], images: Path) -> Iterator[Text | Image]:
-    said: list[str] = []
+    paragraphs: list[str] = []
     for line in lines:
         if words := _WORDS.match(line):
-            said.append(collapse_whitespace(words[1]))
-        elif (scene := _SCENE.match(line)) and (picture := _picture(images, scene[1])):
-            if said:
-                yield Text("\n".join(said))
-            said = []
-            yield image_from_file(picture)
-    if said:
-        yield Text("\n".join(said))
+            paragraphs.append(collapse_whitespace(words[1]))
+        elif (scene := _SCENE.match(line)) and (image_file := _image_file(images, scene[1])):
+            if paragraphs:
+                yield Text("\n".join(paragraphs))
+            paragraphs = []
+            yield image_from_file(image_file)
+    if paragraphs:
+        yield Text("\n".join(paragraphs))
 
 
-def _picture(images: Path, name: str) -> Path | None:
-    """Photographs are JPEG, pictures of things to buy PNG."""
+def _image_file(images: Path, name: str) -> Path | None:
+    """Return the file of an image: photographs are JPEG, ships and outfits PNG."""
     found = (images / f"{name}{suffix}" for suffix in (".jpg", ".png"))
     return next((path for path in found if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""Dictionaries in the format of dictd: an index of headwords, and a text in which they lie."""
+"""Dictionaries in the format of dictd: an index of headwords, and a text file of entries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.documents.document import Document, Text
 
 ENTRIES_PER_DOCUMENT = 25
-"""Neighbouring entries that make one document."""
+"""Adjacent entries per document."""
 
 _DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 
 
 def dictionary_reader(package: str, name: str) -> CorpusReader:
-    """A reader of `NAME.index` and `NAME.dict.dz`, in the order in which the entries lie."""
+    """Return a reader of `NAME.index` and `NAME.dict.dz`, in the order of the text file."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         folder = folders[package] / "usr/share/dictd"
@@ -39,20 +39,20 @@ def dictionary_reader(package: str, name: str) -> CorpusReader:
 
 
 def _entries(index: str, text: bytes) -> Iterator[str]:
-    """The entries, each once although several headwords may lead to it."""
-    places = set()
+    """Yield the entries, each once although several headwords may refer to it."""
+    ranges = set()
     for line in index.splitlines():
-        word, start, length = line.split("\t")[:3]
+        word, offset, length = line.split("\t")[:3]
         if not word.startswith("00"):  # notes about the dictionary itself
-            places.add((_number(start), _number(length)))
-    for place, size in sorted(places):
-        entry = text[place : place + size].decode("utf-8", errors="replace").strip()
+            ranges.add((_number(offset), _number(length)))
+    for start, size in sorted(ranges):
+        entry = text[start : start + size].decode("utf-8", errors="replace").strip()
         if entry:
             yield entry
 
 
 def _number(digits: str) -> int:
-    """A number as dictd's indexes write it: base 64, the most significant digit first.
+    """Parse a base-64 number of a dictd index, the most significant digit first.
 
     >>> _number("BA")
     64

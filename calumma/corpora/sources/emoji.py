@@ -1,8 +1,8 @@
-"""Emoji: small pictures with names by Unicode, and the groups and keywords Unicode gives them.
+"""Emoji: small images with the names, groups and keywords of Unicode.
 
-The pictures come from three families; names and groups come from `emoji-test.txt` and keywords from
-CLDR, so one emoji has one caption in every family. A code is the emoji's characters in lower-case
-hex, joined by hyphens, without the variation selector U+FE0F.
+The images come from several families; names and groups come from `emoji-test.txt` and keywords from
+CLDR, so an emoji has the same caption in every family. A code is the emoji's characters in
+lower-case hex, joined by hyphens, without the variation selector U+FE0F.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TONE_CODES = {f"1f3f{digit}": tone for digit, tone in zip("bcdef", SKIN_TONES, 
 
 @dataclass(frozen=True)
 class Emoji:
-    """What Unicode says about one emoji."""
+    """Name and groups of an emoji in Unicode."""
 
     name: str
     category: str
@@ -58,7 +58,7 @@ def read_keywords(path: Path) -> dict[str, list[str]]:
 
 
 def iconify_emoji_reader(package: str) -> CorpusReader:
-    """A reader of an `@iconify-json` package of emoji, drawn from vectors."""
+    """Return a reader of an `@iconify-json` package of emoji in SVG."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         words = _Words(folders)
@@ -77,7 +77,7 @@ def iconify_emoji_reader(package: str) -> CorpusReader:
 
 
 def emoji_file_reader(package: str, folder: str) -> CorpusReader:
-    """A reader of a package with one picture file an emoji, named by its code."""
+    """Return a reader of a package with one image file per emoji, named after its code."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         words = _Words(folders)
@@ -90,7 +90,7 @@ def emoji_file_reader(package: str, folder: str) -> CorpusReader:
 
 
 def icon_svg(icon: dict[str, object], icons: dict[str, object]) -> str:
-    """The SVG text of one icon of an iconify file; sizes fall back to those of the file."""
+    """Build the SVG text of one icon of an iconify file; sizes default to those of the file."""
     width = icon.get("width", icons.get("width", 16))
     height = icon.get("height", icons.get("height", 16))
     body = str(icon["body"]).replace("currentColor", "#000")
@@ -128,7 +128,7 @@ class _Words:
 
 
 def _codes_of_icons(folder: Path, words: _Words) -> dict[str, str]:
-    """Icon name -> code; where several codes have one icon, one that Unicode names."""
+    """Return code by icon name; if several codes share an icon, one that Unicode names."""
     codes: dict[str, str] = {}
     for characters, name in json.loads((folder / "chars.json").read_text("utf-8")).items():
         code = _code(characters.split("-"))
@@ -147,12 +147,12 @@ def _code(characters: list[str]) -> str:
 
 
 def _slug(category: str) -> str:
-    """The name of a group as one word: "Animals & Nature" is "animals-nature"."""
+    """Convert the name of a group to one word: "Animals & Nature" to "animals-nature"."""
     return "-".join(category.lower().replace("&", " ").split())
 
 
 def _caption(name: str) -> str:
-    """A Unicode name as a caption: "flag: France" is "flag of France"."""
+    """Convert a Unicode name to a caption: "flag: France" to "flag of France"."""
     if name.startswith("flag: "):
         return "flag of " + name.removeprefix("flag: ")
     if name.startswith("keycap: "):
@@ -161,7 +161,7 @@ def _caption(name: str) -> str:
 
 
 def _name_of_icon(name: str) -> str:
-    """The caption of an icon that is newer than the table of names."""
+    """Return the caption of an icon that is newer than the table of names."""
     words = name.replace("-", " ")
     for tone in sorted(SKIN_TONES, key=len, reverse=True):
         spaced = " " + tone.replace("-", " ")

@@ -14,7 +14,7 @@ _NAMES = "usr/share/unicode/cldr/common/main/en.xml"
 
 
 def read_iso_flags(folders: PackageFolders) -> Iterator[Document]:
-    """Read the flags whose file is named by the two letters of a territory that CLDR knows."""
+    """Read the flags whose file is named after the two letters of a CLDR territory."""
     tree = ET.parse(folders["unicode-cldr-core"] / _NAMES)
     names = {
         element.attrib["type"].lower(): element.text or ""

@@ -1,4 +1,4 @@
-"""Icon sets with tags: drawings of one or two colours, and OpenMoji's emoji."""
+"""Icon sets with tags: drawings of one or two colors, and OpenMoji's emoji."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from calumma.documents.document import Document, Image, Text
 
 
 def iconify_reader(package: str, style: str) -> CorpusReader:
-    """A reader of an `@iconify-json` package; `style` ends each caption, as in "apple icon"."""
+    """Return a reader of an `@iconify-json` package; captions end in `style`: "apple icon"."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         folder = folders[package]
@@ -63,7 +63,7 @@ def read_phosphor(folders: PackageFolders) -> Iterator[Document]:
 
 
 def phosphor_tags(script: str) -> dict[str, list[str]]:
-    """The tags of each icon, found in the text of the package's script; it is not run."""
+    """Parse the tags of each icon from the text of the package's script, which is not run."""
     found = re.findall(r'name:\s*"([^"]+)".{0,600}?tags:\s*\[([^\]]*)\]', script, re.DOTALL)
     return {name: re.findall(r'"([^"]+)"', tags) for name, tags in found}
 
@@ -94,7 +94,7 @@ def _rasterize(path: Path) -> Image:
 
 
 def _document(name: str, image: Image, style: str, words: list[str]) -> Document:
-    """`words` are the category, which may be empty, and the tags."""
+    """Build the document of an icon; `words` are the category, which may be empty, and the tags."""
     caption = f"{name.replace('-', ' ')} {style}"
     attributes = {"caption": caption, "category": words[0], "keywords": ", ".join(words[1:])}
     return Document(

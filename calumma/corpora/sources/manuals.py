@@ -1,4 +1,4 @@
-"""Documentation with figures: the HTML pages of a package that hold a picture."""
+"""Documentation: the HTML pages of a package, with their images or as text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from calumma.documents.document import Document, Image, Text
 from calumma.errors import ImageError
 
 MIN_PAGE_WORDS = 20
-"""Pages with fewer words are galleries or redirects."""
+"""Pages with fewer words are galleries or redirects, and skipped."""
 
 MAX_PAGE_BYTES = 3_000_000
-"""Bytes; larger pages are generated indexes."""
+"""Larger pages are generated indexes, and skipped."""
 
 _TRANSLATED = re.compile(r"\.(ca|cs|de|es|fr|hu|it|ja|ko|nl|pt|ru|uk|zh)\.html$")
 _INDEXES = (
@@ -30,29 +30,31 @@ _INDEXES = (
 @dataclass(frozen=True)
 class _Page:
     name: str
-    pieces: list[PageSegment]
+    segments: list[PageSegment]
 
     @property
-    def figures(self) -> list[PageImage]:
-        return [piece for piece in self.pieces if isinstance(piece, PageImage)]
+    def images(self) -> list[PageImage]:
+        return [segment for segment in self.segments if isinstance(segment, PageImage)]
 
     @property
-    def words(self) -> int:
-        return sum(len(piece.split()) for piece in self.pieces if isinstance(piece, str))
+    def num_words(self) -> int:
+        return sum(len(segment.split()) for segment in self.segments if isinstance(segment, str))
 
 
 def illustrated_page_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
-    """A reader of the pages under a folder of a package that hold a picture and some words."""
+    """Return a reader of the pages with images under a folder of a package."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package]
-        pages = [page for page in _pages(root, root / folder, pattern) if page.figures]
-        furniture = _decorations(pages)
+        pages = [page for page in _pages(root, root / folder, pattern) if page.images]
+        decorations = _decorations(pages)
         for page in pages:
-            kept = [
-                p for p in page.pieces if not (isinstance(p, PageImage) and p.path in furniture)
+            content = [
+                segment
+                for segment in page.segments
+                if not (isinstance(segment, PageImage) and segment.path in decorations)
             ]
-            document = _document(_Page(page.name, kept))
+            document = _document(_Page(page.name, content))
             if document.images:
                 yield document
 
@@ -66,25 +68,25 @@ def _pages(root: Path, folder: Path, pattern: str) -> Iterator[_Page]:
         if _TRANSLATED.search(path.name) or any(index in path.name for index in _INDEXES):
             continue
         page = _Page(str(path.relative_to(folder).with_suffix("")), read_page(path, root))
-        if page.words >= MIN_PAGE_WORDS:
+        if page.num_words >= MIN_PAGE_WORDS:
             yield page
 
 
 def _decorations(pages: list[_Page]) -> set[Path]:
-    """Pictures that stand on more than 8 pages and more than 5 % of them: arrows, marks, logos."""
-    counts = Counter(path for page in pages for path in {figure.path for figure in page.figures})
+    """Return the images of more than 8 pages and more than 5 % of them: arrows, marks, logos."""
+    counts = Counter(path for page in pages for path in {image.path for image in page.images})
     limit = max(8.0, 0.05 * len(pages))
     return {path for path, count in counts.items() if count > limit}
 
 
 def _document(page: _Page) -> Document:
     parts: list[Text | Image] = []
-    for piece in page.pieces:
-        if isinstance(piece, str):
-            parts.append(Text(piece))
+    for segment in page.segments:
+        if isinstance(segment, str):
+            parts.append(Text(segment))
             continue
         try:
-            parts.append(image_from_file(piece.path))
+            parts.append(image_from_file(segment.path))
         except ImageError:
             continue
     first = next((part.text for part in parts if isinstance(part, Text)), "")
@@ -94,12 +96,12 @@ def _document(page: _Page) -> Document:
 
 
 def page_text_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:
-    """A reader of the words of all pages under a folder of a package, pictures left out."""
+    """Return a reader of the text of all pages under a folder of a package, without images."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package]
         for page in _pages(root, root / folder, pattern):
-            words = [piece for piece in page.pieces if isinstance(piece, str)]
+            words = [segment for segment in page.segments if isinstance(segment, str)]
             yield _document(_Page(page.name, ["\n".join(words)]))
 
     return read

@@ -11,7 +11,7 @@ from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.documents.document import Document, Text
 
 MIN_FILE_WORDS = 20
-"""Files with fewer words are lists of contents and references to other pages."""
+"""Files with fewer words are lists of contents and references to other pages, and skipped."""
 
 _ESCAPES = {
     r"\-": "-", r"\e": "\\", r"\(aq": "'", r"\(dq": '"', r"\(ha": "^", r"\(ti": "~", r"\(bu": "*",
@@ -28,9 +28,14 @@ _WORD = re.compile(r'"([^"]*)"|(\S+)')
 def plain_text_reader(
     package: str, folder: str, pattern: str, to_text: Callable[[str], str], *, exclude: str = ""
 ) -> CorpusReader:
-    """A reader of the files under a folder, packed by gzip or not, that `words` makes readable.
+    """Return a reader of the files under a folder, plain or compressed with gzip.
 
-    Files with `without` in their path are left out, if it is given.
+    Args:
+        package: name of the package.
+        folder: folder in the package.
+        pattern: glob of the files.
+        to_text: converts a file to plain text.
+        exclude: files with this in their path are skipped.
     """
 
     def read(folders: PackageFolders) -> Iterator[Document]:
@@ -52,18 +57,18 @@ def _content(path: Path) -> str:
 
 
 def strip_license_comment(text: str) -> str:
-    """A page in reStructuredText without the licence notes at its head.
+    """Remove the license comments of a reStructuredText page.
 
-    >>> without_comments(".. SPDX-License-Identifier: GPL-2.0\\n\\nTitle\\n=====\\n")
+    >>> strip_license_comment(".. SPDX-License-Identifier: GPL-2.0\\n\\nTitle\\n=====\\n")
     '\\nTitle\\n=====\\n'
     """
     return re.sub(r"(?m)^\.\. SPDX-License-Identifier.*\n", "", text)
 
 
 def roff_to_text(text: str) -> str:
-    """The words of a manual page in roff, without its requests; an empty line parts paragraphs.
+    """Convert a manual page from roff to plain text, with an empty line between paragraphs.
 
-    >>> roff_words('.SH NAME\\n.BR ls (1)\\n\\\\- list \\\\fIfiles\\\\fP\\n.PP\\nOnce.')
+    >>> roff_to_text('.SH NAME\\n.BR ls (1)\\n\\\\- list \\\\fIfiles\\\\fP\\n.PP\\nOnce.')
     'NAME\\nls(1)\\n- list files\\n\\nOnce.'
     """
     lines = (_roff_line(line) for line in text.splitlines())
@@ -72,7 +77,7 @@ def roff_to_text(text: str) -> str:
 
 
 def _roff_line(line: str) -> str | None:
-    """The words of one line; none if it only asks for something."""
+    """Convert one line to plain text; None if it has only a request."""
     if line.startswith("'") or line.startswith('.\\"') or line.strip() == ".":
         return None
     if not line.startswith("."):

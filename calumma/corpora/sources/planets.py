@@ -1,4 +1,4 @@
-"""Endless Sky's planets: photographs of landscapes, each with a paragraph about the place."""
+"""Endless Sky's planets: photographs of landscapes, each with a description."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LANDSCAPES = {
     "hills", "lava", "mountain", "mountains", "sea", "sky", "snow", "space", "station", "sunset",
     "valley", "water",
 }  # fmt: skip
-"""Names of picture files that say what is seen; the others name photographers."""
+"""Names of image files that describe the landscape; the others name photographers."""
 
 
 def read_planets(folders: PackageFolders) -> Iterator[Document]:
@@ -29,13 +29,13 @@ def read_planets(folders: PackageFolders) -> Iterator[Document]:
         for name, fields in planets(path.read_text("utf-8", errors="replace")):
             if "landscape" not in fields or "description" not in fields:
                 continue
-            picture = root / "images" / f"{fields['landscape'][0]}.jpg"
-            if picture.exists():
-                yield _document(f"{path.stem}-{name}", name, fields, picture)
+            photo = root / "images" / f"{fields['landscape'][0]}.jpg"
+            if photo.exists():
+                yield _document(f"{path.stem}-{name}", name, fields, photo)
 
 
 def planets(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """The planets of a data file: a line `planet NAME`, then its fields, each after a tab."""
+    """Yield the planets of a data file: a line `planet NAME`, then indented fields."""
     name, fields = "", dict[str, list[str]]()
     for line in [*text.splitlines(), "end"]:
         if field := _FIELD.match(line):
@@ -47,17 +47,17 @@ def planets(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
             name, fields = (head[1] or head[2] or head[3] if head else ""), {}
 
 
-def _document(id: str, name: str, fields: dict[str, list[str]], picture: Path) -> Document:
-    kind = re.sub(r"[0-9].*$", "", picture.stem)
+def _document(id: str, name: str, fields: dict[str, list[str]], photo: Path) -> Document:
+    kind = re.sub(r"[0-9].*$", "", photo.stem)
     caption = f"landscape of the planet {name}" + (f": {kind}" if kind in _LANDSCAPES else "")
     about = "\n".join(map(collapse_whitespace, fields["description"]))
     return Document(
         id=id,
-        content=(image_from_file(picture), Text(f"{caption}\n{about}")),
+        content=(image_from_file(photo), Text(f"{caption}\n{about}")),
         attributes={
             "caption": caption,
             "category": kind if kind in _LANDSCAPES else "landscape",
             "keywords": ", ".join(fields.get("attributes", [""])[0].split()),
-            "photograph": picture.name,
+            "photograph": photo.name,
         },
     )

@@ -1,4 +1,4 @@
-"""Pictures in folders with words beside them: Tux Paint's stamps, word lists for children."""
+"""Captioned images of educational software: Tux Paint's stamps, word lists for children."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _STAMPS = "usr/share/tuxpaint/stamps"
 
 
 def read_tuxpaint(folders: PackageFolders) -> Iterator[Document]:
-    """Read the stamps; the first line of the text file beside a picture is English."""
+    """Read the stamps; the first line of the text file next to an image is the English caption."""
     root = folders["tuxpaint-stamps-default"] / _STAMPS
     for words in sorted(root.rglob("*.txt")):
         lines = words.read_text("utf-8", errors="replace").splitlines()
         caption = collapse_whitespace(lines[0]) if lines else ""
-        pictures = [p for p in (words.with_suffix(".png"), words.with_suffix(".svg")) if p.exists()]
-        place = words.relative_to(root)
-        if not caption or not pictures:
+        images = [p for p in (words.with_suffix(".png"), words.with_suffix(".svg")) if p.exists()]
+        name = words.relative_to(root)
+        if not caption or not images:
             continue
         try:
-            image = image_from_file(pictures[0])
+            image = image_from_file(images[0])
         except ImageError:
             continue
         yield Document(
-            id=str(place.with_suffix("")),
+            id=str(name.with_suffix("")),
             content=(image, Text(caption)),
             attributes={
                 "caption": caption,
-                "category": place.parts[0],
-                "subgroup": "/".join(place.parts[1:-1]),
+                "category": name.parts[0],
+                "subgroup": "/".join(name.parts[1:-1]),
             },
         )
 
 
 def named_image_reader(package: str, folder: str, suffix: str) -> CorpusReader:
-    """A reader of pictures whose file is named by what it shows, in folders named by category."""
+    """Return a reader of images whose file name is the caption and whose folder is the category."""
 
     def read(folders: PackageFolders) -> Iterator[Document]:
         root = folders[package] / folder

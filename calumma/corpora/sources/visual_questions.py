@@ -1,4 +1,4 @@
-"""Questions about small pictures of shapes, with their answers, as conversations."""
+"""Visual question answering: easy-VQA, and CIFAR-10's test set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SPLITS = {"train": "train", "test": "held-out"}
 
 
 def read_easy_vqa_corpus(folders: PackageFolders) -> Iterator[Document]:
-    """Read easy-VQA, a conversation a picture: the picture stands before the first question.
+    """Read easy-VQA, one conversation per image, with the image before the first question.
 
-    The set's own test part has the attribute split = "held-out".
+    The test set has the attribute split = "held-out".
     """
     for part, split in _SPLITS.items():
         folder = folders["easy-vqa"] / "easy_vqa" / "data" / part
-        for number, questions in sorted(_by_picture(folder / "questions.json").items()):
+        for number, questions in sorted(_questions_by_image(folder / "questions.json").items()):
             image = image_from_file(folder / "images" / f"{number}.png")
             yield Document(
                 id=f"{part}-{number:04d}",
@@ -32,26 +32,26 @@ def read_easy_vqa_corpus(folders: PackageFolders) -> Iterator[Document]:
 
 
 def conversation(image: Image, questions: list[tuple[str, str]]) -> tuple[Turn, ...]:
-    """Turns that ask each question in turn and answer it; the first shows the picture."""
+    """Build the turns of a conversation: the image with the first question, answers between."""
     turns: list[Turn] = []
     for question, answer in questions:
-        asked = Text(question)
-        turns.append(Turn("user", (asked,) if turns else (image, asked)))
+        text = Text(question)
+        turns.append(Turn("user", (text,) if turns else (image, text)))
         turns.append(Turn("assistant", (Text(answer),)))
     return tuple(turns)
 
 
-def _by_picture(path: Path) -> dict[int, list[tuple[str, str]]]:
-    pictures: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+def _questions_by_image(path: Path) -> dict[int, list[tuple[str, str]]]:
+    questions: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
     for question, answer, number in json.loads(path.read_text("utf-8")):
-        pictures[number].append((question, answer))
-    return dict(pictures)
+        questions[number].append((question, answer))
+    return dict(questions)
 
 
 def read_cifar10_test(folders: PackageFolders) -> Iterator[Document]:
-    """Read the 10,000 photographs of CIFAR-10's test part out of BIG-bench.
+    """Read the 10,000 photographs of CIFAR-10's test set from BIG-bench.
 
-    BIG-bench asks that its files are never trained on; every document says so in an attribute.
+    BIG-bench files must not be used for training: every document has the attribute never-train.
     """
     root = folders["bigbench"]
     path = next(root.rglob("benchmark_tasks/cifar10_classification/base64/task.json"))

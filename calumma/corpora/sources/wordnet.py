@@ -1,4 +1,4 @@
-"""WordNet: every synset as a line of words, part of speech and gloss, many lines a document."""
+"""WordNet: every synset as a line of words, part of speech and gloss, many lines per document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FOLDER = "usr/share/wordnet"
 _PARTS_OF_SPEECH = {"noun": "noun", "verb": "verb", "adj": "adjective", "adv": "adverb"}
 
 GLOSSES_PER_DOCUMENT = 40
-"""Some 600 words: a page, so that a document is neither a line nor a book."""
+"""About 600 words per document."""
 
 
 def read_wordnet(folders: PackageFolders) -> Iterator[Document]:
@@ -32,12 +32,12 @@ def read_wordnet(folders: PackageFolders) -> Iterator[Document]:
 
 def _lines(path: Path, part_of_speech: str) -> Iterator[str]:
     for line in path.read_text("latin-1").splitlines():
-        if not line.startswith("  "):  # the licence at the head of the file
+        if not line.startswith("  "):  # the license at the top of the file
             yield gloss_line(line, part_of_speech)
 
 
 def lemmas(folders: PackageFolders) -> set[str]:
-    """All single words of WordNet in lower case, of at least three letters."""
+    """Return all single words of WordNet in lower case, of at least three letters."""
     words: set[str] = set()
     for suffix in _PARTS_OF_SPEECH:
         text = (folders["wordnet-base"] / _FOLDER / f"index.{suffix}").read_text("latin-1")
@@ -46,7 +46,7 @@ def lemmas(folders: PackageFolders) -> set[str]:
 
 
 def gloss_line(line: str, part_of_speech: str) -> str:
-    """One line of a WordNet data file in words.
+    """Format one line of a WordNet data file.
 
     >>> gloss_line("00001 03 n 02 sea_lion 0 otary 0 001 @ 000 n 0000 | an eared seal  ", "noun")
     'sea lion, otary (noun): an eared seal'
@@ -54,6 +54,6 @@ def gloss_line(line: str, part_of_speech: str) -> str:
     fields, gloss = line.split("|", 1)
     columns = fields.split()
     count = int(columns[3], 16)
-    # Adjectives carry where they may stand, as in "afraid(p)".
+    # Adjectives have a syntactic marker, as in "afraid(p)".
     words = [columns[4 + 2 * i].replace("_", " ").split("(")[0] for i in range(count)]
     return f"{', '.join(words)} ({part_of_speech}): {gloss.strip()}"

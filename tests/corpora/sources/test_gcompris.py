@@ -1,10 +1,13 @@
-"""Words with pictures, out of a resource file."""
+"""Words with images, in a Qt resource file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.gcompris import read_gcompris
+import pytest
+
+from calumma.corpora.sources.gcompris import read_gcompris, read_resources
+from calumma.errors import CorpusError
 from tests.corpora.packages import picture
 from tests.corpora.qres import qres
 
@@ -18,3 +21,19 @@ def test_a_file_is_named_by_what_it_shows(tmp_path: Path) -> None:
     assert (document.id, document.text) == ("ice_cream", "ice cream")
     assert document.images[0].open().size == (64, 64)
     assert document.attributes == {"caption": "ice cream", "category": "words"}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_files_are_found_by_their_paths(compressed: bool) -> None:
+    files = {"a.txt": b"apple", "b.txt": b"bee"}
+    found = read_resources(qres("words", files, compressed=compressed))
+    assert found == {"/words/a.txt": b"apple", "/words/b.txt": b"bee"}
+
+
+def test_other_files_are_refused() -> None:
+    with pytest.raises(CorpusError) as caught:
+        read_resources(b"PK..")
+    assert str(caught.value) == (
+        "a package has no Qt resource file; expected one that begins with 'qres'. Remove the "
+        "package from the cache and fetch again."
+    )

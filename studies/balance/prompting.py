@@ -21,18 +21,18 @@ TEXT = TextSampling(temperature=0.7, top_p=0.9, repetition_penalty=1.0)
 IMAGE = ImageSampling(temperature=0.7, top_p=0.9, guidance_scale=1.0, image_guidance_scale=1.0)
 """No guidance: what is asked here is whether a picture comes, not how good it is."""
 
-AT_ONCE = 40
+BATCH_SIZE = 40
 
 
 @dataclass(frozen=True)
-class Answer:
+class PromptAnswer:
     """What came back on a prompt."""
 
-    asked: Document
+    document: Document
     sample: Sample
 
     @property
-    def drew(self) -> bool:
+    def has_image(self) -> bool:
         """Whether there is a picture in it."""
         return any(isinstance(part, PIL.Image.Image) for part in self.sample.parts)
 
@@ -42,36 +42,38 @@ class Answer:
         return " ".join(part for part in self.sample.parts if isinstance(part, str))
 
     @property
-    def ended(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it ended by itself."""
         return self.sample.finish_reason == "stop"
 
     @property
-    def refused(self) -> bool:
+    def is_refusal(self) -> bool:
         """Whether it is a refusal, and nothing but words."""
-        return not self.drew and is_template_refusal(self.text)
+        return not self.has_image and is_template_refusal(self.text)
 
 
-def held_out(out: Path, kind: str, most: int) -> list[Document]:
+def held_out_documents(out: Path, kind: str, limit: int) -> list[Document]:
     """Held-out conversations of a kind, evenly taken."""
     found = [d for d in read_documents([out / "held-out.parquet"]) if d.attributes["kind"] == kind]
-    return found[:: max(1, len(found) // most)][:most]
+    return found[:: max(1, len(found) // limit)][:limit]
 
 
-def ask(model: Model, documents: Sequence[Document], **options: Any) -> list[Answer]:
+def answer_prompts(
+    model: Model, documents: Sequence[Document], **options: Any
+) -> list[PromptAnswer]:
     """The answers to the prompts of some conversations; each has a seed of its own."""
-    answers: list[Answer] = []
+    answers: list[PromptAnswer] = []
     settings = {"max_new_tokens": 220, "text": TEXT, "image": IMAGE, **options}
-    for start in range(0, len(documents), AT_ONCE):
-        some = documents[start : start + AT_ONCE]
+    for start in range(0, len(documents), BATCH_SIZE):
+        some = documents[start : start + BATCH_SIZE]
         seeds = list(range(start, start + len(some)))
         prompts = [list(document.messages[0].parts) for document in some]
         samples = model.generate_batch(prompts, seeds=seeds, **settings)
-        answers += [Answer(d, s) for d, s in zip(some, samples, strict=True)]
+        answers += [PromptAnswer(d, s) for d, s in zip(some, samples, strict=True)]
     return answers
 
 
-def share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+def proportion(name: str, hits: Sequence[bool]) -> dict[str, Any]:
     """A share with its sample size and its 95 % interval."""
     n = len(hits)
     if n == 0:
@@ -80,7 +82,7 @@ def share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
     return {"name": name, "value": sum(hits) / n, "n": n, "interval": [low, high]}
 
 
-def line(figure: dict[str, Any]) -> str:
+def table_row(figure: dict[str, Any]) -> str:
     """A figure as a row of a table."""
     if figure["value"] is None:
         return f"| {figure['name']} | - | - | 0 |"

@@ -1,4 +1,4 @@
-"""Generate as one rank of several that share a decoder; see test_ranks.py."""
+"""Generate as one rank of a tensor-parallel decoder; see test_tensor_parallel_shard.py."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ V = Vocabulary(num_codes=16, num_text=40)
 GROUPS = (1, 2)
 
 
-def drawn(groups: int) -> Decoder:
-    """A decoder whose logits differ widely, the same in every process."""
-    shape = DecoderConfig(
+def random_decoder(groups: int) -> Decoder:
+    """Return a decoder whose logits differ widely, the same in every process."""
+    config = DecoderConfig(
         vocabulary_size=V.size,
         model_dim=32,
         num_layers=2,
@@ -31,7 +31,7 @@ def drawn(groups: int) -> Decoder:
         max_seq_len=64,
         qk_norm_groups=groups,
     )
-    made = Decoder(shape)
+    made = Decoder(config)
     made.init_weights(0)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -40,33 +40,37 @@ def drawn(groups: int) -> Decoder:
     return made.eval().requires_grad_(False)
 
 
-def generated(decoder: Decoder, *, behind: bool = False) -> list[list[int]]:
-    """What some requests get."""
-    engine = Engine(decoder, V, codes_per_image=4, config=EngineConfig(async_scheduling=behind))
-    asked = [
+def generate_tokens(decoder: Decoder, *, async_scheduling: bool = False) -> list[list[int]]:
+    """Return the output tokens of some requests."""
+    engine = Engine(
+        decoder, V, codes_per_image=4, config=EngineConfig(async_scheduling=async_scheduling)
+    )
+    requests = [
         Request(
             prompt_token_ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number
         )
         for number in range(4)
     ]
     states = engine.submit_all(
-        [*asked, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")]
+        [*requests, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")]
     )
     while not engine.is_idle:
         engine.step()
     return [state.output_token_ids for state in states]
 
 
-def generate(folder: Path) -> None:
-    """Generate, and write down what came of it and how much of the decoder this rank holds."""
+def run_rank(folder: Path) -> None:
+    """Generate, and write the tokens and the size of this rank's shard to a file."""
     torch.distributed.init_process_group("gloo")
     found = {}
     for groups in GROUPS:
-        decoder = drawn(groups)
+        decoder = random_decoder(groups)
         shard_decoder(decoder)
-        found[str(groups)] = generated(decoder, behind=groups == 2)
-    inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
+        found[str(groups)] = generate_tokens(decoder, async_scheduling=groups == 2)
+    num_parameters = sum(parameter.numel() for parameter in decoder.blocks.parameters())
     rank = torch.distributed.get_rank()
-    (folder / f"{rank}.json").write_text(json.dumps({"ids": found, "inside": inside}))
+    (folder / f"{rank}.json").write_text(
+        json.dumps({"ids": found, "num_parameters": num_parameters})
+    )
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
