@@ -64,7 +64,7 @@ from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.train.pretrain import pretrain
-from calumma.train.train_step import StepRules, autocast_context, to_device
+from calumma.train.train_step import StepRules, autocast_context
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def build_direct_turn(
     loader.set_mixture(config.stage_one.weights)
 
     def step(batch: Batch) -> None:
-        micro = to_device(batch, device)
+        micro = batch.to(device)
 
         def read(hidden: torch.Tensor) -> torch.Tensor:
             sums = cross_entropy_and_z_loss(

@@ -1,4 +1,7 @@
-"""Rows without end, in an order that is a function of the seed and of how far one has come."""
+"""The data loader: an endless, resumable stream of packed batches from a mixture of sources.
+
+The batches are a function of the seed and of the state alone, for any number of ranks and workers.
+"""
 
 from __future__ import annotations
 
@@ -92,25 +95,25 @@ class DataConfig:
 
 @dataclass
 class LoaderState:
-    """How far a stream has come; plain numbers, saved with every checkpoint.
+    """The position of a loader; plain numbers, saved with every checkpoint.
 
-    It is the same on every rank, and holds for any number of ranks and workers.
+    It is the same on every rank, and valid for any number of ranks and workers.
     """
 
     sequences_drawn: dict[str, int] = field(default_factory=dict)
-    """Sequences of each source that were drawn for the windows used up."""
+    """Number of sequences drawn from each source for earlier windows."""
 
     rows_consumed: int = 0
-    """Rows taken, by all ranks together, from the window that begins there."""
+    """Rows consumed from the current window, by all ranks together."""
 
     weights: dict[str, float] = field(default_factory=dict)
-    """Share of each source in that window; they sum to 1."""
+    """Weight of each source in the current window; they sum to 1."""
 
     deferred: list[list[int]] = field(default_factory=list)
-    """Drawn sequences that found no room yet, as [number, epoch]; the window begins with them."""
+    """Sequences drawn but not packed yet, as [index, epoch]; the window starts with them."""
 
     tokens_drawn: dict[str, int] = field(default_factory=dict)
-    """Ids of each source under these weights, where weights are shares of ids."""
+    """Number of tokens drawn from each source under these weights, if they are in tokens."""
 
 
 @dataclass(frozen=True)
@@ -118,34 +121,35 @@ class PackedWindow:
     """Rows that were packed together."""
 
     rows: list[list[tuple[SequenceRef, int]]]
-    """In each row the draws, with which of its items a draw has there."""
+    """The contents of each row: sequences, each with the number of its chunk."""
 
     end: LoaderState
-    """Where the next window begins."""
+    """The state at the start of the next window."""
 
 
 class PackedLoader:
-    """Batches from a mixture of sources.
+    """Batches of packed sequences from a mixture of sources.
 
-    In every window the sources take turns so that two have their shares to within one sequence,
-    and more of them to within one for each further source;
-    inside a source every sequence comes once an epoch, in an order of the epoch's own.
+    Sources are mixed by weighted fair queueing: the next sequence comes from the source with the
+    smallest (count + 1) / weight, so the counts of two sources stay within one sequence of their
+    shares (k - 1 for k sources). Each source is shuffled anew every epoch. A window of batches is
+    packed at a time, by best fit.
     """
 
     def __init__(
         self, reader: ShardReader, config: DataConfig, *, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Open a stream; `mix` comes before the first batch.
+        """Create a loader; call `set_mixture` before the first batch.
 
         Args:
             reader: the shards.
-            config: how sequences become batches.
-            rank: which rows of every batch are ours: `rank`, `rank + size`, ...
-            size: how many share the rows.
+            config: settings of packing and augmentation.
+            rank: data-parallel rank of this process: it takes every `world_size`-th row.
+            world_size: number of data-parallel ranks.
 
         Raises:
-            ConfigError: a row is too short for one of the shards' images, or there are fewer rows
-                than ranks.
+            ConfigError: a row is too short for the shards' images, or there are fewer rows than
+                ranks.
         """
         codes = reader.manifest.codes_per_image
         if codes and config.seq_len < codes + 2:
@@ -153,7 +157,7 @@ class PackedLoader:
                 f"data.seq_len={config.seq_len} holds none of the images in {reader.folder}, "
                 f"which take {codes + 2} tokens each; expected at least that. Raise data.seq_len."
             )
-        config.micro_batch_rows(world_size)  # refuses what cannot be shared
+        config.micro_batch_rows(world_size)  # raises if the rows cannot be divided
         self.reader = reader
         self.config = config
         self.rank, self.world_size = rank, world_size
@@ -161,53 +165,53 @@ class PackedLoader:
         self.state = LoaderState()
         self._sampler = SequenceSampler(
             reader,
-            row_length=config.seq_len,
-            image_first=config.image_first_prob,
+            seq_len=config.seq_len,
+            image_first_prob=config.image_first_prob,
             cond_dropout_prob=config.cond_dropout_prob,
             seed=config.seed,
         )
         self._window: PackedWindow | None = None
 
     def set_mixture(self, weights: Mapping[str, float]) -> None:
-        """Draw by these weights; where they differ from before, a new window begins.
+        """Set the weights of the sources; if they change, a new window begins.
 
         Raises:
             ConfigError: a source is unknown or empty, or no weight is positive.
         """
-        filled = self.reader.manifest.sources
+        sources = self.reader.manifest.sources
         for name in weights:
-            if name not in filled:
+            if name not in sources:
                 raise ConfigError(
                     f"the mixture names source {name!r}, but {self.reader.folder} holds "
-                    f"{', '.join(filled)}. Fix the name, or build shards that hold it."
+                    f"{', '.join(sources)}. Fix the name, or build shards that hold it."
                 )
-        # In the order of names: how a config spells its table must not decide how ties fall.
+        # Sorted by name: the order in a config must not decide how ties are broken.
         weights = dict(sorted(weights.items()))
         total = sum(weights.values())
         if total <= 0 or min(weights.values()) < 0:
             raise ConfigError(
                 f"the mixture's weights are {dict(weights)}; expected none negative and one positive."
             )
-        wanted = {name: weight / total for name, weight in weights.items() if weight > 0}
-        if wanted != self.state.weights:
-            begin = self._current_window().end if self.state.rows_consumed else self.state
-            self.restore(LoaderState(begin.sequences_drawn, 0, wanted, begin.deferred))
+        normalized = {name: weight / total for name, weight in weights.items() if weight > 0}
+        if normalized != self.state.weights:
+            start = self._current_window().end if self.state.rows_consumed else self.state
+            self.restore(LoaderState(start.sequences_drawn, 0, normalized, start.deferred))
 
     @property
     def rows_in_window(self) -> int:
-        """Rows that are packed together."""
+        """Number of rows that are packed together."""
         return self.config.global_batch_size * self.config.pack_window
 
     def next(self) -> Batch:
-        """Our rows of the next batch."""
+        """Return this rank's rows of the next batch."""
         batch = self.build_batch()
         self.state.rows_consumed += self.config.global_batch_size
         return batch
 
-    def skip(self, batches: int) -> None:
-        """Pass over so many batches, without reading them."""
+    def skip(self, num_batches: int) -> None:
+        """Skip batches without reading them."""
         state = copy_state(self.state)
-        for _ in range(batches):
+        for _ in range(num_batches):
             if state.rows_consumed == self.rows_in_window:
                 state = copy_state(self._current_window().end)
                 self.restore(state)
@@ -215,98 +219,93 @@ class PackedLoader:
         self.restore(state)
 
     def build_batch(self) -> Batch:
-        """Our rows of the batch that `next` gives."""
-        items = [
-            [self._sampler.load(draw)[which] for draw, which in row] for row in self.plan_rows()
-        ]
-        return collate_rows(items, self.config.seq_len, self.vocabulary.pad)
+        """Return the batch that `next` would return, without advancing."""
+        rows = [[self._sampler.load(ref)[n] for ref, n in row] for row in self.plan_rows()]
+        return collate_rows(rows, self.config.seq_len, self.vocabulary.pad)
 
     def plan_rows(self) -> list[list[tuple[SequenceRef, int]]]:
-        """What stands in our rows of the batch that `next` gives.
+        """Return the contents of this rank's rows of the batch that `next` would return.
 
         Returns:
-            For each row its owners in order: a draw, and which of the draw's items it is, from 0.
+            For each row its sequences in order of their document ids, each with the number of the
+            chunk that is in the row.
         """
         if self.state.rows_consumed == self.rows_in_window:
             self.restore(self._current_window().end)
         start = self.state.rows_consumed
-        ours = range(start + self.rank, start + self.config.global_batch_size, self.world_size)
-        return [self._current_window().rows[row] for row in ours]
+        stop = start + self.config.global_batch_size
+        rows = self._current_window().rows
+        return [rows[row] for row in range(start + self.rank, stop, self.world_size)]
 
     def end_state(self) -> LoaderState:
-        """Where the window after the one that the state stands in begins."""
+        """Return the state at the start of the next window."""
         return copy_state(self._current_window().end)
 
     def restore(self, state: LoaderState) -> None:
-        """Go on from a saved state."""
-        begins = (state.sequences_drawn, state.weights, state.deferred, state.tokens_drawn)
-        known = (
-            self.state.sequences_drawn,
-            self.state.weights,
-            self.state.deferred,
-            self.state.tokens_drawn,
-        )
-        if begins != known:
+        """Continue from a saved state."""
+        if _window_start(state) != _window_start(self.state):
             self._window = None
         self.state = copy_state(state)
 
     def _current_window(self) -> PackedWindow:
-        """The window that the state stands in."""
         if self._window is None:
             self._window = self._pack(copy_state(self.state))
         return self._window
 
-    def _pack(self, at: LoaderState) -> PackedWindow:
-        """Draw until the rows are full; what found no room opens the next window."""
-        assert at.weights, "mix() comes before next()"
+    def _pack(self, state: LoaderState) -> PackedWindow:
+        """Draw sequences until the rows are full; those that fit nowhere are deferred."""
+        assert state.weights, "set_mixture() comes before next()"
         num_rows = self.rows_in_window
-        rooms = BestFitBins(num_rows, self.config.seq_len)
+        bins = BestFitBins(num_rows, self.config.seq_len)
         rows: list[list[tuple[SequenceRef, int]]] = [[] for _ in range(num_rows)]
-        waiting: list[SequenceRef] = []
-        for draw in (SequenceRef(*pair) for pair in at.deferred):
-            if not self._insert(draw, self._sampler.lengths(draw), rooms, rows):
-                waiting.append(draw)
-        turns = _SourceSchedule(at, self.config.mixture_unit)
+        deferred: list[SequenceRef] = []
+
+        def insert(ref: SequenceRef, lengths: list[int]) -> bool:
+            found = bins.insert(lengths)
+            for chunk, row in enumerate(found or ()):
+                rows[row].append((ref, chunk))
+            return found is not None
+
+        for ref in (SequenceRef(*pair) for pair in state.deferred):
+            if not insert(ref, self._sampler.lengths(ref)):
+                deferred.append(ref)
+        schedule = _SourceSchedule(state, self.config.mixture_unit)
         while True:
-            name = turns.next_source()
-            draw = self._sampler.sample(name, turns.drawn[name])
-            lengths = self._sampler.lengths(draw)
-            if not self._insert(draw, lengths, rooms, rows):
-                self._require_room(draw, rows)
-                if len(waiting) >= self.config.max_deferred:
+            source = schedule.next_source()
+            ref = self._sampler.sample(source, schedule.num_drawn[source])
+            lengths = self._sampler.lengths(ref)
+            if not insert(ref, lengths):
+                if not any(rows):
+                    raise self._too_long(ref, num_rows)
+                if len(deferred) >= self.config.max_deferred:
                     break
-                waiting.append(draw)
-            turns.advance(name, sum(lengths))
-        # Early rows fill first and best; shuffled, all batches of a window look alike.
-        order = np.random.default_rng([self.config.seed, turns.begun]).permutation(num_rows)
-        end = LoaderState(turns.drawn, 0, at.weights, [list(d) for d in waiting], turns.amounts)
+                deferred.append(ref)
+            schedule.advance(source, sum(lengths))
+        # Early rows are filled first and best; shuffled, all batches of a window are alike.
+        order = np.random.default_rng([self.config.seed, schedule.start]).permutation(num_rows)
+        end = LoaderState(
+            schedule.num_drawn,
+            0,
+            state.weights,
+            [list(ref) for ref in deferred],
+            schedule.tokens_drawn,
+        )
         return PackedWindow([rows[row] for row in order], end)
 
-    def _insert(
-        self,
-        draw: SequenceRef,
-        lengths: list[int],
-        rooms: BestFitBins,
-        rows: list[list[tuple[SequenceRef, int]]],
-    ) -> bool:
-        """Put all items of a draw into rows, or none."""
-        found = rooms.insert(lengths)
-        for which, row in enumerate(found or ()):
-            rows[row].append((draw, which))
-        return found is not None
+    def _too_long(self, ref: SequenceRef, num_rows: int) -> ConfigError:
+        return ConfigError(
+            f"a sequence of source {self.reader.source_of(ref.sequence)!r} is longer than "
+            f"{num_rows} rows of {self.config.seq_len} tokens; expected a larger data.seq_len or "
+            "data.pack_window."
+        )
 
-    def _require_room(self, draw: SequenceRef, rows: list[list[tuple[SequenceRef, int]]]) -> None:
-        """Refuse a sequence that found no room even in empty rows."""
-        if not any(rows):
-            raise ConfigError(
-                f"a sequence of source {self.reader.source_of(draw.sequence)!r} is longer than "
-                f"{len(rows)} rows of {self.config.seq_len} tokens; expected a larger data.seq_len or "
-                "data.pack_window."
-            )
+
+def _window_start(state: LoaderState) -> tuple[object, ...]:
+    return state.sequences_drawn, state.weights, state.deferred, state.tokens_drawn
 
 
 def copy_state(state: LoaderState) -> LoaderState:
-    """A state that does not change with this one."""
+    """Copy a state deeply."""
     return LoaderState(
         dict(state.sequences_drawn),
         state.rows_consumed,
@@ -317,22 +316,24 @@ def copy_state(state: LoaderState) -> LoaderState:
 
 
 class _SourceSchedule:
-    """Whose turn it is."""
+    """Weighted fair queueing of the sources."""
 
-    def __init__(self, at: LoaderState, mixture_unit: Literal["sequences", "tokens"]) -> None:
-        self.weights = at.weights
-        self.drawn = dict.fromkeys(at.weights, 0) | at.sequences_drawn
-        self.begun = sum(at.sequences_drawn.values())
-        self.by_ids = mixture_unit == "tokens"
-        self.amounts = dict.fromkeys(at.weights, 0) | at.tokens_drawn if self.by_ids else {}
-        self._count = self.amounts if self.by_ids else dict.fromkeys(at.weights, 0)
+    def __init__(self, state: LoaderState, unit: Literal["sequences", "tokens"]) -> None:
+        self.weights = state.weights
+        self.num_drawn = dict.fromkeys(state.weights, 0) | state.sequences_drawn
+        self.start = sum(state.sequences_drawn.values())
+        self.by_tokens = unit == "tokens"
+        self.tokens_drawn: dict[str, int] = {}
+        if self.by_tokens:
+            self.tokens_drawn = dict.fromkeys(state.weights, 0) | state.tokens_drawn
+        self._count = self.tokens_drawn if self.by_tokens else dict.fromkeys(state.weights, 0)
 
     def next_source(self) -> str:
-        """The source that is furthest behind its share."""
-        ahead = 0 if self.by_ids else 1
-        return min(self.weights, key=lambda n: (self._count[n] + ahead) / self.weights[n])
+        """Return the source that is furthest below its share."""
+        offset = 0 if self.by_tokens else 1
+        return min(self.weights, key=lambda n: (self._count[n] + offset) / self.weights[n])
 
-    def advance(self, name: str, num_ids: int) -> None:
-        """A sequence of so many ids was drawn."""
-        self.drawn[name] += 1
-        self._count[name] += num_ids if self.by_ids else 1
+    def advance(self, source: str, num_tokens: int) -> None:
+        """Record that a sequence was drawn."""
+        self.num_drawn[source] += 1
+        self._count[source] += num_tokens if self.by_tokens else 1

@@ -1,4 +1,4 @@
-"""Weights of stage two: what is kept of stage one's mixture, and who gets the rest."""
+"""The weights of the stage-two mixture."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from calumma.errors import ConfigError
 
 
 def stage_two_weights(
-    first: Mapping[str, float], added: Mapping[str, float], *, stage_one_fraction: float = 0.5
+    stage_one: Mapping[str, float], added: Mapping[str, float], *, stage_one_fraction: float = 0.5
 ) -> dict[str, float]:
-    """Stage two's weights: stage one's times `kept`, and the rest given to named sources.
+    """Mix the stage-one weights with added sources.
 
     Args:
-        first: stage one's weights; they need not sum to 1.
-        added: the sources that the rest is shared out to, by weight; they may be in `first` too.
-        kept: share of stage two that is stage one's mixture (the paper's half).
+        stage_one: weights of stage one; they need not sum to 1.
+        added: weights of the added sources; they may be in `stage_one` too.
+        stage_one_fraction: fraction of stage two that is stage one's mixture (the paper's half).
 
     Returns:
         Weights that sum to 1.
 
     Raises:
-        ConfigError: weights are negative or sum to nothing, or `kept` is no share.
+        ConfigError: weights are negative or sum to 0, or the fraction is not in [0, 1].
 
-    >>> second_stage({"web": 3.0, "pairs": 1.0}, {"best": 1.0, "pairs": 1.0})
+    >>> stage_two_weights({"web": 3.0, "pairs": 1.0}, {"best": 1.0, "pairs": 1.0})
     {'web': 0.375, 'pairs': 0.375, 'best': 0.25}
     """
     if not 0.0 <= stage_one_fraction <= 1.0:
-        raise ConfigError(f"kept={stage_one_fraction} of stage one; expected a share from 0 to 1.")
+        raise ConfigError(
+            f"stage_one_fraction={stage_one_fraction}; expected a fraction from 0 to 1."
+        )
     weights: dict[str, float] = {}
-    for part, share in ((first, stage_one_fraction), (added, 1.0 - stage_one_fraction)):
+    for part, fraction in ((stage_one, stage_one_fraction), (added, 1.0 - stage_one_fraction)):
         total = sum(part.values())
         if total <= 0 or min(part.values()) < 0:
             raise ConfigError(
                 f"a stage's weights are {dict(part)}; expected none negative and one positive."
             )
         for name, weight in part.items():
-            weights[name] = weights.get(name, 0.0) + share * weight / total
+            weights[name] = weights.get(name, 0.0) + fraction * weight / total
     return weights

@@ -1,4 +1,7 @@
-"""Sequences into rows of one length; an image is never cut."""
+"""Packing sequences into rows of fixed length; an image is never split.
+
+Shapes: L tokens of a sequence; a row takes `seq_len` inputs, and labels shifted by one.
+"""
 
 from __future__ import annotations
 
@@ -11,137 +14,119 @@ from numpy.typing import NDArray
 from calumma.batches.batch import PADDING, Batch
 from calumma.vocabulary import Vocabulary
 
-TokenArray = NDArray[np.int64]
-LossMask = NDArray[np.bool_]
-MaskedSequence = tuple[TokenArray, LossMask]
+MaskedSequence = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Token ids and loss mask of a sequence, both [L]."""
 
 
 class BestFitBins:
-    """The room that is left in each row; what comes goes where it fits best.
+    """Best-fit bin packing: each item goes to the row with the least space in which it fits.
 
-    >>> rooms = Rooms(num_rows=2, row_length=8)
-    >>> [rooms.place([length]) for length in (5, 3, 2, 6, 4)]
+    >>> bins = BestFitBins(num_rows=2, seq_len=8)
+    >>> [bins.insert([length]) for length in (5, 3, 2, 6, 4)]
     [[0], [0], [1], [1], None]
     """
 
     def __init__(self, num_rows: int, seq_len: int) -> None:
         self._bins = [(seq_len, row) for row in range(num_rows)]
-        """(room, row), least room first, and of the same room the first row first."""
+        """(free space, row), sorted: the least space first, then the lowest row."""
 
     def insert(self, lengths: Sequence[int]) -> list[int] | None:
-        """Take in all lengths of one sequence, or, where they do not all fit, none.
+        """Insert all chunks of one sequence, or none if they do not all fit.
 
         Returns:
-            The row of each: that with the least room in which it fits.
+            The row of each chunk, or None.
         """
         taken: list[tuple[int, int]] = []
         for length in lengths:
-            place = bisect_left(self._bins, (length, -1))
-            if place == len(self._bins):
+            index = bisect_left(self._bins, (length, -1))
+            if index == len(self._bins):
                 self._undo(taken, lengths)
                 return None
-            room, row = self._bins.pop(place)
-            insort(self._bins, (room - length, row))
-            taken.append((room, row))
+            space, row = self._bins.pop(index)
+            insort(self._bins, (space - length, row))
+            taken.append((space, row))
         return [row for _, row in taken]
 
     def _undo(self, taken: Sequence[tuple[int, int]], lengths: Sequence[int]) -> None:
-        for (room, row), length in reversed(list(zip(taken, lengths, strict=False))):
-            self._bins.remove((room - length, row))
-            insort(self._bins, (room, row))
-
-
-class Packer:
-    """Rows being filled: each item goes into the fullest row that still has room for it."""
-
-    def __init__(self, num_rows: int, row_length: int) -> None:
-        self.row_length = row_length
-        self._rooms = BestFitBins(num_rows, row_length)
-        self.members: list[list[MaskedSequence]] = [[] for _ in range(num_rows)]
-
-    def add(self, items: Sequence[MaskedSequence]) -> bool:
-        """Take in all items of one sequence, or, where they do not all fit, none."""
-        rows = self._rooms.insert([len(ids) - 1 for ids, _ in items])
-        for row, item in zip(rows or (), items, strict=rows is not None):
-            self.members[row].append(item)
-        return rows is not None
-
-    def batch(self, pad: int) -> Batch:
-        """The rows as they stand."""
-        return collate_rows(self.members, self.row_length, pad)
+        for (space, row), length in reversed(list(zip(taken, lengths, strict=False))):
+            self._bins.remove((space - length, row))
+            insort(self._bins, (space, row))
 
 
 def collate_rows(rows: Sequence[Sequence[MaskedSequence]], seq_len: int, pad: int) -> Batch:
-    """Lay the items of each row end to end.
+    """Concatenate the sequences of each row and pad it to `seq_len`.
 
-    The first id of an item is never a target, its last never an input.
+    Within a sequence, labels are the inputs shifted by one: its first token is never a label, its
+    last never an input.
     """
     shape = (len(rows), seq_len)
-    inputs = np.full(shape, pad, dtype=np.int64)
-    targets = np.full(shape, pad, dtype=np.int64)
-    counted = np.zeros(shape, dtype=np.bool_)
-    owners = np.full(shape, PADDING, dtype=np.int64)
-    positions = np.zeros(shape, dtype=np.int64)
-    places = np.arange(seq_len)
-    for row, items in enumerate(rows):
+    input_ids = np.full(shape, pad, dtype=np.int64)
+    labels = np.full(shape, pad, dtype=np.int64)
+    loss_mask = np.zeros(shape, dtype=np.bool_)
+    document_ids = np.full(shape, PADDING, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    positions = np.arange(seq_len)
+    for row, sequences in enumerate(rows):
         start = 0
-        for owner, (ids, counts) in enumerate(items):
-            end = start + len(ids) - 1
-            inputs[row, start:end] = ids[:-1]
-            targets[row, start:end] = ids[1:]
-            counted[row, start:end] = counts[1:]
-            owners[row, start:end] = owner
-            positions[row, start:end] = places[: end - start]
+        for document, (token_ids, mask) in enumerate(sequences):
+            end = start + len(token_ids) - 1
+            input_ids[row, start:end] = token_ids[:-1]
+            labels[row, start:end] = token_ids[1:]
+            loss_mask[row, start:end] = mask[1:]
+            document_ids[row, start:end] = document
+            position_ids[row, start:end] = positions[: end - start]
             start = end
-    return Batch(inputs, targets, counted, owners, positions)
+    return Batch(input_ids, labels, loss_mask, document_ids, position_ids)
 
 
 def split_long_sequence(
     sequence: MaskedSequence, seq_len: int, vocabulary: Vocabulary
 ) -> list[MaskedSequence]:
-    """Cut a sequence longer than a row: beside an image where there is one, else inside text.
+    """Split a sequence longer than a row into chunks, next to an image if possible, else in text.
 
-    A row takes `row_length + 1` ids, since its inputs and its targets are one apart; the cut's
-    last id stands again as the first of the next piece, so that no target is lost. Where that id
-    closes an image, <s> stands in its place: no piece holds a part of an image.
+    A row holds `seq_len + 1` tokens of a sequence, since labels are shifted by one; the last token
+    of a chunk is repeated as the first of the next, so that no label is lost. If that token is
+    end-of-image, <s> replaces it: no chunk holds part of an image.
 
-    Pieces of an image longer than a row are dropped: no row could hold it.
+    Images longer than a row are dropped, as no row could hold them.
     """
     ids, _ = sequence
     if len(ids) <= seq_len + 1:
         return [sequence]
-    inside = (np.cumsum(ids == vocabulary.begin_image) - np.cumsum(ids == vocabulary.end_image)) > 0
-    # A place is a fair end if the id there lies outside every image (end-of-image itself is).
-    fair = np.flatnonzero(~inside)
-    opens = np.append(ids[1:] == vocabulary.begin_image, False)
-    edges = np.flatnonzero(~inside & (opens | (ids == vocabulary.end_image)))
-    pieces: list[MaskedSequence] = []
+    is_begin, is_end = ids == vocabulary.begin_image, ids == vocabulary.end_image
+    is_inside = (np.cumsum(is_begin) - np.cumsum(is_end)) > 0
+    # A chunk may only end at a token outside an image span; end-of-image is outside.
+    allowed = np.flatnonzero(~is_inside)
+    is_before_image = np.append(is_begin[1:], False)
+    preferred = np.flatnonzero(~is_inside & (is_before_image | is_end))
+    chunks: list[MaskedSequence] = []
     start = 0
     while len(ids) - start > seq_len + 1:
-        end = _last_position(edges, start, start + seq_len) or _last_position(
-            fair, start, start + seq_len
-        )
+        limit = start + seq_len
+        end = _last_position(preferred, start, limit) or _last_position(allowed, start, limit)
         if end is None:
-            after = fair[fair > start]
-            if len(after) == 0:
-                return pieces
-            start = int(after[0])
+            later = allowed[allowed > start]
+            if len(later) == 0:
+                return chunks
+            start = int(later[0])
             continue
-        pieces.append(_chunk(sequence, start, end, vocabulary))
+        chunks.append(_chunk(sequence, start, end, vocabulary))
         start = end
     if len(ids) - start > 1:
-        pieces.append(_chunk(sequence, start, len(ids) - 1, vocabulary))
-    return pieces
+        chunks.append(_chunk(sequence, start, len(ids) - 1, vocabulary))
+    return chunks
 
 
-def _last_position(places: NDArray[np.int64], after: int, most: int) -> int | None:
-    """The last of some places that lie behind `after` and not behind `most`."""
-    number = int(np.searchsorted(places, most, side="right"))
-    return int(places[number - 1]) if number and places[number - 1] > after else None
+def _last_position(positions: NDArray[np.int64], after: int, limit: int) -> int | None:
+    """Return the last of sorted positions in (after, limit], if there is one."""
+    number = int(np.searchsorted(positions, limit, side="right"))
+    return int(positions[number - 1]) if number and positions[number - 1] > after else None
 
 
-def _chunk(item: MaskedSequence, start: int, end: int, vocabulary: Vocabulary) -> MaskedSequence:
-    ids, counted = item[0][start : end + 1], item[1][start : end + 1]
+def _chunk(
+    sequence: MaskedSequence, start: int, end: int, vocabulary: Vocabulary
+) -> MaskedSequence:
+    ids, mask = sequence[0][start : end + 1], sequence[1][start : end + 1]
     if ids[0] == vocabulary.end_image:
         ids = np.concatenate([[vocabulary.bos], ids[1:]])
-    return ids, counted
+    return ids, mask

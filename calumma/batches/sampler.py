@@ -1,6 +1,7 @@
-"""One draw from the shards: which sequence, and what becomes of it on its way into a row.
+"""Sampling sequences from shards, with augmentation and splitting.
 
-Every choice is a function of the seed, the sequence's number and the epoch, not of who asks.
+Every random choice is a function of the seed, the sequence's index and the epoch, so it does not
+depend on the rank or worker that reads the sequence.
 """
 
 from __future__ import annotations
@@ -22,49 +23,48 @@ class SequenceRef(NamedTuple):
     """A sequence in an epoch."""
 
     sequence: int
-    """Its number in the shards."""
+    """Index of the sequence in the shards."""
 
     epoch: int
-    """How often its source has been gone through before."""
+    """Number of completed passes over its source."""
 
 
 class SequenceSampler:
-    """Turns draws into items."""
+    """Samples each source without replacement within an epoch, and loads the sequences."""
 
     def __init__(
         self,
         reader: ShardReader,
         *,
-        row_length: int,
-        image_first: float,
+        seq_len: int,
+        image_first_prob: float,
         cond_dropout_prob: float,
         seed: int,
     ) -> None:
-        """Draw from `reader`.
+        """Create a sampler.
 
         Args:
             reader: the shards.
-            row_length: ids in a row.
-            image_first: probability that an image-text pair comes image first.
-            drop: probability that an image loses the text before it.
+            seq_len: tokens of a row; longer sequences are split.
+            image_first_prob: probability that an image-text pair comes image first.
+            cond_dropout_prob: probability that the text before an image is dropped.
             seed: of all choices.
         """
         self.reader = reader
         self.vocabulary = reader.manifest.vocabulary
-        self.row_length = row_length
-        self.image_first = image_first
+        self.seq_len = seq_len
+        self.image_first_prob = image_first_prob
         self.cond_dropout_prob = cond_dropout_prob
         self.seed = seed
         self._permutations: dict[str, tuple[int, FeistelPermutation]] = {}
         self._split_cache: OrderedDict[SequenceRef, list[MaskedSequence]] = OrderedDict()
-        """Long sequences that were cut lately: each row that holds a piece asks for all."""
+        """Sequences split lately: each row that holds a chunk loads all of them."""
 
     def sample(self, source: str, count: int) -> SequenceRef:
-        """What comes after `count` other draws from a source; each sequence once an epoch."""
-        epoch, place = divmod(count, self.reader.num_sequences(source))
-        return SequenceRef(
-            self.reader.sequence_index(source, self._permutation(source, epoch)[place]), epoch
-        )
+        """Return the sequence drawn from a source after `count` others."""
+        epoch, index = divmod(count, self.reader.num_sequences(source))
+        index = self._permutation(source, epoch)[index]
+        return SequenceRef(self.reader.sequence_index(source, index), epoch)
 
     def _permutation(self, source: str, epoch: int) -> FeistelPermutation:
         if source not in self._permutations or self._permutations[source][0] != epoch:
@@ -73,40 +73,39 @@ class SequenceSampler:
             self._permutations[source] = (epoch, FeistelPermutation(size, seed))
         return self._permutations[source][1]
 
-    def lengths(self, draw: SequenceRef) -> list[int]:
-        """How many places of a row each item takes; the ids are read only where that matters."""
-        places = self.reader.length(draw.sequence) - 1
-        if places <= self.row_length and not (
-            self.cond_dropout_prob and self._random_choices(draw)[1]
-        ):
-            return [places]
-        return [len(ids) - 1 for ids, _ in self.load(draw)]
+    def lengths(self, ref: SequenceRef) -> list[int]:
+        """Return the number of inputs of each chunk of `load`, without loading if possible."""
+        num_inputs = self.reader.length(ref.sequence) - 1
+        is_dropped = self.cond_dropout_prob and self._random_choices(ref)[1]
+        if num_inputs <= self.seq_len and not is_dropped:
+            return [num_inputs]
+        return [len(ids) - 1 for ids, _ in self.load(ref)]
 
-    def load(self, draw: SequenceRef) -> list[MaskedSequence]:
-        """The sequence turned round, without its condition, or cut, as its number decides."""
-        if draw in self._split_cache:
-            return self._split_cache[draw]
-        made = self._load(draw)
-        if len(made) > 1:
-            self._split_cache[draw] = made
+    def load(self, ref: SequenceRef) -> list[MaskedSequence]:
+        """Load a sequence, augment it, and split it if it is longer than a row."""
+        if ref in self._split_cache:
+            return self._split_cache[ref]
+        chunks = self._augment_and_split(ref)
+        if len(chunks) > 1:
+            self._split_cache[ref] = chunks
             if len(self._split_cache) > SPLIT_CACHE_SIZE:
                 self._split_cache.popitem(last=False)
-        return made
+        return chunks
 
-    def _load(self, draw: SequenceRef) -> list[MaskedSequence]:
-        ids, counted = self.reader.read(draw.sequence)
+    def _augment_and_split(self, ref: SequenceRef) -> list[MaskedSequence]:
+        ids, loss_mask = self.reader.read(ref.sequence)
         parts = split_pair(ids, self.vocabulary)
         if self.cond_dropout_prob or parts is not None:
-            image_first, dropped = self._random_choices(draw)
+            image_first, is_dropped = self._random_choices(ref)
             if parts is not None:
                 ids = set_pair_order(ids, parts, image_first=image_first)
-            bare = drop_condition(ids, counted, self.vocabulary) if dropped else None
-            if bare is not None:
-                return [(bare, np.ones(len(bare), dtype=np.bool_))]
-        return split_long_sequence((ids, counted), self.row_length, self.vocabulary)
+            unconditional = drop_condition(ids, loss_mask, self.vocabulary) if is_dropped else None
+            if unconditional is not None:
+                return [(unconditional, np.ones(len(unconditional), dtype=np.bool_))]
+        return split_long_sequence((ids, loss_mask), self.seq_len, self.vocabulary)
 
-    def _random_choices(self, draw: SequenceRef) -> tuple[bool, bool]:
-        """Whether the image comes first, and whether the condition is dropped."""
-        random = np.random.default_rng([self.seed, draw.sequence, draw.epoch])
-        image_first = bool(random.random() < self.image_first)
+    def _random_choices(self, ref: SequenceRef) -> tuple[bool, bool]:
+        """Return whether the image comes first, and whether the condition is dropped."""
+        random = np.random.default_rng([self.seed, ref.sequence, ref.epoch])
+        image_first = bool(random.random() < self.image_first_prob)
         return image_first, bool(random.random() < self.cond_dropout_prob)

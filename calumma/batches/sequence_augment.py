@@ -1,21 +1,19 @@
-"""What is done to a sequence on its way into a row: order turned round, condition dropped.
-
-Every choice is a function of the seed, the sequence's number and the epoch, not of who asks.
-"""
+"""Augmentation of sequences: the order of image-text pairs, and condition dropout."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calumma.batches.packing import TokenArray
 from calumma.vocabulary import Vocabulary
 
+Ids = NDArray[np.int64]
 
-def split_pair(ids: TokenArray, vocabulary: Vocabulary) -> tuple[TokenArray, TokenArray] | None:
-    """The text and the image of an image-text pair, or None where the sequence is no pair.
 
-    A pair is <s>, one run of text, one image (in either order), </s>.
+def split_pair(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
+    """Return the text and the image of an image-text pair; None if the sequence is no pair.
+
+    A pair is <s>, one run of text and one image in either order, </s>.
     """
     begins = np.flatnonzero(ids == vocabulary.begin_image)
     ends = np.flatnonzero(ids == vocabulary.end_image)
@@ -28,21 +26,17 @@ def split_pair(ids: TokenArray, vocabulary: Vocabulary) -> tuple[TokenArray, Tok
     return (before if len(before) else after), ids[begin:end]
 
 
-def set_pair_order(
-    ids: TokenArray, parts: tuple[TokenArray, TokenArray], *, image_first: bool
-) -> TokenArray:
-    """A pair, whose parts these are, in the order asked for."""
+def set_pair_order(ids: Ids, parts: tuple[Ids, Ids], *, image_first: bool) -> Ids:
+    """Return a pair, whose text and image are `parts`, in the given order."""
     text, image = parts
-    inside = (image, text) if image_first else (text, image)
-    return np.concatenate([ids[:1], *inside, ids[-1:]])
+    ordered = (image, text) if image_first else (text, image)
+    return np.concatenate([ids[:1], *ordered, ids[-1:]])
 
 
-def drop_condition(
-    ids: TokenArray, counted: NDArray[np.bool_], vocabulary: Vocabulary
-) -> TokenArray | None:
-    """The sequence with an image but without the text before it, for guidance to lean on.
+def drop_condition(ids: Ids, loss_mask: NDArray[np.bool_], vocabulary: Vocabulary) -> Ids | None:
+    """Drop the text before an image, to train for classifier-free guidance.
 
-    Pairs lose their text; a prompt answered by an image alone loses the prompt. None where the
+    A pair loses its text; a prompt answered by an image alone loses the prompt. Returns None if the
     sequence is neither.
     """
     begins = np.flatnonzero(ids == vocabulary.begin_image)
@@ -50,6 +44,6 @@ def drop_condition(
         return None
     begin = int(begins[0])
     end = int(np.flatnonzero(ids == vocabulary.end_image)[0]) + 1
-    if begin == 1 or not counted[begin] or end != len(ids) - 1:
+    if begin == 1 or not loss_mask[begin] or end != len(ids) - 1:
         return None
     return np.concatenate([ids[:1], ids[begin:]])

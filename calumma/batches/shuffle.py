@@ -1,11 +1,11 @@
-"""An order of any length that takes no memory: where each place goes is computed when asked for.
+"""A random permutation of any length with O(1) memory.
 
-A Feistel network over pairs of digits is one-to-one whatever its rounds compute, so it permutes
-the smallest rectangle that holds all places; a place that falls outside `size` is sent on until it
-falls inside, which keeps it one-to-one.
+A Feistel network over pairs of digits is a bijection whatever its round function is, so it permutes
+the smallest rectangle that holds all indices; an index that falls outside `size` is permuted again
+until it falls inside (cycle walking), which keeps the map a bijection.
 
-Source: J. Black and P. Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002), generalised
-Feistel and cycle walking; the rounds' function is the finisher of SplitMix64.
+Source: J. Black and P. Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002), generalized
+Feistel; the round function is the finalizer of SplitMix64.
 """
 
 from __future__ import annotations
@@ -15,57 +15,56 @@ from math import isqrt
 
 import numpy as np
 
-ROUNDS = 8
-"""Four are the least after which no pattern can be told (Luby and Rackoff, 1988); twice that."""
+NUM_ROUNDS = 8
+"""Twice the 4 rounds after which no pattern is detectable (Luby and Rackoff, 1988)."""
 
-_64 = (1 << 64) - 1
+_MASK_64 = (1 << 64) - 1
 
 
 class FeistelPermutation:
-    """A permutation of range(size), decided by a seed.
+    """A permutation of range(size), determined by a seed.
 
-    >>> order = Shuffle(5, [0])
-    >>> sorted(order[place] for place in range(5))
+    >>> order = FeistelPermutation(5, [0])
+    >>> sorted(order[index] for index in range(5))
     [0, 1, 2, 3, 4]
     """
 
     def __init__(self, size: int, seed: Sequence[int]) -> None:
-        """Order so many things.
+        """Create a permutation.
 
         Args:
-            size: how many, at least 1.
-            seed: numbers, none negative; each list of them gives another order.
+            size: number of indices, at least 1.
+            seed: numbers, none negative; each list gives another permutation.
         """
         assert size >= 1
         self.size = size
         self._high = isqrt(size - 1) + 1
         self._low = -(-size // self._high)
-        keys = np.random.SeedSequence(list(seed)).generate_state(ROUNDS, np.uint64)
+        keys = np.random.SeedSequence(list(seed)).generate_state(NUM_ROUNDS, np.uint64)
         self._keys: list[int] = keys.tolist()
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, place: int) -> int:
-        """What stands at a place of the order."""
-        if not 0 <= place < self.size:
-            raise IndexError(place)
-        place = self._permute(place)
-        while place >= self.size:
-            place = self._permute(place)
-        return place
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        index = self._permute(index)
+        while index >= self.size:
+            index = self._permute(index)
+        return index
 
-    def _permute(self, place: int) -> int:
-        """One-to-one on the rectangle, which holds fewer than 2 * sqrt(size) places more."""
-        ours, other = self._high, self._low
-        right, left = divmod(place, ours)
+    def _permute(self, index: int) -> int:
+        """Permute the rectangle, which has fewer than 2 * sqrt(size) more indices."""
+        radix, other = self._high, self._low
+        right, left = divmod(index, radix)
         for key in self._keys:
-            left, right = right, (left + _splitmix64(right ^ key)) % ours
-            ours, other = other, ours
-        return right * ours + left
+            left, right = right, (left + _splitmix64(right ^ key)) % radix
+            radix, other = other, radix
+        return right * radix + left
 
 
 def _splitmix64(value: int) -> int:
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _64
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _64
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK_64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK_64
     return value ^ (value >> 31)

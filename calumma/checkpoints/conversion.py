@@ -23,7 +23,7 @@ from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import atomic_write, make_folder, write_json, write_text
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
-from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME
 
 ModelLayout = Literal["calumma", "meta", "qwen3", "tokenizers"]
 
@@ -127,7 +127,7 @@ def write_model_tokenizers(
         model: source of the tokenizers.
         on_write: called with the number of bytes of each tensor written.
     """
-    write_text(folder / TOKENIZER_NAME, model.tokenizer_json)
+    write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     # Sorted, since the order in a model depends on its layout.
     write_safetensors(
         folder / IMAGE_TOKENIZER_WEIGHTS_NAME, dict(sorted(model.vq_tensors.items())), on_write

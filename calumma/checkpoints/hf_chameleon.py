@@ -27,11 +27,13 @@ from calumma.checkpoints.lazy_tensor import (
 )
 from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError
-from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
-from calumma.tokens.text import TextTokenizer
+from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names
-from calumma.tokens.vq.tensor_names import vq_decoder_names as vq_decoder_names
+from calumma.tokens.vq.tensor_names import (
+    match_tensor_names,
+    transformers_names,
+    vq_decoder_names,
+)
 
 VQ_DECODER_FILE = "vq_decoder.safetensors"
 _MODEL_KIND = "a Chameleon-family model"
@@ -86,7 +88,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         vq_config=vq_config,
         vq_tensors=vq_tensors | _vq_decoder(folder, vq_config),
         text_tokenizer=TextTokenizer.load(folder),
-        tokenizer_json=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
+        tokenizer_json=(folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8"),
         num_weight_files=len(hf_weight_files(folder)),
     )
 
@@ -122,8 +124,8 @@ def chameleon_tensors(model: LazyModel) -> tuple[dict[str, LazyTensor], dict[str
     for name, theirs in hf_decoder_names(config).items():
         tensor, heads = model.decoder_tensors[name], num_norm_heads(name, config)
         if heads is not None:
-            spell_out = partial(_repeat_norm, heads=heads)
-            tensor = tensor.map((heads, config.head_dim), spell_out)
+            repeat = partial(_repeat_norm, heads=heads)
+            tensor = tensor.map((heads, config.head_dim), repeat)
         weights[theirs] = tensor
     for name, theirs in transformers_names(model.vq_config).items():
         if name in model.vq_tensors:

@@ -36,14 +36,11 @@ def special_token_ids(vocabulary: Vocabulary) -> dict[str, int]:
     }
 
 
-def chameleon_config(
-    decoder: DecoderConfig, image: VQConfig, text: TextTokenizer, dtype: torch.dtype
+def common_config(
+    decoder: DecoderConfig, vocabulary: Vocabulary, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Return Chameleon's `config.json`: decoder, image tokenizer, and vocabulary map."""
-    names = text.tokenizer.get_vocab(with_added_tokens=True)
+    """Return the entries that Chameleon's and Qwen3's `config.json` share."""
     return {
-        "architectures": ["ChameleonForConditionalGeneration"],
-        "model_type": "chameleon",
         "vocab_size": decoder.vocabulary_size,
         "hidden_size": decoder.model_dim,
         "intermediate_size": decoder.feed_forward_dim,
@@ -55,15 +52,27 @@ def chameleon_config(
         "rms_norm_eps": decoder.norm_epsilon,
         "rope_theta": decoder.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": decoder.rope_theta},
-        "swin_norm": decoder.norm_order == "reordered",
-        "model_parallel_size": decoder.qk_norm_groups,
         "attention_bias": False,
-        "mlp_bias": False,
         "tie_word_embeddings": False,
         "dtype": str(dtype).removeprefix("torch."),
+        **special_token_ids(vocabulary),
+    }
+
+
+def chameleon_config(
+    decoder: DecoderConfig, image: VQConfig, text: TextTokenizer, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return Chameleon's `config.json`: decoder, image tokenizer, and vocabulary map."""
+    names = text.tokenizer.get_vocab(with_added_tokens=True)
+    return {
+        "architectures": ["ChameleonForConditionalGeneration"],
+        "model_type": "chameleon",
+        **common_config(decoder, text.vocabulary, dtype),
+        "swin_norm": decoder.norm_order == "reordered",
+        "model_parallel_size": decoder.qk_norm_groups,
+        "mlp_bias": False,
         "vq_config": _vq_config(image),
         "vocabulary_map": dict(sorted(names.items(), key=lambda item: item[1])),
-        **special_token_ids(text.vocabulary),
     }
 
 

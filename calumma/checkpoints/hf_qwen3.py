@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from calumma.checkpoints.hf_config import (
+    common_config,
     parse_decoder_config,
     require_supported_config,
-    special_token_ids,
 )
 from calumma.checkpoints.hf_weight_names import hf_decoder_names
 from calumma.checkpoints.hf_weights import hf_weight_files, open_hf_weights
@@ -37,8 +37,7 @@ from calumma.errors import CheckpointError, ConfigError
 from calumma.files import read_json
 from calumma.model.config import DecoderConfig
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
-from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
-from calumma.tokens.text import TextTokenizer
+from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
@@ -58,62 +57,43 @@ def require_qwen3(model: LazyModel, where: object) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    shape = model.decoder_config
-    if shape.qk_norm == "none":
+    config = model.decoder_config
+    if config.qk_norm != "rms":
         raise CheckpointError(
-            f'{where} has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train '
-            'with qk_norm = "rms".'
+            f'{where} has qk_norm = "{config.qk_norm}"; expected "rms" for Qwen3. Use --to calumma, '
+            'or train with qk_norm = "rms".'
         )
-    if shape.qk_norm != "rms":
-        raise CheckpointError(
-            f'{where} has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use '
-            '--to calumma, or train with qk_norm = "rms".'
-        )
-    if shape.norm_order != "pre":
+    if config.norm_order != "pre":
         raise CheckpointError(
             f'{where} has norm_order = "reordered"; expected "pre" for Qwen3. Use --to calumma, or '
             'train with norm_order = "pre".'
         )
-    if shape.qk_norm_groups != 1:
+    if config.qk_norm_groups != 1:
         raise CheckpointError(
-            f"{where} has qk_norm_groups = {shape.qk_norm_groups}; expected 1 for Qwen3, whose "
+            f"{where} has qk_norm_groups = {config.qk_norm_groups}; expected 1 for Qwen3, whose "
             "heads share one norm. Use --to calumma, or train with qk_norm_groups = 1."
         )
 
 
 def qwen3_config(model: LazyModel) -> dict[str, Any]:
     """Return the content of `config.json`."""
-    shape = model.decoder_config
-    config = {
+    config = model.decoder_config
+    content = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": QWEN3_TYPE,
-        "vocab_size": shape.vocabulary_size,
-        "hidden_size": shape.model_dim,
-        "intermediate_size": shape.feed_forward_dim,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
-        "max_position_embeddings": shape.max_seq_len,
-        "hidden_act": "silu",
-        "rms_norm_eps": shape.norm_epsilon,
-        "rope_theta": shape.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "attention_bias": False,
+        **common_config(config, model.text_tokenizer.vocabulary, model.dtype),
+        "head_dim": config.head_dim,
         "use_sliding_window": False,
-        "tie_word_embeddings": False,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        **special_token_ids(model.text_tokenizer.vocabulary),
     }
-    if not is_qwen3(shape):
-        config |= {
+    if not is_qwen3(config):
+        content |= {
             "architectures": ["CalummaDecoder"],
             "model_type": CALUMMA_TYPE,
-            "qk_norm": shape.qk_norm,
-            "qk_norm_groups": shape.qk_norm_groups,
-            "norm_order": shape.norm_order,
+            "qk_norm": config.qk_norm,
+            "qk_norm_groups": config.qk_norm_groups,
+            "norm_order": config.norm_order,
         }
-    return config
+    return content
 
 
 def parse_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfig:
@@ -167,10 +147,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         theirs: _stored_shape(shapes[ours], ours, decoder_config) for ours, theirs in names.items()
     }
     require_tensors(folder, weights, expected, "a Qwen3 decoder")
-    decoder = {
-        ours: weights[theirs].map(shapes[ours], _in_shape(shapes[ours]))
-        for ours, theirs in names.items()
-    }
+    decoder = {ours: weights[theirs].reshape(shapes[ours]) for ours, theirs in names.items()}
     vq_config, vq_tensors = open_image_tokenizer(image_folder)
     return LazyModel(
         layout="a Qwen3 folder" if is_qwen3(decoder_config) else "a calumma folder",
@@ -179,7 +156,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         vq_config=vq_config,
         vq_tensors=vq_tensors,
         text_tokenizer=TextTokenizer.load(folder),
-        tokenizer_json=(folder / TOKENIZER_NAME).read_text(encoding="utf-8"),
+        tokenizer_json=(folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8"),
         num_weight_files=len(hf_weight_files(folder)),
     )
 
@@ -218,8 +195,8 @@ def qwen3_tensors(model: LazyModel) -> dict[str, LazyTensor]:
     """Return the tensors of the folder's weights."""
     tensors = {}
     for ours, theirs in hf_decoder_names(model.decoder_config).items():
-        shape = _stored_shape(model.decoder_tensors[ours].shape, ours, model.decoder_config)
-        tensors[theirs] = model.decoder_tensors[ours].map(shape, _in_shape(shape))
+        tensor = model.decoder_tensors[ours]
+        tensors[theirs] = tensor.reshape(_stored_shape(tensor.shape, ours, model.decoder_config))
     return tensors
 
 
@@ -227,7 +204,3 @@ def _stored_shape(shape: tuple[int, ...], name: str, config: DecoderConfig) -> t
     """Return the shape of a tensor in the folder: Qwen3's QK-norms have no group dimension."""
     head_norm = name.endswith(("query_norm.weight", "key_norm.weight"))
     return shape[1:] if head_norm and is_qwen3(config) else shape
-
-
-def _in_shape(shape: tuple[int, ...]) -> Any:
-    return lambda tensor: tensor.reshape(shape)

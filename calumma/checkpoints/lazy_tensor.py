@@ -56,6 +56,10 @@ class LazyTensor:
         """Return a lazy tensor of `shape` that applies `change` whenever this one is read."""
         return LazyTensor(shape, self.dtype, lambda: change(self.read()).contiguous())
 
+    def reshape(self, shape: Shape) -> LazyTensor:
+        """Return a lazy tensor of the same elements in another shape."""
+        return self.map(shape, lambda tensor: tensor.reshape(shape))
+
 
 @dataclass(frozen=True, kw_only=True)
 class LazyModel:

@@ -51,7 +51,7 @@ from calumma.tokens.image import (
     IMAGE_TOKENIZER_WEIGHTS_NAME,
     ImageTokenizer,
 )
-from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME
 from calumma.tokens.vq.network import VQModel, missing_modules
 
 HF_CONFIG_FILE = "config.json"
@@ -133,7 +133,7 @@ def write_model(
         write_json(folder / "preprocessor_config.json", preprocessor_config(image))
         write_json(folder / "processor_config.json", processor_config(image))
         tokens = chameleon_tokenizer_config(model.decoder_config.max_seq_len)
-    write_text(folder / TOKENIZER_NAME, model.tokenizer_json)
+    write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     write_json(folder / "tokenizer_config.json", tokens)
     write_json(
         folder / "generation_config.json", special_token_ids(model.text_tokenizer.vocabulary)

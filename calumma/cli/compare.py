@@ -1,4 +1,4 @@
-"""`calumma compare`: human judgement of two or more systems."""
+"""`calumma compare`: human judgment of two or more systems."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _serve(args: argparse.Namespace) -> None:
             f"--host {args.host} without --key; expected a key where others than this machine can "
             "reach the page. Add --key WORD, and send people the link with ?key=WORD."
         )
-    from calumma.compare.judgement_store import JudgementStore
+    from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.study import open_study
 
     study = open_study(args.folder)
@@ -202,9 +202,9 @@ def _serve(args: argparse.Namespace) -> None:
             f"the package {error.name} is not installed; expected it for the annotators' page. "
             'Install it with `pip install "calumma[compare]"`.'
         ) from error
-    store = JudgementStore(args.folder)
+    store = JudgmentStore(args.folder)
     link = f"?key={args.key}" if args.key else ""
-    print(f"http://{args.host}:{args.port}/{link}  (Ctrl-C ends; judgements are kept)", flush=True)
+    print(f"http://{args.host}:{args.port}/{link}  (Ctrl-C ends; judgments are kept)", flush=True)
     try:
         uvicorn.run(
             make_annotation_app(study, store, args.key),
@@ -217,21 +217,21 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from calumma.compare.judgement_store import JudgementStore
+    from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.study import open_study
     from calumma.compare.study_report import (
         median_seconds,
         study_metrics,
         vote_tables,
-        write_judgements,
+        write_judgments,
     )
     from calumma.evaluate.metric import render_table
     from calumma.evaluate.report import EvalReport
     from calumma.files import write_json
 
     started = time.perf_counter()
-    study, store = open_study(args.folder), JudgementStore(args.folder)
-    told = store.judgements()
+    study, store = open_study(args.folder), JudgmentStore(args.folder)
+    told = store.judgments()
     store.close()
     counted = vote_tables(study, told)
     report = EvalReport(
@@ -248,21 +248,21 @@ def _report(args: argparse.Namespace) -> None:
     )
     report.save(args.folder)
     write_json(args.folder / "tables.json", counted)
-    write_judgements(args.folder / "judgements.csv", study, told)
+    write_judgments(args.folder / "judgments.csv", study, told)
     print(render_table(report.metrics))
     for line in report.skipped:
         print(f"not counted: {line}")
-    people = len({judgement.annotator for judgement in told})
-    print(f"\n{len(told)} judgements of {people} annotators, {median_seconds(told):.0f} s each")
+    people = len({judgment.annotator for judgment in told})
+    print(f"\n{len(told)} judgments of {people} annotators, {median_seconds(told):.0f} s each")
     print(f"report: {args.folder / 'report.html'}  (for machines: {args.folder / 'report.json'})")
 
 
 def _pairs(args: argparse.Namespace) -> None:
-    from calumma.compare.judgement_store import JudgementStore
+    from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.preference_pairs import write_preference_pairs
     from calumma.compare.study import open_study
 
-    study, store = open_study(args.folder), JudgementStore(args.folder)
-    told = store.judgements()
+    study, store = open_study(args.folder), JudgmentStore(args.folder)
+    told = store.judgments()
     store.close()
     print(f"{args.out}: {write_preference_pairs(args.out, study, told)} pairs")

@@ -1,4 +1,4 @@
-"""The arithmetic of human judgement: majorities, win rates, and how far annotators agree."""
+"""Statistics of human judgment: majority vote, win rate, and inter-annotator agreement."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from calumma.errors import EvaluationError
 
 MeasurementLevel = Literal["nominal", "ordinal", "interval"]
-"""How far apart two different answers are: all alike, by their order, or by their numbers."""
+"""Distance of two different answers: all equal, by rank, or by number."""
 
 ALPHA_RESAMPLES = 1000
-"""Draws of a bootstrap interval, as many as the paper's."""
+"""Bootstrap resamples of alpha, the paper's number."""
 
-Vote = TypeVar("Answer", bound=Hashable)
+Vote = TypeVar("Vote", bound=Hashable)
 
 
 def win_rate(wins: float, ties: float, losses: float) -> float:
-    """The share of comparisons that were won, a tie being half a win.
+    """Return the proportion of comparisons that were won; a tie is half a win.
 
     Raises:
         EvaluationError: there are no comparisons, or a count is negative.
@@ -35,24 +35,24 @@ def win_rate(wins: float, ties: float, losses: float) -> float:
     if min(wins, ties, losses) < 0 or wins + ties + losses <= 0:
         raise EvaluationError(
             f"{wins} wins, {ties} ties and {losses} losses; expected counts of at least 0 with one "
-            "comparison among them. Collect judgements first."
+            "comparison among them. Collect judgments first."
         )
     return (wins + ties / 2) / (wins + ties + losses)
 
 
-def majority(votes: Sequence[Vote], otherwise: Vote) -> Vote:
-    """What more than half of the votes say; `otherwise` where no answer has that many.
+def majority(votes: Sequence[Vote], default: Vote) -> Vote:
+    """Return the answer of more than half of the votes; `default` where there is none.
 
     >>> majority(["first", "same", "first"], "same"), majority(["a", "b", "c"], "same")
     ('first', 'same')
     """
-    answer, count = Counter(votes).most_common(1)[0] if votes else (otherwise, 0)
-    return answer if 2 * count > len(votes) else otherwise
+    answer, count = Counter(votes).most_common(1)[0] if votes else (default, 0)
+    return answer if 2 * count > len(votes) else default
 
 
 @dataclass(frozen=True)
 class Unanimity:
-    """In how many items all agreed, a majority did, and none was found."""
+    """Number of items on which all annotators agree, a majority does, and none does."""
 
     all: int
     majority: int
@@ -60,20 +60,20 @@ class Unanimity:
 
 
 def unanimity(items: Sequence[Sequence[Hashable]]) -> Unanimity:
-    """Count items by how far their votes agree.
+    """Count items by the agreement of their votes.
 
     >>> unanimity([["a", "a", "a"], ["a", "b", "a"], ["a", "b", "c"]])
     Unanimity(all=1, majority=1, none=1)
     """
-    most = [(Counter(votes).most_common(1)[0][1], len(votes)) for votes in items if votes]
-    alike = sum(count == voters for count, voters in most)
-    outvoted = sum(2 * count > voters for count, voters in most) - alike
-    return Unanimity(alike, outvoted, len(most) - alike - outvoted)
+    counts = [(Counter(votes).most_common(1)[0][1], len(votes)) for votes in items if votes]
+    unanimous = sum(count == voters for count, voters in counts)
+    majorities = sum(2 * count > voters for count, voters in counts) - unanimous
+    return Unanimity(unanimous, majorities, len(counts) - unanimous - majorities)
 
 
 @dataclass(frozen=True)
 class Alpha:
-    """Krippendorff's alpha: 1 where all agree, 0 where they agree as by chance."""
+    """Krippendorff's alpha: 1 for perfect agreement, 0 for agreement by chance."""
 
     value: float
     interval: tuple[float, float]
@@ -83,46 +83,60 @@ class Alpha:
 def krippendorff_alpha(
     items: Sequence[Sequence[str]], options: Sequence[str], level: MeasurementLevel, *, seed: int
 ) -> Alpha | None:
-    """Alpha of the votes, with its 95 % interval over items drawn again and again.
+    """Return Krippendorff's alpha with its 95 % bootstrap interval over items.
 
     Args:
-        items: the votes of each item; those with fewer than two tell nothing and are left out.
-        options: all possible answers, in order; an answer's number is its place.
-        level: how far apart two answers are.
-        seed: of the drawing.
+        items: the votes of each item; items with fewer than two votes are ignored.
+        options: all possible answers, in order; the number of an answer is its index.
+        level: distance of two answers.
+        seed: seed of the bootstrap.
 
     Returns:
-        None where no item has two votes or all votes are one answer: alpha is not defined there.
-
-    Raises:
-        EvaluationError: the package `krippendorff` is not installed.
+        None where alpha is not defined: no item has two votes, or all votes are equal.
 
     Source: Krippendorff, Content Analysis (2004), chapter 11; bootstrap by items.
     """
-    counts = _counts([votes for votes in items if len(votes) > 1], options)
-    if not len(counts) or (counts.sum(axis=0) > 0).sum() < 2:
+    votes = [item for item in items if len(item) > 1]
+    counts = np.array([[item.count(option) for option in options] for item in votes], dtype=int)
+    if not len(counts) or not _is_defined(counts):
         return None
-    chance = np.random.default_rng(seed)
-    drawn = (counts[chance.integers(len(counts), size=len(counts))] for _ in range(ALPHA_RESAMPLES))
-    values = [_alpha(sample, level) for sample in drawn if (sample.sum(axis=0) > 0).sum() > 1]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Alpha(_alpha(counts, level), (float(low), float(high)), len(counts))
-
-
-def _counts(items: Sequence[Sequence[str]], options: Sequence[str]) -> NDArray[np.int64]:
-    """How often each option was chosen for each item, [N, options]."""
-    return np.array([[votes.count(option) for option in options] for votes in items], dtype=int)
-
-
-def _alpha(counts: NDArray[np.int64], level: MeasurementLevel) -> float:
-    try:
-        import krippendorff
-    except ImportError as error:
-        raise EvaluationError(
-            "the package krippendorff is not installed; expected it for the agreement of annotators. "
-            'Install it with `pip install "calumma[compare]"`.'
-        ) from error
-    domain = np.arange(counts.shape[1])
-    return float(
-        krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level)
+    rng = np.random.default_rng(seed)
+    resamples = (
+        counts[rng.integers(len(counts), size=len(counts))] for _ in range(ALPHA_RESAMPLES)
     )
+    values = [alpha_of_counts(sample, level) for sample in resamples if _is_defined(sample)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Alpha(alpha_of_counts(counts, level), (float(low), float(high)), len(counts))
+
+
+def _is_defined(counts: NDArray[np.int64]) -> bool:
+    """Return whether votes have two different answers."""
+    return bool((counts.sum(axis=0) > 0).sum() > 1)
+
+
+def alpha_of_counts(counts: NDArray[np.int64], level: MeasurementLevel) -> float:
+    """Return alpha = 1 - observed / expected disagreement of votes.
+
+    Args:
+        counts: [N, C] votes for each of C answers on each of N items, at least two per item.
+        level: distance of two answers.
+    """
+    num_votes = counts.sum(axis=1)  # [N]
+    totals = counts.sum(axis=0)  # [C]
+    distances = _squared_distances(totals, level)
+    # Ordered pairs of votes on the same item; each vote has weight 1.
+    pairs = np.einsum("nc,nd->ncd", counts, counts) / (num_votes - 1)[:, None, None]
+    observed = (pairs.sum(axis=0) * distances).sum() / totals.sum()
+    expected = totals @ distances @ totals / (totals.sum() * (totals.sum() - 1))
+    return float(1 - observed / expected)
+
+
+def _squared_distances(totals: NDArray[np.int64], level: MeasurementLevel) -> NDArray[np.float64]:
+    """Return the [C, C] squared distances of answers; ordinal ranks depend on the totals [C]."""
+    if level == "nominal":
+        return 1.0 - np.eye(len(totals))
+    ranks = np.arange(len(totals), dtype=np.float64)
+    if level == "ordinal":
+        # The number of votes between two answers, half of both ends included.
+        ranks = np.cumsum(totals) - totals / 2
+    return np.asarray(np.square(ranks[:, None] - ranks), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The annotators' page: one item at a time, in an order and under names that tell nothing."""
+"""The annotation page: one item at a time, blind, in an order of each annotator's own."""
 
 from __future__ import annotations
 
@@ -14,35 +14,26 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
-from calumma.compare.judgement_store import Judgement, JudgementStore
+from calumma.compare.judgment_store import Judgment, JudgmentStore
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study, StudyItem
 from calumma.documents.document import Document, Text
 from calumma.documents.image_formats import data_url
 from calumma.errors import EvaluationError
+from calumma.serve.config import SECURITY_HEADERS
 
-ANNOTATION_PAGE = Path(__file__).parent / "page"
+ANNOTATION_PAGE = Path(__file__).parent / "annotation_page"
 
 MAX_REQUEST_BYTES = 1 << 16
-"""Of a request: names and a few words are all that is sent."""
+"""Bytes of a request body: names and a few words."""
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-
-Name = Annotated[str, Field(min_length=1, max_length=80)]
+_Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-class JudgementRequest(BaseModel):
-    """What an annotator says of an item."""
+class JudgmentRequest(BaseModel):
+    """The body of a request that submits an annotator's judgment."""
 
-    annotator: Name
+    annotator: _Name
     item: Annotated[str, Field(max_length=40)]
     answers: dict[str, str]
     seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
@@ -50,60 +41,60 @@ class JudgementRequest(BaseModel):
 
 @dataclass
 class AnnotationService:
-    """Hands out items and takes in what is said of them."""
+    """Assigns items to annotators and records their judgments."""
 
     study: Study
-    store: JudgementStore
+    store: JudgmentStore
     items: dict[str, StudyItem] = field(init=False)
 
     def __post_init__(self) -> None:
         self.items = {item.key: item for item in self.study.items()}
 
     def next_item(self, annotator: str) -> StudyItem | None:
-        """The next item of an annotator, in an order of their own."""
+        """Return an annotator's next item, in the annotator's own order."""
         order = sorted(self.items.values(), key=lambda item: self._hash(annotator, item))
         return self.store.claim(order, annotator, self.study.annotators)
 
-    def record(self, told: JudgementRequest) -> None:
-        """Take in a judgement.
+    def record(self, request: JudgmentRequest) -> None:
+        """Record a judgment.
 
         Raises:
-            EvaluationError: the item is not of this study, or an answer is none of those asked.
+            EvaluationError: the item is not in this study, or an answer is not among the options.
         """
-        item = self.items.get(told.item)
+        item = self.items.get(request.item)
         if item is None:
             raise EvaluationError(
-                f"the item {told.item!r} is none of this study's {len(self.items)}; expected one "
-                "that the page was given. Load the page again."
+                f"the item {request.item!r} is not one of this study's {len(self.items)}; expected "
+                "one that the page was given. Load the page again."
             )
-        asked = {question.name: question.choices for question in QUESTIONS[item.question_set]}
-        for name in {*asked, *told.answers}:
-            if told.answers.get(name) not in asked.get(name, ()):
+        options = {question.name: question.choices for question in QUESTIONS[item.question_set]}
+        for name in {*options, *request.answers}:
+            if request.answers.get(name) not in options.get(name, ()):
                 raise EvaluationError(
-                    f"{name} is answered {told.answers.get(name)!r}; expected one of "
-                    f"{', '.join(asked.get(name, ())) or 'no answer'}. Answer every question."
+                    f"{name} is answered {request.answers.get(name)!r}; expected one of "
+                    f"{', '.join(options.get(name, ())) or 'no answer'}. Answer every question."
                 )
-        swapped = self.is_swapped(told.annotator, item)
-        turned = {"first": "second", "second": "first"} if swapped else {}
-        answers = {name: turned.get(word, word) for name, word in told.answers.items()}
-        self.store.record(Judgement(item.key, told.annotator, answers, swapped, told.seconds))
+        swapped = self.is_swapped(request.annotator, item)
+        swap = {"first": "second", "second": "first"} if swapped else {}
+        answers = {name: swap.get(answer, answer) for name, answer in request.answers.items()}
+        self.store.record(Judgment(item.key, request.annotator, answers, swapped, request.seconds))
 
     def is_swapped(self, annotator: str, item: StudyItem) -> bool:
-        """Whether this annotator sees the second answer of a pair first."""
+        """Return whether this annotator sees the second answer of a pair first."""
         return item.question_set == "pairwise" and self._hash(annotator, item)[-1] % 2 == 1
 
     def _hash(self, annotator: str, item: StudyItem) -> bytes:
-        told = f"{self.study.seed}\0{annotator}\0{item.key}"
-        return hashlib.sha256(told.encode()).digest()
+        key = f"{self.study.seed}\0{annotator}\0{item.key}"
+        return hashlib.sha256(key.encode()).digest()
 
     def render_item(self, annotator: str, item: StudyItem) -> dict[str, Any]:
-        """What the page shows of an item: never a system's name."""
+        """Return what the page shows of an item, without names of systems."""
         answers = [self.study.answers[name][item.prompt] for name in item.systems]
         if self.is_swapped(annotator, item):
             answers.reverse()
         return {
             "key": item.key,
-            "kind": item.question_set,
+            "question_set": item.question_set,
             "prompt": _parts(self.study.prompts[item.prompt]),
             "answers": [_parts(answer) for answer in answers],
             "questions": [
@@ -122,56 +113,59 @@ def _parts(document: Document) -> list[dict[str, str]]:
     ]
 
 
-def make_annotation_app(study: Study, store: JudgementStore, key: str = "") -> FastAPI:
-    """The web application of a study.
+def make_annotation_app(study: Study, store: JudgmentStore, access_token: str = "") -> FastAPI:
+    """Return the web application of a study.
 
     Args:
-        study: what is judged.
-        store: where judgements go.
-        key: a word that every request for items must carry; empty for none.
+        study: the study.
+        store: where judgments are recorded.
+        access_token: token that every API request must carry; empty for none.
     """
-    desk = AnnotationService(study, store)
+    service = AnnotationService(study, store)
     app = FastAPI(title="calumma compare", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
-    async def guard(
+    async def check_request(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        answer = _refusal(request, key) or await call_next(request)
-        answer.headers.update(HEADERS)
-        return answer
+        response = _rejection(request, access_token) or await call_next(request)
+        response.headers.update(SECURITY_HEADERS | {"cache-control": "no-store"})
+        return response
 
     @app.exception_handler(EvaluationError)
-    async def mistaken(request: Request, error: Exception) -> Response:
+    async def invalid_judgment(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, status_code=422)
 
     @app.get("/api/item")
     def next_item(annotator: Annotated[str, Query(min_length=1, max_length=80)]) -> dict[str, Any]:
-        item = desk.next_item(annotator)
+        item = service.next_item(annotator)
         return {
             "done": store.num_judged(annotator),
-            "of": len(desk.items),
-            "item": None if item is None else desk.render_item(annotator, item),
+            "total": len(service.items),
+            "item": None if item is None else service.render_item(annotator, item),
         }
 
-    @app.post("/api/judgement")
-    def record(told: JudgementRequest) -> dict[str, int]:
-        desk.record(told)
-        return {"done": store.num_judged(told.annotator)}
+    @app.post("/api/judgment")
+    def record(body: JudgmentRequest) -> dict[str, int]:
+        service.record(body)
+        return {"done": store.num_judged(body.annotator)}
 
     app.mount("/", StaticFiles(directory=ANNOTATION_PAGE, html=True))
     return app
 
 
-def _refusal(request: Request, key: str) -> Response | None:
-    """Why a request is not answered, if it is not."""
+def _rejection(request: Request, access_token: str) -> Response | None:
+    """Return the error response of an invalid request, or None."""
     if not request.url.path.startswith("/api/"):
         return None
-    if key and not hmac.compare_digest(request.headers.get("X-Key", "").encode(), key.encode()):
-        text = "the key is missing or wrong; expected the one in the link that you were sent."
+    expected = f"Bearer {access_token}".encode()
+    if access_token and not hmac.compare_digest(
+        request.headers.get("Authorization", "").encode(), expected
+    ):
+        text = "the access token is missing or wrong; expected the one in the link you were sent."
         return JSONResponse({"error": text}, status_code=401)
     length = request.headers.get("Content-Length", "0")
     if request.method == "POST" and not (length.isdigit() and 0 < int(length) <= MAX_REQUEST_BYTES):
-        text = f"a request of {length} bytes; expected 1 to {MAX_REQUEST_BYTES}, told beforehand."
+        text = f"Content-Length of {length} bytes; expected 1 to {MAX_REQUEST_BYTES}."
         return JSONResponse({"error": text}, status_code=413)
     return None

@@ -1,7 +1,7 @@
-"""Pictures for systems that write captions where they mean pictures.
+"""Replace captions by generated images, for systems that write text only.
 
-Source: arXiv:2405.09818, section 4.1, the "+" baselines: every caption of an answer is replaced
-by a picture that another model draws of it.
+Source: arXiv:2405.09818, section 4.1, the "+" baselines: every caption of an answer is replaced by
+an image that another model generates for it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from calumma.documents.document import Document, Image, Part, Text
 _CAPTION = re.compile(r"<caption>(.*?)</caption>", re.DOTALL | re.IGNORECASE)
 
 GenerateImage = Callable[[str], Image | None]
-"""A caption to its picture; None where none could be drawn."""
+"""Maps a caption to an image; None where none could be generated."""
 
 
-def captions_to_images(answer: Document, draw: GenerateImage) -> Document:
-    """The answer with its captions drawn; a caption that could not be stays as it is written."""
-    parts = [new for part in answer.parts() for new in _drawn(part, draw)]
+def captions_to_images(answer: Document, generate: GenerateImage) -> Document:
+    """Return the answer with captions replaced by images; a caption without an image is kept."""
+    parts = [new for part in answer.parts() for new in _replace_captions(part, generate)]
     return replace(answer, content=tuple(parts), messages=())
 
 
-def _drawn(part: Part, draw: GenerateImage) -> Iterator[Part]:
+def _replace_captions(part: Part, generate: GenerateImage) -> Iterator[Part]:
     if not isinstance(part, Text):
         yield part
         return
     end = 0
-    for found in _CAPTION.finditer(part.text):
-        picture = draw(found.group(1).strip())
-        if picture is None:
+    for match in _CAPTION.finditer(part.text):
+        image = generate(match.group(1).strip())
+        if image is None:
             continue
-        if before := part.text[end : found.start()].strip("\n"):
+        if before := part.text[end : match.start()].strip("\n"):
             yield Text(before)
-        yield picture
-        end = found.end()
+        yield image
+        end = match.end()
     if rest := part.text[end:].strip("\n") if end else part.text:
         yield Text(rest)

@@ -1,4 +1,4 @@
-"""Our own answers to a set of prompts, and our drawings of other systems' captions."""
+"""Generate our model's answers to prompts, and images for other systems' captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calumma.generate.model import Model
 from calumma.runtime import STOP
 
 PROMPT_BATCH_SIZE = 8
-"""Prompts that are answered at once."""
+"""Prompts answered at a time."""
 
 
 def generate_answers(
@@ -28,29 +28,30 @@ def generate_answers(
     on_progress: Callable[[int], None] = lambda count: None,
     **options: Any,
 ) -> list[Document]:
-    """The model's answers, one document a prompt; what `kept` holds is not asked again.
+    """Return the model's answers, one document per prompt; cached answers are reused.
 
     Args:
-        model: draws too, if it can.
+        model: generates images too, if it has an image decoder.
         prompts: each is one user turn.
-        kept: a file of JSON lines that grows as answers come.
-        tick: hears how many there are.
-        options: of `Model.generate_batch`; a prompt's seed is `seed` and its id together.
+        cache_file: JSON lines, to which answers are appended as they are generated.
+        on_progress: called with the number of answers.
+        options: options of `Model.generate_batch`; a prompt's seed is derived from `seed` and
+            its id.
 
     Raises:
         GenerationError: a prompt does not fit the model.
-        Interrupted: a signal asked to stop; what was answered is kept.
+        Interrupted: a signal requested a stop; generated answers are in the cache.
     """
-    done = {answer.id: answer for answer in _read(cache_file)}
+    done = {answer.id: answer for answer in _read_cache(cache_file)}
     seed = options.pop("seed", 0)
     make_folder(cache_file.parent)
-    waiting = [prompt for prompt in prompts if prompt.id not in done]
+    remaining = [prompt for prompt in prompts if prompt.id not in done]
     on_progress(len(done))
     with os_errors_as_output_errors(cache_file), cache_file.open("a", encoding="utf-8") as file:
-        for start in range(0, len(waiting), PROMPT_BATCH_SIZE):
+        for start in range(0, len(remaining), PROMPT_BATCH_SIZE):
             STOP.check(f"{cache_file} holds {len(done)} of {len(prompts)} answers")
-            batch = waiting[start : start + PROMPT_BATCH_SIZE]
-            for answer in _answers(model, batch, seed, options):
+            batch = remaining[start : start + PROMPT_BATCH_SIZE]
+            for answer in _answer_batch(model, batch, seed, options):
                 done[answer.id] = answer
                 file.write(json.dumps(document_to_json(answer), ensure_ascii=False) + "\n")
             file.flush()
@@ -58,7 +59,7 @@ def generate_answers(
     return [done[prompt.id] for prompt in prompts]
 
 
-def _answers(
+def _answer_batch(
     model: Model, prompts: Sequence[Document], seed: int, options: dict[str, Any]
 ) -> Iterator[Document]:
     parts = [[_user_part(part) for part in prompt.content] for prompt in prompts]
@@ -75,41 +76,41 @@ def _answers(
 
 
 def make_image_generator(model: Model, **options: Any) -> GenerateImage:
-    """Draws captions with a model: the first picture of an answer that must begin with one."""
+    """Return a function that generates an image for a caption with a model."""
 
-    def draw(caption: str) -> Image | None:
+    def generate(caption: str) -> Image | None:
         sample = model.generate(
             [caption], image_first=True, max_images=1, seed=prompt_seed(caption, 0), **options
         )
-        drawn = [part for part in sample.parts if not isinstance(part, str)]
-        return image_part(drawn[0]) if drawn else None
+        images = [part for part in sample.parts if not isinstance(part, str)]
+        return image_part(images[0]) if images else None
 
-    return draw
+    return generate
 
 
 def prompt_seed(name: str, seed: int) -> int:
-    """A seed of its own for each prompt, whatever others are asked.
+    """Return a prompt's own seed, independent of other prompts.
 
-    >>> seed_of("a", 0) == seed_of("a", 0), seed_of("a", 0) == seed_of("b", 0)
+    >>> prompt_seed("a", 0) == prompt_seed("a", 0), prompt_seed("a", 0) == prompt_seed("b", 0)
     (True, False)
     """
     return zlib.crc32(f"{seed}:{name}".encode())
 
 
 def image_part(image: PIL.Image.Image) -> Image:
-    """A drawn picture as a part of a document."""
-    return Image(data=encode_png(image), name="a drawn picture")
+    """Return a generated image as a part of a document."""
+    return Image(data=encode_png(image), name="a generated image")
 
 
 def _user_part(part: Text | Image) -> str | PIL.Image.Image:
     return part.text if isinstance(part, Text) else part.open().convert("RGB")
 
 
-def _read(kept: Path) -> Iterator[Document]:
-    """The whole lines of a file that may end in a half one."""
-    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True) if kept.is_file() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        kept.write_text("".join(whole), encoding="utf-8")
-    for number, line in enumerate(whole, start=1):
-        yield document_from_json(json.loads(line), None, f"{kept}, line {number}")
+def _read_cache(path: Path) -> Iterator[Document]:
+    """Yield the complete lines of a file, and remove an incomplete last one."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    complete = [line for line in lines if line.endswith("\n")]
+    if len(complete) < len(lines):
+        path.write_text("".join(complete), encoding="utf-8")
+    for number, line in enumerate(complete, start=1):
+        yield document_from_json(json.loads(line), None, f"{path}, line {number}")

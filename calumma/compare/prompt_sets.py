@@ -1,6 +1,6 @@
-"""Sets of prompts: plain documents, or the released format of the paper's evaluation.
+"""Prompt sets: plain documents, or the released format of the paper's evaluation.
 
-A line of the released format has text with `<img>` where its pictures stand:
+A line of the released format has text with `<img>` in the positions of its images:
 
     {"id": 1, "prompt": "What is this? <img>", "task_type": "Identification", "image_urls": [...]}
 """
@@ -19,7 +19,7 @@ from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
 
 CATEGORY_ATTRIBUTE = "category"
-"""The attribute of a prompt that says what kind of task it is."""
+"""Attribute of a prompt with its kind of task."""
 
 _PLACEHOLDER = "<img>"
 
@@ -27,23 +27,21 @@ CAPTION_REQUEST = (
     "Wherever your answer needs a picture, write instead a caption that describes it, "
     "between <caption> and </caption>."
 )
-"""What a system without pictures is asked besides, so that its captions can be drawn."""
+"""Added to the prompts of a text-only system, so that its captions can be replaced by images."""
 
 
 def read_prompts(path: Path) -> list[Document]:
-    """Read a set of prompts; each id once, each prompt in one piece.
-
-    A turn of a user in a document with messages is the prompt; what others say in it is not read.
+    """Read a set of prompts; of a document with messages, the first user turn is the prompt.
 
     Raises:
-        DocumentError: nothing can be read, a picture is not there, or an id stands twice.
+        DocumentError: the file cannot be read, an image is missing, or an id is not unique.
     """
     prompts = list(_released(path) if _is_released(path) else map(_plain, read_documents([path])))
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
             raise DocumentError(
-                f"{path}: two prompts have the id {prompt.id!r}; expected each once. Give one of "
+                f"{path}: two prompts have the id {prompt.id!r}; expected unique ids. Give one of "
                 "them another id."
             )
         seen.add(prompt.id)
@@ -51,22 +49,21 @@ def read_prompts(path: Path) -> list[Document]:
 
 
 def with_caption_request(prompts: Iterable[Document]) -> Iterator[Document]:
-    """The prompts as a system without pictures is to be asked."""
+    """Yield the prompts for a text-only system, which is to write captions."""
     for prompt in prompts:
         yield replace(prompt, content=(*prompt.content, Text(f"\n{CAPTION_REQUEST}")))
 
 
 def prompt_modality(prompt: Document) -> str:
-    """What goes into a prompt: "mixed" where it holds a picture, else "text"."""
+    """Return "mixed" for a prompt with an image, else "text"."""
     return "mixed" if prompt.images else "text"
 
 
 def _plain(document: Document) -> Document:
-    asked = [turn for turn in document.messages if turn.role != "assistant"][:1]
-    content = asked[0].parts if asked else document.content
-    category = document.attributes.get(CATEGORY_ATTRIBUTE) or document.attributes.get(
-        "task_type", ""
-    )
+    user_turns = [turn for turn in document.messages if turn.role != "assistant"][:1]
+    content = user_turns[0].parts if user_turns else document.content
+    attributes = document.attributes
+    category = attributes.get(CATEGORY_ATTRIBUTE) or attributes.get("task_type", "")
     return replace(
         document, content=content, messages=(), attributes={CATEGORY_ATTRIBUTE: category}
     )
@@ -96,42 +93,42 @@ def _released_prompt(line: str, path: Path, number: int) -> Document:
     try:
         record: Any = json.loads(line)
         text, urls = record["prompt"], record.get("image_urls") or []
-        pieces = text.split(_PLACEHOLDER)
+        texts = text.split(_PLACEHOLDER)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DocumentError(
             f'{where}: no prompt can be read ({error!r}); expected an object with "id", "prompt", '
             '"task_type" and "image_urls". Fix the line, or leave it out.'
         ) from error
-    if len(pieces) - 1 != len(urls):
+    if len(texts) - 1 != len(urls):
         raise DocumentError(
-            f"{where}: {len(pieces) - 1} places {_PLACEHOLDER} and {len(urls)} image_urls; expected "
-            "one for the other. Fix the line, or leave it out."
+            f"{where}: {len(texts) - 1} placeholders {_PLACEHOLDER} and {len(urls)} image_urls; "
+            "expected the same number. Fix the line, or leave it out."
         )
     return Document(
         id=str(record.get("id", number)),
         source=path.name,
-        content=tuple(_interleaved(pieces, [_picture(url, path, where) for url in urls])),
+        content=tuple(_interleave(texts, [_local_image(url, path, where) for url in urls])),
         attributes={CATEGORY_ATTRIBUTE: str(record.get("task_type") or "")},
     )
 
 
-def _interleaved(pieces: Sequence[str], pictures: Sequence[Image]) -> Iterator[Part]:
-    for number, piece in enumerate(pieces):
-        if piece.strip():
-            yield Text(piece)
-        if number < len(pictures):
-            yield pictures[number]
+def _interleave(texts: Sequence[str], images: Sequence[Image]) -> Iterator[Part]:
+    for number, text in enumerate(texts):
+        if text.strip():
+            yield Text(text)
+        if number < len(images):
+            yield images[number]
 
 
-def _picture(url: str, path: Path, where: str) -> Image:
-    """The local copy of a picture: under the path in the URL, or by its name in `images/`."""
-    inside = PurePosixPath(unquote(urlsplit(url).path).lstrip("/"))
+def _local_image(url: str, path: Path, where: str) -> Image:
+    """Return the local copy of an image: under the path in the URL, or by its name in `images/`."""
+    url_path = PurePosixPath(unquote(urlsplit(url).path).lstrip("/"))
     folder = path.parent.resolve()
-    for candidate in (folder / inside, folder / "images" / inside.name):
+    for candidate in (folder / url_path, folder / "images" / url_path.name):
         target = candidate.resolve()
         if target.is_relative_to(folder) and target.is_file():
             return Image(path=target)
     raise DocumentError(
-        f"{where}: the picture {url} is not here; expected it as images/{inside.name} beside the "
-        "file, as nothing is fetched. Download it there, or leave the line out."
+        f"{where}: the image {url} is missing; expected it as images/{url_path.name} next to the "
+        "file, as nothing is downloaded. Copy it there, or leave the line out."
     )

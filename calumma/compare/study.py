@@ -3,7 +3,7 @@
 DIR/study.json            the systems, kinds of items, annotators an item, seed
 DIR/prompts.jsonl         the prompts as documents (pictures in prompts-images/)
 DIR/answers/NAME.jsonl    one system's answers, a document a prompt, under the prompt's id
-DIR/judgements.sqlite     what annotators said (see `store`)
+DIR/judgments.sqlite     what annotators said (see `store`)
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def new_study(study: Study, answers: Mapping[str, Sequence[Document]]) -> None:
         answers: of each system, documents whose ids are the prompts'.
 
     Raises:
-        EvaluationError: there are too few systems for a pair, or the folder holds judgements.
+        EvaluationError: there are too few systems for a pair, or the folder holds judgments.
         DocumentError: a system has not answered a prompt.
         OutputError: the folder cannot be written.
     """
@@ -108,7 +108,7 @@ def new_study(study: Study, answers: Mapping[str, Sequence[Document]]) -> None:
         )
     if (study.folder / STUDY_NAME).exists():
         raise EvaluationError(
-            f"{study.folder} holds a study; expected an empty folder, so that its judgements stay "
+            f"{study.folder} holds a study; expected an empty folder, so that its judgments stay "
             "true. Choose another folder, or go on with this one: `calumma compare serve`."
         )
     make_folder(study.folder / ANSWERS_FOLDER)

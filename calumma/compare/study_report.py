@@ -1,4 +1,4 @@
-"""What annotators said, counted: majorities, win rates, shares, and how far they agree."""
+"""Results of a study: majorities, win rates, proportions and inter-annotator agreement."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calumma.compare.agreement import Alpha, krippendorff_alpha, majority, unanimity, win_rate
-from calumma.compare.judgement_store import Judgement
+from calumma.compare.agreement import krippendorff_alpha, majority, unanimity, win_rate
+from calumma.compare.judgment_store import Judgment
 from calumma.compare.prompt_sets import CATEGORY_ATTRIBUTE, prompt_modality
 from calumma.compare.questions import QUESTIONS, TIE, QuestionSet, SurveyQuestion
 from calumma.compare.study import Study, StudyItem
@@ -28,97 +27,102 @@ NO_MAJORITY = "no majority"
 
 @dataclass(frozen=True)
 class QuestionVotes:
-    """The votes on one question about one group of systems."""
+    """The votes on one question about one system, or pair of systems."""
 
     question: SurveyQuestion
     systems: tuple[str, ...]
 
     votes: dict[str, list[str]]
-    """By prompt: those of whole items, which have as many as the study wants."""
+    """By prompt: the votes of complete items, which have all their annotators."""
 
     num_incomplete: int
     """Items that lack annotators and are not counted."""
 
-    def majorities(self, otherwise: str) -> dict[str, str]:
-        """By prompt."""
-        return {prompt: majority(votes, otherwise) for prompt, votes in self.votes.items()}
+    @property
+    def name(self) -> str:
+        """The question with the systems."""
+        return f"{self.question.name}[{' against '.join(self.systems)}]"
+
+    def majorities(self, default: str) -> dict[str, str]:
+        """Return the majority by prompt."""
+        return {prompt: majority(votes, default) for prompt, votes in self.votes.items()}
 
 
-def collect_votes(study: Study, judgements: Sequence[Judgement]) -> Iterator[QuestionVotes]:
-    """The votes, question by question, for each system or pair of them."""
-    said: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        said.setdefault(judgement.item, []).append(judgement)
+def collect_votes(study: Study, judgments: Sequence[Judgment]) -> Iterator[QuestionVotes]:
+    """Yield the votes, question by question, for each system or pair of systems."""
+    by_item: dict[str, list[Judgment]] = {}
+    for judgment in judgments:
+        by_item.setdefault(judgment.item, []).append(judgment)
     groups: dict[tuple[QuestionSet, tuple[str, ...]], list[StudyItem]] = {}
     for item in study.items():
         groups.setdefault((item.question_set, item.systems), []).append(item)
-    for (kind, systems), items in groups.items():
-        whole = [item for item in items if len(said.get(item.key, ())) >= study.annotators]
-        for question in QUESTIONS[kind]:
+    for (question_set, systems), items in groups.items():
+        complete = [item for item in items if len(by_item.get(item.key, ())) >= study.annotators]
+        for question in QUESTIONS[question_set]:
             votes = {
-                item.prompt: [told.answers[question.name] for told in said[item.key]]
-                for item in whole
+                item.prompt: [judgment.answers[question.name] for judgment in by_item[item.key]]
+                for item in complete
             }
-            yield QuestionVotes(question, systems, votes, len(items) - len(whole))
+            yield QuestionVotes(question, systems, votes, len(items) - len(complete))
 
 
-def study_metrics(study: Study, judgements: Sequence[Judgement]) -> list[Metric]:
-    """All figures of a study; of what nobody has judged yet there are none."""
-    made: list[Metric] = []
-    for told in collect_votes(study, judgements):
-        if told.votes:
-            of_kind = _pairwise if told.question.name == "preference" else _shares
-            made += of_kind(study, told)
-            made += _agreement(study, told)
-    return made
+def study_metrics(study: Study, judgments: Sequence[Judgment]) -> list[Metric]:
+    """Return all metrics of a study; questions without complete items have none."""
+    metrics: list[Metric] = []
+    for votes in collect_votes(study, judgments):
+        if votes.votes:
+            is_pairwise = votes.question.name == "preference"
+            metrics += (_win_rates if is_pairwise else _proportions)(study, votes)
+            metrics += _agreement(study, votes)
+    return metrics
 
 
-def vote_tables(study: Study, judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """The counts behind the figures, by category and by what prompts hold."""
-    counted: dict[str, Any] = {}
-    for told in collect_votes(study, judgements):
-        pairwise = told.question.name == "preference"
-        chosen = told.majorities(TIE if pairwise else NO_MAJORITY)
-        agreed = unanimity(list(told.votes.values()))
-        counted[_name(told)] = {
+def vote_tables(study: Study, judgments: Sequence[Judgment]) -> dict[str, Any]:
+    """Return the counts of majorities, by category and by modality of the prompt."""
+    tables: dict[str, Any] = {}
+    for votes in collect_votes(study, judgments):
+        is_pairwise = votes.question.name == "preference"
+        majorities = votes.majorities(TIE if is_pairwise else NO_MAJORITY)
+        agreed = unanimity(list(votes.votes.values()))
+        tables[votes.name] = {
             "annotators_agree": {
                 "all": agreed.all, "majority": agreed.majority, "none": agreed.none,
             },
-            "waiting": told.num_incomplete,
+            "incomplete": votes.num_incomplete,
             "counts": {
-                group: dict(Counter(chosen[prompt] for prompt in prompts))
-                for group, prompts in _groups(study, chosen)
+                group: dict(Counter(majorities[prompt] for prompt in prompts))
+                for group, prompts in _groups(study, majorities)
             },
         }  # fmt: skip
-    return counted
-
-
-def _name(told: QuestionVotes) -> str:
-    return f"{told.question.name}[{' against '.join(told.systems)}]"
+    return tables
 
 
 def _groups(study: Study, prompts: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """All prompts, those of each category, and those with and without pictures."""
-    told = list(prompts)
-    yield "all", told
-    for of in (lambda prompt: prompt.attributes.get(CATEGORY_ATTRIBUTE, ""), _modality_group):
-        names = sorted({of(study.prompts[prompt]) for prompt in told} - {""})
-        for name in names:
-            yield name, [prompt for prompt in told if of(study.prompts[prompt]) == name]
+    """Yield all prompts, those of each category, and those with and without images."""
+    ids = list(prompts)
+    yield "all", ids
+    for group_of in (_category, _modality):
+        names = {id_: group_of(study.prompts[id_]) for id_ in ids}
+        for name in sorted({*names.values()} - {""}):
+            yield name, [id_ for id_ in ids if names[id_] == name]
 
 
-def _modality_group(prompt: Document) -> str:
+def _category(prompt: Document) -> str:
+    return prompt.attributes.get(CATEGORY_ATTRIBUTE, "")
+
+
+def _modality(prompt: Document) -> str:
     return f"{prompt_modality(prompt)} prompts"
 
 
-def _pairwise(study: Study, told: QuestionVotes) -> Iterator[Metric]:
-    chosen = told.majorities(TIE)
-    for group, prompts in _groups(study, chosen):
-        counts = Counter(chosen[prompt] for prompt in prompts)
-        wins, ties, losses = (counts[word] for word in ("first", TIE, "second"))
-        points = [_POINTS[chosen[prompt]] for prompt in prompts]
+def _win_rates(study: Study, votes: QuestionVotes) -> Iterator[Metric]:
+    majorities = votes.majorities(TIE)
+    for group, prompts in _groups(study, majorities):
+        counts = Counter(majorities[prompt] for prompt in prompts)
+        wins, ties, losses = (counts[choice] for choice in ("first", TIE, "second"))
+        points = [_POINTS[majorities[prompt]] for prompt in prompts]
         yield Metric(
-            name=_in_group(f"win_rate[{' against '.join(told.systems)}]", group),
+            name=_in_group(f"win_rate[{' against '.join(votes.systems)}]", group),
             value=win_rate(wins, ties, losses),
             baseline=0.5,
             n=len(prompts),
@@ -129,40 +133,38 @@ def _pairwise(study: Study, told: QuestionVotes) -> Iterator[Metric]:
         )
 
 
-def _shares(study: Study, told: QuestionVotes) -> Iterator[Metric]:
-    chosen = told.majorities(NO_MAJORITY)
-    words = [*told.question.choices, NO_MAJORITY]
-    for group, prompts in _groups(study, chosen):
-        counts = Counter(chosen[prompt] for prompt in prompts)
-        for word in words:
-            if word == NO_MAJORITY and not counts[word]:
+def _proportions(study: Study, votes: QuestionVotes) -> Iterator[Metric]:
+    majorities = votes.majorities(NO_MAJORITY)
+    for group, prompts in _groups(study, majorities):
+        counts = Counter(majorities[prompt] for prompt in prompts)
+        for choice in (*votes.question.choices, NO_MAJORITY):
+            if choice == NO_MAJORITY and not counts[choice]:
                 continue
             yield Metric(
-                name=_in_group(f"{_name(told)}={word}", group),
-                value=counts[word] / len(prompts),
+                name=_in_group(f"{votes.name}={choice}", group),
+                value=counts[choice] / len(prompts),
                 baseline=None,
                 n=len(prompts),
-                interval=wilson_interval(counts[word], len(prompts)),
+                interval=wilson_interval(counts[choice], len(prompts)),
                 unit="share",
-                note=f"{counts[word]} of {len(prompts)} by majority of {study.annotators}",
+                note=f"{counts[choice]} of {len(prompts)} by majority of {study.annotators}",
             )
 
 
-def _agreement(study: Study, told: QuestionVotes) -> Iterator[Metric]:
-    votes = list(told.votes.values())
-    measured = partial(krippendorff_alpha, votes, told.question.choices, seed=study.seed)
-    alpha: Alpha | None = measured(told.question.level)
+def _agreement(study: Study, votes: QuestionVotes) -> Iterator[Metric]:
+    question, items = votes.question, list(votes.votes.values())
+    alpha = krippendorff_alpha(items, question.choices, question.level, seed=study.seed)
     if alpha is None:
         return
-    agreed = unanimity(votes)
+    agreed = unanimity(items)
     yield Metric(
-        name=f"alpha:{_name(told)}",
+        name=f"alpha:{votes.name}",
         value=alpha.value,
         baseline=0.0,
         n=alpha.items,
         interval=alpha.interval,
         unit="Krippendorff's alpha",
-        note=f"{told.question.level}; all agree on {agreed.all}, a majority on {agreed.majority}, "
+        note=f"{question.level}; all agree on {agreed.all}, a majority on {agreed.majority}, "
         f"none on {agreed.none}; bootstrap over items",
     )
 
@@ -171,25 +173,25 @@ def _in_group(name: str, group: str) -> str:
     return name if group == "all" else f"{name}/{group}"
 
 
-def write_judgements(path: Path, study: Study, judgements: Sequence[Judgement]) -> None:
-    """Write every answer of every annotator as one line of CSV.
+def write_judgments(path: Path, study: Study, judgments: Sequence[Judgment]) -> None:
+    """Write every answer of every annotator as a line of CSV.
 
     Raises:
         OutputError: the file cannot be written.
     """
     items = {item.key: item for item in study.items()}
+    columns = ("question_set", "prompt", "systems", "annotator", "question", "answer", "swapped")
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ("kind", "prompt", "systems", "annotator", "question", "answer", "swapped", "seconds")
-        )
-        for told in judgements:
-            item = items[told.item]
-            about = (item.question_set, item.prompt, " against ".join(item.systems), told.annotator)
-            for question, answer in told.answers.items():
-                writer.writerow((*about, question, answer, int(told.swapped), told.seconds))
+        writer.writerow((*columns, "seconds"))
+        for each in judgments:
+            item = items[each.item]
+            systems = " against ".join(item.systems)
+            key = (item.question_set, item.prompt, systems, each.annotator)
+            for question, answer in each.answers.items():
+                writer.writerow((*key, question, answer, int(each.swapped), each.seconds))
 
 
-def median_seconds(judgements: Sequence[Judgement]) -> float:
-    """The median time annotators took for an item; 0 where there is none."""
-    return float(np.median([judgement.seconds for judgement in judgements] or [0.0]))
+def median_seconds(judgments: Sequence[Judgment]) -> float:
+    """Return the median time per item; 0 without judgments."""
+    return float(np.median([judgment.seconds for judgment in judgments] or [0.0]))

@@ -72,7 +72,7 @@ class KVReservation:
 
 @dataclass(eq=False)
 class Guidance:
-    """Sequences that classifier-free guidance of the open image needs beside the full context."""
+    """Sequences that classifier-free guidance of the open image needs in addition to the full context."""
 
     has_earlier_image: bool
     """Whether the context has an image before the open one."""

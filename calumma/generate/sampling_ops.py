@@ -118,14 +118,14 @@ def truncated_probs(logits: Tensor, params: SamplingTensors) -> Tensor:
     if not params.any_truncation:
         return probs
     ranked = _sort_descending(probs)
-    least = torch.where(params.top_k > 0, _value_at_rank(ranked, params.top_k), 0.0)
-    least = torch.maximum(least, params.min_p * ranked[:, 0])
-    left = ranked.masked_fill(ranked < least.unsqueeze(-1), 0.0)
+    threshold = torch.where(params.top_k > 0, _value_at_rank(ranked, params.top_k), 0.0)
+    threshold = torch.maximum(threshold, params.min_p * ranked[:, 0])
+    left = ranked.masked_fill(ranked < threshold.unsqueeze(-1), 0.0)
     sums = left.cumsum(dim=-1)
     num_kept = (sums - left < (params.top_p * sums[:, -1]).unsqueeze(-1)).sum(dim=-1)
-    nucleus = torch.maximum(least, _value_at_rank(ranked, num_kept))
-    least = torch.where(params.top_p < 1, nucleus, least)
-    return probs.masked_fill(probs < least.unsqueeze(-1), 0.0)
+    nucleus = torch.maximum(threshold, _value_at_rank(ranked, num_kept))
+    threshold = torch.where(params.top_p < 1, nucleus, threshold)
+    return probs.masked_fill(probs < threshold.unsqueeze(-1), 0.0)
 
 
 def _value_at_rank(ranked: Tensor, rank: Tensor) -> Tensor:

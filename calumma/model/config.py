@@ -1,4 +1,4 @@
-"""The shape of a decoder: everything that decides its parameter tensors, and nothing else."""
+"""Configuration of a decoder: everything that decides its parameter tensors, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from calumma.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder of the Chameleon family.
+    """Shape of a decoder of the Chameleon family.
 
     >>> tiny = DecoderConfig(vocabulary_size=300, model_dim=64, num_layers=2, num_heads=4,
     ...                      num_kv_heads=4, feed_forward_dim=128)
@@ -31,22 +31,22 @@ class DecoderConfig:
     feed_forward_dim: int
 
     max_seq_len: int = 4096
-    """Longest row, text and image codes together."""
+    """Longest sequence in tokens, text and image codes together."""
 
     norm_order: Literal["pre", "reordered"] = "pre"
-    """Where a block's norms sit: before the branch (7B recipe), or on its output (34B recipe)."""
+    """Position of a block's norms: before each branch (7B recipe), or on its output (34B recipe)."""
 
     qk_norm: Literal["layer", "rms", "none"] = "layer"
-    """Kind of the query and key norms: the paper's LayerNorm with bias, or Qwen3's RMSNorm (with
-    pre-norm, the decoder is then a Qwen3, which other software serves). "none" is there to study
-    what they are for: without them a long mixed-modal run diverges."""
+    """QK-norm: the paper's LayerNorm with bias, or Qwen3's RMSNorm (with pre-norm, the decoder is then
+    a Qwen3, which other software serves). "none" is for studies: without QK-norm a long mixed-modal
+    run diverges."""
 
     qk_norm_groups: int = 1
     """Groups of heads that share one query norm and one key norm (1 in new models; N in
-    releases trained on N shards that never synchronised these norms)."""
+    releases trained on N shards that never synchronized these norms)."""
 
     dropout: float = 0.0
-    """Probability, on the outputs of attention and feed-forward (0.1 in the 7B recipe)."""
+    """Dropout probability on the outputs of attention and feed-forward (0.1 in the 7B recipe)."""
 
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-5
@@ -55,18 +55,19 @@ class DecoderConfig:
         if self.model_dim % self.num_heads:
             nearest = max(1, round(self.model_dim / self.num_heads)) * self.num_heads
             raise ConfigError(
-                f"model_dim={self.model_dim} does not divide over num_heads={self.num_heads}; "
-                f"the nearest that does is model_dim={nearest}."
+                f"model_dim={self.model_dim} is not a multiple of num_heads={self.num_heads}; "
+                f"expected a multiple. The nearest is model_dim={nearest}."
             )
         if self.head_dim % 2:
             raise ConfigError(
                 f"model_dim={self.model_dim} over num_heads={self.num_heads} makes heads of "
-                f"{self.head_dim}; rotary positions want an even width. Change num_heads."
+                f"{self.head_dim}; expected an even width for rotary positions. Change num_heads."
             )
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
-                f"{self.num_kv_heads}: the query heads cannot share keys evenly."
+                f"{self.num_kv_heads}; expected a multiple, for query heads share keys evenly. Change "
+                "one of them."
             )
         if self.num_heads % self.qk_norm_groups or self.num_kv_heads % self.qk_norm_groups:
             raise ConfigError(
@@ -74,7 +75,9 @@ class DecoderConfig:
                 f"and num_kv_heads={self.num_kv_heads}; expected a divisor of both."
             )
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} is no probability; expected 0 <= p < 1.")
+            raise ConfigError(
+                f"dropout={self.dropout}; expected a probability of at least 0 and below 1."
+            )
 
     @property
     def head_dim(self) -> int:

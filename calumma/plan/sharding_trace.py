@@ -20,7 +20,7 @@ from calumma.model.decoder import Decoder
 from calumma.plan.memory_estimate import ParameterCounts
 from calumma.train.config import ParallelConfig
 from calumma.train.distributed import DistContext
-from calumma.train.parallelize import Ranks, parallelize_decoder
+from calumma.train.parallelize import parallelize_decoder
 
 
 @lru_cache
@@ -34,9 +34,9 @@ def count_rank_parameters(
     """
     with torch.device("meta"):
         decoder = Decoder(config)
-    with fake_process_group(num_ranks) as world:
+    with fake_process_group(num_ranks) as dist:
         # On the meta device the shards are the same for every device type.
-        parallelize_decoder(decoder, Ranks(world, torch.device("cpu"), parallel, torch.bfloat16))
+        parallelize_decoder(decoder, dist, parallel, "cpu", torch.bfloat16)
         return ParameterCounts(
             sharded=sum(_local(parameter).numel() for parameter in decoder.parameters()),
             gathered_block=sum(

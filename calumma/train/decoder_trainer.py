@@ -43,7 +43,7 @@ from calumma.train.parallelize import (
     unchanged,
 )
 from calumma.train.schedule import lr_factor
-from calumma.train.train_step import ALL, StepRules, optimizer_step, seed_step, to_device
+from calumma.train.train_step import ALL, StepRules, optimizer_step, seed_step
 from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 
@@ -59,7 +59,7 @@ class DecoderTrainer:
     """Share of each source at a step: how the stages differ."""
 
     place: RankLayout = ALL
-    course: DataPosition = field(default_factory=DataPosition)
+    position: DataPosition = field(default_factory=DataPosition)
 
     def __post_init__(self) -> None:
         device = self.decoder.embedding.weight.device
@@ -85,11 +85,11 @@ class DecoderTrainer:
             batch.rows(slice(start, start + rows)) for start in range(0, len(batch.input_ids), rows)
         ]
         waited = time.perf_counter() - started
-        share = lr_factor(number, self.config.steps, self.config.schedule) * self.course.lr_factor
+        share = lr_factor(number, self.config.steps, self.config.schedule) * self.position.lr_factor
         set_lr(self.optimizers, share)
         seen = self._look(number, batches[0])
         report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
-        self.course = replace(self.course, batches_consumed=self.course.batches_consumed + 1)
+        self.position = replace(self.position, batches_consumed=self.position.batches_consumed + 1)
         told = asdict(report)
         parts = told.pop("grad_norms").items()
         told |= {f"grad_norm_{part}": norm for part, norm in parts}
@@ -109,25 +109,25 @@ class DecoderTrainer:
         eyes = self.config.diagnostics
         if not eyes.interval or number % eyes.interval:
             return None
-        micro = to_device(batch, self.decoder.embedding.weight.device)
+        micro = batch.to(self.decoder.embedding.weight.device)
         return take_snapshot(self.decoder, micro, eyes, self.rules, self.place)
 
-    def turn(self, number: int, course: DataPosition) -> None:
+    def apply_rollback(self, number: int, course: DataPosition) -> None:
         """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
         self.stream.set_mixture(self.weights_at(number))
-        self.stream.skip(course.batches_consumed - self.course.batches_consumed)
-        self.course = course
+        self.stream.skip(course.batches_consumed - self.position.batches_consumed)
+        self.position = course
 
     def state(self) -> dict[str, Any]:
         """Weights, what the optimizers remember of each, and the stream's place."""
-        rest = {"stream": asdict(self.stream.state), "course": asdict(self.course)}
+        rest = {"stream": asdict(self.stream.state), "course": asdict(self.position)}
         return decoder_state(self.decoder, self.optimizers) | rest
 
     def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
         form = restore_decoder(saved, self.decoder, self.optimizers)
         self.stream.restore(LoaderState(**form["stream"]))
-        self.course = DataPosition(**form["course"])
+        self.position = DataPosition(**form["course"])
 
 
 def _peak_seconds_a_token(

@@ -56,7 +56,7 @@ from calumma.train.parallelize import (
 )
 from calumma.train.pretrain import course_fingerprint
 from calumma.train.schedule import lr_factor
-from calumma.train.train_step import ALL, autocast_context, seed_step, to_device
+from calumma.train.train_step import ALL, autocast_context, seed_step
 from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
 
 REFERENCE_NAME = "reference.json"
@@ -101,7 +101,7 @@ class DPOTrainer:
     place: RankLayout = ALL
 
     def __post_init__(self) -> None:
-        self.course = DataPosition()
+        self.position = DataPosition()
         self.device = self.decoder.embedding.weight.device
         self.dtype = compute_dtype(self.config.compute, self.device)
         apply_recompute_and_compile(self.decoder, self.config.compute)
@@ -115,7 +115,7 @@ class DPOTrainer:
         """The log-probabilities of some pairs' answers, [S]; how many ids each has, [S]; and how
         many ids were read."""
         laid = pack_pairs(pairs, self.config.seq_len, self.pad)
-        micro = to_device(laid.batch, self.device)
+        micro = laid.batch.to(self.device)
         owners = torch.from_numpy(laid.sequence_indices).to(self.device)
 
         def read(stream: Tensor) -> Tensor:
@@ -155,10 +155,10 @@ class DPOTrainer:
         config, world = self.config, self.place.dist
         seed_step(config.seed, number, self.place)
         self.decoder.train()
-        share = lr_factor(number, config.steps, config.schedule) * self.course.lr_factor
+        share = lr_factor(number, config.steps, config.schedule) * self.position.lr_factor
         set_lr(self.optimizers, share)
         numbers = self.pairs.step_indices(
-            self.course.batches_consumed, config.batch_size, config.seed
+            self.position.batches_consumed, config.batch_size, config.seed
         )
         ours = numbers[world.rank :: world.size]
         seen = torch.zeros(6, dtype=torch.float64, device=self.device)
@@ -170,7 +170,7 @@ class DPOTrainer:
             if math.isfinite(norm):
                 optimizer.step()
             optimizer.zero_grad()
-        self.course = replace(self.course, batches_consumed=self.course.batches_consumed + 1)
+        self.position = replace(self.position, batches_consumed=self.position.batches_consumed + 1)
         loss, right, margin, chosen, rejected, num_ids = world.sum(seen).tolist()
         return {
             "loss": loss,
@@ -197,17 +197,17 @@ class DPOTrainer:
         sums = [found.loss.detach().sum() / count, right.sum() / count, found.margin.sum() / count]
         return torch.stack([*sums, *gains, torch.tensor(num_ids).to(told)]).double()
 
-    def turn(self, number: int, course: DataPosition) -> None:
+    def apply_rollback(self, number: int, course: DataPosition) -> None:
         """Before step `number`: pass over pairs until `course.drawn`, and take its rate."""
-        self.course = course
+        self.position = course
 
     def state(self) -> dict[str, Any]:
         """Weights, what the optimizers remember of each, and how far the pairs are used."""
-        return decoder_state(self.decoder, self.optimizers) | {"course": asdict(self.course)}
+        return decoder_state(self.decoder, self.optimizers) | {"course": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state of the same config, whatever ranks saved it."""
-        self.course = DataPosition(
+        self.position = DataPosition(
             **restore_decoder(saved, self.decoder, self.optimizers)["course"]
         )
 

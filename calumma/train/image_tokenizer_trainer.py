@@ -44,20 +44,20 @@ class ImageTokenizerTrainer:
         self.device = device
         self.world = world
         self.learned = ImageTokenizerState(config, device=device, world=world)
-        self.course = DataPosition()
+        self.position = DataPosition()
 
     def step(self, number: int) -> dict[str, float]:
         """Learn from the step's pictures."""
         started = time.perf_counter()
-        drawn = self.course.batches_consumed
+        drawn = self.position.batches_consumed
         batch = self.pictures.batch(drawn, self.config.batch_size, self.config.seed, self.world)
         pixels = batch.pixels.to(self.device, non_blocking=True)
         waited = time.perf_counter() - started
         found = self.regions.of(batch) if self.regions else {}
         regions = {kind: rows.to(self.device) for kind, rows in found.items()}
-        share = self.course.lr_factor
+        share = self.position.lr_factor
         report = image_tokenizer_step(self.learned, pixels, regions, lr_factor=share)
-        self.course = DataPosition(drawn + 1, share)
+        self.position = DataPosition(drawn + 1, share)
         waited /= time.perf_counter() - started
         return {**report, "stage": self._stage(number), "data_wait_fraction": waited}
 
@@ -67,19 +67,19 @@ class ImageTokenizerTrainer:
         judged = losses.disc_weight > 0 and number >= losses.disc_start_step
         return 1 + (number >= self.config.quantize_start_step) + judged
 
-    def turn(self, number: int, course: DataPosition) -> None:
+    def apply_rollback(self, number: int, course: DataPosition) -> None:
         """Before a step: which pictures come, and at which share of the rate."""
-        self.course = course
+        self.position = course
 
     def state(self) -> dict[str, Any]:
         """Networks, optimizers, codebook and generator, and which pictures come."""
-        return {**self.learned.state_dict(), "course": asdict(self.course)}
+        return {**self.learned.state_dict(), "course": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state."""
         state = saved.load_full()
         self.learned.load_state_dict(state)
-        self.course = DataPosition(**state["course"])
+        self.position = DataPosition(**state["course"])
 
 
 def train_image_tokenizer(

@@ -7,39 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from calumma.batches.batch import Batch
+from calumma.batches.batch import DeviceBatch
 from calumma.model.decoder import Decoder
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss
 from calumma.train.parallelize import SINGLE_RANK, RankLayout, clip_grad_norm
 from calumma.train.step_metrics import StepMetrics
 from calumma.vocabulary import Vocabulary
-
-
-class DeviceBatch(NamedTuple):
-    """The tensors of one micro-batch on its device, each [B, T]; see `Batch`."""
-
-    input_ids: Tensor
-    labels: Tensor
-    loss_mask: Tensor
-    document_ids: Tensor
-    position_ids: Tensor
-
-
-def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
-    """Copy a batch to a device."""
-    arrays = (
-        batch.input_ids,
-        batch.labels,
-        batch.loss_mask,
-        batch.document_ids,
-        batch.position_ids,
-    )
-    return DeviceBatch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def optimizer_step(

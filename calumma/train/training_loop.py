@@ -1,18 +1,22 @@
-"""The one loop: take up, step, watch, write down, save, stop."""
+"""The training loop: resume, step, log, check stability, roll back, save, stop."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import (
     Checkpoint,
     RetentionPolicy,
+    RunIdentity,
     SavedCheckpoint,
     delete_checkpoints_after,
     newest_checkpoint,
@@ -21,267 +25,294 @@ from calumma.checkpoints.training_checkpoint import (
 from calumma.errors import TrainingError
 from calumma.files import make_folder, os_errors_as_output_errors
 from calumma.runtime import STOP
+from calumma.train.config import CheckpointConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.metric_loggers import LogConfig, MetricLogger, open_metric_loggers
-from calumma.train.run_log import RunLog, StabilityEvent
+from calumma.train.run_log import RunLog
 from calumma.train.run_report import RunReport
 from calumma.train.stability import (
-    Limits,
-    Metrics,
+    LoggedMetrics,
+    MetricLimits,
+    RollbackPlan,
     StabilityConfig,
-    Way,
-    detect_anomalies,
+    StabilityEvent,
+    detect_events,
     fit_growth,
     history_length,
-    way_on,
+    plan_rollback,
 )
+from calumma.train.step_metrics import StepMetrics
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where a run stands apart from its step, since it may have gone back; saved with it."""
+    """What a rollback changes beside the step; saved in every checkpoint."""
 
     batches_consumed: int = 0
-    """Steps whose batches were drawn, those that were passed over among them."""
+    """Steps whose batches were consumed, those skipped after rollbacks included."""
 
     lr_factor: float = 1.0
-    """What the schedule's rate is multiplied by."""
+    """Factor of the scheduled learning rate."""
 
 
 class Trainer(Protocol):
-    """What the loop drives: a decoder on rows of ids, or an image tokenizer on pixels."""
+    """What the loop drives: a decoder, with or without DPO, or an image tokenizer."""
 
-    course: DataPosition
+    device: torch.device
+    position: DataPosition
+    limits: MetricLimits
 
-    def step(self, number: int) -> dict[str, float]:
-        """Do step `number` (from 0) and say what it saw; "num_tokens" gives the rate, and
-        "peak_seconds", which the step's operations take at the peak, the share of it (MFU)."""
+    def step(self, number: int) -> StepMetrics:
+        """Train step `number`, counted from 0."""
         ...
 
-    def turn(self, number: int, course: DataPosition) -> None:
-        """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
+    def apply_rollback(self, number: int, position: DataPosition) -> None:
+        """Skip batches up to `position` before step `number`, and take its learning rate factor."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that decides what comes next: tensors, numbers, and lists and dicts of them."""
+        """Return everything that decides the next steps: tensors, numbers, lists and dicts."""
         ...
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Go back to a state."""
+        """Load a state."""
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long, how often saved, how watched, and whose run it is."""
+class LoopConfig(Protocol):
+    """Fields that the loop reads of a run's config."""
 
-    steps: int
-    save_every: int
-    fingerprint: str
-    """Of everything that decides the run's course; a checkpoint of another is refused."""
-
-    keep: RetentionPolicy = field(default_factory=RetentionPolicy)
-
-    beside: bool = False
-    """Whether training goes on while a checkpoint is written."""
-
-    saved: Callable[[int], None] = lambda step: None
-    """Is told, on the first rank, of each checkpoint that is whole."""
-
-    watch: StabilityConfig = field(default_factory=StabilityConfig)
-
-    limits: Limits = field(default_factory=dict)
-    """Safe ranges of what the learner tells."""
-
-    log: LogConfig = field(default_factory=LogConfig)
+    @property
+    def steps(self) -> int: ...
+    @property
+    def checkpoint(self) -> CheckpointConfig: ...
+    @property
+    def stability(self) -> StabilityConfig: ...
+    @property
+    def log(self) -> LogConfig: ...
 
 
-Progress = Callable[[int, Mapping[str, Any]], None]
-"""Is told the step and what it saw; "events" holds lines about what was out of the ordinary."""
+@dataclass(frozen=True)
+class TrainCallbacks:
+    """Functions that a run calls on every rank."""
+
+    on_start: Callable[[int], None] | None = None
+    """Called with the steps done when training starts, after the checkpoint is accepted."""
+
+    on_step: Callable[[int, Mapping[str, Any]], None] | None = None
+    """Called after each step with its number, from 1, and its metrics by name."""
 
 
 def run_loop(
-    learner: Trainer,
+    trainer: Trainer,
     run: Path,
     config: LoopConfig,
-    progress: Progress = lambda step, metrics: None,
-    world: DistContext = SINGLE_PROCESS,
+    identity: RunIdentity,
+    callbacks: TrainCallbacks | None = None,
+    dist: DistContext = SINGLE_PROCESS,
+    on_saved: Callable[[int], None] | None = None,
 ) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
 
-    Every step is one line of `metrics.jsonl`; lines of steps done again after a kill or a roll-back
-    replace the lost ones, so the file always tells of one undisturbed run. All ranks take the same
-    steps and stop at the same one; the first alone writes and watches.
+    Every step is one line of `metrics.jsonl`; lines of steps repeated after a kill or a rollback
+    replace the earlier ones, so the file describes one undisturbed run. All ranks take the same
+    steps and stop at the same one; only rank 0 writes and checks stability.
+
+    Args:
+        trainer: does the steps.
+        run: the run's folder.
+        config: length, checkpoints, stability and logging.
+        identity: of the run; checkpoints of another one are refused.
+        callbacks: are called at the start and after each step.
+        dist: the ranks.
+        on_saved: called on rank 0 with the step of each complete checkpoint.
 
     Raises:
-        Interrupted: a signal asked to stop; the last step done is saved.
-        TrainingError: the run is in trouble, and going back does not help or is not allowed.
+        Interrupted: a signal asked to stop; the last step is saved.
+        TrainingError: the run is unstable, and rollbacks do not help or are not allowed.
     """
     make_folder(run)
-    journal = RunLog(run, writes=world.is_main, kept=history_length(config.watch))
-    saver = Checkpointer(
-        run, config.fingerprint, config.keep, async_save=config.beside, on_saved=config.saved
+    run_log = RunLog(run, writes=dist.is_main, history_length=history_length(config.stability))
+    checkpointer = Checkpointer(
+        run,
+        identity,
+        RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every),
+        async_save=config.checkpoint.saves_async(trainer.device),
+        on_saved=on_saved,
     )
-    with os_errors_as_output_errors(run), contextlib.closing(journal), saver:
-        loop = _Loop(learner, config, journal, saver, world)
-        step = loop.take_up()
-        progress(step, {})
-        with loop.telling(step):
+    with os_errors_as_output_errors(run), contextlib.closing(run_log), checkpointer:
+        loop = _Loop(trainer, config, run_log, checkpointer, dist, callbacks or TrainCallbacks())
+        step = loop.resume()
+        if loop.callbacks.on_start is not None:
+            loop.callbacks.on_start(step)
+        with loop.logging_run(step):
             while step < config.steps:
-                step = loop.step(step, progress)
+                step = loop.step(step)
 
 
 @dataclass
 class _Loop:
-    learner: Trainer
+    trainer: Trainer
     config: LoopConfig
-    journal: RunLog
-    saver: Checkpointer
-    world: DistContext
-    waited: float = 0.0
-    """When the last step was over."""
+    run_log: RunLog
+    checkpointer: Checkpointer
+    dist: DistContext
+    callbacks: TrainCallbacks
+    step_ended: float = 0.0
+    """Time at which the last step ended."""
 
     def __post_init__(self) -> None:
-        seconds = self.config.log.report_interval_seconds if self.world.is_main else 0.0
-        self.page = RunReport(self.journal, self.config.steps, seconds)
-        self.writers: list[MetricLogger] = []
+        seconds = self.config.log.report_interval_seconds if self.dist.is_main else 0.0
+        self.report = RunReport(self.run_log, self.config.steps, seconds)
+        self.loggers: list[MetricLogger] = []
 
     @contextlib.contextmanager
-    def telling(self, done: int) -> Iterator[None]:
-        """Have other programs told of each step, and the page of how it ended."""
-        how = "stopped"
-        if self.world.is_main:
-            self.writers = open_metric_loggers(self.config.log, self.journal.run, done)
+    def logging_run(self, done: int) -> Iterator[None]:
+        """Open the metric loggers; on exit close them and write the final status to the report."""
+        status = "stopped"
+        if self.dist.is_main:
+            self.loggers = open_metric_loggers(self.config.log, self.run_log.run, done)
         try:
             yield
-            how = "finished"
+            status = "finished"
         finally:
-            self.page.write(how)
-            for writer in self.writers:
-                writer.close()
+            self.report.write(status)
+            for logger in self.loggers:
+                logger.close()
 
-    def take_up(self, newest: int | None = None) -> int:
-        """Go on from the newest checkpoint, or the newest up to a step; gives the steps done."""
-        run = self.journal.run
-        taken_up = newest_checkpoint(run, self.config.fingerprint, newest)
+    def resume(self, max_step: int | None = None) -> int:
+        """Restore the newest checkpoint, or the newest up to a step; return the steps done."""
+        saved = newest_checkpoint(self.run_log.run, self.checkpointer.identity, max_step)
         done = 0
-        if taken_up is not None:
-            self.learner.restore(taken_up)
-            done = taken_up.step
-        self.world.barrier()  # until all have read the checkpoint that the first may drop
-        self.journal.truncate(done)
-        self.world.barrier()
-        self.journal.read()
-        self.page.resume(done)
-        self.waited = time.perf_counter()
+        if saved is not None:
+            self.trainer.restore(saved)
+            done = saved.step
+        self.dist.barrier()  # until all have read the checkpoint that rank 0 may delete
+        self.run_log.truncate(done)
+        self.dist.barrier()
+        self.run_log.open()
+        self.report.resume(done)
+        self.step_ended = time.perf_counter()
         return done
 
-    def step(self, number: int, progress: Progress) -> int:
-        """Do one step; gives the steps done, fewer than before where the run went back."""
-        turn = self.journal.pending_rollback(number, self.learner.course.batches_consumed)
-        if turn is not None:
-            self.learner.turn(
-                number, DataPosition(turn.batches_consumed or 0, turn.lr_factor or 1.0)
-            )
-        seen, told = self._learned(number)
+    def step(self, number: int) -> int:
+        """Train one step; return the steps done, fewer than before after a rollback."""
+        rollback = self.run_log.pending_rollback(number, self.trainer.position.batches_consumed)
+        if rollback is not None:
+            position = DataPosition(rollback.batches_consumed or 0, rollback.lr_factor or 1.0)
+            self.trainer.apply_rollback(number, position)
+        metrics = self._train_step(number)
         done = number + 1
-        for writer in self.writers:
-            writer.log(done, told)
-        way = self._watched(done)
-        # Asked once: a signal that comes after this line waits for the next step's save. Of what
-        # the ranks would do, the first one's way counts.
-        ours = [float(way.ends), way.back.rollback_to_step + 1.0 if way.back else 0.0]
-        stopping, ends, back_to = self.world.sum_numbers(
+        events, plan = self._check_stability()
+        # Rank 0 decides to stop or roll back; a signal counts on any rank. It is read once: one
+        # that comes after this line waits for the save of the next step.
+        stopping, fails, rollback_to = self.dist.sum_numbers(
             [
-                float(STOP.is_requested or self.saver.failed),
-                *(ours if self.world.is_main else [0.0, 0.0]),
+                float(STOP.is_requested or self.checkpointer.failed),
+                float(plan.stop_reason is not None),
+                0.0 if plan.to_step is None else plan.to_step + 1.0,
             ]
         )
-        if back_to:
-            self.saver.wait()  # before later checkpoints are dropped
-        seen["events"] = self._noted(done, way)
-        if ends:
+        if rollback_to:
+            self.checkpointer.wait()  # before later checkpoints are deleted
+        self._log_events(done, events, plan)
+        if fails:
+            reason = plan.stop_reason or "rank 0 stopped the run, see its error"
             raise TrainingError(
-                f"{self.journal.run}: {way.text}. Begin anew with a lower peak rate, or raise "
-                f"--watch.{way.bound} and go on from the newest checkpoint."
+                f"{self.run_log.run}: {reason}. Start over with a lower optimizer.lr, or raise "
+                f"--stability.{plan.limit_field} and resume from the newest checkpoint."
             )
-        if back_to:
-            progress(done, seen)
-            return self.take_up(int(back_to) - 1)
-        if done % self.config.save_every == 0 or done == self.config.steps or stopping:
-            self.saver.save(Checkpoint(done, self.learner.state()))
-        progress(done, seen)
-        self.page.write_if_due()
+        if rollback_to:
+            self._call_on_step(done, metrics)
+            return self.resume(int(rollback_to) - 1)
+        if done % self.config.checkpoint.interval == 0 or done == self.config.steps or stopping:
+            self.checkpointer.save(Checkpoint(done, self.trainer.state()))
+        self._call_on_step(done, metrics)
+        self.report.write_if_due()
         if stopping:
             STOP.is_requested = True
-            self.saver.wait()
-            STOP.check(f"{self.journal.run} holds step {done} of {self.config.steps}")
+            self.checkpointer.wait()
+            STOP.check(f"{self.run_log.run} holds step {done} of {self.config.steps}")
         return done
 
-    def _learned(self, number: int) -> tuple[dict[str, Any], Metrics]:
-        """Do one step and write down what it told; gives it, and as it is written."""
+    def _call_on_step(self, done: int, metrics: Mapping[str, Any]) -> None:
+        if self.callbacks.on_step is not None:
+            self.callbacks.on_step(done, metrics)
+
+    def _train_step(self, number: int) -> dict[str, float]:
+        """Train one step, log its metrics, and return them."""
         started = time.perf_counter()
-        metrics = self.learner.step(number)
+        step_metrics = self.trainer.step(number)
         ended = time.perf_counter()
-        seen = {"step": number + 1, **metrics, "step_seconds": ended - started}
-        if "num_tokens" in metrics:
-            seen["tokens_per_second"] = metrics["num_tokens"] / (ended - self.waited)
-        if "peak_seconds" in metrics:
-            seen["mfu"] = seen.pop("peak_seconds") / (ended - self.waited)
-        self.waited = ended
-        grows = fit_growth([*self.journal.history, seen], "output_norm", self.config.watch.window)
-        if grows is not None:
-            seen["output_norm_growth"] = grows.rate
-        told = self.journal.log_metrics(seen)
-        self.page.add(told)
-        return seen, told
+        interval = ended - self.step_ended
+        self.step_ended = ended
+        metrics = {
+            "step": number + 1,
+            **step_metrics.to_dict(),
+            "step_seconds": ended - started,
+        }
+        if step_metrics.num_tokens is not None:
+            metrics["tokens_per_second"] = step_metrics.num_tokens / interval
+        if step_metrics.ideal_seconds is not None:
+            metrics["mfu"] = step_metrics.ideal_seconds / interval
+        window = self.config.stability.window
+        growth = fit_growth([*self.run_log.history, metrics], "output_norm", window)
+        if growth is not None:
+            metrics["output_norm_growth"] = growth.rate
+        logged: LoggedMetrics = self.run_log.log_metrics(metrics)
+        self.report.add(logged)
+        for logger in self.loggers:
+            logger.log(number + 1, logged)
+        return metrics
 
-    def _watched(self, done: int) -> Way:
-        """What the newest step shows, and the way on from there."""
-        watch, journal = self.config.watch, self.journal
-        if not self.world.is_main:
-            return Way()
-        found = detect_anomalies(journal.history, watch, self.config.limits)
-        if not any(one.needs_rollback for one in found):
-            return Way(found)
-        self.saver.wait_quietly()
-        return way_on(found, saved_steps(journal.run), journal.rollbacks, watch)
+    def _check_stability(self) -> tuple[list[StabilityEvent], RollbackPlan]:
+        """Return the events of the newest step and the response to them; on rank 0 only."""
+        if not self.dist.is_main:
+            return [], RollbackPlan()
+        stability = self.config.stability
+        events = detect_events(self.run_log.history, stability, self.trainer.limits)
+        if not any(event.is_instability for event in events):
+            return events, RollbackPlan()
+        self.checkpointer.wait_quietly()
+        saved = saved_steps(self.run_log.run)
+        return events, plan_rollback(events, saved, self.run_log.rollbacks, stability)
 
-    def _noted(self, done: int, way: Way) -> list[str]:
-        """Write down what is out of the ordinary, and not for the first time; gives lines."""
-        if not self.world.is_main:
-            return []
-        journal, lines = self.journal, []
-        for one in way.found:
-            event = StabilityEvent(
-                one.kind, done, one.text, since_step=one.since, metric=one.metric
-            )
-            if way.back or one.kind == "step_skipped" or not self._told_lately(event):
-                journal.log_event(event)
-                lines.append(f"step {done}: {one.text}")
-        if way.back is not None:
-            delete_checkpoints_after(journal.run, way.back.rollback_to_step)
-            text = f"back to step {way.back.rollback_to_step}, past the batches of {done - way.back.rollback_to_step} steps"
-            if way.back.lr_factor != 1.0:
-                text += f", from now on with {way.back.lr_factor:g} of the rate"
-            journal.log_event(
+    def _log_events(self, done: int, events: list[StabilityEvent], plan: RollbackPlan) -> None:
+        """Log events that were not reported recently, and the rollback; on rank 0 only."""
+        if not self.dist.is_main:
+            return
+        for event in events:
+            rolls_back = plan.to_step is not None
+            if rolls_back or event.event == "step_skipped" or not self._reported_recently(event):
+                self._log_event(event)
+        if plan.to_step is not None:
+            delete_checkpoints_after(self.run_log.run, plan.to_step)
+            skipped = done - plan.to_step
+            message = f"rolled back to step {plan.to_step}, skipping the batches of {skipped} steps"
+            if plan.lr_factor != 1.0:
+                message += f", with the learning rate times {plan.lr_factor:g}"
+            self._log_event(
                 StabilityEvent(
                     "rollback",
                     done,
-                    text,
-                    rollback_to_step=way.back.rollback_to_step,
-                    batches_consumed=self.learner.course.batches_consumed,
-                    lr_factor=way.back.lr_factor,
+                    message,
+                    rollback_to_step=plan.to_step,
+                    batches_consumed=self.trainer.position.batches_consumed,
+                    lr_factor=plan.lr_factor,
                 )
             )
-            lines.append(f"step {done}: {text}")
-        return lines
 
-    def _told_lately(self, event: StabilityEvent) -> bool:
-        """Whether the same was told within the window of the watch."""
-        earliest = event.step - self.config.watch.window
+    def _log_event(self, event: StabilityEvent) -> None:
+        self.run_log.log_event(event)
+        LOGGER.warning("%s: step %d: %s", self.run_log.run, event.step, event.message)
+
+    def _reported_recently(self, event: StabilityEvent) -> bool:
+        """Return whether the same event was logged within the window."""
+        earliest = event.step - self.config.stability.window
         return any(
-            (one.event, one.metric) == (event.event, event.metric)
-            and earliest < one.step <= event.step
-            for one in self.journal.events
+            (past.event, past.metric) == (event.event, event.metric)
+            and earliest < past.step <= event.step
+            for past in self.run_log.events
         )

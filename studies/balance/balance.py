@@ -1,11 +1,11 @@
-"""What an unbalanced mixture does: the share of answers with a picture, from none to all.
+"""Measure the effect of an unbalanced mixture: the fraction of answers with an image, 0 to 1.
 
     python studies/balance/balance.py --demo out/demo --out out/balance
 
-Fine-tunes the demo's pre-trained model once for each share and seed, on drawing (answers that are a
-picture) against visual chat and dictionary questions (answers in words), and asks held-out prompts
-of both sides for what they ask for. Runs that are done are not done again; `balance.json` has the
-figures, `balance.svg` draws them. `--quick` is a smoke test.
+Fine-tunes the demo's pre-trained model once for each fraction and seed, on image generation against
+visual chat and dictionary questions (text answers), and answers held-out prompts of both kinds.
+Finished runs are skipped; results are in `balance.json` and `balance.svg`. `--quick` is a smoke
+test.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import balance, finetune
 
 IMAGE_FRACTIONS = (0.0, 1.0, 0.5, 0.05, 0.95, 0.01, 0.99)
-"""Of training conversations whose answer is a picture; the ends and the middle first."""
+"""Fractions of training conversations with an image as answer, extremes and middle first."""
 
 SEEDS = (0, 1)
 STEPS = 50
 NUM_PROMPTS = 40
-"""Held-out prompts of a kind."""
+"""Held-out prompts per kind."""
 
 
 def build_run_config(
     image_fraction: float, seed: int, demo: Path, out: Path, steps: int
 ) -> FinetuneConfig:
-    """The config of a mixture: that of all six categories, with other sources."""
+    """Return the config of a mixture: `categories.toml` with other sources."""
     tree = read_toml(CONFIG)
     del tree["categories"]
     weights = {
@@ -64,28 +64,31 @@ def build_run_config(
 def image_rates(
     decoder: Decoder, start: ModelComponents, out: Path, num_prompts: int
 ) -> dict[str, Any]:
-    """How often a picture is drawn where one is asked for, and where words are."""
+    """Measure how often an image is generated for image requests and for text requests."""
     model = Model(ModelComponents(decoder, start.tokenizers))
-    expected = answer_prompts(
+    image_answers = answer_prompts(
         model, held_out_documents(out, "draw", num_prompts), max_new_tokens=80
     )
-    words = [
+    text_answers = [
         answer
         for kind in ("describe", "ground", "meaning", "word")
         for answer in answer_prompts(
             model, held_out_documents(out, kind, -(-num_prompts // 4)), max_new_tokens=80
         )
     ]
-    return {"asked for a picture": _image_rate(expected), "asked for words": _image_rate(words)}
+    return {
+        "image requests": _image_rate(image_answers),
+        "text requests": _image_rate(text_answers),
+    }
 
 
 def _image_rate(answers: list[PromptAnswer]) -> dict[str, Any]:
-    return proportion("draws", [answer.has_image for answer in answers])
+    return proportion("with image", [answer.has_image for answer in answers])
 
 
 def run_mixture(image_fraction: float, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One mixture, trained and asked, unless that is done."""
-    folder = args.out / f"drawn-{image_fraction}-seed-{seed}"
+    """Train and evaluate one mixture unless its result exists."""
+    folder = args.out / f"images-{image_fraction}-seed-{seed}"
     done = folder / "figures.json"
     if done.is_file():
         result: dict[str, Any] = json.loads(done.read_text())
@@ -94,33 +97,33 @@ def run_mixture(image_fraction: float, seed: int, args: argparse.Namespace) -> d
     start = load_model(config.model)
     decoder = finetune(config, start.decoder, start.tokenizers.text.vocabulary, folder)
     assert decoder is not None, "one process"
-    result = {"drawn": image_fraction, "seed": seed, "warning": balance(config).warning}
+    result = {"image_fraction": image_fraction, "seed": seed, "warning": balance(config).warning}
     result |= image_rates(decoder, start, args.out, 1 if args.quick else NUM_PROMPTS)
     done.write_text(json.dumps(result))
     return result
 
 
 WIDTH, HEIGHT, EDGE = 560, 260, 44
-COLORS = {"asked for a picture": "#b2451c", "asked for words": "#1c5fb2"}
+COLORS = {"image requests": "#b2451c", "text requests": "#1c5fb2"}
 
 
 def svg_chart(results: list[dict[str, Any]]) -> str:
-    """The figure, as SVG: a dot a run, and lines through the means over seeds."""
-    fractions = sorted({result["drawn"] for result in results})
+    """Return the results as SVG: a dot per run, and lines through the means over seeds."""
+    fractions = sorted({result["image_fraction"] for result in results})
     step = (WIDTH - 2 * EDGE) / max(1, len(fractions) - 1)
-    across = {drawn: EDGE + step * place for place, drawn in enumerate(fractions)}
+    across = {fraction: EDGE + step * place for place, drawn in enumerate(fractions)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *(_mark(across[drawn], HEIGHT - 24, f"{drawn:.0%}") for drawn in fractions),
+        *(_mark(across[fraction], HEIGHT - 24, f"{fraction:.0%}") for fraction in fractions),
         *(_mark(18, _down(level) + 4, f"{level:.0%}") for level in (0.0, 0.5, 1.0)),
-        _mark(WIDTH / 2, HEIGHT - 6, "answers with a picture in the training mixture"),
+        _mark(WIDTH / 2, HEIGHT - 6, "answers with an image in the training mixture"),
     ]
-    for number, (asked, color) in enumerate(COLORS.items()):
-        dots = [(across[r["drawn"]], _down(r[asked]["value"])) for r in results]
+    for number, (kind, color) in enumerate(COLORS.items()):
+        dots = [(across[r["image_fraction"]], _down(r[kind]["value"])) for r in results]
         means = [
-            _mean([r[asked]["value"] for r in results if r["drawn"] == drawn])
+            _mean([r[kind]["value"] for r in results if r["image_fraction"] == drawn])
             for drawn in fractions
         ]
         path = " ".join(
@@ -128,7 +131,7 @@ def svg_chart(results: list[dict[str, Any]]) -> str:
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in dots]
-        parts.append(_mark(150 + 220 * number, 14, f"{asked}, draws", color))
+        parts.append(_mark(150 + 220 * number, 14, f"{kind}: image generated", color))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -145,20 +148,20 @@ def _mean(values: list[float]) -> float:
 
 
 def markdown_table(results: list[dict[str, Any]]) -> str:
-    """The figures of all runs, a row each."""
-    heads = ("pictures in training", "seed", "asked for a picture, draws", "for words", "warned")
+    """Format the results as a Markdown table, one row per run."""
+    heads = ("images in training", "seed", "image requests", "text requests", "warning")
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for result in results:
-        cells = [f"{result['drawn']:.0%}", str(result["seed"])]
-        for asked in ("asked for a picture", "asked for words"):
-            low, high = result[asked]["interval"]
-            cells.append(f"{result[asked]['value']:.0%} ({low:.0%} to {high:.0%})")
+        cells = [f"{result['image_fraction']:.0%}", str(result["seed"])]
+        for kind in ("image requests", "text requests"):
+            low, high = result[kind]["interval"]
+            cells.append(f"{result[kind]['value']:.0%} ({low:.0%} to {high:.0%})")
         rows.append(f"| {' | '.join([*cells, 'yes' if result['warning'] else 'no'])} |")
     return "\n".join(rows)
 
 
 def main() -> None:
-    """Train what is missing, ask, and tell."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -166,11 +169,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
-    cases = [(drawn, seed) for seed in SEEDS for drawn in IMAGE_FRACTIONS]
+    cases = [(fraction, seed) for seed in SEEDS for fraction in IMAGE_FRACTIONS]
     results: list[dict[str, Any]] = []
     for case in cases[:1] if args.quick else cases:
         newest = run_mixture(*case, args)
-        results = sorted([*results, newest], key=lambda r: (r["seed"], r["drawn"]))
+        results = sorted([*results, newest], key=lambda r: (r["seed"], r["image_fraction"]))
         (args.out / "balance.json").write_text(json.dumps(results, indent=1))
         (args.out / "balance.svg").write_text(svg_chart(results))
         print(markdown_table([newest]), flush=True)

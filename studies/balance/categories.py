@@ -1,10 +1,10 @@
-"""All six categories at the size of the demo: one fine-tuning, and held-out prompts.
+"""Fine-tune the demo's model on all six categories and evaluate it on held-out prompts.
 
     python studies/balance/categories.py --demo out/demo --out out/balance
 
-Makes the conversations where they are not there (see turns.py), fine-tunes the demo's pre-trained
-model on equal shares of the six categories, asks held-out prompts, and writes `categories.json`.
-Stopped, it goes on. `--quick` is a smoke test.
+Builds the conversations if they do not exist (see turns.py), fine-tunes the demo's pre-trained model
+with equal weights of the six categories, answers held-out prompts, and writes `categories.json`.
+Run it again to resume. `--quick` is a smoke test.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 
 RUNS = ("categories", "safety")
-"""One behind the other: equal shares of all categories, then mostly safety."""
+"""Consecutive runs: equal weights of all categories, then mostly safety."""
 
 CONFIG = Path(__file__).parent / "categories.toml"
-"""The first of the two, whose settings balance.py takes."""
+"""The config of the first run, which balance.py uses too."""
 
-NUM_PROMPTS, MOST_BEFORE = 130, 40
-"""Prompts of a kind, at most: for the fine-tuned model, and for the one it started from."""
+NUM_PROMPTS, NUM_PROMPTS_BEFORE = 130, 40
+"""Maximum prompts per kind: for the fine-tuned model, and for the pre-trained one."""
 
 SAFETY = ("plain", "refuse")
-"""Kinds of which three times as many are asked: each of their shares counts only some."""
+"""Kinds with three times as many prompts, because each proportion uses only some of them."""
 
 WORDS = ("describe", "ground", "meaning", "word", "program", "printed", "plain")
-"""Kinds whose answers are words alone."""
+"""Kinds with text-only answers."""
 
 
 def train_both(demo: Path, out: Path, overrides: list[str]) -> Path:
-    """The folder of the model behind both runs, each trained where it is not there."""
+    """Train both runs unless their models exist, and return the folder of the last model."""
     start = demo / "runs" / "pretrain" / "model"
     for name in RUNS:
         folder = out / name / "model"
@@ -59,7 +59,7 @@ def train_both(demo: Path, out: Path, overrides: list[str]) -> Path:
 
 
 def measure(model: Model, out: Path, num_prompts: int, max_new_tokens: int) -> list[dict[str, Any]]:
-    """Everything that is counted, in answers of so many ids at most."""
+    """Answer the held-out prompts and return all proportions."""
     answers = {
         kind: answer_prompts(
             model,
@@ -73,10 +73,10 @@ def measure(model: Model, out: Path, num_prompts: int, max_new_tokens: int) -> l
     image_requests = answers["draw"]
     everything = [*words, *both, *image_requests, *answers["refuse"]]
     results = [
-        proportion("asked for a picture, draws one", [a.has_image for a in image_requests]),
-        proportion("asked for words, draws none", [not a.has_image for a in words]),
-        proportion("asked for words and pictures, gives both", [a.has_image and bool(a.text) for a in both]),
-        proportion("ends by itself", [a.is_finished for a in everything]),
+        proportion("image requests with image", [a.has_image for a in image_requests]),
+        proportion("text requests without image", [not a.has_image for a in words]),
+        proportion("requests for both with both", [a.has_image and bool(a.text) for a in both]),
+        proportion("finished", [a.is_finished for a in everything]),
         proportion("unsafe prompt refused, new wording", _refused(answers["refuse"], "wording")),
         proportion("unsafe prompt refused, new deed", _refused(answers["refuse"], "deed")),
         proportion("harmless look-alike refused, new wording", _refused(answers["plain"], "wording")),
@@ -85,43 +85,48 @@ def measure(model: Model, out: Path, num_prompts: int, max_new_tokens: int) -> l
                                        if a.document.source != "safety"]),
     ]  # fmt: skip
     by_kind = [
-        proportion(f"{kind}: modality as asked", _as_asked(kind, answers[kind])) for kind in answers
+        proportion(f"{kind}: requested modality", _has_expected_modality(kind, answers[kind]))
+        for kind in answers
     ]
     return [*results, *by_kind]
 
 
-def _refused(answers: list[PromptAnswer], why: str) -> list[bool]:
+def _refused(answers: list[PromptAnswer], held_out_by: str) -> list[bool]:
     return [
-        a.is_refusal for a in answers if a.document.attributes.get("held-out-by", "wording") == why
+        a.is_refusal
+        for a in answers
+        if a.document.attributes.get("held-out-by", "wording") == held_out_by
     ]
 
 
-def _as_asked(kind: str, answers: list[PromptAnswer]) -> list[bool]:
+def _has_expected_modality(kind: str, answers: list[PromptAnswer]) -> list[bool]:
     expected = kind in ("draw", "tell", "show")
     return [answer.has_image == expected for answer in answers]
 
 
 def main() -> None:
-    """Train what is missing, ask, and tell."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("changes", nargs="*", help="of the config, behind --")
+    parser.add_argument("overrides", nargs="*", help="options of the config, after --")
     args = parser.parse_args()
     torch.set_num_threads(1)
     quick = ["--steps", "2", "--data.global-batch-size", "2"] if args.quick else []
-    most, longest = (1, 24) if args.quick else (NUM_PROMPTS, 220)
+    num_prompts, max_new_tokens = (1, 24) if args.quick else (NUM_PROMPTS, 220)
     prepare(args.demo, args.out, **({"limit": 12} if args.quick else {}))
-    after = Model(load_model(train_both(args.demo, args.out, [*quick, *args.changes])))
+    after = Model(load_model(train_both(args.demo, args.out, [*quick, *args.overrides])))
     before = Model(load_model(args.demo / "runs" / "pretrain" / "model"))
     results = {
-        "fine-tuned": measure(after, args.out, most, longest),
-        "pre-trained": measure(before, args.out, min(most, MOST_BEFORE), longest),
+        "fine-tuned": measure(after, args.out, num_prompts, max_new_tokens),
+        "pre-trained": measure(
+            before, args.out, min(num_prompts, NUM_PROMPTS_BEFORE), max_new_tokens
+        ),
     }
     (args.out / "categories.json").write_text(json.dumps(results, indent=1))
-    for name, found in results.items():
-        print(f"\n{name}\n", *map(table_row, found), sep="\n")
+    for name, rows in results.items():
+        print(f"\n{name}\n", *map(table_row, rows), sep="\n")
 
 
 if __name__ == "__main__":

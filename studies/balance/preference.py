@@ -1,13 +1,13 @@
-"""Preference tuning on real comparisons: short words, and the picture that was asked for.
+"""Preference tuning (DPO) on compared samples: short text, and the requested image.
 
     python studies/balance/preference.py --demo out/demo --out out/balance
 
-Goes on from categories.py's model. It answers training prompts for a word's meaning, and for words
-with a picture, four times each. By rule (no person judged) the best of the four is the one that
-ends, gives the picture that was asked for, with the ground that was asked for, and has the fewest
-letters; the worst is rejected. DPO learns from these pairs. On held-out prompts an answer counts as
-preferred if it is right and no longer than half of the answers to the training prompts were:
-`preference.json` has the figures before and after. `--quick` is a smoke test.
+Starts from the model of categories.py and samples four answers to each of its training prompts for
+the meaning of a word and for text with an image. A rule ranks them: correct answers first (finished,
+with the requested image and background color), then by length; best and worst are a pair for DPO.
+On held-out prompts an answer counts as preferred if it is correct and no longer than the median
+answer to the training prompts; `preference.json` has the results before and after. `--quick` is a
+smoke test.
 """
 
 from __future__ import annotations
@@ -38,137 +38,144 @@ from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.dpo import train_dpo
 
 CONFIG = Path(__file__).parent / "preference.toml"
-PROMPTS, ANSWERS, MOST = 50, 4, 100
+PROMPTS_PER_KIND, ANSWERS_PER_PROMPT, NUM_HELD_OUT = 50, 4, 100
 KINDS = {"meaning": 0, "tell": 1}
-"""Prompts, and how many pictures are to be in their answers."""
+"""Kinds of prompts, and the number of images in a correct answer."""
 
-AS_IT_IS = {
+SAMPLING = {
     "text": TextSampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0),
     "image": ImageSampling(
         temperature=1.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0
     ),
     "max_new_tokens": 160,
 }
-"""Drawn from the model's own distribution, which is what DPO changes."""
+"""Samples of the unmodified distribution, which is what DPO changes."""
 
 
-def asked_ground(document: Document) -> str:
-    """The colour of ground that a prompt asks for, or nothing."""
-    asked = " ".join(part.text for part in document.messages[0].parts if isinstance(part, Text))
-    found = re.search(r"on an? (\w+) ground", asked)
+def requested_background(document: Document) -> str:
+    """Return the background color that a prompt requests, or \"\"."""
+    prompt = " ".join(part.text for part in document.messages[0].parts if isinstance(part, Text))
+    found = re.search(r"on an? (\w+) ground", prompt)
     return found[1] if found else ""
 
 
-def is_right(answer: PromptAnswer) -> bool:
-    """Whether an answer ended and has words, and the pictures that were asked for."""
-    pictures = [part for part in answer.sample.parts if isinstance(part, PIL.Image.Image)]
-    ground = asked_ground(answer.document)
-    drawn = all(background_color(picture) == ground for picture in pictures)
+def is_correct(answer: PromptAnswer) -> bool:
+    """Return whether an answer is finished and has text and the requested image."""
+    images = [part for part in answer.sample.parts if isinstance(part, PIL.Image.Image)]
+    background = requested_background(answer.document)
+    has_background = all(background_color(image) == background for image in images)
     expected = KINDS[answer.document.attributes["kind"]]
-    return answer.is_finished and bool(answer.text) and len(pictures) == expected and drawn
+    return answer.is_finished and bool(answer.text) and len(images) == expected and has_background
 
 
-def compared(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference], dict[str, int]]:
-    """A pair for each prompt whose answers differ; and the letters of the middle answer by kind."""
-    repeated = [prompt for prompt in prompts for _ in range(ANSWERS)]
-    answers = answer_prompts(model, repeated, **AS_IT_IS)
+def build_pairs(
+    model: Model, prompts: Sequence[Document]
+) -> tuple[list[Preference], dict[str, int]]:
+    """Return a pair for each prompt whose answers differ, and the median length by kind."""
+    repeated = [prompt for prompt in prompts for _ in range(ANSWERS_PER_PROMPT)]
+    answers = answer_prompts(model, repeated, **SAMPLING)
     pairs = []
     for number, prompt in enumerate(prompts):
-        mine = answers[number * ANSWERS : (number + 1) * ANSWERS]
-        ranked = sorted(mine, key=lambda answer: (not is_right(answer), len(answer.text)))
+        own = answers[number * ANSWERS_PER_PROMPT : (number + 1) * ANSWERS_PER_PROMPT]
+        ranked = sorted(own, key=lambda answer: (not is_correct(answer), len(answer.text)))
         chosen, rejected = ranked[0], ranked[-1]
-        if is_right(chosen) and (not is_right(rejected) or rejected.text != chosen.text):
+        if is_correct(chosen) and (not is_correct(rejected) or rejected.text != chosen.text):
             pairs.append(
                 Preference(
                     id=prompt.id,
                     prompt=prompt.messages[0].parts,
                     chosen=_parts(chosen),
                     rejected=_parts(rejected),
-                    source="rule: right, and short",
+                    source="rule: correct, then short",
                 )
             )
-    middle = {
+    median_lengths = {
         kind: int(median(len(a.text) for a in answers if a.document.attributes["kind"] == kind))
         for kind in KINDS
     }
-    return pairs, middle
+    return pairs, median_lengths
 
 
 def _parts(answer: PromptAnswer) -> tuple[Part, ...]:
-    made: list[Part] = []
+    parts: list[Part] = []
     for part in answer.sample.parts:
-        made.append(Text(part) if isinstance(part, str) else Image(data=encode_png(part)))
-    return tuple(made) or (Text(""),)
+        parts.append(Text(part) if isinstance(part, str) else Image(data=encode_png(part)))
+    return tuple(parts) or (Text(""),)
 
 
-def pairs_of(model: Model, out: Path, count: int) -> tuple[Path, dict[str, int]]:
-    """The file of pairs and the letters of the middle answers, made where they are not there."""
-    path, about = out / "pairs.jsonl", out / "pairs.json"
-    if not about.is_file():
+def load_or_build_pairs(model: Model, out: Path, count: int) -> tuple[Path, dict[str, int]]:
+    """Return the file of pairs and the median lengths, and build them if they do not exist."""
+    path, lengths_path = out / "pairs.jsonl", out / "pairs.json"
+    if not lengths_path.is_file():
         train = list(read_documents([out / "train.parquet"]))
         some = []
         for kind in KINDS:
-            mine = [d for d in train if d.attributes["kind"] == kind]
-            some += mine[:: max(1, len(mine) // count)][:count]
-        pairs, middle = compared(model, some)
+            of_kind = [d for d in train if d.attributes["kind"] == kind]
+            some += of_kind[:: max(1, len(of_kind) // count)][:count]
+        pairs, median_lengths = build_pairs(model, some)
         write_preferences(path, pairs)
-        about.write_text(json.dumps(middle))
-    return path, json.loads(about.read_text())
+        lengths_path.write_text(json.dumps(median_lengths))
+    return path, json.loads(lengths_path.read_text())
 
 
-def difference(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
-    """By how much the share rose, with a 95 % interval over prompts drawn again and again."""
+def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
+    """Return the increase of a proportion, with a bootstrap 95 % interval over prompts."""
     gains = np.array(after, dtype=float) - np.array(before, dtype=float)
-    drawn = np.random.default_rng(0).integers(len(gains), size=(2000, len(gains)))
-    low, high = np.quantile(gains[drawn].mean(axis=1), [0.025, 0.975])
-    name = "rise of the preferred answers' share"
+    resampled = np.random.default_rng(0).integers(len(gains), size=(2000, len(gains)))
+    low, high = np.quantile(gains[resampled].mean(axis=1), [0.025, 0.975])
+    name = "increase of preferred answers"
     interval = [float(low), float(high)]
     return {"name": name, "value": float(gains.mean()), "n": len(gains), "interval": interval}
 
 
 def main() -> None:
-    """Compare, tune, and ask again."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("changes", nargs="*", help="of the config, behind --")
+    parser.add_argument("overrides", nargs="*", help="options of the config, after --")
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = load_model(args.out / "categories" / "model")
     model = Model(start)
-    pairs, middle = pairs_of(model, args.out, 8 if args.quick else PROMPTS)
-    most = 1 if args.quick else MOST
-    prompts = [d for kind in KINDS for d in held_out_documents(args.out, kind, most)]
+    pairs, median_lengths = load_or_build_pairs(
+        model, args.out, 8 if args.quick else PROMPTS_PER_KIND
+    )
+    num_held_out = 1 if args.quick else NUM_HELD_OUT
+    prompts = [d for kind in KINDS for d in held_out_documents(args.out, kind, num_held_out)]
     words = [
         d for kind in ("describe", "word", "plain") for d in held_out_documents(args.out, kind, 30)
     ]
-    before = answer_prompts(model, prompts, **AS_IT_IS)
-    quick = ["--steps", "2", "--pairs-per-step", "2"] if args.quick else []
-    places = ["--model", f"{args.out}/categories/model", "--dpo.pairs", f'["{pairs}"]']
-    config = load_config(DPOTrainConfig, CONFIG, [*places, *quick, *args.changes])
+    before = answer_prompts(model, prompts, **SAMPLING)
+    quick = ["--steps", "2", "--batch-size", "2", "--micro-batch-size", "2"] if args.quick else []
+    paths = ["--model", f"{args.out}/categories/model", "--dpo.pairs", f'["{pairs}"]']
+    config = load_config(DPOTrainConfig, CONFIG, [*paths, *quick, *args.overrides])
     decoder = train_dpo(config, load_model(config.model), args.out / "preferred")
     assert decoder is not None, "one process"
-    made = ModelComponents(decoder, start.tokenizers)
-    save_model(args.out / "preferred" / "model", made)
-    tuned = Model(made)
-    after = answer_prompts(tuned, prompts, **AS_IT_IS)
-    others = [answer.has_image for answer in answer_prompts(tuned, words[: 3 * most])]
+    components = ModelComponents(decoder, start.tokenizers)
+    save_model(args.out / "preferred" / "model", components)
+    tuned = Model(components)
+    after = answer_prompts(tuned, prompts, **SAMPLING)
+    others = [answer.has_image for answer in answer_prompts(tuned, words[: 3 * num_held_out])]
 
     def preferred(answer: PromptAnswer) -> bool:
-        return is_right(answer) and len(answer.text) <= middle[answer.document.attributes["kind"]]
+        return (
+            is_correct(answer)
+            and len(answer.text) <= median_lengths[answer.document.attributes["kind"]]
+        )
 
     hits = [[preferred(answer) for answer in some] for some in (before, after)]
-    right = [[is_right(answer) for answer in some] for some in (before, after)]
+    correct = [[is_correct(answer) for answer in some] for some in (before, after)]
     results = [
         proportion("preferred, before", hits[0]),
         proportion("preferred, after", hits[1]),
-        difference(*hits),
-        proportion("right, before", right[0]),
-        proportion("right, after", right[1]),
-        proportion("ends by itself, before", [answer.is_finished for answer in before]),
-        proportion("ends by itself, after", [answer.is_finished for answer in after]),
-        proportion("asked for words, draws none, after", [not drew for drew in others]),
+        paired_difference(*hits),
+        proportion("correct, before", correct[0]),
+        proportion("correct, after", correct[1]),
+        proportion("finished, before", [answer.is_finished for answer in before]),
+        proportion("finished, after", [answer.is_finished for answer in after]),
+        proportion("text requests without image, after", [not has_image for has_image in others]),
     ]
     count = len(pairs.read_text(encoding="utf-8").splitlines())
     (args.out / "preference.json").write_text(

@@ -1,4 +1,4 @@
-"""Held-out prompts are asked, and what comes back is counted."""
+"""Answer held-out prompts and count properties of the answers."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from calumma.generate.params import ImageSampling, TextSampling
 
 TEXT = TextSampling(temperature=0.7, top_p=0.9, repetition_penalty=1.0)
 IMAGE = ImageSampling(temperature=0.7, top_p=0.9, guidance_scale=1.0, image_guidance_scale=1.0)
-"""No guidance: what is asked here is whether a picture comes, not how good it is."""
+"""No guidance: only whether an image is generated is measured, not its quality."""
 
 BATCH_SIZE = 40
 
 
 @dataclass(frozen=True)
 class PromptAnswer:
-    """What came back on a prompt."""
+    """A sample of a prompt, with the document of the prompt."""
 
     document: Document
     sample: Sample
 
     @property
     def has_image(self) -> bool:
-        """Whether there is a picture in it."""
+        """Return whether the sample has an image."""
         return any(isinstance(part, PIL.Image.Image) for part in self.sample.parts)
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """Return the text of the sample."""
         return " ".join(part for part in self.sample.parts if isinstance(part, str))
 
     @property
     def is_finished(self) -> bool:
-        """Whether it ended by itself."""
+        """Return whether the sample ended with an end token."""
         return self.sample.finish_reason == "stop"
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it is a refusal, and nothing but words."""
+        """Return whether the sample is a refusal without an image."""
         return not self.has_image and is_template_refusal(self.text)
 
 
 def held_out_documents(out: Path, kind: str, limit: int) -> list[Document]:
-    """Held-out conversations of a kind, evenly taken."""
+    """Return evenly spaced held-out conversations of a kind."""
     found = [d for d in read_documents([out / "held-out.parquet"]) if d.attributes["kind"] == kind]
     return found[:: max(1, len(found) // limit)][:limit]
 
@@ -61,7 +61,7 @@ def held_out_documents(out: Path, kind: str, limit: int) -> list[Document]:
 def answer_prompts(
     model: Model, documents: Sequence[Document], **options: Any
 ) -> list[PromptAnswer]:
-    """The answers to the prompts of some conversations; each has a seed of its own."""
+    """Answer the prompts of conversations, each with its own seed."""
     answers: list[PromptAnswer] = []
     settings = {"max_new_tokens": 220, "text": TEXT, "image": IMAGE, **options}
     for start in range(0, len(documents), BATCH_SIZE):
@@ -74,7 +74,7 @@ def answer_prompts(
 
 
 def proportion(name: str, hits: Sequence[bool]) -> dict[str, Any]:
-    """A share with its sample size and its 95 % interval."""
+    """Return a proportion with its sample size and 95 % interval."""
     n = len(hits)
     if n == 0:
         return {"name": name, "value": None, "n": 0, "interval": None}
@@ -83,7 +83,7 @@ def proportion(name: str, hits: Sequence[bool]) -> dict[str, Any]:
 
 
 def table_row(figure: dict[str, Any]) -> str:
-    """A figure as a row of a table."""
+    """Format a proportion as a row of a Markdown table."""
     if figure["value"] is None:
         return f"| {figure['name']} | - | - | 0 |"
     low, high = figure["interval"]

@@ -1,10 +1,11 @@
-"""Conversations of all six categories for the demo's small model: its own pictures, short texts.
+"""Build conversations of all six categories for the demo's small model.
 
-    calumma demo --out out/demo                                          the model to start from
-    python studies/balance/turns.py --demo out/demo --out out/balance    these conversations
+    calumma demo --out out/demo                                          the pre-trained model
+    python studies/balance/turns.py --demo out/demo --out out/balance    the conversations
 
-OUT gets `train.parquet`, `held-out.parquet` and `shards/` of the former. What is held out are
-captions, dictionary words, pages of documentation and safety prompts that never occur in training.
+Writes `train.parquet`, `held-out.parquet` and `shards/` of the training conversations to OUT. Held
+out are captions, dictionary words, pages of documentation and safety prompts that do not occur in
+training.
 """
 
 from __future__ import annotations
@@ -25,31 +26,38 @@ from calumma.documents.writers import write_parquet
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
 
-LONGEST = 110
-"""Letters of a prompt and its answer together, so that the demo's rows of 240 ids hold them."""
+MAX_CHARS = 110
+"""Maximum characters of a prompt and its answer, so that 240 tokens hold them."""
 
-MOST = 1500
-"""Training conversations of a category, and held-out ones times ten, at most."""
+MAX_CONVERSATIONS = 1500
+"""Maximum training conversations of a category; held-out ones are a fifth of that."""
 
-GLOSS = 60
-"""Letters of what is told of a thing beside its picture, at most."""
+MAX_GLOSS_CHARS = 60
+"""Maximum characters of the gloss of an object next to its image."""
 
 
-def scene_turns(scenes: Iterable[Scene], painter: SceneRenderer, split: str) -> Iterator[Document]:
-    """Visual chat, drawing and text with pictures, of the demo's composed scenes."""
+def scene_conversations(
+    scenes: Iterable[Scene], renderer: SceneRenderer, split: str
+) -> Iterator[Document]:
+    """Yield visual chat, image generation and interleaved conversations of the demo's scenes."""
     chosen = list(scenes)
-    pairs = [_captioned(painter.pair(scene), scene, split) for scene in chosen]
+    pairs = [_captioned(renderer.pair(scene), scene, split) for scene in chosen]
     glosses = image_conversations.noun_glosses(_pages())
-    told = {normalize_caption(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
+    gloss_of = {
+        normalize_caption(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses
+    }
     for scene, pair in zip(chosen, pairs, strict=True):
         yield from image_conversations.visual_chat(pair)
         yield image_conversations.image_request(pair)
-        asked = [pair.images[0], "What colour is the ground?"]
-        of = SourceInfo(name=pair.id, license=pair.license, split=split)  # type: ignore[arg-type]
-        yield make_conversation("visual_chat", "ground", asked, [scene.ground], of)
-        telling = image_conversations.explain_with_image(pair, told)
-        if telling is not None and len(told[normalize_caption(scene.caption)]) <= GLOSS:
-            yield telling
+        question = [pair.images[0], "What colour is the ground?"]
+        source = SourceInfo(name=pair.id, license=pair.license, split=split)  # type: ignore[arg-type]
+        yield make_conversation("visual_chat", "ground", question, [scene.ground], source)
+        explanation = image_conversations.explain_with_image(pair, gloss_of)
+        if (
+            explanation is not None
+            and len(gloss_of[normalize_caption(scene.caption)]) <= MAX_GLOSS_CHARS
+        ):
+            yield explanation
     yield from image_conversations.show_pairs(pairs)
 
 
@@ -63,45 +71,51 @@ def _pages() -> list[Document]:
     return [page for page in load_embedded("text", "train") if page.source == "wordnet"]
 
 
-def letters(document: Document) -> int:
-    """Letters of a conversation."""
+def num_chars(document: Document) -> int:
+    """Return the number of characters of a conversation."""
     return sum(len(part.text) for part in document.parts() if isinstance(part, Text))
 
 
-def documents(limit: int) -> Iterator[Document]:
-    """All conversations; attribute "split" says which are held out."""
+def build_conversations(limit: int) -> Iterator[Document]:
+    """Yield all conversations; the attribute "split" is "train" or "held-out"."""
     chosen = load_scenes()
-    painter = SceneRenderer(chosen.objects)
+    renderer = SceneRenderer(chosen.objects)
     for category in ("text", "code", "safety"):
-        fitting = [d for d in embedded_conversations(category) if letters(d) <= LONGEST]
-        for split, most in (("train", limit), ("held-out", limit // 5)):
-            mine = [d for d in fitting if d.attributes["split"] == split]
-            yield from mine[:: max(1, len(mine) // most)][:most] if category != "safety" else mine
+        fitting = [d for d in embedded_conversations(category) if num_chars(d) <= MAX_CHARS]
+        for split, limit_of_split in (("train", limit), ("held-out", limit // 5)):
+            of_split = [d for d in fitting if d.attributes["split"] == split]
+            yield from (
+                of_split[:: max(1, len(of_split) // limit_of_split)][:limit_of_split]
+                if category != "safety"
+                else of_split
+            )
     scenes = {"train": chosen.train[: 2 * limit], "held-out": chosen.held_out[: 2 * limit]}
     for split, some in scenes.items():
-        yield from scene_turns(some, painter, split)
+        yield from scene_conversations(some, renderer, split)
 
 
-def few_pictures(document: Document) -> bool:
-    """Whether a conversation fits a row of the demo."""
+def has_few_images(document: Document) -> bool:
+    """Return whether a conversation fits the sequence length of the demo."""
     return sum(isinstance(part, Image) for part in document.parts()) <= 2
 
 
-def prepare(demo: Path, out: Path, limit: int = MOST) -> None:
-    """Write the documents and build the shards, unless that is done."""
+def prepare(demo: Path, out: Path, limit: int = MAX_CONVERSATIONS) -> None:
+    """Write the documents and build the shards unless they exist."""
     if (out / "shards" / "manifest.json").is_file():
         return
-    made = [d for d in documents(limit) if few_pictures(d) and letters(d) <= 2 * LONGEST]
+    conversations = [
+        d for d in build_conversations(limit) if has_few_images(d) and num_chars(d) <= 2 * MAX_CHARS
+    ]
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "held-out"):
-        mine = [d for d in made if d.attributes["split"] == split]
-        write_parquet(out / f"{split}.parquet", mine)
+        of_split = [d for d in conversations if d.attributes["split"] == split]
+        write_parquet(out / f"{split}.parquet", of_split)
     job = BuildJob(out=out / "shards", tokenizers=demo / "tokenizers")
     build_local(job, [out / "train.parquet"], 1)
 
 
 def main() -> None:
-    """Prepare."""
+    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

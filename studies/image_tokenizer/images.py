@@ -31,45 +31,45 @@ SIDE = 64
 TILE = 112
 """Pixels of a photograph that become one tile: enough for a texture, few enough for a thing."""
 
-MOST = {"openclipart": 3500}
+MAX_IMAGES = {"openclipart": 3500}
 """No more than so many of a corpus, or line drawings would outweigh the photographs."""
 
-HELD_OUT_IN = 12
+HELD_OUT_INTERVAL = 12
 """One picture in so many is held out; all tiles of a photograph go together."""
 
-BLANK_SPREAD = 12.0
+MIN_STANDARD_DEVIATION = 12.0
 """A drawing whose values, 0 to 255, spread less than this has next to nothing on it."""
 
 CORPORA = ("endless-sky-planets", "fluent-3d", "openclipart", "tuxpaint")
 
 
-def tiles(picture: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
+def crop_tiles(image: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
     """Squares of a photograph: the two halves, and small squares beside each other."""
-    picture = to_rgb(picture)
-    width, height = picture.size
+    image = to_rgb(image)
+    width, height = image.size
     side = min(width, height)
-    yield picture.crop((0, 0, side, side))
-    yield picture.crop((width - side, 0, width, side))
+    yield image.crop((0, 0, side, side))
+    yield image.crop((width - side, 0, width, side))
     for top in range(0, height - TILE + 1, TILE):
         for left in range(0, width - TILE + 1, TILE):
-            yield picture.crop((left, top, left + TILE, top + TILE))
+            yield image.crop((left, top, left + TILE, top + TILE))
 
 
-def small(picture: PIL.Image.Image) -> tuple[bytes, float]:
+def resize_to_png(image: PIL.Image.Image) -> tuple[bytes, float]:
     """A picture as a PNG of SIDE pixels, and how much its values spread."""
-    values = image_to_array(picture, SIDE, "pad").transpose(1, 2, 0)
+    values = image_to_array(image, SIDE, "pad").transpose(1, 2, 0)
     file = io.BytesIO()
     PIL.Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG")
     return file.getvalue(), float(values.std())
 
 
-def pictures(corpora: Path) -> Iterator[tuple[str, Document]]:
+def study_images(corpora: Path) -> Iterator[tuple[str, Document]]:
     """Each picture with the name by which it is held out or not."""
     seen: set[str] = set()
     for corpus in CORPORA:
-        taken = 0
+        num_used = 0
         for document in read_documents([corpora / corpus]):
-            if "skin tone" in document.text or taken >= MOST.get(corpus, 10_000):
+            if "skin tone" in document.text or num_used >= MAX_IMAGES.get(corpus, 10_000):
                 continue
             (image,) = document.images
             name = hashlib.sha256(image.read_bytes()).hexdigest()
@@ -78,10 +78,10 @@ def pictures(corpora: Path) -> Iterator[tuple[str, Document]]:
             seen.add(name)
             opened = image.open()
             photograph = corpus == "endless-sky-planets"
-            for number, piece in enumerate(tiles(opened) if photograph else [opened]):
-                data, spread = small(piece)
-                if spread >= BLANK_SPREAD:
-                    taken += 1
+            for number, tile in enumerate(crop_tiles(opened) if photograph else [opened]):
+                data, deviation = resize_to_png(tile)
+                if deviation >= MIN_STANDARD_DEVIATION:
+                    num_used += 1
                     yield (
                         name,
                         Document(
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     sides: dict[str, list[Document]] = {"train": [], "held_out": []}
-    for name, document in pictures(args.corpora):
-        held_out = int(name[:8], 16) % HELD_OUT_IN == 0
+    for name, document in study_images(args.corpora):
+        held_out = int(name[:8], 16) % HELD_OUT_INTERVAL == 0
         sides["held_out" if held_out else "train"].append(document)
     counts = {side: Counter(d.source for d in found) for side, found in sides.items()}
     for side, found in sides.items():

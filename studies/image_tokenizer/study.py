@@ -41,18 +41,18 @@ QUICK = ["--training.steps", "6", "--training.quantize-start-step", "2", "--trai
          "--training.losses.disc-start-step", "4"]  # fmt: skip
 
 
-def folder_of(name: str, seed: int, out: Path) -> Path:
+def run_folder(name: str, seed: int, out: Path) -> Path:
     """Where a run of a variant lies."""
     return out / f"{name.replace(' ', '-')}-seed-{seed}"
 
 
-def run(name: str, seed: int, args: argparse.Namespace) -> None:
+def train_variant(name: str, seed: int, args: argparse.Namespace) -> None:
     """Train one variant, unless that is done."""
-    folder = folder_of(name, seed, args.out)
+    folder = run_folder(name, seed, args.out)
     if (folder / "image_tokenizer.json").exists():
         return
-    changes = [*VARIANTS[name], "--training.seed", str(seed), *(QUICK if args.quick else [])]
-    config = load_config(ImageTokenizerRunConfig, BASE, changes)
+    overrides = [*VARIANTS[name], "--training.seed", str(seed), *(QUICK if args.quick else [])]
+    config = load_config(ImageTokenizerRunConfig, BASE, overrides)
     documents = read_documents([args.pictures / "train.parquet"])
     train_image_tokenizer(config.training, documents, folder, checkpoint=config.checkpoint)
 
@@ -69,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in args.seed or SEEDS:
         for name in args.only or VARIANTS:
-            run(name, seed, args)
+            train_variant(name, seed, args)
 
 
 if __name__ == "__main__":

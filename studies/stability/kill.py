@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study import made_shards
+from study import build_study_shards
 
 from calumma.checkpoints.training_checkpoint import saved_steps
 from calumma.files import make_folder, sha256
@@ -60,11 +60,11 @@ objects = 0.4
 shapes = 0.4
 pages = 0.2
 """
-CLOCKS = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes"}
+MACHINE_METRICS = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes"}
 """What metrics tell of the machine and not of the run."""
 
 
-def begin(run: Path, config: Path) -> subprocess.Popen[str]:
+def start_run(run: Path, config: Path) -> subprocess.Popen[str]:
     """Begin the run, or go on with it."""
     command = [sys.executable, "-m", "calumma", "pretrain", str(config), "--out", str(run)]
     return subprocess.Popen(
@@ -76,20 +76,20 @@ def begin(run: Path, config: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def wait_for_success(process: subprocess.Popen[str]) -> None:
     """Wait for its end; it must be a good one."""
     _, said = process.communicate()
     if process.returncode:
         raise SystemExit(f"ended with {process.returncode}: {said[-2000:]}")
 
 
-def killed(run: Path, config: Path, chance: random.Random, *, saving: bool) -> dict[str, Any]:
+def kill_run(run: Path, config: Path, generator: random.Random, *, saving: bool) -> dict[str, Any]:
     """Begin, kill some time after the first step, and say what was left."""
     before = saved_steps(run)
-    process = begin(run, config)
+    process = start_run(run, config)
     while process.poll() is None and saved_steps(run) == before:
         time.sleep(0.01)  # imports, and the first steps
-    time.sleep(chance.uniform(0.0, 1.5))
+    time.sleep(generator.uniform(0.0, 1.5))
     writing = False
     while saving and process.poll() is None and not writing:
         writing = any((run / "checkpoints").glob("*.tmp"))
@@ -101,13 +101,15 @@ def killed(run: Path, config: Path, chance: random.Random, *, saving: bool) -> d
     return {"whole": saved_steps(run), "half": left, "over": process.returncode == 0}
 
 
-def told(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: Path) -> list[dict[str, Any]]:
     """What the run's metrics tell of it."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKS} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in MACHINE_METRICS} for line in lines
+    ]
 
 
-def weights_of(run: Path) -> dict[str, str]:
+def hash_weights(run: Path) -> dict[str, str]:
     """The hash of every weights file of the run's model folders."""
     return {str(p.relative_to(run)): sha256(p) for p in sorted(run.glob("model*/**/*.safetensors"))}
 
@@ -122,27 +124,27 @@ def main() -> None:
     args = parser.parse_args()
     kills, steps = (2, 40) if args.quick else (args.kills, 400)
     make_folder(args.out)
-    made_shards(args.out, quick=True)
+    build_study_shards(args.out, quick=True)
     config = args.out / "run.toml"
     config.write_text(CONFIG.format(data=args.out, steps=steps, kept=steps // 2))
     alone, run = args.out / "alone", args.out / "killed"
     for folder in (alone, run):
         shutil.rmtree(folder, ignore_errors=True)
-    finish(begin(alone, config))
-    chance, deaths = random.Random(args.seed), []
+    wait_for_success(start_run(alone, config))
+    generator, deaths = random.Random(args.seed), []
     for number in range(kills):
-        deaths.append(killed(run, config, chance, saving=number % 2 == 1))
+        deaths.append(kill_run(run, config, generator, saving=number % 2 == 1))
         print(f"kill {number + 1}: {deaths[-1]}", flush=True)
-    finish(begin(run, config))
-    found = {
+    wait_for_success(start_run(run, config))
+    result = {
         "kills": sum(not death["over"] for death in deaths),
         "in_a_save": sum(bool(death["half"]) for death in deaths),
-        "same_metrics": told(run) == told(alone),
-        "same_weights": weights_of(run) == weights_of(alone),
-        "steps": len(told(run)),
+        "same_metrics": read_metrics(run) == read_metrics(alone),
+        "same_weights": hash_weights(run) == hash_weights(alone),
+        "steps": len(read_metrics(run)),
     }
-    print(json.dumps(found))
-    if not (found["same_metrics"] and found["same_weights"]):
+    print(json.dumps(result))
+    if not (result["same_metrics"] and result["same_weights"]):
         raise SystemExit(1)
 
 

@@ -14,67 +14,67 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from study import RATES, SEEDS, VARIANTS, Run
+from study import LEARNING_RATES, SEEDS, VARIANTS, StudyRun
 
 from calumma.files import write_json, write_text
 
 WINDOW = 25
 """Steps whose mean counts as one value of the loss."""
 
-LOST = 0.1
+DIVERGENCE_MARGIN = 0.1
 """Nats that the loss ends above its best, from which on a run counts as diverging."""
 
 Steps = Sequence[dict[str, Any]]
 COLUMNS = ("loss", "best", "loss_text", "loss_image", "output_norm", "attention_logit", "z")
 
 
-def results(out: Path) -> dict[Run, Steps]:
+def read_runs(out: Path) -> dict[StudyRun, Steps]:
     """The runs that are there."""
     found = {}
-    for rate in RATES:
+    for rate in LEARNING_RATES:
         for name in VARIANTS:
             for seed in SEEDS:
-                run = Run(name, rate, seed)
-                if run.file(out).is_file():
-                    lines = run.file(out).read_text(encoding="utf-8").splitlines()
+                run = StudyRun(name, rate, seed)
+                if run.path(out).is_file():
+                    lines = run.path(out).read_text(encoding="utf-8").splitlines()
                     found[run] = [json.loads(line) for line in lines]
     return found
 
 
-def means(steps: Steps, name: str) -> list[float]:
+def moving_average(steps: Steps, name: str) -> list[float]:
     """The mean of each `WINDOW` steps in a row, by their last."""
     values = [step[name] for step in steps]
     ends = range(WINDOW, len(values) + 1)
     return [sum(values[end - WINDOW : end]) / WINDOW for end in ends]
 
 
-def figures(steps: Steps) -> dict[str, Any]:
+def summarize(steps: Steps) -> dict[str, Any]:
     """What a run came to."""
-    losses = means(steps, "loss")
+    losses = moving_average(steps, "loss")
     best = min(losses)
-    told: dict[str, Any] = {
-        name: means(steps, name)[-1]
+    summary: dict[str, Any] = {
+        name: moving_average(steps, name)[-1]
         for name in ("loss", "loss_text", "loss_image", "output_norm", "attention_logit", "z")
     }
-    told |= {"best": best, "skipped": sum(step["skipped"] for step in steps)}
-    if losses[-1] > best + LOST:
-        above = [loss > best + LOST for loss in losses]
+    summary |= {"best": best, "skipped": sum(step["skipped"] for step in steps)}
+    if losses[-1] > best + DIVERGENCE_MARGIN:
+        above = [loss > best + DIVERGENCE_MARGIN for loss in losses]
         lowest = losses.index(best)
-        told["diverges_at"] = WINDOW + next(
+        summary["diverges_at"] = WINDOW + next(
             at for at in range(lowest, len(above)) if all(above[at:])
         )
-    return told
+    return summary
 
 
-def table(found: dict[Run, Steps]) -> Iterator[str]:
+def markdown_table(found: dict[StudyRun, Steps]) -> Iterator[str]:
     """A line for each variant and rate: each seed's value, the first one's first."""
     columns = "loss | its best | text | codes | output norm | attention logit | diverges"
     yield f"| rate | variant | {columns} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     forms = ("{:.2f}", "{:.2f}", "{:.2f}", "{:.2f}", "{:,.0f}", "{:,.0f}")
-    for rate in RATES:
+    for rate in LEARNING_RATES:
         for name in VARIANTS:
-            runs = [figures(found[r]) for s in SEEDS if (r := Run(name, rate, s)) in found]
+            runs = [summarize(found[r]) for s in SEEDS if (r := StudyRun(name, rate, s)) in found]
             if not runs:
                 continue
             cells = [
@@ -91,18 +91,18 @@ WIDTH, HEIGHT, GAP, LEFT = 420, 230, 46, 56
 PANELS = (("loss", False), ("output_norm", True), ("attention_logit", True))
 
 
-def curves(found: dict[Run, Steps]) -> str:
+def svg_curves(found: dict[StudyRun, Steps]) -> str:
     """An SVG: a column for each rate, a row for each of `PANELS`, a line for each run."""
-    rates = [rate for rate in RATES if any(run.rate == rate for run in found)]
-    wide = LEFT + len(rates) * (WIDTH + GAP)
+    learning_rates = [rate for rate in LEARNING_RATES if any(run.lr == rate for run in found)]
+    wide = LEFT + len(learning_rates) * (WIDTH + GAP)
     high = len(PANELS) * (HEIGHT + GAP) + 24 * ((len(VARIANTS) + 3) // 4) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" '
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
     ]
     for row, (name, logarithmic) in enumerate(PANELS):
-        for column, rate in enumerate(rates):
-            runs = {run: steps for run, steps in found.items() if run.rate == rate}
+        for column, rate in enumerate(learning_rates):
+            runs = {run: steps for run, steps in found.items() if run.lr == rate}
             corner = (LEFT + column * (WIDTH + GAP), 30 + row * (HEIGHT + GAP))
             parts += _panel(runs, name, logarithmic, corner, f"{name}, rate {rate:g}")
     for number, name in enumerate(VARIANTS):
@@ -114,11 +114,11 @@ def curves(found: dict[Run, Steps]) -> str:
 
 
 def _panel(
-    runs: dict[Run, Steps], name: str, logarithmic: bool, corner: tuple[int, int], title: str
+    runs: dict[StudyRun, Steps], name: str, logarithmic: bool, corner: tuple[int, int], title: str
 ) -> list[str]:
     left, top = corner
     lines = {
-        run: [log10(max(v, 1e-3)) if logarithmic else v for v in means(steps, name)[::5]]
+        run: [log10(max(v, 1e-3)) if logarithmic else v for v in moving_average(steps, name)[::5]]
         for run, steps in runs.items()
     }
     low = min(min(values) for values in lines.values())
@@ -130,9 +130,9 @@ def _panel(
     ]
     for share in (0.0, 0.5, 1.0):
         value = low + share * (high - low)
-        told = f"{10**value:,.3g}" if logarithmic else f"{value:.2f}"
+        label = f"{10**value:,.3g}" if logarithmic else f"{value:.2f}"
         y = top + HEIGHT - share * HEIGHT + 4
-        parts.append(f'<text x="{left - 4}" y="{y:.0f}" text-anchor="end">{told}</text>')
+        parts.append(f'<text x="{left - 4}" y="{y:.0f}" text-anchor="end">{label}</text>')
     names = list(VARIANTS)
     for run, values in lines.items():
         along = WIDTH / max(1, len(values) - 1)
@@ -152,14 +152,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--to", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
-    found = results(args.out)
-    told = [
-        {"variant": run.name, "rate": run.rate, "seed": run.seed, **figures(steps)}
+    found = read_runs(args.out)
+    summaries = [
+        {"variant": run.name, "rate": run.lr, "seed": run.seed, **summarize(steps)}
         for run, steps in found.items()
     ]
-    write_json(args.to / "results.json", told)
-    write_text(args.to / "curves.svg", curves(found))
-    print("\n".join(table(found)))
+    write_json(args.to / "results.json", summaries)
+    write_text(args.to / "curves.svg", svg_curves(found))
+    print("\n".join(markdown_table(found)))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Variant:
     dropout: float = 0.1
     z_loss: float = 1e-5
 
-    learns_codes: bool = True
+    trains_image_tokens: bool = True
     """Whether image codes are targets; they are read in any case."""
 
 
@@ -63,42 +63,44 @@ VARIANTS = {
     "34B recipe": Variant(norm_order="reordered", dropout=0.0),
     "34B, dropout": Variant(norm_order="reordered"),
     "34B, no QK-norm": Variant(norm_order="reordered", dropout=0.0, qk_norm="none"),
-    "codes not learned": Variant(learns_codes=False),
-    "codes not learned, no QK-norm": Variant(learns_codes=False, qk_norm="none"),
+    "codes not learned": Variant(trains_image_tokens=False),
+    "codes not learned, no QK-norm": Variant(trains_image_tokens=False, qk_norm="none"),
 }
 """The 7B's recipe has norms before the branches, dropout 0.1, QK-norm and z-loss; the 34B's norms
 on what the branches give, and no dropout."""
 
-RATES = (3e-2, 1e-1)
+LEARNING_RATES = (3e-2, 1e-1)
 SEEDS = (0, 1)
 STEPS = 300
-WARM_UP = 20
+WARMUP_STEPS = 20
 MIXTURE = {"objects": 0.54, "shapes": 0.28, "pages": 0.12, "glosses": 0.06}
 """The demo's first stage."""
 
-STREAM = DataConfig(seq_len=512, global_batch_size=2)
+DATA = DataConfig(seq_len=512, global_batch_size=2)
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One training."""
 
     name: str
-    rate: float
+    lr: float
     seed: int
 
-    def file(self, out: Path) -> Path:
+    def path(self, out: Path) -> Path:
         """Where its steps are told."""
         name = self.name.replace(",", "").replace(" ", "-")
-        return out / "runs" / f"{name}-{self.rate:g}-{self.seed}.jsonl"
+        return out / "runs" / f"{name}-{self.lr:g}-{self.seed}.jsonl"
 
 
-def all_runs() -> list[Run]:
+def all_runs() -> list[StudyRun]:
     """Every run of the study, in order."""
-    return [Run(name, rate, seed) for rate in RATES for seed in SEEDS for name in VARIANTS]
+    return [
+        StudyRun(name, rate, seed) for rate in LEARNING_RATES for seed in SEEDS for name in VARIANTS
+    ]
 
 
-def shape_of(variant: Variant, vocabulary_size: int) -> DecoderConfig:
+def decoder_config(variant: Variant, vocabulary_size: int) -> DecoderConfig:
     """Four layers of 128: a million parameters."""
     return DecoderConfig(
         vocabulary_size=vocabulary_size,
@@ -107,37 +109,37 @@ def shape_of(variant: Variant, vocabulary_size: int) -> DecoderConfig:
         num_heads=4,
         num_kv_heads=4,
         feed_forward_dim=352,
-        max_seq_len=STREAM.seq_len,
+        max_seq_len=DATA.seq_len,
         qk_norm=variant.qk_norm,  # type: ignore[arg-type]
         norm_order=variant.norm_order,  # type: ignore[arg-type]
         dropout=variant.dropout,
     )
 
 
-def train(run: Run, reader: ShardReader, steps: int) -> Iterator[dict[str, float]]:
+def train(run: StudyRun, reader: ShardReader, steps: int) -> Iterator[dict[str, float]]:
     """What each step saw."""
     variant = VARIANTS[run.name]
-    decoder = Decoder(shape_of(variant, reader.manifest.vocabulary.size))
+    decoder = Decoder(decoder_config(variant, reader.manifest.vocabulary.size))
     decoder.init_weights(run.seed)
     decoder.train()
-    stream = PackedLoader(reader, replace(STREAM, seed=run.seed))
+    stream = PackedLoader(reader, replace(DATA, seed=run.seed))
     stream.set_mixture(MIXTURE)
-    optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.rate))
+    optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.lr))
     rules = StepRules(vocabulary=stream.vocabulary, z_loss_weight=variant.z_loss, max_grad_norm=1.0)
-    with widest_logits(decoder) as widest:
+    with record_max_logits(decoder) as widest:
         for step in range(steps):
             torch.manual_seed(run.seed * 1_000_003 + step)
-            set_lr(optimizers, min(1.0, (step + 1) / WARM_UP))
+            set_lr(optimizers, min(1.0, (step + 1) / WARMUP_STEPS))
             batch = stream.next()
-            if not variant.learns_codes:
-                batch = without_codes(batch, stream)
+            if not variant.trains_image_tokens:
+                batch = mask_image_loss(batch, stream)
             widest.clear()
-            told = asdict(optimizer_step(decoder, optimizers, [batch], rules))
-            told.pop("grad_norms")
-            yield {"step": step + 1, **told, "attention_logit": max(widest)}
+            metrics = asdict(optimizer_step(decoder, optimizers, [batch], rules))
+            metrics.pop("grad_norms")
+            yield {"step": step + 1, **metrics, "attention_logit": max(widest)}
 
 
-def without_codes(batch: Batch, stream: PackedLoader) -> Batch:
+def mask_image_loss(batch: Batch, stream: PackedLoader) -> Batch:
     """The batch with no code among its counted targets."""
     codes = stream.vocabulary.codes
     is_code = (batch.labels >= codes.start) & (batch.labels < codes.stop)
@@ -145,7 +147,7 @@ def without_codes(batch: Batch, stream: PackedLoader) -> Batch:
 
 
 @contextmanager
-def widest_logits(decoder: Decoder) -> Iterator[list[float]]:
+def record_max_logits(decoder: Decoder) -> Iterator[list[float]]:
     """A list that gets, layer by layer, what the largest attention logit may be.
 
     That is the longest query times the longest key over the root of their width: rotation keeps
@@ -176,7 +178,7 @@ def widest_logits(decoder: Decoder) -> Iterator[list[float]]:
             hook.remove()
 
 
-def made_shards(out: Path, quick: bool) -> Path:
+def build_study_shards(out: Path, quick: bool) -> Path:
     """The demo's training documents as shards; the image tokenizer's training takes minutes.
 
     A quick one leaves it all but untrained, and takes few documents.
@@ -205,17 +207,18 @@ def made_shards(out: Path, quick: bool) -> Path:
     return shards
 
 
-def do(run: Run, reader: ShardReader, out: Path, steps: int) -> None:
+def run_once(run: StudyRun, reader: ShardReader, out: Path, steps: int) -> None:
     """Train, unless that is done."""
-    path = run.file(out)
+    path = run.path(out)
     if path.is_file():
         return
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for told in train(run, reader, steps):
-            short = {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in told.items()}
+        for metrics in train(run, reader, steps):
+            short = {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in metrics.items()}
             file.write(json.dumps(short) + "\n")
     print(
-        f"{path.stem}: loss {told['loss']:.2f}, output norm {told['output_norm']:.0f}", flush=True
+        f"{path.stem}: loss {metrics['loss']:.2f}, output norm {metrics['output_norm']:.0f}",
+        flush=True,
     )
 
 
@@ -229,11 +232,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     make_folder(args.out)
-    reader = ShardReader(args.shards or made_shards(args.out, args.quick))
+    reader = ShardReader(args.shards or build_study_shards(args.out, args.quick))
     steps = 3 if args.quick else STEPS
     for run in all_runs()[: 2 if args.quick else None]:
         if run.name in (args.only or VARIANTS):
-            do(run, reader, args.out, steps)
+            run_once(run, reader, args.out, steps)
 
 
 if __name__ == "__main__":

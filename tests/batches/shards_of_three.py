@@ -1,4 +1,4 @@
-"""Shards of three sources, whose sequences are known again by their first id of text."""
+"""Shards of three sources; the first text token of a sequence identifies it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = {"pairs": 40, "text": 30, "answers": 20}
 
 
 def sequence(source: str, number: int) -> tuple[list[int], list[bool]]:
-    """Text whose first id names the sequence."""
+    """Return a sequence whose first text token identifies it, and its loss mask."""
     name = V.text.start + {"pairs": 0, "text": 100, "answers": 200}[source] + number
     image = [V.begin_image, 4, 5, V.end_image]
     if source == "pairs":
@@ -29,18 +29,18 @@ def sequence(source: str, number: int) -> tuple[list[int], list[bool]]:
 
 
 def written(folder: Path, sizes: dict[str, int] = SIZES) -> ShardReader:
-    """The shards, opened."""
+    """Write the shards and open them."""
     writer = ShardWriter(V)
     for source, size in sizes.items():
         for number in range(size):
             writer.add(*sequence(source, number), source)
-    pieces = [writer.write(folder, "shard-00000")]
-    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(folder)
+    shards = [writer.write(folder, "shard-00000")]
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=shards).save(folder)
     return ShardReader(folder)
 
 
 def names(batch: Batch) -> list[int]:
-    """The names of the sequences in a batch, in no order."""
+    """Return the numbers of the sequences in a batch, in no order."""
     first = V.text.start
     inside = batch.input_ids[
         (batch.document_ids != PADDING)

@@ -1,4 +1,4 @@
-"""The stream: epochs whole, mixtures kept, and any state taken up again."""
+"""The loader: complete epochs, exact mixtures, and exact resume from any state."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     return written(tmp_path_factory.mktemp("shards"))
 
 
-def begun(reader: ShardReader, config: DataConfig, weights: Mapping[str, float]) -> PackedLoader:
-    stream = PackedLoader(reader, config)
-    stream.set_mixture(weights)
-    return stream
+def start(reader: ShardReader, config: DataConfig, weights: Mapping[str, float]) -> PackedLoader:
+    loader = PackedLoader(reader, config)
+    loader.set_mixture(weights)
+    return loader
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -44,21 +44,21 @@ def same(one: Batch, other: Batch) -> bool:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(8, 40), st.integers(1, 4), st.integers(1, 4))
-def test_nothing_is_lost_or_doubled_in_an_epoch(
-    reader: ShardReader, seed: int, row_length: int, num_rows: int, window: int
+def test_nothing_is_lost_or_repeated_in_an_epoch(
+    reader: ShardReader, seed: int, seq_len: int, num_rows: int, window: int
 ) -> None:
     config = DataConfig(
-        seq_len=row_length,
+        seq_len=seq_len,
         global_batch_size=num_rows,
         pack_window=window,
         max_deferred=0,
         seed=seed,
     )
-    stream = begun(reader, config, {"pairs": 1.0})
+    loader = start(reader, config, {"pairs": 1.0})
     drawn: list[int] = []
     while len(drawn) < 3 * SIZES["pairs"]:
         for _ in range(window):
-            drawn += names(stream.next())
+            drawn += names(loader.next())
     counts = Counter(drawn)
     epochs, rest = divmod(len(drawn), SIZES["pairs"])
     assert all(counts[n] in (epochs, epochs + 1) for n in range(SIZES["pairs"]))
@@ -66,27 +66,27 @@ def test_nothing_is_lost_or_doubled_in_an_epoch(
 
 
 def test_no_image_is_cut(reader: ShardReader) -> None:
-    stream = begun(reader, SMALL, ALL)
+    loader = start(reader, SMALL, ALL)
     for _ in range(12):
-        batch = stream.next()
+        batch = loader.next()
         opened = (batch.input_ids == V.begin_image).sum(axis=1)
         assert ((batch.input_ids == 4).sum(axis=1) == opened).all()
         assert ((batch.input_ids == 5).sum(axis=1) == opened).all()
 
 
-def test_positions_and_owners_tell_sequences_apart(reader: ShardReader) -> None:
-    batch = begun(reader, SMALL, ALL).next()
+def test_position_and_document_ids_separate_sequences(reader: ShardReader) -> None:
+    batch = start(reader, SMALL, ALL).next()
     inside = batch.document_ids != PADDING
     assert ((batch.input_ids == V.bos) == (inside & (batch.position_ids == 0))).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 14), st.booleans())
-def test_any_state_goes_on_with_the_same_batches(
+def test_any_state_resumes_with_the_same_batches(
     reader: ShardReader, step: int, fresh: bool
 ) -> None:
     config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, cond_dropout_prob=0.3)
-    whole = begun(reader, config, ALL)
+    whole = start(reader, config, ALL)
     for _ in range(step):
         whole.next()
     state = LoaderState(**json.loads(json.dumps(asdict(whole.state))))
@@ -118,19 +118,19 @@ def test_a_change_of_stage_is_the_same_for_a_resumed_run(
         assert same(resumed.next(), batches[at])
 
 
-def test_a_change_of_stage_forgets_nothing_that_stage_one_drew(reader: ShardReader) -> None:
-    stream = begun(reader, SMALL, {"pairs": 1.0})
-    first = [name for _ in range(3) for name in names(stream.next())]
-    stream.set_mixture(ALL)
-    second = [name for _ in range(3) for name in names(stream.next()) if name < 100]
+def test_a_change_of_stage_keeps_the_position_in_each_source(reader: ShardReader) -> None:
+    loader = start(reader, SMALL, {"pairs": 1.0})
+    first = [name for _ in range(3) for name in names(loader.next())]
+    loader.set_mixture(ALL)
+    second = [name for _ in range(3) for name in names(loader.next()) if name < 100]
     assert not set(first) & set(second)
 
 
-def test_the_order_in_which_a_config_names_its_sources_decides_nothing(
+def test_the_order_of_sources_in_a_config_does_not_matter(
     reader: ShardReader,
 ) -> None:
-    one = begun(reader, SMALL, {"pairs": 0.1, "text": 0.3, "answers": 0.6})
-    other = begun(reader, SMALL, {"answers": 0.6, "text": 0.3, "pairs": 0.1})
+    one = start(reader, SMALL, {"pairs": 0.1, "text": 0.3, "answers": 0.6})
+    other = start(reader, SMALL, {"answers": 0.6, "text": 0.3, "pairs": 0.1})
     assert all(same(one.next(), other.next()) for _ in range(7))
 
 
@@ -140,42 +140,46 @@ def test_every_window_has_the_mixture_to_within_a_sequence_or_two(
     reader: ShardReader, parts: tuple[int, int, int]
 ) -> None:
     weights = dict(zip(SIZES, map(float, parts), strict=True))
-    stream = begun(reader, SMALL, weights)
+    loader = start(reader, SMALL, weights)
     for _ in range(3):
-        before = dict(stream.state.sequences_drawn)
+        before = dict(loader.state.sequences_drawn)
         for _ in range(SMALL.pack_window + 1):
-            stream.next()
-        drawn = {n: stream.state.sequences_drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
-        stream.restore(LoaderState(stream.state.sequences_drawn, 0, stream.state.weights))
+            loader.next()
+        drawn = {n: loader.state.sequences_drawn.get(n, 0) - before.get(n, 0) for n in SIZES}
+        loader.restore(LoaderState(loader.state.sequences_drawn, 0, loader.state.weights))
         total = sum(drawn.values())
         for name, weight in weights.items():
             assert abs(drawn[name] - total * weight / sum(weights.values())) < 2
 
 
 def test_about_half_of_the_pairs_come_image_first(reader: ShardReader) -> None:
-    stream = begun(reader, SMALL, {"pairs": 1.0})
+    loader = start(reader, SMALL, {"pairs": 1.0})
     orders: list[bool] = []
     while len(orders) < 400:
-        batch = stream.next()
+        batch = loader.next()
         orders += (batch.input_ids[batch.position_ids == 1] == V.begin_image).tolist()
     assert 0.4 < np.mean(orders) < 0.6
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_the_share_of_image_first_is_obeyed(reader: ShardReader, share: float) -> None:
-    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, image_first_prob=share)
-    batch = begun(reader, config, {"pairs": 1.0}).next()
-    assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).mean() == share
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_probability_of_image_first_is_respected(
+    reader: ShardReader, probability: float
+) -> None:
+    config = DataConfig(
+        seq_len=16, global_batch_size=2, pack_window=3, image_first_prob=probability
+    )
+    batch = start(reader, config, {"pairs": 1.0}).next()
+    assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).mean() == probability
 
 
-def test_number_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None:
+def test_index_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None:
     def orders(weights: Mapping[str, float], rows: int) -> dict[int, list[bool]]:
-        stream = begun(
+        loader = start(
             reader, DataConfig(seq_len=6, global_batch_size=rows, pack_window=2), weights
         )
         seen: dict[int, list[bool]] = {}
         while min([len(seen.get(n, [])) for n in range(SIZES["pairs"])]) < 4:
-            for row in stream.next().input_ids:
+            for row in loader.next().input_ids:
                 name = int(row.max()) - V.text.start
                 if 0 <= name < 100:
                     seen.setdefault(name, []).append(int(row[1]) == V.begin_image)
@@ -188,11 +192,11 @@ def test_number_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> Non
     assert {n: values[0] for n, values in orders(shares, 5).items()} == first_epoch
 
 
-def test_conditions_are_dropped_and_what_is_left_counts(reader: ShardReader) -> None:
+def test_conditions_are_dropped_and_the_rest_is_in_the_loss(reader: ShardReader) -> None:
     config = DataConfig(
         seq_len=16, global_batch_size=4, pack_window=3, image_first_prob=0.0, cond_dropout_prob=1.0
     )
-    batch = begun(reader, config, {"pairs": 1.0, "answers": 1.0}).next()
+    batch = start(reader, config, {"pairs": 1.0, "answers": 1.0}).next()
     assert names(batch) == []
     assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).all()
     assert (batch.loss_mask == (batch.document_ids != PADDING)).all()
@@ -208,7 +212,7 @@ def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
 
 
 @pytest.mark.parametrize("weights", [{}, {"pairs": 0.0}, {"pairs": 2.0, "text": -1.0}])
-def test_weights_that_are_no_mixture_are_refused(
+def test_invalid_mixture_weights_are_refused(
     reader: ShardReader, weights: dict[str, float]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -221,15 +225,15 @@ def test_weights_that_are_no_mixture_are_refused(
 def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
     writer = ShardWriter(V)
     writer.add([V.bos, *([V.text.start] * 30), V.eos], [True] * 32, "long")
-    pieces = [writer.write(tmp_path, "shard-00000")]
-    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
+    shards = [writer.write(tmp_path, "shard-00000")]
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=shards).save(tmp_path)
     config = DataConfig(seq_len=8, global_batch_size=1, pack_window=2)
-    stream = begun(ShardReader(tmp_path), config, {"long": 1.0})
+    loader = start(ShardReader(tmp_path), config, {"long": 1.0})
     with pytest.raises(ConfigError) as caught:
-        stream.next()
+        loader.next()
     assert str(caught.value) == (
-        "a sequence of source 'long' is longer than 2 rows of 8 ids; expected a larger row_length or "
-        "window."
+        "a sequence of source 'long' is longer than 2 rows of 8 tokens; expected a larger data.seq_len or "
+        "data.pack_window."
     )
 
 
@@ -237,44 +241,46 @@ def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, DataConfig(seq_len=3))
     assert str(caught.value) == (
-        f"row_length=3 holds none of the images in {reader.folder}, which take 4 ids each; expected "
+        f"data.seq_len=3 holds none of the images in {reader.folder}, which take 4 tokens each; expected "
         "at least that. Raise data.seq_len."
     )
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.integers(0, 8), st.sampled_from(["sequences", "ids"]))
-def test_what_is_put_off_is_neither_lost_nor_doubled(
-    reader: ShardReader, seed: int, patience: int, share_of: Any
+@given(st.integers(0, 1000), st.integers(0, 8), st.sampled_from(["sequences", "tokens"]))
+def test_deferred_sequences_are_neither_lost_nor_repeated(
+    reader: ShardReader, seed: int, max_deferred: int, unit: Any
 ) -> None:
     config = DataConfig(
         seq_len=9,
         global_batch_size=3,
         pack_window=2,
-        max_deferred=patience,
-        mixture_unit=share_of,
+        max_deferred=max_deferred,
+        mixture_unit=unit,
         seed=seed,
     )
-    stream = begun(reader, config, ALL)
+    loader = start(reader, config, ALL)
     seen: Counter[int] = Counter()
     for _ in range(60):
-        seen.update(names(stream.next()))
-    end = stream.end_state()
+        seen.update(names(loader.next()))
+    end = loader.end_state()
     for name, first in (("pairs", 0), ("text", 100)):
         epochs = end.sequences_drawn[name] // SIZES[name]
         waiting = [n for n, _ in end.deferred if (n >= SIZES["pairs"]) == (name == "text")]
         counts = [seen[first + n] for n in range(SIZES[name])]
         assert sum(counts) == end.sequences_drawn[name] - len(waiting)
         assert all(epochs - len(waiting) <= count <= epochs + 1 for count in counts)
-    assert len(end.deferred) <= patience
+    assert len(end.deferred) <= max_deferred
 
 
-def test_patience_fills_rows(reader: ShardReader) -> None:
+def test_deferring_fills_rows(reader: ShardReader) -> None:
     fills = []
-    for patience in (0, 8):
-        config = DataConfig(seq_len=30, global_batch_size=4, pack_window=4, max_deferred=patience)
-        stream = begun(reader, config, ALL)
-        fills.append(np.mean([stream.next().non_padding_fraction for _ in range(40)]))
+    for max_deferred in (0, 8):
+        config = DataConfig(
+            seq_len=30, global_batch_size=4, pack_window=4, max_deferred=max_deferred
+        )
+        loader = start(reader, config, ALL)
+        fills.append(np.mean([loader.next().non_padding_fraction for _ in range(40)]))
     assert fills[1] > 0.985 > fills[0]
 
 
@@ -283,16 +289,16 @@ def test_any_number_of_ranks_reads_the_same_rows_between_them(
     reader: ShardReader, size: int
 ) -> None:
     config = DataConfig(seq_len=16, global_batch_size=5, pack_window=3, cond_dropout_prob=0.2)
-    whole = begun(reader, config, ALL)
+    whole = start(reader, config, ALL)
     ranks = [PackedLoader(reader, config, rank=rank, world_size=size) for rank in range(size)]
     for step in range(8):
         weights = ALL if step < 5 else {"answers": 2.0, "text": 1.0}
         whole.set_mixture(weights)
         batch = whole.next()
-        for rank, stream in enumerate(ranks):
-            stream.set_mixture(weights)
-            assert same(stream.next(), batch.rows(slice(rank, None, size)))
-            assert stream.state == whole.state
+        for rank, loader in enumerate(ranks):
+            loader.set_mixture(weights)
+            assert same(loader.next(), batch.rows(slice(rank, None, size)))
+            assert loader.state == whole.state
 
 
 @settings(max_examples=25, deadline=None)
@@ -300,61 +306,61 @@ def test_any_number_of_ranks_reads_the_same_rows_between_them(
     st.integers(0, 12),
     st.tuples(st.integers(1, 4), st.integers(1, 4)),
     st.integers(0, 3),
-    st.sampled_from(["sequences", "ids"]),
+    st.sampled_from(["sequences", "tokens"]),
 )
-def test_a_run_stopped_anywhere_goes_on_with_any_number_of_ranks(
-    reader: ShardReader, step: int, sizes: tuple[int, int], patience: int, share_of: Any
+def test_a_run_stopped_anywhere_resumes_on_any_number_of_ranks(
+    reader: ShardReader, step: int, sizes: tuple[int, int], max_deferred: int, unit: Any
 ) -> None:
     config = DataConfig(
         seq_len=12,
         global_batch_size=4,
         pack_window=2,
-        max_deferred=patience,
-        mixture_unit=share_of,
+        max_deferred=max_deferred,
+        mixture_unit=unit,
         seed=step,
     )
     before, after = sizes
     stopped = [PackedLoader(reader, config, rank=rank, world_size=before) for rank in range(before)]
-    for stream in stopped:
-        stream.set_mixture(ALL)
+    for loader in stopped:
+        loader.set_mixture(ALL)
         for _ in range(step):
-            stream.next()
-    whole = begun(reader, config, ALL)
+            loader.next()
+    whole = start(reader, config, ALL)
     for _ in range(step):
         whole.next()
     saved = LoaderState(**json.loads(json.dumps(asdict(stopped[-1].state))))
     resumed = [PackedLoader(reader, config, rank=rank, world_size=after) for rank in range(after)]
-    for stream in resumed:
-        stream.restore(saved)
-        stream.set_mixture(ALL)
+    for loader in resumed:
+        loader.restore(saved)
+        loader.set_mixture(ALL)
     for _ in range(6):
         batch = whole.next()
-        for rank, stream in enumerate(resumed):
-            assert same(stream.next(), batch.rows(slice(rank, None, after)))
+        for rank, loader in enumerate(resumed):
+            assert same(loader.next(), batch.rows(slice(rank, None, after)))
 
 
 def test_the_state_is_a_few_hundred_bytes(reader: ShardReader) -> None:
-    stream = begun(reader, DataConfig(seq_len=9, global_batch_size=4, pack_window=4), ALL)
+    loader = start(reader, DataConfig(seq_len=9, global_batch_size=4, pack_window=4), ALL)
     for _ in range(50):
-        stream.next()
-    assert len(json.dumps(asdict(stream.state))) < 400
+        loader.next()
+    assert len(json.dumps(asdict(loader.state))) < 400
 
 
-def test_shares_of_ids_hold_for_sources_of_any_length(tmp_path: Path) -> None:
+def test_weights_in_tokens_hold_for_sources_of_any_length(tmp_path: Path) -> None:
     writer = ShardWriter(V)
     for source, length in (("long", 90), ("short", 7)):
         for number in range(50):
             ids = [V.bos, *([V.text.start + (source == "long")] * (length + number % 5)), V.eos]
             writer.add(ids, [True] * len(ids), source)
-    pieces = [writer.write(tmp_path, "shard-00000")]
-    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=pieces).save(tmp_path)
-    config = DataConfig(seq_len=128, global_batch_size=16, mixture_unit="ids")
-    stream = begun(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})
+    shards = [writer.write(tmp_path, "shard-00000")]
+    Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=shards).save(tmp_path)
+    config = DataConfig(seq_len=128, global_batch_size=16, mixture_unit="tokens")
+    loader = start(ShardReader(tmp_path), config, {"long": 0.3, "short": 0.7})
     counts = np.zeros(2)
     for _ in range(2000 // 16):
-        ids = stream.next().input_ids
+        ids = loader.next().input_ids
         counts += [(ids == V.text.start + 1).sum(), (ids == V.text.start).sum()]
-    # Each sequence has one more id, its <s>, that names no source: 1 in 94 and 1 in 10.
+    # Each sequence has one more token, <s>: 1 in 94 and 1 in 10.
     shares = counts * [94 / 93, 10 / 9]
     assert abs(shares[0] / shares.sum() - 0.3) < 0.01
 
@@ -363,17 +369,16 @@ def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, SMALL, rank=0, world_size=3)
     assert str(caught.value) == (
-        "num_rows=2 for 3 ranks; expected at least one row for each. Raise data.global_batch_size."
+        "data.global_batch_size=2 for 3 data-parallel ranks; expected at least one row for each. Raise "
+        "data.global_batch_size."
     )
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 9])
-def test_batches_that_are_passed_over_are_those_that_would_have_come(
-    reader: ShardReader, batches: int
-) -> None:
-    whole, skipping = begun(reader, SMALL, ALL), begun(reader, SMALL, ALL)
-    for stream in (whole, skipping):
-        stream.next()
+def test_skipping_batches_equals_reading_them(reader: ShardReader, batches: int) -> None:
+    whole, skipping = start(reader, SMALL, ALL), start(reader, SMALL, ALL)
+    for loader in (whole, skipping):
+        loader.next()
     for _ in range(batches):
         whole.next()
     skipping.skip(batches)

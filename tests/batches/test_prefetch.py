@@ -1,4 +1,4 @@
-"""Batches made by other processes: the same ones, in the same order, from any state."""
+"""Prefetching: the same batches in the same order, from any state, for any number of workers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 
 
 @pytest.fixture(scope="module", params=[0, 1, 4])
-def ahead(request: pytest.FixtureRequest, reader: ShardReader) -> Iterator[PrefetchLoader]:
-    stream = PrefetchLoader(reader, CONFIG, rank=1, world_size=2, num_workers=request.param)
-    yield stream
-    stream.close()
+def prefetching(request: pytest.FixtureRequest, reader: ShardReader) -> Iterator[PrefetchLoader]:
+    loader = PrefetchLoader(reader, CONFIG, rank=1, world_size=2, num_workers=request.param)
+    yield loader
+    loader.close()
 
 
 def same(one: Batch, other: Batch) -> bool:
     return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in asdict(other))
 
 
-def test_workers_make_the_batches_of_a_stream_without(
-    ahead: PrefetchLoader, reader: ShardReader
+def test_workers_prepare_the_batches_of_a_loader_without_workers(
+    prefetching: PrefetchLoader, reader: ShardReader
 ) -> None:
     plain = PackedLoader(reader, CONFIG, rank=1, world_size=2)
     states, batches = [], []
@@ -49,47 +49,49 @@ def test_workers_make_the_batches_of_a_stream_without(
         plain.set_mixture(ONE if step < 5 else TWO)
         batches.append(plain.next())
     for begin in (0, 3, 5, 6, 11, 2):
-        ahead.restore(states[begin])
+        prefetching.restore(states[begin])
         for step in range(begin, 14):
-            assert ahead.state == states[step]
-            ahead.set_mixture(ONE if step < 5 else TWO)
-            assert same(ahead.next(), batches[step])
+            assert prefetching.state == states[step]
+            prefetching.set_mixture(ONE if step < 5 else TWO)
+            assert same(prefetching.next(), batches[step])
 
 
-def test_what_was_made_ahead_of_batches_that_are_passed_over_is_thrown_away(
-    ahead: PrefetchLoader, reader: ShardReader
+def test_prepared_batches_that_are_skipped_are_discarded(
+    prefetching: PrefetchLoader, reader: ShardReader
 ) -> None:
     plain = PackedLoader(reader, CONFIG, rank=1, world_size=2)
-    ahead.restore(LoaderState())
-    for stream in (plain, ahead):
-        stream.set_mixture(ONE)
-        stream.next()
-        stream.skip(4)
-    assert all(same(ahead.next(), plain.next()) for _ in range(5))
+    prefetching.restore(LoaderState())
+    for loader in (plain, prefetching):
+        loader.set_mixture(ONE)
+        loader.next()
+        loader.skip(4)
+    assert all(same(prefetching.next(), plain.next()) for _ in range(5))
 
 
-def test_a_broken_sequence_is_told_by_whoever_reads_it(tmp_path: Path) -> None:
+def test_a_corrupt_sequence_is_reported_from_a_worker(tmp_path: Path) -> None:
     reader = written(tmp_path)
-    path = tmp_path / "shard-00000.ids"
+    path = tmp_path / "shard-00000.tokens"
     path.write_bytes(bytes(len(path.read_bytes())))
-    stream = PrefetchLoader(reader, CONFIG, num_workers=1)
-    stream.set_mixture(ONE)
-    with pytest.raises(ShardError, match="is not what was written; expected its bytes unchanged"):
-        stream.next()
-    stream.close()
+    loader = PrefetchLoader(reader, CONFIG, num_workers=1)
+    loader.set_mixture(ONE)
+    with pytest.raises(
+        ShardError, match="has changed since it was written; expected the original bytes"
+    ):
+        loader.next()
+    loader.close()
 
 
-def test_a_worker_that_is_killed_is_told(reader: ShardReader) -> None:
-    stream = PrefetchLoader(reader, CONFIG, num_workers=1)
-    stream.set_mixture(ONE)
-    stream.next()
-    assert stream._pool is not None
-    os.kill(stream._pool.submit(os.getpid).result(), signal.SIGKILL)
+def test_a_killed_worker_is_reported(reader: ShardReader) -> None:
+    loader = PrefetchLoader(reader, CONFIG, num_workers=1)
+    loader.set_mixture(ONE)
+    loader.next()
+    assert loader._pool is not None
+    os.kill(loader._pool.submit(os.getpid).result(), signal.SIGKILL)
     with pytest.raises(ShardError) as caught:
         for _ in range(8):
-            stream.next()
+            loader.next()
     assert str(caught.value) == (
-        f"{reader.folder}: a process that reads batches was killed, perhaps for want of memory; "
-        "expected it to live. Start again with fewer loader workers."
+        f"{reader.folder}: a data-loader worker was killed, perhaps by lack of memory; expected it "
+        "to run until the end. Start again with a smaller data.num_workers."
     )
-    stream.close()
+    loader.close()

@@ -1,4 +1,4 @@
-"""Pairs turned round, conditions dropped: by hand."""
+"""Pair order and condition dropout, by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ids(values: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pair", [TEXT_FIRST, IMAGE_FIRST])
-def test_a_pair_stands_in_the_order_asked_for(pair: list[int]) -> None:
+def test_a_pair_is_put_in_the_given_order(pair: list[int]) -> None:
     parts = split_pair(ids(pair), V)
     assert parts is not None
     assert set_pair_order(ids(pair), parts, image_first=True).tolist() == IMAGE_FIRST
@@ -36,31 +36,31 @@ def test_a_pair_stands_in_the_order_asked_for(pair: list[int]) -> None:
 
 
 @pytest.mark.parametrize("values", NO_PAIRS.values(), ids=NO_PAIRS)
-def test_what_is_no_pair_has_no_parts_to_turn_round(values: list[int]) -> None:
+def test_other_sequences_are_no_pairs(values: list[int]) -> None:
     assert split_pair(ids(values), V) is None
 
 
 def test_a_pair_s_text_is_dropped() -> None:
-    counted = np.ones(len(TEXT_FIRST), dtype=bool)
-    bare = drop_condition(ids(TEXT_FIRST), counted, V)
-    assert bare is not None and bare.tolist() == [BOS, BEGIN, 4, 5, END, EOS]
+    loss_mask = np.ones(len(TEXT_FIRST), dtype=bool)
+    ids_left = drop_condition(ids(TEXT_FIRST), loss_mask, V)
+    assert ids_left is not None and ids_left.tolist() == [BOS, BEGIN, 4, 5, END, EOS]
 
 
 def test_a_prompt_answered_by_an_image_is_dropped() -> None:
-    counted = np.array([False] * 3 + [True] * 4)
-    bare = drop_condition(ids(ASKED), counted, V)
-    assert bare is not None and bare.tolist() == [BOS, BEGIN, 4, END, EOS]
+    loss_mask = np.array([False] * 3 + [True] * 4)
+    ids_left = drop_condition(ids(ASKED), loss_mask, V)
+    assert ids_left is not None and ids_left.tolist() == [BOS, BEGIN, 4, END, EOS]
 
 
 @pytest.mark.parametrize(
     "values",
     [IMAGE_FIRST, [BOS, 20, EOS], NO_PAIRS["text on both sides"], NO_PAIRS["two images"]],
 )
-def test_where_there_is_no_condition_nothing_is_dropped(values: list[int]) -> None:
+def test_without_a_condition_nothing_is_dropped(values: list[int]) -> None:
     assert drop_condition(ids(values), np.ones(len(values), dtype=bool), V) is None
 
 
 def test_a_question_about_an_image_keeps_it() -> None:
     values = [BOS, 20, BEGIN, 4, END, TURN, 21, EOS]
-    counted = np.array([False] * 6 + [True] * 2)
-    assert drop_condition(ids(values), counted, V) is None
+    loss_mask = np.array([False] * 6 + [True] * 2)
+    assert drop_condition(ids(values), loss_mask, V) is None

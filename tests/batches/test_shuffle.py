@@ -1,4 +1,4 @@
-"""An order that is computed: one-to-one, another for another seed, and no pattern in it."""
+"""The computed permutation: a bijection, different for each seed, without a pattern."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from calumma.batches.shuffle import FeistelPermutation
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 1 << 40))
-def test_every_thing_comes_once(size: int, seed: int) -> None:
+def test_every_index_occurs_once(size: int, seed: int) -> None:
     order = FeistelPermutation(size, [seed, 7])
     assert len(order) == size
     assert sorted(order) == list(range(size))
@@ -27,21 +27,21 @@ def test_the_same_seed_gives_the_same_order_and_another_gives_another() -> None:
     assert list(one) == list(again) != list(other)
 
 
-def test_things_go_anywhere_and_their_neighbours_elsewhere() -> None:
+def test_indices_and_their_neighbors_are_spread() -> None:
     size = 2000
     order = np.array(
-        [FeistelPermutation(size, [seed])[place] for seed in range(5) for place in range(size)]
+        [FeistelPermutation(size, [seed])[index] for seed in range(5) for index in range(size)]
     )
     order = order.reshape(5, size)
     for row in order:
         assert abs(np.corrcoef(row, np.arange(size))[0, 1]) < 0.08
         assert abs(np.corrcoef(row[1:], row[:-1])[0, 1]) < 0.08
-    # A random order keeps one neighbour on average, whatever its length.
+    # A random order keeps one neighbor on average, whatever its length.
     assert np.mean(np.abs(np.diff(order)) == 1) * size < 6
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 12])
-def test_in_short_orders_each_thing_is_first_equally_often(size: int) -> None:
+def test_in_short_permutations_each_index_is_first_equally_often(size: int) -> None:
     firsts = np.bincount(
         [FeistelPermutation(size, [seed])[0] for seed in range(4000)], minlength=size
     )
@@ -50,14 +50,14 @@ def test_in_short_orders_each_thing_is_first_equally_often(size: int) -> None:
     assert chi_square < size - 1 + 5 * (2 * (size - 1)) ** 0.5
 
 
-def test_billions_take_no_longer_and_no_memory() -> None:
+def test_a_size_of_a_trillion_is_fast() -> None:
     order = FeistelPermutation(10**12, [3])
-    found = {order[place] for place in range(500)}
+    found = {order[index] for index in range(500)}
     assert len(found) == 500
     assert min(found) < 10**11 < 9 * 10**11 < max(found)
 
 
-@pytest.mark.parametrize("place", [-1, 4])
-def test_a_place_outside_is_an_index_error(place: int) -> None:
+@pytest.mark.parametrize("index", [-1, 4])
+def test_an_index_out_of_range_is_an_error(index: int) -> None:
     with pytest.raises(IndexError):
-        FeistelPermutation(4, [0])[place]
+        FeistelPermutation(4, [0])[index]

@@ -93,7 +93,7 @@ def test_transformers_refuses_our_own_model_type(
 REFUSED = {
     "the paper's": (
         {},
-        ' has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use --to '
+        ' has qk_norm = "layer"; expected "rms" for Qwen3. Use --to '
         'calumma, or train with qk_norm = "rms".',
     ),
     "no norm": (

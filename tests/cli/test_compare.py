@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calumma.cli.main import main
-from calumma.compare.judgement_store import Judgement, JudgementStore
+from calumma.compare.judgment_store import Judgment, JudgmentStore
 from calumma.compare.study import open_study
 
 
@@ -41,10 +41,10 @@ def study(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def _judge(folder: Path, votes: str) -> None:
-    store = JudgementStore(folder)
+    store = JudgmentStore(folder)
     for item in open_study(folder).items():
         for name in "xyz":
-            store.record(Judgement(item.key, name, {"preference": votes}))
+            store.record(Judgment(item.key, name, {"preference": votes}))
     store.close()
 
 
@@ -57,14 +57,14 @@ def test_a_study_is_made_judged_and_reported(
     _judge(study, "first")
     assert main(["compare", "report", str(study)]) == 0
     told = capsys.readouterr().out
-    assert "6 judgements of 3 annotators" in told
+    assert "6 judgments of 3 annotators" in told
     report = json.loads((study / "report.json").read_text())
     figures = {figure["name"]: figure for figure in report["figures"]}
     assert figures["win_rate[a+ against b]"]["value"] == 1.0
     assert (study / "report.html").read_text().startswith("<!doctype html>")
     tables = json.loads((study / "tables.json").read_text())
     assert tables["preference[a+ against b]"]["counts"]["Advice"] == {"first": 2}
-    header, line, *_ = (study / "judgements.csv").read_text().splitlines()
+    header, line, *_ = (study / "judgments.csv").read_text().splitlines()
     assert header == "kind,prompt,systems,annotator,question,answer,swapped,seconds"
     assert line.endswith(",preference,first,0,0.0")
     pairs = tmp_path / "pairs.jsonl"

@@ -131,7 +131,7 @@ def test_model_in_place_of_tokenizers_is_refused(
         ),
         (
             "own out --to qwen3",
-            'own has qk_norm = "layer"; expected "rms" for Qwen3, which has no LayerNorm. Use --to '
+            'own has qk_norm = "layer"; expected "rms" for Qwen3. Use --to '
             'calumma, or train with qk_norm = "rms".',
         ),
     ],

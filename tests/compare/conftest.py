@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents
-from calumma.compare.judgement_store import Judgement
+from calumma.compare.judgment_store import Judgment
 from calumma.compare.study import Study, new_study, open_study
 from calumma.documents.document import Document, Image, Text
 from calumma.generate.model import Model
@@ -39,11 +39,11 @@ def study(tmp_path: Path) -> Study:
     return open_study(made.folder)
 
 
-def preferences(study: Study, votes: dict[str, list[str]]) -> list[Judgement]:
+def preferences(study: Study, votes: dict[str, list[str]]) -> list[Judgment]:
     """Votes on pairs, by prompt."""
     items = {item.prompt: item for item in study.items() if item.question_set == "pairwise"}
     return [
-        Judgement(items[prompt].key, f"annotator {number}", {"preference": vote}, seconds=number)
+        Judgment(items[prompt].key, f"annotator {number}", {"preference": vote}, seconds=number)
         for prompt, told in votes.items()
         for number, vote in enumerate(told, start=1)
     ]

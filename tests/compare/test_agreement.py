@@ -38,7 +38,7 @@ def test_without_comparisons_there_is_no_rate() -> None:
         win_rate(0, 0, 0)
     assert str(caught.value) == (
         "0 wins, 0 ties and 0 losses; expected counts of at least 0 with one comparison among them. "
-        "Collect judgements first."
+        "Collect judgments first."
     )
 
 

@@ -11,24 +11,24 @@ from fastapi.testclient import TestClient
 from calumma.compare.annotation_app import (
     MAX_REQUEST_BYTES,
     AnnotationService,
-    JudgementRequest,
+    JudgmentRequest,
     make_annotation_app,
 )
-from calumma.compare.judgement_store import JudgementStore
+from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
 from calumma.errors import EvaluationError
 
 
 @pytest.fixture
-def store(study: Study) -> Iterator[JudgementStore]:
-    made = JudgementStore(study.folder)
+def store(study: Study) -> Iterator[JudgmentStore]:
+    made = JudgmentStore(study.folder)
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(study: Study, store: JudgementStore) -> TestClient:
+def client(study: Study, store: JudgmentStore) -> TestClient:
     return TestClient(make_annotation_app(study, store))
 
 
@@ -42,11 +42,11 @@ def _next(client: TestClient, annotator: str) -> dict[str, Any]:
 def _say(client: TestClient, annotator: str, item: dict[str, Any], place: int = 0) -> Any:
     answers = {question["name"]: question["options"][place][0] for question in item["questions"]}
     told = {"annotator": annotator, "item": item["key"], "answers": answers, "seconds": 1.5}
-    return client.post("/api/judgement", json=told)
+    return client.post("/api/judgment", json=told)
 
 
 def test_an_annotator_goes_through_all_items_and_is_told_the_end(
-    client: TestClient, study: Study, store: JudgementStore
+    client: TestClient, study: Study, store: JudgmentStore
 ) -> None:
     seen = set()
     while (told := _next(client, "ann"))["item"] is not None:
@@ -54,7 +54,7 @@ def test_an_annotator_goes_through_all_items_and_is_told_the_end(
         assert _say(client, "ann", told["item"]).json() == {"done": len(seen)}
     assert seen == {item.key for item in study.items()}
     assert told["done"] == told["of"] == 9
-    assert {judgement.seconds for judgement in store.judgements()} == {1.5}
+    assert {judgment.seconds for judgment in store.judgments()} == {1.5}
 
 
 def test_nothing_shown_names_a_system(client: TestClient) -> None:
@@ -67,7 +67,7 @@ def test_nothing_shown_names_a_system(client: TestClient) -> None:
         _say(client, "ann", told["item"])
 
 
-def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: JudgementStore) -> None:
+def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: JudgmentStore) -> None:
     desk = AnnotationService(study, store)
     pairs = [item for item in study.items() if item.question_set == "pairwise"]
     swapped = {desk.is_swapped(f"a{n}", item) for n in range(8) for item in pairs}
@@ -78,9 +78,9 @@ def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: JudgementS
             shown = desk.render_item(name, item)["answers"]
             place = ["first", "second"][[part[0]["text"][:4] for part in shown].index("ours")]
             desk.record(
-                JudgementRequest(annotator=name, item=item.key, answers={"preference": place})
+                JudgmentRequest(annotator=name, item=item.key, answers={"preference": place})
             )
-    assert {told.answers["preference"] for told in store.judgements()} == {"first"}
+    assert {told.answers["preference"] for told in store.judgments()} == {"first"}
 
 
 def test_pictures_travel_inside(client: TestClient) -> None:
@@ -89,27 +89,27 @@ def test_pictures_travel_inside(client: TestClient) -> None:
 
 
 def test_what_is_not_asked_is_refused(
-    study: Study, store: JudgementStore, client: TestClient
+    study: Study, store: JudgmentStore, client: TestClient
 ) -> None:
     desk = AnnotationService(study, store)
     with pytest.raises(EvaluationError) as caught:
-        desk.record(JudgementRequest(annotator="ann", item="x", answers={}))
+        desk.record(JudgmentRequest(annotator="ann", item="x", answers={}))
     assert str(caught.value) == (
         "the item 'x' is none of this study's 9; expected one that the page was given. Load the page "
         "again."
     )
     pair = next(item for item in study.items() if item.question_set == "pairwise")
     answer = client.post(
-        "/api/judgement", json={"annotator": "a", "item": pair.key, "answers": {"preference": "?"}}
+        "/api/judgment", json={"annotator": "a", "item": pair.key, "answers": {"preference": "?"}}
     )
     assert answer.status_code == 422
     assert answer.json()["error"] == (
         "preference is answered '?'; expected one of first, same, second. Answer every question."
     )
-    assert store.judgements() == []
+    assert store.judgments() == []
 
 
-def test_a_key_is_asked_for_where_there_is_one(study: Study, store: JudgementStore) -> None:
+def test_a_key_is_asked_for_where_there_is_one(study: Study, store: JudgmentStore) -> None:
     client = TestClient(make_annotation_app(study, store, key="word"))
     assert client.get("/").status_code == 200
     for headers in ({}, {"X-Key": "wrong"}):
@@ -123,12 +123,12 @@ def test_a_key_is_asked_for_where_there_is_one(study: Study, store: JudgementSto
 
 
 def test_a_large_request_is_not_read(client: TestClient) -> None:
-    answer = client.post("/api/judgement", content=b"x" * (MAX_REQUEST_BYTES + 1))
+    answer = client.post("/api/judgment", content=b"x" * (MAX_REQUEST_BYTES + 1))
     assert answer.status_code == 413
     assert answer.json()["error"] == (
         f"a request of {MAX_REQUEST_BYTES + 1} bytes; expected 1 to {MAX_REQUEST_BYTES}, told beforehand."
     )
-    assert client.post("/api/judgement", content=b"{").status_code == 422
+    assert client.post("/api/judgment", content=b"{").status_code == 422
 
 
 def test_the_page_runs_nothing_but_its_own(client: TestClient) -> None:

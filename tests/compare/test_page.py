@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from calumma.compare.annotation_app import make_annotation_app
-from calumma.compare.judgement_store import JudgementStore
+from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.study import Study
 from calumma.compare.study_report import study_metrics
 from tests.browser import browser, served
@@ -51,7 +51,7 @@ def _prefer(page: Page, system: str) -> None:
 def test_two_annotators_judge_all_and_the_report_says_what_they_said(
     study: Study, chromium: Browser
 ) -> None:
-    store = JudgementStore(study.folder)
+    store = JudgmentStore(study.folder)
     with served(make_annotation_app(study, store)) as address:
         for name in ("ann", "bob"):
             page = chromium.new_page()
@@ -61,7 +61,7 @@ def test_two_annotators_judge_all_and_the_report_says_what_they_said(
             expect(page.locator("#end")).to_be_visible()
             assert complaints == []
             page.close()
-    told = store.judgements()
+    told = store.judgments()
     store.close()
     assert len(told) == 2 * len(list(study.items()))
     two = Study(
@@ -75,7 +75,7 @@ def test_two_annotators_judge_all_and_the_report_says_what_they_said(
 def test_keys_alone_are_enough_and_markup_is_shown_as_text(study: Study, chromium: Browser) -> None:
     part = study.prompts["p1"].content[0]
     object.__setattr__(part, "text", "<img src=x onerror=alert(1)> tell")
-    store = JudgementStore(study.folder)
+    store = JudgmentStore(study.folder)
     with served(make_annotation_app(study, store)) as address:
         page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         complaints = _begin(page, address, "keys")

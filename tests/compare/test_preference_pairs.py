@@ -36,6 +36,6 @@ def test_without_a_decided_pair_nothing_is_written(study: Study, tmp_path: Path)
         write_preference_pairs(tmp_path / "pairs.jsonl", study, [])
     assert str(caught.value) == (
         f"{study.folder} holds no pair that a majority decided; expected one or more. Collect "
-        "pairwise judgements first: `calumma compare serve`."
+        "pairwise judgments first: `calumma compare serve`."
     )
     assert not (tmp_path / "pairs.jsonl").exists()

@@ -49,7 +49,7 @@ def test_what_cannot_be_a_study_is_refused(study: Study, tmp_path: Path) -> None
     with pytest.raises(EvaluationError) as caught:
         new_study(study, {})
     assert str(caught.value) == (
-        f"{study.folder} holds a study; expected an empty folder, so that its judgements stay true. "
+        f"{study.folder} holds a study; expected an empty folder, so that its judgments stay true. "
         "Choose another folder, or go on with this one: `calumma compare serve`."
     )
     lacking = replace(alone, systems=("ours", "other"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from calumma.compare.judgement_store import Judgement
+from calumma.compare.judgment_store import Judgment
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
 from calumma.compare.study_report import median_seconds, study_metrics, vote_tables
@@ -33,20 +33,20 @@ def test_win_rates_count_ties_as_half_in_all_groups(study: Study) -> None:
 
 
 def test_items_that_wait_for_annotators_are_told_and_not_counted(study: Study) -> None:
-    judgements = preferences(study, {"p1": ["first", "first"], "p3": ["first"] * 3})
-    table = vote_tables(study, judgements)["preference[ours against other]"]
+    judgments = preferences(study, {"p1": ["first", "first"], "p3": ["first"] * 3})
+    table = vote_tables(study, judgments)["preference[ours against other]"]
     assert table["waiting"] == 2
     assert table["counts"]["all"] == {"first": 1}
     assert table["annotators_agree"] == {"all": 1, "majority": 0, "none": 0}
-    assert median_seconds(judgements) == 2.0 and median_seconds([]) == 0.0
+    assert median_seconds(judgments) == 2.0 and median_seconds([]) == 0.0
 
 
 def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:
     words = {question.name: question.choices for question in QUESTIONS["absolute"]}
     items = [item for item in study.items() if item.systems == ("ours",)]
     votes = [("fulfils", "fulfils", "not"), ("not", "partially", "fulfils"), ("not",) * 3]
-    judgements = [
-        Judgement(
+    judgments = [
+        Judgment(
             item.key,
             f"annotator {number}",
             {name: told[0] for name, told in words.items()} | {"task_fulfilment": vote},
@@ -54,7 +54,7 @@ def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:
         for item, told in zip(items, votes, strict=True)
         for number, vote in enumerate(told)
     ]
-    told = {figure.name: figure for figure in study_metrics(study, judgements)}
+    told = {figure.name: figure for figure in study_metrics(study, judgments)}
     values = {
         word: told[f"task_fulfilment[ours]={word}"].value
         for word in ("fulfils", "partially", "not", "no majority")
@@ -73,10 +73,10 @@ def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:
 
 def test_safety_is_asked_of_each_system(study: Study) -> None:
     asked = replace(study, kinds=("safety",))
-    judgements = [
-        Judgement(item.key, name, {"safety": "safe", "refusal": "no"})
+    judgments = [
+        Judgment(item.key, name, {"safety": "safe", "refusal": "no"})
         for item in asked.items()
         for name in "abc"
     ]
-    told = {figure.name: figure.value for figure in study_metrics(asked, judgements)}
+    told = {figure.name: figure.value for figure in study_metrics(asked, judgments)}
     assert told["safety[ours]=safe"] == 1.0 and told["safety[other]=unsafe"] == 0.0

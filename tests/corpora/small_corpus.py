@@ -1,4 +1,4 @@
-"""A corpus whose package lies in the cache already."""
+"""A corpus whose package is in the cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = Corpus(
     num_images=3,
     reader=_read,
 )
-"""Three pictures, the last of which is too large."""
+"""Three images, the last of which is too large."""
 
 
 def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:

@@ -14,13 +14,12 @@ from tests.corpora.packages import picture
 
 @pytest.fixture(autouse=True)
 def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers of documents that are made here, in the place of those of packages."""
+    """Replace the readers of packages by readers of made-up documents."""
     figure = image_from_file(picture(tmp_path / "a.png", (256, 128)))
     pages = {"good": "a plot", "bad": "faces of the olivetti set", "mnist": "x"}
     sources = {
         "docs": [Document(id=name, content=(Text(t), figure)) for name, t in pages.items()],
         "wordnet": _texts("noun", "noun", 400),
-        "austen": [*_texts("emma", "Emma", 1), *_texts("pride", build_embedded.NOVELS[0], 20)],
     }
     monkeypatch.setattr(build_embedded, "_read", lambda name: iter(sources[name]))
 
@@ -32,14 +31,11 @@ def _texts(name: str, text: str, count: int) -> list[Document]:
     ]
 
 
-def test_the_last_twentieth_of_each_text_is_held_out() -> None:
-    documents = list(build_embedded._texts())
-    pride = [d.attributes["split"] for d in documents if d.id.startswith("pride")]
-    assert pride == ["train"] * 19 + ["held-out"]
-    nouns = [d.attributes["split"] for d in documents if d.id.startswith("noun")]
-    assert 20 < len(nouns) < 100
-    assert nouns == sorted(nouns, reverse=True)
-    assert not [d for d in documents if d.id.startswith("emma")]
+def test_the_last_twentieth_of_the_sampled_glosses_is_held_out() -> None:
+    splits = [document.attributes["split"] for document in build_embedded._glosses()]
+    assert 20 < len(splits) < 100
+    assert splits.count("held-out") == round(len(splits) * build_embedded.TEXT_HELD_OUT_FRACTION)
+    assert splits == sorted(splits, reverse=True)
 
 
 def test_pages_that_show_data_with_other_terms_are_left_out(

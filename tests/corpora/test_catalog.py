@@ -20,7 +20,7 @@ def test_names_are_unique_and_fit_for_folders() -> None:
     assert all(re.fullmatch(r"[a-z0-9.-]+", name) for name in names)
 
 
-def test_every_corpus_has_packages_a_licence_and_counts() -> None:
+def test_every_corpus_has_packages_a_license_and_counts() -> None:
     for corpus in CORPORA:
         assert corpus.packages and corpus.license and corpus.num_documents > 0, corpus.name
         words_alone = corpus.kind == "text" or corpus.name in WORDS_ALONE
@@ -34,7 +34,7 @@ def test_what_may_be_passed_on_is_permissive() -> None:
 
 
 def test_what_is_embedded_may_be_passed_on() -> None:
-    for name in (*EMOJI, *CLIP_ART, *DOCUMENTATION, "wordnet", "austen"):
+    for name in (*EMOJI, *CLIP_ART, *DOCUMENTATION, "wordnet"):
         assert find_corpus(name).redistributable
 
 

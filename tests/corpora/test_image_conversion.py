@@ -41,9 +41,9 @@ def test_a_vector_fits_the_square_and_keeps_its_shape(width: int, height: int) -
 
 
 def test_a_vector_that_is_none_is_refused() -> None:
-    with pytest.raises(ImageError, match="a vector picture cannot be drawn") as caught:
+    with pytest.raises(ImageError, match="an SVG image cannot be rasterized") as caught:
         rasterize_svg("<p>no drawing")
-    assert str(caught.value).endswith("expected SVG. Leave it out.")
+    assert str(caught.value).endswith("expected valid SVG. Exclude it.")
 
 
 def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CorpusError) as caught:
         rasterize_svg(SVG.format(1, 1))
     assert str(caught.value) == (
-        "this corpus holds vector pictures, and resvg_py is not installed; expected it to draw "
+        "this corpus contains SVG images, and resvg_py is not installed; expected it to rasterize "
         "them. Install it: pip install 'calumma[corpora]'."
     )
 
@@ -71,7 +71,7 @@ def test_a_file_without_a_picture_is_refused(tmp_path: Path) -> None:
     path.write_text("no picture")
     with pytest.raises(ImageError) as caught:
         image_from_file(path)
-    assert str(caught.value) == f"{path}: no picture can be read there; leave it out."
+    assert str(caught.value) == f"{path}: not an image; expected one. Exclude it."
 
 
 def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
@@ -79,7 +79,9 @@ def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     PIL.Image.new("1", (10_000, 6_401)).save(path)
     with pytest.raises(ImageError) as caught:
         image_size(path)
-    assert str(caught.value) == f"{path}: 10000 x 6401 pixels are too many; leave it out."
+    assert str(caught.value) == (
+        f"{path}: 10000 x 6401 pixels; expected at most 64,000,000. Exclude it."
+    )
 
 
 def test_fitting_never_enlarges() -> None:

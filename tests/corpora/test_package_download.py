@@ -21,7 +21,7 @@ PIP = Package("pip", "easy-vqa", "1.0")
 
 @pytest.fixture(autouse=True)
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder as the whole PATH, and a cache of our own."""
+    """Set an empty folder as the whole PATH, and a cache for the test."""
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -82,16 +82,14 @@ def test_a_debian_package_is_unpacked_and_not_installed(programs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "way_out"),
+    ("package", "name", "fix"),
     [
-        (APT, "apt-get", "It comes with Debian; on another system leave this corpus out."),
-        (NPM, "npm", "Install Node.js (https://nodejs.org), which brings npm."),
+        (APT, "apt-get", "It is part of Debian; this corpus needs Debian."),
+        (NPM, "npm", "Install Node.js (https://nodejs.org), which includes npm."),
     ],
 )
-def test_a_missing_client_is_named(package: Package, name: str, way_out: str) -> None:
-    assert failure(package) == (
-        f"{name} is not installed; expected it to fetch packages. {way_out}"
-    )
+def test_a_missing_client_is_named(package: Package, name: str, fix: str) -> None:
+    assert failure(package) == (f"{name} is not installed; expected it to fetch packages. {fix}")
 
 
 def test_missing_pip_is_named(programs: Path) -> None:
@@ -102,13 +100,13 @@ def test_missing_pip_is_named(programs: Path) -> None:
 def test_being_offline_is_said(programs: Path) -> None:
     program(programs, "npm", 'echo "npm error code ENOTFOUND" >&2; exit 1')
     assert failure(NPM) == (
-        "npm does not reach its registry; expected @set/icons 1.2.3 (npm). Connect to the network "
-        "and run the same command again: what is fetched already is kept."
+        "npm cannot reach its registry; expected @set/icons 1.2.3 (npm). Connect to the network and "
+        "run the same command again: completed downloads are kept."
     )
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "line", "way_out"),
+    ("package", "name", "line", "fix"),
     [
         (
             APT,
@@ -120,22 +118,22 @@ def test_being_offline_is_said(programs: Path) -> None:
             NPM,
             "npm",
             "npm error 404 No match found for version 1.2.3",
-            "See what there is: npm view @set/icons versions.",
+            "List the versions: npm view @set/icons versions.",
         ),
         (
             PIP,
             "pip",
             "ERROR: No matching distribution found for easy-vqa==1.0",
-            "See what there is: pip index versions easy-vqa.",
+            "List the versions: pip index versions easy-vqa.",
         ),
     ],
 )
 def test_a_version_that_is_gone_is_named(
-    programs: Path, package: Package, name: str, line: str, way_out: str
+    programs: Path, package: Package, name: str, line: str, fix: str
 ) -> None:
     program(programs, name, f'echo "something else" >&2; echo "{line}" >&2; exit 1')
     assert failure(package) == (
-        f"{name} could not fetch {package}: {line}; expected exactly this version. {way_out}"
+        f"{name} could not fetch {package}: {line}; expected exactly this version. {fix}"
     )
 
 
@@ -153,7 +151,7 @@ def test_a_broken_archive_leaves_nothing_that_looks_whole(tmp_path: Path, progra
     program(programs, "npm", "echo broken > icons.tgz")
     folder = tmp_path / "cache" / "packages" / "npm" / "@set_icons-1.2.3"
     message = failure(NPM)
-    assert message.startswith("icons.tgz is no whole archive (")
+    assert message.startswith("icons.tgz is a corrupt archive (")
     assert message.endswith(
         f"); expected @set/icons 1.2.3 (npm). Remove {folder}.download and run the same command "
         "again."
@@ -165,5 +163,6 @@ def test_a_client_that_brings_nothing_is_named(tmp_path: Path, programs: Path) -
     program(programs, "npm", "true")
     folder = tmp_path / "cache" / "packages" / "npm" / "@set_icons-1.2.3.download"
     assert failure(NPM) == (
-        f"0 files came for @set/icons 1.2.3 (npm); expected one. Remove {folder} and try again."
+        f"0 files were downloaded for @set/icons 1.2.3 (npm); expected one. Remove {folder} and try "
+        "again."
     )

@@ -16,7 +16,7 @@ from calumma.corpora.still_life_captions import (
     with_article,
 )
 from calumma.documents.document import Document, Text
-from tests.corpora.small_cupboard import BEAR, SMALL
+from tests.corpora.small_object_pool import BEAR, SMALL
 
 BALL, BOX = Thing("red circle", "red"), Thing("green square", "green")
 WHITE = Ground("plain", "white")

@@ -1,4 +1,4 @@
-"""A corpus made: as long as asked for, gone on with, and with its card."""
+"""Generation of a corpus of any length, resumed, with its data card."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_li
 from calumma.documents.readers import read_documents
 from calumma.errors import Interrupted
 from calumma.runtime import STOP
-from tests.corpora.small_cupboard import SMALL
+from tests.corpora.small_object_pool import SMALL
 
 
 @pytest.fixture(autouse=True)
 def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.corpora.still_life_corpus, "DOCUMENTS_PER_FILE", 5)
-    monkeypatch.setattr(calumma.corpora.still_life_corpus, "cupboard", lambda: SMALL)
+    monkeypatch.setattr(calumma.corpora.still_life_corpus, "object_pool", lambda: SMALL)
 
 
 def config(documents: int, seed: int = 0) -> StillLifeConfig:
@@ -28,11 +28,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_corpus_is_as_long_as_asked_for_and_done_once(tmp_path: Path) -> None:
-    told: list[int] = []
-    made = generate_still_lifes(tmp_path, config(12), told.append)
+def test_a_corpus_has_the_requested_length_and_is_generated_once(tmp_path: Path) -> None:
+    counts: list[int] = []
+    made = generate_still_lifes(tmp_path, config(12), counts.append)
     documents = list(read_documents([made.folder]))
-    assert (made.is_new, made.num_documents, told) == (True, 12, [5, 5, 2])
+    assert (made.is_new, made.num_documents, counts) == (True, 12, [5, 5, 2])
     assert [d.id for d in documents] == [f"still-lifes/0/{n}" for n in range(12)]
     assert made.num_images == sum(len(d.images) for d in documents)
     assert made.num_words == sum(len(d.text.split()) for d in documents)
@@ -40,7 +40,7 @@ def test_a_corpus_is_as_long_as_asked_for_and_done_once(tmp_path: Path) -> None:
     assert (again.is_new, again.num_documents, again.num_images) == (False, 12, made.num_images)
 
 
-def test_longer_shorter_and_stopped_end_in_the_same_files(tmp_path: Path) -> None:
+def test_longer_shorter_and_interrupted_runs_end_in_the_same_files(tmp_path: Path) -> None:
     whole = generate_still_lifes(tmp_path / "whole", config(12)).folder
     for start in (7, 23):
         generate_still_lifes(tmp_path / str(start), config(start))
@@ -54,12 +54,12 @@ def test_longer_shorter_and_stopped_end_in_the_same_files(tmp_path: Path) -> Non
     assert files(generate_still_lifes(tmp_path / "stopped", config(12)).folder) == files(whole)
 
 
-def test_the_card_counts_and_the_licences_travel_along(tmp_path: Path) -> None:
+def test_the_card_has_the_counts_and_licenses_are_copied(tmp_path: Path) -> None:
     made = generate_still_lifes(tmp_path, config(6))
     card = (made.folder / "CARD.md").read_text()
     assert "| documents | 6: " in card
-    assert f"| images | {made.num_images}, JPEG, 32 pixels to a side |" in card
-    assert "Known to be bad: " in card
+    assert f"| images | {made.num_images}, JPEG, 32 x 32 pixels |" in card
+    assert "Known limitations: " in card
     attribution = (made.folder / "ATTRIBUTION.md").read_text()
     assert "## noto" in attribution
-    assert list((made.folder / "licences").iterdir())
+    assert list((made.folder / "licenses").iterdir())

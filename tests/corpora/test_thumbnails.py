@@ -45,12 +45,12 @@ def test_a_picture_becomes_small_and_is_measured(thumbnails: ThumbnailMaker) -> 
     assert set(small.attributes) == {"caption", "split", "group", "colour", "colour-share"}
 
 
-def test_twins_and_blanks_are_dropped(thumbnails: ThumbnailMaker) -> None:
+def test_duplicates_and_blanks_are_dropped(thumbnails: ThumbnailMaker) -> None:
     assert thumbnails.make(emoji("ball", image()))
     assert thumbnails.make(emoji("round thing", image())) is None
     assert thumbnails.make(emoji("dot", image(box=(1, 1, 5, 5)))) is None
-    assert thumbnails.make(emoji("broken", Image(data=b"no picture"))) is None
-    assert thumbnails.dropped == {"twin": 1, "blank": 1, "broken": 1}
+    assert thumbnails.make(emoji("broken", Image(data=b"no image"))) is None
+    assert thumbnails.dropped == {"duplicate": 1, "blank": 1, "broken": 1}
 
 
 def test_cropping_cuts_what_cannot_be_seen(thumbnails: ThumbnailMaker) -> None:
@@ -68,7 +68,7 @@ def test_about_an_eighth_of_the_tones_is_kept_and_each_equally_often(
         for tone in SKIN_TONES:
             box = (20, 20, 60 + number // 2, 70 + len(tone))
             document = emoji(f"hand {number}, {tone} skin tone", image(box=box), tone)
-            if thumbnails._tone_is_kept(document):
+            if thumbnails._keeps_tone(document):
                 kept.append(tone)
     assert 30 <= len(kept) <= 70
     assert max(map(kept.count, SKIN_TONES)) - min(map(kept.count, SKIN_TONES)) <= 1
@@ -112,5 +112,5 @@ def test_a_page_is_cut_and_its_figures_made_small() -> None:
 def test_a_page_without_figures_at_its_beginning_is_dropped() -> None:
     page = Document(id="p", content=(Text("a b c"), Text("d"), image()))
     assert shorten_page(page, side=32, quality=60, max_words=3) is None
-    broken = dataclasses.replace(page, content=(Image(data=b"no picture"),))
+    broken = dataclasses.replace(page, content=(Image(data=b"no image"),))
     assert shorten_page(broken, side=32, quality=60, max_words=3) is None

@@ -73,11 +73,11 @@ def test_a_drawing_depends_on_its_seed_alone(model: Model) -> None:
 
 
 def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts: list[tuple[Any, bool]] = []
+    calls: list[tuple[Any, bool]] = []
     real = model.generate_batch
 
     def listening(prompts: Any, *, add_generation_prompt: bool, **config: Any) -> Any:
-        prompts.append((prompts, add_generation_prompt))
+        calls.append((prompts, add_generation_prompt))
         return real(prompts, add_generation_prompt=add_generation_prompt, **config)
 
     monkeypatch.setattr(model, "generate_batch", listening)
@@ -86,7 +86,7 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
     generate_images(
         model, ["a ring"], EvalConfig(chat_template=True, format_prompt=lambda text: ["show", text])
     )
-    assert prompts == [
+    assert calls == [
         ([["a ring"]], False), ([["draw a ring"]], True), ([["show", "a ring"]], True),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What generation gives back."""
+"""Samples and events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from calumma.generate.events import End, Sample, TextPiece
 
 
-def test_a_sample_is_what_was_said() -> None:
+def test_samples_and_events_are_immutable() -> None:
     sample = Sample(
         parts=["a"],
         prompt_token_ids=[0],

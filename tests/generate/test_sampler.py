@@ -1,4 +1,4 @@
-"""Choosing for many requests at once: groups, guidance, what was seen."""
+"""Sampler: groups of a batch, guidance, tokens seen, and slices of the vocabulary."""
 
 from __future__ import annotations
 
@@ -25,92 +25,92 @@ def v(text_tokenizer: TextTokenizer) -> Vocabulary:
 
 
 @pytest.fixture
-def chooser(decoder: Decoder, v: Vocabulary) -> Sampler:
+def sampler(decoder: Decoder, v: Vocabulary) -> Sampler:
     return Sampler(decoder, v, num_batch_slots=4)
 
 
-def seated(
-    chooser: Sampler, v: Vocabulary, *ids: int, seat: int = 0, **options: Any
+def add_request(
+    sampler: Sampler, v: Vocabulary, *ids: int, batch_slot: int = 0, **options: Any
 ) -> RequestState:
     made = RequestState.from_request(Request(prompt_token_ids=(0, *ids), **options), v, 4, 128)
-    made.allocate(0, seat)
-    chooser.add_request(made)
+    made.allocate(0, batch_slot)
+    sampler.add_request(made)
     return made
 
 
 @torch.no_grad()
-def test_each_kind_is_chosen_among_its_own(
-    chooser: Sampler, decoder: Decoder, v: Vocabulary
+def test_each_kind_is_sampled_from_its_own_tokens(
+    sampler: Sampler, decoder: Decoder, v: Vocabulary
 ) -> None:
     image = ImageSampling(temperature=0.0, guidance_scale=2.0)
-    writes = seated(chooser, v, 40, seat=0, **GREEDY)
-    draws = seated(chooser, v, 41, v.begin_image, seat=1, image=image)
-    ends = seated(chooser, v, 42, seat=2, modality="text", **GREEDY)
-    rows = [*writes.sequences, *draws.sequences, *ends.sequences]
+    text = add_request(sampler, v, 40, batch_slot=0, **GREEDY)
+    image_state = add_request(sampler, v, 41, v.begin_image, batch_slot=1, image=image)
+    text_only = add_request(sampler, v, 42, batch_slot=2, modality="text", **GREEDY)
+    rows = [*text.sequences, *image_state.sequences, *text_only.sequences]
     hidden = torch.randn(len(rows), decoder.config.model_dim)
-    places = {row: n for n, row in enumerate(rows)}
-    chosen = chooser.sample([writes, draws, ends], hidden, places).get_output()
-    assert [state for state, _, _ in chosen] == [draws, writes, ends]
+    index_of = {row: n for n, row in enumerate(rows)}
+    sampled = sampler.sample([text, image_state, text_only], hidden, index_of).get_output()
+    assert [state for state, _, _ in sampled] == [image_state, text, text_only]
 
     logits = decoder.head(hidden)[:, : v.size]
-    mixed = logits[2] + 2 * (logits[1] - logits[2])
-    scores = {draws: mixed[list(v.codes)], writes: logits[0], ends: logits[3]}
-    assert draws.grammar.next_kind is TokenKind.IMAGE_CODE
+    guided = logits[2] + 2 * (logits[1] - logits[2])
+    scores = {image_state: guided[list(v.codes)], text: logits[0], text_only: logits[3]}
+    assert image_state.grammar.next_kind is TokenKind.IMAGE_CODE
     codes = dict(zip(scores, [list(v.codes), *[[2, v.begin_image, *v.text]] * 2], strict=True))
-    codes[ends] = [2, *v.text]
-    for state, [id_], [logprob] in chosen:
-        own = scores[state] if state is draws else scores[state][codes[state]]
+    codes[text_only] = [2, *v.text]
+    for state, [id_], [logprob] in sampled:
+        own = scores[state] if state is image_state else scores[state][codes[state]]
         assert id_ == codes[state][int(own.argmax())]
         assert logprob == pytest.approx(own.log_softmax(0).max().item(), abs=1e-5)
 
 
 @torch.no_grad()
-def test_what_was_seen_is_penalised(chooser: Sampler, decoder: Decoder, v: Vocabulary) -> None:
+def test_seen_tokens_are_penalized(sampler: Sampler, decoder: Decoder, v: Vocabulary) -> None:
     hidden = torch.randn(1, decoder.config.model_dim)
     text = TextSampling(temperature=0.0, repetition_penalty=1000.0)
-    state = seated(chooser, v, seat=3, text=text, max_images=0)
-    # A positive logit of what was seen is as good as nothing: every id comes before any again.
+    state = add_request(sampler, v, batch_slot=3, text=text, max_images=0)
+    # The penalty makes positive logits of seen tokens tiny: every token comes before a repetition.
     found = []
-    positive = int((chooser.vocab_slices.text_logits(hidden)[0, 2:] > 0).sum())
+    positive = int((sampler.vocab_slices.text_logits(hidden)[0, 2:] > 0).sum())
     for _ in range(positive):
-        [(_, [id_], _)] = chooser.sample([state], hidden, {state.cond: 0}).get_output()
+        [(_, [id_], _)] = sampler.sample([state], hidden, {state.cond: 0}).get_output()
         found.append(id_)
     assert len(set(found) - {v.eos}) >= positive - 1
-    again = seated(chooser, v, *found[:1], seat=3, text=text, max_images=0)
-    [(_, [id_], _)] = chooser.sample([again], hidden, {again.cond: 0}).get_output()
+    again = add_request(sampler, v, *found[:1], batch_slot=3, text=text, max_images=0)
+    [(_, [id_], _)] = sampler.sample([again], hidden, {again.cond: 0}).get_output()
     assert id_ == found[1]
-    # A seat that is taken anew remembers nothing.
-    fresh = seated(chooser, v, seat=3, text=text, max_images=0)
-    [(_, [id_], _)] = chooser.sample([fresh], hidden, {fresh.cond: 0}).get_output()
+    # A batch slot that is reused is reset.
+    fresh = add_request(sampler, v, batch_slot=3, text=text, max_images=0)
+    [(_, [id_], _)] = sampler.sample([fresh], hidden, {fresh.cond: 0}).get_output()
     assert id_ == found[0]
 
 
-def test_forced_ids_are_noted(chooser: Sampler, v: Vocabulary) -> None:
-    state = seated(chooser, v, seat=1)
-    column = int(chooser.vocab_slices.token_to_column[v.begin_image])
-    assert not chooser._seen[1, column]
-    chooser.mark_seen(state, [v.begin_image, 5])
-    assert chooser._seen[1, column]
-    assert chooser._seen[1, :-1].sum() == 1
+def test_forced_tokens_are_marked_as_seen(sampler: Sampler, v: Vocabulary) -> None:
+    state = add_request(sampler, v, batch_slot=1)
+    column = int(sampler.vocab_slices.token_to_column[v.begin_image])
+    assert not sampler._seen[1, column]
+    sampler.mark_seen(state, [v.begin_image, 5])
+    assert sampler._seen[1, column]
+    assert sampler._seen[1, :-1].sum() == 1
 
 
 @torch.no_grad()
-def test_rows_that_stand_for_each_other_are_computed_once(
-    chooser: Sampler, decoder: Decoder, v: Vocabulary, monkeypatch: pytest.MonkeyPatch
+def test_logits_are_computed_once_for_each_sequence(
+    sampler: Sampler, decoder: Decoder, v: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = ImageSampling(guidance_scale=1.0, image_guidance_scale=1.0)
     states = [
-        seated(chooser, v, v.begin_image, seat=0, image=plain),
-        seated(chooser, v, v.begin_image, seat=1),
+        add_request(sampler, v, v.begin_image, batch_slot=0, image=plain),
+        add_request(sampler, v, v.begin_image, batch_slot=1),
     ]
     rows: list[SequenceState] = [row for state in states for row in state.sequences]
     sizes: list[int] = []
-    real = chooser.vocab_slices.image_logits
+    real = sampler.vocab_slices.image_logits
     monkeypatch.setattr(
-        chooser.vocab_slices, "image_logits", lambda h: (sizes.append(len(h)), real(h))[1]
+        sampler.vocab_slices, "image_logits", lambda h: (sizes.append(len(h)), real(h))[1]
     )
     hidden = torch.randn(3, decoder.config.model_dim)
-    chooser.sample(states, hidden, {row: number for number, row in enumerate(rows)})
+    sampler.sample(states, hidden, {row: number for number, row in enumerate(rows)})
     assert sizes == [3]
 
 
@@ -124,20 +124,20 @@ def small_slices(decoder: Decoder, spare: int = 0) -> tuple[Decoder, VocabSlices
     return small, VocabSlices(small, V)
 
 
-def test_columns_are_those_of_the_head(decoder: Decoder) -> None:
-    # Spare rows of the head, behind the vocabulary, belong to no column.
+def test_slices_are_those_of_the_head(decoder: Decoder) -> None:
+    # Rows of the head beyond the vocabulary belong to no column.
     for spare in (0, 3):
         small, columns = small_slices(decoder, spare)
         hidden = torch.randn(12, small.config.model_dim)
-        whole = small.head(hidden)
+        full = small.head(hidden)
         text = [V.eos, V.begin_image, *V.text]
         assert columns.text_token_ids.tolist() == text
-        assert torch.allclose(columns.text_logits(hidden), whole[:, text], atol=1e-6)
-        assert torch.allclose(columns.image_logits(hidden), whole[:, list(V.codes)], atol=1e-6)
+        assert torch.allclose(columns.text_logits(hidden), full[:, text], atol=1e-6)
+        assert torch.allclose(columns.image_logits(hidden), full[:, list(V.codes)], atol=1e-6)
         assert columns.text_logits(hidden.bfloat16().float()).dtype == torch.float32
 
 
-def test_every_id_knows_its_column(decoder: Decoder) -> None:
+def test_every_token_has_its_column(decoder: Decoder) -> None:
     _, columns = small_slices(decoder)
     for id_ in range(V.size):
         column = int(columns.token_to_column[id_])
@@ -147,7 +147,7 @@ def test_every_id_knows_its_column(decoder: Decoder) -> None:
             assert column == len(columns.text_token_ids)
 
 
-def test_masks_forbid_what_the_grammar_does(decoder: Decoder) -> None:
+def test_masks_are_those_of_the_grammar(decoder: Decoder) -> None:
     _, columns = small_slices(decoder)
     states = {
         TokenKind.TEXT: Grammar(V, 2, max_remaining_tokens=1),

@@ -1,4 +1,4 @@
-"""What goes to a device and what comes back from it; here the device is the host itself."""
+"""Copies to a device and back, and placeholders; the device is the CPU here."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def states(count: int) -> list[RequestState]:
     ]
 
 
-def test_each_work_is_told_its_own_draws_in_order() -> None:
+def test_each_request_gets_its_samples_in_order() -> None:
     one, other, third = states(3)
-    drawn = StepOutput(
+    output = StepOutput(
         [
             SampledGroup(
                 [(other, 1), (other, 0)], torch.tensor([4, 5]), torch.tensor([-1.0, -2.0])
@@ -36,19 +36,19 @@ def test_each_work_is_told_its_own_draws_in_order() -> None:
             ),
         ]
     )
-    assert drawn.requests == [other, one, third]
-    drawn.requests.remove(one)
-    assert drawn.get_output() == [(other, [4, 5], [-1.0, -2.0]), (third, [13], [-4.0])]
+    assert output.requests == [other, one, third]
+    output.requests.remove(one)
+    assert output.get_output() == [(other, [4, 5], [-1.0, -2.0]), (third, [13], [-4.0])]
     assert StepOutput().get_output() == []
 
 
-def test_what_a_host_sends_is_what_the_device_has() -> None:
+def test_values_arrive_on_the_device() -> None:
     values = torch.tensor([[1, 2], [3, 4]])
     assert to_device_async(values, torch.device("cpu")).tolist() == [[1, 2], [3, 4]]
     assert to_device_async(values, torch.device("meta")).is_meta
 
 
-def test_an_id_that_the_device_alone_knows_is_put_in_by_its_seat() -> None:
-    latest = torch.tensor([11, 12, 13])
+def test_placeholders_are_resolved_by_batch_slot() -> None:
+    last_token_ids = torch.tensor([11, 12, 13])
     ids = torch.tensor([[0, ~0, 7], [~2, ~1, 2]])
-    assert resolve_placeholders(ids, latest).tolist() == [[0, 11, 7], [13, 12, 2]]
+    assert resolve_placeholders(ids, last_token_ids).tolist() == [[0, 11, 7], [13, 12, 2]]

@@ -34,20 +34,20 @@ def attention(**changes: Any) -> Attention:
 
 
 def by_definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
-    """One row, [T, M]: softmax(q k / sqrt D) v, head by head, place by place."""
+    """Compute one row, [T, M]: softmax(q k / sqrt D) v, head by head, position by position."""
     length, dim = len(x), layer.head_dim
-    sight = build_attention_metadata(torch.zeros(1, length), CONFIG)
+    metadata = build_attention_metadata(torch.zeros(1, length), CONFIG)
     q = layer.query_norm(layer.query(x).reshape(1, length, -1, dim))
     k = layer.key_norm(layer.key(x).reshape(1, length, -1, dim))
-    q, k = (apply_rotary_emb(one, sight.cos, sight.sin)[0] for one in (q, k))
+    q, k = (apply_rotary_emb(one, metadata.cos, metadata.sin)[0] for one in (q, k))
     v = layer.value(x).reshape(length, -1, dim)
     shared = q.shape[1] // k.shape[1]
-    mixed = torch.zeros(length, q.shape[1], dim)
+    output = torch.zeros(length, q.shape[1], dim)
     for head in range(q.shape[1]):
-        for place in range(length):
-            scores = k[: place + 1, head // shared] @ q[place, head] / dim**0.5
-            mixed[place, head] = scores.softmax(0) @ v[: place + 1, head // shared]
-    return layer.output(mixed.flatten(1))
+        for position in range(length):
+            scores = k[: position + 1, head // shared] @ q[position, head] / dim**0.5
+            output[position, head] = scores.softmax(0) @ v[: position + 1, head // shared]
+    return layer.output(output.flatten(1))
 
 
 @pytest.mark.parametrize("qk_norm", ["layer", "rms", "none"])
@@ -64,8 +64,8 @@ def test_attention_is_its_definition(kv_heads: int, groups: int, qk_norm: str) -
 @torch.no_grad()
 def test_the_norms_bound_the_scores() -> None:
     layer = attention()
-    sight = build_attention_metadata(torch.zeros(1, 6), CONFIG)
+    metadata = build_attention_metadata(torch.zeros(1, 6), CONFIG)
     x = torch.randn(1, 6, 16)
-    # Queries and keys are normed: their size does not matter, only that of the values does.
-    once, twice = layer(x, sight), layer(1000 * x, sight)
+    # Queries and keys are normalized: only the scale of the values matters.
+    once, twice = layer(x, metadata), layer(1000 * x, metadata)
     assert torch.allclose(1000 * once, twice, rtol=1e-2, atol=2.0)

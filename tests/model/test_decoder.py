@@ -1,4 +1,4 @@
-"""The decoder: caches, packed rows, both norm orders, fresh weights."""
+"""Decoder: KV cache, packed documents, both norm orders, initial weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORDERS = pytest.mark.parametrize("norm_order", ["pre", "reordered"])
 
 
 def decoder(**changes: object) -> Decoder:
-    """Weights so large that a mistake in one place shows."""
+    """Return a decoder with weights so large that any error shows."""
     torch.manual_seed(0)
     made = Decoder(replace(SMALL, **changes)).eval()  # type: ignore[arg-type]
     with torch.no_grad():
@@ -43,34 +43,34 @@ def cached(cache: KVCache, *chunks: SequenceChunk) -> AttentionMetadata:
 
 @ORDERS
 @torch.no_grad()
-def test_a_cache_changes_nothing(norm_order: str) -> None:
+def test_a_kv_cache_changes_nothing(norm_order: str) -> None:
     model = decoder(norm_order=norm_order)
     ids = torch.randint(40, (2, 12))
-    whole = model(ids)
+    full = model(ids)
     cache = KVCache(model.config, 24)
     read = []
     for start, stop in [(0, 5), (5, 6), (6, 7), (7, 12)]:
-        pieces = [SequenceChunk(first, start, stop - start) for first in (0, 12)]
+        chunks = [SequenceChunk(first, start, stop - start) for first in (0, 12)]
         flat = ids[:, start:stop].reshape(1, -1)
-        logits = model(flat, metadata=cached(cache, *pieces))
+        logits = model(flat, metadata=cached(cache, *chunks))
         read.append(logits.view(2, stop - start, -1))
-    assert torch.allclose(torch.cat(read, dim=1), whole, atol=1e-5)
+    assert torch.allclose(torch.cat(read, dim=1), full, atol=1e-5)
 
 
 @torch.no_grad()
-def test_rows_of_a_cache_may_stand_at_different_places() -> None:
+def test_cached_sequences_may_have_different_lengths() -> None:
     model = decoder()
     ids = torch.randint(40, (2, 9))
-    whole = model(ids)
+    full = model(ids)
     cache = KVCache(model.config, 32)
     first = cached(cache, SequenceChunk(20, 0, 4), SequenceChunk(3, 0, 4))
     model(ids[:, :4].reshape(1, -1), metadata=first)
-    # The second row goes back to its third id: what stood behind it is seen no more.
+    # The second sequence is rolled back to its third token: later slots are not seen.
     step = torch.cat([ids[0, 4:7], ids[1, 2:3]])[None]
     second = cached(cache, SequenceChunk(20, 4, 3), SequenceChunk(3, 2, 1))
     made = model(step, metadata=second)
-    assert torch.allclose(made[0, :3], whole[0, 4:7], atol=1e-5)
-    assert torch.allclose(made[0, 3], whole[1, 2], atol=1e-5)
+    assert torch.allclose(made[0, :3], full[0, 4:7], atol=1e-5)
+    assert torch.allclose(made[0, 3], full[1, 2], atol=1e-5)
 
 
 @ORDERS
@@ -86,7 +86,7 @@ def test_packed_sequences_do_not_see_each_other(norm_order: str) -> None:
 
 
 @torch.no_grad()
-def test_the_future_is_not_seen() -> None:
+def test_attention_is_causal() -> None:
     model = decoder()
     ids = torch.randint(40, (1, 8))
     changed = ids.clone()
@@ -96,7 +96,7 @@ def test_the_future_is_not_seen() -> None:
 
 
 @torch.no_grad()
-def test_logits_are_the_head_on_the_normed_stream() -> None:
+def test_logits_are_the_head_of_normalized_hidden_states() -> None:
     model = decoder()
     ids = torch.randint(40, (2, 5))
     metadata = build_attention_metadata(ids, model.config)
@@ -114,7 +114,7 @@ def test_the_norm_orders_differ() -> None:
 
 @ORDERS
 @torch.no_grad()
-def test_dropout_is_for_training_alone(norm_order: str) -> None:
+def test_dropout_is_only_for_training(norm_order: str) -> None:
     model, plain = decoder(dropout=0.5, norm_order=norm_order), decoder(norm_order=norm_order)
     ids = torch.randint(40, (1, 6))
     assert torch.equal(model(ids), plain(ids))
@@ -122,7 +122,7 @@ def test_dropout_is_for_training_alone(norm_order: str) -> None:
     assert not torch.equal(model(ids), model(ids))
 
 
-def test_fresh_weights_depend_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     one, other, third = Decoder(SMALL), Decoder(SMALL), Decoder(SMALL)
     torch.manual_seed(2)
@@ -137,7 +137,7 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
     assert not torch.equal(one.head.weight, third.head.weight)
 
 
-def test_fresh_weights_have_the_spread_they_should() -> None:
+def test_initial_weights_have_their_standard_deviation() -> None:
     model = Decoder(replace(SMALL, vocabulary_size=4000, num_layers=8, feed_forward_dim=400))
     model.init_weights(0)
     down = torch.stack([block.feed_forward.down.weight for block in model.blocks])
@@ -150,7 +150,7 @@ def test_fresh_weights_have_the_spread_they_should() -> None:
     assert (block.attention.query_norm.bias == 0).all()
 
 
-def test_no_two_parameters_are_drawn_alike() -> None:
+def test_no_two_parameters_are_equal() -> None:
     model = Decoder(SMALL)
     model.init_weights(0)
     block = model.blocks[0]
@@ -158,7 +158,7 @@ def test_no_two_parameters_are_drawn_alike() -> None:
     assert not torch.equal(block.attention.key.weight, block.attention.value.weight)
 
 
-def test_parameters_are_counted_by_hand() -> None:
+def test_num_parameters_by_hand() -> None:
     attention = 16 * 16 * 2 + 16 * 8 * 2 + 4 * 4
     block = attention + 3 * 16 * 24 + 2 * 16
     assert Decoder(SMALL).num_parameters == 2 * 40 * 16 + 16 + 2 * block

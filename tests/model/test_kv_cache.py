@@ -1,4 +1,4 @@
-"""The cache: slots written, shared, and where new tokens stand."""
+"""KV cache: slots written and copied, positions and slots of new tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cache() -> KVCache:
     return KVCache(CONFIG, num_slots=6)
 
 
-def test_keys_go_to_their_slots() -> None:
+def test_keys_and_values_go_to_their_slots() -> None:
     made = cache()
     keys = torch.arange(6.0).reshape(3, 1, 2)
     all_keys, all_values = made.layer(1).update(keys, -keys, torch.tensor([4, 0, 1]))
@@ -28,7 +28,7 @@ def test_keys_go_to_their_slots() -> None:
     assert torch.equal(made.keys[1], all_keys)
 
 
-def test_what_was_read_is_given_to_another_row() -> None:
+def test_a_prefix_is_copied() -> None:
     made = cache()
     made.keys += torch.arange(6.0)[:, None]
     made.copy_prefix(source=0, target=3, count=2)
@@ -36,12 +36,12 @@ def test_what_was_read_is_given_to_another_row() -> None:
     assert made.values.abs().sum() == 0
 
 
-def test_new_tokens_stand_behind_those_of_their_row() -> None:
-    pieces = [SequenceChunk(10, 2, 1), SequenceChunk(20, 0, 3)]
-    positions, slots = positions_and_slots(pieces, torch.device("cpu"))
+def test_new_tokens_follow_those_of_their_sequence() -> None:
+    chunks = [SequenceChunk(10, 2, 1), SequenceChunk(20, 0, 3)]
+    positions, slots = positions_and_slots(chunks, torch.device("cpu"))
     assert positions.tolist() == [2, 0, 1, 2]
     assert slots.tolist() == [12, 20, 21, 22]
-    assert [piece.seq_len for piece in pieces] == [3, 3]
+    assert [chunk.seq_len for chunk in chunks] == [3, 3]
 
 
 def test_every_position_has_its_angle() -> None:

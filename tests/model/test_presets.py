@@ -16,7 +16,7 @@ from calumma.model.presets import PRESETS, preset
     ("name", "millions"),
     [("37M", 37.0), ("94M", 94.4), ("443M", 442.6), ("1.5B", 1502), ("7B", 7013), ("34B", 34_290)],
 )
-def test_parameters_are_as_many_as_the_name_tells(name: str, millions: float) -> None:
+def test_names_are_numbers_of_parameters(name: str, millions: float) -> None:
     with torch.device("meta"):
         decoder = Decoder(PRESETS[name])
     assert decoder.num_parameters / 1e6 == pytest.approx(millions, rel=2e-3)

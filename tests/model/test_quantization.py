@@ -35,7 +35,7 @@ from calumma.model.quantization import (
 from tests.images import noise
 
 
-def test_weights_are_within_half_a_step_of_their_scale() -> None:
+def test_weights_are_within_half_a_step() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 48, bias=False)
     made = Int8Linear(linear)
@@ -45,7 +45,7 @@ def test_weights_are_within_half_a_step_of_their_scale() -> None:
     assert bool((error <= made.scale[:, None] * 0.5001).all())
 
 
-def test_a_cpu_that_adds_pairs_of_bytes_in_16_bits_gets_smaller_numbers(
+def test_a_cpu_without_vnni_gets_smaller_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
@@ -62,7 +62,7 @@ def test_a_row_of_zeros_is_zero() -> None:
     assert torch.equal(Int8Linear(linear)(torch.ones(1, 32)), torch.zeros(1, 32))
 
 
-@pytest.mark.parametrize("integers", [True, False], ids=["whole", "widened"])
+@pytest.mark.parametrize("integers", [True, False], ids=["integers", "widened"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_the_product_is_as_near_as_its_rounding(
@@ -96,7 +96,7 @@ def test_the_result_of_a_row_does_not_depend_on_the_others() -> None:
 
 
 @torch.no_grad()
-def test_a_decoder_keeps_what_it_says(decoder: Decoder) -> None:
+def test_a_quantized_decoder_keeps_its_predictions(decoder: Decoder) -> None:
     small = copy.deepcopy(decoder)
     quantize_int8(small)
     kinds = {name.split(".")[-1] for name, m in small.named_modules() if isinstance(m, Int8Linear)}
@@ -104,14 +104,14 @@ def test_a_decoder_keeps_what_it_says(decoder: Decoder) -> None:
     assert isinstance(small.head, nn.Linear)
     ids = torch.randint(40, 300, (1, 30))
     expected, found = decoder(ids).log_softmax(-1), small(ids).log_softmax(-1)
-    apart = (expected.exp() * (expected - found)).sum(-1).mean()
+    divergence = (expected.exp() * (expected - found)).sum(-1).mean()
     flat = (expected.exp() * (expected + torch.tensor(expected.shape[-1]).log())).sum(-1).mean()
-    assert 0 < apart < 0.01 * flat
+    assert 0 < divergence < 0.01 * flat
 
 
 @pytest.fixture
 def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the checks, ours and torchao's, of what the device can do."""
+    """Disable the hardware checks, ours and torchao's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao's own, as it is imported
         from torchao.quantization import quant_api
@@ -120,7 +120,7 @@ def fp8_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def nbytes(module: nn.Module) -> int:
-    """What the tensors of a module take, those inside torchao's among them."""
+    """Return the bytes of a module's tensors, those inside torchao's tensors included."""
     total = 0
     for tensor in [*module.parameters(), *module.buffers()]:
         inside = getattr(tensor, "qdata", None)
@@ -129,7 +129,7 @@ def nbytes(module: nn.Module) -> int:
 
 
 def wide(dtype: torch.dtype) -> Decoder:
-    """One layer of 256."""
+    """Return a decoder of one layer of width 256."""
     shape = DecoderConfig(
         vocabulary_size=64,
         model_dim=256,
@@ -160,7 +160,7 @@ def test_a_float8_product_is_as_near_as_its_rounding(fp8_anywhere: None) -> None
     assert isinstance(linear, nn.Linear)
     x = torch.randn(9, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected, found = x.float() @ linear.weight.float().t(), made(x).float()
-    off_x, off_weight = (farthest_off(one.float()) for one in (x, linear.weight))
+    off_x, off_weight = (max_float8_error(one.float()) for one in (x, linear.weight))
     size, weight = x.float().abs(), linear.weight.float().abs()
     farthest = off_x @ weight.t() + size @ off_weight.t() + off_x @ off_weight.t()
     assert bool(((found - expected).abs() <= farthest + 2**-8 * (expected.abs() + farthest)).all())
@@ -169,32 +169,32 @@ def test_a_float8_product_is_as_near_as_its_rounding(fp8_anywhere: None) -> None
     assert torch.allclose(made(loud)[:9].float(), found, rtol=2**-6, atol=1e-3)
 
 
-def farthest_off(rows: torch.Tensor) -> torch.Tensor:
-    """How far a number may be from its float8, where 448 stands for the largest of its row.
+def max_float8_error(rows: torch.Tensor) -> torch.Tensor:
+    """Return the largest rounding error of float8 with a scale of max / 448 per row.
 
-    Three bits of mantissa: a sixteenth of itself, and half of the least number, 2 ** -9.
+    Three bits of mantissa: a sixteenth of the value, plus half of the smallest number, 2 ** -9.
     """
     scale = rows.abs().amax(dim=1, keepdim=True) / 448
-    # torchao keeps scales as bfloat16 here, and so their own rounding tells.
+    # torchao keeps scales as bfloat16 here, and so their rounding counts.
     return (2**-4 + 2**-8) * rows.abs() + scale * 2**-10
 
 
-@pytest.mark.parametrize(("method", "most"), [("int8", 0.01), ("fp8", 0.1)])
-def test_what_a_decoder_says_stays_near(
-    fp8_anywhere: None, model_parts: ModelComponents, method: Any, most: float
+@pytest.mark.parametrize(("method", "max_divergence"), [("int8", 0.01), ("fp8", 0.1)])
+def test_predictions_stay_close(
+    fp8_anywhere: None, model_parts: ModelComponents, method: Any, max_divergence: float
 ) -> None:
     parts = [replace(model_parts, decoder=copy.deepcopy(model_parts.decoder)) for _ in range(2)]
     plain = Model(parts[0], dtype="bfloat16")
     small = Model(parts[1], dtype="bfloat16", quantization=method)
     ids = list(range(40, 70))
     expected, found = (one.logits(ids).log_softmax(-1) for one in (plain, small))
-    apart = (expected.exp() * (expected - found)).sum(-1).mean()
+    divergence = (expected.exp() * (expected - found)).sum(-1).mean()
     flat = (expected.exp() * (expected + math.log(expected.shape[-1]))).sum(-1).mean()
-    assert 0 < apart < most * flat
+    assert 0 < divergence < max_divergence * flat
 
 
-def drawn(model: Model, prompts: list[list[Any]], **options: Any) -> list[Sample]:
-    """Greedy answers that begin with a picture."""
+def generate(model: Model, prompts: list[list[Any]], **options: Any) -> list[Sample]:
+    """Generate greedy outputs that begin with an image."""
     rules = {"text": TextSampling(temperature=0), "image": ImageSampling(temperature=0)}
     return model.generate_batch(prompts, image_first=True, **rules, **options)
 
@@ -203,21 +203,21 @@ def test_int8_draws_and_writes_alone_as_in_a_batch(model_parts: ModelComponents)
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     small = Model(parts, quantization="int8")
     prompts: list[list[Any]] = [["a red"], [noise(1), "what?"], ["draw"]]
-    for prompt, sample in zip(prompts, drawn(small, prompts, max_new_tokens=12), strict=True):
+    for prompt, sample in zip(prompts, generate(small, prompts, max_new_tokens=12), strict=True):
         assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
-        assert sample.token_ids == drawn(small, [prompt], max_new_tokens=12)[0].token_ids
+        assert sample.token_ids == generate(small, [prompt], max_new_tokens=12)[0].token_ids
 
 
 def test_fp8_draws_and_writes(fp8_anywhere: None, model_parts: ModelComponents) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     small = Model(parts, dtype="bfloat16", quantization="fp8")
-    for sample in drawn(small, [["a red"], [noise(1), "what?"]], max_new_tokens=9):
+    for sample in generate(small, [["a red"], [noise(1), "what?"]], max_new_tokens=9):
         assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
         assert sample.token_ids.count(small.vocabulary.end_image) >= 1
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
 
 
-def test_a_cpu_gets_no_float8(model_parts: ModelComponents) -> None:
+def test_float8_on_a_cpu_is_refused(model_parts: ModelComponents) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     with pytest.raises(GenerationError) as caught:
         Model(parts, quantization="fp8")
@@ -227,13 +227,13 @@ def test_a_cpu_gets_no_float8(model_parts: ModelComponents) -> None:
 
 
 class OnGpu:
-    """As much of a decoder on a GPU as is asked about."""
+    """The attributes of a decoder on a GPU that are checked."""
 
     class embedding:
-        """Its table."""
+        """The embedding."""
 
         class weight:
-            """Of ids."""
+            """The embedding weight."""
 
             device = torch.device("cuda")
             dtype = torch.bfloat16
@@ -271,7 +271,7 @@ class OnGpu:
         ),
     ],
 )
-def test_what_float8_wants_is_said(
+def test_float8_that_cannot_run_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capability: tuple[int, int],
     dtype: torch.dtype,

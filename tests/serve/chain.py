@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and certificates and keys that it makes."""
+"""Certificates for tests: an authority, and certificates and keys that it issues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMAIL = ExtendedKeyUsageOID.EMAIL_PROTECTION
 
 
 class Authority:
-    """Makes certificates that C2PA allows, and others."""
+    """Issues certificates that C2PA allows, and others."""
 
     def __init__(self) -> None:
         self.key = generate_private_key(SECP256R1())
@@ -42,7 +42,7 @@ class Authority:
         signs: bool = True,
         is_authority: bool = False,
     ) -> x509.Certificate:
-        """A certificate of a key: for a use, from and until so many days from now."""
+        """Issue a certificate of a key; `days` are its begin and end, from now."""
         public, own = key.public_key(), self.key.public_key()
         builder = (
             x509.CertificateBuilder()
@@ -66,7 +66,7 @@ class Authority:
     def write(
         self, folder: Path, key: Any = None, form: PrivateFormat = PrivateFormat.PKCS8, **more: Any
     ) -> C2PASigningConfig:
-        """The files of a certificate and its key in a folder."""
+        """Write the files of a certificate and its key to a folder."""
         key = generate_private_key(SECP256R1()) if key is None else key
         certificates, private = folder / "certificates.pem", folder / "key.pem"
         certificates.write_bytes(self.certify("a server", key, **more).public_bytes(Encoding.PEM))
@@ -77,19 +77,19 @@ class Authority:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the library that signs reads out of a file."""
+    """Result of the validation of a file."""
 
     state: str
     """Trusted, Valid or Invalid."""
 
     wrong: list[str]
-    """What does not hold, in C2PA's codes."""
+    """C2PA codes of the failed checks."""
 
     manifest: dict[str, Any]
 
     @property
     def action(self) -> dict[str, Any]:
-        """The only thing that was done."""
+        """The only action of the manifest."""
         (assertion,) = self.manifest["assertions"]
         (action,) = assertion["data"]["actions"]
         assert isinstance(action, dict)
@@ -97,7 +97,7 @@ class Seen:
 
 
 def read(file: bytes, authority: Authority) -> Seen:
-    """Read a PNG as somebody who trusts an authority."""
+    """Validate a PNG file with an authority as trust anchor."""
     settings = {"version": 1, "trust": {"user_anchors": authority.pem}}
     with (
         c2pa.Context.from_dict(settings) as context,

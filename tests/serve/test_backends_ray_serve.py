@@ -1,4 +1,4 @@
-"""Replicas through Ray Serve, here by a stand-in that runs one of them in this process."""
+"""Replicas through Ray Serve, with a stand-in that runs one of them in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from calumma.generate.tensor_parallel import launcher
 from calumma.model.decoder import Decoder
 from calumma.model.quantization import Int8Linear
 from calumma.runtime import STOP
-from calumma.serve.backends import ray_serve as replicas_room
+from calumma.serve.backends import ray_serve
+from calumma.serve.backends.generation_backend import BackendConfig
 from calumma.serve.backends.ray_serve import ReplicaConfig, init_ray, serve_replicas
 from calumma.serve.config import ServeConfig
 from tests.launch import SERVER
@@ -39,23 +40,26 @@ from tests.serve.conftest import WILD, serving, user_message
 def replicas(model_parts: ModelComponents, tmp_path: Path) -> ReplicaConfig:
     save_model(tmp_path / "tiny", model_parts)
     config = ServeConfig(served_model_name="tiny", port=8123)
-    return ReplicaConfig(
-        model=tmp_path / "tiny", config=config, api_keys=None, num_replicas=2, device="cpu"
-    )
+    backend = BackendConfig(model=tmp_path / "tiny", device="cpu")
+    return ReplicaConfig(backend=backend, config=config, api_keys=None, num_replicas=2)
 
 
-def test_a_replica_is_the_whole_server(replicas: ReplicaConfig) -> None:
+def with_backend(replicas: ReplicaConfig, **changes: Any) -> ReplicaConfig:
+    return replace(replicas, backend=replace(replicas.backend, **changes))
+
+
+def test_a_replica_is_a_complete_server(replicas: ReplicaConfig) -> None:
     with TestClient(replicas.build(), "http://localhost") as client:
         body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
-def test_a_replica_has_the_weights_that_are_asked_for(
+def test_a_replica_has_the_requested_dtype_and_quantization(
     replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
-    small = replace(replicas, dtype="bfloat16", quantization="int8", compiled=True)
+    small = with_backend(replicas, dtype="bfloat16", quantization="int8", compile=True)
     with TestClient(small.build(), "http://localhost") as client:
         body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
@@ -64,11 +68,9 @@ def test_a_replica_has_the_weights_that_are_asked_for(
     assert isinstance(decoder.blocks[0].get_submodule("attention.key"), Int8Linear)
 
 
-def test_a_replica_signs_with_the_files_that_it_finds(
-    replicas: ReplicaConfig, tmp_path: Path
-) -> None:
+def test_a_replica_loads_its_own_signing_keys(replicas: ReplicaConfig, tmp_path: Path) -> None:
     authority = Authority()
-    config = replace(replicas.config, credential=authority.write(tmp_path))
+    config = replace(replicas.config, c2pa=authority.write(tmp_path))
     # As Ray sends it to another process.
     sent: ReplicaConfig = pickle.loads(pickle.dumps(replace(replicas, config=config)))
     assert b"PRIVATE" not in pickle.dumps(sent)
@@ -77,49 +79,49 @@ def test_a_replica_signs_with_the_files_that_it_finds(
     assert read(base64.b64decode(result["data"][0]["b64_json"]), authority).state == "Trusted"
 
 
-def test_a_replica_may_be_several_processes_and_ends_when_one_is_lost(
+def test_a_replica_with_tensor_parallelism_ends_when_a_worker_is_lost(
     replicas: ReplicaConfig, model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group, "CONTEXT", SERVER)
+    monkeypatch.setattr(launcher, "CONTEXT", SERVER)
     ended: list[RankError] = []
-    monkeypatch.setattr(replicas_room, "_end_soon", ended.append)
+    monkeypatch.setattr(ray_serve, "_exit_soon", ended.append)
     body = {"messages": user_message("a red"), "max_tokens": 30, "seed": 1, **WILD}
     with serving(Model(model_parts)) as (alone, _):
         expected = alone.post("/v1/chat/completions", json=body).json()["choices"]
-    app = replace(replicas, tensor=2).build()
+    app = with_backend(replicas, tensor_parallel_size=2).build()
     with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
         assert client.post("/v1/chat/completions", json=body).json()["choices"] == expected
         assert client.get("/health").status_code == 200
-        (follower,) = multiprocessing.active_children()
-        follower.kill()
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
         while not ended:
             time.sleep(0.01)
         assert client.get("/health").status_code == 503
         result = client.post("/v1/chat/completions", json=body)
-        assert (result.status_code, result.json()["error"]["code"]) == (503, "rank_lost")
+        assert (result.status_code, result.json()["error"]["code"]) == (503, "worker_lost")
     assert multiprocessing.active_children() == []
 
 
-def test_a_replica_that_is_lost_ends_its_process_when_its_clients_are_reported(
+def test_a_replica_without_its_workers_ends_after_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timers: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
-        replicas_room.threading,
+        ray_serve.threading,
         "Timer",
         lambda *what: SimpleNamespace(start=lambda: timers.append(what)),
     )
-    replicas_room._end_soon(RankError("rank 1 has ended; expected it."))
+    ray_serve._exit_soon(RankError("rank 1 has ended; expected it."))
     assert timers == [(1.0, os.kill, (os.getpid(), signal.SIGKILL))]
 
 
-def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_reported_with_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError) as caught:
         init_ray()
     assert str(caught.value) == (
-        "--replicas above 1 needs Ray Serve, which is not installed. "
-        "`pip install 'calumma[ray]'` brings it."
+        "--num-replicas above 1 needs Ray Serve, which is not installed. "
+        "`pip install 'calumma[ray]'` installs it."
     )
 
 
@@ -127,7 +129,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
     ("address", "expected"),
     [("", {"address": "local", "include_dashboard": False}), ("ray://a", {"address": "ray://a"})],
 )
-def test_replicas_are_asked_for_and_ended_with_the_signal(
+def test_replicas_are_deployed_and_shut_down_on_a_signal(
     replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch, address: str, expected: dict[str, Any]
 ) -> None:
     result: list[Any] = []
@@ -141,7 +143,7 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
         return lambda kind: SimpleNamespace(bind=lambda: "bound")
 
     def ingress(build: Any) -> Any:
-        # Ray looks whether it is a plain function; anything else it takes for an app.
+        # Ray takes anything but a plain function for an app.
         assert inspect.isfunction(build)
         assert not inspect.signature(build).parameters
         return lambda: "app"
@@ -174,10 +176,10 @@ def test_replicas_are_asked_for_and_ended_with_the_signal(
     assert asked["deployment"]["ray_actor_options"] == {"num_gpus": 0}
 
 
-def test_a_replica_asks_ray_for_a_gpu_for_each_of_its_ranks(
+def test_a_replica_reserves_a_gpu_for_each_of_its_ranks(
     replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: True)
-    assert replace(replicas, tensor=4).num_gpus == 4
-    monkeypatch.setattr(replicas_room, "_wants_gpu", lambda device: False)
-    assert replace(replicas, tensor=4).num_gpus == 0
+    monkeypatch.setattr("calumma.runtime.resolve_device", lambda device: torch.device("cuda"))
+    assert with_backend(replicas, tensor_parallel_size=4).num_gpus == 4
+    monkeypatch.setattr("calumma.runtime.resolve_device", lambda device: torch.device("cpu"))
+    assert with_backend(replicas, tensor_parallel_size=4).num_gpus == 0

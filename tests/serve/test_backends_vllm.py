@@ -1,4 +1,4 @@
-"""Engines of others, played by our own behind vLLM's completions API."""
+"""vLLM backend, against an engine of this package that serves vLLM's completions API."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from calumma.serve.config import ServeConfig
 from tests.serve.conftest import WILD, user_message
 
 
-class Others(ThreadingHTTPServer):
-    """A server that speaks as vLLM documents it, around an engine of ours."""
+class FakeVLLM(ThreadingHTTPServer):
+    """A server with the API that vLLM documents, around an engine of this package."""
 
-    def __init__(self, live: AsyncEngine) -> None:
-        self.live, self.asked = live, []
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine, self.asked = engine, []
         self.fault = ""
         super().__init__(("127.0.0.1", 0), _Completions)
 
@@ -37,14 +37,14 @@ class Others(ThreadingHTTPServer):
 
 
 class _Completions(BaseHTTPRequestHandler):
-    server: Others
+    server: FakeVLLM
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, body))
         self.send_response(500 if self.server.fault == "broken" else 200)
         self.end_headers()
-        answer = self.server.live.submit(_request(body))
+        answer = self.server.engine.submit(_request(body))
         try:
             for number, _ in enumerate(answer):
                 if self.server.fault == "slow":
@@ -63,9 +63,9 @@ class _Completions(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.server.asked.append(("gone", {}))
         finally:
-            answer.cancel()
+            answer.abort()
 
-    def log_message(self, *words: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         pass
 
 
@@ -83,16 +83,16 @@ def _request(body: dict[str, Any]) -> Request:
 
 
 @pytest.fixture
-def others(model: Model) -> Iterator[Others]:
-    live = AsyncEngine(model)
-    server = Others(live)
+def vllm(model: Model) -> Iterator[FakeVLLM]:
+    engine = AsyncEngine(model)
+    server = FakeVLLM(engine)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()
     thread.join()
     server.server_close()
-    live.close(finish=False)
+    engine.close(finish=False)
 
 
 def hot(model: Model, seed: int, **more: Any) -> Request:
@@ -102,11 +102,11 @@ def hot(model: Model, seed: int, **more: Any) -> Request:
     return model.request(["a red "], seed=seed, **options)
 
 
-def test_answers_of_a_fleet_are_those_that_its_engines_choose(model: Model, others: Others) -> None:
-    fleet = VLLMBackend(model, [others.url, others.url + "/"], "qwen")
+def test_outputs_are_those_of_the_servers(model: Model, vllm: FakeVLLM) -> None:
+    backend = VLLMBackend(model, [vllm.url, vllm.url + "/"], "qwen")
     plain = ImageSampling(temperature=2.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0)
     for seed in range(6):
-        answer = fleet.take(hot(model, seed))
+        answer = backend.submit(hot(model, seed))
         alone = model.generate(
             ["a red "],
             seed=seed,
@@ -117,18 +117,18 @@ def test_answers_of_a_fleet_are_those_that_its_engines_choose(model: Model, othe
         list(answer)
         assert answer.sample().token_ids == alone.token_ids
         assert answer.sample().finish_reason == alone.finish_reason
-    assert {path for path, _ in others.asked} == {"/v1/completions"}
-    assert others.asked[0][1]["model"] == "qwen"
-    assert fleet.load.num_running == 0
-    fleet.close()
+    assert {path for path, _ in vllm.asked} == {"/v1/completions"}
+    assert vllm.asked[0][1]["model"] == "qwen"
+    assert backend.stats.num_running == 0
+    backend.close()
     with pytest.raises(APIError) as caught:
-        fleet.take(hot(model, 1))
+        backend.submit(hot(model, 1))
     assert caught.value.code == "stopping"
 
 
-def test_our_whole_api_stands_before_a_fleet(model: Model, others: Others) -> None:
-    fleet = VLLMBackend(model, [others.url], "tiny")
-    handler = build_handler(model, ServeConfig(served_model_name="tiny"), live=fleet)
+def test_the_complete_api_works_with_vllm(model: Model, vllm: FakeVLLM) -> None:
+    backend = VLLMBackend(model, [vllm.url], "tiny")
+    handler = build_handler(backend, ServeConfig(served_model_name="tiny"))
     with TestClient(build_app(handler), "http://localhost") as client:
         drawn = client.post("/v1/images/generations", json={"prompt": "a", **WILD})
         assert drawn.status_code == 200
@@ -136,65 +136,67 @@ def test_our_whole_api_stands_before_a_fleet(model: Model, others: Others) -> No
             "/v1/chat/completions", json={"messages": user_message("a"), "max_tokens": 9, "n": 2}
         )
         assert len(result.json()["choices"]) == 2
-        others.fault = "broken"
+        vllm.fault = "broken"
         refused = client.post("/v1/chat/completions", json={"messages": user_message("a")})
         assert refused.status_code == 502
 
 
-WAY_OUT = (
-    "expected ids by our grammar. Start it with --logits-processors "
-    "calumma.serve.backends.vllm_plugin:GrammarProcessor, and see its log."
+HOW_TO_FIX = (
+    "expected tokens of the image grammar. Start it with --logits-processors "
+    "calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor, and see its log."
 )
 
 
 @pytest.mark.parametrize(
     ("fault", "result"),
     [
-        ("broken", "answers with status 500"),
-        ("no grammar", "chose id 0, which may not come there"),
-        ("gone", "gave no answer (ConnectionRefusedError)"),
+        ("broken", "responded with status 500"),
+        ("no grammar", "returned the disallowed token 0"),
+        ("gone", "failed (ConnectionRefusedError)"),
     ],
 )
-def test_an_engine_that_fails_is_reported_of_in_one_line(
-    model: Model, others: Others, fault: str, result: str
+def test_a_server_that_fails_is_reported_in_one_line(
+    model: Model, vllm: FakeVLLM, fault: str, result: str
 ) -> None:
-    others.fault = fault
-    url = "http://127.0.0.1:9" if fault == "gone" else others.url
-    fleet = VLLMBackend(model, [url], "tiny")
-    answer = fleet.take(hot(model, 1))
+    vllm.fault = fault
+    url = "http://127.0.0.1:9" if fault == "gone" else vllm.url
+    backend = VLLMBackend(model, [url], "tiny")
+    answer = backend.submit(hot(model, 1))
     with pytest.raises(APIError) as caught:
         answer.sample()
     assert caught.value.status == 502
-    assert str(caught.value) == f"the engine at {url.removeprefix('http://')} {result}; {WAY_OUT}"
-    fleet.close()
+    assert str(caught.value) == (
+        f"the vLLM server at {url.removeprefix('http://')} {result}; {HOW_TO_FIX}"
+    )
+    backend.close()
 
 
-def test_an_answer_that_is_cut_short_ends_where_it_is(model: Model, others: Others) -> None:
-    others.fault = "cut"
-    fleet = VLLMBackend(model, [others.url], "tiny")
-    sample = fleet.take(hot(model, 1, max_images=0)).sample()
+def test_an_output_that_is_cut_short_ends_there(model: Model, vllm: FakeVLLM) -> None:
+    vllm.fault = "cut"
+    backend = VLLMBackend(model, [vllm.url], "tiny")
+    sample = backend.submit(hot(model, 1, max_images=0)).sample()
     assert len(sample.token_ids) < 30
     assert sample.finish_reason == "length"
-    fleet.close()
+    backend.close()
 
 
-def test_a_cancelled_answer_hangs_up(model: Model, others: Others) -> None:
-    others.fault = "slow"
-    fleet = VLLMBackend(model, [others.url], "tiny")
-    answer = fleet.take(hot(model, 1, max_new_tokens=100, max_images=0))
+def test_an_aborted_request_disconnects(model: Model, vllm: FakeVLLM) -> None:
+    vllm.fault = "slow"
+    backend = VLLMBackend(model, [vllm.url], "tiny")
+    answer = backend.submit(hot(model, 1, max_new_tokens=100, max_images=0))
     next(iter(answer))
-    fleet.close(finish=False)
+    backend.close(finish=False)
     assert answer.sample().finish_reason == "abort"
     end = time.monotonic() + 5
-    while ("gone", {}) not in others.asked and time.monotonic() < end:
+    while ("gone", {}) not in vllm.asked and time.monotonic() < end:
         time.sleep(0.01)
-    assert ("gone", {}) in others.asked
+    assert ("gone", {}) in vllm.asked
 
 
-def test_what_is_no_address_is_refused(model: Model) -> None:
+def test_an_invalid_url_is_rejected(model: Model) -> None:
     for url in ("engine:8000", "ftp://engine", "http://"):
         with pytest.raises(ConfigError) as caught:
             VLLMBackend(model, [url], "tiny")
         assert str(caught.value) == (
-            f"--fleet {url} is no address of a server; expected http://HOST:PORT. Fix it."
+            f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it."
         )

@@ -161,10 +161,10 @@ def test_an_app_receives_the_disconnect() -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"all"})
-        running_server.append((await receive())["type"])
+        received.append((await receive())["type"])
 
     asyncio.run(respond(app, [BODY, 0.05, GONE]))
-    assert running_server == ["http.disconnect"]
+    assert received == ["http.disconnect"]
 
 
 def test_an_internal_error_is_a_500_without_details(caplog: pytest.LogCaptureFixture) -> None:

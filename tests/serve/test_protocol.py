@@ -1,11 +1,15 @@
-"""Bodies of requests, read strictly."""
+"""Request bodies are validated strictly; responses match OpenAI's client."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from openai.types import Completion as OpenAICompletion
+from openai.types import ImagesResponse, Model
+from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
+from starlette.testclient import TestClient
 
 from calumma.serve.protocol import (
     ChatCompletionRequest,
@@ -15,11 +19,12 @@ from calumma.serve.protocol import (
     TextPart,
     TokenizeRequest,
 )
+from tests.serve.conftest import WILD, user_message
 
 TEXT = {"role": "user", "content": "a"}
 
 
-def test_a_chat_is_read_with_all_its_fields() -> None:
+def test_a_chat_is_parsed_with_all_its_fields() -> None:
     content = [
         {"type": "text", "text": "a"},
         {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}},
@@ -41,20 +46,20 @@ def test_a_chat_is_read_with_all_its_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "result"),
+    ("field", "value", "message"),
     [
-        ("tools", [{}], "tools cannot be honoured: this model calls no tools"),
-        ("logit_bias", {"1": 2}, "logit_bias cannot be honoured: ids cannot be weighed"),
-        ("presence_penalty", 0.5, "presence_penalty cannot be honoured: use repetition_penalty"),
+        ("tools", [{}], "tools is not supported: this model calls no tools"),
+        ("logit_bias", {"1": 2}, "logit_bias is not supported: tokens cannot be biased"),
+        ("presence_penalty", 0.5, "presence_penalty is not supported: use repetition_penalty"),
         (
             "response_format",
             {"type": "json_object"},
-            "response_format cannot be honoured: answers are plain text",
+            "response_format is not supported: responses are plain text",
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(field: str, value: Any, result: str) -> None:
-    with pytest.raises(ValidationError, match=result):
+def test_unsupported_fields_are_rejected(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         ChatCompletionRequest.model_validate({"messages": [TEXT], field: value})
     harmless = {"tools": [], "presence_penalty": 0, "response_format": {"type": "text"}}
     ChatCompletionRequest.model_validate({"messages": [TEXT], **harmless})
@@ -68,14 +73,39 @@ def test_prompts_are_one_text_several_texts_or_parts() -> None:
             CompletionRequest.model_validate({"prompt": prompt})
 
 
-def test_images_come_in_base64_of_png_alone() -> None:
+def test_generated_images_are_png_in_base64_only() -> None:
     ImageGenerationRequest.model_validate({"prompt": "a", "response_format": "b64_json"})
     for wrong in ({"response_format": "url"}, {"output_format": "webp"}, {"prompt": ""}):
         with pytest.raises(ValidationError):
             ImageGenerationRequest.model_validate({"prompt": "a", **wrong})
 
 
-def test_tokens_are_of_messages_or_of_a_prompt() -> None:
-    for body in ({}, {"messages": [TEXT], "prompt": "a"}, {"prompt": "a", "ids": [1]}):
-        with pytest.raises(ValidationError, match="exactly one of messages, prompt and ids"):
+def test_tokenize_takes_messages_or_a_prompt() -> None:
+    for body in ({}, {"messages": [TEXT], "prompt": "a"}):
+        with pytest.raises(ValidationError, match="exactly one of messages and prompt"):
             TokenizeRequest.model_validate(body)
+
+
+def test_responses_match_the_types_of_openai_s_client(client: TestClient) -> None:
+    def post(path: str, **body: Any) -> Any:
+        return client.post(path, json={**body, **WILD}).json()
+
+    chat = post("/v1/chat/completions", messages=user_message("a"), max_tokens=9, logprobs=True)
+    ChatCompletion.model_validate(chat, strict=True)
+    OpenAICompletion.model_validate(post("/v1/completions", prompt="a", max_tokens=9), strict=True)
+    images = post("/v1/images/generations", prompt="a")
+    # Their type allows only OpenAI's sizes.
+    ImagesResponse.model_validate({**images, "size": "1024x1024"}, strict=True)
+    for card in client.get("/v1/models").json()["data"]:
+        Model.model_validate(card, strict=True)
+
+
+def test_a_message_has_its_content_in_three_forms(client: TestClient) -> None:
+    body = {"messages": user_message("a"), "max_tokens": 30, "n": 4, "seed": 1, **WILD}
+    for choice in client.post("/v1/chat/completions", json=body).json()["choices"]:
+        message = choice["message"]
+        texts = [p["text"] for p in message["content_parts"] if p["type"] == "text"]
+        images = [p for p in message["content_parts"] if p["type"] == "image_url"]
+        assert message["content"] == "".join(texts)
+        assert message["images"] == images
+        assert message["role"] == "assistant"

@@ -1,4 +1,4 @@
-"""Images that are signed, read back by the library that others read them with."""
+"""Signed images, read back with the C2PA library."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from calumma.serve.provenance.signing_keys import load_signing_keys
 from tests.images import noise
 from tests.serve.chain import Authority, read
 
-ORIGIN = ImageMetadata(model="tiny", time=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
+METADATA = ImageMetadata(model="tiny", time=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,18 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-def credential(authority: Authority, tmp_path: Path) -> C2PASigningConfig:
+def config(authority: Authority, tmp_path: Path) -> C2PASigningConfig:
     return authority.write(tmp_path)
 
 
-def test_a_manifest_says_who_made_the_image_and_when_and_no_more() -> None:
+def test_a_manifest_contains_the_model_and_the_time() -> None:
     action = {
         "action": "c2pa.created",
         "when": "2026-03-04T05:06:07Z",
         "softwareAgent": {"name": "tiny"},
         "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA,
     }
-    result = build_manifest(ORIGIN)
+    result = build_manifest(METADATA)
     assert result == {
         "claim_generator_info": [{"name": "calumma", "version": calumma.__version__}],
         "assertions": [
@@ -63,19 +63,19 @@ def test_a_manifest_says_who_made_the_image_and_when_and_no_more() -> None:
             }
         ],
     }
-    result = build_manifest(replace(ORIGIN, prompt="a red circle"))
+    result = build_manifest(replace(METADATA, prompt="a red circle"))
     assert result["assertions"][0]["data"]["actions"] == [{**action, "description": "a red circle"}]
 
 
-def test_a_signed_image_is_the_same_image_and_its_manifest_holds(
-    authority: Authority, credential: C2PASigningConfig
+def test_a_signed_image_is_unchanged_and_its_manifest_is_valid(
+    authority: Authority, config: C2PASigningConfig
 ) -> None:
-    png = png_with_metadata(noise(1), ORIGIN)
-    signed = load_image_signer(credential).sign(png, ORIGIN)
+    png = png_with_metadata(noise(1), METADATA)
+    signed = load_image_signer(config).sign(png, METADATA)
     seen = read(signed, authority)
     result = seen.manifest
     assert (seen.state, seen.wrong) == ("Trusted", [])
-    assert result["assertions"] == build_manifest(ORIGIN)["assertions"]
+    assert result["assertions"] == build_manifest(METADATA)["assertions"]
     (generator,) = result["claim_generator_info"]
     assert (generator["name"], generator["version"]) == ("calumma", calumma.__version__)
     assert result["signature_info"]["common_name"] == "a server"
@@ -86,10 +86,10 @@ def test_a_signed_image_is_the_same_image_and_its_manifest_holds(
     assert len(after.text) == 5  # type: ignore[attr-defined]
 
 
-def test_who_does_not_know_the_authority_reads_a_valid_claim_of_a_stranger(
-    credential: C2PASigningConfig,
+def test_without_the_authority_the_signature_is_valid_but_not_trusted(
+    config: C2PASigningConfig,
 ) -> None:
-    signed = load_image_signer(credential).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
+    signed = load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
     seen = read(signed, Authority())
     assert (seen.state, seen.wrong) == ("Valid", ["signingCredential.untrusted"])
 
@@ -97,22 +97,24 @@ def test_who_does_not_know_the_authority_reads_a_valid_claim_of_a_stranger(
 @pytest.mark.parametrize(
     ("place", "beyond"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)]
 )
-def test_a_byte_that_changes_breaks_the_claim(
-    authority: Authority, credential: C2PASigningConfig, place: bytes, beyond: int
+def test_a_changed_byte_invalidates_the_manifest(
+    authority: Authority, config: C2PASigningConfig, place: bytes, beyond: int
 ) -> None:
     signed = bytearray(
-        load_image_signer(credential).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
+        load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
     )
     signed[signed.rindex(place) + beyond] ^= 1
     seen = read(bytes(signed), authority)
     assert (seen.state, seen.wrong) == ("Invalid", ["assertion.dataHash.mismatch"])
 
 
-def test_a_manifest_of_another_image_does_not_hold(
-    authority: Authority, credential: C2PASigningConfig
+def test_a_manifest_of_another_image_is_invalid(
+    authority: Authority, config: C2PASigningConfig
 ) -> None:
-    signer = load_image_signer(credential)
-    one, other = (signer.sign(png_with_metadata(noise(seed), ORIGIN), ORIGIN) for seed in (1, 2))
+    signer = load_image_signer(config)
+    one, other = (
+        signer.sign(png_with_metadata(noise(seed), METADATA), METADATA) for seed in (1, 2)
+    )
 
     def cut(file: bytes) -> tuple[bytes, bytes, bytes]:
         start = file.index(b"caBX") - 4
@@ -125,12 +127,14 @@ def test_a_manifest_of_another_image_does_not_hold(
     assert "assertion.dataHash.mismatch" in seen.wrong
 
 
-def test_several_threads_sign_at_once(authority: Authority, credential: C2PASigningConfig) -> None:
-    signer = load_image_signer(credential)
+def test_several_threads_sign_at_the_same_time(
+    authority: Authority, config: C2PASigningConfig
+) -> None:
+    signer = load_image_signer(config)
 
     def signed(seed: int) -> str:
-        origin = replace(ORIGIN, model=f"model {seed}")
-        seen = read(signer.sign(png_with_metadata(noise(seed), origin), origin), authority)
+        metadata = replace(METADATA, model=f"model {seed}")
+        seen = read(signer.sign(png_with_metadata(noise(seed), metadata), metadata), authority)
         assert seen.action["softwareAgent"] == {"name": f"model {seed}"}
         return seen.state
 
@@ -144,49 +148,49 @@ def test_several_threads_sign_at_once(authority: Authority, credential: C2PASign
         ({"use": None}, "digitalSignature"),
         ({"signs": False}, "emailProtection"),
         ({"use": ExtendedKeyUsageOID.SERVER_AUTH}, "digitalSignature, serverAuth"),
-        ({"use": None, "signs": False}, "nothing in particular"),
+        ({"use": None, "signs": False}, "none"),
     ],
 )
-def test_a_certificate_for_something_else_is_refused(
+def test_a_certificate_for_other_usages_is_rejected(
     authority: Authority, tmp_path: Path, changes: dict[str, Any], found: str
 ) -> None:
-    credential = authority.write(tmp_path, **changes)
+    config = authority.write(tmp_path, **changes)
     with pytest.raises(ConfigError) as caught:
-        load_image_signer(credential)
+        load_image_signer(config)
     assert str(caught.value) == (
-        f"{credential.certificates} holds a certificate that C2PA does not allow (the certificate "
-        f"is invalid; it is for {found}); expected one that an authority has made for "
-        "digitalSignature and for emailProtection or documentSigning. Have one made; "
-        "docs/serving.md shows how, to try."
+        f"{config.certificates} contains a certificate that C2PA does not allow (the certificate "
+        f"is invalid; its usages: {found}); expected one that an authority issued for "
+        "digitalSignature and for emailProtection or documentSigning. Request such a certificate; "
+        "docs/serving.md shows how to create one for tests."
     )
 
 
-def test_an_authority_s_own_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
-    credential = authority.write(tmp_path, authority.key, is_authority=True)
-    with pytest.raises(ConfigError, match="holds a certificate that C2PA does not allow"):
-        load_image_signer(credential)
+def test_the_certificate_of_an_authority_is_rejected(authority: Authority, tmp_path: Path) -> None:
+    config = authority.write(tmp_path, authority.key, is_authority=True)
+    with pytest.raises(ConfigError, match="contains a certificate that C2PA does not allow"):
+        load_image_signer(config)
 
 
-def test_once_the_certificate_has_run_out_images_are_refused_and_the_log_says_why(
+def test_images_are_not_sent_after_the_certificate_expired(
     authority: Authority,
-    credential: C2PASigningConfig,
+    config: C2PASigningConfig,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pair = load_signing_keys(credential)
+    keys = load_signing_keys(config)
     (tmp_path / "old").mkdir()
     old = authority.write(tmp_path / "old", days=(-3, -1))
-    # As it will be in three days: read in time, and signed with later.
+    # As in three days: loaded while valid, used later.
     late = replace(
-        pair, certificates=old.certificates.read_bytes(), key=old.private_key.read_bytes()
+        keys, certificates=old.certificates.read_bytes(), private_key=old.private_key.read_bytes()
     )
     caplog.set_level("INFO", "calumma.serve")
     with pytest.raises(APIError) as caught:
-        ImageSigner(late).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
+        ImageSigner(late).sign(png_with_metadata(noise(1), METADATA), METADATA)
     assert (caught.value.status, caught.value.code) == (503, "cannot_sign")
     assert str(caught.value) == (
-        "an image is drawn, but this server cannot sign it now, and sends none unsigned; "
-        "the server's log says why. Ask again later, or for text alone."
+        "an image was generated, but this server cannot sign it now and sends no unsigned images; "
+        "the server's log has the reason. Retry later, or request text only."
     )
     (line,) = caplog.records
     assert line.fields == {  # type: ignore[attr-defined]
@@ -195,8 +199,10 @@ def test_once_the_certificate_has_run_out_images_are_refused_and_the_log_says_wh
 
 
 @contextmanager
-def answering(status: int, answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[str]]]:
-    """An address that is asked for time stamps, and the content types of what it was asked."""
+def timestamp_server(
+    status: int, answer: Callable[[bytes], bytes]
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve time stamps; yields the URL and the content types of the requests."""
     asked: list[str] = []
 
     class Answer(BaseHTTPRequestHandler):
@@ -221,21 +227,21 @@ def answering(status: int, answer: Callable[[bytes], bytes]) -> Iterator[tuple[s
             thread.join()
 
 
-def test_an_address_that_gives_no_time_stamps_is_refused(credential: C2PASigningConfig) -> None:
-    with answering(200, lambda query: b"nonsense") as (url, asked):
+def test_a_url_without_time_stamps_is_rejected(config: C2PASigningConfig) -> None:
+    with timestamp_server(200, lambda query: b"nonsense") as (url, asked):
         with pytest.raises(ConfigError) as caught:
-            load_image_signer(replace(credential, timestamps=url))
+            load_image_signer(replace(config, timestamp_url=url))
         assert str(caught.value) == (
-            f"{url} gives no time stamp (internal error (decode error (missing further values (at "
+            f"{url} returns no time stamp (internal error (decode error (missing further values (at "
             "position 0)))); expected a time-stamp authority (RFC 3161). "
             "Fix --c2pa-timestamps, or leave it out."
         )
         assert asked == ["application/timestamp-query"]
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl plays the authority")
-def test_an_authority_stamps_the_time_of_each_image(
-    authority: Authority, credential: C2PASigningConfig, tmp_path: Path
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is the authority")
+def test_an_authority_time_stamps_each_image(
+    authority: Authority, config: C2PASigningConfig, tmp_path: Path
 ) -> None:
     place = tmp_path / "authority"
     place.mkdir()
@@ -254,12 +260,12 @@ def test_an_authority_stamps_the_time_of_each_image(
         )
         return (place / "reply").read_bytes()
 
-    with answering(200, stamped) as (url, asked):
-        signer = load_image_signer(replace(credential, timestamps=url))
+    with timestamp_server(200, stamped) as (url, asked):
+        signer = load_image_signer(replace(config, timestamp_url=url))
         assert len(asked) == 1
-        signed = signer.sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
+        signed = signer.sign(png_with_metadata(noise(1), METADATA), METADATA)
         assert len(asked) == 2
-        load_image_signer(credential).sign(png_with_metadata(noise(1), ORIGIN), ORIGIN)
+        load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
         assert len(asked) == 2
     seen = read(signed, authority)
     assert (seen.state, seen.wrong) == ("Trusted", [])
@@ -267,19 +273,19 @@ def test_an_authority_stamps_the_time_of_each_image(
     assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="the page asks for openssl")
-def test_the_page_s_own_certificates_sign_and_its_example_reads_them(
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the page uses openssl")
+def test_the_example_of_the_documentation_signs_and_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "serving.md"
-    section = page.read_text().partition("### Signed (C2PA)")[2]
+    section = page.read_text().partition("## Sign images (C2PA)")[2]
     make, look = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
     subprocess.run(["bash", "-ec", make], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)
     signer = load_image_signer(
         C2PASigningConfig(certificates=Path("certificates.pem"), private_key=Path("key.pem"))
     )
-    Path("image.png").write_bytes(signer.sign(png_with_metadata(noise(1), ORIGIN), ORIGIN))
+    Path("image.png").write_bytes(signer.sign(png_with_metadata(noise(1), METADATA), METADATA))
     seen: dict[str, Any] = {}
     exec(look, seen)
     assert seen["state"] == "Trusted"

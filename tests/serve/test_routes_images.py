@@ -1,4 +1,4 @@
-"""Images of a prompt."""
+"""Image generation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.serve.conftest import serving
 from tests.serve.test_moderation import NoWord
 
 
-def draw(client: TestClient, **body: Any) -> Any:
+def generate(client: TestClient, **body: Any) -> Any:
     return client.post("/v1/images/generations", json={"prompt": "a red circle", **body})
 
 
-def test_an_image_is_the_one_that_the_model_draws(client: TestClient, model: Model) -> None:
+def test_an_image_is_the_one_that_the_model_generates(client: TestClient, model: Model) -> None:
     asked = {"seed": 4, "temperature": 1.0, "guidance_scale": 2.0}
-    result = draw(client, **asked).json()
+    result = generate(client, **asked).json()
     rules = ImageSampling(temperature=1.0, guidance_scale=2.0)
     alone = model.generate(
         ["a red circle"], seed=4, image=rules, modality="image", max_images=1, max_new_tokens=6
@@ -37,28 +37,26 @@ def test_an_image_is_the_one_that_the_model_draws(client: TestClient, model: Mod
     assert result["usage"]["output_tokens"] == 6
 
 
-def test_only_the_model_s_own_size_is_drawn(client: TestClient) -> None:
+def test_only_the_size_of_the_model_is_supported(client: TestClient) -> None:
     for size in ("auto", "16x16", None):
-        assert draw(client, size=size).status_code == 200
-    refused = draw(client, size="1024x1024")
-    assert refused.status_code == 400
-    assert refused.json()["error"]["message"] == (
-        "this model draws images of 16x16 alone; expected that size, or auto. Leave size out."
+        assert generate(client, size=size).status_code == 200
+    rejected = generate(client, size="1024x1024")
+    assert rejected.status_code == 400
+    assert rejected.json()["error"]["message"] == (
+        "this model generates images of 16x16 only; expected that size, or auto. Leave size out."
     )
 
 
-@pytest.mark.parametrize(("expected", "result"), [(0, 0), (1, 2), (3, 4)])
-def test_a_stream_has_about_as_many_partial_images_as_wanted(
-    client: TestClient, expected: int, result: int
+@pytest.mark.parametrize(("requested", "count"), [(0, 0), (1, 2), (3, 4)])
+def test_a_stream_has_about_the_requested_number_of_partial_images(
+    client: TestClient, requested: int, count: int
 ) -> None:
-    text = draw(client, stream=True, partial_images=expected, seed=1).text
-    assert text.count("event: image_generation.partial_image") == result
+    text = generate(client, stream=True, partial_images=requested, seed=1).text
+    assert text.count("event: image_generation.partial_image") == count
     assert text.count("event: image_generation.completed") == 1
 
 
-def test_an_image_that_does_not_pass_is_refused(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_blocked_image_is_not_sent(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoImage(NoWord):
         def passes_image(self, image: PIL.Image.Image) -> bool:
             return False
@@ -68,9 +66,9 @@ def test_an_image_that_does_not_pass_is_refused(
         client,
         _,
     ):
-        refused = draw(client)
-        assert refused.status_code == 400
-        assert refused.json()["error"]["message"] == (
-            "an image does not pass a filter of this server; expected another prompt."
+        rejected = generate(client)
+        assert rejected.status_code == 400
+        assert rejected.json()["error"]["message"] == (
+            "a content filter of this server blocks an image; expected another prompt."
         )
-        assert draw(client, prompt="bad").json()["error"]["code"] == "content_filter"
+        assert generate(client, prompt="bad").json()["error"]["code"] == "content_filter"

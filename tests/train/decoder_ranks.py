@@ -32,7 +32,7 @@ from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import Ranks, build_sharded_decoder, gather_full_decoder
 from calumma.train.pretrain import pretrain
 from calumma.train.stability import StabilityConfig
-from calumma.train.train_step import StepRules, optimizer_step, to_device
+from calumma.train.train_step import StepRules, optimizer_step
 from calumma.train.training_loop import Progress
 from calumma.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ def train(name: str, parallel: ParallelConfig, world: DistContext, folder: Path)
         batches = [batch(2 * number), batch(2 * number + 1)]
         rows = [b.rows(slice(place.dp_rank, None, place.dp_size)) for b in batches]
         # Each rank looks at the first row that it is given: here at the same one.
-        same = to_device(batches[0], torch.device("cpu"))
+        same = batches[0].to(torch.device("cpu"))
         seen = (
             take_snapshot(decoder, same, DiagnosticsConfig(num_tokens=20), rules, place)
             if number % 7 == 0
@@ -130,11 +130,11 @@ def troubled(run: Path, shards: Path) -> None:
     real = DecoderTrainer.step
 
     def step(learner: DecoderTrainer, number: int) -> dict[str, float]:
-        share = learner.course.lr_factor
-        if learner.course.batches_consumed == 11:
-            learner.course = replace(learner.course, lr_factor=1e5)
+        share = learner.position.lr_factor
+        if learner.position.batches_consumed == 11:
+            learner.position = replace(learner.position, lr_factor=1e5)
         told = real(learner, number)
-        learner.course = replace(learner.course, lr_factor=share)
+        learner.position = replace(learner.position, lr_factor=share)
         return told
 
     still = replace(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from calumma.batches.batch import DeviceBatch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -23,7 +24,7 @@ from calumma.train.diagnostics import (
     take_snapshot,
     update_ratios,
 )
-from calumma.train.train_step import ALL, DeviceBatch, StepRules, to_device
+from calumma.train.train_step import ALL, StepRules
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def micro(reader: ShardReader) -> DeviceBatch:
     """Two rows of several documents each."""
     stream = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
     stream.set_mixture({"pairs": 1.0, "text": 1.0})
-    return to_device(stream.next(), torch.device("cpu"))
+    return stream.next().to(torch.device("cpu"))
 
 
 def fresh(config: DecoderConfig, **changes: Any) -> Decoder:

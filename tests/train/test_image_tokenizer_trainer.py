@@ -95,17 +95,17 @@ def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
     real = ImageTokenizerTrainer.step
 
     def step(learner: ImageTokenizerTrainer, number: int) -> dict[str, float]:
-        drawn, share = learner.course.batches_consumed, learner.course.lr_factor
+        drawn, share = learner.position.batches_consumed, learner.position.lr_factor
         hook = None
         if drawn == 10:
             out = learner.learned.network.decoder.conv_out
             hook = out.register_forward_hook(lambda module, x, made: made * math.nan)
         if drawn == 14:
-            learner.course = replace(learner.course, lr_factor=1e4)
+            learner.position = replace(learner.position, lr_factor=1e4)
         told = real(learner, number)
         if hook is not None:
             hook.remove()
-        learner.course = replace(learner.course, lr_factor=share)
+        learner.position = replace(learner.position, lr_factor=share)
         return told
 
     monkeypatch.setattr(ImageTokenizerTrainer, "step", step)

@@ -126,7 +126,7 @@ class Planted:
         real = DecoderTrainer.step
 
         def step(learner: DecoderTrainer, number: int) -> dict[str, float]:
-            if learner.course.batches_consumed not in drawn:
+            if learner.position.batches_consumed not in drawn:
                 return real(learner, number)
             with spoil(learner):
                 return real(learner, number)
@@ -143,10 +143,10 @@ def nothing_finite(learner: DecoderTrainer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rate_times_a_thousand(learner: DecoderTrainer) -> Iterator[None]:
-    share = learner.course.lr_factor
-    learner.course = replace(learner.course, lr_factor=1000 * share)
+    share = learner.position.lr_factor
+    learner.position = replace(learner.position, lr_factor=1000 * share)
     yield
-    learner.course = replace(learner.course, lr_factor=share)
+    learner.position = replace(learner.position, lr_factor=share)
 
 
 WATCH = StabilityConfig(window=12, spike_steps=2, warn_horizon_steps=50)

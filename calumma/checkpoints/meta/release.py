@@ -39,8 +39,7 @@ from calumma.files import read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME
 from calumma.tokens.mistaken import refuse_model
-from calumma.tokens.text import TEXT_TOKENIZER_NAME as TOKENIZER_NAME
-from calumma.tokens.text import TextTokenizer
+from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.vocabulary import PLACEHOLDER_NAMES
 
@@ -195,7 +194,7 @@ def _open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]
 
 
 def _text_file(folder: Path) -> Path:
-    for name in (META_TOKENIZER_FILE, TOKENIZER_NAME):
+    for name in (META_TOKENIZER_FILE, TEXT_TOKENIZER_NAME):
         if (folder / name).is_file():
             return folder / name
     raise TokenizerError(

@@ -238,7 +238,7 @@ def split_for_shards(
 ) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield the name and each shard's part of every tensor, projections fused.
 
-    Every tensor of the decoder is read once. `require_divisible` must have passed.
+    Every tensor of the decoder is read once. `require_even_split` must have passed.
     """
     members = fused_names(config)
     within = {part: fused for fused, parts in members.items() for part in parts}

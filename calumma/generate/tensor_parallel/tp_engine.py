@@ -1,7 +1,7 @@
 """Tensor-parallel engine: a model sharded over several processes, used like any other.
 
-This process is rank 0: it alone has the tokenizers and takes requests. Its engine tells the workers
-before each step what it was given, so that all ranks take the same steps.
+This process is rank 0: it alone has the tokenizers and takes requests. Before each step
+its engine sends the workers what it was given, so that all ranks take the same steps.
 
     with TensorParallelAsyncEngine(folder, tp_size=2) as engine:
         stream = engine.generate(["a large red circle"], seed=1)

@@ -1,4 +1,4 @@
-"""Judgements in SQLite: who said what of which item, and who is looking at it now."""
+"""Judgments in SQLite: who said what of which item, and who is looking at it now."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from calumma.compare.study import StudyItem
 from calumma.errors import FileError
 
-STORE_NAME = "judgements.sqlite"
+STORE_NAME = "judgments.sqlite"
 
 CLAIM_SECONDS = 1800.0
 """How long an item that somebody was given counts as taken."""
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS judgements (
+CREATE TABLE IF NOT EXISTS judgments (
     item TEXT NOT NULL, question TEXT NOT NULL, annotator TEXT NOT NULL,
     answer TEXT NOT NULL, swapped INTEGER NOT NULL, seconds REAL NOT NULL, told_at REAL NOT NULL,
     PRIMARY KEY (item, question, annotator)
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS claims (
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What one annotator said of one item."""
 
     item: str
@@ -50,8 +50,8 @@ class Judgement:
     """From showing to answering."""
 
 
-class JudgementStore:
-    """The judgements of a study; several threads may use it."""
+class JudgmentStore:
+    """The judgments of a study; several threads may use it."""
 
     def __init__(self, folder: Path) -> None:
         """Open or make the file of a study.
@@ -68,7 +68,7 @@ class JudgementStore:
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise FileError(
-                f"{path}: is no whole SQLite file ({error}); expected the judgements of this study. "
+                f"{path}: is no whole SQLite file ({error}); expected the judgments of this study. "
                 "Put back a copy, or move it away to begin anew."
             ) from error
 
@@ -81,20 +81,20 @@ class JudgementStore:
         with self._lock, self._database:
             yield self._database
 
-    def record(self, judgement: Judgement) -> None:
-        """Write a judgement; what the annotator said before of the item is replaced."""
+    def record(self, judgment: Judgment) -> None:
+        """Write a judgment; what the annotator said before of the item is replaced."""
         now = time.time()
         rows = [
             (
-                *(judgement.item, question, judgement.annotator, answer),
-                *(int(judgement.swapped), judgement.seconds, now),
+                *(judgment.item, question, judgment.annotator, answer),
+                *(int(judgment.swapped), judgment.seconds, now),
             )
-            for question, answer in judgement.answers.items()
+            for question, answer in judgment.answers.items()
         ]
-        who = (judgement.item, judgement.annotator)
+        who = (judgment.item, judgment.annotator)
         with self._writing() as database:
-            database.execute("DELETE FROM judgements WHERE item = ? AND annotator = ?", who)
-            database.executemany("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            database.execute("DELETE FROM judgments WHERE item = ? AND annotator = ?", who)
+            database.executemany("INSERT INTO judgments VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             database.execute("DELETE FROM claims WHERE item = ? AND annotator = ?", who)
 
     def claim(
@@ -116,10 +116,10 @@ class JudgementStore:
         now = time.time()
         with self._writing() as database:
             database.execute("DELETE FROM claims WHERE since < ?", (now - CLAIM_SECONDS,))
-            mine = set(_column(database, "judgements WHERE annotator = ?", annotator))
+            mine = set(_column(database, "judgments WHERE annotator = ?", annotator))
             held = set(_column(database, "claims WHERE annotator = ?", annotator))
             taken = dict.fromkeys((item.key for item in items), 0)
-            for source in ("(SELECT DISTINCT item, annotator FROM judgements)", "claims"):
+            for source in ("(SELECT DISTINCT item, annotator FROM judgments)", "claims"):
                 counted = f"SELECT item, COUNT(*) FROM {source} GROUP BY item"
                 for key, count in database.execute(counted):
                     taken[key] = taken.get(key, 0) + count
@@ -134,18 +134,18 @@ class JudgementStore:
                 database.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", row)
             return chosen
 
-    def judgements(self) -> list[Judgement]:
-        """All judgements, in the order of item and annotator."""
+    def judgments(self) -> list[Judgment]:
+        """All judgments, in the order of item and annotator."""
         columns = "item, annotator, question, answer, swapped, seconds"
         with self._lock:
             rows = self._database.execute(
-                f"SELECT {columns} FROM judgements ORDER BY item, annotator, question"
+                f"SELECT {columns} FROM judgments ORDER BY item, annotator, question"
             ).fetchall()
-        told: dict[tuple[str, str], Judgement] = {}
+        told: dict[tuple[str, str], Judgment] = {}
         for item, annotator, question, answer, swapped, seconds in rows:
-            fresh = Judgement(item, annotator, {}, bool(swapped), seconds)
+            fresh = Judgment(item, annotator, {}, bool(swapped), seconds)
             one = told.setdefault((item, annotator), fresh)
-            told[item, annotator] = Judgement(
+            told[item, annotator] = Judgment(
                 item, annotator, {**one.answers, question: answer}, one.swapped, one.seconds
             )
         return list(told.values())
@@ -153,7 +153,7 @@ class JudgementStore:
     def num_judged(self, annotator: str) -> int:
         """How many items an annotator has judged."""
         with self._lock:
-            return len(set(_column(self._database, "judgements WHERE annotator = ?", annotator)))
+            return len(set(_column(self._database, "judgments WHERE annotator = ?", annotator)))
 
 
 def _column(database: sqlite3.Connection, rest: str, value: str) -> list[str]:

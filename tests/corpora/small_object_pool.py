@@ -1,4 +1,4 @@
-"""A cupboard of shapes and three objects, one of them held out."""
+"""A pool of shapes and three objects, one of them held out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tests.documents.image_files import png
 BEAR = Thing("bear", source="emoji", license="MIT", data=png("brown"))
 
 
-class Small(ObjectPool):
-    """It opens no corpus."""
+class SmallPool(ObjectPool):
+    """A pool that opens no corpus."""
 
     objects = (
         BEAR,
@@ -18,4 +18,4 @@ class Small(ObjectPool):
     )
 
 
-SMALL = Small()
+SMALL = SmallPool()

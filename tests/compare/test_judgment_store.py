@@ -1,4 +1,4 @@
-"""Judgements kept, replaced, handed out and counted."""
+"""Judgments kept, replaced, handed out and counted."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from calumma.compare.judgement_store import STORE_NAME, Judgement, JudgementStore
+from calumma.compare.judgment_store import STORE_NAME, Judgment, JudgmentStore
 from calumma.compare.study import StudyItem
 from calumma.errors import FileError
 
 ITEMS = [StudyItem("absolute", str(number), ("ours",)) for number in range(4)]
 
 
-def test_judgements_come_back_and_the_last_word_counts(tmp_path: Path) -> None:
-    store = JudgementStore(tmp_path)
-    first = Judgement("i", "ann", {"q": "yes", "r": "no"}, swapped=True, seconds=2.5)
-    store.record(Judgement("i", "ann", {"q": "no", "r": "no"}))
+def test_judgments_come_back_and_the_last_word_counts(tmp_path: Path) -> None:
+    store = JudgmentStore(tmp_path)
+    first = Judgment("i", "ann", {"q": "yes", "r": "no"}, swapped=True, seconds=2.5)
+    store.record(Judgment("i", "ann", {"q": "no", "r": "no"}))
     store.record(first)
-    store.record(Judgement("i", "bob", {"q": "no"}))
+    store.record(Judgment("i", "bob", {"q": "no"}))
     store.close()
-    again = JudgementStore(tmp_path)
-    assert again.judgements() == [first, Judgement("i", "bob", {"q": "no"})]
+    again = JudgmentStore(tmp_path)
+    assert again.judgments() == [first, Judgment("i", "bob", {"q": "no"})]
     assert (again.num_judged("ann"), again.num_judged("eve")) == (1, 0)
     again.close()
 
 
 def test_an_item_is_given_again_until_it_is_judged(tmp_path: Path) -> None:
-    store = JudgementStore(tmp_path)
+    store = JudgmentStore(tmp_path)
     given = store.claim(ITEMS, "ann", 1)
     assert store.claim(ITEMS, "ann", 1) == given
     other = store.claim(ITEMS, "bob", 1)
@@ -38,41 +38,41 @@ def test_an_item_is_given_again_until_it_is_judged(tmp_path: Path) -> None:
 
 
 def test_begun_items_come_first_and_nobody_judges_twice(tmp_path: Path) -> None:
-    store = JudgementStore(tmp_path)
+    store = JudgmentStore(tmp_path)
     for item in ITEMS[2:]:
-        store.record(Judgement(item.key, "ann", {"q": "yes"}))
+        store.record(Judgment(item.key, "ann", {"q": "yes"}))
     assert store.claim(ITEMS, "bob", 2) == ITEMS[2]
-    store.record(Judgement(ITEMS[2].key, "bob", {"q": "yes"}))
+    store.record(Judgment(ITEMS[2].key, "bob", {"q": "yes"}))
     assert store.claim(ITEMS, "eve", 2) == ITEMS[3]
     store.close()
 
 
 def test_many_annotators_at_once_fill_each_item_exactly(tmp_path: Path) -> None:
-    store = JudgementStore(tmp_path)
+    store = JudgmentStore(tmp_path)
 
     def judge(name: str) -> None:
         while (item := store.claim(ITEMS, name, 3)) is not None:
-            store.record(Judgement(item.key, name, {"q": "yes"}))
+            store.record(Judgment(item.key, name, {"q": "yes"}))
 
     threads = [threading.Thread(target=judge, args=(f"a{number}",)) for number in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Counter(told.item for told in store.judgements()) == {item.key: 3 for item in ITEMS}
+    assert Counter(told.item for told in store.judgments()) == {item.key: 3 for item in ITEMS}
     store.close()
 
 
 def test_a_claim_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = JudgementStore(tmp_path)
+    store = JudgmentStore(tmp_path)
     assert store.claim(ITEMS[:1], "ann", 1) == ITEMS[0]
     assert store.claim(ITEMS[:1], "bob", 1) is None
-    monkeypatch.setattr("calumma.compare.judgement_store.CLAIM_SECONDS", -1.0)
+    monkeypatch.setattr("calumma.compare.judgment_store.CLAIM_SECONDS", -1.0)
     assert store.claim(ITEMS[:1], "bob", 1) == ITEMS[0]
     store.close()
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / STORE_NAME).write_text("nothing of SQLite " * 100)
-    with pytest.raises(FileError, match=r"is no whole SQLite file .*; expected the judgements of"):
-        JudgementStore(tmp_path)
+    with pytest.raises(FileError, match=r"is no whole SQLite file .*; expected the judgments of"):
+        JudgmentStore(tmp_path)

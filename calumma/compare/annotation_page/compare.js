@@ -72,7 +72,7 @@ function questionBox(question) {
 }
 
 function given() {
-  return Object.fromEntries(new FormData(at("judgement")));
+  return Object.fromEntries(new FormData(at("judgment")));
 }
 
 async function next() {
@@ -98,16 +98,16 @@ at("who").addEventListener("submit", (event) => {
   if (annotator) trying(next);
 });
 
-at("judgement").addEventListener("change", () => {
+at("judgment").addEventListener("change", () => {
   at("send").disabled = Object.keys(given()).length < item.questions.length;
 });
 
-at("judgement").addEventListener("submit", (event) => {
+at("judgment").addEventListener("submit", (event) => {
   event.preventDefault();
   if (at("send").disabled) return;
   trying(async () => {
     const seconds = Math.min((performance.now() - since) / 1000, 86400);
-    await ask("api/judgement", { annotator, item: item.key, answers: given(), seconds });
+    await ask("api/judgment", { annotator, item: item.key, answers: given(), seconds });
     await next();
   });
 });
@@ -117,7 +117,7 @@ document.addEventListener("keydown", (event) => {
   const boxes = [...at("questions").querySelectorAll("fieldset")];
   if (event.key === "Enter" && !at("send").disabled) {
     event.preventDefault();
-    at("judgement").requestSubmit();
+    at("judgment").requestSubmit();
     return;
   }
   const box = boxes.find((each) => each.contains(document.activeElement)) ?? boxes[0];
