@@ -1,4 +1,4 @@
-"""Judgments in SQLite: who said what of which item, and who is looking at it now."""
+"""Judgments in SQLite, and the items that are assigned to annotators at the moment."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from calumma.errors import FileError
 STORE_NAME = "judgments.sqlite"
 
 CLAIM_SECONDS = 1800.0
-"""How long an item that somebody was given counts as taken."""
+"""Time for which an assigned item stays reserved for its annotator."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS judgments (
     item TEXT NOT NULL, question TEXT NOT NULL, annotator TEXT NOT NULL,
-    answer TEXT NOT NULL, swapped INTEGER NOT NULL, seconds REAL NOT NULL, told_at REAL NOT NULL,
+    answer TEXT NOT NULL, swapped INTEGER NOT NULL, seconds REAL NOT NULL, recorded_at REAL NOT NULL,
     PRIMARY KEY (item, question, annotator)
 );
 CREATE TABLE IF NOT EXISTS claims (
@@ -33,31 +33,31 @@ CREATE TABLE IF NOT EXISTS claims (
 
 @dataclass(frozen=True)
 class Judgment:
-    """What one annotator said of one item."""
+    """One annotator's answers about one item."""
 
     item: str
-    """`Item.key`."""
+    """`StudyItem.key`."""
 
     annotator: str
 
     answers: Mapping[str, str]
-    """By question. Of a pair, "first" and "second" are the study's, not the page's."""
+    """By question. Of a pair, "first" and "second" are in the study's order, not the page's."""
 
     swapped: bool = False
     """Whether the page showed the second answer of a pair first."""
 
     seconds: float = 0.0
-    """From showing to answering."""
+    """Time from showing the item to the answer."""
 
 
 class JudgmentStore:
-    """The judgments of a study; several threads may use it."""
+    """The judgments of a study; thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or make the file of a study.
+        """Open or create the file of a study.
 
         Raises:
-            FileError: it is no SQLite file.
+            FileError: the file is no SQLite database.
         """
         path = folder / STORE_NAME
         self._lock = threading.Lock()
@@ -68,8 +68,8 @@ class JudgmentStore:
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise FileError(
-                f"{path}: is no whole SQLite file ({error}); expected the judgments of this study. "
-                "Put back a copy, or move it away to begin anew."
+                f"{path}: not a valid SQLite file ({error}); expected the judgments of this study. "
+                "Restore a copy, or move it away to start again."
             ) from error
 
     def close(self) -> None:
@@ -77,12 +77,12 @@ class JudgmentStore:
         self._database.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._database:
             yield self._database
 
     def record(self, judgment: Judgment) -> None:
-        """Write a judgment; what the annotator said before of the item is replaced."""
+        """Write a judgment; it replaces the annotator's earlier one of the item."""
         now = time.time()
         rows = [
             (
@@ -91,43 +91,43 @@ class JudgmentStore:
             )
             for question, answer in judgment.answers.items()
         ]
-        who = (judgment.item, judgment.annotator)
-        with self._writing() as database:
-            database.execute("DELETE FROM judgments WHERE item = ? AND annotator = ?", who)
+        key = (judgment.item, judgment.annotator)
+        with self._transaction() as database:
+            database.execute("DELETE FROM judgments WHERE item = ? AND annotator = ?", key)
             database.executemany("INSERT INTO judgments VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            database.execute("DELETE FROM claims WHERE item = ? AND annotator = ?", who)
+            database.execute("DELETE FROM claims WHERE item = ? AND annotator = ?", key)
 
     def claim(
         self, items: Sequence[StudyItem], annotator: str, num_annotators: int
     ) -> StudyItem | None:
-        """Take the next item for an annotator.
+        """Assign the next item to an annotator.
 
-        Items that others have begun come first, so that items become whole early; otherwise the
-        order is that of `items`.
+        Items with the most judgments come first, so that items are completed early; otherwise the order
+        is that of `items`.
 
         Args:
-            items: all there are, in the annotator's own order.
-            annotator: who asks; the item they hold is given again.
-            expected: annotators an item.
+            items: all items, in the annotator's own order.
+            annotator: the annotator; an item that is already assigned to them is returned again.
+            num_annotators: annotators per item.
 
         Returns:
             None when nothing is left for this annotator.
         """
         now = time.time()
-        with self._writing() as database:
+        with self._transaction() as database:
             database.execute("DELETE FROM claims WHERE since < ?", (now - CLAIM_SECONDS,))
-            mine = set(_column(database, "judgments WHERE annotator = ?", annotator))
-            held = set(_column(database, "claims WHERE annotator = ?", annotator))
-            taken = dict.fromkeys((item.key for item in items), 0)
+            judged = set(_column(database, "judgments WHERE annotator = ?", annotator))
+            claimed = set(_column(database, "claims WHERE annotator = ?", annotator))
+            num_assigned = dict.fromkeys((item.key for item in items), 0)
             for source in ("(SELECT DISTINCT item, annotator FROM judgments)", "claims"):
-                counted = f"SELECT item, COUNT(*) FROM {source} GROUP BY item"
-                for key, count in database.execute(counted):
-                    taken[key] = taken.get(key, 0) + count
-            open_items = [item for item in items if item.key not in mine]
-            again = [item for item in open_items if item.key in held]
-            free = [item for item in open_items if taken[item.key] < num_annotators]
-            chosen = next(iter(again), None) or max(
-                free, key=lambda item: taken[item.key], default=None
+                query = f"SELECT item, COUNT(*) FROM {source} GROUP BY item"
+                for key, count in database.execute(query):
+                    num_assigned[key] = num_assigned.get(key, 0) + count
+            open_items = [item for item in items if item.key not in judged]
+            reassigned = [item for item in open_items if item.key in claimed]
+            free = [item for item in open_items if num_assigned[item.key] < num_annotators]
+            chosen = next(iter(reassigned), None) or max(
+                free, key=lambda item: num_assigned[item.key], default=None
             )
             if chosen is not None:
                 row = (chosen.key, annotator, now)
@@ -135,23 +135,23 @@ class JudgmentStore:
             return chosen
 
     def judgments(self) -> list[Judgment]:
-        """All judgments, in the order of item and annotator."""
+        """Return all judgments, by item and annotator."""
         columns = "item, annotator, question, answer, swapped, seconds"
         with self._lock:
             rows = self._database.execute(
                 f"SELECT {columns} FROM judgments ORDER BY item, annotator, question"
             ).fetchall()
-        told: dict[tuple[str, str], Judgment] = {}
+        found: dict[tuple[str, str], Judgment] = {}
         for item, annotator, question, answer, swapped, seconds in rows:
-            fresh = Judgment(item, annotator, {}, bool(swapped), seconds)
-            one = told.setdefault((item, annotator), fresh)
-            told[item, annotator] = Judgment(
-                item, annotator, {**one.answers, question: answer}, one.swapped, one.seconds
+            empty = Judgment(item, annotator, {}, bool(swapped), seconds)
+            known = found.setdefault((item, annotator), empty)
+            found[item, annotator] = Judgment(
+                item, annotator, {**known.answers, question: answer}, known.swapped, known.seconds
             )
-        return list(told.values())
+        return list(found.values())
 
     def num_judged(self, annotator: str) -> int:
-        """How many items an annotator has judged."""
+        """Return the number of items that an annotator has judged."""
         with self._lock:
             return len(set(_column(self._database, "judgments WHERE annotator = ?", annotator)))
 

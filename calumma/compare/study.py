@@ -1,9 +1,9 @@
-"""A study: prompts, the answers of several systems, and what annotators are asked of them.
+"""A study: prompts, the answers of several systems, and the questions to annotators.
 
-DIR/study.json            the systems, kinds of items, annotators an item, seed
-DIR/prompts.jsonl         the prompts as documents (pictures in prompts-images/)
-DIR/answers/NAME.jsonl    one system's answers, a document a prompt, under the prompt's id
-DIR/judgments.sqlite     what annotators said (see `store`)
+DIR/study.json            systems, question sets, annotators per item, seed
+DIR/prompts.jsonl         the prompts as documents (images in prompts-images/)
+DIR/answers/NAME.jsonl    one system's answers, one document per prompt, with the prompt's id
+DIR/judgments.sqlite      the judgments (see `judgment_store`)
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ ANSWERS_FOLDER = "answers"
 
 @dataclass(frozen=True)
 class StudyItem:
-    """Something to judge: the answers of one or two systems to a prompt."""
+    """An item to judge: the answers of one or two systems to a prompt."""
 
     question_set: QuestionSet
     prompt: str
 
     systems: tuple[str, ...]
-    """One, or the two of a pair in the study's order."""
+    """One system, or the two of a pair in the study's order."""
 
     @property
     def key(self) -> str:
-        """A short name that tells nothing of the systems; the same in every launch.
+        """A short identifier that does not reveal the systems; the same in every process.
 
-        >>> Item("pairwise", "7", ("ours", "other")).key
+        >>> StudyItem("pairwise", "7", ("ours", "other")).key
         'bcccd3a20ba4'
         """
         return fingerprint("\0".join((self.question_set, self.prompt, *self.systems)))
@@ -55,16 +55,16 @@ class Study:
     systems: tuple[str, ...]
 
     question_sets: tuple[QuestionSet, ...] = ("absolute", "pairwise")
-    """What is asked; see `questions`."""
+    """Sets of questions to ask; see `questions`."""
 
     annotators: int = 3
-    """Different people who judge each item."""
+    """Different annotators per item."""
 
     all_pairs: bool = False
-    """Whether every two systems are compared, or only the first with each other one."""
+    """Whether to compare all pairs of systems, or only the first with each other one."""
 
     seed: int = 0
-    """Of the order of items, and of which answer of a pair is shown first."""
+    """Seed of the order of items, and of the order of the answers of a pair."""
 
     prompts: Mapping[str, Document] = field(repr=False)
     """By id."""
@@ -75,14 +75,14 @@ class Study:
         return {name: read_answers(self.folder, name, self.prompts) for name in self.systems}
 
     def items(self) -> Iterator[StudyItem]:
-        """Everything there is to judge, kind by kind."""
-        for kind in self.question_sets:
+        """Yield all items, by question set."""
+        for question_set in self.question_sets:
             for prompt in self.prompts:
-                for systems in self._groups(kind):
-                    yield StudyItem(kind, prompt, systems)
+                for systems in self._groups(question_set):
+                    yield StudyItem(question_set, prompt, systems)
 
-    def _groups(self, kind: QuestionSet) -> Iterator[tuple[str, ...]]:
-        if kind != "pairwise":
+    def _groups(self, question_set: QuestionSet) -> Iterator[tuple[str, ...]]:
+        if question_set != "pairwise":
             yield from ((name,) for name in self.systems)
             return
         pairs = itertools.combinations(self.systems, 2)
@@ -93,33 +93,33 @@ def new_study(study: Study, answers: Mapping[str, Sequence[Document]]) -> None:
     """Write a study's folder.
 
     Args:
-        study: what it is to be.
-        answers: of each system, documents whose ids are the prompts'.
+        study: the study.
+        answers: documents of each system, with the prompts' ids.
 
     Raises:
-        EvaluationError: there are too few systems for a pair, or the folder holds judgments.
+        EvaluationError: there are too few systems for a pair, or the folder holds a study.
         DocumentError: a system has not answered a prompt.
         OutputError: the folder cannot be written.
     """
     if "pairwise" in study.question_sets and len(study.systems) < 2:
         raise EvaluationError(
-            f"one system, {study.systems[0]}, and pairs to be judged; expected two or more. Name "
-            "another with --system, or ask --kinds absolute."
+            f"one system, {study.systems[0]}, and pairwise questions; expected two or more. Name "
+            "another with --system, or use --question-sets absolute."
         )
     if (study.folder / STUDY_NAME).exists():
         raise EvaluationError(
             f"{study.folder} holds a study; expected an empty folder, so that its judgments stay "
-            "true. Choose another folder, or go on with this one: `calumma compare serve`."
+            "valid. Choose another folder, or resume this one: `calumma compare serve`."
         )
     make_folder(study.folder / ANSWERS_FOLDER)
     write_jsonl(study.folder / PROMPTS_NAME, study.prompts.values(), images="files")
     for name in study.systems:
-        given = {answer.id: answer for answer in answers[name]}
-        whole = [_answer(name, prompt, given) for prompt in study.prompts]
-        write_jsonl(_answers_file(study.folder, name), whole, images="files")
-    told = asdict(study)
-    del told["folder"], told["prompts"]
-    write_json(study.folder / STUDY_NAME, told)
+        by_id = {answer.id: answer for answer in answers[name]}
+        complete = [_answer(name, prompt, by_id) for prompt in study.prompts]
+        write_jsonl(_answers_file(study.folder, name), complete, images="files")
+    fields = asdict(study)
+    del fields["folder"], fields["prompts"]
+    write_json(study.folder / STUDY_NAME, fields)
 
 
 def open_study(folder: Path) -> Study:
@@ -127,28 +127,28 @@ def open_study(folder: Path) -> Study:
 
     Raises:
         EvaluationError: there is no study.
-        FileError: study.json is broken.
+        FileError: study.json is invalid.
         DocumentError: prompts or answers cannot be read.
     """
     path = folder / STUDY_NAME
     if not path.is_file():
         raise EvaluationError(
-            f"{folder} holds no {STUDY_NAME}; expected the folder of a study. Make one with "
+            f"{folder} has no {STUDY_NAME}; expected the folder of a study. Make one with "
             "`calumma compare new`."
         )
-    told: dict[str, Any] = read_json(path)
+    fields: dict[str, Any] = read_json(path)
     prompts = {prompt.id: prompt for prompt in read_documents([folder / PROMPTS_NAME])}
-    told |= {name: tuple(told[name]) for name in ("systems", "kinds")}
-    return Study(folder=folder, prompts=prompts, **told)
+    fields |= {name: tuple(fields[name]) for name in ("systems", "question_sets")}
+    return Study(folder=folder, prompts=prompts, **fields)
 
 
 def parse_question_sets(names: Sequence[str]) -> tuple[QuestionSet, ...]:
-    """The kinds of those names; raises `EvaluationError` for a name that is none."""
-    known = {kind: kind for kind in QUESTION_SETS}
+    """Return the question sets of those names; raises `EvaluationError` for an unknown name."""
+    known = {name: name for name in QUESTION_SETS}
     for name in names:
         if name not in known:
             raise EvaluationError(
-                f"--kinds {name}; expected some of {', '.join(QUESTION_SETS)}, with commas between."
+                f"--question-sets {name}; expected some of {', '.join(QUESTION_SETS)}, with commas between."
             )
     return tuple(known[name] for name in names if name in known)
 
@@ -158,15 +158,15 @@ def _answers_file(folder: Path, name: str) -> Path:
 
 
 def read_answers(folder: Path, name: str, prompts: Mapping[str, Document]) -> dict[str, Document]:
-    """One system's answers in a study's folder, by prompt."""
-    given = {answer.id: answer for answer in read_documents([_answers_file(folder, name)])}
-    return {prompt: _answer(name, prompt, given) for prompt in prompts}
+    """Return one system's answers in a study's folder, by prompt."""
+    by_id = {answer.id: answer for answer in read_documents([_answers_file(folder, name)])}
+    return {prompt: _answer(name, prompt, by_id) for prompt in prompts}
 
 
-def _answer(name: str, prompt: str, given: Mapping[str, Document]) -> Document:
-    if prompt not in given:
+def _answer(name: str, prompt: str, by_id: Mapping[str, Document]) -> Document:
+    if prompt not in by_id:
         raise DocumentError(
-            f"{name} has no answer to the prompt {prompt!r} ({len(given)} answers in all); expected "
-            "one document a prompt, with the prompt's id. Add it, or leave the prompt out."
+            f"{name} has no answer to the prompt {prompt!r} ({len(by_id)} answers in total); expected "
+            "one document per prompt, with the prompt's id. Add it, or leave the prompt out."
         )
-    return given[prompt]
+    return by_id[prompt]

@@ -20,9 +20,9 @@ def load_embedded(kind: EmbeddedKind | None, split: Split) -> Iterator[Document]
     """Read one kind of embedded documents, or all of them (None), always in the same order.
 
     An image of an emoji or of clip art comes before its caption, keeps its transparency and fits
-    64 x 64 pixels. Attributes of both: caption, category, subgroup, keywords, colour (the most
-    frequent of `COLOR_WORDS` among the opaque pixels) with colour-share (its fraction), and of
-    emoji code and skin-tone. All documents have split and group; no group is in both splits.
+    64 x 64 pixels. Its attributes are caption, category, subgroup, keywords, the result of
+    `main_color`, and of emoji code and skin-tone. All documents have split and group; no group is
+    in both splits.
     """
     folder = importlib.resources.files("calumma.corpora") / "embedded"
     for each in EMBEDDED_KINDS if kind is None else (kind,):

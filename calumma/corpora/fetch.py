@@ -1,6 +1,6 @@
 """Fetch a corpus: download its packages, and write their documents with attribution and counts.
 
-    OUT/NAME/00000.parquet ...   documents, `DOCUMENTS_PER_FILE` in each
+    OUT/NAME/00000.parquet ...   documents, 1,000 in each
     OUT/NAME/ATTRIBUTION.md      license, packages and authors
     OUT/NAME/licenses/           license files of the packages
     OUT/NAME/corpus.json         packages and counts; written last, so a folder with it is complete
@@ -28,7 +28,7 @@ from calumma.errors import CorpusError
 from calumma.files import make_folder, read_json, write_json
 from calumma.runtime import STOP
 
-DOCUMENTS_PER_FILE = 1000
+_DOCUMENTS_PER_FILE = 1000
 """Documents in one Parquet file: the most work that an interrupted fetch repeats."""
 
 _RECORD = "corpus.json"
@@ -95,7 +95,7 @@ def fetch_corpus(
     on_status(f"reading {corpus.name} into {folder}")
     counts = CorpusCounts()
     documents = itertools.islice(corpus.read(folders), limit)
-    _write_files(folder, request, _counted(documents, counts, on_progress))
+    _write_files(folder, request, _count_documents(documents, counts, on_progress))
     if limit is None:
         _require_counts(corpus, counts)
     write_attribution(folder, [corpus])
@@ -128,7 +128,7 @@ def _done(folder: Path, request: dict[str, Any]) -> FetchedCorpus | None:
     return FetchedCorpus(folder, **record["counts"], is_partial=limited, is_new=False)
 
 
-def _counted(
+def _count_documents(
     documents: Iterator[Document], counts: CorpusCounts, progress: Callable[[CorpusCounts], None]
 ) -> Iterator[Document]:
     for document in documents:
@@ -145,7 +145,7 @@ def _write_files(folder: Path, request: dict[str, Any], documents: Iterator[Docu
             old.unlink(missing_ok=True)
         write_json(begun, request)
     for number in itertools.count():
-        chunk = list(itertools.islice(documents, DOCUMENTS_PER_FILE))
+        chunk = list(itertools.islice(documents, _DOCUMENTS_PER_FILE))
         if not chunk:
             break
         path = folder / f"{number:05d}.parquet"

@@ -18,7 +18,7 @@ from calumma.errors import CorpusError, ImageError
 SVG_SIDE = 256
 """Longer side in pixels of rasterized SVG images."""
 
-MAX_IMAGE_SIDE = 512
+MAX_RASTER_SIDE = 512
 """Longer side in pixels to which larger images are scaled down."""
 
 _BOMBS = (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError)
@@ -104,7 +104,7 @@ def image_from_file(path: Path) -> Image:
     return Image(path=path)
 
 
-def shrink_image(image: Image, max_side: int = MAX_IMAGE_SIDE) -> Image:
+def shrink_image(image: Image, max_side: int = MAX_RASTER_SIDE) -> Image:
     """Load an image: the bytes of its file, or WebP if it has to be scaled down.
 
     Raises:

@@ -43,8 +43,8 @@ def make_caption(scene: StillLife, random: np.random.Generator) -> str:
         one, other = ("left of", "right of") if scene.layout == "row" else ("above", "below")
         sentence = _pick(random, (f"{first} {one} {second}", f"{second} {other} {first}"))
         return f"{sentence}, on {ground}"
-    places = [f"{with_article(thing.name)} {place}" for place, thing in scene.positions]
-    order = [places[number] for number in random.permutation(len(places))]
+    phrases = [f"{with_article(thing.name)} {place}" for place, thing in scene.positions]
+    order = [phrases[number] for number in random.permutation(len(phrases))]
     listed = f"{', '.join(order[:-1])} and {order[-1]}"
     return _pick(
         random,
@@ -56,13 +56,13 @@ def make_question(
     scene: StillLife, pool: ObjectPool, random: np.random.Generator
 ) -> tuple[str, str]:
     """Write a question about a still life, and its answer."""
-    place, thing = list(scene.positions)[int(random.integers(len(scene.things)))]
+    position, thing = list(scene.positions)[int(random.integers(len(scene.things)))]
     other = pool.sample_thing(random)
     names = {thing.name for thing in scene.things}
     questions = [
         ("How many things are there?", NUMBER_WORDS[len(scene.things)]),
-        (f"What is {place}?", with_article(thing.name)),
-        (f"Where is the {thing.name}?", place),
+        (f"What is {position}?", with_article(thing.name)),
+        (f"Where is the {thing.name}?", position),
         ("What is the ground like?", " and ".join([scene.ground.pattern, *_ground_colors(scene)])),
         (f"Is there {with_article(thing.name)}?", "yes"),
         (f"Is there {with_article(other.name)}?", "yes" if other.name in names else "no"),

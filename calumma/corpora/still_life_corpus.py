@@ -1,6 +1,6 @@
 """The generated corpus of still lifes: Parquet files of any number of documents, with a data card.
 
-    OUT/NAME/00000.parquet ...   documents, `DOCUMENTS_PER_FILE` in each
+    OUT/NAME/00000.parquet ...   documents, 1,000 in each
     OUT/NAME/ATTRIBUTION.md      authors and licenses of the things in the images
     OUT/NAME/CARD.md             description, counts and known limitations
     OUT/NAME/corpus.json         config and counts; written last, so a folder with it is complete
@@ -28,7 +28,7 @@ from calumma.documents.writers import write_parquet
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.runtime import STOP
 
-DOCUMENTS_PER_FILE = 1000
+_DOCUMENTS_PER_FILE = 1000
 STILL_LIFES = "still-lifes"
 STILL_LIFE_VERSION = 2
 """Incremented when the documents of a seed, or the columns of their files, change."""
@@ -80,11 +80,11 @@ def generate_still_lifes(
     if {key: done.get(key) for key in request} == request:
         if done["counts"]["documents"] == config.num_documents:
             return _corpus(folder, Counter(done["counts"]), is_new=False)
-    _prepare_folder(folder, request, -(-config.num_documents // DOCUMENTS_PER_FILE))
+    _prepare_folder(folder, request, -(-config.num_documents // _DOCUMENTS_PER_FILE))
     counts: Counter[str] = Counter()
-    for number, first in enumerate(range(0, config.num_documents, DOCUMENTS_PER_FILE)):
+    for number, first in enumerate(range(0, config.num_documents, _DOCUMENTS_PER_FILE)):
         STOP.check(f"{number} files of documents are in {folder}")
-        size = min(DOCUMENTS_PER_FILE, config.num_documents - first)
+        size = min(_DOCUMENTS_PER_FILE, config.num_documents - first)
         path = folder / f"{number:05d}.parquet"
         if not path.exists() or pq.read_metadata(path).num_rows != size:
             write_parquet(path, _documents(config, first, size))

@@ -60,6 +60,6 @@ def _image_fields(image: Any, where: str) -> dict[str, Any]:
     if isinstance(image, str) and "://" in image:
         raise DocumentError(
             f"{where}: the image is a web address, {image[:60]!r}; expected its bytes, or a path "
-            "beside the file. Download the images first."
+            "next to the file. Download the images first."
         )
     return {"path": image}

@@ -5,7 +5,7 @@ such as `zip://a.jsonl::https://host/a.zip` are remote; `file://` is a local pat
 the methods of `pathlib.Path` that the readers use.
 
 universal_pathlib's `UPath` is not used: it takes ".parquet?sig=1" for the suffix of a signed URL,
-does not quote names in http URLs, and does not tell a missing file from an unreachable server.
+does not quote names in http URLs, and reports an unreachable server as a missing file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -251,3 +253,48 @@ class PretrainConfig(TrainConfig):
     def stage_two_start(self) -> int:
         """First step, from 0, of stage two."""
         return round(self.steps * (1 - self.stage_two_fraction))
+
+
+_LAUNCH_FIELDS = {
+    "device",
+    "checkpoint",
+    "compute",
+    "parallel",
+    "diagnostics",
+    "stability",
+    "log",
+    "documents",
+    "micro_batch_size",
+    "data.micro_batch_size",
+    "data.num_workers",
+}
+"""Fields that, like all paths, may differ between two launches of one run."""
+
+
+def run_identity(config: Any, **input_hashes: str) -> dict[str, Any]:
+    """Return what decides a run's results: config fields by dotted name, and hashes of its inputs.
+
+    Paths are left out: the hashes of the files stand for them.
+
+    >>> config = TrainConfig(shards=Path("s"), tokenizers=Path("t"))
+    >>> identity = run_identity(config, shards="0123456789ab")
+    >>> identity["optimizer.betas"], identity["shards"], "device" in identity
+    ([0.9, 0.95], '0123456789ab', False)
+    """
+    fields = {name: value for name, value in _flatten(asdict(config)) if not _is_path(value)}
+    identity: dict[str, Any] = json.loads(json.dumps({**fields, **input_hashes}))
+    return identity
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if prefix + name in _LAUNCH_FIELDS:
+            continue
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value[0] if isinstance(value, tuple) and value else value, Path)

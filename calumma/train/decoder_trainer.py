@@ -1,32 +1,32 @@
-"""A decoder that learns from a stream of rows: what pre-training and fine-tuning share."""
+"""Training of a decoder on packed sequences, which pre-training and fine-tuning share."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calumma.batches.batch import Batch
 from calumma.batches.loader import LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
-from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, RunIdentity, SavedCheckpoint
 from calumma.gpu_specs import gpu_spec_of_device
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.reader import ShardReader
+from calumma.tokens.folder import Tokenizers
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import TrainConfig
-from calumma.train.diagnostics import Snapshot, take_snapshot
+from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import init_distributed
 from calumma.train.float8 import require_float8, to_float8
-from calumma.train.hf_export import ExportConfig, HFExporter
+from calumma.train.hf_export import HFExporter, MergeFunction
 from calumma.train.optimizer import (
     make_optimizers,
     optimizer_state,
@@ -34,252 +34,251 @@ from calumma.train.optimizer import (
     set_lr,
 )
 from calumma.train.parallelize import (
+    SINGLE_RANK,
     ModelTransform,
+    NamedTensors,
     RankLayout,
-    Ranks,
-    Weights,
     build_sharded_decoder,
     gather_full_decoder,
-    unchanged,
 )
 from calumma.train.schedule import lr_factor
-from calumma.train.train_step import ALL, StepRules, optimizer_step, seed_step
-from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
+from calumma.train.step_metrics import StepMetrics
+from calumma.train.train_step import optimizer_step, seed_step
+from calumma.train.training_loop import DataPosition, TrainCallbacks, run_loop
 
 
-@dataclass
 class DecoderTrainer:
-    """A `Learner` of ids."""
+    """A `Trainer` of a decoder on packed sequences."""
 
-    decoder: Decoder
-    stream: PackedLoader
-    config: TrainConfig
+    def __init__(
+        self,
+        decoder: Decoder,
+        loader: PackedLoader,
+        config: TrainConfig,
+        mixture_at: Callable[[int], Mapping[str, float]],
+        layout: RankLayout = SINGLE_RANK,
+    ) -> None:
+        """Prepare a decoder for training.
 
-    weights_at: Callable[[int], Mapping[str, float]]
-    """Share of each source at a step: how the stages differ."""
+        Args:
+            decoder: sharded as `layout` says.
+            loader: of this rank's rows.
+            config: of the run.
+            mixture_at: weight of each source at a step.
+            layout: this rank's slice of the batch.
+        """
+        self.decoder, self.loader, self.config, self.layout = decoder, loader, config, layout
+        self.mixture_at = mixture_at
+        self.first_mixture = mixture_at(0)
+        self.device = decoder.embedding.weight.device
+        self.position = DataPosition()
+        self.micro_batch_rows = config.data.micro_batch_rows(layout.dp_size)
+        self.ideal_seconds_per_token = self._ideal_seconds_per_token()
+        stability = config.stability
+        self.limits = {
+            "output_norm": stability.max_output_rms * decoder.config.model_dim**0.5,
+            "log_z": stability.max_log_z,
+            "max_attention_logit": stability.max_attention_logit,
+        }
+        decoder.train()
+        apply_recompute_and_compile(decoder, config.compute)
+        self.optimizers = make_optimizers(decoder, config.optimizer)
 
-    place: RankLayout = ALL
-    position: DataPosition = field(default_factory=DataPosition)
+    def _ideal_seconds_per_token(self) -> float | None:
+        """Return the seconds of a token's operations at the peak of all GPUs; None if unknown."""
+        if self.device.type != "cuda":
+            return None
+        gpu = gpu_spec_of_device(torch.cuda.get_device_name(self.device))
+        flops = flops_per_token(self.decoder.config, self.config.data.seq_len)
+        return flops / (gpu.peak_flops * self.layout.dist.size) if gpu else None
 
-    def __post_init__(self) -> None:
-        device = self.decoder.embedding.weight.device
-        self.peak_seconds = _peak_seconds_a_token(self.decoder, self.config, device, self.place)
-        self.decoder.train()
-        apply_recompute_and_compile(self.decoder, self.config.compute)
-        self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
-        self.rules = StepRules(
-            vocabulary=self.stream.vocabulary,
-            z_loss_weight=self.config.z_loss_weight,
-            max_grad_norm=self.config.optimizer.max_grad_norm,
-            compute_dtype=compute_dtype(self.config.compute, self.decoder.embedding.weight.device),
+    def step(self, number: int) -> StepMetrics:
+        """Load the batch of a step and train on it."""
+        config, layout = self.config, self.layout
+        seed_step(config.seed, number, layout)
+        started = time.perf_counter()
+        mixture = self.mixture_at(number)
+        self.loader.set_mixture(mixture)
+        batch = self.loader.next()
+        waited = time.perf_counter() - started
+        rows = self.micro_batch_rows
+        micro_batches = [
+            batch.rows(slice(start, start + rows)).to(self.device)
+            for start in range(0, len(batch.input_ids), rows)
+        ]
+        factor = lr_factor(number, config.steps, config.schedule) * self.position.lr_factor
+        set_lr(self.optimizers, factor)
+        interval, num_tokens = config.diagnostics.interval, config.diagnostics.num_tokens
+        snapshot = None
+        if interval and number % interval == 0:
+            snapshot = take_snapshot(self.decoder, micro_batches[0], num_tokens, layout)
+        metrics = optimizer_step(
+            self.decoder,
+            self.optimizers,
+            micro_batches,
+            vocabulary=self.loader.vocabulary,
+            z_loss_weight=config.z_loss_weight,
+            max_grad_norm=config.optimizer.max_grad_norm,
+            layout=layout,
+        )
+        self.position = replace(self.position, batches_consumed=self.position.batches_consumed + 1)
+        ideal = self.ideal_seconds_per_token
+        return replace(
+            metrics,
+            lr=config.optimizer.lr * factor,
+            stage=1 if mixture == self.first_mixture else 2,
+            ideal_seconds=None if ideal is None else ideal * (metrics.num_tokens or 0),
+            extra=snapshot.metrics() if snapshot is not None else {},
+            data_wait_fraction=waited / (time.perf_counter() - started),
+            peak_memory_bytes=peak_memory_bytes(self.device),
         )
 
-    def step(self, number: int) -> dict[str, float]:
-        """Draw the step's batches and learn from them."""
-        seed_step(self.config.seed, number, self.place)
-        started = time.perf_counter()
-        self.stream.set_mixture(self.weights_at(number))
-        batch = self.stream.next()
-        rows = self.config.data.micro_batch_rows(self.place.dp_size)
-        batches = [
-            batch.rows(slice(start, start + rows)) for start in range(0, len(batch.input_ids), rows)
-        ]
-        waited = time.perf_counter() - started
-        share = lr_factor(number, self.config.steps, self.config.schedule) * self.position.lr_factor
-        set_lr(self.optimizers, share)
-        seen = self._look(number, batches[0])
-        report = optimizer_step(self.decoder, self.optimizers, batches, self.rules, self.place)
-        self.position = replace(self.position, batches_consumed=self.position.batches_consumed + 1)
-        told = asdict(report)
-        parts = told.pop("grad_norms").items()
-        told |= {f"grad_norm_{part}": norm for part, norm in parts}
-        told |= seen.metrics() if seen is not None else {}
-        if self.peak_seconds is not None:
-            told["peak_seconds"] = self.peak_seconds * report.num_tokens
-        whole = time.perf_counter() - started
-        return told | {
-            "stage": 1 if self.weights_at(number) == self.weights_at(0) else 2,
-            "lr": self.config.optimizer.lr * share,
-            "data_wait_fraction": waited / whole,
-            "peak_memory_bytes": peak_memory_bytes(self.decoder.embedding.weight.device),
-        }
-
-    def _look(self, number: int, batch: Batch) -> Snapshot | None:
-        """What is looked at now and then."""
-        eyes = self.config.diagnostics
-        if not eyes.interval or number % eyes.interval:
-            return None
-        micro = batch.to(self.decoder.embedding.weight.device)
-        return take_snapshot(self.decoder, micro, eyes, self.rules, self.place)
-
-    def apply_rollback(self, number: int, course: DataPosition) -> None:
-        """Before step `number`: pass over batches until `course.drawn`, and take its rate."""
-        self.stream.set_mixture(self.weights_at(number))
-        self.stream.skip(course.batches_consumed - self.position.batches_consumed)
-        self.position = course
+    def apply_rollback(self, number: int, position: DataPosition) -> None:
+        """Skip batches up to `position` before step `number`, and take its learning rate factor."""
+        self.loader.set_mixture(self.mixture_at(number))
+        self.loader.skip(position.batches_consumed - self.position.batches_consumed)
+        self.position = position
 
     def state(self) -> dict[str, Any]:
-        """Weights, what the optimizers remember of each, and the stream's place."""
-        rest = {"stream": asdict(self.stream.state), "course": asdict(self.position)}
-        return decoder_state(self.decoder, self.optimizers) | rest
+        """Return the weights, the optimizer states, and the state of the loader."""
+        data = {"loader": asdict(self.loader.state), "position": asdict(self.position)}
+        return decoder_state(self.decoder, self.optimizers) | data
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Go back to a state of the same config, whatever ranks saved it."""
-        form = restore_decoder(saved, self.decoder, self.optimizers)
-        self.stream.restore(LoaderState(**form["stream"]))
-        self.position = DataPosition(**form["course"])
-
-
-def _peak_seconds_a_token(
-    decoder: Decoder, config: TrainConfig, device: torch.device, place: RankLayout
-) -> float | None:
-    """Seconds for a token's operations at the peak of all GPUs; None where it is not known."""
-    gpu = gpu_spec_of_device(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    if gpu is None:
-        return None
-    work = flops_per_token(decoder.config, config.data.seq_len)
-    return work / (gpu.peak_flops * place.dist.size)
+        """Load a state of the same run, whatever ranks saved it."""
+        state = restore_decoder(saved, self.decoder, self.optimizers)
+        self.loader.restore(LoaderState(**state["loader"]))
+        self.position = DataPosition(**state["position"])
 
 
 def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The weights that learn, and what the optimizers remember of each."""
-    return {"model": _learning(decoder), "optimizer": optimizer_state(decoder, optimizers)}
+    """Return the trained weights and the optimizer state of each."""
+    return {
+        "model": _trained_weights(decoder),
+        "optimizer": optimizer_state(decoder, optimizers),
+    }
 
 
 def restore_decoder(
     saved: SavedCheckpoint, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Any:
-    """Put back what `decoder_state` told; gives the state's form, for what else is in it."""
-    form = saved.load_meta()
+    """Load what `decoder_state` returned; return the whole state, tensors on the meta device."""
+    state = saved.load_meta()
     parameters = dict(decoder.named_parameters())
-    remembered = {
-        name: {key: _room(tensor, parameters[name]) for key, tensor in entries.items()}
-        for name, entries in form["optimizer"].items()
+    optimizer_states = {
+        name: {key: _empty_like(tensor, parameters[name]) for key, tensor in entries.items()}
+        for name, entries in state["optimizer"].items()
     }
-    saved.load_into(form | {"model": _learning(decoder), "optimizer": remembered})
-    restore_optimizers(decoder, optimizers, remembered)
-    return form
+    saved.load_into(state | {"model": _trained_weights(decoder), "optimizer": optimizer_states})
+    restore_optimizers(decoder, optimizers, optimizer_states)
+    return state
 
 
-def _learning(decoder: Decoder) -> dict[str, Tensor]:
+def _trained_weights(decoder: Decoder) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
 
 
-def _room(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Memory for what is remembered of a parameter: cut as it is, or a single number."""
+def _empty_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Allocate an optimizer state, sharded like its parameter unless it is a scalar."""
     if tensor.shape == parameter.shape:
         return torch.zeros_like(parameter, dtype=tensor.dtype)
     return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What a run learns from."""
+    """Inputs of a training run of a decoder."""
 
     config: TrainConfig
     reader: ShardReader
-    weights_at: Callable[[int], Mapping[str, float]]
+    shape: DecoderConfig
 
-    fingerprint: str
-    """Of all that decides the run's course."""
+    mixture_at: Callable[[int], Mapping[str, float]]
+    """Weight of each source at a step."""
 
-    change: ModelTransform = unchanged
-    """What is done to the decoder before it is cut over ranks and gets its weights."""
+    initial_weights: Callable[[Decoder], NamedTensors]
 
-    exports: ExportConfig | None = None
-    """What the model folders of kept checkpoints hold beside the decoder; None writes none."""
+    identity: RunIdentity
+    """Everything that decides the run's results; checkpoints of another run are refused."""
 
-    gathers: bool = True
-    """Whether the first rank ends with the whole decoder, or with the model folder of the last
-    checkpoint."""
+    transform: ModelTransform | None = None
+    """Is applied to the decoder before it is sharded, such as by adding adapters."""
+
+    tokenizers: Tokenizers | None = None
+    """On rank 0: written with the decoder to the model folders of the run; None writes none."""
+
+    merge: MergeFunction | None = None
+    """Maps the tensors of a checkpoint to those of its model folder."""
+
+    gather: bool = True
+    """Whether rank 0 returns the full decoder; else it writes the last checkpoint's model folder."""
 
 
 def train_decoder(
-    shape: DecoderConfig,
-    weights: Callable[[Decoder], Weights],
-    lesson: TrainJob,
-    run: Path,
-    progress: Progress,
+    job: TrainJob, run: Path, callbacks: TrainCallbacks | None = None
 ) -> Decoder | None:
-    """Train a decoder to the end of a run; the whole of it on the first rank, else None."""
-    config = lesson.config
+    """Train a decoder to the end of a run; return the full decoder on rank 0, else None."""
+    config, checkpoint = job.config, job.config.checkpoint
+    callbacks = callbacks or TrainCallbacks()
     device = resolve_device(config.device)
-    with init_distributed(device) as world:
-        ranks = Ranks(world, device, config.parallel, compute_dtype(config.compute, device))
-        decoder, place = build_sharded_decoder(
-            shape, weights, ranks, _changing(lesson, shape, device)
+    transform = _with_float8(job, device)
+    with init_distributed(device) as dist:
+        decoder, layout = build_sharded_decoder(
+            job.shape,
+            job.initial_weights,
+            transform,
+            dist=dist,
+            device=device,
+            parallel=config.parallel,
+            dtype=compute_dtype(config.compute, device),
         )
-        stream = PrefetchLoader(
-            lesson.reader,
+        num_workers = config.data.num_workers
+        if num_workers == "auto":
+            num_workers = 2 if device.type == "cuda" else 0
+        loader = PrefetchLoader(
+            job.reader,
             config.data,
-            rank=place.dp_rank,
-            world_size=place.dp_size,
-            num_workers=_workers(config, device),
+            rank=layout.dp_rank,
+            world_size=layout.dp_size,
+            num_workers=num_workers,
         )
-        keep = RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every)
         exporter = None
-        if lesson.exports is not None and world.is_main:
-            exporter = HFExporter(run=run, shape=shape, keep=keep, exports=lesson.exports)
-        loop = LoopConfig(
-            steps=config.steps,
-            save_every=config.checkpoint.interval,
-            fingerprint=lesson.fingerprint,
-            keep=keep,
-            beside=config.checkpoint.saves_async(device),
-            saved=exporter or _nobody,
-            watch=config.stability,
-            limits=_limits(config, shape),
-            log=config.log,
-        )
-        with contextlib.closing(stream):
-            learner = DecoderTrainer(decoder, stream, config, lesson.weights_at, place)
-            run_loop(learner, run, loop, _catching_up(exporter, progress), world)
-        if not lesson.gathers:
+        if job.tokenizers is not None and dist.is_main:
+            exporter = HFExporter(
+                run=run,
+                shape=job.shape,
+                retention=RetentionPolicy(checkpoint.keep_latest, checkpoint.keep_every),
+                tokenizers=job.tokenizers,
+                merge=job.merge,
+            )
+            callbacks = callbacks.with_start(lambda step: exporter.export_missing())
+        with contextlib.closing(loader):
+            run_loop(
+                DecoderTrainer(decoder, loader, config, job.mixture_at, layout),
+                run,
+                config,
+                job.identity,
+                callbacks,
+                dist,
+                exporter.export_if_permanent if exporter is not None else None,
+            )
+        if not job.gather:
             if exporter is not None:
-                exporter.write_last()
+                exporter.export_last()
             return None
-        whole = gather_full_decoder(decoder, place, lesson.change)
-    return whole.eval() if whole is not None else None
+        full = gather_full_decoder(decoder, layout, job.transform)
+    return full.eval() if full is not None else None
 
 
-def _changing(lesson: TrainJob, shape: DecoderConfig, device: torch.device) -> ModelTransform:
-    """What is done to the decoder before it is cut: the lesson's change, then float8 if asked."""
-    if lesson.config.compute.precision != "float8":
-        return lesson.change
-    require_float8(lesson.config, shape, device)
+def _with_float8(job: TrainJob, device: torch.device) -> ModelTransform | None:
+    """Return the transform of a job, followed by the conversion to float8 if it is configured."""
+    if job.config.compute.precision != "float8":
+        return job.transform
+    require_float8(job.config, job.shape, device)
 
-    def change(decoder: Decoder) -> None:
-        lesson.change(decoder)
+    def transform(decoder: Decoder) -> None:
+        if job.transform is not None:
+            job.transform(decoder)
         to_float8(decoder)
 
-    return change
-
-
-def _catching_up(exporter: HFExporter | None, progress: Progress) -> Progress:
-    """What first writes, once the run has been found to be its own, the folders it still owes."""
-
-    def told(step: int, metrics: Mapping[str, Any]) -> None:
-        if not metrics and exporter is not None:
-            exporter.write_missing()
-        progress(step, metrics)
-
-    return told
-
-
-def _nobody(step: int) -> None:
-    """Hears of a saved step, and does nothing."""
-
-
-def _workers(config: TrainConfig, device: torch.device) -> int:
-    asked = config.data.num_workers
-    return (2 if device.type == "cuda" else 0) if asked == "auto" else asked
-
-
-def _limits(config: TrainConfig, shape: DecoderConfig) -> dict[str, float]:
-    """The safe ranges of what the watch looks at."""
-    watch = config.stability
-    return {
-        "output_norm": watch.max_output_rms * shape.model_dim**0.5,
-        "log_z": watch.max_log_z,
-        "max_attention_logit": watch.max_attention_logit,
-    }
+    return transform

@@ -1,10 +1,10 @@
-"""Model folders of a run, made of its checkpoints.
+"""Export of a run's checkpoints as Hugging Face model folders.
 
-    RUN/models/step-00050000/    for each checkpoint that `keep_every` keeps
-    RUN/model/                   for the last one
+    RUN/models/step-00050000/    of each checkpoint that `checkpoint.keep_every` keeps
+    RUN/model/                   of the last one
 
-One process reads the checkpoint's files, a tensor at a time and on the CPU, whatever ranks wrote
-them; no GPU holds the model whole.
+One process reads the files of a checkpoint, a tensor at a time and on the CPU, whatever ranks wrote
+them; no GPU holds the full model.
 """
 
 from __future__ import annotations
@@ -24,55 +24,43 @@ from calumma.checkpoints.training_checkpoint import (
 from calumma.model.config import DecoderConfig
 from calumma.tokens.folder import Tokenizers
 
-Tensors = Mapping[str, LazyTensor]
-"""A decoder's, by our names."""
-
-
-def as_they_are(tensors: Tensors) -> Tensors:
-    """All weights learn, and a checkpoint holds nothing beside them."""
-    return tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What goes into a run's model folders beside the learned weights."""
-
-    tokenizers: Tokenizers
-
-    merge: Callable[[Tensors], Tensors] = as_they_are
-    """Makes a plain decoder's tensors of those in a checkpoint."""
+MergeFunction = Callable[[Mapping[str, LazyTensor]], Mapping[str, LazyTensor]]
+"""Maps the tensors of a checkpoint to those of a plain decoder, such as by merging adapters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HFExporter:
-    """Writes the model folders of one run; for the first rank alone."""
+    """Writes the model folders of one run; for rank 0 only."""
 
     run: Path
     shape: DecoderConfig
-    keep: RetentionPolicy
-    exports: ExportConfig
+    retention: RetentionPolicy
+    tokenizers: Tokenizers
+    merge: MergeFunction | None = None
 
-    def __call__(self, step: int) -> None:
-        """Write that of a step, if it is to stay for good."""
-        if self.keep.is_permanent(step):
+    def export_if_permanent(self, step: int) -> None:
+        """Write the model folder of a checkpoint that is kept for good."""
+        if self.retention.is_permanent(step):
             self._write(open_checkpoint(self.run, step), self.folder(step))
 
-    def write_missing(self) -> None:
-        """Write those that a killed run still owes."""
+    def export_missing(self) -> None:
+        """Write the model folders that a killed run did not."""
         for step in saved_steps(self.run):
             if not (self.folder(step) / HF_CONFIG_FILE).is_file():
-                self(step)
+                self.export_if_permanent(step)
 
-    def write_last(self) -> Path:
-        """Write that of the newest checkpoint, and say where."""
+    def export_last(self) -> Path:
+        """Write the model folder of the newest checkpoint and return its path."""
         folder = self.run / "model"
         self._write(open_checkpoint(self.run, saved_steps(self.run)[-1]), folder)
         return folder
 
     def folder(self, step: int) -> Path:
-        """Where a step's model lies."""
+        """Return the path of a step's model folder."""
         return self.run / "models" / f"step-{step:08d}"
 
     def _write(self, saved: SavedCheckpoint, folder: Path) -> None:
-        tensors = self.exports.merge(saved.load_lazy()["model"])
-        write_model(folder, in_memory_model(self.exports.tokenizers, self.shape, tensors))
+        tensors: Mapping[str, LazyTensor] = saved.load_lazy()["model"]
+        if self.merge is not None:
+            tensors = self.merge(tensors)
+        write_model(folder, in_memory_model(self.tokenizers, self.shape, tensors))

@@ -104,6 +104,16 @@ class TrainCallbacks:
     on_step: Callable[[int, Mapping[str, Any]], None] | None = None
     """Called after each step with its number, from 1, and its metrics by name."""
 
+    def with_start(self, function: Callable[[int], None]) -> TrainCallbacks:
+        """Return callbacks that call a function first when training starts."""
+
+        def on_start(step: int) -> None:
+            function(step)
+            if self.on_start is not None:
+                self.on_start(step)
+
+        return TrainCallbacks(on_start, self.on_step)
+
 
 def run_loop(
     trainer: Trainer,

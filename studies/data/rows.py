@@ -1,6 +1,6 @@
 """Check packed sequences: padding, mixture, modality order, complete images, and round trip.
 
-    python studies/data/rows.py --shards out/kill/undisturbed --tokenizers out/kill/tokenizers DOCS...
+    python studies/data/rows.py --shards out/k/undisturbed --tokenizers out/k/tokenizers DOCS...
 
 DOCS are the files that the shards were built from, in the same order. The last line is one JSON
 object.

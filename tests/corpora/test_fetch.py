@@ -18,7 +18,7 @@ from tests.corpora.small_corpus import in_cache
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    monkeypatch.setattr(fetch, "DOCUMENTS_PER_FILE", 2)
+    monkeypatch.setattr(fetch, "_DOCUMENTS_PER_FILE", 2)
     return in_cache(tmp_path / "cache", monkeypatch)
 
 

@@ -16,7 +16,7 @@ from tests.corpora.small_object_pool import SMALL
 
 @pytest.fixture(autouse=True)
 def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calumma.corpora.still_life_corpus, "DOCUMENTS_PER_FILE", 5)
+    monkeypatch.setattr(calumma.corpora.still_life_corpus, "_DOCUMENTS_PER_FILE", 5)
     monkeypatch.setattr(calumma.corpora.still_life_corpus, "object_pool", lambda: SMALL)
 
 

@@ -50,7 +50,7 @@ def test_an_image_that_is_only_a_web_address_raises() -> None:
         interleave(TEXTS, [None, "https://example.org/1.png", None, None], "a.parquet, row 3")
     assert str(caught.value) == (
         "a.parquet, row 3, position 1: the image is a web address, 'https://example.org/1.png'; "
-        "expected its bytes, or a path beside the file. Download the images first."
+        "expected its bytes, or a path next to the file. Download the images first."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,8 @@ from calumma.plan.sharding_trace import count_rank_parameters, fake_process_grou
 from calumma.train.compile_and_recompute import apply_recompute_and_compile
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallelize import Ranks, build_sharded_decoder
-from calumma.train.train_step import StepRules, optimizer_step
+from calumma.train.parallelize import build_sharded_decoder
+from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
 from tests.train.live_bytes import LiveBytes
 
@@ -69,22 +71,33 @@ def local(tensor: Tensor) -> Tensor:
 def measured(shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, ranks: int) -> int:
     """Return the peak bytes of rank 0 in its second step, with a fake process group."""
     parallel = ParallelConfig(tensor_parallel=tensor)
-    with fake_process_group(ranks) as world:
-        ranks_config = Ranks(world, torch.device("cpu"), parallel, dtype)
-        decoder, rank_layout = build_sharded_decoder(
-            shape, lambda made: made.initial_weights(0), ranks_config
+    with fake_process_group(ranks) as dist:
+        decoder, layout = build_sharded_decoder(
+            shape,
+            lambda made: made.initial_weights(0),
+            dist=dist,
+            device=torch.device("cpu"),
+            parallel=parallel,
+            dtype=dtype,
         )
         decoder.train()
         apply_recompute_and_compile(decoder, ComputeConfig(activation_checkpointing=mode))  # type: ignore[arg-type]
         optimizers = make_optimizers(decoder, OptimizerConfig())
-        rules = StepRules(
-            vocabulary=VOCABULARY, z_loss_weight=1e-5, max_grad_norm=1.0, compute_dtype=dtype
+        step = partial(
+            optimizer_step,
+            decoder,
+            optimizers,
+            [batch().to(torch.device("cpu"))],
+            vocabulary=VOCABULARY,
+            z_loss_weight=1e-5,
+            max_grad_norm=1.0,
+            layout=layout,
         )
-        optimizer_step(decoder, optimizers, [batch()], rules, rank_layout)
+        step()
         means = [v for o in optimizers for entry in o.state.values() for v in entry.values()]
         shown = [local(tensor).detach() for tensor in (*decoder.parameters(), *means)]
         with LiveBytes(shown) as live:
-            optimizer_step(decoder, optimizers, [batch()], rules, rank_layout)
+            step()
     return live.most
 
 

@@ -20,7 +20,7 @@ def read_story_conversations(folders: PackageFolders) -> Iterator[Document]:
     """Read the conversations that show a scene."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):
-        found = conversations(path.read_text("utf-8", errors="replace"))
+        found = parse_conversations(path.read_text("utf-8", errors="replace"))
         for number, lines in enumerate(found, start=1):
             parts = tuple(_parts(lines, root / "images"))
             if any(isinstance(part, Image) for part in parts):
@@ -31,7 +31,7 @@ def read_story_conversations(folders: PackageFolders) -> Iterator[Document]:
                 )
 
 
-def conversations(text: str) -> Iterator[list[str]]:
+def parse_conversations(text: str) -> Iterator[list[str]]:
     """Yield the indented lines of every block that begins with `conversation`."""
     inside: list[str] | None = None
     depth = 0

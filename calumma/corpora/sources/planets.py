@@ -26,7 +26,7 @@ def read_planets(folders: PackageFolders) -> Iterator[Document]:
     """Read the planets that have a photograph and a description."""
     root = folders["endless-sky-data"] / _ROOT
     for path in sorted((root / "data").glob("*.txt")):
-        for name, fields in planets(path.read_text("utf-8", errors="replace")):
+        for name, fields in parse_planets(path.read_text("utf-8", errors="replace")):
             if "landscape" not in fields or "description" not in fields:
                 continue
             photo = root / "images" / f"{fields['landscape'][0]}.jpg"
@@ -34,7 +34,7 @@ def read_planets(folders: PackageFolders) -> Iterator[Document]:
                 yield _document(f"{path.stem}-{name}", name, fields, photo)
 
 
-def planets(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
+def parse_planets(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Yield the planets of a data file: a line `planet NAME`, then indented fields."""
     name, fields = "", dict[str, list[str]]()
     for line in [*text.splitlines(), "end"]:

@@ -23,7 +23,7 @@ def read_wesnoth(folders: PackageFolders) -> Iterator[Document]:
     root = folders["wesnoth-1.16-data"] / _ROOT
     seen = set[tuple[Path, str]]()
     for path in sorted(root.rglob("units/**/*.cfg")):
-        for fields in units(path.read_text("utf-8", errors="replace")):
+        for fields in parse_units(path.read_text("utf-8", errors="replace")):
             name = fields.get("name", "").rpartition("^")[2]
             for field, kind in _IMAGE_FIELDS.items():
                 image_file = _image_file(fields.get(field, ""), path, root)
@@ -35,7 +35,7 @@ def read_wesnoth(folders: PackageFolders) -> Iterator[Document]:
                     yield _document(id, kind, {**fields, "name": name}, image_file)
 
 
-def units(text: str) -> Iterator[dict[str, str]]:
+def parse_units(text: str) -> Iterator[dict[str, str]]:
     """Yield the fields of every unit in a file, without those of its attacks and variations."""
     for unit in _UNIT.finditer(text):
         fields: dict[str, str] = {}

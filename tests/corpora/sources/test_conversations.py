@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.conversations import conversations, read_story_conversations
+from calumma.corpora.sources.conversations import parse_conversations, read_story_conversations
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import picture, text
 
@@ -17,7 +17,7 @@ DATA = (
 
 
 def test_a_conversation_ends_with_its_indent() -> None:
-    assert [len(lines) for lines in conversations(DATA)] == [3, 4, 1]
+    assert [len(lines) for lines in parse_conversations(DATA)] == [3, 4, 1]
 
 
 def test_scenes_stand_where_they_are_shown(tmp_path: Path) -> None:

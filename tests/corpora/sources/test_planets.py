@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.planets import planets, read_planets
+from calumma.corpora.sources.planets import parse_planets, read_planets
 from tests.corpora.packages import picture, text
 
 DATA = (
@@ -15,7 +15,7 @@ DATA = (
 
 
 def test_fields_belong_to_the_planet_above_them() -> None:
-    (rome, fields), (bare, _) = planets(DATA)
+    (rome, fields), (bare, _) = parse_planets(DATA)
     assert (rome, bare) == ("New Rome", "Bare")
     assert fields["description"] == ["Warm  sand.", "\tCold water."]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.wesnoth import read_wesnoth, units
+from calumma.corpora.sources.wesnoth import parse_units, read_wesnoth
 from tests.corpora.packages import picture, text
 
 UNIT = """[unit_type]
@@ -26,7 +26,7 @@ DATA = "usr/share/games/wesnoth/1.16/data"
 
 
 def test_fields_of_attacks_are_not_the_units() -> None:
-    (fields,) = units(UNIT)
+    (fields,) = parse_units(UNIT)
     assert fields["description"] == 'They say "archer" and shoot.'
     assert fields["image"] == "units/archer.png~RC(a)"
 
