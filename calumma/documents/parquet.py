@@ -4,7 +4,7 @@ A row is a document in one of two layouts. Columns `content` or `messages` hold 
 schema of `writers`); or flat columns hold one part each, in the order of the columns: a struct of
 `bytes` and `path` is an image (the `Image` feature of Hugging Face datasets), a list of such
 structs several images, and a column of `TEXT_COLUMNS` text. Other columns with a plain value become
-attributes. If image columns stand next to lists of parts, their images fill the parts `{"type":
+attributes. If there are image columns and lists of parts, the images fill the parts `{"type":
 "image"}` without bytes, in order. Columns `texts` and `images` are a page in the format of
 `obelics`.
 """
@@ -215,7 +215,7 @@ def _documents(
     batch: pa.RecordBatch, path: AnyPath, first: int, on_error: OnError
 ) -> Iterator[Document | DroppedDocument]:
     image_columns = [f.name for f in batch.schema if _is_image(f.type)]
-    # All saved datasets name their files alike, so only the folder tells their rows apart.
+    # All saved datasets use the same file names; the folder makes the ids unique.
     label = f"{path.parent.name}/{path.name}" if path.suffix == ".arrow" else path.name
     for offset, row in enumerate(batch.to_pylist()):
         where = f"{path}, row {first + offset}"
