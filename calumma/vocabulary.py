@@ -1,12 +1,12 @@
-"""The one table of ids that every room shares.
+"""The layout of token ids, shared by the whole package.
 
     0    1    2    3    4 ...          |      |      |           |      |        |          size
     bos  pad  eos  unk  image codes    eoi    boi    sentinels   eot    <image>  reserved   text
                         IMGIMGAZ ...   <eoss> <racm3:break>      <reserved08706>
 
-The order is the Chameleon release's. At full size (8,192 codes, 512 sentinels, 7,672 reserved
-slots, 49,152 text ids) every id is the release's own; small vocabularies keep the order and have
-no unused slots. End-of-image stands before begin-of-image: that is the release, not a slip.
+The order is that of the Chameleon release. At full size (8,192 codes, 512 sentinels, 7,672 reserved
+slots, 49,152 text tokens) every id is the release's own; small vocabularies keep the order and have
+no unused slots. End-of-image comes before begin-of-image, as in the release.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BEGIN_IMAGE_NAME = "<racm3:break>"
 END_TURN_NAME = "<reserved08706>"
 IMAGE_PLACEHOLDER_NAME = "<image>"
 PLACEHOLDER_NAMES = (IMAGE_PLACEHOLDER_NAME, "<reserved08707>")
-"""The placeholder as transformers renames it, and as the release wrote it."""
+"""The placeholder's name in transformers, and in the release."""
 
 _DIGITS = str.maketrans("0123456789", "ABCDEFGHIJ")
 _LETTERS = str.maketrans("ABCDEFGHIJ", "0123456789")
@@ -32,7 +32,7 @@ _FIRST_CODE = 4
 
 
 def code_name(code: int) -> str:
-    """The token name of an image code: its decimal digits as letters, not padded.
+    """Return the token name of an image code: its decimal digits as letters, not padded.
 
     >>> code_name(53), code_name(0)
     ('IMGIMGFDZ', 'IMGIMGAZ')
@@ -41,9 +41,9 @@ def code_name(code: int) -> str:
 
 
 def code_from_name(name: str) -> int | None:
-    """The image code a token name stands for, or None where it names something else.
+    """Return the image code of a token name, or None if it names something else.
 
-    >>> code_of_name("IMGIMGFDZ"), code_of_name("IMGIMGZ"), code_of_name("cat")
+    >>> code_from_name("IMGIMGFDZ"), code_from_name("IMGIMGZ"), code_from_name("cat")
     (53, None, None)
     """
     if not (name.startswith("IMGIMG") and name.endswith("Z")):
@@ -70,7 +70,7 @@ class TokenCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Where each kind of id lives.
+    """The ranges of token ids.
 
     >>> v = Vocabulary(num_codes=8, num_text=300)
     >>> v.begin_image, v.end_image, v.end_turn, v.text, v.size
@@ -81,35 +81,35 @@ class Vocabulary:
     """
 
     num_codes: int
-    """Rows of the image codebook."""
+    """Number of image codes: rows of the codebook."""
 
     num_text: int
-    """Text ids: the 256 bytes first, then the merges."""
+    """Number of text tokens: the 256 bytes first, then the merges."""
 
     num_sentinels: int = 0
-    """Unused slots between begin-of-image and end-of-turn (512 in the release)."""
+    """Number of unused slots between begin-of-image and end-of-turn (512 in the release)."""
 
     num_reserved: int = 0
-    """Unused slots between the placeholder and the text (7,672 in the release)."""
+    """Number of unused slots between the placeholder and the text (7,672 in the release)."""
 
     def __post_init__(self) -> None:
         if self.num_codes < 1 or self.num_text < 0:
             raise VocabularyError(
-                f"num_codes={self.num_codes} and num_text={self.num_text} make no vocabulary; "
-                "expected at least one code and no negative count."
+                f"num_codes={self.num_codes} and num_text={self.num_text}; expected at least one code "
+                "and no negative number of text tokens."
             )
 
     @classmethod
     def release(cls) -> Vocabulary:
-        """The vocabulary of the Chameleon release, 65,536 ids."""
+        """Return the vocabulary of the Chameleon release, 65,536 tokens."""
         return cls(num_codes=8192, num_text=49_152, num_sentinels=512, num_reserved=7672)
 
     @classmethod
     def from_token_names(cls, ids: Mapping[str, int]) -> Vocabulary:
-        """Read the layout off a tokenizer's table of names.
+        """Derive the layout from the token names of a tokenizer.
 
         Raises:
-            VocabularyError: a control token is missing, or stands elsewhere than in the release.
+            VocabularyError: a control token is missing, or has another position than in the release.
         """
         codes = {
             code: id_ for name, id_ in ids.items() if (code := code_from_name(name)) is not None
@@ -117,9 +117,9 @@ class Vocabulary:
         placeholder = next((ids[name] for name in PLACEHOLDER_NAMES if name in ids), None)
         missing = [n for n in (END_IMAGE_NAME, BEGIN_IMAGE_NAME, END_TURN_NAME) if n not in ids]
         if not codes or missing or placeholder is None:
-            lacking = missing or (["IMGIMGAZ"] if not codes else [IMAGE_PLACEHOLDER_NAME])
+            missing_names = missing or (["IMGIMGAZ"] if not codes else [IMAGE_PLACEHOLDER_NAME])
             raise VocabularyError(
-                f"the tokenizer has no token {lacking[0]}; expected the layout of the Chameleon "
+                f"the tokenizer has no token {missing_names[0]}; expected the layout of the Chameleon "
                 "release. Train one with `calumma train-text-tokenizer`."
             )
         size = max(ids.values()) + 1
@@ -154,7 +154,7 @@ class Vocabulary:
         if wrong is not None or placeholder != self.placeholder:
             what = IMAGE_PLACEHOLDER_NAME if wrong is None else code_name(wrong)
             raise VocabularyError(
-                f"token {what} stands out of order; expected code c at id c + {_FIRST_CODE} and the "
+                f"token {what} is out of order; expected code c at id c + {_FIRST_CODE} and the "
                 "placeholder right after end of turn."
             )
 
@@ -165,46 +165,46 @@ class Vocabulary:
 
     @property
     def codes(self) -> range:
-        """The ids of the image codes."""
+        """Token ids of the image codes."""
         return range(_FIRST_CODE, _FIRST_CODE + self.num_codes)
 
     @property
     def end_image(self) -> int:
-        """The id that closes an image."""
+        """Token id of end-of-image."""
         return self.codes.stop
 
     @property
     def begin_image(self) -> int:
-        """The id that opens an image."""
+        """Token id of begin-of-image."""
         return self.codes.stop + 1
 
     @property
     def end_turn(self) -> int:
-        """The id between a prompt and its answer."""
+        """Token id of end-of-turn, between a prompt and its answer."""
         return self.begin_image + 1 + self.num_sentinels
 
     @property
     def placeholder(self) -> int:
-        """The id that stands for a code not yet known; never sampled, never a target."""
+        """Token id that replaces an unknown image code; never sampled, never a label."""
         return self.end_turn + 1
 
     @property
     def text(self) -> range:
-        """The ids of text."""
+        """Token ids of text."""
         start = self.placeholder + 1 + self.num_reserved
         return range(start, start + self.num_text)
 
     @property
     def size(self) -> int:
-        """Rows of the embedding table."""
+        """Number of token ids."""
         return self.text.stop
 
     def code_to_id(self, code: int) -> int:
-        """The id of an image code in `[0, num_codes)`."""
+        """Return the token id of an image code in [0, num_codes)."""
         return _FIRST_CODE + code
 
     def id_to_code(self, id_: int) -> int:
-        """The image code of an id in `codes`."""
+        """Return the image code of a token id in `codes`."""
         return id_ - _FIRST_CODE
 
     def is_image_token(self, id_: int) -> bool:
@@ -222,7 +222,7 @@ class Vocabulary:
         return TokenCounts(is_image.count(False), is_image.count(True))
 
     def control_names(self) -> list[str]:
-        """The names of every id before the text, in the order of their ids."""
+        """Return the names of all tokens before the text, in the order of their ids."""
         numbers = range(self.num_reserved)
         first = self.placeholder + 1 - _FIRST_CODE
         return [
@@ -235,7 +235,7 @@ class Vocabulary:
         ]
 
     def to_json(self) -> dict[str, int]:
-        """The four counts that make this table."""
+        """Return the four numbers that define the layout."""
         return {
             "num_codes": self.num_codes,
             "num_text": self.num_text,
@@ -245,5 +245,5 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that two tables share only when they are the same table."""
+        """Twelve hex digits of the layout."""
         return fingerprint(json.dumps(self.to_json(), sort_keys=True))

@@ -1,4 +1,4 @@
-"""Pictures made of nothing but a number."""
+"""Images made of nothing but a number."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import PIL.Image
 
 
 def noise(seed: int, width: int = 16, height: int = 16) -> PIL.Image.Image:
-    """A picture of noise."""
+    """An image of noise."""
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return PIL.Image.fromarray(values)
 
 
 def png(seed: int, width: int = 16, height: int = 16) -> bytes:
-    """The bytes of a file with that picture."""
+    """The bytes of a file with that image."""
     file = io.BytesIO()
     noise(seed, width, height).save(file, "PNG")
     return file.getvalue()

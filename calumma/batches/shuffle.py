@@ -68,3 +68,19 @@ def _splitmix64(value: int) -> int:
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK_64
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK_64
     return value ^ (value >> 31)
+
+
+def shuffled_index(draw: int, size: int, seed: int) -> int:
+    """Return the index, below `size`, of a draw from a set that is reshuffled every epoch.
+
+    >>> sorted(shuffled_index(draw, 3, seed=0) for draw in range(3, 6))
+    [0, 1, 2]
+    """
+    epoch, position = divmod(draw, size)
+    return int(_epoch_permutation(size, seed, epoch)[position])
+
+
+# A step draws from one epoch or, at its end, from two.
+@lru_cache(maxsize=2)
+def _epoch_permutation(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(size)

@@ -11,65 +11,67 @@ from typing import TYPE_CHECKING
 
 from calumma.cli.command import Subparsers, add_command
 from calumma.errors import ConfigError
+from calumma.serve.config import LOOPBACK_HOSTS
 
 if TYPE_CHECKING:
     from calumma.compare.caption_to_image import GenerateImage
+    from calumma.compare.judgment_store import Judgment
+    from calumma.compare.study import Study
     from calumma.documents.document import Document
 
 _DESCRIPTION = """\
-Let people judge the answers of several systems.
+Compare the answers of several systems by human judgment.
 
-A study is a folder: prompts, each system's answers, and what annotators say on a page that hides
-who answered. Answers are judged alone and in pairs, each by several people."""
+A study is a folder: prompts, each system's answers, and the judgments from a blind annotation
+page. Answers are judged alone and in pairs, each by several annotators."""
 
 _EXAMPLES = (
-    "  calumma compare prompts P.jsonl --captions --out ask.jsonl   what to ask a text-only system",
+    "  calumma compare prompts P.jsonl --captions --out ask.jsonl   prompts for a text-only system",
     "  calumma compare new DIR --prompts P.jsonl --system ours=MODEL --system other=answers.jsonl",
-    "  calumma compare serve DIR                the page for annotators",
-    "  calumma compare report DIR               win rates, shares and agreement, with intervals",
-    "  calumma compare pairs DIR --out p.jsonl  what was preferred, for preference tuning",
+    "  calumma compare serve DIR                the annotation page",
+    "  calumma compare report DIR               win rates, proportions, agreement, with intervals",
+    "  calumma compare pairs DIR --out p.jsonl  preference pairs for DPO",
 )
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def add_compare_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb `compare` with its own verbs."""
+    """Add the command `compare` with its subcommands."""
     names = "prompts|new|serve|report|pairs"
     parser = add_command(subparsers, "compare", f"{names} ...", _DESCRIPTION, "\n".join(_EXAMPLES))
     parser.set_defaults(run=_run)
-    verbs = parser.add_subparsers(
-        prog=parser.prog, dest="compare_verb", metavar=names, required=True
+    commands = parser.add_subparsers(
+        prog=parser.prog, dest="compare_command", metavar=names, required=True
     )
-    _add_prompts(verbs)
-    _add_new(verbs)
-    _add_serve(verbs)
-    report = add_command(verbs, "report", "DIR", "Count what annotators said.", _EXAMPLES[3])
+    _add_prompts(commands)
+    _add_new(commands)
+    _add_serve(commands)
+    report = add_command(commands, "report", "DIR", "Report the judgments.", _EXAMPLES[3])
     report.add_argument("folder", type=Path, metavar="DIR", help="a study")
-    pairs = add_command(verbs, "pairs", "DIR --out FILE", "Write preferred pairs.", _EXAMPLES[4])
+    usage = "DIR --out FILE"
+    pairs = add_command(commands, "pairs", usage, "Write preference pairs.", _EXAMPLES[4])
     pairs.add_argument("folder", type=Path, metavar="DIR", help="a study")
     pairs.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines")
 
 
-def _add_prompts(verbs: Subparsers[argparse.ArgumentParser]) -> None:
+def _add_prompts(commands: Subparsers[argparse.ArgumentParser]) -> None:
     usage = "PROMPTS --out FILE [--captions]"
-    made = add_command(verbs, "prompts", usage, "Write prompts as documents.", _EXAMPLES[0])
-    made.add_argument("prompts", type=Path, metavar="PROMPTS", help="documents, or a released set")
-    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl")
-    made.add_argument("--captions", action="store_true", help="ask for captions, not pictures")
+    parser = add_command(commands, "prompts", usage, "Write prompts as documents.", _EXAMPLES[0])
+    add = parser.add_argument
+    add("prompts", type=Path, metavar="PROMPTS", help="documents, or a released set")
+    add("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl")
+    add("--captions", action="store_true", help="ask for captions instead of images")
 
 
-def _add_new(verbs: Subparsers[argparse.ArgumentParser]) -> None:
+def _add_new(commands: Subparsers[argparse.ArgumentParser]) -> None:
     usage = "DIR --prompts FILE --system NAME=PATH... [options]"
-    made = add_command(verbs, "new", usage, "Make a study.", _EXAMPLES[1])
-    add = made.add_argument
-    add("folder", type=Path, metavar="DIR", help="the study's folder; go on with the same command")
+    add = add_command(commands, "new", usage, "Create a study.", _EXAMPLES[1]).add_argument
+    add("folder", type=Path, metavar="DIR", help="the study's folder; the same command resumes")
     add("--prompts", type=Path, required=True, metavar="FILE", help="documents or a released set")
     add("--system", action="append", required=True, metavar="NAME=PATH",
         help="a model folder, which answers now, or documents with the prompts' ids")  # fmt: skip
-    add("--draw-captions", type=Path, metavar="MODEL", help="draws <caption>...</caption>")
-    add("--kinds", default="absolute,pairwise", metavar="A,B", help="absolute, pairwise, safety")
-    add("--annotators", type=int, default=3, metavar="N", help="people an item (default: 3)")
+    add("--caption-to-image", type=Path, metavar="MODEL", help="generates <caption>...</caption>")
+    add("--question-sets", default="absolute,pairwise", metavar="A,B", help="or safety")
+    add("--annotators", type=int, default=3, metavar="N", help="annotators per item (default: 3)")
     add("--all-pairs", action="store_true", help="not only the first system with each other")
     add("--max-new-tokens", type=int, default=1024, metavar="N", help="of an answer (1024)")
     add("--max-images", type=int, default=4, metavar="N", help="in an answer (4)")
@@ -77,26 +79,28 @@ def _add_new(verbs: Subparsers[argparse.ArgumentParser]) -> None:
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
 
-def _add_serve(verbs: Subparsers[argparse.ArgumentParser]) -> None:
-    usage = "DIR [--host H] [--port N] [--key WORD]"
-    made = add_command(verbs, "serve", usage, "Serve the annotators' page.", _EXAMPLES[2])
-    made.add_argument("folder", type=Path, metavar="DIR", help="a study")
-    made.add_argument("--host", default="127.0.0.1", metavar="H", help="default: this machine only")
-    made.add_argument("--port", type=int, default=8090, metavar="N", help="default: 8090")
-    made.add_argument("--key", default="", metavar="WORD", help="must stand in the link: ?key=WORD")
+def _add_serve(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    usage = "DIR [--host H] [--port N] [--access-token WORD]"
+    add = add_command(commands, "serve", usage, "Serve the annotation page.", _EXAMPLES[2])
+    add.add_argument("folder", type=Path, metavar="DIR", help="a study")
+    add.add_argument("--host", default="127.0.0.1", metavar="H", help="default: this machine only")
+    add.add_argument("--port", type=int, default=8090, metavar="N", help="default: 8090")
+    add.add_argument("--access-token", default="", metavar="WORD", help="link: ?token=WORD")
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Do what the verb after `compare` says.
+    """Run the subcommand.
 
     Raises:
-        ConfigError: an option cannot be used.
-        EvaluationError: there is no study, or it cannot be made.
+        ConfigError: an option is invalid.
+        EvaluationError: there is no study, or it cannot be created.
         DocumentError: prompts or answers cannot be read.
         OutputError: something cannot be written.
     """
-    verbs = {"prompts": _prompts, "new": _new, "serve": _serve, "report": _report, "pairs": _pairs}
-    verbs[args.compare_verb](args)
+    commands = {
+        "prompts": _prompts, "new": _new, "serve": _serve, "report": _report, "pairs": _pairs,
+    }  # fmt: skip
+    commands[args.compare_command](args)
 
 
 def _prompts(args: argparse.Namespace) -> None:
@@ -104,8 +108,9 @@ def _prompts(args: argparse.Namespace) -> None:
     from calumma.documents.writers import write_jsonl
 
     prompts = read_prompts(args.prompts)
-    asked = list(with_caption_request(prompts)) if args.captions else prompts
-    print(f"{args.out}: {write_jsonl(args.out, asked)} prompts")
+    if args.captions:
+        prompts = list(with_caption_request(prompts))
+    print(f"{args.out}: {write_jsonl(args.out, prompts)} prompts")
 
 
 def _new(args: argparse.Namespace) -> None:
@@ -114,28 +119,27 @@ def _new(args: argparse.Namespace) -> None:
 
     if args.annotators < 1:
         raise ConfigError(f"--annotators {args.annotators}; expected at least 1.")
-    systems = dict(_system(told) for told in args.system)
-    prompts = {prompt.id: prompt for prompt in read_prompts(args.prompts)}
+    systems = dict(_parse_system(option) for option in args.system)
+    prompts = read_prompts(args.prompts)
     study = Study(
         folder=args.folder,
         systems=tuple(systems),
-        question_sets=parse_question_sets(args.kinds.split(",")),
+        question_sets=parse_question_sets(args.question_sets.split(",")),
         annotators=args.annotators,
         all_pairs=args.all_pairs,
         seed=args.seed,
-        prompts=prompts,
+        prompts={prompt.id: prompt for prompt in prompts},
     )
-    asked = list(prompts.values())
-    new_study(study, {name: _answers(name, path, asked, args) for name, path in systems.items()})
+    new_study(study, {name: _answers(name, path, prompts, args) for name, path in systems.items()})
     items = sum(1 for _ in study.items())
     print(f"{args.folder}: {len(prompts)} prompts, {len(systems)} systems, {items} items to judge")
 
 
-def _system(told: str) -> tuple[str, Path]:
-    name, _, path = told.partition("=")
+def _parse_system(option: str) -> tuple[str, Path]:
+    name, _, path = option.partition("=")
     if not path or not name or not all(letter.isalnum() or letter in "+-_." for letter in name):
         raise ConfigError(
-            f"--system {told}; expected NAME=PATH, the name of letters, digits and + - _ . only."
+            f"--system {option}; expected NAME=PATH, the name of letters, digits and + - _ . only."
         )
     return name, Path(path)
 
@@ -147,15 +151,15 @@ def _answers(
     from calumma.documents.readers import read_documents
 
     if (path / "config.json").is_file():
-        return _made(name, path, prompts, args)
-    given = list(read_documents([path]))
-    if args.draw_captions is None:
-        return given
-    draw = _drawer(args)
-    return [captions_to_images(answer, draw) for answer in given]
+        return _generate_answers(name, path, prompts, args)
+    answers = list(read_documents([path]))
+    if args.caption_to_image is None:
+        return answers
+    generate = _image_generator(args)
+    return [captions_to_images(answer, generate) for answer in answers]
 
 
-def _made(
+def _generate_answers(
     name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
 ) -> list[Document]:
     from calumma.cli.progress import ProgressBar
@@ -163,31 +167,32 @@ def _made(
     from calumma.generate.model import load
 
     model = load(path, device=args.device)
+    has_decoder = model.components.tokenizers.has_image_decoder
     options = {
         "max_new_tokens": args.max_new_tokens,
-        "max_images": args.max_images if model.components.tokenizers.has_image_decoder else 0,
+        "max_images": args.max_images if has_decoder else 0,
         "seed": args.seed,
     }
-    kept = args.folder / "made" / f"{name}.jsonl"
+    cache_file = args.folder / "generated" / f"{name}.jsonl"
     with ProgressBar(name, len(prompts), "answers") as bar:
         return generate_answers(
-            model, prompts, kept, lambda n: bar.advance(n - bar.done), **options
+            model, prompts, cache_file, lambda n: bar.advance(n - bar.done), **options
         )
 
 
-def _drawer(args: argparse.Namespace) -> GenerateImage:
+def _image_generator(args: argparse.Namespace) -> GenerateImage:
     from calumma.compare.generate_answers import make_image_generator
     from calumma.generate.model import load
 
-    model = load(args.draw_captions, device=args.device)
+    model = load(args.caption_to_image, device=args.device)
     return make_image_generator(model, max_new_tokens=args.max_new_tokens)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    if args.host not in _LOOPBACK and not args.key:
+    if args.host not in LOOPBACK_HOSTS and not args.access_token:
         raise ConfigError(
-            f"--host {args.host} without --key; expected a key where others than this machine can "
-            "reach the page. Add --key WORD, and send people the link with ?key=WORD."
+            f"--host {args.host} without --access-token; expected a token where other machines can "
+            "reach the page. Add --access-token WORD, and send people the link with ?token=WORD."
         )
     from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.study import open_study
@@ -199,15 +204,15 @@ def _serve(args: argparse.Namespace) -> None:
         from calumma.compare.annotation_app import make_annotation_app
     except ImportError as error:
         raise ConfigError(
-            f"the package {error.name} is not installed; expected it for the annotators' page. "
+            f"the package {error.name} is not installed; expected it for the annotation page. "
             'Install it with `pip install "calumma[compare]"`.'
         ) from error
     store = JudgmentStore(args.folder)
-    link = f"?key={args.key}" if args.key else ""
-    print(f"http://{args.host}:{args.port}/{link}  (Ctrl-C ends; judgments are kept)", flush=True)
+    query = f"?token={args.access_token}" if args.access_token else ""
+    print(f"http://{args.host}:{args.port}/{query}  (Ctrl-C stops; judgments are kept)", flush=True)
     try:
         uvicorn.run(
-            make_annotation_app(study, store, args.key),
+            make_annotation_app(study, store, args.access_token),
             host=args.host,
             port=args.port,
             log_level="warning",
@@ -216,9 +221,18 @@ def _serve(args: argparse.Namespace) -> None:
         store.close()
 
 
-def _report(args: argparse.Namespace) -> None:
+def _open(folder: Path) -> tuple[Study, list[Judgment]]:
+    """Return a study and its judgments."""
     from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.study import open_study
+
+    study, store = open_study(folder), JudgmentStore(folder)
+    judgments = store.judgments()
+    store.close()
+    return study, judgments
+
+
+def _report(args: argparse.Namespace) -> None:
     from calumma.compare.study_report import (
         median_seconds,
         study_metrics,
@@ -230,39 +244,34 @@ def _report(args: argparse.Namespace) -> None:
     from calumma.files import write_json
 
     started = time.perf_counter()
-    study, store = open_study(args.folder), JudgmentStore(args.folder)
-    told = store.judgments()
-    store.close()
-    counted = vote_tables(study, told)
+    study, judgments = _open(args.folder)
+    tables = vote_tables(study, judgments)
     report = EvalReport(
-        metrics=study_metrics(study, told),
+        metrics=study_metrics(study, judgments),
         seconds=time.perf_counter() - started,
         seed=study.seed,
         model=", ".join(study.systems),
         command=shlex.join(["calumma", "compare", "report", str(args.folder)]),
         skipped=[
-            f"{name}: {entry['waiting']} items wait for annotators"
-            for name, entry in counted.items()
-            if entry["waiting"]
+            f"{name}: {table['incomplete']} items lack annotators"
+            for name, table in tables.items()
+            if table["incomplete"]
         ],
     )
     report.save(args.folder)
-    write_json(args.folder / "tables.json", counted)
-    write_judgments(args.folder / "judgments.csv", study, told)
+    write_json(args.folder / "tables.json", tables)
+    write_judgments(args.folder / "judgments.csv", study, judgments)
     print(render_table(report.metrics))
     for line in report.skipped:
         print(f"not counted: {line}")
-    people = len({judgment.annotator for judgment in told})
-    print(f"\n{len(told)} judgments of {people} annotators, {median_seconds(told):.0f} s each")
-    print(f"report: {args.folder / 'report.html'}  (for machines: {args.folder / 'report.json'})")
+    people = len({judgment.annotator for judgment in judgments})
+    seconds = median_seconds(judgments)
+    print(f"\n{len(judgments)} judgments of {people} annotators, {seconds:.0f} s each")
+    print(f"report: {args.folder / 'report.html'}  (as JSON: {args.folder / 'report.json'})")
 
 
 def _pairs(args: argparse.Namespace) -> None:
-    from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.preference_pairs import write_preference_pairs
-    from calumma.compare.study import open_study
 
-    study, store = open_study(args.folder), JudgmentStore(args.folder)
-    told = store.judgments()
-    store.close()
-    print(f"{args.out}: {write_preference_pairs(args.out, study, told)} pairs")
+    study, judgments = _open(args.folder)
+    print(f"{args.out}: {write_preference_pairs(args.out, study, judgments)} pairs")

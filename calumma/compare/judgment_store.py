@@ -21,7 +21,8 @@ CLAIM_SECONDS = 1800.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS judgments (
     item TEXT NOT NULL, question TEXT NOT NULL, annotator TEXT NOT NULL,
-    answer TEXT NOT NULL, swapped INTEGER NOT NULL, seconds REAL NOT NULL, recorded_at REAL NOT NULL,
+    answer TEXT NOT NULL, swapped INTEGER NOT NULL, seconds REAL NOT NULL,
+    recorded_at REAL NOT NULL,
     PRIMARY KEY (item, question, annotator)
 );
 CREATE TABLE IF NOT EXISTS claims (
@@ -102,8 +103,8 @@ class JudgmentStore:
     ) -> StudyItem | None:
         """Assign the next item to an annotator.
 
-        Items with the most judgments come first, so that items are completed early; otherwise the order
-        is that of `items`.
+        Items with the most judgments come first, so that items are completed early; otherwise the
+        order is that of `items`.
 
         Args:
             items: all items, in the annotator's own order.

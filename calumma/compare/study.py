@@ -21,6 +21,7 @@ from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
 from calumma.errors import DocumentError, EvaluationError
 from calumma.files import fingerprint, make_folder, read_json, write_json
+from calumma.renamed import rename_message
 
 STUDY_NAME = "study.json"
 PROMPTS_NAME = "prompts.jsonl"
@@ -138,6 +139,8 @@ def open_study(folder: Path) -> Study:
         )
     fields: dict[str, Any] = read_json(path)
     prompts = {prompt.id: prompt for prompt in read_documents([folder / PROMPTS_NAME])}
+    if "kinds" in fields:
+        raise EvaluationError(f"{path}: {rename_message('field', 'kinds', 'question_sets')}")
     fields |= {name: tuple(fields[name]) for name in ("systems", "question_sets")}
     return Study(folder=folder, prompts=prompts, **fields)
 
@@ -148,7 +151,8 @@ def parse_question_sets(names: Sequence[str]) -> tuple[QuestionSet, ...]:
     for name in names:
         if name not in known:
             raise EvaluationError(
-                f"--question-sets {name}; expected some of {', '.join(QUESTION_SETS)}, with commas between."
+                f"--question-sets {name}; expected some of {', '.join(QUESTION_SETS)}, with commas "
+                "between."
             )
     return tuple(known[name] for name in names if name in known)
 
@@ -166,7 +170,7 @@ def read_answers(folder: Path, name: str, prompts: Mapping[str, Document]) -> di
 def _answer(name: str, prompt: str, by_id: Mapping[str, Document]) -> Document:
     if prompt not in by_id:
         raise DocumentError(
-            f"{name} has no answer to the prompt {prompt!r} ({len(by_id)} answers in total); expected "
-            "one document per prompt, with the prompt's id. Add it, or leave the prompt out."
+            f"{name} has no answer to the prompt {prompt!r} ({len(by_id)} answers in total); "
+            "expected one document per prompt, with the prompt's id. Add it, or leave the prompt out."
         )
     return by_id[prompt]

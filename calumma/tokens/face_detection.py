@@ -1,4 +1,4 @@
-"""Where the faces of a picture are, by what a package ships: nothing is downloaded."""
+"""Face detection with a cascade that OpenCV ships: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import PIL.Image
 from calumma.errors import ConfigError
 
 FaceBox = tuple[float, float, float, float]
-"""Left, top, right and bottom, as shares of a picture's width and height."""
+"""Left, top, right and bottom, as fractions of the image's width and height."""
 
 FaceDetector = Callable[[PIL.Image.Image], list[FaceBox]]
 
 MAX_FACES = 4
-"""More faces than this in a picture are too small to matter; the largest are kept."""
+"""Maximum number of faces per image; the largest are kept."""
 
 _MAX_SIDE = 512
-"""Pixels of the longer side at which faces are looked for."""
+"""Pixels of the longer side of the image that is searched."""
 
 _MIN_FACE_SIZE = 24
 
 
 def haar_face_detector() -> FaceDetector:
-    """Faces by the frontal-face cascade of OpenCV (Viola and Jones, 2001).
+    """Return a detector with OpenCV's frontal-face cascade (Viola and Jones, 2001).
 
     Raises:
         ConfigError: OpenCV is not installed, or is one without cascades.
@@ -38,20 +38,20 @@ def haar_face_detector() -> FaceDetector:
         cascade = cv2.CascadeClassifier(name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed. '
-            "`pip install 'calumma[faces]'` brings it."
+            'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed; expected '
+            "it. Install it with `pip install 'calumma[faces]'`."
         ) from error
 
-    def find(picture: PIL.Image.Image) -> list[FaceBox]:
-        grey = picture.convert("L")
-        grey.thumbnail((_MAX_SIDE, _MAX_SIDE))
-        least = (_MIN_FACE_SIZE, _MIN_FACE_SIZE)
-        found = cascade.detectMultiScale(np.asarray(grey), minNeighbors=5, minSize=least)
+    def detect(image: PIL.Image.Image) -> list[FaceBox]:
+        gray = image.convert("L")
+        gray.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        min_size = (_MIN_FACE_SIZE, _MIN_FACE_SIZE)
+        found = cascade.detectMultiScale(np.asarray(gray), minNeighbors=5, minSize=min_size)
         largest = sorted(found, key=lambda box: -int(box[2]))[:MAX_FACES]
-        width, height = grey.size
+        width, height = gray.size
         return [
             (float(x / width), float(y / height), float((x + w) / width), float((y + h) / height))
             for x, y, w, h in largest
         ]
 
-    return find
+    return detect

@@ -18,9 +18,9 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 
 PREPROCESSING_VERSION = (
-    "content cropped, prompts padded; white ground; Lanczos; 32 pictures at a time; 1"
+    "content cropped, prompts padded; white background; Lanczos; 32 images per batch; 1"
 )
-"""Preprocessing of images and text; its number goes up when the token ids of a document change."""
+"""Preprocessing of images and text; the number is increased when they change token ids."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The image tokenizer: pictures <-> codes.
+"""The image tokenizer: images <-> codes.
 
-A folder of it holds `image_tokenizer.json` (the shape) and `image_tokenizer.safetensors`, in which
-the decoder's tensors may be lacking: then it encodes all the same.
+A folder of it holds `image_tokenizer.json` (the config) and `image_tokenizer.safetensors`. Without
+the decoder's tensors it can only encode.
 """
 
 from __future__ import annotations
@@ -21,22 +21,27 @@ from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import atomic_write, fingerprint, make_folder, read_json, write_json
-from calumma.tokens.image_prefetch import ImageInput, default_decode_threads, prefetch_images
-from calumma.tokens.image_preprocessing import ResizeMode
-from calumma.tokens.mistaken import refuse_model
-from calumma.tokens.pixels import image_to_array, normalize_pixels, pixels_to_image
+from calumma.tokens.image_prefetch import (
+    ImageInput,
+    PreparedImage,
+    default_decode_threads,
+    prefetch_images,
+)
+from calumma.tokens.image_preprocessing import ResizeMode, image_to_array
+from calumma.tokens.pixels import normalize_pixels, pixels_to_image
+from calumma.tokens.text import raise_if_model_folder
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.inference import InferenceEncoder, Precision
 from calumma.tokens.vq.network import VQModel, missing_modules
 
 IMAGE_TOKENIZER_CONFIG_NAME = "image_tokenizer.json"
 IMAGE_TOKENIZER_WEIGHTS_NAME = "image_tokenizer.safetensors"
-_BATCH = 32
-"""Images encoded at a time; more gain nothing on a CPU and cost memory."""
+ENCODE_BATCH_SIZE = 32
+"""Images per batch of the encoder; more is no faster on a CPU and costs memory."""
 
 
 class ImageTokenizer:
-    """A frozen VQ autoencoder; the search for the nearest codes is in float32 always.
+    """A frozen VQ autoencoder; nearest codes are always searched in float32.
 
     Shapes: B images, H and W pixels, f pixels to a cell's side (`config.downsampling`).
     """
@@ -48,8 +53,8 @@ class ImageTokenizer:
 
         Args:
             network: encoder, codebook and decoder.
-            precision: of the encoder; see `Trunk`.
-            compiled: compile the encoder, which takes a minute and pays on a GPU.
+            precision: of the encoder; see `InferenceEncoder`.
+            compiled: compile the encoder, which takes a minute and pays off on a GPU.
         """
         self.network = network.eval().requires_grad_(False).to(torch.float32)
         self.precision = precision
@@ -57,26 +62,25 @@ class ImageTokenizer:
 
     @property
     def config(self) -> VQConfig:
-        """The network's shape."""
+        """The config of the network."""
         return self.network.config
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the network has its decoder; without it, codes cannot become pictures."""
+        """Whether the network has its decoder, so that codes can become images."""
         return self.network.has_decoder
 
     @property
     def device(self) -> torch.device:
-        """Where the network lives."""
+        """The device of the network."""
         return self.network.quantizer.codebook.device
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits that two tokenizers share only when they give the same codes."""
+        """Twelve hex digits of everything that decides the codes."""
         return fingerprint(self._fingerprint_parts())
 
     def _fingerprint_parts(self) -> Iterator[bytes]:
-        """All that decides the codes."""
         yield json.dumps(self.config.to_json(), sort_keys=True).encode()
         for name, tensor in sorted(self.network.state_dict().items()):
             yield name.encode()
@@ -86,18 +90,18 @@ class ImageTokenizer:
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Name each cell of an image by its nearest codebook row.
+        """Encode each cell of images as the code of its nearest codebook row.
 
         Args:
             pixels: [B, 3, H, W] float32, RGB, from -1 (black) to 1 (white); H and W are multiples
                 of f.
 
         Returns:
-            [B, H/f, W/f] int64 codes in [0, num_codes), *not* ids of the vocabulary.
+            [B, H/f, W/f] int64 codes in [0, num_codes), *not* token ids.
             Cells run left to right, then top to bottom. Ties go to the lower code.
 
         Raises:
-            ImageError: the shape is another, or a pixel lies outside [-1, 1].
+            ImageError: the shape is wrong, or a pixel is outside [-1, 1].
 
         Source: VQGAN (arXiv:2012.09841), section 3.1.
         """
@@ -106,45 +110,45 @@ class ImageTokenizer:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """[B, h, w] int64 codes -> [B, 3, h * f, w * f] float32 pixels, about [-1, 1].
+        """Decode [B, h, w] int64 codes to [B, 3, h * f, w * f] float32 pixels, about [-1, 1].
 
         Raises:
-            ImageError: a code lies outside [0, num_codes), or the shape is another.
+            ImageError: a code is outside [0, num_codes), or the shape is wrong.
             TokenizerError: the network has no decoder.
         """
         if not self.has_decoder:
             raise TokenizerError(
-                "this image tokenizer has no decoder, so codes cannot become pictures; expected one "
-                "that has. Take the tokenizers of a model folder with vq_decoder.safetensors "
+                "this image tokenizer has no decoder, so it cannot decode images; expected one with a "
+                "decoder. Use the tokenizers of a model folder with vq_decoder.safetensors "
                 "(`calumma convert MODEL DIR --to tokenizers`)."
             )
         if codes.ndim != 3 or codes.dtype != torch.int64:
             raise ImageError(
                 f"codes of shape {list(codes.shape)}, {codes.dtype}; expected [images, rows, "
-                "columns] of int64. For the list of one image call decode_image."
+                "columns] of int64. For the codes of one image, call decode_image."
             )
         self._require_codes(codes)
         return self.network.decode(codes.to(self.device))
 
     def encode_image(self, image: PIL.Image.Image, resize_mode: ResizeMode = "crop") -> list[int]:
-        """The codes of a picture of any mode and size, row by row.
+        """Encode an image of any mode and size to its codes, row by row.
 
         Args:
-            picture: is turned upright, put on white, and resized.
-            mode: "crop" cuts a picture that is not square, "pad" gives it white borders.
+            image: is turned upright, composited on white, and resized.
+            resize_mode: "crop" cuts the longer side, "pad" adds white borders.
 
         Raises:
-            ImageError: the picture is a mere line, or `mode` is neither.
+            ImageError: the aspect ratio is too large, or `resize_mode` is unknown.
         """
         return self.encode_images([image], resize_mode)[0]
 
     def encode_images(
         self, images: Sequence[PIL.Image.Image], resize_mode: ResizeMode = "crop"
     ) -> list[list[int]]:
-        """The codes of several pictures, as `encode_image` gives them, but quicker."""
+        """Encode several images as `encode_image` does, but faster."""
         rows: list[list[int]] = []
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
+        for start in range(0, len(images), ENCODE_BATCH_SIZE):
+            batch = images[start : start + ENCODE_BATCH_SIZE]
             arrays = [image_to_array(p, self.config.resolution, resize_mode) for p in batch]
             rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
         return rows
@@ -154,18 +158,18 @@ class ImageTokenizer:
         images: Iterable[ImageInput],
         *,
         num_threads: int | None = None,
-        batch_size: int = _BATCH,
+        batch_size: int = ENCODE_BATCH_SIZE,
     ) -> Iterator[list[int] | ImageError]:
-        """The codes of each picture, or why it has none, in the order given.
+        """Encode images and yield the codes of each, or its error, in order.
 
-        Threads open and fit the next pictures while the network works on these; a picture that
-        cannot be read stops nothing. On a GPU one batch is encoded while the next is sent.
+        Threads decode and resize the next images while the network encodes; an image that cannot
+        be decoded stops nothing. On a GPU one batch is encoded while the next is sent.
 
         Args:
-            pictures: each with how it is fitted, "crop" or "pad"; taken as room is made.
-            workers: threads that open pictures (default: the processors, at most 16).
-            batch: pictures encoded at a time, always: the last batch is filled up with copies, so
-                that a picture's codes do not depend on how many came with it.
+            images: each with how it becomes square; read as the queue empties.
+            num_threads: threads that decode images (default: one per processor, at most 16).
+            batch_size: images per batch, always: the last batch is filled up with copies, so an
+                image's codes do not depend on the number of images.
         """
         prepared = prefetch_images(
             images,
@@ -173,29 +177,29 @@ class ImageTokenizer:
             num_threads=num_threads or default_decode_threads(),
             prefetch=3 * batch_size,
         )
-        waiting: list[np.ndarray | ImageError] = []
-        arrays = 0  # of those that wait
-        running: deque[tuple[list[np.ndarray | ImageError], Tensor]] = deque()
-        for one in prepared:
-            waiting.append(one)
-            arrays += not isinstance(one, ImageError)
-            if arrays == batch_size:
-                running.append((waiting, self._encode_full(waiting, batch_size)))
-                waiting, arrays = [], 0
+        waiting: list[PreparedImage] = []
+        num_arrays = 0  # images in `waiting` that were decoded
+        running: deque[tuple[list[PreparedImage], Tensor]] = deque()
+        for image in prepared:
+            waiting.append(image)
+            num_arrays += not isinstance(image, ImageError)
+            if num_arrays == batch_size:
+                running.append((waiting, self._encode_full_batch(waiting, batch_size)))
+                waiting, num_arrays = [], 0
             if len(running) > 1:
-                yield from _in_order(*running.popleft())
+                yield from _codes_or_errors(*running.popleft())
         if waiting:
-            running.append((waiting, self._encode_full(waiting, batch_size)))
+            running.append((waiting, self._encode_full_batch(waiting, batch_size)))
         for items, codes in running:
-            yield from _in_order(items, codes)
+            yield from _codes_or_errors(items, codes)
 
-    def _encode_full(self, items: Sequence[np.ndarray | ImageError], batch: int) -> Tensor:
+    def _encode_full_batch(self, items: Sequence[PreparedImage], batch_size: int) -> Tensor:
         arrays = [item for item in items if not isinstance(item, ImageError)]
-        return self._encode_arrays(arrays + arrays[-1:] * (batch - len(arrays)))
+        return self._encode_arrays(arrays + arrays[-1:] * (batch_size - len(arrays)))
 
     @torch.inference_mode()
     def _encode_arrays(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        """[3, R, R] uint8 each -> [B, h, w] int64 codes; sent as bytes, a quarter of the way."""
+        """Encode [3, R, R] uint8 arrays to [B, h, w] int64 codes; sent to the device as bytes."""
         if not arrays:
             return torch.empty(0, 1, 1, dtype=torch.int64)
         values = torch.from_numpy(np.stack(arrays))
@@ -204,26 +208,26 @@ class ImageTokenizer:
         return self._encoder.encode(normalize_pixels(values.to(self.device)))
 
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
-        """The picture of one image's codes.
+        """Decode the codes of one image.
 
-        An image that is still growing may be shown too: what is missing of `codes_per_image`
-        is filled with the first code, as in the release.
+        Fewer than `codes_per_image`, of an image still being generated, are filled up with the
+        first code, as in the release.
 
         Raises:
-            ImageError: no code, too many, or one outside [0, num_codes).
+            ImageError: there is no code, too many, or one outside [0, num_codes).
             TokenizerError: the network has no decoder.
         """
-        wanted, side = self.config.codes_per_image, self.config.codes_per_side
-        if not 1 <= len(codes) <= wanted:
+        expected, side = self.config.codes_per_image, self.config.codes_per_side
+        if not 1 <= len(codes) <= expected:
             raise ImageError(
-                f"{len(codes)} codes; expected {wanted}, or at least 1 of an image still growing. "
+                f"{len(codes)} codes; expected {expected}, or at least 1 of an incomplete image. "
                 "Pass the codes of exactly one image."
             )
-        whole = [*codes, *[codes[0]] * (wanted - len(codes))]
-        return pixels_to_image(self.decode(torch.tensor(whole).view(1, side, side))[0])
+        filled = [*codes, *[codes[0]] * (expected - len(codes))]
+        return pixels_to_image(self.decode(torch.tensor(filled).view(1, side, side))[0])
 
     def save(self, folder: Path) -> None:
-        """Write the two files into `folder`, which is made if need be.
+        """Write the two files into `folder`, which is created if it does not exist.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -231,7 +235,7 @@ class ImageTokenizer:
         make_folder(folder)
         tensors = {k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}
         with atomic_write(folder / IMAGE_TOKENIZER_WEIGHTS_NAME) as temporary:
-            # Not save_file, whose files only their owner can read, whatever the umask.
+            # Not save_file, which ignores the umask and makes files readable by one user only.
             temporary.write_bytes(save(tensors))
         write_json(folder / IMAGE_TOKENIZER_CONFIG_NAME, self.config.to_json())
 
@@ -244,33 +248,33 @@ class ImageTokenizer:
         precision: Precision = "float32",
         compiled: bool = False,
     ) -> ImageTokenizer:
-        """Read what `save` wrote; the rest is as when one is made.
+        """Read the files of `save`; the other arguments are those of the constructor.
 
         Raises:
-            TokenizerError: a file is missing or broken, the two do not fit each other, or the
-                folder is a model's.
+            TokenizerError: a file is missing or broken, the files do not match, or the folder is
+                a model's.
         """
         if not (folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
-            refuse_model(folder)
+            raise_if_model_folder(folder)
         config = _read_config(folder / IMAGE_TOKENIZER_CONFIG_NAME)
         path = folder / IMAGE_TOKENIZER_WEIGHTS_NAME
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise TokenizerError(
-                f"{path}: no weights can be read there ({error}); expected the file beside "
-                f"{IMAGE_TOKENIZER_CONFIG_NAME}. Copy the folder again, or train with "
+                f"{path}: the weights cannot be read ({error}); expected the safetensors file that "
+                f"belongs to {IMAGE_TOKENIZER_CONFIG_NAME}. Copy the folder again, or train with "
                 "`calumma train-image-tokenizer`."
             ) from error
         network = VQModel(config, missing_modules(tensors.keys()))
         own = network.state_dict()
         for name in sorted(own.keys() | tensors.keys()):
             found = list(tensors[name].shape) if name in tensors else "nothing"
-            wanted = list(own[name].shape) if name in own else "nothing"
-            if found != wanted:
+            expected = list(own[name].shape) if name in own else "nothing"
+            if found != expected:
                 raise TokenizerError(
-                    f"{path}: tensor {name} is {found}, but {IMAGE_TOKENIZER_CONFIG_NAME} wants {wanted}; "
-                    "the two files are not of one tokenizer. Copy the folder again."
+                    f"{path}: tensor {name} is {found}; expected {expected} by "
+                    f"{IMAGE_TOKENIZER_CONFIG_NAME}. Copy both files of the same tokenizer again."
                 )
         network.load_state_dict(tensors)
         return cls(network.to(device), precision=precision, compiled=compiled)
@@ -288,11 +292,11 @@ class ImageTokenizer:
                 f"sides that are multiples of {f}. Resize them, or call encode_image."
             )
         low, high = (float(end) for end in pixels.aminmax())
-        # A whisker more than 1 is what resizing in floating point leaves.
+        # Allow for the rounding error of resizing in floating point.
         if not (low >= -1.001 and high <= 1.001):
             raise ImageError(
                 f"pixels from {low:g} to {high:g}; expected them from -1 (black) to 1 (white). "
-                "For 0 to 255, take x / 255 * 2 - 1."
+                "Convert values from 0 to 255 with x / 255 * 2 - 1."
             )
 
     def _require_codes(self, codes: Tensor) -> None:
@@ -300,15 +304,15 @@ class ImageTokenizer:
             raise ImageError(f"no codes: shape {list(codes.shape)}; expected at least one image.")
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.config.num_codes:
-            wrong = low if low < 0 else high
+            invalid = low if low < 0 else high
             raise ImageError(
-                f"code {wrong} is not in the codebook; expected codes from 0 to "
-                f"{self.config.num_codes - 1}. Turn vocabulary ids into codes first."
+                f"code {invalid} is not in the codebook; expected codes from 0 to "
+                f"{self.config.num_codes - 1}. Convert token ids to codes first."
             )
 
 
-def _in_order(
-    items: Sequence[np.ndarray | ImageError], codes: Tensor
+def _codes_or_errors(
+    items: Sequence[PreparedImage], codes: Tensor
 ) -> Iterator[list[int] | ImageError]:
     rows = iter(codes.flatten(1).tolist())
     for item in items:
@@ -321,6 +325,6 @@ def _read_config(path: Path) -> VQConfig:
     except (OSError, FileError, TypeError, ConfigError) as error:
         found = error.strerror if isinstance(error, OSError) else error
         raise TokenizerError(
-            f"{path}: no image tokenizer's config can be read there ({found}); expected the file "
+            f"{path}: the config of the image tokenizer cannot be read ({found}); expected the file "
             "that `calumma train-image-tokenizer` writes. Name the folder that holds it."
         ) from error

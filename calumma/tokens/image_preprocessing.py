@@ -1,7 +1,7 @@
-"""A picture of any mode and size -> an upright RGB square, exactly as the release prepares it.
+"""Image preprocessing: an image of any mode and size -> an upright RGB square, as in the release.
 
-Pillow and numpy alone: whoever only looks at pictures, a process that opens strangers' files say,
-need not load torch.
+Pillow and numpy only: programs that just look at images need not load torch. `pixels` has the
+tensor part.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from calumma.documents.image_decoding import broken_image_message
 from calumma.errors import ImageError
 
 ResizeMode = Literal["crop", "pad"]
-"""How a picture that is not square becomes square: what sticks out is cut away, or white borders
-are added (for pictures in prompts)."""
+"""How an image becomes square: "crop" cuts the longer side, "pad" adds white borders (for images
+in prompts)."""
 
 MAX_ASPECT_RATIO = 100
-"""A picture longer than this many times its width (or wider) is refused: nothing of it is left."""
+"""Images with a larger ratio of their sides are refused: nothing of them would be left."""
 
 _WHITE = (255, 255, 255)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -34,69 +34,79 @@ _EXIF_TRANSPOSE = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""How a picture is turned upright, by the orientation in its EXIF; any other is upright."""
+"""The operation that turns an image upright, by its EXIF orientation."""
 
 
-def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture upright, in RGB, with white behind what is transparent.
-
-    The blend is cut, not rounded, to whole numbers: the release does so. It stands before any
-    resizing, so that no colour hidden under transparency bleeds into the edges.
+def image_to_array(
+    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
+) -> np.ndarray:
+    """Convert an image of any mode and size to a [3, R, R] uint8 array.
 
     Raises:
-        ImageError: the picture cannot be decoded, or its numbers are no brightness.
+        ImageError: as `to_rgb` and `to_square`.
     """
-    decode = picture.load
+    square = to_square(to_rgb(image), resolution, resize_mode)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Turn an image upright and convert it to RGB, composited on white if it is transparent.
+
+    The blend is truncated, not rounded, as in the release. It comes before any resizing, so that no
+    color hidden under transparency bleeds into the edges.
+
+    Raises:
+        ImageError: the image cannot be decoded, or its values have no known range.
+    """
+    decode = image.load
     try:
         decode()
     except Exception as error:
-        raise ImageError(broken_image_message("a picture", error)) from error
-    picture = _apply_exif_orientation(picture)
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    wide = _to_eight_bit(picture).convert("RGBA")
-    values = np.asarray(wide)
+        raise ImageError(broken_image_message("an image", error)) from error
+    image = _apply_exif_orientation(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    rgba = _to_eight_bit(image).convert("RGBA")
+    values = np.asarray(rgba)
     if values[:, :, 3].min() == 255:
-        return wide.convert("RGB")
+        return rgba.convert("RGB")
     alpha = values[:, :, 3:] / 255.0
     blended = (1.0 - alpha) * 255.0 + alpha * values[:, :, :3]
     return PIL.Image.fromarray(blended.astype(np.uint8))
 
 
-def _apply_exif_orientation(picture: PIL.Image.Image) -> PIL.Image.Image:
+def _apply_exif_orientation(image: PIL.Image.Image) -> PIL.Image.Image:
     try:
-        turn = _EXIF_TRANSPOSE.get(picture.getexif().get(_ORIENTATION, 1))
-    # Broken EXIF says nothing of how the camera was held, and is no reason to refuse the picture.
+        operation = _EXIF_TRANSPOSE.get(image.getexif().get(_ORIENTATION, 1))
+    # Broken EXIF is no reason to refuse the image.
     except Exception:
-        return picture
-    if turn is None:
-        return picture
-    turned = picture.transpose(turn)
-    turned.info = {name: value for name, value in picture.info.items() if name == "transparency"}
-    return turned
+        return image
+    if operation is None:
+        return image
+    upright = image.transpose(operation)
+    upright.info = {name: value for name, value in image.info.items() if name == "transparency"}
+    return upright
 
 
-def _to_eight_bit(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in a mode that Pillow itself can turn into RGBA without losing light."""
-    if picture.mode in _SIXTEEN_BIT:
-        # Pillow's own conversion clips at 255; the high byte is the picture.
-        return PIL.Image.fromarray((np.asarray(picture.convert("I")) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        return _scale_to_eight_bit(np.asarray(picture), sixteen_bit=picture.format == "PPM")
-    if picture.mode == "LAB":
-        return _lab_to_rgb(picture)
-    return picture.convert("LA") if picture.mode == "La" else picture
+def _to_eight_bit(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert an image to a mode that Pillow converts to RGBA without clipping."""
+    if image.mode in _SIXTEEN_BIT:
+        # Pillow's own conversion clips at 255; the high byte holds the image.
+        return PIL.Image.fromarray((np.asarray(image.convert("I")) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return _scale_to_eight_bit(np.asarray(image), sixteen_bit=image.format == "PPM")
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def _scale_to_eight_bit(values: np.ndarray, *, sixteen_bit: bool) -> PIL.Image.Image:
-    """Grey from 32-bit numbers, whose range says what white is: 1 (if they are fractions), 255
-    or 65,535.
-    """
+    """Convert 32-bit gray values, whose range tells what white is: 1 (if fractions), 255 or 65,535."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 65_535):
         raise ImageError(
-            f"a picture of numbers from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to "
-            "65,535. Scale them, or leave its document out."
+            f"an image of numbers from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to "
+            "65,535. Scale them, or drop its document."
         )
     if high <= 1 and values.dtype.kind == "f":
         values = values * 255.0
@@ -105,47 +115,47 @@ def _scale_to_eight_bit(values: np.ndarray, *, sixteen_bit: bool) -> PIL.Image.I
     return PIL.Image.fromarray(values.astype(np.uint8))
 
 
-def _lab_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+def _lab_to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     lab, srgb = PIL.ImageCms.createProfile("LAB"), PIL.ImageCms.createProfile("sRGB")
-    converted = PIL.ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
-    assert converted is not None, "only in-place conversions give None"
+    converted = PIL.ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None, "only in-place conversions return None"
     return converted
 
 
 def to_square(
-    picture: PIL.Image.Image, resolution: int, fit: ResizeMode = "crop"
+    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
 ) -> PIL.Image.Image:
-    """An RGB picture as a square of `resolution` pixels to a side.
+    """Resize an RGB image to a square of `resolution` pixels.
 
     Raises:
-        ImageError: the picture is a mere line (see MAX_SIDES_RATIO).
+        ImageError: the aspect ratio exceeds MAX_ASPECT_RATIO, or the mode is unknown.
     """
-    width, height = picture.size
+    width, height = image.size
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ImageError(
-            f"a picture of {width} x {height} pixels; expected sides that differ at most "
-            f"{MAX_ASPECT_RATIO}-fold. Cut it, or leave its document out."
+            f"an image of {width} x {height} pixels; expected sides that differ at most "
+            f"{MAX_ASPECT_RATIO}-fold. Crop it, or drop its document."
         )
-    if fit == "pad":
-        return _pad(picture, resolution)
-    if fit != "crop":
-        raise ImageError(f'fit={fit!r} is not known; expected "crop" or "pad".')
+    if resize_mode == "pad":
+        return _pad(image, resolution)
+    if resize_mode != "crop":
+        raise ImageError(f'resize_mode={resize_mode!r} is unknown; expected "crop" or "pad".')
     scale = resolution / min(width, height)
-    resized = _resize(picture, round(scale * width), round(scale * height))
+    resized = _resize(image, round(scale * width), round(scale * height))
     left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
     return resized.crop((left, top, left + resolution, top + resolution))
 
 
-def _pad(picture: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
-    scale = resolution / max(picture.size)
-    width, height = (max(1, round(scale * side)) for side in picture.size)
+def _pad(image: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
+    scale = resolution / max(image.size)
+    width, height = (max(1, round(scale * side)) for side in image.size)
     square = PIL.Image.new("RGB", (resolution, resolution), _WHITE)
-    place = ((resolution - width) // 2, (resolution - height) // 2)
-    square.paste(_resize(picture, width, height), place)
+    corner = ((resolution - width) // 2, (resolution - height) // 2)
+    square.paste(_resize(image, width, height), corner)
     return square
 
 
-def _resize(picture: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    if picture.size == (width, height):
-        return picture
-    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+def _resize(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), PIL.Image.Resampling.LANCZOS)

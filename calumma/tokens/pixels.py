@@ -1,50 +1,39 @@
-"""Pictures <-> pixels, exactly as the release prepares them.
+"""Images <-> pixel tensors: float32, RGB, from -1 (black) to 1 (white).
 
-Shapes: R resolution, H and W pixels. "Pixels" are float32 tensors, RGB, from -1 (black) to 1.
+Shapes: R resolution, H and W pixels.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
+from calumma.tokens.image_preprocessing import ResizeMode, image_to_array
 
 
-def image_to_pixels(picture: PIL.Image.Image, resolution: int, fit: ResizeMode = "crop") -> Tensor:
-    """A picture of any mode and size -> [3, R, R] float32 in [-1, 1].
-
-    Raises:
-        ImageError: the picture is a mere line, or `fit` is neither "crop" nor "pad".
-    """
-    return normalize_pixels(torch.from_numpy(image_to_array(picture, resolution, fit)))
-
-
-def image_to_array(
-    picture: PIL.Image.Image, resolution: int, fit: ResizeMode = "crop"
-) -> np.ndarray:
-    """A picture of any mode and size -> [3, R, R] uint8, a quarter the size of its pixels.
+def image_to_pixels(
+    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
+) -> Tensor:
+    """Convert an image of any mode and size to [3, R, R] float32 in [-1, 1].
 
     Raises:
-        ImageError: as `to_pixels`.
+        ImageError: as `image_to_array`.
     """
-    square = to_square(to_rgb(picture), resolution, fit)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    return normalize_pixels(torch.from_numpy(image_to_array(image, resolution, resize_mode)))
 
 
 def normalize_pixels(values: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1], of any shape: x / 255 * 2 - 1.
+    """Convert uint8 values of any shape to float32 in [-1, 1]: x / 255 * 2 - 1.
 
-    >>> scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    >>> normalize_pixels(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
     [-1.0, 1.0]
     """
     return values.to(torch.float32) / 255.0 * 2.0 - 1.0
 
 
 def pixels_to_image(pixels: Tensor) -> PIL.Image.Image:
-    """[3, H, W] -> a picture; what lies outside [-1, 1] is clamped, fractions are cut off."""
+    """Convert [3, H, W] pixels to an image; values are clamped to [-1, 1] and truncated."""
     unit = (pixels.detach().to("cpu", torch.float32).clamp(-1.0, 1.0) + 1.0) / 2.0
     values = (unit * 255.0).to(torch.uint8)
     return PIL.Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())

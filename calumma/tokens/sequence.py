@@ -1,16 +1,15 @@
-"""Documents to sequences of ids and back.
+"""Documents to token sequences and back.
 
     plain    <s> text <racm3:break> codes <eoss> text ... </s>
     turns    <s> prompt <reserved08706> answer </s> prompt <reserved08706> answer </s>
 
-Text parts are encoded one by one and nothing is put between parts. Every id of a plain document
-counts in the loss; of a conversation only the answers count, each with the </s> that ends it.
+Text parts are encoded one by one, with nothing between parts. The loss mask of a plain document is
+all ones; in a conversation it covers only the answers, each with the </s> that ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from calumma.documents.document import Document, Part, Role, Text
@@ -19,55 +18,57 @@ from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
-Segment = str | Seq[int]
+Segment = str | Sequence[int]
 """A text, or the codes of one image."""
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """The ids of one document, and which of them count in a loss."""
+    """The token ids of one document and their loss mask."""
 
     token_ids: list[int]
+
     loss_mask: list[bool]
+    """Whether each token counts in the loss."""
 
 
-def encode_image_codes(codes: Seq[int], vocabulary: Vocabulary) -> list[int]:
-    """The ids of one image: begin, its codes row by row, end."""
-    inside = [vocabulary.code_to_id(code) for code in codes]
-    return [vocabulary.begin_image, *inside, vocabulary.end_image]
+def encode_image_codes(codes: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    """Return the token ids of an image: begin-of-image, its codes row by row, end-of-image."""
+    ids = [vocabulary.code_to_id(code) for code in codes]
+    return [vocabulary.begin_image, *ids, vocabulary.end_image]
 
 
 def encode_document(
-    document: Document, tokenizer: TextTokenizer, codes: Seq[Seq[int]]
+    document: Document, tokenizer: TextTokenizer, codes: Sequence[Sequence[int]]
 ) -> TokenSequence:
-    """The sequence of a document whose pictures have these codes, in reading order.
+    """Encode a document, given the codes of its images in reading order.
 
     Raises:
         DocumentError: a conversation does not alternate prompt and answer.
     """
     vocabulary = tokenizer.vocabulary
-    pictures = iter(codes)
+    images = iter(codes)
     if not document.messages:
-        inside = _encode_parts(document.content, tokenizer, pictures)
-        ids = [vocabulary.bos, *inside, vocabulary.eos]
+        content = _encode_parts(document.content, tokenizer, images)
+        ids = [vocabulary.bos, *content, vocabulary.eos]
         return TokenSequence(ids, [True] * len(ids))
-    ids, counted = [vocabulary.bos], [False]
-    for prompt, answer in _pairs(document):
-        asked = [*_encode_parts(prompt, tokenizer, pictures), vocabulary.end_turn]
-        answered = [*_encode_parts(answer, tokenizer, pictures), vocabulary.eos]
-        ids += asked + answered
-        counted += [False] * len(asked) + [True] * len(answered)
-    return TokenSequence(ids, counted)
+    ids, loss_mask = [vocabulary.bos], [False]
+    for prompt, answer in _prompt_answer_pairs(document):
+        prompt_ids = [*_encode_parts(prompt, tokenizer, images), vocabulary.end_turn]
+        answer_ids = [*_encode_parts(answer, tokenizer, images), vocabulary.eos]
+        ids += prompt_ids + answer_ids
+        loss_mask += [False] * len(prompt_ids) + [True] * len(answer_ids)
+    return TokenSequence(ids, loss_mask)
 
 
 def _encode_parts(
-    parts: Seq[Part], tokenizer: TextTokenizer, codes: Iterator[Seq[int]]
+    parts: Sequence[Part], tokenizer: TextTokenizer, codes: Iterator[Sequence[int]]
 ) -> list[int]:
     segments = [part.text if isinstance(part, Text) else next(codes) for part in parts]
     return _encode_segments(segments, tokenizer)
 
 
-def _encode_segments(segments: Seq[Segment], tokenizer: TextTokenizer) -> list[int]:
+def _encode_segments(segments: Sequence[Segment], tokenizer: TextTokenizer) -> list[int]:
     ids: list[int] = []
     for segment in segments:
         if isinstance(segment, str):
@@ -77,8 +78,10 @@ def _encode_segments(segments: Seq[Segment], tokenizer: TextTokenizer) -> list[i
     return ids
 
 
-def _pairs(document: Document) -> Iterator[tuple[tuple[Part, ...], tuple[Part, ...]]]:
-    """Prompts with their answers; system turns are read as the start of the prompt."""
+def _prompt_answer_pairs(
+    document: Document,
+) -> Iterator[tuple[tuple[Part, ...], tuple[Part, ...]]]:
+    """Yield each prompt with its answer; system turns are part of the prompt."""
     prompt: tuple[Part, ...] = ()
     for turn in document.messages:
         if turn.role != "assistant":
@@ -86,7 +89,7 @@ def _pairs(document: Document) -> Iterator[tuple[tuple[Part, ...], tuple[Part, .
             continue
         if not prompt:
             raise DocumentError(
-                f"{document.id}: an answer stands without a prompt; expected a user turn before "
+                f"{document.id}: an answer has no prompt; expected a user turn before "
                 "every assistant turn. Add the prompt, or join the two answers."
             )
         yield prompt, turn.parts
@@ -94,12 +97,12 @@ def _pairs(document: Document) -> Iterator[tuple[tuple[Part, ...], tuple[Part, .
     if prompt:
         raise DocumentError(
             f"{document.id}: the last prompt has no answer; expected an assistant turn after every "
-            "user turn. Add the answer, or drop the turn."
+            "user turn. Add the answer, or remove the turn."
         )
 
 
 def encode_prompt(
-    segments: Seq[Segment], tokenizer: TextTokenizer, *, add_generation_prompt: bool
+    segments: Sequence[Segment], tokenizer: TextTokenizer, *, add_generation_prompt: bool
 ) -> list[int]:
     """Encode a prompt: begin-of-sequence, then its texts and images in reading order.
 
@@ -114,7 +117,9 @@ def encode_prompt(
     return [*ids, vocabulary.end_turn] if add_generation_prompt else ids
 
 
-def encode_turns(turns: Iterable[tuple[Role, Seq[Segment]]], tokenizer: TextTokenizer) -> list[int]:
+def encode_turns(
+    turns: Iterable[tuple[Role, Sequence[Segment]]], tokenizer: TextTokenizer
+) -> list[int]:
     """Encode a conversation as the prompt of its next answer, laid out as in a document of turns.
 
     After a user turn the model answers; an assistant turn that comes last is continued.
@@ -128,7 +133,7 @@ def encode_turns(turns: Iterable[tuple[Role, Seq[Segment]]], tokenizer: TextToke
         if role == "assistant":
             if previous_role in ("", "assistant"):
                 raise DocumentError(
-                    "an answer stands without a prompt; expected a user turn before every assistant "
+                    "an answer has no prompt; expected a user turn before every assistant "
                     "turn. Add the prompt, or join the two answers."
                 )
             ids.append(vocabulary.end_turn)
@@ -144,18 +149,18 @@ def image_resize_mode(role: Role) -> ResizeMode:
     return "crop" if role == "assistant" else "pad"
 
 
-def split_modalities(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
-    """Cut ids into runs: ("text", text ids) and ("image", codes); control ids end a run.
+def split_modalities(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
+    """Split token ids into runs: ("text", text ids) and ("image", codes).
 
-    An image that is not closed comes out with the codes it has.
+    Control tokens end a run. An incomplete image is returned with the codes it has.
 
     Raises:
-        TokenizerError: a code stands outside an image, or text inside one.
+        TokenizerError: a code is outside an image, or text inside one.
     """
     runs: list[tuple[str, list[int]]] = []
     inside: list[int] | None = None
     new_run = True
-    for place, id_ in enumerate(ids):
+    for position, id_ in enumerate(ids):
         if id_ == vocabulary.begin_image:
             inside = []
             runs.append(("image", inside))
@@ -164,14 +169,14 @@ def split_modalities(ids: Seq[int], vocabulary: Vocabulary) -> list[tuple[str, l
         elif id_ in vocabulary.codes:
             if inside is None:
                 raise TokenizerError(
-                    f"id {id_} at place {place} is an image code outside an image; expected "
+                    f"id {id_} at position {position} is an image code outside an image; expected "
                     f"begin-of-image ({vocabulary.begin_image}) before it."
                 )
             inside.append(vocabulary.id_to_code(id_))
         elif id_ in vocabulary.text:
             if inside is not None:
                 raise TokenizerError(
-                    f"id {id_} at place {place} is text inside an image; expected image codes up to "
+                    f"id {id_} at position {position} is text inside an image; expected image codes up to "
                     f"end-of-image ({vocabulary.end_image})."
                 )
             if new_run or not runs or runs[-1][0] != "text":

@@ -1,7 +1,8 @@
-"""Text to ids and back: byte-level BPE whose vocabulary holds the image codes too."""
+"""The text tokenizer: byte-level BPE whose vocabulary also holds the image codes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from tokenizers import (
 
 from calumma.errors import TokenizerError
 from calumma.files import write_text
-from calumma.tokens.mistaken import refuse_model
 from calumma.vocabulary import BOS_NAME, UNK_NAME, Vocabulary
 
 NUM_BYTES = 256
@@ -26,7 +26,7 @@ TEXT_TOKENIZER_NAME = "tokenizer.json"
 
 
 def _bytes_of_characters() -> dict[str, int]:
-    """The letter that byte-level BPE writes for each byte: itself where it can be printed."""
+    """Return the byte of each character of byte-level BPE: printable bytes are themselves."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(NUM_BYTES) if byte not in printed]
     shifted = {chr(NUM_BYTES + number): byte for number, byte in enumerate(others)}
@@ -37,7 +37,7 @@ _BYTE_OF_CHARACTER = _bytes_of_characters()
 
 
 class TextTokenizer:
-    """A byte-level BPE in the release's layout; every text can be encoded, none holds an image.
+    """A byte-level BPE in the release's layout; it encodes any text, and never to control tokens.
 
     >>> tokenizer = TextTokenizer.train(["low lower lowest"] * 4, num_text=260, num_codes=4)
     >>> tokenizer.decode(tokenizer.encode("lowest <s> IMGIMGAZ")) == "lowest <s> IMGIMGAZ"
@@ -45,11 +45,11 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # A user may write "<eoss>": without this, text could open or close an image.
+        # Without this, text such as "<eoss>" could begin or end an image.
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_token_names(tokenizer.get_vocab(with_added_tokens=True))
-        # Other software may have added control tokens as ordinary ones, which text can spell.
+        # Other software may add control tokens as ordinary ones, which text could spell.
         controls = [
             AddedToken(token.content, special=True, normalized=False)
             for id_, token in tokenizer.get_added_tokens_decoder().items()
@@ -66,25 +66,24 @@ class TextTokenizer:
         num_codes: int,
         show_progress: bool = False,
     ) -> TextTokenizer:
-        """Learn merges from texts.
+        """Train a tokenizer.
 
         Args:
-            texts: the training text, in pieces of any length.
-            num_text: text ids expected, the 256 bytes included.
-            num_codes: image codes to hold inside the vocabulary.
-            show_progress: print the trainer's own bars.
+            texts: the training texts, of any length.
+            num_text: number of text tokens, the 256 bytes included.
+            num_codes: number of image codes in the vocabulary.
+            show_progress: print the library's progress bars.
 
         Raises:
-            TokenizerError: fewer ids than bytes are expected, or the texts do not hold enough
-                different pairs for the merges expected.
+            TokenizerError: `num_text` is below 256, or the texts have too few different pairs for
+                as many merges.
 
-        Source: the release splits off white-space runs, single digits and every punctuation
-        mark before GPT-2's pattern.
+        Source: as in the release, white-space runs, single digits and punctuation marks are split
+        off before GPT-2's pattern.
         """
         if num_text < NUM_BYTES:
             raise TokenizerError(
-                f"num_text={num_text} is fewer than the {NUM_BYTES} bytes that every text can be "
-                f"spelt with; expected at least {NUM_BYTES}."
+                f"num_text={num_text}; expected at least {NUM_BYTES}, one token per byte."
             )
         layout = Vocabulary(num_codes=num_codes, num_text=num_text)
         tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
@@ -104,7 +103,7 @@ class TextTokenizer:
             show_progress=show_progress,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        # For others, such as transformers, who encode a whole prompt; `encode` leaves it out.
+        # For other software, such as transformers; `encode` does not add it.
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BOS_NAME} $A",
             pair=f"{BOS_NAME} $A $B",
@@ -113,26 +112,26 @@ class TextTokenizer:
         trained = cls(tokenizer)
         if trained.vocabulary.num_text != num_text:
             raise TokenizerError(
-                f"the texts give {trained.vocabulary.num_text} text ids; expected {num_text}. "
-                "Give more text, or ask for fewer ids."
+                f"the texts give {trained.vocabulary.num_text} text tokens; expected {num_text}. "
+                "Give more text, or lower --num-text."
             )
         return trained
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, control tokens never among them."""
+        """Encode a text, never to control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts, on all cores."""
+        """Encode many texts on all cores."""
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of text ids; bytes that are no UTF-8 become the replacement character."""
+        """Decode text tokens; bytes that are not UTF-8 become the replacement character."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def token_bytes(self, id_: int) -> bytes:
-        """The bytes that a text id stands for: one to many, and not always whole characters."""
+        """Return the bytes of a text token: one or more, possibly part of a character."""
         name: str = self.tokenizer.id_to_token(id_)  # type: ignore[assignment]
         return bytes(map(_BYTE_OF_CHARACTER.__getitem__, name))
 
@@ -145,11 +144,11 @@ class TextTokenizer:
         """Read `tokenizer.json` from a folder.
 
         Raises:
-            TokenizerError: it is not there or is no tokenizer, or the folder is a model's.
+            TokenizerError: the file is missing or no tokenizer, or the folder is a model's.
         """
         path = folder / TEXT_TOKENIZER_NAME
         if not path.is_file():
-            refuse_model(folder)
+            raise_if_model_folder(folder)
             raise TokenizerError(
                 f"{folder} holds no {TEXT_TOKENIZER_NAME}; expected a text tokenizer. Train one with "
                 "`calumma train-text-tokenizer DOCS --out DIR`."
@@ -158,6 +157,34 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(
-                f"{path}: is no tokenizer ({error}); expected the JSON of the tokenizers library."
+                f"{path}: not a tokenizer ({error}); expected the JSON of the tokenizers library. Copy "
+                "it again, or train one with `calumma train-text-tokenizer`."
             ) from error
         return cls(tokenizer)
+
+
+def raise_if_model_folder(folder: Path) -> None:
+    """Raise an error with the fix if a folder without tokenizer files is a model folder.
+
+    Raises:
+        TokenizerError: the folder holds a model in Hugging Face's or Meta's layout, or is the
+            tokenizer folder of a release.
+    """
+    has_vqgan = (folder / "vqgan.yaml").is_file()
+    model = folder.parent if has_vqgan and not _is_model_folder(folder) else folder
+    if _is_model_folder(model):
+        raise TokenizerError(
+            f"{folder} is a model folder; expected a folder of tokenizers. Write the model's into one "
+            f"with `calumma convert {model} tokenizers --to tokenizers`, and name that."
+        )
+
+
+def _is_model_folder(folder: Path) -> bool:
+    if (folder / "params.json").is_file() or any(folder.glob("models/*/params.json")):
+        return True
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    # The config.json of a training run has no model_type.
+    return isinstance(config, dict) and "model_type" in config

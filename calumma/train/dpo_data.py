@@ -1,7 +1,7 @@
-"""Pairs of answers as ids, and the rows that a step of preference tuning reads.
+"""Preference pairs as token sequences, and the packed rows of a DPO step.
 
-Shapes: P pairs, S = 2 P sequences (a chosen, its rejected, the next chosen, ...), B rows, T ids of
-a row, N counted places.
+Shapes: P pairs, S = 2 P sequences (chosen, rejected, chosen, ...), B rows, T tokens of a row, N
+tokens in the loss mask.
 """
 
 from __future__ import annotations
@@ -15,108 +15,107 @@ from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
 from calumma.batches.packing import BestFitBins, MaskedSequence, collate_rows
+from calumma.batches.shuffle import shuffled_index
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.sequence import TokenSequence
-from calumma.train.epochs import drawn
+
+Pair = tuple[MaskedSequence, MaskedSequence]
+"""The chosen and the rejected answer, each with its prompt; the answer is the loss mask."""
 
 
 @dataclass(frozen=True)
 class PreferencePairs:
     """All pairs of a run, in memory."""
 
-    items: Sequence[tuple[MaskedSequence, MaskedSequence]]
-    """Ids, and which of them are the answer's, of chosen and rejected."""
+    items: Sequence[Pair]
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits of all ids."""
+        """Twelve hex digits of all pairs."""
         items = chain.from_iterable(self.items)
-        return fingerprint(ids.tobytes() + counted.tobytes() for ids, counted in items)
+        return fingerprint(ids.tobytes() + mask.tobytes() for ids, mask in items)
 
     def step_indices(self, step: int, count: int, seed: int) -> list[int]:
-        """The numbers of a step's pairs: each comes once an epoch, in an order of the epoch's own.
+        """Return the indices of a step's pairs; each occurs once an epoch, reshuffled every epoch.
 
         Args:
             step: from 0.
             count: pairs of a step.
-            seed: of the order.
+            seed: of the shuffling.
         """
         draws = range(step * count, (step + 1) * count)
-        return [drawn(draw, len(self.items), seed) for draw in draws]
+        return [shuffled_index(draw, len(self.items), seed) for draw in draws]
 
 
 def encode_pairs(
-    preferences: Iterable[Preference], encoder: DocumentEncoder, row_length: int
+    preferences: Iterable[Preference], encoder: DocumentEncoder, seq_len: int
 ) -> PreferencePairs:
-    """Preferences as ids: pictures of prompts padded, those of answers cropped.
+    """Tokenize preferences; images of prompts are padded, those of answers cropped.
 
     Raises:
         ConfigError: there are none, or an answer with its prompt is longer than a row.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
-    items: list[tuple[MaskedSequence, MaskedSequence]] = []
+    pairs: list[Pair] = []
     for preference in preferences:
         chosen, rejected = encoder.encode(preference.conversations)
         longest = max(len(chosen.token_ids), len(rejected.token_ids)) - 1
-        if longest > row_length:
+        if longest > seq_len:
             raise ConfigError(
-                f"pair {preference.id!r} takes {longest} ids with its prompt; expected at most "
-                f"row_length={row_length}. Raise --row-length, or drop the pair."
+                f"pair {preference.id!r} has {longest} tokens with its prompt; expected at most "
+                f"seq_len={seq_len}. Raise --seq-len, or remove the pair."
             )
-        items.append((_item(chosen), _item(rejected)))
-    if not items:
+        pairs.append((_masked(chosen), _masked(rejected)))
+    if not pairs:
         raise ConfigError(
             "the files of dpo.pairs hold no pair; expected at least one. Collect some with "
             "`calumma compare`, or write them as docs/finetuning.md says."
         )
-    return PreferencePairs(items)
+    return PreferencePairs(pairs)
 
 
-def _item(sequence: TokenSequence) -> MaskedSequence:
-    return np.array(sequence.token_ids, dtype=np.int64), np.array(
-        sequence.loss_mask, dtype=np.bool_
-    )
+def _masked(sequence: TokenSequence) -> MaskedSequence:
+    ids, mask = sequence.token_ids, sequence.loss_mask
+    return np.array(ids, dtype=np.int64), np.array(mask, dtype=np.bool_)
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Some pairs, laid out in as few rows as they need."""
+    """Some pairs, packed into few rows."""
 
     batch: Batch
 
     sequence_indices: NDArray[np.int64]
-    """[N] the sequence, from 0 to S - 1, of each counted target, row by row."""
+    """[N] the sequence, from 0 to S - 1, of each label in the loss mask, row by row."""
 
     num_sequences: int
 
 
-def pack_pairs(
-    pairs: Sequence[tuple[MaskedSequence, MaskedSequence]], row_length: int, pad: int
-) -> PairBatch:
-    """Lay out pairs; the rows are as long as the fullest of them.
+def pack_pairs(pairs: Sequence[Pair], seq_len: int, pad: int) -> PairBatch:
+    """Pack pairs by best-fit decreasing; the rows are as long as the fullest of them.
 
     Args:
         pairs: chosen and rejected of each.
-        row_length: most ids in a row.
-        pad: the id of padding.
+        seq_len: most tokens of a row.
+        pad: token id of padding.
     """
-    sequences = [item for pair in pairs for item in pair]
+    sequences = [sequence for pair in pairs for sequence in pair]
     lengths = [len(ids) - 1 for ids, _ in sequences]
-    rooms = BestFitBins(len(sequences), row_length)
+    bins = BestFitBins(len(sequences), seq_len)
     filled: list[list[int]] = [[] for _ in sequences]
-    for number in sorted(range(len(sequences)), key=lambda n: -lengths[n]):
-        found = rooms.insert([lengths[number]])
+    for index in sorted(range(len(sequences)), key=lambda i: -lengths[i]):
+        found = bins.insert([lengths[index]])
         assert found is not None, "a sequence is longer than a row"
-        filled[found[0]].append(number)
+        filled[found[0]].append(index)
     rows = [row for row in filled if row]
-    fullest = max(sum(lengths[n] for n in row) for row in rows)
-    batch = collate_rows([[sequences[n] for n in row] for row in rows], fullest, pad)
-    # [B, most of a row] the sequence of each owner.
+    fullest = max(sum(lengths[i] for i in row) for row in rows)
+    batch = collate_rows([[sequences[i] for i in row] for row in rows], fullest, pad)
+    # [B, most sequences of a row] the sequence of each document id.
     table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for row, members in enumerate(rows):
         table[row, : len(members)] = members
-    where, owner = np.nonzero(batch.loss_mask)[0], batch.document_ids[batch.loss_mask]
-    return PairBatch(batch, table[where, owner], len(sequences))
+    row_indices, documents = np.nonzero(batch.loss_mask)[0], batch.document_ids[batch.loss_mask]
+    return PairBatch(batch, table[row_indices, documents], len(sequences))

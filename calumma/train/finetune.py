@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on turns: only answers count in the loss."""
+"""Supervised fine-tuning on conversations: only answers are in the loss mask."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from calumma.train.adapters import (
     require_shardable,
     save_adapter,
 )
+from calumma.train.config import run_identity
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder_trainer import TrainJob, train_decoder
-from calumma.train.hf_export import ExportConfig, Tensors, as_they_are
-from calumma.train.parallelize import ModelTransform
-from calumma.train.pretrain import run_fingerprint
-from calumma.train.training_loop import Progress
+from calumma.train.parallelize import ModelTransform, NamedTensors
+from calumma.train.training_loop import TrainCallbacks
 from calumma.vocabulary import Vocabulary
 
 BALANCE_NAME = "balance.json"
@@ -41,68 +40,79 @@ def finetune(
     start: Decoder,
     vocabulary: Vocabulary,
     run: Path,
-    progress: Progress = lambda step, metrics: None,
+    callbacks: TrainCallbacks | None = None,
     *,
     tokenizers: Tokenizers | None = None,
 ) -> Decoder | None:
-    """Go on from `start` on the turns in the shards; under torchrun the ranks share it.
+    """Train from `start` on the conversations of the shards, or resume; torchrun ranks share it.
 
-    The run's folder gets `balance.json`, what the mixture comes to, and, where not all weights
-    learn, `adapter.safetensors` with those that did. With `tokenizers`, what a model folder holds beside
-    the decoder, each checkpoint that is kept for good becomes one, too.
+    The run's folder gets `balance.json`, the modality balance of the mixture, and, if not all
+    weights are trained, `adapter_model.safetensors` with those that are.
+
+    Args:
+        config: of the run.
+        start: the decoder to fine-tune.
+        vocabulary: of the model; that of the shards must be the same.
+        run: the run's folder.
+        callbacks: are called at the start and after each step.
+        tokenizers: of the model; with them, each checkpoint that is kept for good gets a model
+            folder.
 
     Returns:
-        The whole decoder, on the first rank; None on the others.
+        The full decoder, on rank 0; None on the others.
 
     Raises:
-        ShardError: the shards were made with another vocabulary than the model's, or lack a source.
+        ShardError: the shards were built with another vocabulary, or lack a source.
     """
     reader = ShardReader(config.shards)
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
     require_shardable(config.trainable, config.parallel.tensor_parallel)
     weights = mixture(config, reader)
-    record = measure_balance(weights, reader).to_json()
+    balance = measure_balance(weights, reader).to_json()
 
-    def told(step: int, metrics: Mapping[str, float]) -> None:
-        if not metrics and is_first_rank():
-            write_json(run / BALANCE_NAME, record)
-        progress(step, metrics)
+    def write_balance(step: int) -> None:
+        if is_first_rank():
+            write_json(run / BALANCE_NAME, balance)
 
-    change = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
-    shape = replace(start.config, dropout=config.dropout)
-    merge = as_they_are
+    transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
+
+    def initial_weights(decoder: Decoder) -> NamedTensors:
+        adapters = initial_adapter_weights(decoder, start, config.seed)
+        return chain(start.state_dict().items(), adapters)
+
+    merge = None
     if not config.trainable.is_whole:
-        merge = partial(_merged, start=start, change=change)
-    lesson = TrainJob(
-        config,
-        reader,
-        lambda step: weights,
-        run_fingerprint(config, reader, weights_fingerprint(start)),
-        change,
-        ExportConfig(tokenizers=tokenizers, merge=merge) if tokenizers is not None else None,
-    )
-    decoder = train_decoder(
-        shape,
-        lambda made: chain(
-            start.state_dict().items(), initial_adapter_weights(made, start, config.seed)
+        merge = partial(_merged, start=start, transform=transform)
+    job = TrainJob(
+        config=config,
+        reader=reader,
+        shape=replace(start.config, dropout=config.dropout),
+        mixture_at=lambda step: weights,
+        initial_weights=initial_weights,
+        identity=run_identity(
+            config, shards=reader.manifest.fingerprint, model=weights_fingerprint(start)
         ),
-        lesson,
-        run,
-        told,
+        transform=transform,
+        tokenizers=tokenizers,
+        merge=merge,
     )
+    callbacks = (callbacks or TrainCallbacks()).with_start(write_balance)
+    decoder = train_decoder(job, run, callbacks)
     if decoder is None or config.trainable.is_whole:
         return decoder
     save_adapter(run, decoder, config.trainable)
     return merge_adapters(decoder).eval()
 
 
-def _merged(tensors: Tensors, *, start: Decoder, change: ModelTransform) -> Tensors:
-    """The tensors of a plain decoder: what learned, and what stayed; it is held whole."""
+def _merged(
+    tensors: Mapping[str, LazyTensor], *, start: Decoder, transform: ModelTransform
+) -> Mapping[str, LazyTensor]:
+    """Merge the trained tensors of a checkpoint with the frozen ones; holds the full decoder."""
     with torch.device("meta"):
         decoder = Decoder(start.config)
-        change(decoder)
-    learned = {name: tensor.read() for name, tensor in tensors.items()}
-    decoder.load_state_dict({**start.state_dict(), **learned}, assign=True)
+        transform(decoder)
+    trained = {name: tensor.read() for name, tensor in tensors.items()}
+    decoder.load_state_dict({**start.state_dict(), **trained}, assign=True)
     return {
         name: LazyTensor.from_tensor(tensor)
         for name, tensor in merge_adapters(decoder).state_dict().items()
@@ -110,17 +120,17 @@ def _merged(tensors: Tensors, *, start: Decoder, change: ModelTransform) -> Tens
 
 
 def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:
-    """The share of each source, once the config's `balance` is done.
+    """Return the weight of each source, after the config's `balance`.
 
     Raises:
         ShardError: the shards lack a source.
     """
-    told = config.source_weights
-    return equalize_pairings(told, reader) if config.balance == "pairings" else told
+    weights = config.source_weights
+    return equalize_pairings(weights, reader) if config.balance == "pairings" else weights
 
 
-def balance(config: FinetuneConfig) -> ModalityBalance:
-    """What a config's mixture comes to in its shards.
+def modality_balance(config: FinetuneConfig) -> ModalityBalance:
+    """Measure the modality balance of a config's mixture.
 
     Raises:
         ShardError: the shards cannot be read, or lack a source.
@@ -130,7 +140,7 @@ def balance(config: FinetuneConfig) -> ModalityBalance:
 
 
 def weights_fingerprint(decoder: Decoder) -> str:
-    """Twelve hex digits of a decoder's weights."""
+    """Return twelve hex digits of a decoder's weights."""
     tensors = decoder.state_dict().values()
     return fingerprint(
         tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors

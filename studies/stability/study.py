@@ -1,12 +1,12 @@
-"""The paper's ablations on stability, small, at rates that bring trouble early.
+"""Run the paper's stability ablations on a small decoder with high learning rates.
 
     python studies/stability/study.py --out out/stability     builds its shards, then runs
     python studies/stability/report.py --out out/stability    table and curves
 
-With `--shards out/demo/shards` it takes those that the demo has made, which are the same.
+`--shards out/demo/shards` uses the shards of the demo, which are the same.
 
-A file of JSON lines a run, one line a step; a run that is done is not done again, so the same
-command goes on after a stop. `--quick` is a smoke test on a few steps.
+Each run writes one JSON Lines file with one line per step; finished runs are skipped, so the same
+command resumes the study. `--quick` is a smoke test.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from calumma.train.train_step import StepRules, optimizer_step
 
 @dataclass(frozen=True)
 class Variant:
-    """What a run changes."""
+    """Settings of a variant."""
 
     qk_norm: str = "layer"
     norm_order: str = "pre"
@@ -51,7 +51,7 @@ class Variant:
     z_loss: float = 1e-5
 
     trains_image_tokens: bool = True
-    """Whether image codes are targets; they are read in any case."""
+    """Whether image tokens are in the loss; they are always in the input."""
 
 
 VARIANTS = {
@@ -63,45 +63,45 @@ VARIANTS = {
     "34B recipe": Variant(norm_order="reordered", dropout=0.0),
     "34B, dropout": Variant(norm_order="reordered"),
     "34B, no QK-norm": Variant(norm_order="reordered", dropout=0.0, qk_norm="none"),
-    "codes not learned": Variant(trains_image_tokens=False),
-    "codes not learned, no QK-norm": Variant(trains_image_tokens=False, qk_norm="none"),
+    "no image loss": Variant(trains_image_tokens=False),
+    "no image loss, no QK-norm": Variant(trains_image_tokens=False, qk_norm="none"),
 }
-"""The 7B's recipe has norms before the branches, dropout 0.1, QK-norm and z-loss; the 34B's norms
-on what the branches give, and no dropout."""
+"""The 7B recipe has pre-norm, dropout 0.1, QK-norm and z-loss; the 34B recipe has re-ordered norms
+and no dropout."""
 
 LEARNING_RATES = (3e-2, 1e-1)
 SEEDS = (0, 1)
 STEPS = 300
 WARMUP_STEPS = 20
 MIXTURE = {"objects": 0.54, "shapes": 0.28, "pages": 0.12, "glosses": 0.06}
-"""The demo's first stage."""
+"""Mixture weights of the demo's first stage."""
 
 DATA = DataConfig(seq_len=512, global_batch_size=2)
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training."""
+    """One training run."""
 
     name: str
     lr: float
     seed: int
 
     def path(self, out: Path) -> Path:
-        """Where its steps are told."""
+        """Return the file of the run's metrics."""
         name = self.name.replace(",", "").replace(" ", "-")
         return out / "runs" / f"{name}-{self.lr:g}-{self.seed}.jsonl"
 
 
 def all_runs() -> list[StudyRun]:
-    """Every run of the study, in order."""
+    """Return all runs of the study in order."""
     return [
         StudyRun(name, rate, seed) for rate in LEARNING_RATES for seed in SEEDS for name in VARIANTS
     ]
 
 
 def decoder_config(variant: Variant, vocabulary_size: int) -> DecoderConfig:
-    """Four layers of 128: a million parameters."""
+    """Return a config of four layers of width 128, a million parameters."""
     return DecoderConfig(
         vocabulary_size=vocabulary_size,
         model_dim=128,
@@ -117,43 +117,43 @@ def decoder_config(variant: Variant, vocabulary_size: int) -> DecoderConfig:
 
 
 def train(run: StudyRun, reader: ShardReader, steps: int) -> Iterator[dict[str, float]]:
-    """What each step saw."""
+    """Train and yield the metrics of each step."""
     variant = VARIANTS[run.name]
     decoder = Decoder(decoder_config(variant, reader.manifest.vocabulary.size))
     decoder.init_weights(run.seed)
     decoder.train()
-    stream = PackedLoader(reader, replace(DATA, seed=run.seed))
-    stream.set_mixture(MIXTURE)
+    loader = PackedLoader(reader, replace(DATA, seed=run.seed))
+    loader.set_mixture(MIXTURE)
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.lr))
-    rules = StepRules(vocabulary=stream.vocabulary, z_loss_weight=variant.z_loss, max_grad_norm=1.0)
-    with record_max_logits(decoder) as widest:
+    rules = StepRules(vocabulary=loader.vocabulary, z_loss_weight=variant.z_loss, max_grad_norm=1.0)
+    with record_max_logits(decoder) as max_logits:
         for step in range(steps):
             torch.manual_seed(run.seed * 1_000_003 + step)
             set_lr(optimizers, min(1.0, (step + 1) / WARMUP_STEPS))
-            batch = stream.next()
+            batch = loader.next()
             if not variant.trains_image_tokens:
-                batch = mask_image_loss(batch, stream)
-            widest.clear()
+                batch = mask_image_loss(batch, loader.vocabulary)
+            max_logits.clear()
             metrics = asdict(optimizer_step(decoder, optimizers, [batch], rules))
-            metrics.pop("grad_norms")
-            yield {"step": step + 1, **metrics, "attention_logit": max(widest)}
+            metrics = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+            yield {"step": step + 1, **metrics, "max_attention_logit": max(max_logits)}
 
 
-def mask_image_loss(batch: Batch, stream: PackedLoader) -> Batch:
-    """The batch with no code among its counted targets."""
-    codes = stream.vocabulary.codes
+def mask_image_loss(batch: Batch, vocabulary: Vocabulary) -> Batch:
+    """Return the batch with all image codes excluded by the loss mask."""
+    codes = vocabulary.codes
     is_code = (batch.labels >= codes.start) & (batch.labels < codes.stop)
-    return replace(batch, counted=np.logical_and(batch.loss_mask, ~is_code))
+    return replace(batch, loss_mask=np.logical_and(batch.loss_mask, ~is_code))
 
 
 @contextmanager
 def record_max_logits(decoder: Decoder) -> Iterator[list[float]]:
-    """A list that gets, layer by layer, what the largest attention logit may be.
+    """Yield a list to which each layer appends an upper bound of its attention logits.
 
-    That is the longest query times the longest key over the root of their width: rotation keeps
-    lengths.
+    The bound is the longest query times the longest key over the root of head_dim; the rotary
+    embedding does not change lengths.
     """
-    widest: list[float] = []
+    max_logits: list[float] = []
     queries: list[float] = []
 
     def longest(heads: Tensor) -> float:
@@ -168,29 +168,31 @@ def record_max_logits(decoder: Decoder) -> Iterator[list[float]]:
                 lambda module, args, heads: queries.append(longest(heads))
             ),
             attention.key_norm.register_forward_hook(
-                lambda module, args, heads: widest.append(queries.pop() * longest(heads) / scale)
+                lambda module, args, heads: max_logits.append(
+                    queries.pop() * longest(heads) / scale
+                )
             ),
         ]
     try:
-        yield widest
+        yield max_logits
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def build_study_shards(out: Path, quick: bool) -> Path:
-    """The demo's training documents as shards; the image tokenizer's training takes minutes.
+    """Build shards of the demo's training documents; training the image tokenizer takes minutes.
 
-    A quick one leaves it all but untrained, and takes few documents.
+    `quick` trains it for a few steps only and uses few documents.
     """
     shards = out / "shards"
     if (shards / "manifest.json").is_file():
         return shards
     config = load_demo_config()
     chosen = limit_scenes(load_scenes(), 24 if quick else 0)
-    painter = SceneRenderer(chosen.objects)
-    pairs = list(painter.pairs(chosen.train))
-    documents = [*pairs, *pretraining_documents(chosen, painter, 0)]
+    renderer = SceneRenderer(chosen.objects)
+    pairs = list(renderer.pairs(chosen.train))
+    documents = [*pairs, *pretraining_documents(chosen, renderer, 0)]
     settings = config.image_tokenizer
     if quick:
         settings = replace(settings, steps=4, quantize_start_step=2, batch_size=2, warmup_steps=2)
@@ -208,7 +210,7 @@ def build_study_shards(out: Path, quick: bool) -> Path:
 
 
 def run_once(run: StudyRun, reader: ShardReader, out: Path, steps: int) -> None:
-    """Train, unless that is done."""
+    """Train unless the run is finished."""
     path = run.path(out)
     if path.is_file():
         return
@@ -223,10 +225,10 @@ def run_once(run: StudyRun, reader: ShardReader, out: Path, steps: int) -> None:
 
 
 def main() -> None:
-    """Train what is missing."""
+    """Train the missing runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shards", type=Path, help="the demo's, else they are built")
+    parser.add_argument("--shards", type=Path, help="shards of the demo (default: build them)")
     parser.add_argument("--only", choices=VARIANTS, action="append")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()

@@ -166,7 +166,7 @@ BREAKS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "an unknown tensor": ("hf", _tensor("lm_head.bias", (3,)), "holds the tensor lm_head.bias,"),
     "a wrong shape": ("hf", _tensor("lm_head.weight", (3, 64)), "tensor lm_head.weight is [3, 64]"),
     "indivisible heads": (
-        "hf", _config("config.json", num_attention_heads=7), "does not divide over num_heads=7",
+        "hf", _config("config.json", num_attention_heads=7), "is not a multiple of num_heads=7",
     ),
     "another kind": (
         "hf", _config("config.json", model_type="llama"), "has model_type 'llama'",

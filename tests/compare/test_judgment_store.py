@@ -1,4 +1,4 @@
-"""Judgments kept, replaced, handed out and counted."""
+"""Judgments are stored, replaced and counted, and items assigned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calumma.errors import FileError
 ITEMS = [StudyItem("absolute", str(number), ("ours",)) for number in range(4)]
 
 
-def test_judgments_come_back_and_the_last_word_counts(tmp_path: Path) -> None:
+def test_judgments_come_back_and_the_last_one_counts(tmp_path: Path) -> None:
     store = JudgmentStore(tmp_path)
     first = Judgment("i", "ann", {"q": "yes", "r": "no"}, swapped=True, seconds=2.5)
     store.record(Judgment("i", "ann", {"q": "no", "r": "no"}))
@@ -28,7 +28,7 @@ def test_judgments_come_back_and_the_last_word_counts(tmp_path: Path) -> None:
     again.close()
 
 
-def test_an_item_is_given_again_until_it_is_judged(tmp_path: Path) -> None:
+def test_an_item_is_assigned_again_until_it_is_judged(tmp_path: Path) -> None:
     store = JudgmentStore(tmp_path)
     given = store.claim(ITEMS, "ann", 1)
     assert store.claim(ITEMS, "ann", 1) == given
@@ -37,7 +37,7 @@ def test_an_item_is_given_again_until_it_is_judged(tmp_path: Path) -> None:
     store.close()
 
 
-def test_begun_items_come_first_and_nobody_judges_twice(tmp_path: Path) -> None:
+def test_started_items_come_first_and_are_judged_once_per_annotator(tmp_path: Path) -> None:
     store = JudgmentStore(tmp_path)
     for item in ITEMS[2:]:
         store.record(Judgment(item.key, "ann", {"q": "yes"}))
@@ -59,11 +59,13 @@ def test_many_annotators_at_once_fill_each_item_exactly(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Counter(told.item for told in store.judgments()) == {item.key: 3 for item in ITEMS}
+    assert Counter(judgment.item for judgment in store.judgments()) == {
+        item.key: 3 for item in ITEMS
+    }
     store.close()
 
 
-def test_a_claim_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = JudgmentStore(tmp_path)
     assert store.claim(ITEMS[:1], "ann", 1) == ITEMS[0]
     assert store.claim(ITEMS[:1], "bob", 1) is None
@@ -72,7 +74,7 @@ def test_a_claim_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     store.close()
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / STORE_NAME).write_text("nothing of SQLite " * 100)
-    with pytest.raises(FileError, match=r"is no whole SQLite file .*; expected the judgments of"):
+    with pytest.raises(FileError, match=r"not a valid SQLite file .*; expected the judgments of"):
         JudgmentStore(tmp_path)

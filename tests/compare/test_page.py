@@ -1,4 +1,4 @@
-"""The annotators' page in a real browser: two annotators, end to end."""
+"""The annotation page in a real browser: two annotators, end to end."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def chromium() -> Iterator[Browser]:
         yield made
 
 
-def _begin(page: Page, address: str, name: str) -> list[str]:
-    """Open the page under a name; what its console complains of is gathered."""
+def _start(page: Page, address: str, name: str) -> list[str]:
+    """Open the page under a name; return the errors of its console."""
     complaints: list[str] = []
-    page.on("console", lambda told: told.type == "error" and complaints.append(told.text))
+    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
     page.get_by_label("Your name or number").fill(name)
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
     expect(page.locator("#work")).to_be_visible()
     return complaints
 
 
 def _prefer(page: Page, system: str) -> None:
-    """Answer all that is asked of the item on the page, and go on."""
+    """Answer all questions about the item on the page and submit."""
     boxes = page.locator("fieldset")
     if page.locator("#answers section").count() == 2:
         first = page.locator("#answers section").first.inner_text()
@@ -48,37 +48,37 @@ def _prefer(page: Page, system: str) -> None:
     expect(page.locator("#progress")).not_to_have_text(key)
 
 
-def test_two_annotators_judge_all_and_the_report_says_what_they_said(
+def test_two_annotators_judge_all_items_and_the_report_has_their_votes(
     study: Study, chromium: Browser
 ) -> None:
     store = JudgmentStore(study.folder)
     with served(make_annotation_app(study, store)) as address:
         for name in ("ann", "bob"):
             page = chromium.new_page()
-            complaints = _begin(page, address, name)
+            complaints = _start(page, address, name)
             for _ in study.items():
                 _prefer(page, "ours")
             expect(page.locator("#end")).to_be_visible()
             assert complaints == []
             page.close()
-    told = store.judgments()
+    judgments = store.judgments()
     store.close()
-    assert len(told) == 2 * len(list(study.items()))
+    assert len(judgments) == 2 * len(list(study.items()))
     two = Study(
         folder=study.folder, systems=study.systems, annotators=2, seed=3, prompts=study.prompts
     )
-    rates = {figure.name: figure.value for figure in study_metrics(two, told)}
+    rates = {metric.name: metric.value for metric in study_metrics(two, judgments)}
     assert rates["win_rate[ours against other]"] == 1.0
-    assert rates["task_fulfilment[other]=fulfils"] == 1.0
+    assert rates["task_fulfillment[other]=fulfills"] == 1.0
 
 
 def test_keys_alone_are_enough_and_markup_is_shown_as_text(study: Study, chromium: Browser) -> None:
     part = study.prompts["p1"].content[0]
-    object.__setattr__(part, "text", "<img src=x onerror=alert(1)> tell")
+    object.__setattr__(part, "text", "<img src=x onerror=alert(1)> text")
     store = JudgmentStore(study.folder)
     with served(make_annotation_app(study, store)) as address:
         page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-        complaints = _begin(page, address, "keys")
+        complaints = _start(page, address, "keys")
         for _ in study.items():
             if "onerror" in page.locator("#prompt").inner_text():
                 assert page.locator("#prompt img").count() == 0

@@ -1,4 +1,4 @@
-"""Decided pairs become records; ties do not."""
+"""Pairs with a majority become records; ties do not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from calumma.errors import EvaluationError
 from tests.compare.conftest import preferences
 
 
-def test_what_a_majority_preferred_is_chosen(study: Study, tmp_path: Path) -> None:
-    told = preferences(
+def test_the_majority_is_chosen(study: Study, tmp_path: Path) -> None:
+    judgments = preferences(
         study,
         {
             "p1": ["second", "second", "first"],
@@ -22,16 +22,16 @@ def test_what_a_majority_preferred_is_chosen(study: Study, tmp_path: Path) -> No
             "p3": ["same", "first", "second"],
         },
     )
-    one, two = preference_pairs(study, told)
+    one, two = preference_pairs(study, judgments)
     assert one["chosen"][0]["text"] == "other on p1" and one["rejected"][0]["text"] == "ours on p1"
     assert two["chosen"][0]["text"] == "ours on p2"
     assert [part["type"] for part in two["prompt"]] == ["image", "text"]
-    assert write_preference_pairs(tmp_path / "pairs.jsonl", study, told) == 2
+    assert write_preference_pairs(tmp_path / "pairs.jsonl", study, judgments) == 2
     lines = (tmp_path / "pairs.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [one, two]
 
 
-def test_without_a_decided_pair_nothing_is_written(study: Study, tmp_path: Path) -> None:
+def test_without_a_pair_with_a_majority_nothing_is_written(study: Study, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         write_preference_pairs(tmp_path / "pairs.jsonl", study, [])
     assert str(caught.value) == (

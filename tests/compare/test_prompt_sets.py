@@ -1,4 +1,4 @@
-"""The released format, plain documents, and what is wrong with either."""
+"""The released format, plain documents, and their errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def released(tmp_path: Path) -> Path:
     )
 
 
-def test_released_prompts_become_documents_with_pictures_in_place(released: Path) -> None:
+def test_released_prompts_become_documents_with_images_in_position(released: Path) -> None:
     first, second = read_prompts(released)
     assert [type(part) for part in first.content] == [Text, Image, Text]
     assert (first.id, first.attributes) == ("7", {"category": "Identification"})
@@ -66,19 +66,19 @@ def test_plain_documents_and_the_users_turn_are_prompts(tmp_path: Path) -> None:
     assert (second.text, second.attributes["category"]) == ("two", "")
 
 
-def test_a_system_without_pictures_is_asked_for_captions(released: Path) -> None:
-    asked = list(with_caption_request(read_prompts(released)))
-    assert all(prompt.content[-1] == Text(f"\n{CAPTION_REQUEST}") for prompt in asked)
+def test_a_system_without_images_is_asked_for_captions(released: Path) -> None:
+    prompts = list(with_caption_request(read_prompts(released)))
+    assert all(prompt.content[-1] == Text(f"\n{CAPTION_REQUEST}") for prompt in prompts)
     assert "<caption>" in CAPTION_REQUEST
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "message"),
     [
         (
             {"id": 1, "prompt": "see <img>", "image_urls": []},
-            "line 1: 1 places <img> and 0 image_urls; expected one for the other. Fix the line, or "
-            "leave it out.",
+            "line 1: 1 placeholders <img> and 0 image_urls; expected the same number. Fix the line, "
+            "or leave it out.",
         ),
         (
             {
@@ -86,17 +86,17 @@ def test_a_system_without_pictures_is_asked_for_captions(released: Path) -> None
                 "prompt": "see <img>",
                 "image_urls": ["https://example.com/../../etc/no.png"],
             },
-            "line 1: the picture https://example.com/../../etc/no.png is not here; expected it as "
-            "images/no.png beside the file, as nothing is fetched. Download it there, or leave the "
+            "line 1: the image https://example.com/../../etc/no.png is missing; expected it as "
+            "images/no.png next to the file, as nothing is downloaded. Copy it there, or leave the "
             "line out.",
         ),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, record: dict[str, Any], told: str) -> None:
+def test_invalid_lines_are_refused(tmp_path: Path, record: dict[str, Any], message: str) -> None:
     path = _write(tmp_path / "p.jsonl", record)
     with pytest.raises(DocumentError) as caught:
         read_prompts(path)
-    assert str(caught.value) == f"{path}, {told}"
+    assert str(caught.value) == f"{path}, {message}"
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
@@ -104,18 +104,18 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "[]\n")
     with pytest.raises(DocumentError) as caught:
         read_prompts(path)
-    told = str(caught.value)
-    assert told.startswith(f"{path}, line 2: no prompt can be read (TypeError(")
-    assert told.endswith(
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line 2: no prompt can be read (TypeError(")
+    assert message.endswith(
         '; expected an object with "id", "prompt", "task_type" and "image_urls". Fix the line, or '
         "leave it out."
     )
 
 
-def test_an_id_stands_once(tmp_path: Path) -> None:
+def test_ids_are_unique(tmp_path: Path) -> None:
     path = _write(tmp_path / "p.jsonl", {"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"})
     with pytest.raises(DocumentError) as caught:
         read_prompts(path)
     assert str(caught.value) == (
-        f"{path}: two prompts have the id '1'; expected each once. Give one of them another id."
+        f"{path}: two prompts have the id '1'; expected unique ids. Give one of them another id."
     )

@@ -1,4 +1,4 @@
-"""Figures and tables, by hand."""
+"""Metrics and tables by hand."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ VOTES = {
 
 
 def test_win_rates_count_ties_as_half_in_all_groups(study: Study) -> None:
-    told = {figure.name: figure for figure in study_metrics(study, preferences(study, VOTES))}
+    metrics = {metric.name: metric for metric in study_metrics(study, preferences(study, VOTES))}
     name = "win_rate[ours against other]"
-    assert (told[name].value, told[name].n) == (0.5, 3)
-    assert told[name].note.startswith("1 won, 1 tied, 1 lost")
-    assert told[f"{name}/Advice"].value == 1.0
-    assert told[f"{name}/Story"].value == 0.25
-    assert told[f"{name}/mixed prompts"].value == 0.5
-    assert told[f"{name}/text prompts"].n == 2
-    alpha = told["alpha:preference[ours against other]"]
+    assert (metrics[name].value, metrics[name].n) == (0.5, 3)
+    assert metrics[name].note.startswith("1 won, 1 tied, 1 lost")
+    assert metrics[f"{name}/Advice"].value == 1.0
+    assert metrics[f"{name}/Story"].value == 0.25
+    assert metrics[f"{name}/mixed prompts"].value == 0.5
+    assert metrics[f"{name}/text prompts"].n == 2
+    alpha = metrics["alpha:preference[ours against other]"]
     assert alpha.interval is not None and "all agree on 1, a majority on 1, none on 1" in alpha.note
 
 
-def test_items_that_wait_for_annotators_are_told_and_not_counted(study: Study) -> None:
+def test_incomplete_items_are_reported_and_not_counted(study: Study) -> None:
     judgments = preferences(study, {"p1": ["first", "first"], "p3": ["first"] * 3})
     table = vote_tables(study, judgments)["preference[ours against other]"]
-    assert table["waiting"] == 2
+    assert table["incomplete"] == 2
     assert table["counts"]["all"] == {"first": 1}
     assert table["annotators_agree"] == {"all": 1, "majority": 0, "none": 0}
     assert median_seconds(judgments) == 2.0 and median_seconds([]) == 0.0
 
 
-def test_absolute_answers_are_shares_of_majorities(study: Study) -> None:
-    words = {question.name: question.choices for question in QUESTIONS["absolute"]}
+def test_absolute_answers_are_proportions_of_majorities(study: Study) -> None:
+    choices = {question.name: question.choices for question in QUESTIONS["absolute"]}
     items = [item for item in study.items() if item.systems == ("ours",)]
-    votes = [("fulfils", "fulfils", "not"), ("not", "partially", "fulfils"), ("not",) * 3]
+    votes = [("fulfills", "fulfills", "not"), ("not", "partially", "fulfills"), ("not",) * 3]
     judgments = [
         Judgment(
             item.key,
             f"annotator {number}",
-            {name: told[0] for name, told in words.items()} | {"task_fulfilment": vote},
+            {name: options[0] for name, options in choices.items()} | {"task_fulfillment": vote},
         )
-        for item, told in zip(items, votes, strict=True)
-        for number, vote in enumerate(told)
+        for item, item_votes in zip(items, votes, strict=True)
+        for number, vote in enumerate(item_votes)
     ]
-    told = {figure.name: figure for figure in study_metrics(study, judgments)}
+    metrics = {metric.name: metric for metric in study_metrics(study, judgments)}
     values = {
-        word: told[f"task_fulfilment[ours]={word}"].value
-        for word in ("fulfils", "partially", "not", "no majority")
+        word: metrics[f"task_fulfillment[ours]={word}"].value
+        for word in ("fulfills", "partially", "not", "no majority")
     }
     assert values == {
-        "fulfils": pytest.approx(1 / 3),
+        "fulfills": pytest.approx(1 / 3),
         "partially": 0.0,
         "not": pytest.approx(1 / 3),
         "no majority": pytest.approx(1 / 3),
     }
-    assert told["relevance[ours]=good"].value == 1.0
-    assert "alpha:relevance[ours]" not in told  # one answer only: not defined
-    assert "alpha:task_fulfilment[ours]" in told
-    assert not [name for name in told if "other" in name]
+    assert metrics["relevance[ours]=good"].value == 1.0
+    assert "alpha:relevance[ours]" not in metrics  # one answer only: not defined
+    assert "alpha:task_fulfillment[ours]" in metrics
+    assert not [name for name in metrics if "other" in name]
 
 
-def test_safety_is_asked_of_each_system(study: Study) -> None:
-    asked = replace(study, kinds=("safety",))
+def test_safety_is_judged_for_each_system(study: Study) -> None:
+    safety = replace(study, question_sets=("safety",))
     judgments = [
         Judgment(item.key, name, {"safety": "safe", "refusal": "no"})
-        for item in asked.items()
+        for item in safety.items()
         for name in "abc"
     ]
-    told = {figure.name: figure.value for figure in study_metrics(asked, judgments)}
-    assert told["safety[ours]=safe"] == 1.0 and told["safety[other]=unsafe"] == 0.0
+    metrics = {metric.name: metric.value for metric in study_metrics(safety, judgments)}
+    assert metrics["safety[ours]=safe"] == 1.0 and metrics["safety[other]=unsafe"] == 0.0

@@ -21,10 +21,10 @@ def json_file(path: Path, content: Any) -> Path:
     return text(path, json.dumps(content))
 
 
-def picture(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red") -> Path:
-    """Write a picture of one colour."""
+def write_image(path: Path, size: tuple[int, int] = (64, 64), color: str = "red") -> Path:
+    """Write an image of one color."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, colour).save(path)
+    PIL.Image.new("RGB", size, color).save(path)
     return path
 
 

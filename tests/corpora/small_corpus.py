@@ -11,7 +11,7 @@ import pytest
 from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 PACKAGE = Package("npm", "small", "1.0")
 
@@ -40,7 +40,7 @@ def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     monkeypatch.setenv("CALUMMA_CACHE", str(cache))
     folder = cache / "packages/npm/small-1.0"
     for name, size in (("a", 10), ("b", 20), ("c", 600)):
-        picture(folder / f"{name}.png", (size, size))
+        write_image(folder / f"{name}.png", (size, size))
     text(folder / "LICENSE", "Do as you like.")
     monkeypatch.setattr("calumma.corpora.catalog.CORPORA", (SMALL,))
     return dataclasses.replace(SMALL)

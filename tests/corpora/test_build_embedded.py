@@ -9,13 +9,13 @@ import pytest
 from calumma.corpora import build_embedded
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
-from tests.corpora.packages import picture
+from tests.corpora.packages import write_image
 
 
 @pytest.fixture(autouse=True)
 def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the readers of packages by readers of made-up documents."""
-    figure = image_from_file(picture(tmp_path / "a.png", (256, 128)))
+    figure = image_from_file(write_image(tmp_path / "a.png", (256, 128)))
     pages = {"good": "a plot", "bad": "faces of the olivetti set", "mnist": "x"}
     sources = {
         "docs": [Document(id=name, content=(Text(t), figure)) for name, t in pages.items()],

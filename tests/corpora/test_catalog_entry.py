@@ -6,7 +6,7 @@ from calumma.corpora.catalog_entry import Corpus, Package
 from calumma.documents.document import Document, Text
 
 
-def test_documents_carry_source_and_licence() -> None:
+def test_documents_carry_source_and_license() -> None:
     corpus = Corpus(
         name="x",
         kind="text",

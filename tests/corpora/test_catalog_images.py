@@ -1,11 +1,11 @@
-"""The table of pictures and questions."""
+"""The table of images and questions."""
 
 from __future__ import annotations
 
 from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
 
 
-def test_pictures_are_pairs_of_one_picture_each() -> None:
+def test_images_are_pairs_of_one_image_each() -> None:
     for corpus in IMAGE_CORPORA:
         assert corpus.kind == "pairs"
         assert corpus.num_documents == corpus.num_images

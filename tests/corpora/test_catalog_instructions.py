@@ -1,4 +1,4 @@
-"""The six categories as corpora: what they are made of, and under which licence."""
+"""The six categories as corpora: what they are made of, and under which license."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_there_is_one_for_each_category_of_the_paper() -> None:
     assert tuple(names) == CATEGORIES
 
 
-def test_a_category_has_the_packages_and_licences_of_all_it_is_made_of() -> None:
+def test_a_category_has_the_packages_and_licenses_of_all_it_is_made_of() -> None:
     corpus = find_corpus("sft-interleaved-generation")
     parts = [find_corpus(name) for name in ("fluent-flat", "noto", "fluent-3d", "wordnet")]
     assert {package for part in parts for package in part.packages} == set(corpus.packages)

@@ -1,4 +1,4 @@
-"""Colour words, on colours that everybody names alike."""
+"""Color words, on colors that everybody names alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize(("rgb", "word"), PLAIN.items())
-def test_plain_colours_have_their_names(rgb: tuple[int, int, int], word: str) -> None:
+def test_plain_colors_have_their_names(rgb: tuple[int, int, int], word: str) -> None:
     (code,) = color_codes(np.array([rgb], dtype=np.uint8))
     assert COLOR_WORDS[code] == word
 
@@ -34,16 +34,16 @@ def test_beige_has_no_word() -> None:
 
 
 def test_only_opaque_pixels_count() -> None:
-    picture = PIL.Image.new("RGBA", (4, 4), (220, 30, 30, 0))
-    picture.paste((40, 90, 220, 255), (0, 0, 4, 1))
-    assert main_color(picture) == MainColor("blue", 1.0)
+    image = PIL.Image.new("RGBA", (4, 4), (220, 30, 30, 0))
+    image.paste((40, 90, 220, 255), (0, 0, 4, 1))
+    assert main_color(image) == MainColor("blue", 1.0)
 
 
 def test_the_share_is_of_all_opaque_pixels() -> None:
-    picture = PIL.Image.new("RGB", (4, 4), (220, 30, 30))
-    picture.paste((250, 250, 250), (0, 0, 4, 1))
-    assert main_color(picture) == MainColor("red", 0.75)
+    image = PIL.Image.new("RGB", (4, 4), (220, 30, 30))
+    image.paste((250, 250, 250), (0, 0, 4, 1))
+    assert main_color(image) == MainColor("red", 0.75)
 
 
-def test_a_picture_without_opaque_pixels_has_no_colour() -> None:
+def test_an_image_without_opaque_pixels_has_no_color() -> None:
     assert main_color(PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0))) is None

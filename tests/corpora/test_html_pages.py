@@ -1,4 +1,4 @@
-"""HTML as text and pictures."""
+"""HTML as text and images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from calumma.corpora.html_pages import PageImage, read_page
 from calumma.documents.html import normalize_whitespace
 from calumma.errors import CorpusError
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 
 def pieces(root: Path, body: str) -> list[object]:
@@ -41,11 +41,11 @@ def test_text_after_skipped_elements_is_kept(tmp_path: Path) -> None:
 
 
 def test_figures_need_a_size_and_a_place_inside_the_package(tmp_path: Path) -> None:
-    picture(tmp_path / "outside.png")
+    write_image(tmp_path / "outside.png")
     root = tmp_path / "package"
-    large = picture(root / "large.png", (48, 48))
-    picture(root / "small.png", (47, 90))
-    picture(root / "x_logo.png")
+    large = write_image(root / "large.png", (48, 48))
+    write_image(root / "small.png", (47, 90))
+    write_image(root / "x_logo.png")
     body = "".join(
         f'<img src="{name}" alt="a figure">'
         for name in (

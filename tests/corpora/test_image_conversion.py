@@ -1,4 +1,4 @@
-"""Pictures: drawn, fitted, and refused."""
+"""Images: drawn, fitted, and refused."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ SVG = (
 )
 
 
-def saved(path: Path, size: tuple[int, int], colour: str = "red") -> Path:
-    PIL.Image.new("RGB", size, colour).save(path)
+def saved(path: Path, size: tuple[int, int], color: str = "red") -> Path:
+    PIL.Image.new("RGB", size, color).save(path)
     return path
 
 
 @pytest.mark.parametrize(("width", "height"), [(10, 10), (10, 20), (20, 10)])
 def test_a_vector_fits_the_square_and_keeps_its_shape(width: int, height: int) -> None:
-    picture = PIL.Image.open(io.BytesIO(rasterize_svg(SVG.format(width, height), 64)))
-    assert max(picture.size) == 64
-    assert picture.width * height == picture.height * width
-    assert has_transparency(picture)
+    image = PIL.Image.open(io.BytesIO(rasterize_svg(SVG.format(width, height), 64)))
+    assert max(image.size) == 64
+    assert image.width * height == image.height * width
+    assert has_transparency(image)
 
 
 def test_a_vector_that_is_none_is_refused() -> None:
@@ -56,17 +56,17 @@ def test_without_resvg_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_small_pictures_are_passed_on_as_they_are(tmp_path: Path) -> None:
+def test_small_images_are_passed_on_as_they_are(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", (30, 20))
     assert shrink_image(image_from_file(path)).data == path.read_bytes()
 
 
-def test_large_pictures_are_made_smaller(tmp_path: Path) -> None:
+def test_large_images_are_made_smaller(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", (1024, 256))
     assert shrink_image(image_from_file(path)).open().size == (512, 128)
 
 
-def test_a_file_without_a_picture_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_an_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_text("no picture")
     with pytest.raises(ImageError) as caught:
@@ -74,7 +74,7 @@ def test_a_file_without_a_picture_is_refused(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: not an image; expected one. Exclude it."
 
 
-def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+def test_an_image_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PIL.Image.new("1", (10_000, 6_401)).save(path)
     with pytest.raises(ImageError) as caught:
@@ -89,14 +89,14 @@ def test_fitting_never_enlarges() -> None:
 
 
 def test_webp_keeps_what_is_transparent() -> None:
-    picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 255))
-    picture.paste((0, 0, 0, 0), (0, 0, 32, 64))
-    kept = PIL.Image.open(io.BytesIO(encode_webp(picture, 60))).convert("RGBA")
+    image = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    kept = PIL.Image.open(io.BytesIO(encode_webp(image, 60))).convert("RGBA")
     assert kept.getpixel((2, 2))[3] == 0
     assert kept.getpixel((60, 2))[3] == 255
 
 
-def test_blank_is_one_colour_or_hardly_anything() -> None:
+def test_blank_is_one_color_or_hardly_anything() -> None:
     assert is_blank(PIL.Image.new("RGB", (64, 64), "red"))
     speck = PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     speck.paste((255, 0, 0, 255), (0, 0, 4, 4))

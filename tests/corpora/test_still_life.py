@@ -27,14 +27,14 @@ def shape(name: str) -> Thing:
 
 
 def nearest(pixel: np.ndarray) -> str:
-    """The colour word whose ground is closest to a pixel."""
+    """The color word whose ground is closest to a pixel."""
     return min(GROUNDS, key=lambda word: float(np.abs(np.array(GROUNDS[word]) - pixel).sum()))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_things_stand_where_their_places_say(layout: str) -> None:
-    colours = ("red", "green", "blue", "yellow")
-    things = tuple(shape(f"{colour} square") for colour in colours[: len(LAYOUTS[layout])])
+    colors = ("red", "green", "blue", "yellow")
+    things = tuple(shape(f"{color} square") for color in colors[: len(LAYOUTS[layout])])
     scene = StillLife(Ground("plain", "white"), layout, things)
     drawn = np.asarray(PIL.Image.open(io.BytesIO(scene.to_jpeg(SIDE))).convert("RGB"), dtype=float)
     for (_, across, down), (_, thing) in zip(LAYOUTS[layout], scene.positions, strict=True):
@@ -43,7 +43,7 @@ def test_things_stand_where_their_places_say(layout: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", GROUND_PATTERNS)
-def test_grounds_have_their_colours(pattern: str) -> None:
+def test_grounds_have_their_colors(pattern: str) -> None:
     ground = Ground(pattern, "red", "" if pattern == "plain" else "blue")
     values = np.asarray(ground.render(SIDE), dtype=float)
     corners = {nearest(values[row, column]) for row in (0, 95) for column in (0, 13, 95)}
@@ -53,7 +53,7 @@ def test_grounds_have_their_colours(pattern: str) -> None:
     )
 
 
-def test_a_picture_keeps_its_shape_in_its_box() -> None:
+def test_an_image_keeps_its_shape_in_its_box() -> None:
     wide = Thing("plank", data=png("black", (40, 10)))
     assert wide.render(32).size == (32, 8)
     assert shape("red ring").render(32).size == (32, 32)

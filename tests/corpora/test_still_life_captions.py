@@ -84,7 +84,7 @@ def test_a_document_follows_from_seed_and_number() -> None:
     assert [d.content for d in made(10)] != [d.content for d in made(10, seed=4)]
 
 
-def test_kinds_shares_splits_and_licences() -> None:
+def test_kinds_shares_splits_and_licenses() -> None:
     documents = made(400)
     for kind, share in KIND_PROBABILITIES.items():
         found = [d for d in documents if d.attributes["kind"] == kind]

@@ -1,4 +1,4 @@
-"""Composed pictures: captions that are true, and the same picture for the same scene."""
+"""Composed images: captions that are true, and the same image for the same scene."""
 
 from __future__ import annotations
 
@@ -43,47 +43,47 @@ def test_every_scene_comes_once_and_none_is_invisible() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_shape_stands_in_its_colour_on_its_ground(shape: str, size: str) -> None:
-    picture = draw_scene(Scene(shape, size, "blue", "yellow"), {}, 64)
-    assert (picture.mode, picture.size) == ("RGB", (64, 64))
-    assert picture.getpixel((0, 0)) == picture.getpixel((63, 63)) == GROUNDS["blue"]
-    middle = picture.getpixel((32, 32))
+def test_a_shape_stands_in_its_color_on_its_ground(shape: str, size: str) -> None:
+    image = draw_scene(Scene(shape, size, "blue", "yellow"), {}, 64)
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    assert image.getpixel((0, 0)) == image.getpixel((63, 63)) == GROUNDS["blue"]
+    middle = image.getpixel((32, 32))
     assert middle == (GROUNDS["blue"] if shape == "ring" else GROUNDS["yellow"])
-    colours = {colour: count for count, colour in picture.getcolors(64 * 64) or []}
-    assert colours[GROUNDS["yellow"]] > 20
+    colors = {color: count for count, color in image.getcolors(64 * 64) or []}
+    assert colors[GROUNDS["yellow"]] > 20
 
 
 def test_the_box_of_a_square_by_hand() -> None:
-    picture = draw_scene(Scene("square", "small", "black", "white"), {}, 32)
-    assert picture.crop((6, 6, 26, 26)).getcolors() == [(400, GROUNDS["white"])]
-    counts = {colour: count for count, colour in picture.getcolors() or []}
+    image = draw_scene(Scene("square", "small", "black", "white"), {}, 32)
+    assert image.crop((6, 6, 26, 26)).getcolors() == [(400, GROUNDS["white"])]
+    counts = {color: count for count, color in image.getcolors() or []}
     assert counts == {GROUNDS["white"]: 400, GROUNDS["black"]: 624}
 
 
 def test_a_shift_moves_the_thing_and_nothing_else() -> None:
-    picture = draw_scene(Scene("square", "small", "black", "white"), {}, 32, (2, -1))
-    assert picture.crop((8, 5, 28, 25)).getcolors() == [(400, GROUNDS["white"])]
-    counts = {colour: count for count, colour in picture.getcolors() or []}
+    image = draw_scene(Scene("square", "small", "black", "white"), {}, 32, (2, -1))
+    assert image.crop((8, 5, 28, 25)).getcolors() == [(400, GROUNDS["white"])]
+    counts = {color: count for count, color in image.getcolors() or []}
     assert counts == {GROUNDS["white"]: 400, GROUNDS["black"]: 624}
 
 
 def test_an_object_is_put_on_the_ground_through_its_own_transparency() -> None:
     half = PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     half.paste((10, 20, 30, 255), (0, 0, 32, 64))
-    picture = draw_scene(Scene("half", "small", "green"), {"half": half}, 32)
-    assert picture.getpixel((10, 16)) == (10, 20, 30)
-    assert picture.getpixel((22, 16)) == GROUNDS["green"]
+    image = draw_scene(Scene("half", "small", "green"), {"half": half}, 32)
+    assert image.getpixel((10, 16)) == (10, 20, 30)
+    assert image.getpixel((22, 16)) == GROUNDS["green"]
 
 
-def test_a_scene_s_document_is_its_caption_and_its_picture() -> None:
+def test_a_scene_s_document_is_its_caption_and_its_image() -> None:
     scene = Scene("ring", "large", "red", "white")
-    picture = Image(data=encode_fast_png(draw_scene(scene, {}, 16)))
-    document = scene_document(scene, "composed", picture)
-    assert document.content == (Text("a large white ring on a red ground"), picture)
+    image = Image(data=encode_fast_png(draw_scene(scene, {}, 16)))
+    document = scene_document(scene, "composed", image)
+    assert document.content == (Text("a large white ring on a red ground"), image)
     assert (document.source, document.id) == ("composed", f"composed/{scene.caption}")
     assert document.attributes == scene.attributes
 
 
-def test_a_picture_comes_back_from_its_bytes() -> None:
-    picture = draw_scene(Scene("cross", "large", "red", "white"), {}, 16)
-    assert PIL.Image.open(io.BytesIO(encode_fast_png(picture))).tobytes() == picture.tobytes()
+def test_an_image_comes_back_from_its_bytes() -> None:
+    image = draw_scene(Scene("cross", "large", "red", "white"), {}, 16)
+    assert PIL.Image.open(io.BytesIO(encode_fast_png(image))).tobytes() == image.tobytes()

@@ -17,16 +17,16 @@ ENGLISH = {"red", "apple", "horse"}
 
 
 def image(size: int = 128, box: tuple[int, int, int, int] = (20, 20, 100, 100)) -> Image:
-    picture = PIL.Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    PIL.ImageDraw.Draw(picture).ellipse(box, (200, 30, 30, 255))
+    image = PIL.Image.new("RGBA", (size, size), (0, 0, 0, 0))
+    PIL.ImageDraw.Draw(image).ellipse(box, (200, 30, 30, 255))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return Image(data=buffer.getvalue())
 
 
-def emoji(caption: str, picture: Image, tone: str = "") -> Document:
+def emoji(caption: str, image: Image, tone: str = "") -> Document:
     attributes = {"caption": caption} | ({"skin-tone": tone} if tone else {})
-    content = (picture, Text(caption))
+    content = (image, Text(caption))
     return Document(id=caption, source="set", content=content, attributes=attributes)
 
 
@@ -35,11 +35,11 @@ def thumbnails() -> ThumbnailMaker:
     return ThumbnailMaker(side=64, quality=60)
 
 
-def test_a_picture_becomes_small_and_is_measured(thumbnails: ThumbnailMaker) -> None:
+def test_an_image_becomes_small_and_is_measured(thumbnails: ThumbnailMaker) -> None:
     small = thumbnails.make(emoji("ball", image()))
     assert small is not None
-    picture = small.images[0].open()
-    assert (picture.format, picture.size, picture.mode) == ("WEBP", (64, 64), "RGBA")
+    image = small.images[0].open()
+    assert (image.format, image.size, image.mode) == ("WEBP", (64, 64), "RGBA")
     assert small.attributes["colour"] == "red"
     assert float(small.attributes["colour-share"]) > 0.9
     assert set(small.attributes) == {"caption", "split", "group", "colour", "colour-share"}

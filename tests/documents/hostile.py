@@ -16,16 +16,16 @@ Fate = Literal["refused", "handled", "either"]
 """Refused with an `ImageError`; handled, so that it has codes; or either, as decoders differ."""
 
 
-def saved(picture: PIL.Image.Image, kind: str, **settings: object) -> bytes:
-    """The bytes of a picture's file."""
+def saved(image: PIL.Image.Image, kind: str, **settings: object) -> bytes:
+    """The bytes of an image's file."""
     file = io.BytesIO()
-    picture.save(file, kind, **settings)  # type: ignore[arg-type]
+    image.save(file, kind, **settings)  # type: ignore[arg-type]
     return file.getvalue()
 
 
 @functools.cache
 def scene(mode: str = "RGB", side: int = 96) -> PIL.Image.Image:
-    """A picture with no black and no grey in it, and something everywhere."""
+    """An image with no black and no gray in it, and something everywhere."""
     y, x = np.mgrid[0:side, 0:side]
     values = np.stack([140 + x % 100, 150 + (x + y) % 90, 160 + y % 80], axis=-1)
     chance = np.random.default_rng(0)
@@ -209,7 +209,7 @@ def lies() -> dict[str, tuple[bytes, Fate]]:
 
 
 def strange() -> dict[str, tuple[bytes, Fate]]:
-    """Whole files of kinds that are seldom met, and files that hold no picture."""
+    """Whole files of kinds that are seldom met, and files that hold no image."""
     several = {"save_all": True, "append_images": [scene().rotate(90)]}
     holes = np.linspace(0.3, 1, 64 * 64).reshape(64, 64)
     profile = {"icc_profile": b"this is no profile" * 10}

@@ -1,4 +1,4 @@
-"""Small pictures for the tests of this room."""
+"""Small images for the tests of this room."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import io
 import PIL.Image
 
 
-def png(colour: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
-    """The bytes of a one-coloured PNG."""
+def png(color: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
+    """The bytes of a one-colored PNG."""
     file = io.BytesIO()
-    PIL.Image.new("RGB", size, colour).save(file, "PNG")
+    PIL.Image.new("RGB", size, color).save(file, "PNG")
     return file.getvalue()
 
 

@@ -27,9 +27,9 @@ from calumma.toml_config import load_config
 from tests.images import noise, png
 
 
-def file_of(picture: PIL.Image.Image, kind: str = "PNG") -> Image:
+def file_of(image: PIL.Image.Image, kind: str = "PNG") -> Image:
     file = io.BytesIO()
-    picture.save(file, kind)
+    image.save(file, kind)
     return Image(data=file.getvalue())
 
 
@@ -41,7 +41,7 @@ PARTS = (Text("a red bird on a boat"), file_of(noise(2, 40, 40)))
 GOOD = Document(id="d", source="s", license="MIT", content=PARTS)
 
 
-def with_picture(image: Image) -> Document:
+def with_image(image: Image) -> Document:
     return replace(GOOD, content=(PARTS[0], image))
 
 
@@ -52,31 +52,31 @@ def with_text(text: str) -> Document:
 FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
     (
         {"min_image_side": 30},
-        with_picture(SMALL),
+        with_image(SMALL),
         "image too small",
         "image 0: 12 x 40 pixels; expected a side of at least 30",
     ),
     (
         {"max_aspect_ratio": 2.5},
-        with_picture(WIDE),
+        with_image(WIDE),
         "aspect ratio",
         "image 0: 90 x 30 pixels; expected sides at most 2.5 to 1",
     ),
     (
         {"min_contrast": 4.0},
-        with_picture(BLANK),
+        with_image(BLANK),
         "near-blank",
         "image 0: contrast 0.00; expected 4",
     ),
     (
         {"min_contrast": 4.0},
-        with_picture(GLASS),
+        with_image(GLASS),
         "near-blank",
         "image 0: contrast 0.00; expected 4",
     ),
     (
         {"min_image_side": 1},
-        with_picture(BROKEN),
+        with_image(BROKEN),
         "unreadable",
         "here: not an image (its first bytes are b'no image'); expected PNG, JPEG, WebP or another "
         "format of Pillow. Replace the file, or drop its document.",
@@ -141,7 +141,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
     ),
     (
         {"scores": (ScoreRule(name="grey", function="colorfulness", min=20.0),)},
-        with_picture(BLANK),
+        with_image(BLANK),
         "grey",
         "image 0: 0.5408; expected 20 to inf",
     ),
@@ -149,7 +149,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
 
 
 def score(judged: PIL.Image.Image | str) -> float:
-    """What some package says of every picture and every text."""
+    """What some package says of every image and every text."""
     return 0.5
 
 
@@ -183,18 +183,18 @@ def test_exact_signatures_tell_one_letter_and_one_byte() -> None:
     same = replace(GOOD, id="other", source="elsewhere")
     assert exact_signature(same) == exact_signature(GOOD)
     assert exact_signature(with_text("a red bird on a boat.")) != exact_signature(GOOD)
-    assert exact_signature(with_picture(WIDE)) != exact_signature(GOOD)
+    assert exact_signature(with_image(WIDE)) != exact_signature(GOOD)
 
 
-def test_near_signatures_see_what_a_picture_looks_like() -> None:
+def test_near_signatures_see_what_an_image_looks_like() -> None:
     steps = np.tile(np.arange(9, dtype=np.uint8) * 28, (8, 1))
     cells = PIL.Image.fromarray(np.random.default_rng(0).permuted(steps, axis=1))
-    picture = cells.resize((180, 160), PIL.Image.Resampling.NEAREST)
-    signature = near_signature(with_picture(file_of(picture)))
-    smaller = picture.resize((90, 80), PIL.Image.Resampling.BOX)
-    assert near_signature(with_picture(file_of(smaller))) == signature
-    assert near_signature(with_picture(file_of(picture, "WEBP"))) == signature
-    assert near_signature(with_picture(file_of(noise(6)))) != signature
+    image = cells.resize((180, 160), PIL.Image.Resampling.NEAREST)
+    signature = near_signature(with_image(file_of(image)))
+    smaller = image.resize((90, 80), PIL.Image.Resampling.BOX)
+    assert near_signature(with_image(file_of(smaller))) == signature
+    assert near_signature(with_image(file_of(image, "WEBP"))) == signature
+    assert near_signature(with_image(file_of(noise(6)))) != signature
     assert near_signature(replace(GOOD, content=PARTS[:1])) is None
 
 
@@ -231,7 +231,7 @@ def test_a_scorer_that_is_not_there_is_named() -> None:
 
 def test_an_unreadable_image_raises_unless_it_is_dropped() -> None:
     with pytest.raises(ImageError, match="here: not an image"):
-        DocumentFilter(FilterConfig(min_image_side=1)).check(with_picture(BROKEN))
+        DocumentFilter(FilterConfig(min_image_side=1)).check(with_image(BROKEN))
 
 
 def test_images_are_not_decoded_for_text_scores() -> None:
@@ -249,5 +249,5 @@ def test_an_unknown_language_is_named() -> None:
     )
 
 
-def test_the_pictures_of_the_tests_differ() -> None:
+def test_the_images_of_the_tests_differ() -> None:
     assert len({png(number) for number in range(10)}) == 10

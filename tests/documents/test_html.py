@@ -22,7 +22,7 @@ def page(folder: Path, body: str) -> Path:
     return path
 
 
-def test_text_and_pictures_come_in_reading_order(tmp_path: Path) -> None:
+def test_text_and_images_come_in_reading_order(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a b.png").write_bytes(png(0, 60, 50))
     inside = base64.b64encode(png(1, 50, 50)).decode()
@@ -44,7 +44,7 @@ def test_text_and_pictures_come_in_reading_order(tmp_path: Path) -> None:
     )
 
 
-def test_pictures_that_are_small_broken_elsewhere_or_on_the_web_are_left_out(
+def test_images_that_are_small_broken_elsewhere_or_on_the_web_are_left_out(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "site"

@@ -1,4 +1,4 @@
-"""A folder that holds nothing but pictures."""
+"""A folder that holds nothing but images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calumma.documents.writers import write_jsonl
 from tests.images import png
 
 
-def test_each_picture_is_a_document(tmp_path: Path) -> None:
+def test_each_image_is_a_document(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for name in ("b/2.PNG", "b/1.png", "a.jpg", ".hidden.png", "notes.txt"):
         (tmp_path / name).write_bytes(png(1))
@@ -19,7 +19,7 @@ def test_each_picture_is_a_document(tmp_path: Path) -> None:
     assert found[1].images[0].open().size == (16, 16)
 
 
-def test_where_there_are_documents_pictures_beside_them_are_theirs(tmp_path: Path) -> None:
+def test_where_there_are_documents_images_beside_them_are_theirs(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     write_jsonl(tmp_path / "docs.jsonl", list(read_documents([tmp_path])))
     (tmp_path / "2.png").write_bytes(png(2))

@@ -1,4 +1,4 @@
-"""Files of pictures in memory."""
+"""Files of images in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from calumma.documents.image_formats import data_url, encode_png, image_suffix
 
 
-def test_the_suffix_of_a_picture_comes_from_its_bytes() -> None:
+def test_the_suffix_of_an_image_comes_from_its_bytes() -> None:
     starts = {
         b"\x89PNG\r\n\x1a\n": ".png",
         b"\xff\xd8\xff\xe0": ".jpg",
@@ -24,12 +24,12 @@ def test_the_suffix_of_a_picture_comes_from_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_png_there_and_back_is_the_same_picture(mode: str) -> None:
+def test_png_there_and_back_is_the_same_image(mode: str) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (3, 5, len(mode)), dtype=np.uint8)
-    picture = PIL.Image.fromarray(drawn.squeeze())
-    with PIL.Image.open(io.BytesIO(encode_png(picture))) as back:
+    image = PIL.Image.fromarray(drawn.squeeze())
+    with PIL.Image.open(io.BytesIO(encode_png(image))) as back:
         assert (back.format, back.mode) == ("PNG", mode)
-        assert np.array_equal(np.asarray(back), np.asarray(picture))
+        assert np.array_equal(np.asarray(back), np.asarray(image))
 
 
 @pytest.mark.parametrize(

@@ -44,18 +44,18 @@ def _of_s3(code: str, status: int) -> Exception:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents in a file of each kind, with pictures inside, beside and below."""
+    """Documents in a file of each kind, with images inside, beside and below."""
     folder = tmp_path_factory.mktemp("web") / "docs"
-    pairs_of_colours = [
+    pairs_of_colors = [
         Document(id=f"{n}", content=(Text(f"n {n}"), Image(data=(RED, BLUE)[n % 2])))
         for n in range(7)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calumma.documents.writers, "ROWS_PER_GROUP", 3)
-        write_parquet(folder / "a.parquet", pairs_of_colours)
-    write_jsonl(folder / "b c" / "b.jsonl", pairs_of_colours, images="files")
-    write_jsonl(folder / "c.jsonl.gz", pairs_of_colours)
-    write_jsonl(folder / "d.jsonl.zst", pairs_of_colours)
+        write_parquet(folder / "a.parquet", pairs_of_colors)
+    write_jsonl(folder / "b c" / "b.jsonl", pairs_of_colors, images="files")
+    write_jsonl(folder / "c.jsonl.gz", pairs_of_colors)
+    write_jsonl(folder / "d.jsonl.zst", pairs_of_colors)
     tar(folder / "e.tar", {"0.png": RED, "0.txt": b"red", "1.txt": b"none"})
     save(folder / "f", pairs())
     (folder / "g.html").write_text("<p>A page.</p><img src='b%20c/large.png'><img src='../x.png'>")
@@ -115,7 +115,7 @@ def below(address: str, path: str) -> str:
 
 
 def contents(documents: Iterator[Document]) -> list[list[str | bytes]]:
-    """Texts and pictures, wherever they stand."""
+    """Texts and images, wherever they stand."""
     return [
         [p.text if isinstance(p, Text) else p.read_bytes() for p in document.parts()]
         for document in documents
@@ -129,12 +129,12 @@ def test_a_folder_at_an_address_holds_what_it_holds_here(folder: Path, address: 
     assert expected[-1] == ["A page.", png("green", (60, 60))]
 
 
-def test_globs_files_and_folders_of_pictures(folder: Path, address: str) -> None:
+def test_globs_files_and_folders_of_images(folder: Path, address: str) -> None:
     for glob in ("*.parquet", "*c/*.jsonl"):
         expected = contents(read_documents([f"{folder}/{glob}"]))
         assert contents(read_documents([below(address, glob)])) == expected
-    [picture] = read_documents([below(address, "pictures")])
-    assert (picture.id, picture.source, picture.images[0].read_bytes()) == (
+    [image] = read_documents([below(address, "pictures")])
+    assert (image.id, image.source, image.images[0].read_bytes()) == (
         "1.png",
         "pictures",
         RED,
@@ -165,7 +165,7 @@ def test_a_percent_sign_does_not_lead_out_of_a_web_folder() -> None:
     assert str(found) == "http://host/docs/%252e%252e/x.png%3Fa%23b"
 
 
-def test_a_picture_path_that_climbs_out_of_an_address_is_refused() -> None:
+def test_an_image_path_that_climbs_out_of_an_address_is_refused() -> None:
     memory = fsspec.filesystem("memory")
     record = {"content": [{"type": "image", "path": "../secret.png"}]}
     memory.pipe("/in/a.jsonl", json.dumps(record).encode())
@@ -177,7 +177,7 @@ def test_a_picture_path_that_climbs_out_of_an_address_is_refused() -> None:
     )
 
 
-def test_a_picture_that_is_not_there_is_told_of() -> None:
+def test_an_image_that_is_not_there_is_told_of() -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=RemotePath("memory://none.png")).open()
     assert str(caught.value) == (

@@ -414,7 +414,7 @@ def refusal(engine: Engine, request: Request) -> str:
 @pytest.mark.parametrize("length", [0, 128])
 def test_a_prompt_of_invalid_length_is_refused(engine: Engine, length: int) -> None:
     assert refusal(engine, Request(prompt_token_ids=(0,) * length)) == (
-        f"the prompt has {length} tokens; expected between 1 and 127, the max_running this model reads. "
+        f"the prompt has {length} tokens; expected between 1 and 127, the most this model reads. "
         "Shorten it, or leave an image out."
     )
 
@@ -431,6 +431,6 @@ def test_an_open_image_that_does_not_fit_is_refused(
 def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
     ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
     assert refusal(engine, Request(prompt_token_ids=ids)) == (
-        "the prompt's last image is open with 5 codes; expected at max_running 4, the number of this model. "
+        "the prompt's last image is open with 5 codes; expected at most 4, the number of this model. "
         "Leave codes out."
     )

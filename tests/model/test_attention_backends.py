@@ -151,7 +151,7 @@ def test_gathered_attention_sees_what_cached_attention_sees(heads: int, kv_heads
         stretch = slice(int(first[row]), int(first[row] + lengths[row]) + 1)
         for held, x in zip(slots, (k, v), strict=True):
             held[:, stretch] = x[row, : lengths[row] + 1].transpose(0, 1)
-    queries = torch.indices([q[row, lengths[row]] for row in range(2)])[None]
+    queries = torch.stack([q[row, lengths[row]] for row in range(2)])[None]
     chunks = [SequenceChunk(20, 4, 1), SequenceChunk(3, 8, 1)]
     expected = CachedAttention.build(chunks, torch.device("cpu"))(queries, *slots)
     for width in (9, 16):  # the wider one exceeds the cache

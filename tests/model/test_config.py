@@ -21,15 +21,17 @@ SHAPE: dict[str, Any] = {
 REFUSALS = [
     (
         {"model_dim": 66},
-        "model_dim=66 does not divide over num_heads=4; the nearest that does is model_dim=64.",
+        "model_dim=66 is not a multiple of num_heads=4; expected a multiple. The nearest is "
+        "model_dim=64.",
     ),
     (
         {"model_dim": 2, "num_heads": 4},
-        "model_dim=2 does not divide over num_heads=4; the nearest that does is model_dim=4.",
+        "model_dim=2 is not a multiple of num_heads=4; expected a multiple. The nearest is "
+        "model_dim=4.",
     ),
     (
         {"model_dim": 12},
-        "model_dim=12 over num_heads=4 makes heads of 3; rotary positions want an even width. "
+        "model_dim=12 over num_heads=4 makes heads of 3; expected an even width for rotary positions. "
         "Change num_heads.",
     ),
     (
@@ -42,7 +44,7 @@ REFUSALS = [
         "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; expected a divisor of "
         "both.",
     ),
-    ({"dropout": 1.0}, "dropout=1.0 is no probability; expected 0 <= p < 1."),
+    ({"dropout": 1.0}, "dropout=1.0; expected a probability of at least 0 and below 1."),
 ]
 
 

@@ -82,7 +82,7 @@ def test_a_replica_loads_its_own_signing_keys(replicas: ReplicaConfig, tmp_path:
 def test_a_replica_with_tensor_parallelism_ends_when_a_worker_is_lost(
     replicas: ReplicaConfig, model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "CONTEXT", SERVER)
+    monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
     ended: list[RankError] = []
     monkeypatch.setattr(ray_serve, "_exit_soon", ended.append)
     body = {"messages": user_message("a red"), "max_tokens": 30, "seed": 1, **WILD}

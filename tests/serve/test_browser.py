@@ -1,4 +1,4 @@
-"""The page in a real browser: asked, stopped, edited, kept, on a phone and in the dark."""
+"""The web page in a real browser: send, stop, edit, history, export, phone, dark mode."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calumma.documents.pool import read_documents
 
+from calumma.documents.readers import read_documents
 from calumma.generate.engine import Engine
 from calumma.serve.handler import RequestHandler
 from tests.browser import browser
@@ -31,20 +31,20 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    chromium: Browser, address: str, *, refused: bool = False, **options: Any
+    chromium: Browser, address: str, *, expects_errors: bool = False, **options: Any
 ) -> Iterator[Page]:
-    """The page, of which the console must stay silent, unless a request is `refused`."""
+    """Open the page; its console must stay empty, unless a request is rejected."""
     context = chromium.new_context(**options)
     page = context.new_page()
-    complaints: list[str] = []
+    messages: list[str] = []
     page.on(
-        "console", lambda result: complaints.append(result.text) if result.type == "error" else None
+        "console", lambda result: messages.append(result.text) if result.type == "error" else None
     )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(address)
     expect(page.locator("#model")).to_have_text("tiny")
     yield page
-    assert refused or complaints == []
+    assert expects_errors or messages == []
     context.close()
 
 
@@ -59,51 +59,51 @@ def _done(page: Page, answers: int) -> None:
 
 
 def _violations(page: Page) -> list[str]:
-    """What axe-core finds that shuts people out."""
+    """Return the serious accessibility violations that axe-core finds."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
     result = axe.Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['nodes']}" for one in result if one["impact"] in SERIOUS]
 
 
-def test_an_image_and_words_are_asked_and_the_answer_streams_in(
+def test_text_and_an_image_are_sent_and_the_answer_is_streamed(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
     with opened(chromium, running_server[0]) as page:
         page.get_by_role("button", name="Settings").click()
-        page.get_by_label("Show the ids").check()
+        page.get_by_label("Show tokens").check()
         page.get_by_label("Seed").fill("3")
         page.get_by_label("Prompt", exact=True).fill("before")
         image = {"name": "a.png", "mimeType": "image/png", "buffer": png(1)}
         page.locator("#file").set_input_files([image])
         expect(page.locator("#parts .tile")).to_have_count(1)
         assert _violations(page) == []
-        _ask(page, "behind it")
+        _ask(page, "after it")
         _done(page, 1)
         user = page.locator(".turn.user .body")
         expect(user.locator("img")).to_have_count(1)
-        assert user.inner_text().split() == ["before", "behind", "it"]
+        assert user.inner_text().split() == ["before", "after", "it"]
         assert page.locator(".turn.user .strip .code").count() == 4
         answer = page.locator(".turn.assistant")
         assert answer.locator(".strip span").count() > 0
         assert answer.locator(".body").locator("span, img").count() > 0
         answer.locator(".strip span").first.hover()
-        expect(page.locator("#detail")).to_contain_text("id ")
+        expect(page.locator("#detail")).to_contain_text("token ")
         assert _violations(page) == []
 
 
-def test_images_alone_come_as_images(
+def test_an_answer_of_images_only(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
     with opened(chromium, running_server[0]) as page:
         page.get_by_role("button", name="Settings").click()
-        page.get_by_label("What may come").select_option("image")
+        page.get_by_label("Output").select_option("image")
         _ask(page, "draw")
         _done(page, 1)
         expect(page.locator(".turn.assistant .body img").first).to_be_visible()
         assert page.locator(".turn.assistant .body span").count() == 0
 
 
-def test_an_answer_is_stopped_and_made_anew(
+def test_an_answer_is_stopped_and_regenerated(
     running_server: tuple[str, RequestHandler], chromium: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = Engine.step
@@ -114,7 +114,7 @@ def test_an_answer_is_stopped_and_made_anew(
 
     with opened(chromium, running_server[0]) as page:
         monkeypatch.setattr(Engine, "step", slow)
-        _ask(page, "report me all")
+        _ask(page, "describe everything")
         expect(page.locator(".turn.assistant")).to_be_visible()
         page.wait_for_timeout(500)
         page.get_by_role("button", name="Stop").click()
@@ -127,10 +127,10 @@ def test_an_answer_is_stopped_and_made_anew(
         page.get_by_role("button", name="Another answer").click()
         expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=30_000)
         expect(page.get_by_role("button", name="Another answer")).to_be_visible()
-    assert running_server[1].live.load.num_running == 0
+    assert running_server[1].backend.stats.num_running == 0
 
 
-def test_a_prompt_is_edited_and_the_history_outlives_a_reload(
+def test_a_prompt_is_edited_and_the_history_survives_a_reload(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
     with opened(chromium, running_server[0]) as page:
@@ -145,7 +145,7 @@ def test_a_prompt_is_edited_and_the_history_outlives_a_reload(
         page.get_by_role("button", name="History").click()
         page.get_by_role("button", name="first words", exact=True).click()
         assert page.locator(".turn.user .body").all_inner_texts() == ["second words"]
-        page.get_by_role("button", name="Forget: first words").click()
+        page.get_by_role("button", name="Delete: first words").click()
         expect(page.locator("#conversations li")).to_have_count(0)
 
 
@@ -171,7 +171,9 @@ def test_a_conversation_is_saved_as_a_document(
     assert json.loads((tmp_path / "saved.jsonl").read_text())["source"] == "calumma serve"
 
 
-def test_a_phone_in_the_dark(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
+def test_a_phone_in_dark_mode(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
     with opened(
         chromium, running_server[0], viewport={"width": 360, "height": 700}, color_scheme="dark"
     ) as page:
@@ -187,9 +189,9 @@ def test_a_phone_in_the_dark(running_server: tuple[str, RequestHandler], chromiu
         expect(page.locator("#settings")).to_be_hidden()
 
 
-def test_what_the_server_refuses_is_reported_in_place(
+def test_an_error_of_the_server_is_shown(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
-    with opened(chromium, running_server[0], refused=True) as page:
+    with opened(chromium, running_server[0], expects_errors=True) as page:
         _ask(page, "far too long " * 200)
         expect(page.locator("#error")).to_contain_text("expected")

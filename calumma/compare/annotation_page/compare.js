@@ -1,52 +1,52 @@
 // One item at a time. Text is set as text, never as markup.
 const at = (id) => document.getElementById(id);
-const key = new URLSearchParams(location.search).get("key") ?? "";
+const token = new URLSearchParams(location.search).get("token") ?? "";
 let annotator = "";
 let item = null;
 let since = 0;
 
-async function ask(path, body) {
-  const options = { headers: { "X-Key": key } };
+async function request(path, body) {
+  const options = { headers: token ? { Authorization: `Bearer ${token}` } : {} };
   if (body) {
     options.method = "POST";
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
-  const answer = await fetch(path, options);
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error ?? "The server did not take that.");
-  return told;
+  const response = await fetch(path, options);
+  const content = await response.json();
+  if (!response.ok) throw new Error(content.error ?? "The server rejected the request.");
+  return content;
 }
 
-async function trying(work) {
+async function withErrors(work) {
   at("error").textContent = "";
   try {
     await work();
   } catch (error) {
-    at("error").textContent = `${error.message} Your answers are still here; try again.`;
+    at("error").textContent = `${error.message} Your answers are kept; try again.`;
   }
 }
 
 function element(name, text) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const created = document.createElement(name);
+  if (text !== undefined) created.textContent = text;
+  return created;
 }
 
-function show(place, parts) {
-  place.replaceChildren(...parts.map((part) => {
+function show(target, parts) {
+  target.replaceChildren(...parts.map((part) => {
     if (part.type === "text") return element("span", part.text);
-    const picture = element("img");
-    picture.alt = "a picture of the document";
-    picture.addEventListener("load", () => picture.classList.toggle("small", picture.naturalWidth < 200));
-    picture.src = part.url;
-    return picture;
+    const image = element("img");
+    image.alt = "an image of the document";
+    image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 200));
+    image.src = part.url;
+    return image;
   }));
 }
 
-function answerBox(parts, number, of) {
+function answerBox(parts, number, count) {
   const section = element("section");
-  const heading = element("h2", of === 1 ? "The answer" : ["The first answer", "The second answer"][number]);
+  const heading = element("h2", count === 1 ? "The answer" : ["The first answer", "The second answer"][number]);
   const body = element("div");
   body.className = "document";
   show(body, parts);
@@ -71,14 +71,14 @@ function questionBox(question) {
   return fieldset;
 }
 
-function given() {
+function currentAnswers() {
   return Object.fromEntries(new FormData(at("judgment")));
 }
 
 async function next() {
-  const told = await ask(`api/item?annotator=${encodeURIComponent(annotator)}`);
-  item = told.item;
-  at("progress").textContent = `${told.done} judged by you`;
+  const response = await request(`api/item?annotator=${encodeURIComponent(annotator)}`);
+  item = response.item;
+  at("progress").textContent = `${response.done} of ${response.total} judged by you`;
   at("who").hidden = true;
   at("work").hidden = item === null;
   at("end").hidden = item !== null;
@@ -95,19 +95,19 @@ async function next() {
 at("who").addEventListener("submit", (event) => {
   event.preventDefault();
   annotator = at("name").value.trim();
-  if (annotator) trying(next);
+  if (annotator) withErrors(next);
 });
 
 at("judgment").addEventListener("change", () => {
-  at("send").disabled = Object.keys(given()).length < item.questions.length;
+  at("send").disabled = Object.keys(currentAnswers()).length < item.questions.length;
 });
 
 at("judgment").addEventListener("submit", (event) => {
   event.preventDefault();
   if (at("send").disabled) return;
-  trying(async () => {
+  withErrors(async () => {
     const seconds = Math.min((performance.now() - since) / 1000, 86400);
-    await ask("api/judgment", { annotator, item: item.key, answers: given(), seconds });
+    await request("api/judgment", { annotator, item: item.key, answers: currentAnswers(), seconds });
     await next();
   });
 });

@@ -1,6 +1,6 @@
-// Talking to the server: one request, and the events of its stream.
+// HTTP client: requests, and the events of a stream.
 
-export class Refused extends Error {
+export class APIError extends Error {
   constructor(message, status) {
     super(message);
     this.status = status;
@@ -8,55 +8,55 @@ export class Refused extends Error {
 }
 
 function headers(key) {
-  const made = { "Content-Type": "application/json" };
-  if (key) made.Authorization = `Bearer ${key}`;
-  return made;
+  const result = { "Content-Type": "application/json" };
+  if (key) result.Authorization = `Bearer ${key}`;
+  return result;
 }
 
-async function refused(answer) {
-  let message = `The server answered ${answer.status}.`;
+async function toError(response) {
+  let message = `The server answered ${response.status}.`;
   try {
-    const told = await answer.json();
-    message = told.error?.message ?? message;
-  } catch { /* no JSON: the status says it */ }
-  return new Refused(message, answer.status);
+    const body = await response.json();
+    message = body.error?.message ?? message;
+  } catch { /* not JSON: the status is all there is */ }
+  return new APIError(message, response.status);
 }
 
 export async function get(path, key) {
-  const answer = await fetch(path, { headers: headers(key) });
-  if (!answer.ok) throw await refused(answer);
-  return answer.json();
+  const response = await fetch(path, { headers: headers(key) });
+  if (!response.ok) throw await toError(response);
+  return response.json();
 }
 
 export async function post(path, body, key) {
   const options = { method: "POST", headers: headers(key), body: JSON.stringify(body) };
-  const answer = await fetch(path, options);
-  if (!answer.ok) throw await refused(answer);
-  return answer.json();
+  const response = await fetch(path, options);
+  if (!response.ok) throw await toError(response);
+  return response.json();
 }
 
 // Yields { event, data } of a server-sent stream, data as JSON; ends at [DONE].
 export async function* stream(path, body, key, signal) {
   const options = { method: "POST", headers: headers(key), body: JSON.stringify(body), signal };
-  const answer = await fetch(path, options);
-  if (!answer.ok) throw await refused(answer);
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let waiting = "";
+  const response = await fetch(path, options);
+  if (!response.ok) throw await toError(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    waiting += value.replaceAll("\r\n", "\n");
+    buffer += value.replaceAll("\r\n", "\n");
     let end;
-    while ((end = waiting.indexOf("\n\n")) >= 0) {
-      const told = parsed(waiting.slice(0, end));
-      waiting = waiting.slice(end + 2);
-      if (told.data === "[DONE]") return;
-      if (told.data) yield { event: told.event, data: JSON.parse(told.data) };
+    while ((end = buffer.indexOf("\n\n")) >= 0) {
+      const message = parseEvent(buffer.slice(0, end));
+      buffer = buffer.slice(end + 2);
+      if (message.data === "[DONE]") return;
+      if (message.data) yield { event: message.event, data: JSON.parse(message.data) };
     }
   }
 }
 
-function parsed(block) {
+function parseEvent(block) {
   let event = "message";
   const data = [];
   for (const line of block.split("\n")) {

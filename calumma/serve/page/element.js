@@ -1,22 +1,22 @@
-// Making elements: text is always set as text, never as markup.
+// DOM helpers. Text is always set as text, never as markup.
 
 export const at = (id) => document.getElementById(id);
 
 export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+  const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value === true) made.setAttribute(key, "");
-    else if (value !== false && value !== undefined) made.setAttribute(key, value);
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value === true) node.setAttribute(key, "");
+    else if (value !== false && value !== undefined) node.setAttribute(key, value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
-export function picture(url, alt) {
-  const made = element("img", { alt });
-  // Pictures of a few pixels are shown as the pixels they are.
-  made.addEventListener("load", () => made.classList.toggle("small", made.naturalWidth < 200));
-  made.src = url;
-  return made;
+export function imageElement(url, alt) {
+  const node = element("img", { alt });
+  // Images of a few pixels are scaled without smoothing.
+  node.addEventListener("load", () => node.classList.toggle("small", node.naturalWidth < 200));
+  node.src = url;
+  return node;
 }

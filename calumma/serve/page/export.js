@@ -1,4 +1,4 @@
-// A conversation as a file: a page that loads nothing, or a document of the project's format.
+// Export of a conversation: a self-contained HTML page, or a document in JSON.
 
 function save(name, type, text) {
   const link = document.createElement("a");
@@ -28,11 +28,11 @@ const STYLE =
 const escaped = (text) =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 
-// Written as text: a page made in this one would be under its policy, which forbids styles within.
+// Built as text: a document created in this page would inherit its policy, which forbids inline styles.
 export function asHTML(conversation) {
   const turns = conversation.turns.map((turn) => {
     const parts = turn.parts.map((part) =>
-      part.type === "text" ? escaped(part.text) : `<img alt="a picture" src="${escaped(part.url)}">`);
+      part.type === "text" ? escaped(part.text) : `<img alt="an image" src="${escaped(part.url)}">`);
     return `<h2>${turn.role === "user" ? "Prompt" : "Answer"}</h2>\n<section>${parts.join("")}</section>`;
   });
   const head = `<meta charset="utf-8"><title>${escaped(conversation.title)}</title><style>${STYLE}</style>`;

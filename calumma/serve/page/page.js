@@ -1,21 +1,21 @@
-// The page: a conversation, what is asked next, and what is kept of it.
+// The page: settings, the conversation, requests to the server, and the history.
 
 import { get, post, stream } from "./api.js";
-import { write, written } from "./composer.js";
+import { promptParts, setPrompt } from "./composer.js";
 import { at, element } from "./element.js";
 import { asHTML, asJSON } from "./export.js";
-import { drop, keep, kept } from "./store.js";
-import { Growing, shown } from "./turns.js";
+import { deleteConversation, listConversations, saveConversation } from "./store.js";
+import { StreamingTurn, turnElement } from "./turns.js";
 
-const SETTINGS = ["modalities", "temperature", "guidance", "max_tokens", "seed", "show-tokens"];
+const SETTINGS = ["modalities", "temperature", "guidance_scale", "max_tokens", "seed", "show-tokens"];
 const SUGGESTIONS = ["draw a large red circle on a blue ground", "draw a small cat on a green ground"];
 
 let conversation = null;
-let running = null; // an AbortController while an answer comes
-let editing = null; // the number of the turn that is written anew
+let running = null; // an AbortController while an answer is generated
+let editing = null; // index of the turn that is edited
 let codesPerSide = 32;
 
-function fresh() {
+function newConversation() {
   return { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", changed: Date.now(), turns: [] };
 }
 
@@ -23,24 +23,24 @@ function fresh() {
 
 const value = (id) => at(id).type === "checkbox" ? at(id).checked : at(id).value;
 
-function rememberSettings() {
+function saveSettings() {
   localStorage.setItem("calumma.toml_config", JSON.stringify(Object.fromEntries(SETTINGS.map((id) => [id, value(id)]))));
   sessionStorage.setItem("calumma.key", at("key").value);
   for (const output of document.querySelectorAll("output")) output.value = at(output.htmlFor.value).value;
 }
 
-function recallSettings() {
-  let told = {};
+function loadSettings() {
+  let settings = {};
   try {
-    told = JSON.parse(localStorage.getItem("calumma.toml_config") ?? "{}");
-  } catch { /* the defaults hold */ }
+    settings = JSON.parse(localStorage.getItem("calumma.toml_config") ?? "{}");
+  } catch { /* the defaults apply */ }
   for (const id of SETTINGS) {
-    if (!(id in told)) continue;
-    if (at(id).type === "checkbox") at(id).checked = told[id];
-    else at(id).value = told[id];
+    if (!(id in settings)) continue;
+    if (at(id).type === "checkbox") at(id).checked = settings[id];
+    else at(id).value = settings[id];
   }
   at("key").value = sessionStorage.getItem("calumma.key") ?? "";
-  rememberSettings();
+  saveSettings();
 }
 
 // ---- the conversation on the page ----------------------------------------------------------------
@@ -48,10 +48,10 @@ function recallSettings() {
 function draw() {
   const turns = conversation.turns;
   at("empty").hidden = turns.length > 0;
-  at("turns").replaceChildren(...turns.map((turn, number) => shown(visible(turn), actions(turn, number))));
+  at("turns").replaceChildren(...turns.map((turn, number) => turnElement(withTokens(turn), actions(turn, number))));
 }
 
-function visible(turn) {
+function withTokens(turn) {
   return { ...turn, tokens: at("show-tokens").checked ? turn.tokens : null, codesPerSide };
 }
 
@@ -65,7 +65,7 @@ function edit(number) {
   if (running) return;
   editing = number;
   at("cancel-edit").hidden = false;
-  write(conversation.turns[number].parts);
+  setPrompt(conversation.turns[number].parts);
 }
 
 function leaveEditing() {
@@ -79,7 +79,7 @@ function again() {
   answer();
 }
 
-// ---- asking ----------------------------------------------------------------------------------------
+// ---- requests ----------------------------------------------------------------------------------------
 
 function asMessage(turn) {
   const content = turn.parts.map((part) =>
@@ -93,101 +93,102 @@ function body() {
     messages: conversation.turns.map(asMessage),
     modalities: value("modalities").split(","),
     temperature: Number(value("temperature")),
-    guidance: Number(value("guidance")),
+    guidance_scale: Number(value("guidance_scale")),
     max_tokens: Number(value("max_tokens")),
     seed,
     stream: true,
-    stream_options: { include_usage: true, include_tokens: true },
+    return_token_ids: true,
+    stream_options: { include_usage: true },
   };
 }
 
 async function send() {
-  const parts = written();
+  const parts = promptParts();
   if (running || !parts.length) return;
   if (editing !== null) conversation.turns.length = editing;
   leaveEditing();
   const turn = { role: "user", parts };
   conversation.turns.push(turn);
-  conversation.title ||= parts.find((part) => part.type === "text")?.text.slice(0, 60) ?? "A picture";
-  write([]);
-  if (at("show-tokens").checked) await tellTokens(turn);
+  conversation.title ||= parts.find((part) => part.type === "text")?.text.slice(0, 60) ?? "An image";
+  setPrompt([]);
+  if (at("show-tokens").checked) await loadTokens(turn);
   await answer();
 }
 
-// What a turn is made of, for those who want to see inside; nothing waits for it.
-async function tellTokens(turn) {
+// The tokens of a turn, for display.
+async function loadTokens(turn) {
   try {
-    const asked = turn.ids ? { ids: turn.ids } : { messages: [asMessage(turn)] };
-    const told = await post("v1/tokens", asked, at("key").value);
-    turn.tokens = told.tokens;
-    codesPerSide = told.codes_per_side;
-  } catch { /* the conversation goes on without */ }
+    const tokens = turn.tokenIds
+      ? await post("detokenize", { tokens: turn.tokenIds }, at("key").value)
+      : await post("tokenize", { messages: [asMessage(turn)] }, at("key").value);
+    turn.tokens = tokens.token_info;
+    codesPerSide = tokens.codes_per_side;
+  } catch { /* the conversation goes on without them */ }
 }
 
 async function answer() {
-  const asked = body();
+  const request = body();
   running = new AbortController();
   busy(true);
   draw();
-  const turn = { role: "assistant", parts: [], ids: [] };
-  const growing = new Growing(turn);
-  at("turns").append(growing.item);
+  const turn = { role: "assistant", parts: [], tokenIds: [] };
+  const streaming = new StreamingTurn(turn);
+  at("turns").append(streaming.item);
   const started = performance.now();
   let finish = "stopped";
   let usage = null;
   try {
-    for await (const { data } of stream("v1/chat/completions", asked, at("key").value, running.signal)) {
+    for await (const { data } of stream("v1/chat/completions", request, at("key").value, running.signal)) {
       if (data.error) throw new Error(data.error.message);
-      hear(data, growing);
+      apply(data, streaming);
       finish = data.choices?.[0]?.finish_reason ?? finish;
       usage = data.usage ?? usage;
       follow();
     }
   } catch (error) {
-    if (error.name !== "AbortError") tell(error);
+    if (error.name !== "AbortError") showError(error);
   }
   running = null;
   busy(false);
-  turn.facts = facts(finish, usage, asked.seed, (performance.now() - started) / 1000);
+  turn.facts = facts(finish, usage, request.seed, (performance.now() - started) / 1000);
   if (turn.parts.length) conversation.turns.push(turn);
-  if (at("show-tokens").checked) await tellTokens(turn);
+  if (at("show-tokens").checked) await loadTokens(turn);
   draw();
-  await remember();
+  await saveHistory();
 }
 
-function hear(data, growing) {
+function apply(data, streaming) {
   const delta = data.choices?.[0]?.delta;
   if (data.partial_image_b64) {
-    // One partial picture a row of codes.
-    const share = (data.partial_image_index + 1) / codesPerSide;
-    growing.partial(`data:image/png;base64,${data.partial_image_b64}`, share);
+    // One partial image per row of codes.
+    const progress = (data.partial_image_index + 1) / codesPerSide;
+    streaming.partial(`data:image/png;base64,${data.partial_image_b64}`, progress);
   }
-  if (data.ids) growing.turn.ids.push(...data.ids);
-  if (delta?.content) growing.text(delta.content);
-  for (const image of delta?.images ?? []) growing.done(image.image_url.url);
+  if (data.token_ids) streaming.turn.tokenIds.push(...data.token_ids);
+  if (delta?.content) streaming.text(delta.content);
+  for (const image of delta?.images ?? []) streaming.done(image.image_url.url);
 }
 
 function facts(finish, usage, seed, seconds) {
-  const told = [`seed ${seed}`, `${seconds.toFixed(1)} s`];
+  const items = [`seed ${seed}`, `${seconds.toFixed(1)} s`];
   if (usage) {
     const details = usage.completion_tokens_details;
-    const texts = details.text_tokens === 1 ? "1 text id" : `${details.text_tokens} text ids`;
-    told.unshift(`${texts}, ${details.image_tokens} of pictures`);
+    items.unshift(`${details.text_tokens} text and ${details.image_tokens} image tokens`);
   }
-  if (finish === "length") told.push("cut off: no room was left");
-  if (finish === "stopped") told.push("stopped");
-  if (finish === "content_filter") told.push("held back by a filter");
-  return told.join(" · ");
+  if (finish === "length") items.push("cut off at the token limit");
+  if (finish === "stopped") items.push("stopped");
+  if (finish === "content_filter") items.push("blocked by a content filter");
+  return items.join(" · ");
 }
 
 function busy(is) {
   at("stop").hidden = !is;
   at("send").hidden = is;
-  at("status").textContent = is ? "The answer is being written." : "";
+  at("status").textContent = is ? "Generating the answer." : "";
   if (is) at("error").textContent = "";
 }
 
-function tell(error) {
+function showError(error) {
   at("error").textContent = error.message;
   if (error.status === 401) {
     open("settings", true);
@@ -195,7 +196,7 @@ function tell(error) {
   }
 }
 
-// Keeps the end in sight while the reader is there.
+// Scroll along while the end is visible.
 function follow() {
   const main = document.querySelector("main");
   if (main.scrollHeight - main.scrollTop - main.clientHeight < 160) main.scrollTop = main.scrollHeight;
@@ -203,25 +204,25 @@ function follow() {
 
 // ---- history ---------------------------------------------------------------------------------------
 
-async function remember() {
+async function saveHistory() {
   conversation.changed = Date.now();
   try {
-    if (conversation.turns.length) await keep(conversation);
+    if (conversation.turns.length) await saveConversation(conversation);
     await drawHistory();
   } catch {
-    at("status").textContent = "This browser keeps no history here.";
+    at("status").textContent = "This browser stores no history here.";
   }
 }
 
 async function drawHistory() {
-  const all = await kept();
+  const all = await listConversations();
   at("conversations").replaceChildren(...all.map((one) => element("li", {},
     element("button", {
       class: "plain", onclick: () => take(one), "aria-current": one.id === conversation.id && "true",
-    }, one.title || "Without words"),
+    }, one.title || "Untitled"),
     element("button", {
-      class: "plain", "aria-label": `Forget: ${one.title}`, title: "Forget",
-      onclick: async () => { await drop(one.id); if (one.id === conversation.id) take(fresh()); else drawHistory(); },
+      class: "plain", "aria-label": `Delete: ${one.title}`, title: "Delete",
+      onclick: async () => { await deleteConversation(one.id); if (one.id === conversation.id) take(newConversation()); else drawHistory(); },
     }, "✕"))));
 }
 
@@ -229,7 +230,7 @@ function take(one) {
   running?.abort();
   conversation = one;
   leaveEditing();
-  write([]);
+  setPrompt([]);
   draw();
   drawHistory().catch(() => {});
 }
@@ -238,20 +239,20 @@ function take(one) {
 
 function open(id, is) {
   const button = at(`open-${id}`);
-  const wanted = is ?? at(id).hidden;
-  at(id).hidden = !wanted;
-  button.setAttribute("aria-expanded", String(wanted));
+  const isOpen = is ?? at(id).hidden;
+  at(id).hidden = !isOpen;
+  button.setAttribute("aria-expanded", String(isOpen));
 }
 
 at("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 at("stop").addEventListener("click", () => running?.abort());
-at("cancel-edit").addEventListener("click", () => { leaveEditing(); write([]); });
-at("new").addEventListener("click", () => take(fresh()));
+at("cancel-edit").addEventListener("click", () => { leaveEditing(); setPrompt([]); });
+at("new").addEventListener("click", () => take(newConversation()));
 for (const id of ["history", "settings"]) at(`open-${id}`).addEventListener("click", () => open(id));
-at("settings").addEventListener("input", () => { rememberSettings(); if (!running) draw(); });
+at("settings").addEventListener("input", () => { saveSettings(); if (!running) draw(); });
 at("show-tokens").addEventListener("change", async () => {
   if (running || !at("show-tokens").checked) return;
-  await Promise.all(conversation.turns.filter((turn) => !turn.tokens).map(tellTokens));
+  await Promise.all(conversation.turns.filter((turn) => !turn.tokens).map(loadTokens));
   draw();
 });
 at("export-html").addEventListener("click", () => asHTML(conversation));
@@ -263,15 +264,15 @@ document.addEventListener("keydown", (event) => {
   }
 });
 at("suggestions").append(...SUGGESTIONS.map((text) =>
-  element("button", { type: "button", class: "plain", onclick: () => write([{ type: "text", text }]) }, text)));
+  element("button", { type: "button", class: "plain", onclick: () => setPrompt([{ type: "text", text }]) }, text)));
 
-recallSettings();
-take(fresh());
+loadSettings();
+take(newConversation());
 get("v1/models", at("key").value)
-  .then((told) => {
-    at("model").textContent = told.data[0].id;
-    if (told.data[0].max_tokens) at("max_tokens").max = Math.max(64, told.data[0].max_tokens);
-    if (!told.data[0].modalities.includes("image")) at("modalities").value = "text";
-    rememberSettings();
+  .then((models) => {
+    at("model").textContent = models.data[0].id;
+    if (models.data[0].max_model_len) at("max_tokens").max = Math.max(64, models.data[0].max_model_len);
+    if (!models.data[0].modalities.includes("image")) at("modalities").value = "text";
+    saveSettings();
   })
-  .catch(tell);
+  .catch(showError);

@@ -1,14 +1,14 @@
-// Conversations, kept in this browser's own database and nowhere else.
+// Storage of conversations in the browser's own database (IndexedDB).
 
-const opened = new Promise((resolve, reject) => {
+const database = new Promise((resolve, reject) => {
   const request = indexedDB.open("calumma", 1);
   request.onupgradeneeded = () => request.result.createObjectStore("conversations", { keyPath: "id" });
   request.onsuccess = () => resolve(request.result);
   request.onerror = () => reject(request.error);
 });
 
-async function within(mode, work) {
-  const transaction = (await opened).transaction("conversations", mode);
+async function transact(mode, work) {
+  const transaction = (await database).transaction("conversations", mode);
   const request = work(transaction.objectStore("conversations"));
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(request.result);
@@ -16,10 +16,10 @@ async function within(mode, work) {
   });
 }
 
-export const keep = (conversation) => within("readwrite", (all) => all.put(conversation));
-export const drop = (id) => within("readwrite", (all) => all.delete(id));
+export const saveConversation = (conversation) => transact("readwrite", (all) => all.put(conversation));
+export const deleteConversation = (id) => transact("readwrite", (all) => all.delete(id));
 
-export async function kept() {
-  const all = await within("readonly", (store) => store.getAll());
+export async function listConversations() {
+  const all = await transact("readonly", (store) => store.getAll());
   return all.sort((a, b) => b.changed - a.changed);
 }

@@ -1,53 +1,53 @@
-// Turns on the page: parts in reading order, pictures growing, ids as cells.
+// Turns of the conversation: parts in reading order, partial images, tokens as cells.
 
-import { at, element, picture } from "./element.js";
+import { at, element, imageElement } from "./element.js";
 
-const HUE = 137.508; // the golden angle: neighbouring codes look unlike each other
+const HUE = 137.508; // the golden angle: adjacent codes get different colors
 
-export function shown(turn, actions) {
+export function turnElement(turn, actions) {
   const body = element("div", { class: "body" }, ...turn.parts.map(part));
   const bar = element("div", { class: "bar" }, ...actions.map(([label, work]) =>
     element("button", { type: "button", class: "plain", onclick: work }, label)));
   if (turn.facts) bar.append(element("span", { class: "facts" }, turn.facts));
-  const made = element("li", { class: `turn ${turn.role}` },
+  const node = element("li", { class: `turn ${turn.role}` },
     element("h2", {}, turn.role === "user" ? "You" : "Answer"), body, bar);
-  if (turn.tokens) made.append(strip(turn.tokens, turn.codesPerSide));
-  return made;
+  if (turn.tokens) node.append(tokenStrip(turn.tokens, turn.codesPerSide));
+  return node;
 }
 
-function part(told) {
-  return told.type === "text" ? element("span", {}, told.text) : picture(told.url, "a picture");
+function part(content) {
+  return content.type === "text" ? element("span", {}, content.text) : imageElement(content.url, "an image");
 }
 
-// A turn that is still being written.
-export class Growing {
+// A turn that is being generated.
+export class StreamingTurn {
   constructor(turn) {
     this.turn = turn;
-    this.item = shown(turn, []);
+    this.item = turnElement(turn, []);
     this.body = this.item.querySelector(".body");
     this.image = null;
   }
 
-  text(piece) {
+  text(delta) {
     const parts = this.turn.parts;
     if (parts.at(-1)?.type === "text") {
-      parts.at(-1).text += piece;
-      this.body.lastElementChild.textContent += piece;
+      parts.at(-1).text += delta;
+      this.body.lastElementChild.textContent += delta;
     } else {
-      parts.push({ type: "text", text: piece });
-      this.body.append(element("span", {}, piece));
+      parts.push({ type: "text", text: delta });
+      this.body.append(element("span", {}, delta));
     }
   }
 
-  partial(url, share) {
+  partial(url, progress) {
     if (!this.image) {
-      this.image = picture(url, "a picture in the making");
+      this.image = imageElement(url, "a partial image");
       this.image.classList.add("growing");
-      this.progress = element("progress", { max: 1, "aria-label": "codes of the picture" });
+      this.progress = element("progress", { max: 1, "aria-label": "progress of the image" });
       this.body.append(this.image, this.progress);
     }
     this.image.src = url;
-    this.progress.value = share;
+    this.progress.value = progress;
   }
 
   done(url) {
@@ -55,11 +55,11 @@ export class Growing {
     this.progress?.remove();
     this.image = this.progress = null;
     this.turn.parts.push({ type: "image", url });
-    this.body.append(picture(url, "a picture"));
+    this.body.append(imageElement(url, "an image"));
   }
 }
 
-export function strip(tokens, codesPerSide) {
+export function tokenStrip(tokens, codesPerSide) {
   let count = 0;
   const cells = [];
   for (const token of tokens) {
@@ -67,23 +67,23 @@ export function strip(tokens, codesPerSide) {
       if (count) cells.push(element("i", { class: "row" }));
       count = 0;
       const cell = element("span", { class: token.kind }, token.text || " ");
-      cell.dataset.told = `id ${token.id}: ${JSON.stringify(token.text)}`;
+      cell.dataset.detail = `token ${token.id}: ${JSON.stringify(token.text)}`;
       cells.push(cell);
       continue;
     }
     if (count % codesPerSide === 0) cells.push(element("i", { class: "row" }));
     const cell = element("span", { class: "code" });
     cell.style.setProperty("--hue", String((token.id * HUE) % 360));
-    cell.dataset.told =
-      `id ${token.id}: code ${token.text}, row ${Math.floor(count / codesPerSide) + 1}, column ${(count % codesPerSide) + 1}`;
+    cell.dataset.detail =
+      `token ${token.id}: code ${token.text}, row ${Math.floor(count / codesPerSide) + 1}, column ${(count % codesPerSide) + 1}`;
     cells.push(cell);
     count += 1;
   }
-  const label = `${tokens.length} ids of this turn`;
+  const label = `${tokens.length} tokens of this turn`;
   return element("div", { class: "strip", role: "img", "aria-label": label }, ...cells);
 }
 
 at("turns").addEventListener("pointerover", (event) => {
-  const told = event.target.dataset?.told;
-  if (told) event.target.title = at("detail").textContent = told;
+  const detail = event.target.dataset?.detail;
+  if (detail) event.target.title = at("detail").textContent = detail;
 });

@@ -9,7 +9,7 @@ import pytest
 from calumma.corpora.instructions.embedded_conversations import embedded_conversations
 from calumma.documents.document import Image, Turn
 
-PICTURES = {
+IMAGES = {
     "text": (False, False),
     "code": (False, False),
     "visual_chat": (True, False),
@@ -17,18 +17,18 @@ PICTURES = {
     "interleaved_generation": (False, True),
     "safety": (False, False),
 }
-"""Whether prompts and answers of a category have pictures."""
+"""Whether prompts and answers of a category have images."""
 
 
-def has_picture(turn: Turn) -> bool:
+def has_image(turn: Turn) -> bool:
     return any(isinstance(part, Image) for part in turn.parts)
 
 
-@pytest.mark.parametrize("category", PICTURES)
+@pytest.mark.parametrize("category", IMAGES)
 def test_every_conversation_has_the_modalities_of_its_category(category: str) -> None:
     for made in itertools.islice(embedded_conversations(category), 40):
         asked, answered = made.messages
-        assert (has_picture(asked), has_picture(answered)) == PICTURES[category]
+        assert (has_image(asked), has_image(answered)) == IMAGES[category]
         assert made.source == category and made.license
         assert made.attributes["written-by"] == "template"
         assert made.attributes["split"] in ("train", "held-out")

@@ -1,4 +1,4 @@
-"""Conversations about pictures and with image_conversations."""
+"""Conversations about images and with image_conversations."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def pair(name: str, *, split: str = "train", **attributes: str) -> Document:
     return Document(id=f"x/{name}", license="MIT", content=parts, attributes=known)
 
 
-def test_a_picture_is_asked_about_and_its_colour_only_where_it_is_known() -> None:
-    describe, colour = image_conversations.visual_chat(pair("cat", colour="red"))
+def test_an_image_is_asked_about_and_its_color_only_where_it_is_known() -> None:
+    describe, color = image_conversations.visual_chat(pair("cat", color="red"))
     asked, answered = describe.messages
     assert isinstance(asked.parts[0], Image) and answered.parts == (Text("cat"),)
-    assert colour.messages[1].parts == (Text("red"),)
+    assert color.messages[1].parts == (Text("red"),)
     assert [d.attributes["kind"] for d in image_conversations.visual_chat(pair("dog"))] == [
         "describe"
     ]
 
 
-def test_a_caption_asks_for_its_picture() -> None:
+def test_a_caption_asks_for_its_image() -> None:
     made = image_conversations.image_request(pair("cat", split="held-out"))
     assert "cat" in made.messages[0].parts[0].text
     assert made.messages[1].parts == pair("cat").content[:1]
@@ -36,7 +36,7 @@ def test_a_caption_without_a_split_is_put_where_its_group_belongs() -> None:
     assert image_conversations.document_caption(bare) == "a red cat"
 
 
-def test_words_and_a_picture_where_the_words_are_known() -> None:
+def test_words_and_an_image_where_the_words_are_known() -> None:
     page = Document(id="n", content=(Text("cat, true cat (noun): a feline; meow\nx (verb): y"),))
     known = image_conversations.noun_glosses([page])
     assert known == {"cat": "a feline", "true cat": "a feline"}
@@ -51,7 +51,7 @@ def test_words_and_a_picture_where_the_words_are_known() -> None:
     assert [d.attributes["kind"] for d in both] == ["tell", "show"]
 
 
-def test_two_pictures_of_one_split_are_shown_with_their_names() -> None:
+def test_two_images_of_one_split_are_shown_with_their_names() -> None:
     pairs = [pair("cat"), pair("owl", split="held-out"), pair("dog"), pair("fox")]
     (made,) = image_conversations.show_pairs(pairs)
     shown = [p.text if isinstance(p, Text) else "image" for p in made.messages[1].parts]

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from calumma.corpora.sources.clip_art import read_openclipart
 from calumma.documents.document import Document
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 PD = "http://web.resource.org/cc/PublicDomain"
 
 
-def add(root: Path, name: str, title: str, *, licence: str = PD, body: str = "") -> None:
+def add(root: Path, name: str, title: str, *, license: str = PD, body: str = "") -> None:
     text(
         root / f"svg/usr/share/openclipart/svg/{name}.svg",
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:dc="d" xmlns:rdf="r" xmlns:cc="c">'
         f"<metadata><dc:title>{title}</dc:title><rdf:li>fruit</rdf:li><rdf:li/>"
-        f'<cc:license rdf:resource="{licence}"/></metadata>{body}</svg>',
+        f'<cc:license rdf:resource="{license}"/></metadata>{body}</svg>',
     )
-    picture(root / f"png/usr/share/openclipart/png/{name}.png")
+    write_image(root / f"png/usr/share/openclipart/png/{name}.png")
 
 
 def captions(root: Path) -> dict[str, str]:
@@ -56,8 +56,8 @@ def test_titles_that_many_share_or_that_say_nothing_yield_to_the_file_name(tmp_p
 
 
 def test_drawings_that_are_not_marked_as_public_domain_are_left_out(tmp_path: Path) -> None:
-    add(tmp_path, "food/a", "Copyleft Pear", licence="http://creativecommons.org/licenses/GPL/2.0/")
-    add(tmp_path, "food/b", "Nobody's Plum", licence="")
+    add(tmp_path, "food/a", "Copyleft Pear", license="http://creativecommons.org/licenses/GPL/2.0/")
+    add(tmp_path, "food/b", "Nobody's Plum", license="")
     add(tmp_path, "food/duplicates/c", "Second Apple")
     assert captions(tmp_path) == {}
 

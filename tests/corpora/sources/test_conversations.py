@@ -6,7 +6,7 @@ from pathlib import Path
 
 from calumma.corpora.sources.conversations import parse_conversations, read_story_conversations
 from calumma.documents.document import Image, Text
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 DATA = (
     'conversation "intro"\n\tscene "scene/lobby"\n\t`The  bank.`\n\n\t`	You sign.`\n'
@@ -23,7 +23,7 @@ def test_a_conversation_ends_with_its_indent() -> None:
 def test_scenes_stand_where_they_are_shown(tmp_path: Path) -> None:
     root = tmp_path / "usr/share/games/endless-sky"
     text(root / "data/start.txt", DATA)
-    picture(root / "images/scene/lobby.jpg")
+    write_image(root / "images/scene/lobby.jpg")
     first, second = read_story_conversations({"endless-sky-data": tmp_path})
     assert (first.id, second.id) == ("start-001", "start-002")
     assert isinstance(first.content[0], Image)

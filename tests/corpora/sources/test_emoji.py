@@ -11,7 +11,7 @@ from calumma.corpora.sources.emoji import (
     read_emoji_test,
 )
 from calumma.documents.document import Image, Text
-from tests.corpora.packages import json_file, picture, unicode_packages
+from tests.corpora.packages import json_file, unicode_packages, write_image
 
 BODY = '<rect width="5" height="5" fill="red"/>'
 
@@ -64,9 +64,9 @@ def test_icons_are_drawn_and_named_by_unicode(tmp_path: Path) -> None:
 
 
 def test_files_named_by_code_are_read_and_others_left_out(tmp_path: Path) -> None:
-    picture(tmp_path / "set/assets/1f1eb-1f1f7.png")
-    picture(tmp_path / "set/assets/0031-fe0f-20e3.png")
-    picture(tmp_path / "set/assets/readme.png")
+    write_image(tmp_path / "set/assets/1f1eb-1f1f7.png")
+    write_image(tmp_path / "set/assets/0031-fe0f-20e3.png")
+    write_image(tmp_path / "set/assets/readme.png")
     folders = {**unicode_packages(tmp_path), "set": tmp_path / "set"}
     found = list(emoji_file_reader("set", "assets")(folders))
     assert [document.text for document in found] == ["key 1", "flag of France"]

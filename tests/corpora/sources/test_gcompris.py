@@ -8,12 +8,12 @@ import pytest
 
 from calumma.corpora.sources.gcompris import read_gcompris, read_resources
 from calumma.errors import CorpusError
-from tests.corpora.packages import picture
+from tests.corpora.packages import write_image
 from tests.corpora.qres import qres
 
 
 def test_a_file_is_named_by_what_it_shows(tmp_path: Path) -> None:
-    image = picture(tmp_path / "image.webp").read_bytes()
+    image = write_image(tmp_path / "image.webp").read_bytes()
     path = tmp_path / "usr/share/gcompris-qt/rcc/lang.rcc"
     path.parent.mkdir(parents=True)
     path.write_bytes(qres("words_sample", {"ice_cream.webp": image, "list.json": b"{}"}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calumma.corpora.sources.lilypond import extract_snippet, read_lilypond
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 FOLDER = "usr/share/doc/lilypond/html/Documentation/b1"
 STARS = "% " + "*" * 64
@@ -30,8 +30,8 @@ def test_translations_are_left_out() -> None:
     assert extract_snippet(ly(code)) == 'doctitle = "Bars"\nx'
 
 
-def test_code_and_picture_come_together(tmp_path: Path) -> None:
-    picture(tmp_path / "doc" / FOLDER / "lily-1.png")
+def test_code_and_image_come_together(tmp_path: Path) -> None:
+    write_image(tmp_path / "doc" / FOLDER / "lily-1.png")
     text(tmp_path / "html" / FOLDER / "lily-1.ly", ly('\\header { doctitle = "Two  bars" }'))
     text(tmp_path / "html" / FOLDER / "lily-2.ly", ly("no picture"))
     (document,) = read_lilypond(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calumma.corpora.sources.planets import parse_planets, read_planets
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 DATA = (
     '# a comment\nplanet "New Rome"\n\tattributes paradise mining\n\tlandscape land/beach2\n'
@@ -23,7 +23,7 @@ def test_fields_belong_to_the_planet_above_them() -> None:
 def test_a_planet_needs_a_photograph_and_a_description(tmp_path: Path) -> None:
     root = tmp_path / "usr/share/games/endless-sky"
     text(root / "data/map.txt", DATA)
-    picture(root / "images/land/beach2.jpg")
+    write_image(root / "images/land/beach2.jpg")
     (document,) = read_planets({"endless-sky-data": tmp_path})
     assert document.text == "landscape of the planet New Rome: beach\nWarm sand.\nCold water."
     assert document.attributes == {

@@ -1,17 +1,17 @@
-"""Pictures with words beside them or in their names."""
+"""Images with words beside them or in their names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from calumma.corpora.sources.stamps import named_image_reader, read_tuxpaint
-from tests.corpora.packages import SVG, picture, text
+from tests.corpora.packages import SVG, text, write_image
 
 STAMPS = "usr/share/tuxpaint/stamps"
 
 
 def test_the_first_line_is_the_caption(tmp_path: Path) -> None:
-    picture(tmp_path / STAMPS / "animals/birds/owl.png")
+    write_image(tmp_path / STAMPS / "animals/birds/owl.png")
     text(tmp_path / STAMPS / "animals/birds/owl.txt", "An owl.\nde.utf8=Eine Eule.\n")
     text(tmp_path / STAMPS / "food/pear.svg", SVG)
     text(tmp_path / STAMPS / "food/pear.txt", "A pear.")
@@ -27,9 +27,9 @@ def test_the_first_line_is_the_caption(tmp_path: Path) -> None:
     }
 
 
-def test_words_without_a_picture_and_pictures_without_words_are_left_out(tmp_path: Path) -> None:
+def test_words_without_an_image_and_images_without_words_are_left_out(tmp_path: Path) -> None:
     text(tmp_path / STAMPS / "a/alone.txt", "Nothing.")
-    picture(tmp_path / STAMPS / "a/silent.png")
+    write_image(tmp_path / STAMPS / "a/silent.png")
     text(tmp_path / STAMPS / "a/silent.txt", "")
     text(tmp_path / STAMPS / "a/broken.png", "no picture")
     text(tmp_path / STAMPS / "a/broken.txt", "Broken.")
@@ -37,7 +37,7 @@ def test_words_without_a_picture_and_pictures_without_words_are_left_out(tmp_pat
 
 
 def test_file_names_are_captions_and_folders_categories(tmp_path: Path) -> None:
-    picture(tmp_path / "pics/food_n_drink/ice_cream.jpg")
+    write_image(tmp_path / "pics/food_n_drink/ice_cream.jpg")
     (document,) = named_image_reader("p", "pics", ".jpg")({"p": tmp_path})
     assert document.text == "ice cream"
     assert document.attributes == {"caption": "ice cream", "category": "food and drink"}

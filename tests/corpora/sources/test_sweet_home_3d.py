@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from calumma.corpora.sources.sweet_home_3d import catalog_entries, read_sweet_home_3d
-from tests.corpora.packages import picture
+from tests.corpora.packages import write_image
 
 CATALOG = (
     "name#1=Fauteuil \\u00e9pais\ncategory#1=Chairs\ntags#1=seat\nicon#1=/icons/a.png\n"
@@ -19,7 +19,7 @@ def test_pieces_have_names_tags_and_sizes(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "BlendSwap-CC-0.sh3f", "w") as archive:
         archive.writestr("PluginFurnitureCatalog.properties", CATALOG)
-        archive.write(picture(tmp_path / "a.png"), "icons/a.png")
+        archive.write(write_image(tmp_path / "a.png"), "icons/a.png")
     (document,) = read_sweet_home_3d({"sweethome3d-furniture": tmp_path})
     assert document.text == "Fauteuil épais"
     assert document.license == "CC0-1.0"

@@ -1,4 +1,4 @@
-"""Questions about pictures become conversations."""
+"""Questions about images become conversations."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from calumma.corpora.sources.visual_questions import read_cifar10_test, read_easy_vqa_corpus
 from calumma.documents.document import Image, Text
-from tests.corpora.packages import json_file, picture
+from tests.corpora.packages import json_file, write_image
 
 
-def test_the_picture_stands_before_its_first_question(tmp_path: Path) -> None:
+def test_the_image_stands_before_its_first_question(tmp_path: Path) -> None:
     for part in ("train", "test"):
         data = tmp_path / "easy_vqa/data" / part
         json_file(data / "questions.json", [["what shape?", "circle", 0], ["red?", "no", 0]])
-        picture(data / "images/0.png")
+        write_image(data / "images/0.png")
     train, test = read_easy_vqa_corpus({"easy-vqa": tmp_path})
     assert [turn.role for turn in train.messages] == ["user", "assistant"] * 2
     image, question = train.messages[0].parts
@@ -25,7 +25,7 @@ def test_the_picture_stands_before_its_first_question(tmp_path: Path) -> None:
 
 
 def test_photographs_for_evaluation_are_marked(tmp_path: Path) -> None:
-    data = picture(tmp_path / "a.png", (32, 32)).read_bytes()
+    data = write_image(tmp_path / "a.png", (32, 32)).read_bytes()
     example = {
         "input": "data:image/png;base64," + base64.b64encode(data).decode(),
         "target_scores": {"cat": 0, "ship": 1},

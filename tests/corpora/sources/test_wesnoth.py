@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calumma.corpora.sources.wesnoth import parse_units, read_wesnoth
-from tests.corpora.packages import picture, text
+from tests.corpora.packages import text, write_image
 
 UNIT = """[unit_type]
     id=Archer
@@ -34,8 +34,8 @@ def test_fields_of_attacks_are_not_the_units() -> None:
 def test_portrait_and_sprite_stand_once(tmp_path: Path) -> None:
     text(tmp_path / DATA / "core/units/elves/Archer.cfg", UNIT + UNIT)
     text(tmp_path / DATA / "core/units/elves/Nobody.cfg", '[unit_type]\nname=_ "X"\n[/unit_type]')
-    picture(tmp_path / DATA / "core/images/portraits/archer.png")
-    picture(tmp_path / DATA / "core/images/units/archer.png")
+    write_image(tmp_path / DATA / "core/images/portraits/archer.png")
+    write_image(tmp_path / DATA / "core/images/units/archer.png")
     portrait, sprite = read_wesnoth({"wesnoth-1.16-data": tmp_path})
     assert portrait.id == "portrait-0001-elvish-archer"
     assert sprite.id == "sprite-0002-elvish-archer"
