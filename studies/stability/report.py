@@ -31,14 +31,14 @@ COLUMNS = ("loss", "best", "loss_text", "loss_image", "output_norm", "max_attent
 def read_runs(out: Path) -> dict[StudyRun, Steps]:
     """Read the metrics of all finished runs."""
     runs = {}
-    for rate in LEARNING_RATES:
+    for lr in LEARNING_RATES:
         for name in VARIANTS:
             for seed in SEEDS:
-                run = StudyRun(name, rate, seed)
+                run = StudyRun(name, lr, seed)
                 if run.path(out).is_file():
                     lines = run.path(out).read_text(encoding="utf-8").splitlines()
-                    found[run] = [json.loads(line) for line in lines]
-    return found
+                    runs[run] = [json.loads(line) for line in lines]
+    return runs
 
 
 def moving_average(steps: Steps, name: str) -> list[float]:
@@ -73,15 +73,15 @@ def summarize(steps: Steps) -> dict[str, Any]:
     return summary
 
 
-def markdown_table(found: dict[StudyRun, Steps]) -> Iterator[str]:
+def markdown_table(metrics: dict[StudyRun, Steps]) -> Iterator[str]:
     """Yield Markdown lines, one per variant and learning rate, with the values of all seeds."""
     columns = "loss | minimum | text | image | output norm | attention logit | diverges"
     yield f"| lr | variant | {columns} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     forms = ("{:.2f}", "{:.2f}", "{:.2f}", "{:.2f}", "{:,.0f}", "{:,.0f}")
-    for rate in LEARNING_RATES:
+    for lr in LEARNING_RATES:
         for name in VARIANTS:
-            runs = [summarize(found[r]) for s in SEEDS if (r := StudyRun(name, rate, s)) in found]
+            runs = [summarize(metrics[r]) for s in SEEDS if (r := StudyRun(name, lr, s)) in metrics]
             if not runs:
                 continue
             cells = [
@@ -89,7 +89,7 @@ def markdown_table(found: dict[StudyRun, Steps]) -> Iterator[str]:
                 for column, form in zip(COLUMNS[:6], forms, strict=True)
             ]
             when = [f"from {r['diverges_at']}" if "diverges_at" in r else "no" for r in runs]
-            yield f"| {rate:g} | {name} | {' | '.join(cells)} | {', '.join(when)} |"
+            yield f"| {lr:g} | {name} | {' | '.join(cells)} | {', '.join(when)} |"
 
 
 HUES = ("#1f6f43", "#c0392b", "#2e86c1", "#e67e22", "#7d8c8d", "#6c3483", "#17a589", "#d35fb7",
@@ -98,9 +98,9 @@ WIDTH, HEIGHT, GAP, LEFT = 420, 230, 46, 56
 PANELS = (("loss", False), ("output_norm", True), ("max_attention_logit", True))
 
 
-def svg_curves(found: dict[StudyRun, Steps]) -> str:
+def svg_curves(metrics: dict[StudyRun, Steps]) -> str:
     """Return an SVG with a column per learning rate, a row per metric and a line per run."""
-    learning_rates = [rate for rate in LEARNING_RATES if any(run.lr == rate for run in found)]
+    learning_rates = [lr for lr in LEARNING_RATES if any(run.lr == lr for run in metrics)]
     wide = LEFT + len(learning_rates) * (WIDTH + GAP)
     high = len(PANELS) * (HEIGHT + GAP) + 24 * ((len(VARIANTS) + 3) // 4) + 40
     parts = [
@@ -108,10 +108,10 @@ def svg_curves(found: dict[StudyRun, Steps]) -> str:
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
     ]
     for row, (name, logarithmic) in enumerate(PANELS):
-        for column, rate in enumerate(learning_rates):
-            runs = {run: steps for run, steps in found.items() if run.lr == rate}
+        for column, lr in enumerate(learning_rates):
+            runs = {run: steps for run, steps in metrics.items() if run.lr == lr}
             corner = (LEFT + column * (WIDTH + GAP), 30 + row * (HEIGHT + GAP))
-            parts += _panel(runs, name, logarithmic, corner, f"{name}, lr {rate:g}")
+            parts += _panel(runs, name, logarithmic, corner, f"{name}, lr {lr:g}")
     for number, name in enumerate(VARIANTS):
         x = LEFT + number % 4 * 225
         y = len(PANELS) * (HEIGHT + GAP) + 40 + number // 4 * 24
@@ -159,14 +159,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--to", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
-    found = read_runs(args.out)
+    metrics = read_runs(args.out)
     summaries = [
         {"variant": run.name, "lr": run.lr, "seed": run.seed, **summarize(steps)}
-        for run, steps in found.items()
+        for run, steps in metrics.items()
     ]
     write_json(args.to / "results.json", summaries)
-    write_text(args.to / "curves.svg", svg_curves(found))
-    print("\n".join(markdown_table(found)))
+    write_text(args.to / "curves.svg", svg_curves(metrics))
+    print("\n".join(markdown_table(metrics)))
 
 
 if __name__ == "__main__":

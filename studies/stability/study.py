@@ -15,7 +15,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ from calumma.train.config import CheckpointConfig, OptimizerConfig
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.train_step import StepRules, optimizer_step
+from calumma.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def train(run: StudyRun, reader: ShardReader, steps: int) -> Iterator[dict[str, 
             if not variant.trains_image_tokens:
                 batch = mask_image_loss(batch, loader.vocabulary)
             max_logits.clear()
-            metrics = asdict(optimizer_step(decoder, optimizers, [batch], rules))
-            metrics = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+            metrics = optimizer_step(decoder, optimizers, [batch], rules).to_dict()
+            metrics = {k: v for k, v in metrics.items() if not k.startswith("grad_norm_")}
             yield {"step": step + 1, **metrics, "max_attention_logit": max(max_logits)}
 
 

@@ -40,8 +40,8 @@ def test_without_comparisons_there_is_no_rate() -> None:
     with pytest.raises(EvaluationError) as caught:
         win_rate(0, 0, 0)
     assert str(caught.value) == (
-        "0 wins, 0 ties and 0 losses; expected counts of at least 0 with one comparison among them. "
-        "Collect judgments first."
+        "0 wins, 0 ties and 0 losses; expected counts of at least 0 with one comparison among "
+        "them. Collect judgments first."
     )
 
 

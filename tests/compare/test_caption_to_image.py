@@ -21,7 +21,7 @@ def test_a_caption_is_replaced_by_an_image() -> None:
     )
 
 
-def test_what_cannot_be_generaten_and_what_is_no_caption_stays() -> None:
+def test_a_caption_without_an_image_and_other_parts_stay() -> None:
     image = Image(data=b"x")
     parts = (Text("a <caption>too hard</caption> b"), image, Text("\nplain\n"))
     assert captions_to_images(Document(id="1", content=parts), _generate).content == parts

@@ -77,8 +77,8 @@ def test_a_system_without_images_is_asked_for_captions(released: Path) -> None:
     [
         (
             {"id": 1, "prompt": "see <img>", "image_urls": []},
-            "line 1: 1 placeholders <img> and 0 image_urls; expected the same number. Fix the line, "
-            "or leave it out.",
+            "line 1: 1 placeholders <img> and 0 image_urls; expected the same number. Fix the "
+            "line, or leave it out.",
         ),
         (
             {

@@ -47,21 +47,21 @@ def test_invalid_studies_are_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         new_study(alone, {})
     assert str(caught.value) == (
-        "one system, ours, and pairwise questions; expected two or more. Name another with --system, "
-        "or use --question-sets absolute."
+        "one system, ours, and pairwise questions; expected two or more. Name another with "
+        "--system, or use --question-sets absolute."
     )
     with pytest.raises(EvaluationError) as caught:
         new_study(study, {})
     assert str(caught.value) == (
-        f"{study.folder} holds a study; expected an empty folder, so that its judgments stay valid. "
-        "Choose another folder, or resume this one: `calumma compare serve`."
+        f"{study.folder} holds a study; expected an empty folder, so that its judgments stay "
+        "valid. Choose another folder, or resume this one: `calumma compare serve`."
     )
     lacking = replace(alone, systems=("ours", "other"))
     with pytest.raises(DocumentError) as error:
         new_study(lacking, {"ours": [answer("p1", "x")], "other": []})
     assert str(error.value) == (
         "ours has no answer to the prompt 'p2' (1 answers in total); expected one document per "
-        "prompt, with the prompt's id. Add it, or leave the prompt out."
+        "prompt, with the prompt's id. Add it, or remove the prompt."
     )
     with pytest.raises(EvaluationError) as caught:
         open_study(tmp_path)

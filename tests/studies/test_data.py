@@ -1,4 +1,4 @@
-"""The study of the larger corpus: its checks see what they are to see, on a tiny one."""
+"""The data study: its checks on a tiny corpus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from studies.data import kill, rows
 from tests.shard_building import build_shards
 
 
-def test_rows_give_back_the_documents_they_were_made_of(
+def test_packed_sequences_reproduce_the_documents(
     documents: list[Document],
     tokenizers: Tokenizers,
     tmp_path: Path,
@@ -28,26 +28,26 @@ def test_rows_give_back_the_documents_they_were_made_of(
     tokenizers.text.save(tmp_path / "tok")
     build_shards(plain, tokenizers, tmp_path / "shards")
     arguments = ["--shards", tmp_path / "shards", "--tokenizers", tmp_path / "tok", "--quick"]
-    arguments += ["--row-length", "64", tmp_path / "d.parquet"]
+    arguments += ["--seq-len", "64", tmp_path / "d.parquet"]
     monkeypatch.setattr(sys, "argv", ["rows.py", *map(str, arguments)])
     rows.main()
-    seen = json.loads(capsys.readouterr().out)
-    assert seen["documents_read"] == seen["documents_given_back"] == len(plain)
-    assert seen["owners_with_part_of_an_image"] == 0
-    assert all(share > 0.8 for share in seen["fill"].values())
-    assert seen["worst_share_error"]["sequences"] < 0.02
+    results = json.loads(capsys.readouterr().out)
+    assert results["documents_read"] == results["documents_recovered"] == len(plain)
+    assert results["documents_with_a_partial_image"] == 0
+    assert all(fraction > 0.8 for fraction in results["non_padding_fraction"].values())
+    assert results["max_mixture_error"]["sequences"] < 0.02
 
 
-def test_a_part_of_an_image_is_seen(tokenizers: Tokenizers) -> None:
+def test_a_partial_image_is_detected(tokenizers: Tokenizers) -> None:
     v = tokenizers.text.vocabulary
     codes = list(v.codes)[:4]
-    whole = [v.bos, v.begin_image, *codes, v.end_image, v.eos]
-    assert rows.holds_whole_images(np.array(whole), v, 4)
-    assert not rows.holds_whole_images(np.array(whole[:-3]), v, 4)
-    assert not rows.holds_whole_images(np.array([*whole, codes[0]]), v, 4)
+    complete = [v.bos, v.begin_image, *codes, v.end_image, v.eos]
+    assert rows.has_complete_images(np.array(complete), v, 4)
+    assert not rows.has_complete_images(np.array(complete[:-3]), v, 4)
+    assert not rows.has_complete_images(np.array([*complete, codes[0]]), v, 4)
 
 
-def test_a_byte_that_differs_is_seen_and_what_only_the_build_needs_is_not(tmp_path: Path) -> None:
+def test_differing_files_are_detected_and_build_files_ignored(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name / ".build").mkdir(parents=True)
         (tmp_path / name / ".build" / name).touch()

@@ -1,4 +1,4 @@
-"""The study of the image tokenizer: a quick run of its programs, and the table by hand."""
+"""The image tokenizer study: a quick run, and its table of known results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STUDY = Path(__file__).parents[2] / "studies" / "image_tokenizer"
 
 
 def program(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a program of the study defines."""
+    """Load a program of the study and return its names."""
     monkeypatch.syspath_prepend(str(STUDY))
     return runpy.run_path(str(STUDY / name))
 
 
-def test_a_quick_run_leaves_a_tokenizer_and_is_not_run_again(
+def test_a_quick_run_writes_a_tokenizer_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = []
@@ -33,7 +33,7 @@ def test_a_quick_run_leaves_a_tokenizer_and_is_not_run_again(
         noise(number, 64, 64).save(file, "PNG")
         documents.append(Document(id=str(number), content=(Image(data=file.getvalue()),)))
     write_parquet(tmp_path / "train.parquet", documents)
-    words = ["--pictures", tmp_path, "--out", tmp_path / "out", "--only", "ibq", "--seed", "1"]
+    words = ["--images", tmp_path, "--out", tmp_path / "out", "--only", "ibq", "--seed", "1"]
     monkeypatch.setattr(sys, "argv", ["study.py", *map(str, words), "--quick"])
     study = program("study.py", monkeypatch)
     study["main"]()
@@ -44,7 +44,7 @@ def test_a_quick_run_leaves_a_tokenizer_and_is_not_run_again(
     assert (folder / "image_tokenizer.json").stat().st_mtime_ns == before
 
 
-def test_the_table_tells_the_middle_of_the_seeds_and_their_reach(
+def test_the_table_has_the_middle_and_half_range_of_the_seeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measure = program("measure.py", monkeypatch)
@@ -53,6 +53,6 @@ def test_the_table_tells_the_middle_of_the_seeds_and_their_reach(
         {"variant": "shipped", "seed": seed, **columns, "psnr_db": value}
         for seed, value in ((0, 21.0), (1, 22.0))
     ]
-    last = measure["table"](results).splitlines()[-1]
+    last = measure["markdown_table"](results).splitlines()[-1]
     assert last.startswith("| shipped | 21.50 ± 0.50 | 0.50 ± 0.00 |")
     assert last.endswith("| 2 |")
