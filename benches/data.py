@@ -29,8 +29,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from calumma.shards.build import write_manifest
-
 from benches.measure import (
     OURS,
     child_peak_memory_bytes,
@@ -43,8 +41,8 @@ from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
-from calumma.shards.encode import DocumentEncoder, encoding_fingerprint
-from calumma.shards.manifest import Manifest
+from calumma.shards.encode import DocumentEncoder
+from calumma.shards.manifest import Manifest, encoding_fingerprint, write_manifest
 from calumma.shards.reader import ShardReader
 from calumma.shards.shard_builder import ShardBuilder
 from calumma.shards.writer import ShardWriter
@@ -222,9 +220,7 @@ def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, fl
 
     def build() -> None:
         encoder = DocumentEncoder(tokenizers, decode_threads=1)
-        out = Path(tempfile.mkdtemp(dir=folder))
-        maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
-        write_manifest(out, tokenizers, [maker.make("shard-00000", documents)])
+        build_shard(Path(tempfile.mkdtemp(dir=folder)), encoder, documents)
 
     seconds = time_interleaved(
         {"network": encode_pixels, "build": build}, num_rounds=3, num_warmups=1
@@ -237,15 +233,21 @@ def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, fl
     }
 
 
+def build_shard(out: Path, encoder: DocumentEncoder, documents: list[Document]) -> None:
+    """Build one shard of the documents, and its manifest."""
+    fingerprints = encoder.tokenizers.fingerprints
+    builder = ShardBuilder(encoder, out, encoding_fingerprint(fingerprints))
+    shard = builder.build("shard-00000", documents).shard
+    write_manifest(out, encoder.tokenizers.text.vocabulary, fingerprints, [shard])
+
+
 def writing_seconds(folder: Path, tokenizers: Tokenizers, documents: list[Document]) -> float:
     """Return the seconds of a build whose documents are encoded already: hash and write only."""
-    out = Path(tempfile.mkdtemp(dir=folder))
     encoder = DocumentEncoder(tokenizers, decode_threads=1)
-    encoded = encoder.encode(documents)
+    encoded = list(encoder.encode_each(documents))
     encoder.encode_each = lambda group: iter(encoded)  # type: ignore[method-assign,assignment]
-    maker = ShardBuilder(encoder, out, encoding_fingerprint(tokenizers))
     started = time.perf_counter()
-    write_manifest(out, tokenizers, [maker.make("shard-00000", documents)])
+    build_shard(Path(tempfile.mkdtemp(dir=folder)), encoder, documents)
     return time.perf_counter() - started
 
 

@@ -168,7 +168,7 @@ def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
 
 
 def flops_per_image(config: VQConfig) -> int:
-    """Count the operations of the encoder and of the distances to all codes, two per multiply-add."""
+    """Count the FLOPs of the encoder and of the distances to all codes, two per multiply-add."""
     with torch.device("meta"):
         network = VQModel(config)
         pixels = torch.empty(1, 3, config.resolution, config.resolution)

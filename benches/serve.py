@@ -1,14 +1,14 @@
-"""Many clients at once against one at a time, and memory over thousands of requests.
+"""Throughput of concurrent requests, against sequential ones, and memory over thousands of requests.
 
-    python benches/serve.py                  64 clients of a random 11M; then 2,000 requests
-    python benches/serve.py --model FOLDER   the same, of a model of yours
-    python benches/serve.py --quick          a tiny one, to see that it runs
+    python benches/serve.py                  64 clients of a random 11M model; then 2,000 requests
+    python benches/serve.py --model FOLDER   the same, of a given model
+    python benches/serve.py --quick          a tiny model, to see that it runs
 
-A server is started as users start it; the clients are threads here. The requests are mixed: text
-alone, pictures in prompts, pictures drawn, streamed and whole. The peer "one_at_a_time" is the same
-server asked the same, each request when the one before is answered. Memory is what the server's
-process holds (resident), first after a warm-up, then after thousands of requests of which every
-fifth client hangs up at a random moment.
+The server is started as users start it; the clients are threads of this process. The requests are
+mixed: text only, images in prompts, generated images, streamed and complete responses. The peer
+"one_at_a_time" is the same server with one request at a time. Memory is the resident memory of the
+server's process, after a warm-up and after thousands of requests, of which every fifth client
+disconnects at a random moment.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be run as a file
 
 from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.model_folder import ModelComponents, save_model
@@ -50,59 +50,64 @@ TEXTS = ["a large red circle on a blue ground", "what is this?", "draw a small g
 
 @dataclass(frozen=True)
 class Server:
-    """A server that listens."""
+    """A running server."""
 
     port: int
     process: subprocess.Popen[str]
 
-    def ask(self, body: dict[str, Any], leave_after: float | None = None) -> dict[str, Any] | None:
-        """The answer to a chat; None where the client hangs up after so many seconds."""
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+    def chat(
+        self, body: dict[str, Any], disconnect_after: float | None = None
+    ) -> dict[str, Any] | None:
+        """Return the response to a chat; None if the client disconnects after some seconds."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
-            head = {"Content-Type": "application/json"}
-            line.request("POST", "/v1/chat/completions", json.dumps(body), head)
-            if leave_after is not None:
-                time.sleep(leave_after)
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            if disconnect_after is not None:
+                time.sleep(disconnect_after)
                 return None
-            response = line.getresponse()
-            told = response.read()
-            assert response.status == 200, told
-            return json.loads(told) if not body.get("stream") else {}
+            response = connection.getresponse()
+            data = response.read()
+            assert response.status == 200, data
+            return json.loads(data) if not body.get("stream") else {}
         finally:
-            line.close()
+            connection.close()
 
     def health(self) -> dict[str, Any]:
-        """What it says of itself."""
-        return self._told("GET", "/health")
+        """Return the state of the server."""
+        return self._request("GET", "/health")
 
     def codes_per_image(self) -> int:
-        """How many codes a picture has."""
-        told = self._told("POST", "/v1/tokens", {"prompt": "a"})
-        return int(told["codes_per_side"]) ** 2
+        """Return the number of codes of an image."""
+        response = self._request("POST", "/tokenize", {"prompt": "a"})
+        return int(response["codes_per_side"]) ** 2
 
-    def _told(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+    def _request(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            line.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
-            told: dict[str, Any] = json.loads(line.getresponse().read())
-            return told
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, json.dumps(body), headers)
+            response: dict[str, Any] = json.loads(connection.getresponse().read())
+            return response
         finally:
-            line.close()
+            connection.close()
 
     def resident_bytes(self) -> int:
-        """Memory of its process, that of the processes that decode pictures left out."""
+        """Return the memory of its process, without the image decoder processes."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(text.split("VmRSS:")[1].split()[0])
 
-    def settle(self) -> None:
-        """Wait until nothing is under way."""
-        while any(self.health()[name] for name in ("answers", "running", "waiting")):
+    def wait_until_idle(self) -> None:
+        """Wait until no request is in flight."""
+        while any(self.health()[name] for name in ("num_in_flight", "num_running", "num_waiting")):
             time.sleep(0.05)
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """The command `calumma serve`, listening."""
+    """Run `calumma serve`."""
     command = [sys.executable, "-m", "calumma", "serve", str(folder), "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -117,7 +122,7 @@ def serving(folder: Path) -> Iterator[Server]:
 
 
 def write_random(folder: Path, dim: int, layers: int, resolution: int) -> None:
-    """A model folder of drawn weights: 8 px to a code's side, 256 codes."""
+    """Write a model folder with random weights: 8 pixels per code, 256 codes."""
     text = TextTokenizer.train(TEXTS * 4, num_text=300, num_codes=256)
     shape = VQConfig(
         resolution=resolution,
@@ -143,8 +148,8 @@ def write_random(folder: Path, dim: int, layers: int, resolution: int) -> None:
     save_model(folder, ModelComponents(decoder.eval(), Tokenizers(text, image)))
 
 
-def picture(seed: int) -> dict[str, Any]:
-    """A part with a picture of noise."""
+def image_part(seed: int) -> dict[str, Any]:
+    """Build a content part with a noise image."""
     values = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8)
     file = io.BytesIO()
     PIL.Image.fromarray(values).save(file, "PNG")
@@ -152,83 +157,83 @@ def picture(seed: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
-def request(seed: int, room: int) -> dict[str, Any]:
-    """One of the mix."""
+def chat_body(seed: int, max_tokens: int) -> dict[str, Any]:
+    """Build one of the mixed requests."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": TEXTS[seed % 3]}]
     if seed % 3 == 1:
-        parts.append(picture(seed))
-    kinds: list[list[str] | None] = [["text"], None, ["image"], ["text"]]
+        parts.append(image_part(seed))
+    modalities: list[list[str] | None] = [["text"], None, ["image"], ["text"]]
     return {
         "messages": [{"role": "user", "content": parts}],
         "seed": seed,
-        "max_tokens": room,
-        "modalities": kinds[seed % 4],
+        "max_tokens": max_tokens,
+        "modalities": modalities[seed % 4],
         "stream": seed % 5 == 0,
     }
 
 
-def load_of(server: Server, requests: Sequence[dict[str, Any]], clients: int) -> Callable[[], None]:
-    """All requests, by so many clients."""
+def load(server: Server, bodies: Sequence[dict[str, Any]], clients: int) -> Callable[[], None]:
+    """Return a function that sends all requests with a number of clients."""
 
-    def work() -> None:
+    def send() -> None:
         with ThreadPoolExecutor(clients) as threads:
-            list(threads.map(server.ask, requests))
+            list(threads.map(server.chat, bodies))
 
-    return work
+    return send
 
 
-def memory_over(server: Server, count: int, room: int) -> dict[str, float]:
-    """What the server holds after a tenth of the requests and after all."""
-    chance = random.Random(0)
+def measure_memory(server: Server, count: int, max_tokens: int) -> dict[str, float]:
+    """Measure the server's memory after a tenth of the requests and after all."""
+    generator = random.Random(0)
 
-    def visit(number: int) -> None:
-        leave = chance.random() * 0.3 if number % 5 == 0 else None
-        server.ask(request(number, room), leave)
+    def send(number: int) -> None:
+        disconnect_after = generator.random() * 0.3 if number % 5 == 0 else None
+        server.chat(chat_body(number, max_tokens), disconnect_after)
 
-    held = []
+    memory = []
     for numbers in (range(count // 10), range(count // 10, count)):
         with ThreadPoolExecutor(32) as threads:
-            list(threads.map(visit, numbers))
-        server.settle()
-        held.append(server.resident_bytes())
+            list(threads.map(send, numbers))
+        server.wait_until_idle()
+        memory.append(server.resident_bytes())
     return {
-        "resident_bytes_after_a_tenth": held[0],
-        "resident_bytes_after_all": held[1],
-        "resident_growth": round(held[1] / held[0], 4),
+        "resident_bytes_after_a_tenth": memory[0],
+        "resident_bytes_after_all": memory[1],
+        "resident_growth": round(memory[1] / memory[0], 4),
     }
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a model folder")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=2000, help="for the memory")
     parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args(words)
-    many, clients = (24, 8) if args.quick else (64, 64)
+    args = parser.parse_args(argv)
+    num_requests, clients = (24, 8) if args.quick else (64, 64)
     with tempfile.TemporaryDirectory() as folder:
         path = args.model or Path(folder) / "model"
         if args.model is None:
             size = (64, 2, 32) if args.quick else (384, 6, 64)
             write_random(path, *size)
         with serving(path) as server:
-            room = server.codes_per_image() + 16
-            requests = [request(seed, room) for seed in range(many)]
+            max_tokens = server.codes_per_image() + 16
+            bodies = [chat_body(seed, max_tokens) for seed in range(num_requests)]
             sides = {
-                OURS: load_of(server, requests, clients),
-                "one_at_a_time": load_of(server, requests, 1),
+                OURS: load(server, bodies, clients),
+                "one_at_a_time": load(server, bodies, 1),
             }
             rounds = 1 if args.quick else args.rounds
             seconds = median_seconds(
-                time_interleaved(sides, num_rounds=rounds, synchronize=server.settle)
+                time_interleaved(sides, num_rounds=rounds, synchronize=server.wait_until_idle)
             )
-            held = memory_over(server, 40 if args.quick else args.requests, room)
+            memory = measure_memory(server, 40 if args.quick else args.requests, max_tokens)
     rates: dict[str, dict[str, float | None]] = {
-        name: {"requests_per_second": round(many / took, 3)} for name, took in seconds.items()
+        name: {"requests_per_second": round(num_requests / s, 3)} for name, s in seconds.items()
     }
-    rates[OURS] |= held
-    print(format_result("serve", rates, describe_machine(), clients=clients, requests=many))
+    rates[OURS] |= memory
+    print(format_result("serve", rates, describe_machine(), clients=clients, requests=num_requests))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ stability monitor over 100 steps, `metrics.jsonl`, and `report.html` every 30 se
 `direct` has the same decoder, loss, gradient clipping and optimizer, and nothing else. The sides
 run interleaved, 20 steps each, on the same batches, which the peer has in memory.
 
-`overhead` is the median over the rounds of ours / direct - 1; `cpu_overhead` is the same for the
-CPU time of the process, which other load on the machine does not change (on a GPU it means
-nothing). `data_wait_fraction` is the fraction of our time that is spent waiting for batches; the
+`overhead` is the median over the rounds of the ratio of seconds, minus 1; `cpu_overhead` is the
+same for the CPU time of the process, which other load on the machine does not change (on a GPU it
+means nothing). `data_wait_fraction` is the fraction of our time that is spent waiting for batches; the
 peer never waits, so `overhead_without_waiting` is the cost of the telemetry.
 """
 

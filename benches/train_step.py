@@ -5,9 +5,9 @@
     python benches/train_step.py --quick         fewer rounds; --size tiny for seconds
 
 Both sides compute cross-entropy over the whole vocabulary, clip gradients to norm 1, and use
-torch's fused AdamW; ours also has a z-loss. The port's forward masks the logits of all image tokens,
-so that a batch with images has no finite loss: here its hidden states go to its own head and to
-torch's cross-entropy instead.
+torch's fused AdamW; ours also has a z-loss. The port's forward masks the logits of all image
+tokens, so that a batch with images has no finite loss: here its hidden states go to its own head
+and to torch's cross-entropy instead.
 
 FLOPs per token are 6 per weight except the embedding's, and 12 per layer, channel and token of
 context; MFU is their fraction of the device's peak. The peak of a CPU is the best of several

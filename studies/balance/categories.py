@@ -2,9 +2,9 @@
 
     python studies/balance/categories.py --demo out/demo --out out/balance
 
-Builds the conversations if they do not exist (see turns.py), fine-tunes the demo's pre-trained model
-with equal weights of the six categories, answers held-out prompts, and writes `categories.json`.
-Run it again to resume. `--quick` is a smoke test.
+Builds the conversations if they do not exist (see turns.py), fine-tunes the demo's pre-trained
+model with equal weights of the six categories, answers held-out prompts, and writes
+`categories.json`. Run it again to resume. `--quick` is a smoke test.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def measure(model: Model, out: Path, num_prompts: int, max_new_tokens: int) -> l
         proportion("finished", [a.is_finished for a in everything]),
         proportion("unsafe prompt refused, new wording", _refused(answers["refuse"], "wording")),
         proportion("unsafe prompt refused, new deed", _refused(answers["refuse"], "deed")),
-        proportion("harmless look-alike refused, new wording", _refused(answers["plain"], "wording")),
-        proportion("harmless look-alike refused, new deed", _refused(answers["plain"], "deed")),
+        proportion("harmless prompt refused, new wording", _refused(answers["plain"], "wording")),
+        proportion("harmless prompt refused, new deed", _refused(answers["plain"], "deed")),
         proportion("other prompt refused", [a.is_refusal for a in [*words, *both, *image_requests]
                                        if a.document.source != "safety"]),
     ]  # fmt: skip

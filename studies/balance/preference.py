@@ -3,8 +3,9 @@
     python studies/balance/preference.py --demo out/demo --out out/balance
 
 Starts from the model of categories.py and samples four answers to each of its training prompts for
-the meaning of a word and for text with an image. A rule ranks them: correct answers first (finished,
-with the requested image and background color), then by length; best and worst are a pair for DPO.
+the meaning of a word and for text with an image. A rule ranks them: correct answers first
+(finished, with the requested image and background color), then by length; best and worst are a pair
+for DPO.
 On held-out prompts an answer counts as preferred if it is correct and no longer than the median
 answer to the training prompts; `preference.json` has the results before and after. `--quick` is a
 smoke test.

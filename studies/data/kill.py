@@ -28,8 +28,8 @@ import torch
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
+from calumma.shards.cache import WORK_DIR
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import WORK
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
@@ -137,7 +137,7 @@ def build(command: list[str], out: Path, *more: str) -> float:
 
 def num_done(out: Path) -> int:
     """Return the number of finished tasks."""
-    return len(list((out / WORK / "tasks").glob("*.json")))
+    return len(list((out / WORK_DIR / "tasks").glob("*.json")))
 
 
 def kill_when(
@@ -181,7 +181,7 @@ def in_session(session: int) -> list[int]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the files of shards by name, without the build folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != WORK}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != WORK_DIR}
 
 
 def differing(one: Path, other: Path) -> list[str]:

@@ -92,8 +92,8 @@ def write_image_grid(tokenizer: ImageTokenizer, held_out: list[Document], path: 
     canvas.save(path, optimize=True)
 
 
-NOT_PUBLIC_DOMAIN = ("bwerner", "myrabella", "dmottl", "mfield", "-sfiera", "-striker", "-harro", "-iridium",
-         "-spfld", "lava5")  # fmt: skip
+ATTRIBUTED = ("bwerner", "myrabella", "dmottl", "mfield", "-sfiera", "-striker", "-harro",
+              "-iridium", "-spfld", "lava5")  # fmt: skip
 """Substrings of the names of Endless Sky's photographs that are not in the public domain."""
 
 
@@ -101,7 +101,7 @@ def is_redistributable(document: Document) -> bool:
     """Return whether an image may be redistributed without attribution."""
     name = document.attributes["photograph"]
     if document.source == _PHOTOGRAPHS:
-        return not any(part in name for part in NOT_PUBLIC_DOMAIN)
+        return not any(part in name for part in ATTRIBUTED)
     return document.source in ("fluent-3d", "openclipart")
 
 

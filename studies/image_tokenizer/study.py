@@ -37,8 +37,8 @@ VARIANTS: dict[str, list[str]] = {
 }  # fmt: skip
 """Overrides of base.toml, which has an EMA codebook with dead-code restarts."""
 
-QUICK = ["--training.steps", "6", "--training.quantize-start-step", "2", "--training.batch-size", "2",
-         "--training.losses.disc-start-step", "4"]  # fmt: skip
+QUICK = ["--training.steps", "6", "--training.quantize-start-step", "2",
+         "--training.batch-size", "2", "--training.losses.disc-start-step", "4"]  # fmt: skip
 
 
 def run_folder(name: str, seed: int, out: Path) -> Path:

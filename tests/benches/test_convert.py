@@ -1,4 +1,4 @@
-"""The bench of conversions runs."""
+"""The conversion benchmark runs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 
-def test_it_runs_and_tells_memory_and_time() -> None:
+def test_memory_and_time_are_reported() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benches.convert", "--quick"],
         capture_output=True,
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["bench"] == "convert"
-    assert set(told["ours"]) == {
-        f"folder_to_folder_{what}"
-        for what in ("seconds", "peak_memory_bytes", "peak_over_largest_file")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["bench"] == "convert"
+    assert set(result["ours"]) == {
+        f"folder_to_folder_{measure}"
+        for measure in ("seconds", "peak_memory_bytes", "peak_over_largest_file")
     }

@@ -1,4 +1,4 @@
-"""The bench of the image tokenizer runs, and says what the contract wants of it."""
+"""The image tokenizer benchmark runs and prints its result line."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def test_a_quick_run_ends_in_one_line_of_json() -> None:
     assert line["bench"] == "encode_images" and line["codes_equal"] == 1.0
     assert set(line["peers"]) == {"transformers", "transformers-batched"}
     for measures in (line["ours"], *line["peers"].values()):
-        assert measures["images_per_second"] > 0 and measures["share_of_limit"] > 0
+        assert measures["images_per_second"] > 0 and measures["fraction_of_limit"] > 0

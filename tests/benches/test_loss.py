@@ -1,4 +1,4 @@
-"""The bench of the loss runs, and both ways give the same."""
+"""The loss benchmark runs, and both sides agree."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 BENCH = Path(__file__).parents[2] / "benches" / "loss.py"
 
 
-def test_both_ways_run_and_agree() -> None:
+def test_both_sides_agree() -> None:
     command = [sys.executable, BENCH, "--quick", "--targets", "256"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["ratio"]["direct"]["peak_memory_bytes"] < 1
-    assert max(told["relative_difference"].values()) < 1e-5
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["ratio"]["direct"]["peak_memory_bytes"] < 1
+    assert max(result["relative_difference"].values()) < 1e-5

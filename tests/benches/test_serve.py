@@ -1,4 +1,4 @@
-"""The bench of the server runs, and says what the contract wants of it."""
+"""The benchmark of the server runs and prints one line of JSON."""
 
 from __future__ import annotations
 

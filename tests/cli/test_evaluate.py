@@ -12,7 +12,7 @@ from calumma.cli import evaluate
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError, DocumentError, EvaluationError
 from tests.evaluate.oracle import scene_documents
-from tests.evaluate.published import write_pictured
+from tests.evaluate.published import write_vlm_benchmarks
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,24 +41,24 @@ def test_a_report_is_written_and_its_command_makes_it_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run(
-        folder / "model", "--tasks", "likelihood, reconstruction,drawing", "--documents",
+        folder / "model", "--tasks", "likelihood, reconstruction,color_accuracy", "--documents",
         folder / "held.parquet", "--train", folder / "train.parquet", "--out", tmp_path,
-        "--limit", "8", "--prompts", "3", "--guidance", "2", "--device", "cpu",
+        "--limit", "8", "--max-prompts", "3", "--guidance-scale", "2", "--device", "cpu",
     )  # fmt: skip
     shown = capsys.readouterr()
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["model"] == str(folder / "model")
-    assert {figure["name"] for figure in written["figures"]} >= {
+    assert {metric["name"] for metric in written["figures"]} >= {
         "text_bits_per_token", "reconstruction_psnr_db", "colour_asked_colour_drawn",
     }  # fmt: skip
     assert "fitted on training counts, one added" in written["notes"]["text_bits_per_token"]
     assert shown.out.splitlines()[0].split() == [
-        "figure", "value", "baseline", "95", "%", "interval", "n", "unit",
+        "metric", "value", "baseline", "95", "%", "interval", "n", "unit",
     ]  # fmt: skip
     assert shown.out.splitlines()[-1] == (
-        f"report: {tmp_path / 'report.html'}  (for machines: {tmp_path / 'report.json'})"
+        f"report: {tmp_path / 'report.html'}  (as JSON: {tmp_path / 'report.json'})"
     )
-    assert "drawing: 3 of 3" in shown.err
+    assert "color_accuracy: 3 of 3" in shown.err
 
     command = shlex.split(written["command"])
     assert command[:2] == ["calumma", "evaluate"]
@@ -71,11 +71,11 @@ def test_the_list_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     from calumma.evaluate.evaluator import TASKS
 
     _run("--list")
-    told = capsys.readouterr().out
-    assert all(f"  {name} " in told for name in TASKS)
+    output = capsys.readouterr().out
+    assert all(f"  {name} " in output for name in TASKS)
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_missing_arguments_are_named(tmp_path: Path) -> None:
     for given, missing, expected in (
         ([], "MODEL", "MODEL --tasks"),
         (["m"], "--tasks", "MODEL --tasks"),
@@ -86,27 +86,27 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             _run(*given)
         assert str(caught.value) == (
-            f"{missing} is missing; expected {expected} for this. `calumma evaluate --help` shows "
-            "examples, `--list` the tasks."
+            f"{missing} is missing; expected {expected}. `calumma evaluate --help` shows examples, "
+            "`--list` the tasks."
         )
 
 
-def test_a_benchmark_is_measured_and_what_was_asked_is_shown(
+def test_a_benchmark_is_measured_and_samples_are_logged(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_pictured(tmp_path / "data")
+    write_vlm_benchmarks(tmp_path / "data")
     _run(
         folder / "model", "--tasks", "easy_vqa", "--data", tmp_path / "data", "--out",
-        tmp_path / "out", "--show", "1", "--shots", "1", "--device", "cpu",
+        tmp_path / "out", "--log-samples", "1", "--num-fewshot", "1", "--device", "cpu",
     )  # fmt: skip
     shown = capsys.readouterr().out
-    assert "Question: what colour is it? Answer:" in shown
+    assert "Question: what color is it? Answer:" in shown
     assert "easy_vqa_accuracy_yes_no" in shown
     written = json.loads((tmp_path / "out/report.json").read_text())
-    [first] = written["shown"]
+    [first] = written["samples"]
     assert [part["type"] for part in first["prompt"]] == ["image", "text", "image", "text"]
     assert (tmp_path / "out" / first["prompt"][0]["path"]).is_file()
-    assert written["command"].endswith("--show 1 --device cpu --shots 1")
+    assert written["command"].endswith("--log-samples 1 --device cpu --num-fewshot 1")
 
 
 def test_a_card_is_written_of_reports_alone(
@@ -125,8 +125,8 @@ def test_counts_below_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         _run(*given, "--limit", "0")
     assert str(caught.value) == "--limit 0; expected at least 1. Give more, or leave it out."
-    with pytest.raises(ConfigError, match=r"^--prompts -1; expected at least 1"):
-        _run(*given, "--prompts", "-1")
+    with pytest.raises(ConfigError, match=r"^--max-prompts -1; expected at least 1"):
+        _run(*given, "--max-prompts", "-1")
 
 
 def test_an_unknown_task_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -148,18 +148,18 @@ def test_an_image_tokenizer_alone_is_measured_too(
 ) -> None:
     model_parts.tokenizers.image.save(tmp_path / "tokenizer")
     words = ["--documents", folder / "held.parquet", "--out", tmp_path / "out", "--limit", "6"]
-    _run(tmp_path / "tokenizer", "--tasks", "reconstruction", *words, "--features", "none")
+    _run(tmp_path / "tokenizer", "--tasks", "reconstruction", *words, "--feature-network", "none")
     written = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {figure["name"] for figure in written["figures"]} >= {
+    assert {metric["name"] for metric in written["figures"]} >= {
         "reconstruction_psnr_db", "codebook_used",
     }  # fmt: skip
-    assert written["skipped"] and "--features none" in written["command"]
+    assert written["skipped"] and "--feature-network none" in written["command"]
     assert "not measured: perceptual distance" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<h2>Reconstructions</h2>" in page and "data:image/png;base64," in page
     with pytest.raises(EvaluationError) as caught:
         _run(tmp_path / "tokenizer", "--tasks", "likelihood", *words)
     assert str(caught.value) == (
-        "task 'likelihood' wants a model, but this is an image tokenizer alone; expected "
+        "task 'likelihood' needs a model, but this is an image tokenizer alone; expected "
         "reconstruction. Name a model folder, or that task."
     )

@@ -23,7 +23,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "balance"
 def folders(
     model_parts: ModelComponents, tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """A folder like that of the demo, and one for the output of the studies."""
+    """Folders: "demo" is like that of the demo, "out" is for the output of the studies."""
     folder = tmp_path_factory.mktemp("balance")
     demo = folder / "demo"
     save_model(demo / "runs" / "pretrain" / "model", model_parts)
