@@ -1,4 +1,4 @@
-"""Throughput of concurrent requests, against sequential ones, and memory over thousands of requests.
+"""Throughput of concurrent requests against sequential ones, and memory over thousands of requests.
 
     python benches/serve.py                  64 clients of a random 11M model; then 2,000 requests
     python benches/serve.py --model FOLDER   the same, of a given model

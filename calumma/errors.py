@@ -67,7 +67,7 @@ class FileError(CalummaError):
 
 
 class OutputError(CalummaError):
-    """An output folder cannot be written: the disk is full or read-only, or a file is in the way."""
+    """An output folder cannot be written: disk full, read-only, or a file in the way."""
 
 
 class Interrupted(CalummaError):

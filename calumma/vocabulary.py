@@ -95,8 +95,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if self.num_codes < 1 or self.num_text < 0:
             raise VocabularyError(
-                f"num_codes={self.num_codes} and num_text={self.num_text}; expected at least one code "
-                "and no negative number of text tokens."
+                f"num_codes={self.num_codes} and num_text={self.num_text}; expected at least one "
+                "code and no negative number of text tokens."
             )
 
     @classmethod
@@ -109,7 +109,8 @@ class Vocabulary:
         """Derive the layout from the token names of a tokenizer.
 
         Raises:
-            VocabularyError: a control token is missing, or has another position than in the release.
+            VocabularyError: a control token is missing, or has another position than in the
+            release.
         """
         codes = {
             code: id_ for name, id_ in ids.items() if (code := code_from_name(name)) is not None
@@ -119,8 +120,8 @@ class Vocabulary:
         if not codes or missing or placeholder is None:
             missing_names = missing or (["IMGIMGAZ"] if not codes else [IMAGE_PLACEHOLDER_NAME])
             raise VocabularyError(
-                f"the tokenizer has no token {missing_names[0]}; expected the layout of the Chameleon "
-                "release. Train one with `calumma train-text-tokenizer`."
+                f"the tokenizer has no token {missing_names[0]}; expected the layout of the "
+                "Chameleon release. Train one with `calumma train-text-tokenizer`."
             )
         size = max(ids.values()) + 1
         num_codes, end_turn = len(codes), ids[END_TURN_NAME]

@@ -1,4 +1,4 @@
-"""A real browser, and an application served to it."""
+"""A browser, and a server of an application for it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ import uvicorn
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Chromium without a window; the test is skipped where there is none."""
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    """Start a headless Chromium; the test is skipped if none is installed."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        pytest.skip(f"none of {', '.join(PROGRAMS)} is installed")
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
-            yield made
+            yield chromium
         finally:
-            made.close()
+            chromium.close()
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
-    """The address of an application that a thread serves."""
+def serve_app(app: Any) -> Iterator[str]:
+    """Serve an application in a thread and yield its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -1,4 +1,4 @@
-"""A tiny model that many tests share: 16 codes, four to an image of 16 px, two layers of 32."""
+"""A tiny shared model: 16 codes, four tokens per image of 16 px, two layers of width 32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from calumma.tokens.vq.network import VQModel
 from tests.images import png
 from tests.shard_building import build_shards
 
-# Tiny tensors: a second thread costs more than it gives.
+# For tiny tensors one thread is fastest.
 torch.set_num_threads(1)
 
 TEXTS = ["a large red circle on a blue ground", "the small green cross, 123 times! äöü 猫"]
@@ -28,13 +28,13 @@ TEXTS = ["a large red circle on a blue ground", "the small green cross, 123 time
 
 @pytest.fixture(scope="session")
 def text_tokenizer() -> TextTokenizer:
-    """300 text ids, 16 codes."""
+    """Train a tokenizer of 300 text tokens and 16 image codes."""
     return TextTokenizer.train(TEXTS * 4, num_text=300, num_codes=16)
 
 
 @pytest.fixture(scope="session")
 def image_tokenizer() -> ImageTokenizer:
-    """Random weights: every picture has some codes, no matter which."""
+    """Return an image tokenizer with random weights."""
     torch.manual_seed(0)
     config = VQConfig(
         resolution=16,
@@ -50,13 +50,13 @@ def image_tokenizer() -> ImageTokenizer:
 
 @pytest.fixture(scope="session")
 def tokenizers(text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer) -> Tokenizers:
-    """Both."""
+    """Return both tokenizers."""
     return Tokenizers(text=text_tokenizer, image=image_tokenizer)
 
 
 @pytest.fixture(scope="session")
 def decoder_config(text_tokenizer: TextTokenizer) -> DecoderConfig:
-    """Two layers of 32."""
+    """Return a config of two layers of width 32."""
     return DecoderConfig(
         vocabulary_size=text_tokenizer.vocabulary.size,
         model_dim=32,
@@ -70,47 +70,49 @@ def decoder_config(text_tokenizer: TextTokenizer) -> DecoderConfig:
 
 @pytest.fixture(scope="session")
 def decoder(decoder_config: DecoderConfig) -> Decoder:
-    """Weights so large that its logits differ widely; do not train on it."""
-    made = Decoder(decoder_config)
-    made.init_weights(0)
+    """Return a decoder with large random weights, so that its logits differ; never train it."""
+    decoder = Decoder(decoder_config)
+    decoder.init_weights(0)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in decoder.parameters():
             parameter.add_(
                 torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8
             )
-    return made.eval().requires_grad_(False)
+    return decoder.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
 def model_parts(
     decoder: Decoder, text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer
 ) -> ModelComponents:
-    """The whole model."""
+    """Return decoder and tokenizers of a model."""
     return ModelComponents(decoder, Tokenizers(text_tokenizer, image_tokenizer))
 
 
 @pytest.fixture(scope="session")
 def documents() -> list[Document]:
-    """Forty documents: captioned pictures, plain text, and questions about pictures."""
-    made: list[Document] = []
+    """Return forty documents: captioned images, plain text, and questions about images."""
+    documents: list[Document] = []
     for number in range(16):
-        picture = Image(data=png(number))
-        parts = (Text(f"picture {number} of a red circle"), picture)
-        made.append(Document(id=f"pair-{number}", source="pairs", content=parts))
+        image = Image(data=png(number))
+        parts = (Text(f"picture {number} of a red circle"), image)
+        documents.append(Document(id=f"pair-{number}", source="pairs", content=parts))
         words = Text("words " * (number % 5 + 1) + f"{number}")
-        made.append(Document(id=f"text-{number}", source="text", content=(words,)))
+        documents.append(Document(id=f"text-{number}", source="text", content=(words,)))
         if number % 2:
-            asked = Turn("user", (Text("what is this?"), picture))
+            question = Turn("user", (Text("what is this?"), image))
             answer = Turn("assistant", (Text(f"number {number}"),))
-            made.append(Document(id=f"chat-{number}", source="chat", messages=(asked, answer)))
-    return made
+            documents.append(
+                Document(id=f"chat-{number}", source="chat", messages=(question, answer))
+            )
+    return documents
 
 
 @pytest.fixture(scope="session")
 def shards(
     documents: list[Document], tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The shards of `documents`."""
+    """Build the shards of `documents`."""
     folder = tmp_path_factory.mktemp("shards")
     build_shards(documents, tokenizers, folder)
     return folder
@@ -118,5 +120,5 @@ def shards(
 
 @pytest.fixture(scope="session")
 def reader(shards: Path) -> ShardReader:
-    """The shards, opened."""
+    """Open the shards."""
     return ShardReader(shards)

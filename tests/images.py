@@ -1,4 +1,4 @@
-"""Images made of nothing but a number."""
+"""Random images from a seed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import PIL.Image
 
 
 def noise(seed: int, width: int = 16, height: int = 16) -> PIL.Image.Image:
-    """An image of noise."""
+    """Return an image of random pixels."""
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return PIL.Image.fromarray(values)
 
 
 def png(seed: int, width: int = 16, height: int = 16) -> bytes:
-    """The bytes of a file with that image."""
+    """Return the bytes of a PNG file of random pixels."""
     file = io.BytesIO()
     noise(seed, width, height).save(file, "PNG")
     return file.getvalue()

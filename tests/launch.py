@@ -1,6 +1,6 @@
-"""Launch the command, or ranks, in processes that have imported everything already.
+"""Launch the command or distributed ranks in processes forked from a server with torch imported.
 
-A fork server imports torch once; each launch is then a fresh process within milliseconds.
+The fork server imports torch once; each launch is a fresh process within milliseconds.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ SERVER.set_forkserver_preload(
 
 
 @dataclass(frozen=True)
-class Death:
-    """A signal that the process sends itself when it calls a function for the nth time."""
+class SignalOnCall:
+    """A signal that a process sends to itself at the nth call of a function."""
 
     module: str
     function: str
-    call: int
+    nth_call: int
     signal: signal.Signals = signal.SIGKILL
 
-    def arrange(self) -> None:
-        """Put a wrapper round the function."""
+    def install(self) -> None:
+        """Wrap the function in this process."""
         module = importlib.import_module(self.module)
         function, calls = getattr(module, self.function), 0
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == self.call:
+            if calls == self.nth_call:
                 os.kill(os.getpid(), self.signal)
             return function(*args, **kwargs)
 
@@ -61,34 +61,36 @@ class Death:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a launch ended: its exit status (minus the signal's number), and all it said."""
+class Finished:
+    """Exit status (minus the number of a signal) and output of a process."""
 
     status: int | None
-    said: str
+    output: str
 
 
-def _call(arguments: Sequence[str], log: Path, death: Death | None) -> None:
+def _call(arguments: Sequence[str], log: Path, signal_on_call: SignalOnCall | None) -> None:
     from calumma.cli.main import main
 
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if death is not None:
-        death.arrange()
+    if signal_on_call is not None:
+        signal_on_call.install()
     sys.exit(main(arguments))
 
 
-def launch(*arguments: str | Path, log: Path, death: Death | None = None) -> Ended:
-    """Run `calumma ARGUMENTS` in a process of its own, to its end."""
-    process = SERVER.Process(target=_call, args=([str(a) for a in arguments], log, death))
+def launch(
+    *arguments: str | Path, log: Path, signal_on_call: SignalOnCall | None = None
+) -> Finished:
+    """Run `calumma ARGUMENTS` in its own process and wait for it."""
+    process = SERVER.Process(target=_call, args=([str(a) for a in arguments], log, signal_on_call))
     process.start()
     process.join()
-    return Ended(process.exitcode, log.read_text(encoding="utf-8"))
+    return Finished(process.exitcode, log.read_text(encoding="utf-8"))
 
 
 def free_ports(number: int) -> list[str]:
-    """Ports where ranks may find each other."""
+    """Return free ports for process groups."""
     sockets = [socket.socket() for _ in range(number)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -98,39 +100,42 @@ def free_ports(number: int) -> list[str]:
     return ports
 
 
-def _be_rank(
-    work: Callable[..., None], arguments: Sequence[object], place: dict[str, str], log: Path
+def _run_rank(
+    work: Callable[..., None],
+    arguments: Sequence[object],
+    rank_environment: dict[str, str],
+    log: Path,
 ) -> None:
     import torch
 
-    os.environ.update(place)
+    os.environ.update(rank_environment)
     with log.open("wb") as file:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     work(*arguments)
-    # Gloo's threads of the first world may still be ending, and abort an interpreter that closes.
+    # Threads of Gloo may still be running, and would abort an interpreter that shuts down.
     sys.stdout.flush()
     os._exit(0)
 
 
-def start_ranks(
-    size: int, work: Callable[..., None], *arguments: object, port: str, logs: Path
+def run_ranks(
+    world_size: int, work: Callable[..., None], *arguments: object, port: str, logs: Path
 ) -> None:
-    """Do some work as so many ranks, to the end of all; where one fails, the others are killed.
+    """Run a function on several ranks and wait for all; if one fails, the others are killed.
 
     Args:
-        size: how many.
-        work: a function of a module, which finds the rank's place in the environment.
-        arguments: its own.
-        port: where the ranks find each other.
-        logs: a folder for what each writes to its standard error.
+        world_size: number of ranks.
+        work: a function of a module; it reads its rank from the environment.
+        arguments: its arguments.
+        port: port of the process group.
+        logs: folder for the standard error of each rank.
     """
-    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     running = {}
-    for rank in range(size):
-        own = place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    for rank in range(world_size):
+        rank_environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         log = logs / f"rank-{rank}.log"
-        process = SERVER.Process(target=_be_rank, args=(work, arguments, own, log))
+        process = SERVER.Process(target=_run_rank, args=(work, arguments, rank_environment, log))
         process.start()
         running[process.sentinel] = process, log
     try:

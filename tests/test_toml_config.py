@@ -54,7 +54,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Outer:
 
 
 def refused(tmp_path: Path, text: str, *overrides: str) -> str:
-    """The message, with the file's name cut to its last part; it must be one line."""
+    """Return the one-line error message, with the path of the file reduced to its name."""
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text, *overrides)
     message = str(caught.value).replace(f"{tmp_path}/", "")

@@ -132,7 +132,7 @@ class PackedLoader:
 
     Sources are mixed by weighted fair queueing: the next sequence comes from the source with the
     smallest (count + 1) / weight, so the counts of two sources stay within one sequence of their
-    shares (k - 1 for k sources). Each source is shuffled anew every epoch. A window of batches is
+    shares (k - 1 for k sources). Each source is reshuffled every epoch. A window of batches is
     packed at a time, by best fit.
     """
 
@@ -190,7 +190,8 @@ class PackedLoader:
         total = sum(weights.values())
         if total <= 0 or min(weights.values()) < 0:
             raise ConfigError(
-                f"the mixture's weights are {dict(weights)}; expected none negative and one positive."
+                f"the mixture's weights are {dict(weights)}; expected none negative and one "
+                "positive."
             )
         normalized = {name: weight / total for name, weight in weights.items() if weight > 0}
         if normalized != self.state.weights:

@@ -89,8 +89,9 @@ class PrefetchLoader(PackedLoader):
             return self._next_prepared()
         except BrokenProcessPool as error:
             raise ShardError(
-                f"{self.reader.folder}: a data-loader worker was killed, perhaps by lack of memory; "
-                "expected it to run until the end. Start again with a smaller data.num_workers."
+                f"{self.reader.folder}: a data-loader worker was killed, perhaps by lack of "
+                "memory; expected it to run until the end. Start again with a smaller "
+                "data.num_workers."
             ) from error
 
     def _next_prepared(self) -> Batch:
@@ -117,7 +118,8 @@ class PrefetchLoader(PackedLoader):
             self._next_state.rows_consumed += self.config.global_batch_size
 
     def _end_of_last_submitted(self) -> LoaderState | None:
-        """Return the state of the next window; None to wait for a worker instead of packing here."""
+        """Return the state of the next window; None to wait for a worker instead of packing
+        here."""
         if not self._pending:
             return self._end or self.end_state()
         last = self._pending[-1]

@@ -11,9 +11,11 @@ Feistel; the round function is the finalizer of SplitMix64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 NUM_ROUNDS = 8
 """Twice the 4 rounds after which no pattern is detectable (Luby and Rackoff, 1988)."""

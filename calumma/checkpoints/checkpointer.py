@@ -13,8 +13,7 @@ from concurrent import futures
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed
@@ -22,7 +21,6 @@ from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     FlatCheckpoint,
     RetentionPolicy,
     RunIdentity,
@@ -71,15 +69,15 @@ class Checkpointer:
         self._stager = _stager() if async_save else None
         self._written: futures.Future[None] | None = None
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Save a step once the previous save is complete.
+    def save(self, step: int, state: Any) -> None:
+        """Save the state of a step once the previous save is complete.
 
         Raises:
             OutputError: this checkpoint, or the previous one, cannot be written.
             CheckpointError: another rank could not write it.
         """
         self.wait()
-        flat = flatten_checkpoint(checkpoint, self.identity)
+        flat = flatten_checkpoint(step, state, self.identity)
         if self._thread is None or self._stager is None:
             self._write(flat)
             return
@@ -106,12 +104,7 @@ class Checkpointer:
     def __enter__(self) -> Checkpointer:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         try:
             if error_type is None:
                 self.wait()

@@ -47,19 +47,12 @@ _DCP_METADATA = "DCP_SHARDING_INFO"
 
 _PREFIX = "step-"
 
+_Shard = tuple[list[int], LazyTensor]
+"""First index along each dimension of the full tensor, and the part of it in one rank's file."""
+
 
 RunIdentity = Mapping[str, Any]
 """JSON values that decide a run's results: config fields by dotted name, hashes of its inputs."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state of a run after one step."""
-
-    step: int
-
-    state: Any
-    """Nested lists, tuples and dicts of tensors, numbers, strings and None."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +129,17 @@ class FlatCheckpoint:
     tensors: dict[str, Tensor]
 
 
-def flatten_checkpoint(checkpoint: Checkpoint, identity: RunIdentity) -> FlatCheckpoint:
-    """Separate the tensors of a checkpoint from its other values; tensors are not copied."""
+def flatten_checkpoint(step: int, state: Any, identity: RunIdentity) -> FlatCheckpoint:
+    """Separate the tensors of a state from its other values; tensors are not copied.
+
+    Args:
+        step: the number of steps done.
+        state: nested lists, tuples and dicts of tensors, numbers, strings and None.
+        identity: of the run.
+    """
     tensors: dict[str, Tensor] = {}
-    state = _flatten(checkpoint.state, "", tensors)
-    record = {
-        "format": CHECKPOINT_FORMAT,
-        "step": checkpoint.step,
-        "identity": dict(identity),
-        "state": state,
-    }
-    return FlatCheckpoint(checkpoint.step, record, tensors)
+    record = {"format": CHECKPOINT_FORMAT, "step": step, "identity": dict(identity)}
+    return FlatCheckpoint(step, record | {"state": _flatten(state, "", tensors)}, tensors)
 
 
 def write_checkpoint(
@@ -365,36 +358,23 @@ def _meta_tensor(mark: Any) -> Tensor:
     return torch.empty(mark["shape"], dtype=getattr(torch, mark["dtype"]), device="meta")
 
 
-@dataclass(frozen=True)
-class _TensorShard:
-    """The part of a tensor in one rank's file."""
-
-    offsets: list[int]
-    """First index along each dimension of the full tensor."""
-
-    lazy: LazyTensor
-
-    def copy_into(self, full: Tensor) -> None:
-        sizes = zip(self.offsets, self.lazy.shape, strict=True)
-        full[tuple(slice(start, start + size) for start, size in sizes)] = self.lazy.read()
-
-
-def _open_shards(folder: Path, files: Iterable[str]) -> dict[str, list[_TensorShard]]:
-    shards: dict[str, list[_TensorShard]] = {}
+def _open_shards(folder: Path, files: Iterable[str]) -> dict[str, list[_Shard]]:
+    shards: dict[str, list[_Shard]] = {}
     for file in files:
         metadata = read_safetensors_metadata(folder / file).get(_DCP_METADATA)
         info = json.loads(metadata) if metadata else {}
         for name, lazy in open_safetensors(folder / file).items():
             offsets = info[name]["saved_offsets"] if info else [0] * len(lazy.shape)
-            shards.setdefault(name, []).append(_TensorShard(offsets, lazy))
+            shards.setdefault(name, []).append((offsets, lazy))
     return shards
 
 
-def _merge_shards(meta: Tensor, shards: list[_TensorShard]) -> LazyTensor:
+def _merge_shards(meta: Tensor, shards: list[_Shard]) -> LazyTensor:
     def read() -> Tensor:
         full = torch.empty(meta.shape, dtype=meta.dtype)
-        for shard in shards:
-            shard.copy_into(full)
+        for offsets, lazy in shards:
+            sizes = zip(offsets, lazy.shape, strict=True)
+            full[tuple(slice(start, start + size) for start, size in sizes)] = lazy.read()
         return full
 
     return LazyTensor(tuple(meta.shape), meta.dtype, read)

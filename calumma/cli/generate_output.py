@@ -163,7 +163,8 @@ def _figure(image: PIL.Image.Image) -> str:
     scale = max(1, _DISPLAY_SIDE // max(image.size))
     size = f'width="{image.width * scale}" height="{image.height * scale}"'
     enlarged = f", enlarged {scale} times" if scale > 1 else ""
+    source = data_url(encode_png(image.convert("RGB")))
     return (
-        f'<figure><img alt="a generated image" {size} src="{data_url(encode_png(image.convert("RGB")))}">'
+        f'<figure><img alt="a generated image" {size} src="{source}">'
         f"<figcaption>{image.width} × {image.height} pixels{enlarged}</figcaption></figure>"
     )

@@ -1,4 +1,4 @@
-"""What the demo may be told: one TOML file, `demo.toml` beside this one."""
+"""The demo's config: one TOML file; the shipped one is `demo.toml`."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Every choice of the demo; the folders are the road's own."""
+    """All settings of the demo but its folders."""
 
     image_tokenizer: ImageTokenizerTrainConfig
 
     num_text: int
-    """Text ids, the 256 bytes included."""
+    """Text tokens of the vocabulary, the 256 bytes included."""
 
     pretrain: dict[str, Any]
-    """Fields of `PretrainConfig` but for its folders and seed."""
+    """Fields of `PretrainConfig` except folders and seed."""
 
     finetune: dict[str, Any]
-    """Fields of `FinetuneConfig` but for its folders and seed."""
+    """Fields of `FinetuneConfig` except folders and seed."""
 
     image_sampling: ImageSampling = field(default_factory=ImageSampling)
-    """How the pictures are drawn."""
+    """Sampling of generated images."""
 
     max_scenes: int = 0
-    """Training and held-out scenes taken, for a quick run; 0 takes all."""
+    """Training and held-out scenes to use, for a quick run; 0 uses all."""
 
     max_eval_documents: int = 240
-    """Held-out documents that the figures are measured on, at most."""
+    """Held-out documents of the evaluation, at most."""
 
     checkpoint_interval: int = 50
-    """Steps between two checkpoints: the most training that a kill can lose."""
+    """Steps between two checkpoints, which a killed training loses at most."""
 
     seed: int = 0
 
     def pretrain_config(self, out: Path) -> PretrainConfig:
-        """The config of pre-training in the demo's folder."""
-        return build_config(PretrainConfig, self._placed(self.pretrain, out), "demo")
+        """Return the config of pre-training in the demo's folder."""
+        return build_config(PretrainConfig, self._with_folders(self.pretrain, out), "demo")
 
     def finetune_config(self, out: Path) -> FinetuneConfig:
-        """The config of fine-tuning in the demo's folder."""
-        tree = self._placed(self.finetune, out)
+        """Return the config of fine-tuning in the demo's folder."""
+        tree = self._with_folders(self.finetune, out)
         tree["model"] = out / "runs" / "pretrain" / "model"
         return build_config(FinetuneConfig, tree, "demo")
 
-    def _placed(self, tree: dict[str, Any], out: Path) -> dict[str, Any]:
+    def _with_folders(self, tree: dict[str, Any], out: Path) -> dict[str, Any]:
         data = {"seed": self.seed, **tree.get("data", {})}
         folders = {"shards": out / "shards", "tokenizers": out / "tokenizers"}
         return {
@@ -65,8 +65,10 @@ class DemoConfig:
         }
 
 
-def load_demo_config(path: Path | None = None, changes: dict[str, Any] | None = None) -> DemoConfig:
-    """The shipped config, or the one in a file, with changed fields."""
+def load_demo_config(
+    path: Path | None = None, overrides: dict[str, Any] | None = None
+) -> DemoConfig:
+    """Load the shipped config, or the one in a file, with overridden fields."""
     with as_file(files("calumma.demo").joinpath("demo.toml")) as shipped:
-        tree = read_toml(path or shipped) | (changes or {})
+        tree = read_toml(path or shipped) | (overrides or {})
     return build_config(DemoConfig, tree, str(path or "demo.toml"))

@@ -1,117 +1,110 @@
-"""The table of held-out figures, in plain words."""
+"""The table of held-out metrics on the demo's report page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
-from calumma.demo.charts import interval_mark
-from calumma.demo.embed import escaped
+from calumma.charts import interval_mark
 from calumma.demo.page_data import MetricRow
 
 METRIC_DESCRIPTIONS: dict[str, tuple[str, str]] = {
     "text_bits_per_token": (
-        "Surprise at the next piece of text",
-        "Lower is better. The baseline knows only how frequent each piece is.",
+        "Text: bits per token",
+        "Lower is better. Baseline: a unigram model of the training tokens.",
     ),
     "code_bits_per_token": (
-        "Surprise at the next cell of a picture",
-        "Lower is better. The baseline knows only how frequent each code is.",
+        "Images: bits per token",
+        "Lower is better. Baseline: a unigram model of the training codes.",
     ),
     "code_bits_right_minus_shuffled": (
-        "What the right caption saves",
-        "Surprise at a picture under its own caption, less that under another's. "
-        "Below zero, the model listens to the words.",
+        "Images: bits per token, right minus shuffled caption",
+        "Negative: the image tokens depend on the caption. Baseline: no dependence.",
     ),
     "retrieval_text_given_image": (
-        "Picks the caption of a picture, out of 10",
-        "The one it finds likeliest. The baseline is chance.",
+        "Retrieval of the caption of an image, out of 10",
+        "Top-1 accuracy by likelihood. Baseline: chance.",
     ),
     "retrieval_image_given_text": (
-        "Picks the picture of a caption, out of 10",
-        "The one it finds likeliest. The baseline is chance.",
+        "Retrieval of the image of a caption, out of 10",
+        "Top-1 accuracy by likelihood. Baseline: chance.",
     ),
     "colour_asked_colour_drawn": (
-        "Draws the colour that was asked for",
-        "Measured on the pixels that it drew. The baseline is chance among eight colours.",
+        "Color accuracy of generated images",
+        "Requested colors found in the pixels of the image. Baseline: chance among eight colors.",
     ),
     "reconstruction_psnr_db": (
-        "Pictures into codes and back",
-        "Signal to noise of the reconstruction; higher is better. "
-        "The baseline paints each picture in its mean colour.",
+        "Image tokenizer: PSNR",
+        "Peak signal-to-noise ratio of reconstructions; higher is better. "
+        "Baseline: the mean color of each image.",
     ),
     "codebook_used": (
-        "The codebook in use",
-        "The share of codes that occur in held-out pictures.",
+        "Image tokenizer: codebook usage",
+        "Fraction of codes that occur in held-out images.",
     ),
 }
-"""The title and the meaning of each figure that `report.json` of the demo has."""
+"""Title and description of the demo's metrics."""
 
 
 def metric_title(name: str) -> str:
-    """A figure's name as people say it.
+    """Return the title of a metric.
 
-    >>> plain_name("codebook_used"), plain_name("words_per_caption")
-    ('The codebook in use', 'Words per caption')
+    >>> metric_title("codebook_used"), metric_title("words_per_caption")
+    ('Image tokenizer: codebook usage', 'Words per caption')
     """
     known = METRIC_DESCRIPTIONS.get(name)
     return known[0] if known else name.replace("_", " ").capitalize()
 
 
-def shown_value(value: float | None, unit: str) -> str:
-    """A value in its unit; shares in per cent, a dash for none.
+def format_in_unit(value: float | None, unit: str) -> str:
+    """Format a value with its unit; proportions as percent, a dash for None.
 
-    >>> shown_value(0.4251, "share"), shown_value(-0.314, "bits"), shown_value(None, "dB")
+    >>> format_in_unit(0.4251, "share"), format_in_unit(-0.314, "bits"), format_in_unit(None, "dB")
     ('42.5 %', '−0.31 bits', '–')
     """
     if value is None or not math.isfinite(value):
         return "–"
-    shown = _in_unit(value, unit)
-    return f"{shown} %" if unit == "share" else f"{shown} {unit}".strip()
+    return f"{_number(value, unit)} {'%' if unit == 'share' else unit}".strip()
 
 
-def shown_interval(interval: tuple[float, float] | None, unit: str) -> str:
-    """Both ends of an interval; "" for none.
-
-    >>> shown_interval((0.381, 0.47), "share"), shown_interval((3.94, 4.0), "bits")
-    ('38.1 to 47.0', '3.94 to 4.00')
-    """
-    if interval is None or not all(map(math.isfinite, interval)):
-        return ""
-    return " to ".join(_in_unit(end, unit) for end in interval)
+def _number(value: float, unit: str) -> str:
+    number = f"{100 * value:.1f}" if unit == "share" else f"{value:,.2f}"
+    return number.replace("-", "−")
 
 
-def _in_unit(value: float, unit: str) -> str:
-    shown = f"{100 * value:.1f}" if unit == "share" else f"{value:,.2f}"
-    return shown.replace("-", "−")
-
-
-def metrics_table(figures: Sequence[MetricRow]) -> str:
-    """One table row for each figure, in the order given."""
+def metrics_table(rows: Sequence[MetricRow]) -> str:
+    """Return an HTML table with one row per metric."""
     return (
-        '<table class="figures"><thead><tr><th>figure</th><th>value</th><th>baseline</th>'
-        "<th>sample</th><th></th><th>bar</th></tr></thead>"
-        f"<tbody>{''.join(map(_row, figures))}</tbody></table>"
+        '<table class="figures"><thead><tr><th>metric</th><th>value</th><th>baseline</th>'
+        "<th>n</th><th></th><th>target</th></tr></thead>"
+        f"<tbody>{''.join(map(_row, rows))}</tbody></table>"
     )
 
 
 def _row(row: MetricRow) -> str:
-    meaning = METRIC_DESCRIPTIONS.get(row.name, ("", ""))[1]
-    notes = "".join(f"<small>{escaped(note)}</small>" for note in (meaning, row.note) if note)
-    interval = shown_interval(row.interval, row.unit)
-    spread = f"<small>{interval}</small>" if interval else ""
+    metric = row.metric
+    description = METRIC_DESCRIPTIONS.get(metric.name, ("", ""))[1]
+    notes = "".join(f"<small>{escape(note)}</small>" for note in (description, metric.note) if note)
+    interval = ""
+    if metric.interval is not None and all(map(math.isfinite, metric.interval)):
+        low, high = (_number(end, metric.unit) for end in metric.interval)
+        interval = f"<small>{low} to {high}</small>"
+    baselines = [] if metric.baseline is None else [metric.baseline]
+    mark = interval_mark(metric.value, metric.interval, baselines)
     return (
-        f"<tr><th scope=row>{escaped(metric_title(row.name))}{notes}</th>"
-        f'<td data-is="value"><b>{escaped(shown_value(row.value, row.unit))}</b>{spread}</td>'
-        f'<td data-is="baseline">{escaped(shown_value(row.baseline, row.unit))}</td>'
-        f'<td data-is="sample">{row.n:,}</td><td class="marked">{interval_mark(row)}</td>'
-        f'<td class="bar">{_verdict(row)}</td></tr>'
+        f"<tr><th scope=row>{escape(metric_title(metric.name))}{notes}</th>"
+        f'<td data-is="value"><b>{escape(format_in_unit(metric.value, metric.unit))}</b>'
+        f"{interval}</td>"
+        f'<td data-is="baseline">{escape(format_in_unit(metric.baseline, metric.unit))}</td>'
+        f'<td data-is="n">{metric.n:,}</td><td class="marked">{mark}</td>'
+        f'<td class="target">{_target(row)}</td></tr>'
     )
 
 
-def _verdict(row: MetricRow) -> str:
+def _target(row: MetricRow) -> str:
+    target = f"<small>{escape(row.target)}</small>" if row.target else ""
     if row.is_met is None:
-        return f"<small>{escaped(row.expected)}</small>" if row.target else ""
-    sign, said = ("✓", "met") if row.is_met else ("✗", "not met")
-    wanted = f"<small>{escaped(row.expected)}</small>" if row.target else ""
-    return f'<b class="{said.replace(" ", "-")}">{sign} {said}</b>{wanted}'
+        return target
+    sign, status = ("✓", "met") if row.is_met else ("✗", "not met")
+    return f'<b class="{status.replace(" ", "-")}">{sign} {status}</b>{target}'

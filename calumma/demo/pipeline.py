@@ -1,14 +1,14 @@
-"""The whole road, from pictures and words to a model that reads and draws, in one folder.
+"""The demo pipeline: from documents to a trained model and its report, in one folder.
 
-    OUT/documents/     pairs, pages, text and turns for training; held-out pairs
+    OUT/documents/     training pairs, pages, text and conversations; held-out pairs
     OUT/runs/          image-tokenizer, pretrain, finetune: metrics and checkpoints
     OUT/tokenizers/    both tokenizers
-    OUT/shards/        the documents as ids
+    OUT/shards/        the tokenized documents
     OUT/model/         the model folder
     OUT/report.json, OUT/report.html
 
-A step that is done leaves a note in OUT/steps/ and is not done again; a step that was killed goes
-on from what it had saved.
+A finished step leaves a file in OUT/steps/ and is not repeated; a killed step resumes from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model, save_m
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import (
     SceneRenderer,
-    SceneSplits,
     conversations,
     limit_scenes,
     load_scenes,
@@ -38,7 +37,6 @@ from calumma.runtime import STOP
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
-from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.toml_config import config_to_dict
@@ -59,8 +57,7 @@ DEMO_STEPS = (
     "fine-tuning",
     "report",
 )
-"""The road, in order."""
-
+"""Steps of the pipeline, in order."""
 
 DEMO_RUNS = {
     "image tokenizer": "image-tokenizer",
@@ -70,26 +67,26 @@ DEMO_RUNS = {
 """Steps that are training runs, with their folders."""
 
 OnCount = Callable[[int], None]
-"""Hears how many more things are done."""
+"""Called with the number of further items that are done."""
 
 
 class ProgressReporter(Protocol):
-    """Who hears how far the road has come."""
+    """Receives the progress of the pipeline."""
 
     def begin(self, number: int, name: str) -> None:
-        """A step begins; `number` counts from 1."""
+        """Report that a step starts; `number` counts from 1."""
         ...
 
     def skip(self, number: int, name: str) -> None:
-        """A step was done before."""
+        """Report that a step was finished before."""
         ...
 
     def training(self, name: str, steps: int) -> Progress:
-        """A training of so many steps begins; what hears of each."""
+        """Return the callback of a training with this number of steps."""
         ...
 
     def counting(self, name: str, total: int | None, unit: str) -> OnCount:
-        """Work on so many things begins; what hears how many more are done."""
+        """Return the callback of a step over this number of items."""
         ...
 
 
@@ -102,12 +99,12 @@ class DemoPipeline:
 
     @property
     def pairs(self) -> Path:
-        """Training pairs alone: the image tokenizer's food, and the nearest-picture baseline."""
+        """Training pairs: training data of the image tokenizer, and of baselines."""
         return self.out / "documents" / "pairs.parquet"
 
     @property
     def other_documents(self) -> Path:
-        """Pages, text and turns for training."""
+        """Pages, text and conversations for training."""
         return self.out / "documents" / "others.parquet"
 
     @property
@@ -125,109 +122,108 @@ class DemoPipeline:
         """Folder of both tokenizers."""
         return self.out / "tokenizers"
 
-    def run_folder(self, name: str) -> Path:
-        """Folder of a training run."""
-        return self.out / "runs" / name
-
     @property
     def model(self) -> Path:
         """The model folder."""
         return self.out / "model"
 
+    def run_folder(self, name: str) -> Path:
+        """Return the folder of a training run."""
+        return self.out / "runs" / name
+
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits of the config: steps of another config are done again."""
+        """Hash of the config: steps of another config are repeated."""
         return fingerprint(json.dumps(config_to_dict(self.config), sort_keys=True))
 
     def metrics(self, run: str) -> list[Metrics]:
-        """What each step of a training run saw, in order; empty before the first."""
+        """Return the metrics of each step of a training run, in order."""
         return list(read_metrics(self.run_folder(run)))
 
     def seconds(self) -> dict[str, float]:
-        """How long each finished step took.
+        """Return the duration of each finished step.
 
-        A training that was stopped and taken up again counts every step once, whichever launch
-        did it; of other steps the launch that finished them counts.
+        For a training that was resumed it is the sum over all steps, in whichever launch; for
+        other steps it is the duration of the launch that finished them.
         """
-        known = {}
+        durations = {}
         for name in DEMO_STEPS:
-            if self._note(name).is_file():
-                trained = sum(
-                    m["step_seconds"] or 0.0 for m in self.metrics(DEMO_RUNS.get(name, name))
-                )
-                known[name] = max(read_json(self._note(name))["seconds"], trained)
-        return known
+            if self._step_file(name).is_file():
+                metrics = self.metrics(DEMO_RUNS.get(name, name))
+                trained = sum(step["step_seconds"] or 0.0 for step in metrics)
+                durations[name] = max(read_json(self._step_file(name))["seconds"], trained)
+        return durations
 
-    def _note(self, name: str) -> Path:
+    def _step_file(self, name: str) -> Path:
         return self.out / "steps" / f"{DEMO_STEPS.index(name) + 1}-{name.replace(' ', '-')}.json"
 
     def is_done(self, name: str) -> bool:
-        """Whether a step of this config was finished before."""
-        path = self._note(name)
+        """Return whether a step of this config is finished."""
+        path = self._step_file(name)
         return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
 
     def run(
-        self, teller: ProgressReporter, report: Callable[[DemoPipeline, OnCount], None]
+        self, progress: ProgressReporter, report: Callable[[DemoPipeline, OnCount], None]
     ) -> None:
-        """Do every step that is not done.
+        """Run every step that is not finished, and all steps after it.
 
         Args:
-            teller: hears how far it has come.
-            report: the last step, which measures the model and writes the report.
+            progress: receives the progress.
+            report: the last step, which evaluates the model and writes the report.
 
         Raises:
-            Interrupted: a signal asked to stop; what is done is saved.
+            Interrupted: a signal requested a stop; finished work is saved.
         """
         make_folder(self.out)
-        work: dict[str, Callable[[ProgressReporter], None]] = {
+        steps: dict[str, Callable[[ProgressReporter], None]] = {
             "documents": self._documents,
             "image tokenizer": self._image_tokenizer,
             "text tokenizer": self._text_tokenizer,
             "shards": self._shards,
             "pre-training": self._pretrain,
             "fine-tuning": self._finetune,
-            "report": lambda teller: report(self, teller.counting("measured", None, "pieces")),
+            "report": lambda progress: report(self, progress.counting("report", None, "batches")),
         }
-        again = False
+        is_stale = False
         for number, name in enumerate(DEMO_STEPS, 1):
-            if self.is_done(name) and not again:
-                teller.skip(number, name)
+            if self.is_done(name) and not is_stale:
+                progress.skip(number, name)
                 continue
-            again = True  # what comes after a step that was done anew is done anew
+            is_stale = True  # later steps depend on this one
             STOP.check(f"{self.out} holds {number - 1} of {len(DEMO_STEPS)} steps")
-            teller.begin(number, name)
+            progress.begin(number, name)
             started = time.perf_counter()
-            work[name](teller)
-            note = {"fingerprint": self.fingerprint, "seconds": time.perf_counter() - started}
-            write_json(self._note(name), note)
+            steps[name](progress)
+            record = {"fingerprint": self.fingerprint, "seconds": time.perf_counter() - started}
+            write_json(self._step_file(name), record)
 
-    def _documents(self, teller: ProgressReporter) -> None:
-        chosen = limit_scenes(load_scenes(), self.config.max_scenes)
-        painter = SceneRenderer(chosen.objects)
-        seed = self.config.seed
-        tell = teller.counting("documents", None, "documents")
-        self._write(self.pairs, painter.pairs(chosen.train), tell)
-        self._write(self.other_documents, _others(chosen, painter, seed), tell)
-        self._write(self.held_out, (painter.pair(scene) for scene in chosen.held_out), tell)
-        self._write(self.new_objects, (painter.pair(s) for s in chosen.new_objects), tell)
+    def _documents(self, progress: ProgressReporter) -> None:
+        splits = limit_scenes(load_scenes(), self.config.max_scenes)
+        renderer, seed = SceneRenderer(splits.objects), self.config.seed
+        others = [
+            *pretraining_documents(splits, renderer, seed),
+            *conversations(splits, renderer, seed),
+        ]
+        on_count = progress.counting("documents", None, "documents")
+        held_out = (renderer.pair(scene) for scene in splits.held_out)
+        new_objects = (renderer.pair(scene) for scene in splits.new_objects)
+        _write(self.pairs, renderer.pairs(splits.train), on_count)
+        _write(self.other_documents, others, on_count)
+        _write(self.held_out, held_out, on_count)
+        _write(self.new_objects, new_objects, on_count)
 
-    def _write(self, path: Path, documents: Iterable[Document], tell: OnCount) -> None:
-        made = list(documents)
-        write_parquet(path, made)
-        tell(len(made))
-
-    def _image_tokenizer(self, teller: ProgressReporter) -> None:
+    def _image_tokenizer(self, progress: ProgressReporter) -> None:
         config = replace(self.config.image_tokenizer, seed=self.config.seed)
         tokenizer = train_image_tokenizer(
             config,
             read_documents([self.pairs]),
             self.run_folder("image-tokenizer"),
             checkpoint=CheckpointConfig(interval=self.config.checkpoint_interval * 4),
-            progress=teller.training("image tokenizer", config.steps),
+            progress=progress.training("image tokenizer", config.steps),
         )
         tokenizer.save(self.tokenizers)
 
-    def _text_tokenizer(self, teller: ProgressReporter) -> None:
+    def _text_tokenizer(self, progress: ProgressReporter) -> None:
         tokenizer = TextTokenizer.train(
             (document.text for document in read_documents([self.pairs, self.other_documents])),
             num_text=self.config.num_text,
@@ -235,23 +231,23 @@ class DemoPipeline:
         )
         tokenizer.save(self.tokenizers)
 
-    def _shards(self, teller: ProgressReporter) -> None:
+    def _shards(self, progress: ProgressReporter) -> None:
         job = BuildJob(
             out=self.out / "shards",
             tokenizers=self.tokenizers,
             decode_threads=default_decode_threads(),
         )
-        progress = teller.counting("shards", None, "documents")
-        build_local(job, [self.pairs, self.other_documents], 1, progress)
+        on_count = progress.counting("shards", None, "documents")
+        build_local(job, [self.pairs, self.other_documents], 1, on_count)
 
-    def _pretrain(self, teller: ProgressReporter) -> None:
+    def _pretrain(self, progress: ProgressReporter) -> None:
         config = self.config.pretrain_config(self.out)
         run = self.run_folder("pretrain")
-        decoder = pretrain(config, run, teller.training("pre-training", config.steps))
+        decoder = pretrain(config, run, progress.training("pre-training", config.steps))
         assert decoder is not None, "the demo is one process"
         save_model(run / "model", ModelComponents(decoder, Tokenizers.load(self.tokenizers)))
 
-    def _finetune(self, teller: ProgressReporter) -> None:
+    def _finetune(self, progress: ProgressReporter) -> None:
         config = self.config.finetune_config(self.out)
         start = load_model(config.model)
         decoder = finetune(
@@ -259,12 +255,13 @@ class DemoPipeline:
             start.decoder,
             start.tokenizers.text.vocabulary,
             self.run_folder("finetune"),
-            teller.training("fine-tuning", config.steps),
+            progress.training("fine-tuning", config.steps),
         )
         assert decoder is not None, "the demo is one process"
         save_model(self.model, ModelComponents(decoder, start.tokenizers))
 
 
-def _others(chosen: SceneSplits, painter: SceneRenderer, seed: int) -> Iterable[Document]:
-    yield from pretraining_documents(chosen, painter, seed)
-    yield from conversations(chosen, painter, seed)
+def _write(path: Path, documents: Iterable[Document], on_count: OnCount) -> None:
+    all_documents = list(documents)
+    write_parquet(path, all_documents)
+    on_count(len(all_documents))

@@ -1,23 +1,20 @@
-"""The demo's page: a `Story` as one HTML file that needs nothing beside it.
+"""The demo's report page: a `PageData` as one self-contained HTML file.
 
-No network, no script, no font: pictures are inside as PNG, charts as SVG, and a content security
-policy in its head keeps it so. The same story gives the same bytes.
+The same data gives the same bytes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 
-from calumma.demo.charts import line_chart, shares_bar
-from calumma.demo.embed import duration, escaped, picture
+from calumma.charts import CHART_STYLE, Chart, time_bar
 from calumma.demo.metrics_table import metrics_table
 from calumma.demo.page_data import (
     CaptionedImage,
-    Curve,
     GeneratedImages,
     InterleavedSample,
     PageData,
@@ -25,212 +22,204 @@ from calumma.demo.page_data import (
 )
 from calumma.demo.tokenization_strip import tokenization_html
 from calumma.files import write_text
+from calumma.html_report import html_page, image_tag
+from calumma.text_format import format_duration
 
-DRAWN_SIDE = 128
-CAPTIONED_SIDE = 96
-PAIR_SIDE = 64
-"""Pixels of the screen for a picture in each part of the page."""
+_GENERATED_SIDE = 128
+_CAPTIONED_SIDE = 96
+_PAIR_SIDE = 64
+"""Display sizes of images in pixels, by section."""
 
 
-def write_report_page(path: Path, story: PageData) -> None:
-    """Write the page, whole or not at all.
+def write_report_page(path: Path, data: PageData) -> None:
+    """Write the page atomically.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    write_text(path, render_page(story))
+    write_text(path, render_page(data))
 
 
-def render_page(story: PageData) -> str:
-    """The page as HTML."""
-    here = files("calumma.demo")
-    sections = _sections(story)
+def render_page(data: PageData) -> str:
+    """Return the page as HTML."""
+    sections = _sections(data)
     links = " ".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
     bodies = (
         f'<section id="{anchor}"><h2>{title}</h2>{body}</section>'
         for anchor, title, body in sections
     )
-    return Template(here.joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        style=here.joinpath("page.css").read_text(encoding="utf-8"),
-        title=escaped(story.title),
-        lead=escaped(story.lead),
-        facts=_facts(story),
-        warnings="".join(f'<p class="warning">{escaped(line)}</p>' for line in story.warnings),
-        links=f"<nav>{links}</nav>" if len(sections) > 2 else "",
-        sections="\n".join(bodies),
-    )
-
-
-def _sections(story: PageData) -> list[tuple[str, str, str]]:
-    """Anchor, heading and body of every part that has something to show."""
-    parts = [
-        ("drawn", "What it drew", _drawings(story.generated_images)),
-        ("captioned", "What it saw", _captions(story.captions)),
-        ("interleaved", "Words and pictures in one", _interleaved(story.interleaved)),
-        ("road", "The road", tokenization_html(story.tokenization) if story.tokenization else ""),
-        ("curves", "How it learned", _curves(story.curves)),
-        ("rebuilt", "Through the tokenizer", _pairs(story)),
-        ("figures", "How good it is", _figures(story)),
-        ("time", "Where the time went", _time(story)),
-        ("sizes", "How large it is", _sizes(story.sizes)),
-        ("on", "How to go on", _ways_on(story.next_commands)),
-        ("sources", "Where it comes from", _attribution(story.attribution)),
+    header = [
+        f"<h1>{escape(data.title)}</h1>",
+        f'<p class="lead">{escape(data.lead)}</p>',
+        f'<p class="facts">{_facts(data)}</p>',
+        *(f'<p class="warning">{escape(line)}</p>' for line in data.warnings),
+        f"<nav>{links}</nav>" if len(sections) > 2 else "",
     ]
-    return [part for part in parts if part[2]]
+    body = "\n".join(["<header>", *header, "</header>", "<main>", *bodies, "</main>"])
+    style = files("calumma.demo").joinpath("page.css").read_text(encoding="utf-8")
+    return html_page(data.title, body, style=CHART_STYLE + style)
 
 
-def _facts(story: PageData) -> str:
-    facts = [f"<code>{escaped(story.command)}</code>"] if story.command else []
-    whole = sum(story.seconds.values())
-    if whole > 0:
-        facts.append(f"<span>{duration(whole)}</span>")
-    if story.machine:
-        facts.append(f"<span>{escaped(story.machine)}</span>")
+def _sections(data: PageData) -> list[tuple[str, str, str]]:
+    """Return anchor, heading and body of every section with content."""
+    tokenization = tokenization_html(data.tokenization) if data.tokenization else ""
+    sections = [
+        ("generated", "Generated images", _generated(data.generated_images)),
+        ("captions", "Captions", _captions(data.captions)),
+        ("interleaved", "Interleaved documents", _interleaved(data.interleaved)),
+        ("tokenization", "Tokenization", tokenization),
+        ("training", "Training", _charts(data.charts)),
+        ("reconstructions", "Reconstructions", _reconstructions(data)),
+        ("evaluation", "Evaluation", _metrics(data)),
+        ("time", "Time", _time(data)),
+        ("sizes", "Sizes", _sizes(data.sizes)),
+        ("next", "Next steps", _commands(data.next_commands)),
+        ("sources", "Data sources", _attribution(data.attribution)),
+    ]
+    return [section for section in sections if section[2]]
+
+
+def _facts(data: PageData) -> str:
+    facts = [f"<code>{escape(data.command)}</code>"] if data.command else []
+    total = sum(data.seconds.values())
+    if total > 0:
+        facts.append(f"<span>{format_duration(total)}</span>")
+    if data.machine:
+        facts.append(f"<span>{escape(data.machine)}</span>")
     return "".join(facts)
 
 
-def _drawings(drawings: Sequence[GeneratedImages]) -> str:
-    shown = [
-        f'<article><h3>{escaped(drawing.prompt)}</h3><div class="reel">'
-        + "".join(
-            picture(image, f"drawn for: {drawing.prompt}", DRAWN_SIDE) for image in drawing.images
+def _generated(samples: Sequence[GeneratedImages]) -> str:
+    articles = []
+    for sample in samples:
+        images = "".join(
+            image_tag(image, f"generated for: {sample.prompt}", _GENERATED_SIDE)
+            for image in sample.images
         )
-        + f"</div>{_small(drawing.note)}</article>"
-        for drawing in drawings
-    ]
-    return _with_intro(
-        "The words were given; the pictures are the model&rsquo;s own, drawn cell by cell, each "
-        "cell guided towards the words.",
-        "drawings",
-        shown,
+        note = f"<small>{escape(sample.note)}</small>" if sample.note else ""
+        heading = f"<h3>{escape(sample.prompt)}</h3>"
+        articles.append(f'<article>{heading}<div class="reel">{images}</div>{note}</article>')
+    return _section(
+        "Images sampled token by token from a text prompt, with classifier-free guidance.",
+        "generated",
+        articles,
     )
 
 
 def _captions(captions: Sequence[CaptionedImage]) -> str:
-    shown = [_captioned(caption) for caption in captions]
-    return _with_intro(
-        "Pictures it had never seen, and the captions it wrote for them; a dotted line marks words "
-        "that the true caption has not. <em>Nearest</em> is the baseline: the caption of the "
-        "training picture with the nearest pixels.",
+    return _section(
+        "Greedy captions of held-out images. Dotted lines mark words that the reference caption "
+        "does not have. <em>Nearest</em> is the baseline: the caption of the training image with "
+        "the nearest pixels.",
         "captions",
-        shown,
+        [_caption(caption) for caption in captions],
     )
 
 
-def _captioned(caption: CaptionedImage) -> str:
-    lines = [("wrote", _differing(caption.generated, caption.reference), "written")]
-    lines.append(("truth", escaped(caption.reference), "truth"))
+def _caption(caption: CaptionedImage) -> str:
+    lines = [
+        ("model", _mark_differences(caption.generated, caption.reference), "model"),
+        ("reference", escape(caption.reference), "reference"),
+    ]
     if caption.nearest:
-        lines.append(("nearest", _differing(caption.nearest, caption.reference), "nearest"))
-    said = "".join(
+        lines.append(("nearest", _mark_differences(caption.nearest, caption.reference), "nearest"))
+    rows = "".join(
         f'<div class="{style}"><dt>{name}</dt><dd>{text}</dd></div>' for name, text, style in lines
     )
-    shown = picture(caption.image, caption.reference, CAPTIONED_SIDE)
-    return f"<article>{shown}<dl>{said}</dl></article>"
+    image = image_tag(caption.image, caption.reference, _CAPTIONED_SIDE)
+    return f"<article>{image}<dl>{rows}</dl></article>"
 
 
-def _differing(text: str, truth: str) -> str:
-    """The text, with every word marked that `truth` has not; a tick behind the very truth."""
-    known = {word.casefold() for word in re.findall(r"\w+", truth)}
-    pieces = re.split(r"(\w+)", text)
-    shown = "".join(
-        f"<u>{escaped(piece)}</u>"
-        if place % 2 and piece.casefold() not in known
-        else escaped(piece)
-        for place, piece in enumerate(pieces)
+def _mark_differences(text: str, reference: str) -> str:
+    """Underline the words that the reference does not have; a check mark if both are equal."""
+    known = {word.casefold() for word in re.findall(r"\w+", reference)}
+    words = re.split(r"(\w+)", text)
+    marked = "".join(
+        f"<u>{escape(word)}</u>" if index % 2 and word.casefold() not in known else escape(word)
+        for index, word in enumerate(words)
     )
-    same = " ".join(text.casefold().split()) == " ".join(truth.casefold().split())
-    return f'{shown} <b class="met">✓</b>' if same else shown
+    is_equal = " ".join(text.casefold().split()) == " ".join(reference.casefold().split())
+    return f'{marked} <b class="met">✓</b>' if is_equal else marked
 
 
-def _interleaved(documents: Sequence[InterleavedSample]) -> str:
-    shown = [
-        f'<article><div class="given">{_parts(document.prompt)}</div>'
-        f'<div class="answer">{_parts(document.answer)}</div></article>'
-        for document in documents
+def _interleaved(samples: Sequence[InterleavedSample]) -> str:
+    articles = [
+        f'<article><div class="given">{_parts(sample.prompt)}</div>'
+        f'<div class="answer">{_parts(sample.answer)}</div></article>'
+        for sample in samples
     ]
-    return _with_intro(
-        "One document of text and pictures in one stream. The model was given what stands on "
-        "grey, and wrote and drew the rest.",
+    return _section(
+        "Documents of text and images in one sequence: the prompt is shaded, the rest is generated.",
         "documents",
-        shown,
+        articles,
     )
 
 
 def _parts(parts: Sequence[PagePart]) -> str:
     return "".join(
-        f"<p>{escaped(part)}</p>" if isinstance(part, str) else picture(part, "a picture")
+        f"<p>{escape(part)}</p>" if isinstance(part, str) else image_tag(part, "an image")
         for part in parts
     )
 
 
-def _curves(curves: Sequence[Curve]) -> str:
-    shown = [
-        f"<figure><figcaption><b>{escaped(curve.title)}</b> {escaped(curve.unit)}</figcaption>"
-        f"{chart}</figure>"
-        for curve in curves
-        if (chart := line_chart(curve))
-    ]
-    intro = "Step by step: the running median strong, each step&rsquo;s own value faint behind it."
-    if any(curve.baseline for curve in curves):
-        intro += " A dashed line is what knowing the frequencies alone would give."
-    return _with_intro(intro, "curves", shown)
+def _charts(charts: Sequence[Chart]) -> str:
+    intro = "Running median over the steps, with the raw values behind it."
+    if any(chart.levels for chart in charts):
+        intro += " Dashed lines: a unigram model of the training tokens."
+    shown = [chart for chart in charts if any(curve.points for curve in chart.curves.values())]
+    return _section(intro, "curves", [chart.to_html() for chart in shown])
 
 
-def _pairs(story: PageData) -> str:
-    shown = [
-        f"<figure>{picture(original, 'original', PAIR_SIDE)}"
-        f"{picture(rebuilt, 'reconstruction', PAIR_SIDE)}</figure>"
-        for original, rebuilt in story.reconstructions
+def _reconstructions(data: PageData) -> str:
+    figures = [
+        f"<figure>{image_tag(original, 'original', _PAIR_SIDE)}"
+        f"{image_tag(rebuilt, 'reconstruction', _PAIR_SIDE)}</figure>"
+        for original, rebuilt in data.reconstructions
     ]
-    return _with_intro(
-        "Held-out pictures: on the left the original, on the right what is left of it after "
-        "encoding into codes and decoding. No picture that the model draws can be sharper.",
+    return _section(
+        "Held-out images (left) and their reconstructions from codes (right), an upper bound of "
+        "the quality of generated images.",
         "pairs",
-        shown,
+        figures,
     )
 
 
-def _figures(story: PageData) -> str:
-    if not story.metrics:
+def _metrics(data: PageData) -> str:
+    if not data.metrics:
         return ""
     return (
-        "<p>On held-out documents only. Each line runs from zero: the dot on it is the value, the "
-        "band around the dot the 95 % interval, the upright stroke the baseline.</p>"
-        + metrics_table(story.metrics)
+        "<p>On held-out documents. Each mark is on a line that starts at zero: the dot is the "
+        "value, the blue band its 95 % interval, the orange tick the baseline.</p>"
+        + metrics_table(data.metrics)
     )
 
 
-def _time(story: PageData) -> str:
-    bar = shares_bar(story.seconds)
-    whole = duration(sum(story.seconds.values()))
-    return f"<p>{whole} of work from the first file to this page.</p>{bar}" if bar else ""
+def _time(data: PageData) -> str:
+    bar = time_bar(data.seconds)
+    total = format_duration(sum(data.seconds.values()))
+    return f"<p>{total} from the first step to this page.</p>{bar}" if bar else ""
 
 
 def _sizes(sizes: Sequence[tuple[str, str]]) -> str:
-    shown = "".join(
-        f"<div><dd>{escaped(value)}</dd><dt>{escaped(label)}</dt></div>" for label, value in sizes
+    rows = "".join(
+        f"<div><dd>{escape(value)}</dd><dt>{escape(label)}</dt></div>" for label, value in sizes
     )
-    return f'<dl class="sizes">{shown}</dl>' if shown else ""
+    return f'<dl class="sizes">{rows}</dl>' if rows else ""
 
 
-def _ways_on(ways: Sequence[tuple[str, str]]) -> str:
-    shown = "".join(
-        f"<li><pre><code>{escaped(command)}</code></pre><span>{escaped(does)}</span></li>"
-        for command, does in ways
+def _commands(commands: Sequence[tuple[str, str]]) -> str:
+    items = "".join(
+        f"<li><pre><code>{escape(command)}</code></pre><span>{escape(description)}</span></li>"
+        for command, description in commands
     )
-    return f'<ul class="ways">{shown}</ul>' if shown else ""
+    return f'<ul class="commands">{items}</ul>' if items else ""
 
 
 def _attribution(sources: Sequence[str]) -> str:
-    shown = "".join(f"<li>{escaped(source)}</li>" for source in sources)
-    return f'<ul class="attribution">{shown}</ul>' if shown else ""
+    items = "".join(f"<li>{escape(source)}</li>" for source in sources)
+    return f'<ul class="attribution">{items}</ul>' if items else ""
 
 
-def _with_intro(intro: str, style: str, shown: Sequence[str]) -> str:
-    """A sentence of HTML, and a block of things below it; nothing if there are no things."""
-    return f'<p>{intro}</p><div class="{style}">{"".join(shown)}</div>' if shown else ""
-
-
-def _small(text: str) -> str:
-    return f"<small>{escaped(text)}</small>" if text else ""
+def _section(intro: str, style: str, blocks: Sequence[str]) -> str:
+    """Return an introduction and blocks; nothing if there are no blocks."""
+    return f'<p>{intro}</p><div class="{style}">{"".join(blocks)}</div>' if blocks else ""

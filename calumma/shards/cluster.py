@@ -137,12 +137,12 @@ def _exit_with_parent() -> None:
     """End this process soon after the one that forked it."""
     parent = os.getppid()
 
-    def watch() -> None:
+    def monitor() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=monitor, daemon=True).start()
 
 
 def submit_to_slurm(
@@ -262,6 +262,6 @@ def _require_no_jobs(job: BuildJob) -> None:
     queued = sorted({*listing.stdout.split()}, key=int) if listing.returncode == 0 else []
     if queued:
         raise ShardError(
-            f"{job.out}: jobs {', '.join(queued)} of an earlier build are in Slurm's queue; expected "
-            f"none. Wait until they have ended, or scancel {' '.join(queued)}."
+            f"{job.out}: jobs {', '.join(queued)} of an earlier build are in Slurm's queue; "
+            f"expected none. Wait until they have ended, or scancel {' '.join(queued)}."
         )

@@ -98,13 +98,13 @@ def forward_stop_signal(job: BuildJob) -> Iterator[None]:
     """Ask the other processes to stop, through a file, if a signal asks this one to."""
     ended = threading.Event()
 
-    def watch() -> None:
+    def monitor() -> None:
         while not ended.wait(0.2):
             if STOP.is_requested:
                 job.request_stop()
                 return
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=monitor, daemon=True)
     thread.start()
     try:
         yield

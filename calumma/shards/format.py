@@ -7,7 +7,7 @@
                             uint32 if the vocabulary has more than 65,536 ids
     shard-N-M.loss_mask     uint8 per token: 1 if it counts in the loss
     shard-N-M.offsets       int64 little-endian: end offset of each sequence, in tokens
-    shard-N-M.sources       uint16 little-endian: index of each sequence's source in the shard's list
+    shard-N-M.sources       uint16 little-endian: index of each sequence's source in the manifest
     shard-N-M.crc32         uint32 little-endian: CRC-32 of each sequence's token ids and loss mask
     shard-N-M.dropped       the shard's part of the quarantine; only if documents were dropped
 

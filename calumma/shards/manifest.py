@@ -130,7 +130,8 @@ class Manifest:
     """Twelve hex digits of everything that decides the bytes: documents and tokenizers."""
 
     fingerprints: dict[str, str]
-    """Fingerprints of the text tokenizer, the image tokenizer, the preprocessing and the filters."""
+    """Fingerprints of the text tokenizer, the image tokenizer, the preprocessing and the
+    filters."""
 
     shards: Sequence[Shard]
     """All shards in order; those of a loaded manifest are read from disk on access."""
@@ -226,8 +227,8 @@ class Manifest:
         if not shards.is_file() or sha256(shards) != record["shards"]["sha256"]:
             found = "has changed since it was written" if shards.is_file() else "is missing"
             raise ShardError(
-                f"{shards} {found}; expected the list of {record['shards']['count']} shards. Repeat "
-                "the command that built them: intact shards are kept."
+                f"{shards} {found}; expected the list of {record['shards']['count']} shards. "
+                "Repeat the command that built them: intact shards are kept."
             )
         return cls(
             vocabulary=Vocabulary(**record["vocabulary"]),
@@ -250,7 +251,8 @@ def require_current_version(folder: Path) -> None:
     if version != VERSION:
         raise ShardError(
             f"{folder} holds shards of format version {version}; expected version {VERSION}. Build "
-            "them again into another folder: `calumma build-shards DOCS --tokenizers DIR --out NEW`."
+            "them again into another folder: `calumma build-shards DOCS --tokenizers DIR --out "
+            "NEW`."
         )
 
 
@@ -312,8 +314,8 @@ def require_vocabulary(folder: Path, found: Vocabulary, expected: Vocabulary) ->
     if found != expected:
         raise ShardError(
             f"{folder} holds token ids of vocabulary {found.fingerprint} ({found.size} ids); "
-            f"expected this run's vocabulary {expected.fingerprint} ({expected.size} ids). Build the "
-            "shards again with this run's tokenizers."
+            f"expected this run's vocabulary {expected.fingerprint} ({expected.size} ids). Build "
+            "the shards again with this run's tokenizers."
         )
 
 

@@ -64,8 +64,8 @@ class _OpenShard:
                 self._files[suffix] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise ShardError(
-                    f"{path} can no longer be opened ({error.strerror}); expected the shards not to "
-                    "change while they are read. Start again when they are complete."
+                    f"{path} can no longer be opened ({error.strerror}); expected the shards not "
+                    "to change while they are read. Start again when they are complete."
                 ) from error
 
     def __del__(self) -> None:
@@ -148,8 +148,8 @@ class ShardReader:
             if found != expected:
                 problem = "is missing" if found < 0 else f"has {found} bytes"
                 raise ShardError(
-                    f"{path} {problem}; expected {expected} bytes. Repeat the command that built the "
-                    "shards: intact ones are kept."
+                    f"{path} {problem}; expected {expected} bytes. Repeat the command that built "
+                    "the shards: intact ones are kept."
                 )
 
     def __len__(self) -> int:

@@ -38,8 +38,8 @@ def haar_face_detector() -> FaceDetector:
         cascade = cv2.CascadeClassifier(name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed; expected '
-            "it. Install it with `pip install 'calumma[faces]'`."
+            'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed; '
+            "expected it. Install it with `pip install 'calumma[faces]'`."
         ) from error
 
     def detect(image: PIL.Image.Image) -> list[FaceBox]:

@@ -118,8 +118,8 @@ class ImageTokenizer:
         """
         if not self.has_decoder:
             raise TokenizerError(
-                "this image tokenizer has no decoder, so it cannot decode images; expected one with a "
-                "decoder. Use the tokenizers of a model folder with vq_decoder.safetensors "
+                "this image tokenizer has no decoder, so it cannot decode images; expected one "
+                "with a decoder. Use the tokenizers of a model folder with vq_decoder.safetensors "
                 "(`calumma convert MODEL DIR --to tokenizers`)."
             )
         if codes.ndim != 3 or codes.dtype != torch.int64:
@@ -325,6 +325,6 @@ def _read_config(path: Path) -> VQConfig:
     except (OSError, FileError, TypeError, ConfigError) as error:
         found = error.strerror if isinstance(error, OSError) else error
         raise TokenizerError(
-            f"{path}: the config of the image tokenizer cannot be read ({found}); expected the file "
-            "that `calumma train-image-tokenizer` writes. Name the folder that holds it."
+            f"{path}: the config of the image tokenizer cannot be read ({found}); expected the "
+            "file that `calumma train-image-tokenizer` writes. Name the folder that holds it."
         ) from error

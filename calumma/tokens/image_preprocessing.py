@@ -101,7 +101,8 @@ def _to_eight_bit(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _scale_to_eight_bit(values: np.ndarray, *, sixteen_bit: bool) -> PIL.Image.Image:
-    """Convert 32-bit gray values, whose range tells what white is: 1 (if fractions), 255 or 65,535."""
+    """Convert 32-bit gray values, whose range defines white: 1 (if fractions), 255 or
+    65,535."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 65_535):
         raise ImageError(

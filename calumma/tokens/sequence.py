@@ -176,8 +176,8 @@ def split_modalities(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[s
         elif id_ in vocabulary.text:
             if inside is not None:
                 raise TokenizerError(
-                    f"id {id_} at position {position} is text inside an image; expected image codes up to "
-                    f"end-of-image ({vocabulary.end_image})."
+                    f"id {id_} at position {position} is text inside an image; expected image "
+                    f"codes up to end-of-image ({vocabulary.end_image})."
                 )
             if new_run or not runs or runs[-1][0] != "text":
                 runs.append(("text", []))

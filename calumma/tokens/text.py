@@ -150,15 +150,15 @@ class TextTokenizer:
         if not path.is_file():
             raise_if_model_folder(folder)
             raise TokenizerError(
-                f"{folder} holds no {TEXT_TOKENIZER_NAME}; expected a text tokenizer. Train one with "
-                "`calumma train-text-tokenizer DOCS --out DIR`."
+                f"{folder} holds no {TEXT_TOKENIZER_NAME}; expected a text tokenizer. Train one "
+                "with `calumma train-text-tokenizer DOCS --out DIR`."
             )
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(
-                f"{path}: not a tokenizer ({error}); expected the JSON of the tokenizers library. Copy "
-                "it again, or train one with `calumma train-text-tokenizer`."
+                f"{path}: not a tokenizer ({error}); expected the JSON of the tokenizers library. "
+                "Copy it again, or train one with `calumma train-text-tokenizer`."
             ) from error
         return cls(tokenizer)
 
@@ -174,8 +174,8 @@ def raise_if_model_folder(folder: Path) -> None:
     model = folder.parent if has_vqgan and not _is_model_folder(folder) else folder
     if _is_model_folder(model):
         raise TokenizerError(
-            f"{folder} is a model folder; expected a folder of tokenizers. Write the model's into one "
-            f"with `calumma convert {model} tokenizers --to tokenizers`, and name that."
+            f"{folder} is a model folder; expected a folder of tokenizers. Write the model's into "
+            f"one with `calumma convert {model} tokenizers --to tokenizers`, and name that."
         )
 
 

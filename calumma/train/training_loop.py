@@ -14,7 +14,6 @@ import torch
 
 from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     RetentionPolicy,
     RunIdentity,
     SavedCheckpoint,
@@ -238,7 +237,7 @@ class _Loop:
             self._call_on_step(done, metrics)
             return self.resume(int(rollback_to) - 1)
         if done % self.config.checkpoint.interval == 0 or done == self.config.steps or stopping:
-            self.checkpointer.save(Checkpoint(done, self.trainer.state()))
+            self.checkpointer.save(done, self.trainer.state())
         self._call_on_step(done, metrics)
         self.report.write_if_due()
         if stopping:

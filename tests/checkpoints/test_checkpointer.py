@@ -13,7 +13,6 @@ import torch
 from calumma.checkpoints import checkpointer as module
 from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     RetentionPolicy,
     newest_checkpoint,
     saved_steps,
@@ -21,9 +20,9 @@ from calumma.checkpoints.training_checkpoint import (
 from calumma.errors import OutputError
 
 
-def checkpoint(step: int, tensor: torch.Tensor | None = None) -> Checkpoint:
+def save(checkpointer: Checkpointer, step: int, tensor: torch.Tensor | None = None) -> None:
     state = torch.full((2, 3), float(step)) if tensor is None else tensor
-    return Checkpoint(step, {"a": state, "n": step})
+    checkpointer.save(step, {"a": state, "n": step})
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def value(run: Path) -> float:
 def test_state_of_the_step_is_written(tmp_path: Path, gate: threading.Event) -> None:
     weights = torch.ones(2, 3)
     with Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=True) as checkpointer:
-        checkpointer.save(checkpoint(1, weights))
+        save(checkpointer, 1, weights)
         weights += 41  # the next step, while nothing is written yet
         assert saved_steps(tmp_path) == []
         gate.set()
@@ -67,10 +66,10 @@ def test_saves_wait_for_each_other(tmp_path: Path, gate: threading.Event) -> Non
         async_save=True,
         on_saved=steps.append,
     ) as checkpointer:
-        checkpointer.save(checkpoint(1, weights))
+        save(checkpointer, 1, weights)
         threading.Timer(0.05, gate.set).start()
         weights += 1
-        checkpointer.save(checkpoint(2, weights))
+        save(checkpointer, 2, weights)
         assert saved_steps(tmp_path)[:1] == [1]
     assert (saved_steps(tmp_path), steps, value(tmp_path)) == ([1, 2], [1, 2], 2.0)
 
@@ -82,8 +81,8 @@ def test_failure_is_raised_once_in_one_line(async_save: bool, tmp_path: Path) ->
         tmp_path, {"seed": 0}, RetentionPolicy(), async_save=async_save
     ) as checkpointer:
         with pytest.raises(OutputError) as caught:
-            checkpointer.save(checkpoint(1))
-            checkpointer.save(checkpoint(2))
+            save(checkpointer, 1)
+            save(checkpointer, 2)
         assert str(caught.value) == (
             f"{tmp_path / 'checkpoints' / 'step-00000001'}: cannot be written (File exists); "
             "expected a folder that you may write to. Choose another --out."
@@ -99,7 +98,7 @@ def test_failed_is_set_before_the_next_save(tmp_path: Path) -> None:
         Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=True) as checkpointer,
     ):
         assert not checkpointer.failed
-        checkpointer.save(checkpoint(1))
+        save(checkpointer, 1)
         while not checkpointer.failed:
             pass
 
@@ -110,5 +109,5 @@ def test_error_in_training_is_not_hidden_by_one_in_writing(tmp_path: Path) -> No
         pytest.raises(KeyError),
         Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=True) as checkpointer,
     ):
-        checkpointer.save(checkpoint(1))
+        save(checkpointer, 1)
         raise KeyError

@@ -14,7 +14,6 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     RetentionPolicy,
     _unwrap_dcp_errors,
     flatten_checkpoint,
@@ -32,7 +31,7 @@ def save(run: Path, step: int, seed: int = 0) -> None:
     tensor = torch.full((2, 3), float(step)).T
     write_checkpoint(
         run,
-        flatten_checkpoint(Checkpoint(step, {"a": tensor, "seen": [1, 2]}), {"seed": seed}),
+        flatten_checkpoint(step, {"a": tensor, "seen": [1, 2]}, {"seed": seed}),
         RetentionPolicy(),
     )
 
@@ -60,7 +59,7 @@ def test_keep_every(tmp_path: Path) -> None:
         state = {"a": torch.zeros(1)}
         write_checkpoint(
             tmp_path,
-            flatten_checkpoint(Checkpoint(step, state), {"seed": 0}),
+            flatten_checkpoint(step, state, {"seed": 0}),
             RetentionPolicy(keep_latest=1, keep_every=3),
         )
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -97,9 +96,7 @@ def test_only_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
 
 def test_load_into(tmp_path: Path) -> None:
     state = {"a": [torch.arange(6.0).view(2, 3), {"b": torch.tensor(7)}], "n": 3}
-    write_checkpoint(
-        tmp_path, flatten_checkpoint(Checkpoint(1, state), {"seed": 0}), RetentionPolicy()
-    )
+    write_checkpoint(tmp_path, flatten_checkpoint(1, state, {"seed": 0}), RetentionPolicy())
     saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     meta = saved.load_meta()
@@ -154,9 +151,7 @@ def test_optimizer_resumes_exactly(kind: str, tmp_path: Path) -> None:
     reference, optimizer = made()
     train(reference, optimizer, range(3))
     state = {"model": reference.state_dict(), "optimizer": optimizer.state_dict()}
-    write_checkpoint(
-        tmp_path, flatten_checkpoint(Checkpoint(3, state), {"seed": 0}), RetentionPolicy()
-    )
+    write_checkpoint(tmp_path, flatten_checkpoint(3, state, {"seed": 0}), RetentionPolicy())
     train(reference, optimizer, range(3, 6))
     resumed, fresh = made()
     saved = newest_checkpoint(tmp_path, {"seed": 0})
@@ -175,9 +170,7 @@ def test_state_round_trip(tmp_path: Path) -> None:
         "empty": {},
         "tensor": 3,
     }
-    write_checkpoint(
-        tmp_path, flatten_checkpoint(Checkpoint(1, state), {"seed": 0}), RetentionPolicy()
-    )
+    write_checkpoint(tmp_path, flatten_checkpoint(1, state, {"seed": 0}), RetentionPolicy())
     saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     back = saved.load_full()
@@ -195,9 +188,7 @@ def test_safetensors_files_have_dotted_names(tmp_path: Path) -> None:
         "random": [torch.tensor(7)],
         "step": 3,
     }
-    write_checkpoint(
-        tmp_path, flatten_checkpoint(Checkpoint(3, state), {"seed": 0}), RetentionPolicy()
-    )
+    write_checkpoint(tmp_path, flatten_checkpoint(3, state, {"seed": 0}), RetentionPolicy())
     path = tmp_path / "checkpoints" / "step-00000003" / "tensors.safetensors"
     with safe_open(path, framework="pt") as file:
         assert sorted(file.keys()) == [
@@ -212,7 +203,7 @@ def test_safetensors_files_have_dotted_names(tmp_path: Path) -> None:
 def test_names_are_unique() -> None:
     state = {"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}
     with pytest.raises(AssertionError, match=r"a\.b"):
-        flatten_checkpoint(Checkpoint(1, state), {"seed": 0})
+        flatten_checkpoint(1, state, {"seed": 0})
 
 
 def test_numbered_format_is_refused_and_kept(tmp_path: Path) -> None:

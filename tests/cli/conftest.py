@@ -1,4 +1,4 @@
-"""The command line listens to signals; after a test nobody does."""
+"""Restore the signal handlers that the command line installs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from calumma.runtime import STOP
 
 
 @pytest.fixture(autouse=True)
-def nobody_listens() -> Iterator[None]:
-    """Put back what the process did on signals, and forget a wish to stop."""
+def restore_signal_handlers() -> Iterator[None]:
+    """Restore the handlers after each test, and clear the stop request."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Tests that were started in the background of a shell begin deaf to Ctrl-C.
+    # A shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""Bad input and bad places: one line, exit status 2, the file's name and a remedy."""
+"""Invalid input and unwritable folders: one error line that names the file, exit status 2."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from calumma.tokens.folder import Tokenizers
 from tests.end_to_end.test_verbs import PRETRAIN, VQ
 from tests.images import png
 
-TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
+TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.toml"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with both tokenizers in it."""
+    """Create a working folder with both tokenizers."""
     tokenizers.text.save(tmp_path / "tok")
     tokenizers.image.save(tmp_path / "tok")
     (tmp_path / "docs").mkdir()
@@ -32,8 +32,8 @@ def folder(tmp_path: Path, tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line that a refused command prints behind `error: `."""
+def error_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return the line that a failing command prints, without `error: `."""
     capsys.readouterr()
     assert main(words) == 2
     shown = capsys.readouterr()
@@ -59,23 +59,25 @@ def test_an_empty_folder_of_documents(folder: Path, capsys: pytest.CaptureFixtur
         ("train-text-tokenizer", "docs", "--out", "t", "--num-codes", "16"),
         ("inspect", "docs"),
     ):
-        told = mistake(capsys, *words)
-        assert told.startswith("docs: ")
-        assert ".jsonl" in told
+        line = error_line(capsys, *words)
+        assert line.startswith("docs: ")
+        assert ".jsonl" in line
 
 
-def test_a_picture_that_is_cut_off(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("docs/cut.png").write_bytes(png(1)[:-300])
     _one_document("cut.png")
-    told = mistake(capsys, *BUILD)
-    assert "docs/cut.png" in told
+    line = error_line(capsys, *BUILD)
+    assert "docs/cut.png" in line
 
 
-def test_a_text_that_is_called_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("docs/words.png").write_text("no picture at all")
+def test_a_text_file_with_the_suffix_of_an_image(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("docs/words.png").write_text("not an image")
     _one_document("words.png")
-    told = mistake(capsys, *BUILD)
-    assert "docs/words.png" in told
+    line = error_line(capsys, *BUILD)
+    assert "docs/words.png" in line
 
 
 def test_a_path_that_climbs_out_of_its_folder(
@@ -83,21 +85,21 @@ def test_a_path_that_climbs_out_of_its_folder(
 ) -> None:
     Path("secret.png").write_bytes(png(1))
     _one_document("../secret.png")
-    told = mistake(capsys, *BUILD)
-    assert "docs/a.jsonl" in told
-    assert "../secret.png" in told
+    line = error_line(capsys, *BUILD)
+    assert "docs/a.jsonl" in line
+    assert "../secret.png" in line
 
 
-def test_bad_documents_can_be_left_out_and_are_named(
+def test_invalid_documents_can_be_skipped_and_are_listed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("docs/cut.png").write_bytes(png(1)[:-300])
     _one_document("cut.png")
     write_jsonl(Path("docs/b.jsonl"), [Document(id="b", content=(Text("words"),))])
     assert main([*BUILD, "--skip-bad"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("shards: 1 sequences, ")
-    assert told[1] == "left out 1 (unreadable), listed in shards/quarantine.jsonl"
+    line = capsys.readouterr().out.splitlines()
+    assert line[0].startswith("shards: 1 sequences, ")
+    assert line[1] == "left out 1 (unreadable), listed in shards/quarantine.jsonl"
 
 
 def _commands(out: str) -> list[tuple[str, ...]]:
@@ -115,11 +117,11 @@ def _commands(out: str) -> list[tuple[str, ...]]:
     ]
 
 
-def test_a_folder_that_cannot_be_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_created(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("in the way")
     for words in _commands("file/out"):
-        told = mistake(capsys, *words)
-        assert told == (
+        line = error_line(capsys, *words)
+        assert line == (
             "file/out: cannot be written (Not a directory); expected a folder that you may write "
             "to. Choose another --out."
         )
@@ -128,17 +130,17 @@ def test_a_folder_that_cannot_be_made(folder: Path, capsys: pytest.CaptureFixtur
 def test_a_read_only_folder(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The super-user may write anywhere, so the refusal is acted.
+    # Root can write everywhere, so the error is simulated.
     def refuse(path: Path, *rest: object, **more: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(Path, "touch", refuse)
     for words in _commands("out"):
-        told = mistake(capsys, *words)
-        assert told.startswith("out: cannot be written (Read-only file system); expected a folder")
+        line = error_line(capsys, *words)
+        assert line.startswith("out: cannot be written (Read-only file system); expected a folder")
 
 
-def test_a_disk_that_is_full_when_a_file_is_put_in_its_place(
+def test_a_disk_that_is_full_at_the_final_rename(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, *rest: object) -> None:
@@ -147,22 +149,22 @@ def test_a_disk_that_is_full_when_a_file_is_put_in_its_place(
     commands = _commands("out")[1:4]
     monkeypatch.setattr(Path, "replace", full)
     for words in commands:
-        told = mistake(capsys, *words)
-        assert re.match(r"out/[\w./-]+: no space left on the device; expected room", told)
-        assert told.endswith("the same command then goes on from what is saved.")
+        line = error_line(capsys, *words)
+        assert re.match(r"out/[\w./-]+: no space left on the device; expected free space", line)
+        assert line.endswith("and run the same command to resume.")
 
 
 @pytest.fixture
 def small_disk(folder: Path) -> Path:
-    """A real disk of 64 KiB."""
+    """Mount a file system of 64 KiB."""
     disk = folder / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
-    made = mount and subprocess.run(
+    mounted = mount and subprocess.run(
         [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
         capture_output=True, check=False,
     )  # fmt: skip
-    if not made or made.returncode:
+    if not mounted or mounted.returncode:
         pytest.skip("mounting a file system is not allowed here")
     return disk
 
@@ -170,16 +172,16 @@ def small_disk(folder: Path) -> Path:
 def test_a_real_disk_that_is_full(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         for words, pages in zip(_commands("disk/out")[1:4], (14, 15, 10), strict=True):
-            # The image tokenizer has room to begin, and none for its first checkpoint.
+            # The image tokenizer has space to start, but none for its first checkpoint.
             shutil.rmtree("disk/out", ignore_errors=True)
             (small_disk / "ballast").write_bytes(bytes(pages * 4096))
-            assert re.match(r"disk/out[\w./-]*: no space left", mistake(capsys, *words))
+            assert re.match(r"disk/out[\w./-]*: no space left", error_line(capsys, *words))
     finally:
         subprocess.run(["umount", str(small_disk)], check=True)
 
 
-def test_a_process_of_its_own_shows_one_line_and_no_traceback(folder: Path) -> None:
-    Path("docs/words.png").write_text("no picture at all")
+def test_the_installed_command_prints_one_line_and_no_traceback(folder: Path) -> None:
+    Path("docs/words.png").write_text("not an image")
     _one_document("words.png")
     command = [sys.executable, "-m", "calumma", *BUILD]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from calumma.documents.writers import write_jsonl
 from calumma.files import sha256
 from tests.end_to_end.test_verbs import VQ
 from tests.images import png
-from tests.launch import Death, launch
+from tests.launch import SignalOnCall, launch
 
 
 def test_documents_without_pictures_are_refused(
@@ -61,10 +61,10 @@ def test_killed_in_a_step_and_while_saving_it_ends_in_the_same_weights(
     assert launch(*words, tmp_path / "whole", log=log).status == 0
 
     run = tmp_path / "killed"
-    in_a_step = Death("calumma.train.image_tokenizer_trainer", "image_tokenizer_step", 4)
-    while_saving = Death("calumma.checkpoints.training_checkpoint", "write_json", 2)
+    in_a_step = SignalOnCall("calumma.train.image_tokenizer_trainer", "image_tokenizer_step", 4)
+    while_saving = SignalOnCall("calumma.checkpoints.training_checkpoint", "write_json", 2)
     for death in (in_a_step, while_saving):
-        assert launch(*words, run, log=log, death=death).status == -signal.SIGKILL
+        assert launch(*words, run, log=log, signal_on_call=death).status == -signal.SIGKILL
         assert not (run / "image_tokenizer.safetensors").exists()
     assert launch(*words, run, log=log).status == 0
     for name in ("image_tokenizer.safetensors", "image_tokenizer.json"):

@@ -10,7 +10,7 @@ from calumma.compare.annotation_app import make_annotation_app
 from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.study import Study
 from calumma.compare.study_report import study_metrics
-from tests.browser import browser, served
+from tests.browser import browser, serve_app
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
@@ -52,7 +52,7 @@ def test_two_annotators_judge_all_items_and_the_report_has_their_votes(
     study: Study, chromium: Browser
 ) -> None:
     store = JudgmentStore(study.folder)
-    with served(make_annotation_app(study, store)) as address:
+    with serve_app(make_annotation_app(study, store)) as address:
         for name in ("ann", "bob"):
             page = chromium.new_page()
             complaints = _start(page, address, name)
@@ -76,7 +76,7 @@ def test_keys_alone_are_enough_and_markup_is_shown_as_text(study: Study, chromiu
     part = study.prompts["p1"].content[0]
     object.__setattr__(part, "text", "<img src=x onerror=alert(1)> text")
     store = JudgmentStore(study.folder)
-    with served(make_annotation_app(study, store)) as address:
+    with serve_app(make_annotation_app(study, store)) as address:
         page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         complaints = _start(page, address, "keys")
         for _ in study.items():

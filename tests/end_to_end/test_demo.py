@@ -17,7 +17,7 @@ import calumma
 from calumma.cli.main import main
 from calumma.documents.readers import read_documents
 from calumma.files import sha256
-from tests.launch import Death, Ended, launch
+from tests.launch import Finished, SignalOnCall, launch
 
 CONFIG = Path(__file__).with_name("tiny.toml")
 NAMES = (
@@ -30,17 +30,17 @@ NAMES = (
 
 WEIGHTS = ("model.safetensors", "vq_decoder.safetensors")
 DEATHS = {
-    "in the image tokenizer, half-way through a checkpoint": Death(
+    "in the image tokenizer, half-way through a checkpoint": SignalOnCall(
         "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
-    "in the shards, behind a piece that nothing vouches for": Death(
+    "in the shards, behind a piece that nothing vouches for": SignalOnCall(
         "calumma.shards.shard_builder", "write_json", 2
     ),
-    "in pre-training, some steps behind its checkpoint": Death(
+    "in pre-training, some steps behind its checkpoint": SignalOnCall(
         "calumma.checkpoints.checkpointer", "write_checkpoint", 3
     ),
 }
-BEFORE_THE_REPORT = Death("calumma.demo.measure", "load", 1)
+BEFORE_THE_REPORT = SignalOnCall("calumma.demo.measure", "load", 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,10 +50,10 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def demo(out: Path, *more: str, death: Death | None = None) -> Ended:
+def demo(out: Path, *more: str, death: SignalOnCall | None = None) -> Finished:
     """`calumma demo` on the tiny config."""
     given = ("demo", "--config", CONFIG, "--out", out, *more)
-    return launch(*given, log=out.with_suffix(".log"), death=death)
+    return launch(*given, log=out.with_suffix(".log"), signal_on_call=death)
 
 
 def weights(out: Path) -> list[str]:
@@ -65,8 +65,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo's folder, walked undisturbed."""
     out = tmp_path_factory.mktemp("road") / "demo"
     ended = demo(out)
-    assert ended.status == 0, ended.said
-    assert ended.said.splitlines()[-1] == f"{out}/report.html"
+    assert ended.status == 0, ended.output
+    assert ended.output.splitlines()[-1] == f"{out}/report.html"
     return out
 
 
@@ -123,7 +123,7 @@ def test_again_does_nothing(road: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in road.rglob("*")}
     ended = demo(road)
     assert ended.status == 0
-    assert ended.said.splitlines()[:-1] == [
+    assert ended.output.splitlines()[:-1] == [
         f"[{number}/7] {name}: done before"
         for number, name in enumerate(
             ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training",
@@ -140,16 +140,18 @@ def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
     out = tmp_path / "demo"
     for death in DEATHS.values():
         assert demo(out, death=death).status == -signal.SIGKILL
-    stopping = Death("calumma.checkpoints.checkpointer", "write_checkpoint", 1, signal.SIGTERM)
+    stopping = SignalOnCall(
+        "calumma.checkpoints.checkpointer", "write_checkpoint", 1, signal.SIGTERM
+    )
     stopped = demo(out, death=stopping)
     assert stopped.status == 3
-    last = stopped.said.splitlines()[-1]
+    last = stopped.output.splitlines()[-1]
     assert last.startswith(f"stopped by a signal; {out}/runs/")
     assert last.endswith("Run the same command to resume.")
-    in_report = Death("calumma.demo.measure", "load", 1, signal.SIGINT)
+    in_report = SignalOnCall("calumma.demo.measure", "load", 1, signal.SIGINT)
     stopped = demo(out, death=in_report)
     assert stopped.status == 3
-    assert stopped.said.splitlines()[-1] == (
+    assert stopped.output.splitlines()[-1] == (
         f"stopped by a signal; {out}/model is whole, its report not written. "
         "Run the same command to resume."
     )

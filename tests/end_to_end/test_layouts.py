@@ -9,10 +9,10 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents
 from tests.checkpoints.random_models import folder_bytes, save_random_model
-from tests.launch import Death, launch
+from tests.launch import SignalOnCall, launch
 
-KILLED = Death("calumma.checkpoints.hf_weights", "write_tensors", 2)
-STOPPED = Death("calumma.checkpoints.meta.vqgan_files", "write_pickled", 1, signal.SIGTERM)
+KILLED = SignalOnCall("calumma.checkpoints.hf_weights", "write_tensors", 2)
+STOPPED = SignalOnCall("calumma.checkpoints.meta.vqgan_files", "write_pickled", 1, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,19 @@ STOPPED = Death("calumma.checkpoints.meta.vqgan_files", "write_pickled", 1, sign
     ],
 )
 def test_a_conversion_that_ends_half_way_leaves_no_folder(
-    more: tuple[str, ...], death: Death, status: int, model_parts: ModelComponents, tmp_path: Path
+    more: tuple[str, ...],
+    death: SignalOnCall,
+    status: int,
+    model_parts: ModelComponents,
+    tmp_path: Path,
 ) -> None:
     own, out, log = tmp_path / "own", tmp_path / "out", tmp_path / "log"
     save_random_model(own, model_parts)
-    ended = launch("convert", own, out, *more, log=log, death=death)
-    assert ended.status == status, ended.said
+    ended = launch("convert", own, out, *more, log=log, signal_on_call=death)
+    assert ended.status == status, ended.output
     assert not out.exists()
     if status == 3:
-        assert ended.said.endswith("stopped by a signal; nothing is left half written.\n")
+        assert ended.output.endswith("stopped by a signal; nothing is left half written.\n")
         assert {path.name for path in tmp_path.iterdir()} == {"own", "log"}
     assert launch("convert", own, out, *more, log=log).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"own", "out", "log"}

@@ -114,9 +114,9 @@ def make_states(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestSta
 def test_long_prompts_are_chunked_and_decoding_is_not(
     runner: ModelRunner, text_tokenizer: TextTokenizer
 ) -> None:
-    all_works = states(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
+    all_states = make_states(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
     counts = []
-    while left := [state for state in all_works if state.cond.num_uncomputed_tokens]:
+    while left := [state for state in all_states if state.cond.num_uncomputed_tokens]:
         plan, ready = schedule_tokens(left, [], runner.kv_cache, 20)
         counts.append([count for _, count in plan])
         assert [state.cond for state in ready] == [

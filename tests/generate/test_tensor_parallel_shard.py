@@ -11,11 +11,11 @@ import torch.distributed
 from calumma.errors import GenerationError
 from calumma.generate.tensor_parallel.shard import shard_decoder
 from tests.generate.tensor_parallel_ranks import GROUPS, generate_tokens, random_decoder, run_rank
-from tests.launch import free_ports, start_ranks
+from tests.launch import free_ports, run_ranks
 
 
 def test_two_ranks_generate_the_tokens_of_one(tmp_path: Path) -> None:
-    start_ranks(2, run_rank, tmp_path, port=free_ports(1)[0], logs=tmp_path)
+    run_ranks(2, run_rank, tmp_path, port=free_ports(1)[0], logs=tmp_path)
     full = random_decoder(GROUPS[-1])
     num_parameters = sum(parameter.numel() for parameter in full.blocks.parameters())
     for rank in range(2):

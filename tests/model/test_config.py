@@ -31,13 +31,13 @@ REFUSALS = [
     ),
     (
         {"model_dim": 12},
-        "model_dim=12 over num_heads=4 makes heads of 3; expected an even width for rotary positions. "
-        "Change num_heads.",
+        "model_dim=12 over num_heads=4 makes heads of 3; expected an even width for rotary "
+        "positions. Change num_heads.",
     ),
     (
         {"num_kv_heads": 3},
-        "num_heads=4 is not a multiple of num_kv_heads=3: the query heads cannot share keys "
-        "evenly.",
+        "num_heads=4 is not a multiple of num_kv_heads=3; expected a multiple, for query heads share "
+        "keys evenly. Change one of them.",
     ),
     (
         {"qk_norm_groups": 4},

@@ -10,7 +10,6 @@ import torch
 
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     RetentionPolicy,
     flatten_checkpoint,
     newest_checkpoint,
@@ -48,9 +47,7 @@ def test_a_state_put_into_another_learner_makes_it_the_same(
     for number in range(3):
         one.step(number)
     other.step(0)
-    write_checkpoint(
-        tmp_path, flatten_checkpoint(Checkpoint(3, one.state()), {"seed": 0}), RetentionPolicy()
-    )
+    write_checkpoint(tmp_path, flatten_checkpoint(3, one.state(), {"seed": 0}), RetentionPolicy())
     saved = newest_checkpoint(tmp_path, {"seed": 0})
     assert saved is not None
     other.restore(saved)

@@ -15,13 +15,13 @@ from calumma.train.config import CheckpointConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
-from tests.launch import free_ports, start_ranks
+from tests.launch import free_ports, run_ranks
 from tests.train import ranks
 
 
 def train_with_two_ranks(folder: Path) -> None:
     ports = free_ports(len(ranks.RUNS))
-    start_ranks(2, ranks.train, folder, ports, port=ports[0], logs=folder)
+    run_ranks(2, ranks.train, folder, ports, port=ports[0], logs=folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     RetentionPolicy,
     flatten_checkpoint,
     write_checkpoint,
@@ -40,7 +39,7 @@ def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
         state = {n: times * t for n, t in model_parts.decoder.state_dict().items()}
         write_checkpoint(
             tmp_path,
-            flatten_checkpoint(Checkpoint(step, {"model": state, "n": step}), {"seed": 0}),
+            flatten_checkpoint(step, {"model": state, "n": step}, {"seed": 0}),
             RetentionPolicy(),
         )
     assert exporter(tmp_path, model_parts).write_last() == tmp_path / "model"

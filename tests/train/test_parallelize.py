@@ -22,7 +22,7 @@ from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.hf_export import ExportConfig, HFExporter
 from calumma.train.parallelize import Ranks, build_sharded_decoder
 from tests.checkpoints.random_models import folder_bytes
-from tests.launch import free_ports, start_ranks
+from tests.launch import free_ports, run_ranks
 from tests.train import decoder_ranks
 from tests.train.runs import assert_same_course, told
 
@@ -33,7 +33,7 @@ def with_ranks(size: int, tasks: decoder_ranks.Tasks) -> None:
     """Start so many ranks and wait for them."""
     tasks.folder.mkdir()
     ports = free_ports(3)
-    start_ranks(size, decoder_ranks.do, tasks, ports, port=ports[0], logs=tasks.folder)
+    run_ranks(size, decoder_ranks.do, tasks, ports, port=ports[0], logs=tasks.folder)
 
 
 @pytest.fixture(scope="module")

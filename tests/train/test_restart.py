@@ -13,19 +13,19 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.random_models import folder_bytes
-from tests.launch import SERVER, Death, launch
+from tests.launch import SERVER, SignalOnCall, launch
 from tests.train import restarting
 from tests.train.runs import assert_same_course, told
 
 MOMENTS = {
-    "in a step": Death("calumma.train.decoder_trainer", "optimizer_step", 2),
-    "with the tensors of a save not written": Death(
+    "in a step": SignalOnCall("calumma.train.decoder_trainer", "optimizer_step", 2),
+    "with the tensors of a save not written": SignalOnCall(
         "calumma.checkpoints.training_checkpoint", "save_file", 3
     ),
-    "with the tensors written and no record": Death(
+    "with the tensors written and no record": SignalOnCall(
         "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
-    "in a model folder": Death("calumma.checkpoints.model_folder", "write_tensors", 1),
+    "in a model folder": SignalOnCall("calumma.checkpoints.model_folder", "write_tensors", 1),
 }
 """Counted from where the run goes on each time."""
 
@@ -103,9 +103,11 @@ def test_killed_at_any_moment_one_process_ends_with_the_same_bits(
     config = tmp_path / "run.toml"
     config.write_text(CONFIG.format(folder=folder))
 
-    def run(name: str, death: Death | None = None) -> int | None:
+    def run(name: str, death: SignalOnCall | None = None) -> int | None:
         log = tmp_path / f"{name}.log"
-        return launch("pretrain", config, "--out", tmp_path / name, log=log, death=death).status
+        return launch(
+            "pretrain", config, "--out", tmp_path / name, log=log, signal_on_call=death
+        ).status
 
     assert run("undisturbed") == 0
     for moment, death in MOMENTS.items():

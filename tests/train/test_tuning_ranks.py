@@ -9,7 +9,7 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.preferences import write_preferences
-from tests.launch import free_ports, start_ranks
+from tests.launch import free_ports, run_ranks
 from tests.train import tuning_ranks
 from tests.train.runs import told
 from tests.train.test_dpo import PAIRS
@@ -26,7 +26,7 @@ def folder(
     tuning_ranks.tune(made, shards, 1)
     tuning_ranks.choose(made, 1)
     first, second = free_ports(2)
-    start_ranks(2, tuning_ranks.learn, made, shards, second, port=first, logs=made)
+    run_ranks(2, tuning_ranks.learn, made, shards, second, port=first, logs=made)
     return made
 
 

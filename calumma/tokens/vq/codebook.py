@@ -1,6 +1,6 @@
-"""How a codebook is kept alive while it is trained: first values, running means, revival.
+"""The vector quantizer and its codebook in training: k-means init, EMA, dead-code restarts.
 
-Shapes: N vectors of one batch, K codes, D code_dim.
+Shapes: B images, h and w cells, N vectors of a batch, K codes, D code_dim.
 """
 
 from __future__ import annotations
@@ -17,45 +17,46 @@ from calumma.errors import ConfigError
 _SEED_ROUNDS = 16
 _LLOYD_ROUNDS = 10
 _USAGE_DECAY = 0.99
-"""How slowly the running shares of the codes forget; 0.99 looks back about a hundred steps."""
+"""Decay of the EMA of code frequencies; 0.99 averages about a hundred steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
-    """How the codebook learns."""
+    """How the codebook is trained."""
 
     quantizer: Literal["nearest", "cosine", "ibq"] = "nearest"
-    """Which row a latent is given: the nearest, as the release does; the nearest in direction,
-    all rows being of one length (arXiv:2110.04627); or the one of the largest inner product, with
-    a gradient for every row (index backpropagation, arXiv:2412.02692). What is kept after
-    training is always a codebook whose nearest rows are the codes; see `plain_network`."""
+    """How a latent is assigned to a row: the nearest row, as in the release; by cosine similarity
+    with L2-normalized rows (arXiv:2110.04627); or by the largest inner product, with a gradient
+    for every row (index backpropagation, arXiv:2412.02692). The exported codebook always uses
+    the nearest row; see `export_network`."""
 
     update: Literal["gradient", "ema"] = "gradient"
-    """By the optimizer, as the release does, or as running means of the vectors of each code."""
+    """By the optimizer, as in the release, or as an EMA of the vectors of each code."""
 
     decay: float = 0.99
-    """How slowly the running means forget; "ema" only."""
+    """Decay of the EMA; "ema" only."""
 
     beta: float = 0.25
-    """Weight of one of the two quantisation losses; see `legacy_beta`."""
+    """Weight of one of the two quantization losses; see `legacy`."""
 
     legacy: bool = True
-    """True: beta weighs the codebook's loss and the encoder's (commitment) counts 1, as in the
-    release. False: the other way round, as in the VQ-VAE paper."""
+    """True: beta weights the codebook loss and the commitment loss has weight 1, as in the release.
+    False: the opposite, as in the VQ-VAE paper."""
 
     dead_code_restart_steps: int = 0
-    """A code unused for so many steps is moved onto a vector of the batch; 0 never moves one."""
+    """Number of steps after which an unused code is restarted at a vector of the batch; 0 for
+    never."""
 
     entropy_weight: float = 0.0
-    """Weight of the penalty on unsure choices and uneven use of codes; "ibq" only."""
+    """Weight of the entropy loss, against uncertain assignments and unused codes; "ibq" only."""
 
     entropy_temperature: float = 1.0
-    """Inner products are divided by it in that penalty; smaller ones see surer choices."""
+    """Temperature of the inner products in the entropy loss; "ibq" only."""
 
     def __post_init__(self) -> None:
         if self.update not in ("gradient", "ema"):
             raise ConfigError(
-                f'codebook.update={self.update!r} is not known; expected "gradient" or "ema".'
+                f'codebook.update={self.update!r} is unknown; expected "gradient" or "ema".'
             )
         if not 0.0 < self.decay < 1.0:
             raise ConfigError(
@@ -73,13 +74,13 @@ class CodebookConfig:
     def _require_quantizer(self) -> None:
         if self.quantizer not in ("nearest", "cosine", "ibq"):
             raise ConfigError(
-                f'codebook.quantizer={self.quantizer!r} is not known; expected "nearest", "cosine" '
+                f'codebook.quantizer={self.quantizer!r} is unknown; expected "nearest", "cosine" '
                 'or "ibq".'
             )
         if self.quantizer == "ibq" and self.update != "gradient":
             raise ConfigError(
-                f'codebook.update={self.update!r} with codebook.quantizer="ibq", which is a way of '
-                'gradients; expected codebook.update="gradient".'
+                f'codebook.update={self.update!r} with codebook.quantizer="ibq"; expected '
+                'codebook.update="gradient".'
             )
         if self.entropy_weight < 0.0 or self.entropy_temperature <= 0.0:
             raise ConfigError(
@@ -90,31 +91,30 @@ class CodebookConfig:
         if self.entropy_weight and self.quantizer != "ibq":
             raise ConfigError(
                 f"codebook.entropy_weight={self.entropy_weight} with codebook.quantizer="
-                f'{self.quantizer!r}, which has no such penalty; expected quantizer="ibq", or a weight '
-                "of 0."
+                f'{self.quantizer!r}; expected codebook.quantizer="ibq", or a weight of 0.'
             )
 
     @property
     def loss_weights(self) -> tuple[float, float]:
-        """Weights of the encoder's (commitment) and of the codebook's loss."""
+        """Weights of the commitment loss and of the codebook loss."""
         commitment, codebook = (1.0, self.beta) if self.legacy else (self.beta, 1.0)
         return commitment, codebook if self.update == "gradient" else 0.0
 
 
 class CodebookCollectives(Protocol):
-    """The processes that train one codebook together; see `calumma.train.distributed`."""
+    """Collectives of the ranks that train one codebook; see `calumma.train.distributed`."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks."""
+        """Return the sum over ranks."""
         ...
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """[n, ...] of each rank -> [n * ranks, ...]."""
+        """Concatenate [n, ...] of each rank to [n * ranks, ...]."""
         ...
 
 
 class CodebookUpdater(nn.Module):
-    """The counts behind a codebook in training; nothing of it is needed afterwards."""
+    """Statistics of a codebook in training; not part of the trained tokenizer."""
 
     unused_steps: Tensor
     shares: Tensor
@@ -139,7 +139,7 @@ class CodebookUpdater(nn.Module):
     def init_with_kmeans(
         self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator
     ) -> None:
-        """Set the codebook to the centres of k-means over `vectors` [N, D]."""
+        """Initialize the codebook with the centers of k-means over `vectors` [N, D]."""
         codebook = quantizer.codebook
         codebook.copy_(k_means(self.ranks.gather(vectors), codebook.shape[0], generator))
         self._renormalize(quantizer)
@@ -150,10 +150,10 @@ class CodebookUpdater(nn.Module):
     def update(
         self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator
     ) -> int:
-        """Learn from one batch, [N, D] and [N], after its optimizer step.
+        """Update the codebook from one batch, [N, D] and [N], after its optimizer step.
 
         Returns:
-            How many codes were revived.
+            Number of codes that were restarted.
         """
         counts = self.ranks.sum(torch.bincount(codes, minlength=self.sizes.numel()))
         self.shares.lerp_(counts / int(counts.sum()), 1.0 - _USAGE_DECAY)
@@ -161,14 +161,14 @@ class CodebookUpdater(nn.Module):
             self._update_ema(quantizer, vectors, codes, counts)
         self.unused_steps += 1
         self.unused_steps[counts > 0] = 0
-        revived = 0
+        num_restarted = 0
         if self.config.dead_code_restart_steps:
-            revived = self._restart_dead_codes(quantizer, vectors, generator)
+            num_restarted = self._restart_dead_codes(quantizer, vectors, generator)
         self._renormalize(quantizer)
-        return revived
+        return num_restarted
 
     def _renormalize(self, quantizer: VectorQuantizer) -> None:
-        """Put rows that are compared by direction back on their sphere."""
+        """L2-normalize the rows again if they are compared by cosine similarity."""
         if self.config.quantizer == "cosine":
             quantizer.codebook.copy_(l2_normalize(quantizer.codebook, 1))
 
@@ -179,7 +179,7 @@ class CodebookUpdater(nn.Module):
         self.sizes.lerp_(counts.to(self.sizes.dtype), fresh)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
         self.sums.lerp_(self.ranks.sum(sums), fresh)
-        # A code that has not been seen for long keeps its place: both shrink by the same factor.
+        # A code that is not used keeps its value: size and sum shrink by the same factor.
         seen = self.sizes > 1e-5
         quantizer.codebook[seen] = self.sums[seen] / self.sizes[seen, None]
 
@@ -203,18 +203,18 @@ class CodebookUpdater(nn.Module):
 
     @property
     def usage(self) -> float:
-        """Share of codes used in about the last hundred steps."""
+        """Fraction of the codes used in about the last hundred steps."""
         floor = 0.1 * (1.0 - _USAGE_DECAY) / self.shares.numel()
         return float((self.shares > floor).float().mean())
 
     @property
     def perplexity(self) -> float:
-        """How many evenly used codes would be as hard to guess, over about a hundred steps."""
+        """Perplexity of the codes over about the last hundred steps."""
         return perplexity(self.shares)
 
 
 def perplexity(weights: Tensor) -> float:
-    """The exponential of the entropy of weights [K] that need not sum to 1.
+    """Return the exponential of the entropy of weights [K] that need not sum to 1.
 
     >>> round(perplexity(torch.tensor([2.0, 2.0, 0.0])), 6)
     2.0
@@ -224,7 +224,7 @@ def perplexity(weights: Tensor) -> float:
 
 
 def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Centres of clusters of `vectors`: [N, D] -> [count, D]; N may be less than `count`."""
+    """Return the cluster centers of `vectors`: [N, D] -> [count, D]; N may be less than `count`."""
     first = vectors[torch.randint(len(vectors), (1,), generator=generator)]
     centers = first
     per_round = max(1, -(-(count - 1) // _SEED_ROUNDS))
@@ -243,7 +243,7 @@ def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def sample_far_vectors(
     vectors: Tensor, centers: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw `count` of `vectors` [N, D], likelier the farther they lie from all `centres` [M, D].
+    """Sample `count` of `vectors` [N, D], preferring those far from all `centers` [M, D].
 
     The probability is the squared distance, as in k-means++ (Arthur and Vassilvitskii, 2007).
     """
@@ -257,37 +257,40 @@ def sample_far_vectors(
 
 
 def squared_distances(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Squared Euclidean distances: [N, D], [K, D] -> [N, K]."""
+    """Return squared Euclidean distances: [N, D], [K, D] -> [N, K]."""
     norms = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
     return torch.addmm(norms, vectors, codebook.t(), alpha=-2.0)
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The code of each vector, ties to the lower code: [N, D], [K, D] -> [N] int64."""
+    """Return the code of the nearest row of each vector: [N, D], [K, D] -> [N] int64.
+
+    Ties go to the lower code.
+    """
     return squared_distances(vectors, codebook).argmin(1)
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
-    """`quantized` in value; in gradient, as if nothing had been done to `latents`."""
+    """Return `quantized` with the gradient passed straight through to `latents`."""
     return latents + (quantized - latents).detach()
 
 
 def l2_normalize(vectors: Tensor, dim: int) -> Tensor:
-    """Vectors along `dim` at the length at which their coordinates have a mean square of 1.
+    """Scale vectors along `dim` to a mean square of 1 per coordinate.
 
-    >>> on_sphere(torch.tensor([[3.0, 4.0]]), 1).square().sum().item()
+    >>> l2_normalize(torch.tensor([[3.0, 4.0]]), 1).square().sum().item()
     2.0
     """
     return F.normalize(vectors, dim=dim) * vectors.shape[dim] ** 0.5
 
 
 def flatten_latents(latents: Tensor) -> Tensor:
-    """[B, D, h, w] -> [B * h * w, D]."""
+    """Reshape [B, D, h, w] -> [B * h * w, D]."""
     return latents.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class VectorQuantizer(nn.Module):
-    """The codebook, and how to look things up in it.
+    """A codebook and nearest-row quantization.
 
     Source: VQ-VAE (arXiv:1711.00937), section 3; initial values as in the Chameleon release,
     uniform in +-1/K.
@@ -299,10 +302,10 @@ class VectorQuantizer(nn.Module):
         nn.init.uniform_(self.codebook, -1.0 / num_codes, 1.0 / num_codes)
 
     def quantize(self, latents: Tensor) -> Tensor:
-        """[B, D, h, w] -> [B, h, w] int64 codes in [0, K), of the nearest rows."""
+        """Quantize latents [B, D, h, w] to int64 codes [B, h, w] in [0, K), of the nearest rows."""
         codes = nearest_codes(flatten_latents(latents), self.codebook)
         return codes.view(len(latents), *latents.shape[2:])
 
     def embed(self, codes: Tensor) -> Tensor:
-        """[B, h, w] int64 -> [B, D, h, w], the codebook's rows."""
+        """Look up codes: [B, h, w] int64 -> [B, D, h, w]."""
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)

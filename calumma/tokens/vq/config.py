@@ -1,4 +1,4 @@
-"""The shape of the image tokenizer's network."""
+"""The config of the image tokenizer's network."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from calumma.errors import ConfigError
 
 NORM_GROUPS = 32
-"""Groups of every GroupNorm, as in the release: each width must be a multiple of it."""
+"""Number of groups of every GroupNorm, as in the release; each width must be a multiple."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig:
-    """Everything that decides the network's tensors, and nothing else.
+    """Everything that decides the shapes of the network's tensors, and the dropout.
 
     `VQConfig()` is the release's network (68.7 million parameters).
 
@@ -25,32 +25,32 @@ class VQConfig:
     """
 
     resolution: int = 512
-    """Pixels to a side of the square images that it is trained on."""
+    """Side in pixels of the square images it is trained on."""
 
     base_channels: int = 128
-    """Width at full resolution, times the first multiplier."""
+    """Number of channels at full resolution before the first multiplier."""
 
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    """One a level, from full resolution down; between two levels the side is halved."""
+    """One factor per level, from full resolution down; between levels the side is halved."""
 
     num_res_blocks: int = 2
-    """Residual blocks a level in the encoder; the decoder has one more. Without any, the encoder
-    cannot widen: it keeps `base_channels`, and all multipliers but the last must be 1."""
+    """Number of residual blocks per level of the encoder; the decoder has one more. With 0 the
+    encoder keeps `base_channels`, and all multipliers but the last must be 1."""
 
     latent_channels: int = 256
-    """Channels between encoder and quantiser, and between quantiser and decoder."""
+    """Number of channels between encoder or decoder and the quantizer's projections."""
 
     code_dim: int = 256
-    """Width of a codebook row."""
+    """Dimension of a codebook row."""
 
     num_codes: int = 8192
-    """Rows of the codebook."""
+    """Number of rows of the codebook."""
 
     attention_resolutions: tuple[int, ...] = ()
-    """Sides, in pixels, of the levels with attention after each block; the middle always has it."""
+    """Sides in pixels of the levels with attention after each block; the middle always has it."""
 
     dropout: float = 0.0
-    """Share of activations dropped inside residual blocks while training."""
+    """Dropout probability inside residual blocks in training."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
@@ -77,7 +77,7 @@ class VQConfig:
                 "but the last to 1."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout={self.dropout}; expected a share from 0 to below 1.")
+            raise ConfigError(f"dropout={self.dropout}; expected at least 0 and below 1.")
 
     def _require_widths(self) -> None:
         for width in (self.base_channels, *self.widths):
@@ -107,34 +107,34 @@ class VQConfig:
 
     @property
     def downsampling(self) -> int:
-        """Pixels to a side of the cell that one code stands for."""
+        """Side in pixels of the cell of one code."""
         halvings = len(self.channel_multipliers) - 1
         return 1 << halvings
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, from full resolution down."""
+        """Number of channels of each level, from full resolution down."""
         return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
 
     @property
     def encoder_widths(self) -> tuple[int, ...]:
-        """Channels of each level of the encoder: `widths`, unless no block can widen them."""
+        """Number of channels of each encoder level: `widths`, unless there are no blocks."""
         if self.num_res_blocks:
             return self.widths
         return (self.base_channels,) * len(self.widths)
 
     @property
     def codes_per_side(self) -> int:
-        """Cells to a side of an image."""
+        """Number of cells along the side of an image."""
         return self.resolution // self.downsampling
 
     @property
     def codes_per_image(self) -> int:
-        """Cells of an image."""
+        """Number of cells of an image."""
         return self.codes_per_side**2
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()

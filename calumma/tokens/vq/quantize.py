@@ -1,9 +1,9 @@
-"""How latents meet the codebook while both learn, and the plain network that is kept.
+"""Quantization in training, and the export to nearest-row quantization.
 
 Shapes: B images, h and w cells, N vectors, K codes, D code_dim.
 
-Whichever way a codebook was taught, the network that is kept finds the nearest row by Euclidean
-distance, as the release does: `plain_network` folds the other ways into that one.
+However a codebook was trained, the exported model finds the nearest row by Euclidean distance, as
+in the release: `export_network` converts the other quantizers to that one.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from calumma.tokens.vq.losses import quantization_losses
 from calumma.tokens.vq.network import VQModel
 
 MeanOverRanks = Callable[[Tensor], Tensor]
-"""The mean of a tensor over all ranks; its gradient flows as if each rank held the mean."""
+"""Returns the mean of a tensor over ranks; the gradient is that of the mean on every rank."""
 
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """What quantisation made of a batch."""
+    """The quantized latents of a batch and their losses."""
 
     codes: Tensor
     """[B, h, w] int64."""
 
     quantized: Tensor
-    """[B, D, h, w], what the decoder is given: the codes' rows, with a gradient."""
+    """[B, D, h, w] input of the decoder: the rows of the codes, with a gradient."""
 
     loss: Tensor
-    """All that the quantiser asks of encoder and codebook, weighted."""
+    """The weighted sum of the losses of encoder and codebook."""
 
     commitment: Tensor
-    """How far the latents lie from their codes, unweighted."""
+    """The commitment loss, unweighted."""
 
 
 def normalize_latents(latents: Tensor, config: CodebookConfig) -> Tensor:
-    """Latents [B, D, h, w] as they are compared: on their sphere, but for "nearest"."""
+    """L2-normalize latents [B, D, h, w], unless the quantizer is "nearest"."""
     return latents if config.quantizer == "nearest" else l2_normalize(latents, 1)
 
 
 def quantize(
     quantizer: VectorQuantizer, latents: Tensor, config: CodebookConfig, mean: MeanOverRanks
 ) -> QuantizerOutput:
-    """Quantise `latents` [B, D, h, w], which have been through `spread`."""
+    """Quantize `latents` [B, D, h, w], the output of `normalize_latents`."""
     if config.quantizer == "ibq":
         return _quantize_ibq(quantizer, latents, config, mean)
     rows: Tensor = quantizer.codebook
@@ -76,19 +76,19 @@ def quantize(
 def _quantize_ibq(
     quantizer: VectorQuantizer, latents: Tensor, config: CodebookConfig, mean: MeanOverRanks
 ) -> QuantizerOutput:
-    """By the largest inner product; the gradient goes through the choice to every row.
+    """Quantize by the largest inner product, with a gradient for every row.
 
-    Source: index backpropagation quantisation, IBQ (arXiv:2412.02692), section 3.2: the chosen
-    one-hot index in value, the softmax over all rows in gradient; and its "double" loss, which
-    pulls latents and codes together once through the index and once as ever.
+    Source: index backpropagation quantization, IBQ (arXiv:2412.02692), section 3.2: the one-hot
+    index in the forward pass, the softmax over all rows in the backward pass; and its "double"
+    loss, on the latents and on the quantized latents.
     """
     logits = flatten_latents(latents) @ quantizer.codebook.t()
-    shares = logits.softmax(1)
+    probabilities = logits.softmax(1)
     codes = _cells(logits.argmax(1), latents)
     chosen = _rows(codes, quantizer.codebook)
-    # One-hot times codebook is the row itself; only the softmax's part needs the product.
-    passed = (shares - shares.detach()) @ quantizer.codebook
-    quantized = chosen + passed.view(*codes.shape, -1).permute(0, 3, 1, 2)
+    # One-hot times codebook is the row itself; only the softmax term needs the product.
+    softmax_term = (probabilities - probabilities.detach()) @ quantizer.codebook
+    quantized = chosen + softmax_term.view(*codes.shape, -1).permute(0, 3, 1, 2)
     commitment, codebook = quantization_losses(latents, chosen)
     commitment_weight, codebook_weight = config.loss_weights
     loss = commitment_weight * commitment + codebook_weight * codebook
@@ -99,32 +99,32 @@ def _quantize_ibq(
 
 
 def entropy_loss(logits: Tensor, config: CodebookConfig, mean: MeanOverRanks) -> Tensor:
-    """Low when each vector is sure of its code, and the vectors of their codes' variety.
+    """Return the entropy loss: low if assignments are certain and all codes are used.
 
     Args:
         logits: [N, K] inner products.
         config: gives the temperature.
-        mean: over ranks.
+        mean: averages over ranks.
 
     Returns:
-        The mean entropy of the vectors' shares less the entropy of their mean share, in nats.
+        The mean entropy of the assignments minus the entropy of their mean, in nats.
 
-    Source: MAGVIT-v2 (arXiv:2310.05737), equation 6, which IBQ takes over.
+    Source: MAGVIT-v2 (arXiv:2310.05737), equation 6, as used by IBQ.
     """
     logs = (logits / config.entropy_temperature).log_softmax(1)
-    shares = logs.exp()
-    each = -(shares * logs).sum(1).mean()
-    average = mean(shares.mean(0))
-    return each - torch.special.entr(average).sum()
+    probabilities = logs.exp()
+    entropy = -(probabilities * logs).sum(1).mean()
+    average = mean(probabilities.mean(0))
+    return entropy - torch.special.entr(average).sum()
 
 
 def export_network(network: VQModel, config: CodebookConfig) -> VQModel:
-    """The network whose nearest rows are the codes that `config.lookup` chooses; a copy.
+    """Return a copy of the network whose nearest rows are the codes of `config.quantizer`.
 
-    - "nearest": the same.
-    - "cosine": all rows have one length, so the row of the nearest direction is the nearest
-      row, however long the latent is; the rows are stored on their sphere.
-    - "ibq": one more coordinate, 0 in every latent, gives all rows one length; then the largest
+    - "nearest": unchanged.
+    - "cosine": all rows have the same norm, so the most similar row is the nearest, whatever the
+      norm of the latent; the rows are stored normalized.
+    - "ibq": one more coordinate, 0 in every latent, gives all rows the same norm; then the largest
       inner product is the smallest distance. `code_dim` grows by one.
     """
     shape = network.config
@@ -141,16 +141,16 @@ def export_network(network: VQModel, config: CodebookConfig) -> VQModel:
             tensors[name] = torch.cat([tensors[name], torch.zeros_like(tensors[name][:1])])
         after = tensors["post_quant_conv.weight"]
         tensors["post_quant_conv.weight"] = torch.cat([after, torch.zeros_like(after[:, :1])], 1)
-    plain = VQModel(shape).to(rows.device)
-    plain.load_state_dict(tensors)
-    return plain
+    exported = VQModel(shape).to(rows.device)
+    exported.load_state_dict(tensors)
+    return exported
 
 
 def _cells(codes: Tensor, latents: Tensor) -> Tensor:
-    """[B * h * w] -> [B, h, w]."""
+    """Reshape [B * h * w] -> [B, h, w]."""
     return codes.view(len(latents), *latents.shape[2:])
 
 
 def _rows(codes: Tensor, rows: Tensor) -> Tensor:
-    """[B, h, w], [K, D] -> [B, D, h, w]."""
+    """Look up codes: [B, h, w], [K, D] -> [B, D, h, w]."""
     return F.embedding(codes, rows).permute(0, 3, 1, 2)

@@ -1,8 +1,7 @@
-"""The names of the network's tensors in other software.
+"""The names of the model's tensors in other software.
 
-The encoder, the codebook and the two 1 x 1 convolutions are named as in transformers'
-`ChameleonVQVAE`; the decoder, which transformers has no place for, as in the VQ-GAN that the
-release took over.
+Encoder, codebook and the two 1 x 1 convolutions are named as in transformers' `ChameleonVQVAE`; the
+decoder, which transformers lacks, as in the VQGAN of the release.
 """
 
 from __future__ import annotations
@@ -18,39 +17,39 @@ _ENDS = ("conv_in", "norm_out", "conv_out")
 
 
 def transformers_names(config: VQConfig) -> dict[str, str]:
-    """Our name -> transformers' name, for each tensor that transformers knows."""
+    """Return our name -> transformers' name of each tensor that transformers has."""
     modules = dict(_encoder_modules(config))
     modules |= {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     return {"quantizer.codebook": "quantize.embedding.weight"} | _tensors(modules)
 
 
 def vq_decoder_names(config: VQConfig) -> dict[str, str]:
-    """Our name -> the name in `vq_decoder.safetensors`, for each tensor of the decoding half."""
+    """Return our name -> the name in `vq_decoder.safetensors` of each tensor of the decoder."""
     modules = dict(_decoder_modules(config)) | {"post_quant_conv": "post_quant_conv"}
     return _tensors(modules)
 
 
 def match_tensor_names(
-    config: VQConfig, there: Collection[str], prefix: str = ""
+    config: VQConfig, present: Collection[str], prefix: str = ""
 ) -> dict[str, str]:
-    """Our name -> the name among tensors that are there, or that must be.
+    """Return our name -> the name in a file, for each tensor that the file must have.
 
-    The decoding half is expected whole where any of it is there. Without it some leave out
-    post_quant_conv too, which reading pictures does not need.
+    The decoder is expected to be complete if the file has any of it. Without a decoder, some files
+    omit post_quant_conv too, which encoding does not need.
 
     Args:
-        config: of the network.
-        there: names of tensors, of other parts too.
-        prefix: of the network's names among them.
+        config: of the model.
+        present: names of the tensors in the file, which may have other parts.
+        prefix: prefix of the model's names in the file.
     """
     names = transformers_names(config)
-    draws = any(name.startswith(f"{prefix}decoder.") for name in there)
-    if draws:
+    has_decoder = any(name.startswith(f"{prefix}decoder.") for name in present)
+    if has_decoder:
         names |= vq_decoder_names(config)
     return {
         ours: prefix + theirs
         for ours, theirs in names.items()
-        if draws or prefix + theirs in there or not ours.startswith("post_quant_conv")
+        if has_decoder or prefix + theirs in present or not ours.startswith("post_quant_conv")
     }
 
 
@@ -78,7 +77,7 @@ def _decoder_modules(config: VQConfig) -> Iterator[tuple[str, str]]:
     deepest = len(config.widths) - 1
     for level in range(deepest + 1):
         before = config.widths[min(level + 1, deepest)]
-        # Ours stand in the order of their work, from the lowest resolution up.
+        # Ours are in the order of the forward pass, from the lowest resolution up.
         ours, theirs = f"decoder.levels.{deepest - level}", f"decoder.up.{level}"
         yield from _level(config, level, (ours, theirs), (before, config.num_res_blocks + 1))
         if level:
@@ -97,7 +96,7 @@ def _outside_levels(half: str) -> Iterator[tuple[str, str]]:
 def _level(
     config: VQConfig, level: int, prefixes: tuple[str, str], shape: tuple[int, int]
 ) -> Iterator[tuple[str, str]]:
-    """The blocks of one level; `shape` is the width that enters it, and its number of blocks."""
+    """Yield the modules of a level; `shape` is its input width and its number of blocks."""
     (ours, theirs), (width_before, num_blocks) = prefixes, shape
     for number in range(num_blocks):
         names = dict(_BLOCK)

@@ -1,14 +1,14 @@
-"""The encoder once more, for CPUs and large pictures: the same numbers in less time.
+"""A faster encoder for large images on CPUs, with Winograd convolutions.
 
-A picture goes through it in strips of rows, small enough for the processor's cache: norm, swish,
-convolution and shortcut of a strip are done before the next is touched. Along a row, four
-results of a 3 x 3 convolution are made with six products instead of twelve.
+An image is processed in strips of rows that fit the processor's cache: norm, SiLU, convolution and
+shortcut of a strip are computed before the next strip. Along a row, four outputs of a 3 x 3
+convolution take six products instead of twelve.
 
-Shapes: H and W pixels of a level, C channels in and O out; one picture at a time, as [H, W, C].
+Shapes: H and W pixels of a level, C channels in and O out; one image at a time, as [H, W, C].
 R rows of a strip, and T = W / 4 quads of pixels in a row.
 
-Source: Winograd's F(4, 3) (Lavin and Gray, arXiv:1509.09308), along rows only: down the columns
-as well it would save more and lose more of float32's digits.
+Source: Winograd's F(4, 3) (Lavin and Gray, arXiv:1509.09308), along rows only: along columns too
+it would save more and lose more of float32's precision.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from calumma.tokens.vq.layers import Downsample, GroupNorm, ResnetBlock
 from calumma.tokens.vq.network import DownBlock, VQEncoder
 
 _STRIP = 1 << 18
-"""Numbers of a strip for each thread, about: a megabyte of float32. With four times as many, what
-is worked on leaves a core's cache, and all takes a sixth longer (dev/log.md, 2026-11-22)."""
+"""Approximate number of values of a strip per thread: a megabyte of float32. Four times as many do
+not fit a core's cache and take a sixth longer (dev/log.md, 2026-11-22)."""
 
 _FILTER_TRANSFORM = torch.tensor(
     [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
      [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
     dtype=torch.float64,
 )  # fmt: skip
-"""A row of three weights -> what the six products are multiplied by."""
+"""Filter transform: a row of three weights -> the factors of the six products."""
 
 
 class _Activations:
-    """A level's activations, [H, W, C], and each channel's sums, which the next norm needs."""
+    """Activations of a level, [H, W, C], with each channel's sums for the next norm."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
@@ -45,7 +45,7 @@ class _Activations:
 
     @classmethod
     def of(cls, values: Tensor) -> _Activations:
-        """A plane of [1, C, H, W] values in the channels-last format."""
+        """Create from [1, C, H, W] values in the channels-last format."""
         plane = cls(values[0].permute(1, 2, 0).contiguous())
         for rows in _strips(plane.values):
             plane.accumulate_sums(rows)
@@ -57,14 +57,14 @@ class _Activations:
         return self.values.permute(2, 0, 1)[None]
 
     def accumulate_sums(self, rows: slice) -> None:
-        """Take rows that are done into the sums, while they are still in the cache."""
+        """Add finished rows to the sums while they are in the cache."""
         strip = self.values[rows].flatten(0, 1)
         ones = strip.new_ones(1, len(strip))
         self._sums[0] += (ones @ strip)[0]
         self._sums[1] += (ones @ strip.square())[0]
 
     def scale_and_shift(self, norm: GroupNorm) -> tuple[Tensor, Tensor]:
-        """The norm as a line for each channel: two of [C]."""
+        """Return the norm as a linear function per channel: slope and shift, both [C]."""
         size = self.values.numel() // norm.num_groups
         groups = self._sums.view(2, norm.num_groups, -1).sum(2) / size
         mean, square = groups.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
@@ -73,14 +73,14 @@ class _Activations:
 
 
 def _strips(values: Tensor) -> Iterator[slice]:
-    """The rows of each strip of [H, W, C]."""
+    """Return the rows of each strip of [H, W, C]."""
     height = len(values)
     rows = max(2, _STRIP * torch.get_num_threads() // values[0].numel())
     return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
 
 
 class _NormConv:
-    """Norm, swish and a 3 x 3 convolution, and a shortcut beside them."""
+    """Norm, SiLU, 3 x 3 Winograd convolution, and the addition of the shortcut."""
 
     def __init__(self, norm: GroupNorm, conv: nn.Conv2d) -> None:
         assert conv.bias is not None
@@ -89,24 +89,27 @@ class _NormConv:
         self.weights = products.float().permute(2, 3, 1, 0).contiguous()  # [3, 6, C, O]
 
     def __call__(
-        self, plane: _Activations, into: Tensor, beside: Callable[[slice], Tensor] | None = None
+        self,
+        plane: _Activations,
+        into: Tensor,
+        shortcut: Callable[[slice], Tensor] | None = None,
     ) -> _Activations:
-        """[H, W, C] -> `into`, [H, W, O], to which `beside` adds rows of its own.
+        """Write the output [H, W, O] of `plane` [H, W, C], plus the shortcut's rows, to `into`.
 
-        `into` may be what `beside` reads, row for row, but never what the plane holds.
+        `into` may be the tensor that `shortcut` reads, row for row, but not the plane's.
         """
         slope, shift = plane.scale_and_shift(self.norm)
-        made = _Activations(into)
+        output = _Activations(into)
         for rows in _strips(into):
-            strip = torch.empty_like(into[rows]) if beside else into[rows]
+            strip = torch.empty_like(into[rows]) if shortcut else into[rows]
             self._convolve(_norm_silu(plane.values, rows, slope, shift), strip)
-            if beside:
-                torch.add(strip, beside(rows), out=into[rows])
-            made.accumulate_sums(rows)
-        return made
+            if shortcut:
+                torch.add(strip, shortcut(rows), out=into[rows])
+            output.accumulate_sums(rows)
+        return output
 
     def _convolve(self, x: Tensor, out: Tensor) -> None:
-        """[R + 2, W + 2, C], with its borders -> `out`, [R, W, O]."""
+        """Convolve [R + 2, W + 2, C], with its borders, into `out`, [R, W, O]."""
         rows, width, channels = out.shape
         v = _input_transform(x, width // 4)  # [6, R + 2, T, C]
         m = torch.bmm(v[:, :rows].flatten(1, 2), self.weights[0])  # [6, R * T, O]
@@ -125,27 +128,27 @@ class _NormConv:
 
 
 def _norm_silu(x: Tensor, rows: slice, slope: Tensor, shift: Tensor) -> Tensor:
-    """Rows of [H, W, C] and one more above and below, normalised and bent: [R + 2, W + 2, C].
+    """Apply norm and SiLU to rows of [H, W, C] and one above and below: [R + 2, W + 2, C].
 
-    Zeros stand around the picture.
+    The borders of the image are zero.
     """
     height, width, channels = x.shape
-    bent = x.new_empty(rows.stop - rows.start + 2, width + 2, channels)
-    bent[:, 0], bent[:, -1] = 0.0, 0.0
+    padded = x.new_empty(rows.stop - rows.start + 2, width + 2, channels)
+    padded[:, 0], padded[:, -1] = 0.0, 0.0
     first, last = max(0, rows.start - 1), min(height, rows.stop + 1)
     if first == rows.start:
-        bent[0] = 0.0
+        padded[0] = 0.0
     if last == rows.stop:
-        bent[-1] = 0.0
-    inside = bent[first - rows.start + 1 : last - rows.start + 1, 1:-1]
+        padded[-1] = 0.0
+    inside = padded[first - rows.start + 1 : last - rows.start + 1, 1:-1]
     torch.addcmul(shift, x[first:last], slope, out=inside)
     F.silu(inside, inplace=True)
-    return bent
+    return padded
 
 
 def _input_transform(x: Tensor, quads: int) -> Tensor:
-    """[R, W + 2, C] -> [6, R, T, C]: of each quad and its neighbours, what is multiplied."""
-    d = [x[:, place : place + 4 * quads - 3 : 4] for place in range(6)]
+    """Compute the Winograd input transform of each quad: [R, W + 2, C] -> [6, R, T, C]."""
+    d = [x[:, n : n + 4 * quads - 3 : 4] for n in range(6)]
     v = x.new_empty(6, len(x), quads, x.shape[2])
     torch.sub(d[4], d[2], alpha=5, out=v[0]).add_(d[0], alpha=4)
     even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
@@ -160,7 +163,7 @@ def _input_transform(x: Tensor, quads: int) -> Tensor:
 
 
 class WinogradEncoder:
-    """An encoder in float32 on a CPU, frozen: what becomes of its weights later it does not see."""
+    """A frozen encoder in float32 on a CPU; later changes of the weights have no effect."""
 
     def __init__(self, encoder: VQEncoder) -> None:
         self._encoder = encoder
@@ -173,34 +176,34 @@ class WinogradEncoder:
 
     @staticmethod
     def supports(encoder: VQEncoder, pixels: Tensor) -> bool:
-        """Whether there is anything to win: on a CPU, with at least 128 pixels to a side, and
-        quads of pixels at every level.
+        """Return whether it is faster: on a CPU, from 128 pixels per side, with sides that divide
+        into quads at every level.
         """
         halvings = sum(isinstance(module, Downsample) for module in encoder.modules())
         sides = pixels.shape[2:]
-        whole = all(side >= 128 and side % (4 << halvings) == 0 for side in sides)
-        return whole and pixels.device.type == "cpu" and pixels.dtype == torch.float32
+        divides = all(side >= 128 and side % (4 << halvings) == 0 for side in sides)
+        return divides and pixels.device.type == "cpu" and pixels.dtype == torch.float32
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, latent_channels, H / f, W / f].
+        """Encode [B, 3, H, W] in [-1, 1] to [B, latent_channels, H / f, W / f].
 
-        As many pictures at a time as there are threads, one for each: threads that share a strip
-        would wait for one another at each of its many small operations.
+        Each thread encodes one image: threads that share a strip would synchronize at each of its
+        many small operations.
         """
-        pictures = pixels.split(1)
+        images = pixels.split(1)
         threads = torch.get_num_threads()
-        if min(threads, len(pictures)) == 1:
-            return torch.cat([self._encode(picture) for picture in pictures])
-        alone = partial(torch.set_num_threads, 1)
+        if min(threads, len(images)) == 1:
+            return torch.cat([self._encode(image) for image in images])
+        single_thread = partial(torch.set_num_threads, 1)
         try:
-            with ThreadPoolExecutor(min(threads, len(pictures)), initializer=alone) as pool:
-                return torch.cat(list(pool.map(self._encode, pictures)))
+            with ThreadPoolExecutor(min(threads, len(images)), initializer=single_thread) as pool:
+                return torch.cat(list(pool.map(self._encode, images)))
         finally:
-            torch.set_num_threads(threads)  # part of what a thread sets is the whole process's
+            torch.set_num_threads(threads)  # part of it is set for the process, not the thread
 
     @torch.inference_mode()
     def _encode(self, pixels: Tensor) -> Tensor:
-        """[1, 3, H, W] -> [1, latent_channels, H / f, W / f]."""
+        """Encode one image: [1, 3, H, W] -> [1, latent_channels, H / f, W / f]."""
         plane = _Activations.of(self._encoder.conv_in(pixels))
         for level in self._encoder.levels:
             assert isinstance(level, DownBlock)
@@ -233,13 +236,13 @@ def _downsample(module: nn.Module, plane: _Activations) -> _Activations:
         return plane
     x, conv = plane.values, module.conv
     height, width, channels = x.shape
-    made = _Activations(x.new_empty(height // 2, width // 2, channels))
-    for rows in _strips(made.values):
-        # A row and a column of nothing stand below and to the right only.
+    output = _Activations(x.new_empty(height // 2, width // 2, channels))
+    for rows in _strips(output.values):
+        # Zero padding below and to the right only.
         padded = x.new_zeros(2 * (rows.stop - rows.start) + 1, width + 1, channels)
         inside = x[2 * rows.start : 2 * rows.stop + 1]
         padded[: len(inside), :-1] = inside
         strip = F.conv2d(padded.permute(2, 0, 1)[None], conv.weight, conv.bias, stride=2)
-        made.values[rows] = strip[0].permute(1, 2, 0)
-        made.accumulate_sums(rows)
-    return made
+        output.values[rows] = strip[0].permute(1, 2, 0)
+        output.accumulate_sums(rows)
+    return output

@@ -12,7 +12,6 @@ from calumma.checkpoints import safetensors_io
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.training_checkpoint import (
-    Checkpoint,
     RetentionPolicy,
     flatten_checkpoint,
     write_checkpoint,
@@ -204,7 +203,7 @@ def test_a_run_s_checkpoints_and_model_folders(
         state = {"model": dict(model_parts.decoder.state_dict())}
         write_checkpoint(
             tmp_path,
-            flatten_checkpoint(Checkpoint(step, state), {"seed": 0}),
+            flatten_checkpoint(step, state, {"seed": 0}),
             RetentionPolicy(keep_every=1),
         )
     save_model(tmp_path / "models" / "step-00000001", model_parts)
