@@ -11,8 +11,8 @@ run interleaved, 20 steps each, on the same batches, which the peer has in memor
 
 `overhead` is the median over the rounds of the ratio of seconds, minus 1; `cpu_overhead` is the
 same for the CPU time of the process, which other load on the machine does not change (on a GPU it
-means nothing). `data_wait_fraction` is the fraction of our time that is spent waiting for batches; the
-peer never waits, so `overhead_without_waiting` is the cost of the telemetry.
+means nothing). `data_wait_fraction` is the fraction of our time that is spent waiting for batches;
+the peer never waits, so `overhead_without_waiting` is the cost of the telemetry.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         make_folder(tmp_path / "out")
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: cannot be written (File exists); expected a folder that you may write "
-        "to. Choose another --out."
+        f"{tmp_path / 'out'}: cannot be written (File exists); expected a folder that you may "
+        "write to. Choose another --out."
     )
 
 
@@ -121,8 +121,8 @@ def test_a_folder_that_cannot_be_created_is_refused() -> None:
     with pytest.raises(OutputError) as caught:
         make_folder(Path("/proc/calumma"))
     assert str(caught.value) == (
-        "/proc/calumma: cannot be written (Permission denied); expected a folder that you may write "
-        "to. Choose another --out."
+        "/proc/calumma: cannot be written (Permission denied); expected a folder that you may "
+        "write to. Choose another --out."
     )
 
 

@@ -104,8 +104,8 @@ def test_a_tokenizer_without_a_control_token_is_refused(prefix: str, lacking: st
 def test_controls_in_another_order_are_refused() -> None:
     table = names(SMALL) | {"<pad>": 2, "</s>": 1}
     assert refusal(table) == (
-        "token </s> has id 1; expected 2, as in the release's order (bos, pad, eos, unk, codes, end "
-        "of image, begin of image)."
+        "token </s> has id 1; expected 2, as in the release's order (bos, pad, eos, unk, codes, "
+        "end of image, begin of image)."
     )
 
 

@@ -13,6 +13,7 @@ than one that it would load as another model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,10 +46,13 @@ QWEN3_TYPE, CALUMMA_TYPE = "qwen3", "calumma"
 """Values of `model_type`."""
 
 
+_QWEN3_SETTINGS = {"qk_norm": "rms", "norm_order": "pre", "qk_norm_groups": 1}
+"""Fields of a decoder that computes the same as `Qwen3ForCausalLM`."""
+
+
 def is_qwen3(config: DecoderConfig) -> bool:
     """Return whether the decoder computes the same as `Qwen3ForCausalLM`."""
-    kind = (config.qk_norm, config.norm_order, config.qk_norm_groups)
-    return kind == ("rms", "pre", 1)
+    return all(getattr(config, name) == value for name, value in _QWEN3_SETTINGS.items())
 
 
 def require_qwen3(model: LazyModel, where: object) -> None:
@@ -57,22 +61,14 @@ def require_qwen3(model: LazyModel, where: object) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    config = model.decoder_config
-    if config.qk_norm != "rms":
-        raise CheckpointError(
-            f'{where} has qk_norm = "{config.qk_norm}"; expected "rms" for Qwen3. Use --to calumma, '
-            'or train with qk_norm = "rms".'
-        )
-    if config.norm_order != "pre":
-        raise CheckpointError(
-            f'{where} has norm_order = "reordered"; expected "pre" for Qwen3. Use --to calumma, or '
-            'train with norm_order = "pre".'
-        )
-    if config.qk_norm_groups != 1:
-        raise CheckpointError(
-            f"{where} has qk_norm_groups = {config.qk_norm_groups}; expected 1 for Qwen3, whose "
-            "heads share one norm. Use --to calumma, or train with qk_norm_groups = 1."
-        )
+    for name, value in _QWEN3_SETTINGS.items():
+        found = getattr(model.decoder_config, name)
+        if found != value:
+            expected = json.dumps(value)
+            raise CheckpointError(
+                f"{where} has {name} = {json.dumps(found)}; expected {expected} for Qwen3. Use "
+                f"--to calumma, or train with {name} = {expected}."
+            )
 
 
 def qwen3_config(model: LazyModel) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def add_build_shards_command(subparsers: Subparsers[argparse.ArgumentParser]) ->
         "build-shards",
         "DOCS... --tokenizers DIR --out DIR [--skip-invalid] [--filter FILE]",
         "Encode documents into shards of token ids.\n"
-        "The same command resumes an interrupted build; any number of workers writes the same bytes.",
+        "The same command resumes an interrupted build; any number of workers writes the same "
+        "bytes.",
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
@@ -84,8 +85,8 @@ def _run(args: argparse.Namespace) -> None:
 
     if args.shard_documents < 1 or (args.workers is not None and args.workers < 1):
         raise ConfigError(
-            f"--shard-documents {args.shard_documents} --workers {args.workers}; expected at least 1 "
-            "of each. Omit them for the defaults."
+            f"--shard-documents {args.shard_documents} --workers {args.workers}; expected at least "
+            "1 of each. Omit them for the defaults."
         )
     require_local(args.out)
     is_local = args.executor == "local"

@@ -1,4 +1,4 @@
-"""`calumma demo`: the whole road on this machine."""
+"""`calumma demo`: the complete pipeline on this machine."""
 
 from __future__ import annotations
 
@@ -11,53 +11,52 @@ from calumma.cli.command import Subparsers, add_command
 
 if TYPE_CHECKING:
     from calumma.cli.progress import ProgressBar
-    from calumma.train.training_loop import Progress
+    from calumma.train.training_loop import TrainCallbacks
 
 _EXAMPLES = """\
-  calumma demo                       the road, in minutes; then look at out/demo/report.html
-  calumma demo                       again: goes on where it was stopped, or has nothing to do
-  calumma demo --out out/7 --seed 7  another road"""
+  calumma demo                       takes minutes; then open out/demo/report.html
+  calumma demo                       again: resumes, or finds everything done
+  calumma demo --out out/7 --seed 7  another seed in another folder"""
 
 
 def add_demo_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command `demo`."""
     parser = add_command(
         subparsers,
         "demo",
         "[--out DIR] [--seed N] [--config FILE]",
-        "Walk the whole road: tokenizers, shards, training, pictures, report.\n"
-        "Trains on the corpus inside the package and writes DIR/report.html and DIR/model.",
+        "Run the complete pipeline: tokenizers, shards, training, evaluation.\n"
+        "Trains on the corpus in the package and writes DIR/report.html and DIR/model.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/demo"), metavar="DIR", help="(default: out/demo)"
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="of everything (default: 0)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="instead of the shipped one")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="(default: out/demo)")
+    add("--seed", type=int, metavar="N", help="random seed (default: 0)")
+    add("--config", type=Path, metavar="FILE", help="a TOML file instead of the shipped config")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Walk, or go on walking."""
+    """Run the pipeline, or resume it."""
     from calumma.demo.config import load_demo_config
     from calumma.demo.measure import measure_and_report
     from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
     from calumma.runtime import use_deterministic_algorithms
 
-    changes = {} if args.seed is None else {"seed": args.seed}
-    road = DemoPipeline(args.out, load_demo_config(args.config, changes))
-    if not all(map(road.is_done, DEMO_STEPS)):
-        use_deterministic_algorithms()  # which makes torch import for seconds: not to find all done
-    teller = _Terminal(len(DEMO_STEPS))
+    overrides = {} if args.seed is None else {"seed": args.seed}
+    demo = DemoPipeline(args.out, load_demo_config(args.config, overrides))
+    if not all(map(demo.is_done, DEMO_STEPS)):
+        use_deterministic_algorithms()  # imports torch, which takes seconds
+    progress = _TerminalProgress(len(DEMO_STEPS))
     try:
-        road.run(teller, measure_and_report)
+        demo.run(progress, measure_and_report)
     finally:
-        teller.close()
+        progress.close()
     print(f"{args.out}/report.html")
 
 
-class _Terminal:
-    """Tells a terminal, or a log, how far the road has come."""
+class _TerminalProgress:
+    """Shows the progress of the pipeline on a terminal, or in a log."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -65,18 +64,21 @@ class _Terminal:
 
     def begin(self, number: int, name: str) -> None:
         self.close()
-        self._say(f"[{number}/{self.total}] {name}")
+        self._print(f"[{number}/{self.total}] {name}")
 
     def skip(self, number: int, name: str) -> None:
-        self._say(f"[{number}/{self.total}] {name}: done before")
+        self._print(f"[{number}/{self.total}] {name}: done before")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         from calumma.cli.progress import CONSOLE
 
         CONSOLE.print(text, markup=False)
 
-    def training(self, name: str, steps: int) -> Progress:
-        return self._open(name, steps, "steps").step
+    def training(self, name: str, steps: int) -> TrainCallbacks:
+        from calumma.train.training_loop import TrainCallbacks
+
+        bar = self._open(name, steps, "steps")
+        return TrainCallbacks(on_start=bar.start_at, on_step=bar.step)
 
     def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
         return self._open(name, total, unit).advance

@@ -109,8 +109,8 @@ def image_tokenizer_plan(run: ImageTokenizerRunConfig, args: argparse.Namespace)
         f"plan: {count.num_parameters:,} parameters (encoder, codebook, decoder) on "
         f"{machine.num_gpus} x {machine.gpu.name}",
         f"memory: {count.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's means and "
-        f"at most {count.activation_bytes / GIB:.2f} GiB of activations, of {machine.gpu.memory_gib} "
-        "GiB; the networks of the losses come on top",
+        f"at most {count.activation_bytes / GIB:.2f} GiB of activations, of "
+        f"{machine.gpu.memory_gib} GiB; the networks of the losses come on top",
         f"speed: at most {pictures * machine.num_gpus / seconds:,.3g} pictures a second where "
         f"{mfu:.0%} of the peak is reached (assumed), without the losses' networks",
         f"time: at least {format_duration(config.steps * seconds)} for {config.steps:,} steps, "

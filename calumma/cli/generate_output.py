@@ -13,6 +13,7 @@ from calumma.documents.document import Part, Text
 from calumma.documents.image_formats import data_url, encode_png
 from calumma.files import atomic_write, make_folder, write_json, write_text
 from calumma.generate.events import Sample
+from calumma.html_report import html_page
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1c2321, #e6ebe8);
@@ -36,20 +37,15 @@ img { display: block; max-width: 100%; height: auto; border-radius: .5rem;
 figcaption, footer { font-size: .82rem; color: var(--quiet); font-variant-numeric: tabular-nums }
 footer { border-top: 1px solid var(--line); margin-top: .9rem; padding-top: .6rem }
 footer span { white-space: nowrap; margin-right: 1.1em }
-.many { max-width: 76rem } .many article.prompt { max-width: 46rem }
-.many main { display: grid; gap: 0 1.2rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)) }
 .none { color: var(--quiet); font-style: italic }
 """
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
-<body class="{number}"><h1><b>calumma</b> {title}</h1>
-<article class="prompt"><h2>Prompt</h2>{prompt}</article>
-<main>{answers}</main>
-</body></html>
+_GRID_STYLE = """
+body { max-width: 76rem } article.prompt { max-width: 46rem }
+main { display: grid; gap: 0 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)) }
 """
+"""Additional style of a page of several samples."""
 
 _DISPLAY_SIDE = 320
 """Pixels on the screen; smaller images are enlarged up to it by an integer factor."""
@@ -127,13 +123,14 @@ def _page(
         body = _body(sample.parts) or '<p class="none">empty</p>'
         facts = " ".join(f"<span>{html.escape(fact)}</span>" for fact in _facts(sample, request))
         answers.append(f"<article><h2>{name}</h2>{body}<footer>{facts}</footer></article>")
-    return _PAGE.format(
-        title="generated document" if len(samples) == 1 else f"{len(samples)} generated documents",
-        number="one" if len(samples) == 1 else "many",
-        style=_STYLE,
-        prompt=_body(prompt_parts),
-        answers="\n".join(answers),
+    is_single = len(samples) == 1
+    main = "\n".join(answers)
+    title = "generated document" if is_single else f"{len(samples)} generated documents"
+    body = (
+        f'<h1><b>calumma</b> {title}</h1>\n<article class="prompt"><h2>Prompt</h2>'
+        f"{_body(prompt_parts)}</article>\n<main>{main}</main>"
     )
+    return html_page(title, body, style=_STYLE if is_single else _STYLE + _GRID_STYLE)
 
 
 def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:

@@ -58,7 +58,9 @@ _EXAMPLES = """\
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     description = "Mixed-modal early-fusion models: one decoder over text tokens and image tokens."
-    parser = CommandParser(prog="calumma", **help_options("COMMAND ...", description, _EXAMPLES))
+    parser: argparse.ArgumentParser = CommandParser(
+        prog="calumma", **help_options("COMMAND ...", description, _EXAMPLES)
+    )
     add_help(parser)
     subparsers = parser.add_subparsers(
         prog="calumma", metavar="COMMAND", dest="command", required=True, help="one of:"

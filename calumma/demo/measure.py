@@ -1,4 +1,4 @@
-"""The last step of the road: the model is measured, and its page is written."""
+"""The last step of the demo: evaluate the model and write its report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 import calumma
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.packing import BestFitBins, collate_rows
+from calumma.charts import Chart, Curve, EventMark
 from calumma.demo.page_data import (
     CaptionedImage,
-    Curve,
     GeneratedImages,
     InterleavedSample,
     MetricRow,
     PageData,
-    Series,
     TokenCell,
     TokenizationExample,
     next_commands,
@@ -37,135 +36,132 @@ from calumma.documents.readers import read_documents
 from calumma.evaluate.captioning import GREEDY_TEXT, nearest_captions
 from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair
 from calumma.evaluate.evaluator import EvalProgress, evaluate
+from calumma.evaluate.likelihood import BITS_PER_NAT
 from calumma.evaluate.metric import Metric
-from calumma.evaluate.report import REPORT_JSON, EvalReport
+from calumma.evaluate.report import REPORT_HTML, REPORT_JSON, EvalReport
 from calumma.files import write_json
 from calumma.generate.model import Model, load
 from calumma.generate.params import TextSampling
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
-from calumma.train.pretrain import stage_two_start
-from calumma.train.stability import Metrics, metric_points
+from calumma.train.stability import LoggedMetrics, metric_points
 from calumma.vocabulary import Vocabulary
 
-DEMO_TASKS = ("likelihood", "retrieval", "reconstruction", "drawing", "captioning")
+DEMO_TASKS = ("likelihood", "retrieval", "reconstruction", "color_accuracy", "captioning")
 IMAGES_PER_PROMPT = 4
 NUM_PROMPTS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 4
 
 
-def measure_and_report(road: DemoPipeline, tell: OnCount) -> None:
-    """Measure the model on held-out documents; write `report.json` and `report.html`."""
-    model = load(road.model)
-    held_out = _take(road.held_out, road.config.max_eval_documents)
-    options = _options(road)
-    report = evaluate(model, held_out, DEMO_TASKS, options, progress=_listening(road, tell))
-    new = _new_object_figures(model, road, options, _listening(road, tell))
+def measure_and_report(demo: DemoPipeline, on_count: OnCount) -> None:
+    """Evaluate the model on held-out documents; write `report.json` and `report.html`."""
+    model = load(demo.model)
+    documents = _read_evenly(demo.held_out, demo.config.max_eval_documents)
+    config = _eval_config(demo)
+    progress = _progress(demo, on_count)
+    report = evaluate(model, documents, DEMO_TASKS, config, progress=progress)
+    new_objects = _new_object_metrics(model, demo, config, progress)
     report = replace(
         report,
-        figures=[*report.metrics, *new],
-        model=str(road.model),
-        command=f"calumma demo --out {road.out}",
-        seconds=sum(road.seconds().values()) + report.seconds,
+        metrics=[*report.metrics, *new_objects],
+        model=str(demo.model),
+        command=f"calumma demo --out {demo.out}",
+        seconds=sum(demo.seconds().values()) + report.seconds,
     )
-    write_json(road.out / REPORT_JSON, report.to_json())
-    write_report_page(
-        road.out / "report.html", _story(road, EvalContext(model, held_out), options, report)
-    )
+    write_json(demo.out / REPORT_JSON, report.to_json())
+    data = _page_data(demo, EvalContext(model, documents), config, report)
+    write_report_page(demo.out / REPORT_HTML, data)
 
 
-def _listening(road: DemoPipeline, tell: OnCount) -> EvalProgress:
-    """Hears of every piece measured, and whether a signal asks to stop."""
+def _progress(demo: DemoPipeline, on_count: OnCount) -> EvalProgress:
+    """Return a callback that counts batches and checks for a requested stop."""
 
-    def hear(task: str, done: int, total: int) -> None:
-        STOP.check(f"{road.model} is whole, its report not written")
-        tell(1)
+    def on_batch(task: str, done: int, total: int) -> None:
+        STOP.check(f"{demo.model} is complete, its report is not")
+        on_count(1)
 
-    return hear
+    return on_batch
 
 
-def _take(path: Path, most: int) -> list[Document]:
-    """At most so many documents, evenly taken."""
+def _read_evenly(path: Path, max_documents: int) -> list[Document]:
+    """Return at most `max_documents`, evenly spaced."""
     documents = list(read_documents([path]))
-    return documents[:: max(1, len(documents) // most)][:most]
+    return documents[:: max(1, len(documents) // max_documents)][:max_documents]
 
 
-def _options(road: DemoPipeline) -> EvalConfig:
+def _eval_config(demo: DemoPipeline) -> EvalConfig:
     return EvalConfig(
-        seed=road.config.seed,
-        training_documents=list(read_documents([road.pairs])),
-        training_counts=_counts(ShardReader(road.out / "shards")),
+        seed=demo.config.seed,
+        training_documents=list(read_documents([demo.pairs])),
+        training_counts=_token_counts(ShardReader(demo.out / "shards")),
         chat_template=True,
         caption_question=DESCRIBE_PROMPT,
-        image=road.config.image_sampling,
-        max_prompts=road.config.max_eval_documents,
+        image=demo.config.image_sampling,
+        max_prompts=demo.config.max_eval_documents,
     )
 
 
-def _counts(reader: ShardReader) -> NDArray[np.int64]:
-    """How often each id stands in the training pairs."""
+def _token_counts(reader: ShardReader) -> NDArray[np.int64]:
+    """Count each token id in the training pairs."""
     size = reader.manifest.vocabulary.size
     counts = np.zeros(size, dtype=np.int64)
-    for source in ("objects", "shapes"):
-        for number in reader.sequence_indices(source) if source in reader.manifest.sources else ():
-            counts += np.bincount(reader.read(int(number))[0], minlength=size)
+    for source in {"objects", "shapes"} & set(reader.manifest.sources):
+        for index in reader.sequence_indices(source):
+            counts += np.bincount(reader.read(int(index))[0], minlength=size)
     return counts
 
 
-def _new_object_figures(
-    model: Model, road: DemoPipeline, options: EvalConfig, progress: EvalProgress
+def _new_object_metrics(
+    model: Model, demo: DemoPipeline, config: EvalConfig, progress: EvalProgress
 ) -> list[Metric]:
-    """The figures that can be had for objects never seen, named so."""
-    documents = _take(road.new_objects, road.config.max_eval_documents)
+    """Evaluate on objects that do not occur in training."""
+    documents = _read_evenly(demo.new_objects, demo.config.max_eval_documents)
     if not documents:
         return []
-    tasks = ("likelihood", "reconstruction", "drawing")
-    report = evaluate(model, documents, tasks, options, progress=progress)
-    wanted = ("code_bits_per_token", "reconstruction_psnr_db", "colour_asked_colour_drawn_ground")
-    note = "pictures of objects that occur in no training document"
+    tasks = ("likelihood", "reconstruction", "color_accuracy")
+    report = evaluate(model, documents, tasks, config, progress=progress)
+    names = ("code_bits_per_token", "reconstruction_psnr_db", "colour_asked_colour_drawn_ground")
+    note = "images of objects that do not occur in training"
     return [
-        replace(figure, name=f"{figure.name}_new_objects", note=note)
-        for figure in report.metrics
-        if figure.name in wanted
+        replace(metric, name=f"{metric.name}_new_objects", note=note)
+        for metric in report.metrics
+        if metric.name in names
     ]
 
 
-def _story(
-    road: DemoPipeline, held_out: EvalContext, options: EvalConfig, report: EvalReport
+def _page_data(
+    demo: DemoPipeline, context: EvalContext, config: EvalConfig, report: EvalReport
 ) -> PageData:
-    model, pairs = held_out.model, held_out.pairs
-    shown = _spread(pairs, NUM_PROMPTS)
-    prompt = draw_prompt(shown[0].text) if shown else "draw"
+    model, pairs = context.model, context.pairs
+    prompts = _select_pairs(pairs, NUM_PROMPTS)
+    prompt = draw_prompt(prompts[0].text) if prompts else "draw"
+    training = config.training_documents
     return PageData(
-        title="A model that reads and draws",
-        lead=_lead(road, model),
+        title="A mixed-modal model trained on this machine",
+        lead=_lead(demo, model),
         command=report.command,
         machine=_machine(),
-        seconds=road.seconds() | {"report": report.seconds - sum(road.seconds().values())},
-        generated_images=_drawings(road, model, shown),
-        captions=_captions(model, _spread(pairs, NUM_CAPTIONS, 1), options.training_documents),
-        interleaved=_interleaved(road, model, _spread(pairs, NUM_INTERLEAVED, 2)),
-        tokenization=_strip(road, model, options.training_documents),
-        curves=_curves(road, model.vocabulary, options),
-        reconstructions=_reconstructions(model, _spread(pairs, NUM_RECONSTRUCTIONS, 3)),
-        metrics=_rows(report),
-        sizes=_sizes(road, model),
-        next_commands=next_commands(str(road.out), prompt, DESCRIBE_PROMPT),
+        seconds=demo.seconds() | {"report": report.seconds - sum(demo.seconds().values())},
+        generated_images=_generated_images(demo, model, prompts),
+        captions=_captions(model, _select_pairs(pairs, NUM_CAPTIONS, 1), training),
+        interleaved=_interleaved(demo, model, _select_pairs(pairs, NUM_INTERLEAVED, 2)),
+        tokenization=_tokenization(demo, model, training),
+        charts=_charts(demo, model.vocabulary, config),
+        reconstructions=_reconstructions(model, _select_pairs(pairs, NUM_RECONSTRUCTIONS, 3)),
+        metrics=[MetricRow(metric, *_target(metric)) for metric in report.metrics],
+        sizes=_sizes(demo, model),
+        next_commands=next_commands(str(demo.out), prompt, DESCRIBE_PROMPT),
         attribution=_attribution(),
     )
 
 
-def _lead(road: DemoPipeline, model: Model) -> str:
+def _lead(demo: DemoPipeline, model: Model) -> str:
     return (
-        f"This page was made on this machine: the image tokenizer, the text tokenizer and a "
-        f"decoder of {model.decoder.num_parameters / 1e6:.1f} million parameters were trained on "
-        f"{_num_documents(road):,} documents of the corpus inside the package, and then drew and "
-        "wrote what you see. No caption below occurs in any training document."
+        "An image tokenizer, a text tokenizer and a decoder of "
+        f"{model.decoder.num_parameters / 1e6:.1f} million parameters, trained on "
+        f"{len(ShardReader(demo.out / 'shards')):,} documents of the corpus in the package. The "
+        "captions of all examples below are held out: none occurs in any training document."
     )
-
-
-def _num_documents(road: DemoPipeline) -> int:
-    return len(ShardReader(road.out / "shards"))
 
 
 def _machine() -> str:
@@ -173,34 +169,40 @@ def _machine() -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
 
 
-def _spread(pairs: Sequence[TextImagePair], count: int, offset: int = 0) -> list[TextImagePair]:
-    """So many pairs, evenly spread, shapes and objects in turn; other offsets, other pairs."""
-    kinds = [[p for p in pairs if bool(p.document.attributes.get("colour")) == k] for k in (0, 1)]
-    picked: list[TextImagePair] = []
-    for kind, share in zip(kinds, (count - count // 3, count // 3), strict=True):
-        step = max(1, len(kind) // max(1, share))
-        picked += kind[offset % step :: step][:share]
-    return picked
+def _select_pairs(
+    pairs: Sequence[TextImagePair], count: int, offset: int = 0
+) -> list[TextImagePair]:
+    """Return `count` evenly spaced pairs, two thirds objects and one third shapes.
+
+    Different offsets give different pairs.
+    """
+    objects = [pair for pair in pairs if not pair.document.attributes.get("colour")]
+    shapes = [pair for pair in pairs if pair.document.attributes.get("colour")]
+    selected: list[TextImagePair] = []
+    for group, group_count in ((objects, count - count // 3), (shapes, count // 3)):
+        step = max(1, len(group) // max(1, group_count))
+        selected += group[offset % step :: step][:group_count]
+    return selected
 
 
-def _drawings(
-    road: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
+def _generated_images(
+    demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
 ) -> list[GeneratedImages]:
     prompts = [draw_prompt(pair.text) for pair in pairs]
     samples = model.generate_batch(
         [[prompt] for prompt in prompts for _ in range(IMAGES_PER_PROMPT)],
-        seeds=[road.config.seed * 1000 + n for n in range(IMAGES_PER_PROMPT * len(prompts))],
+        seeds=[demo.config.seed * 1000 + n for n in range(IMAGES_PER_PROMPT * len(prompts))],
         max_new_tokens=model.image.config.codes_per_image + 2,
         max_images=1,
         image_first=True,
-        image=road.config.image_sampling,
+        image=demo.config.image_sampling,
     )
-    pictures = [next(p for p in s.parts if not isinstance(p, str)) for s in samples]
+    images = [next(part for part in s.parts if not isinstance(part, str)) for s in samples]
     return [
         GeneratedImages(
             prompt=prompt,
-            images=pictures[n * IMAGES_PER_PROMPT : (n + 1) * IMAGES_PER_PROMPT],
-            note="training never showed this combination",
+            images=images[n * IMAGES_PER_PROMPT : (n + 1) * IMAGES_PER_PROMPT],
+            note="this combination does not occur in training",
         )
         for n, prompt in enumerate(prompts)
     ]
@@ -215,30 +217,31 @@ def _captions(
         max_images=0,
         text=GREEDY_TEXT,
     )
-    written = ["".join(p for p in s.parts if isinstance(p, str)) for s in samples]
+    captions = ["".join(part for part in s.parts if isinstance(part, str)) for s in samples]
     nearest = nearest_captions(pairs, training) if pairs else []
     return [
-        CaptionedImage(pair.pil_image.convert("RGB"), pair.text, text, near)
-        for pair, text, near in zip(pairs, written, nearest, strict=True)
+        CaptionedImage(pair.pil_image.convert("RGB"), pair.text, caption, baseline)
+        for pair, caption, baseline in zip(pairs, captions, nearest, strict=True)
     ]
 
 
 def _interleaved(
-    road: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
+    demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
 ) -> list[InterleavedSample]:
-    """Pages begun with a caption: the model draws it, and goes on in words and pictures."""
+    """Continue pages that begin with a caption."""
     prompts = [page_opening(pair.text) for pair in pairs]
     samples = model.generate_batch(
         [[prompt] for prompt in prompts],
         add_generation_prompt=False,
-        seeds=[road.config.seed * 1000 + number for number in range(len(prompts))],
+        seeds=[demo.config.seed * 1000 + number for number in range(len(prompts))],
         max_new_tokens=2 * model.image.config.codes_per_image + 64,
         max_images=2,
         text=TextSampling(temperature=0.7, repetition_penalty=1.0),
-        image=road.config.image_sampling,
+        image=demo.config.image_sampling,
     )
     return [
-        InterleavedSample([prompt], s.parts) for prompt, s in zip(prompts, samples, strict=True)
+        InterleavedSample([prompt], sample.parts)
+        for prompt, sample in zip(prompts, samples, strict=True)
     ]
 
 
@@ -248,156 +251,145 @@ def _reconstructions(
     return [(pair.pil_image.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
 
 
-def _strip(
-    road: DemoPipeline, model: Model, documents: Sequence[Document]
-) -> TokenizationExample | None:
-    """A training pair on its way into a row."""
-    first = len(documents) // 3
-    row = [*documents[first : first + 1], *documents[:: max(1, len(documents) // 5)]]
-    encoder = DocumentEncoder(model.components.tokenizers)
-    config = road.config.pretrain_config(road.out).data
-    sequences = encoder.encode(row)
-    bins = BestFitBins(num_rows=1, seq_len=config.seq_len)
+def _tokenization(
+    demo: DemoPipeline, model: Model, documents: Sequence[Document]
+) -> TokenizationExample:
+    """Tokenize a training pair and pack it with others."""
+    index = len(documents) // 3
+    example = documents[index]
+    packed_documents = [example, *documents[:: max(1, len(documents) // 5)]]
+    sequences = DocumentEncoder(model.components.tokenizers).encode(packed_documents)
+    seq_len = demo.config.pretrain_config(demo.out).data.seq_len
+    bins = BestFitBins(num_rows=1, seq_len=seq_len)
     packed = [
         (np.array(sequence.token_ids), np.array(sequence.loss_mask))
         for sequence in sequences
         if bins.insert([len(sequence.token_ids) - 1]) is not None
     ]
-    batch = collate_rows([packed], config.seq_len, model.vocabulary.pad)
-    vocabulary, chosen = model.vocabulary, row[0]
-    codes = [vocabulary.id_to_code(i) for i in sequences[0].token_ids if i in vocabulary.codes]
-    side = model.image.config.codes_per_side
+    vocabulary, side = model.vocabulary, model.image.config.codes_per_side
+    batch = collate_rows([packed], seq_len, vocabulary.pad)
+    codes = [
+        vocabulary.id_to_code(id_) for id_ in sequences[0].token_ids if id_ in vocabulary.codes
+    ]
     return TokenizationExample(
-        text=chosen.text,
-        image=chosen.images[0].open().convert("RGB"),
-        codes=[codes[r * side : (r + 1) * side] for r in range(side)],
+        text=example.text,
+        image=example.images[0].open().convert("RGB"),
+        codes=[codes[row * side : (row + 1) * side] for row in range(side)],
         num_codes=vocabulary.num_codes,
         reconstruction=model.decode_image(codes),
-        packed_sequence=list(_cells(batch, model)),
+        packed_sequence=list(_token_cells(batch, model)),
     )
 
 
-def _cells(batch: Batch, model: Model) -> Iterator[TokenCell]:
+def _token_cells(batch: Batch, model: Model) -> Iterator[TokenCell]:
     vocabulary = model.vocabulary
     names = vocabulary.control_names()
-    for id_, owner in zip(batch.input_ids[0].tolist(), batch.document_ids[0].tolist(), strict=True):
-        if owner == PADDING:
-            yield TokenCell(id_, "padding", "padding", owner)
+    rows = zip(batch.input_ids[0].tolist(), batch.document_ids[0].tolist(), strict=True)
+    for id_, document in rows:
+        if document == PADDING:
+            yield TokenCell(id_, "padding", "padding", document)
         elif id_ in vocabulary.codes:
-            yield TokenCell(id_, "code", str(vocabulary.id_to_code(id_)), owner)
+            yield TokenCell(id_, "code", str(vocabulary.id_to_code(id_)), document)
         elif id_ in vocabulary.text:
-            yield TokenCell(id_, "text", model.text.decode([id_]), owner)
+            yield TokenCell(id_, "text", model.text.decode([id_]), document)
         else:
-            yield TokenCell(id_, "control", names[id_], owner)
+            yield TokenCell(id_, "control", names[id_], document)
 
 
-def _curves(road: DemoPipeline, vocabulary: Vocabulary, options: EvalConfig) -> list[Curve]:
-    counts = options.training_counts
-    assert counts is not None, "the road's options count the training ids"
-    unigram = {
-        "text": _entropy(counts, vocabulary.text),
-        "image": _entropy(counts, vocabulary.codes),
-    }
-    pretraining = road.config.pretrain_config(road.out)
-    tokenizer = road.metrics("image-tokenizer")
+def _charts(demo: DemoPipeline, vocabulary: Vocabulary, config: EvalConfig) -> list[Chart]:
+    counts = config.training_counts
+    assert counts is not None, "the demo's config has training counts"
+    stage_two = demo.config.pretrain_config(demo.out).stage_two_start
     return [
-        Curve(
-            "Image tokenizer: how far a reconstruction is from its picture",
-            "mean difference of a pixel, from 0 to 2",
-            [Series("difference", metric_points(tokenizer, "loss_l1"))],
+        Chart(
+            "Image tokenizer: L1 reconstruction loss",
+            {"L1": Curve.from_points(metric_points(demo.metrics("image-tokenizer"), "loss_l1"))},
+            unit="mean over pixels, from 0 to 2",
+            smooth=True,
         ),
-        Curve(
-            "Pre-training",
-            "bits a token",
-            _modalities(road.metrics("pretrain")),
-            boundary=stage_two_start(pretraining),
-            baseline=unigram,
+        Chart(
+            "Pre-training: loss",
+            _modality_curves(demo.metrics("pretrain")),
+            marks=[EventMark(stage_two, "stage two", "stage two")],
+            unit="bits per token",
+            levels={
+                "text, unigram": _entropy(counts, vocabulary.text),
+                "image, unigram": _entropy(counts, vocabulary.codes),
+            },
+            smooth=True,
         ),
-        Curve("Fine-tuning", "bits a token", _modalities(road.metrics("finetune"))),
+        Chart(
+            "Fine-tuning: loss",
+            _modality_curves(demo.metrics("finetune")),
+            unit="bits per token",
+            smooth=True,
+        ),
     ]
 
 
-def _modalities(metrics: Sequence[Metrics]) -> list[Series]:
-    return [
-        Series(
-            name,
-            [(step, nats / math.log(2)) for step, nats in metric_points(metrics, f"loss_{name}")],
+def _modality_curves(metrics: Sequence[LoggedMetrics]) -> dict[str, Curve]:
+    return {
+        name: Curve.from_points(
+            (step, nats * BITS_PER_NAT) for step, nats in metric_points(metrics, f"loss_{name}")
         )
         for name in ("text", "image")
-    ]
+    }
 
 
 def _entropy(counts: NDArray[np.int64], ids: range) -> float:
-    """Bits that an id of one kind costs a model that knows how frequent each is."""
-    some = counts[ids.start : ids.stop]
-    shares = some[some > 0] / max(1, some.sum())
-    return float(-(shares * np.log2(shares)).sum())
+    """Return the entropy of one modality's unigram distribution, in bits."""
+    modality_counts = counts[ids.start : ids.stop]
+    probs = modality_counts[modality_counts > 0] / max(1, modality_counts.sum())
+    return float(-(probs * np.log2(probs)).sum())
 
 
-def _rows(report: EvalReport) -> list[MetricRow]:
-    rows = []
-    for figure in report.metrics:
-        wanted, met = _bar(figure)
-        rows.append(
-            MetricRow(
-                figure.name,
-                figure.value,
-                figure.baseline,
-                figure.n,
-                figure.interval,
-                figure.unit,
-                figure.note,
-                wanted,
-                met,
-            )
-        )
-    return rows
-
-
-def _bar(figure: Metric) -> tuple[str, bool | None]:
-    """What a healthy demo reaches, and whether this one did."""
-    base = figure.baseline if figure.baseline is not None else math.nan
-    bars = {
-        "text_bits_per_token": ("30 % under the baseline", figure.value <= 0.7 * base),
-        "code_bits_per_token": ("30 % under the baseline", figure.value <= 0.7 * base),
+def _target(metric: Metric) -> tuple[str, bool | None]:
+    """Return the demo's target for a metric, and whether it is met."""
+    value = metric.value
+    baseline = metric.baseline if metric.baseline is not None else math.nan
+    targets = {
+        "text_bits_per_token": ("30 % below the baseline", value <= 0.7 * baseline),
+        "code_bits_per_token": ("30 % below the baseline", value <= 0.7 * baseline),
         "code_bits_right_minus_shuffled": (
-            "below 0, interval and all",
-            figure.interval is not None and figure.interval[1] < 0,
+            "interval below 0",
+            metric.interval is not None and metric.interval[1] < 0,
         ),
-        "retrieval_text_given_image": ("2.5 times chance", figure.value >= 2.5 * base),
-        "retrieval_image_given_text": ("2.5 times chance", figure.value >= 2.5 * base),
-        "colour_asked_colour_drawn": ("5 in 10", figure.value >= 0.5),
-        "reconstruction_psnr_db": ("6 dB over the baseline", figure.value >= base + 6),
-        "codebook_used": ("60 %", figure.value > 0.6),
+        "retrieval_text_given_image": ("2.5 times chance", value >= 2.5 * baseline),
+        "retrieval_image_given_text": ("2.5 times chance", value >= 2.5 * baseline),
+        "colour_asked_colour_drawn": ("50 %", value >= 0.5),
+        "reconstruction_psnr_db": ("6 dB above the baseline", value >= baseline + 6),
+        "codebook_used": ("60 %", value > 0.6),
     }
-    return bars.get(figure.name, ("", None))
+    return targets.get(metric.name, ("", None))
 
 
-def _sizes(road: DemoPipeline, model: Model) -> list[tuple[str, str]]:
-    manifest = ShardReader(road.out / "shards").manifest
-    config = road.config.pretrain_config(road.out)
-    seen = sum(int(told) for _, told in metric_points(road.metrics("pretrain"), "num_tokens"))
+def _sizes(demo: DemoPipeline, model: Model) -> list[tuple[str, str]]:
+    manifest = ShardReader(demo.out / "shards").manifest
+    config = demo.config.pretrain_config(demo.out)
+    points = metric_points(demo.metrics("pretrain"), "num_tokens")
+    trained = sum(int(count) for _, count in points)
     network = sum(p.numel() for p in model.image.network.parameters())
+    vocabulary = model.vocabulary
     return [
-        ("parameters of the decoder", f"{model.decoder.num_parameters:,}"),
-        ("parameters of the image tokenizer", f"{network:,}"),
-        ("vocabulary", f"{model.vocabulary.num_text} text ids, {model.vocabulary.num_codes} codes"),
-        ("codes in a picture", str(model.image.config.codes_per_image)),
+        ("decoder parameters", f"{model.decoder.num_parameters:,}"),
+        ("image tokenizer parameters", f"{network:,}"),
+        ("vocabulary", f"{vocabulary.num_text} text tokens, {vocabulary.num_codes} image codes"),
+        ("codes per image", str(model.image.config.codes_per_image)),
         ("training documents", f"{manifest.num_sequences:,}"),
-        ("ids in them", f"{manifest.num_tokens:,}"),
-        ("ids read in pre-training", f"{seen:,} in {config.steps} steps"),
+        ("training tokens", f"{manifest.num_tokens:,}"),
+        ("pre-training", f"{trained:,} tokens in {config.steps} steps"),
         ("calumma", calumma.__version__),
     ]
 
 
 def _attribution() -> list[str]:
-    """The sources of the demo's documents, as the embedded corpus's attribution tells them."""
+    """Return the sources of the demo's documents, from the embedded corpus's attribution."""
     text = files("calumma.corpora").joinpath("embedded/ATTRIBUTION.md").read_text(encoding="utf-8")
-    lines = ["Shapes, grounds and captions are composed by calumma itself; templates, not people."]
+    lines = ["Shapes, backgrounds and captions are generated by calumma from templates."]
     for section in text.split("\n## ")[1:]:
         name, _, body = section.partition("\n")
         if name.strip() in (EMOJI_SOURCE, "wordnet"):
-            told = [line.removeprefix("- ") for line in body.splitlines() if line.startswith("- ")]
-            lines.append(f"{name.strip()}: {' '.join(line.split('](')[0] for line in told[:1])}")
-            lines += told[2:3]
+            items = [line.removeprefix("- ") for line in body.splitlines() if line.startswith("- ")]
+            lines.append(f"{name.strip()}: {' '.join(line.split('](')[0] for line in items[:1])}")
+            lines += items[2:3]
     return lines

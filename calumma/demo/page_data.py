@@ -1,7 +1,7 @@
 """The content of the demo's report page as plain values.
 
-`measure.py` fills a `PageData`; `report_page.py` renders it as one HTML file. Images are RGB, of any
-size; empty lists leave out their section.
+`measure.py` fills a `PageData`; `report_page.py` renders it as one HTML file. Images are RGB, of
+any size; empty lists leave out their section.
 """
 
 from __future__ import annotations

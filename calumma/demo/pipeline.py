@@ -45,8 +45,8 @@ from calumma.train.finetune import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.pretrain import pretrain
 from calumma.train.run_log import read_metrics
-from calumma.train.stability import Metrics
-from calumma.train.training_loop import Progress
+from calumma.train.stability import LoggedMetrics
+from calumma.train.training_loop import TrainCallbacks
 
 DEMO_STEPS = (
     "documents",
@@ -81,8 +81,8 @@ class ProgressReporter(Protocol):
         """Report that a step was finished before."""
         ...
 
-    def training(self, name: str, steps: int) -> Progress:
-        """Return the callback of a training with this number of steps."""
+    def training(self, name: str, steps: int) -> TrainCallbacks:
+        """Return the callbacks of a training with this number of steps."""
         ...
 
     def counting(self, name: str, total: int | None, unit: str) -> OnCount:
@@ -136,7 +136,7 @@ class DemoPipeline:
         """Hash of the config: steps of another config are repeated."""
         return fingerprint(json.dumps(config_to_dict(self.config), sort_keys=True))
 
-    def metrics(self, run: str) -> list[Metrics]:
+    def metrics(self, run: str) -> list[LoggedMetrics]:
         """Return the metrics of each step of a training run, in order."""
         return list(read_metrics(self.run_folder(run)))
 
@@ -219,7 +219,7 @@ class DemoPipeline:
             read_documents([self.pairs]),
             self.run_folder("image-tokenizer"),
             checkpoint=CheckpointConfig(interval=self.config.checkpoint_interval * 4),
-            progress=progress.training("image tokenizer", config.steps),
+            callbacks=progress.training("image tokenizer", config.steps),
         )
         tokenizer.save(self.tokenizers)
 

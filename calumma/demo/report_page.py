@@ -149,7 +149,7 @@ def _interleaved(samples: Sequence[InterleavedSample]) -> str:
         for sample in samples
     ]
     return _section(
-        "Documents of text and images in one sequence: the prompt is shaded, the rest is generated.",
+        "Text and images in one sequence: the prompt is shaded, the rest is generated.",
         "documents",
         articles,
     )

@@ -1,8 +1,8 @@
-"""The demo's documents: a narrow, clean slice of the embedded corpus, composed on plain grounds.
+"""The demo's documents: a small subset of the embedded corpus, composed on plain backgrounds.
 
-What is held out is decided by captions, not by pictures: a caption that is held out never occurs
-in training, in no document of any kind. Objects whose own caption group the embedded corpus
-holds out occur in none either; they make the hard set of things never seen.
+The held-out split is by caption, not by image: a held-out caption occurs in no training document of
+any kind. Objects that the embedded corpus holds out occur in no training document either; they form
+the test set of new objects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from calumma.corpora.synthetic_scenes import (
 from calumma.documents.document import Document, Image, Text, Turn
 
 SCENE_RESOLUTION = 32
-"""Pixels to a side of the demo's pictures."""
+"""Pixels per side of the demo's images."""
 
 EMOJI_SOURCE = "fluent-flat"
 _THINGS = """
@@ -41,20 +41,21 @@ blossom bouquet cactus rose seedling shamrock sunflower tulip
 airplane anchor ambulance automobile bus helicopter rocket sailboat taxi tractor train
 """
 OBJECT_NAMES = frozenset(_THINGS.split())
-"""What a person would ask for, and what can be told apart at 32 pixels: a narrow slice, so that
-each thing is seen often enough in a few minutes."""
+"""Objects that are recognizable at 32 pixels: few, so that each is seen often enough in minutes."""
 
 NUM_VARIANTS = 2
 MAX_SHIFT = 1
-"""Places in which each training scene is drawn, and pixels from the middle at most."""
+"""Positions in which each training scene is rendered, and their distance from the center in pixels,
+at most.
+"""
 
 HELD_OUT_EVERY = 8
-"""One caption in so many is held out."""
+"""One of this number of captions is held out."""
 
 NUM_PAGES = 1200
 NUM_GLOSSES = 600
 MIN_GLOSS, MAX_GLOSS = 20, 80
-"""Letters of the shortest and the longest gloss taken."""
+"""Characters of the shortest and the longest gloss."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,22 @@ class SceneSplits:
     objects: Mapping[str, PIL.Image.Image]
     train: Sequence[Scene]
     held_out: Sequence[Scene]
-    """Scenes whose caption never occurs in training; each of their words does."""
+    """Scenes whose caption does not occur in training, but each of its words does."""
 
     new_objects: Sequence[Scene]
-    """Scenes of objects that never occur in training."""
+    """Scenes of objects that do not occur in training."""
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether a scene's caption falls to the held-out side."""
+    """Return whether a scene's caption is held out."""
     digest = hashlib.sha256(scene.caption.encode()).digest()
     return digest[0] % HELD_OUT_EVERY == 0
 
 
 def load_scenes() -> SceneSplits:
-    """Read the objects out of the embedded corpus and lay out all scenes."""
+    """Read the objects of the embedded corpus and return all scenes."""
     known = _objects("train")
-    new = {name: picture for name, picture in _objects("held-out").items() if name not in known}
+    new = {name: image for name, image in _objects("held-out").items() if name not in known}
     scenes = [*shape_scenes(), *object_scenes(list(known))]
     return SceneSplits(
         objects=known | new,
@@ -98,102 +99,101 @@ def _objects(split: Literal["train", "held-out"]) -> dict[str, PIL.Image.Image]:
     return dict(sorted(objects.items()))
 
 
-def limit_scenes(chosen: SceneSplits, most: int) -> SceneSplits:
-    """At most so many scenes of each kind, evenly taken; 0 takes all."""
+def limit_scenes(splits: SceneSplits, max_scenes: int) -> SceneSplits:
+    """Return at most `max_scenes` of each split, evenly spaced; 0 returns all."""
 
-    def some(scenes: Sequence[Scene]) -> Sequence[Scene]:
-        return scenes[:: max(1, len(scenes) // most)][:most] if most else scenes
+    def limit(scenes: Sequence[Scene]) -> Sequence[Scene]:
+        return scenes[:: max(1, len(scenes) // max_scenes)][:max_scenes] if max_scenes else scenes
 
     return SceneSplits(
-        objects=chosen.objects,
-        train=some(chosen.train),
-        held_out=some(chosen.held_out),
-        new_objects=some(chosen.new_objects),
+        objects=splits.objects,
+        train=limit(splits.train),
+        held_out=limit(splits.held_out),
+        new_objects=limit(splits.new_objects),
     )
 
 
 class SceneRenderer:
-    """Draws scenes, each several times with the thing a little elsewhere.
+    """Renders scenes, each several times with the object in slightly different positions.
 
-    Drawn once only, a picture is learnt by heart; drawn in several places, it pays to know what
-    the words mean.
+    A scene rendered once is memorized; in several positions, generalizing over the caption pays.
     """
 
     def __init__(self, objects: Mapping[str, PIL.Image.Image]) -> None:
         self.objects = objects
-        self._drawn: dict[tuple[Scene, int], Image] = {}
+        self._images: dict[tuple[Scene, int], Image] = {}
 
     def image(self, scene: Scene, variant: int = 0) -> Image:
-        """The picture of a scene as a part of a document, in one of `VARIANTS` places."""
-        if (scene, variant) not in self._drawn:
+        """Return the image of a scene as a document part, in one of `NUM_VARIANTS` positions."""
+        if (scene, variant) not in self._images:
             digest = hashlib.sha256(f"{variant} {scene.caption}".encode()).digest()
             shift = tuple(byte % (2 * MAX_SHIFT + 1) - MAX_SHIFT for byte in digest[:2])
-            picture = draw_scene(scene, self.objects, SCENE_RESOLUTION, (shift[0], shift[1]))
-            self._drawn[scene, variant] = Image(data=encode_fast_png(picture))
-        return self._drawn[scene, variant]
+            image = draw_scene(scene, self.objects, SCENE_RESOLUTION, (shift[0], shift[1]))
+            self._images[scene, variant] = Image(data=encode_fast_png(image))
+        return self._images[scene, variant]
 
     def pair(self, scene: Scene, variant: int = 0) -> Document:
-        """A scene as an image-text pair."""
+        """Return a scene as a text-image pair."""
         source = "shapes" if scene.color else "objects"
         document = scene_document(scene, source, self.image(scene, variant))
         return replace(document, id=f"{document.id}/{variant}")
 
     def pairs(self, scenes: Sequence[Scene]) -> Iterator[Document]:
-        """Every scene in every place."""
+        """Yield every scene in every position."""
         for variant in range(NUM_VARIANTS):
             yield from (self.pair(scene, variant) for scene in scenes)
 
 
 def pretraining_documents(
-    chosen: SceneSplits, painter: SceneRenderer, seed: int
+    splits: SceneSplits, renderer: SceneRenderer, seed: int
 ) -> Iterator[Document]:
-    """Pages of two pictures, and plain text: what is learnt from beside the pairs."""
+    """Yield pages of two images, and plain text: the pre-training documents other than pairs."""
     random = np.random.default_rng([seed, 1])
     for number in range(NUM_PAGES):
-        first, second = (chosen.train[i] for i in random.integers(len(chosen.train), size=2))
+        first, second = (splits.train[i] for i in random.integers(len(splits.train), size=2))
         variant = number % NUM_VARIANTS
         yield Document(
             id=f"pages/{number}",
             source="pages",
             content=(
                 Text(page_opening(first.caption)),
-                painter.image(first, variant),
+                renderer.image(first, variant),
                 Text(f"then, {second.caption}:"),
-                painter.image(second, variant),
+                renderer.image(second, variant),
             ),
         )
     yield from _glosses()
 
 
 def _glosses() -> Iterator[Document]:
-    """Short lines of the dictionary, each a document."""
-    taken = 0
+    """Yield short lines of the dictionary, each a document."""
+    count = 0
     for document in load_embedded("text", "train"):
         if document.source != "wordnet":
             continue
         for line in document.text.splitlines():
-            if MIN_GLOSS <= len(line) <= MAX_GLOSS and taken < NUM_GLOSSES:
-                yield Document(id=f"glosses/{taken}", source="glosses", content=(Text(line),))
-                taken += 1
+            if MIN_GLOSS <= len(line) <= MAX_GLOSS and count < NUM_GLOSSES:
+                yield Document(id=f"glosses/{count}", source="glosses", content=(Text(line),))
+                count += 1
 
 
-def conversations(chosen: SceneSplits, painter: SceneRenderer, seed: int) -> Iterator[Document]:
-    """Conversations for fine-tuning, from training scenes only, by templates.
+def conversations(splits: SceneSplits, renderer: SceneRenderer, seed: int) -> Iterator[Document]:
+    """Yield conversations for fine-tuning, from templates and training scenes only.
 
-    Four kinds: draw a caption, describe a picture, show two things one after the other, and
-    answer in words.
+    There are four kinds: generate an image for a caption, describe an image, show two objects one
+    after the other, and answer a question in words.
     """
     random = np.random.default_rng([seed, 2])
-    scenes = chosen.train
+    scenes = splits.train
     for number, scene in enumerate(scenes):
-        caption, image = Text(scene.caption), painter.image(scene, number % NUM_VARIANTS)
+        caption, image = Text(scene.caption), renderer.image(scene, number % NUM_VARIANTS)
         yield _turn("draw", number, (Text(draw_prompt(scene.caption)),), (image,))
         yield _turn("describe", number, (image, Text(DESCRIBE_PROMPT)), (caption,))
         if number % 3 == 0:
             other = scenes[int(random.integers(len(scenes)))]
-            asked = (Text(show_prompt(scene, other)),)
-            shown = (Text(f"{scene.caption}:"), image, Text(f"{other.caption}:"))
-            yield _turn("show", number, asked, (*shown, painter.image(other)))
+            prompt = (Text(show_prompt(scene, other)),)
+            answer = (Text(f"{scene.caption}:"), image, Text(f"{other.caption}:"))
+            yield _turn("show", number, prompt, (*answer, renderer.image(other)))
         if number % 6 == 0:
             yield _turn("ask", number, (image, Text("what colour is the ground?")), (
                 Text(scene.ground),
@@ -204,17 +204,17 @@ DESCRIBE_PROMPT = "what is this?"
 
 
 def draw_prompt(caption: str) -> str:
-    """How the demo asks for a picture."""
+    """Return the prompt for an image."""
     return f"draw {caption}"
 
 
 def page_opening(caption: str) -> str:
-    """How a page of two pictures begins; the model can go on from it."""
+    """Return the beginning of a page of two images, which the model can continue."""
     return f"first, {caption}:"
 
 
 def show_prompt(first: Scene, second: Scene) -> str:
-    """How the demo asks for two pictures with their captions."""
+    """Return the prompt for two images with their captions."""
     return f"show {first.caption} and {second.caption}"
 
 

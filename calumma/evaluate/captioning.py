@@ -23,7 +23,7 @@ from calumma.evaluate.context import (
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_interval
 from calumma.generate.params import TextSampling
-from calumma.tokens.pixels import image_to_array
+from calumma.tokens.image_preprocessing import image_to_array
 
 GREEDY_TEXT = TextSampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
 

@@ -23,8 +23,7 @@ from calumma.documents.document import Document, Image
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import write_json
-from calumma.tokens.image_preprocessing import to_rgb
-from calumma.tokens.pixels import image_to_array
+from calumma.tokens.image_preprocessing import image_to_array, to_rgb
 
 SIDE = 64
 TILE = 112

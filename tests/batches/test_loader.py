@@ -86,12 +86,12 @@ def test_any_state_resumes_with_the_same_batches(
     reader: ShardReader, step: int, fresh: bool
 ) -> None:
     config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, cond_dropout_prob=0.3)
-    whole = start(reader, config, ALL)
+    uninterrupted = start(reader, config, ALL)
     for _ in range(step):
-        whole.next()
-    state = LoaderState(**json.loads(json.dumps(asdict(whole.state))))
-    resumed = PackedLoader(reader, config) if fresh else whole
-    expected = [whole.next() for _ in range(8)]
+        uninterrupted.next()
+    state = LoaderState(**json.loads(json.dumps(asdict(uninterrupted.state))))
+    resumed = PackedLoader(reader, config) if fresh else uninterrupted
+    expected = [uninterrupted.next() for _ in range(8)]
     resumed.restore(state)
     resumed.set_mixture(ALL)
     assert all(same(batch, resumed.next()) for batch in expected)
@@ -105,12 +105,12 @@ def test_a_change_of_stage_is_the_same_for_a_resumed_run(
     def weights(at: int) -> dict[str, float]:
         return {"pairs": 3.0, "text": 1.0} if at < boundary else {"answers": 1.0, "text": 1.0}
 
-    whole = PackedLoader(reader, SMALL)
+    uninterrupted = PackedLoader(reader, SMALL)
     batches, states = [], []
     for at in range(14):
-        states.append(LoaderState(**json.loads(json.dumps(asdict(whole.state)))))
-        whole.set_mixture(weights(at))
-        batches.append(whole.next())
+        states.append(LoaderState(**json.loads(json.dumps(asdict(uninterrupted.state)))))
+        uninterrupted.set_mixture(weights(at))
+        batches.append(uninterrupted.next())
     resumed = PackedLoader(reader, SMALL)
     resumed.restore(states[step])
     for at in range(step, 14):
@@ -232,8 +232,8 @@ def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loader.next()
     assert str(caught.value) == (
-        "a sequence of source 'long' is longer than 2 rows of 8 tokens; expected a larger data.seq_len or "
-        "data.pack_window."
+        "a sequence of source 'long' is longer than 2 rows of 8 tokens; expected a larger "
+        "data.seq_len or data.pack_window."
     )
 
 
@@ -241,8 +241,8 @@ def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, DataConfig(seq_len=3))
     assert str(caught.value) == (
-        f"data.seq_len=3 holds none of the images in {reader.folder}, which take 4 tokens each; expected "
-        "at least that. Raise data.seq_len."
+        f"data.seq_len=3 holds none of the images in {reader.folder}, which take 4 tokens each; "
+        "expected at least that. Raise data.seq_len."
     )
 
 
@@ -289,16 +289,16 @@ def test_any_number_of_ranks_reads_the_same_rows_between_them(
     reader: ShardReader, size: int
 ) -> None:
     config = DataConfig(seq_len=16, global_batch_size=5, pack_window=3, cond_dropout_prob=0.2)
-    whole = start(reader, config, ALL)
+    uninterrupted = start(reader, config, ALL)
     ranks = [PackedLoader(reader, config, rank=rank, world_size=size) for rank in range(size)]
     for step in range(8):
         weights = ALL if step < 5 else {"answers": 2.0, "text": 1.0}
-        whole.set_mixture(weights)
-        batch = whole.next()
+        uninterrupted.set_mixture(weights)
+        batch = uninterrupted.next()
         for rank, loader in enumerate(ranks):
             loader.set_mixture(weights)
             assert same(loader.next(), batch.rows(slice(rank, None, size)))
-            assert loader.state == whole.state
+            assert loader.state == uninterrupted.state
 
 
 @settings(max_examples=25, deadline=None)
@@ -325,16 +325,16 @@ def test_a_run_stopped_anywhere_resumes_on_any_number_of_ranks(
         loader.set_mixture(ALL)
         for _ in range(step):
             loader.next()
-    whole = start(reader, config, ALL)
+    uninterrupted = start(reader, config, ALL)
     for _ in range(step):
-        whole.next()
+        uninterrupted.next()
     saved = LoaderState(**json.loads(json.dumps(asdict(stopped[-1].state))))
     resumed = [PackedLoader(reader, config, rank=rank, world_size=after) for rank in range(after)]
     for loader in resumed:
         loader.restore(saved)
         loader.set_mixture(ALL)
     for _ in range(6):
-        batch = whole.next()
+        batch = uninterrupted.next()
         for rank, loader in enumerate(resumed):
             assert same(loader.next(), batch.rows(slice(rank, None, after)))
 
@@ -369,18 +369,18 @@ def test_fewer_rows_than_ranks_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, SMALL, rank=0, world_size=3)
     assert str(caught.value) == (
-        "data.global_batch_size=2 for 3 data-parallel ranks; expected at least one row for each. Raise "
-        "data.global_batch_size."
+        "data.global_batch_size=2 for 3 data-parallel ranks; expected at least one row for each. "
+        "Raise data.global_batch_size."
     )
 
 
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 9])
 def test_skipping_batches_equals_reading_them(reader: ShardReader, batches: int) -> None:
-    whole, skipping = start(reader, SMALL, ALL), start(reader, SMALL, ALL)
-    for loader in (whole, skipping):
+    uninterrupted, skipping = start(reader, SMALL, ALL), start(reader, SMALL, ALL)
+    for loader in (uninterrupted, skipping):
         loader.next()
     for _ in range(batches):
-        whole.next()
+        uninterrupted.next()
     skipping.skip(batches)
-    assert skipping.state == whole.state
-    assert all(same(whole.next(), skipping.next()) for _ in range(5))
+    assert skipping.state == uninterrupted.state
+    assert all(same(uninterrupted.next(), skipping.next()) for _ in range(5))

@@ -59,7 +59,8 @@ def test_a_mixture_with_images_in_all_or_no_answers_gives_a_warning() -> None:
         'asked to. Give other sources a larger weight, or set balance = "pairings".'
     )
     assert balance(text_to_text=0.01, text_to_image=0.99).warning == (
-        "unbalanced: 99.0% of the answers contain images; the model may generate images whatever it "
+        "unbalanced: 99.0% of the answers contain images; the model may generate images whatever "
+        "it "
         'is asked. Give other sources a larger weight, or set balance = "pairings".'
     )
 

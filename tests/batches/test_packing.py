@@ -99,8 +99,8 @@ def test_an_image_longer_than_a_row_is_dropped() -> None:
 
 
 def test_a_sequence_that_fits_is_not_split() -> None:
-    whole = masked([0, 20, 21, 2])
-    assert split_long_sequence(whole, 3, V) == [whole]
+    sequence = masked([0, 20, 21, 2])
+    assert split_long_sequence(sequence, 3, V) == [sequence]
 
 
 PARTS = st.lists(st.one_of(st.integers(1, 9), st.just("image")), min_size=1, max_size=9)
@@ -116,10 +116,10 @@ def test_splitting_loses_no_label_and_splits_no_image(parts: list[int | str], se
     loss_mask = [bool(n % 3) for n in range(len(ids))]
     chunks = split_long_sequence(masked(ids, loss_mask), seq_len, V)
     assert [id_ for chunk, _ in chunks for id_ in chunk[1:].tolist()] == ids[1:]
-    whole = [id_ for part in parts if isinstance(part, str) for id_ in IMAGE]
+    expected = [id_ for part in parts if isinstance(part, str) for id_ in IMAGE]
     assert [flag for _, flags in chunks for flag in flags[1:].tolist()] == loss_mask[1:]
     inside = [i for chunk, _ in chunks for i in chunk.tolist() if 4 <= i <= BEGIN]
-    assert inside == whole
+    assert inside == expected
     for chunk, _ in chunks:
         assert 2 <= len(chunk) <= seq_len + 1
         assert (chunk == BEGIN).sum() == (chunk == END).sum()

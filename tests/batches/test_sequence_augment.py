@@ -12,14 +12,14 @@ V = Vocabulary(num_codes=3, num_text=256)
 BOS, EOS, END, BEGIN, TURN = V.bos, V.eos, V.end_image, V.begin_image, V.end_turn
 TEXT_FIRST = [BOS, 20, 21, BEGIN, 4, 5, END, EOS]
 IMAGE_FIRST = [BOS, BEGIN, 4, 5, END, 20, 21, EOS]
-ASKED = [BOS, 20, TURN, BEGIN, 4, END, EOS]
+CONVERSATION = [BOS, 20, TURN, BEGIN, 4, END, EOS]
 
 NO_PAIRS = {
     "text alone": [BOS, 20, EOS],
     "an image alone": [BOS, BEGIN, 4, END, EOS],
     "text on both sides": [BOS, 20, BEGIN, 4, END, 21, EOS],
     "two images": [BOS, 20, BEGIN, 4, END, BEGIN, 4, END, EOS],
-    "a conversation": ASKED,
+    "a conversation": CONVERSATION,
 }
 
 
@@ -48,7 +48,7 @@ def test_a_pair_s_text_is_dropped() -> None:
 
 def test_a_prompt_answered_by_an_image_is_dropped() -> None:
     loss_mask = np.array([False] * 3 + [True] * 4)
-    ids_left = drop_condition(ids(ASKED), loss_mask, V)
+    ids_left = drop_condition(ids(CONVERSATION), loss_mask, V)
     assert ids_left is not None and ids_left.tolist() == [BOS, BEGIN, 4, END, EOS]
 
 

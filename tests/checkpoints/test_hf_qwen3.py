@@ -90,33 +90,24 @@ def test_transformers_refuses_our_own_model_type(
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
-REFUSED = {
-    "the paper's": (
-        {},
-        ' has qk_norm = "layer"; expected "rms" for Qwen3. Use --to '
-        'calumma, or train with qk_norm = "rms".',
-    ),
-    "no norm": (
-        {"qk_norm": "none"},
-        ' has qk_norm = "none"; expected "rms" for Qwen3. Use --to calumma, or train with qk_norm '
-        '= "rms".',
-    ),
+REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "LayerNorm": ({}, "qk_norm", '"layer"', '"rms"'),
+    "no norm": ({"qk_norm": "none"}, "qk_norm", '"none"', '"rms"'),
     "reordered": (
-        {"qk_norm": "rms", "norm_order": "reordered"},
-        ' has norm_order = "reordered"; expected "pre" for Qwen3. Use --to calumma, or train with '
-        'norm_order = "pre".',
+        {"qk_norm": "rms", "norm_order": "reordered"}, "norm_order", '"reordered"', '"pre"',
     ),
-    "groups": (
-        {"qk_norm": "rms", "qk_norm_groups": 4},
-        " has qk_norm_groups = 4; expected 1 for Qwen3, whose heads share one norm. Use --to "
-        "calumma, or train with qk_norm_groups = 1.",
-    ),
-}
+    "groups": ({"qk_norm": "rms", "qk_norm_groups": 4}, "qk_norm_groups", "4", "1"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("change", "name", "found", "expected"), REFUSED.values(), ids=REFUSED)
 def test_other_functions_are_refused(
-    change: dict[str, Any], message: str, model_parts: ModelComponents, tmp_path: Path
+    change: dict[str, Any],
+    name: str,
+    found: str,
+    expected: str,
+    model_parts: ModelComponents,
+    tmp_path: Path,
 ) -> None:
     source = tmp_path / "model"
     save_random_model(source, model_parts, **change)
@@ -124,7 +115,10 @@ def test_other_functions_are_refused(
         convert_model(
             open_model(source), source, tmp_path / "out", ConversionTarget(layout="qwen3")
         )
-    assert str(caught.value) == f"{source}{message}"
+    assert str(caught.value) == (
+        f"{source} has {name} = {found}; expected {expected} for Qwen3. Use --to calumma, or train "
+        f"with {name} = {expected}."
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

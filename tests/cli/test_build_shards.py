@@ -21,7 +21,7 @@ def tok(tokenizers: Tokenizers, tmp_path: Path) -> Path:
     return tmp_path / "tok"
 
 
-def test_documents_become_shards_and_their_fingerprint_is_told(
+def test_documents_become_shards_and_the_fingerprint_is_printed(
     tok: Path, documents: list[Document], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = tmp_path / "d.parquet", tmp_path / "shards"
@@ -40,7 +40,7 @@ def test_documents_become_shards_and_their_fingerprint_is_told(
     assert {file: file.stat().st_mtime_ns for file in out.glob("shard-*")} == before
 
 
-def test_bad_documents_are_left_out_counted_and_listed(
+def test_invalid_documents_are_dropped_counted_and_listed(
     tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [
@@ -49,8 +49,8 @@ def test_bad_documents_are_left_out_counted_and_listed(
     (tmp_path / "bad.jsonl").write_text("".join(lines) + '{"id": "good", "content": []}\n')
     words = ["build-shards", str(tmp_path / "bad.jsonl"), "--tokenizers", str(tok)]
     assert main([*words, "--out", str(tmp_path / "out"), "--skip-invalid"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[1:] == [f"dropped 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [f"dropped 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl"]
     listed = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in listed] == [str(n) for n in range(12)]
 
@@ -66,18 +66,19 @@ def test_workers_and_pieces_are_at_least_one(
     )
 
 
-def test_slurm_needs_to_be_told_its_partition(
+def test_slurm_needs_a_partition(
     tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     assert main([*words, "--executor", "slurm"]) == 2
     assert capsys.readouterr().err == (
-        "error: --executor slurm without --slurm FILE; expected a TOML file that names at least the "
+        "error: --executor slurm without --slurm FILE; expected a TOML file that names at least "
+        "the "
         'partition. Write one line into it: partition = "NAME".\n'
     )
 
 
-def test_jobs_of_slurm_are_told(
+def test_slurm_jobs_are_printed(
     tok: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -86,10 +87,10 @@ def test_jobs_of_slurm_are_told(
     import calumma.shards.cluster
     from calumma.shards.cluster import SlurmConfig
 
-    asked: list[object] = []
+    submitted: list[object] = []
 
     def submit(job: object, paths: list[str], workers: int, config: SlurmConfig) -> list[str]:
-        asked.extend([paths, workers, config])
+        submitted.extend([paths, workers, config])
         return ["41", "42"]
 
     monkeypatch.setattr(calumma.shards.cluster, "submit_to_slurm", submit)
@@ -97,7 +98,7 @@ def test_jobs_of_slurm_are_told(
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     words += ["--executor", "slurm", "--slurm", str(tmp_path / "slurm.toml"), "--device", "cuda"]
     assert main(words) == 0
-    assert asked == [["docs"], -1, SlurmConfig(partition="short", gpus=1)]
+    assert submitted == [["docs"], -1, SlurmConfig(partition="short", gpus=1)]
     assert capsys.readouterr().out == (
         f"jobs 41; then job 42 writes {tmp_path / 'out' / 'manifest.json'}\n"
         f"logs: {tmp_path / 'out' / '.build' / 'slurm'}/*/slurm_logs; if a job fails, repeat "

@@ -65,8 +65,8 @@ def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         call("make", "still-lifes", "--documents", "0", "--out", str(tmp_path))
     assert str(caught.value) == (
-        "--documents 0 --side 128 --seed 0; expected at least 1 document, 16 pixels and a seed of 0. "
-        "Fix them."
+        "--documents 0 --side 128 --seed 0; expected at least 1 document, 16 pixels and a seed of "
+        "0. Fix them."
     )
 
 

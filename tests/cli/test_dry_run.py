@@ -39,9 +39,10 @@ def test_this_machine_and_why_it_does_not_do(capsys: pytest.CaptureFixture[str])
     config = str(ROOT / "runs/decoder-7B.toml")
     (line,) = dry(capsys, "pretrain", config)
     assert line == (
-        "plan: none for 1 x this CPU: 1 ranks are no multiple of parallel.data_parallel_replicate=128 times "
-        "parallel.tensor_parallel=1; expected one. Start another number, or give another --parallel.data-parallel-replicate "
-        "or --parallel.tensor-parallel."
+        "plan: none for 1 x this CPU: 1 ranks are no multiple of "
+        "parallel.data_parallel_replicate=128 times parallel.tensor_parallel=1; expected one. "
+        "Start another number, or give another --parallel.data-parallel-replicate or "
+        "--parallel.tensor-parallel."
     )
     *_, last = dry(capsys, "pretrain", config, "--parallel.data-parallel-replicate", "1")
     assert last.startswith("it does not fit: a GPU needs ")

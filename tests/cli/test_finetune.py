@@ -32,7 +32,8 @@ def test_a_config_without_a_model_is_refused(
     path.write_text(FINETUNE.replace('model = "run/model"\n', ""))
     assert main(["finetune", str(path), "--out", str(tmp_path / "tuned")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {path}: model is missing; expected a value. Write it there or give --model VALUE.\n"
+        f"error: {path}: model is missing; expected a value. Write it there or give --model "
+        "VALUE.\n"
     )
 
 

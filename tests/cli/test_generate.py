@@ -159,8 +159,8 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
         ),
         (
             ("--prompt", "a", "--keep-image-tokens", "2"),
-            "keep_image_tokens=2 of a prompt that ends in text; expected an image at the end, and from "
-            "0 to 4 of its tokens.",
+            "keep_image_tokens=2 of a prompt that ends in text; expected an image at the end, and "
+            "from 0 to 4 of its tokens.",
         ),
     ],
 )

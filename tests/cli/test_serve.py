@@ -68,8 +68,8 @@ def test_invalid_certificates_are_rejected_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert error_of(capsys, "no-model", "--c2pa", "a.pem", "--c2pa-key", "b.pem") == (
-        f"error: {tmp_path}/a.pem cannot be read (No such file or directory); expected certificates "
-        "in PEM. Fix its path or its permissions."
+        f"error: {tmp_path}/a.pem cannot be read (No such file or directory); expected "
+        "certificates in PEM. Fix its path or its permissions."
     )
 
 

@@ -51,8 +51,8 @@ def test_a_folder_at_which_another_is_at_work_is_refused_until_that_one_is_dead(
         with pytest.raises(ShardError) as caught, hold_build_lock(work):
             pass
         assert str(caught.value) == (
-            f"{tmp_path}: another build is running there; expected one at a time. Wait until it has "
-            "ended, or choose another --out."
+            f"{tmp_path}: another build is running there; expected one at a time. Wait until it "
+            "has ended, or choose another --out."
         )
         other.kill()
     with hold_build_lock(work), pytest.raises(ShardError), hold_build_lock(work):

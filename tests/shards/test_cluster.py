@@ -23,13 +23,13 @@ from calumma.tokens.folder import Tokenizers
 def folder(
     tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Tokenizers in `tok`, two files in `docs`, and their shards, built in one process."""
+    """Return a folder with tokenizers, two document files, and their shards from a local build."""
     folder = tmp_path_factory.mktemp("executors")
     tokenizers.text.save(folder / "tok")
     tokenizers.image.save(folder / "tok")
     write_parquet(folder / "docs" / "a.parquet", documents[:25])
     write_jsonl(folder / "docs" / "b.jsonl", documents[25:])
-    build_local(job(folder, folder / "whole"), [folder / "docs"], 1)
+    build_local(job(folder, folder / "reference"), [folder / "docs"], 1)
     return folder
 
 
@@ -56,15 +56,15 @@ def test_ray_that_is_not_installed_is_named(
 def test_a_local_ray_builds_what_one_process_builds(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     build_on_ray(job(folder, tmp_path), [folder / "docs"], 2)
-    assert contents(tmp_path) == contents(folder / "whole")
+    assert contents(tmp_path) == contents(folder / "reference")
 
 
 SBATCH = """#!{python}
-# As much of Slurm as a build needs: every task of an array, one after the other, at once.
+# A stand-in for sbatch: runs every task of an array at once, one after the other.
 import os, re, subprocess, sys
 script = open(sys.argv[-1]).read()
 last = int(re.search(r"--array=0-(\\d+)", script).group(1))
-open(os.path.join({folder!r}, "asked"), "a").write(" ".join(sys.argv[1:-1]) + "\\n" + script)
+open(os.path.join({folder!r}, "submitted"), "a").write(" ".join(sys.argv[1:-1]) + "\\n" + script)
 for task in range(last + 1):
     environment = dict(os.environ, SLURM_ARRAY_TASK_ID=str(task), RUN_OFFSET="0")
     subprocess.run(["bash", sys.argv[-1]], env=environment, check=True, stdout=2)
@@ -74,7 +74,7 @@ print("Submitted batch job", 40 + last)
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As much of Slurm as a build needs, before all other programs."""
+    """Put stand-ins for Slurm's programs first on the PATH."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "sbatch").write_text(SBATCH.format(python=sys.executable, folder=str(tmp_path)))
@@ -90,73 +90,71 @@ def test_slurm_builds_what_one_process_builds(folder: Path, tmp_path: Path, prog
     config = SlurmConfig(partition="short", time="1:00:00", tasks_per_job=12)
     jobs = submit_to_slurm(job(folder, tmp_path / "out"), [folder / "docs"], 8, config)
     assert jobs == ["40", "40"]
-    assert contents(tmp_path / "out") == contents(folder / "whole")
-    asked = (tmp_path / "asked").read_text()
-    assert "#SBATCH --partition=short" in asked
-    assert "#SBATCH --array=0-0%8" in asked
-    assert "#SBATCH --time=1:00:00" in asked
-    assert "#SBATCH --kill-on-invalid-dep=yes" in asked
-    assert f'export PATH={Path(sys.executable).parent}:"$PATH"' in asked
-    assert "--dependency=afterok:40" in asked
+    assert contents(tmp_path / "out") == contents(folder / "reference")
+    submitted = (tmp_path / "submitted").read_text()
+    assert "#SBATCH --partition=short" in submitted
+    assert "#SBATCH --array=0-0%8" in submitted
+    assert "#SBATCH --time=1:00:00" in submitted
+    assert "#SBATCH --kill-on-invalid-dep=yes" in submitted
+    assert f'export PATH={Path(sys.executable).parent}:"$PATH"' in submitted
+    assert "--dependency=afterok:40" in submitted
     assert len(ShardReader(tmp_path / "out")) == 40
 
 
-def test_what_a_job_of_slurm_finds_wrong_is_the_last_line_of_its_log(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_an_error_in_a_slurm_job_is_the_last_line_of_its_log(folder: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
-    asked = job(folder, tmp_path / "out")
-    tasks = write_plan(asked, [bad])
-    told = str(tmp_path / "slurm")
-    executor = _Slurm([BuildTask(asked)], tasks, time="", partition="a", logging_dir=told)
+    build_job = job(folder, tmp_path / "out")
+    tasks = write_plan(build_job, [bad])
+    log_dir = str(tmp_path / "slurm")
+    executor = _Slurm([BuildTask(build_job)], tasks, time="", partition="a", logging_dir=log_dir)
     with pytest.raises(SystemExit) as caught:
         executor._run_for_rank(0)
     assert str(caught.value).startswith(f"error: {bad}:1, part 0: not an image")
-    assert asked.stop_requested
+    assert build_job.stop_requested
 
 
-def test_slurm_is_told_what_the_file_says(folder: Path, tmp_path: Path, programs: Path) -> None:
-    record = '#!/bin/sh\ncat "$(eval echo \\$$#)" >> asked\necho job 5\n'
-    (programs / "sbatch").write_text(record.replace("asked", str(tmp_path / "asked")))
+def test_slurm_gets_the_options_of_the_file(folder: Path, tmp_path: Path, programs: Path) -> None:
+    record = '#!/bin/sh\ncat "$(eval echo \\$$#)" >> submitted\necho job 5\n'
+    (programs / "sbatch").write_text(record.replace("submitted", str(tmp_path / "submitted")))
     config = SlurmConfig(partition="short", setup="echo begun", cpus=2, gpus=1)
     submit_to_slurm(job(folder, tmp_path / "out"), [folder / "docs"], -1, config)
-    script = (tmp_path / "asked").read_text()
+    script = (tmp_path / "submitted").read_text()
     assert "echo begun" in script and "export PATH" not in script
     assert "#SBATCH --cpus-per-task=2" in script and "srun --cpus-per-task=2 " in script
     assert script.count("#SBATCH --gpus=1") == 1
     assert "--time" not in script
 
 
-def test_jobs_of_an_earlier_build_are_waited_for(
+def test_queued_jobs_of_an_earlier_build_are_reported(
     folder: Path, tmp_path: Path, programs: Path
 ) -> None:
-    asked, config = job(folder, tmp_path / "out"), SlurmConfig(partition="short")
+    build_job, config = job(folder, tmp_path / "out"), SlurmConfig(partition="short")
     (programs / "sbatch").write_text("#!/bin/sh\necho job 41\n")
-    assert submit_to_slurm(asked, [folder / "docs"], 1, config) == ["41", "41"]
-    assert submit_to_slurm(asked, [folder / "docs"], 1, config) == ["41", "41"]  # Slurm forgot them
+    assert submit_to_slurm(build_job, [folder / "docs"], 1, config) == ["41", "41"]
+    assert submit_to_slurm(build_job, [folder / "docs"], 1, config) == ["41", "41"]
     (programs / "squeue").write_text("#!/bin/sh\necho 41; echo 41; echo 9\n")
     with pytest.raises(ShardError) as caught:
-        submit_to_slurm(asked, [folder / "docs"], 1, config)
+        submit_to_slurm(build_job, [folder / "docs"], 1, config)
     assert str(caught.value) == (
         f"{tmp_path / 'out'}: jobs 9, 41 of an earlier build are in Slurm's queue; expected none. "
         "Wait until they have ended, or scancel 9 41."
     )
 
 
-def test_a_machine_without_slurm_is_told(
+def test_a_machine_without_slurm_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError) as caught:
         submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
     assert str(caught.value) == (
-        "--executor slurm, but there is no sbatch on this machine; expected a login node of a Slurm "
-        "cluster. Log in there, or use --executor local."
+        "--executor slurm, but there is no sbatch on this machine; expected a login node of a "
+        "Slurm cluster. Log in there, or use --executor local."
     )
 
 
-def test_a_job_that_slurm_does_not_take_is_told(
+def test_a_job_that_slurm_rejects_is_reported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
@@ -165,6 +163,6 @@ def test_a_job_that_slurm_does_not_take_is_told(
     with pytest.raises(ConfigError) as caught:
         submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
     assert str(caught.value) == (
-        "sbatch ended with status 1; expected it to accept the job. Its message is above: fix the file "
-        "given as --slurm."
+        "sbatch ended with status 1; expected it to accept the job. Its message is above: fix the "
+        "file given as --slurm."
     )

@@ -1,4 +1,4 @@
-"""Duplicates: the first stays, whoever looks, and no document goes for one that is not kept."""
+"""Deduplication: the first of equal documents is kept, for any number of workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES = FilterConfig(exact_duplicates=True, near_duplicates=True, min_chars=3)
 
 
 def bmp(seed: int) -> Image:
-    """Another file of the picture `png(seed)`."""
+    """Return the image `png(seed)` as another file."""
     import io
 
     file = io.BytesIO()
@@ -41,19 +41,19 @@ def document(number: int, text: str, *images: Image) -> Document:
 
 
 DOCUMENTS = [
-    document(0, "x", Image(data=png(1))),  # too short: goes, and takes nobody with it
+    document(0, "x", Image(data=png(1))),  # too short: dropped, and no original of duplicates
     document(1, "one", Image(data=png(1))),
     document(2, "two", Image(data=png(2))),
-    document(3, "two", Image(data=png(2))),  # again, to the byte
+    document(3, "two", Image(data=png(2))),  # an exact duplicate
     document(4, "text alone"),
-    document(5, "another caption", bmp(1)),  # looks like 1
-    document(6, "text alone"),  # again
-    document(7, "seven", Image(data=b"no picture")),
+    document(5, "another caption", bmp(1)),  # a near-duplicate of 1
+    document(6, "text alone"),  # an exact duplicate
+    document(7, "seven", Image(data=b"no image")),
     document(8, "eight", Image(data=png(8)), Image(data=png(2))),
 ]
 
 
-def test_signatures_are_kept_only_of_what_other_rules_keep() -> None:
+def test_only_documents_kept_by_other_rules_have_signatures() -> None:
     made = document_signatures(DOCUMENTS[:5], RULES)
     assert [value is None for value in made["exact"]] == [True, False, False, False, False]
     assert [value is None for value in made["near"]] == [True, False, False, False, True]
@@ -64,7 +64,7 @@ def test_signatures_are_kept_only_of_what_other_rules_keep() -> None:
     }
 
 
-def test_the_earliest_by_task_and_place_is_kept(tmp_path: Path) -> None:
+def test_the_first_by_task_and_index_is_kept(tmp_path: Path) -> None:
     for number, values in enumerate([[7, 9, None, 7], [9, 3], [3, 7]]):
         path = signature_path(tmp_path, number)
         path.parent.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ def test_the_earliest_by_task_and_place_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_clean_build_accounts_for_every_document(
+def test_a_filtered_build_accounts_for_every_document(
     workers: int, tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
     tokenizers.text.save(tmp_path / "tok")
@@ -103,9 +103,9 @@ def test_a_clean_build_accounts_for_every_document(
     assert manifest.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
     assert manifest.fingerprints["filters"] == RULES.fingerprint
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    told = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}
-    assert told["0"] == "1 characters; expected at least 3"
-    assert told["3"] == "of document 0 of task 1, both from 0"
+    details = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}
+    assert details["0"] == "1 characters; expected at least 3"
+    assert details["3"] == "of document 0 of task 1, both from 0"
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK_DIR}
     assert build_local(job, [tmp_path / "docs"], 1) == manifest
     after = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != WORK_DIR}

@@ -1,4 +1,4 @@
-"""Documents to sequences: each as it is alone, and no picture encoded twice."""
+"""Encoding documents: each as if alone, and every image read and encoded once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from calumma.tokens.sequence import TokenSequence, encode_document
 from tests.images import png
 
 
-def test_pictures_of_prompts_are_padded_and_all_others_cropped() -> None:
-    picture = Image(data=png(0))
-    turns = (Turn("user", (picture,)), Turn("assistant", (picture,)), Turn("system", (picture,)))
-    fits = [fit for _, fit in images_with_resize_mode(Document(id="d", messages=turns))]
-    assert fits == ["pad", "crop", "pad"]
-    assert [fit for _, fit in images_with_resize_mode(Document(id="d", content=(picture,)))] == [
+def test_images_of_prompts_are_padded_and_all_others_cropped() -> None:
+    image = Image(data=png(0))
+    turns = (Turn("user", (image,)), Turn("assistant", (image,)), Turn("system", (image,)))
+    modes = [mode for _, mode in images_with_resize_mode(Document(id="d", messages=turns))]
+    assert modes == ["pad", "crop", "pad"]
+    assert [mode for _, mode in images_with_resize_mode(Document(id="d", content=(image,)))] == [
         "crop"
     ]
 
@@ -37,22 +37,22 @@ def test_each_document_is_encoded_as_if_it_were_alone(
 ) -> None:
     made = DocumentEncoder(tokenizers).encode(documents)
     for document, sequence in zip(documents, made, strict=True):
-        pictures = images_with_resize_mode(document)
-        codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
+        images = images_with_resize_mode(document)
+        codes = [tokenizers.image.encode_image(p.open(), resize_mode=mode) for p, mode in images]
         assert sequence == encode_document(document, tokenizers.text, codes)
 
 
-def test_a_picture_is_encoded_once_for_each_fit(
+def test_an_image_is_encoded_once_per_resize_mode(
     tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[ResizeMode] = []
+    modes: list[ResizeMode] = []
     encode = tokenizers.image.encode_stream
 
     def counting(
-        pictures: Iterable[tuple[Image, ResizeMode]], **options: Any
+        images: Iterable[tuple[Image, ResizeMode]], **options: Any
     ) -> Iterator[ImageCodes]:
-        given = list(pictures)
-        asked.extend(fit for _, fit in given)
+        given = list(images)
+        modes.extend(mode for _, mode in given)
         return encode(given, **options)
 
     monkeypatch.setattr(tokenizers.image, "encode_stream", counting)
@@ -63,14 +63,14 @@ def test_a_picture_is_encoded_once_for_each_fit(
     first = encoder.encode([plain])[0]
     encoder.encode([Document(id="c", messages=turns)])
     assert encoder.encode([plain])[0] == first
-    assert asked == ["crop", "crop", "pad"]
+    assert modes == ["crop", "crop", "pad"]
 
 
-def test_a_document_that_cannot_be_encoded_leaves_its_neighbours_alone(
+def test_a_document_that_cannot_be_encoded_does_not_affect_others(
     tokenizers: Tokenizers,
 ) -> None:
     good = Document(id="good", content=(Text("a"), Image(data=png(0))))
-    broken = Document(id="broken", content=(Image(data=b"no picture", name="here"),))
+    broken = Document(id="broken", content=(Image(data=b"no image", name="here"),))
     missing = Document(id="missing", content=(Image(path=Path("nowhere/1.png")),))
     monologue = Document(id="monologue", messages=(Turn("assistant", (Text("a"),)),))
     encoder = DocumentEncoder(tokenizers)
@@ -90,10 +90,10 @@ def test_a_document_that_cannot_be_encoded_leaves_its_neighbours_alone(
         encoder.encode([good, broken, missing])
 
 
-def test_what_is_wrong_with_a_picture_is_told_of_the_document_at_hand(
+def test_an_error_names_the_current_document(
     tokenizers: Tokenizers,
 ) -> None:
-    """The same broken bytes elsewhere, before, change nothing: quarantines depend on no worker."""
+    """Check that the same broken bytes in an earlier document change nothing."""
     encoder = DocumentEncoder(tokenizers)
     for name in ("first.jsonl:1", "second.jsonl:9"):
         bad = Document(id="b", content=(Image(data=b"no", name=name),))

@@ -1,4 +1,4 @@
-"""Who does the tasks: this process, others of it, Slurm and Ray; the shards are the same."""
+"""Local builds: any number of processes writes the same shards."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.documents.web import served
 def folder(
     tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Tokenizers in `tok`, two files in `docs`, and their shards, built in one process."""
+    """Return a folder with tokenizers, two document files, and their shards from one process."""
     folder = tmp_path_factory.mktemp("executors")
     tokenizers.text.save(folder / "tok")
     tokenizers.image.save(folder / "tok")
     write_parquet(folder / "docs" / "a.parquet", documents[:25])
     write_jsonl(folder / "docs" / "b.jsonl", documents[25:])
-    build_local(job(folder, folder / "whole"), [folder / "docs"], 1)
+    build_local(job(folder, folder / "reference"), [folder / "docs"], 1)
     return folder
 
 
@@ -50,39 +50,43 @@ def contents(out: Path) -> dict[str, bytes]:
 def test_two_processes_build_what_one_builds(folder: Path, tmp_path: Path) -> None:
     counts: list[int] = []
     build_local(job(folder, tmp_path), [folder / "docs"], 2, counts.append)
-    assert contents(tmp_path) == contents(folder / "whole")
+    assert contents(tmp_path) == contents(folder / "reference")
     assert sum(counts) == 40
 
 
-def test_documents_of_a_web_server_are_built_by_any_number(folder: Path, tmp_path: Path) -> None:
+def test_documents_of_a_web_server_are_built_by_any_number_of_workers(
+    folder: Path, tmp_path: Path
+) -> None:
     with served(folder / "docs") as address:
         for workers in (1, 2):
             counts: list[int] = []
             build_local(job(folder, tmp_path / str(workers)), [address], workers, counts.append)
             assert sum(counts) == 40
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    web, whole = ShardReader(tmp_path / "1"), ShardReader(folder / "whole")
-    assert web.manifest.total == whole.manifest.total
-    assert all(web.read(n)[0].tolist() == whole.read(n)[0].tolist() for n in range(len(whole)))
+    web, reference = ShardReader(tmp_path / "1"), ShardReader(folder / "reference")
+    assert web.manifest.total == reference.manifest.total
+    assert all(
+        web.read(n)[0].tolist() == reference.read(n)[0].tolist() for n in range(len(reference))
+    )
 
 
 def test_a_server_that_stops_answering_loses_nothing(folder: Path, tmp_path: Path) -> None:
-    """Not even where documents that cannot be read are left out: these were not bad."""
-    asked = replace(job(folder, tmp_path / "web"), on_error="drop")
+    """Check that network failures drop no documents under "drop"."""
+    build_job = replace(job(folder, tmp_path / "web"), on_error="drop")
     with served(folder / "docs", 10) as address:
         port = address.rpartition(":")[2]
         with pytest.raises(StorageError, match="no document was dropped for this"):
-            build_local(asked, [address], 1)
+            build_local(build_job, [address], 1)
     assert not (tmp_path / "web" / "manifest.json").exists()
     with served(folder / "docs", port=int(port)) as address:
-        manifest = build_local(asked, [address], 1)
-        whole = build_local(replace(asked, out=tmp_path / "whole"), [address], 1)
+        manifest = build_local(build_job, [address], 1)
+        reference = build_local(replace(build_job, out=tmp_path / "reference"), [address], 1)
     assert not manifest.dropped
-    assert manifest.total == whole.total
-    assert contents(tmp_path / "web") == contents(tmp_path / "whole")
+    assert manifest.total == reference.total
+    assert contents(tmp_path / "web") == contents(tmp_path / "reference")
 
 
-def test_what_one_process_finds_wrong_is_told_as_it_found_it(folder: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_raised_unchanged(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
     paths = [folder / "docs", tmp_path / "bad.jsonl"]
     for workers in (1, 2):
@@ -90,7 +94,7 @@ def test_what_one_process_finds_wrong_is_told_as_it_found_it(folder: Path, tmp_p
             build_local(job(folder, tmp_path / "out"), paths, workers)
 
 
-def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
+def test_a_full_disk_is_one_line_and_the_next_build_resumes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
@@ -112,10 +116,10 @@ def test_a_full_disk_is_one_line_and_the_next_build_goes_on(
     )
     assert not (tmp_path / "manifest.json").exists()
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
-    assert contents(tmp_path) == contents(folder / "whole")
+    assert contents(tmp_path) == contents(folder / "reference")
 
 
-def test_a_worker_that_is_killed_is_told_and_the_next_build_goes_on(
+def test_a_killed_worker_is_reported_and_the_next_build_resumes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(ShardError) as caught:
@@ -126,7 +130,7 @@ def test_a_worker_that_is_killed_is_told_and_the_next_build_goes_on(
         "finish. Repeat the same command with fewer --workers: finished shards are kept."
     )
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
-    assert contents(tmp_path) == contents(folder / "whole")
+    assert contents(tmp_path) == contents(folder / "reference")
 
 
 def _die(*anything: object) -> None:
@@ -134,7 +138,7 @@ def _die(*anything: object) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_signal_stops_between_two_shards(
+def test_a_signal_stops_after_a_shard(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     def stop_after_one(documents: int) -> None:
@@ -149,10 +153,10 @@ def test_a_signal_stops_between_two_shards(
     )
     monkeypatch.setattr(STOP, "is_requested", False)
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
-    assert contents(tmp_path) == contents(folder / "whole")
+    assert contents(tmp_path) == contents(folder / "reference")
 
 
-def test_a_killed_build_leaves_no_worker_and_ends_in_the_same_bytes(
+def test_a_killed_build_leaves_no_worker_and_resumes_to_the_same_bytes(
     folder: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "calumma", "build-shards", str(folder / "docs")]
@@ -163,4 +167,4 @@ def test_a_killed_build_leaves_no_worker_and_ends_in_the_same_bytes(
     killed.kill()
     killed.wait()
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
-    assert contents(tmp_path) == contents(folder / "whole")
+    assert contents(tmp_path) == contents(folder / "reference")

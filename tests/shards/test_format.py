@@ -1,4 +1,4 @@
-"""The bytes of a shard: widths and names."""
+"""The files of a shard: dtypes, sizes and names."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_shards_sort_by_task_and_part() -> None:
     assert names == sorted(names)
 
 
-def test_the_sizes_of_a_shard_s_files() -> None:
+def test_the_sizes_of_the_files_of_a_shard() -> None:
     sizes = {".tokens": 28, ".loss_mask": 7, ".offsets": 24, ".sources": 6, ".crc32": 12}
     assert shard_file_sizes(3, 7, "<u4") == sizes
 
 
-def test_numbers_stand_so_that_they_can_be_mapped(tmp_path: Path) -> None:
+def test_arrays_can_be_memory_mapped(tmp_path: Path) -> None:
     writer = ShardWriter(Vocabulary(num_codes=3, num_text=256))
     for token_ids in ([0, 20, 2], [0, 2]):
         writer.add(token_ids, [True] * len(token_ids), "a")

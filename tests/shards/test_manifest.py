@@ -1,4 +1,4 @@
-"""What a folder of shards says about itself."""
+"""The manifest of a shard folder."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_another_list_of_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as caught:
         Manifest.load(tmp_path)
     assert str(caught.value) == (
-        f"{path} has changed since it was written; expected the list of 3 shards. Repeat the command "
-        "that built them: intact shards are kept."
+        f"{path} has changed since it was written; expected the list of 3 shards. Repeat the "
+        "command that built them: intact shards are kept."
     )
     path.unlink()
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_another_list_of_shards_is_refused(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
 
 
-def test_shards_at_an_address_are_to_be_copied_first() -> None:
+def test_shards_at_a_url_are_refused() -> None:
     with pytest.raises(ShardError) as caught:
         Manifest.load(Path("s3://bucket/shards"))
     assert str(caught.value) == (
@@ -145,7 +145,7 @@ def manifest(shard: Shard) -> Manifest:
     return Manifest(vocabulary=vocabulary, fingerprint="f", fingerprints={}, shards=[shard])
 
 
-def test_the_counts_of_the_whole_stand_before_those_of_each_source() -> None:
+def test_the_totals_come_before_the_sources() -> None:
     assert format_manifest(manifest(SHARD)) == [
         "2 sequences, 2,003 tokens in 1 shard; 19 images of 100 codes",
         "0 documents dropped",
@@ -155,7 +155,7 @@ def test_the_counts_of_the_whole_stand_before_those_of_each_source() -> None:
     ]
 
 
-def test_what_was_left_out_is_told_by_its_reasons() -> None:
+def test_dropped_documents_are_counted_by_reason() -> None:
     shard = Shard(name="p", sources={}, sha256={}, dropped={"too small": 2, "unreadable": 1000})
     assert format_manifest(manifest(shard))[1:] == [
         "1,002 documents dropped: too small 2, unreadable 1,000",

@@ -1,4 +1,4 @@
-"""Reading shards: any sequence of any shard, and refusing what is not whole."""
+"""Reading shards: random access, and every corruption is detected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARDS = [[([0, 20, 2], "a"), ([0, 2], "b")], [], [([0, 30, 31, 2], "b")]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three shards, the middle one empty."""
+    """Write three shards, the second empty."""
     shards = []
     for number, sequences in enumerate(SHARDS):
         writer = ShardWriter(V)
@@ -50,7 +50,7 @@ def test_sources_name_their_sequences(folder: Path) -> None:
     assert reader.sequence_indices("a").tolist() == [0]
     assert reader.sequence_indices("b").tolist() == [1, 2]
     assert [reader.source_of(number) for number in range(3)] == ["a", "b", "b"]
-    assert [reader.sequence_index("b", place) for place in range(2)] == [1, 2]
+    assert [reader.sequence_index("b", index) for index in range(2)] == [1, 2]
     assert [reader.num_sequences(name) for name in "ab"] == [1, 2]
 
 
@@ -76,8 +76,8 @@ def test_a_truncated_shard_is_refused(folder: Path, suffix: str, expected: int) 
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{path} has {expected - 1} bytes; expected {expected} bytes. Repeat the command that built "
-        "the shards: intact ones are kept."
+        f"{path} has {expected - 1} bytes; expected {expected} bytes. Repeat the command that "
+        "built the shards: intact ones are kept."
     )
 
 
@@ -87,27 +87,28 @@ def test_a_missing_shard_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{path} is missing; expected 2 bytes. Repeat the command that built the shards: intact ones "
-        "are kept."
+        f"{path} is missing; expected 2 bytes. Repeat the command that built the shards: intact "
+        "ones are kept."
     )
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "loss_mask"])
-@pytest.mark.parametrize("place", [0, 3, 4])
-def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 3, 4])
+def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, index: int) -> None:
     path = folder / f"shard-00000-000.{suffix}"
     content = bytearray(path.read_bytes())
     width = 2 if suffix == "tokens" else 1
-    content[place * width] ^= 16
+    content[index * width] ^= 16
     path.write_bytes(content)
     reader = ShardReader(folder)
-    broken = 0 if place < 3 else 1
+    broken = 0 if index < 3 else 1
     assert len(reader.read(1 - broken)[0]) == (3 if broken else 2)
     with pytest.raises(ShardError) as caught:
         reader.read(broken)
     assert str(caught.value) == (
         f"{folder / 'shard-00000-000.tokens'}: sequence {broken} has changed since it was written; "
-        "expected the original bytes. Repeat the command that built the shards: intact ones are kept."
+        "expected the original bytes. Repeat the command that built the shards: intact ones are "
+        "kept."
     )
     with pytest.raises(ShardError, match="the file has changed since it was written"):
         reader.verify()
@@ -124,8 +125,8 @@ def test_a_flipped_byte_of_the_index_is_seen_when_the_shard_is_opened(
     with pytest.raises(ShardError) as caught:
         reader.length(2)
     assert str(caught.value) == (
-        f"{path}: the file has changed since it was written; expected the original bytes. Repeat the "
-        "command that built the shards: intact ones are kept."
+        f"{path}: the file has changed since it was written; expected the original bytes. Repeat "
+        "the command that built the shards: intact ones are kept."
     )
 
 
@@ -140,7 +141,7 @@ def test_a_missing_shard_is_refused_at_once(folder: Path) -> None:
 
 
 def _open_files(folder: Path) -> int:
-    """How many files of a folder this process holds open, where the system tells."""
+    """Return the number of files of a folder that this process has open; 0 if unknown."""
     held = Path("/proc/self/fd")
     links = (
         [link.readlink() for link in held.iterdir() if link.is_symlink()] if held.is_dir() else []
@@ -174,7 +175,7 @@ def test_threads_share_a_reader_that_may_open_one_shard_at_a_time(
     assert found == [expected[number] for number in numbers]
 
 
-def test_a_shard_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> None:
+def test_a_shard_that_is_deleted_while_it_is_read_is_reported(folder: Path) -> None:
     reader = ShardReader(folder)
     (folder / "shard-00002-000.tokens").unlink()
     with pytest.raises(ShardError) as caught:
@@ -186,8 +187,8 @@ def test_a_shard_that_goes_away_while_it_is_read_is_told_of(folder: Path) -> Non
     )
 
 
-def test_memory_hardly_grows_with_the_number_of_shards(tmp_path: Path) -> None:
-    """Python's own memory over 20 and over 2,000 shards of two sources, all of it read."""
+def test_memory_barely_grows_with_the_number_of_shards(tmp_path: Path) -> None:
+    """Compare Python's memory after reading 20 and 2,000 shards of two sources."""
 
     def held(count: int) -> int:
         folder = tmp_path / str(count)
@@ -202,8 +203,8 @@ def test_memory_hardly_grows_with_the_number_of_shards(tmp_path: Path) -> None:
         del shards
         tracemalloc.start()
         reader = ShardReader(folder)
-        for place in range(reader.num_sequences("b")):
-            assert len(reader.read(reader.sequence_index("b", place))[0]) == 2
+        for index in range(reader.num_sequences("b")):
+            assert len(reader.read(reader.sequence_index("b", index))[0]) == 2
         found = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         return found

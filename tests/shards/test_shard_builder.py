@@ -26,7 +26,7 @@ from tests.shard_building import build_shards as build_in_memory
 
 
 class FakeImageTokenizer:
-    """Names a picture by its first pixel, and counts the pictures it was asked for."""
+    """Encodes an image by its first pixel, and counts the images."""
 
     class config:  # noqa: N801
         num_codes = 16
@@ -34,22 +34,22 @@ class FakeImageTokenizer:
 
     def __init__(self, fingerprint: str = "fake") -> None:
         self.fingerprint = fingerprint
-        self.asked = 0
+        self.num_encoded = 0
 
     def encode_stream(
-        self, pictures: Iterable[tuple[Image, ResizeMode]], **options: object
+        self, images: Iterable[tuple[Image, ResizeMode]], **options: object
     ) -> Iterator[ImageCodes]:
-        for image, fit in pictures:
-            self.asked += 1
+        for image, fit in images:
+            self.num_encoded += 1
             try:
-                picture = image.open()
+                image = image.open()
             except ImageError as error:
                 yield error
                 continue
-            if picture.width > 100 * picture.height:
+            if image.width > 100 * image.height:
                 yield ImageError("a mere line")
                 continue
-            yield [picture.getpixel((0, 0))[0] % 16, 0 if fit == "crop" else 1]
+            yield [image.getpixel((0, 0))[0] % 16, 0 if fit == "crop" else 1]
 
 
 def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
@@ -57,7 +57,7 @@ def fake(text: TextTokenizer, fingerprint: str = "fake") -> Tokenizers:
 
 
 def pair(number: int) -> Document:
-    parts = (Text(f"picture {number}"), Image(data=png(number)))
+    parts = (Text(f"image {number}"), Image(data=png(number)))
     return Document(id=str(number), source=f"s{number % 2}", content=parts)
 
 
@@ -84,8 +84,8 @@ def test_every_sequence_is_that_of_its_document(
     assert manifest.sources == ["pairs", "text", "chat"]
     assert manifest.codes_per_image == 4
     for number, document in enumerate(documents):
-        pictures = images_with_resize_mode(document)
-        codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in pictures]
+        images = images_with_resize_mode(document)
+        codes = [tokenizers.image.encode_image(p.open(), resize_mode=fit) for p, fit in images]
         expected = encode_document(document, tokenizers.text, codes)
         token_ids, loss_mask = reader.read(number)
         assert (token_ids.tolist(), loss_mask.tolist()) == (expected.token_ids, expected.loss_mask)
@@ -98,24 +98,24 @@ def killed_after(documents: list[Document], number: int) -> Iterator[Document]:
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 8, 10])
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
+def test_a_killed_build_resumes_to_the_same_bytes(
     number: int, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
-    build_shards(PAIRS, fake(text_tokenizer), tmp_path / "whole")
+    build_shards(PAIRS, fake(text_tokenizer), tmp_path / "reference")
     first, second = fake(text_tokenizer), fake(text_tokenizer)
     with pytest.raises(KeyboardInterrupt):
         build_shards(killed_after(PAIRS, number), first, tmp_path / "killed")
     build_shards(PAIRS, second, tmp_path / "killed")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "reference")
     finished = number // 4 * 4
-    assert (first.image.asked, second.image.asked) == (finished, 10 - finished)  # type: ignore[attr-defined]
+    assert (first.image.num_encoded, second.image.num_encoded) == (finished, 10 - finished)  # type: ignore[attr-defined]
 
 
-def test_a_kill_inside_a_shard_costs_that_shard_alone(
+def test_a_kill_while_writing_a_shard_affects_that_shard_only(
     text_tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
-    whole = contents(tmp_path)
+    expected = contents(tmp_path)
     changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
 
     def killed(writer: ShardWriter) -> dict[str, bytes]:
@@ -128,24 +128,24 @@ def test_a_kill_inside_a_shard_costs_that_shard_alone(
     assert not (tmp_path / "manifest.json").exists()
     again = fake(text_tokenizer)
     build_shards(PAIRS, again, tmp_path)
-    assert contents(tmp_path) == whole
-    assert again.image.asked == 4  # type: ignore[attr-defined]
+    assert contents(tmp_path) == expected
+    assert again.image.num_encoded == 4  # type: ignore[attr-defined]
 
 
-def asked_again(tokenizers: Tokenizers, documents: list[Document], folder: Path) -> int:
-    """How many pictures are encoded to bring the folder up to date; it must then be as fresh."""
+def num_encoded_again(tokenizers: Tokenizers, documents: list[Document], folder: Path) -> int:
+    """Return how many images are encoded to update the folder; it must then equal a new one."""
     build_shards(documents, tokenizers, folder)
     fresh = folder / "fresh"
-    asked: int = tokenizers.image.asked  # type: ignore[attr-defined]
+    num_encoded: int = tokenizers.image.num_encoded  # type: ignore[attr-defined]
     build_shards(documents, tokenizers, fresh)
     expected = contents(fresh)
     assert {name: (folder / name).read_bytes() for name in expected} == expected
-    return asked
+    return num_encoded
 
 
-def test_what_has_not_changed_is_kept(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+def test_unchanged_shards_are_kept(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
-    assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 0
+    assert num_encoded_again(fake(text_tokenizer), PAIRS, tmp_path) == 0
 
 
 def test_a_changed_document_invalidates_its_shard(
@@ -153,30 +153,30 @@ def test_a_changed_document_invalidates_its_shard(
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
-    assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
+    assert num_encoded_again(fake(text_tokenizer), changed, tmp_path) == 4
 
 
 def test_a_changed_tokenizer_invalidates_everything(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
-    assert asked_again(fake(text_tokenizer, "other"), PAIRS, tmp_path) == 10
-    longer = TextTokenizer.train(["picture picture"], num_text=258, num_codes=16)
-    assert asked_again(fake(longer, "other"), PAIRS, tmp_path) == 10
+    assert num_encoded_again(fake(text_tokenizer, "other"), PAIRS, tmp_path) == 10
+    longer = TextTokenizer.train(["image image"], num_text=258, num_codes=16)
+    assert num_encoded_again(fake(longer, "other"), PAIRS, tmp_path) == 10
 
 
-def test_a_new_source_in_front_leaves_the_shards_behind_as_they_are(
+def test_a_new_first_source_leaves_later_shards_unchanged(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     changed = [replace(PAIRS[0], source="new"), *PAIRS[1:]]
-    assert asked_again(fake(text_tokenizer), changed, tmp_path) == 4
+    assert num_encoded_again(fake(text_tokenizer), changed, tmp_path) == 4
     reader = ShardReader(tmp_path)
     assert reader.sequence_indices("new").tolist() == [0]
     assert reader.sequence_indices("s0").tolist() == [2, 4, 6, 8]
 
 
-def test_shards_of_an_earlier_longer_build_go(
+def test_shards_of_an_earlier_longer_build_are_deleted(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path / "a")
@@ -185,28 +185,28 @@ def test_shards_of_an_earlier_longer_build_go(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_a_part_that_changes_hands_is_a_change(
+def test_a_part_that_moves_to_another_turn_is_a_change(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     a, b, c = Text("a"), Text("b"), Text("c")
-    for asked, answered in [((a, b), (c,)), ((a,), (b, c))]:
-        turns = (Turn("user", asked), Turn("assistant", answered))
+    for prompt, answer in [((a, b), (c,)), ((a,), (b, c))]:
+        turns = (Turn("user", prompt), Turn("assistant", answer))
         build_shards([Document(id="d", messages=turns)], fake(text_tokenizer), tmp_path)
         _, loss_mask = ShardReader(tmp_path).read(0)
-        assert loss_mask.sum() == len(answered) + 1
+        assert loss_mask.sum() == len(answer) + 1
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "offsets", "sources", "loss_mask", "crc32"])
-def test_a_truncated_shard_is_made_again(
+def test_a_truncated_shard_is_rebuilt(
     suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     path = tmp_path / f"shard-00000-001.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
-    assert asked_again(fake(text_tokenizer), PAIRS, tmp_path) == 4
+    assert num_encoded_again(fake(text_tokenizer), PAIRS, tmp_path) == 4
 
 
-BROKEN = Document(id="broken", source="s0", content=(Image(data=b"no picture", name="here"),))
+BROKEN = Document(id="broken", source="s0", content=(Image(data=b"no image", name="here"),))
 MISSING = Document(id="missing", source="s0", content=(Image(path=Path("nowhere/1.png")),))
 LINE = Document(id="line", source="s0", content=(Image(data=png(0, 300, 1)),))
 MONOLOGUE = Document(id="monologue", source="s0", messages=(Turn("assistant", (Text("a"),)),))
@@ -214,7 +214,7 @@ BAD = [BROKEN, MISSING, LINE, MONOLOGUE]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=[document.id for document in BAD])
-def test_a_bad_document_stops_the_build(
+def test_an_invalid_document_stops_the_build(
     bad: Document, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     with pytest.raises((ImageError, DocumentError)):
@@ -222,7 +222,7 @@ def test_a_bad_document_stops_the_build(
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_bad_documents_are_left_out_and_listed(
+def test_invalid_documents_are_dropped_and_listed(
     text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]

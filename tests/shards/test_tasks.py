@@ -1,4 +1,4 @@
-"""Tasks: each makes its own shards, whoever does it and however often it is begun."""
+"""Build tasks: the result does not depend on their order or on interruptions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.shard_building import build_shards
 def folder(
     tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Tokenizers in `tok`, and documents in files that can be cut and in one that cannot."""
+    """Return a folder with tokenizers, and document files of which one cannot be split."""
     folder = tmp_path_factory.mktemp("tasks")
     tokenizers.text.save(folder / "tok")
     tokenizers.image.save(folder / "tok")
@@ -47,7 +47,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def build(job: BuildJob, documents: Path | str, order: list[int] | None = None) -> list[int]:
-    """Do the tasks in some order; how many documents each read."""
+    """Run the tasks in some order; return the number of documents of each."""
     tasks = write_plan(job, [documents])
     read = [BuildTask(job)(None, rank, tasks) for rank in order or range(tasks)]
     finish_build(job)
@@ -70,55 +70,55 @@ def test_tasks_done_in_any_order_give_the_sequences_of_one_build(
         assert ours.source_of(number) == one.source_of(number)
 
 
-def test_a_task_that_is_done_is_not_even_read_again(
+def test_a_complete_task_is_not_read_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = job(folder, tmp_path)
-    build(mine, folder / "docs")
-    whole = contents(tmp_path)
+    build_job = job(folder, tmp_path)
+    build(build_job, folder / "docs")
+    expected = contents(tmp_path)
     monkeypatch.setattr(calumma.shards.tasks, "read_split", None)
-    assert sum(build(mine, folder / "docs")) == 40
-    assert contents(tmp_path) == whole
+    assert sum(build(build_job, folder / "docs")) == 40
+    assert contents(tmp_path) == expected
 
 
 @pytest.mark.parametrize("suffix", [".tokens", "record", ".crc32"])
-def test_a_task_whose_shard_is_broken_or_gone_is_done_again(
+def test_a_task_with_a_broken_or_missing_shard_is_repeated(
     folder: Path, tmp_path: Path, suffix: str
 ) -> None:
-    mine = job(folder, tmp_path)
-    build(mine, folder / "docs")
-    whole = contents(tmp_path)
+    build_job = job(folder, tmp_path)
+    build(build_job, folder / "docs")
+    expected = contents(tmp_path)
     if suffix == "record":
         BuildCache(tmp_path).path(7).unlink()
     else:
         (tmp_path / f"shard-00007-001{suffix}").write_bytes(b"broken")
-    build(mine, folder / "docs")
-    assert contents(tmp_path) == whole
+    build(build_job, folder / "docs")
+    assert contents(tmp_path) == expected
 
 
 def test_a_file_that_has_changed_is_read_again(
     folder: Path, documents: list[Document], tmp_path: Path
 ) -> None:
-    mine = job(folder, tmp_path / "out")
+    build_job = job(folder, tmp_path / "out")
     write_parquet(tmp_path / "docs.parquet", documents[:9])
-    build(mine, tmp_path / "docs.parquet")
+    build(build_job, tmp_path / "docs.parquet")
     write_parquet(tmp_path / "docs.parquet", documents[10:19])
-    build(mine, tmp_path / "docs.parquet")
+    build(build_job, tmp_path / "docs.parquet")
     build(job(folder, tmp_path / "fresh"), tmp_path / "docs.parquet")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
-def test_a_picture_beside_its_file_may_change_while_the_file_does_not(
+def test_a_changed_image_file_is_noticed(
     folder: Path, documents: list[Document], tmp_path: Path
 ) -> None:
     path = tmp_path / "docs" / "a.jsonl"
     write_jsonl(path, [documents[0]], images="files")
-    mine = job(folder, tmp_path / "out")
-    build(mine, path)
+    build_job = job(folder, tmp_path / "out")
+    build(build_job, path)
     before = contents(tmp_path / "out")
-    picture = tmp_path / "docs" / "a-images" / "000000.png"
-    picture.write_bytes(documents[2].images[0].read_bytes())
-    build(mine, path)
+    image = tmp_path / "docs" / "a-images" / "000000.png"
+    image.write_bytes(documents[2].images[0].read_bytes())
+    build(build_job, path)
     assert contents(tmp_path / "out") != before
 
 
@@ -138,16 +138,16 @@ def test_a_file_at_an_address_is_read_again_only_when_it_has_changed(
 ) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/tasks/a.jsonl", b'{"content": "one"}')
-    mine = job(folder, tmp_path / "out")
+    build_job = job(folder, tmp_path / "out")
     paths = "memory://tasks/a.jsonl"
-    build(mine, paths)
+    build(build_job, paths)
     before = contents(tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(calumma.shards.tasks, "read_split", None)
-        build(mine, paths)
+        build(build_job, paths)
     assert contents(tmp_path / "out") == before
     memory.pipe("/tasks/a.jsonl", b'{"content": "two"}')
-    build(mine, paths)
+    build(build_job, paths)
     assert contents(tmp_path / "out") != before
 
 
@@ -176,30 +176,30 @@ def test_lines_that_are_no_documents_are_counted_with_the_shards(
     assert [f"a.jsonl:{n}: " in quarantine for n in (5, 6, 12)] == [True] * 3
 
 
-def test_a_bad_picture_leaves_no_note_that_its_task_is_done(folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_image_leaves_its_task_incomplete(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"content": [{"type": "image", "base64": "bm8="}]}')
-    mine = job(folder, tmp_path / "out")
+    build_job = job(folder, tmp_path / "out")
     with pytest.raises(ImageError, match="not an image"):
-        build(mine, tmp_path / "a.jsonl")
+        build(build_job, tmp_path / "a.jsonl")
     with pytest.raises(ShardError) as caught:
-        finish_build(mine)
+        finish_build(build_job)
     assert str(caught.value) == (
         f"{tmp_path / 'out'}: task 0 of 1 is not complete; expected all of them. Repeat the same "
         "command: finished shards are kept."
     )
 
 
-def test_a_build_that_is_stopping_begins_nothing(
+def test_a_stopping_build_starts_no_task(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = job(folder, tmp_path)
-    tasks = write_plan(mine, [folder / "docs"])
-    (mine.work_dir / "stop").touch()
-    assert BuildTask(mine)(None, 0, tasks) == 0
-    write_plan(mine, [folder / "docs"])
-    assert BuildTask(mine)(None, 0, tasks) == 5
+    build_job = job(folder, tmp_path)
+    tasks = write_plan(build_job, [folder / "docs"])
+    (build_job.work_dir / "stop").touch()
+    assert BuildTask(build_job)(None, 0, tasks) == 0
+    write_plan(build_job, [folder / "docs"])
+    assert BuildTask(build_job)(None, 0, tasks) == 5
     monkeypatch.setattr(STOP, "is_requested", True)
-    assert BuildTask(mine)(None, 1, tasks) == 0
+    assert BuildTask(build_job)(None, 1, tasks) == 0
 
 
 def test_files_without_documents_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -208,11 +208,11 @@ def test_files_without_documents_are_refused(folder: Path, tmp_path: Path) -> No
         build(job(folder, tmp_path / "out"), tmp_path / "a.jsonl")
 
 
-def test_the_last_job_of_a_cluster_binds_the_shards(folder: Path, tmp_path: Path) -> None:
-    mine = job(folder, tmp_path)
-    tasks = write_plan(mine, [folder / "docs"])
+def test_the_last_job_of_a_cluster_writes_the_manifest(folder: Path, tmp_path: Path) -> None:
+    build_job = job(folder, tmp_path)
+    tasks = write_plan(build_job, [folder / "docs"])
     for rank in range(tasks):
-        BuildTask(mine)(None, rank, tasks)
-    os.utime(mine.work_dir / "plan.json")
-    FinishTask(mine)(None, 0, 1)
+        BuildTask(build_job)(None, rank, tasks)
+    os.utime(build_job.work_dir / "plan.json")
+    FinishTask(build_job)(None, 0, 1)
     assert len(ShardReader(tmp_path)) == 40

@@ -1,4 +1,4 @@
-"""One shard of shards, byte by byte."""
+"""One shard, byte by byte."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_wide_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
     assert (tmp_path / "p.tokens").read_bytes() == b"\x01\x00\x01\x00"
 
 
-def test_what_was_left_out_stands_beside_the_shard_with_its_reason(tmp_path: Path) -> None:
+def test_dropped_documents_are_listed_with_their_reasons(tmp_path: Path) -> None:
     writer = ShardWriter(SMALL)
     for id_, reason in [("d", "why"), ("ä", "other"), ("d", "why")]:
         writer.dropped.append(DroppedDocument(id=id_, source="s", reason=reason, detail="7 px"))

@@ -1,6 +1,6 @@
-"""The release's way from a picture to pixels once more, slowly and with nothing of Pillow in it.
+"""The release's way from an image to pixels once more, slowly and with nothing of Pillow in it.
 
-Pillow resizes in two passes with weights in fixed point of 22 bits and whole numbers between the
+Pillow resizes in two passes with weights in fixed point of 22 bits and integers between the
 passes; so does this. Across comes first, but newer versions (13) go down first where that is less
 work, which changes a value in ten by a step or two: here it is the caller who says.
 """
@@ -30,14 +30,14 @@ def _resized_across(values: np.ndarray, width: int) -> np.ndarray:
     stretch = max(1.0, step)
     columns = []
     for column in range(width):
-        centre = (column + 0.5) * step
-        first = max(0, int(centre - _LOBES * stretch + 0.5))
-        last = min(before, int(centre + _LOBES * stretch + 0.5))
-        weights = [_lanczos((x - centre + 0.5) / stretch) for x in range(first, last)]
-        whole = [math.floor(w / sum(weights) * 2**_BITS + 0.5) for w in weights]
+        center = (column + 0.5) * step
+        first = max(0, int(center - _LOBES * stretch + 0.5))
+        last = min(before, int(center + _LOBES * stretch + 0.5))
+        weights = [_lanczos((x - center + 0.5) / stretch) for x in range(first, last)]
+        weights_fixed = [math.floor(w / sum(weights) * 2**_BITS + 0.5) for w in weights]
         total = sum(
             values[:, x].astype(np.int64) * weight
-            for x, weight in zip(range(first, last), whole, strict=True)
+            for x, weight in zip(range(first, last), weights_fixed, strict=True)
         )
         columns.append(((total + (1 << (_BITS - 1))) >> _BITS).clip(0, 255))
     return np.stack(columns, axis=1).astype(np.uint8)

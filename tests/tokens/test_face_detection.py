@@ -14,9 +14,9 @@ from tests.images import noise
 
 
 def drawn_face(left: int) -> PIL.Image.Image:
-    """An egg with brows, eyes, a nose and a mouth, 200 pixels high, on a picture of 480 x 320."""
-    picture = PIL.Image.new("L", (480, 320), 120)
-    draw = PIL.ImageDraw.Draw(picture)
+    """An egg with brows, eyes, a nose and a mouth, 200 pixels high, on an image of 480 x 320."""
+    image = PIL.Image.new("L", (480, 320), 120)
+    draw = PIL.ImageDraw.Draw(image)
     draw.ellipse((left, 50, left + 160, 260), fill=200)
     for eye in (left + 32, left + 96):
         draw.rectangle((eye, 112, eye + 34, 120), fill=90)
@@ -24,7 +24,7 @@ def drawn_face(left: int) -> PIL.Image.Image:
     draw.rectangle((left + 72, 130, left + 88, 180), fill=215)
     draw.ellipse((left + 66, 176, left + 94, 190), fill=130)
     draw.rectangle((left + 50, 208, left + 110, 220), fill=80)
-    return picture
+    return image
 
 
 def test_the_cascade_finds_a_drawn_face_where_it_is_and_none_in_noise() -> None:

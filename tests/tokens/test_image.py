@@ -47,33 +47,33 @@ def test_codes_run_left_to_right_and_then_down(tokenizer: ImageTokenizer) -> Non
     codes = [3, 14, 15, 9]
     made = np.asarray(tokenizer.decode_image(codes))
     pixels = tokenizer.decode(torch.tensor([[[3, 14], [15, 9]]]))[0]
-    whole = ((pixels.clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    assert np.array_equal(made, whole) and made.shape == (16, 16, 3)
+    expected = ((pixels.clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    assert np.array_equal(made, expected) and made.shape == (16, 16, 3)
 
 
-def test_a_batch_of_pictures_gives_what_each_alone_gives(tokenizer: ImageTokenizer) -> None:
-    pictures = [noise(20, 30, seed) for seed in range(40)]
-    assert tokenizer.encode_images(pictures) == [tokenizer.encode_image(p) for p in pictures]
+def test_a_batch_of_images_gives_what_each_alone_gives(tokenizer: ImageTokenizer) -> None:
+    images = [noise(20, 30, seed) for seed in range(40)]
+    assert tokenizer.encode_images(images) == [tokenizer.encode_image(p) for p in images]
     assert tokenizer.encode_images([]) == []
 
 
-def test_a_stream_gives_the_codes_of_each_picture_and_the_errors_in_their_places(
+def test_a_stream_gives_the_codes_of_each_image_and_the_errors_in_order(
     tokenizer: ImageTokenizer,
 ) -> None:
-    pictures: list[ImageInput] = [(noise(20, 30, seed), "crop") for seed in range(11)]
-    pictures[3] = (Image(data=b"no picture"), "crop")
-    pictures[7] = (noise(20, 30, 7), "pad")
-    found = list(tokenizer.encode_stream(pictures, num_threads=2, batch_size=4))
+    images: list[ImageInput] = [(noise(20, 30, seed), "crop") for seed in range(11)]
+    images[3] = (Image(data=b"no image"), "crop")
+    images[7] = (noise(20, 30, 7), "pad")
+    found = list(tokenizer.encode_stream(images, num_threads=2, batch_size=4))
     assert isinstance(found.pop(3), ImageError)
-    del pictures[3]
-    opened = [(p, fit) for p, fit in pictures if isinstance(p, PIL.Image.Image)]
-    assert found == [tokenizer.encode_image(picture, resize_mode=fit) for picture, fit in opened]
+    del images[3]
+    opened = [(p, fit) for p, fit in images if isinstance(p, PIL.Image.Image)]
+    assert found == [tokenizer.encode_image(image, resize_mode=fit) for image, fit in opened]
 
 
 @pytest.mark.parametrize("number", [0, 4, 5])
-def test_a_stream_of_broken_pictures_is_all_errors(tokenizer: ImageTokenizer, number: int) -> None:
-    pictures: list[ImageInput] = [(Image(data=b"no picture"), "crop")] * number
-    found = list(tokenizer.encode_stream(pictures, num_threads=1, batch_size=4))
+def test_a_stream_of_broken_images_is_all_errors(tokenizer: ImageTokenizer, number: int) -> None:
+    images: list[ImageInput] = [(Image(data=b"no image"), "crop")] * number
+    found = list(tokenizer.encode_stream(images, num_threads=1, batch_size=4))
     assert len(found) == number and all(isinstance(one, ImageError) for one in found)
 
 
@@ -94,15 +94,15 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: ImageTokenizer, tmp_path: Pa
     tokenizer.save(tmp_path / "tokenizer")
     loaded = ImageTokenizer.load(tmp_path / "tokenizer")
     assert loaded.config == CONFIG and loaded.fingerprint == tokenizer.fingerprint
-    picture = noise(16, 16)
-    assert loaded.encode_image(picture) == tokenizer.encode_image(picture)
+    image = noise(16, 16)
+    assert loaded.encode_image(image) == tokenizer.encode_image(image)
     assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == [
         "image_tokenizer.json",
         "image_tokenizer.safetensors",
     ]
 
 
-def test_without_a_decoder_it_gives_the_same_codes_and_no_pictures(
+def test_without_a_decoder_it_gives_the_same_codes_and_no_images(
     tokenizer: ImageTokenizer, tmp_path: Path
 ) -> None:
     tensors = tokenizer.network.state_dict()
@@ -119,7 +119,7 @@ def test_without_a_decoder_it_gives_the_same_codes_and_no_pictures(
         with pytest.raises(TokenizerError) as caught:
             blind.decode_image([1, 2, 3, 4])
         assert str(caught.value) == (
-            "this image tokenizer has no decoder, so codes cannot become pictures; expected one that "
+            "this image tokenizer has no decoder, so codes cannot become images; expected one that "
             "has. Take the tokenizers of a model folder with vq_decoder.safetensors "
             "(`calumma convert MODEL DIR --to tokenizers`)."
         )
@@ -152,7 +152,7 @@ def test_a_fingerprint_is_of_the_weights() -> None:
     assert len(before) == 12 and before != after
 
 
-def test_a_fingerprint_tells_the_precision() -> None:
+def test_the_precision_is_part_of_the_fingerprint() -> None:
     torch.manual_seed(0)
     network = VQModel(CONFIG)
     exact, rough = ImageTokenizer(network), ImageTokenizer(network, precision="bfloat16")

@@ -8,36 +8,36 @@ import pytest
 from calumma.documents.document import Image
 from calumma.errors import ImageError
 from calumma.tokens.image_prefetch import ImageInput, default_decode_threads, prefetch_images
-from calumma.tokens.pixels import image_to_array
+from calumma.tokens.image_preprocessing import image_to_array
 from tests.images import noise, png
 
 
-def test_pictures_come_out_in_the_order_given_opened_or_not() -> None:
-    pictures: list[ImageInput] = [(Image(data=png(n, 20, 16)), "crop") for n in range(7)]
-    pictures += [(noise(n, 20, 16), "pad") for n in range(7)]
-    found = list(prefetch_images(pictures, 8, num_threads=3, prefetch=4))
+def test_images_come_out_in_the_order_given_opened_or_not() -> None:
+    images: list[ImageInput] = [(Image(data=png(n, 20, 16)), "crop") for n in range(7)]
+    images += [(noise(n, 20, 16), "pad") for n in range(7)]
+    found = list(prefetch_images(images, 8, num_threads=3, prefetch=4))
     expected = [image_to_array(noise(n, 20, 16), 8, "crop") for n in range(7)]
     expected += [image_to_array(noise(n, 20, 16), 8, "pad") for n in range(7)]
     assert len(found) == 14
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_a_broken_picture_is_an_error_in_its_place() -> None:
-    pictures: list[ImageInput] = [(Image(data=data), "crop") for data in (png(0), b"no", png(1))]
-    first, broken, last = prefetch_images(pictures, 8, num_threads=2, prefetch=2)
+def test_a_broken_image_is_an_error_in_order() -> None:
+    images: list[ImageInput] = [(Image(data=data), "crop") for data in (png(0), b"no", png(1))]
+    first, broken, last = prefetch_images(images, 8, num_threads=2, prefetch=2)
     assert isinstance(broken, ImageError) and "not an image" in str(broken)
     assert isinstance(first, np.ndarray) and isinstance(last, np.ndarray)
 
 
-def test_no_more_are_taken_than_there_is_room_for() -> None:
+def test_no_more_are_read_than_the_queue_holds() -> None:
     taken = []
 
-    def pictures() -> Iterator[ImageInput]:
+    def images() -> Iterator[ImageInput]:
         for number in range(20):
             taken.append(number)
             yield noise(number), "crop"
 
-    arrays = prefetch_images(pictures(), 8, num_threads=2, prefetch=3)
+    arrays = prefetch_images(images(), 8, num_threads=2, prefetch=3)
     next(arrays)
     assert len(taken) == 4
     arrays.close()  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ def test_no_more_are_taken_than_there_is_room_for() -> None:
 
 def test_any_other_mistake_is_not_hidden() -> None:
     with pytest.raises(AttributeError):
-        list(prefetch_images([("no picture", "crop")], 8, num_threads=1, prefetch=1))  # type: ignore[list-item]
+        list(prefetch_images([("no image", "crop")], 8, num_threads=1, prefetch=1))  # type: ignore[list-item]
 
 
 def test_there_is_at_least_one_worker() -> None:

@@ -1,4 +1,4 @@
-"""Pictures of every mode and size, made by hand, and the square that each becomes."""
+"""Images of every mode and size, made by hand, and the square that each becomes."""
 
 import io
 
@@ -23,17 +23,17 @@ def halves(width: int, height: int, *, across: bool) -> PIL.Image.Image:
 
 
 def test_transparency_is_blended_on_white_and_cut_to_whole_numbers() -> None:
-    picture = PIL.Image.new("RGBA", (1, 1), (10, 100, 200, 100))
+    image = PIL.Image.new("RGBA", (1, 1), (10, 100, 200, 100))
     # (1 - 100/255) * 255 + 100/255 * v = 155 + 0.392157 v: 158.92, 194.2, 233.4
-    assert to_rgb(picture).getpixel((0, 0)) == (158, 194, 233)
+    assert to_rgb(image).getpixel((0, 0)) == (158, 194, 233)
 
 
 def test_a_palette_with_a_transparent_entry_is_put_on_white() -> None:
-    picture = PIL.Image.new("P", (2, 1), 0)
-    picture.putpalette([255, 0, 0, 0, 255, 0])
-    picture.putpixel((1, 0), 1)
-    picture.info["transparency"] = 0
-    rgb = to_rgb(picture)
+    image = PIL.Image.new("P", (2, 1), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 0), 1)
+    image.info["transparency"] = 0
+    rgb = to_rgb(image)
     assert [rgb.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 255, 0)]
 
 
@@ -49,14 +49,14 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 
 def test_cmyk_ink_darkens() -> None:
-    picture = PIL.Image.new("CMYK", (1, 1), (255, 0, 0, 0))
-    assert to_rgb(picture).getpixel((0, 0)) == (0, 255, 255)
+    image = PIL.Image.new("CMYK", (1, 1), (255, 0, 0, 0))
+    assert to_rgb(image).getpixel((0, 0)) == (0, 255, 255)
 
 
 def test_a_camera_held_sideways_is_turned_upright_first() -> None:
     file = io.BytesIO()
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # the camera's top is the picture's right
+    exif[0x0112] = 6  # the camera's top is the image's right
     halves(8, 4, across=True).save(file, "PNG", exif=exif)
     upright = to_rgb(PIL.Image.open(file))
     assert upright.size == (4, 8)
@@ -73,24 +73,24 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out() -> None:
 
 def test_the_longer_side_is_rounded() -> None:
     # 10 x 3 to 8: the scale is 8/3, the longer side 26.67 -> 27, its left edge (27 - 8) // 2 = 9
-    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 10, 3), np.uint8))
-    expected = picture.resize((27, 8), PIL.Image.Resampling.LANCZOS).crop((9, 0, 17, 8))
-    assert np.array_equal(np.asarray(to_square(picture, 8)), np.asarray(expected))
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 10, 3), np.uint8))
+    expected = image.resize((27, 8), PIL.Image.Resampling.LANCZOS).crop((9, 0, 17, 8))
+    assert np.array_equal(np.asarray(to_square(image, 8)), np.asarray(expected))
 
 
-def test_padding_keeps_the_whole_picture_between_white_borders() -> None:
+def test_padding_keeps_the_whole_image_between_white_borders() -> None:
     square = np.asarray(to_square(PIL.Image.new("RGB", (8, 4)), 8, "pad"))
     assert square[:, 0, 0].tolist() == [255, 255, 0, 0, 0, 0, 255, 255]
 
 
 def test_floats_are_fractions_or_bytes_or_sixteen_bits_by_their_range() -> None:
-    def grey(values: list[float]) -> list[int]:
-        picture = PIL.Image.fromarray(np.array([values], np.float32))
-        return np.asarray(to_rgb(picture))[0, :, 0].tolist()
+    def gray(values: list[float]) -> list[int]:
+        image = PIL.Image.fromarray(np.array([values], np.float32))
+        return np.asarray(to_rgb(image))[0, :, 0].tolist()
 
-    assert grey([0.0, 0.5, 1.0]) == [0, 127, 255]
-    assert grey([0.0, 99.9, 255.0]) == [0, 99, 255]
-    assert grey([0.0, 0x80FF, 0xFFFF]) == [0, 128, 255]
+    assert gray([0.0, 0.5, 1.0]) == [0, 127, 255]
+    assert gray([0.0, 99.9, 255.0]) == [0, 99, 255]
+    assert gray([0.0, 0x80FF, 0xFFFF]) == [0, 128, 255]
 
 
 def test_whole_numbers_of_32_bits_may_hold_8() -> None:
@@ -108,20 +108,20 @@ def test_numbers_that_are_no_brightness_are_refused(values: list[float], found: 
     with pytest.raises(ImageError) as caught:
         to_rgb(PIL.Image.fromarray(np.array([values], np.float32)))
     assert str(caught.value) == (
-        f"a picture of numbers from {found}; expected 0 to 1, 0 to 255 or 0 to 65,535. Scale them, "
+        f"an image of numbers from {found}; expected 0 to 1, 0 to 255 or 0 to 65,535. Scale them, "
         "or leave its document out."
     )
 
 
-def test_lab_becomes_the_colour_that_it_names() -> None:
+def test_lab_becomes_the_color_that_it_names() -> None:
     # L 78 %, a 20, b 9 is a pale pink: sRGB 232, 178, 177 by the formulas of CIELAB.
-    colour = np.array(to_rgb(PIL.Image.open(io.BytesIO(lab_tiff()))).getpixel((3, 3)))
-    assert np.abs(colour - [232, 178, 177]).max() <= 4
+    color = np.array(to_rgb(PIL.Image.open(io.BytesIO(lab_tiff()))).getpixel((3, 3)))
+    assert np.abs(color - [232, 178, 177]).max() <= 4
 
 
-def test_premultiplied_grey_is_put_on_white() -> None:
-    picture = PIL.Image.new("LA", (1, 1), (100, 100)).convert("La")
-    assert to_rgb(picture).getpixel((0, 0)) == (193, 193, 193)
+def test_premultiplied_gray_is_put_on_white() -> None:
+    image = PIL.Image.new("LA", (1, 1), (100, 100)).convert("La")
+    assert to_rgb(image).getpixel((0, 0)) == (193, 193, 193)
 
 
 def test_broken_exif_turns_nothing() -> None:
@@ -135,8 +135,8 @@ def test_every_orientation_is_turned_as_pillow_turns_it_and_only_once(orientatio
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     scene().crop((0, 0, 40, 20)).save(file, "PNG", exif=exif)
-    picture = PIL.Image.open(file)
-    expected = np.asarray(PIL.ImageOps.exif_transpose(picture))
-    once = to_rgb(picture)
+    image = PIL.Image.open(file)
+    expected = np.asarray(PIL.ImageOps.exif_transpose(image))
+    once = to_rgb(image)
     assert np.array_equal(np.asarray(once), expected)
     assert np.array_equal(np.asarray(to_rgb(once)), expected)

@@ -1,4 +1,4 @@
-"""Pictures made by hand, and what the release's preparation makes of them."""
+"""Images made by hand, and what the release's preparation makes of them."""
 
 import io
 
@@ -10,7 +10,8 @@ import torch
 
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.errors import ImageError
-from calumma.tokens.pixels import image_to_array, image_to_pixels, normalize_pixels, pixels_to_image
+from calumma.tokens.image_preprocessing import image_to_array
+from calumma.tokens.pixels import image_to_pixels, normalize_pixels, pixels_to_image
 from calumma.tokens.vq.config import VQConfig
 from tests.documents.hostile import saved, scene
 from tests.tokens import slow_pixels
@@ -26,10 +27,10 @@ def halves(width: int, height: int, *, across: bool) -> PIL.Image.Image:
     return PIL.Image.fromarray(values)
 
 
-def test_the_colour_under_full_transparency_is_gone_before_resizing() -> None:
-    picture = PIL.Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    picture.paste((0, 0, 255, 255), (0, 0, 4, 8))
-    pixels = image_to_pixels(picture, 2)
+def test_the_color_under_full_transparency_is_gone_before_resizing() -> None:
+    image = PIL.Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 4, 8))
+    pixels = image_to_pixels(image, 2)
     right = pixels[:, :, 1]
     assert right[0].min() > 0.8 and right[1].min() > 0.8  # white, with no trace of red alone
 
@@ -40,14 +41,14 @@ def test_pixels_run_from_minus_one_to_one() -> None:
     assert pixels[0, 0].tolist() == [-1.0, -1.0, 1.0, 1.0]
 
 
-def test_an_array_is_the_same_pixels_in_a_quarter_of_the_room() -> None:
-    picture = PIL.Image.effect_noise((9, 7), 50).convert("RGB")
+def test_an_array_is_the_same_pixels_in_a_quarter_of_the_memory() -> None:
+    image = PIL.Image.effect_noise((9, 7), 50).convert("RGB")
     assert torch.equal(
-        normalize_pixels(torch.from_numpy(image_to_array(picture, 4))), image_to_pixels(picture, 4)
+        normalize_pixels(torch.from_numpy(image_to_array(image, 4))), image_to_pixels(image, 4)
     )
 
 
-def test_back_to_a_picture_values_are_clamped_and_cut() -> None:
+def test_back_to_a_image_values_are_clamped_and_cut() -> None:
     pixels = torch.tensor([-7.0, 0.0, 0.999, 2.0]).view(1, 2, 2).repeat(3, 1, 1)
     # (0 + 1) / 2 * 255 = 127.5 -> 127; (0.999 + 1) / 2 * 255 = 254.87 -> 254
     assert np.asarray(pixels_to_image(pixels))[:, :, 0].tolist() == [[0, 127], [254, 255]]
@@ -67,9 +68,9 @@ def test_there_and_back_changes_a_value_by_one_at_most() -> None:
 def test_pixels_equal_the_slow_reference(width: int, height: int) -> None:
     values = np.random.default_rng(width).integers(0, 256, (height, width, 4), np.uint8)
     values[height // 2 :, :, 3] = 255
-    picture, rgb = PIL.Image.fromarray(values), slow_pixels.on_white(values)
+    image, rgb = PIL.Image.fromarray(values), slow_pixels.on_white(values)
     for fit, slow in (("crop", slow_pixels.cropped), ("pad", slow_pixels.padded)):
-        found = image_to_pixels(picture, 16, fit).numpy()  # type: ignore[arg-type]
+        found = image_to_pixels(image, 16, fit).numpy()  # type: ignore[arg-type]
         orders = [slow(rgb, 16, down_first=down_first) for down_first in (False, True)]
         assert any(np.allclose(found, expected, rtol=0, atol=1e-6) for expected in orders)
         assert all(np.abs(found - expected).max() < 0.3 for expected in orders)
@@ -84,12 +85,12 @@ def test_transformers_agrees_with_our_file_for_its_processor(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     chance = np.random.default_rng(size[0])
-    picture = PIL.Image.fromarray(chance.integers(0, 256, (size[1], size[0], 4), np.uint8))
-    picture = picture.convert(mode)
+    image = PIL.Image.fromarray(chance.integers(0, 256, (size[1], size[0], 4), np.uint8))
+    image = image.convert(mode)
     name = "ChameleonImageProcessorPil"
     processor = getattr(transformers, name)(**preprocessor_config(VQConfig(resolution=32)))
-    theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(image_to_pixels(picture, 32), theirs, rtol=0, atol=1e-6)
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(image_to_pixels(image, 32), theirs, rtol=0, atol=1e-6)
 
 
 def test_ink_that_a_jpeg_stores_inverted_is_light_again() -> None:
@@ -98,17 +99,17 @@ def test_ink_that_a_jpeg_stores_inverted_is_light_again() -> None:
     assert np.abs(upright.astype(int) - image_to_array(scene(), 32)).mean() < 4
 
 
-def test_a_picture_that_breaks_while_it_is_decoded_is_refused() -> None:
-    whole = saved(scene(), "PNG")
-    with pytest.raises(ImageError, match="a picture: the image is corrupt or truncated"):
-        image_to_pixels(PIL.Image.open(io.BytesIO(whole[: len(whole) // 2])), 8)
+def test_a_image_that_breaks_while_it_is_decoded_is_refused() -> None:
+    complete = saved(scene(), "PNG")
+    with pytest.raises(ImageError, match="an image: the image is corrupt or truncated"):
+        image_to_pixels(PIL.Image.open(io.BytesIO(complete[: len(complete) // 2])), 8)
 
 
 def test_a_mere_line_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
         image_to_pixels(PIL.Image.new("RGB", (500, 2)), 8)
     assert str(caught.value) == (
-        "a picture of 500 x 2 pixels; expected sides that differ at most 100-fold. Cut it, or "
+        "an image of 500 x 2 pixels; expected sides that differ at most 100-fold. Cut it, or "
         "leave its document out."
     )
 

@@ -22,7 +22,7 @@ from calumma.vocabulary import Vocabulary
 TOKENIZER = TextTokenizer.train([], num_text=256, num_codes=3)
 V = TOKENIZER.vocabulary
 A, B, C = (TOKENIZER.encode(letter)[0] for letter in "abc")
-PICTURE = Image(data=b"")
+IMAGE = Image(data=b"")
 BOS, EOS, TURN, BEGIN, END = 0, 2, 9, 8, 7
 
 
@@ -31,7 +31,7 @@ def test_an_image_by_hand() -> None:
 
 
 def test_a_plain_document_by_hand() -> None:
-    document = Document(id="d", content=(Text("ab"), PICTURE, Text("c"), PICTURE))
+    document = Document(id="d", content=(Text("ab"), IMAGE, Text("c"), IMAGE))
     made = encode_document(document, TOKENIZER, [[0, 1], [2, 2]])
     assert made.token_ids == [BOS, A, B, BEGIN, 4, 5, END, C, BEGIN, 6, 6, END, EOS]
     assert made.loss_mask == [True] * 13
@@ -40,8 +40,8 @@ def test_a_plain_document_by_hand() -> None:
 def test_a_conversation_by_hand() -> None:
     turns = (
         Turn("system", (Text("a"),)),
-        Turn("user", (PICTURE,)),
-        Turn("assistant", (Text("b"), PICTURE)),
+        Turn("user", (IMAGE,)),
+        Turn("assistant", (Text("b"), IMAGE)),
         Turn("user", (Text("c"),)),
         Turn("assistant", (Text("a"),)),
     )
@@ -69,7 +69,7 @@ def test_the_prompt_of_an_answer_is_the_document_up_to_it() -> None:
     document = Document(
         id="d",
         messages=tuple(
-            Turn(role, tuple(Text(s) if isinstance(s, str) else PICTURE for s in segments))
+            Turn(role, tuple(Text(s) if isinstance(s, str) else IMAGE for s in segments))
             for role, segments in turns
         ),
     )
@@ -151,7 +151,7 @@ def test_a_document_is_read_off_its_ids(runs: list[tuple[str, str | list[int]]])
         for place, run in enumerate(runs)
         if place == 0 or [run[0], runs[place - 1][0]] != ["text"] * 2
     ]
-    content = tuple(Text(value) if kind == "text" else PICTURE for kind, value in parts)
+    content = tuple(Text(value) if kind == "text" else IMAGE for kind, value in parts)
     codes = [value for kind, value in parts if kind == "image"]
     made = encode_document(Document(id="d", content=content), TOKENIZER, codes)
     read = [

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from calumma.errors import TokenizerError
-from calumma.tokens.text import TextTokenizer
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer, raise_if_model_folder
 
 FORBIDDEN = ["<eoss>", "<racm3:break>", "IMGIMGAZ", "</s>", "<s>", "<image>", "<reserved08706>"]
 HOSTILE = "a " + " b".join(FORBIDDEN) + "".join(FORBIDDEN)
@@ -45,7 +46,7 @@ def test_control_tokens_that_others_added_as_ordinary_ones_are_not_spelt_by_text
     assert theirs.encode(HOSTILE) == TINY.encode(HOSTILE)
 
 
-def test_digits_stand_alone_and_so_does_punctuation() -> None:
+def test_digits_and_punctuation_are_split_off() -> None:
     texts = ["2024 2024 2024, (2024)... (2024)... a.b.c.a.b.c."] * 9
     tokenizer = TextTokenizer.train(texts, num_text=257, num_codes=1)
     tokens = [tokenizer.decode([id_]) for id_ in tokenizer.encode("(2024)...")]
@@ -113,3 +114,50 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
         f"{tmp_path / 'tokenizer.json'}: is no tokenizer (EOF while parsing an object at line 1 "
         "column 1); expected the JSON of the tokenizers library."
     )
+
+
+def _put(path: Path, text: str = "{}") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "model"),
+    [
+        ({"m/config.json": '{"model_type": "chameleon"}', "m/tokenizer.json": "{}"}, "m", "m"),
+        ({"m/models/7b/params.json": "{}"}, "m", "m"),
+        ({"m/models/7b/params.json": "{}"}, "m/models/7b", "m/models/7b"),
+        ({"m/models/7b/params.json": "{}", "m/tokenizer/vqgan.yaml": ""}, "m/tokenizer", "m"),
+    ],
+)
+def test_a_model_folder_is_refused_with_the_command_that_converts_it(
+    files: dict[str, str],
+    named: str,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        _put(Path(name), text)
+    for load in (raise_if_model_folder, ImageTokenizer.load):
+        with pytest.raises(TokenizerError) as caught:
+            load(Path(named))
+        assert str(caught.value) == (
+            f"{named} is a model folder; expected a folder of tokenizers. Write the model's into "
+            f"one with `calumma convert {model} tokenizers --to tokenizers`, and name that."
+        )
+
+
+def test_a_release_is_no_text_tokenizer(tmp_path: Path) -> None:
+    _put(tmp_path / "models" / "7b" / "params.json")
+    with pytest.raises(TokenizerError, match="is a model folder; expected a folder of tokenizers"):
+        TextTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"steps": 4}', "[1]", "cut {", ""])
+def test_the_folder_of_a_run_is_no_model_folder(text: str, tmp_path: Path) -> None:
+    _put(tmp_path / "config.json", text)
+    _put(tmp_path / "vqgan.yaml")
+    raise_if_model_folder(tmp_path)
+    raise_if_model_folder(tmp_path / "nothing")

@@ -63,10 +63,10 @@ def test_without_a_number_of_steps_no_code_is_moved() -> None:
 
 
 def test_k_means_finds_clusters_that_lie_apart() -> None:
-    centres = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]])
+    centers = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]])
     noise = torch.randn(25, 4, 2, generator=seeded())
-    found = k_means((centres + noise).flatten(0, 1), 4, seeded())
-    gaps = torch.cdist(centres, found).amin(1)
+    found = k_means((centers + noise).flatten(0, 1), 4, seeded())
+    gaps = torch.cdist(centers, found).amin(1)
     assert gaps.max() < 1.0
 
 
@@ -127,7 +127,8 @@ REFUSALS = {
     ),
     "means of ibq": (
         {"quantizer": "ibq", "update": "ema"},
-        "codebook.update='ema' with codebook.quantizer=\"ibq\", which is a way of gradients; expected "
+        "codebook.update='ema' with codebook.quantizer=\"ibq\", which is a way of gradients; "
+        "expected "
         'codebook.update="gradient".',
     ),
     "temperature": (

@@ -22,13 +22,13 @@ def test_features_have_the_published_shapes() -> None:
     assert len(features) == NUM_STAGES
 
 
-def test_stages_that_are_not_asked_are_not_there() -> None:
-    whole, part = EfficientNetLite0.load(), EfficientNetLite0.load(2)
+def test_later_stages_are_omitted() -> None:
+    full, part = EfficientNetLite0.load(), EfficientNetLite0.load(2)
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         assert len(part(pixels)) == 2
-        assert torch.equal(part(pixels)[1], whole(pixels)[1])
-    assert not list(whole.parameters()), "nothing of it is to be learnt"
+        assert torch.equal(part(pixels)[1], full(pixels)[1])
+    assert not list(full.parameters()), "it is frozen"
 
 
 def test_a_block_is_what_its_tensors_say_layer_by_layer() -> None:

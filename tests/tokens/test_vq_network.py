@@ -29,16 +29,16 @@ SHAPES = {
 }
 
 
-def test_the_half_that_decodes_may_be_left_out() -> None:
-    whole = VQModel(SHAPES["plain"])
-    names = [name for name in whole.state_dict() if not name.startswith("decoder.")]
+def test_the_encoder_that_decodes_may_be_left_out() -> None:
+    full = VQModel(SHAPES["plain"])
+    names = [name for name in full.state_dict() if not name.startswith("decoder.")]
     assert missing_modules(names) == ["decoder"]
-    assert missing_modules(whole.state_dict().keys()) == []
+    assert missing_modules(full.state_dict().keys()) == []
     assert missing_modules(["decoder.conv_in.weight"]) == []
     assert missing_modules([]) == ["decoder", "post_quant_conv"]
-    half = VQModel(SHAPES["plain"], missing_modules(names))
-    assert list(half.state_dict()) == names
-    assert whole.has_decoder and not half.has_decoder
+    encoder = VQModel(SHAPES["plain"], missing_modules(names))
+    assert list(encoder.state_dict()) == names
+    assert full.has_decoder and not encoder.has_decoder
 
 
 def transformers_network(config: VQConfig) -> nn.Module:

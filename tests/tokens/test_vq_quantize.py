@@ -67,10 +67,10 @@ def test_ibq_takes_the_largest_product_and_its_gradient_reaches_every_row() -> N
     along = torch.tensor([1.0, 0.0, -1.0])  # first coordinates of the rows
     pulls = shares * (along - (shares * along).sum())  # of the first coordinate, by products
     rows, own = torch.autograd.grad(found.quantized[:, 0].sum(), (quantizer.codebook, latents))
-    wanted_rows = pulls[:, None] * torch.tensor([0.4, 0.6]) + torch.tensor(
+    expected_rows = pulls[:, None] * torch.tensor([0.4, 0.6]) + torch.tensor(
         [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     )
-    torch.testing.assert_close(rows, wanted_rows)
+    torch.testing.assert_close(rows, expected_rows)
     torch.testing.assert_close(own.flatten(), pulls @ quantizer.codebook.detach())
 
 

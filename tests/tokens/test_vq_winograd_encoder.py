@@ -58,7 +58,7 @@ def test_transformers_gives_the_same_codes_in_every_cell() -> None:
     assert torch.equal(found.flatten(), expected) and found.unique().numel() > 8
 
 
-def test_it_is_for_large_pictures_of_whole_quads_in_float32_on_a_cpu() -> None:
+def test_it_is_for_large_images_of_whole_quads_in_float32_on_a_cpu() -> None:
     encoder = random_network().encoder
 
     def fits(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> bool:
@@ -70,17 +70,17 @@ def test_it_is_for_large_pictures_of_whole_quads_in_float32_on_a_cpu() -> None:
     assert not fits(1, 3, 128, 128, device="meta")
 
 
-def test_its_codes_do_not_depend_on_the_pictures_beside() -> None:
+def test_its_codes_do_not_depend_on_the_images_beside() -> None:
     encoder = WinogradEncoder(random_network().encoder)
     pixels = torch.rand(3, 3, 128, 128) * 2 - 1
     together = encoder(pixels)
     assert all(torch.equal(encoder(pixels[n : n + 1])[0], together[n]) for n in range(3))
 
 
-def test_pictures_that_threads_share_out_have_the_latents_they_have_alone() -> None:
+def test_images_that_threads_share_out_have_the_latents_they_have_alone() -> None:
     quick = WinogradEncoder(random_network().encoder)
     pixels = torch.rand(3, 3, 128, 128) * 2 - 1
-    alone = torch.cat([quick(picture) for picture in pixels.split(1)])
+    alone = torch.cat([quick(image) for image in pixels.split(1)])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

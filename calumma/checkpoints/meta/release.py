@@ -32,15 +32,13 @@ from calumma.checkpoints.meta.sharding import (
     unfuse,
 )
 from calumma.checkpoints.meta.torch_pickle import open_torch_file, torch_file_writers
-from calumma.checkpoints.meta.vqgan_files import VQGAN_CONFIG_FILE, open_vqgan, write_vqgan
+from calumma.checkpoints.meta.vqgan_files import open_vqgan, write_vqgan
 from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError, ConfigError, TokenizerError
 from calumma.files import read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME
-from calumma.tokens.mistaken import refuse_model
 from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
-from calumma.tokens.vq.config import VQConfig
 from calumma.vocabulary import PLACEHOLDER_NAMES
 
 PARAMS_FILE = "params.json"
@@ -95,9 +93,11 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
         fuse_shapes(expected, config, tensors)
         require_tensors(path, tensors, expected, _MODEL_KIND)
         unfused.append(unfuse(tensors, shapes, config))
-    _require_one_dtype(unfused, folder)
     decoder, groups = merge_shards(unfused, config, folder)
-    vq_config, vq_tensors = _open_image_tokenizer(tokenizers)
+    if (tokenizers / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
+        vq_config, vq_tensors = open_image_tokenizer(tokenizers)
+    else:
+        vq_config, vq_tensors = open_vqgan(tokenizers)
     text_path = _text_file(tokenizers)
     text_file = rename_placeholder(text_path.read_text(encoding="utf-8"), to_release=False)
     number = f"{len(shards)} shards" if len(shards) > 1 else "one shard"
@@ -141,16 +141,6 @@ def meta_shard_files(folder: Path) -> list[Path]:
     return files
 
 
-def _require_one_dtype(shards: list[dict[str, LazyTensor]], folder: Path) -> None:
-    for name in shards[0]:
-        dtypes = {str(shard[name].dtype).removeprefix("torch.") for shard in shards}
-        if len(dtypes) > 1:
-            raise CheckpointError(
-                f"{folder}: tensor {name} is of type {' and '.join(sorted(dtypes))}; expected one "
-                "type in all shards. Use shards that were saved together."
-            )
-
-
 def _read_params(folder: Path, shards: list[dict[str, LazyTensor]]) -> DecoderConfig:
     where = folder / PARAMS_FILE
     record = read_json(where)
@@ -183,14 +173,6 @@ def _feed_forward_dim(params: Mapping[str, Any], dim: int) -> int:
     multiple = params.get("multiple_of") or _MULTIPLE
     scaled = int((params.get("ffn_dim_multiplier") or 1) * int(8 * dim / 3))
     return int(multiple * -(-scaled // multiple))
-
-
-def _open_image_tokenizer(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
-    if (folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
-        return open_image_tokenizer(folder)
-    if not (folder / VQGAN_CONFIG_FILE).is_file():
-        refuse_model(folder)
-    return open_vqgan(folder)
 
 
 def _text_file(folder: Path) -> Path:

@@ -172,6 +172,12 @@ def merge_shards(
     norms: dict[str, Tensor] = {}
     for ours, (theirs, split) in meta_weight_names(config).items():
         parts = [shard[theirs] for shard in shards]
+        dtypes = {str(part.dtype).removeprefix("torch.") for part in parts}
+        if len(dtypes) > 1:
+            raise CheckpointError(
+                f"{where}: tensor {theirs} is of type {' and '.join(sorted(dtypes))}; expected one "
+                "type in all shards. Use shards that were saved together."
+            )
         if split == "own":
             rows = torch.cat([part.read() for part in parts])
             norms[ours] = interleaved_to_half(rows, config.head_dim).unflatten(

@@ -17,6 +17,7 @@ from calumma.checkpoints.meta.torch_pickle import open_torch_file, write_torch_f
 from calumma.checkpoints.safetensors_io import WriteCallback
 from calumma.errors import CheckpointError
 from calumma.files import write_text
+from calumma.tokens.text import raise_if_model_folder
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names, vq_decoder_names
 
@@ -31,6 +32,8 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
+    if not (folder / VQGAN_CONFIG_FILE).is_file():
+        raise_if_model_folder(folder)
     for name in (VQGAN_CONFIG_FILE, VQGAN_WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from calumma.cli.inspect.inspect_html import highlighted, html_page
-from calumma.demo.embed import escaped, picture
+from calumma.cli.inspect.inspect_html import highlighted, sections_page
 from calumma.documents.document import ROLES, Document, Image, Part, Text
 from calumma.errors import ImageError
+from calumma.html_report import image_tag
 from calumma.text_format import pluralize
 
 NUM_DOCUMENTS = 20
@@ -81,13 +82,15 @@ def documents_page(stats: DocumentStats, title: str) -> str:
         f"{pluralize(len(stats.samples), 'document')} sampled from {stats.sources.total():,}. "
         "In conversations, each role has a color."
     )
-    return html_page(title, note, map(_section, stats.samples))
+    return sections_page(title, note, map(_section, stats.samples))
 
 
 def _section(document: Document) -> str:
     facts = [document.source or "no source", document.license or "no license"]
     facts += [f"{name}: {value}" for name, value in document.attributes.items()]
-    head = f'<h2>{escaped(document.id)}</h2><p class="empty">{escaped("; ".join(facts))}</p>'
+    head = (
+        f'<h2>{html.escape(document.id)}</h2><p class="empty">{html.escape("; ".join(facts))}</p>'
+    )
     if not document.messages:
         return head + _parts(document.content)
     turns = [highlighted(_parts(t.parts), ROLES.index(t.role), t.role) for t in document.messages]
@@ -102,8 +105,8 @@ def _part(part: Part) -> str:
     if isinstance(part, Text):
         rest = len(part.text) - _MAX_CHARS
         more = f' <span class="empty">... {rest:,} more characters</span>' if rest > 0 else ""
-        return f'<span class="span">{escaped(part.text[:_MAX_CHARS])}</span>{more}'
+        return f'<span class="span">{html.escape(part.text[:_MAX_CHARS])}</span>{more}'
     try:
-        return picture(part.open(), "an image of the document", shown_side=192)
+        return image_tag(part.open(), "an image of the document", display_side=192)
     except ImageError as error:
-        return f'<span class="empty">{escaped(str(error))}</span>'
+        return f'<span class="empty">{html.escape(str(error))}</span>'

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 
 import numpy as np
 
 from calumma.batches.batch import PADDING
 from calumma.batches.loader import PackedLoader
-from calumma.cli.inspect.inspect_html import highlighted, html_page
-from calumma.demo.embed import escaped, picture
+from calumma.cli.inspect.inspect_html import highlighted, sections_page
+from calumma.html_report import image_tag
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.sequence import split_modalities
 
@@ -32,7 +33,7 @@ def sequences_page(
         "Each color is one document of a packed sequence; tokens attend only within their "
         "document. Hover over a document for its source and length."
     )
-    return html_page(title, note, sections[:num_sequences])
+    return sections_page(title, note, sections[:num_sequences])
 
 
 def _sequences_html(loader: PackedLoader, tokenizers: Tokenizers) -> Iterator[str]:
@@ -55,8 +56,8 @@ def _decode(token_ids: list[int], tokenizers: Tokenizers) -> str:
     parts = []
     for kind, run in split_modalities(token_ids, tokenizers.text.vocabulary):
         if kind == "text":
-            parts.append(escaped(tokenizers.text.decode(run)))
+            parts.append(html.escape(tokenizers.text.decode(run)))
         else:
             image = tokenizers.image.decode_image(run)
-            parts.append(picture(image, f"an image of {len(run)} codes", shown_side=64))
+            parts.append(image_tag(image, f"an image of {len(run)} codes", display_side=64))
     return "".join(parts)

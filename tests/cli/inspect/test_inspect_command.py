@@ -104,13 +104,13 @@ def test_a_page_of_shards(
     assert "data:image/png;base64," in page.read_text()
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        f"error: --html {page} of the shards {shards} without --tokenizers; expected the tokenizers "
-        "that they were built with. Add --tokenizers DIR.\n"
+        f"error: --html {page} of the shards {shards} without --tokenizers; expected the "
+        "tokenizers that they were built with. Add --tokenizers DIR.\n"
     )
     assert main(["inspect", str(tmp_path), "--html", str(page)]) == 2
     assert capsys.readouterr().err == (
-        f"error: --html {page} of {tmp_path}, which has no documents; expected documents, shards or "
-        "a training config. Omit --html.\n"
+        f"error: --html {page} of {tmp_path}, which has no documents; expected documents, shards "
+        "or a training config. Omit --html.\n"
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from calumma.cli.inspect.inspect_html import highlighted, html_page
+from calumma.cli.inspect.inspect_html import highlighted, sections_page
 
 
 def test_a_page_has_its_sections_and_escapes_title_and_note() -> None:
-    page = html_page("<a>", "b & c", ["<b>one</b>", "two"])
+    page = sections_page("<a>", "b & c", ["<b>one</b>", "two"])
     assert "<h1>&lt;a&gt;</h1><p>b &amp; c</p>" in page
     assert "<section><b>one</b></section><section>two</section>" in page
 
